@@ -1,0 +1,63 @@
+"""What a person sees while long work goes on: progress bars, notes and tables on standard error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+logger = logging.getLogger("gpt4image")
+console = Console(stderr=True, highlight=False)
+
+
+class Meter:
+    """Moves one progress line; a fake of three methods is enough to take its place."""
+
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="")
+
+    def advance(self, steps: int = 1) -> None:
+        """Go on by some steps."""
+        self._progress.advance(self._task, steps)
+
+    def set(self, done: int) -> None:
+        """Go to a position."""
+        self._progress.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        """Show a short remark beside the bar; it is shown literally."""
+        self._progress.update(self._task, note=text)
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Meter]:
+    """Show a progress line; where there is no terminal, one line at the end."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=False) as bars:
+        yield Meter(bars, title, total)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line for the person at the terminal; control characters in it are shown, not obeyed."""
+    console.print(Text(printable(text), style=style))
+
+
+def printable(text: str) -> str:
+    r"""Make control and escape characters visible, so that untrusted text cannot steer a terminal.
+
+    >>> printable("cat\x1b[31m")
+    'cat\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,167 @@
+"""Files that are either whole or absent: atomic writes, locks, and arrays that fill up step by step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from gpt4image.errors import BusyError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def digest(*parts: bytes | str) -> str:
+    """128-bit BLAKE2b hash of the parts as 32 hex digits; part boundaries count.
+
+    >>> digest("ab", "c") == digest("a", "bc")
+    False
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        hasher.update(len(data).to_bytes(8, "little"))
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes the place of `path` when the block ends well, and leaves it alone otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Read a JSON file; StoreError names the file when it is missing or broken."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path} does not exist. Was the step that writes it run?") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Delete it and run the step that writes it again.") from None
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; BusyError when another process holds it. A killed process lets go of it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"Another process is at work on {what} ({path} is locked). Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class FillingArray:
+    """A `.npy` file that is filled chunk by chunk and can be interrupted at any moment.
+
+    The rows lie in `<name>.partial`, one byte a chunk in `<name>.done` says which of them are written, and the
+    file gets its own name when all are. A chunk is marked after its rows are flushed, so a process killed in
+    between writes it again.
+
+    Args:
+        path: the finished `.npy` file.
+        shape: shape of the whole array; the first axis is the one that fills up.
+        dtype: element type, as numpy spells it.
+        chunk: rows written at a time.
+        plan: text that identifies the content; a partial file of another plan is discarded.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, chunk: int, plan: str) -> None:
+        import numpy as np
+
+        self.path, self.shape, self.chunk = path, shape, chunk
+        self._partial = path.with_name(path.name + ".partial")
+        self._done_path = path.with_name(path.name + ".done")
+        self._plan_path = path.with_name(path.name + ".plan")
+        self.chunks = -(-shape[0] // chunk)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = json.dumps([plan, shape, dtype, chunk])
+        if not (self._partial.exists() and self._done_path.exists() and self._read_plan() == header):
+            self.discard()
+            np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape).flush()
+            self._done_path.write_bytes(bytes(self.chunks))
+            with atomic_write(self._plan_path) as file:
+                file.write(header.encode())
+        self._array = np.lib.format.open_memmap(self._partial, mode="r+")
+        self._done = np.memmap(self._done_path, mode="r+", dtype=np.uint8, shape=(self.chunks,))
+
+    def _read_plan(self) -> str | None:
+        return self._plan_path.read_text() if self._plan_path.exists() else None
+
+    @property
+    def remaining(self) -> list[int]:
+        """Numbers of the chunks that are still to be written."""
+        return [number for number, done in enumerate(self._done.tolist()) if not done]
+
+    def rows(self, chunk: int) -> slice:
+        """Rows that belong to a chunk."""
+        return slice(chunk * self.chunk, min((chunk + 1) * self.chunk, self.shape[0]))
+
+    def write(self, chunk: int, values: np.ndarray) -> None:
+        """Store a chunk's rows, durably."""
+        self._array[self.rows(chunk)] = values
+        self._array.flush()
+        self._done[chunk] = 1
+        self._done.flush()
+
+    def finish(self) -> None:
+        """Give the file its own name. StoreError when chunks are missing."""
+        if self.remaining:
+            raise StoreError(f"{self.path}: {len(self.remaining)} of {self.chunks} chunks were not written.")
+        del self._array
+        del self._done
+        self._partial.replace(self.path)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what is unfinished."""
+        for path in (self._plan_path, self._done_path, self._partial):
+            path.unlink(missing_ok=True)
+
+
+def fill_array(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: str,
+    chunk: int,
+    plan: str,
+    compute: Callable[[slice], np.ndarray],
+) -> Iterator[int]:
+    """Fill `path` with `compute(rows)` chunk by chunk, yielding the number of rows that are done so far."""
+    array = FillingArray(path, shape, dtype, chunk, plan)
+    remaining = array.remaining
+    done = shape[0] - sum(array.rows(number).stop - array.rows(number).start for number in remaining)
+    yield done
+    for number in remaining:
+        rows = array.rows(number)
+        array.write(number, compute(rows))
+        done += rows.stop - rows.start
+        yield done
+    array.finish()
