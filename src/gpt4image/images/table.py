@@ -1,0 +1,96 @@
+"""One table for every image source: ids, paths, labels and splits, and a way to the encoded bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SPLITS = ("train", "validation", "test")
+
+
+class ImageReader(Protocol):
+    """Where the encoded bytes of an image set lie. Picklable: DataLoader workers carry it."""
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Names of the source's columns that hold text."""
+        ...
+
+    def read(self, path: str, row: int) -> bytes:
+        """Encoded bytes of one image. ImageError names the image when they cannot be had."""
+        ...
+
+    def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
+        """A text column's values for the given source rows. DataError lists the columns when it is unknown."""
+        ...
+
+
+@dataclass(frozen=True)
+class RejectedImage:
+    """An image that was left out: where it lies and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """All usable images of a source.
+
+    Attributes:
+        source: the source as the user named it.
+        classes: class names; a label is a position in this tuple.
+        rows: one row an image with the columns `id` (32 hex digits, the 128-bit hash of the encoded bytes),
+            `path` (relative to the source, or the name inside it), `label` (int32, -1 where there is none),
+            `split` (one of `SPLITS`) and `row` (int64, position in the source).
+        rejected: the images that were left out.
+        reader: reads bytes and text columns.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    rows: pa.Table
+    rejected: tuple[RejectedImage, ...]
+    reader: ImageReader
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids as ASCII bytes, shape [N], dtype S32."""
+        return np.asarray(self.rows["id"].to_pylist(), dtype="S32")
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, shape [N], dtype int32; -1 where there is none."""
+        return np.asarray(self.rows["label"].to_numpy(), dtype=np.int32)
+
+    def split(self, name: str) -> np.ndarray:
+        """Positions in the table of the images of a split, shape [n], dtype int64."""
+        return np.flatnonzero(np.asarray(self.rows["split"].to_pylist()) == name)
+
+    def path(self, index: int) -> str:
+        """Path of an image as the source names it."""
+        return str(self.rows["path"][index].as_py())
+
+    def read(self, index: int) -> bytes:
+        """Encoded bytes of an image. ImageError names the image when they cannot be had."""
+        return self.reader.read(self.path(index), self.rows["row"][index].as_py())
+
+    def image(self, index: int) -> Image.Image:
+        """The picture as a person would see it, as 8-bit RGB."""
+        from gpt4image.images.decode import decode
+
+        return decode(self.read(index), self.path(index))
+
+    def texts(self, column: str) -> list[str | None]:
+        """A text column of the source, in the table's order."""
+        return self.reader.texts(column, self.rows["row"].to_pylist())
