@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-logger = logging.getLogger("gpt4image")
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+"""Writes to standard error, so that standard output holds results alone; quiet in all processes but the first."""
 
 
 class Meter:
@@ -28,6 +28,10 @@ class Meter:
     def set(self, done: int) -> None:
         """Go to a position."""
         self._progress.update(self._task, completed=done)
+
+    def total(self, steps: int) -> None:
+        """Say how many steps there are, once that is known."""
+        self._progress.update(self._task, total=steps)
 
     def note(self, text: str) -> None:
         """Show a short remark beside the bar; it is shown literally."""

@@ -56,4 +56,6 @@ class MissingExtraError(Gpt4ImageError):
     """An optional library is not installed; the message holds the command that installs it."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {library}, which is not installed. Install it: pip install 'gpt4image[{extra}]'")
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed. Install it: pip install 'gpt4image[{extra}]'"
+        )

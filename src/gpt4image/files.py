@@ -83,42 +83,50 @@ class FillingArray:
 
     The rows lie in `<name>.partial`, one byte a chunk in `<name>.done` says which of them are written, and the
     file gets its own name when all are. A chunk is marked after its rows are flushed, so a process killed in
-    between writes it again.
+    between writes it again. `<name>.plan` says what the rows are, for the partial and the finished file alike.
 
     Args:
         path: the finished `.npy` file.
-        shape: shape of the whole array; the first axis is the one that fills up.
+        shape: shape of the whole array, not empty; the first axis is the one that fills up.
         dtype: element type, as numpy spells it.
         chunk: rows written at a time.
-        plan: text that identifies the content; a partial file of another plan is discarded.
+        plan: text that identifies the content; a file of another plan is discarded.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, chunk: int, plan: str) -> None:
-        import numpy as np
-
         self.path, self.shape, self.chunk = path, shape, chunk
-        self._partial = path.with_name(path.name + ".partial")
-        self._done_path = path.with_name(path.name + ".done")
-        self._plan_path = path.with_name(path.name + ".plan")
         self.chunks = -(-shape[0] // chunk)
+        self._partial, self._done_path, self._plan_path = (
+            path.with_name(path.name + suffix) for suffix in (".partial", ".done", ".plan")
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps([plan, shape, dtype, chunk])
-        if not (self._partial.exists() and self._done_path.exists() and self._read_plan() == header):
-            self.discard()
-            np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape).flush()
-            self._done_path.write_bytes(bytes(self.chunks))
-            with atomic_write(self._plan_path) as file:
-                file.write(header.encode())
+        if not (self._plan_path.exists() and self._plan_path.read_text() == header):
+            self._start(header)
+        self.finished = path.exists()
+        if not self.finished:
+            self._open(dtype)
+
+    def _start(self, header: str) -> None:
+        for path in (self._plan_path, self.path, self._partial, self._done_path):
+            path.unlink(missing_ok=True)
+        with atomic_write(self._plan_path) as file:
+            file.write(header.encode())
+
+    def _open(self, dtype: str) -> None:
+        import numpy as np
+
+        if not self._done_path.exists():
+            np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=self.shape).flush()
+            with atomic_write(self._done_path) as file:
+                file.write(bytes(self.chunks))
         self._array = np.lib.format.open_memmap(self._partial, mode="r+")
         self._done = np.memmap(self._done_path, mode="r+", dtype=np.uint8, shape=(self.chunks,))
-
-    def _read_plan(self) -> str | None:
-        return self._plan_path.read_text() if self._plan_path.exists() else None
 
     @property
     def remaining(self) -> list[int]:
         """Numbers of the chunks that are still to be written."""
-        return [number for number, done in enumerate(self._done.tolist()) if not done]
+        return [] if self.finished else [number for number, done in enumerate(self._done.tolist()) if not done]
 
     def rows(self, chunk: int) -> slice:
         """Rows that belong to a chunk."""
@@ -133,17 +141,14 @@ class FillingArray:
 
     def finish(self) -> None:
         """Give the file its own name. StoreError when chunks are missing."""
+        if self.finished:
+            return
         if self.remaining:
             raise StoreError(f"{self.path}: {len(self.remaining)} of {self.chunks} chunks were not written.")
-        del self._array
-        del self._done
+        del self._array, self._done
         self._partial.replace(self.path)
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove what is unfinished."""
-        for path in (self._plan_path, self._done_path, self._partial):
-            path.unlink(missing_ok=True)
+        self._done_path.unlink()
+        self.finished = True
 
 
 def fill_array(

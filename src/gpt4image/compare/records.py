@@ -23,7 +23,9 @@ class Record(BaseModel):
             return cls.model_validate(read_json(path))
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise StoreError(f"{path}: field {where!r} does not fit this version ({error.errors()[0]['msg']}).") from None
+            raise StoreError(
+                f"{path}: field {where!r} does not fit this version ({error.errors()[0]['msg']})."
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write the record as JSON, atomically."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpt4image.images.decode import MAX_PIXELS, decode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,6 +55,7 @@ class ImageTable:
             `split` (one of `SPLITS`) and `row` (int64, position in the source).
         rejected: the images that were left out.
         reader: reads bytes and text columns.
+        max_pixels: the largest picture that `image` decodes.
     """
 
     source: str
@@ -59,6 +63,7 @@ class ImageTable:
     rows: pa.Table
     rejected: tuple[RejectedImage, ...]
     reader: ImageReader
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -66,16 +71,18 @@ class ImageTable:
     @property
     def ids(self) -> np.ndarray:
         """Ids as ASCII bytes, shape [N], dtype S32."""
-        return np.asarray(self.rows["id"].to_pylist(), dtype="S32")
+        binary = self.rows["id"].cast(pa.binary()).cast(pa.binary(32))
+        chunks = [np.frombuffer(chunk.buffers()[1], "S32", len(chunk), chunk.offset * 32) for chunk in binary.chunks]
+        return np.concatenate(chunks) if chunks else np.empty(0, "S32")
 
     @property
     def labels(self) -> np.ndarray:
         """Labels, shape [N], dtype int32; -1 where there is none."""
-        return np.asarray(self.rows["label"].to_numpy(), dtype=np.int32)
+        return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
 
     def split(self, name: str) -> np.ndarray:
         """Positions in the table of the images of a split, shape [n], dtype int64."""
-        return np.flatnonzero(np.asarray(self.rows["split"].to_pylist()) == name)
+        return np.flatnonzero(pc.equal(self.rows["split"], name).to_numpy())
 
     def path(self, index: int) -> str:
         """Path of an image as the source names it."""
@@ -87,9 +94,7 @@ class ImageTable:
 
     def image(self, index: int) -> Image.Image:
         """The picture as a person would see it, as 8-bit RGB."""
-        from gpt4image.images.decode import decode
-
-        return decode(self.read(index), self.path(index))
+        return decode(self.read(index), self.path(index), self.max_pixels)
 
     def texts(self, column: str) -> list[str | None]:
         """A text column of the source, in the table's order."""

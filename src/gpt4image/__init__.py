@@ -1,0 +1,74 @@
+"""Better image classifiers of ordinary size: LLM-written descriptions at training time, nothing extra at inference."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt4image.align.alignment import AlignmentLoss
+    from gpt4image.align.model import AlignedModel
+    from gpt4image.align.projector import Projector
+    from gpt4image.compare.runner import compare
+    from gpt4image.describe import DescriptionSet, load_descriptions
+    from gpt4image.embed import EmbeddingStore, embed_descriptions, load_encoder
+    from gpt4image.errors import Gpt4ImageError
+    from gpt4image.export import export_model, predict
+    from gpt4image.images import ImageTable, load_images
+    from gpt4image.report import write_report
+    from gpt4image.train.recipe import Recipe
+    from gpt4image.train.run import TrainedRun, open_run, train
+
+_HOMES = {
+    "AlignedModel": "gpt4image.align.model",
+    "AlignmentLoss": "gpt4image.align.alignment",
+    "DescriptionSet": "gpt4image.describe",
+    "EmbeddingStore": "gpt4image.embed",
+    "Gpt4ImageError": "gpt4image.errors",
+    "ImageTable": "gpt4image.images",
+    "Projector": "gpt4image.align.projector",
+    "Recipe": "gpt4image.train.recipe",
+    "TrainedRun": "gpt4image.train.run",
+    "compare": "gpt4image.compare.runner",
+    "embed_descriptions": "gpt4image.embed",
+    "export_model": "gpt4image.export",
+    "load_descriptions": "gpt4image.describe",
+    "load_encoder": "gpt4image.embed",
+    "load_images": "gpt4image.images",
+    "open_run": "gpt4image.train.run",
+    "predict": "gpt4image.export",
+    "train": "gpt4image.train.run",
+    "write_report": "gpt4image.report",
+}
+
+__all__ = [
+    "AlignedModel",
+    "AlignmentLoss",
+    "DescriptionSet",
+    "EmbeddingStore",
+    "Gpt4ImageError",
+    "ImageTable",
+    "Projector",
+    "Recipe",
+    "TrainedRun",
+    "compare",
+    "embed_descriptions",
+    "export_model",
+    "load_descriptions",
+    "load_encoder",
+    "load_images",
+    "open_run",
+    "predict",
+    "train",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gpt4image' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

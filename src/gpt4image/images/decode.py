@@ -1,0 +1,222 @@
+"""From encoded bytes to the RGB picture that a person would see."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt4image.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 178_956_970 // 2
+
+# Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
+_FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
+_SUFFIXES = (
+    "jpg jpeg jpe jfif png apng gif bmp dib webp tif tiff avif avifs ppm pgm pbm pnm pfm jp2 j2k jpx jpf mpo ico icns "
+    "tga pcx sgi dds qoi psd heic heif jxl"
+)
+IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
+
+
+def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image of any mode to what a person would see: upright, 8-bit RGB, on white where it is transparent.
+
+    Of an animation the first frame is taken. 16-bit grey is scaled by its full range, other integers and floats
+    that exceed it by their own range.
+
+    Args:
+        data: the encoded file.
+        name: what messages call the image.
+        max_pixels: the largest width x height that is decoded.
+
+    Raises:
+        ImageError: names the image and says why it cannot be used.
+    """
+    with _pillow_errors(name), _open(data, name, max_pixels) as image:
+        image.load()
+        return _finish(_upright(image))
+
+
+def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise what `decode` would raise, as cheaply as can be told.
+
+    A JPEG is decoded at an eighth of its size; that still reads every byte of it, so a cut-off one is found.
+    """
+    with _pillow_errors(name), _open(data, name, max_pixels) as image:
+        if image.format == "JPEG" and image.mode in ("L", "RGB"):
+            image.draft(None, (1, 1))
+        image.load()
+        _finish(_upright(image))
+
+
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ImageError(f"{name}: the file is empty (0 bytes)")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and max_pixels > limit:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit would refuse what the caller allows
+    try:
+        image = Image.open(io.BytesIO(data), formats=_supported_formats())
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image in a format that Pillow can read{_looks_like(data)}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that are allowed (max_pixels)"
+        )
+    return image
+
+
+@cache
+def _supported_formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS.split() if name in Image.OPEN)
+
+
+def _looks_like(data: bytes) -> str:
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return " (it is a web page)"
+    if start.startswith((b"<svg", b"<?xml")):
+        return " (it is XML or SVG)"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
+        return " (it is HEIC: convert it to JPEG or PNG)"
+    return ""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn and mirror as the EXIF orientation asks; an unreadable EXIF block asks for nothing."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(image.getexif().get(0x0112, 1))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _finish(image: Image.Image) -> Image.Image:
+    rgb = _to_rgb(image)
+    rgb.info = {}  # a kept EXIF block would turn the picture again, a kept profile would colour it again
+    return rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey_to_rgb(np.asarray(image))
+    if image.mode in ("CMYK", "LAB"):
+        return _profiled_to_rgb(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _grey_to_rgb(values: np.ndarray) -> Image.Image:
+    """Grey values of more than 8 bits, shape [H, W], to 8-bit RGB by the range they are written in."""
+    from PIL import Image
+
+    low, high = _range(values)
+    scaled = (np.clip(np.nan_to_num(values.astype(np.float64), nan=low), low, high) - low) * (255 / (high - low))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return 0.0, 65535.0
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
+    for top in ranges:
+        if low >= 0 and high <= top:
+            return 0.0, top
+    return low, high if high > low else low + 1
+
+
+def _profiled_to_rgb(image: Image.Image) -> Image.Image:
+    """CMYK or LAB through its embedded profile; without a usable one CMYK by the plain formula, LAB as CIE D50."""
+    from PIL import ImageCms
+
+    profiles: list[Any] = []
+    with suppress(Exception):  # a damaged profile is as good as none
+        profiles.append(ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])))
+    if image.mode == "LAB":
+        profiles.append(ImageCms.createProfile("LAB"))
+    for profile in profiles:
+        with suppress(ImageCms.PyCMSError):
+            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+@contextmanager
+def _pillow_errors(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError, and keep its warnings to itself."""
+    _hide_warnings()
+    _decoding.active = True
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # damaged files make Pillow's parsers raise nearly everything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "truncated" in reason.lower():
+            reason = f"the file is cut off ({reason})"
+        raise ImageError(f"{name}: cannot be decoded: {reason}") from error
+    finally:
+        _decoding.active = False
+
+
+class _Decoding(threading.local):
+    """Stands in a warnings filter where a pattern would: matches while this thread decodes.
+
+    `warnings.catch_warnings` swaps the filters of the whole process, so it is of no use to several threads.
+    """
+
+    active = False
+
+    def match(self, _text: str, _position: int = 0) -> bool:
+        return self.active
+
+
+_decoding = _Decoding()
+_filter: Any = ("ignore", _decoding, Warning, None, 0)
+
+
+def _hide_warnings() -> None:
+    filters: Any = warnings.filters
+    if _filter not in filters:
+        filters.insert(0, _filter)

@@ -1,0 +1,77 @@
+"""Exact copies of images: within a split, across splits, and under different labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpt4image.images.table import ImageTable, RejectedImage
+
+Places = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class DuplicateReport:
+    """Images whose encoded bytes are equal.
+
+    Attributes:
+        groups: number of distinct images that occur more than once.
+        surplus: number of images beyond the first of each group.
+        leaked: id -> split -> paths, for images that lie in more than one split.
+        conflicting: id -> class name -> paths, for images that carry more than one label.
+    """
+
+    groups: int
+    surplus: int
+    leaked: Mapping[str, Places]
+    conflicting: Mapping[str, Places]
+
+
+def find_duplicates(table: ImageTable) -> DuplicateReport:
+    """Find the exact copies in a table."""
+    _, inverse, counts = np.unique(table.ids, return_inverse=True, return_counts=True)
+    inverse = inverse.ravel()
+    repeated = np.flatnonzero(counts[inverse] > 1)
+    repeated = repeated[np.argsort(inverse[repeated], kind="stable")]
+    edges = np.flatnonzero(np.diff(inverse[repeated])) + 1
+    leaked: dict[str, Places] = {}
+    conflicting: dict[str, Places] = {}
+    for members in np.split(repeated, edges) if len(repeated) else []:
+        rows = table.rows.take(members).to_pylist()
+        splits = _places((row["split"], row["path"]) for row in rows)
+        names = _places((table.classes[row["label"]], row["path"]) for row in rows if row["label"] >= 0)
+        if len(splits) > 1:
+            leaked[rows[0]["id"]] = splits
+        if len(names) > 1:
+            conflicting[rows[0]["id"]] = names
+    surplus = counts[counts > 1] - 1
+    return DuplicateReport(len(surplus), int(surplus.sum()), leaked, conflicting)
+
+
+def drop_leaks(table: ImageTable) -> ImageTable:
+    """Remove from train what is also in validation or test, and from validation what is also in test.
+
+    What is removed is added to `rejected`.
+    """
+    ids, splits = table.ids, table.rows["split"].to_numpy()
+    in_test, in_validation = (np.isin(ids, ids[splits == name]) for name in ("test", "validation"))
+    leaks = {
+        "test": in_test & (splits != "test"),
+        "validation": in_validation & ~in_test & (splits == "train"),
+    }
+    rejected = [
+        RejectedImage(table.path(index), f"the same image is in the {name} split")
+        for name, where in leaks.items()
+        for index in np.flatnonzero(where).tolist()
+    ]
+    kept = table.rows.filter(~(leaks["test"] | leaks["validation"])).combine_chunks()
+    return replace(table, rows=kept, rejected=(*table.rejected, *rejected))
+
+
+def _places(pairs: Iterable[tuple[str, str]]) -> Places:
+    places: dict[str, tuple[str, ...]] = {}
+    for name, path in pairs:
+        places[name] = (*places.get(name, ()), path)
+    return places

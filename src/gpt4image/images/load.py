@@ -1,0 +1,149 @@
+"""From any source to the table of its usable images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpt4image.console import say
+from gpt4image.errors import ConfigError, DataError
+from gpt4image.images.decode import MAX_PIXELS
+from gpt4image.images.scan import scan
+from gpt4image.images.sources.detect import list_source
+from gpt4image.images.sources.listing import Listing
+from gpt4image.images.splits import check_shares, complete_splits
+from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
+
+OnBadImage = Literal["skip", "fail"]
+
+
+def load_images(
+    source: str | Path,
+    *,
+    work: str | Path | None = None,
+    on_bad_image: OnBadImage = "skip",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    split_seed: int = 0,
+    workers: int | None = None,
+) -> ImageTable:
+    """Load an image set: list it, read, hash and decode every image once, and complete its splits.
+
+    Args:
+        source: a folder of class folders, with or without train/, val/ and test/ above them; a folder with
+            metadata.csv or metadata.jsonl; a CSV, TSV or JSONL file that names images; Parquet or Arrow files or
+            a folder of them; WebDataset tars, a folder or a pattern of them; a folder written by `save_to_disk`;
+            or the name of a dataset on the Hugging Face hub.
+        work: the work directory. It remembers outcomes, so that an image is not read again while it is unchanged,
+            and a scan that was killed goes on where it was.
+        on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
+        image_column: the column that holds the images, where it cannot be told.
+        label_column: the column that holds the labels, where it cannot be told.
+        max_pixels: the largest width x height that is decoded.
+        validation_share: share of the training images that become validation, where there is none; 0 for none.
+        test_share: share of the training images that become test, where there is none; 0 for none.
+        split_seed: seed of that choice.
+        workers: number of threads that read; None for one a processor.
+
+    Returns:
+        The usable images.
+
+    Raises:
+        ConfigError: an argument cannot be meant.
+        DataError: the source as a whole cannot be used; the message names the fix.
+    """
+    if on_bad_image not in get_args(OnBadImage):
+        raise ConfigError(f"on_bad_image is {on_bad_image!r}; known are {', '.join(get_args(OnBadImage))}.")
+    if max_pixels < 1 or (workers is not None and workers < 1):
+        raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
+    check_shares(validation_share, test_share)
+    listing = _without_unlabelled_splits(list_source(source, image_column, label_column))
+    _check_labels(listing)
+    outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
+    bad = (*listing.bad, *_rejected(listing, outcome))
+    _check_outcome(source, listing, bad, on_bad_image)
+    good = outcome["id"].is_valid()
+    rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
+    table = ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
+    _check_classes(table)
+    splits = complete_splits(
+        np.asarray(rows["split"].to_numpy(), dtype=str),
+        table.ids,
+        table.labels,
+        validation_share=validation_share,
+        test_share=test_share,
+        seed=split_seed,
+    )
+    return _finished(table, splits)
+
+
+def _without_unlabelled_splits(listing: Listing) -> Listing:
+    """Leave out validation and test splits in which no image has a label, as published test sets often are."""
+    labels, splits = listing.rows["label"].to_numpy(), listing.rows["split"].to_numpy()
+    hollow = [s for s in SPLITS[1:] if (splits == s).any() and (labels[splits == s] < 0).all()]
+    if not hollow:
+        return listing
+    say(f"The {' and '.join(hollow)} split has no labels and is left out.")
+    left_out = pc.is_in(listing.rows["split"], value_set=pa.array(hollow))
+    others = [
+        RejectedImage(path, "its split has no labels") for path in listing.rows["path"].filter(left_out).to_pylist()
+    ]
+    return replace(listing, rows=listing.rows.filter(pc.invert(left_out)), others=(*listing.others, *others))
+
+
+def _check_labels(listing: Listing) -> None:
+    unlabelled = pc.and_(pc.less(listing.rows["label"], 0), pc.not_equal(listing.rows["split"], "train"))
+    rows = listing.rows.filter(unlabelled)
+    if len(rows):
+        raise DataError(
+            f"{rows['path'][0]} in the {rows['split'][0]} split has no label, as have {len(rows) - 1:,} others outside "
+            "train. Only training images may go without: label them or take them out."
+        )
+
+
+def _rejected(listing: Listing, outcome: pa.Table) -> list[RejectedImage]:
+    faulty = outcome["id"].is_null()
+    pairs = zip(
+        listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
+    )
+    return [RejectedImage(path, reason) for path, reason in pairs]
+
+
+def _check_outcome(
+    source: str | Path, listing: Listing, bad: tuple[RejectedImage, ...], on_bad_image: OnBadImage
+) -> None:
+    total = len(listing.rows) + len(listing.bad)
+    first = "".join(f"\n  {image.path}: {image.reason}" for image in bad[:10])
+    if len(bad) == total:
+        raise DataError(f"None of the {total:,} images in {source} can be used.{first}")
+    if bad and on_bad_image == "fail":
+        raise DataError(f"{len(bad):,} of {total:,} images in {source} cannot be used.{first}")
+
+
+def _check_classes(table: ImageTable) -> None:
+    labels = table.labels
+    present = np.unique(labels[labels >= 0])
+    if len(present) < 2:
+        names = ", ".join(table.classes[label] for label in present)
+        raise DataError(
+            f"{table.source} has usable images of {len(present)} class{'' if len(present) == 1 else 'es'} ({names}); "
+            f"at least 2 are needed. {len(table.rejected):,} images were left out."
+        )
+
+
+def _finished(table: ImageTable, splits: np.ndarray) -> ImageTable:
+    rows = table.rows.set_column(table.rows.schema.get_field_index("split"), "split", pa.array(splits, pa.string()))
+    labels = table.labels
+    untrained = set(labels[splits != "train"].tolist()) - set(labels[splits == "train"].tolist())
+    if untrained:
+        names = ", ".join(table.classes[label] for label in sorted(untrained))
+        say(f"Classes without a training image, which cannot be learnt: {names}.", "yellow")
+    return replace(table, rows=rows)

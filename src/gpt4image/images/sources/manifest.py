@@ -1,0 +1,204 @@
+"""CSV, TSV and JSONL files that name images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gpt4image.errors import DataError
+from gpt4image.images.sources.files import FileReader, inspect_file
+from gpt4image.images.sources.listing import (
+    LABEL_COLUMNS,
+    Label,
+    Listing,
+    ListingBuilder,
+    pick_column,
+    unknown_text_column,
+)
+from gpt4image.images.splits import require_split
+
+PATH_COLUMNS = ("path", "file_name", "filename", "image", "file", "image_path", "file_path", "filepath")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+
+
+@dataclass
+class Manifest:
+    """The rows of a file that names images, column by column.
+
+    Attributes:
+        file: where it lies.
+        columns: column name -> values; a value that is missing or empty is None.
+        lines: line number of every row.
+    """
+
+    file: Path
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
+
+    def where(self, row: int) -> str:
+        """A row's place for messages."""
+        return f"{self.file} line {self.lines[row]}"
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read a CSV, TSV or JSONL file. DataError names the file and the line that is malformed."""
+    manifest = Manifest(file)
+    rows = _json_rows(file) if file.suffix.casefold() in (".jsonl", ".ndjson") else _csv_rows(file)
+    try:
+        for line, row in rows:
+            for name in row:
+                if name not in manifest.columns:
+                    manifest.columns[name] = [None] * len(manifest.lines)
+            for name, values in manifest.columns.items():
+                value = row.get(name)
+                values.append(None if value == "" else value)
+            manifest.lines.append(line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    if not manifest.lines:
+        raise DataError(f"{file} holds no rows.")
+    return manifest
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{file} line {number} is not JSON: {error}.") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{file} line {number} is not a JSON object.")
+            yield number, row
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        first = lines.readline()
+        lines.seek(0)
+        delimiter = "\t" if file.suffix.casefold() == ".tsv" else max(",;\t", key=first.count)
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(rows, [])]
+            if len(set(header)) < len(header):
+                raise DataError(f"{file} line 1 names a column twice: {', '.join(header)}.")
+            for row in rows:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise DataError(f"{file} line {rows.line_num} has {len(row)} fields, its header {len(header)}.")
+                yield rows.line_num, dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise DataError(f"{file} line {rows.line_num} is malformed: {error}.") from None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column of a manifest means what."""
+
+    path: str
+    label: str | None
+    split: str | None
+    texts: tuple[str, ...]
+
+
+def roles_of(manifest: Manifest, image_column: str | None, label_column: str | None) -> Roles:
+    """Tell the columns apart by name. DataError lists them when none names the images."""
+    columns = tuple(manifest.columns)
+    path = pick_column(columns, image_column, PATH_COLUMNS, f"{manifest.file}: image_column")
+    label = pick_column(columns, label_column, LABEL_COLUMNS, f"{manifest.file}: label_column")
+    if path is None:
+        raise DataError(
+            f"{manifest.file} has no column that names the images ({', '.join(PATH_COLUMNS)}). "
+            f"Columns: {', '.join(columns)}. Say which it is with image_column."
+        )
+    split = pick_column(columns, None, SPLIT_COLUMNS, "")
+    split = split if split not in (path, label) else None
+    texts = tuple(column for column in columns if column not in (path, label, split))
+    return Roles(path, label, split, texts)
+
+
+def checked_label(value: object, where: str) -> Label:
+    """A label as the manifest holds it. DataError when it is not a single value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise DataError(f"{where}: the label {value!r} is not a single name or number. One label an image is supported.")
+
+
+def checked_path(value: object, where: str) -> str:
+    """An image's path as the manifest holds it. DataError when it is none."""
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise DataError(f"{where}: {value!r} is not the path of an image.")
+
+
+def list_manifest(file: Path, image_column: str | None, label_column: str | None) -> Listing:
+    """List the images that a CSV, TSV or JSONL file names, relative to its folder or absolute.
+
+    Raises:
+        DataError: a row is malformed, or there is no column of paths or of labels.
+    """
+    manifest = read_manifest(file)
+    roles = roles_of(manifest, image_column, label_column)
+    if roles.label is None:
+        raise DataError(
+            f"{file} has no label column ({', '.join(LABEL_COLUMNS)}). Columns: {', '.join(manifest.columns)}. "
+            "Say which it is with label_column."
+        )
+    builder = ListingBuilder()
+    scope = str(file.parent.resolve())
+    for row, value in enumerate(manifest.columns[roles.path]):
+        where = manifest.where(row)
+        path = checked_path(value, where)
+        label = checked_label(manifest.columns[roles.label][row], where)
+        split = require_split(str(manifest.columns[roles.split][row] or ""), where) if roles.split else "train"
+        found = inspect_file(file.parent / path, path, scope)
+        if found.fault:
+            builder.reject(found.path, f"{found.fault} ({file.name} line {manifest.lines[row]})")
+        else:
+            builder.add(path, label, split, row, found.key)
+    return builder.listing(ManifestReader(file.parent, roles.texts, (file,)))
+
+
+@dataclass(frozen=True)
+class ManifestReader(FileReader):
+    """Reads image files and, when asked, the text columns of the files that name them.
+
+    The texts are not part of the pickle; another process reads the files again.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
+        """A text column's values for the given rows, counted through all files."""
+        if column not in self.text_columns:
+            raise unknown_text_column(column, self.text_columns)
+        values: list[Any] = []
+        for manifest in self._manifests:
+            values.extend(manifest.columns.get(column, [None] * len(manifest.lines)))
+        if rows and max(rows) >= len(values):
+            raise DataError(f"{', '.join(map(str, self.files))} became shorter while it was in use. Load it again.")
+        return [_as_text(values[row]) for row in rows]
+
+    @cached_property
+    def _manifests(self) -> tuple[Manifest, ...]:
+        return tuple(read_manifest(file) for file in self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_manifests"}
+
+
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,164 @@
+"""Names of splits, and splits for sources that lack some."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt4image.console import say
+from gpt4image.errors import ConfigError, DataError
+from gpt4image.files import digest
+from gpt4image.images.table import SPLITS
+
+_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+KNOWN_NAMES = ", ".join(_NAMES)
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder or a cell names, None when it names none."""
+    return _NAMES.get(name.strip().casefold())
+
+
+def require_split(name: str, where: str) -> str:
+    """The split that a name means. DataError says where an unknown one stands."""
+    split = split_named(name)
+    if split is None:
+        raise DataError(f"{where}: {name!r} is not a split. Known names: {KNOWN_NAMES}. Rename it or leave it out.")
+    return split
+
+
+def split_of_file(path: str) -> str | None:
+    """The split that a file's name holds as a word, else its folder's name.
+
+    >>> split_of_file("data/val-00000-of-00004.parquet"), split_of_file("latest.tar")
+    ('validation', None)
+    """
+    for part in reversed(path.split("/")):
+        found = {split for word in re.split(r"[^a-z]+", part.casefold()) if (split := _NAMES.get(word))}
+        if len(found) > 1:
+            raise DataError(f"{path}: the name holds more than one split ({', '.join(sorted(found))}). Rename it.")
+        if found:
+            return found.pop()
+    return None
+
+
+def splits_of_files(paths: list[str]) -> list[str]:
+    """Splits of the files of a source, all train when no name holds one. DataError when only some do."""
+    splits = [split_of_file(path) for path in paths]
+    if not any(splits):
+        return ["train"] * len(paths)
+    return [split or require_split(path, "file name") for split, path in zip(splits, paths, strict=True)]
+
+
+def check_shares(validation_share: float, test_share: float) -> None:
+    """ConfigError when the shares leave nothing to train on."""
+    for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} is {share}; it must be at least 0 and less than 1.")
+    if validation_share + test_share >= 1:
+        raise ConfigError(f"validation_share {validation_share} + test_share {test_share} leave nothing for training.")
+
+
+def complete_splits(
+    splits: np.ndarray,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    validation_share: float,
+    test_share: float,
+    seed: int,
+) -> np.ndarray:
+    """Make the splits that are missing out of train.
+
+    The choice is stratified by label and depends on the seed and the images' ids alone, so neither on their order
+    nor on their names. Copies of an image stay together. Images without a label stay in train, and so does at
+    least one image of every class.
+
+    Args:
+        splits: names of the splits, shape [N].
+        ids: ids, shape [N], dtype S32.
+        labels: labels, shape [N]; -1 where there is none.
+        validation_share: share of the training images that become validation, where there is none.
+        test_share: share of the training images that become test, where there is none.
+        seed: another seed, another choice.
+
+    Returns:
+        Names of the splits, shape [N].
+
+    Raises:
+        DataError: there is no train split, or it is too small to be divided.
+    """
+    given = set(splits.tolist())
+    if "train" not in given:
+        raise DataError(f"There are no images to train on: the source holds {', '.join(sorted(given))} only.")
+    shares = {"test": test_share, "validation": validation_share}
+    missing = {name: share for name, share in shares.items() if name not in given and share > 0}
+    if not missing:
+        return splits
+    train = np.flatnonzero(splits == "train")
+    unique, inverse = np.unique(ids[train], return_inverse=True)
+    classes = _group_labels(labels[train], inverse.ravel(), len(unique))
+    chosen = _choose(unique, classes, missing, seed)
+    result = splits.astype(chosen.dtype)  # wide enough for every name
+    result[train] = chosen[inverse.ravel()]
+    _announce(result, given, missing)
+    return result
+
+
+def _group_labels(labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Label by which a group of copies is stratified: the largest, which no order can change."""
+    result = np.full(count, -1, labels.dtype)
+    np.maximum.at(result, groups, labels)
+    return result
+
+
+def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+    """Split of every distinct image, shape [U]."""
+    ranks = np.array([digest(str(seed), identity) for identity in ids.tolist()], dtype="S32")
+    order = np.lexsort((ranks, labels))
+    order = order[labels[order] >= 0]
+    present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    ties = np.argsort([digest(str(seed), str(label)) for label in present.tolist()], kind="stable")
+    chosen = np.full(len(ids), "train", dtype=f"U{max(map(len, SPLITS))}")
+    taken = np.zeros(len(present), np.int64)
+    for split, share in shares.items():
+        quota = _quotas(counts, share, counts - 1 - taken, ties)
+        if not quota.sum():
+            raise DataError(
+                f"There are too few different images to make a {split} split: one of every class stays in train. "
+                f"Add images, or give the source a {split} split, or set {split}_share to 0."
+            )
+        for start, before, size in zip(starts, taken, quota, strict=True):
+            chosen[order[start + before : start + before + size]] = split
+        taken += quota
+    return chosen
+
+
+def _quotas(counts: np.ndarray, share: float, room: npt.NDArray[np.int64], ties: np.ndarray) -> npt.NDArray[np.int64]:
+    """How many images of each class to take: shares rounded so that their sum is right, at most `room`, shape [C]."""
+    exact = counts * share
+    quotas = np.minimum(np.floor(exact).astype(np.int64), room)
+    wanted = max(1, round(float(exact.sum()))) - int(quotas.sum())
+    by_remainder = ties[np.argsort(-(exact - np.floor(exact))[ties], kind="stable")]
+    for position in by_remainder:
+        if wanted <= 0:
+            break
+        if quotas[position] < room[position]:
+            quotas[position] += 1
+            wanted -= 1
+    return quotas
+
+
+def _announce(splits: np.ndarray, given: set[str], made: dict[str, float]) -> None:
+    counts = {name: int((splits == name).sum()) for name in SPLITS}
+    parts = " and ".join(f"{counts[name]:,} for {name}" for name in made)
+    say(f"The source has only {', '.join(n for n in SPLITS if n in given)}: set aside {parts} out of train.")

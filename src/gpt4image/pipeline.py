@@ -1,0 +1,134 @@
+"""The stages joined up: from a source of images to a report. The command line and the demo run exactly this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt4image import console
+from gpt4image.errors import DataError
+from gpt4image.options import DataOptions, TextOptions
+from gpt4image.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gpt4image.compare.records import Comparison
+    from gpt4image.describe import DescriptionSet
+    from gpt4image.embed import EmbeddingStore
+    from gpt4image.images import ImageTable
+    from gpt4image.train.recipe import Recipe
+    from gpt4image.train.run import TrainedRun
+
+
+def open_images(options: DataOptions, space: Workspace) -> ImageTable:
+    """Load the images, say what was found, and treat images that lie in two splits as the options say."""
+    from gpt4image.images import drop_leaks, find_duplicates, load_images
+
+    images = load_images(
+        options.data,
+        work=space.folder,
+        on_bad_image=options.on_bad_image,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        max_pixels=options.max_pixels,
+        validation_share=options.validation_share,
+        test_share=options.test_share,
+        split_seed=options.split_seed,
+    )
+    leaked = find_duplicates(images).leaked
+    if leaked and options.leaks == "fail":
+        places = next(iter(leaked.values()))
+        raise DataError(
+            f"{len(leaked):,} images lie in more than one split, such as {dict(places)}. Take them out of one, or: --leaks drop."
+        )
+    if leaked and options.leaks == "drop":
+        images = drop_leaks(images)
+    say_images(images)
+    return images
+
+
+def say_images(images: ImageTable) -> None:
+    """The image set in a few lines."""
+    from gpt4image.images import SPLITS, find_duplicates
+
+    splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
+    console.say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
+    duplicates = find_duplicates(images)
+    if duplicates.surplus:
+        console.say(f"duplicates: {duplicates.surplus:,} copies of {duplicates.groups:,} images")
+    if duplicates.leaked:
+        console.say(
+            f"leakage: {len(duplicates.leaked):,} images lie in more than one split, so test results flatter. To drop them from "
+            "the training side: --leaks drop",
+            style="yellow",
+        )
+    if duplicates.conflicting:
+        console.say(f"labels: {len(duplicates.conflicting):,} images lie in more than one class", style="yellow")
+    if images.rejected:
+        first = images.rejected[0]
+        console.say(
+            f"left out: {len(images.rejected):,} files, such as {first.path} ({first.reason}). All of them: gpt4image images",
+            style="yellow",
+        )
+
+
+def open_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
+    """Read the descriptions, say how far they cover the images, and keep them in the work directory."""
+    from gpt4image.describe import load_descriptions
+
+    descriptions = load_descriptions(
+        images, options.text, text_column=options.text_column, orphan_texts=options.orphan_texts
+    )
+    console.say(descriptions.coverage.line())
+    descriptions.save(space.descriptions)
+    return descriptions
+
+
+def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: Workspace) -> EmbeddingStore:
+    """Embed the descriptions, or open the embeddings that are there."""
+    from gpt4image.embed import embed_descriptions, load_encoder
+
+    return embed_descriptions(
+        descriptions,
+        load_encoder(options.encoder),
+        space.embeddings(options.encoder),
+        long_text=options.long_text,
+        batch_size=options.embed_batch,
+    )
+
+
+def run_training(
+    data: DataOptions, text: TextOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
+) -> TrainedRun:
+    """Images, and where the arm uses them descriptions and vectors, to one trained model."""
+    from gpt4image.train.arms import find_arm
+    from gpt4image.train.processes import make_accelerator
+    from gpt4image.train.run import train
+
+    uses_text = find_arm(arm).uses_text
+    space = Workspace(work)
+    with make_accelerator(recipe).main_process_first():
+        images = open_images(data, space)
+        store = open_embeddings(open_descriptions(images, text, space), text, space) if uses_text else None
+    return train(
+        images, store, recipe, space.run(arm, seed), arm=arm, seed=seed, features=space.features, workers=workers
+    )
+
+
+def run_comparison(
+    data: DataOptions, text: TextOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
+) -> Comparison:
+    """Images and descriptions to `comparison.json` and `report.html` in the work directory."""
+    from gpt4image.compare.runner import compare
+    from gpt4image.report import write_report
+    from gpt4image.train.processes import make_accelerator
+
+    space = Workspace(work)
+    accelerator = make_accelerator(recipe)
+    with accelerator.main_process_first():
+        images = open_images(data, space)
+        descriptions = open_descriptions(images, text, space)
+        store = open_embeddings(descriptions, text, space)
+    comparison = compare(images, descriptions, store, recipe, work, seeds=range(seeds), workers=workers)
+    if accelerator.is_main_process:
+        write_report(work)
+    return comparison

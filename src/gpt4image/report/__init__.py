@@ -1,0 +1,38 @@
+"""The report: one self-contained HTML page that says what a comparison found and lets its reader check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gpt4image.report.verdict import Verdict, verdict
+
+__all__ = ["Verdict", "verdict", "write_report"]
+
+
+def write_report(work: Path) -> Path:
+    """Write `report.html` in a work directory from its `comparison.json` and `gallery.json`.
+
+    The page needs no network, no script and no other file, and the same records give the same bytes.
+
+    Args:
+        work: the work directory of a finished comparison.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        StoreError: a record is missing, broken or contradicts itself; the message names the file.
+    """
+    from gpt4image.compare.records import Comparison, Gallery
+    from gpt4image.files import atomic_write
+    from gpt4image.report.checks import check_comparison, check_gallery
+    from gpt4image.report.page import render
+
+    comparison, gallery = Comparison.load(work / "comparison.json"), Gallery.load(work / "gallery.json")
+    check_comparison(comparison, work / "comparison.json")
+    check_gallery(gallery, work / "gallery.json")
+    page = render(comparison, gallery)
+    path = work / "report.html"
+    with atomic_write(path) as file:
+        file.write(page.encode())
+    return path

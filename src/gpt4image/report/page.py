@@ -1,0 +1,129 @@
+"""The page: the records, put into the words and figures that the template lays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from gpt4image.report import wording
+from gpt4image.report.confusion import frequent_confusions, matrices
+from gpt4image.report.figures.curves import curve_figures
+from gpt4image.report.figures.per_class import class_figures, sort_classes
+from gpt4image.report.figures.summary import accuracy_figure, difference_figure
+from gpt4image.report.verdict import verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from gpt4image.compare.records import ArmRecord, Comparison, Gallery, GalleryItem, RunRecord
+
+GROUPS = {
+    "mended": "Mended: wrong without descriptions, right with them",
+    "broken": "Broken: right without descriptions, wrong with them",
+    "both wrong": "Wrong either way",
+    "both right": "Right either way",
+}
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """One run in the table of seeds."""
+
+    number: int
+    title: str
+    run: RunRecord
+
+
+@dataclass(frozen=True)
+class MeanRow:
+    """An arm's means over its seeds, for the foot of that table."""
+
+    number: int
+    title: str
+    accuracy: float
+    balanced: float
+    likelihood: float
+    validation: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Test images with the same outcome."""
+
+    title: str
+    items: list[GalleryItem]
+
+
+def render(comparison: Comparison, gallery: Gallery) -> str:
+    """The whole page as HTML."""
+    return _environment().get_template("report.html.j2").render(
+        comparison=comparison,
+        data=comparison.data,
+        arms=comparison.arms,
+        verdict=verdict(comparison),
+        accuracy_figure=accuracy_figure(comparison),
+        difference_figure=difference_figure(comparison.difference),
+        seeds=_seeds(comparison),
+        means=[_mean(number, arm) for number, arm in enumerate(comparison.arms) if len(arm.runs) > 1],
+        curves=curve_figures(comparison),
+        class_figures=class_figures(comparison),
+        class_rows=sort_classes(comparison.per_class),
+        intervals=sum(record.low is not None for record in comparison.per_class),
+        matrices=matrices(comparison),
+        confusions=frequent_confusions(comparison),
+        groups=_groups(gallery),
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    """Templates of this package. Everything is escaped, and what would act unseen is made visible first."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("gpt4image.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = ("percent", "signed_points", "duration", "decimal", "count", "shorten", "breakable")
+    environment.filters |= {name: getattr(wording, name) for name in names}
+    return environment
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
+    """Make text visible; markup is our own."""
+    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _seeds(comparison: Comparison) -> dict[int, list[SeedRow]]:
+    """Runs by seed, in the order of the arms."""
+    rows: dict[int, list[SeedRow]] = {}
+    for number, arm in enumerate(comparison.arms):
+        for run in arm.runs:
+            rows.setdefault(run.seed, []).append(SeedRow(number, arm.title, run))
+    return dict(sorted(rows.items()))
+
+
+def _mean(number: int, arm: ArmRecord) -> MeanRow:
+    """Means of an arm that has runs."""
+    return MeanRow(
+        number,
+        arm.title,
+        fmean(run.test_accuracy for run in arm.runs),
+        fmean(run.balanced_accuracy for run in arm.runs),
+        fmean(run.negative_log_likelihood for run in arm.runs),
+        fmean(run.validation_accuracy for run in arm.runs),
+    )
+
+
+def _groups(gallery: Gallery) -> list[Group]:
+    """The gallery by outcome; groups without an image are left out."""
+    groups = [Group(title, [item for item in gallery.items if item.group == name]) for name, title in GROUPS.items()]
+    return [group for group in groups if group.items]

@@ -1,0 +1,212 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from gpt4image.align.alignment import AlignmentLoss
+from gpt4image.align.mixing import mix_labels, mix_text
+from gpt4image.align.model import AlignedModel
+from gpt4image.console import Meter
+from gpt4image.train.augment import seed_everything
+from gpt4image.train.checkpoint import Progress
+from gpt4image.train.data import Batch, EpochBatches
+from gpt4image.train.frozen import freeze
+from gpt4image.train.inference import predict_logits
+from gpt4image.train.recipe import Recipe
+from gpt4image.train.schedule import learning_rate
+from gpt4image.train.watch import LossWatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STEP_STREAM = 1
+"""Keeps the draws of training steps apart from those of images (which have no such number in their key)."""
+
+
+@dataclass
+class Trainer:
+    """All parts of a run.
+
+    Attributes:
+        recipe: how to train.
+        seed: seed of order, augmentation, mixing and dropout.
+        classes: number of classes.
+        model: the model to train, prepared for its device.
+        optimizer: likewise.
+        ema: moving average of the model, if the recipe has one.
+        frozen: modules that stay as they are.
+        alignment: the alignment loss; None trains on labels alone.
+        loader: training batches; `batches` decides their order.
+        batches: order of the training batches.
+        validation: loader of the validation images.
+        validation_labels: their labels [N].
+        accelerator: device, processes, precision.
+        watch: watches the losses.
+        progress: how far the run has come.
+        meter: shows progress.
+        save: called after every step and epoch, to write a checkpoint when it is time to.
+    """
+
+    recipe: Recipe
+    seed: int
+    classes: int
+    model: nn.Module
+    optimizer: Any
+    ema: ModelEmaV3 | None
+    frozen: list[nn.Module]
+    alignment: AlignmentLoss | None
+    loader: DataLoader[Batch]
+    batches: EpochBatches
+    validation: DataLoader[Batch]
+    validation_labels: Tensor
+    accelerator: Accelerator
+    watch: LossWatch
+    progress: Progress
+    meter: Meter
+    save: Callable[[Trainer], None] = lambda _: None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return len(self.batches) // self.recipe.accumulate
+
+    @property
+    def plain_model(self) -> AlignedModel:
+        """The model without what distributed training wraps around it."""
+        model: AlignedModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    @property
+    def kept_backbone(self) -> nn.Module:
+        """The backbone that is validated and kept: the moving average where there is one."""
+        kept: nn.Module = (self.ema.module if self.ema else self.plain_model).backbone
+        return kept
+
+
+def fit(trainer: Trainer) -> None:
+    """Train from wherever `trainer.progress` stands to the last epoch."""
+    progress = trainer.progress
+    while progress.epoch < trainer.recipe.epochs:
+        started = time.monotonic()
+        rate = train_epoch(trainer)
+        accuracy = validate(trainer)
+        record_epoch(trainer, rate, accuracy, time.monotonic() - started)
+        trainer.save(trainer)
+
+
+def train_epoch(trainer: Trainer) -> float:
+    """Train the rest of the current epoch; the learning rate of its last step."""
+    recipe, progress = trainer.recipe, trainer.progress
+    trainer.model.train()
+    freeze(trainer.frozen)
+    trainer.batches.epoch, trainer.batches.start = progress.epoch, progress.step * recipe.accumulate
+    batches = iter(trainer.loader)
+    rate = 0.0
+    for step in range(progress.step, trainer.steps_per_epoch):
+        # 1) the learning rate follows the share of the epoch that is done
+        rate = learning_rate(recipe, progress.epoch + (step + 1) / trainer.steps_per_epoch)
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        # 2) gradients of all parts of the batch; chance depends on seed, epoch and step alone
+        seed_everything(trainer.seed, progress.epoch, step, trainer.accelerator.process_index, STEP_STREAM)
+        losses, rows = accumulate_gradients(trainer, batches)
+        # 3) one optimiser step
+        if recipe.clip_grad is not None:
+            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), recipe.clip_grad)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        if trainer.ema:
+            trainer.ema.update(trainer.plain_model)
+        # 4) accounts
+        trainer.watch.record(progress.epoch, step, rows, losses)
+        progress.step = step + 1
+        trainer.meter.advance()
+        trainer.save(trainer)
+    trainer.watch.look()
+    return rate
+
+
+def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
+    """Backward passes of one optimiser step: its mean losses [2], and the table positions of its images."""
+    parts = trainer.recipe.accumulate
+    total = torch.zeros(2, device=trainer.accelerator.device)
+    rows = []
+    for part in range(parts):
+        batch = next(batches)
+        rows.append(batch.rows)
+        last = part == parts - 1
+        with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
+            classification, alignment = compute_losses(trainer, batch.to(trainer.accelerator.device))
+            trainer.accelerator.backward((classification + trainer.recipe.weight * alignment) / parts)
+        total += torch.stack([classification.detach(), alignment.detach()]) / parts
+    return total, torch.cat(rows)
+
+
+def compute_losses(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and alignment loss of a batch (arXiv 2306.00693, equation 3)."""
+    recipe = trainer.recipe
+    inputs, text, has_text = batch.inputs, batch.text, batch.has_text
+    target: Tensor = batch.labels
+    smoothing = recipe.label_smoothing
+    if recipe.mixes:
+        inputs, mixing = mix_images(recipe, inputs)
+        target, smoothing = mix_labels(mixing, batch.labels, trainer.classes, smoothing), 0.0
+        text, has_text = mix_text(mixing, text, has_text)
+    with trainer.accelerator.autocast():
+        output = trainer.model(inputs)
+    classification = F.cross_entropy(output.logits.float(), target, label_smoothing=smoothing)
+    if trainer.alignment is None:
+        return classification, torch.zeros_like(classification)
+    return classification, trainer.alignment(output.projected, text, has_text)
+
+
+def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixup or cutmix of a batch, and the mixing matrix [B, B].
+
+    timm mixes any label; given the images' own positions as labels it returns what share of which image is where.
+    """
+    size = len(inputs)
+    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
+    mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))
+    return mixed, mixing
+
+
+def validate(trainer: Trainer) -> float:
+    """Accuracy on the validation images."""
+    logits = predict_logits(trainer.kept_backbone, trainer.validation, trainer.accelerator)
+    answers = torch.from_numpy(logits).argmax(dim=1)
+    return float((answers == trainer.validation_labels).double().mean())
+
+
+def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float) -> None:
+    """Write the epoch into the history, keep the weights if they are the best so far, and go on to the next."""
+    progress, watch = trainer.progress, trainer.watch
+    progress.seconds += seconds
+    progress.history.append(
+        {
+            "epoch": progress.epoch,
+            "learning_rate": rate,
+            "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
+            "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.alignment else None,
+            "validation_accuracy": accuracy,
+            "seconds": seconds,
+        }
+    )
+    if accuracy > progress.best_accuracy:
+        progress.best_epoch, progress.best_accuracy = progress.epoch, accuracy
+        progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.kept_backbone.state_dict().items()}
+    watch.classification_sum = watch.alignment_sum = 0.0
+    progress.epoch, progress.step = progress.epoch + 1, 0
+    trainer.meter.note(f"validation {accuracy:.1%}, best {progress.best_accuracy:.1%}")

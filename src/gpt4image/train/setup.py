@@ -1,0 +1,150 @@
+"""Puts the parts of a run together: backbone, projector, inputs, optimiser, and the state of an earlier checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from gpt4image.align.alignment import AlignmentLoss
+from gpt4image.align.model import AlignedModel, feature_width
+from gpt4image.align.projector import Projector
+from gpt4image.console import Meter
+from gpt4image.embed.store import EmbeddingStore
+from gpt4image.images.table import ImageTable
+from gpt4image.train.augment import seed_everything
+from gpt4image.train.checkpoint import Progress
+from gpt4image.train.data import (
+    EpochBatches,
+    Inputs,
+    LabelledInputs,
+    Loading,
+    fitting_batch_size,
+    labelled_rows,
+    make_loader,
+)
+from gpt4image.train.frozen import frozen_modules
+from gpt4image.train.inference import evaluation_loader
+from gpt4image.train.inputs import prepare_inputs
+from gpt4image.train.loop import Trainer
+from gpt4image.train.recipe import Recipe
+from gpt4image.train.watch import LossWatch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PROJECTOR_STREAM = 2
+"""Keeps the projector's initial draws apart: all arms start from the same backbone."""
+STEPS_BETWEEN_LOOKS = 50
+"""Steps between two looks at the losses on a GPU; on a CPU looking costs nothing."""
+
+
+def build_trainer(
+    backbone: nn.Module,
+    images: ImageTable,
+    store: EmbeddingStore | None,
+    recipe: Recipe,
+    seed: int,
+    accelerator: Accelerator,
+    features: Path,
+    workers: int,
+    meter: Meter,
+) -> Trainer:
+    """Make everything ready for the first step.
+
+    Args:
+        backbone: whole backbone, on the CPU; its frozen modules are frozen.
+        images: training and validation images.
+        store: text vectors; None trains on labels alone.
+        recipe: how to train.
+        seed: seed of the projector, the order and the augmentation.
+        accelerator: device, processes, precision.
+        features: where stored outputs of frozen modules lie.
+        workers: processes that prepare batches.
+        meter: shows progress.
+    """
+    rows = {split: labelled_rows(images, split) for split in ("train", "validation")}
+    source = prepare_inputs(backbone, images, recipe, features, accelerator.device)
+    with accelerator.main_process_first():
+        inputs = source.training(rows["train"], seed), source.evaluation(rows["validation"], "validation")
+    train_set = LabelledInputs(inputs[0], images, rows["train"], store)
+    validation_set = LabelledInputs(inputs[1], images, rows["validation"])
+    batches = order_batches(recipe, len(train_set), seed, accelerator)
+    loading = Loading(workers, pin_memory=accelerator.device.type == "cuda")
+
+    seed_everything(seed, PROJECTOR_STREAM)
+    model = AlignedModel(
+        source.trained, None if store is None else make_projector(source.trained, inputs[0], store, recipe)
+    )
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    return Trainer(
+        recipe=recipe,
+        seed=seed,
+        classes=len(images.classes),
+        model=prepared,
+        optimizer=prepared_optimizer,
+        ema=ModelEmaV3(accelerator.unwrap_model(prepared), decay=recipe.ema_decay) if recipe.ema_decay else None,
+        frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
+        alignment=None if store is None else AlignmentLoss(recipe.loss, recipe.temperature),
+        loader=make_loader(train_set, batches, loading),
+        batches=batches,
+        validation=evaluation_loader(validation_set, accelerator, loading),
+        validation_labels=torch.from_numpy(images.labels[rows["validation"]].astype("int64")),
+        accelerator=accelerator,
+        watch=make_watch(images, accelerator),
+        progress=Progress(),
+        meter=meter,
+    )
+
+
+def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerator) -> EpochBatches:
+    """Order of the training batches; a batch larger than the image set is cut down to it."""
+    parts = recipe.accumulate * accelerator.num_processes
+    batch_size = fitting_batch_size(recipe.batch_size, parts, images)
+    return EpochBatches(
+        images, batch_size // recipe.accumulate, seed, accelerator.process_index, accelerator.num_processes
+    )
+
+
+def make_projector(trained: nn.Module, inputs: Inputs, store: EmbeddingStore, recipe: Recipe) -> Projector:
+    """The recipe's projector from the backbone's feature width to the width of the text vectors."""
+    width = feature_width(trained, inputs[(0, 0)].unsqueeze(0))
+    return Projector(width, store.width, recipe.projector_hidden, recipe.projector)
+
+
+def make_watch(images: ImageTable, accelerator: Accelerator) -> LossWatch:
+    """Watches the losses, at every step on a CPU."""
+    interval = 1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+    return LossWatch(interval, lambda rows: [images.path(row) for row in rows], accelerator.gather)
+
+
+def capture_state(trainer: Trainer) -> dict[str, Any]:
+    """State dicts of everything that changes during training."""
+    scaler = trainer.accelerator.scaler
+    return {
+        "model": trainer.plain_model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "ema": trainer.ema.module.state_dict() if trainer.ema else None,
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+
+
+def restore_state(trainer: Trainer, progress: Progress, states: dict[str, Any]) -> None:
+    """Go on from a checkpoint."""
+    trainer.progress = progress
+    trainer.plain_model.load_state_dict(states["model"])
+    trainer.optimizer.load_state_dict(states["optimizer"])
+    if trainer.ema:
+        trainer.ema.module.load_state_dict(states["ema"])
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(states["scaler"])
+    trainer.watch.classification_sum = progress.classification_sum
+    trainer.watch.alignment_sum = progress.alignment_sum
+    trainer.meter.set(progress.epoch * trainer.steps_per_epoch + progress.step)

@@ -1,0 +1,55 @@
+"""The work directory: where each stage leaves its product."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Layout of a work directory.
+
+    Attributes:
+        folder: the work directory.
+    """
+
+    folder: Path
+
+    @property
+    def descriptions(self) -> Path:
+        """The texts, joined to image ids."""
+        return self.folder / "descriptions" / "descriptions.parquet"
+
+    def embeddings(self, encoder: str) -> Path:
+        """Vectors of one text encoder.
+
+        >>> Workspace(Path("work")).embeddings("open-clip:RN50/openai").as_posix()
+        'work/embeddings/open-clip-RN50-openai'
+        """
+        return self.folder / "embeddings" / re.sub(r"[^\w.-]+", "-", encoder).strip("-.")
+
+    @property
+    def features(self) -> Path:
+        """Stored outputs of frozen modules, shared by all runs."""
+        return self.folder / "features"
+
+    def run(self, arm: str, seed: int) -> Path:
+        """One training run."""
+        return self.folder / "runs" / f"{arm}-{seed}"
+
+    @property
+    def comparison(self) -> Path:
+        """What the comparison found."""
+        return self.folder / "comparison.json"
+
+    @property
+    def gallery(self) -> Path:
+        """Test images to look at."""
+        return self.folder / "gallery.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a comparison writes its findings."""
+        return self.folder / "compare.lock"

@@ -1,0 +1,48 @@
+"""Small image files for tests."""
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def encode(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise(seed, size=8, kind="PNG", **options):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return encode(Image.fromarray(pixels), kind, **options)
+
+
+def write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def class_folders(root, counts, *, seed=0, kind="PNG"):
+    """Write `counts[folder]` different images into every folder."""
+    for folder, count in counts.items():
+        for number in range(count):
+            write(root / folder / f"{number:03d}.{kind.lower()}", noise((seed, hash_of(folder), number), kind=kind))
+    return root
+
+
+def hash_of(text):
+    return zlib.crc32(text.encode())
+
+
+def split_sizes(table):
+    return [len(table.split(name)) for name in ("train", "validation", "test")]
+
+
+def names_of(table, split):
+    return {table.path(index): table.classes[table.labels[index]] for index in table.split(split)}
+
+
+def reasons(table):
+    return {image.path: image.reason for image in table.rejected}
