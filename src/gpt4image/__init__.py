@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from gpt4image.align.alignment import AlignmentLoss
     from gpt4image.align.model import AlignedModel
     from gpt4image.align.projector import Projector
-    from gpt4image.compare.runner import compare
+    from gpt4image.compare.runner import compare_arms
     from gpt4image.describe import DescriptionSet, load_descriptions
     from gpt4image.embed import EmbeddingStore, embed_descriptions, load_encoder
     from gpt4image.errors import Gpt4ImageError
-    from gpt4image.export import export_model, predict
+    from gpt4image.export import export_model, predict_images
     from gpt4image.images import ImageTable, load_images
     from gpt4image.report import write_report
     from gpt4image.train.recipe import Recipe
-    from gpt4image.train.run import TrainedRun, open_run, train
+    from gpt4image.train.run import TrainedRun, open_run, train_model
 
 _HOMES = {
     "AlignedModel": "gpt4image.align.model",
@@ -29,15 +29,15 @@ _HOMES = {
     "Projector": "gpt4image.align.projector",
     "Recipe": "gpt4image.train.recipe",
     "TrainedRun": "gpt4image.train.run",
-    "compare": "gpt4image.compare.runner",
+    "compare_arms": "gpt4image.compare.runner",
     "embed_descriptions": "gpt4image.embed",
     "export_model": "gpt4image.export",
     "load_descriptions": "gpt4image.describe",
     "load_encoder": "gpt4image.embed",
     "load_images": "gpt4image.images",
     "open_run": "gpt4image.train.run",
-    "predict": "gpt4image.export",
-    "train": "gpt4image.train.run",
+    "predict_images": "gpt4image.export",
+    "train_model": "gpt4image.train.run",
     "write_report": "gpt4image.report",
 }
 
@@ -51,15 +51,15 @@ __all__ = [
     "Projector",
     "Recipe",
     "TrainedRun",
-    "compare",
+    "compare_arms",
     "embed_descriptions",
     "export_model",
     "load_descriptions",
     "load_encoder",
     "load_images",
     "open_run",
-    "predict",
-    "train",
+    "predict_images",
+    "train_model",
     "write_report",
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal, Union, cast
 
 import tyro
 
@@ -196,9 +196,9 @@ class Predict:
     def run(self) -> None:
         """Print path, then class and probability in turn; an unreadable image gets its reason."""
         from gpt4image.console import printable
-        from gpt4image.export import predict
+        from gpt4image.export import predict_images
 
-        for found in predict(self.model, self.images, top=self.top):
+        for found in predict_images(self.model, self.images, top=self.top):
             answers = [f"{name}\t{probability:.4f}" for name, probability in found.answers]
             print("\t".join(printable(part) for part in [str(found.path), *(answers or [f"error: {found.error}"])]))
 
@@ -240,9 +240,9 @@ def parse(arguments: list[str]) -> Command:
     recipe = config_recipe(arguments)
     commands = tuple(subcommand(name, kind, recipe) for name, kind in COMMANDS.items())
     chosen: Command = tyro.cli(
-        Union[commands],  # type: ignore[arg-type]  # noqa: UP007 - made at run time
+        cast(type[Command], Union[commands]),  # noqa: UP007 - made at run time
         prog="gpt4image",
-        description="Better image classifiers of ordinary size: descriptions at training time, nothing extra at inference.",
+        description="Better image classifiers of ordinary size: descriptions at training, nothing extra at inference.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )

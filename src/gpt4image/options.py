@@ -13,7 +13,7 @@ class DataOptions:
     """Which images, and what to do about bad ones."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, image folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a `datasets` name."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a `datasets` name."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """List and leave out images that cannot be read, or stop."""
     leaks: Literal["keep", "drop", "fail"] = "keep"
@@ -37,7 +37,7 @@ class TextOptions:
     """Which descriptions, and how they become vectors."""
 
     text: str = "description"
-    """Text column of the image set, or a file: CSV/TSV/JSONL/Parquet keyed by path or id, or the reference's .pth list."""
+    """Text column of the image set, or a file: CSV/JSONL/Parquet keyed by path or id, or the reference's .pth list."""
     text_column: str | None = None
     """The file's text column, where it is not called text, description or caption."""
     orphan_texts: Literal["fail", "skip"] = "fail"

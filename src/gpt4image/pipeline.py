@@ -38,7 +38,8 @@ def open_images(options: DataOptions, space: Workspace) -> ImageTable:
     if leaked and options.leaks == "fail":
         places = next(iter(leaked.values()))
         raise DataError(
-            f"{len(leaked):,} images lie in more than one split, such as {dict(places)}. Take them out of one, or: --leaks drop."
+            f"{len(leaked):,} images lie in more than one split, such as {dict(places)}. Take them out of "
+            "one, or: --leaks drop."
         )
     if leaked and options.leaks == "drop":
         images = drop_leaks(images)
@@ -57,7 +58,8 @@ def say_images(images: ImageTable) -> None:
         console.say(f"duplicates: {duplicates.surplus:,} copies of {duplicates.groups:,} images")
     if duplicates.leaked:
         console.say(
-            f"leakage: {len(duplicates.leaked):,} images lie in more than one split, so test results flatter. To drop them from "
+            f"leakage: {len(duplicates.leaked):,} images lie in more than one split, so test results "
+            "flatter. To drop them from "
             "the training side: --leaks drop",
             style="yellow",
         )
@@ -66,7 +68,8 @@ def say_images(images: ImageTable) -> None:
     if images.rejected:
         first = images.rejected[0]
         console.say(
-            f"left out: {len(images.rejected):,} files, such as {first.path} ({first.reason}). All of them: gpt4image images",
+            f"left out: {len(images.rejected):,} files, such as {first.path} ({first.reason}). All of "
+            "them: gpt4image images",
             style="yellow",
         )
 
@@ -102,14 +105,14 @@ def run_training(
     """Images, and where the arm uses them descriptions and vectors, to one trained model."""
     from gpt4image.train.arms import find_arm
     from gpt4image.train.processes import make_accelerator
-    from gpt4image.train.run import train
+    from gpt4image.train.run import train_model
 
     uses_text = find_arm(arm).uses_text
     space = Workspace(work)
     with make_accelerator(recipe).main_process_first():
         images = open_images(data, space)
         store = open_embeddings(open_descriptions(images, text, space), text, space) if uses_text else None
-    return train(
+    return train_model(
         images, store, recipe, space.run(arm, seed), arm=arm, seed=seed, features=space.features, workers=workers
     )
 
@@ -118,7 +121,7 @@ def run_comparison(
     data: DataOptions, text: TextOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
 ) -> Comparison:
     """Images and descriptions to `comparison.json` and `report.html` in the work directory."""
-    from gpt4image.compare.runner import compare
+    from gpt4image.compare.runner import compare_arms
     from gpt4image.report import write_report
     from gpt4image.train.processes import make_accelerator
 
@@ -128,7 +131,7 @@ def run_comparison(
         images = open_images(data, space)
         descriptions = open_descriptions(images, text, space)
         store = open_embeddings(descriptions, text, space)
-    comparison = compare(images, descriptions, store, recipe, work, seeds=range(seeds), workers=workers)
+    comparison = compare_arms(images, descriptions, store, recipe, work, seeds=range(seeds), workers=workers)
     if accelerator.is_main_process:
         write_report(work)
     return comparison

@@ -76,6 +76,8 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     expected = grey(np.rint(values / 257))
     assert (pixels(encode(Image.fromarray(values))) == expected).all()
     assert (pixels(encode(Image.fromarray(values), "TIFF")) == expected).all()
+    dark = encode(Image.fromarray(values // 16))
+    assert (pixels(dark) == grey(np.rint(values // 16 / 257))).all()
     header = b"P5 3 2 65535\n" + values.astype(">u2").tobytes()
     assert (pixels(header) == expected).all()
 

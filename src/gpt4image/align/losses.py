@@ -43,7 +43,7 @@ def infonce_loss(z: Tensor, t: Tensor, has_text: Tensor, temperature: float) -> 
 
 
 def cosine_loss(z: Tensor, t: Tensor, has_text: Tensor, temperature: float) -> Tensor:
-    """Squared distance of unit vectors, 2 - 2 cos (Grill et al., BYOL, arXiv 2006.07733, equation 2). No temperature."""
+    """Squared distance of unit vectors (Grill et al., BYOL, arXiv 2006.07733, equation 2); no temperature."""
     return masked_mean(2 - 2 * (z * t).sum(dim=1), has_text)
 
 

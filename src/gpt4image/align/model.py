@@ -65,11 +65,12 @@ class AlignedModel(nn.Module):
 def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) -> nn.Module:
     """The layer that makes logits of features. ConfigError when the backbone has none that can be found."""
     if classifier is None and hasattr(backbone, "get_classifier"):
-        found = backbone.get_classifier()
+        found = backbone.get_classifier()  # type: ignore[operator]
         classifier = found[0] if isinstance(found, tuple) else found
     if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
         raise ConfigError(
-            f"{type(backbone).__name__} does not say which layer is its classifier. Pass it: AlignedModel(..., classifier=model.fc)."
+            f"{type(backbone).__name__} does not say which layer is its classifier. "
+            "Pass it: AlignedModel(..., classifier=model.fc)."
         )
     return classifier
 

@@ -14,9 +14,9 @@ INITIAL_STD = 1024**-0.5
 class Projector(nn.Sequential):
     """Two linear layers that map image features [B, in_features] to the text space [B, out_features].
 
-    The two kinds of the reference implementation (huawei-noah/Efficient-Computing, GPT4Image): `mlp-bn` with batch normalisation after
-    the first layer (its ResNet-50), `mlp` without (its DeiT-B). Weights start from a truncated normal distribution
-    with standard deviation 1024 ** -0.5, as there.
+    The two kinds of the reference implementation (huawei-noah/Efficient-Computing, GPT4Image): `mlp-bn` with batch
+    normalisation after the first layer (its ResNet-50), `mlp` without (its DeiT-B). Weights start from a truncated
+    normal distribution with standard deviation 1024 ** -0.5, as there.
 
     Args:
         in_features: width of the image features.
@@ -42,10 +42,11 @@ class Projector(nn.Sequential):
         if normalise:
             layers.append(nn.BatchNorm1d(hidden))
         super().__init__(*layers, nn.ReLU(inplace=True), nn.Linear(hidden, out_features))
-        for layer in (self[0], self[-1]):
-            nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
+        for layer in self.children():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=INITIAL_STD)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [B, in_features] to [B, out_features], not normalised."""
-        projected: Tensor = super().forward(features)
+        projected: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
         return projected

@@ -1,4 +1,4 @@
-"""What a comparison found, as plain records: `comparison.json` and `gallery.json` are these, and the report reads nothing else."""
+"""What a comparison found, as plain records: `comparison.json` and `gallery.json`. The report reads nothing else."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunRecord(Record):
 
 
 class ArmRecord(Record):
-    """One way of training, over all its seeds. `confusion[i][j]` counts test images of class i answered j, all seeds."""
+    """One way of training, over all its seeds; `confusion[i][j]` counts test images of class i answered j."""
 
     name: str
     title: str

@@ -32,7 +32,7 @@ from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.run import TrainedRun, train
+from gpt4image.train.run import TrainedRun, train_model
 from gpt4image.workspace import Workspace
 
 REFERENCE, CANDIDATE = "baseline", "described"
@@ -48,7 +48,7 @@ class RunOutcome:
     answers: TestAnswers
 
 
-def compare(
+def compare_arms(
     images: ImageTable,
     descriptions: DescriptionSet,
     store: EmbeddingStore,
@@ -85,7 +85,7 @@ def compare(
     outcomes: dict[str, list[RunOutcome]] = {REFERENCE: [], CANDIDATE: []}
     for seed in seeds:
         for arm, finished in outcomes.items():
-            run = train(
+            run = train_model(
                 images,
                 store,
                 recipe,
@@ -250,7 +250,7 @@ def notes(images: ImageTable, recipe: Recipe) -> list[str]:
         found.append(f"Frozen modules, the same in both arms: {', '.join(recipe.freeze)}.")
     if recipe.cached_views:
         found.append(
-            f"The frozen modules' output was computed once for {recipe.cached_views} augmented views of each training image and "
+            f"Their output was computed once for {recipe.cached_views} augmented views of each training image and "
             "stored in float16; training ran on the rest of the network."
         )
     unlabelled = int((images.labels[images.split("train")] < 0).sum())

@@ -45,7 +45,8 @@ class Coverage:
         )
         return (
             f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; "
-            f"{self.orphans:,} texts fit no image, {self.repeated:,} stand on several images, {self.surplus:,} are surplus"
+            f"{self.orphans:,} texts fit no image, {self.repeated:,} stand on several images, "
+            f"{self.surplus:,} are surplus"
         )
 
 

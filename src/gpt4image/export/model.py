@@ -1,4 +1,4 @@
-"""The deployed model: plain timm weights and ONNX, without the projector, with proof that they answer as the trained one."""
+"""The model for deployment: plain timm weights and ONNX, proven to answer as the trained one."""
 
 from __future__ import annotations
 

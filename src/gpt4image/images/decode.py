@@ -154,8 +154,6 @@ def _grey_to_rgb(values: np.ndarray) -> Image.Image:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return 0.0, 65535.0
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)

@@ -51,7 +51,7 @@ class ScanCache:
     def look_up(self, keys: pa.Array) -> tuple[pa.Array, pa.Array]:
         """Ids and reasons for keys, both null where nothing is known."""
         known = self._known()
-        places = pc.index_in(keys, value_set=known["key"])
+        places = pc.index_in(keys, value_set=known["key"].combine_chunks())
         return known["id"].combine_chunks().take(places), known["reason"].combine_chunks().take(places)
 
     def add(self, key: bytes, identity: str | None, reason: str | None) -> None:

@@ -64,7 +64,8 @@ def create_model(name: str, pretrained: bool, **options: Any) -> nn.Module:  # n
         if not pretrained:
             raise
         raise ConfigError(
-            f"The pretrained weights of {name} cannot be fetched ({type(error).__name__}). Without network: give a weights file "
+            f"The pretrained weights of {name} cannot be fetched ({type(error).__name__}). Without "
+            "network: give a weights file "
             "with --checkpoint FILE, or start from scratch with --no-pretrained."
         ) from None
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,11 +46,12 @@ class Batch(NamedTuple):
 class Inputs(Dataset[Tensor]):
     """What the model is fed, by epoch and position."""
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of positions."""
 
-    def __getitem__(self, key: Key) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __getitem__(self, key: Key) -> Tensor: ...
 
 
 class ImageInputs(Inputs):

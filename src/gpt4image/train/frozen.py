@@ -92,8 +92,10 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
         rest.set_submodule(name, nn.Identity())
     if not same_answers(model, stem, rest, images):
         raise ConfigError(
-            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs before the last of them, so "
-            "their output cannot stand in for the images. Set cached_views to 0, or freeze the modules in between as well."
+            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs "
+            "before the last of them, so "
+            "their output cannot stand in for the images. Set cached_views to 0, or freeze the modules in "
+            "between as well."
         )
     return stem, rest
 

@@ -59,7 +59,7 @@ class InputSource:
 def prepare_inputs(
     backbone: nn.Module, images: ImageTable, recipe: Recipe, folder: Path, device: torch.device
 ) -> InputSource:
-    """Freeze what the recipe freezes and, where it says so, split the backbone and set up the store of its stem's output.
+    """Freeze what the recipe freezes; where it caches, split the backbone and set up the store of the stem's output.
 
     Args:
         backbone: whole backbone, on the CPU.

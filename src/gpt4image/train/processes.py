@@ -31,7 +31,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be shared by {accelerator.num_processes} processes x {recipe.accumulate} parts."
+            f"batch_size {recipe.batch_size} cannot be shared by {accelerator.num_processes} processes x "
+            f"{recipe.accumulate} parts."
         )
     return accelerator
 

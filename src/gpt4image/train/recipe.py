@@ -21,7 +21,7 @@ class Recipe:
     pretrained: bool = True
     """Start from timm's pretrained weights (fetched from the hub); --no-pretrained starts from scratch."""
     checkpoint: str | None = None
-    """Start from this local weights file (.safetensors, .pth) instead. Its classifier is left out if it does not fit."""
+    """Start from this weights file (.safetensors, .pth) instead. A classifier that does not fit is left out."""
     image_size: int = 224
     """Height and width in pixels of the images the model sees."""
     epochs: int = 20
@@ -107,7 +107,8 @@ class Recipe:
         )
         require(
             self.batch_size // self.accumulate % 2 == 0 or not self.mixes,
-            f"mixup and cutmix pair the images of a batch: its part of {self.batch_size // self.accumulate} must be even.",
+            "mixup and cutmix pair the images of a batch: its part of "
+            f"{self.batch_size // self.accumulate} must be even.",
         )
         require(
             not self.cached_views or bool(self.freeze),

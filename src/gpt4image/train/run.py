@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save as safetensors_bytes
+from torch import nn
 
 from gpt4image import console
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import atomic_write, digest, read_json, write_json
+from gpt4image.files import atomic_write, read_json, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.train.arms import Arm, find_arm
 from gpt4image.train.augment import preprocessing, seed_everything
 from gpt4image.train.backbone import build_backbone, whole_state
 from gpt4image.train.checkpoint import load_checkpoint, save_checkpoint
+from gpt4image.train.job import Job, RunLayout
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
 from gpt4image.train.recipe import Recipe
@@ -25,45 +27,6 @@ from gpt4image.train.setup import build_trainer, capture_state, restore_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-TEXT_SETTINGS = ("loss", "weight", "temperature", "projector", "projector_hidden")
-"""Recipe settings that change nothing in an arm without text."""
-
-
-@dataclass(frozen=True)
-class RunLayout:
-    """Where the parts of a run lie.
-
-    Attributes:
-        folder: the run's folder.
-    """
-
-    folder: Path
-
-    @property
-    def settings(self) -> Path:
-        """What the run is a run of."""
-        return self.folder / "settings.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """State of an unfinished run."""
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def weights(self) -> Path:
-        """Backbone and classifier of the best epoch, under timm's names."""
-        return self.folder / "best.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """Best epoch and history; written last, so a run with a result is finished."""
-        return self.folder / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a process trains the run."""
-        return self.folder / "run.lock"
 
 
 @dataclass(frozen=True)
@@ -95,7 +58,7 @@ class TrainedRun:
     history: list[dict[str, Any]] = field(repr=False)
 
 
-def train(
+def train_model(
     images: ImageTable,
     store: EmbeddingStore | None,
     recipe: Recipe,
@@ -130,45 +93,42 @@ def train(
     chosen = find_arm(arm)
     if chosen.uses_text and store is None:
         raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or take --arm baseline.")
-    text = store if chosen.uses_text else None
-    layout = RunLayout(folder)
+    job = Job(
+        images=images,
+        store=store if chosen.uses_text else None,
+        recipe=recipe,
+        arm=chosen,
+        seed=seed,
+        layout=RunLayout(folder),
+        features=features or folder,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     accelerator = make_accelerator(recipe)
-    with first_process_holds(layout.lock, f"the run in {folder}", accelerator):
-        check_settings(layout, run_settings(images, text, recipe, chosen, seed), accelerator)
-        if not layout.result.exists():
-            train_to_end(
-                images, text, recipe, layout, chosen, seed, accelerator, features or folder, workers, checkpoint_seconds
-            )
+    with first_process_holds(job.layout.lock, f"the run in {folder}", accelerator):
+        with accelerator.main_process_first():
+            job.claim_folder()
+        if not job.layout.result.exists():
+            train_to_end(job, accelerator)
     accelerator.wait_for_everyone()
     return open_run(folder)
 
 
-def train_to_end(
-    images: ImageTable,
-    store: EmbeddingStore | None,
-    recipe: Recipe,
-    layout: RunLayout,
-    arm: Arm,
-    seed: int,
-    accelerator: Accelerator,
-    features: Path,
-    workers: int,
-    checkpoint_seconds: float,
-) -> None:
+def train_to_end(job: Job, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
-    seed_everything(seed)
-    backbone = build_backbone(recipe, len(images.classes))
-    with console.progress(f"Train {arm.name}, seed {seed}") as meter:
-        trainer = build_trainer(backbone, images, store, recipe, seed, accelerator, features, workers, meter)
-        meter.total(recipe.epochs * trainer.steps_per_epoch)
-        checkpoint = load_checkpoint(layout.checkpoint)
+    seed_everything(job.seed)
+    backbone = build_backbone(job.recipe, len(job.images.classes))
+    with console.progress(f"Train {job.arm.name}, seed {job.seed}") as meter:
+        trainer = build_trainer(job, backbone, accelerator, meter)
+        meter.total(job.recipe.epochs * trainer.steps_per_epoch)
+        checkpoint = load_checkpoint(job.layout.checkpoint)
         if checkpoint:
             restore_state(trainer, *checkpoint)
         if accelerator.is_main_process:
-            trainer.save = CheckpointTimer(layout.checkpoint, checkpoint_seconds)
+            trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds)
         fit(trainer)
     if accelerator.is_main_process:
-        write_result(trainer, backbone, layout)
+        write_result(trainer, backbone, job.layout)
 
 
 class CheckpointTimer:
@@ -192,7 +152,7 @@ class CheckpointTimer:
         self._last = time.monotonic()
 
 
-def write_result(trainer: Trainer, backbone: Any, layout: RunLayout) -> None:  # noqa: ANN401 - nn.Module, not imported here
+def write_result(trainer: Trainer, backbone: nn.Module, layout: RunLayout) -> None:
     """Write the best weights and, last, the result; the checkpoint has served."""
     progress = trainer.progress
     trained = trainer.plain_model.backbone
@@ -208,50 +168,6 @@ def write_result(trainer: Trainer, backbone: Any, layout: RunLayout) -> None:  #
     }
     write_json(layout.result, result)
     layout.checkpoint.unlink(missing_ok=True)
-
-
-def run_settings(
-    images: ImageTable, store: EmbeddingStore | None, recipe: Recipe, arm: Arm, seed: int
-) -> dict[str, Any]:
-    """All that decides a run's result, as plain values."""
-    columns = (str(images.rows[name].to_pylist()) for name in ("id", "label", "split"))
-    manifest = None if store is None else store.manifest
-    return {
-        "arm": arm.name,
-        "seed": seed,
-        "images": digest(*columns),
-        "classes": list(images.classes),
-        "text": manifest and {key: getattr(manifest, key) for key in ("encoder", "revision", "long_text", "text_hash")},
-        "recipe": {k: v for k, v in recipe.to_dict().items() if arm.uses_text or k not in TEXT_SETTINGS},
-    }
-
-
-def check_settings(layout: RunLayout, settings: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write down what the run is a run of. ConfigError when the folder holds another one, naming what differs."""
-    if not layout.settings.exists():
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            write_json(layout.settings, settings)
-        return
-    before, now = flatten(read_json(layout.settings)), flatten(settings)
-    changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]]
-    if changed:
-        raise ConfigError(
-            f"{layout.folder} holds a run of other settings: {'; '.join(changed[:5])}. Take another --work folder, or "
-            "delete this run."
-        )
-
-
-def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names.
-
-    >>> flatten({"seed": 0, "recipe": {"lr": 0.1}})
-    {'seed': 0, 'recipe.lr': 0.1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
 
 
 def open_run(folder: Path) -> TrainedRun:

@@ -8,7 +8,7 @@ from gpt4image.train.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """Learning rate after `epoch` epochs, a fraction of an epoch included (Loshchilov and Hutter, arXiv 1608.03983, equation 5).
+    """Learning rate after `epoch` epochs, fractions included (Loshchilov and Hutter, arXiv 1608.03983, equation 5).
 
     >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1, min_lr=0.0)
     >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +29,7 @@ from gpt4image.train.data import (
 from gpt4image.train.frozen import frozen_modules
 from gpt4image.train.inference import evaluation_loader
 from gpt4image.train.inputs import prepare_inputs
+from gpt4image.train.job import Job
 from gpt4image.train.loop import Trainer
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.watch import LossWatch
@@ -43,54 +43,32 @@ STEPS_BETWEEN_LOOKS = 50
 """Steps between two looks at the losses on a GPU; on a CPU looking costs nothing."""
 
 
-def build_trainer(
-    backbone: nn.Module,
-    images: ImageTable,
-    store: EmbeddingStore | None,
-    recipe: Recipe,
-    seed: int,
-    accelerator: Accelerator,
-    features: Path,
-    workers: int,
-    meter: Meter,
-) -> Trainer:
+def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator, meter: Meter) -> Trainer:
     """Make everything ready for the first step.
 
     Args:
+        job: the run.
         backbone: whole backbone, on the CPU; its frozen modules are frozen.
-        images: training and validation images.
-        store: text vectors; None trains on labels alone.
-        recipe: how to train.
-        seed: seed of the projector, the order and the augmentation.
         accelerator: device, processes, precision.
-        features: where stored outputs of frozen modules lie.
-        workers: processes that prepare batches.
         meter: shows progress.
     """
+    images, store, recipe, seed = job.images, job.store, job.recipe, job.seed
     rows = {split: labelled_rows(images, split) for split in ("train", "validation")}
-    source = prepare_inputs(backbone, images, recipe, features, accelerator.device)
+    source = prepare_inputs(backbone, images, recipe, job.features, accelerator.device)
     with accelerator.main_process_first():
         inputs = source.training(rows["train"], seed), source.evaluation(rows["validation"], "validation")
     train_set = LabelledInputs(inputs[0], images, rows["train"], store)
     validation_set = LabelledInputs(inputs[1], images, rows["validation"])
     batches = order_batches(recipe, len(train_set), seed, accelerator)
-    loading = Loading(workers, pin_memory=accelerator.device.type == "cuda")
-
-    seed_everything(seed, PROJECTOR_STREAM)
-    model = AlignedModel(
-        source.trained, None if store is None else make_projector(source.trained, inputs[0], store, recipe)
-    )
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
-    )
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    loading = Loading(job.workers, pin_memory=accelerator.device.type == "cuda")
+    model, optimizer = accelerator.prepare(*make_model(source.trained, inputs[0], store, recipe, seed))
     return Trainer(
         recipe=recipe,
         seed=seed,
         classes=len(images.classes),
-        model=prepared,
-        optimizer=prepared_optimizer,
-        ema=ModelEmaV3(accelerator.unwrap_model(prepared), decay=recipe.ema_decay) if recipe.ema_decay else None,
+        model=model,
+        optimizer=optimizer,
+        ema=ModelEmaV3(accelerator.unwrap_model(model), decay=recipe.ema_decay) if recipe.ema_decay else None,
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
         alignment=None if store is None else AlignmentLoss(recipe.loss, recipe.temperature),
         loader=make_loader(train_set, batches, loading),
@@ -104,6 +82,22 @@ def build_trainer(
     )
 
 
+def make_model(
+    trained: nn.Module, inputs: Inputs, store: EmbeddingStore | None, recipe: Recipe, seed: int
+) -> tuple[AlignedModel, torch.optim.Optimizer]:
+    """The backbone with a projector beside it where there is text, and the recipe's optimiser."""
+    seed_everything(seed, PROJECTOR_STREAM)
+    projector = None
+    if store is not None:
+        width = feature_width(trained, inputs[(0, 0)].unsqueeze(0))
+        projector = Projector(width, store.width, recipe.projector_hidden, recipe.projector)
+    model = AlignedModel(trained, projector)
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+    return model, optimizer
+
+
 def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerator) -> EpochBatches:
     """Order of the training batches; a batch larger than the image set is cut down to it."""
     parts = recipe.accumulate * accelerator.num_processes
@@ -111,12 +105,6 @@ def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerat
     return EpochBatches(
         images, batch_size // recipe.accumulate, seed, accelerator.process_index, accelerator.num_processes
     )
-
-
-def make_projector(trained: nn.Module, inputs: Inputs, store: EmbeddingStore, recipe: Recipe) -> Projector:
-    """The recipe's projector from the backbone's feature width to the width of the text vectors."""
-    width = feature_width(trained, inputs[(0, 0)].unsqueeze(0))
-    return Projector(width, store.width, recipe.projector_hidden, recipe.projector)
 
 
 def make_watch(images: ImageTable, accelerator: Accelerator) -> LossWatch:

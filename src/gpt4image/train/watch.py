@@ -68,6 +68,7 @@ class LossWatch:
         ids = self._image_ids(rows.tolist())
         shown = ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
         raise TrainingError(
-            f"The loss is not a number at epoch {epoch}, step {step} (classification {classification}, alignment {alignment}). "
+            f"The loss is not a number at epoch {epoch}, step {step} (classification {classification}, "
+            f"alignment {alignment}). "
             f"Images of the batch: {shown}. {advice}"
         )

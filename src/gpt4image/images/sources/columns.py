@@ -84,7 +84,7 @@ def _dtype(feature: Any) -> str:  # noqa: ANN401 - a datasets feature
 
 def _holds_bytes(feature: Any) -> bool:  # noqa: ANN401 - a datasets feature
     if isinstance(feature, Mapping):
-        return "bytes" in feature and _holds_bytes(feature["bytes"])
+        return _dtype(feature.get("bytes")) in ("binary", "large_binary", "null")
     return _dtype(feature) in ("binary", "large_binary")
 
 

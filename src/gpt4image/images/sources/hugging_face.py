@@ -173,15 +173,15 @@ class DatasetReader:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the progress bars of `datasets` off the terminal."""
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    enabled = is_progress_bar_enabled()
-    disable_progress_bar()
+    enabled = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if enabled:
-            enable_progress_bar()
+            enable_progress_bars()
 
 
 def _first_line(error: BaseException) -> str:

@@ -65,7 +65,7 @@ def load_exported(folder: Path) -> Deployed:
     return Deployed(model.eval(), tuple(config["label_names"]), evaluation_transform(preparation))
 
 
-def predict(model: Path, sources: Sequence[Path], *, top: int = 3, batch_size: int = 32) -> Iterator[Prediction]:
+def predict_images(model: Path, sources: Sequence[Path], *, top: int = 3, batch_size: int = 32) -> Iterator[Prediction]:
     """Answer images with an exported model; an image that cannot be read gets its error, and the others go on.
 
     Args:

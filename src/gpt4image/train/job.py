@@ -1,0 +1,120 @@
+"""What a run is a run of, and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt4image.embed.store import EmbeddingStore
+from gpt4image.errors import ConfigError
+from gpt4image.files import digest, read_json, write_json
+from gpt4image.images.table import ImageTable
+from gpt4image.train.arms import Arm
+from gpt4image.train.recipe import Recipe
+
+TEXT_SETTINGS = ("loss", "weight", "temperature", "projector", "projector_hidden")
+"""Recipe settings that change nothing in an arm without text."""
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where the parts of a run lie.
+
+    Attributes:
+        folder: the run's folder.
+    """
+
+    folder: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the run is a run of."""
+        return self.folder / "settings.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of an unfinished run."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """Backbone and classifier of the best epoch, under timm's names."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """Best epoch and history; written last, so a run with a result is finished."""
+        return self.folder / "result.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains the run."""
+        return self.folder / "run.lock"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be done.
+
+    Attributes:
+        images: training and validation images.
+        store: text vectors; None trains on labels alone.
+        recipe: how to train.
+        arm: the way of training.
+        seed: seed of the classifier's start, the order, and all augmentation.
+        layout: where the run lies.
+        features: where stored outputs of frozen modules lie.
+        workers: processes that prepare batches; changes speed alone.
+        checkpoint_seconds: time between two checkpoints.
+    """
+
+    images: ImageTable
+    store: EmbeddingStore | None
+    recipe: Recipe
+    arm: Arm
+    seed: int
+    layout: RunLayout
+    features: Path
+    workers: int
+    checkpoint_seconds: float
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
+        text = self.store and self.store.manifest
+        recipe = self.recipe.to_dict()
+        return {
+            "arm": self.arm.name,
+            "seed": self.seed,
+            "images": digest(*columns),
+            "classes": list(self.images.classes),
+            "text": text and {key: getattr(text, key) for key in ("encoder", "revision", "long_text", "text_hash")},
+            "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in TEXT_SETTINGS},
+        }
+
+    def claim_folder(self) -> None:
+        """Write down what the run is a run of. ConfigError when the folder holds another one, naming what differs."""
+        settings = self.settings()
+        if not self.layout.settings.exists():
+            write_json(self.layout.settings, settings)
+            return
+        before, now = flatten(read_json(self.layout.settings)), flatten(settings)
+        changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]]
+        if changed:
+            raise ConfigError(
+                f"{self.layout.folder} holds a run of other settings: {'; '.join(changed[:5])}. Take another --work "
+                "folder, or delete this run."
+            )
+
+
+def flatten(settings: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names.
+
+    >>> flatten({"seed": 0, "recipe": {"lr": 0.1}})
+    {'seed': 0, 'recipe.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
