@@ -29,13 +29,20 @@ class Meter:
         """Go to a position."""
         self._progress.update(self._task, completed=done)
 
-    def total(self, steps: int) -> None:
-        """Say how many steps there are, once that is known."""
-        self._progress.update(self._task, total=steps)
-
     def note(self, text: str) -> None:
         """Show a short remark beside the bar; it is shown literally."""
         self._progress.update(self._task, note=text)
+
+
+def follow(title: str, total: int, steps: Iterator[int]) -> None:
+    """Run through steps, each the number of units done so far, with a progress line; none where there is no step."""
+    first = next(steps, None)
+    if first is None:
+        return
+    with progress(title, total) as meter:
+        meter.set(first)
+        for done in steps:
+            meter.set(done)
 
 
 @contextmanager
@@ -51,6 +58,16 @@ def progress(title: str, total: int | None = None) -> Iterator[Meter]:
     )
     with Progress(*columns, console=console, transient=False) as bars:
         yield Meter(bars, title, total)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(1200, "copy")
+    ('1 image', '1,200 copies')
+    """
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def say(text: str, style: str = "") -> None:

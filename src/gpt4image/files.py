@@ -159,9 +159,15 @@ def fill_array(
     plan: str,
     compute: Callable[[slice], np.ndarray],
 ) -> Iterator[int]:
-    """Fill `path` with `compute(rows)` chunk by chunk, yielding the number of rows that are done so far."""
+    """Fill `path` with `compute(rows)` chunk by chunk, yielding the number of rows that are done so far.
+
+    Nothing is yielded where nothing is left to do.
+    """
     array = FillingArray(path, shape, dtype, chunk, plan)
     remaining = array.remaining
+    if not remaining:
+        array.finish()
+        return
     done = shape[0] - sum(array.rows(number).stop - array.rows(number).start for number in remaining)
     yield done
     for number in remaining:

@@ -13,7 +13,7 @@ class DataOptions:
     """Which images, and what to do about bad ones."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a `datasets` name."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a hub name."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """List and leave out images that cannot be read, or stop."""
     leaks: Literal["keep", "drop", "fail"] = "keep"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image import console
+from gpt4image.console import counted
 from gpt4image.errors import DataError
 from gpt4image.options import DataOptions, TextOptions
 from gpt4image.workspace import Workspace
@@ -55,21 +56,20 @@ def say_images(images: ImageTable) -> None:
     console.say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
     duplicates = find_duplicates(images)
     if duplicates.surplus:
-        console.say(f"duplicates: {duplicates.surplus:,} copies of {duplicates.groups:,} images")
+        console.say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
     if duplicates.leaked:
         console.say(
-            f"leakage: {len(duplicates.leaked):,} images lie in more than one split, so test results "
-            "flatter. To drop them from "
-            "the training side: --leaks drop",
+            f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results flatter. "
+            "To drop copies from the training side: --leaks drop",
             style="yellow",
         )
     if duplicates.conflicting:
-        console.say(f"labels: {len(duplicates.conflicting):,} images lie in more than one class", style="yellow")
+        console.say(f"labels: {counted(len(duplicates.conflicting), 'image')} in more than one class", style="yellow")
     if images.rejected:
         first = images.rejected[0]
         console.say(
-            f"left out: {len(images.rejected):,} files, such as {first.path} ({first.reason}). All of "
-            "them: gpt4image images",
+            f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason}). "
+            "All of them: gpt4image images",
             style="yellow",
         )
 

@@ -157,7 +157,7 @@ class Comparison(Record):
     classes: list[str]
     data: DataRecord
     encoder: EncoderRecord | None
-    recipe: dict[str, str | int | float | bool | list[str] | None]
+    recipe: dict[str, str | int | float | bool | list[str | float] | None]
     arms: list[ArmRecord]
     difference: Difference
     per_class: list[ClassRecord]

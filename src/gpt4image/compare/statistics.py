@@ -37,10 +37,13 @@ def paired_interval(differences: np.ndarray) -> Interval:
 
         Var(mean) = (MS_seeds + MS_images - MS_residual) / (S N),
 
-    never taken smaller than either part alone, and Satterthwaite's degrees of freedom. One seed says nothing of the
-    luck of the seed: the interval is then the t interval over images. Source: Searle, Casella and McCulloch, "Variance
-    Components" (1992), section 4.3 (mean squares); Satterthwaite, Biometrics Bulletin 2 (1946), equation 17 (degrees
-    of freedom).
+    never taken smaller than either of the first two alone, and Satterthwaite's degrees of freedom. That approximation
+    is too sure of itself with two or three seeds, so the interval is also never narrower than the paired t interval
+    over the seeds' means. One seed says nothing of the luck of the seed: the interval is then the t interval over
+    images.
+
+    Sources: Searle, Casella and McCulloch, "Variance Components" (1992), section 4.3 (mean squares); Satterthwaite,
+    Biometrics Bulletin 2 (1946), equation 17 (degrees of freedom).
 
     Args:
         differences: float [S, N], N at least 2.
@@ -49,28 +52,37 @@ def paired_interval(differences: np.ndarray) -> Interval:
     mean = float(differences.mean())
     if seeds == 1:
         error = float(differences.std(ddof=1)) / images**0.5
-        return t_interval(mean, error, images - 1, "images only")
-    by_seed, by_image = differences.mean(axis=1), differences.mean(axis=0)
-    residual = differences - by_seed[:, None] - by_image[None, :] + mean
-    mean_squares = np.array(
+        return Interval(mean, *around(mean, t_reach(error, images - 1)), "images only")
+    squares, freedom = mean_squares(differences)
+    combined = squares[0] + squares[1] - squares[2]
+    largest = int(squares[:2].argmax())
+    degrees = float(combined**2 / (squares**2 / freedom).sum()) if combined > squares[largest] else freedom[largest]
+    both = t_reach((max(combined, squares[largest]) / differences.size) ** 0.5, degrees)
+    seeds_alone = t_reach((squares[0] / differences.size) ** 0.5, seeds - 1)
+    return Interval(mean, *around(mean, max(both, seeds_alone)), "seeds and images")
+
+
+def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squares of a two-way table [S, N] for rows, columns and residual [3], and their degrees of freedom [3]."""
+    rows, columns = table.shape
+    by_row, by_column = table.mean(axis=1), table.mean(axis=0)
+    residual = table - by_row[:, None] - by_column[None, :] + table.mean()
+    freedom = np.array([rows - 1, columns - 1, (rows - 1) * (columns - 1)])
+    sums = np.array(
         [
-            images * float(by_seed.var(ddof=1)),
-            seeds * float(by_image.var(ddof=1)),
-            float((residual**2).sum()) / ((seeds - 1) * (images - 1)),
+            columns * ((by_row - table.mean()) ** 2).sum(),
+            rows * ((by_column - table.mean()) ** 2).sum(),
+            (residual**2).sum(),
         ]
     )
-    freedom = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
-    combined = mean_squares[0] + mean_squares[1] - mean_squares[2]
-    largest = int(mean_squares[:2].argmax())
-    if combined < mean_squares[largest]:
-        return t_interval(mean, (mean_squares[largest] / differences.size) ** 0.5, freedom[largest], "seeds and images")
-    degrees = combined**2 / (mean_squares**2 / freedom).sum() if combined > 0 else 1.0
-    return t_interval(mean, (combined / differences.size) ** 0.5, degrees, "seeds and images")
+    return sums / freedom, freedom
 
 
-def t_interval(
-    mean: float, error: float, degrees: float, covers: Literal["seeds and images", "images only"]
-) -> Interval:
-    """Interval around a mean with a standard error, from the t distribution."""
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error if error > 0 else 0.0
-    return Interval(mean, mean - reach, mean + reach, covers)
+def t_reach(error: float, degrees: float) -> float:
+    """Half the width of the confidence interval of a mean with a standard error."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error if error > 0 else 0.0
+
+
+def around(mean: float, reach: float) -> tuple[float, float]:
+    """Both ends of an interval."""
+    return mean - reach, mean + reach

@@ -151,8 +151,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a CSV or TSV file, numbered by their line."""
     csv.field_size_limit(2**30)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    with path.open("rb") as file:
+        lines = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(file))
+        reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
         try:
             for row in reader:
                 if None in row:

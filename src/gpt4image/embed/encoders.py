@@ -94,7 +94,9 @@ class SentenceEncoder:
 
     def __init__(self, model: str, device: str | None = None, *, name: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:

@@ -139,9 +139,7 @@ def encode_texts(
     shape = (len(plan.texts), encoder.width)
     identity = digest(encoder.name, encoder.revision, long_text, str(batch_size), *plan.hashes)
     steps = fill_array(layout.vectors, shape, "float16", batch_size * BATCHES_PER_CHUNK, identity, compute)
-    with console.progress(f"Embed {len(plan.texts):,} texts", len(plan.texts)) as meter:
-        for done in steps:
-            meter.set(done)
+    console.follow(f"Embed {len(plan.texts):,} texts", len(plan.texts), steps)
 
 
 def encode_batch(texts: Sequence[str], encoder: TextEncoder, long_text: LongText) -> np.ndarray:
@@ -181,7 +179,7 @@ def finish_store(
         images=len(pairs),
         distinct_texts=len(plan.texts),
         truncated=int(too_long.sum()) if long_text == "truncate" else 0,
-        longest=[(image_id, tokens) for tokens, image_id in longest[:SHOWN_LONGEST] if tokens > encoder.max_tokens],
+        longest={image_id: tokens for tokens, image_id in longest[:SHOWN_LONGEST] if tokens > encoder.max_tokens},
     )
     write_json(layout.manifest, manifest.to_dict())
 
@@ -204,7 +202,7 @@ def report_truncation(store: EmbeddingStore) -> None:
     manifest = store.manifest
     if not manifest.truncated:
         return
-    worst = ", ".join(f"{image_id[:12]} ({tokens:,})" for image_id, tokens in manifest.longest)
+    worst = ", ".join(f"{image_id[:12]} ({tokens:,})" for image_id, tokens in manifest.longest.items())
     console.say(
         f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the "
         f"{manifest.max_tokens} tokens that "

@@ -67,7 +67,7 @@ class Manifest:
         images: number N of image ids.
         distinct_texts: number M of vectors.
         truncated: texts of which the end was not read.
-        longest: the longest of them: image id and number of tokens.
+        longest: the longest of them: tokens by image id.
     """
 
     encoder: str
@@ -79,7 +79,7 @@ class Manifest:
     images: int
     distinct_texts: int
     truncated: int
-    longest: list[tuple[str, int]]
+    longest: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class ShareInOrder(Sampler[list[Key]]):
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._positions) // self._batch_size)
+        return math.ceil(len(self._positions) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self._positions), self._batch_size):
@@ -175,8 +176,8 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
     """Positions of a split's labelled images. TrainingError when there are none."""
-    rows = images.split(split)
-    rows = rows[images.labels[rows] >= 0]
+    in_split = images.split(split)
+    rows: np.ndarray = in_split[images.labels[in_split] >= 0]
     if not len(rows):
         raise TrainingError(f"{images.source} has no labelled {split} images.")
     return rows

@@ -86,31 +86,46 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     Raises:
         ConfigError: the model cannot be split there: something else takes part before the last frozen module.
     """
-    stem = FrozenStem(model, last_to_run(model, frozen_modules(model, names), images))
+    order = execution_order(model, images)
+    positions = [order.index(name) for name in names if name in order]
+    if not positions:
+        raise ConfigError(f"cached_views: the backbone runs none of the modules {', '.join(names)}.")
+    stem = FrozenStem(model, model.get_submodule(order[max(positions)]))
     rest = copy.deepcopy(model)
     for name in names:
         rest.set_submodule(name, nn.Identity())
     if not same_answers(model, stem, rest, images):
+        between = [name for name in order[: max(positions)] if not covered(name, names)]
         raise ConfigError(
-            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs "
-            "before the last of them, so "
-            "their output cannot stand in for the images. Set cached_views to 0, or freeze the modules in "
-            "between as well."
+            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs before the last "
+            f"of them, so their output cannot stand in for the images. Freeze these as well: {', '.join(between) or '-'}; "
+            "or set cached_views to 0."
         )
     return stem, rest
 
 
+def covered(name: str, frozen: Sequence[str]) -> bool:
+    """Whether a module is frozen, lies inside a frozen one, or holds one.
+
+    >>> covered("layer1.0", ["layer1"]), covered("layer1", ["layer1.0"]), covered("maxpool", ["layer1"])
+    (True, True, False)
+    """
+    return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in frozen)
+
+
 @torch.no_grad()
-def last_to_run(model: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> nn.Module:
-    """The module that a forward pass leaves last."""
-    order: list[nn.Module] = []
-    handles = [module.register_forward_hook(lambda module, _, __: order.append(module)) for module in modules]
+def execution_order(model: nn.Module, images: Tensor) -> list[str]:
+    """Names of a model's modules in the order in which a forward pass leaves them."""
+    order: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, ___, name=name: order.append(name))
+        for name, module in model.named_modules()
+        if name
+    ]
     model(images)
     for handle in handles:
         handle.remove()
-    if not order:
-        raise ConfigError("freeze: the modules to store the output of are not run by the backbone.")
-    return order[-1]
+    return order
 
 
 @torch.no_grad()
@@ -156,15 +171,13 @@ class FeatureCache:
         with exclusive(self.folder / f"{name}.lock", f"the features in {path}"):
             plan = f"{self.identity} {images_hash} {views}"
             steps = fill_array(path, shape, "float16", self.batch_size, plan, lambda rows: self._compute(inputs, rows))
-            with console.progress(f"Cache {name} features", shape[0]) as meter:
-                for done in steps:
-                    meter.set(done)
+            console.follow(f"Cache {name} features", shape[0], steps)
         return CachedInputs(path, len(inputs))
 
     @torch.no_grad()
     def _compute(self, inputs: ImageInputs, rows: slice) -> np.ndarray:
         keys = (divmod(row, len(inputs)) for row in range(rows.start, rows.stop))
-        batch = torch.stack([inputs[key] for key in keys]).to(self.device)
+        batch = torch.stack([inputs[key] for key in keys]).to(self.device, memory_format=torch.channels_last)
         return np.asarray(self.stem(batch).cpu().numpy())
 
 

@@ -55,7 +55,6 @@ class Trainer:
         accelerator: device, processes, precision.
         watch: watches the losses.
         progress: how far the run has come.
-        meter: shows progress.
         save: called after every step and epoch, to write a checkpoint when it is time to.
     """
 
@@ -74,7 +73,6 @@ class Trainer:
     accelerator: Accelerator
     watch: LossWatch
     progress: Progress
-    meter: Meter
     save: Callable[[Trainer], None] = lambda _: None
 
     @property
@@ -95,18 +93,20 @@ class Trainer:
         return kept
 
 
-def fit(trainer: Trainer) -> None:
-    """Train from wherever `trainer.progress` stands to the last epoch."""
+def fit(trainer: Trainer, meter: Meter) -> None:
+    """Train from wherever `trainer.progress` stands to the last epoch, one tick of the meter a step."""
     progress = trainer.progress
+    meter.set(progress.epoch * trainer.steps_per_epoch + progress.step)
     while progress.epoch < trainer.recipe.epochs:
         started = time.monotonic()
-        rate = train_epoch(trainer)
+        rate = train_epoch(trainer, meter)
         accuracy = validate(trainer)
         record_epoch(trainer, rate, accuracy, time.monotonic() - started)
+        meter.note(f"validation {accuracy:.1%}, best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
 
 
-def train_epoch(trainer: Trainer) -> float:
+def train_epoch(trainer: Trainer, meter: Meter) -> float:
     """Train the rest of the current epoch; the learning rate of its last step."""
     recipe, progress = trainer.recipe, trainer.progress
     trainer.model.train()
@@ -132,7 +132,7 @@ def train_epoch(trainer: Trainer) -> float:
         # 4) accounts
         trainer.watch.record(progress.epoch, step, rows, losses)
         progress.step = step + 1
-        trainer.meter.advance()
+        meter.advance()
         trainer.save(trainer)
     trainer.watch.look()
     return rate
@@ -209,4 +209,3 @@ def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float)
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.kept_backbone.state_dict().items()}
     watch.classification_sum = watch.alignment_sum = 0.0
     progress.epoch, progress.step = progress.epoch + 1, 0
-    trainer.meter.note(f"validation {accuracy:.1%}, best {progress.best_accuracy:.1%}")

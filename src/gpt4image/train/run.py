@@ -118,15 +118,15 @@ def train_to_end(job: Job, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(job.seed)
     backbone = build_backbone(job.recipe, len(job.images.classes))
-    with console.progress(f"Train {job.arm.name}, seed {job.seed}") as meter:
-        trainer = build_trainer(job, backbone, accelerator, meter)
-        meter.total(job.recipe.epochs * trainer.steps_per_epoch)
-        checkpoint = load_checkpoint(job.layout.checkpoint)
-        if checkpoint:
-            restore_state(trainer, *checkpoint)
-        if accelerator.is_main_process:
-            trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds)
-        fit(trainer)
+    trainer = build_trainer(job, backbone, accelerator)
+    checkpoint = load_checkpoint(job.layout.checkpoint)
+    if checkpoint:
+        restore_state(trainer, *checkpoint)
+    if accelerator.is_main_process:
+        trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds)
+    steps = job.recipe.epochs * trainer.steps_per_epoch
+    with console.progress(f"Train {job.arm.name}, seed {job.seed}", steps) as meter:
+        fit(trainer, meter)
     if accelerator.is_main_process:
         write_result(trainer, backbone, job.layout)
 

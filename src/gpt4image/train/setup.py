@@ -12,7 +12,6 @@ from torch import nn
 from gpt4image.align.alignment import AlignmentLoss
 from gpt4image.align.model import AlignedModel, feature_width
 from gpt4image.align.projector import Projector
-from gpt4image.console import Meter
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import seed_everything
@@ -43,14 +42,13 @@ STEPS_BETWEEN_LOOKS = 50
 """Steps between two looks at the losses on a GPU; on a CPU looking costs nothing."""
 
 
-def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator, meter: Meter) -> Trainer:
+def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator) -> Trainer:
     """Make everything ready for the first step.
 
     Args:
         job: the run.
         backbone: whole backbone, on the CPU; its frozen modules are frozen.
         accelerator: device, processes, precision.
-        meter: shows progress.
     """
     images, store, recipe, seed = job.images, job.store, job.recipe, job.seed
     rows = {split: labelled_rows(images, split) for split in ("train", "validation")}
@@ -78,7 +76,6 @@ def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator, meter
         accelerator=accelerator,
         watch=make_watch(images, accelerator),
         progress=Progress(),
-        meter=meter,
     )
 
 
@@ -135,4 +132,3 @@ def restore_state(trainer: Trainer, progress: Progress, states: dict[str, Any]) 
         trainer.accelerator.scaler.load_state_dict(states["scaler"])
     trainer.watch.classification_sum = progress.classification_sum
     trainer.watch.alignment_sum = progress.alignment_sum
-    trainer.meter.set(progress.epoch * trainer.steps_per_epoch + progress.step)

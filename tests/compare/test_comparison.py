@@ -1,0 +1,81 @@
+"""Two arms, their seeds, and records that add up."""
+
+import numpy as np
+import pytest
+
+from gpt4image import compare_arms, open_run, write_report
+from gpt4image.compare.records import Comparison, Gallery
+from gpt4image.errors import ConfigError, StoreError
+from gpt4image.evaluate import answer_test_images
+
+
+@pytest.fixture(scope="module")
+def work(images, descriptions, store, tmp_path_factory):
+    from gpt4image import Recipe
+
+    folder = tmp_path_factory.mktemp("compare")
+    recipe = Recipe(backbone="resnet10t", pretrained=False, image_size=32, epochs=2, batch_size=8, lr=2e-3)
+    compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1))
+    return folder, recipe
+
+
+def test_records_follow_from_the_answers(work, images):
+    folder, _ = work
+    comparison = Comparison.load(folder / "comparison.json")
+    right = {}
+    for arm in comparison.arms:
+        for run in arm.runs:
+            answers = answer_test_images(open_run(folder / "runs" / f"{arm.name}-{run.seed}"), images)
+            right[arm.name, run.seed] = answers.logits.argmax(axis=1) == answers.labels
+            assert run.test_accuracy == pytest.approx(right[arm.name, run.seed].mean())
+        assert np.sum(arm.confusion) == 2 * len(images.split("test"))
+    expected = [right["described", s].mean() - right["baseline", s].mean() for s in (0, 1)]
+    assert comparison.difference.per_seed == pytest.approx(expected)
+    assert comparison.difference.mean == pytest.approx(np.mean(expected))
+    assert comparison.difference.low <= comparison.difference.mean <= comparison.difference.high
+    weighted = sum(c.difference * c.test_images for c in comparison.per_class) / len(images.split("test"))
+    assert weighted == pytest.approx(comparison.difference.mean)
+    assert (
+        comparison.data.images == {"train": 24, "validation": 3, "test": 9}
+        or sum(comparison.data.images.values()) == 36
+    )
+
+
+def test_gallery_groups_say_what_the_answers_say(work):
+    gallery = Gallery.load(work[0] / "gallery.json")
+    assert gallery.items
+    for item in gallery.items:
+        before, after = (item.answers[arm].right for arm in ("baseline", "described"))
+        expected = {(False, True): "mended", (True, False): "broken", (True, True): "both right"}
+        assert item.group == expected.get((before, after), "both wrong")
+        assert item.label in item.description
+
+
+def test_finished_runs_are_not_trained_again(work, images, descriptions, store):
+    folder, recipe = work
+    weights = sorted(folder.glob("runs/*/best.safetensors"))
+    assert len(weights) == 4
+    before = [path.stat().st_mtime_ns for path in weights]
+    again = compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1))
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    first = Comparison.load(folder / "comparison.json")
+    assert again.difference == first.difference
+
+
+def test_report_is_written(work):
+    page = write_report(work[0]).read_text()
+    assert "labels and descriptions" in page
+    assert "A red disc" in page
+
+
+def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm, tmp_path):
+    from gpt4image import embed_descriptions
+    from gpt4image.describe.descriptions import join_texts
+
+    folder, recipe = work
+    for seeds in ((), (1, 1), (-1,)):
+        with pytest.raises(ConfigError, match="different numbers"):
+            compare_arms(images, descriptions, store, recipe, folder, seeds=seeds)
+    other = join_texts(images, [(images.ids[0].decode(), "other")], 0, "other")
+    with pytest.raises(StoreError, match="other descriptions"):
+        compare_arms(images, descriptions, embed_descriptions(other, minilm, tmp_path / "o"), recipe, folder)

@@ -1,0 +1,70 @@
+"""Intervals that keep their promise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gpt4image.compare.statistics import paired_interval
+
+
+def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
+    """Share of simulated tables of mean 0 whose interval holds 0."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(tables):
+        table = (
+            seed_spread * generator.standard_normal((seeds, 1))
+            + image_spread * generator.standard_normal((1, images))
+            + noise * generator.standard_normal((seeds, images))
+        )
+        found = paired_interval(table)
+        held += found.low <= 0 <= found.high
+    return held / tables
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize(("seed_spread", "image_spread"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.5), (0.05, 0.5)])
+def test_interval_holds_the_truth_at_least_as_often_as_it_says(seeds, seed_spread, image_spread):
+    assert coverage(seeds, 100, seed_spread, image_spread, noise=0.5) >= 0.93
+
+
+def test_naive_interval_over_images_would_not():
+    """Why seeds must count: with seed luck, images alone cover far less than they claim."""
+    generator = np.random.default_rng(1)
+    held = 0
+    for _ in range(300):
+        table = 0.1 * generator.standard_normal((3, 1)) + 0.5 * generator.standard_normal((3, 100))
+        naive = paired_interval(table[:1])
+        held += naive.low <= 0 <= naive.high
+    assert held / 300 < 0.8
+
+
+def test_seed_luck_alone_is_the_paired_t_test():
+    """Where every image differs alike, the interval over seeds is scipy's."""
+    by_seed = np.array([0.01, 0.05, -0.02, 0.03])
+    found = paired_interval(np.repeat(by_seed[:, None], 50, axis=1))
+    low, high = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((by_seed.mean(), low, high))
+
+
+def test_one_seed_is_the_paired_t_test_over_images():
+    differences = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], 80)
+    found = paired_interval(differences[None])
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.covers == "images only"
+
+
+def test_image_luck_stays_however_many_seeds():
+    """A hundred seeds on ten images that differ among themselves do not make the ten images more."""
+    table = np.random.default_rng(3).standard_normal((1, 10)) + 1e-3 * np.random.default_rng(4).standard_normal(
+        (100, 10)
+    )
+    found = paired_interval(table)
+    low, high = stats.ttest_1samp(table.mean(axis=0), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-2)
+
+
+def test_no_difference_at_all():
+    found = paired_interval(np.zeros((3, 20)))
+    assert (found.mean, found.low, found.high) == (0, 0, 0)

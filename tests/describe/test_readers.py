@@ -1,0 +1,151 @@
+"""Descriptions from every kind of source, joined to the right image or refused with a reason."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gpt4image import load_descriptions, load_images
+from gpt4image.errors import DescriptionError
+
+
+def text_by_path(images, found) -> dict[str, str]:
+    texts = dict(found.pairs())
+    return {images.path(i): texts.get(image_id.decode()) for i, image_id in enumerate(images.ids)}
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("key", ["id", "path", "absolute path"])
+def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
+    def keyed(index: int) -> dict:
+        path = images.path(index)
+        value = {"id": images.ids[index].decode(), "path": f"./{path}", "absolute path": str(image_set / path)}[key]
+        return {"id" if key == "id" else "file_name": value, "description": f'of "{path}",\nline two'}
+
+    rows = [keyed(i) for i in reversed(range(len(images))) if i != 5]
+    found = load_descriptions(images, str(write(tmp_path / f"texts{suffix}", rows)))
+    texts = text_by_path(images, found)
+    assert texts.pop(images.path(5)) is None
+    assert all(text == f'of "{path}",\nline two' for path, text in texts.items())
+    assert sum(found.coverage.without_text.values()) == 1
+    assert "35 of 36 images have a text" in found.coverage.line()
+
+
+def test_texts_that_fit_no_image(images, tmp_path):
+    rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
+    path = write(tmp_path / "texts.csv", rows)
+    with pytest.raises(DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*--orphan-texts skip"):
+        load_descriptions(images, str(path))
+    found = load_descriptions(images, str(path), orphan_texts="skip")
+    assert (len(found), found.coverage.orphans) == (1, 1)
+
+
+def test_empty_repeated_and_surplus_texts(images, tmp_path):
+    rows = [{"path": images.path(i), "text": "same"} for i in range(3)]
+    rows += [{"path": images.path(3), "text": "  "}, {"path": images.path(0), "text": "another"}]
+    found = load_descriptions(images, str(write(tmp_path / "texts.csv", rows)))
+    assert len(found) == 3
+    assert (found.coverage.repeated, found.coverage.surplus) == (1, 1)
+    assert text_by_path(images, found)[images.path(0)] == "same"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"path": "x", "text": "t"}\n{"path": \n', r"a\.jsonl, row 2: not JSON"),
+        ("a.jsonl", '["x"]\n', "row 1: must be a JSON object"),
+        ("a.csv", "path,text\nx,t\ny,t,surplus\n", "row 3: has more fields"),
+        ("a.csv", "path,words\nx,t\n", r"row 2: needs one of.*--text-column"),
+        ("a.csv", 'path,text\nx,"open', "row"),
+        ("a.csv", b"path,text\nx,\xff\xfe\n", "row 2"),
+        ("a.jsonl", '{"path": 3, "text": "t"}\n', "row 1: path and text must be text"),
+        ("a.parquet", "not parquet", "cannot be read as Parquet"),
+        ("a.xlsx", "", "come as"),
+    ],
+)
+def test_broken_files_name_file_and_row(images, tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DescriptionError, match=message) as caught:
+        load_descriptions(images, str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_unknown_source_lists_the_text_columns(images):
+    with pytest.raises(DescriptionError, match="Its text columns: none"):
+        load_descriptions(images, "description")
+
+
+def test_column_of_the_image_set():
+    from gpt4image.demo import example_images
+
+    images = load_images(example_images())
+    found = load_descriptions(images, "description")
+    assert sum(found.coverage.with_text.values()) == len(images) == 1830
+    assert dict(found.pairs())[images.ids[0].decode()] == images.texts("description")[0]
+
+
+class TestReferenceList:
+    """The reference project's file: a torch-saved list in ImageFolder order."""
+
+    @pytest.fixture
+    def folder(self, image_set, tmp_path):
+        shutil.copytree(image_set, tmp_path / "set" / "train")
+        shutil.copytree(image_set / "red", tmp_path / "set" / "test" / "red")
+        (tmp_path / "set" / "train" / "green" / "003.png").write_bytes(b"broken")
+        (tmp_path / "set" / "train" / "green" / "notes.txt").write_text("not an image")
+        return tmp_path / "set"
+
+    def test_pairs_as_image_folder_does(self, folder, tmp_path):
+        from torchvision.datasets import ImageFolder
+
+        listed = [Path(path).relative_to(folder).as_posix() for path, _ in ImageFolder(folder / "train").samples]
+        torch.save([f"text of {path}" for path in listed], tmp_path / "texts.pth")
+        images = load_images(folder)
+        found = load_descriptions(images, str(tmp_path / "texts.pth"))
+        texts = text_by_path(images, found)
+        train = {path: text for path, text in texts.items() if path.startswith("train/")}
+        assert len(train) == 35
+        assert all(text == f"text of {path}" for path, text in train.items())
+
+    def test_other_length_is_refused_with_both_counts(self, folder, tmp_path):
+        torch.save(["text"] * 35, tmp_path / "texts.pth")
+        with pytest.raises(DescriptionError, match=r"holds 35 texts, but .* has 36 images"):
+            load_descriptions(load_images(folder), str(tmp_path / "texts.pth"))
+
+    def test_objects_are_not_unpickled(self, folder, tmp_path):
+        torch.save([Trap(tmp_path / "sprung")], tmp_path / "texts.pth")
+        with pytest.raises(DescriptionError, match="cannot be read"):
+            load_descriptions(load_images(folder), str(tmp_path / "texts.pth"))
+        assert not (tmp_path / "sprung").exists()
+        torch.save({"a": "b"}, tmp_path / "texts.pth")
+        with pytest.raises(DescriptionError, match="holds a dict, not a list"):
+            load_descriptions(load_images(folder), str(tmp_path / "texts.pth"))
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -1,0 +1,102 @@
+"""The exported model is a plain timm model that answers as the trained one."""
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from gpt4image import export_model, predict_images, train_model
+from gpt4image.errors import ConfigError, DataError, ExportError
+from gpt4image.evaluate import load_backbone
+from gpt4image.export.model import sample_images
+
+
+@pytest.fixture(scope="module")
+def run(images, store, tmp_path_factory):
+    from gpt4image import Recipe
+
+    recipe = Recipe(
+        backbone="resnet10t", pretrained=False, image_size=32, epochs=6, batch_size=8, lr=3e-3, crop_scale=(0.8, 1.0)
+    )
+    return train_model(images, store, recipe, tmp_path_factory.mktemp("run") / "described-0")
+
+
+@pytest.fixture(scope="module")
+def exported(run, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    return folder, export_model(run, images, folder)
+
+
+def test_plain_timm_and_onnx_answer_alike(run, images, exported):
+    folder, parity = exported
+    sample = sample_images(run, images)
+    with torch.no_grad():
+        expected = load_backbone(run)(sample).numpy()
+        plain = timm.create_model("resnet10t", num_classes=3, checkpoint_path=str(folder / "model.safetensors")).eval()
+        np.testing.assert_allclose(plain(sample).numpy(), expected, atol=1e-6)
+        local = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        np.testing.assert_allclose(local(sample).numpy(), expected, atol=1e-6)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    for size in (1, 5):
+        answered = session.run(None, {"images": sample[:size].numpy()})[0]
+        np.testing.assert_allclose(answered, expected[:size], atol=1e-3)
+    assert [found.form for found in parity] == ["timm safetensors", "ONNX"]
+    assert all(found.difference <= 1e-3 and found.images == len(sample) for found in parity)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["label_names"] == list(images.classes)
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+
+
+def test_difference_above_the_tolerance_leaves_nothing(run, images, tmp_path, monkeypatch):
+    import gpt4image.export.model as module
+
+    plain = module.save_file
+
+    def corrupt(state, path):
+        plain({key: value + 0.01 if key == "fc.bias" else value for key, value in state.items()}, path)
+
+    monkeypatch.setattr(module, "save_file", corrupt)
+    with pytest.raises(ExportError, match=r"timm safetensors: largest logit difference 1.0e-02.*nothing was exported"):
+        export_model(run, images, tmp_path / "model", onnx=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_of_something_else_is_left_alone(run, images, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else"):
+        export_model(run, images, tmp_path, onnx=False)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_predicts_images_and_goes_on_after_a_broken_one(image_set, exported, tmp_path):
+    folder, _ = exported
+    for name in ("red", "blue"):
+        shutil.copy(image_set / name / "004.png", tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    found = {p.path.name: p for p in predict_images(folder, [tmp_path], top=2)}
+    assert found["red.png"].answers[0][0] == "red"
+    assert found["blue.png"].answers[0][0] == "blue"
+    assert len(found["red.png"].answers) == 2
+    assert found["red.png"].answers[0][1] > found["red.png"].answers[1][1]
+    assert found["broken.png"].answers == ()
+    assert "broken.png" in found["broken.png"].error
+
+    with pytest.raises(DataError, match="does not exist"):
+        list(predict_images(folder, [tmp_path / "nowhere.png"]))
+    with pytest.raises(ConfigError, match="no exported model"):
+        list(predict_images(tmp_path, [tmp_path / "red.png"]))
+
+
+def test_exporting_again_replaces_the_earlier_export(run, images, tmp_path):
+    export_model(run, images, tmp_path / "model", onnx=False)
+    state = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({key: value * 0 for key, value in state.items()}, tmp_path / "model" / "model.safetensors")
+    export_model(run, images, tmp_path / "model", onnx=False)
+    again = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(state[key], again[key]) for key in state)

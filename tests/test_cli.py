@@ -1,0 +1,89 @@
+"""The command line as a person meets it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gpt4image.cli import main, parse
+
+TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+
+
+def in_fresh_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_and_import_load_nothing_heavy():
+    heavy = "{'torch', 'timm', 'datasets', 'sentence_transformers', 'numpy', 'pyarrow', 'matplotlib'}"
+    assert in_fresh_python(f"import gpt4image, sys; print({heavy} & set(sys.modules))") == "set()\n"
+    code = f"""
+import sys
+from gpt4image.cli import main
+try:
+    main(['compare', '--help'])
+except SystemExit as end:
+    print(end.code, {heavy} & set(sys.modules))
+"""
+    output = in_fresh_python(code)
+    assert "--weight FLOAT" in output
+    assert "Weight of the alignment loss beside the cross-entropy." in output
+    assert output.endswith("0 set()\n")
+
+
+def test_settings_of_the_command_line_come_before_the_file(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("lr = 0.01\nepochs = 3\n")
+    for arguments in (["--config", str(path)], [f"--config={path}"]):
+        command = parse(["compare", "data", *arguments, "--epochs", "7", "--freeze", "conv1", "bn1"])
+        assert (command.recipe.lr, command.recipe.epochs, command.recipe.freeze) == (0.01, 7, ("conv1", "bn1"))
+        assert command.source.data == "data"
+
+
+def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
+    assert main(["images", str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "Traceback" not in message
+    (tmp_path / "recipe.toml").write_text("epoch = 3\n")
+    assert main(["train", str(image_set), "--config", str(tmp_path / "recipe.toml")]) == 1
+    assert "Did you mean 'epochs'" in capsys.readouterr().err
+    assert main(["report", "--work", str(tmp_path)]) == 1
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "data", "--epoch", "3"])
+    assert end.value.code == 2
+
+
+def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, tmp_path, capsys):
+    work, model = tmp_path / "work", tmp_path / "model"
+    (work.parent / "odd").mkdir()
+    where = [str(image_set), "--work", str(work)]
+    text = ["--text", str(descriptions_file)]
+
+    assert main(["images", *where]) == 0
+    assert main(["embed", *where, *text]) == 0
+    assert "36 distinct texts of 36 images, 384 numbers each" in capsys.readouterr().out
+    assert main(["train", *where, *text, *TINY, "--seed", "1"]) == 0
+    assert main(["compare", *where, *text, *TINY, "--seeds", "2"]) == 0
+    captured = capsys.readouterr()
+    assert "report.html" in captured.out
+    assert "Train described, seed 1" not in captured.err
+    assert main(["report", "--work", str(work)]) == 0
+    assert main(["export", *where, "--run", str(work / "runs" / "described-1"), "--out", str(model), "--no-onnx"]) == 0
+    assert "largest logit difference" in capsys.readouterr().out
+    assert main(["predict", str(model), str(image_set / "red" / "000.png")]) == 0
+    path, *answers = capsys.readouterr().out.strip().split("\t")
+    assert path.endswith("000.png")
+    assert set(answers[::2]) == {"blue", "green", "red"}
+
+
+def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "set"
+    shutil.copytree(image_set, folder)
+    (folder / "red" / "a\x1b[31m.png").write_bytes(b"broken")
+    assert main(["images", str(folder), "--work", str(tmp_path / "work")]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b[31m.png" not in captured.out + captured.err
+    assert r"a\x1b[31m.png" in captured.out

@@ -1,0 +1,85 @@
+"""Files that are whole or absent."""
+
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from gpt4image.errors import BusyError, StoreError
+from gpt4image.files import FillingArray, atomic_write, exclusive, fill_array, read_json, write_json
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert read_json(path) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text("{")
+    with pytest.raises(StoreError, match=r"value\.json cannot be read"):
+        read_json(path)
+
+
+def fill(path, computed, plan="plan", stop_after=None):
+    def compute(rows):
+        if stop_after is not None and len(computed) == stop_after:
+            raise KeyboardInterrupt
+        computed.append(rows)
+        return np.arange(rows.start, rows.stop)[:, None] * np.ones(3)
+
+    list(fill_array(path, (10, 3), "float16", 4, plan, compute))
+
+
+def test_interrupted_array_goes_on_where_it_was(tmp_path):
+    path, computed = tmp_path / "a.npy", []
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, computed, stop_after=2)
+    assert not path.exists()
+    fill(path, computed)
+    assert computed == [slice(0, 4), slice(4, 8), slice(8, 10)]
+    assert np.array_equal(np.load(path)[:, 1], np.arange(10))
+    fill(path, computed)
+    assert len(computed) == 3
+
+
+def test_array_of_another_plan_is_filled_anew(tmp_path):
+    path, computed = tmp_path / "a.npy", []
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, computed, stop_after=1)
+    fill(path, computed, plan="other")
+    assert len(computed) == 1 + 3
+    fill(path, computed, plan="third")
+    assert len(computed) == 1 + 3 + 3
+
+
+def test_chunk_is_marked_only_after_its_rows(tmp_path):
+    array = FillingArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
+    array.write(1, np.ones((4, 2)))
+    again = FillingArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
+    assert again.remaining == [0]
+    with pytest.raises(StoreError, match="1 of 2 chunks"):
+        again.finish()
+
+
+def hold(path, held):
+    with exclusive(path, "the work"):
+        held.set()
+        signal.pause()
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "lock", held))
+    process.start()
+    assert held.wait(30)
+    with pytest.raises(BusyError, match="at work on the work"), exclusive(tmp_path / "lock", "the work"):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with exclusive(tmp_path / "lock", "the work"):
+        pass

@@ -1,0 +1,55 @@
+"""The public names, and the promises of the README."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpt4image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", gpt4image.__all__)
+def test_public_names_exist_and_are_documented(name):
+    found = getattr(gpt4image, name)
+    assert found.__doc__
+    assert importlib.import_module(found.__module__)
+
+
+def test_all_is_sorted_and_complete():
+    assert list(gpt4image.__all__) == sorted(gpt4image.__all__)
+    assert set(gpt4image._HOMES) == set(gpt4image.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = gpt4image.nothing
+
+
+def test_errors_of_the_docstring_are_the_errors_of_the_module():
+    from gpt4image import errors
+
+    named = set(re.findall(r"(\w+Error)\b", errors.__doc__))
+    assert named == {name for name in vars(errors) if name.endswith("Error")}
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(python_blocks())))
+def test_python_examples_of_the_readme_run(number, image_set, descriptions_file, store, tmp_path):
+    code = python_blocks()[number]
+    code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
+    code = code.replace('"embeddings"', repr(str(store.layout.folder))).replace('"work"', repr(str(tmp_path)))
+    code = code.replace("resnet50", "resnet10t").replace("pretrained=True", "pretrained=False")
+    code = code.replace("epochs=20", "epochs=1, batch_size=8, image_size=32")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_method_in_someone_elses_loop_is_short():
+    loops = [block for block in python_blocks() if "AlignmentLoss(" in block]
+    assert loops
+    assert all(len(block.strip().splitlines()) < 15 for block in loops)

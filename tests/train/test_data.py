@@ -1,0 +1,91 @@
+"""The same batches whatever the number of workers or processes, and the right text beside each image."""
+
+import numpy as np
+import pytest
+import torch
+
+from gpt4image.train.augment import preprocessing, training_transform
+from gpt4image.train.backbone import build_backbone
+from gpt4image.train.data import (
+    EpochBatches,
+    ImageInputs,
+    LabelledInputs,
+    Loading,
+    ShareInOrder,
+    fitting_batch_size,
+    labelled_rows,
+    make_loader,
+)
+
+
+def one_epoch(images, store, recipe, workers, epoch=1, start=0):
+    rows = labelled_rows(images, "train")
+    config = preprocessing(build_backbone(recipe, 3), recipe.image_size)
+    dataset = LabelledInputs(ImageInputs(images, rows, training_transform(recipe, config), seed=5), images, rows, store)
+    batches = EpochBatches(len(rows), 8, seed=5)
+    batches.epoch, batches.start = epoch, start
+    return list(make_loader(dataset, batches, Loading(workers)))
+
+
+def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, store, small_recipe):
+    recipe = small_recipe(color_jitter=0.4, auto_augment="rand-m9", random_erase=0.5)
+    alone, helped = one_epoch(images, store, recipe, 0), one_epoch(images, store, recipe, 2)
+    resumed = one_epoch(images, store, recipe, 0, start=1)
+    assert len(alone) == len(helped) == len(resumed) + 1
+    for expected, found in [*zip(alone, helped, strict=True), *zip(alone[1:], resumed, strict=True)]:
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    other_epoch = one_epoch(images, store, recipe, 0, epoch=2)
+    assert not torch.equal(alone[0].inputs, other_epoch[0].inputs)
+
+
+def test_each_image_has_its_own_text_and_label(images, store, descriptions, small_recipe):
+    texts = dict(descriptions.pairs())
+    for batch in one_epoch(images, store, small_recipe(), 0):
+        for row, label, vector, has_text in zip(batch.rows, batch.labels, batch.text, batch.has_text, strict=True):
+            image_id = images.ids[row].decode()
+            assert images.path(int(row)).startswith(images.classes[label])
+            assert images.classes[label] in texts[image_id]
+            assert has_text
+            assert torch.equal(vector, store.lookup([image_id])[0][0])
+
+
+def test_images_without_text_are_marked(images, descriptions, minilm, tmp_path, small_recipe):
+    from gpt4image import embed_descriptions
+    from gpt4image.describe.descriptions import join_texts
+
+    pairs = list(descriptions.pairs())[::2]
+    store = embed_descriptions(join_texts(images, pairs, 0, "half"), minilm, tmp_path / "half")
+    known = {image_id for image_id, _ in pairs}
+    for batch in one_epoch(images, store, small_recipe(), 0):
+        expected = [images.ids[row].decode() in known for row in batch.rows]
+        assert batch.has_text.tolist() == expected
+        assert batch.text[~batch.has_text].abs().sum() == 0
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_one(processes):
+    def epoch(process, count):
+        return list(EpochBatches(30, 8, 3, process, count))
+
+    shares = [epoch(process, processes) for process in range(processes)]
+    for number, batch in enumerate(epoch(0, 1)):
+        together = [key for share in shares for key in share[number]]
+        assert sorted(together) == sorted(batch)
+        assert {len(share[number]) for share in shares} == {8 // processes}
+    in_order = [key for p in range(processes) for batch in ShareInOrder(11, 2, p, processes) for key in batch]
+    assert sorted(position for _, position in in_order) == list(range(11))
+
+
+def test_every_image_once_an_epoch_in_a_new_order():
+    batches = EpochBatches(24, 8, seed=0)
+    first = [position for batch in batches for _, position in batch]
+    batches.epoch = 1
+    second = [position for batch in batches for _, position in batch]
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first != second
+    assert np.array_equal(first, [p for batch in EpochBatches(24, 8, seed=0) for _, p in batch])
+
+
+def test_small_sets_make_small_batches():
+    assert fitting_batch_size(64, 1, 100) == 64
+    assert fitting_batch_size(64, 1, 11) == 10

@@ -1,0 +1,295 @@
+"""Runs: the right losses, exact resume, clear ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from gpt4image import AlignmentLoss, Recipe, train_model
+from gpt4image.errors import BusyError, ConfigError, TrainingError
+from gpt4image.evaluate import answer_test_images, load_backbone
+from gpt4image.train.backbone import build_backbone
+from gpt4image.train.data import Batch
+from gpt4image.train.loop import compute_losses, mix_images
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size"),
+    [("resnet10t", 32), ("convnext_atto", 32), ("vit_tiny_patch16_224", 32), ("mobilenetv3_small_050", 32)],
+)
+def test_any_backbone_trains_and_leaves_a_plain_timm_model(images, store, small_recipe, tmp_path, backbone, image_size):
+    import timm
+
+    recipe = small_recipe(backbone=backbone, image_size=image_size, epochs=1, drop_path=0.1)
+    run = train_model(images, store, recipe, tmp_path / "run")
+    options = {"img_size": image_size} if backbone.startswith("vit") else {}
+    plain = timm.create_model(backbone, num_classes=3, checkpoint_path=str(run.layout.weights), **options)
+    assert not any("projector" in key for key in load_file(run.layout.weights))
+    torch.testing.assert_close(plain.state_dict(), load_backbone(run).state_dict())
+    assert run.history[0]["alignment_loss"] > 0
+
+
+def test_learns_and_answers_test_images_once(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=8, lr=3e-3, crop_scale=(0.8, 1.0))
+    run = train_model(images, store, recipe, tmp_path / "run")
+    answers = answer_test_images(run, images)
+    assert (answers.logits.argmax(axis=1) == answers.labels).mean() > 0.8
+    assert run.history[-1]["alignment_loss"] < run.history[0]["alignment_loss"]
+
+    stored = run.layout.folder / "test.safetensors"
+    before = stored.stat().st_mtime_ns
+    assert np.array_equal(answer_test_images(run, images).logits, answers.logits)
+    assert stored.stat().st_mtime_ns == before
+
+
+def test_both_arms_start_alike_and_see_the_same(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, weight=0.0, drop_path=0.2, mixup=0.4, clip_grad=None)
+    runs = [train_model(images, store, recipe, tmp_path / arm, arm=arm) for arm in ("baseline", "described")]
+    weights = [load_file(run.layout.weights) for run in runs]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_seeds_differ(images, small_recipe, tmp_path):
+    runs = [
+        train_model(images, None, small_recipe(epochs=1), tmp_path / str(s), arm="baseline", seed=s) for s in (0, 1)
+    ]
+    weights = [load_file(run.layout.weights) for run in runs]
+    assert not torch.equal(weights[0]["fc.weight"], weights[1]["fc.weight"])
+
+
+def test_best_epoch_is_the_first_with_the_highest_validation_accuracy(images, small_recipe, tmp_path):
+    run = train_model(images, None, small_recipe(epochs=5), tmp_path / "run", arm="baseline")
+    accuracies = [epoch["validation_accuracy"] for epoch in run.history]
+    assert run.best_epoch == int(np.argmax(accuracies))
+    assert run.best_accuracy == max(accuracies)
+
+
+class FakeTrainer:
+    """What `compute_losses` reads of a trainer, with a linear model."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.classes, self.accelerator = recipe, 3, Accelerator()
+        self.alignment = AlignmentLoss(recipe.loss, recipe.temperature)
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(12, 3 + 5)
+
+    def model(self, inputs):
+        from gpt4image.align.model import AlignedOutput
+
+        out = self.linear(inputs.flatten(1))
+        return AlignedOutput(out[:, :3], out[:, 3:], out[:, 3:])
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_texts_are_mixed_as_the_images_are(kind):
+    """The mixing matrix reproduces the mixed images (mixup), or their areas (cutmix), and is applied to the texts."""
+    torch.manual_seed(3)
+    np.random.seed(3)
+    recipe = Recipe(**{kind: 1.0}, label_smoothing=0.0)
+    inputs = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 8).clone()
+    mixed, mixing = mix_images(recipe, inputs.clone())
+    assert mixing.sum(dim=1).tolist() == pytest.approx([1.0] * 6)
+    assert 0 < mixing[0, 0] < 1
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), mixing @ torch.arange(6.0), atol=1e-4, rtol=1e-4)
+
+    recipe = replace(recipe, batch_size=6)
+    trainer = FakeTrainer(recipe)
+    inputs, text, labels = torch.randn(6, 3, 2, 2), torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    has_text = torch.tensor([True, True, True, False, True, True])
+    np.random.seed(7)
+    classification, alignment = compute_losses(trainer, Batch(inputs.clone(), labels, text, has_text, labels))
+    np.random.seed(7)
+    mixed, mixing = mix_images(recipe, inputs.clone())
+    partner = torch.arange(5, -1, -1)
+    share = mixing[0, 0]
+    mixed_text = share * text + (1 - share) * text[partner]
+    known = has_text & has_text[partner]
+    output = trainer.model(mixed)
+    expected = AlignmentLoss("clip", 0.2)(output.projected[known], mixed_text[known])
+    assert alignment.item() == pytest.approx(expected.item(), abs=1e-5)
+    log = output.logits.log_softmax(dim=1)
+    by_hand = -(share * log[range(6), labels] + (1 - share) * log[range(6), labels[partner]]).mean()
+    assert classification.item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_classification_alone_is_plain_cross_entropy():
+    trainer = FakeTrainer(Recipe(label_smoothing=0.1))
+    trainer.alignment = None
+    labels = torch.tensor([0, 1, 2, 0])
+    inputs = torch.randn(4, 3, 2, 2)
+    batch = Batch(inputs, labels, torch.zeros(4, 0), torch.zeros(4, dtype=torch.bool), labels)
+    classification, alignment = compute_losses(trainer, batch)
+    expected = F.cross_entropy(trainer.model(inputs).logits, labels, label_smoothing=0.1)
+    assert (classification.item(), alignment.item()) == (expected.item(), 0)
+
+
+def test_accumulated_batch_has_the_gradient_of_the_whole(images, small_recipe, tmp_path):
+    """Without batch normalisation and without the contrastive loss, parts of a batch add up to it."""
+    recipe = small_recipe(
+        backbone="vit_tiny_patch16_224", epochs=1, optimizer="sgd", clip_grad=None, crop_scale=(1.0, 1.0)
+    )
+    whole = train_model(images, None, recipe, tmp_path / "whole", arm="baseline")
+    parts = train_model(images, None, replace(recipe, accumulate=4), tmp_path / "parts", arm="baseline")
+    a, b = load_file(whole.layout.weights), load_file(parts.layout.weights)
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
+
+
+def test_moving_average_is_what_is_kept(images, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1)
+    plain = train_model(images, None, recipe, tmp_path / "plain", arm="baseline")
+    slow = train_model(images, None, replace(recipe, ema_decay=0.999), tmp_path / "slow", arm="baseline")
+    from gpt4image.train.augment import seed_everything
+
+    seed_everything(0)
+    start = build_backbone(recipe, 3).state_dict()["fc.weight"]
+    moved = load_file(plain.layout.weights)["fc.weight"] - start
+    averaged = load_file(slow.layout.weights)["fc.weight"] - start
+    assert 0 < averaged.norm() < 0.1 * moved.norm()
+
+
+def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, store, small_recipe, tmp_path):
+    frozen = ("conv1", "bn1", "maxpool", "layer1", "layer2")
+    recipe = small_recipe(epochs=2, freeze=frozen, cached_views=2)
+    run = train_model(images, store, recipe, tmp_path / "run")
+    from gpt4image.train.augment import seed_everything
+
+    seed_everything(0)
+    start, weights = build_backbone(recipe, 3).state_dict(), load_file(run.layout.weights)
+    for key, value in start.items():
+        same = torch.equal(value, weights[key])
+        assert same == key.startswith(frozen) or "num_batches" in key or key.endswith("bias"), key
+    features = np.load(next(tmp_path.glob("run/*/train.npy")), mmap_mode="r")
+    assert features.dtype == np.float16
+    assert len(features) == 2 * len(images.split("train"))
+
+    answers = answer_test_images(run, images)
+    from gpt4image.train.augment import evaluation_transform
+
+    transform = evaluation_transform(run.preprocessing)
+    batch = torch.stack([transform(images.image(int(row))) for row in answers.rows])
+    with torch.no_grad():
+        whole = load_backbone(run)(batch)
+    np.testing.assert_allclose(answers.logits, whole.numpy(), atol=0.02)
+
+
+def test_features_of_modules_that_do_not_come_first_are_refused(images, small_recipe, tmp_path):
+    recipe = small_recipe(freeze=("conv1", "bn1", "layer1"), cached_views=1)
+    with pytest.raises(ConfigError, match="Freeze these as well: .*maxpool"):
+        train_model(images, None, recipe, tmp_path / "run", arm="baseline")
+    with pytest.raises(ConfigError, match="Did you mean 'layer1'"):
+        train_model(images, None, small_recipe(freeze=("layr1",)), tmp_path / "other", arm="baseline")
+    recipe = small_recipe(backbone="vit_tiny_patch16_224", freeze=("patch_embed", "blocks.0"), cached_views=1)
+    with pytest.raises(ConfigError, match="cached_views"):
+        train_model(images, None, recipe, tmp_path / "vit", arm="baseline")
+
+
+def test_loss_that_is_not_a_number_stops_with_step_and_images(images, small_recipe, tmp_path):
+    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+ .*\.png.*lower --lr"):
+        train_model(
+            images,
+            None,
+            small_recipe(lr=1e18, clip_grad=None, optimizer="sgd", warmup_epochs=0),
+            tmp_path / "run",
+            arm="baseline",
+        )
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_folder_of_other_settings_is_refused(images, store, small_recipe, tmp_path):
+    train_model(images, store, small_recipe(epochs=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"recipe\.lr was 0\.001, is 0\.5"):
+        train_model(images, store, small_recipe(epochs=1, lr=0.5), tmp_path / "run")
+    train_model(images, None, small_recipe(epochs=1), tmp_path / "base", arm="baseline")
+    again = train_model(images, store, small_recipe(epochs=1, weight=9.0), tmp_path / "base", arm="baseline")
+    assert again.arm.name == "baseline"
+    with pytest.raises(ConfigError, match="pass their embeddings"):
+        train_model(images, None, small_recipe(), tmp_path / "new")
+    with pytest.raises(ConfigError, match=r"Unknown arm 'descibed'\. Did you mean 'described'"):
+        train_model(images, store, small_recipe(), tmp_path / "new", arm="descibed")
+
+
+def test_two_processes_do_not_train_one_run(images, small_recipe, tmp_path):
+    from gpt4image.files import exclusive
+
+    with (
+        exclusive(tmp_path / "run" / "run.lock", "the run"),
+        pytest.raises(BusyError, match="Another process is at work"),
+    ):
+        train_model(images, None, small_recipe(), tmp_path / "run", arm="baseline")
+
+
+def test_weights_file_with_another_classifier(images, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1)
+    first = train_model(images, None, recipe, tmp_path / "first", arm="baseline")
+    backbone = build_backbone(replace(recipe, checkpoint=str(first.layout.weights)), classes=7)
+    stored = load_file(first.layout.weights)
+    assert torch.equal(backbone.state_dict()["conv1.0.weight"], stored["conv1.0.weight"])
+    assert backbone.get_classifier().out_features == 7
+    with pytest.raises(ConfigError, match="does not hold the weights of this backbone"):
+        build_backbone(replace(recipe, backbone="resnet18", checkpoint=str(first.layout.weights)), classes=3)
+    (tmp_path / "broken.pth").write_bytes(b"broken")
+    with pytest.raises(ConfigError, match="cannot be read as model weights"):
+        build_backbone(replace(recipe, checkpoint=str(tmp_path / "broken.pth")), classes=3)
+    with pytest.raises(ConfigError, match="Unknown backbone 'resnet10'"):
+        build_backbone(replace(recipe, backbone="resnet10"), classes=3)
+
+
+def test_pretrained_weights_without_network_name_the_ways_out(small_recipe, monkeypatch):
+    with pytest.raises(ConfigError, match=r"--checkpoint FILE.*--no-pretrained"):
+        build_backbone(small_recipe(pretrained=True), classes=3)
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision_trains(images, store, small_recipe, tmp_path, precision):
+    run = train_model(images, store, small_recipe(epochs=1, precision=precision, ema_decay=0.9), tmp_path / "run")
+    assert np.isfinite(run.history[0]["classification_loss"])
+
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from gpt4image import EmbeddingStore, Recipe, load_images, train_model
+data, store, out, recipe = sys.argv[1:]
+images = load_images(data, validation_share=0.2, test_share=0.25)
+import gpt4image.train.loop as loop
+plain = loop.compute_losses
+def announced(trainer, batch):
+    print("step", flush=True)
+    return plain(trainer, batch)
+loop.compute_losses = announced
+train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out), checkpoint_seconds=0.0)
+"""
+
+
+def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, store, image_set, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=4, mixup=0.3, drop_path=0.2, ema_decay=0.9, auto_augment="rand-m5")
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    arguments = [str(image_set), str(store.layout.folder), str(tmp_path / "killed"), json.dumps(recipe.to_dict())]
+    for steps in (1, 4):
+        process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True)
+        for _ in range(steps):
+            assert process.stdout.readline() == "step\n"
+        time.sleep(0.02 * steps)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
+
+    whole = train_model(images, store, recipe, tmp_path / "whole")
+    killed = json.loads((tmp_path / "killed" / "result.json").read_text())
+    a, b = load_file(whole.layout.weights), load_file(tmp_path / "killed" / "best.safetensors")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    for mine, theirs in zip(whole.history, killed["history"], strict=True):
+        assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
