@@ -50,7 +50,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Meter]:
     """Show a progress line; where there is no terminal, one line at the end."""
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),

@@ -48,8 +48,3 @@ class Workspace:
     def gallery(self) -> Path:
         """Test images to look at."""
         return self.folder / "gallery.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a comparison writes its findings."""
-        return self.folder / "compare.lock"

@@ -185,7 +185,7 @@ def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, sto
 
 def test_features_of_modules_that_do_not_come_first_are_refused(images, small_recipe, tmp_path):
     recipe = small_recipe(freeze=("conv1", "bn1", "layer1"), cached_views=1)
-    with pytest.raises(ConfigError, match="Freeze these as well: .*maxpool"):
+    with pytest.raises(ConfigError, match=r"Freeze these as well: .*maxpool"):
         train_model(images, None, recipe, tmp_path / "run", arm="baseline")
     with pytest.raises(ConfigError, match="Did you mean 'layer1'"):
         train_model(images, None, small_recipe(freeze=("layr1",)), tmp_path / "other", arm="baseline")

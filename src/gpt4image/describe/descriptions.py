@@ -46,7 +46,7 @@ class Coverage:
         return (
             f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; "
             f"{self.orphans:,} texts fit no image, {self.repeated:,} stand on several images, "
-            f"{self.surplus:,} are surplus"
+            f"{self.surplus:,} are further texts of one image and not used"
         )
 
 

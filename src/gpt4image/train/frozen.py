@@ -97,9 +97,9 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     if not same_answers(model, stem, rest, images):
         between = [name for name in order[: max(positions)] if not covered(name, names)]
         raise ConfigError(
-            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs before the last "
-            f"of them, so their output cannot stand in for the images. Freeze these as well: {', '.join(between) or '-'}; "
-            "or set cached_views to 0."
+            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs before the "
+            "last of them, so their output cannot stand in for the images. Freeze these as well: "
+            f"{', '.join(between) or '-'}; or set cached_views to 0."
         )
     return stem, rest
 

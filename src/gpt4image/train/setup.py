@@ -107,7 +107,12 @@ def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerat
 def make_watch(images: ImageTable, accelerator: Accelerator) -> LossWatch:
     """Watches the losses, at every step on a CPU."""
     interval = 1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_LOOKS
-    return LossWatch(interval, lambda rows: [images.path(row) for row in rows], accelerator.gather)
+    return LossWatch(interval, lambda rows: [name_image(images, row) for row in rows], accelerator.gather)
+
+
+def name_image(images: ImageTable, row: int) -> str:
+    """Id and path of an image, for messages."""
+    return f"{images.rows['id'][row].as_py()} ({images.path(row)})"
 
 
 def capture_state(trainer: Trainer) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""A comparison killed again and again ends as one that was left alone, and does nothing twice that was finished."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from gpt4image.compare.records import Comparison
+
+KILLS = 10
+SECONDS = (2.0, 14.0)
+FINISHED = ("embeddings/*/manifest.json", "runs/*/result.json", "runs/*/test.safetensors")
+
+
+def command(image_set: Path, descriptions_file: Path, work: Path) -> list[str]:
+    arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--embed-batch", "4"]
+    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "64", "--epochs", "3", "--batch-size", "8"]
+    frozen = ["--freeze", "conv1", "bn1", "maxpool", "layer1", "--cached-views", "2", "--mixup", "0.2"]
+    return [sys.executable, "-m", "gpt4image", "compare", str(image_set), *arguments, *recipe, *frozen]
+
+
+def finished_files(work: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for pattern in FINISHED for path in work.glob(pattern)}
+
+
+def test_ten_kills_change_nothing(image_set, descriptions_file, tmp_path):
+    generator = random.Random(7)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    finished: dict[Path, int] = {}
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(image_set, descriptions_file, killed), stderr=subprocess.DEVNULL)
+        try:
+            assert process.wait(timeout=generator.uniform(*SECONDS)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        now = finished_files(killed)
+        assert finished.items() <= now.items()
+        finished = now
+    for work in (killed, whole):
+        subprocess.run(command(image_set, descriptions_file, work), check=True, capture_output=True)
+
+    assert finished.items() <= finished_files(killed).items()
+    first, second = (Comparison.load(work / "comparison.json") for work in (killed, whole))
+    assert first.difference == second.difference
+    assert first.per_class == second.per_class
+    for path in whole.glob("runs/*/best.safetensors"):
+        mine, theirs = load_file(path), load_file(killed / path.relative_to(whole))
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine), path
+    vectors = (next(work.glob("embeddings/*/vectors.npy")).read_bytes() for work in (killed, whole))
+    assert len(set(vectors)) == 1
+    assert json.loads((killed / "comparison.json").read_text())["difference"]["seeds"] == [0, 1]

@@ -1,0 +1,48 @@
+"""The same training on one process and on two."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import load_file
+
+from gpt4image import train_model
+from gpt4image.evaluate import answer_test_images
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from gpt4image import EmbeddingStore, Recipe, load_images, train_model
+from gpt4image.evaluate import answer_test_images
+data, store, out, recipe = sys.argv[1:]
+images = load_images(data, validation_share=0.2, test_share=0.25)
+run = train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out))
+answer_test_images(run, images)
+"""
+
+
+def test_two_processes_train_as_one(images, store, image_set, small_recipe, tmp_path):
+    """A transformer without chance in it: what remains are rounding and the order of sums."""
+    recipe = small_recipe(
+        backbone="vit_tiny_patch16_224", optimizer="sgd", lr=1e-2, crop_scale=(1.0, 1.0), flip=0.0, projector="mlp"
+    )
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    arguments = [str(image_set), str(store.layout.folder), str(tmp_path / "two"), json.dumps(recipe.to_dict())]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, str(script), *arguments], check=True, capture_output=True, env=environment)
+
+    one = train_model(images, store, recipe, tmp_path / "one")
+    a, b = load_file(one.layout.weights), load_file(tmp_path / "two" / "best.safetensors")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
+    history = json.loads((tmp_path / "two" / "result.json").read_text())["history"]
+    for mine, theirs in zip(one.history, history, strict=True):
+        assert abs(mine["alignment_loss"] - theirs["alignment_loss"]) < 1e-4
+        assert abs(mine["classification_loss"] - theirs["classification_loss"]) < 1e-4
+        assert mine["validation_accuracy"] == theirs["validation_accuracy"]
+    assert (tmp_path / "two" / "test.safetensors").exists()
+    assert answer_test_images(one, images).logits.shape == (len(images.split("test")), 3)
