@@ -69,7 +69,7 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     from gpt4image.export import export_model
     from gpt4image.train.run import open_run
 
-    data, text = DataOptions(str(example_images())), TextOptions(text="description", encoder="minilm")
+    data, text = DataOptions(str(example_images()), leaks="drop"), TextOptions(text="description", encoder="minilm")
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"
@@ -79,11 +79,11 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
 
 
 def example_images() -> Path:
-    """Folder of clipart12: inside the installed package, or in the repository."""
+    """Folder of clipart12, inside the installed package or in the repository; relative where that is shorter."""
     package = Path(__file__).resolve().parent
     for folder in (package / "_examples" / "clipart12", package.parents[1] / "examples" / "clipart12"):
         if (folder / "train.parquet").exists():
-            return folder
+            return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     raise StoreError("The example images are not installed. Install gpt4image from its wheel or from a checkout.")
 
 

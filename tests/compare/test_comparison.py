@@ -64,7 +64,7 @@ def test_finished_runs_are_not_trained_again(work, images, descriptions, store):
 
 def test_report_is_written(work):
     page = write_report(work[0]).read_text()
-    assert "labels and descriptions" in page
+    assert "with descriptions" in page
     assert "A red disc" in page
 
 

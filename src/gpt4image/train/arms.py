@@ -27,7 +27,7 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("baseline", "labels alone", uses_text=False),
-        Arm("described", "labels and descriptions", uses_text=True),
+        Arm("described", "with descriptions", uses_text=True),
     )
 }
 
