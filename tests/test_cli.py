@@ -56,7 +56,6 @@ def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
 
 def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, tmp_path, capsys):
     work, model = tmp_path / "work", tmp_path / "model"
-    (work.parent / "odd").mkdir()
     where = [str(image_set), "--work", str(work)]
     text = ["--text", str(descriptions_file)]
 
@@ -64,6 +63,7 @@ def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, 
     assert main(["embed", *where, *text]) == 0
     assert "36 distinct texts of 36 images, 384 numbers each" in capsys.readouterr().out
     assert main(["train", *where, *text, *TINY, "--seed", "1"]) == 0
+    assert "Train described, seed 1" in capsys.readouterr().err
     assert main(["compare", *where, *text, *TINY, "--seeds", "2"]) == 0
     captured = capsys.readouterr()
     assert "report.html" in captured.out

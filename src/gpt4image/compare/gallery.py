@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from gpt4image.compare.records import Answer, Gallery, GalleryItem
 from gpt4image.describe.descriptions import DescriptionSet
-from gpt4image.evaluate import TestAnswers
+from gpt4image.evaluate import AnsweredTestSet
 from gpt4image.images.table import ImageTable
 
 Group = Literal["mended", "broken", "both right", "both wrong"]
@@ -21,7 +21,7 @@ PER_GROUP = 9
 THUMBNAIL_PIXELS = 192
 
 
-def choose_gallery(images: ImageTable, descriptions: DescriptionSet, answers: Mapping[str, TestAnswers]) -> Gallery:
+def choose_gallery(images: ImageTable, descriptions: DescriptionSet, answers: Mapping[str, AnsweredTestSet]) -> Gallery:
     """Choose images of each group, those on which the arms differ most in the right class's probability first.
 
     Args:
@@ -51,7 +51,7 @@ def choose_gallery(images: ImageTable, descriptions: DescriptionSet, answers: Ma
 def describe_item(
     images: ImageTable,
     descriptions: DescriptionSet,
-    answers: TestAnswers,
+    answers: AnsweredTestSet,
     probabilities: Mapping[str, np.ndarray],
     position: int,
     group: Group,

@@ -22,7 +22,7 @@ from gpt4image.train.run import TrainedRun
 
 
 @dataclass(frozen=True)
-class TestAnswers:
+class AnsweredTestSet:
     """A run's answers to the test images.
 
     Attributes:
@@ -47,7 +47,7 @@ def load_backbone(run: TrainedRun) -> nn.Module:
 
 def answer_test_images(
     run: TrainedRun, images: ImageTable, *, features: Path | None = None, workers: int = 0
-) -> TestAnswers:
+) -> AnsweredTestSet:
     """Answers of a finished run to the test images: computed once, then read back.
 
     Args:
@@ -75,7 +75,7 @@ def answer_test_images(
             with atomic_write(path) as file:
                 file.write(save({"logits": logits, "ids_hash": ids_hash}))
         accelerator.wait_for_everyone()
-    return TestAnswers(rows, images.labels[rows].astype(np.int64), read_logits(path, ids_hash))
+    return AnsweredTestSet(rows, images.labels[rows].astype(np.int64), read_logits(path, ids_hash))
 
 
 def read_logits(path: Path, ids_hash: np.ndarray) -> np.ndarray:
