@@ -199,8 +199,9 @@ class Predict:
         from gpt4image.export import predict_images
 
         for found in predict_images(self.model, self.images, top=self.top):
-            answers = [f"{name}\t{probability:.4f}" for name, probability in found.answers]
-            print("\t".join(printable(part) for part in [str(found.path), *(answers or [f"error: {found.error}"])]))
+            answers = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
+            cells = [str(found.path), *(answers or [f"error: {found.error}"])]
+            print("\t".join(map(printable, cells)))
 
 
 Command = Demo | Images | Embed | Train | Compare | Report | Export | Predict
