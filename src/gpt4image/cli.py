@@ -228,6 +228,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         say(f"error: {error}", style="red")
         return 1
+    except OSError as error:  # a full disk, a folder that must not be written to
+        from gpt4image.console import say
+
+        say(f"error: {error}", style="red")
+        return 1
     except KeyboardInterrupt:
         from gpt4image.console import say
 

@@ -30,6 +30,15 @@ def digest(*parts: bytes | str) -> str:
     return hasher.hexdigest()
 
 
+def hash_file(path: Path) -> str:
+    """128-bit BLAKE2b hash of a file's bytes as 32 hex digits. StoreError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that takes the place of `path` when the block ends well, and leaves it alone otherwise."""

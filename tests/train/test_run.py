@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gpt4image import AlignmentLoss, Recipe, train_model
-from gpt4image.errors import BusyError, ConfigError, TrainingError
+from gpt4image.errors import BusyError, ConfigError, Gpt4ImageError, TrainingError
 from gpt4image.evaluate import answer_test_images, load_backbone
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import Batch
@@ -250,10 +250,33 @@ def test_pretrained_weights_without_network_name_the_ways_out(small_recipe, monk
         build_backbone(small_recipe(pretrained=True), classes=3)
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_mixed_precision_trains(images, store, small_recipe, tmp_path, precision):
-    run = train_model(images, store, small_recipe(epochs=1, precision=precision, ema_decay=0.9), tmp_path / "run")
+def test_mixed_precision_trains(images, store, small_recipe, tmp_path):
+    run = train_model(images, store, small_recipe(epochs=1, precision="bf16", ema_decay=0.9), tmp_path / "run")
     assert np.isfinite(run.history[0]["classification_loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adamww"}, "Did you mean 'adamw'"),
+        ({"auto_augment": "rnd-m9"}, "auto_augment 'rnd-m9' is no policy"),
+        ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors"),
+    ],
+)
+def test_settings_that_cannot_be_had(images, small_recipe, tmp_path, changes, message):
+    with pytest.raises(Gpt4ImageError, match=message):
+        train_model(images, None, small_recipe(**changes), tmp_path / "run", arm="baseline")
+
+
+def test_run_from_other_weights_under_the_same_name_is_not_taken_for_this_one(images, small_recipe, tmp_path):
+    weights = tmp_path / "start.safetensors"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_file(build_backbone(small_recipe(), 3).state_dict(), weights)
+        if seed == 0:
+            train_model(images, None, small_recipe(epochs=1, checkpoint=str(weights)), tmp_path / "run", arm="baseline")
+    with pytest.raises(ConfigError, match="start was"):
+        train_model(images, None, small_recipe(epochs=1, checkpoint=str(weights)), tmp_path / "run", arm="baseline")
 
 
 TRAIN = """

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gpt4image.errors import ConfigError
 from gpt4image.train.recipe import Recipe
 
 Transform = Callable[[Image.Image], Tensor]
@@ -18,7 +19,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 def seed_everything(*key: int) -> None:
     """Seed torch, numpy and random with a mixture of the numbers: the same numbers, the same draws, in any process."""
-    state = np.random.SeedSequence(key).generate_state(3)
+    state = np.random.SeedSequence([len(key), *key]).generate_state(3)
     torch.manual_seed(int(state[0]))
     np.random.seed(int(state[1]))
     random.seed(int(state[2]))
@@ -33,21 +34,28 @@ def preprocessing(backbone: nn.Module, image_size: int) -> dict[str, Any]:
 
 
 def training_transform(recipe: Recipe, config: dict[str, Any]) -> Transform:
-    """Random crop, flip and colour changes of a recipe, to a normalised tensor [3, H, W]."""
+    """Random crop, flip and colour changes of a recipe, to a normalised tensor [3, H, W].
+
+    Raises:
+        ConfigError: `auto_augment` is no policy.
+    """
     from timm.data import create_transform
 
-    transform: Transform = create_transform(
-        config["input_size"],
-        is_training=True,
-        scale=recipe.crop_scale,
-        hflip=recipe.flip,
-        color_jitter=recipe.color_jitter or None,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.random_erase,
-        interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-    )
+    try:
+        transform: Transform = create_transform(
+            config["input_size"],
+            is_training=True,
+            scale=recipe.crop_scale,
+            hflip=recipe.flip,
+            color_jitter=recipe.color_jitter or None,
+            auto_augment=recipe.auto_augment,
+            re_prob=recipe.random_erase,
+            interpolation=config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+        )
+    except (AssertionError, ValueError, IndexError) as error:
+        raise ConfigError(f"auto_augment {recipe.auto_augment!r} is no policy that timm knows ({error}).") from None
     return transform
 
 

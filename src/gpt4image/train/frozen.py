@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image import console
-from gpt4image.errors import ConfigError
+from gpt4image.errors import ConfigError, StoreError
 from gpt4image.files import exclusive, fill_array
 from gpt4image.seams import unknown_name
 from gpt4image.train.data import ImageInputs, Inputs, Key
@@ -186,7 +186,10 @@ class CachedInputs(Inputs):
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
-        self._features = np.load(path, mmap_mode="r")
+        try:
+            self._features = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} is damaged ({error}). Delete it to compute the features again.") from None
 
     def __getstate__(self) -> tuple[Path, int]:
         return self._path, self._size

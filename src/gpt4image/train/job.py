@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.errors import ConfigError
-from gpt4image.files import digest, read_json, write_json
+from gpt4image.files import digest, hash_file, read_json, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.train.arms import Arm
 from gpt4image.train.recipe import Recipe
@@ -84,12 +84,14 @@ class Job:
         columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
         text = self.store and self.store.manifest
         recipe = self.recipe.to_dict()
+        start = self.recipe.checkpoint
         return {
             "arm": self.arm.name,
             "seed": self.seed,
             "images": digest(*columns),
             "classes": list(self.images.classes),
             "text": text and {key: getattr(text, key) for key in ("encoder", "revision", "long_text", "text_hash")},
+            "start": start and hash_file(Path(start)),
             "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in TEXT_SETTINGS},
         }
 
@@ -100,7 +102,12 @@ class Job:
             write_json(self.layout.settings, settings)
             return
         before, now = flatten(read_json(self.layout.settings)), flatten(settings)
-        changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]]
+        decisive = now.keys() - {"recipe.checkpoint"}  # where the weights lie does not matter: "start" is their hash
+        changed = [
+            f"{key} was {before.get(key)!r}, is {now[key]!r}"
+            for key in now
+            if before.get(key) != now[key] and key in decisive
+        ]
         if changed:
             raise ConfigError(
                 f"{self.layout.folder} holds a run of other settings: {'; '.join(changed[:5])}. Take another --work "

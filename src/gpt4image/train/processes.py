@@ -20,14 +20,16 @@ PATIENCE = timedelta(days=2)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """The accelerator of a run. ConfigError when the batch cannot be shared out evenly."""
+    """The accelerator of a run. ConfigError when it lacks the precision or the batch cannot be shared out evenly."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state()  # its precision is fixed otherwise for the life of the process
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
-    )
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    try:
+        accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
+    except ValueError as error:
+        raise ConfigError(f"precision {recipe.precision} cannot be had here: {error}") from None
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -13,7 +13,9 @@ from gpt4image.align.alignment import AlignmentLoss
 from gpt4image.align.model import AlignedModel, feature_width
 from gpt4image.align.projector import Projector
 from gpt4image.embed.store import EmbeddingStore
+from gpt4image.errors import ConfigError
 from gpt4image.images.table import ImageTable
+from gpt4image.seams import unknown_name
 from gpt4image.train.augment import seed_everything
 from gpt4image.train.checkpoint import Progress
 from gpt4image.train.data import (
@@ -82,13 +84,19 @@ def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator) -> Tr
 def make_model(
     trained: nn.Module, inputs: Inputs, store: EmbeddingStore | None, recipe: Recipe, seed: int
 ) -> tuple[AlignedModel, torch.optim.Optimizer]:
-    """The backbone with a projector beside it where there is text, and the recipe's optimiser."""
+    """The backbone with a projector beside it where there is text, and the recipe's optimiser.
+
+    Raises:
+        ConfigError: timm has no such optimiser.
+    """
     seed_everything(seed, PROJECTOR_STREAM)
     projector = None
     if store is not None:
         width = feature_width(trained, inputs[(0, 0)].unsqueeze(0))
         projector = Projector(width, store.width, recipe.projector_hidden, recipe.projector)
     model = AlignedModel(trained, projector)
+    if recipe.optimizer not in list_optimizers():
+        raise ConfigError(unknown_name("optimizer", recipe.optimizer, list_optimizers()))
     optimizer = create_optimizer_v2(
         model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
