@@ -1,5 +1,6 @@
 """The command line as a person meets it."""
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--e
 
 
 def in_fresh_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wide).stdout
 
 
 def test_help_and_import_load_nothing_heavy():

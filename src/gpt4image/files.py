@@ -76,9 +76,9 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(blocking=False)
     except Timeout:
         raise BusyError(f"Another process is at work on {what} ({path} is locked). Wait for it, or stop it.") from None
     try:

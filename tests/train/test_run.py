@@ -81,7 +81,7 @@ class FakeTrainer:
         self.recipe, self.classes, self.accelerator = recipe, 3, Accelerator()
         self.alignment = AlignmentLoss(recipe.loss, recipe.temperature)
         torch.manual_seed(0)
-        self.linear = torch.nn.Linear(12, 3 + 5)
+        self.linear = torch.nn.Linear(3 * 8 * 8, 3 + 5)
 
     def model(self, inputs):
         from gpt4image.align.model import AlignedOutput
@@ -104,7 +104,7 @@ def test_texts_are_mixed_as_the_images_are(kind):
 
     recipe = replace(recipe, batch_size=6)
     trainer = FakeTrainer(recipe)
-    inputs, text, labels = torch.randn(6, 3, 2, 2), torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    inputs, text, labels = torch.randn(6, 3, 8, 8), torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
     has_text = torch.tensor([True, True, True, False, True, True])
     np.random.seed(7)
     classification, alignment = compute_losses(trainer, Batch(inputs.clone(), labels, text, has_text, labels))
@@ -126,7 +126,7 @@ def test_classification_alone_is_plain_cross_entropy():
     trainer = FakeTrainer(Recipe(label_smoothing=0.1))
     trainer.alignment = None
     labels = torch.tensor([0, 1, 2, 0])
-    inputs = torch.randn(4, 3, 2, 2)
+    inputs = torch.randn(4, 3, 8, 8)
     batch = Batch(inputs, labels, torch.zeros(4, 0), torch.zeros(4, dtype=torch.bool), labels)
     classification, alignment = compute_losses(trainer, batch)
     expected = F.cross_entropy(trainer.model(inputs).logits, labels, label_smoothing=0.1)
