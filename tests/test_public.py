@@ -42,7 +42,8 @@ def python_blocks() -> list[str]:
 def test_python_examples_of_the_readme_run(number, image_set, descriptions_file, store, tmp_path):
     code = python_blocks()[number]
     code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
-    code = code.replace('"embeddings"', repr(str(store.layout.folder))).replace('"work"', repr(str(tmp_path)))
+    code = code.replace('"work/embeddings/minilm"', repr(str(store.layout.folder)))
+    code = code.replace('"work"', repr(str(tmp_path)))
     code = code.replace("resnet50", "resnet10t").replace("pretrained=True", "pretrained=False")
     code = code.replace("epochs=20", "epochs=1, batch_size=8, image_size=32")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

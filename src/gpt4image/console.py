@@ -72,7 +72,7 @@ def counted(number: int, noun: str) -> str:
 
 def say(text: str, style: str = "") -> None:
     """Print a line for the person at the terminal; control characters in it are shown, not obeyed."""
-    console.print(Text(printable(text), style=style))
+    console.print(Text("\n".join(map(printable, text.split("\n"))), style=style))
 
 
 def printable(text: str) -> str:
@@ -81,4 +81,4 @@ def printable(text: str) -> str:
     >>> printable("cat\x1b[31m")
     'cat\\x1b[31m'
     """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -16,6 +16,15 @@ raised is a defect of this library.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none.
+
+    >>> first_line(FileNotFoundError())
+    'FileNotFoundError'
+    """
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class Gpt4ImageError(Exception):
     """Base of every error this library raises on purpose."""
 

@@ -65,20 +65,31 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise StoreError(f"{path} does not exist. Was the step that writes it run?") from None
+        raise StoreError(
+            f"{path} does not exist. Run the step that writes it; gpt4image compare runs them all."
+        ) from None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Delete it and run the step that writes it again.") from None
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; BusyError when another process holds it. A killed process lets go of it."""
+def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`. A killed process lets go of it.
+
+    Args:
+        path: the lock file.
+        what: what it guards, in words.
+        wait: wait while another process holds it.
+
+    Raises:
+        BusyError: another process holds it and we do not wait.
+    """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=wait)
     except Timeout:
         raise BusyError(f"Another process is at work on {what} ({path} is locked). Wait for it, or stop it.") from None
     try:
@@ -125,7 +136,7 @@ class FillingArray:
     def _open(self, dtype: str) -> None:
         import numpy as np
 
-        if not self._done_path.exists():
+        if not (self._done_path.exists() and self._partial.exists()):
             np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=self.shape).flush()
             with atomic_write(self._done_path) as file:
                 file.write(bytes(self.chunks))

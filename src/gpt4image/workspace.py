@@ -28,7 +28,7 @@ class Workspace:
         >>> Workspace(Path("work")).embeddings("open-clip:RN50/openai").as_posix()
         'work/embeddings/open-clip-RN50-openai'
         """
-        return self.folder / "embeddings" / re.sub(r"[^\w.-]+", "-", encoder).strip("-.")
+        return self.folder / "embeddings" / (re.sub(r"[^\w.-]+", "-", encoder).strip("-.") or "encoder")
 
     @property
     def features(self) -> Path:

@@ -79,3 +79,29 @@ def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm,
     other = join_texts(images, [(images.ids[0].decode(), "other")], 0, "other")
     with pytest.raises(StoreError, match="other descriptions"):
         compare_arms(images, descriptions, embed_descriptions(other, minilm, tmp_path / "o"), recipe, folder)
+
+
+def test_difference_is_described_minus_baseline(work, images, descriptions, store):
+    """Answers made by hand: baseline right on the first two test images, described on all but one."""
+    from gpt4image.compare.gallery import choose_gallery
+    from gpt4image.compare.recording import RunOutcome, record_comparison
+    from gpt4image.evaluate import AnsweredTestSet
+
+    folder, recipe = work
+    real = answer_test_images(open_run(folder / "runs" / "baseline-0"), images)
+    count = len(real.labels)
+
+    def answered(right):
+        wrong = (real.labels + 1) % 3
+        answers = np.where(np.isin(np.arange(count), right), real.labels, wrong)
+        return AnsweredTestSet(real.rows, real.labels, np.eye(3, dtype=np.float32)[answers] * 4)
+
+    answers = {"baseline": answered([0, 1]), "described": answered(range(1, count))}
+    runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in answers}
+    outcomes = {arm: [RunOutcome(runs[arm], answers[arm])] for arm in answers}
+    found = record_comparison(images, descriptions, store, recipe, outcomes)
+    assert found.difference.mean == pytest.approx((count - 3) / count)
+    assert found.difference.covers == "images only"
+    assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)
+    groups = [item.group for item in choose_gallery(images, descriptions, answers).items]
+    assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)

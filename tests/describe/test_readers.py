@@ -49,6 +49,24 @@ def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
     assert "35 of 36 images have a text" in found.coverage.line()
 
 
+def test_path_of_several_images_is_refused(images, tmp_path):
+    from dataclasses import replace
+
+    import pyarrow as pa
+
+    bases = pa.array([path.split("/")[1] for path in images.rows["path"].to_pylist()])
+    twins = replace(images, rows=images.rows.set_column(images.rows.schema.get_field_index("path"), "path", bases))
+    path = write(tmp_path / "texts.csv", [{"path": "000.png", "text": "whose?"}])
+    with pytest.raises(DescriptionError, match=r"'000\.png' is the path of several images"):
+        load_descriptions(twins, str(path))
+
+
+def test_numbering_of_a_table_is_not_taken_for_image_ids(images, tmp_path):
+    rows = [{"id": str(i), "path": images.path(i), "text": f"text {i}"} for i in range(3)]
+    found = load_descriptions(images, str(write(tmp_path / "texts.csv", rows)))
+    assert text_by_path(images, found)[images.path(2)] == "text 2"
+
+
 def test_texts_that_fit_no_image(images, tmp_path):
     rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
     path = write(tmp_path / "texts.csv", rows)

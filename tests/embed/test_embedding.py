@@ -126,6 +126,29 @@ def test_pooling_reads_long_texts_whole(images, minilm, tmp_path):
     assert (store.manifest.truncated, store.manifest.long_text) == (0, "pool")
 
 
+def test_pooling_reads_texts_without_spaces_whole(minilm):
+    text = "\u6d77\u5927" * 600
+    other_end = text[:600] + "\u5c71\u706b" * 300
+    first, second = encode_batch([text, other_end], minilm, "pool")
+    assert minilm.count_tokens([text])[0] > 2 * minilm.max_tokens
+    assert abs(first @ second) < 0.999
+
+
+def test_other_pooling_is_another_encoder(images, minilm, tmp_path):
+    import json
+    import shutil
+
+    from gpt4image.embed.encoders import minilm_location
+
+    folder = tmp_path / "model"
+    shutil.copytree(minilm_location(), folder)
+    before = load_encoder(str(folder), device="cpu").revision
+    config = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    config.update(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert load_encoder(str(folder), device="cpu").revision != before
+
+
 def test_tiny_open_clip_model_from_its_config(tmp_path):
     import json
 

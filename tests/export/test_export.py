@@ -69,6 +69,7 @@ def test_difference_above_the_tolerance_leaves_nothing(run, images, tmp_path, mo
 
 def test_folder_of_something_else_is_left_alone(run, images, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="something else"):
         export_model(run, images, tmp_path, onnx=False)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -57,6 +57,41 @@ def test_both_arms_start_alike_and_see_the_same(images, store, small_recipe, tmp
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_workers_change_nothing(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, mixup=0.4, drop_path=0.3)
+    runs = [train_model(images, store, recipe, tmp_path / str(n), workers=n) for n in (0, 2)]
+    weights = [load_file(run.layout.weights) for run in runs]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_frozen_normalisation_keeps_its_statistics(images, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, freeze=("conv1", "bn1"))
+    run = train_model(images, None, recipe, tmp_path / "run", arm="baseline")
+    weights = load_file(run.layout.weights)
+    assert weights["bn1.running_mean"].abs().max() == 0
+    assert weights["layer1.0.bn1.running_mean"].abs().max() > 0
+
+
+def test_stored_features_belong_to_their_weights(small_recipe):
+    from gpt4image.train.augment import preprocessing
+    from gpt4image.train.inputs import stem_identity
+
+    recipe = small_recipe(freeze=("conv1", "bn1"), cached_views=1)
+    backbones = [build_backbone(recipe, 3) for _ in range(2)]
+    config = preprocessing(backbones[0], 32)
+    assert stem_identity(backbones[0], recipe, config) != stem_identity(backbones[1], recipe, config)
+    backbones[1].load_state_dict(backbones[0].state_dict())
+    assert stem_identity(backbones[0], recipe, config) == stem_identity(backbones[1], recipe, config)
+
+
+def test_settings_can_change_until_something_was_trained(images, small_recipe, tmp_path):
+    """Following an error's advice must not lead to the next error."""
+    with pytest.raises(ConfigError, match="--no-pretrained"):
+        train_model(images, None, small_recipe(pretrained=True, epochs=1), tmp_path / "run", arm="baseline")
+    run = train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline")
+    assert not run.recipe.pretrained
+
+
 def test_seeds_differ(images, small_recipe, tmp_path):
     runs = [
         train_model(images, None, small_recipe(epochs=1), tmp_path / str(s), arm="baseline", seed=s) for s in (0, 1)
@@ -296,7 +331,7 @@ train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)),
 
 
 def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, store, image_set, small_recipe, tmp_path):
-    recipe = small_recipe(epochs=4, mixup=0.3, drop_path=0.2, ema_decay=0.9, auto_augment="rand-m5")
+    recipe = small_recipe(epochs=4, mixup=0.3, drop_path=0.2, ema_decay=0.9, auto_augment="rand-m5", accumulate=2)
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     arguments = [str(image_set), str(store.layout.folder), str(tmp_path / "killed"), json.dumps(recipe.to_dict())]

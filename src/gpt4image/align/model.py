@@ -55,11 +55,18 @@ class AlignedModel(nn.Module):
         """Logits, features and projected features of images [B, 3, H, W]."""
         logits = self.backbone(images)
         features, self._features = self._features, None
+        if features is not None and features.shape[2:] == (1, 1):  # classifiers that are 1 x 1 convolutions
+            features = features.flatten(1)
         if features is None or features.ndim != 2:
             shape = None if features is None else tuple(features.shape)
             raise ConfigError(f"The classifier must be called once with features [B, F]; it received {shape}.")
         projected = None if self.projector is None else self.projector(features)
         return AlignedOutput(logits, features, projected)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimisers do not decay: those the backbone names, such as its position embedding."""
+        named: set[str] = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in named}
 
 
 def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) -> nn.Module:
@@ -78,7 +85,9 @@ def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) ->
 def feature_width(backbone: nn.Module, images: Tensor) -> int:
     """Width F of the features that a backbone's classifier receives for images [B, 3, H, W]; B may be 1."""
     widths: list[int] = []
-    handle = find_classifier(backbone).register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    handle = find_classifier(backbone).register_forward_pre_hook(
+        lambda _, inputs: widths.append(inputs[0].flatten(1).shape[1])
+    )
     was_training = backbone.training
     with torch.no_grad():
         backbone.eval()(images)

@@ -52,7 +52,10 @@ def compare_arms(
     """
     check_seeds(seeds)
     store.check(descriptions)
-    labelled_rows(images, "test")
+    if len(labelled_rows(images, "test")) < 2:
+        raise ConfigError(
+            f"{images.source} has a single test image: that compares nothing. Add images, or raise --test-share."
+        )
     space = Workspace(work)
     outcomes: dict[str, list[RunOutcome]] = {REFERENCE: [], CANDIDATE: []}
     for seed in seeds:
@@ -71,10 +74,10 @@ def compare_arms(
             finished.append(RunOutcome(run, answer_test_images(run, images, features=space.features, workers=workers)))
     comparison = record_comparison(images, descriptions, store, recipe, outcomes)
     if make_accelerator(recipe).is_main_process:
+        comparison.save(space.comparison)
         choose_gallery(images, descriptions, {arm: runs[0].answers for arm, runs in outcomes.items()}).save(
             space.gallery
         )
-        comparison.save(space.comparison)
     return comparison
 
 

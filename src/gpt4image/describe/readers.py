@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,6 +21,7 @@ OrphanPolicy = Literal["fail", "skip"]
 
 ID_COLUMNS = ("id", "image_id")
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "image")
+IMAGE_ID = re.compile("[0-9a-f]{32}")
 TEXT_COLUMNS = ("text", "description", "caption")
 IMAGE_FOLDER_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image: the reference project's list follows its order."""
@@ -82,7 +84,11 @@ class IdLookup:
     def __init__(self, images: ImageTable) -> None:
         ids, paths = images.rows["id"].to_pylist(), images.rows["path"].to_pylist()
         self._ids = set(ids)
-        self._by_path = dict(zip(map(normal_path, paths), ids, strict=True))
+        self._by_path: dict[str, str] = {}
+        self._ambiguous: set[str] = set()
+        for path, image_id in zip(map(normal_path, paths), ids, strict=True):
+            if self._by_path.setdefault(path, image_id) != image_id:
+                self._ambiguous.add(path)
         self._rejected = {normal_path(image.path) for image in images.rejected}
         self._root = normal_path(str(Path(images.source).resolve())) + "/"
 
@@ -91,8 +97,17 @@ class IdLookup:
         return key if key in self._ids else None
 
     def by_path(self, key: str) -> str | None:
-        """Id of the image at a path, relative to the image set or absolute."""
-        return self._by_path.get(self._relative(key))
+        """Id of the image at a path, relative to the image set or absolute.
+
+        Raises:
+            DescriptionError: several images have that path, as the files inside Parquet sets sometimes do.
+        """
+        path = self._relative(key)
+        if path in self._ambiguous:
+            raise DescriptionError(
+                f"{key!r} is the path of several images, so its text has no one owner. Key it by id."
+            )
+        return self._by_path.get(path)
 
     def was_rejected(self, key: str) -> bool:
         """Whether the path belongs to an image that was left out as unreadable."""
@@ -117,6 +132,8 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
     for number, row in read_rows(path):
         columns = {name.strip(): value for name, value in row.items() if isinstance(name, str)}
         id_column = first_of(ID_COLUMNS, columns)
+        if id_column and not IMAGE_ID.fullmatch(str(columns[id_column])) and first_of(PATH_COLUMNS, columns):
+            id_column = None  # a table's own numbering, not image ids
         key_column = id_column or first_of(PATH_COLUMNS, columns)
         text_name = first_of(wanted, columns)
         if key_column is None or text_name is None:

@@ -8,9 +8,9 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 def split_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
-    """Cut a text into chunks of whole words of at most `max_tokens` tokens each, special tokens included.
+    """Cut a text into chunks of at most `max_tokens` tokens each, special tokens included.
 
-    A single word that is longer than that stays one chunk, which the encoder truncates.
+    Chunks are whole words, but for words that are too long by themselves, as in scripts without spaces.
 
     >>> split_text("one two three four five", 4, lambda texts: [len(t.split()) + 2 for t in texts])
     ['one two', 'three four', 'five']
@@ -26,4 +26,17 @@ def split_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[st
             room = max_tokens - special
         chunks[-1].append(word)
         room -= length
-    return [" ".join(chunk) for chunk in chunks if chunk]
+    joined = (" ".join(chunk) for chunk in chunks if chunk)
+    return [piece for chunk in joined for piece in halve(chunk, max_tokens, count_tokens)]
+
+
+def halve(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
+    """Cut a text in the middle until every piece fits or is a single character.
+
+    >>> halve("abcdefg", 4, lambda texts: [len(t) + 2 for t in texts])
+    ['a', 'bc', 'de', 'fg']
+    """
+    if len(text) <= 1 or count_tokens([text])[0] <= max_tokens:
+        return [text]
+    middle = len(text) // 2
+    return [*halve(text[:middle], max_tokens, count_tokens), *halve(text[middle:], max_tokens, count_tokens)]

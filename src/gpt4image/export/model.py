@@ -116,7 +116,8 @@ def export_model(
 
 def check_target(target: ExportLayout) -> None:
     """ConfigError when writing there would destroy something that is no export."""
-    if target.folder.exists() and any(target.folder.iterdir()) and not target.config.exists():
+    own = {target.weights, target.onnx, target.config}
+    if target.folder.exists() and not (target.folder.is_dir() and set(target.folder.iterdir()) <= own):
         raise ConfigError(f"{target.folder} holds something else than an exported model. Take another folder.")
 
 
@@ -147,6 +148,7 @@ def export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample:
     """Write weights and config, and load them back the way a deployer would."""
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
     write_json(layout.config, deployment_config(run))
+    shutil.copymode(layout.config, layout.weights)
     plain = create_model(
         run.recipe.backbone,
         pretrained=False,

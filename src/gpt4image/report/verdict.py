@@ -122,7 +122,7 @@ def _undecided(difference: Difference, accuracies: str) -> Verdict:
         accuracies=accuracies,
         covers=_covers(difference),
         advice=_what_would_settle(difference),
-        command=f"gpt4image compare DATA --seeds {max(SEEDS_TO_START_WITH, 2 * len(difference.seeds))}",
+        command=f"gpt4image compare DATA ... --seeds {max(SEEDS_TO_START_WITH, 2 * len(difference.seeds))}",
     )
 
 
@@ -136,8 +136,8 @@ def _one_seed(difference: Difference, accuracies: str) -> Verdict:
         accuracies=accuracies,
         covers="The interval covers which test images were drawn. It does not cover which seed was drawn: the same "
         "training with another seed can differ by more than this, whatever the number is.",
-        advice="Train both arms with more seeds to find out:",
-        command=f"gpt4image compare DATA --seeds {SEEDS_TO_START_WITH}",
+        advice="Train both arms with more seeds to find out, otherwise with the same options:",
+        command=f"gpt4image compare DATA ... --seeds {SEEDS_TO_START_WITH}",
     )
 
 
@@ -160,4 +160,5 @@ def _what_would_settle(difference: Difference) -> str:
         size += f"{math.ceil(times)} times as many of both to show it."
     else:
         size = " A difference as small as the one seen here would take far more of both than is practical."
-    return f"More seeds and more test images narrow the interval and would settle it.{size} More seeds are one command:"
+    settle = "More seeds and more test images narrow the interval and would settle it."
+    return f"{settle}{size} The same command with more seeds:"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gpt4image.align.model import find_classifier
-from gpt4image.errors import ConfigError
+from gpt4image.errors import ConfigError, first_line
 from gpt4image.seams import unknown_name
 from gpt4image.train.recipe import Recipe
 
@@ -92,10 +91,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     from timm.models import clean_state_dict, load_state_dict
 
+    if not path.is_file():
+        raise ConfigError(f"Weights file {path} does not exist.")
     try:
         found: dict[str, Tensor] = clean_state_dict(load_state_dict(str(path), use_ema=True, weights_only=True))
     except Exception as error:  # many readers, many exceptions
-        raise ConfigError(f"{path} cannot be read as model weights: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
     wanted = model.state_dict()
     head = classifier_keys(model)
     if any(key in found and found[key].shape != wanted[key].shape for key in head):
@@ -121,16 +122,3 @@ def whole_state(backbone: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
     """Weights of the whole backbone, those that were trained taken from the trained part; on the CPU."""
     state = {**backbone.state_dict(), **trained.state_dict()}
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of a model's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def fastest_device() -> torch.device:
-    """The device that training takes when none is named."""
-    from accelerate import PartialState
-
-    device: torch.device = PartialState().device
-    return device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]] | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Progress(**content["progress"]), content["states"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged file can end in almost any exception
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}). Delete it to train this run from its start."
         ) from None

@@ -168,7 +168,7 @@ class FeatureCache:
         """
         path = self.folder / f"{name}.npy"
         shape = (views * len(inputs), *self._compute(inputs, slice(0, 1)).shape[1:])
-        with exclusive(self.folder / f"{name}.lock", f"the features in {path}"):
+        with exclusive(self.folder / f"{name}.lock", f"the features in {path}", wait=True):
             plan = f"{self.identity} {images_hash} {views}"
             steps = fill_array(path, shape, "float16", self.batch_size, plan, lambda rows: self._compute(inputs, rows))
             console.follow(f"Cache {name} features", shape[0], steps)

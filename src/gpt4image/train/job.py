@@ -98,7 +98,8 @@ class Job:
     def claim_folder(self) -> None:
         """Write down what the run is a run of. ConfigError when the folder holds another one, naming what differs."""
         settings = self.settings()
-        if not self.layout.settings.exists():
+        begun = self.layout.checkpoint.exists() or self.layout.result.exists()
+        if not (begun and self.layout.settings.exists()):
             write_json(self.layout.settings, settings)
             return
         before, now = flatten(read_json(self.layout.settings)), flatten(settings)

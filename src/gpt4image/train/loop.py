@@ -102,7 +102,7 @@ def fit(trainer: Trainer, meter: Meter) -> None:
         rate = train_epoch(trainer, meter)
         accuracy = validate(trainer)
         record_epoch(trainer, rate, accuracy, time.monotonic() - started)
-        meter.note(f"validation {accuracy:.1%}, best {progress.best_accuracy:.1%}")
+        meter.note(f"val {accuracy:.1%} best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
 
 
@@ -119,9 +119,8 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
         rate = learning_rate(recipe, progress.epoch + (step + 1) / trainer.steps_per_epoch)
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
-        # 2) gradients of all parts of the batch; chance depends on seed, epoch and step alone
-        seed_everything(trainer.seed, progress.epoch, step, trainer.accelerator.process_index, STEP_STREAM)
-        losses, rows = accumulate_gradients(trainer, batches)
+        # 2) gradients of all parts of the batch
+        losses, rows = accumulate_gradients(trainer, batches, step)
         # 3) one optimiser step
         if recipe.clip_grad is not None:
             trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), recipe.clip_grad)
@@ -138,14 +137,20 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
     return rate
 
 
-def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
-    """Backward passes of one optimiser step: its mean losses [2], and the table positions of its images."""
+def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
+    """Backward passes of one optimiser step: its mean losses [2], and the table positions of its images.
+
+    Mixing and dropout draw from seed, epoch, step, part and process alone: the loader, which may have drawn in this
+    process, comes first.
+    """
     parts = trainer.recipe.accumulate
     total = torch.zeros(2, device=trainer.accelerator.device)
     rows = []
     for part in range(parts):
         batch = next(batches)
         rows.append(batch.rows)
+        process = trainer.accelerator.process_index
+        seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
         last = part == parts - 1
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
             classification, alignment = compute_losses(trainer, batch.to(trainer.accelerator.device))

@@ -36,6 +36,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"batch_size {recipe.batch_size} cannot be shared by {accelerator.num_processes} processes x "
             f"{recipe.accumulate} parts."
         )
+    if recipe.mixes and recipe.batch_size // parts % 2:
+        raise ConfigError(
+            f"mixup and cutmix pair the images of a batch: {recipe.batch_size} by {accelerator.num_processes} processes"
+            f" x {recipe.accumulate} parts leaves an odd number."
+        )
     return accelerator
 
 

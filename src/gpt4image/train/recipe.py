@@ -95,6 +95,12 @@ class Recipe:
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
         for name in ("label_smoothing", "flip", "random_erase", "mix_probability", "drop_path", "momentum"):
             require(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        require(self.clip_grad is None or self.clip_grad > 0, f"clip_grad must be above 0, not {self.clip_grad}.")
+        require(
+            self.batch_size // self.accumulate > 1,
+            f"batch_size {self.batch_size} in accumulate = {self.accumulate} parts leaves single images, which batch "
+            "normalisation and the contrastive losses cannot learn from.",
+        )
         low, high = self.crop_scale
         require(0 < low <= high <= 1, f"crop_scale must be two rising shares of 1, not {low} {high}.")
         require(

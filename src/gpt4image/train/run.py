@@ -91,6 +91,8 @@ def train_model(
         BusyError: another process trains this run.
     """
     chosen = find_arm(arm)
+    if seed < 0:
+        raise ConfigError(f"seed must be a number from 0 up, not {seed}.")
     if chosen.uses_text and store is None:
         raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or take --arm baseline.")
     job = Job(
@@ -176,11 +178,14 @@ def open_run(folder: Path) -> TrainedRun:
     if not layout.result.exists():
         raise StoreError(f"{folder} holds no finished run. Train it: gpt4image train, or gpt4image compare.")
     settings, result = read_json(layout.settings), read_json(layout.result)
-    return TrainedRun(
-        layout=layout,
-        arm=find_arm(settings["arm"]),
-        seed=settings["seed"],
-        classes=tuple(settings["classes"]),
-        recipe=Recipe.from_dict(settings["recipe"], source=str(layout.settings)),
-        **result,
-    )
+    try:
+        return TrainedRun(
+            layout=layout,
+            arm=find_arm(settings["arm"]),
+            seed=settings["seed"],
+            classes=tuple(settings["classes"]),
+            recipe=Recipe.from_dict(settings["recipe"], source=str(layout.settings)),
+            **result,
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{folder} is damaged or of another version ({error}). Delete it to train it again.") from None

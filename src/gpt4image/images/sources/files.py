@@ -52,12 +52,16 @@ def walk(root: Path, below: str = "") -> Iterator[FoundFile]:
 
 
 def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], ...]) -> Iterator[FoundFile]:
-    with os.scandir(folder) as scanned:
-        entries = [entry for entry in scanned if not is_hidden(entry.name)]
+    try:
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not is_hidden(entry.name)]
+    except OSError as error:
+        yield FoundFile(prefix, b"", f"the folder cannot be read ({error.strerror})")
+        return
     folders = []
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
-        if entry.is_dir():
+        if _is_folder(entry):
             folders.append((entry, path))
         else:
             yield inspect_file(Path(entry.path), path, scope)
@@ -65,6 +69,13 @@ def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], .
         identity = _identity(Path(entry.path))
         if identity not in above:
             yield from _walk(Path(entry.path), path, scope, (*above, identity))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
