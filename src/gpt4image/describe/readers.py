@@ -51,7 +51,7 @@ def load_descriptions(
         columns = ", ".join(images.reader.text_columns) or "none"
         raise DescriptionError(
             f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
-            f"columns: {columns}."
+            f"columns: {columns}. Name one of them, or a file, with --text."
         )
     if path.suffix in (".pt", ".pth"):
         return join_texts(images, pair_with_folder(images, path), 0, path.name)

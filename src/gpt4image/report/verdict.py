@@ -151,6 +151,11 @@ def _covers(difference: Difference) -> str:
 
 def _what_would_settle(difference: Difference) -> str:
     """Advice for an interval around zero: more seeds, more test images, and roughly how many."""
+    if difference.low == difference.high:
+        return (
+            "Both arms scored the same on every image, so nothing can be told: models that have hardly learned and "
+            "tiny test sets look like this. The same command, with more epochs, more test images or more seeds:"
+        )
     half = max(difference.high - difference.mean, difference.mean - difference.low)
     times = (half / abs(difference.mean)) ** 2 if difference.mean else math.inf
     if times <= 1:
