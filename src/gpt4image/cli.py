@@ -64,7 +64,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Embed:
-    """Turn descriptions into vectors. Goes on where it was, and encodes no text twice."""
+    """Turn descriptions into vectors. Goes on where it was; a text that the store holds is not encoded again."""
 
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)

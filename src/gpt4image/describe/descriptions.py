@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpt4image.console import counted
 from gpt4image.errors import StoreError
 from gpt4image.files import atomic_write, digest
 from gpt4image.images.table import SPLITS, ImageTable
@@ -45,8 +46,8 @@ class Coverage:
         )
         return (
             f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; "
-            f"{self.orphans:,} texts fit no image, {self.repeated:,} stand on several images, "
-            f"{self.surplus:,} are further texts of one image and not used"
+            f"{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several images, "
+            f"{counted(self.surplus, 'further text')} of an image that has one (not used)"
         )
 
 
@@ -78,8 +79,11 @@ class DescriptionSet:
 
     def texts_of(self, ids: Iterable[str]) -> list[str | None]:
         """Texts of some images; None where there is none."""
-        texts = dict(self.pairs())
-        return [texts.get(image_id) for image_id in ids]
+        return [self._by_id.get(image_id) for image_id in ids]
+
+    @cached_property
+    def _by_id(self) -> dict[str, str]:
+        return dict(self.pairs())
 
     def save(self, path: Path) -> None:
         """Write the texts as Parquet, atomically."""

@@ -153,7 +153,8 @@ def encode_batch(texts: Sequence[str], encoder: TextEncoder, long_text: LongText
     flat = [chunk for parts in chunks for chunk in parts]
     weights = np.asarray(encoder.count_tokens(flat), dtype=np.float32)[:, None]
     starts = np.cumsum([0, *(len(parts) for parts in chunks[:-1])])
-    pooled = np.add.reduceat(encoder.encode(flat) * weights, starts, axis=0)
+    vectors = np.concatenate([encoder.encode(flat[at : at + len(texts)]) for at in range(0, len(flat), len(texts))])
+    pooled = np.add.reduceat(vectors * weights, starts, axis=0)
     lengths = np.linalg.norm(pooled, axis=1, keepdims=True)
     return np.asarray(pooled / np.maximum(lengths, 1e-12), dtype=np.float32)
 
