@@ -229,7 +229,9 @@ def test_no_encoder_no_gallery_no_alignment_and_one_seed(tmp_path):
     html, page = write(tmp_path, comparison.model_copy(update={"arms": arms}), Gallery(items=[]))
     assert "none used" in page.words and "No images were kept" in page.words
     assert "Alignment loss" not in page.words
-    assert "One seed cannot tell luck from effect" in page.words and "gpt4image compare DATA ... --seeds 5" in page.words
+    assert (
+        "One seed cannot tell luck from effect" in page.words and "gpt4image compare DATA ... --seeds 5" in page.words
+    )
     assert_self_contained(html, page)
 
 
