@@ -51,9 +51,12 @@ def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
     assert main(["train", str(image_set), "--config", str(tmp_path / "recipe.toml")]) == 1
     assert "Did you mean 'epochs'" in capsys.readouterr().err
     assert main(["report", "--work", str(tmp_path)]) == 1
-    with pytest.raises(SystemExit) as end:
-        main(["compare", "data", "--epoch", "3"])
-    assert end.value.code == 2
+    assert main(["comapre", "data"]) == 1
+    assert "Did you mean 'compare'" in capsys.readouterr().err
+    for arguments, status in ((["compare", "data", "--epoch", "3"], 2), ([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == status
 
 
 def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, tmp_path, capsys):

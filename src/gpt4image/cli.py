@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Union, cast
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from gpt4image.errors import Gpt4ImageError
+from gpt4image.errors import ConfigError, Gpt4ImageError
 from gpt4image.options import DataOptions, TextOptions
+from gpt4image.seams import unknown_name
 from gpt4image.train.recipe import Recipe
 
 WORK = Path("gpt4image-work")
@@ -242,29 +243,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> Command:
-    """Arguments to a command; settings of a `--config` file take the place of the recipe's defaults."""
-    recipe = config_recipe(arguments)
-    commands = tuple(subcommand(name, kind, recipe) for name, kind in COMMANDS.items())
+    """Arguments to a command; settings of a `--config` file take the place of the recipe's defaults.
+
+    Raises:
+        ConfigError: unknown command, or a `--config` file that cannot be meant.
+        SystemExit: help was asked for, or an option is wrong.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        raise SystemExit(0 if arguments else 2)
+    name, *options = arguments
+    if name not in COMMANDS:
+        raise ConfigError(unknown_name("command", name, list(COMMANDS)))
+    kind = COMMANDS[name]
+    default: dict[str, Any] = {}
+    if kind in (Train, Compare) and (recipe := config_recipe(options)):
+        default = {"default": kind(source=DataOptions(tyro.MISSING), recipe=recipe)}
     chosen: Command = tyro.cli(
-        cast(type[Command], Union[commands]),  # noqa: UP007 - made at run time
-        prog="gpt4image",
-        description="Better image classifiers of ordinary size: descriptions at training, nothing extra at inference.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        kind, prog=f"gpt4image {name}", args=options, config=(tyro.conf.OmitArgPrefixes,), **default
     )
     return chosen
 
 
-def subcommand(name: str, kind: type[Command], recipe: Recipe | None) -> object:
-    """A command under its name, with a recipe as its default where it has one."""
-    if recipe is None or kind not in (Train, Compare):
-        return Annotated[kind, tyro.conf.subcommand(name)]
-    default = kind(source=DataOptions(tyro.MISSING), recipe=recipe)
-    return Annotated[kind, tyro.conf.subcommand(name, default=default)]
+def overview() -> str:
+    """What there is to do, a line a command."""
+    lines = [f"  {name:9} {str(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gpt4image COMMAND ...",
+            "",
+            "Better image classifiers of ordinary size: descriptions at training, nothing extra at inference.",
+            "",
+            *lines,
+            "",
+            "gpt4image COMMAND --help shows every setting.",
+        ]
+    )
 
 
 def config_recipe(arguments: list[str]) -> Recipe | None:
-    """The recipe of the file after `--config`, if there is one."""
+    """The recipe of the file after `--config`, if there is one. ConfigError when the file cannot be meant."""
     for argument, following in pairwise([*arguments, ""]):
         if argument == "--config":
             return Recipe.from_file(Path(following))
