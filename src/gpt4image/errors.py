@@ -6,6 +6,7 @@
     |   |-- ImageError         one image cannot be used
     |   |-- DescriptionError   the descriptions do not fit the images
     |   `-- StoreError         something on disk does not fit what is asked of it
+    |-- DescribeError          no description can be written: no server, wrong key, unknown model, budget
     |-- TrainingError          training cannot go on
     |-- ExportError            an exported model does not answer as the trained one
     |-- BusyError              another process is at work in the same place
@@ -47,6 +48,10 @@ class DescriptionError(DataError):
 
 class StoreError(DataError):
     """Something stored on disk does not fit what is asked of it."""
+
+
+class DescribeError(Gpt4ImageError):
+    """No description can be written, whatever the image."""
 
 
 class TrainingError(Gpt4ImageError):

@@ -1,0 +1,142 @@
+"""What a describer is asked, what it answers, and the ways in which it may fail."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from gpt4image.describe.picture import Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the model draws its answer. What is None is left to the model.
+
+    Attributes:
+        max_tokens: most tokens of one answer.
+        temperature: 0 for the likeliest words, higher for more variety.
+        top_p: share of the probability that words are drawn from.
+        seed: seed of the draw, where the server knows one.
+    """
+
+    max_tokens: int = 300
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; settings left to the model are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """One description to be written.
+
+    Attributes:
+        key: what is asked, as 32 hex digits: image, model, prompt and sampling (`describe.jobs.tasks`).
+        image_id: the image.
+        name: what messages call the image; untrusted.
+        picture: what the model sees.
+        system: system message, if any.
+        turns: questions, asked one after the other in one conversation about the picture.
+        sampling: how answers are drawn.
+    """
+
+    key: str
+    image_id: str
+    name: str
+    picture: Picture
+    system: str | None
+    turns: tuple[str, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered.
+
+    Attributes:
+        texts: one answer a turn.
+        finish_reason: why the last answer ended, as the server says (`stop`, `length`, `content_filter`...).
+        tokens_in: tokens read over all turns, None where the server does not count them.
+        tokens_out: tokens written over all turns, likewise.
+        model: the model as the server names it.
+    """
+
+    texts: tuple[str, ...]
+    finish_reason: str | None
+    tokens_in: int | None
+    tokens_out: int | None
+    model: str
+
+
+class Describer(Protocol):
+    """One place that answers requests: a server, a model in this process, a recording.
+
+    Attributes:
+        name: its name in the table of describers.
+        place: where it is, for messages: an address without credentials, or a model's folder.
+        model: the model as it is asked for; part of what identifies a description.
+        most_at_once: requests it takes at a time, at most.
+    """
+
+    name: str
+    place: str
+    model: str
+    most_at_once: int
+
+    async def check(self) -> None:
+        """Find out, before anything is paid, whether it can answer.
+
+        Raises:
+            EndpointDownError: it cannot be reached.
+            DescribeError: it cannot answer whatever is asked: wrong key, unknown model. The message names the fix.
+        """
+        ...
+
+    async def describe(self, request: DescribeRequest) -> Reply:
+        """Answer one request. Cancelled when the image's time is up.
+
+        Raises:
+            RequestFailedError: this request failed; others may go well.
+            PushbackError: the server asks to be left alone for a while.
+            EndpointDownError: the server cannot be reached any more.
+            DescribeError: no request can go well.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and memory."""
+        ...
+
+
+class RequestFailedError(Exception):
+    """One request failed.
+
+    Args:
+        reason: the kind of failure in a few words, counted over the job, such as `server error 500`.
+        detail: what exactly was said; untrusted.
+        again: whether another attempt may go well.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, again: bool) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail, self.again = reason, detail, again
+
+
+class PushbackError(Exception):
+    """The server asks to slow down.
+
+    Args:
+        reason: the kind in a few words, such as `too many requests`.
+        seconds: how long it wants to be left alone, where it says so.
+    """
+
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.seconds = reason, seconds
+
+
+class EndpointDownError(Exception):
+    """A server cannot be reached. The message says why."""

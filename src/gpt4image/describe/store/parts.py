@@ -1,0 +1,185 @@
+"""Parts of the description store: files that grow line by line, and Parquet files made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from gpt4image.console import say
+from gpt4image.describe.store.records import RECORD_FIELDS, SCHEMA, DescriptionRecord, record_line
+from gpt4image.errors import StoreError
+from gpt4image.files import atomic_write
+
+REPLACES = b"gpt4image.replaces"
+"""Metadata key of a Parquet part: the parts whose records it holds."""
+BATCH_ROWS = 4096
+
+
+def now() -> str:
+    """The time, ISO 8601 in UTC with microseconds, so that texts sort as times."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+class RecordWriter:
+    """Appends records to a part of its own. A record is in the file when `write` returns, whole or not at all.
+
+    Args:
+        folder: folder of the parts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.jsonl"
+        self._lock = FileLock(lock_path(self.path))
+        self._lock.acquire()
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+
+    def write(self, record: DescriptionRecord) -> None:
+        """Append a record. It outlives this process at once, and the machine after the next `sync`.
+
+        Raises:
+            StoreError: it cannot be written, as on a full disk; what was written before is whole.
+        """
+        line, size = record_line(record), os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                raise OSError("the disk is full")
+        except OSError as error:
+            os.ftruncate(self._file, size)
+            raise StoreError(
+                f"{self.path} cannot be written ({error}). What was answered before is kept: make room, and give the "
+                "same command again."
+            ) from None
+
+    def sync(self) -> None:
+        """Have the system bring what was written to the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Finish the part; an empty one is removed."""
+        self.sync()
+        empty = os.fstat(self._file).st_size == 0
+        os.close(self._file)
+        self._lock.release()
+        if empty:
+            remove_part(self.path)
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def lock_path(part: Path) -> Path:
+    """Lock that a part's writer holds."""
+    return part.with_suffix(".lock")
+
+
+def remove_part(part: Path) -> None:
+    """Delete a part and its lock."""
+    part.unlink(missing_ok=True)
+    lock_path(part).unlink(missing_ok=True)
+
+
+def is_closed(part: Path) -> bool:
+    """Whether no process writes to a part any more."""
+    if part.suffix == ".parquet":
+        return True
+    lock = FileLock(lock_path(part))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def list_parts(folder: Path) -> list[Path]:
+    """All parts in the order of their names, without those whose records another part has taken over."""
+    parts = sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")])
+    replaced = {name for part in parts if part.suffix == ".parquet" for name in replaced_by(part)}
+    return [part for part in parts if part.name not in replaced]
+
+
+def replaced_by(part: Path) -> list[str]:
+    """Names of the parts whose records a Parquet part has taken over. StoreError names a damaged file."""
+    try:
+        metadata = pq.read_metadata(part).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise damaged_part(part, error) from None
+    names: list[str] = json.loads(metadata.get(REPLACES, b"[]"))
+    return names
+
+
+def damaged_part(part: Path, error: Exception) -> StoreError:
+    """What is raised for a part that cannot be read."""
+    return StoreError(
+        f"{part} is damaged ({error}). Bring it back from a backup, or delete it to have its images described again."
+    )
+
+
+def read_part(part: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
+    """Some columns of a part, in batches. StoreError names a file that is damaged beyond a cut-off last line."""
+    if part.suffix == ".jsonl":
+        yield from read_lines(part, columns)
+        return
+    try:
+        with pq.ParquetFile(part) as file:
+            yield from file.iter_batches(BATCH_ROWS, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise damaged_part(part, error) from None
+
+
+def read_lines(part: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of a part that grows by lines. Lines that are not whole records are left out and counted."""
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    rows: list[DescriptionRecord] = []
+    damaged = 0
+    with part.open("rb") as file:
+        for line in file:
+            try:
+                rows.append(DescriptionRecord(**json.loads(line)))
+            except (ValueError, TypeError):
+                damaged += line.endswith(b"\n")  # a last line without end is a killed process's, or one in the making
+            if len(rows) == BATCH_ROWS:
+                yield to_batch(rows, schema)
+                rows = []
+    if rows:
+        yield to_batch(rows, schema)
+    if damaged:
+        say(f"{part}: {damaged:,} damaged lines are left out; their images count as not described.", style="yellow")
+
+
+def to_batch(rows: Iterable[DescriptionRecord], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
+    """Records as a batch with the columns of the schema."""
+    return pa.RecordBatch.from_pylist([asdict(row) for row in rows], schema=schema)
+
+
+def merge_parts(parts: Sequence[Path], folder: Path) -> None:
+    """Put the records of closed parts into one Parquet part, then delete them. Memory does not grow with the records.
+
+    A process killed in between leaves either the old parts, or both with the new one saying what it replaces.
+    """
+    names = json.dumps([part.name for part in parts]).encode()
+    target = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
+    schema = SCHEMA.with_metadata({REPLACES: names})
+    with atomic_write(target) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for part in parts:
+            for batch in read_part(part):
+                writer.write_batch(batch)
+    for part in parts:
+        remove_part(part)

@@ -1,0 +1,213 @@
+"""All descriptions ever paid for, and what has become of each."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpt4image.describe.store.parts import (
+    RecordWriter,
+    is_closed,
+    list_parts,
+    merge_parts,
+    now,
+    read_part,
+)
+from gpt4image.describe.store.records import DescriptionRecord, Mark, Verdict, record_from, record_line
+from gpt4image.errors import BusyError, StoreError
+from gpt4image.files import exclusive
+
+KEY_TYPE = "S32"
+
+
+class DescriptionStore:
+    """The descriptions of a work directory.
+
+    Every process writes into a part of its own; parts are whole after `kill -9` at any moment. Nothing is ever
+    changed: a later record of the same key, or a mark, counts more than an earlier record.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._parts = self.folder / "parts"
+        self._marks = self.folder / "marks.jsonl"
+
+    def writer(self) -> RecordWriter:
+        """A new part to write to; use it as a context manager."""
+        return RecordWriter(self._parts)
+
+    def keys(self) -> KeyStates:
+        """Which keys are answered and which failed, 32 bytes each. Marks are taken into account."""
+        answered, failed = [np.empty(0, KEY_TYPE)], [np.empty(0, KEY_TYPE)]
+        retried = {key: mark.created for key, mark in self.marks().items() if mark.verdict == "retry"}
+        for batch in self._batches(("key", "error", "created")):
+            keys = to_keys(batch["key"])
+            good = np.asarray(pc.is_null(batch["error"]).to_numpy(zero_copy_only=False), dtype=bool)
+            if retried:
+                good &= ~voided(batch, retried)
+            answered.append(keys[good])
+            failed.append(keys[~good])
+        done = np.unique(np.concatenate(answered))
+        return KeyStates(done, np.setdiff1d(np.concatenate(failed), done))
+
+    def records(self) -> Iterator[DescriptionRecord]:
+        """Every record, failures and replaced ones included, part by part."""
+        for batch in self._batches():
+            yield from map(record_from, batch.to_pylist())
+
+    def current(self, *, dropped: bool = False) -> list[DescriptionRecord]:
+        """The latest record of every key that counts: its answer, or its failure where it has none.
+
+        Args:
+            dropped: also those that were marked to be left out.
+
+        Returns:
+            Records in the order of image id, prompt, model and sample.
+        """
+        marks = self.marks()
+        found: dict[str, DescriptionRecord] = {}
+        for record in self.records():
+            before = found.get(record.key)
+            if before is None or rank(record, marks) >= rank(before, marks):
+                found[record.key] = record
+        kept = (r for r in found.values() if dropped or not is_dropped(r, marks))
+        return sorted(kept, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
+
+    def spent(self, model: str | None = None) -> Spent:
+        """What all calls so far have cost, failures included; of one model where it is given."""
+        spent = Spent()
+        for batch in self._batches(("model", "cost", "tokens_in", "tokens_out")):
+            rows = batch if model is None else batch.filter(pc.equal(batch["model"], model))
+            spent += Spent(total(rows["cost"]), int(total(rows["tokens_in"])), int(total(rows["tokens_out"])))
+        return spent
+
+    def failures(self) -> Counter[str]:
+        """Reasons of the keys that failed and have no answer, with their counts."""
+        return Counter(record.error for record in self.current() if record.error is not None)
+
+    def mark(self, keys: Iterable[str], verdict: Verdict, reason: str) -> int:
+        """Decide about descriptions; returns how many."""
+        lines = [record_line(Mark(key, verdict, reason, now())) for key in keys]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder / "marks.lock", f"the marks in {self.folder}", wait=True):
+            torn = self._marks.exists() and not self._marks.read_bytes().endswith(b"\n")
+            with self._marks.open("ab") as file:
+                file.write((b"\n" if torn else b"") + b"".join(lines))
+        return len(lines)
+
+    def marks(self) -> dict[str, Mark]:
+        """The latest mark of each key."""
+        if not self._marks.exists():
+            return {}
+        found: dict[str, Mark] = {}
+        with self._marks.open("rb") as file:
+            for line in file:
+                try:
+                    mark = Mark(**json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # the end of a killed process's writing
+                found[mark.key] = mark
+        return found
+
+    def compact(self) -> None:
+        """Put what is no longer written to into one Parquet part; skipped while another process does so."""
+        if not self._parts.exists():
+            return
+        try:
+            with exclusive(self.folder / "compact.lock", f"the descriptions in {self.folder}"):
+                self._remove_replaced()
+                closed = [part for part in list_parts(self._parts) if is_closed(part)]
+                if any(part.suffix == ".jsonl" for part in closed):
+                    merge_parts(closed, self._parts)
+        except BusyError:
+            return
+
+    def _remove_replaced(self) -> None:
+        live = set(list_parts(self._parts))
+        for part in [*self._parts.glob("*.jsonl"), *self._parts.glob("*.parquet")]:
+            if part not in live:
+                part.unlink(missing_ok=True)
+
+    def _batches(self, columns: tuple[str, ...] | None = None) -> Iterator[pa.RecordBatch]:
+        for part in list_parts(self._parts):
+            try:
+                yield from read_part(part, columns) if columns else read_part(part)
+            except FileNotFoundError:
+                raise StoreError(f"{part} has gone while it was read: run the command again.") from None
+
+
+@dataclass(frozen=True)
+class KeyStates:
+    """What is known of keys.
+
+    Attributes:
+        answered: keys with an answer, sorted, S32.
+        failed: keys that failed and have no answer, sorted, S32.
+    """
+
+    answered: np.ndarray
+    failed: np.ndarray
+
+    def pending(self, keys: np.ndarray, *, retry_failed: bool) -> np.ndarray:
+        """Which of the keys (S32 [N]) are still to be asked, bool [N]."""
+        todo = ~contains(self.answered, keys)
+        return todo if retry_failed else todo & ~contains(self.failed, keys)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Money in US dollars, and tokens."""
+
+    cost: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.cost + other.cost, self.tokens_in + other.tokens_in, self.tokens_out + other.tokens_out)
+
+
+def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which of the keys [N] are among sorted values, bool [N]."""
+    if not len(values):
+        return np.zeros(len(keys), dtype=bool)
+    at = np.minimum(np.searchsorted(values, keys), len(values) - 1)
+    return np.asarray(values[at] == keys)
+
+
+def to_keys(column: pa.Array) -> np.ndarray:
+    """A column of keys as S32 [N]."""
+    return np.asarray(column.to_pylist(), dtype=KEY_TYPE)
+
+
+def voided(batch: pa.RecordBatch, retried: dict[str, str]) -> np.ndarray:
+    """Which records a later wish for another try has made void, bool [N]."""
+    pairs = zip(batch["key"].to_pylist(), batch["created"].to_pylist(), strict=True)
+    return np.asarray([retried.get(key, "") >= created for key, created in pairs], dtype=bool)
+
+
+def total(column: pa.Array) -> float:
+    """Sum of a column, 0 where it is empty."""
+    return pc.sum(column).as_py() or 0
+
+
+def rank(record: DescriptionRecord, marks: dict[str, Mark]) -> tuple[bool, bool, str]:
+    """Order in which records of a key count: answers over failures and void answers, then later ones."""
+    mark = marks.get(record.key)
+    void = mark is not None and mark.verdict == "retry" and mark.created >= record.created
+    return record.answered and not void, record.answered, record.created
+
+
+def is_dropped(record: DescriptionRecord, marks: dict[str, Mark]) -> bool:
+    """Whether a mark made after the record leaves it out; one to be written again is left out until it is."""
+    mark = marks.get(record.key)
+    return record.answered and mark is not None and mark.verdict != "keep" and mark.created >= record.created
