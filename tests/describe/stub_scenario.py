@@ -1,0 +1,240 @@
+"""What the stub server does and when, and what it writes down about every request."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+MODEL = "stub-vision"
+
+Endpoint = Literal[
+    "chat", "line", "models", "upload", "files", "file", "content", "delete", "create", "batch", "batches", "cancel"
+]
+"""`line` is one line of a batch; `create` makes a batch, `batch` looks at one, `batches` lists them."""
+
+AnswerKind = Literal["empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text"]
+ErrorKind = Literal[
+    "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model"
+]
+CutKind = Literal["slow", "cut", "cut_body", "truncated", "html", "missing", "die"]
+FaultKind = AnswerKind | ErrorKind | CutKind
+
+ANSWERS, ERRORS, CUTS = (frozenset(get_args(kinds)) for kinds in (AnswerKind, ErrorKind, CutKind))
+LINE_KINDS = ANSWERS | ERRORS | {"truncated", "missing"}
+OTHER_KINDS = {"status", "rate_limit", "wrong_key", "slow", "cut", "cut_body", "truncated", "html", "die"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A rule: which requests go wrong, and how. Every condition that is given must hold.
+
+    Kinds that are answers (status 200, paid): `empty`, `null` (content), `refusal` (message.refusal), `refusal_text`,
+    `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text).
+    Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 that waiting does not help),
+    `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
+    `unknown_model` (404).
+    Kinds that break the connection or the body: `slow`, `cut` (no work done, no answer), `cut_body` (work done, half
+    the answer), `truncated` (status 200, half the JSON), `html` (status 200 or `status`), `missing` (a line of a batch
+    that is in no file), `die` (every connection is cut; nothing listens for `seconds`, or ever again).
+
+    Attributes:
+        kind: what happens.
+        on: the kind of request; running numbers count each kind on its own.
+        every: every n-th request.
+        numbers: these requests, from 1.
+        mark: requests about the picture whose mark starts so.
+        probability: share of the tries, drawn from seed, mark, turn and try, whatever the order of arrival.
+        share: share of the pictures, drawn from seed and mark: such a picture meets the fault at every try.
+        times: only the first tries of a picture's turn; None for every try.
+        status: status code of `status` and `html`.
+        seconds: how much longer (`slow`), how long away (`die`), or the Retry-After (`status`, `rate_limit`).
+        text: text of `text`.
+    """
+
+    kind: FaultKind
+    on: Endpoint = "chat"
+    every: int | None = None
+    numbers: tuple[int, ...] = ()
+    mark: str = ""
+    probability: float | None = None
+    share: float | None = None
+    times: int | None = None
+    status: int | None = None
+    seconds: float | None = None
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        allowed = {"chat": (ANSWERS | ERRORS | CUTS) - {"missing"}, "line": LINE_KINDS}.get(self.on, OTHER_KINDS)
+        if self.kind not in allowed or self.on not in get_args(Endpoint):
+            raise ValueError(f"No fault {self.kind!r} on {self.on!r}; there are {sorted(allowed)}.")
+        if self.kind == "status" and self.status is None:
+            raise ValueError("A fault of kind 'status' needs a status.")
+
+    def hits(self, entry: Entry, seed: int) -> bool:
+        """Whether a request meets this fault."""
+        who = entry.mark or f"#{entry.number}"
+        one_try = (seed, who, entry.turn, entry.tries)
+        return (
+            entry.endpoint == self.on
+            and (self.every is None or entry.number % self.every == 0)
+            and (not self.numbers or entry.number in self.numbers)
+            and entry.mark.startswith(self.mark)
+            and (self.times is None or entry.tries <= self.times)
+            and (self.probability is None or random.Random(repr(one_try)).random() < self.probability)
+            and (self.share is None or random.Random(repr((seed, who))).random() < self.share)
+        )
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How the server behaves. The default answers every request at once.
+
+    Attributes:
+        models: models that are there; another is a 404. Empty: any name is taken, `MODEL` is listed.
+        expected_key: key that requests must bear; another or none is a 401 that echoes the header sent.
+        slots: requests at work at a time; None for any number.
+        when_full: requests beyond the slots wait in a queue, or get a 429.
+        latency: seconds that a request takes in its slot.
+        jitter: up to so many seconds more, drawn from the seed.
+        ready_after: seconds after the start at which it is ready.
+        not_ready: until then it answers 503 "Loading model", or refuses connections.
+        rate_limit: requests in a sliding window; more get a 429 and do not count.
+        rate_window: seconds of the window.
+        retry_after: what a 429 says: nothing, whole seconds, a date, or `retry-after-ms` with the seconds beside it.
+        retry_after_value: this value of the header in place of the true one.
+        no_max_tokens: 400 for `max_tokens`, says to use `max_completion_tokens`.
+        no_temperature: 400 for any temperature but 1.
+        marks: look into requests. Without, the body is not read as JSON: no mark, no turn, a fixed answer, full speed.
+        text: a fixed text for every answer in place of the description.
+        faults: the first rule that hits a request decides; any number of `slow` rules come on top.
+        seed: of everything that is drawn.
+        batch_polls: times a batch is looked at until it is done.
+        batch_seconds: seconds until a batch is done, in place of `batch_polls`.
+        batch_outcome: how batches end.
+        batch_done_share: share of the lines done when a batch expires.
+        batch_most_lines: most lines of a batch; one with more fails.
+        batch_most_queued: most lines in unfinished batches together; a batch beyond fails with `token_limit_exceeded`.
+        most_bytes: largest body; a larger one is a 413.
+    """
+
+    models: tuple[str, ...] = (MODEL,)
+    expected_key: str | None = None
+    slots: int | None = None
+    when_full: Literal["queue", "429"] = "queue"
+    latency: float = 0.0
+    jitter: float = 0.0
+    ready_after: float = 0.0
+    not_ready: Literal["503", "refuse"] = "503"
+    rate_limit: int | None = None
+    rate_window: float = 60.0
+    retry_after: Literal["none", "seconds", "date", "ms"] = "seconds"
+    retry_after_value: str | None = None
+    no_max_tokens: bool = False
+    no_temperature: bool = False
+    marks: bool = True
+    text: str | None = None
+    faults: tuple[Fault, ...] = ()
+    seed: int = 0
+    batch_polls: int = 2
+    batch_seconds: float | None = None
+    batch_outcome: Literal["completed", "failed", "expired"] = "completed"
+    batch_done_share: float = 0.5
+    batch_most_lines: int = 50_000
+    batch_most_queued: int | None = None
+    most_bytes: int = 64 * 2**20
+
+    @classmethod
+    def from_json(cls, text: str) -> Scenario:
+        """A scenario from JSON; TypeError for a name that does not exist."""
+        data = json.loads(text)
+        faults = tuple(
+            Fault(**{**fault, "numbers": tuple(fault.get("numbers", ()))}) for fault in data.pop("faults", ())
+        )
+        return cls(**{**data, "models": tuple(data.get("models", (MODEL,))), "faults": faults})
+
+    def to_json(self) -> str:
+        """The scenario as JSON."""
+        return json.dumps(asdict(self))
+
+    def fault(self, entry: Entry) -> Fault | None:
+        """The fault that a request meets, if any, save `slow`."""
+        return next((f for f in self.faults if f.kind != "slow" and f.hits(entry, self.seed)), None)
+
+    def extra_seconds(self, entry: Entry) -> float:
+        """Seconds that `slow` rules add to a request."""
+        return sum(f.seconds or 0.0 for f in self.faults if f.kind == "slow" and f.hits(entry, self.seed))
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request, or one line of a batch, as the server saw it.
+
+    Attributes:
+        endpoint: the kind of request.
+        number: running number of its kind, from 1, in order of arrival.
+        at: when it arrived, `time.monotonic()`.
+        concurrency: chat requests in the server at its arrival, itself included.
+        has_key: whether it came with an Authorization header.
+        key_ok: whether that was the expected key; the key itself is not kept.
+        mark: first 12 hex digits of the 128-bit BLAKE2b of the picture's bytes, as in `image_id`; empty without.
+        turn: number of questions in the conversation so far.
+        tries: which try of this picture's turn it is, from 1.
+        system: whether there was a system message.
+        question: the last question.
+        model: model asked for.
+        settings: everything else that was asked: max_tokens, temperature...
+        custom_id: of a line of a batch.
+        fault: the fault it met, or what the server itself found wrong (`not_ready`, `full`, `rate`...); else empty.
+        status: status code of the answer; 0 where there was none.
+        paid: whether the model did its work, that is whether a vendor would charge for it.
+        sent: whether the whole answer was handed to an open connection.
+        done_at: when it was over, `time.monotonic()`.
+    """
+
+    endpoint: str
+    number: int = 0
+    at: float = 0.0
+    concurrency: int = 0
+    has_key: bool = False
+    key_ok: bool = False
+    mark: str = ""
+    turn: int = 0
+    tries: int = 1
+    system: bool = False
+    question: str = ""
+    model: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    custom_id: str = ""
+    fault: str = ""
+    status: int = 0
+    paid: bool = False
+    sent: bool = False
+    done_at: float = 0.0
+
+
+def read_log(path: Path) -> list[Entry]:
+    """Requests from the log file of a server process, in order of arrival; a last line cut short is left out."""
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return sorted((Entry(**json.loads(line)) for line in lines), key=lambda entry: entry.at)
+
+
+def answers_by_mark(log: Iterable[Entry]) -> Counter[str]:
+    """How often each picture was answered to the end. A conversation counts once a turn."""
+    return Counter(entry.mark for entry in log if entry.sent and entry.paid and entry.mark)
+
+
+def paid_by_mark(log: Iterable[Entry]) -> Counter[str]:
+    """How often each picture was paid for, answers that nobody received included."""
+    return Counter(entry.mark for entry in log if entry.paid and entry.mark)
+
+
+def most_at_once(log: Iterable[Entry]) -> int:
+    """Most chat requests that were in the server at a time."""
+    return max((entry.concurrency for entry in log), default=0)
