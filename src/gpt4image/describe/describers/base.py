@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ class DescribeRequest:
         system: system message, if any.
         turns: questions, asked one after the other in one conversation about the picture.
         sampling: how answers are drawn.
+        prompt_hash: hash of the prompt strategy, 32 hex digits.
+        sample: number of the sample, from 0.
     """
 
     key: str
@@ -50,6 +53,8 @@ class DescribeRequest:
     system: str | None
     turns: tuple[str, ...]
     sampling: Sampling
+    prompt_hash: str
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,20 @@ class Describer(Protocol):
         ...
 
 
+class Counted(Protocol):
+    """Something that was paid for; counts are None where the server does not count."""
+
+    @property
+    def tokens_in(self) -> int | None:
+        """Tokens read."""
+        ...
+
+    @property
+    def tokens_out(self) -> int | None:
+        """Tokens written."""
+        ...
+
+
 class RequestFailedError(Exception):
     """One request failed.
 
@@ -118,11 +137,23 @@ class RequestFailedError(Exception):
         reason: the kind of failure in a few words, counted over the job, such as `server error 500`.
         detail: what exactly was said; untrusted.
         again: whether another attempt may go well.
+
+    Attributes:
+        tokens_in: tokens read all the same.
+        tokens_out: tokens written all the same.
     """
 
     def __init__(self, reason: str, detail: str = "", *, again: bool) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.again = reason, detail, again
+        self.tokens_in = self.tokens_out = 0
+
+    def after(self, paid: Iterable[Counted]) -> RequestFailedError:
+        """The same failure with the tokens of answers that were paid for before it."""
+        for answer in paid:
+            self.tokens_in += answer.tokens_in or 0
+            self.tokens_out += answer.tokens_out or 0
+        return self
 
 
 class PushbackError(Exception):

@@ -1,0 +1,66 @@
+"""Tasks under way: what each has been through, and those that wait for another attempt."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from dataclasses import dataclass
+
+from gpt4image.describe.describers.base import DescribeRequest
+
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A task under way.
+
+    Attributes:
+        number: the task.
+        request: what is asked; None where its picture cannot be had.
+        tries: calls that failed because of the request.
+        push_backs: calls that the server did not want.
+        seconds: time spent in calls.
+        tokens_in: tokens read by all calls, None where they are not counted.
+        tokens_out: tokens written, likewise.
+        cost: US dollars for all calls, None where it is not known.
+    """
+
+    number: int
+    request: DescribeRequest | None = None
+    tries: int = 0
+    push_backs: int = 0
+    seconds: float = 0.0
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    cost: float | None = 0.0
+
+
+def back_off(times: int) -> float:
+    """Seconds to wait after so many failures: doubled each time, spread at random so that requests do not bunch."""
+    return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(times - 1, 16)) * random.uniform(0.5, 1.0)
+
+
+class WaitingRoom:
+    """Attempts that wait, the next one first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Attempt]] = []
+        self._order = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, attempt: Attempt, ready: float) -> None:
+        """Have an attempt wait until a time."""
+        heapq.heappush(self._heap, (ready, next(self._order), attempt))
+
+    def seconds_left(self, now: float) -> float | None:
+        """Time until the next one is ready; None where nobody waits."""
+        return max(0.0, self._heap[0][0] - now) if self._heap else None
+
+    def take(self, now: float) -> Attempt | None:
+        """The next attempt whose time has come."""
+        return heapq.heappop(self._heap)[2] if self._heap and self._heap[0][0] <= now else None

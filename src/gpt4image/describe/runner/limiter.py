@@ -1,0 +1,58 @@
+"""How many requests a server takes at a time, found out while they are sent."""
+
+from __future__ import annotations
+
+START = 4
+GROWTH_CUT = 0.7
+STEADY_CUT = 0.9
+TIMEOUT_CUT = 0.5
+
+
+class Limiter:
+    """Grows while all goes well and shrinks when the server pushes back (Jacobson, "Congestion Avoidance and Control",
+    SIGCOMM 1988): doubled each round trip until the first push-back, one more each round trip after it.
+
+    Args:
+        most: requests at a time, at most.
+        start: requests at a time in the beginning.
+    """
+
+    def __init__(self, most: int, start: int = START) -> None:
+        self.most = most
+        self.limit = float(min(start, most))
+        self.in_flight = 0
+        self.paused_until = 0.0
+        self._growing = True
+        self._cut_before = 0.0
+
+    @property
+    def room(self) -> int:
+        """Requests that may be sent now, pauses aside."""
+        return int(self.limit) - self.in_flight
+
+    def succeeded(self, *, was_full: bool) -> None:
+        """An answer came. The limit rises only where it was what held requests back."""
+        if was_full:
+            self.limit = min(float(self.most), self.limit + (1.0 if self._growing else 1.0 / self.limit))
+
+    def pushed_back(self, sent: float, now: float, wait: float | None) -> None:
+        """The server asked to slow down.
+
+        Args:
+            sent: when the request was sent; requests of one round trip cut the limit once.
+            now: the time.
+            wait: seconds that the server wants to be left alone, where it says so.
+        """
+        self._cut(sent, now, GROWTH_CUT if self._growing else STEADY_CUT)
+        if wait is not None:
+            self.paused_until = max(self.paused_until, now + wait)
+
+    def timed_out(self, sent: float, now: float) -> None:
+        """A request took too long."""
+        self._cut(sent, now, TIMEOUT_CUT)
+
+    def _cut(self, sent: float, now: float, share: float) -> None:
+        self._growing = False
+        if sent >= self._cut_before:
+            self.limit = max(1.0, self.limit * share)
+            self._cut_before = now

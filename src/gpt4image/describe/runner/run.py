@@ -1,0 +1,406 @@
+"""Runs tasks to their end: every outcome is a durable record, and one bad image holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from gpt4image import console
+from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.describers.base import (
+    Describer,
+    EndpointDownError,
+    PushbackError,
+    Reply,
+    RequestFailedError,
+)
+from gpt4image.describe.describers.chat import add_counts
+from gpt4image.describe.runner.attempts import Attempt, WaitingRoom, back_off
+from gpt4image.describe.runner.feed import Prepared, feed
+from gpt4image.describe.runner.lanes import Lane, Lanes
+from gpt4image.describe.runner.limiter import Limiter
+from gpt4image.describe.runner.tally import Tally
+from gpt4image.describe.store.parts import RecordWriter, now
+from gpt4image.describe.tasks import RequestMaker
+from gpt4image.errors import DescribeError, ImageError
+
+T = TypeVar("T")
+
+TICK_SECONDS = 0.25
+SYNC_TICKS = 4
+LINE_SECONDS = 60.0
+UNREADABLE = "unreadable picture"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How patient a job is. Nothing here decides what is asked.
+
+    Attributes:
+        image_seconds: time for one description, all its calls together, waiting excluded.
+        attempts: calls for one description that may fail because of it.
+        patience_seconds: how long servers may push everything back before the job stops.
+        down_seconds: how long all servers may be down before the job stops.
+        hopeless_at_first: failures before the first answer after which the job stops.
+        hopeless_in_a_row: failures in a row after which the job stops.
+        grace_seconds: time that requests under way get to end when the job is stopped.
+    """
+
+    image_seconds: float = 180.0
+    attempts: int = 4
+    patience_seconds: float = 600.0
+    down_seconds: float = 60.0
+    hopeless_at_first: int = 20
+    hopeless_in_a_row: int = 200
+    grace_seconds: float = 30.0
+
+
+def run_tasks(
+    maker: RequestMaker,
+    describers: Sequence[Describer],
+    writer: RecordWriter,
+    budget: Budget,
+    settings: RunSettings | None = None,
+    title: str = "Describe",
+) -> Tally:
+    """Have all tasks described. Every outcome is in the writer's part before the next is looked at.
+
+    Args:
+        maker: the tasks, as requests.
+        describers: servers that share the work; closed at the end.
+        writer: takes the records.
+        budget: what may be spent; the tally says so when it ends the job.
+        settings: how patient the job is.
+        title: what the progress line calls it.
+
+    Raises:
+        DescribeError: no request can go well, or the servers are gone. What was answered is kept.
+        StoreError: records cannot be written.
+        KeyboardInterrupt: the job was stopped by a signal, after the requests under way had ended.
+    """
+    with console.progress(title, len(maker)) as meter:
+        runner = Runner(maker, writer, budget, settings or RunSettings(), meter)
+        tally = run_async(lambda: runner.run(describers))
+    if runner.interrupted:
+        raise KeyboardInterrupt
+    return tally
+
+
+def run_async(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end, in a thread of its own where this one runs a loop already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(start())
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(asyncio.run(start()))
+        except BaseException as error:  # handed to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+class Runner:
+    """One job.
+
+    Args:
+        maker: the tasks.
+        writer: takes the records.
+        budget: what may be spent.
+        settings: how patient the job is.
+        meter: the progress line.
+    """
+
+    def __init__(
+        self,
+        maker: RequestMaker,
+        writer: RecordWriter,
+        budget: Budget,
+        settings: RunSettings,
+        meter: console.Meter,
+    ) -> None:
+        self._maker, self._writer, self._budget, self._settings = maker, writer, budget, settings
+        self._meter = meter
+        self.tally = Tally(len(maker))
+        self.interrupted = False
+        self._waiting = WaitingRoom()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._fatal: BaseException | None = None
+        self._failed_in_a_row = 0
+
+    async def run(self, describers: Sequence[Describer]) -> Tally:
+        """Send, wait for what is under way, and say how it went."""
+        loop = asyncio.get_running_loop()
+        self._clock = loop.time
+        self._start = self._last_outcome = self._clock()
+        self._news = asyncio.Event()
+        self._lanes = Lanes(describers, self._settings.down_seconds)
+        ticker = asyncio.create_task(self._tick())
+        with stop_on_signals(loop, self._interrupt):
+            try:
+                await self._send_all()
+                await self._drain()
+            finally:
+                ticker.cancel()
+                await cancel(self._calls)
+                await self._lanes.close()
+                self._writer.sync()
+                self._show()
+        if self._fatal is not None:
+            raise self._fatal
+        return self.tally
+
+    async def _send_all(self) -> None:
+        ahead = sum(lane.describer.most_at_once for lane in self._lanes.all)
+        async with aclosing(feed(self._maker, ahead)) as prepared:
+            while (attempt := await self._next(prepared, most_waiting=2 * ahead)) is not None:
+                try:
+                    lane = await self._lanes.choose()
+                except DescribeError as error:
+                    self._give_up(error)
+                    return
+                if lane is None or not await self._can_pay():
+                    return
+                self._send(attempt, lane)
+
+    async def _next(self, prepared: AsyncGenerator[Prepared], most_waiting: int) -> Attempt | None:
+        """The next task to send: one whose wait is over, or a new one; None when all have an outcome."""
+        exhausted = False
+        while not self._lanes.stopped:
+            if attempt := self._waiting.take(self._clock()):
+                return attempt
+            if not exhausted and len(self._waiting) < most_waiting:
+                try:
+                    number, request = await anext(prepared)
+                except StopAsyncIteration:
+                    exhausted = True
+                    continue
+                if isinstance(request, ImageError):
+                    self._fail(Attempt(number), None, RequestFailedError(UNREADABLE, str(request), again=False))
+                else:
+                    return Attempt(number, request)
+            elif self._calls or len(self._waiting):
+                await self._wait_for_news(self._waiting.seconds_left(self._clock()))
+            else:
+                return None
+        return None
+
+    async def _can_pay(self) -> bool:
+        """Wait until one more request fits into the budget; False when it never will."""
+        while not self._budget.affords(len(self._calls)):
+            if not self._calls:
+                self.tally.stopped = "the budget is used up"
+                self._lanes.stop()
+                return False
+            await self._wait_for_news(None)
+        return not self._lanes.stopped
+
+    async def _wait_for_news(self, seconds: float | None) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    def _send(self, attempt: Attempt, lane: Lane) -> None:
+        limiter = lane.limiter
+        limiter.in_flight += 1
+        call = asyncio.create_task(self._call(attempt, lane, limiter))
+        self._calls.add(call)
+        call.add_done_callback(lambda done: self._ended(done, limiter))
+
+    def _ended(self, call: asyncio.Task[None], limiter: Limiter) -> None:
+        self._calls.discard(call)
+        limiter.in_flight -= 1
+        if not call.cancelled() and (error := call.exception()) is not None:
+            self._give_up(error)
+        self._lanes.note()
+        self._news.set()
+
+    async def _call(self, attempt: Attempt, lane: Lane, limiter: Limiter) -> None:
+        """One call and what follows from its outcome."""
+        sent, was_full = self._clock(), limiter.room <= 0
+        try:
+            reply = await self._ask(attempt, lane.describer)
+        except TimeoutError:
+            limiter.timed_out(sent, self._clock())
+            limit = f"more than {self._settings.image_seconds:.0f} s"
+            self._fail(attempt, lane, RequestFailedError("time limit", limit, again=False))
+        except PushbackError as error:
+            limiter.pushed_back(sent, self._clock(), error.seconds)
+            attempt.push_backs += 1
+            self._try_again(attempt, back_off(attempt.push_backs) if error.seconds is None else error.seconds)
+        except EndpointDownError as error:
+            self._lanes.report_down(lane, str(error))
+            self._try_again(attempt, 0.0)
+        except RequestFailedError as error:
+            self._failed_call(attempt, lane, error)
+        else:
+            limiter.succeeded(was_full=was_full)
+            self._answer(attempt, lane, reply)
+
+    async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
+        """One call, within what is left of the image's time."""
+        assert attempt.request is not None
+        sent = self._clock()
+        try:
+            async with asyncio.timeout(self._settings.image_seconds - attempt.seconds):
+                return await describer.describe(attempt.request)
+        finally:
+            attempt.seconds += self._clock() - sent
+
+    def _failed_call(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> None:
+        attempt.tries += 1
+        self._pay(attempt, error.tokens_in, error.tokens_out)
+        if error.again and attempt.tries < self._settings.attempts and attempt.seconds < self._settings.image_seconds:
+            self._try_again(attempt, back_off(attempt.tries))
+        else:
+            self._fail(attempt, lane, error)
+
+    def _try_again(self, attempt: Attempt, wait: float) -> None:
+        self.tally.tried_again += 1
+        self._waiting.put(attempt, self._clock() + wait)
+
+    def _answer(self, attempt: Attempt, lane: Lane, reply: Reply) -> None:
+        self._failed_in_a_row = 0
+        self._pay(attempt, reply.tokens_in, reply.tokens_out)
+        self._record(
+            attempt,
+            text=self._maker.join(attempt.number, reply.texts),
+            describer=lane.describer.name,
+            served_model=reply.model,
+            finish_reason=reply.finish_reason,
+        )
+
+    def _fail(self, attempt: Attempt, lane: Lane | None, error: RequestFailedError) -> None:
+        describer = lane.describer.name if lane else ""
+        self._record(attempt, error=error.reason, detail=error.detail, describer=describer)
+        if error.reason != UNREADABLE:
+            self._failed_in_a_row += 1
+            self._look_for_hopelessness(error)
+
+    def _look_for_hopelessness(self, error: RequestFailedError) -> None:
+        """Stop where everything fails: the fault is hardly the images'."""
+        limit = self._settings.hopeless_in_a_row if self.tally.answered else self._settings.hopeless_at_first
+        if self._failed_in_a_row < limit:
+            return
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.tally.failures.most_common(3))
+        self._give_up(
+            DescribeError(
+                f"{self._failed_in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {error}. "
+                "Mend that, and try them again: --retry-failed."
+            )
+        )
+
+    def _pay(self, attempt: Attempt, tokens_in: int | None, tokens_out: int | None) -> None:
+        cost = self._budget.pay(tokens_in, tokens_out)
+        attempt.tokens_in = add_counts([attempt.tokens_in, tokens_in])
+        attempt.tokens_out = add_counts([attempt.tokens_out, tokens_out])
+        attempt.cost = None if cost is None or attempt.cost is None else attempt.cost + cost
+
+    def _record(self, attempt: Attempt, **found: Any) -> None:  # noqa: ANN401 - fields of a record
+        record = replace(
+            self._maker.record(attempt.number),
+            **found,
+            tokens_in=attempt.tokens_in,
+            tokens_out=attempt.tokens_out,
+            cost=attempt.cost,
+            seconds=round(attempt.seconds, 3),
+            created=now(),
+        )
+        self._writer.write(record)
+        self.tally.add(record)
+        self._last_outcome = self._clock()
+
+    def _give_up(self, error: BaseException) -> None:
+        self._fatal = self._fatal or error
+        self._lanes.stop()
+        self._news.set()
+
+    def _interrupt(self) -> None:
+        """Stop sending at the first signal, stop waiting at the second."""
+        if self.interrupted:
+            for call in self._calls:
+                call.cancel()
+            return
+        self.interrupted = True
+        self.tally.stopped = "it was stopped"
+        console.say(f"Stopping: {len(self._calls)} requests under way may end. Once more to stop at once.")
+        self._lanes.stop()
+        self._news.set()
+
+    async def _drain(self) -> None:
+        """Let what is under way end: it is paid for."""
+        patience = self._settings.grace_seconds if self._lanes.stopped else None
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=patience)
+
+    async def _tick(self) -> None:
+        """Show progress, bring records to the disk, and notice when nothing moves any more."""
+        ticks, line_due = 0, LINE_SECONDS
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            ticks += 1
+            self._show()
+            if not console.console.is_terminal and self._clock() - self._start > line_due:
+                line_due += LINE_SECONDS
+                console.say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}")
+            if ticks % SYNC_TICKS == 0:
+                await asyncio.to_thread(self._writer.sync)
+            idle = self._clock() - self._last_outcome
+            if idle > self._settings.patience_seconds and not self._calls and len(self._waiting):
+                self._give_up(
+                    DescribeError(
+                        f"The servers have pushed everything back for {idle:.0f} s. What was answered is kept: give "
+                        "the same command again later."
+                    )
+                )
+
+    def _show(self) -> None:
+        self.tally.seconds = self._clock() - self._start
+        self._meter.set(self.tally.done)
+        self._meter.note(self._note())
+
+    def _note(self) -> str:
+        rate = self.tally.done / max(self._clock() - self._start, 1e-9)
+        return self.tally.note(rate, priced=self.tally.cost > 0)
+
+
+async def cancel(tasks: set[asyncio.Task[None]]) -> None:
+    """End tasks, and wait until they have."""
+    left = list(tasks)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+@contextmanager
+def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGINT and SIGTERM in place of dying; outside the main thread signals are left alone."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in signals:
+            loop.add_signal_handler(number, stop)
+    except (NotImplementedError, RuntimeError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,75 @@
+"""Keys: taken from the environment, never shown, cut out of whatever a server says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from gpt4image.errors import ConfigError
+
+HIDDEN = "[key]"
+SHORTEST = 6
+"""Shorter keys are placeholders such as `-` or `none`; cutting them out would garble the text."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key, and the environment variable that holds it.
+
+    Attributes:
+        variable: name of the environment variable; None where the server needs no key.
+        value: the key itself; not in `repr`.
+    """
+
+    variable: str | None = None
+    value: str = field(default="", repr=False)
+
+    @classmethod
+    def from_environment(cls, variable: str | None) -> ApiKey:
+        """The key that a variable holds. ConfigError when the variable is not set."""
+        if variable is None:
+            return cls()
+        value = os.environ.get(variable, "").strip()
+        if not value:
+            raise ConfigError(f"The environment variable {variable} holds no key: export {variable}=... first.")
+        return cls(variable, value)
+
+    def scrub(self, text: str) -> str:
+        """A text without the key, or the part of it that servers show of a wrong one."""
+        if len(self.value) < SHORTEST:
+            return text
+        return text.replace(self.value, HIDDEN)
+
+    def __reduce__(self) -> tuple[object, tuple[str | None]]:
+        return ApiKey.from_environment, (self.variable,)  # another process reads its own environment
+
+
+def check_address(url: str) -> str:
+    """An address of a server, without a closing slash.
+
+    Raises:
+        ConfigError: it is no http address, or holds a user, a password or a query, which would end in logs.
+
+    >>> check_address("http://localhost:8000/v1/")
+    'http://localhost:8000/v1'
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{parts.scheme or 'address'} is no server address: write http://HOST:PORT/v1.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            f"The address of {parts.hostname} holds more than host, port and path. Keys are read from the environment "
+            "only: --key-env NAME."
+        )
+    return url.rstrip("/")
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is on this machine.
+
+    >>> is_here("http://127.0.0.1:8000/v1"), is_here("https://example.org/v1")
+    (True, False)
+    """
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
