@@ -14,9 +14,9 @@ from sample import make_comparison, make_confusion, make_history, make_item, mak
 
 from gpt4image.compare.records import Gallery
 from gpt4image.errors import StoreError
+from gpt4image.pages.svg import COLOURS, GRID, INK, MUTED
+from gpt4image.pages.wording import NOTHING
 from gpt4image.report import write_report
-from gpt4image.report.figures.svg import ARMS, GRID, INK, MUTED
-from gpt4image.report.wording import NOTHING
 
 VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 
@@ -302,5 +302,5 @@ def test_missing_record_is_named(tmp_path):
 
 
 def test_palette_is_distinct():
-    assert len({INK, MUTED, GRID, *ARMS}) == 7
+    assert len({INK, MUTED, GRID, *COLOURS}) == 7
     assert make_confusion(np.random.default_rng(0), ["a"], 5, 1.0) == [[5]]

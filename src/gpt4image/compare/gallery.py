@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 from scipy.special import softmax
 
 from gpt4image.compare.records import Answer, Gallery, GalleryItem
 from gpt4image.describe.descriptions import DescriptionSet
 from gpt4image.evaluate import AnsweredTestSet
 from gpt4image.images.table import ImageTable
+from gpt4image.pages.thumbnails import thumbnail
 
 Group = Literal["mended", "broken", "both right", "both wrong"]
 PER_GROUP = 9
-THUMBNAIL_PIXELS = 192
 
 
 def choose_gallery(images: ImageTable, descriptions: DescriptionSet, answers: Mapping[str, AnsweredTestSet]) -> Gallery:
@@ -73,11 +70,3 @@ def make_answer(classes: tuple[str, ...], probabilities: np.ndarray, label: int)
     """The likeliest class of probabilities [C]."""
     best = int(probabilities.argmax())
     return Answer(answer=classes[best], probability=float(probabilities[best]), right=best == label)
-
-
-def thumbnail(picture: Image.Image) -> str:
-    """A small JPEG as a `data:` address."""
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -24,15 +24,11 @@ def write_report(work: Path) -> Path:
         StoreError: a record is missing, broken or contradicts itself; the message names the file.
     """
     from gpt4image.compare.records import Comparison, Gallery
-    from gpt4image.files import atomic_write
+    from gpt4image.pages.page import write_page
     from gpt4image.report.checks import check_comparison, check_gallery
     from gpt4image.report.page import render
 
     comparison, gallery = Comparison.load(work / "comparison.json"), Gallery.load(work / "gallery.json")
     check_comparison(comparison, work / "comparison.json")
     check_gallery(gallery, work / "gallery.json")
-    page = render(comparison, gallery)
-    path = work / "report.html"
-    with atomic_write(path) as file:
-        file.write(page.encode())
-    return path
+    return write_page(work / "report.html", render(comparison, gallery))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gpt4image.errors import StoreError
+from gpt4image.pages.thumbnails import is_thumbnail
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from gpt4image.compare.records import Comparison, Gallery
-
-_THUMBNAIL = re.compile(
-    r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-)
 
 
 def check_comparison(comparison: Comparison, path: Path) -> None:
@@ -43,7 +39,7 @@ def _faults(comparison: Comparison) -> Iterator[str]:
 def check_gallery(gallery: Gallery, path: Path) -> None:
     """StoreError for a thumbnail that is anything but a JPEG or PNG inside the record itself."""
     for item in gallery.items:
-        if not _THUMBNAIL.fullmatch(item.thumbnail):
+        if not is_thumbnail(item.thumbnail):
             shown = item.thumbnail[:60]
             raise StoreError(
                 f"{path}: the thumbnail of {item.path!r} is no JPEG or PNG as a base64 data address ({shown!r}). "

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
-from gpt4image.report import wording
+from gpt4image.pages.page import render_page
 from gpt4image.report.confusion import frequent_confusions, matrices
 from gpt4image.report.figures.curves import curve_figures
 from gpt4image.report.figures.per_class import class_figures, sort_classes
@@ -17,8 +14,6 @@ from gpt4image.report.figures.summary import accuracy_figure, difference_figure
 from gpt4image.report.verdict import verdict
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from gpt4image.compare.records import ArmRecord, Comparison, Gallery, GalleryItem, RunRecord
 
 GROUPS = {
@@ -60,7 +55,10 @@ class Group:
 
 def render(comparison: Comparison, gallery: Gallery) -> str:
     """The whole page as HTML."""
-    return _environment().get_template("report.html.j2").render(
+    return render_page(
+        "gpt4image.report",
+        "report.html.j2",
+        version=comparison.version,
         comparison=comparison,
         data=comparison.data,
         arms=comparison.arms,
@@ -76,30 +74,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         matrices=matrices(comparison),
         confusions=frequent_confusions(comparison),
         groups=_groups(gallery),
-    )  # fmt: skip
-
-
-@cache
-def _environment() -> Environment:
-    """Templates of this package. Everything is escaped, and what would act unseen is made visible first."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("gpt4image.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
-    names = ("percent", "signed_points", "duration", "decimal", "count", "shorten", "breakable")
-    environment.filters |= {name: getattr(wording, name) for name in names}
-    return environment
-
-
-def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
-    """Make text visible; markup is our own."""
-    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _seeds(comparison: Comparison) -> dict[int, list[SeedRow]]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.errors import StoreError
-from gpt4image.report.wording import count, percent, points, shorten
+from gpt4image.pages.wording import count, percent, points, shorten
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference

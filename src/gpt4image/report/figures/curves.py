@@ -6,7 +6,8 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from gpt4image.report.figures.svg import ArmStyle, Panel, TitledFigure, arm_style, draw
+from gpt4image.pages.svg import Panel, draw
+from gpt4image.report.figures.style import ArmStyle, TitledFigure, arm_style
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gpt4image.report.figures.svg import CHARACTER, INK, MUTED, Panel, TitledFigure, arm_style, draw, sign_ticks
-from gpt4image.report.wording import columns, points, shorten
+from gpt4image.pages.svg import CHARACTER, INK, MUTED, Panel, draw, sign_ticks
+from gpt4image.pages.wording import columns, points, shorten
+from gpt4image.report.figures.style import TitledFigure, arm_style
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -5,8 +5,9 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from gpt4image.report.figures.svg import GRID, INK, MUTED, Panel, arm_style, draw, sign_ticks
-from gpt4image.report.wording import decimal, percent, points, shorten
+from gpt4image.pages.svg import GRID, INK, MUTED, Panel, draw, sign_ticks
+from gpt4image.pages.wording import decimal, percent, points, shorten
+from gpt4image.report.figures.style import arm_style
 
 if TYPE_CHECKING:
     from markupsafe import Markup

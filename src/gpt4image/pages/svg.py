@@ -13,18 +13,14 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from gpt4image.report.wording import decimal, visible
+from gpt4image.pages.wording import decimal, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Dashes = str | tuple[int, tuple[float, ...]]
-
 INK, MUTED, GRID = "#1f242a", "#5c656f", "#d5dadf"
-ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, distinct for every kind of colour vision
-_MARKERS = ("o", "D", "s", "^")
-_DASHES: tuple[Dashes, ...] = ((0, (5, 2)), "-", (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
-_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(ARMS)}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, distinct for every kind of colour vision
+_NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(COLOURS)}
 
 FONT_SIZE = 12.0
 CHARACTER = 6.6  # mean width of a character at FONT_SIZE, generous
@@ -70,30 +66,6 @@ class Panel:
         """Left, bottom, width and height of the axes as shares of the panel."""
         width, height = self.width - self.left - self.right, self.height - self.top - self.bottom
         return self.left / self.width, self.bottom / self.height, width / self.width, height / self.height
-
-
-@dataclass(frozen=True)
-class ArmStyle:
-    """How an arm looks: by colour, and by shape for who sees no colour."""
-
-    colour: str
-    marker: str
-    dashes: Dashes
-
-
-def arm_style(number: int) -> ArmStyle:
-    """Look of the arm at that place in the comparison; it starts again after the fourth."""
-    place = number % len(ARMS)
-    return ArmStyle(ARMS[place], _MARKERS[place], _DASHES[place])
-
-
-@dataclass(frozen=True)
-class TitledFigure:
-    """A figure and what the page writes above it."""
-
-    title: str
-    svg: Markup
-    shows_arms: bool = True
 
 
 def sign_ticks(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""How the report writes numbers and shows text that it does not trust."""
+"""How pages write numbers and show text that they do not trust."""
 
 from __future__ import annotations
 

@@ -1,0 +1,29 @@
+"""Small pictures that lie in the page itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+THUMBNAIL_PIXELS = 192
+_ADDRESS = re.compile(
+    r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+)
+
+
+def thumbnail(picture: Image.Image) -> str:
+    """A small JPEG as a `data:` address. The picture, 8-bit RGB, is made smaller in place."""
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def is_thumbnail(address: str) -> bool:
+    """Whether an address is a JPEG or PNG inside the page itself, and nothing else."""
+    return _ADDRESS.fullmatch(address) is not None
