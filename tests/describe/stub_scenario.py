@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,7 +50,7 @@ class Fault:
         mark: requests about the picture whose mark starts so.
         probability: share of the tries, drawn from seed, mark, turn and try, whatever the order of arrival.
         share: share of the pictures, drawn from seed and mark: such a picture meets the fault at every try.
-        times: only the first tries of a picture's turn; None for every try.
+        times: only the first tries of a picture's turn, or the first requests of another kind; None for every try.
         status: status code of `status` and `html`.
         seconds: how much longer (`slow`), how long away (`die`), or the Retry-After (`status`, `rate_limit`).
         text: text of `text`.
@@ -118,6 +118,7 @@ class Scenario:
         batch_outcome: how batches end.
         batch_done_share: share of the lines done when a batch expires.
         batch_most_lines: most lines of a batch; one with more fails.
+        batch_most_bytes: largest file that can be uploaded; a larger one is a 413.
         batch_most_queued: most lines in unfinished batches together; a batch beyond fails with `token_limit_exceeded`.
         most_bytes: largest body; a larger one is a 413.
     """
@@ -145,6 +146,7 @@ class Scenario:
     batch_outcome: Literal["completed", "failed", "expired"] = "completed"
     batch_done_share: float = 0.5
     batch_most_lines: int = 50_000
+    batch_most_bytes: int = 200 * 10**6
     batch_most_queued: int | None = None
     most_bytes: int = 64 * 2**20
 
@@ -176,18 +178,19 @@ class Entry:
 
     Attributes:
         endpoint: the kind of request.
-        number: running number of its kind, from 1, in order of arrival.
+        number: running number of its kind, from 1, in order of arrival, since the server started.
         at: when it arrived, `time.monotonic()`.
         concurrency: chat requests in the server at its arrival, itself included.
         has_key: whether it came with an Authorization header.
         key_ok: whether that was the expected key; the key itself is not kept.
         mark: first 12 hex digits of the 128-bit BLAKE2b of the picture's bytes, as in `image_id`; empty without.
         turn: number of questions in the conversation so far.
-        tries: which try of this picture's turn it is, from 1.
+        tries: which try of this picture's turn it is, from 1; for other requests their number.
         system: whether there was a system message.
         question: the last question.
         model: model asked for.
         settings: everything else that was asked: max_tokens, temperature...
+        batch: batch that a line is in.
         custom_id: of a line of a batch.
         fault: the fault it met, or what the server itself found wrong (`not_ready`, `full`, `rate`...); else empty.
         status: status code of the answer; 0 where there was none.
@@ -209,12 +212,20 @@ class Entry:
     question: str = ""
     model: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    batch: str = ""
     custom_id: str = ""
     fault: str = ""
     status: int = 0
     paid: bool = False
     sent: bool = False
     done_at: float = 0.0
+
+    def to_json(self) -> str:
+        """The request as a line of JSON."""
+        return json.dumps({name: getattr(self, name) for name in ENTRY_FIELDS})
+
+
+ENTRY_FIELDS = tuple(f.name for f in fields(Entry))
 
 
 def read_log(path: Path) -> list[Entry]:
