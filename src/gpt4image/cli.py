@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from gpt4image.errors import ConfigError, Gpt4ImageError
-from gpt4image.options import DataOptions, TextOptions
+from gpt4image.options import DataOptions, DescribeOptions, TextOptions
 from gpt4image.seams import unknown_name
 from gpt4image.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from gpt4image.describe.cost.estimate import Estimate
 
 WORK = Path("gpt4image-work")
 
@@ -61,6 +64,38 @@ class Images:
         for image_id, places in find_duplicates(images).leaked.items():
             for split, paths in places.items():
                 print(f"leaked\t{image_id}\t{split}\t{printable(', '.join(paths))}")
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Have a multimodal LLM describe the images. Says what it will cost first; nothing is paid for twice.
+
+    More: gpt4image describe check, describe export, describe import.
+    """
+
+    source: DataOptions
+    describer: DescribeOptions = field(default_factory=DescribeOptions)
+    estimate: bool = False
+    """Describe a few images, and say what all of them will take: money, tokens, time, at several picture sizes."""
+    sample: int | None = None
+    """Describe so many images, and show the texts here and as a page."""
+    yes: bool = False
+    """Go on without asking, whatever it costs. With --budget nothing is asked either."""
+    work: Path = WORK
+    """Where the descriptions are kept."""
+
+    def run(self) -> None:
+        """Describe, and say what was done."""
+        from gpt4image import describing
+
+        if self.estimate:
+            print("\n".join(describing.run_estimate(self.source, self.describer, self.work).lines()))
+        elif self.sample is not None:
+            print(describing.run_sample(self.source, self.describer, self.work, self.sample))
+        else:
+            confirm = None if self.yes else ask_person
+            tally = describing.run_description(self.source, self.describer, self.work, confirm)
+            print(f"{tally.line()}: {self.work / 'descriptions'}")
 
 
 @dataclass(frozen=True)
@@ -205,11 +240,12 @@ class Predict:
             print("\t".join(map(printable, cells)))
 
 
-Command = Demo | Images | Embed | Train | Compare | Report | Export | Predict
+Command = Demo | Images | Describe | Embed | Train | Compare | Report | Export | Predict
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "images": Images,
+    "describe": Describe,
     "embed": Embed,
     "train": Train,
     "compare": Compare,
@@ -263,6 +299,16 @@ def parse(arguments: list[str]) -> Command:
         kind, prog=f"gpt4image {name}", args=options, config=(tyro.conf.OmitArgPrefixes,), **default
     )
     return chosen
+
+
+def ask_person(estimate: Estimate) -> bool:
+    """Show what it will cost, and ask whether to go on. ConfigError where there is nobody to ask."""
+    from gpt4image.console import say
+
+    say("\n".join(estimate.lines()))
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody can be asked whether to go on: give --yes, or --budget DOLLARS.")
+    return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def overview() -> str:

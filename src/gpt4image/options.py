@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from gpt4image.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,13 @@ class DataOptions:
 class TextOptions:
     """Which descriptions, and how they become vectors."""
 
-    text: str = "description"
-    """Text column of the image set, or a file: CSV/JSONL/Parquet keyed by path or id, or the reference's .pth list."""
+    text: str | None = None
+    """Text column of the image set, or a file: CSV/JSONL/Parquet keyed by path or id, or the reference's .pth list.
+    When not given: what `gpt4image describe` has written, else the column `description`."""
+    use_prompts: tuple[str, ...] = ()
+    """Of what `describe` has written: only the texts of these prompts."""
+    use_models: tuple[str, ...] = ()
+    """Of what `describe` has written: only the texts of these models."""
     text_column: str | None = None
     """The file's text column, where it is not called text, description or caption."""
     orphan_texts: Literal["fail", "skip"] = "fail"
@@ -48,3 +56,81 @@ class TextOptions:
     """Texts longer than the encoder reads: read their beginning, or encode them in chunks and pool."""
     embed_batch: int = 64
     """Texts encoded at a time."""
+
+
+@dataclass(frozen=True)
+class DescribeOptions:
+    """Who describes the images, what is asked, and what it may cost."""
+
+    describer: Literal["openai", "batch", "local", "replay"] = "openai"
+    """A server that speaks OpenAI's protocol; a vendor's batch interface (half the price, up to a day); a model in this
+    process; or a recorded set."""
+    model: str | None = None
+    """Model name. A server that has only one need not be told."""
+    base_url: tuple[str, ...] = ()
+    """Addresses up to /v1, such as http://localhost:8000/v1. Several share the work. OpenAI's when not given."""
+    key_env: str | None = None
+    """Environment variable that holds the key. OPENAI_API_KEY for OpenAI itself, none for other addresses."""
+    prompts: tuple[str, ...] = ("plain",)
+    """Prompt strategies: plain, class-conditioned, attributes, questions, contrast, or those of the prompt file."""
+    prompt_file: Path | None = None
+    """TOML file with prompts of your own."""
+    confusions: Path | None = None
+    """For the contrast prompt: a trained run, such as WORK/runs/baseline-0, that knows which classes look alike."""
+    class_names: Path | None = None
+    """JSON file {folder name: name to say} for prompts, where classes are called n01440764."""
+    samples: int = 1
+    """Answers to each prompt."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Which images are described. Only training images are needed for training."""
+    max_tokens: int = 300
+    """Most tokens of an answer."""
+    temperature: float | None = None
+    """0 for the likeliest words, higher for more variety; left to the model when not given."""
+    top_p: float | None = None
+    """Share of the probability that words are drawn from; left to the model when not given."""
+    seed: int | None = None
+    """Seed of the draw, where the server knows one."""
+    retry_temperature: float | None = None
+    """Temperature for descriptions that are written again."""
+    max_side: int = 768
+    """Longest side in pixels of the pictures sent; larger ones are made smaller. 0 sends them as they are."""
+    retry_failed: bool = False
+    """Try again what failed before."""
+    at_once: int = 64
+    """Most requests under way at a server. Fewer are sent where it pushes back."""
+    image_seconds: float = 180.0
+    """Time limit for one description."""
+    budget: float | None = None
+    """Most dollars that this model's descriptions may cost in all, earlier runs included. Asks no more questions."""
+    prices: Path | None = None
+    """TOML file with prices of your own."""
+    price_in: float | None = None
+    """Dollars for a million tokens read."""
+    price_out: float | None = None
+    """Dollars for a million tokens written."""
+    recording: Path | None = None
+    """For replay: an exported set."""
+    local_batch: int = 8
+    """For a local model: pictures at a time."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """For a local model: number format."""
+    engine: Literal["here", "local", "ray", "slurm"] = "here"
+    """Where the work is done: in this process, in several on this machine, on a Ray cluster, or on Slurm."""
+    workers: int = 2
+    """Processes of an engine other than `here`."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_tokens", "at_once", "image_seconds", "local_batch", "workers"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("max_side", "temperature", "retry_temperature", "budget", "price_in", "price_out"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError(f"{name} must not be negative, but is {value}.")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ConfigError("Give both --price-in and --price-out, or neither.")
+        if self.describer == "replay" and self.recording is None:
+            raise ConfigError("Replay needs a recorded set: --recording FOLDER (made by gpt4image describe export).")
+        if not self.splits:
+            raise ConfigError("Name at least one split to describe, such as --splits train.")

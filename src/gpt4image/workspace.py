@@ -18,6 +18,21 @@ class Workspace:
     folder: Path
 
     @property
+    def description_store(self) -> Path:
+        """All that describers have answered."""
+        return self.folder / "descriptions"
+
+    @property
+    def description_preview(self) -> Path:
+        """A few descriptions to look at."""
+        return self.folder / "descriptions" / "preview.html"
+
+    @property
+    def description_check(self) -> Path:
+        """What was found in the descriptions, to look at."""
+        return self.folder / "descriptions" / "check.html"
+
+    @property
     def descriptions(self) -> Path:
         """The texts, joined to image ids."""
         return self.folder / "descriptions" / "descriptions.parquet"

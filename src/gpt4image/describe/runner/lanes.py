@@ -112,8 +112,7 @@ class Lanes:
             self.note()
 
     async def close(self) -> None:
-        """Stop looking for lost servers, and let go of all describers."""
+        """Stop looking for lost servers."""
         for task in self._revivals:
             task.cancel()
         await asyncio.gather(*self._revivals, return_exceptions=True)
-        await asyncio.gather(*(lane.describer.close() for lane in self.all))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from gpt4image import console
 from gpt4image.describe.cost.budget import Budget
@@ -28,8 +27,6 @@ from gpt4image.describe.runner.tally import Tally
 from gpt4image.describe.store.parts import RecordWriter, now
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.errors import DescribeError, ImageError
-
-T = TypeVar("T")
 
 TICK_SECONDS = 0.25
 SYNC_TICKS = 4
@@ -65,16 +62,19 @@ def run_tasks(
     describers: Sequence[Describer],
     writer: RecordWriter,
     budget: Budget,
+    loop: asyncio.Runner,
     settings: RunSettings | None = None,
+    *,
     title: str = "Describe",
 ) -> Tally:
     """Have all tasks described. Every outcome is in the writer's part before the next is looked at.
 
     Args:
         maker: the tasks, as requests.
-        describers: servers that share the work; closed at the end.
+        describers: servers that share the work; they stay open.
         writer: takes the records.
         budget: what may be spent; the tally says so when it ends the job.
+        loop: the loop that the describers live in.
         settings: how patient the job is.
         title: what the progress line calls it.
 
@@ -85,33 +85,10 @@ def run_tasks(
     """
     with console.progress(title, len(maker)) as meter:
         runner = Runner(maker, writer, budget, settings or RunSettings(), meter)
-        tally = run_async(lambda: runner.run(describers))
+        tally = loop.run(runner.run(describers))
     if runner.interrupted:
         raise KeyboardInterrupt
     return tally
-
-
-def run_async(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end, in a thread of its own where this one runs a loop already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(start())
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(asyncio.run(start()))
-        except BaseException as error:  # handed to the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
 
 
 class Runner:

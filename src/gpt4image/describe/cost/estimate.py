@@ -1,0 +1,148 @@
+"""What a whole set will cost, measured on a few images before anything else is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpt4image.console import counted
+from gpt4image.describe.cost.prices import Price
+from gpt4image.describe.runner.tally import duration, short
+from gpt4image.describe.store.records import DescriptionRecord
+
+
+@dataclass(frozen=True)
+class SizeTrial:
+    """What one picture costs at another size.
+
+    Attributes:
+        max_side: longest side in pixels.
+        tokens_in: tokens that the question with it reads.
+    """
+
+    max_side: int
+    tokens_in: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the descriptions that are still to be written will take.
+
+    Attributes:
+        measured: answers it rests on.
+        remaining: descriptions that are still to be written.
+        tokens_in: mean tokens read for a description; None where the server does not count.
+        tokens_out: mean tokens written, likewise.
+        seconds: mean time for a description.
+        at_once: requests that were under way at a time when the time was taken.
+        most_at_once: requests under way at a time, at most.
+        price: what tokens cost; None where it is not known.
+        max_side: longest side in pixels of the pictures sent; None for any size.
+        trials: other sizes.
+    """
+
+    measured: int
+    remaining: int
+    tokens_in: float | None
+    tokens_out: float | None
+    seconds: float
+    at_once: int
+    most_at_once: int
+    price: Price | None
+    max_side: int | None
+    trials: tuple[SizeTrial, ...] = ()
+
+    def dollars(self, *, batch: bool = False) -> float | None:
+        """US dollars for what is left; None where price or tokens are not known."""
+        if self.price is None or self.tokens_in is None or self.tokens_out is None:
+            return None
+        one = self.price.cost(round(self.tokens_in * 1000), round(self.tokens_out * 1000), batch=batch) or 0.0
+        return one / 1000 * self.remaining
+
+    @property
+    def time_span(self) -> tuple[float, float]:
+        """Seconds for what is left: if as many requests at a time as possible take as long as one, and as measured."""
+        total = self.seconds * self.remaining
+        return total / self.most_at_once, total / self.at_once
+
+    def lines(self) -> list[str]:
+        """The estimate for a person to read."""
+        head = f"left to write: {counted(self.remaining, 'description')} (measured on {self.measured:,})"
+        return [head, *self._token_lines(), *self._money_lines(), self._time_line(), *self._size_lines()]
+
+    def _token_lines(self) -> list[str]:
+        if self.tokens_in is None or self.tokens_out is None:
+            return ["tokens: this server does not count them"]
+        totals = (short(self.tokens_in * self.remaining), short(self.tokens_out * self.remaining))
+        return [
+            f"tokens: {self.tokens_in:.0f} read and {self.tokens_out:.0f} written a description; "
+            f"{totals[0]} and {totals[1]} in all"
+        ]
+
+    def _money_lines(self) -> list[str]:
+        online, batch = self.dollars(), self.dollars(batch=True)
+        if self.price is None or online is None:
+            return ["money: the price of this model is not known; give it with --price-in and --price-out"]
+        if not online:
+            return [f"money: none ({self.price.source or 'a price of 0'})"]
+        as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
+        half = f"; ${batch:,.2f} by the batch interface (--describer batch)" if self.price.batch is not None else ""
+        return [f"money: ${online:,.2f} online{half}{as_of}"]
+
+    def _time_line(self) -> str:
+        fast, slow = self.time_span
+        span = duration(slow) if self.at_once >= self.most_at_once else f"{duration(fast)} to {duration(slow)}"
+        return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
+
+    def _size_lines(self) -> list[str]:
+        if not self.trials:
+            return []
+        sizes = ", ".join(f"{trial.tokens_in:,} at {trial.max_side}" for trial in self.trials)
+        now = f"as they are: {self.max_side is None}" if self.max_side is None else f"now {self.max_side}"
+        return [f"picture size (--max-side, {now}): one picture and its question read {sizes} pixels"]
+
+
+def make_estimate(
+    records: Sequence[DescriptionRecord],
+    remaining: int,
+    elapsed: float,
+    most_at_once: int,
+    price: Price | None,
+    max_side: int | None,
+    trials: Sequence[SizeTrial] = (),
+) -> Estimate:
+    """Estimate from answers.
+
+    Args:
+        records: measured descriptions, answered ones at least one.
+        remaining: descriptions that are still to be written.
+        elapsed: seconds that they took all together.
+        most_at_once: requests under way at a time, at most.
+        price: what tokens cost.
+        max_side: longest side in pixels of the pictures sent.
+        trials: other sizes.
+    """
+    seconds = mean([record.seconds for record in records]) or 0.0
+    under_way = seconds * len(records) / max(elapsed, 1e-9)
+    return Estimate(
+        measured=len(records),
+        remaining=remaining,
+        tokens_in=mean([record.tokens_in for record in records]),
+        tokens_out=mean([record.tokens_out for record in records]),
+        seconds=seconds,
+        at_once=min(max(1, round(under_way)), most_at_once),
+        most_at_once=most_at_once,
+        price=price,
+        max_side=max_side,
+        trials=tuple(trials),
+    )
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of values; None where one is unknown.
+
+    >>> mean([1, 2]), mean([1, None])
+    (1.5, None)
+    """
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,0 +1,247 @@
+"""Describe an image set: what is to be asked, what it will cost, and having it done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from gpt4image.console import counted, say
+from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.cost.estimate import Estimate, SizeTrial, make_estimate
+from gpt4image.describe.describers.base import Sampling
+from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.describe.prompts.values import speak
+from gpt4image.describe.runner import RunSettings, Tally, run_tasks
+from gpt4image.describe.session import Session
+from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
+from gpt4image.errors import ConfigError, DescribeError
+from gpt4image.files import exclusive
+from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.options import DescribeOptions
+
+FEW = 8
+"""Descriptions that an estimate is measured on."""
+
+
+@dataclass(frozen=True)
+class DescribeJob:
+    """An image set, what is asked about it, and who answers.
+
+    Attributes:
+        images: the images.
+        rows: positions in the table of those to describe, int64 [n].
+        question: what is asked.
+        store: what is answered.
+        session: who answers.
+        options: as the user gave them.
+    """
+
+    images: ImageTable
+    rows: np.ndarray
+    question: Question
+    store: DescriptionStore
+    session: Session
+    options: DescribeOptions
+
+    def plan(self) -> Tasks:
+        """What is still to be written."""
+        retry = self.options.retry_failed
+        return plan_tasks(self.images, self.rows, self.question, self.store, retry_failed=retry)
+
+    def first(self, count: int) -> Tasks:
+        """The first tasks, answered or not: the same at every call, an even mixture of all classes."""
+        return all_tasks(self.images, self.rows, self.question)[0].part(slice(count))
+
+    def budget(self) -> Budget:
+        """What may be spent, less what was."""
+        options, model = self.options, self.question.model
+        most_out = options.max_tokens * max(len(strategy.turns) for strategy in self.question.strategies)
+        return Budget(options.budget, self.session.price, self.store.spent(model).cost, most_out)
+
+    def run(self, tasks: Tasks, title: str = "Describe", budget: Budget | None = None) -> Tally:
+        """Have tasks described."""
+        settings = RunSettings(image_seconds=self.options.image_seconds)
+        with self.store.writer() as writer:
+            return run_tasks(
+                RequestMaker(self.images, self.question, tasks),
+                self.session.describers,
+                writer,
+                budget or self.budget(),
+                self.session.loop,
+                settings,
+                title=title,
+            )
+
+    def records_of(self, tasks: Tasks) -> list[DescriptionRecord]:
+        """The records of some tasks, as far as there are any."""
+        keys = {key.decode() for key in tasks.keys.tolist()}
+        return [record for record in self.store.current(dropped=True) if record.key in keys]
+
+
+def read_strategies(options: DescribeOptions) -> tuple[Strategy, ...]:
+    """The prompts that the options ask for. ConfigError when one is unknown or cannot be meant."""
+    return tuple(load_strategies(options.prompts, options.prompt_file))
+
+
+def read_values(
+    images: ImageTable, options: DescribeOptions, neighbours: Mapping[int, tuple[str, ...]] | None
+) -> PromptValues:
+    """What stands in the prompts' placeholders. ConfigError when the file of class names does not fit."""
+    names = {} if options.class_names is None else read_class_names(options.class_names)
+    unknown = sorted(set(names) - set(images.classes))
+    if unknown:
+        raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
+    return PromptValues(tuple(names.get(name, speak(name)) for name in images.classes), neighbours or {})
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Names of classes as prompts say them. ConfigError names the file when it cannot be meant."""
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ConfigError(f'{path} must hold names by class, such as {{"n01440764": "tench"}}.')
+    return names
+
+
+@contextmanager
+def hold_store(store: DescriptionStore) -> Iterator[None]:
+    """Keep other processes from describing into the same store; put its parts together at the end."""
+    with exclusive(store.folder / "describe.lock", f"the descriptions in {store.folder}"):
+        store.compact()
+        try:
+            yield
+        finally:
+            store.compact()
+
+
+def open_job(
+    images: ImageTable,
+    store: DescriptionStore,
+    session: Session,
+    options: DescribeOptions,
+    neighbours: Mapping[int, tuple[str, ...]] | None = None,
+) -> DescribeJob:
+    """Put a job together.
+
+    Args:
+        images: the images.
+        store: what is answered already.
+        session: who answers.
+        options: what is asked.
+        neighbours: names of the classes that each is confused with, by label, for prompts that say them.
+
+    Raises:
+        ConfigError: a prompt, placeholder or setting that cannot be meant.
+    """
+    question = Question(
+        model=session.model,
+        strategies=read_strategies(options),
+        values=read_values(images, options, neighbours),
+        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
+        samples=options.samples,
+        max_side=options.max_side or None,
+        retry_temperature=options.retry_temperature,
+    )
+    rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
+    return DescribeJob(images, rows, question, store, session, options)
+
+
+def describe(job: DescribeJob, confirm: Callable[[Estimate], bool] | None = None) -> Tally:
+    """Write every description that is still missing.
+
+    Args:
+        job: what is to be done.
+        confirm: asked with an estimate before money is spent that no budget limits; without it nothing is asked.
+
+    Raises:
+        DescribeError: it was not confirmed, or no description can be written. What was answered is kept.
+    """
+    tasks = job.plan()
+    say_plan(job, tasks)
+    if confirm is not None and len(tasks) > FEW and may_cost(job):
+        if not confirm(estimate(job)):
+            raise DescribeError("Nothing more was sent. The few that were measured are kept.")
+        tasks = job.plan()
+    tally = job.run(tasks)
+    say_outcome(tally)
+    return tally
+
+
+def may_cost(job: DescribeJob) -> bool:
+    """Whether money is at stake that no budget limits."""
+    price = job.session.price
+    return job.options.budget is None and (price is None or price.input + price.output > 0)
+
+
+def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
+    """Measure what the whole set will take on a few descriptions, which are kept.
+
+    Args:
+        job: what is to be done.
+        sizes: longest sides of pictures whose tokens are measured, one call each.
+
+    Raises:
+        DescribeError: none of the few could be described.
+    """
+    few = job.first(FEW)
+    pending = few.part(job.store.keys().pending(few.keys, retry_failed=True))
+    started = time.monotonic()
+    if len(pending):
+        job.run(pending, title=f"Measure {len(pending)}")
+    elapsed = time.monotonic() - started
+    records = [record for record in job.records_of(few) if record.answered]
+    if not records:
+        reasons = ", ".join(sorted({f"{r.error} ({r.detail})" for r in job.records_of(few)}))
+        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
+    trials = try_sizes(job, few, sizes)
+    measured = sum(record.seconds for record in records) if not len(pending) else elapsed
+    most, price, side = job.session.most_at_once, job.session.price, job.question.max_side
+    return make_estimate(records, len(job.plan()), measured, most, price, side, trials)
+
+
+def try_sizes(job: DescribeJob, few: Tasks, sizes: tuple[int, ...]) -> list[SizeTrial]:
+    """Tokens that one picture costs at several sizes; its largest side bounds the sizes that are tried."""
+    maker = RequestMaker(job.images, replace(job.question, max_side=None), few.part(slice(1)))
+    request = maker.request(0)
+    largest = max(request.picture.width, request.picture.height)
+    sides = sorted({min(size, largest) for size in sizes})
+    trials = []
+    for side in sides if len(sides) > 1 else []:
+        question = replace(job.question, max_side=side, sampling=replace(job.question.sampling, max_tokens=16))
+        shrunk = RequestMaker(job.images, question, few.part(slice(1))).request(0)
+        reply = job.session.loop.run(job.session.describers[0].describe(replace(shrunk, turns=shrunk.turns[:1])))
+        if reply.tokens_in is not None:
+            trials.append(SizeTrial(side, reply.tokens_in))
+    return trials
+
+
+def say_plan(job: DescribeJob, tasks: Tasks) -> None:
+    """What is to be done, in a line or two."""
+    prompts = ", ".join(strategy.name for strategy in job.question.strategies)
+    say(
+        f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
+        "and not paid for again"
+    )
+    if tasks.failed:
+        say(f"{counted(tasks.failed, 'description')} failed before; to try them again: --retry-failed", style="yellow")
+    if tasks.without_class:
+        say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class that the image lacks")
+
+
+def say_outcome(tally: Tally) -> None:
+    """What failed and why, and what is left."""
+    for line in tally.failure_lines():
+        say(line, style="yellow")
+    if tally.failures:
+        say("Try them again: --retry-failed", style="yellow")
+    if tally.stopped:
+        say(f"{tally.total - tally.done:,} are left: {tally.stopped}. The same command goes on.", style="yellow")
