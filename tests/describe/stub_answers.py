@@ -20,6 +20,11 @@ HOSTILE = (
     "\u2066hidden\u2069 \x00 \r\n=HYPERLINK(0) {{7*7}} \ud83d end"
 )
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>nginx</body></html>"
+COMPLETION = (
+    '{"id": "chatcmpl-%d", "object": "chat.completion", "created": 1700000000, "model": %s, "choices": [{"index": 0, '
+    '"message": {"role": "assistant", "content": %s, "refusal": %s}, "logprobs": null, "finish_reason": "%s"}], '
+    '"usage": {"prompt_tokens": %d, "completion_tokens": %d, "total_tokens": %d}}'
+)
 PICTURE_TOKENS, TILE_TOKENS, TILE = 85, 170, 512
 
 
@@ -117,14 +122,14 @@ def too_large() -> Answer:
     return error(413, "Request body too large.", "request_too_large", fault="too_large")
 
 
-def ask(body: bytes) -> Question:
-    """Read a chat request.
+def ask(body: bytes | dict[str, Any]) -> Question:
+    """Read a chat request, as it came or as the line of a batch has it.
 
     Raises:
         RefusedError: it is not one.
     """
     try:
-        data = json.loads(body)
+        data: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else body
         messages, model = data.pop("messages"), data.pop("model")
         return read_messages(messages, model, data)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
@@ -260,18 +265,7 @@ def completion(
     if text and len(words) > question.most_tokens:
         words = words[: int(question.most_tokens)]
         text, reason = " ".join(words), "length"
-    message = {"role": "assistant", "content": text, "refusal": refusal}
-    usage = {
-        "prompt_tokens": question.tokens,
-        "completion_tokens": len(words),
-        "total_tokens": question.tokens + len(words),
-    }
-    body = {
-        "id": f"chatcmpl-{entry.number}",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": question.model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
-        "usage": usage,
-    }
-    return Answer(200, json.dumps(body).encode(), paid=True, fault=fault)
+    read, written = question.tokens, len(words)
+    content, declined, model = json.dumps(text), json.dumps(refusal), json.dumps(question.model)
+    body = COMPLETION % (entry.number, model, content, declined, reason, read, written, read + written)
+    return Answer(200, body.encode(), paid=True, fault=fault)

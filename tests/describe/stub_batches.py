@@ -18,6 +18,10 @@ CHAT = "/v1/chat/completions"
 DAY = 86_400
 CHUNK = 2**20
 PAGE, MOST_A_PAGE, FILES_A_PAGE = 20, 100, 10_000
+OUTPUT = (
+    b'{"id": "batch_req_%s", "custom_id": %s, "response": {"status_code": %d, "request_id": "%s", "body": %s}, '
+    b'"error": null}'
+)
 OVER = ("completed", "failed", "expired", "cancelled")
 LEFT_OVER = {
     "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
@@ -25,7 +29,7 @@ LEFT_OVER = {
 }
 
 Record = dict[str, Any]
-AnswerLine = Callable[[str, str, bytes], tuple[Answer, Entry]]
+AnswerLine = Callable[[str, str, Record], tuple[Answer, Entry]]
 
 
 def ok(body: Mapping[str, Any]) -> Answer:
@@ -62,6 +66,8 @@ class BatchStore:
 
     async def upload(self, request: web.BaseRequest) -> Answer:
         """Take in a file of requests, as it comes."""
+        if request.content_type != "multipart/form-data":
+            raise refuse(400, "A file is uploaded as multipart/form-data.")
         name, purpose, identity = "", "", f"file-{uuid4().hex}"
         size, part = 0, self._files / f"{identity}.part"
         with part.open("wb") as file:
@@ -262,7 +268,7 @@ class BatchStore:
         errors: list[bytes] = []
         for line in lines[:done]:
             asked = json.loads(line)
-            answer, entry = self._answer_line(batch["id"], asked["custom_id"], json.dumps(asked["body"]).encode())
+            answer, entry = self._answer_line(batch["id"], asked["custom_id"], asked["body"])
             if entry.fault != "missing":
                 whole = output_line(asked["custom_id"], answer)
                 written = whole[: len(whole) // 2] if entry.fault == "truncated" else whole
@@ -311,7 +317,10 @@ class BatchStore:
 
 def page(bodies: list[Record], query: Mapping[str, str], usual: int, most: int) -> Answer:
     """A page of a list: what comes after an id, so many at most."""
-    limit = min(int(query.get("limit", usual)), most)
+    wanted = query.get("limit", str(usual))
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= most:
+        raise refuse(400, f"Invalid 'limit': {wanted} is not a number from 1 to {most}.", "invalid_value")
+    limit = int(wanted)
     ids = [body["id"] for body in bodies]
     if "after" in query and query["after"] not in ids:
         raise refuse(400, f"No object with id {query['after']}.", "invalid_value")
@@ -329,9 +338,8 @@ def problem(code: str, message: str, line: int | None = None, param: str | None 
 
 def output_line(custom_id: str, answer: Answer) -> bytes:
     """A line of an output or error file."""
-    response = {"status_code": answer.status, "request_id": uuid4().hex, "body": json.loads(answer.body)}
-    line = {"id": f"batch_req_{uuid4().hex}", "custom_id": custom_id, "response": response, "error": None}
-    return json.dumps(line).encode()
+    name = json.dumps(custom_id).encode()
+    return OUTPUT % (uuid4().hex.encode(), name, answer.status, uuid4().hex.encode(), answer.body)
 
 
 def left_over_line(custom_id: str, code: str, message: str) -> bytes:

@@ -134,10 +134,13 @@ class Stub:
             return await self._send(request, entry, refused.answer)
         except web.HTTPRequestEntityTooLarge:
             return await self._send(request, entry, too_large())
+        except ConnectionError:  # the client left before it had sent everything
+            entry.fault = "left"
+            return web.Response()
         finally:
             self._leave(entry)
 
-    def answer_line(self, batch: str, custom_id: str, body: bytes) -> tuple[Answer, Entry]:
+    def answer_line(self, batch: str, custom_id: str, body: dict[str, Any]) -> tuple[Answer, Entry]:
         """Answer a line of a batch; a fault on the line itself is left to who writes it."""
         self._numbers["line"] += 1
         entry = Entry("line", self._numbers["line"], time.monotonic(), batch=batch, custom_id=custom_id)
@@ -165,7 +168,7 @@ class Stub:
 
     def _request(self, *parts: Any) -> web.BaseRequest:
         loop = asyncio.get_running_loop()
-        return web.BaseRequest(*parts, loop, client_max_size=self.scenario.most_bytes)
+        return web.BaseRequest(*parts, loop=loop, client_max_size=self.scenario.most_bytes)
 
     def _arrive(self, endpoint: str, request: web.BaseRequest) -> Entry:
         header = request.headers.get("Authorization")
@@ -208,7 +211,7 @@ class Stub:
         self._tries[entry.mark, entry.turn] += 1
         entry.tries = self._tries[entry.mark, entry.turn]
 
-    def _read(self, body: bytes, entry: Entry) -> Question | Answer:
+    def _read(self, body: bytes | dict[str, Any], entry: Entry) -> Question | Answer:
         """The question, or the answer to one that is wrong in itself."""
         if not self.scenario.marks:
             return Question(model=MODEL)

@@ -97,7 +97,7 @@ class Scenario:
     Attributes:
         models: models that are there; another is a 404. Empty: any name is taken, `MODEL` is listed.
         expected_key: key that requests must bear; another or none is a 401 that echoes the header sent.
-        slots: requests at work at a time; None for any number.
+        slots: requests at work at a time, those whose client has left included; None for any number.
         when_full: requests beyond the slots wait in a queue, or get a 429.
         latency: seconds that a request takes in its slot.
         jitter: up to so many seconds more, drawn from the seed.
@@ -192,7 +192,8 @@ class Entry:
         settings: everything else that was asked: max_tokens, temperature...
         batch: batch that a line is in.
         custom_id: of a line of a batch.
-        fault: the fault it met, or what the server itself found wrong (`not_ready`, `full`, `rate`...); else empty.
+        fault: the fault it met, or what the server itself found wrong (`not_ready`, `full`, `rate`,
+            `left` by the client...); else empty.
         status: status code of the answer; 0 where there was none.
         paid: whether the model did its work, that is whether a vendor would charge for it.
         sent: whether the whole answer was handed to an open connection.
