@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpt4image.describe.describers.base import (
-    DescribeRequest,
-    EndpointDownError,
-    PushbackError,
-    Reply,
-    RequestFailedError,
-)
-from gpt4image.describe.describers.chat import ChatAnswer, add_counts, chat_body, read_answer
-from gpt4image.describe.describers.http_errors import BUSY, Trouble, sort_out
+from gpt4image.describe.describers.base import DescribeRequest, Reply, RequestFailedError
+from gpt4image.describe.describers.chat import ChatAnswer, add_counts, chat_body
+from gpt4image.describe.describers.http_errors import sort_out
+from gpt4image.describe.describers.meanings import Meanings
 from gpt4image.describe.secrets import ApiKey, check_address
-from gpt4image.errors import DescribeError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -46,8 +39,7 @@ class OpenAIDescriber:
         self._key = key or ApiKey()
         self._made: AsyncOpenAI | None = None
         self._old_limit = True
-        self._answered = False
-        self._models: tuple[str, ...] = ()
+        self._meanings = Meanings(self.place, self._key)
 
     @property
     def _client(self) -> AsyncOpenAI:
@@ -68,12 +60,9 @@ class OpenAIDescriber:
         except Exception as error:  # whatever the SDK raises is sorted out in one place
             trouble = sort_out(error, self._key)
             if trouble.status in (401, 403) or trouble.down:
-                raise self._meaning(trouble) from None
+                raise self._meanings.of(trouble, self.model) from None
             return ()
-        rows = found.get("data") if isinstance(found, dict) else None
-        names = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        self._models = tuple(self._key.scrub(name) for name in names if isinstance(name, str))
-        return self._models
+        return self._meanings.note_models(found)
 
     async def check(self) -> None:
         """Find out whether the server is there and takes the key."""
@@ -87,7 +76,7 @@ class OpenAIDescriber:
                 answers.append(await self._ask(request, [answer.text for answer in answers]))
             except RequestFailedError as error:
                 raise error.after(answers) from None
-        self._answered = True
+        self._meanings.answered = True
         last = answers[-1]
         return Reply(
             texts=tuple(answer.text for answer in answers),
@@ -112,45 +101,8 @@ class OpenAIDescriber:
             if trouble.is_unsupported_limit and "max_tokens" in body:
                 self._old_limit = False
                 return await self._ask(request, answers)
-            raise self._meaning(trouble) from None
-        return self._without_key(read_answer(found))
-
-    def _without_key(self, answer: ChatAnswer) -> ChatAnswer:
-        return replace(answer, text=self._key.scrub(answer.text), model=self._key.scrub(answer.model))
-
-    def _meaning(self, trouble: Trouble) -> Exception:
-        """What a failed call means for the job."""
-        if trouble.down:
-            return EndpointDownError(f"nobody answers at {self.place}")
-        if trouble.status in BUSY and trouble.code != "insufficient_quota":
-            return PushbackError("too many requests" if trouble.status == 429 else "server busy", trouble.wait)
-        if hopeless := self._hopeless(trouble):
-            return DescribeError(f"{self.place}: {hopeless} The server says: {trouble.detail}")
-        if trouble.status is None:
-            reason = "connection cut" if trouble.code == "connection" else "unreadable answer"
-            return RequestFailedError(reason, trouble.detail, again=True)
-        if trouble.status >= 500 or trouble.status in (408, 409, 425):
-            return RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True)
-        return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, again=False)
-
-    def _hopeless(self, trouble: Trouble) -> str:
-        """Why no request can go well, with the fix; nothing where this one alone failed."""
-        if trouble.code == "insufficient_quota" or trouble.status == 402:
-            return "the account has no money left. Top it up, and give the same command again."
-        if trouble.status in (401, 403) and not (self._answered and trouble.status == 403):
-            if self._key.variable:
-                return f"it does not take the key in {self._key.variable}. Export the right one."
-            return "it wants a key. Name the environment variable that holds it: --key-env NAME."
-        return "" if self._answered else self._misfit(trouble)
-
-    def _misfit(self, trouble: Trouble) -> str:
-        """Why a server that has answered nothing yet never will, where the request as such is at fault."""
-        if trouble.status == 404:
-            known = f" It has: {', '.join(self._models[:10])}." if self._models else ""
-            return f"it has no model {self.model!r}, or no chat completions at this address.{known}"
-        if trouble.status in (400, 422) and ("temperature" in trouble.detail or "top_p" in trouble.detail):
-            return "the model takes no such sampling: leave --temperature and --top-p out."
-        return ""
+            raise self._meanings.of(trouble, self.model) from None
+        return self._meanings.read(found)
 
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
