@@ -20,7 +20,9 @@ from gpt4image.describe.prompts.values import speak
 from gpt4image.describe.runner import RunSettings, Tally, run_tasks
 from gpt4image.describe.session import Session
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.store.parts import RecordWriter
 from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
+from gpt4image.describe.workers import wait_for_workers
 from gpt4image.errors import ConfigError, DescribeError
 from gpt4image.files import exclusive
 from gpt4image.images.table import SPLITS, ImageTable
@@ -61,18 +63,27 @@ class DescribeJob:
 
     def budget(self) -> Budget:
         """What may be spent, less what was."""
-        options, model = self.options, self.question.model
-        most_out = options.max_tokens * max(len(strategy.turns) for strategy in self.question.strategies)
-        return Budget(options.budget, self.session.price, self.store.spent(model).cost, most_out)
+        return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost)
 
-    def run(self, tasks: Tasks, title: str = "Describe", budget: Budget | None = None) -> Tally:
-        """Have tasks described."""
+    def budget_of(self, dollars: float | None, spent: float) -> Budget:
+        """Some dollars, of which some are spent."""
+        most_out = self.options.max_tokens * max(len(strategy.turns) for strategy in self.question.strategies)
+        return Budget(dollars, self.session.price, spent, most_out)
+
+    def run(
+        self,
+        tasks: Tasks,
+        title: str = "Describe",
+        budget: Budget | None = None,
+        writer: RecordWriter | None = None,
+    ) -> Tally:
+        """Have tasks described, and the writer closed."""
         settings = RunSettings(image_seconds=self.options.image_seconds)
-        with self.store.writer() as writer:
+        with writer or self.store.writer() as part:
             return run_tasks(
                 RequestMaker(self.images, self.question, tasks),
                 self.session.describers,
-                writer,
+                part,
                 budget or self.budget(),
                 self.session.loop,
                 settings,
@@ -112,10 +123,20 @@ def read_class_names(path: Path) -> dict[str, str]:
     return names
 
 
+def describe_lock(store: DescriptionStore) -> Path:
+    """Lock of whoever decides what is written to a store."""
+    return store.folder / "describe.lock"
+
+
 @contextmanager
 def hold_store(store: DescriptionStore) -> Iterator[None]:
-    """Keep other processes from describing into the same store; put its parts together at the end."""
-    with exclusive(store.folder / "describe.lock", f"the descriptions in {store.folder}"):
+    """Keep other processes from describing into the same store; put its parts together at the end.
+
+    Raises:
+        BusyError: another process describes into it. Workers that a process has left behind are waited for.
+    """
+    with exclusive(describe_lock(store), f"the descriptions in {store.folder}"):
+        wait_for_workers(store)
         store.compact()
         try:
             yield
@@ -155,12 +176,17 @@ def open_job(
     return DescribeJob(images, rows, question, store, session, options)
 
 
-def describe(job: DescribeJob, confirm: Callable[[Estimate], bool] | None = None) -> Tally:
+def describe(
+    job: DescribeJob,
+    confirm: Callable[[Estimate], bool] | None = None,
+    run: Callable[[Tasks], Tally] | None = None,
+) -> Tally:
     """Write every description that is still missing.
 
     Args:
         job: what is to be done.
         confirm: asked with an estimate before money is spent that no budget limits; without it nothing is asked.
+        run: has tasks described; in this process when not given.
 
     Raises:
         DescribeError: it was not confirmed, or no description can be written. What was answered is kept.
@@ -171,7 +197,7 @@ def describe(job: DescribeJob, confirm: Callable[[Estimate], bool] | None = None
         if not confirm(estimate(job)):
             raise DescribeError("Nothing more was sent. The few that were measured are kept.")
         tasks = job.plan()
-    tally = job.run(tasks)
+    tally = run(tasks) if run else job.run(tasks)
     say_outcome(tally)
     return tally
 

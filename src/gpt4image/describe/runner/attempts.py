@@ -22,6 +22,7 @@ class Attempt:
         request: what is asked; None where its picture cannot be had.
         tries: calls that failed because of the request.
         push_backs: calls that the server did not want.
+        servers_lost: times that the server was gone when it was sent.
         seconds: time spent in calls.
         tokens_in: tokens read by all calls, None where they are not counted.
         tokens_out: tokens written, likewise.
@@ -32,6 +33,7 @@ class Attempt:
     request: DescribeRequest | None = None
     tries: int = 0
     push_backs: int = 0
+    servers_lost: int = 0
     seconds: float = 0.0
     tokens_in: int | None = 0
     tokens_out: int | None = 0

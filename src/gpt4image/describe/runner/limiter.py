@@ -6,6 +6,8 @@ START = 4
 GROWTH_CUT = 0.7
 STEADY_CUT = 0.9
 TIMEOUT_CUT = 0.5
+PROBING_ROUND_TRIPS = 10
+"""Round trips between two attempts to get past the limit at which the server last pushed back."""
 
 
 class Limiter:
@@ -23,6 +25,7 @@ class Limiter:
         self.in_flight = 0
         self.paused_until = 0.0
         self._growing = True
+        self._ceiling = float(most)
         self._cut_before = 0.0
 
     @property
@@ -32,8 +35,11 @@ class Limiter:
 
     def succeeded(self, *, was_full: bool) -> None:
         """An answer came. The limit rises only where it was what held requests back."""
-        if was_full:
-            self.limit = min(float(self.most), self.limit + (1.0 if self._growing else 1.0 / self.limit))
+        if not was_full:
+            return
+        round_trips = PROBING_ROUND_TRIPS if self.limit >= self._ceiling else 1
+        step = 1.0 if self._growing else 1.0 / (round_trips * self.limit)
+        self.limit = min(float(self.most), self.limit + step)
 
     def pushed_back(self, sent: float, now: float, wait: float | None) -> None:
         """The server asked to slow down.
@@ -54,5 +60,6 @@ class Limiter:
     def _cut(self, sent: float, now: float, share: float) -> None:
         self._growing = False
         if sent >= self._cut_before:
+            self._ceiling = max(1.0, self.limit - 1.0)
             self.limit = max(1.0, self.limit * share)
             self._cut_before = now

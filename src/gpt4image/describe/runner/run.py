@@ -41,6 +41,7 @@ class RunSettings:
     Attributes:
         image_seconds: time for one description, all its calls together, waiting excluded.
         attempts: calls for one description that may fail because of it.
+        servers_lost: times that a server may be gone when one description is sent, before it counts as failed.
         patience_seconds: how long servers may push everything back before the job stops.
         down_seconds: how long all servers may be down before the job stops.
         hopeless_at_first: failures before the first answer after which the job stops.
@@ -50,6 +51,7 @@ class RunSettings:
 
     image_seconds: float = 180.0
     attempts: int = 4
+    servers_lost: int = 10
     patience_seconds: float = 600.0
     down_seconds: float = 60.0
     hopeless_at_first: int = 20
@@ -224,7 +226,7 @@ class Runner:
             self._try_again(attempt, back_off(attempt.push_backs) if error.seconds is None else error.seconds)
         except EndpointDownError as error:
             self._lanes.report_down(lane, str(error))
-            self._try_again(attempt, 0.0)
+            self._lost_server(attempt, lane, str(error))
         except RequestFailedError as error:
             self._failed_call(attempt, lane, error)
         else:
@@ -248,6 +250,13 @@ class Runner:
             self._try_again(attempt, back_off(attempt.tries))
         else:
             self._fail(attempt, lane, error)
+
+    def _lost_server(self, attempt: Attempt, lane: Lane, trouble: str) -> None:
+        attempt.servers_lost += 1
+        if attempt.servers_lost < self._settings.servers_lost:
+            self._try_again(attempt, 0.0)
+        else:
+            self._fail(attempt, lane, RequestFailedError("server gone", trouble, again=True))
 
     def _try_again(self, attempt: Attempt, wait: float) -> None:
         self.tally.tried_again += 1

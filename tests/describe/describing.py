@@ -1,0 +1,42 @@
+"""Jobs against the stub server, put together as the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stub_scenario import MODEL
+
+from gpt4image import load_images
+from gpt4image.describe.job import DescribeJob, open_job
+from gpt4image.describe.runner import RunSettings, Tally, run_tasks
+from gpt4image.describe.session import open_session
+from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.tasks import RequestMaker
+from gpt4image.options import DescribeOptions
+
+ALL = ("train", "validation", "test")
+
+
+@contextmanager
+def opened(image_set: Path, work: Path, *urls: str, **options) -> Iterator[DescribeJob]:
+    chosen = DescribeOptions(**{"model": MODEL, "base_url": urls, "splits": ALL, **options})
+    with open_session(chosen) as session:
+        images = load_images(image_set, work=work)
+        yield open_job(images, DescriptionStore(work / "descriptions"), session, chosen)
+
+
+def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | None = None, **options) -> Tally:
+    with opened(image_set, work, *urls, **options) as job, job.store.writer() as writer:
+        maker = RequestMaker(job.images, job.question, job.plan())
+        return run_tasks(maker, job.session.describers, writer, job.budget(), job.session.loop, patience)
+
+
+def records(work: Path) -> list[DescriptionRecord]:
+    return DescriptionStore(work / "descriptions").current()
+
+
+def mark_in(record: DescriptionRecord) -> bool:
+    """Whether the text is about the image that it stands beside."""
+    return record.image_id[:12] in record.text

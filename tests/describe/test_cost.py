@@ -1,0 +1,101 @@
+"""Prices, estimates, budgets."""
+
+import pytest
+
+from gpt4image.describe.cost.budget import UNKNOWN_TOKENS_IN, Budget
+from gpt4image.describe.cost.estimate import SizeTrial, make_estimate
+from gpt4image.describe.cost.prices import Price, find_price, load_prices
+from gpt4image.describe.session import price_for
+from gpt4image.describe.store import DescriptionRecord
+from gpt4image.errors import ConfigError
+from gpt4image.options import DescribeOptions
+
+
+def test_the_table_is_dated_and_has_sources():
+    for name, price in load_prices().items():
+        assert price.as_of.startswith("20") and price.source.startswith("https://"), name
+        assert 0 < price.input < price.output
+
+
+def test_ones_own_prices_come_first(tmp_path):
+    path = tmp_path / "prices.toml"
+    path.write_text('["gpt-4o"]\ninput = 1\noutput = 2\n["qwen"]\ninput = 0.1\noutput = 0.2\nbatch = 0.4\n')
+    table = load_prices(path)
+    assert (table["gpt-4o"].input, table["qwen"].batch) == (1, 0.4)
+    assert "gpt-4o-mini" in table
+    assert find_price("openai/gpt-4o-2024-08-06", table) == table["gpt-4o"]
+    assert find_price("gpt-4o-mini", table) != table["gpt-4o"]
+    assert find_price("gpt-4oo", table) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[m]\ninput = 1\n", "output must be a number"),
+        ("[m]\ninput = -1\noutput = 1\n", "input must be a number"),
+        ("[m]\ninput = 1\noutput = 1\nbach = 0.5\n", "Did you mean 'batch'"),
+        ("m = 1\n", "must be a table"),
+        ("[m", "TOML"),
+    ],
+)
+def test_prices_that_cannot_be_meant(tmp_path, text, message):
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_prices(path)
+
+
+def test_cost_by_hand():
+    price = Price(2.0, 8.0, batch=0.5)
+    assert price.cost(1000, 100) == pytest.approx(0.0028)
+    assert price.cost(1000, 100, batch=True) == pytest.approx(0.0014)
+    assert price.cost(None, 100) is None
+
+
+def test_whose_price_counts(tmp_path):
+    here = DescribeOptions(base_url=("http://localhost:8000/v1",))
+    assert price_for(here, "gpt-4o").input == 0
+    assert price_for(DescribeOptions(base_url=("http://localhost:1/v1", "https://far.example/v1")), "qwen") is None
+    assert price_for(DescribeOptions(price_in=1.0, price_out=2.0, base_url=here.base_url), "gpt-4o").output == 2.0
+    assert price_for(DescribeOptions(), "gpt-4o-mini-2024-07-18").input == load_prices()["gpt-4o-mini"].input
+    with pytest.raises(ConfigError, match="both"):
+        DescribeOptions(price_in=1.0)
+
+
+def record(seconds: float, tokens_in: int | None, tokens_out: int | None) -> DescriptionRecord:
+    return DescriptionRecord("k", "i", "text", tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds)
+
+
+def test_the_estimate_adds_up():
+    found = make_estimate(
+        [record(2.0, 1000, 100), record(4.0, 3000, 300)], 10_000, 3.0, 64, Price(1.0, 10.0, 0.5, "2025-01-01"), 768,
+        [SizeTrial(256, 500), SizeTrial(768, 2000)])  # fmt: skip
+    assert found.dollars() == pytest.approx(10_000 * (2000 * 1.0 + 200 * 10.0) / 1e6)
+    assert found.dollars(batch=True) == pytest.approx(found.dollars() / 2)
+    assert found.at_once == 2
+    assert found.time_span == pytest.approx((3.0 * 10_000 / 64, 3.0 * 10_000 / 2))
+    text = "\n".join(found.lines())
+    assert "$40.00 online; $20.00 by the batch interface" in text
+    assert "2025-01-01" in text
+    assert "500 at 256, 2,000 at 768 pixels" in text
+    assert "20.0M and 2.0M in all" in text
+
+
+def test_what_is_not_known_is_said():
+    text = "\n".join(make_estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
+    assert "does not count them" in text
+    assert "--price-in" in text
+
+
+def test_a_budget_counts_what_is_under_way_at_its_worst():
+    budget = Budget(1.0, Price(10.0, 100.0), 0.5, most_out=1000)
+    assert budget.affords(0)
+    assert not budget.affords(1), "before the first answer one at a time"
+    assert budget.pay(5000, 500) == pytest.approx(0.1)
+    assert budget.spent == pytest.approx(0.6)
+    assert budget.affords(1)
+    assert not budget.affords(2)
+    assert Budget(None, None, 0.0, 10).affords(10**6)
+    assert not Budget(UNKNOWN_TOKENS_IN * 1e-5 - 1e-9, Price(10.0, 0.0), 0.0, 1).affords(0)
+    with pytest.raises(ConfigError, match="--price-in"):
+        Budget(1.0, None, 0.0, 10)

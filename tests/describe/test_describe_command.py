@@ -1,0 +1,151 @@
+"""The command as a person runs it: killed, interrupted, with keys, twice at a time."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from describing import records
+from stub_scenario import Scenario
+from stub_server import MODEL, StubProcess
+
+from gpt4image.describe.store import DescriptionStore
+
+KILLS = 20
+SAMPLES = 40
+KEY = "sk-never-to-be-seen-4711"
+
+
+def command(image_set: Path, work: Path, url: str, *more: str) -> list[str]:
+    where = [str(image_set), "--work", str(work), "--base-url", url, "--model", MODEL]
+    every = ["--splits", "train", "validation", "test"]
+    return [sys.executable, "-m", "gpt4image", "describe", *where, *every, *more]
+
+
+def start(arguments: list[str], **more) -> subprocess.Popen:
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def paid_for(server: StubProcess) -> int:
+    return server.paid_by_mark.total()
+
+
+def wait_for_answers(process: subprocess.Popen, server: StubProcess, count: int) -> None:
+    """Wait until the server has answered so often, or the process has ended."""
+    while process.poll() is None and paid_for(server) < count:
+        time.sleep(0.02)
+
+
+def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tmp_path):
+    generator = random.Random(3)
+    slots = 8
+    samples = ["--samples", str(SAMPLES), "--temperature", "1", "--at-once", str(slots)]
+    with StubProcess(Scenario(latency=0.03, slots=slots)) as server:
+        arguments = command(image_set, tmp_path, server.base_url, *samples)
+        kills = 0
+        while kills < KILLS:
+            before = paid_for(server)
+            process = start(arguments)
+            wait_for_answers(process, server, before + generator.randrange(50))
+            time.sleep(generator.uniform(0.0, 0.05))
+            assert process.poll() is None, "it ended before it could be killed"
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        paid = paid_for(server)
+        again = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        assert paid_for(server) == paid
+    found = records(tmp_path)
+    wanted = 36 * SAMPLES
+    assert Counter(record.image_id for record in found) == dict.fromkeys({r.image_id for r in found}, SAMPLES)
+    assert len(found) == len({record.key for record in found}) == wanted
+    assert wanted <= paid <= wanted + KILLS * slots
+    assert "0 descriptions written" in again.stdout
+    assert ended.returncode == 0
+
+
+def test_an_interrupt_lets_paid_answers_come_in(image_set, tmp_path):
+    with StubProcess(Scenario(latency=0.5)) as server:
+        process = start(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
+        wait_for_answers(process, server, 3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "under way may end" in err and "The same command goes on from here." in err
+        assert "Traceback" not in err
+        assert len(records(tmp_path)) == paid_for(server) > 0
+
+
+def test_the_key_is_nowhere(image_set, tmp_path):
+    environment = {**os.environ, "THE_KEY": KEY, "OPENAI_LOG": "debug"}
+    seen = ""
+    for expected in ("sk-another", KEY):
+        with StubProcess(Scenario(expected_key=expected, latency=0.05), log_file=tmp_path / "log") as server:
+            arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")
+            process = start(arguments, env=environment)
+            while process.poll() is None:
+                seen += subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+                time.sleep(0.1)
+            out, err = process.communicate()
+            seen += out + err
+            assert process.returncode == (0 if expected == KEY else 1)
+    assert "does not take the key in THE_KEY" in re.sub(r"\s+", " ", seen)
+    assert KEY not in seen
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not any(KEY.encode() in path.read_bytes() for path in files)
+    assert len(records(tmp_path)) == 36
+
+
+def test_a_server_that_says_the_key_in_its_answer(image_set, tmp_path):
+    environment = {**os.environ, "THE_KEY": KEY}
+    with StubProcess(Scenario(text=f"I know {KEY}.")) as server:
+        arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")
+        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    assert {record.text for record in records(tmp_path)} == {"I know [key]."}
+
+
+def test_two_at_a_time_are_kept_apart(image_set, tmp_path):
+    with StubProcess(Scenario(latency=0.3)) as server:
+        arguments = command(image_set, tmp_path, server.base_url)
+        first = start(arguments)
+        wait_for_answers(first, server, 1)
+        second = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        first.communicate()
+        assert second.returncode == 1
+        assert "Another process is at work on" in second.stderr
+        assert set(server.paid_by_mark.values()) == {1}
+
+
+def test_money_is_asked_for_first(image_set, tmp_path):
+    with StubProcess() as server:
+        paid = ["--price-in", "1", "--price-out", "2"]
+        arguments = command(image_set, tmp_path, server.base_url, *paid)
+        silent = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert silent.returncode == 1
+        assert "money: $" in silent.stderr and "--budget" in silent.stderr
+        assert paid_for(server) == 8
+        estimate = subprocess.run([*arguments, "--estimate"], capture_output=True, text=True, check=True)
+        assert "28 descriptions (measured on 8)" in estimate.stdout
+        told = subprocess.run([*arguments, "--yes"], capture_output=True, text=True, check=True)
+        assert "28 descriptions written" in told.stdout
+        assert set(server.paid_by_mark.values()) <= {1, 2}
+
+
+def test_a_damaged_line_costs_only_itself(image_set, tmp_path):
+    with StubProcess() as server:
+        arguments = command(image_set, tmp_path, server.base_url)
+        process = start(arguments)
+        process.communicate()
+        store = DescriptionStore(tmp_path / "descriptions")
+        kept = store.current()
+        part = tmp_path / "descriptions" / "parts" / "20000101T000000-0.jsonl"
+        part.write_bytes(b"garbage\n" + b'{"key": "half')
+        told = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        assert "1 damaged line" in re.sub(r"\s+", " ", told.stderr)
+        assert store.current() == kept

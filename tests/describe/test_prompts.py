@@ -1,0 +1,91 @@
+"""Prompts: placeholders are checked before anything is sent, and a changed prompt is another prompt."""
+
+import numpy as np
+import pytest
+
+from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.describe.prompts.values import most_confused
+from gpt4image.errors import ConfigError
+
+BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
+
+
+def test_built_in_strategies_can_be_filled():
+    strategies = load_strategies(BUILT_IN)
+    assert len({strategy.hash for strategy in strategies}) == len(BUILT_IN)
+    for strategy in strategies:
+        values = {name: f"<{name}>" for name in strategy.placeholders}
+        system, turns = strategy.fill(values)
+        assert all(f"<{name}>" in " ".join([system or "", *turns]) for name in strategy.placeholders)
+    assert len(load_strategies(["questions"])[0].turns) > 1
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "prompts.toml"
+    path.write_text('[plain]\nturns = ["What is it? One of {classes}."]\n[two]\nturns = ["a", "b"]\njoin = "\\n"\n')
+    plain, two = load_strategies(["plain", "two"], path)
+    assert plain.fill({"classes": "cat, dog"})[1] == ("What is it? One of cat, dog.",)
+    assert plain.hash != load_strategies(["plain"])[0].hash
+    assert two.join == "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[a]\nturns = ["{clas}"]', r"Unknown placeholder 'clas'. Did you mean 'class'"),
+        ('[a]\nturns = ["{class.__init__}"]', "Unknown placeholder"),
+        ('[a]\nturns = ["{}"]', "Unknown placeholder"),
+        ('[a]\nturns = ["a } b"]', "a single }"),
+        ('[a]\nturns = ["x"]\nsystem = "{label}"', "Unknown placeholder 'label'"),
+        ("[a]\nturns = []", "must be questions"),
+        ('[a]\nturns = [" "]', "must be questions"),
+        ('[a]\nturns = "x"', "list of texts"),
+        ('[a]\nturn = ["x"]', "Did you mean 'turns'"),
+        ('[a]\nturns = ["x"]\njoin = 3', "join must be a text"),
+        ('["A b"]\nturns = ["x"]', "a name has small letters"),
+        ("a = 3", "must be a table"),
+        ("[a", "cannot be read as TOML"),
+    ],
+)
+def test_what_cannot_be_meant_names_file_and_place(tmp_path, text, message):
+    path = tmp_path / "prompts.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_strategies(["a"], path)
+
+
+def test_unknown_names_list_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'plain'"):
+        load_strategies(["plane"])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_strategies(["plain"], tmp_path / "nowhere.toml")
+
+
+def test_values_are_never_read_as_placeholders():
+    strategy = Strategy("x", ("{class} in {{braces}}",))
+    assert strategy.fill({"class": "{classes} {class}"})[1] == ("{classes} {class} in {braces}",)
+
+
+def test_every_part_that_is_sent_or_joined_counts():
+    base = Strategy("x", ("a", "b"))
+    others = [Strategy("x", ("a", "c")), Strategy("x", ("ab",)), Strategy("x", ("a", "b"), "s"),
+              Strategy("x", ("a", "b"), join="\n")]  # fmt: skip
+    assert len({base.hash, *(other.hash for other in others)}) == 5
+    assert Strategy("y", ("a", "b"), about="other").hash == base.hash
+
+
+def test_neighbours_are_the_most_confused_classes_both_ways():
+    matrix = np.array([[9, 1, 0, 0], [4, 6, 0, 0], [0, 2, 8, 0], [0, 0, 0, 10]])
+    neighbours = most_confused(matrix, ["cat", "grey_fox", "owl", "car"], 2)
+    assert neighbours[0][0] == "grey fox"
+    assert neighbours[1] == ("cat", "owl")
+    assert neighbours[2][0] == "grey fox"
+    assert len(neighbours[3]) == 2 and "car" not in neighbours[3]
+    assert matrix[0, 0] == 9
+
+
+def test_a_strategy_with_neighbours_wants_a_run():
+    contrast = load_strategies(["contrast"])
+    with pytest.raises(ConfigError, match=r"--confusions.*--arm baseline"):
+        PromptValues(("a", "b")).check(contrast)
+    PromptValues(("a", "b"), {0: ("b",), 1: ("a",)}).check(contrast)
