@@ -12,8 +12,9 @@ import numpy as np
 from gpt4image.describe.describers.base import DescribeRequest, Sampling
 from gpt4image.describe.picture import prepare_picture
 from gpt4image.describe.prompts import PromptValues, Strategy
+from gpt4image.describe.store.latest import KEY_TYPE
 from gpt4image.describe.store.records import DescriptionRecord
-from gpt4image.describe.store.store import KEY_TYPE, DescriptionStore
+from gpt4image.describe.store.store import DescriptionStore
 from gpt4image.errors import ConfigError, ImageError
 from gpt4image.files import digest
 from gpt4image.images.scan import image_id
@@ -192,8 +193,17 @@ class RequestMaker:
         if image_id(data) != self._ids[row].decode():
             raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
         picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
-        key = tasks.keys[number].decode()
-        return DescribeRequest(key, image_id(data), name, picture, system, turns, self._sampling(number))
+        return DescribeRequest(
+            key=tasks.keys[number].decode(),
+            image_id=image_id(data),
+            name=name,
+            picture=picture,
+            system=system,
+            turns=turns,
+            sampling=self._sampling(number),
+            prompt_hash=strategy.hash,
+            sample=int(tasks.samples[number]),
+        )
 
     def join(self, number: int, texts: tuple[str, ...]) -> str:
         """The answers of a task's conversation as one text."""

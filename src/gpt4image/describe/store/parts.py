@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +31,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def new_part(folder: Path, suffix: str) -> Path:
+    """A part that nobody else has; names sort as the times at which they were made."""
+    return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.{suffix}"
+
+
 class RecordWriter:
     """Appends records to a part of its own. A record is in the file when `write` returns, whole or not at all.
 
@@ -39,7 +45,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.jsonl"
+        self.path = new_part(folder, "jsonl")
         self._lock = FileLock(lock_path(self.path))
         self._lock.acquire()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
@@ -134,12 +140,14 @@ def damaged_part(part: Path, error: Exception) -> StoreError:
 
 def read_part(part: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
     """Some columns of a part, in batches. StoreError names a file that is damaged beyond a cut-off last line."""
-    if part.suffix == ".jsonl":
-        yield from read_lines(part, columns)
-        return
     try:
-        with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(BATCH_ROWS, columns=list(columns))
+        if part.suffix == ".jsonl":
+            yield from read_lines(part, columns)
+        else:
+            with pq.ParquetFile(part) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns=list(columns))
+    except FileNotFoundError:
+        raise StoreError(f"{part} has gone while it was read: run the command again.") from None
     except (OSError, pa.ArrowException) as error:
         raise damaged_part(part, error) from None
 
@@ -175,11 +183,42 @@ def merge_parts(parts: Sequence[Path], folder: Path) -> None:
     A process killed in between leaves either the old parts, or both with the new one saying what it replaces.
     """
     names = json.dumps([part.name for part in parts]).encode()
-    target = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.parquet"
     schema = SCHEMA.with_metadata({REPLACES: names})
-    with atomic_write(target) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        atomic_write(new_part(folder, "parquet")) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         for part in parts:
             for batch in read_part(part):
                 writer.write_batch(batch)
     for part in parts:
         remove_part(part)
+
+
+def add_part(batches: Iterator[pa.RecordBatch], folder: Path) -> int:
+    """Put records into one Parquet part that is there when all are written, and not before.
+
+    Args:
+        batches: the records; what it raises leaves the folder as it was.
+        folder: folder of the parts. One process at a time may add to it.
+
+    Returns:
+        How many records there were.
+    """
+    first = next(batches, None)
+    if first is None:
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    draft, rows = folder / "added.draft", 0
+    try:
+        with draft.open("wb") as file:
+            with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+                for batch in chain([first], batches):
+                    writer.write_batch(batch)
+                    rows += batch.num_rows
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(new_part(folder, "parquet"))
+    finally:
+        draft.unlink(missing_ok=True)
+    return rows

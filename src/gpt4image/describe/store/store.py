@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpt4image.describe.store.latest import KEY_TYPE, decided_later, latest_batches, to_keys
 from gpt4image.describe.store.parts import (
     RecordWriter,
+    add_part,
     is_closed,
     list_parts,
     merge_parts,
     now,
     read_part,
 )
-from gpt4image.describe.store.records import DescriptionRecord, Mark, Verdict, record_from, record_line
-from gpt4image.errors import BusyError, StoreError
+from gpt4image.describe.store.records import RECORD_FIELDS, DescriptionRecord, Mark, Verdict, record_from, record_line
+from gpt4image.errors import BusyError
 from gpt4image.files import exclusive
-
-KEY_TYPE = "S32"
 
 
 class DescriptionStore:
@@ -46,6 +46,21 @@ class DescriptionStore:
         """A new part to write to; use it as a context manager."""
         return RecordWriter(self._parts)
 
+    def add_all(self, batches: Iterator[pa.RecordBatch]) -> int:
+        """Add many records at once, all of them or, where `batches` raises or the process is killed, none.
+
+        Args:
+            batches: records with the columns of `SCHEMA`; nobody else adds any while they are read.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            BusyError: another process is adding records to the store.
+        """
+        with exclusive(self.folder / "add.lock", f"adding descriptions to {self.folder}"):
+            return add_part(batches, self._parts)
+
     def keys(self) -> KeyStates:
         """Which keys are answered and which failed, 32 bytes each. Marks are taken into account."""
         answered, failed = [np.empty(0, KEY_TYPE)], [np.empty(0, KEY_TYPE)]
@@ -53,10 +68,9 @@ class DescriptionStore:
         for batch in self._batches(("key", "error", "created")):
             keys = to_keys(batch["key"])
             good = np.asarray(pc.is_null(batch["error"]).to_numpy(zero_copy_only=False), dtype=bool)
-            if retried:
-                good &= ~voided(batch, retried)
-            answered.append(keys[good])
-            failed.append(keys[~good])
+            counts = ~decided_later(batch, retried)
+            answered.append(keys[good & counts])
+            failed.append(keys[~good & counts])
         done = np.unique(np.concatenate(answered))
         return KeyStates(done, np.setdiff1d(np.concatenate(failed), done))
 
@@ -74,14 +88,14 @@ class DescriptionStore:
         Returns:
             Records in the order of image id, prompt, model and sample.
         """
-        marks = self.marks()
-        found: dict[str, DescriptionRecord] = {}
-        for record in self.records():
-            before = found.get(record.key)
-            if before is None or rank(record, marks) >= rank(before, marks):
-                found[record.key] = record
-        kept = (r for r in found.values() if dropped or not is_dropped(r, marks))
-        return sorted(kept, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
+        batches = self.current_batches(dropped=dropped)
+        found = (record_from(values) for batch in batches for values in batch.to_pylist())
+        return sorted(found, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
+
+    def current_batches(self, *, dropped: bool = False) -> Iterator[pa.RecordBatch]:
+        """What `current` returns, batch by batch in no particular order: texts are never all in memory."""
+        parts = list_parts(self._parts)
+        yield from latest_batches(parts, self.marks(), dropped=dropped)
 
     def spent(self, model: str | None = None) -> Spent:
         """What all calls so far have cost, failures included; of one model where it is given."""
@@ -138,12 +152,9 @@ class DescriptionStore:
             if part not in live:
                 part.unlink(missing_ok=True)
 
-    def _batches(self, columns: tuple[str, ...] | None = None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
         for part in list_parts(self._parts):
-            try:
-                yield from read_part(part, columns) if columns else read_part(part)
-            except FileNotFoundError:
-                raise StoreError(f"{part} has gone while it was read: run the command again.") from None
+            yield from read_part(part, columns)
 
 
 @dataclass(frozen=True)
@@ -184,30 +195,6 @@ def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.asarray(values[at] == keys)
 
 
-def to_keys(column: pa.Array) -> np.ndarray:
-    """A column of keys as S32 [N]."""
-    return np.asarray(column.to_pylist(), dtype=KEY_TYPE)
-
-
-def voided(batch: pa.RecordBatch, retried: dict[str, str]) -> np.ndarray:
-    """Which records a later wish for another try has made void, bool [N]."""
-    pairs = zip(batch["key"].to_pylist(), batch["created"].to_pylist(), strict=True)
-    return np.asarray([retried.get(key, "") >= created for key, created in pairs], dtype=bool)
-
-
 def total(column: pa.Array) -> float:
     """Sum of a column, 0 where it is empty."""
     return pc.sum(column).as_py() or 0
-
-
-def rank(record: DescriptionRecord, marks: dict[str, Mark]) -> tuple[bool, bool, str]:
-    """Order in which records of a key count: answers over failures and void answers, then later ones."""
-    mark = marks.get(record.key)
-    void = mark is not None and mark.verdict == "retry" and mark.created >= record.created
-    return record.answered and not void, record.answered, record.created
-
-
-def is_dropped(record: DescriptionRecord, marks: dict[str, Mark]) -> bool:
-    """Whether a mark made after the record leaves it out; one to be written again is left out until it is."""
-    mark = marks.get(record.key)
-    return record.answered and mark is not None and mark.verdict != "keep" and mark.created >= record.created
