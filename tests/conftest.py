@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from page_checks import chromium, dump_dom  # noqa: F401 - fixtures
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-FILTERS = ("percent", "signed_points", "duration", "decimal", "count", "shorten", "breakable")
+FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "count", "money", "moment")
+FILTERS += ("shorten", "breakable", "lines")
 
 
 def render_page(package: str, template: str, **values: object) -> str:

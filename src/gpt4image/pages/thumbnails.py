@@ -27,3 +27,10 @@ def thumbnail(picture: Image.Image) -> str:
 def is_thumbnail(address: str) -> bool:
     """Whether an address is a JPEG or PNG inside the page itself, and nothing else."""
     return _ADDRESS.fullmatch(address) is not None
+
+
+def require_thumbnail(address: str) -> str:
+    """The address itself. ValueError when it is anything but a picture inside the page."""
+    if not is_thumbnail(address):
+        raise ValueError(f"a thumbnail must be a JPEG or PNG as a base64 data address, not {address[:60]!r}")
+    return address

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
@@ -70,6 +71,16 @@ def breakable(text: str) -> Markup:
     return Markup(re.sub(r"([/_\\]+)", r"\1<wbr>", str(escape(visible(text)))))
 
 
+def lines(text: str) -> Markup:
+    r"""Text that keeps its line breaks; empty lines in a row become one.
+
+    >>> lines("a\n\n\n\n<b>")
+    Markup('a<br><br>&lt;b&gt;')
+    """
+    kept = re.sub(r"\n{3,}", "\n\n", text.strip().replace("\r\n", "\n"))
+    return Markup("<br>").join(map(visible, kept.split("\n")))
+
+
 def decimal(value: float | None, digits: int = 1, signed: bool = False) -> str:
     """A number with a fixed count of decimals and a true minus sign; a dash for what is no number.
 
@@ -116,6 +127,18 @@ def signed_points(share: float | None) -> str:
     return decimal(None if share is None else 100 * share, signed=True)
 
 
+def money(dollars: float | None) -> str:
+    """US dollars, with at least two decimals and two digits that count; a dash for what is not known.
+
+    >>> money(1234.5), money(0.000378), money(0), money(None) == NOTHING
+    ('$1,234.50', '$0.00038', '$0.00', True)
+    """
+    if dollars is None or not math.isfinite(dollars):
+        return NOTHING
+    digits = 1 - math.floor(math.log10(abs(dollars))) if dollars else 2
+    return f"${dollars:,.{min(max(digits, 2), 9)}f}"
+
+
 def duration(seconds: float) -> str:
     """A span of time in its two largest units.
 
@@ -131,6 +154,19 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def moment(text: str) -> str:
+    """A time in ISO 8601 to the minute; what is none stays as it is.
+
+    >>> moment("2025-06-03T14:05:09.123456+00:00"), moment("yesterday")
+    ('2025-06-03 14:05 UTC', 'yesterday')
+    """
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when.astimezone(UTC) if when.tzinfo else when:%Y-%m-%d %H:%M}{' UTC' if when.tzinfo else ''}"
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:
