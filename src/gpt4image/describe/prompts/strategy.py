@@ -105,15 +105,20 @@ def load_strategies(names: Sequence[str], file: Path | None = None) -> list[Stra
     Raises:
         ConfigError: unknown name, the file cannot be read, a placeholder does not exist.
     """
-    known = read_strategies((files(__package__) / "strategies.toml").read_text("utf-8"), "strategies.toml")
-    if file is not None:
-        known |= read_strategies(read_file(file), str(file))
+    known = known_strategies() | known_strategies(file)
     if not names:
         raise ConfigError(f"No prompt is named. Known: {', '.join(sorted(known))}.")
     for name in names:
         if name not in known:
             raise ConfigError(unknown_name("prompt", name, list(known)) + " One of your own: --prompt-file FILE.")
     return [known[name] for name in dict.fromkeys(names)]
+
+
+def known_strategies(file: Path | None = None) -> dict[str, Strategy]:
+    """The strategies of a TOML file by name, the built-in ones when none is given. ConfigError names a broken file."""
+    if file is not None:
+        return read_strategies(read_file(file), str(file))
+    return read_strategies((files(__package__) / "strategies.toml").read_text("utf-8"), "strategies.toml")
 
 
 def read_file(path: Path) -> str:

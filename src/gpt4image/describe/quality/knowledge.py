@@ -1,0 +1,180 @@
+"""What do the texts know that the model does not? Asked before anyone trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt4image.describe.quality.folds import FOLDS, grouped_folds, groups_per_class
+from gpt4image.describe.quality.outlook import weigh_up
+from gpt4image.describe.quality.probes import answer_out_of_fold, scale
+from gpt4image.describe.quality.records import ClassKnowledge, Knowledge, PairedGap, Probe
+from gpt4image.errors import DescriptionError
+
+MOST_IMAGES = 4000
+"""Images that are classified, at most: an interval of about 1.5 points either way."""
+MOST_CLASSES = 50
+"""Classes that are told apart, at most; drawn by chance where there are more."""
+FEWEST_IMAGES = 50
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def choose_images(labels: np.ndarray, groups: np.ndarray, classes: int, seed: int = 0) -> np.ndarray:
+    """Choose the images that are classified: of classes in five groups and more, by chance where there are too many.
+
+    Args:
+        labels: int [N], -1 where there is none.
+        groups: numbers of groups from 0, int [N].
+        classes: number of classes.
+        seed: seed of the chance.
+
+    Returns:
+        Positions, sorted, int64 [n].
+
+    Raises:
+        DescriptionError: fewer than two classes, or than 50 images, are left.
+    """
+    generator = np.random.default_rng(seed)
+    enough = np.flatnonzero(groups_per_class(labels, groups, classes) >= FOLDS)
+    chosen_classes = generator.permutation(enough)[:MOST_CLASSES]
+    rows = generator.permutation(np.flatnonzero(np.isin(labels, chosen_classes)))[:MOST_IMAGES]
+    if len(chosen_classes) < 2 or len(rows) < FEWEST_IMAGES:
+        raise DescriptionError(
+            f"What the texts know cannot be measured on {len(rows):,} images with label and text in "
+            f"{len(chosen_classes):,} classes of at least {FOLDS} distinct images: it takes {FEWEST_IMAGES} images in "
+            "two classes. Describe more images."
+        )
+    return np.sort(rows)
+
+
+def measure_knowledge(
+    text_vectors: np.ndarray,
+    image_features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    classes: Sequence[str],
+    seed: int = 0,
+    *,
+    masked_vectors: np.ndarray | None = None,
+    backbone: str = "",
+    encoder: str = "",
+) -> Knowledge:
+    """Set a classifier on the texts beside one on frozen image features, both judged on folds they have not seen.
+
+    Each is a logistic regression on vectors of mean 0 and mean squared length 1, with its regularisation chosen within
+    the folds that it learns from (`answer_out_of_fold`); both together is the same on the two side by side. Rows of
+    one group lie in one fold. Intervals are percentile bootstraps over groups; they count the luck of the images, not
+    that of the folds.
+
+    Args:
+        text_vectors: one vector an image, the mean where it has several texts, float [N, D].
+        image_features: pooled features of a frozen backbone, float [N, F].
+        labels: int [N]; classes in fewer than five groups are left out, and so is -1.
+        groups: rows that must not vouch for each other, int [N]: copies of an image, images of the same text.
+        classes: class names.
+        seed: seed of folds and bootstrap.
+        masked_vectors: vectors of the texts without class names, float [N, D].
+        backbone: what made the image features, for the record.
+        encoder: what made the text vectors, likewise.
+
+    Raises:
+        DescriptionError: there are too few images or classes to tell.
+    """
+    rows = choose_images(labels, groups, len(classes), seed)
+    label = labels[rows]
+    group = np.unique(groups[rows], return_inverse=True)[1].reshape(-1)
+    folds = grouped_folds(label, group, seed)
+    text, image = (scale(vectors[rows])[0] for vectors in (text_vectors, image_features))
+    luck = Luck(group, seed)
+
+    def right(vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(answer_out_of_fold(vectors, label, folds) == label)
+
+    by_text, by_image, by_both = right(text), right(image), right(np.concatenate([text, image], axis=1))
+    text_over_image, both_over_image = luck.gap(by_text, by_image), luck.gap(by_both, by_image)
+    outlook = weigh_up(text_over_image, both_over_image, share(by_text, ~by_image))
+    return Knowledge(
+        images=len(rows),
+        folds=FOLDS,
+        left_out=too_rare(labels, groups, classes),
+        chance=float(np.bincount(label).max() / len(label)),
+        text=luck.probe(by_text),
+        image=luck.probe(by_image),
+        both=luck.probe(by_both),
+        masked=None if masked_vectors is None else luck.probe(right(scale(masked_vectors[rows])[0])),
+        text_over_image=text_over_image,
+        both_over_image=both_over_image,
+        mended=share(by_text, ~by_image),
+        broken=share(~by_text, by_image),
+        per_class=[
+            ClassKnowledge(
+                name=classes[value],
+                images=int((label == value).sum()),
+                text=float(by_text[label == value].mean()),
+                image=float(by_image[label == value].mean()),
+                both=float(by_both[label == value].mean()),
+            )
+            for value in np.unique(label).tolist()
+        ],
+        verdict=outlook.verdict,
+        title=outlook.title,
+        advice=outlook.advice,
+        backbone=backbone,
+        encoder=encoder,
+    )
+
+
+@dataclass(frozen=True)
+class Luck:
+    """Intervals that count which images were drawn.
+
+    Attributes:
+        groups: numbers of groups from 0, int [N]; groups are drawn as a whole.
+        seed: seed of the bootstrap.
+    """
+
+    groups: np.ndarray
+    seed: int
+
+    def probe(self, right: np.ndarray) -> Probe:
+        """Accuracy of answers that are right or wrong, bool [N]."""
+        mean, low, high = self._mean(right.astype(np.float64))
+        return Probe(accuracy=mean, low=low, high=high)
+
+    def gap(self, one: np.ndarray, other: np.ndarray) -> PairedGap:
+        """Accuracy of one minus that of the other, right or wrong on the same images, bool [N] each."""
+        mean, low, high = self._mean(one.astype(np.float64) - other)
+        return PairedGap(mean=mean, low=low, high=high)
+
+    def _mean(self, values: np.ndarray) -> tuple[float, float, float]:
+        """Mean of values [N] with both ends of its interval."""
+        from scipy.stats import bootstrap
+
+        sums, sizes = np.bincount(self.groups, weights=values), np.bincount(self.groups).astype(np.float64)
+        found = bootstrap(
+            (sums, sizes),
+            lambda total, size, axis=-1: total.sum(axis=axis) / size.sum(axis=axis),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=100,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            random_state=np.random.default_rng(self.seed),
+        ).confidence_interval
+        return float(values.mean()), float(found.low), float(found.high)
+
+
+def share(true: np.ndarray, among: np.ndarray) -> float | None:
+    """Share of the rows `among` [N] that are `true` [N]; None where there are none."""
+    return float(true[among].mean()) if among.any() else None
+
+
+def too_rare(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Images of the classes that lie in too few groups to be classified, by class."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    rare = (groups_per_class(labels, groups, len(classes)) < FOLDS) & (counts > 0)
+    return {classes[label]: int(counts[label]) for label in np.flatnonzero(rare).tolist()}
