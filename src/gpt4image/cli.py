@@ -91,11 +91,73 @@ class Describe:
         if self.estimate:
             print("\n".join(describing.run_estimate(self.source, self.describer, self.work).lines()))
         elif self.sample is not None:
-            print(describing.run_sample(self.source, self.describer, self.work, self.sample))
+            self._show_sample(self.sample)
         else:
             confirm = None if self.yes else ask_person
             tally = describing.run_description(self.source, self.describer, self.work, confirm)
             print(f"{tally.line()}: {self.work / 'descriptions'}")
+
+    def _show_sample(self, count: int) -> None:
+        from gpt4image.describe.sample import preview_line
+        from gpt4image.describing import run_sample
+        from gpt4image.workspace import Workspace
+
+        for item in run_sample(self.source, self.describer, self.work, count):
+            print(preview_line(item))
+        print(f"page: {Workspace(self.work).description_preview}")
+
+
+@dataclass(frozen=True)
+class DescribeExport:
+    """Write the descriptions as a data set of Parquet files with a data card, as `datasets` loads it."""
+
+    source: DataOptions
+    out: Path
+    """Folder for the data set. It must not exist, or be empty."""
+    images_inside: bool = False
+    """Put the images into the Parquet files, so that the set is complete by itself."""
+    with_cost: bool = False
+    """Also say what each text has cost."""
+    work: Path = WORK
+    """Where the descriptions are kept."""
+
+    def run(self) -> None:
+        """Export, and say what was written."""
+        from gpt4image.describing import run_export
+
+        found = run_export(self.source, self.work, self.out, images_inside=self.images_inside, with_cost=self.with_cost)
+        print(found.line())
+
+
+@dataclass(frozen=True)
+class DescribeImport:
+    """Take an exported set, or a table of texts, in among the descriptions; nothing of it is asked again."""
+
+    source: DataOptions
+    descriptions: Annotated[Path, tyro.conf.arg(name="from")]
+    """An exported folder or one of its files, or a table of texts keyed by image id or path."""
+    model: str | None = None
+    """For a table: the model that wrote the texts, where it is known."""
+    text_column: str | None = None
+    """For a table: its text column, where it is not called text, description or caption."""
+    skip_orphans: bool = False
+    """Leave out texts that fit no image, in place of stopping."""
+    work: Path = WORK
+    """Where the descriptions are kept."""
+
+    def run(self) -> None:
+        """Import, and say what was taken in."""
+        from gpt4image.describing import run_import
+
+        found = run_import(
+            self.source,
+            self.descriptions,
+            self.work,
+            model=self.model,
+            text_column=self.text_column,
+            skip_orphans=self.skip_orphans,
+        )
+        print(found.line())
 
 
 @dataclass(frozen=True)
@@ -240,12 +302,16 @@ class Predict:
             print("\t".join(map(printable, cells)))
 
 
-Command = Demo | Images | Describe | Embed | Train | Compare | Report | Export | Predict
+Command = (
+    Demo | Images | Describe | DescribeExport | DescribeImport | Embed | Train | Compare | Report | Export | Predict
+)
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "images": Images,
     "describe": Describe,
+    "describe export": DescribeExport,
+    "describe import": DescribeImport,
     "embed": Embed,
     "train": Train,
     "compare": Compare,
@@ -288,7 +354,8 @@ def parse(arguments: list[str]) -> Command:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         raise SystemExit(0 if arguments else 2)
-    name, *options = arguments
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, options = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         raise ConfigError(unknown_name("command", name, list(COMMANDS)))
     kind = COMMANDS[name]
@@ -313,7 +380,7 @@ def ask_person(estimate: Estimate) -> bool:
 
 def overview() -> str:
     """What there is to do, a line a command."""
-    lines = [f"  {name:9} {str(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines = [f"  {name:16} {str(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
     return "\n".join(
         [
             "usage: gpt4image COMMAND ...",

@@ -28,6 +28,11 @@ class Workspace:
         return self.folder / "descriptions" / "preview.html"
 
     @property
+    def description_findings(self) -> Path:
+        """What was found in the descriptions, as a record."""
+        return self.folder / "descriptions" / "check.json"
+
+    @property
     def description_check(self) -> Path:
         """What was found in the descriptions, to look at."""
         return self.folder / "descriptions" / "check.html"

@@ -78,6 +78,8 @@ class DescribeJob:
         writer: RecordWriter | None = None,
     ) -> Tally:
         """Have tasks described, and the writer closed."""
+        if not len(tasks) and writer is None:
+            return Tally(0)
         settings = RunSettings(image_seconds=self.options.image_seconds)
         with writer or self.store.writer() as part:
             return run_tasks(
@@ -89,6 +91,13 @@ class DescribeJob:
                 settings,
                 title=title,
             )
+
+    def run_missing(self, tasks: Tasks, title: str) -> int:
+        """Have those of some tasks described that have no answer, failed ones again; returns their number."""
+        missing = tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True))
+        if len(missing):
+            self.run(missing, title)
+        return len(missing)
 
     def records_of(self, tasks: Tasks) -> list[DescriptionRecord]:
         """The records of some tasks, as far as there are any."""
@@ -219,19 +228,22 @@ def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
         DescribeError: none of the few could be described.
     """
     few = job.first(FEW)
-    pending = few.part(job.store.keys().pending(few.keys, retry_failed=True))
     started = time.monotonic()
-    if len(pending):
-        job.run(pending, title=f"Measure {len(pending)}")
+    asked = job.run_missing(few, title=f"Measure {len(few)}")
     elapsed = time.monotonic() - started
     records = [record for record in job.records_of(few) if record.answered]
     if not records:
-        reasons = ", ".join(sorted({f"{r.error} ({r.detail})" for r in job.records_of(few)}))
+        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
         raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
     trials = try_sizes(job, few, sizes)
-    measured = sum(record.seconds for record in records) if not len(pending) else elapsed
+    measured = elapsed if asked else sum(record.seconds for record in records)
     most, price, side = job.session.most_at_once, job.session.price, job.question.max_side
     return make_estimate(records, len(job.plan()), measured, most, price, side, trials)
+
+
+def outcome_of(record: DescriptionRecord) -> str:
+    """What became of a failed description, in words."""
+    return f"{record.error} ({record.detail})" if record.detail else str(record.error)
 
 
 def try_sizes(job: DescribeJob, few: Tasks, sizes: tuple[int, ...]) -> list[SizeTrial]:
