@@ -70,7 +70,6 @@ def latest_batches(parts: Sequence[Path], marks: Mapping[str, Mark], *, dropped:
             start += len(wanted)
             if wanted.any():
                 yield batch.slice(0, len(wanted)).filter(pa.array(wanted))
-        start = end
 
 
 def read_standing(part: Path, retried: Mapping[str, str], set_aside: Mapping[str, str]) -> Standing:
