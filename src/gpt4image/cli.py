@@ -118,6 +118,8 @@ class DescribeExport:
     """Put the images into the Parquet files, so that the set is complete by itself."""
     with_cost: bool = False
     """Also say what each text has cost."""
+    prompt_file: Path | None = None
+    """File with prompts of your own, which the card then shows in full."""
     work: Path = WORK
     """Where the descriptions are kept."""
 

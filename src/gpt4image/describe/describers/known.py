@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gpt4image.console import say
 from gpt4image.describe.describers.base import Describer, EndpointDownError
+from gpt4image.describe.prompts import load_strategies
 from gpt4image.describe.secrets import ApiKey
 from gpt4image.errors import DescribeError
 from gpt4image.options import DescribeOptions
@@ -87,7 +88,8 @@ async def open_recording(options: DescribeOptions) -> list[Describer]:
     from gpt4image.describe.describers.replay import ReplayDescriber
 
     assert options.recording is not None
-    describer = ReplayDescriber(options.recording, model=options.model)
+    strategies = load_strategies(options.prompts, options.prompt_file)
+    describer = ReplayDescriber(options.recording, model=options.model, strategies=strategies)
     await describer.check()
     return [describer]
 

@@ -121,6 +121,11 @@ def known_strategies(file: Path | None = None) -> dict[str, Strategy]:
     return read_strategies((files(__package__) / "strategies.toml").read_text("utf-8"), "strategies.toml")
 
 
+def own_strategies(file: Path) -> list[Strategy]:
+    """All strategies of a file. ConfigError when it cannot be read or meant."""
+    return list(read_strategies(read_file(file), str(file)).values())
+
+
 def read_file(path: Path) -> str:
     """A file's text. ConfigError names the file when it cannot be read."""
     try:

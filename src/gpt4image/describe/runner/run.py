@@ -32,6 +32,8 @@ TICK_SECONDS = 0.25
 SYNC_TICKS = 4
 LINE_SECONDS = 60.0
 UNREADABLE = "unreadable picture"
+BLAMELESS = (UNREADABLE, "not recorded")
+"""Failures that say nothing about the describer: any number of them may come in a row."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ class Runner:
     def _fail(self, attempt: Attempt, lane: Lane | None, error: RequestFailedError) -> None:
         describer = lane.describer.name if lane else ""
         self._record(attempt, error=error.reason, detail=error.detail, describer=describer)
-        if error.reason != UNREADABLE:
+        if error.reason not in BLAMELESS:
             self._failed_in_a_row += 1
             self._look_for_hopelessness(error)
 
