@@ -6,7 +6,6 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from gpt4image.console import say
-from gpt4image.describe.store.records import RECORD_FIELDS, SCHEMA, DescriptionRecord, record_line
+from gpt4image.describe.store.records import RECORD_FIELDS, SCHEMA, DescriptionRecord, plain_values, record_line
 from gpt4image.errors import StoreError
 from gpt4image.files import atomic_write
 
@@ -49,6 +48,7 @@ class RecordWriter:
         self._lock = FileLock(lock_path(self.path))
         self._lock.acquire()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        self._size = 0
 
     def write(self, record: DescriptionRecord) -> None:
         """Append a record. It outlives this process at once, and the machine after the next `sync`.
@@ -56,17 +56,18 @@ class RecordWriter:
         Raises:
             StoreError: it cannot be written, as on a full disk; what was written before is whole.
         """
-        line, size = record_line(record), os.fstat(self._file).st_size
+        line = record_line(record)
         try:
             written = os.write(self._file, line)
             if written < len(line):
                 raise OSError("the disk is full")
         except OSError as error:
-            os.ftruncate(self._file, size)
+            os.ftruncate(self._file, self._size)
             raise StoreError(
                 f"{self.path} cannot be written ({error}). What was answered before is kept: make room, and give the "
                 "same command again."
             ) from None
+        self._size += len(line)
 
     def sync(self) -> None:
         """Have the system bring what was written to the disk."""
@@ -75,10 +76,9 @@ class RecordWriter:
     def close(self) -> None:
         """Finish the part; an empty one is removed."""
         self.sync()
-        empty = os.fstat(self._file).st_size == 0
         os.close(self._file)
         self._lock.release()
-        if empty:
+        if not self._size:
             remove_part(self.path)
 
     def __enter__(self) -> RecordWriter:
@@ -174,7 +174,7 @@ def read_lines(part: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 def to_batch(rows: Iterable[DescriptionRecord], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
     """Records as a batch with the columns of the schema."""
-    return pa.RecordBatch.from_pylist([asdict(row) for row in rows], schema=schema)
+    return pa.RecordBatch.from_pylist([plain_values(row) for row in rows], schema=schema)
 
 
 def merge_parts(parts: Sequence[Path], folder: Path) -> None:

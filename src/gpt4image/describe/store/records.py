@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -106,9 +106,14 @@ SCHEMA = pa.schema(
 RECORD_FIELDS = tuple(field.name for field in fields(DescriptionRecord))
 
 
+def plain_values(row: DescriptionRecord | Mark) -> dict[str, Any]:
+    """Fields as plain values."""
+    return {name: getattr(row, name) for name in row.__slots__}
+
+
 def record_line(row: DescriptionRecord | Mark) -> bytes:
     """One line of JSON; characters that no encoding has are replaced."""
-    return json.dumps(asdict(row), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return json.dumps(plain_values(row), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def record_from(values: Mapping[str, Any]) -> DescriptionRecord:

@@ -42,6 +42,11 @@ class DescriptionStore:
         self._parts = self.folder / "parts"
         self._marks = self.folder / "marks.jsonl"
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever described here."""
+        return not list_parts(self._parts)
+
     def writer(self) -> RecordWriter:
         """A new part to write to; use it as a context manager."""
         return RecordWriter(self._parts)
