@@ -34,16 +34,27 @@ def test_errors_of_the_docstring_are_the_errors_of_the_module():
     assert named == {name for name in vars(errors) if name.endswith("Error")}
 
 
+@pytest.fixture
+def model_server(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "describe")
+    from stub_server import StubServer
+
+    with StubServer() as server:
+        yield server.base_url
+
+
 def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(python_blocks())))
-def test_python_examples_of_the_readme_run(number, image_set, descriptions_file, store, tmp_path):
-    code = python_blocks()[number]
+def test_python_examples_of_the_readme_run(number, image_set, descriptions_file, store, model_server, tmp_path):
+    code = python_blocks()[number].replace("http://localhost:8000/v1", model_server)
     code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
     code = code.replace('"work/embeddings/minilm"', repr(str(store.layout.folder)))
-    code = code.replace('"work"', repr(str(tmp_path)))
+    code = code.replace('"work"', repr(str(tmp_path))).replace(
+        '"work/descriptions"', repr(str(tmp_path / "descriptions"))
+    )
     code = code.replace("resnet50", "resnet10t").replace("pretrained=True", "pretrained=False")
     code = code.replace("epochs=20", "epochs=1, batch_size=8, image_size=32")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

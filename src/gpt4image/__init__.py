@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from gpt4image.align.model import AlignedModel
     from gpt4image.align.projector import Projector
     from gpt4image.compare.runner import compare_arms
-    from gpt4image.describe import DescriptionSet, load_descriptions
+    from gpt4image.describe import DescriptionSet, DescriptionStore, described_set, load_descriptions
+    from gpt4image.describing import describe_images
     from gpt4image.embed import EmbeddingStore, embed_descriptions, load_encoder
     from gpt4image.errors import Gpt4ImageError
     from gpt4image.export import export_model, predict_images
@@ -23,6 +24,7 @@ _HOMES = {
     "AlignedModel": "gpt4image.align.model",
     "AlignmentLoss": "gpt4image.align.alignment",
     "DescriptionSet": "gpt4image.describe",
+    "DescriptionStore": "gpt4image.describe",
     "EmbeddingStore": "gpt4image.embed",
     "Gpt4ImageError": "gpt4image.errors",
     "ImageTable": "gpt4image.images",
@@ -30,6 +32,8 @@ _HOMES = {
     "Recipe": "gpt4image.train.recipe",
     "TrainedRun": "gpt4image.train.run",
     "compare_arms": "gpt4image.compare.runner",
+    "describe_images": "gpt4image.describing",
+    "described_set": "gpt4image.describe",
     "embed_descriptions": "gpt4image.embed",
     "export_model": "gpt4image.export",
     "load_descriptions": "gpt4image.describe",
@@ -45,6 +49,7 @@ __all__ = [
     "AlignedModel",
     "AlignmentLoss",
     "DescriptionSet",
+    "DescriptionStore",
     "EmbeddingStore",
     "Gpt4ImageError",
     "ImageTable",
@@ -52,6 +57,8 @@ __all__ = [
     "Recipe",
     "TrainedRun",
     "compare_arms",
+    "describe_images",
+    "described_set",
     "embed_descriptions",
     "export_model",
     "load_descriptions",

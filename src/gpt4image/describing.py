@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gpt4image.errors import ConfigError
 from gpt4image.options import DataOptions, DescribeOptions
-from gpt4image.pipeline import open_images
+from gpt4image.pipeline import open_images, read_neighbours
+from gpt4image.seams import unknown_name
 from gpt4image.workspace import Workspace
 
 if TYPE_CHECKING:
     from gpt4image.describe.cost.estimate import Estimate
     from gpt4image.describe.job import DescribeJob
+    from gpt4image.describe.pages.preview import PreviewItem
     from gpt4image.describe.runner import Tally
-    from gpt4image.images import ImageTable
+    from gpt4image.describe.sharing import ExportSummary, ImportSummary
 
 T = TypeVar("T")
 
@@ -23,6 +26,31 @@ SIZES = (256, 512, 768, 1024, 1536)
 """Longest sides in pixels whose tokens an estimate shows."""
 
 Confirm = Callable[["Estimate"], bool]
+
+
+def describe_images(source: str | Path, work: str | Path, **options: Any) -> Tally:  # noqa: ANN401 - see DescribeOptions
+    """Have a multimodal LLM describe the images of a source; nothing that is in the work directory is asked again.
+
+    The same as `gpt4image describe SOURCE --work WORK --yes`.
+
+    Args:
+        source: the images: a folder, a file or a hub name.
+        work: the work directory.
+        options: fields of `DescribeOptions`, such as `model`, `base_url`, `prompts`, `budget`.
+
+    Returns:
+        What was done: answers, reasons of failures, tokens, money.
+
+    Raises:
+        ConfigError: settings that cannot be meant.
+        DataError: the images cannot be used.
+        DescribeError: no description can be written; what was answered is kept.
+    """
+    unknown = options.keys() - {field.name for field in fields(DescribeOptions)}
+    if unknown:
+        known = [field.name for field in fields(DescribeOptions)]
+        raise ConfigError(unknown_name("option", min(unknown), known))
+    return run_description(DataOptions(str(source)), DescribeOptions(**options), Path(work))
 
 
 def run_description(data: DataOptions, options: DescribeOptions, work: Path, confirm: Confirm | None = None) -> Tally:
@@ -34,12 +62,24 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
         work: the work directory.
         confirm: asked with an estimate before money is spent that no budget limits; without it nothing is asked.
 
+    Returns:
+        What was done. Slurm does it later, so nothing is counted there.
+
     Raises:
+        ConfigError: settings that cannot be meant.
         DescribeError: no description can be written; what was answered is kept.
+        MissingExtraError: the engine is not installed.
     """
     from gpt4image.describe.job import describe
 
-    return with_job(data, options, work, lambda job: describe(job, confirm))
+    if options.engine == "here":
+        return with_job(data, options, work, lambda job: describe(job, confirm))
+    from gpt4image.engine.launch import check_engine, run_on_engine
+
+    check_engine(options.engine)
+    return with_job(
+        data, options, work, lambda job: describe(job, confirm, lambda tasks: run_on_engine(job, tasks, data, work))
+    )
 
 
 def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Estimate:
@@ -47,6 +87,81 @@ def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Est
     from gpt4image.describe.job import estimate
 
     return with_job(data, options, work, lambda job: estimate(job, sizes=SIZES))
+
+
+def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: int) -> list[PreviewItem]:
+    """Have a few images described, and show them on a page in the work directory."""
+    from gpt4image.describe.sample import describe_sample
+
+    page = Workspace(work).description_preview
+    return with_job(data, options, work, lambda job: describe_sample(job, count, page))
+
+
+def run_export(
+    data: DataOptions,
+    work: Path,
+    out: Path,
+    *,
+    images_inside: bool = False,
+    with_cost: bool = False,
+    prompt_file: Path | None = None,
+) -> ExportSummary:
+    """Write the descriptions of a work directory as a data set with a data card.
+
+    Args:
+        data: the images.
+        work: the work directory.
+        out: folder for the data set.
+        images_inside: put the images into it.
+        with_cost: also say what each text has cost.
+        prompt_file: file with prompts of one's own, which the card then shows.
+
+    Raises:
+        ConfigError: the folder holds something.
+        DescriptionError: there is no text to export.
+    """
+    from gpt4image.describe.prompts.strategy import own_strategies
+    from gpt4image.describe.sharing import export_descriptions
+    from gpt4image.describe.store import DescriptionStore
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    store = DescriptionStore(space.description_store)
+    return export_descriptions(
+        store,
+        images,
+        out,
+        images_inside=images_inside,
+        with_cost=with_cost,
+        strategies=own_strategies(prompt_file) if prompt_file else (),
+        findings=known_findings(space),
+    )
+
+
+def run_import(
+    data: DataOptions, source: Path, work: Path, *, model: str | None, text_column: str | None, skip_orphans: bool
+) -> ImportSummary:
+    """Take descriptions into a work directory: all of them, or none.
+
+    Raises:
+        DescriptionError: a file or row is broken, or texts fit no image.
+    """
+    from gpt4image.describe.sharing import import_descriptions
+    from gpt4image.describe.store import DescriptionStore
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    orphans: Literal["fail", "skip"] = "skip" if skip_orphans else "fail"
+    store = DescriptionStore(space.description_store)
+    return import_descriptions(source, images, store, model=model, text_column=text_column, orphan_texts=orphans)
+
+
+def known_findings(space: Workspace) -> dict[str, int]:
+    """What the last check has found: title and count; nothing where there was none."""
+    from gpt4image.describe.quality.records import QualityReport
+
+    path = space.description_findings
+    return {finding.title: finding.count for finding in QualityReport.load(path).findings} if path.exists() else {}
 
 
 def with_job(data: DataOptions, options: DescribeOptions, work: Path, do: Callable[[DescribeJob], T]) -> T:
@@ -66,24 +181,3 @@ def with_job(data: DataOptions, options: DescribeOptions, work: Path, do: Callab
                 return do(open_job(images, store, session, options, read_neighbours(images, options, space)))
 
     return outside_loops(work_through)
-
-
-def read_neighbours(
-    images: ImageTable, options: DescribeOptions, space: Workspace
-) -> Mapping[int, tuple[str, ...]] | None:
-    """The classes that a trained run confuses with each, where the options name a run.
-
-    Raises:
-        ConfigError: the run was trained on other classes.
-        StoreError: there is no finished run.
-    """
-    if options.confusions is None:
-        return None
-    from gpt4image.describe.prompts.values import most_confused
-    from gpt4image.evaluate.confusion import validation_confusion
-    from gpt4image.train.run import open_run
-
-    run = open_run(options.confusions)
-    if run.classes != images.classes:
-        raise ConfigError(f"{options.confusions} was trained on other classes than those of {images.source}.")
-    return most_confused(validation_confusion(run, images, space.features), images.classes)

@@ -118,13 +118,27 @@ class DescribeOptions:
     engine: Literal["here", "local", "ray", "slurm"] = "here"
     """Where the work is done: in this process, in several on this machine, on a Ray cluster, or on Slurm."""
     workers: int = 2
-    """Processes of an engine other than `here`."""
+    """Processes of an engine other than `here`. They share what may be under way at once, and the budget."""
+    worker_cpus: int = 1
+    """On Ray and Slurm: processors of a worker."""
+    worker_memory: int = 2
+    """On Ray and Slurm: GB of memory for each of its processors."""
+    worker_gpus: int = 0
+    """On Ray and Slurm: GPUs of a worker, for a local model."""
+    ray_address: str | None = None
+    """Ray cluster that this machine is part of, such as HOST:6379. RAY_ADDRESS, or one on this machine alone, when not
+    given."""
+    slurm_partition: str | None = None
+    """Partition for Slurm; sinfo lists them. Other settings of a site: sbatch's variables, such as SBATCH_ACCOUNT."""
+    slurm_time: str = "24:00:00"
+    """Time limit of a Slurm job."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "max_tokens", "at_once", "image_seconds", "local_batch", "workers"):
+        whole = ("samples", "max_tokens", "at_once", "local_batch", "workers", "worker_cpus", "worker_memory")
+        for name in (*whole, "image_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
-        for name in ("max_side", "temperature", "retry_temperature", "budget", "price_in", "price_out"):
+        for name in ("max_side", "temperature", "retry_temperature", "budget", "price_in", "price_out", "worker_gpus"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"{name} must not be negative, but is {value}.")
@@ -134,3 +148,12 @@ class DescribeOptions:
             raise ConfigError("Replay needs a recorded set: --recording FOLDER (made by gpt4image describe export).")
         if not self.splits:
             raise ConfigError("Name at least one split to describe, such as --splits train.")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine != "here" and self.describer == "batch":
+            raise ConfigError("The batch interface works on all images at once by itself: leave --engine out.")
+        if self.engine != "here" and self.describer == "replay":
+            raise ConfigError("A recorded set is answered faster than workers start: leave --engine out.")
+        if self.engine == "slurm" and self.slurm_partition is None:
+            raise ConfigError("Slurm needs a partition: --slurm-partition NAME (sinfo lists them).")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image import console
 from gpt4image.console import counted
-from gpt4image.errors import DataError
-from gpt4image.options import DataOptions, TextOptions
+from gpt4image.errors import ConfigError, DataError
+from gpt4image.options import DataOptions, DescribeOptions, TextOptions
 from gpt4image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gpt4image.images import ImageTable
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
+
+DEFAULT_COLUMN = "description"
+"""Text column that is read where no other text is named and nothing was described."""
 
 
 def open_images(options: DataOptions, space: Workspace) -> ImageTable:
@@ -76,14 +80,33 @@ def say_images(images: ImageTable) -> None:
 
 def open_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
     """Read the descriptions, say how far they cover the images, and keep them in the work directory."""
-    from gpt4image.describe import load_descriptions
-
-    descriptions = load_descriptions(
-        images, options.text, text_column=options.text_column, orphan_texts=options.orphan_texts
-    )
+    descriptions = find_descriptions(images, options, space)
     console.say(descriptions.coverage.line())
     descriptions.save(space.descriptions)
     return descriptions
+
+
+def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
+    """The texts that the options name: a column, a file, or what describers have written into the work directory.
+
+    Raises:
+        ConfigError: a prompt or model is chosen that no text has, or of texts that describers did not write.
+        DescriptionError: the source is unknown or broken.
+    """
+    from gpt4image.describe import DescriptionStore, described_set, load_descriptions
+
+    store = DescriptionStore(space.description_store)
+    chosen = bool(options.use_prompts or options.use_models)
+    if options.text is None and (chosen or not store.is_empty):
+        return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
+    if chosen:
+        raise ConfigError("Prompts and models are chosen among what describe has written: leave --text out.")
+    return load_descriptions(
+        images,
+        options.text or DEFAULT_COLUMN,
+        text_column=options.text_column,
+        orphan_texts=options.orphan_texts,
+    )
 
 
 def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: Workspace) -> EmbeddingStore:
@@ -97,6 +120,27 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
         long_text=options.long_text,
         batch_size=options.embed_batch,
     )
+
+
+def read_neighbours(
+    images: ImageTable, options: DescribeOptions, space: Workspace
+) -> Mapping[int, tuple[str, ...]] | None:
+    """The classes that a trained run confuses with each, where the options name a run.
+
+    Raises:
+        ConfigError: the run was trained on other classes.
+        StoreError: there is no finished run.
+    """
+    if options.confusions is None:
+        return None
+    from gpt4image.describe.prompts.values import most_confused
+    from gpt4image.evaluate.confusion import validation_confusion
+    from gpt4image.train.run import open_run
+
+    run = open_run(options.confusions)
+    if run.classes != images.classes:
+        raise ConfigError(f"{options.confusions} was trained on other classes than those of {images.source}.")
+    return most_confused(validation_confusion(run, images, space.features), images.classes)
 
 
 def run_training(
