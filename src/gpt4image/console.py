@@ -62,10 +62,10 @@ def progress(title: str, total: int | None = None) -> Iterator[Meter]:
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 
-    >>> counted(1, "image"), counted(1200, "copy")
-    ('1 image', '1,200 copies')
+    >>> counted(1, "image"), counted(1200, "copy"), counted(0, "batch")
+    ('1 image', '1,200 copies', '0 batches')
     """
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("ch") else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -32,6 +32,7 @@ from stub_answers import (
     fault_answer,
     too_large,
     too_many,
+    unknown_model,
     wrong_key,
 )
 from stub_batches import BatchStore, ok
@@ -43,6 +44,7 @@ EXIT_CODE = 3
 ROUTES = (
     ("POST", re.compile(r"/v1/chat/completions"), "chat"),
     ("GET", re.compile(r"/v1/models"), "models"),
+    ("GET", re.compile(r"/v1/models/(.+)"), "model"),
     ("POST", re.compile(r"/v1/files"), "upload"),
     ("GET", re.compile(r"/v1/files"), "files"),
     ("GET", re.compile(r"/v1/files/([\w-]+)"), "file"),
@@ -195,8 +197,10 @@ class Stub:
 
     async def _answer(self, request: web.BaseRequest, entry: Entry, name: str) -> Answer:
         header = request.headers.get("Authorization")
+        if entry.endpoint in ("chat", "create"):
+            body = await request.read()  # once it is here, the work is done whether or not the client waits
         if entry.endpoint == "chat":
-            question = self._read(await request.read(), entry)
+            question = self._read(body, entry)
         if entry.at < self._ready_at:
             return replace(LOADING, fault="not_ready")
         if self.scenario.expected_key is not None and not entry.key_ok:
@@ -280,6 +284,8 @@ class Stub:
         match endpoint:
             case "models":
                 return self._models()
+            case "model":
+                return self._model(name)
             case "upload":
                 return await store.upload(request)
             case "create":
@@ -290,8 +296,11 @@ class Stub:
 
     def _models(self) -> Answer:
         names = self.scenario.models or (MODEL,)
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "stub"} for name in names]
-        return ok({"object": "list", "data": models})
+        return ok({"object": "list", "data": [model_body(name) for name in names]})
+
+    def _model(self, name: str) -> Answer:
+        there = not self.scenario.models or name in self.scenario.models
+        return ok(model_body(name)) if there else unknown_model(name)
 
     def _busy(self) -> Answer | None:
         """429 where a request is one too many."""
@@ -356,6 +365,11 @@ class Stub:
             elif answer.fault == "cut_body":
                 await send_half(request, answer)
         return response  # over a connection that is cut, this writes nothing
+
+
+def model_body(name: str) -> dict[str, Any]:
+    """A model in the API's form."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "stub"}
 
 
 def cut(request: web.BaseRequest) -> None:

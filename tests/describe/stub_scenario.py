@@ -13,7 +13,19 @@ from typing import Any, Literal, get_args
 MODEL = "stub-vision"
 
 Endpoint = Literal[
-    "chat", "line", "models", "upload", "files", "file", "content", "delete", "create", "batch", "batches", "cancel"
+    "chat",
+    "line",
+    "models",
+    "model",
+    "upload",
+    "files",
+    "file",
+    "content",
+    "delete",
+    "create",
+    "batch",
+    "batches",
+    "cancel",
 ]
 """`line` is one line of a batch; `create` makes a batch, `batch` looks at one, `batches` lists them."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -167,10 +167,23 @@ class RequestMaker:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """Keys of the tasks, S32 [N]."""
+        return self._tasks.keys
+
+    def part(self, numbers: np.ndarray) -> RequestMaker:
+        """A maker of some of the tasks, in the order of the numbers (int64 [n])."""
+        return RequestMaker(self._images, self._question, self._tasks.part(numbers))
+
+    def strategy(self, number: int) -> Strategy:
+        """How a task is asked."""
+        return self._question.strategies[int(self._tasks.strategies[number])]
+
     def record(self, number: int) -> DescriptionRecord:
         """What is known of a task before it is asked."""
         question, tasks = self._question, self._tasks
-        strategy = question.strategies[tasks.strategies[number]]
+        strategy = self.strategy(number)
         sampling = self._sampling(number)
         return DescriptionRecord(
             key=tasks.keys[number].decode(),
@@ -187,7 +200,7 @@ class RequestMaker:
         question, tasks = self._question, self._tasks
         row = int(tasks.rows[number])
         name = self._images.path(row)
-        strategy = question.strategies[tasks.strategies[number]]
+        strategy = self.strategy(number)
         system, turns = strategy.fill(question.values.of(int(self._labels[row])))
         data = self._images.read(row)
         if image_id(data) != self._ids[row].decode():
@@ -207,9 +220,7 @@ class RequestMaker:
 
     def join(self, number: int, texts: tuple[str, ...]) -> str:
         """The answers of a task's conversation as one text."""
-        strategy = self._question.strategies[self._tasks.strategies[number]]
-        spoken = [text.strip() for text in texts if text.strip()]
-        return str(strategy.join.join(spoken))
+        return join_answers(texts, self.strategy(number).join)
 
     def _sampling(self, number: int) -> Sampling:
         sampling, sample = self._question.sampling, int(self._tasks.samples[number])
@@ -219,6 +230,15 @@ class RequestMaker:
         if retry_temperature is not None and self._tasks.again[number]:
             sampling = replace(sampling, temperature=retry_temperature)
         return sampling
+
+
+def join_answers(texts: Iterable[str], between: str) -> str:
+    """Answers as one text, empty ones left out.
+
+    >>> join_answers([" A cat. ", "", "It sleeps."], " ")
+    'A cat. It sleeps.'
+    """
+    return between.join(text.strip() for text in texts if text.strip())
 
 
 def blocks(size: int, block: int = KEY_BLOCK) -> Iterator[range]:

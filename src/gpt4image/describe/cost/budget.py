@@ -7,6 +7,10 @@ from gpt4image.errors import ConfigError
 
 UNKNOWN_TOKENS_IN = 4096
 """Tokens that a first request is taken to read, before any was measured."""
+UNSEEN_TOKENS_IN = 65_536
+"""Tokens that each request of a first batch is taken to read; some models count 37,000 for a picture of 768 pixels."""
+GROWTH = 100
+"""Requests of a batch for every answer whose tokens are known, at most."""
 
 
 class Budget:
@@ -17,12 +21,15 @@ class Budget:
         price: what tokens cost; None where it is not known.
         spent: dollars spent before.
         most_out: tokens that one request writes at most.
+        batch: pay the price of the batch interface.
 
     Raises:
         ConfigError: there is a limit and no price.
     """
 
-    def __init__(self, dollars: float | None, price: Price | None, spent: float, most_out: int) -> None:
+    def __init__(
+        self, dollars: float | None, price: Price | None, spent: float, most_out: int, *, batch: bool = False
+    ) -> None:
         if dollars is not None and price is None:
             raise ConfigError(
                 "A budget needs the model's price, which is not known: give it with --prices FILE, or "
@@ -31,8 +38,9 @@ class Budget:
         if dollars is not None and dollars < 0:
             raise ConfigError(f"The budget must not be negative, but is {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
-        self._most_out = most_out
+        self._most_out, self._batch = most_out, batch
         self._most_in: int | None = None
+        self._measured = 0
 
     def affords(self, in_flight: int) -> bool:
         """Whether one more request can be paid beside those under way, each at its worst.
@@ -43,13 +51,34 @@ class Budget:
             return True
         if self._most_in is None and in_flight:
             return False
-        worst = self._price.cost(self._most_in or UNKNOWN_TOKENS_IN, self._most_out) or 0.0
+        worst = self.cost(self._most_in or UNKNOWN_TOKENS_IN, self._most_out) or 0.0
         return self.spent + (in_flight + 1) * worst <= self._dollars
+
+    def room(self, in_flight: int) -> int | None:
+        """How many more requests a batch may hold beside those under way, each at its worst; None for any number.
+
+        Before the first answer tells what a picture costs, a batch goes alone.
+        """
+        if self._dollars is None or not self.cost(1, 1):
+            return None
+        if self._most_in:
+            return min(self._fitting(self._most_in, in_flight), GROWTH * self._measured)
+        return 0 if in_flight else max(self._fitting(UNSEEN_TOKENS_IN, 0), int(self.affords(0)))
+
+    def _fitting(self, tokens_in: int, in_flight: int) -> int:
+        assert self._dollars is not None
+        worst = self.cost(tokens_in, self._most_out) or 0.0
+        return max(0, int((self._dollars - self.spent) / worst) - in_flight)
+
+    def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
+        """What some tokens cost; None where price or tokens are not known."""
+        return self._price.cost(tokens_in, tokens_out, batch=self._batch) if self._price else None
 
     def pay(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
         """Book an answer; returns its cost where it is known."""
-        cost = self._price.cost(tokens_in, tokens_out) if self._price else None
+        cost = self.cost(tokens_in, tokens_out)
         if cost is not None:
             self.spent += cost
             self._most_in = max(self._most_in or 0, tokens_in or 0)
+            self._measured += bool(tokens_in)
         return cost
