@@ -154,19 +154,19 @@ class StubProcess(Watched):
         port: int = 0,
     ) -> None:
         super().__init__(scenario, state=state, port=port)
-        self._keep_log, self._log_file = keep_log, log_file or Path(self._folder.name) / "log.jsonl"
+        self._keep_log, self.log_file = keep_log, log_file or Path(self._folder.name) / "log.jsonl"
 
     @property
     def log(self) -> list[Entry]:
         """Every request that was answered or broken off, in order of arrival."""
-        return read_log(self._log_file)
+        return read_log(self.log_file)
 
     def start(self) -> Self:
         """Begin; returns when it can be reached."""
         command = [sys.executable, __file__, "--port", str(self.port), "--state", str(self._state)]
         command += ["--scenario", self.scenario.to_json()]
         if self._keep_log:
-            command += ["--log", str(self._log_file)]
+            command += ["--log", str(self.log_file)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         with self.process.stdout as output:

@@ -74,9 +74,9 @@ def request_or_none(maker: RequestMaker, number: int) -> DescribeRequest | None:
 
 
 def preview_line(item: PreviewItem) -> str:
-    """An item for the terminal."""
+    """An item for the terminal; what would steer it is shown, not obeyed."""
     where = f"{item.path} ({item.label})" if item.label else item.path
-    return f"{where}, {item.record.prompt}:\n  {console.printable(told(item.record))}"
+    return f"{console.printable(where)}, {item.record.prompt}:\n  {console.printable(told(item.record))}"
 
 
 def told(record: DescriptionRecord) -> str:
