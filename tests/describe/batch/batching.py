@@ -1,0 +1,103 @@
+"""Batches against the stub server: in this process, or in one of its own that can be killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import datasets  # noqa: F401 - loaded before the processes of `start_client` are
+import numpy as np
+import openai  # noqa: F401 - likewise
+import pytest
+from stub_scenario import MODEL, Entry
+
+from gpt4image import load_images
+from gpt4image.describe.batch import BatchServer, BatchSettings, run_batches
+from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.cost.prices import Price
+from gpt4image.describe.describers import Sampling
+from gpt4image.describe.prompts import PromptValues, load_strategies
+from gpt4image.describe.runner import Tally
+from gpt4image.describe.secrets import ApiKey
+from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+
+IMAGES = 36
+QUICK: dict[str, Any] = {"first_pause": 0.02, "longest_pause": 0.1, "create_seconds": 0.5, "down_seconds": 60.0}
+PRICE = Price(1.0, 5.0, batch=0.5)
+
+
+def store_of(work: Path) -> DescriptionStore:
+    return DescriptionStore(work / "descriptions")
+
+
+def state_of(work: Path) -> Path:
+    return work / "descriptions" / "batches"
+
+
+def make_maker(
+    image_set: Path, work: Path, prompts: Sequence[str] = ("plain",), model: str = MODEL, *, retry_failed: bool = False
+) -> RequestMaker:
+    """All images of a set as requests, those left out that have an outcome."""
+    images = load_images(image_set, work=work, validation_share=0.2, test_share=0.2)
+    strategies = tuple(load_strategies(prompts))
+    question = Question(model, strategies, PromptValues(images.classes), Sampling(max_tokens=50))
+    tasks = plan_tasks(images, np.arange(len(images)), question, store_of(work), retry_failed=retry_failed)
+    return RequestMaker(images, question, tasks)
+
+
+def batched(
+    image_set: Path,
+    work: Path,
+    url: str,
+    prompts: Sequence[str] = ("plain",),
+    *,
+    model: str = MODEL,
+    key: ApiKey | None = None,
+    dollars: float | None = None,
+    retry_failed: bool = False,
+    **settings: Any,
+) -> Tally:
+    store, maker = store_of(work), make_maker(image_set, work, prompts, model, retry_failed=retry_failed)
+    budget = Budget(dollars, PRICE, store.spent(model).cost, 50 * 3, batch=True)
+    with store.writer() as writer:
+        patience = BatchSettings(**{**QUICK, **settings})
+        return run_batches(maker, BatchServer(model, url, key), store, writer, state_of(work), budget, patience)
+
+
+def records(work: Path) -> list[DescriptionRecord]:
+    """Every record, in the order written."""
+    return list(store_of(work).records())
+
+
+def is_clean(work: Path) -> bool:
+    """Whether nothing is left of any batch but the lock."""
+    return [path.name for path in state_of(work).rglob("*") if path.is_file()] in ([], ["lock"])
+
+
+def count(log: Sequence[Entry], endpoint: str) -> int:
+    return sum(entry.endpoint == endpoint for entry in log)
+
+
+def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> None:
+    """What `batched` does, in a process of its own that writes down what the user sees."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "seen.txt").open("ab") as seen:
+        os.dup2(seen.fileno(), 2)
+        batched(image_set, work, url, **options)
+
+
+def start_client(image_set: Path, work: Path, url: str, **options: Any) -> BaseProcess:
+    """A process that does what `batched` does, started in no time since its libraries are loaded already."""
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["batching"])
+    process = processes.Process(target=client, args=(image_set, work, url, options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the process that loads the libraries
+        process.start()
+    return process

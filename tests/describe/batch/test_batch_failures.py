@@ -1,0 +1,303 @@
+"""What goes wrong with requests, batches and the server, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from batching import IMAGES, QUICK, batched, count, is_clean, make_maker, records, state_of, store_of
+from stub_scenario import MODEL, Fault, Scenario
+from stub_server import StubServer
+
+from gpt4image.describe.batch import BatchServer, BatchSettings, run_batches
+from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.secrets import ApiKey
+from gpt4image.describe.store.parts import RecordWriter
+from gpt4image.errors import BusyError, ConfigError, DescribeError
+from gpt4image.files import exclusive
+
+LASTING = {
+    "server error 500": Fault("status", on="line", status=500),
+    "too many requests": Fault("rate_limit", on="line"),
+    "refused by the server (400)": Fault("invalid_image", on="line"),
+    "refused by the server (413)": Fault("too_large", on="line"),
+    "empty answer": Fault("null", on="line"),
+    "refused by the model": Fault("refusal", on="line"),
+    "stopped by the content filter": Fault("content_filter", on="line"),
+    "missing from the batch": Fault("missing", on="line"),
+}
+
+
+def one_each(images) -> dict[str, str]:
+    """An image for every lasting failure: reason by image id."""
+    ids = [images.ids[number].decode() for number in range(len(LASTING))]
+    return dict(zip(ids, LASTING, strict=True))
+
+
+def with_mark(fault: Fault, image_id: str) -> Fault:
+    return Fault(fault.kind, on="line", status=fault.status, mark=image_id[:12])
+
+
+def test_requests_that_always_fail_are_records_with_the_usual_reasons(image_set, images, tmp_path):
+    reasons = one_each(images)
+    faults = tuple(with_mark(LASTING[reason], image_id) for image_id, reason in reasons.items())
+    with StubServer(Scenario(faults=faults)) as server:
+        tally = batched(image_set, tmp_path, server.base_url)
+        assert tally.failures == dict.fromkeys(LASTING, 1) and tally.answered == IMAGES - len(LASTING)
+        assert tally.tried_again == 3 and count(server.log, "create") == 2
+        failed = {record.image_id: record for record in records(tmp_path) if not record.answered}
+        assert {image_id: record.error for image_id, record in failed.items()} == reasons
+        assert all(record.describer == "batch" and not record.text for record in failed.values())
+        paid = {record.error: record.tokens_out for record in failed.values() if record.tokens_in}
+        assert paid == {"empty answer": 0, "refused by the model": 8, "stopped by the content filter": 0}
+        assert batched(image_set, tmp_path, server.base_url).total == 0
+    with StubServer() as mended:
+        assert batched(image_set, tmp_path, mended.base_url, retry_failed=True).answered == len(LASTING)
+    assert len(store_of(tmp_path).keys().answered) == IMAGES and is_clean(tmp_path)
+
+
+def test_what_fails_once_is_asked_again_in_the_next_batch(image_set, tmp_path):
+    faults = (Fault("empty", on="line", times=1, share=0.3), Fault("status", on="line", status=500, times=1, share=0.6))
+    with StubServer(Scenario(faults=faults)) as server:
+        tally = batched(image_set, tmp_path, server.base_url)
+        assert tally.answered == IMAGES and tally.tried_again > 10 and count(server.log, "create") == 2
+        paid = sum(entry.paid for entry in server.log)
+    found = records(tmp_path)
+    assert len(found) == IMAGES < paid
+    assert len({record.tokens_in for record in found}) == 2  # those that were paid for twice have read twice as much
+
+
+def test_lines_that_cannot_be_read_fail_their_task(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("truncated", on="line", every=6),))) as server:
+        assert batched(image_set, tmp_path, server.base_url).failures == {"missing from the batch": IMAGES // 6}
+    assert len(records(tmp_path)) == IMAGES
+
+
+def test_hostile_answers_stand_in_records_and_go_on_in_conversations(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("hostile", on="line"),))) as server:
+        assert batched(image_set, tmp_path, server.base_url, ["questions"]).answered == IMAGES
+    assert all(record.text.count("<script>") == 3 for record in records(tmp_path))
+
+
+def test_a_batch_that_expires_again_and_again_is_collected_as_far_as_it_came(image_set, tmp_path):
+    with StubServer(Scenario(batch_outcome="expired", batch_done_share=0.5)) as server:
+        tally = batched(image_set, tmp_path, server.base_url)
+        assert tally.stopped == "a batch expired before the server had answered any of it"
+        assert (tally.answered, tally.total, tally.failures.total()) == (IMAGES - 1, IMAGES, 0)
+        assert is_clean(tmp_path)
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == 1
+        assert set(server.paid_by_mark.values()) == {1}
+    assert len(records(tmp_path)) == IMAGES
+
+
+def test_conversations_go_on_after_a_batch_that_expired(image_set, tmp_path):
+    with StubServer(Scenario(batch_outcome="expired", batch_done_share=0.7)) as server:
+        batched(image_set, tmp_path, server.base_url, ["questions"])
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        batched(image_set, tmp_path, server.base_url, ["questions"])
+        assert set(server.paid_by_mark.values()) == {3}
+    assert all(record.text.count("This is answer") == 3 for record in records(tmp_path))
+    assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
+
+
+def test_a_batch_that_the_user_cancels_is_not_sent_again_at_once(image_set, tmp_path):
+    with StubServer(Scenario(batch_polls=50)) as server:
+        cancelling = CancellingServer(MODEL, server.base_url)
+        store = store_of(tmp_path)
+        with store.writer() as writer:
+            maker, budget = make_maker(image_set, tmp_path), Budget(None, None, 0.0, 50, batch=True)
+            tally = run_batches(maker, cancelling, store, writer, state_of(tmp_path), budget, BatchSettings(**QUICK))
+        assert tally.stopped == "a batch was cancelled at the server" and count(server.log, "create") == 1
+        assert 0 < tally.answered < IMAGES == tally.total
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES - tally.answered
+        assert set(server.paid_by_mark.values()) == {1}
+
+
+class CancellingServer(BatchServer):
+    """A server whose user cancels the batch while we wait."""
+
+    def look(self, batch):
+        found = super().look(batch)
+        if found["request_counts"]["completed"] > 5 and found["status"] == "in_progress":
+            self._client.batches.cancel(batch)
+        return found
+
+
+def test_a_batch_that_is_refused_as_a_whole_says_why(image_set, tmp_path):
+    reason = r"refused a batch of 36 requests as a whole: The batch failed\."
+    with StubServer(Scenario(batch_outcome="failed")) as server, pytest.raises(DescribeError, match=reason):
+        batched(image_set, tmp_path, server.base_url)
+    with StubServer(Scenario(batch_most_lines=10)) as server:
+        with pytest.raises(DescribeError, match=r"More than 10 requests\."):
+            batched(image_set, tmp_path, server.base_url)
+        assert is_clean(tmp_path) and not records(tmp_path)
+        assert batched(image_set, tmp_path, server.base_url, most_requests=10).answered == IMAGES
+
+
+def test_not_even_one_request_fits_into_the_queue(image_set, tmp_path):
+    reason = r"not even one request into its queue.*Enqueued token limit"
+    with StubServer(Scenario(batch_most_queued=0)) as server:
+        with pytest.raises(DescribeError, match=reason):
+            batched(image_set, tmp_path, server.base_url)
+        assert is_clean(tmp_path)
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
+
+
+def test_a_job_stops_where_every_request_fails(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("invalid_image", on="line"),))) as server:
+        with pytest.raises(DescribeError, match=r"All requests of a batch have failed \(25 refused by the server"):
+            batched(image_set, tmp_path, server.base_url, most_requests=25, most_batches=1)
+        assert count(server.log, "create") == 1
+    assert len(records(tmp_path)) == 25
+
+
+def test_no_money_left(image_set, tmp_path):
+    faults = (Fault("quota", on="line", numbers=tuple(range(20, 50))),)
+    with StubServer(Scenario(faults=faults)) as server:
+        with pytest.raises(DescribeError, match="no money left"):
+            batched(image_set, tmp_path, server.base_url)
+        assert len(records(tmp_path)) == 19 and all(record.answered for record in records(tmp_path))
+
+
+@pytest.mark.parametrize("endpoint", ["batches", "upload"])
+def test_a_server_without_batches_is_named(image_set, tmp_path, endpoint):
+    missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Leave out --describer batch"
+    with StubServer(Scenario(faults=(missing,))) as server, pytest.raises(DescribeError, match=reason):
+        batched(image_set, tmp_path, server.base_url)
+    with pytest.raises(DescribeError, match="nobody answers"):
+        batched(image_set, tmp_path, server.base_url)
+
+
+def test_an_unknown_model_is_named(image_set, tmp_path):
+    with StubServer() as server:
+        with pytest.raises(DescribeError, match=f"has no model 'gpt'. It has: {MODEL}"):
+            batched(image_set, tmp_path, server.base_url, model="gpt")
+        assert not count(server.log, "upload")
+    silent, reason = Fault("status", on="model", status=404), rf"it has no model 'gpt'.* It has: {MODEL}"
+    with StubServer(Scenario(faults=(silent,))) as server, pytest.raises(DescribeError, match=reason):
+        batched(image_set, tmp_path, server.base_url, model="gpt")
+    assert not records(tmp_path) and is_clean(tmp_path)
+
+
+def everything_under(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_wrong_key_is_named_and_never_shown(image_set, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VENDOR_KEY", "sk-very-secret-key")
+    key = ApiKey.from_environment("VENDOR_KEY")
+    reason = "does not take the key in VENDOR_KEY"
+    with StubServer(Scenario(expected_key="sk-another")) as server, pytest.raises(DescribeError, match=reason) as error:
+        batched(image_set, tmp_path, server.base_url, key=key)
+    assert "sk-very" not in str(error.value)
+    leak = "the key sk-very-secret-key"
+    faults = (Fault("text", on="line", text=leak, every=2), Fault("status", on="upload", status=500, times=2))
+    with StubServer(Scenario(expected_key=key.value, faults=faults)) as server:
+        assert batched(image_set, tmp_path, server.base_url, ["questions"], key=key).answered == IMAGES
+    assert "the key [key]" in records(tmp_path)[0].text + records(tmp_path)[1].text
+    assert b"sk-very" not in everything_under(tmp_path)
+    assert "sk-very" not in capsys.readouterr().err
+
+
+TROUBLES = {
+    "server errors": [
+        Fault("status", on=on, status=500, probability=0.4) for on in ("upload", "batch", "content", "delete")
+    ],
+    "cut": [Fault("cut", on=on, probability=0.4) for on in ("upload", "batch", "content", "delete", "file")],
+    "cut while answering": [
+        Fault("cut_body", on=on, probability=0.4) for on in ("upload", "create", "batch", "content")
+    ],
+    "cut short unnoticed": [Fault("truncated", on=on, probability=0.4) for on in ("batch", "content", "file")],
+    "pages": [Fault("html", on=on, probability=0.4) for on in ("upload", "batch", "delete", "file")],
+    "busy": [Fault("rate_limit", on=on, every=2, seconds=0.1) for on in ("upload", "create", "batch", "content")],
+    "lost requests": [Fault("cut", on="create", numbers=(1, 3))],
+    "lost answers": [Fault("truncated", on="create", numbers=(1, 2, 3, 4))],
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_what_passes_is_waited_for_and_nothing_is_paid_twice(image_set, tmp_path, kind):
+    with StubServer(Scenario(faults=tuple(TROUBLES[kind]))) as server:
+        tally = batched(image_set, tmp_path, server.base_url, most_requests=10)
+        assert tally.answered == IMAGES and tally.failures.total() == 0
+        assert any(entry.fault for entry in server.log)
+        assert set(server.paid_by_mark.values()) == {1}
+    assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
+
+
+def test_a_server_that_stays_away(image_set, tmp_path, capsys):
+    with StubServer(Scenario(faults=(Fault("status", on="batch", status=500),))) as server:
+        with pytest.raises(DescribeError, match=r"server error 500.*Nothing is lost"):
+            batched(image_set, tmp_path, server.base_url, down_seconds=0.5)
+        assert "1 batch under way at" in capsys.readouterr().err
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
+        assert count(server.log, "create") == 1
+
+
+def test_a_batch_that_the_server_has_lost(image_set, tmp_path):
+    lost, reason = Fault("status", on="batch", status=404), r"knows no batch batch_\w+\. .* delete .*jobs.* once more"
+    with StubServer(Scenario(faults=(lost,))) as server, pytest.raises(DescribeError, match=reason):
+        batched(image_set, tmp_path, server.base_url)
+
+
+def test_answers_that_the_server_has_lost_hold_up_no_other_batch(image_set, tmp_path):
+    lost, reason = Fault("status", on="content", status=404, numbers=(1,)), r"has no answers of batch \w+ any more"
+    with StubServer(Scenario(faults=(lost,))) as server:
+        with pytest.raises(DescribeError, match=reason):
+            batched(image_set, tmp_path, server.base_url, most_requests=18)
+        assert len(records(tmp_path)) == IMAGES // 2
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES // 2  # they have come back
+        assert count(server.log, "create") == 2
+
+
+def test_a_second_process_is_told(image_set, tmp_path):
+    with exclusive(state_of(tmp_path) / "lock", "them"), StubServer() as server:
+        with pytest.raises(BusyError, match="Another process is at work on the batches"):
+            batched(image_set, tmp_path, server.base_url)
+        assert not server.log
+
+
+@pytest.mark.parametrize("left", [10, IMAGES - 3])
+def test_a_process_that_ends_while_collecting_collects_again(image_set, tmp_path, monkeypatch, left):
+    class Ends(RecordWriter):
+        def write(self, record):
+            if len(records(tmp_path)) == left:
+                raise KeyboardInterrupt
+            super().write(record)
+
+    faults = (Fault("invalid_image", on="line", every=4),)
+    with StubServer(Scenario(faults=faults)) as server:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("gpt4image.describe.store.store.RecordWriter", Ends)
+            batched(image_set, tmp_path, server.base_url)
+        assert len(records(tmp_path)) == left
+        tally = batched(image_set, tmp_path, server.base_url)
+        assert tally.done == IMAGES - left and count(server.log, "create") == 1
+    assert len({record.key for record in records(tmp_path)}) == len(records(tmp_path)) == IMAGES
+
+
+def test_pictures_that_cannot_be_had(image_set, tmp_path):
+    small = {"most_bytes": 5000}
+    with StubServer() as server:
+        tally = batched(image_set, tmp_path, server.base_url, **small)
+        assert tally.failures == {"too large for a batch": IMAGES} and not server.paid_by_mark
+    assert "--max-side" in records(tmp_path)[0].detail and is_clean(tmp_path)
+
+
+def test_settings_that_cannot_be_meant(image_set, tmp_path):
+    with pytest.raises(ConfigError, match="most_bytes must be above 0"):
+        batched(image_set, tmp_path, "http://127.0.0.1:1/v1", most_bytes=0)

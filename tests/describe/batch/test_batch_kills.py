@@ -1,0 +1,127 @@
+"""Processes that die, at moments of our choice and of chance: every image has one record, and each is paid once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from batching import IMAGES, batched, count, is_clean, records, start_client, state_of
+from stub_scenario import Fault, Scenario
+from stub_server import StubServer
+
+PATIENCE = 60.0
+
+
+def wait_for(what) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.005)
+
+
+def kill_when(server: StubServer, endpoint: str, image_set: Path, work: Path, **options) -> None:
+    """Have a process at work until a request of a kind arrives, and kill it while the server is busy with that."""
+    client = start_client(image_set, work, server.base_url, **options)
+    wait_for(lambda: count(server.log, endpoint))
+    time.sleep(0.1)  # its body may follow a little later
+    client.kill()
+    client.join()
+    assert client.exitcode == -signal.SIGKILL
+
+
+def check_all(server: StubServer, work: Path, turns: int = 1) -> None:
+    found = records(work)
+    assert len(found) == len({record.key for record in found}) == IMAGES
+    assert all(record.answered for record in found)
+    assert server.paid_by_mark == dict.fromkeys(server.paid_by_mark, turns) and len(server.paid_by_mark) == IMAGES
+    assert is_clean(work)
+
+
+@pytest.mark.parametrize("endpoint", ["upload", "create", "batch", "content", "file", "delete"])
+def test_killed_while_the_server_is_busy_with_a_request(image_set, tmp_path, endpoint):
+    slow = Fault("slow", on=endpoint, seconds=0.5, times=1)
+    with StubServer(Scenario(faults=(slow,))) as server:
+        kill_when(server, endpoint, image_set, tmp_path)
+        batched(image_set, tmp_path, server.base_url, create_seconds=10.0)
+        check_all(server, tmp_path)
+        assert count(server.log, "create") == 1
+
+
+def test_a_batch_that_is_made_after_its_process_was_killed_and_we_looked_in_vain(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=3.0, times=1),))) as server:
+        kill_when(server, "create", image_set, tmp_path)
+        batched(image_set, tmp_path, server.base_url, create_seconds=0.0)
+        wait_for(lambda: all(entry.done_at for entry in server.log))
+        made = [entry.status for entry in server.log if entry.endpoint == "create"]
+        assert sorted(made) == [200, 404]  # the late one finds its input file deleted
+        check_all(server, tmp_path)
+
+
+def test_a_batch_whose_making_was_noted_nowhere_is_found_among_others(image_set, tmp_path):
+    slow = Fault("slow", on="create", seconds=0.3, numbers=(121,))
+    with StubServer(Scenario(faults=(slow,))) as server:
+        batched(image_set, tmp_path / "others", server.base_url, ["attributes"], most_requests=18)
+        crowd = count(server.log, "create")
+        for _ in range(120 - crowd):
+            post_batch(server)
+        client = start_client(image_set, tmp_path, server.base_url)
+        wait_for(lambda: count(server.log, "create") == 121)
+        client.kill()
+        time.sleep(0.6)
+        batched(image_set, tmp_path, server.base_url)
+        assert count(server.log, "create") == 121 and count(server.log, "batches") > 3
+        assert set(server.paid_by_mark.values()) == {2}
+    assert len(records(tmp_path)) == IMAGES
+
+
+def post_batch(server: StubServer) -> None:
+    """Another user's batch."""
+    import openai
+
+    line = (
+        b'{"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [1]}}'
+    )
+    with openai.OpenAI(base_url=server.base_url, api_key="none") as api:
+        file = api.files.create(file=("x.jsonl", line), purpose="batch")
+        api.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments(image_set, tmp_path, seed):
+    draw = random.Random(seed)
+    slow = tuple(Fault("slow", on=on, seconds=0.03) for on in ("upload", "create", "content", "file", "delete"))
+    options = {"prompts": ["questions"], "most_requests": 8, "most_batches": 3, "create_seconds": 5.0}
+    with StubServer(Scenario(batch_seconds=0.2, faults=slow)) as server:
+        killed = 0
+        while killed < 10:
+            asked = len(server.log)
+            client = start_client(image_set, tmp_path, server.base_url, **options)
+            wait_for(lambda asked=asked: len(server.log) > asked)
+            client.join(draw.uniform(0.0, 1.0))
+            killed += client.is_alive()
+            client.kill()
+            client.join()
+            if client.exitcode == 0:
+                break
+        batched(image_set, tmp_path, server.base_url, **options)
+        check_all(server, tmp_path, turns=3)
+    assert killed >= 5 and all(record.text.count("This is answer") == 3 for record in records(tmp_path))
+
+
+def test_stopped_by_the_user_while_waiting(image_set, tmp_path):
+    with StubServer(Scenario(batch_seconds=1.5)) as server:
+        client = start_client(image_set, tmp_path, server.base_url)
+        wait_for(lambda: count(server.log, "batch"))
+        os.kill(client.pid, signal.SIGINT)
+        client.join()
+        seen = " ".join((tmp_path / "seen.txt").read_text().split())
+        assert client.exitcode == 1 and "KeyboardInterrupt" in seen
+        assert f"1 batch under way at {server.base_url}, which goes on by itself. The same command collects" in seen
+        assert any(state_of(tmp_path).rglob("state.json"))
+        batched(image_set, tmp_path, server.base_url)
+        check_all(server, tmp_path)
+        assert count(server.log, "create") == 1
