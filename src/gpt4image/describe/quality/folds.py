@@ -100,13 +100,14 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int, folds: int 
 
     Args:
         labels: int [N], from 0.
-        groups: numbers of groups from 0, int [N].
+        groups: numbers of groups, int [N].
         seed: seed of the chance.
         folds: number of folds.
 
     Returns:
         Fold of each row, int64 [N].
     """
+    groups = number(groups)
     rare_first = np.argsort(np.bincount(labels)[labels], kind="stable")
     _, first = np.unique(groups[rare_first], return_index=True)
     chance = np.random.default_rng(seed).random(len(first))

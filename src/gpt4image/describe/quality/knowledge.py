@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt4image.describe.quality.folds import FOLDS, grouped_folds, groups_per_class
+from gpt4image.describe.quality.folds import FOLDS, grouped_folds, groups_per_class, number
 from gpt4image.describe.quality.outlook import weigh_up
 from gpt4image.describe.quality.probes import answer_out_of_fold, scale
 from gpt4image.describe.quality.records import ClassKnowledge, Knowledge, PairedGap, Probe
@@ -27,7 +27,7 @@ def choose_images(labels: np.ndarray, groups: np.ndarray, classes: int, seed: in
 
     Args:
         labels: int [N], -1 where there is none.
-        groups: numbers of groups from 0, int [N].
+        groups: numbers of groups, int [N].
         classes: number of classes.
         seed: seed of the chance.
 
@@ -85,7 +85,7 @@ def measure_knowledge(
     """
     rows = choose_images(labels, groups, len(classes), seed)
     label = labels[rows]
-    group = np.unique(groups[rows], return_inverse=True)[1].reshape(-1)
+    group = number(groups[rows])
     folds = grouped_folds(label, group, seed)
     text, image = (scale(vectors[rows])[0] for vectors in (text_vectors, image_features))
     luck = Luck(group, seed)
@@ -132,7 +132,7 @@ class Luck:
     """Intervals that count which images were drawn.
 
     Attributes:
-        groups: numbers of groups from 0, int [N]; groups are drawn as a whole.
+        groups: numbers of groups, int [N]; groups are drawn as a whole.
         seed: seed of the bootstrap.
     """
 

@@ -33,10 +33,10 @@ def find_loop(text: str, found: Sequence[str]) -> str | None:
 
     >>> text = "A red car, a red car, a red car, a red"
     >>> find_loop(text, words(text))
-    'a red car (3 times in a row)'
+    '"a red car" 3 times in a row'
     """
     if stuck := STUCK_KEY.search(text):
-        return f"{stuck[1]} ({len(stuck[0])} times in a row)"
+        return f'"{stuck[0]}"'
     common = Counter(pairwise(found))
     if max(common.values(), default=0) < REPEATS:  # no loop without a pair of words that comes again and again
         return None
@@ -50,7 +50,7 @@ def repeated_phrase(found: Sequence[str]) -> str | None:
         repeats = size // period
         wanted = WORD_REPEATS if period == 1 else max(REPEATS, -(-LOOP_WORDS // period))
         if repeats >= wanted:
-            return f"{' '.join(found[start : start + period])} ({repeats} times in a row)"
+            return f'"{" ".join(found[start : start + period])}" {repeats} times in a row'
     return None
 
 
@@ -73,7 +73,7 @@ def repeated_sentence(text: str) -> str | None:
     counts = Counter(" ".join(words(sentence.lstrip("0123456789.)-*# "))) for sentence in sentences(text))
     for sentence, count in counts.most_common(3):
         if count >= REPEATS and sentence.count(" ") >= SENTENCE_WORDS - 1:
-            return f"{sentence} ({count} times)"
+            return f'"{sentence}" {count} times'
     return None
 
 
@@ -83,4 +83,4 @@ def few_trigrams(found: Sequence[str]) -> str | None:
     if len(found) < LONG_TEXT or len(trigrams) >= DISTINCT_SHARE * trigrams.total():
         return None
     (phrase, count), *_ = trigrams.most_common(1)
-    return f"{' '.join(phrase)} ({count} times)"
+    return f'"{" ".join(phrase)}" {count} times'

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
-from gpt4image.describe.quality.refusal_phrases import ENGLISH, OTHERS, START
+from gpt4image.describe.quality.refusal_phrases import ENGLISH, JOINED, JOINT, OTHERS, START
 from gpt4image.describe.quality.words import APOSTROPHE, without_quotes
 
 REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation"})
 """Finish reasons of servers that kept an answer back."""
 
-PATTERN = re.compile(START + "(?:" + "|".join((*ENGLISH, *OTHERS)) + ")", re.IGNORECASE)
+PATTERN = re.compile(
+    f"{START}(?:{'|'.join((*ENGLISH, *OTHERS))})|{JOINT}(?:{'|'.join(JOINED)})",
+    re.IGNORECASE,
+)
 QUOTES = '"\u201c\u201d \n'
 SHOWN = 80
 

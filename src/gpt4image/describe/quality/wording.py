@@ -96,8 +96,8 @@ WORDING: dict[FindingKind, Wording] = {
     "contradiction": Wording(
         "look",
         "Texts that speak of another class",
-        "A classifier that has seen neither this text nor its copies is sure of another class, and all but rules out "
-        "the label. The label is wrong, or the text, or the image belongs to both classes.",
+        "A classifier that has seen neither this text nor its copies is sure of another class, and all but rules "
+        "out the label. The label is wrong, or the text, or the image belongs to both classes.",
         "Look at image, label and text. Drop the text where it is wrong; correct the label where that is.",
     ),
     "outlier": Wording(

@@ -1,0 +1,189 @@
+"""Findings from vectors, on sets of which the truth is known."""
+
+import numpy as np
+import pytest
+
+from gpt4image.describe.quality.folds import (
+    FOLDS,
+    grouped_folds,
+    groups_per_class,
+    link,
+    look_alikes,
+    near_copies,
+    to_unit,
+)
+from gpt4image.describe.quality.vectors import find_contradictions, find_outliers
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel")
+
+
+def clusters(per_class=60, spread=0.6, seed=0, width=24):
+    """Unit vectors around one centre a class, and their labels."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(CLASSES)), per_class)
+    centres = to_unit(generator.standard_normal((len(CLASSES), width)))
+    noise = spread * generator.standard_normal((len(labels), width)) / width**0.5
+    return to_unit(centres[labels] + noise).astype(np.float32), labels
+
+
+def alone(labels):
+    return np.arange(len(labels))
+
+
+@pytest.mark.parametrize(("spread", "recall"), [(0.3, 0.9), (0.6, 0.5)])
+def test_swapped_labels_are_found_and_nothing_else(spread, recall):
+    vectors, labels = clusters(spread=spread)
+    swapped = np.arange(0, len(labels), 15)
+    given = labels.copy()
+    given[swapped] = (labels[swapped] + 1 + np.arange(len(swapped)) % 4) % len(CLASSES)
+    flags = find_contradictions(vectors, given, alone(labels), CLASSES)
+    found = {flag.at for flag in flags}
+    assert found <= set(swapped.tolist())
+    assert len(found) >= recall * len(swapped)
+    assert all(CLASSES[labels[flag.at]] in flag.detail and CLASSES[given[flag.at]] in flag.detail for flag in flags)
+
+
+def test_right_labels_of_well_told_classes_are_never_flagged():
+    for seed in range(3):
+        vectors, labels = clusters(seed=seed)
+        assert find_contradictions(vectors, labels, alone(labels), CLASSES, seed) == []
+
+
+def test_ambiguous_texts_are_flagged_no_more_often_than_the_rule_says():
+    """Labels drawn from a known posterior: all of them are right, and some must look odd."""
+    generator = np.random.default_rng(0)
+    shares = []
+    for _ in range(3):
+        centres = generator.standard_normal((2, 5)) * 1.2
+        labels = generator.integers(0, 2, 1500)
+        vectors = centres[labels] + generator.standard_normal((1500, 5))
+        flags = find_contradictions(vectors.astype(np.float32), labels, np.arange(1500), ("ant", "bee"))
+        shares.append(len(flags) / 1500)
+    assert 0 < max(shares) < 0.03
+
+
+def test_copies_do_not_vouch_for_each_other():
+    vectors, labels = clusters(spread=0.3)
+    wrong = np.repeat(vectors[:1], 40, axis=0)
+    everything = np.concatenate([vectors, wrong])
+    given = np.concatenate([labels, np.full(40, 3)])
+    copies = np.concatenate([np.arange(len(labels)), np.full(40, len(labels))])
+    found = {flag.at for flag in find_contradictions(everything, given, copies, CLASSES)}
+    assert found >= set(range(len(labels), len(everything)))
+    apart = {flag.at for flag in find_contradictions(everything, given, np.arange(len(everything)), CLASSES)}
+    assert not apart & set(range(len(labels), len(everything)))
+
+
+def test_classes_in_few_groups_and_rows_without_label_are_not_judged():
+    vectors, labels = clusters(spread=0.3)
+    given = labels.copy()
+    given[1] = 3  # an ant called dog
+    assert [flag.at for flag in find_contradictions(vectors, given, alone(labels), CLASSES)] == [1]
+    groups = np.where(given == 3, alone(labels) % 4, alone(labels))  # dogs in four groups
+    assert find_contradictions(vectors, given, groups, CLASSES) == []
+    given[1] = -1
+    assert find_contradictions(vectors, given, alone(labels), CLASSES) == []
+
+
+def test_one_class_alone_contradicts_nothing():
+    vectors, labels = clusters()
+    assert find_contradictions(vectors, np.zeros_like(labels), alone(labels), CLASSES) == []
+
+
+def test_clearest_contradiction_weighs_most():
+    vectors, labels = clusters(spread=1.0)
+    given = labels.copy()
+    given[:3] = 3
+    vectors[0] = to_unit(vectors[labels == 0].mean(axis=0, keepdims=True))[0]
+    flags = find_contradictions(vectors, given, alone(labels), CLASSES)
+    assert max(flags, key=lambda flag: flag.weight).at == 0
+
+
+def foreign(vectors, count=1, seed=9):
+    generator = np.random.default_rng(seed)
+    return to_unit(generator.standard_normal((count, vectors.shape[1]))).astype(np.float32)
+
+
+def test_foreign_text_is_an_outlier():
+    vectors, labels = clusters()
+    flags = find_outliers(np.concatenate([vectors, foreign(vectors)]), np.arange(len(labels) + 1))
+    assert [flag.at for flag in flags] == [len(labels)]
+
+
+def test_copies_of_a_foreign_text_are_outliers_together():
+    vectors, labels = clusters()
+    everything = np.concatenate([vectors, np.repeat(foreign(vectors), 30, axis=0)])
+    groups = np.concatenate([np.arange(len(labels)), np.full(30, len(labels))])
+    assert {flag.at for flag in find_outliers(everything, groups)} == set(range(len(labels), len(everything)))
+    assert find_outliers(everything, np.arange(len(everything))) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_usual_texts_are_no_outliers(seed):
+    vectors, labels = clusters(seed=seed)
+    assert find_outliers(vectors, alone(labels)) == []
+
+
+def test_small_sets_and_sets_of_one_text_have_no_outliers():
+    vectors, _ = clusters()
+    assert find_outliers(vectors[:49], np.arange(49)) == []
+    assert find_outliers(np.repeat(vectors[:1], 60, axis=0), np.arange(60)) == []
+    assert find_outliers(vectors[:60], np.zeros(60, dtype=np.int64)) == []
+
+
+def test_neighbours_among_a_sample_find_the_same_outlier(monkeypatch):
+    monkeypatch.setattr("gpt4image.describe.quality.vectors.COMPARED_WITH", 150)
+    vectors, labels = clusters()
+    flags = find_outliers(np.concatenate([vectors, foreign(vectors)]), np.arange(len(labels) + 1))
+    assert [flag.at for flag in flags] == [len(labels)]
+
+
+def test_rare_class_that_is_not_among_those_learned_from_is_not_judged(monkeypatch):
+    monkeypatch.setattr("gpt4image.describe.quality.vectors.TRAINED_ON", 40)
+    vectors, labels = clusters()
+    keep = np.concatenate([np.flatnonzero(labels < 4), np.flatnonzero(labels == 4)[:5]])
+    for seed in range(5):
+        flags = find_contradictions(vectors[keep], labels[keep], np.arange(len(keep)), CLASSES, seed)
+        assert not [flag for flag in flags if labels[keep][flag.at] == 4]
+
+
+def test_links_run_through_other_rows():
+    assert link(["a", "b", "c", "b"], [1, 2, 3, 1]).tolist() == [0, 0, 1, 0]
+    assert link(np.array([5, 5, 7])).tolist() == [0, 0, 1]
+
+
+def test_values_of_two_columns_are_not_mixed_up():
+    assert link([1, 2], [2, 3]).tolist() == [0, 1]
+
+
+def test_folds_keep_groups_whole_and_give_every_fold_every_class():
+    generator = np.random.default_rng(0)
+    labels = generator.choice(4, 300, p=[0.7, 0.2, 0.07, 0.03])
+    groups = generator.integers(0, 150, 300)
+    folds = grouped_folds(labels, groups, seed=1)
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+    for label in np.flatnonzero(groups_per_class(labels, groups, 4) >= 2 * FOLDS):
+        assert set(folds[labels == label]) == set(range(FOLDS))
+    assert np.bincount(folds).min() > 40
+    assert not np.array_equal(folds, grouped_folds(labels, groups, seed=2))
+
+
+def test_groups_count_for_their_rarest_class():
+    """Five groups hold both classes: every fold needs one of them."""
+    labels = np.concatenate([np.zeros(45, dtype=int), np.tile([0, 1], 5)])
+    groups = np.concatenate([np.arange(45), 45 + np.repeat(np.arange(5), 2)])
+    for seed in range(10):
+        assert set(grouped_folds(labels, groups, seed)[labels == 1]) == set(range(FOLDS))
+
+
+def test_images_that_look_alike_are_grouped_and_chains_are_not():
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((60, 32))
+    features[1] = features[0] + 0.05 * generator.standard_normal(32)
+    groups = look_alikes(features)
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 59
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    assert len(set(near_copies(circle, 0.8))) == 1
+    assert len(set(look_alikes(circle))) == 200

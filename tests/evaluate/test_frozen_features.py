@@ -1,0 +1,73 @@
+"""Pooled features of a frozen backbone: the ones its classifier reads, computed once."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from gpt4image.align.model import AlignedModel
+from gpt4image.errors import ConfigError
+from gpt4image.evaluate import frozen_features as module
+from gpt4image.evaluate.frozen_features import FrozenBackbone, frozen_features
+from gpt4image.train.augment import evaluation_transform, preprocessing
+
+NAMES = ("resnet10t", "test_vit", "test_mambaout")
+
+
+def save_weights(name, folder, seed=0):
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=7, **({"img_size": 32} if "vit" in name else {}))
+    file = folder / f"{name}.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    return model.eval(), file
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_what_the_classifier_reads(images, tmp_path, name):
+    model, file = save_weights(name, tmp_path)
+    rows = np.array([3, 0, 7])
+    found = frozen_features(images, rows, FrozenBackbone(name, file, 32), tmp_path, device=torch.device("cpu"))
+    transform = evaluation_transform(preprocessing(model, 32))
+    batch = torch.stack([transform(images.image(int(row))) for row in rows])
+    with torch.no_grad():
+        wanted = AlignedModel(model)(batch).features
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=2e-2, atol=2e-3)
+
+
+def test_features_are_computed_once_and_again_for_other_images_or_weights(images, tmp_path, monkeypatch):
+    _, file = save_weights("resnet10t", tmp_path)
+    backbone = FrozenBackbone("resnet10t", file, 32)
+    first = np.array(frozen_features(images, np.arange(6), backbone, tmp_path))
+    computed = []
+    original = module.ImageInputs.__getitem__
+    monkeypatch.setattr(
+        module.ImageInputs, "__getitem__", lambda self, key: computed.append(key) or original(self, key)
+    )
+    again = frozen_features(images, np.arange(6), backbone, tmp_path)
+    np.testing.assert_array_equal(again, first)
+    assert len(computed) == 1  # the one that tells the width
+    other = frozen_features(images, np.arange(1, 7), backbone, tmp_path)
+    np.testing.assert_allclose(other[:5], first[1:], rtol=1e-2, atol=1e-3)
+    _, changed = save_weights("resnet10t", tmp_path, seed=1)
+    assert not np.allclose(
+        frozen_features(images, np.arange(6), FrozenBackbone("resnet10t", changed, 32), tmp_path), first
+    )
+
+
+def test_what_cannot_be_had_is_named(images, tmp_path):
+    with pytest.raises(ConfigError, match="Unknown backbone"):
+        FrozenBackbone("resnet5000").build()
+    with pytest.raises(ConfigError, match="does not exist"):
+        FrozenBackbone("resnet10t", tmp_path / "none.pth").build()
+
+
+def test_features_that_are_not_finite_are_refused(images, tmp_path):
+    model, _ = save_weights("resnet10t", tmp_path)
+    state = model.state_dict()
+    state["conv1.0.weight"][:] = float("nan")
+    file = tmp_path / "broken.safetensors"
+    save_file(state, file)
+    with pytest.raises(ConfigError, match="not finite"):
+        frozen_features(images, np.arange(2), FrozenBackbone("resnet10t", file, 32), tmp_path)
