@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from gpt4image.errors import ConfigError, Gpt4ImageError
-from gpt4image.options import DataOptions, DescribeOptions, TextOptions
+from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, TextOptions
 from gpt4image.seams import unknown_name
 from gpt4image.train.recipe import Recipe
 
@@ -105,6 +105,28 @@ class Describe:
         for item in run_sample(self.source, self.describer, self.work, count):
             print(preview_line(item))
         print(f"page: {Workspace(self.work).description_preview}")
+
+
+@dataclass(frozen=True)
+class DescribeCheck:
+    """Look for what is wrong with the descriptions, and measure what they know that the model does not."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    check: CheckOptions = field(default_factory=CheckOptions)
+    work: Path = WORK
+    """Where the descriptions are kept."""
+
+    def run(self) -> None:
+        """Check, and say what was found and where the page lies."""
+        from gpt4image.console import printable
+        from gpt4image.describe.quality.lines import report_lines
+        from gpt4image.describing import run_check
+        from gpt4image.workspace import Workspace
+
+        report = run_check(self.source, self.descriptions, self.check, self.work)
+        print("\n".join(map(printable, report_lines(report))))
+        print(f"page: {Workspace(self.work).description_check}")
 
 
 @dataclass(frozen=True)
@@ -312,6 +334,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "images": Images,
     "describe": Describe,
+    "describe check": DescribeCheck,
     "describe export": DescribeExport,
     "describe import": DescribeImport,
     "embed": Embed,

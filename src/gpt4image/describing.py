@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gpt4image.errors import ConfigError
-from gpt4image.options import DataOptions, DescribeOptions
-from gpt4image.pipeline import open_images, read_neighbours
+from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, TextOptions
+from gpt4image.pipeline import find_descriptions, open_images, read_neighbours
 from gpt4image.seams import unknown_name
 from gpt4image.workspace import Workspace
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpt4image.describe.cost.estimate import Estimate
     from gpt4image.describe.job import DescribeJob
     from gpt4image.describe.pages.preview import PreviewItem
+    from gpt4image.describe.quality.records import QualityReport
     from gpt4image.describe.runner import Tally
     from gpt4image.describe.sharing import ExportSummary, ImportSummary
 
@@ -95,6 +96,45 @@ def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: i
 
     page = Workspace(work).description_preview
     return with_job(data, options, work, lambda job: describe_sample(job, count, page))
+
+
+def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work: Path) -> QualityReport:
+    """Check descriptions, keep what was found, and show it on a page in the work directory.
+
+    Args:
+        data: the images.
+        text: the texts, those of the work directory's store where none are named, and the encoder that reads them.
+        options: what they are held against.
+        work: the work directory.
+
+    Raises:
+        ConfigError: a setting that cannot be meant, or texts that are not in the store are to be dropped.
+        DescriptionError: there is no text to check.
+    """
+    from gpt4image.checking import CheckSettings, check_descriptions
+    from gpt4image.describe.pages.check import write_check_page
+    from gpt4image.describe.pages.thumbnails import image_thumbnails
+    from gpt4image.describe.store import DescriptionStore
+    from gpt4image.evaluate.frozen_features import FrozenBackbone
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    stored = text.text is None and not DescriptionStore(space.description_store).is_empty
+    backbone = options.backbone and FrozenBackbone(options.backbone, options.checkpoint, options.image_size)
+    settings = CheckSettings(
+        splits=options.splits,
+        prompt_file=options.prompt_file,
+        told=options.class_was_told,
+        language=options.language,
+        encoder=text.encoder,
+        long_text=text.long_text,
+        embed_batch=text.embed_batch,
+        backbone=backbone or None,
+    )
+    given = None if stored else find_descriptions(images, text, space)
+    report = check_descriptions(images, work, given, settings, drop=options.drop, retry=options.retry)
+    write_check_page(space.description_check, report, image_thumbnails(images))
+    return report
 
 
 def run_export(

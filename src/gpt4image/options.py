@@ -59,6 +59,30 @@ class TextOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """What the descriptions are held against, and what becomes of what is found."""
+
+    backbone: str | None = None
+    """The timm model that is to be trained. What the texts know is set beside what its frozen features know."""
+    checkpoint: Path | None = None
+    """Weights file of that model, in place of timm's pretrained weights."""
+    image_size: int = 224
+    """Height and width in pixels of the images it sees."""
+    language: str | None = None
+    """Language the texts should be in, such as en; that of most of them when not given."""
+    splits: tuple[Literal["train", "validation", "test"], ...] | None = None
+    """Splits that were to be described; those in which anything is described when not given."""
+    prompt_file: Path | None = None
+    """TOML file with prompts of your own."""
+    class_was_told: bool | None = None
+    """Of texts whose prompt is not known: whether their writer knew the class."""
+    drop: tuple[str, ...] = ()
+    """Kinds of findings whose texts are left out of training, such as refusal loop."""
+    retry: tuple[str, ...] = ()
+    """Kinds of findings whose texts are written again by the next `gpt4image describe`."""
+
+
+@dataclass(frozen=True)
 class DescribeOptions:
     """Who describes the images, what is asked, and what it may cost."""
 
