@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpt4image.describe.quality.records import QualityReport
     from gpt4image.describe.runner import Tally
     from gpt4image.describe.sharing import ExportSummary, ImportSummary
+    from gpt4image.describe.tasks import Tasks
 
 T = TypeVar("T")
 
@@ -73,14 +74,24 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
     """
     from gpt4image.describe.job import describe
 
-    if options.engine == "here":
-        return with_job(data, options, work, lambda job: describe(job, confirm))
-    from gpt4image.engine.launch import check_engine, run_on_engine
+    if options.engine != "here":
+        from gpt4image.engine.launch import check_engine
 
-    check_engine(options.engine)
-    return with_job(
-        data, options, work, lambda job: describe(job, confirm, lambda tasks: run_on_engine(job, tasks, data, work))
-    )
+        check_engine(options.engine)
+    return with_job(data, options, work, lambda job: describe(job, confirm, way_of_running(job, data, work)))
+
+
+def way_of_running(job: DescribeJob, data: DataOptions, work: Path) -> Callable[[Tasks], Tally] | None:
+    """What has tasks described where it is not this process: a vendor's batches or an engine's workers."""
+    if job.options.describer == "batch":
+        from gpt4image.describe.batch.job import describe_in_batches
+
+        return lambda tasks: describe_in_batches(job, tasks)
+    if job.options.engine == "here":
+        return None
+    from gpt4image.engine.launch import run_on_engine
+
+    return lambda tasks: run_on_engine(job, job.outside_batches(tasks), data, work)
 
 
 def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Estimate:

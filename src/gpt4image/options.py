@@ -170,6 +170,8 @@ class DescribeOptions:
             raise ConfigError("Give both --price-in and --price-out, or neither.")
         if self.describer == "replay" and self.recording is None:
             raise ConfigError("Replay needs a recorded set: --recording FOLDER (made by gpt4image describe export).")
+        if self.describer == "batch" and len(self.base_url) > 1:
+            raise ConfigError("A batch goes to one server: give one --base-url.")
         if not self.splits:
             raise ConfigError("Name at least one split to describe, such as --splits train.")
         self._check_engine()

@@ -158,3 +158,22 @@ def test_a_damaged_line_costs_only_itself(image_set, tmp_path):
         told = subprocess.run(arguments, capture_output=True, text=True, check=True)
         assert "1 damaged line" in re.sub(r"\s+", " ", told.stderr)
         assert store.current() == kept
+
+
+def test_a_batch_under_way_is_asked_of_nobody_else(image_set, tmp_path):
+    with StubProcess(Scenario(batch_seconds=8.0)) as server:
+        batch = command(image_set, tmp_path, server.base_url, "--describer", "batch")
+        process = start(batch)
+        while process.poll() is None and not any(entry.endpoint == "batch" for entry in server.log):
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+        online = subprocess.run(
+            command(image_set, tmp_path, server.base_url), capture_output=True, text=True, check=True
+        )
+        assert "36 descriptions in batches under way" in online.stderr
+        assert "0 descriptions written" in online.stdout
+        collected = subprocess.run(batch, capture_output=True, text=True, check=True)
+        assert "36 descriptions written" in collected.stdout
+        assert set(server.paid_by_mark.values()) == {1}
+    assert len(records(tmp_path)) == 36

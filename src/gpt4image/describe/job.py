@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt4image.console import counted, say
+from gpt4image.describe.batch.state import keys_under_way
 from gpt4image.describe.cost.budget import Budget
 from gpt4image.describe.cost.estimate import Estimate, SizeTrial, make_estimate
 from gpt4image.describe.describers.base import Sampling
@@ -21,6 +22,7 @@ from gpt4image.describe.runner import RunSettings, Tally, run_tasks
 from gpt4image.describe.session import Session
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
 from gpt4image.describe.store.parts import RecordWriter
+from gpt4image.describe.store.store import contains
 from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
 from gpt4image.describe.workers import wait_for_workers
 from gpt4image.errors import ConfigError, DescribeError
@@ -59,16 +61,27 @@ class DescribeJob:
 
     def first(self, count: int) -> Tasks:
         """The first tasks, answered or not: the same at every call, an even mixture of all classes."""
-        return all_tasks(self.images, self.rows, self.question)[0].part(slice(count))
+        return self.outside_batches(all_tasks(self.images, self.rows, self.question)[0]).part(slice(count))
+
+    @property
+    def batch_folder(self) -> Path:
+        """What is known of batches under way."""
+        return self.store.folder / "batches"
+
+    def outside_batches(self, tasks: Tasks) -> Tasks:
+        """Those of some tasks that no batch under way holds: the others are paid for."""
+        if not self.batch_folder.exists():
+            return tasks
+        return tasks.part(~contains(keys_under_way(self.batch_folder), tasks.keys))
 
     def budget(self) -> Budget:
         """What may be spent, less what was."""
         return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost)
 
-    def budget_of(self, dollars: float | None, spent: float) -> Budget:
+    def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
         """Some dollars, of which some are spent."""
         most_out = self.options.max_tokens * max(len(strategy.turns) for strategy in self.question.strategies)
-        return Budget(dollars, self.session.price, spent, most_out)
+        return Budget(dollars, self.session.price, spent, most_out, batch=batch)
 
     def run(
         self,
@@ -200,13 +213,12 @@ def describe(
     Raises:
         DescribeError: it was not confirmed, or no description can be written. What was answered is kept.
     """
-    tasks = job.plan()
+    tasks = job.outside_batches(job.plan())
     say_plan(job, tasks)
-    if confirm is not None and len(tasks) > FEW and may_cost(job):
-        if not confirm(estimate(job)):
-            raise DescribeError("Nothing more was sent. The few that were measured are kept.")
-        tasks = job.plan()
-    tally = run(tasks) if run else job.run(tasks)
+    if confirm is not None and len(tasks) > FEW and may_cost(job) and not confirm(estimate(job)):
+        raise DescribeError("Nothing more was sent. The few that were measured are kept.")
+    tasks = job.plan()
+    tally = run(tasks) if run else job.run(job.outside_batches(tasks))
     say_outcome(tally)
     return tally
 
@@ -238,7 +250,7 @@ def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
     trials = try_sizes(job, few, sizes)
     measured = elapsed if asked else sum(record.seconds for record in records)
     most, price, side = job.session.most_at_once, job.session.price, job.question.max_side
-    return make_estimate(records, len(job.plan()), measured, most, price, side, trials)
+    return make_estimate(records, len(job.outside_batches(job.plan())), measured, most, price, side, trials)
 
 
 def outcome_of(record: DescriptionRecord) -> str:
@@ -271,6 +283,8 @@ def say_plan(job: DescribeJob, tasks: Tasks) -> None:
     )
     if tasks.failed:
         say(f"{counted(tasks.failed, 'description')} failed before; to try them again: --retry-failed", style="yellow")
+    if under_way := len(job.plan()) - len(tasks):
+        say(f"{counted(under_way, 'description')} in batches under way, which --describer batch collects")
     if tasks.without_class:
         say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class that the image lacks")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpt4image.describe.describers.openai_server import OpenAIDescriber
 
 DESCRIBERS = {
+    "batch": "gpt4image.describe.describers.known:open_servers",
     "local": "gpt4image.describe.describers.known:open_local",
     "openai": "gpt4image.describe.describers.known:open_servers",
     "replay": "gpt4image.describe.describers.known:open_recording",
