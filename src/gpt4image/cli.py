@@ -326,9 +326,8 @@ class Predict:
             print("\t".join(map(printable, cells)))
 
 
-Command = (
-    Demo | Images | Describe | DescribeExport | DescribeImport | Embed | Train | Compare | Report | Export | Predict
-)
+DescribeCommand = Describe | DescribeCheck | DescribeExport | DescribeImport
+Command = Demo | Images | DescribeCommand | Embed | Train | Compare | Report | Export | Predict
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
