@@ -121,7 +121,7 @@ class DescribeOptions:
     """Longest side in pixels of the pictures sent; larger ones are made smaller. 0 sends them as they are."""
     retry_failed: bool = False
     """Try again what failed before."""
-    at_once: int = 64
+    at_once: int = 128
     """Most requests under way at a server. Fewer are sent where it pushes back."""
     image_seconds: float = 180.0
     """Time limit for one description."""

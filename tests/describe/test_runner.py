@@ -126,6 +126,14 @@ def test_a_full_server_is_not_overrun(image_set, tmp_path):
     assert late.count("full") < 0.2 * len(late)
 
 
+def test_no_image_runs_out_of_time_in_a_queue(image_set, tmp_path):
+    with StubServer(Scenario(slots=1, latency=0.15)) as server:
+        patience = RunSettings(image_seconds=3.0)
+        tally = described(image_set, tmp_path, server.base_url, samples=3, temperature=1.0, patience=patience)
+        assert (tally.answered, tally.failures.total()) == (3 * IMAGES, 0)
+        assert server.most_at_once < 12
+
+
 def test_retry_after_is_kept(image_set, tmp_path):
     scenario = Scenario(faults=(Fault("rate_limit", numbers=(5,), seconds=1.0),), latency=0.01)
     with StubServer(scenario) as server:

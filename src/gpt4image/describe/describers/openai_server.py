@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 CHECK_SECONDS = 15.0
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 128
 
 
 class OpenAIDescriber:

@@ -18,12 +18,13 @@ class Lane:
 
     Args:
         describer: the describer.
+        slow_seconds: time that an answer should not take because of those before it.
     """
 
-    def __init__(self, describer: Describer) -> None:
+    def __init__(self, describer: Describer, slow_seconds: float) -> None:
         self.describer = describer
         start = describer.most_at_once if describer.name == "local" else START
-        self.limiter = Limiter(describer.most_at_once, start)
+        self.limiter = Limiter(describer.most_at_once, start, slow_seconds)
         self.alive = True
         self.trouble = ""
 
@@ -34,10 +35,11 @@ class Lanes:
     Args:
         describers: the servers.
         down_seconds: how long all may be down before the job stops.
+        slow_seconds: time that an answer should not take because of those before it.
     """
 
-    def __init__(self, describers: Sequence[Describer], down_seconds: float) -> None:
-        self.all = [Lane(describer) for describer in describers]
+    def __init__(self, describers: Sequence[Describer], down_seconds: float, slow_seconds: float) -> None:
+        self.all = [Lane(describer, slow_seconds) for describer in describers]
         self.stopped = False
         self._changed = asyncio.Event()
         self._down_seconds = down_seconds
@@ -106,7 +108,7 @@ class Lanes:
                 await lane.describer.check()
             except (EndpointDownError, DescribeError):
                 continue
-            lane.limiter = Limiter(lane.limiter.most)
+            lane.limiter = Limiter(lane.limiter.most, slow_seconds=lane.limiter.slow_seconds)
             lane.alive = True
             console.say(f"{lane.describer.place} answers again")
             self.note()

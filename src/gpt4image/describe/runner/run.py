@@ -31,6 +31,8 @@ from gpt4image.errors import DescribeError, ImageError
 TICK_SECONDS = 0.25
 SYNC_TICKS = 4
 LINE_SECONDS = 60.0
+QUEUE_SHARE = 0.25
+"""Share of an image's time that it should spend waiting in a server's queue, at most."""
 UNREADABLE = "unreadable picture"
 BLAMELESS = (UNREADABLE, "not recorded")
 """Failures that say nothing about the describer: any number of them may come in a row."""
@@ -129,7 +131,7 @@ class Runner:
         self._clock = loop.time
         self._start = self._last_outcome = self._clock()
         self._news = asyncio.Event()
-        self._lanes = Lanes(describers, self._settings.down_seconds)
+        self._lanes = Lanes(describers, self._settings.down_seconds, self._settings.image_seconds * QUEUE_SHARE)
         ticker = asyncio.create_task(self._tick())
         with stop_on_signals(loop, self._interrupt):
             try:
@@ -232,7 +234,7 @@ class Runner:
         except RequestFailedError as error:
             self._failed_call(attempt, lane, error)
         else:
-            limiter.succeeded(was_full=was_full)
+            limiter.succeeded(sent, self._clock(), was_full=was_full)
             self._answer(attempt, lane, reply)
 
     async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
