@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from drawings import write_image_set
-
 from page_checks import chromium, dump_dom  # noqa: F401 - fixtures
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -52,6 +51,26 @@ def store(descriptions, minilm, tmp_path_factory: pytest.TempPathFactory):
     from gpt4image import embed_descriptions
 
     return embed_descriptions(descriptions, minilm, tmp_path_factory.mktemp("store") / "minilm")
+
+
+@pytest.fixture(scope="session")
+def several_descriptions(images, descriptions):
+    """One, two or three texts an image."""
+    from gpt4image.describe.descriptions import join_texts
+
+    pairs = [
+        (image_id, f"{text} {more}")
+        for number, (image_id, text) in enumerate(descriptions.pairs())
+        for more in ("", "Seen from above.", "A sketch.")[: 1 + number % 3]
+    ]
+    return join_texts(images, pairs, 0, "several")
+
+
+@pytest.fixture(scope="session")
+def several_store(several_descriptions, minilm, tmp_path_factory: pytest.TempPathFactory):
+    from gpt4image import embed_descriptions
+
+    return embed_descriptions(several_descriptions, minilm, tmp_path_factory.mktemp("several") / "minilm")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gpt4image import load_descriptions, load_images
+from gpt4image.describe.descriptions import join_texts, read_descriptions
 from gpt4image.errors import DescriptionError
 
 
@@ -47,6 +48,7 @@ def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
     assert all(text == f'of "{path}",\nline two' for path, text in texts.items())
     assert sum(found.coverage.without_text.values()) == 1
     assert "35 of 36 images have a text" in found.coverage.line()
+    assert "an image;" not in found.coverage.line()
 
 
 def test_path_of_several_images_is_refused(images, tmp_path):
@@ -76,13 +78,32 @@ def test_texts_that_fit_no_image(images, tmp_path):
     assert (len(found), found.coverage.orphans) == (1, 1)
 
 
-def test_empty_repeated_and_surplus_texts(images, tmp_path):
+def test_all_texts_of_an_image_are_kept_in_the_order_found(images, tmp_path):
     rows = [{"path": images.path(i), "text": "same"} for i in range(3)]
-    rows += [{"path": images.path(3), "text": "  "}, {"path": images.path(0), "text": "another"}]
+    rows += [{"path": images.path(3), "text": "  "}]
+    rows += [{"path": images.path(0), "text": text} for text in ("zebra", "another", "same")]
     found = load_descriptions(images, str(write(tmp_path / "texts.csv", rows)))
-    assert len(found) == 3
-    assert (found.coverage.repeated, found.coverage.surplus) == (1, 1)
-    assert text_by_path(images, found)[images.path(0)] == "same"
+    ids = [images.ids[i].decode() for i in range(4)]
+    assert (len(found), found.texts) == (3, 5)
+    assert [text for image_id, text in found.pairs() if image_id == ids[0]] == ["same", "zebra", "another"]
+    assert found.rows["id"].to_pylist() == sorted([*ids[:3], ids[0], ids[0]])
+    assert found.texts_of(ids) == ["same", "same", "same", None]
+    assert (found.coverage.repeated, found.coverage.texts, found.coverage.most_texts) == (1, 5, 3)
+    assert "none; 5 texts, up to 3 an image; 0 texts without an image, 1 text on several" in found.coverage.line()
+    found.save(tmp_path / "saved.parquet")
+    assert read_descriptions(tmp_path / "saved.parquet", images, "saved").text_hash == found.text_hash
+
+
+def test_hash_knows_ids_texts_and_their_order_within_an_image(images):
+    a, b = (images.ids[i].decode() for i in range(2))
+    pairs = [(a, "one"), (a, "two"), (b, "one")]
+
+    def hashed(*pairs):
+        return join_texts(images, pairs, 0, "test").text_hash
+
+    assert hashed(*pairs) == hashed(pairs[2], *pairs[:2]) == hashed(*pairs, pairs[0])
+    others = [hashed(pairs[1], pairs[0], pairs[2]), hashed(*pairs[:2]), hashed(*pairs[::2]), hashed(*pairs, (b, "two"))]
+    assert len({hashed(*pairs), *others}) == 5
 
 
 @pytest.mark.parametrize(
@@ -118,7 +139,8 @@ def test_column_of_the_image_set():
     images = load_images(example_images())
     found = load_descriptions(images, "description")
     assert sum(found.coverage.with_text.values()) == len(images) == 1830
-    assert dict(found.pairs())[images.ids[0].decode()] == images.texts("description")[0]
+    assert found.texts_of([images.ids[0].decode()]) == images.texts("description")[:1]
+    assert (len(found), found.texts) == (1618, 1830)  # copies of an image have texts of their own
 
 
 class TestReferenceList:

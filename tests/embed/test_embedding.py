@@ -14,7 +14,7 @@ from gpt4image.describe.descriptions import join_texts
 from gpt4image.embed.runner import encode_batch
 from gpt4image.errors import ConfigError, DescriptionError, StoreError
 
-STORED = ("vectors.npy", "texts.npy", "ids.npy", "rows.npy", "manifest.json")
+STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
 
 
 class CountingEncoder:
@@ -85,7 +85,7 @@ def test_store_of_other_descriptions_is_refused(images, descriptions, store):
         store.check(described(images, ["another text"]))
 
 
-@pytest.mark.parametrize("damage", ["manifest.json", "vectors.npy", "rows.npy"])
+@pytest.mark.parametrize("damage", ["manifest.json", "vectors.npy", "offsets.npy", "rows.npy"])
 def test_damaged_store_is_an_error_that_says_what_to_do(images, minilm, tmp_path, damage):
     store = embed_descriptions(described(images, ["a", "b"]), minilm, tmp_path / "store")
     (store.layout.folder / damage).write_bytes(b"{")

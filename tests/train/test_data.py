@@ -18,24 +18,44 @@ from gpt4image.train.data import (
 )
 
 
-def one_epoch(images, store, recipe, workers, epoch=1, start=0):
+def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     rows = labelled_rows(images, "train")
     config = preprocessing(build_backbone(recipe, 3), recipe.image_size)
-    dataset = LabelledInputs(ImageInputs(images, rows, training_transform(recipe, config), seed=5), images, rows, store)
-    batches = EpochBatches(len(rows), 8, seed=5)
+    inputs = ImageInputs(images, rows, training_transform(recipe, config), seed=5)
+    dataset = LabelledInputs(inputs, images, rows, store, recipe.texts, seed=5)
+    batches = EpochBatches(len(rows), 8, 5, *share)
     batches.epoch, batches.start = epoch, start
     return list(make_loader(dataset, batches, Loading(workers)))
 
 
-def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, store, small_recipe):
+def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, several_store, small_recipe):
     recipe = small_recipe(color_jitter=0.4, auto_augment="rand-m9", random_erase=0.5)
-    alone, helped = one_epoch(images, store, recipe, 0), one_epoch(images, store, recipe, 2)
-    resumed = one_epoch(images, store, recipe, 0, start=1)
+    alone, helped = one_epoch(images, several_store, recipe, 0), one_epoch(images, several_store, recipe, 2)
+    resumed = one_epoch(images, several_store, recipe, 0, start=1)
     assert len(alone) == len(helped) == len(resumed) + 1
     for expected, found in [*zip(alone, helped, strict=True), *zip(alone[1:], resumed, strict=True)]:
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
-    other_epoch = one_epoch(images, store, recipe, 0, epoch=2)
+    other_epoch = one_epoch(images, several_store, recipe, 0, epoch=2)
     assert not torch.equal(alone[0].inputs, other_epoch[0].inputs)
+
+
+def text_by_row(batches):
+    return {int(row): text for batch in batches for row, text in zip(batch.rows, batch.text, strict=True)}
+
+
+def test_texts_are_drawn_alike_in_all_processes_and_anew_in_each_epoch(images, several_store, small_recipe):
+    recipe = small_recipe()
+    alone = text_by_row(one_epoch(images, several_store, recipe, 0))
+    shared = [text_by_row(one_epoch(images, several_store, recipe, p, share=(p, 2))) for p in range(2)]
+    assert shared[0].keys().isdisjoint(shared[1])
+    together = shared[0] | shared[1]
+    assert together.keys() == alone.keys()
+    assert all(torch.equal(alone[row], together[row]) for row in alone)
+
+    later = text_by_row(one_epoch(images, several_store, recipe, 0, epoch=2))
+    both = alone.keys() & later.keys()
+    changed = sum(not torch.equal(alone[row], later[row]) for row in both)
+    assert 0 < changed < len(both)
 
 
 def test_each_image_has_its_own_text_and_label(images, store, descriptions, small_recipe):

@@ -23,19 +23,19 @@ answer_test_images(run, images)
 """
 
 
-def test_two_processes_train_as_one(images, store, image_set, small_recipe, tmp_path):
+def test_two_processes_train_as_one(images, several_store, image_set, small_recipe, tmp_path):
     """A transformer without chance in it: what remains are rounding and the order of sums."""
     recipe = small_recipe(
         backbone="vit_tiny_patch16_224", optimizer="sgd", lr=1e-2, crop_scale=(1.0, 1.0), flip=0.0, projector="mlp"
     )
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    arguments = [str(image_set), str(store.layout.folder), str(tmp_path / "two"), json.dumps(recipe.to_dict())]
+    arguments = [str(image_set), str(several_store.layout.folder), str(tmp_path / "two"), json.dumps(recipe.to_dict())]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run([*launcher, str(script), *arguments], check=True, capture_output=True, env=environment)
 
-    one = train_model(images, store, recipe, tmp_path / "one")
+    one = train_model(images, several_store, recipe, tmp_path / "one")
     a, b = load_file(one.layout.weights), load_file(tmp_path / "two" / "best.safetensors")
     for key in a:
         torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)

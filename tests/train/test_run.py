@@ -57,9 +57,33 @@ def test_both_arms_start_alike_and_see_the_same(images, store, small_recipe, tmp
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_workers_change_nothing(images, store, small_recipe, tmp_path):
+def test_workers_change_nothing(images, several_store, small_recipe, tmp_path):
     recipe = small_recipe(epochs=1, mixup=0.4, drop_path=0.3)
-    runs = [train_model(images, store, recipe, tmp_path / str(n), workers=n) for n in (0, 2)]
+    runs = [train_model(images, several_store, recipe, tmp_path / str(n), workers=n) for n in (0, 2)]
+    weights = [load_file(run.layout.weights) for run in runs]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("texts", ["random", "mean"])
+def test_of_several_texts_training_takes_what_the_recipe_says(
+    images, several_store, small_recipe, tmp_path, monkeypatch, texts
+):
+    seen = []
+
+    def observed(trainer, batch):
+        seen.append((trainer.progress.epoch, batch))
+        return compute_losses(trainer, batch)
+
+    monkeypatch.setattr("gpt4image.train.loop.compute_losses", observed)
+    train_model(images, several_store, small_recipe(texts=texts), tmp_path / "run", seed=3)
+    assert {epoch for epoch, _ in seen} == {0, 1}
+    for epoch, batch in seen:
+        expected, _ = several_store.lookup(images.ids[batch.rows.numpy()], texts, seed=3, epoch=epoch)
+        assert torch.equal(batch.text, expected)
+
+
+def test_of_single_texts_every_choice_is_the_same(images, store, small_recipe, tmp_path):
+    runs = [train_model(images, store, small_recipe(epochs=1, texts=t), tmp_path / t) for t in ("random", "mean")]
     weights = [load_file(run.layout.weights) for run in runs]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -246,7 +270,10 @@ def test_folder_of_other_settings_is_refused(images, store, small_recipe, tmp_pa
     with pytest.raises(ConfigError, match=r"recipe\.lr was 0\.001, is 0\.5"):
         train_model(images, store, small_recipe(epochs=1, lr=0.5), tmp_path / "run")
     train_model(images, None, small_recipe(epochs=1), tmp_path / "base", arm="baseline")
-    again = train_model(images, store, small_recipe(epochs=1, weight=9.0), tmp_path / "base", arm="baseline")
+    with pytest.raises(ConfigError, match=r"recipe\.texts was 'random', is 'mean'"):
+        train_model(images, store, small_recipe(epochs=1, texts="mean"), tmp_path / "run")
+    other_text = small_recipe(epochs=1, weight=9.0, texts="mean")
+    again = train_model(images, store, other_text, tmp_path / "base", arm="baseline")
     assert again.arm.name == "baseline"
     with pytest.raises(ConfigError, match="pass their embeddings"):
         train_model(images, None, small_recipe(), tmp_path / "new")
@@ -330,11 +357,12 @@ train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)),
 """
 
 
-def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, store, image_set, small_recipe, tmp_path):
+def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, several_store, image_set, small_recipe, tmp_path):
     recipe = small_recipe(epochs=4, mixup=0.3, drop_path=0.2, ema_decay=0.9, auto_augment="rand-m5", accumulate=2)
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    arguments = [str(image_set), str(store.layout.folder), str(tmp_path / "killed"), json.dumps(recipe.to_dict())]
+    store = str(several_store.layout.folder)
+    arguments = [str(image_set), store, str(tmp_path / "killed"), json.dumps(recipe.to_dict())]
     for steps in (1, 4):
         process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True)
         for _ in range(steps):
@@ -345,7 +373,7 @@ def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, store, image_se
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
     subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
 
-    whole = train_model(images, store, recipe, tmp_path / "whole")
+    whole = train_model(images, several_store, recipe, tmp_path / "whole")
     killed = json.loads((tmp_path / "killed" / "result.json").read_text())
     a, b = load_file(whole.layout.weights), load_file(tmp_path / "killed" / "best.safetensors")
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,16 @@ class Coverage:
         without_text: images that have none, by split; they train on cross-entropy alone.
         orphans: texts that fit no image.
         repeated: texts that stand on more than one distinct image.
-        surplus: further texts of an image that has one already; the first is kept.
+        texts: number of texts that belong to an image.
+        most_texts: the largest number of texts of one image.
     """
 
     with_text: Mapping[str, int]
     without_text: Mapping[str, int]
     orphans: int
     repeated: int
-    surplus: int
+    texts: int
+    most_texts: int
 
     def line(self) -> str:
         """The account in one line."""
@@ -44,19 +47,20 @@ class Coverage:
             for name in SPLITS
             if self.with_text[name] + self.without_text[name]
         )
+        several = f"{self.texts:,} texts, up to {self.most_texts:,} an image; " if self.most_texts > 1 else ""
         return (
-            f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; "
-            f"{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several images, "
-            f"{counted(self.surplus, 'further text')} of an image that has one (not used)"
+            f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; {several}"
+            f"{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several images"
         )
 
 
 @dataclass(frozen=True)
 class DescriptionSet:
-    """One text an image.
+    """The texts of images, one or several each. Its length is the number of images that have one.
 
     Attributes:
-        rows: columns `id` (image id, 32 hex digits, sorted, unique) and `text`.
+        rows: columns `id` (image id, 32 hex digits, sorted, as often as the image has texts) and `text`; the texts of
+            an image are distinct and in the order in which they were found.
         source: where the texts come from, as the user named it.
         coverage: how they fit the images.
     """
@@ -66,6 +70,11 @@ class DescriptionSet:
     coverage: Coverage
 
     def __len__(self) -> int:
+        return len(self._first_texts)
+
+    @property
+    def texts(self) -> int:
+        """Number of texts, at least that of the images."""
         return int(self.rows.num_rows)
 
     @cached_property
@@ -78,12 +87,12 @@ class DescriptionSet:
         return zip(self.rows["id"].to_pylist(), self.rows["text"].to_pylist(), strict=True)
 
     def texts_of(self, ids: Iterable[str]) -> list[str | None]:
-        """Texts of some images; None where there is none."""
-        return [self._by_id.get(image_id) for image_id in ids]
+        """One text to show for each of some images, the first it has; None where there is none."""
+        return [self._first_texts.get(image_id) for image_id in ids]
 
     @cached_property
-    def _by_id(self) -> dict[str, str]:
-        return dict(self.pairs())
+    def _first_texts(self) -> dict[str, str]:
+        return dict(reversed(list(self.pairs())))
 
     def save(self, path: Path) -> None:
         """Write the texts as Parquet, atomically."""
@@ -92,29 +101,26 @@ class DescriptionSet:
 
 
 def join_texts(images: ImageTable, found: Iterable[tuple[str, str]], orphans: int, source: str) -> DescriptionSet:
-    """Make a description set of (image id, text) pairs; the first text of an image is kept, empty ones are left out."""
-    texts: dict[str, str] = {}
-    surplus = 0
-    for image_id, text in found:
-        if not text.strip():
-            continue
-        if texts.setdefault(image_id, text) != text:
-            surplus += 1
-    ordered = sorted(texts)
-    rows = pa.table({"id": pa.array(ordered, pa.string()), "text": pa.array([texts[i] for i in ordered], pa.string())})
-    return DescriptionSet(rows, source, measure_coverage(images, texts, orphans, surplus))
+    """Make a description set of (image id, text) pairs; empty texts and repeats for the same image are left out."""
+    distinct = dict.fromkeys((image_id, text) for image_id, text in found if text.strip())
+    pairs = sorted(distinct, key=itemgetter(0))
+    ids, texts = ([pair[column] for pair in pairs] for column in (0, 1))
+    rows = pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())})
+    return DescriptionSet(rows, source, measure_coverage(images, pairs, orphans))
 
 
-def measure_coverage(images: ImageTable, texts: Mapping[str, str], orphans: int, surplus: int) -> Coverage:
-    """Count which images of which split have a text."""
-    has_text = np.asarray([image_id in texts for image_id in images.rows["id"].to_pylist()], dtype=bool)
+def measure_coverage(images: ImageTable, pairs: Sequence[tuple[str, str]], orphans: int) -> Coverage:
+    """Count which images of which split have a text, and how many; `pairs` are distinct (image id, text)."""
+    texts_of = Counter(image_id for image_id, _ in pairs)
+    has_text = np.asarray([image_id in texts_of for image_id in images.rows["id"].to_pylist()], dtype=bool)
     counts = {name: has_text[images.split(name)] for name in SPLITS}
     return Coverage(
         with_text={name: int(has.sum()) for name, has in counts.items()},
         without_text={name: int((~has).sum()) for name, has in counts.items()},
         orphans=orphans,
-        repeated=sum(count > 1 for count in Counter(texts.values()).values()),
-        surplus=surplus,
+        repeated=sum(images_with > 1 for images_with in Counter(text for _, text in pairs).values()),
+        texts=len(pairs),
+        most_texts=max(texts_of.values(), default=0),
     )
 
 

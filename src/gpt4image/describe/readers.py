@@ -30,7 +30,7 @@ IMAGE_FOLDER_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".ti
 def load_descriptions(
     images: ImageTable, source: str, *, text_column: str | None = None, orphan_texts: OrphanPolicy = "fail"
 ) -> DescriptionSet:
-    """Read descriptions and join them to the images.
+    """Read descriptions and join them to the images. Several rows for one image are several texts of it.
 
     Args:
         images: the images they belong to.

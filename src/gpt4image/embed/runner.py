@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -163,13 +163,12 @@ def finish_store(
     plan: EncodingPlan, descriptions: DescriptionSet, encoder: TextEncoder, layout: EmbeddingLayout, long_text: LongText
 ) -> None:
     """Write the index and, last, the manifest."""
-    row_of = {text: row for row, text in enumerate(plan.texts)}
-    pairs = list(descriptions.pairs())
+    index = index_texts(plan.texts, descriptions)
     save_array(layout.texts, np.asarray(plan.hashes, dtype="S32"))
-    save_array(layout.ids, np.asarray([image_id for image_id, _ in pairs], dtype="S32"))
-    save_array(layout.rows, np.asarray([row_of[text] for _, text in pairs], dtype=np.int64))
+    save_array(layout.ids, index.ids)
+    save_array(layout.offsets, index.offsets)
+    save_array(layout.rows, index.rows)
     too_long = plan.tokens > encoder.max_tokens
-    longest = sorted(((int(plan.tokens[row_of[text]]), image_id) for image_id, text in pairs), reverse=True)
     manifest = Manifest(
         encoder=encoder.name,
         revision=encoder.revision,
@@ -177,12 +176,37 @@ def finish_store(
         max_tokens=encoder.max_tokens,
         long_text=long_text,
         text_hash=descriptions.text_hash,
-        images=len(pairs),
+        images=len(index.ids),
         distinct_texts=len(plan.texts),
+        texts=len(index.rows),
         truncated=int(too_long.sum()) if long_text == "truncate" else 0,
-        longest={image_id: tokens for tokens, image_id in longest[:SHOWN_LONGEST] if tokens > encoder.max_tokens},
+        longest=longest_texts(index, plan.tokens, encoder.max_tokens),
     )
     write_json(layout.manifest, manifest.to_dict())
+
+
+class TextIndex(NamedTuple):
+    """Which vectors are whose: `ids`, `offsets` and `rows` of `EmbeddingLayout`."""
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+
+
+def index_texts(texts: Sequence[str], descriptions: DescriptionSet) -> TextIndex:
+    """Find each image's texts among the distinct texts [M]."""
+    row_of = {text: row for row, text in enumerate(texts)}
+    pairs = list(descriptions.pairs())
+    rows = np.asarray([row_of[text] for _, text in pairs], dtype=np.int64)
+    ids, starts = np.unique(np.asarray([image_id for image_id, _ in pairs], dtype="S32"), return_index=True)
+    return TextIndex(ids, np.append(starts, len(pairs)).astype(np.int64), rows)
+
+
+def longest_texts(index: TextIndex, tokens: np.ndarray, max_tokens: int) -> dict[str, int]:
+    """The images whose longest text, of `tokens` [M] tokens by row, goes furthest beyond what is read."""
+    most = np.maximum.reduceat(tokens[index.rows], index.offsets[:-1])
+    longest = sorted(zip(most.tolist(), index.ids.tolist(), strict=True), reverse=True)[:SHOWN_LONGEST]
+    return {image_id.decode(): count for count, image_id in longest if count > max_tokens}
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from gpt4image.describe.descriptions import DescriptionSet
-from gpt4image.errors import StoreError
+from gpt4image.embed.draws import draw_below
+from gpt4image.errors import ConfigError, StoreError
 from gpt4image.files import read_json
+from gpt4image.seams import unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TextChoice = Literal["mean", "random"]
+"""What stands for an image with several texts: the unit mean of their vectors, or one of them drawn by chance."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,13 @@ class EmbeddingLayout:
         return self.folder / "ids.npy"
 
     @property
+    def offsets(self) -> Path:
+        """Where in `rows` the texts of each image begin, and after the last where they end, int64 [N + 1]."""
+        return self.folder / "offsets.npy"
+
+    @property
     def rows(self) -> Path:
-        """Row in `vectors` of each image id, int64 [N]."""
+        """Row in `vectors` of each text of each image, int64 [K]."""
         return self.folder / "rows.npy"
 
 
@@ -66,6 +76,7 @@ class Manifest:
         text_hash: hash of the image ids and texts.
         images: number N of image ids.
         distinct_texts: number M of vectors.
+        texts: number K of texts, one that several images share counted for each.
         truncated: texts of which the end was not read.
         longest: the longest of them: tokens by image id.
     """
@@ -78,6 +89,7 @@ class Manifest:
     text_hash: str
     images: int
     distinct_texts: int
+    texts: int
     truncated: int
     longest: dict[str, int]
 
@@ -112,11 +124,14 @@ class EmbeddingStore:
         try:
             self.vectors: np.ndarray = np.load(self.layout.vectors, mmap_mode="r")
             self._ids: np.ndarray = np.load(self.layout.ids, mmap_mode="r")
+            self._offsets: np.ndarray = np.load(self.layout.offsets, mmap_mode="r")
             self._rows: np.ndarray = np.load(self.layout.rows, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.layout.folder} is damaged ({error}). Delete the folder and embed again.") from None
-        if self.vectors.shape != (self.manifest.distinct_texts, self.manifest.width):
-            raise StoreError(f"{self.layout.vectors} does not fit its manifest. Delete the folder and embed again.")
+        known = self.manifest
+        wanted = (known.distinct_texts, known.width), (known.images,), (known.images + 1,), (known.texts,)
+        if wanted != tuple(array.shape for array in (self.vectors, self._ids, self._offsets, self._rows)):
+            raise StoreError(f"{self.layout.folder} does not fit its manifest. Delete the folder and embed again.")
 
     def __getstate__(self) -> Path:
         return self.layout.folder
@@ -132,34 +147,74 @@ class EmbeddingStore:
         """Length D of a vector."""
         return self.manifest.width
 
-    def rows(self, ids: Sequence[str | bytes] | np.ndarray) -> np.ndarray:
-        """Rows in `vectors` of image ids, int64 [B]; -1 for images without text."""
+    def find(self, ids: Sequence[str | bytes] | np.ndarray) -> np.ndarray:
+        """Positions of image ids in the store, int64 [B]; -1 for images without text."""
         wanted = np.asarray(ids, dtype="S32")
         if not len(self._ids):
             return np.full(len(wanted), -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
-        return np.where(self._ids[at] == wanted, self._rows[at], -1)
+        return np.where(self._ids[at] == wanted, at, -1)
 
-    def lookup(self, ids: Sequence[str | bytes] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """Text vectors [B, D], float32, and which images have one, bool [B]; vectors of the others are zero."""
+    def lookup(
+        self, ids: Sequence[str | bytes] | np.ndarray, choose: TextChoice = "mean", seed: int = 0, epoch: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Text vectors of images.
+
+        Args:
+            ids: image ids [B].
+            choose: of several texts of an image, the unit mean of their vectors (`mean`), or one that is drawn from
+                seed, epoch and image id alone (`random`).
+            seed: seed of the draws.
+            epoch: another epoch draws anew.
+
+        Returns:
+            Unit vectors [B, D], float32, and which images have a text, bool [B]; vectors of the others are zero.
+
+        Raises:
+            ConfigError: `choose` is neither.
+        """
         import torch
 
-        rows = self.rows(ids)
-        return torch.from_numpy(self.take(rows)), torch.from_numpy(rows >= 0)
+        positions = self.find(ids)
+        return torch.from_numpy(self.take(positions, choose, seed, epoch)), torch.from_numpy(positions >= 0)
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors [B, D], float32, of rows [B]; zero where a row is -1."""
-        found = rows >= 0
-        vectors = np.zeros((len(rows), self.width), dtype=np.float32)
-        vectors[found] = self.vectors[rows[found]]
+    def take(self, positions: np.ndarray, choose: TextChoice = "mean", seed: int = 0, epoch: int = 0) -> np.ndarray:
+        """Vectors [B, D], float32, of the images at positions [B] that `find` found; zero where a position is -1."""
+        found = positions >= 0
+        vectors = np.zeros((len(positions), self.width), dtype=np.float32)
+        vectors[found] = self._choose(positions[found], choose, seed, epoch)
         return vectors
+
+    def _choose(self, positions: np.ndarray, choose: TextChoice, seed: int, epoch: int) -> np.ndarray:
+        starts = self._offsets[positions]
+        counts = self._offsets[positions + 1] - starts
+        match choose:
+            case "random":
+                return self._gather(starts + draw_below(counts, self._ids[positions], seed, epoch))
+            case "mean":
+                return self._average(starts, counts)
+            case _:
+                raise ConfigError(unknown_name("choice of texts", choose, list(get_args(TextChoice))))
+
+    def _average(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        # float64 holds the sums exactly, so that no mean depends on the batch that it is computed in
+        sums = self._gather(starts).astype(np.float64)
+        for number in range(1, counts.max(initial=0)):
+            more = counts > number
+            sums[more] += self._gather(starts[more] + number)
+        several = counts > 1
+        sums[several] /= np.maximum(np.linalg.norm(sums[several], axis=1, keepdims=True), 1e-12)
+        return sums.astype(np.float32)
+
+    def _gather(self, places: np.ndarray) -> np.ndarray:
+        return np.asarray(self.vectors[self._rows[places]], dtype=np.float32)
 
     def check(self, descriptions: DescriptionSet) -> None:
         """StoreError when the store was made of other descriptions than these."""
         if self.manifest.text_hash != descriptions.text_hash:
             raise StoreError(
                 f"The embeddings in {self.layout.folder} were made of other descriptions "
-                f"({self.manifest.images:,} images; now "
-                f"{len(descriptions):,} from {descriptions.source}). Bring them up to date: gpt4image "
-                "embed, with the same options."
+                f"({self.manifest.texts:,} of {self.manifest.images:,} images; now {descriptions.texts:,} of "
+                f"{len(descriptions):,} from {descriptions.source}). Bring them up to date: gpt4image embed, with the "
+                "same options."
             )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gpt4image.embed.store import EmbeddingStore
+from gpt4image.embed.store import EmbeddingStore, TextChoice
 from gpt4image.errors import TrainingError
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import Transform, seed_everything
@@ -74,29 +74,49 @@ class ImageInputs(Inputs):
 
 
 class LabelledInputs(Dataset[Batch]):
-    """Inputs with their labels and texts."""
+    """Inputs with their labels and texts, a batch at a time.
+
+    Args:
+        inputs: what the model is fed.
+        images: the table of their images.
+        rows: positions of the images in the table, int64 [N].
+        store: text vectors; None for batches without text.
+        texts: what stands for an image that has several texts.
+        seed: seed of the draws among them; they depend on seed, epoch and image id alone.
+    """
 
     def __init__(
-        self, inputs: Inputs, images: ImageTable, rows: np.ndarray, store: EmbeddingStore | None = None
+        self,
+        inputs: Inputs,
+        images: ImageTable,
+        rows: np.ndarray,
+        store: EmbeddingStore | None = None,
+        texts: TextChoice = "random",
+        seed: int = 0,
     ) -> None:
         self._inputs, self._rows, self._store = inputs, rows, store
+        self._texts, self._seed = texts, seed
         self._labels = images.labels[rows].astype(np.int64)
-        self._text_rows = store.rows(images.ids[rows]) if store else np.full(len(rows), -1, dtype=np.int64)
+        self._in_store = store.find(images.ids[rows]) if store else np.full(len(rows), -1, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, key: Key) -> Batch:
-        _, position = key
-        text_row = self._text_rows[position : position + 1]
-        text = self._store.take(text_row)[0] if self._store else np.zeros(0, dtype=np.float32)
+    def __getitem__(self, keys: Sequence[Key]) -> Batch:
+        epoch = keys[0][0]
+        positions = np.asarray([position for _, position in keys])
         return Batch(
-            self._inputs[key],
-            torch.tensor(self._labels[position]),
-            torch.from_numpy(text),
-            torch.tensor(bool(text_row[0] >= 0)),
-            torch.tensor(self._rows[position]),
+            torch.stack([self._inputs[key] for key in keys]),
+            torch.from_numpy(self._labels[positions]),
+            torch.from_numpy(self._text(positions, epoch)),
+            torch.from_numpy(self._in_store[positions] >= 0),
+            torch.from_numpy(self._rows[positions]),
         )
+
+    def _text(self, positions: np.ndarray, epoch: int) -> np.ndarray:
+        if self._store is None:
+            return np.zeros((len(positions), 0), dtype=np.float32)
+        return self._store.take(self._in_store[positions], self._texts, self._seed, epoch)
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -161,17 +181,12 @@ def make_loader(dataset: LabelledInputs, batches: Sampler[list[Key]], loading: L
     """A loader whose workers stay alive from epoch to epoch."""
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        sampler=batches,
+        batch_size=None,  # the dataset makes whole batches
         num_workers=loading.workers,
         persistent_workers=loading.workers > 0,
         pin_memory=loading.pin_memory,
-        collate_fn=collate,
     )
-
-
-def collate(samples: Sequence[Batch]) -> Batch:
-    """Stack samples into a batch."""
-    return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
 
 def labelled_rows(images: ImageTable, split: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.train.arms import Arm
 from gpt4image.train.recipe import Recipe
 
-TEXT_SETTINGS = ("loss", "weight", "temperature", "projector", "projector_hidden")
+TEXT_SETTINGS = ("texts", "loss", "weight", "temperature", "projector", "projector_hidden")
 """Recipe settings that change nothing in an arm without text."""
 
 
@@ -62,7 +62,7 @@ class Job:
         store: text vectors; None trains on labels alone.
         recipe: how to train.
         arm: the way of training.
-        seed: seed of the classifier's start, the order, and all augmentation.
+        seed: seed of the classifier's start, the order, all augmentation, and the texts that are drawn.
         layout: where the run lies.
         features: where stored outputs of frozen modules lie.
         workers: processes that prepare batches; changes speed alone.

@@ -75,6 +75,8 @@ class Recipe:
     cached_views: int = 0
     """With frozen early modules: compute their output once for this many augmented views of each image, in place of
     running them at every step. 0 does not cache."""
+    texts: Literal["random", "mean"] = "random"
+    """Of several descriptions of an image: one drawn at random in each epoch, or the mean of their vectors."""
     loss: Literal["clip", "infonce", "cosine"] = "clip"
     """Alignment loss: InfoNCE both ways, from image to text only, or the distance of unit vectors."""
     weight: float = 0.3

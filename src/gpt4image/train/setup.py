@@ -57,7 +57,7 @@ def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator) -> Tr
     source = prepare_inputs(backbone, images, recipe, job.features, accelerator.device)
     with accelerator.main_process_first():
         inputs = source.training(rows["train"], seed), source.evaluation(rows["validation"], "validation")
-    train_set = LabelledInputs(inputs[0], images, rows["train"], store)
+    train_set = LabelledInputs(inputs[0], images, rows["train"], store, recipe.texts, seed)
     validation_set = LabelledInputs(inputs[1], images, rows["validation"])
     batches = order_batches(recipe, len(train_set), seed, accelerator)
     loading = Loading(job.workers, pin_memory=accelerator.device.type == "cuda")
