@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -12,12 +13,13 @@ from typing import Any
 
 import datasets  # noqa: F401 - loaded before the processes of `start_client` are
 import numpy as np
-import openai  # noqa: F401 - likewise
+import openai
 import pytest
 from stub_scenario import MODEL, Entry
 
 from gpt4image import load_images
 from gpt4image.describe.batch import BatchServer, BatchSettings, run_batches
+from gpt4image.describe.batch.reports import OVER
 from gpt4image.describe.cost.budget import Budget
 from gpt4image.describe.cost.prices import Price
 from gpt4image.describe.describers import Sampling
@@ -78,6 +80,15 @@ def records(work: Path) -> list[DescriptionRecord]:
 def is_clean(work: Path) -> bool:
     """Whether nothing is left of any batch but the lock."""
     return [path.name for path in state_of(work).rglob("*") if path.is_file()] in ([], ["lock"])
+
+
+def settle(url: str) -> None:
+    """Bring every batch at the server to its end, those included that nobody has waited for; no file may be left."""
+    with openai.OpenAI(base_url=url, api_key="none") as api:
+        for batch in api.batches.list(limit=100):
+            while api.batches.retrieve(batch.id).status not in OVER:
+                time.sleep(0.02)
+        assert not api.files.list().data
 
 
 def count(log: Sequence[Entry], endpoint: str) -> int:

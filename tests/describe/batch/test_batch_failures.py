@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from batching import IMAGES, QUICK, batched, count, is_clean, make_maker, records, state_of, store_of
+from batching import IMAGES, QUICK, batched, count, is_clean, make_maker, records, settle, state_of, store_of
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubServer
 
@@ -218,7 +218,7 @@ TROUBLES = {
     "cut while answering": [
         Fault("cut_body", on=on, probability=0.4) for on in ("upload", "create", "batch", "content")
     ],
-    "cut short unnoticed": [Fault("truncated", on=on, probability=0.4) for on in ("batch", "content", "file")],
+    "cut short unnoticed": [Fault("truncated", on=on, every=2) for on in ("batch", "content", "file")],
     "pages": [Fault("html", on=on, probability=0.4) for on in ("upload", "batch", "delete", "file")],
     "busy": [Fault("rate_limit", on=on, every=2, seconds=0.1) for on in ("upload", "create", "batch", "content")],
     "lost requests": [Fault("cut", on="create", numbers=(1, 3))],
@@ -232,6 +232,10 @@ def test_what_passes_is_waited_for_and_nothing_is_paid_twice(image_set, tmp_path
         tally = batched(image_set, tmp_path, server.base_url, most_requests=10)
         assert tally.answered == IMAGES and tally.failures.total() == 0
         assert any(entry.fault for entry in server.log)
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        settle(server.base_url)
         assert set(server.paid_by_mark.values()) == {1}
     assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
 
