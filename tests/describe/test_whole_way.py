@@ -1,0 +1,92 @@
+"""Whole ways: a real vision-language model, in process and behind a real server; prompts that know a trained run."""
+
+from __future__ import annotations
+
+import pytest
+from describing import described, records
+from PIL import Image
+from stub_server import MODEL, StubServer
+
+from drawings import write_image_set
+from gpt4image import describe_images, described_set, load_images
+from gpt4image.cli import main
+from gpt4image.describe.store import DescriptionStore
+from gpt4image.describing import run_description, run_estimate
+from gpt4image.errors import ConfigError
+from gpt4image.options import DataOptions, DescribeOptions
+
+TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return write_image_set(tmp_path_factory.mktemp("few") / "images", per_class=3)
+
+
+def test_a_real_model_in_this_process(few, tiny_vlm, tmp_path):
+    options = {"describer": "local", "model": str(tiny_vlm), "max_tokens": 8, "splits": ("train",), "local_batch": 4}
+    tally = describe_images(few, tmp_path, **options, prompts=("plain", "questions"))
+    assert tally.answered > 0 and not tally.failures
+    found = records(tmp_path)
+    assert {record.describer for record in found} == {"local"}
+    assert all(record.tokens_in and record.tokens_out and record.cost == 0 for record in found)
+    assert describe_images(few, tmp_path, **options, prompts=("plain", "questions")).total == 0
+
+
+def test_the_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path):
+    options = {"model": str(tiny_vlm), "max_tokens": 8, "at_once": 2, "splits": ("train",)}
+    tally = described(few, tmp_path, vlm_server, **options)
+    assert tally.answered > 0 and not tally.failures
+    assert all(record.text and record.tokens_in for record in records(tmp_path))
+    assert described(few, tmp_path, vlm_server, **options).total == 0
+
+
+def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, tmp_path):
+    assert main(["train", str(image_set), "--work", str(tmp_path), "--arm", "baseline", *TINY]) == 0
+    with StubServer() as server:
+        options = DescribeOptions(
+            base_url=(server.base_url,), prompts=("contrast",), confusions=tmp_path / "runs" / "baseline-0"
+        )
+        tally = run_description(DataOptions(str(image_set)), options, tmp_path)
+        questions = {entry.question for entry in server.log if entry.endpoint == "chat"}
+    assert tally.answered == 25
+    assert len(questions) == 3
+    red = next(question for question in questions if "picture of: red" in question)
+    assert "mistaken for: blue, green" in red or "mistaken for: green, blue" in red
+
+
+def test_what_was_described_is_what_trains(image_set, tmp_path, capsys):
+    with StubServer() as server:
+        for prompts in (("plain",), ("attributes",)):
+            describe_images(image_set, tmp_path, base_url=(server.base_url,), prompts=prompts)
+    where = [str(image_set), "--work", str(tmp_path)]
+    assert main(["embed", *where, "--use-prompts", "plain"]) == 0
+    assert "25 distinct texts of 25 images" in capsys.readouterr().out
+    assert main(["train", *where, *TINY]) == 0
+    assert "25 texts" not in capsys.readouterr().err
+    images = load_images(image_set, work=tmp_path)
+    assert described_set(DescriptionStore(tmp_path / "descriptions"), images).texts == 25
+    assert main(["embed", *where, "--use-prompts", "plane"]) == 1
+    assert "Did you mean 'plain'" in capsys.readouterr().err
+
+
+def test_an_estimate_shows_what_the_picture_size_costs(image_set, tmp_path):
+    folder = tmp_path / "set"
+    for path in image_set.rglob("*.png"):
+        target = folder / path.relative_to(image_set)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((900, 700)).save(target)
+    with StubServer() as server:
+        options = DescribeOptions(base_url=(server.base_url,), model=MODEL, price_in=1.0, price_out=2.0)
+        found = run_estimate(DataOptions(str(folder)), options, tmp_path / "work")
+        assert [trial.max_side for trial in found.trials] == [256, 512, 768, 900]
+        assert found.trials[0].tokens_in < found.trials[-1].tokens_in
+        assert found.remaining == 25 - 8
+        kept = server.paid_by_mark.total()
+        run_description(DataOptions(str(folder)), options, tmp_path / "work")
+        assert server.paid_by_mark.total() - kept == 25 - 8
+
+
+def test_an_unknown_option_of_the_python_call_is_an_error(image_set, tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'prompts'"):
+        describe_images(image_set, tmp_path, prompt="plain")
