@@ -218,7 +218,7 @@ TROUBLES = {
     "cut while answering": [
         Fault("cut_body", on=on, probability=0.4) for on in ("upload", "create", "batch", "content")
     ],
-    "cut short unnoticed": [Fault("truncated", on=on, every=2) for on in ("batch", "content", "file")],
+    "cut short unnoticed": [Fault("truncated", on=on, every=2) for on in ("batch", "content")],
     "pages": [Fault("html", on=on, probability=0.4) for on in ("upload", "batch", "delete", "file")],
     "busy": [Fault("rate_limit", on=on, every=2, seconds=0.1) for on in ("upload", "create", "batch", "content")],
     "lost requests": [Fault("cut", on="create", numbers=(1, 3))],
