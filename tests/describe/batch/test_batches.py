@@ -104,6 +104,7 @@ def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path)
         assert tally.stopped == "the budget is used up" and tally.answered < IMAGES
         in_between = sum(server.paid_by_mark.values()) - before
         assert in_between > 3 * tally.answered  # some conversations have stopped in the middle
+        assert 0 < len(keys_under_way(state_of(tmp_path))) <= IMAGES - tally.answered
         other = batched(image_set, tmp_path, server.base_url)
         assert other.answered == IMAGES
         assert batched(image_set, tmp_path, server.base_url, ["questions"]).answered == IMAGES - tally.answered

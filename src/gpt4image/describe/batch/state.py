@@ -176,5 +176,6 @@ def sorted_keys(keys: Iterable[str]) -> np.ndarray:
 
 
 def keys_under_way(folder: Path) -> np.ndarray:
-    """Keys of tasks that are inside a batch and will not be asked again, S32, sorted."""
-    return BatchFolder(folder).held_keys()
+    """Keys of tasks that are in a batch, or between two with something already paid for, S32, sorted."""
+    batches = BatchFolder(folder)
+    return np.union1d(batches.held_keys(), batches.waiting_keys())
