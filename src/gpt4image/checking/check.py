@@ -143,8 +143,8 @@ def data_notes(facts: ImageFacts, collected: Collected, language: str | None) ->
     notes = []
     if facts.conflicting:
         notes.append(
-            f"{counted(facts.conflicting, 'image')} lie in more than one class: their texts are not held against a "
-            "label."
+            f"{counted(facts.conflicting, 'image')} in more than one class: texts of such images are not held against "
+            "a label."
         )
     if language is None:
         notes.append("Too few texts are long enough to tell their language: to check it, name it with --language.")

@@ -15,7 +15,13 @@ from gpt4image.console import counted, say
 from gpt4image.describe.batch.state import keys_under_way
 from gpt4image.describe.cost.budget import Budget
 from gpt4image.describe.cost.estimate import Estimate, SizeTrial, make_estimate
-from gpt4image.describe.describers.base import Sampling
+from gpt4image.describe.describers.base import (
+    DescribeRequest,
+    EndpointDownError,
+    PushbackError,
+    RequestFailedError,
+    Sampling,
+)
 from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
 from gpt4image.describe.prompts.values import speak
 from gpt4image.describe.runner import RunSettings, Tally, run_tasks
@@ -25,7 +31,7 @@ from gpt4image.describe.store.parts import RecordWriter
 from gpt4image.describe.store.store import contains
 from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
 from gpt4image.describe.workers import wait_for_workers
-from gpt4image.errors import ConfigError, DescribeError
+from gpt4image.errors import ConfigError, DescribeError, ImageError
 from gpt4image.files import exclusive
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.options import DescribeOptions
@@ -259,19 +265,36 @@ def outcome_of(record: DescriptionRecord) -> str:
 
 
 def try_sizes(job: DescribeJob, few: Tasks, sizes: tuple[int, ...]) -> list[SizeTrial]:
-    """Tokens that one picture costs at several sizes; its largest side bounds the sizes that are tried."""
-    maker = RequestMaker(job.images, replace(job.question, max_side=None), few.part(slice(1)))
-    request = maker.request(0)
-    largest = max(request.picture.width, request.picture.height)
-    sides = sorted({min(size, largest) for size in sizes})
+    """Tokens that the largest of a few pictures costs at several sizes up to its own."""
+    whole = RequestMaker(job.images, replace(job.question, max_side=None), few)
+    sides = [longest_side(whole, number) for number in range(len(few))]
+    largest = int(np.argmax(sides))
     trials = []
-    for side in sides if len(sides) > 1 else []:
+    for side in sorted({min(size, sides[largest]) for size in sizes}) if sides[largest] > min(sizes, default=0) else []:
         question = replace(job.question, max_side=side, sampling=replace(job.question.sampling, max_tokens=16))
-        shrunk = RequestMaker(job.images, question, few.part(slice(1))).request(0)
-        reply = job.session.loop.run(job.session.describers[0].describe(replace(shrunk, turns=shrunk.turns[:1])))
-        if reply.tokens_in is not None:
-            trials.append(SizeTrial(side, reply.tokens_in))
+        request = RequestMaker(job.images, question, few).request(largest)
+        tokens_in = tokens_read(job.session, replace(request, turns=request.turns[:1]))
+        trials += [] if tokens_in is None else [SizeTrial(side, tokens_in)]
     return trials
+
+
+def tokens_read(session: Session, request: DescribeRequest) -> int | None:
+    """Tokens that a request reads; None where they are not counted, or it fails."""
+    try:
+        return session.loop.run(session.describers[0].describe(request)).tokens_in
+    except RequestFailedError as error:
+        return error.tokens_in or None
+    except (EndpointDownError, PushbackError):
+        return None
+
+
+def longest_side(maker: RequestMaker, number: int) -> int:
+    """Longest side in pixels of a task's picture; 0 where it cannot be read."""
+    try:
+        picture = maker.request(number).picture
+    except ImageError:
+        return 0
+    return max(picture.width, picture.height)
 
 
 def say_plan(job: DescribeJob, tasks: Tasks) -> None:
