@@ -102,15 +102,3 @@ def test_a_refused_key_is_said_once(few_images, tmp_path, key, capfd):
     assert "datatrove" not in said
     assert key not in said + str(caught.value)
     assert not files_with(key, tmp_path)
-
-
-def test_a_budget_is_kept_over_all_workers(few_images, tmp_path):
-    with StubProcess(scenario()) as server:
-        chosen = options(server, budget=0.0095, price_in=1.0, price_out=1.0, max_tokens=30)
-        tally = run_description(DataOptions(str(few_images)), chosen, tmp_path)
-        assert tally.stopped == "the budget is used up"
-        assert 0.0045 < tally.cost <= 0.0095
-        assert tally.cost == pytest.approx(sum(record.cost for record in records(tmp_path)))
-        rest = options(server, engine="here", max_tokens=30)
-        again = run_description(DataOptions(str(few_images)), rest, tmp_path)
-        assert (again.answered, paid(server)) == (60 - tally.answered, 60)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import all_once, files_with, latest_run, options, paid, scenario, wait_until
+from running import all_once, files_with, latest_run, options, paid, records, scenario, wait_until
 from stub_server import StubProcess
 
 from gpt4image.describing import run_description
@@ -42,10 +42,11 @@ def slurm(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_an_array_job_describes_all_and_the_command_goes_on_behind_it(few_images, tmp_path, slurm, key, capfd):
+def test_an_array_job_keeps_to_its_budget_and_the_command_goes_on_behind_it(few_images, tmp_path, slurm, key, capfd):
     work = tmp_path / "work"
+    asked = {"max_tokens": 30, "budget": 0.0095, "price_in": 1.0, "price_out": 1.0}
     with StubProcess(scenario(latency=0.2)) as server:
-        chosen = options(server, "slurm", slurm_partition="main", at_once=4)
+        chosen = options(server, "slurm", slurm_partition="main", at_once=4, **asked)
         assert run_description(DataOptions(str(few_images)), chosen, work).total == 0
         said = capfd.readouterr().err
         assert "submitted: Slurm job 7, 2 workers." in said
@@ -53,9 +54,14 @@ def test_an_array_job_describes_all_and_the_command_goes_on_behind_it(few_images
         run = latest_run(work)
         wait_until(lambda: run.read(0).pid and run.read(1).pid)
 
-        tally = run_description(DataOptions(str(few_images)), options(server, "here"), work)  # waits for them
+        tally = run_description(DataOptions(str(few_images)), options(server, "local", **asked), work)  # waits for them
         assert "Waiting for a worker of an earlier run to end" in capfd.readouterr().err
-        assert (tally.total, paid(server)) == (0, 60)
+        assert (tally.done, tally.stopped) == (0, "the budget is used up")
+        assert 0.0045 < sum(record.cost for record in records(work)) <= 0.0095
+        assert latest_run(work) == run
+
+        rest = run_description(DataOptions(str(few_images)), options(server, "here", max_tokens=30), work)
+        assert (rest.answered, paid(server)) == (tally.total, 60)
         assert all_once(work, 60)
         assert "#SBATCH --partition=main" in (slurm / "submitted.sh").read_text()
         assert not files_with(key, tmp_path)

@@ -1,0 +1,107 @@
+"""Workers' places in a run, and what is read of what they write."""
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from gpt4image.describe.job import hold_store
+from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.store.records import record_line
+from gpt4image.describe.workers import worker_lock, workers_folder
+from gpt4image.engine.run_folder import RunFolder
+from gpt4image.engine.step import Order
+from gpt4image.engine.watching import Tail, Watch
+from gpt4image.engine.worker import held, written_before
+from gpt4image.files import exclusive
+from gpt4image.options import DataOptions, DescribeOptions
+
+
+@pytest.fixture
+def store(tmp_path) -> DescriptionStore:
+    return DescriptionStore(tmp_path / "descriptions")
+
+
+def order(store: DescriptionStore, name: str, *, alone: bool = False) -> Order:
+    run = workers_folder(store) / name
+    return Order(DataOptions("x"), DescribeOptions(), store.folder.parent, run, Path.cwd(), alone=alone)
+
+
+def waits_for(context: AbstractContextManager, lock: Path) -> bool:
+    """Whether a context is entered once a lock is free, and not before."""
+    inside = Event()
+
+    def enter():
+        with context:
+            inside.set()
+
+    thread = Thread(target=enter)
+    with exclusive(lock, "it"):
+        thread.start()
+        early = inside.wait(0.4)
+    thread.join()
+    return inside.is_set() and not early
+
+
+def test_a_place_is_taken_once(store):
+    mine = order(store, "a")
+    assert waits_for(held(mine, 0), worker_lock(mine.run, 0))
+    assert not waits_for(held(mine, 0), worker_lock(mine.run, 1))
+
+
+def test_whoever_holds_the_store_waits_for_workers(store):
+    assert waits_for(hold_store(store), worker_lock(workers_folder(store) / "a", 3))
+
+
+def test_a_worker_that_nobody_holds_the_store_for_waits_for_those_of_other_runs(store):
+    other = worker_lock(workers_folder(store) / "b", 1)
+    assert waits_for(held(order(store, "a", alone=True), 0), other)
+    assert not waits_for(held(order(store, "a", alone=True), 0), worker_lock(workers_folder(store) / "a", 1))
+    assert waits_for(held(order(store, "a", alone=True), 0), store.folder / "describe.lock")
+
+
+def line(key: str, cost: float) -> bytes:
+    return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
+
+
+def test_a_tail_tells_every_whole_record_once(tmp_path):
+    part = tmp_path / "part.jsonl"
+    tail = Tail(part)
+    assert list(tail.new()) == []
+    part.write_bytes(line("a", 1.0) + b"{damaged\n" + line("b", 1.0)[:20])
+    assert [record.key[0] for record in tail.new()] == ["a"]
+    with part.open("ab") as file:
+        file.write(line("b", 1.0)[20:] + line("c", 1.0))
+    assert [record.key[0] for record in tail.new()] == ["b", "c"]
+    assert list(tail.new()) == []
+
+
+def test_a_worker_goes_on_where_those_before_it_were_killed(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "1.jsonl").write_bytes(line("a", 0.5) + line("b", 0.25))
+    state = run.update(0, pid=os.getpid(), parts=[str(tmp_path / "1.jsonl"), str(tmp_path / "removed.jsonl")])
+    keys, spent = written_before(run.read(0))
+    assert (keys.tolist(), spent) == ([b"a" * 32, b"b" * 32], 0.75)
+    assert run.read(0) == state
+    assert not state.ended
+
+
+def test_a_watch_adds_up_all_workers(tmp_path):
+    run = RunFolder(tmp_path)
+    watch = Watch(run, 2, total=5)
+    watch.look()
+    assert (watch.tally.done, watch.unfinished()) == (0, [0, 1])
+    for rank, lines in enumerate((line("a", 0.5), line("b", 0.25) + line("c", 0.25))):
+        (tmp_path / f"{rank}.jsonl").write_bytes(lines)
+        run.update(rank, state="done", parts=[str(tmp_path / f"{rank}.jsonl")], tried_again=2)
+    run.update(1, stopped="the budget is used up")
+    watch.look()
+    watch.look()
+    tally = watch.tally
+    assert (tally.done, tally.cost, tally.tried_again, tally.stopped) == (3, 1.0, 4, "the budget is used up")
+    assert (watch.failure, watch.unfinished()) == ("", [])
+    run.update(0, state="failed", message="no server")
+    watch.look()
+    assert watch.failure == "no server"
