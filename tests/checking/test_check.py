@@ -8,6 +8,7 @@ import pytest
 from drawings import COLOURS, SHAPES, draw
 from gpt4image import load_descriptions, load_images
 from gpt4image.checking import CHECK_FILE, CheckSettings, check_descriptions
+from gpt4image.checking.comparison import mean_by
 from gpt4image.describe.prompts.strategy import known_strategies
 from gpt4image.describe.quality.records import QualityReport
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
@@ -121,6 +122,15 @@ def test_report_counts_and_is_kept(images, tmp_path):
     assert QualityReport.load(tmp_path / "descriptions" / CHECK_FILE) == report
 
 
+def test_image_that_failed_twice_is_missing_once(images, tmp_path):
+    ids = training_ids(images)
+    failed = [record(ids[0], prompt=prompt, error="time limit") for prompt in ("plain", "attributes")]
+    fill(tmp_path, [*failed, *good_records(images)[1:]])
+    missing = check_descriptions(images, tmp_path, settings=QUICK).findings[0]
+    assert (missing.kind, missing.count, len(missing.keys), missing.image_ids) == ("missing", 1, 2, [ids[0]])
+    assert missing.share == pytest.approx(1 / 72)
+
+
 def test_splits_decide_which_images_were_to_be_described(images, tmp_path):
     fill(tmp_path, good_records(images))
     both = replace(QUICK, splits=("train", "test"))
@@ -216,7 +226,7 @@ def test_images_in_two_classes_are_not_held_against_a_label(images, tmp_path):
     report = check_descriptions(torn, tmp_path, descriptions, QUICK)
     leakage = next(finding for finding in report.findings if finding.kind == "leakage")
     assert leakage.count == 3
-    assert any("1 image lie" in note for note in report.notes)
+    assert any("1 image in more than one class" in note for note in report.notes)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +241,8 @@ def backbone(tmp_path_factory):
 
 def test_what_texts_know_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
-    fill(tmp_path, good_records(images))
+    testing = [record(images.ids[row].decode(), plain_text(images, row, 5)) for row in images.split("test")]
+    fill(tmp_path, good_records(images) + testing)
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     knowledge = report.knowledge
     assert knowledge.images == 72
@@ -300,6 +311,13 @@ def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, mini
     fill(tmp_path, plain + more)
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     assert (report.texts, report.described, report.knowledge.images) == (112, 72, 72)
+
+
+def test_vectors_of_an_image_are_averaged():
+    vectors = np.array([[3, 0], [0, 2], [0, 4], [0, 2]], dtype=np.float32)
+    half = 0.5**0.5
+    np.testing.assert_allclose(mean_by(np.array([0, 1, 1, 0]), vectors), [[0.8321, 0.5547], [0, 1]], atol=1e-4)
+    np.testing.assert_allclose(mean_by(np.array([0, 0]), np.eye(2, dtype=np.float32)), [[half, half]], rtol=1e-6)
 
 
 def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch):

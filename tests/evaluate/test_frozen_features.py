@@ -48,12 +48,11 @@ def test_features_are_computed_once_and_again_for_other_images_or_weights(images
     again = frozen_features(images, np.arange(6), backbone, tmp_path)
     np.testing.assert_array_equal(again, first)
     assert len(computed) == 1  # the one that tells the width
-    other = frozen_features(images, np.arange(1, 7), backbone, tmp_path)
-    np.testing.assert_allclose(other[:5], first[1:], rtol=1e-2, atol=1e-3)
     _, changed = save_weights("resnet10t", tmp_path, seed=1)
-    assert not np.allclose(
-        frozen_features(images, np.arange(6), FrozenBackbone("resnet10t", changed, 32), tmp_path), first
-    )
+    others = frozen_features(images, np.arange(6), FrozenBackbone("resnet10t", changed, 32), tmp_path)
+    assert not np.allclose(others, first, rtol=0.1)
+    moved = frozen_features(images, np.arange(1, 7), FrozenBackbone("resnet10t", changed, 32), tmp_path)
+    np.testing.assert_allclose(moved[:5], others[1:], rtol=1e-2, atol=1e-3)
 
 
 def test_what_cannot_be_had_is_named(images, tmp_path):

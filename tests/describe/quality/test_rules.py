@@ -55,6 +55,7 @@ DESCRIPTIONS = (
     "A man apologises to a woman with a bunch of flowers.",
     "A card that says \"I'm sorry, I can't come\" in red letters.",
     "A sign reads: I'm sorry, we are closed.",
+    "A red card. \"I'm sorry, I can't come.\" is written on it.",
     "Sorry! board game box with a red lid.",
     '"Sorry, we\'re closed" sign hanging on a glass door.',
     "Sorry sign in red capitals on a white door.",
@@ -79,6 +80,12 @@ DESCRIPTIONS = (
     "Eine Frau, die sich entschuldigt, mit Blumen in der Hand.",
     "Un perro que no puede ver por la nieve.",
 )
+
+
+PHRASES = ("a red car", "on the road", "and a house", "by the sea", "under clouds")
+SHUFFLE = random.Random(0)
+LOOSE_LOOP = " ".join(phrase for _ in range(9) for phrase in SHUFFLE.sample(PHRASES, len(PHRASES)))
+"""Says the same in ever another order."""
 
 
 @pytest.mark.parametrize("text", REFUSALS)
@@ -119,7 +126,8 @@ def test_cut_off_by_the_server():
         "very very very very very big house",
         "The cat sits on the mat. " * 3,
         "A dog runs over green grass.\nA dog runs over green grass.\n\nA dog runs over green grass.",
-        "1. There is a red car. 2. There is a red car. 3. There is a red car.",
+        "1) There is a red car\n2) There is a red car\n\n3) There is a red car",
+        LOOSE_LOOP,
         "A street with " + "cars and trucks and " * 40,
         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         "一只狗在草地上" * 4,
@@ -199,6 +207,7 @@ def test_class_name_is_no_part_of_the_prompt():
     strategy = Strategy("own", (f"Look at {{class}}. Is it {name}?",))
     assert PromptEcho([Strategy("own", ("Here: {class}.",))]).find(words(f"Here: {name}.")) is None
     assert PromptEcho([strategy]).find(words(name))
+    assert PromptEcho([Strategy("own", ("Look at the {class} here.",))]).find(words("Look at the class here.")) is None
 
 
 def test_patterns_in_prompts_and_texts_are_taken_literally():

@@ -121,6 +121,8 @@ def test_unknown_language_is_an_error_that_lists_codes():
         ("crane (bird)", "A crane on one leg"),
         ("001.Black_footed_Albatross", "a black footed albatross"),
         ("T-shirt", "a white t-shirt"),
+        ("A380", "an A380 on a runway"),
+        ("n02084071-dog", "a dog"),
         ("猫", "一只猫在睡觉"),
         ("Straße", "Eine STRASSE im Regen"),
     ],
@@ -153,12 +155,12 @@ def test_names_that_are_patterns_are_taken_literally():
 
 
 def test_masking_takes_out_names_of_all_classes_the_longest_first():
-    names = ClassNames(["dog", "hot dog", "n01440764"])
+    names = ClassNames(["dog", "hot dog", "hot", "n01440764"])
     assert names.mask("A Dog eats two hot dogs, n01440764.") == "A thing eats two thing, n01440764."
 
 
 def test_phrases_of_unsayable_names():
-    assert name_phrases("n01440764") == name_phrases("0") == name_phrases("c12") == name_phrases("") == []
+    assert name_phrases("n01440764") == name_phrases("0") == name_phrases("b") == name_phrases("") == []
 
 
 def leaking(label, text, told=None, key=None):
@@ -185,7 +187,7 @@ def test_all_rules_in_one_pass():
     texts = [
         leaking(0, "A brown dog lies on green grass in the sun."),
         leaking(0, "I'm sorry, but I can't help with that."),
-        leaking(0, ""),
+        leaking(0, "A dog"),
         CheckedText("1" * 32, "A house with a red", finish_reason="length"),
         leaking(0, OTHERS["de"]),
         leaking(1, "A cat sits there.", told=True),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpt4image import console
 from gpt4image.describe.quality.folds import FOLDS, grouped_folds, groups_per_class, number
 from gpt4image.describe.quality.outlook import weigh_up
 from gpt4image.describe.quality.probes import answer_out_of_fold, scale
@@ -90,10 +91,10 @@ def measure_knowledge(
     text, image = (scale(vectors[rows])[0] for vectors in (text_vectors, image_features))
     luck = Luck(group, seed)
 
-    def right(vectors: np.ndarray) -> np.ndarray:
-        return np.asarray(answer_out_of_fold(vectors, label, folds) == label)
-
-    by_text, by_image, by_both = right(text), right(image), right(np.concatenate([text, image], axis=1))
+    sides = [text, image, np.concatenate([text, image], axis=1)]
+    if masked_vectors is not None:
+        sides.append(scale(masked_vectors[rows])[0])
+    by_text, by_image, by_both, *by_masked = which_are_right(sides, label, folds)
     text_over_image, both_over_image = luck.gap(by_text, by_image), luck.gap(by_both, by_image)
     outlook = weigh_up(text_over_image, both_over_image, share(by_text, ~by_image))
     return Knowledge(
@@ -104,7 +105,7 @@ def measure_knowledge(
         text=luck.probe(by_text),
         image=luck.probe(by_image),
         both=luck.probe(by_both),
-        masked=None if masked_vectors is None else luck.probe(right(scale(masked_vectors[rows])[0])),
+        masked=luck.probe(by_masked[0]) if by_masked else None,
         text_over_image=text_over_image,
         both_over_image=both_over_image,
         mended=share(by_text, ~by_image),
@@ -125,6 +126,16 @@ def measure_knowledge(
         backbone=backbone,
         encoder=encoder,
     )
+
+
+def which_are_right(sides: Sequence[np.ndarray], labels: np.ndarray, folds: np.ndarray) -> list[np.ndarray]:
+    """Which rows a classifier on each of several sets of vectors [N, ...] answers right out of fold, bool [N] each."""
+    right = []
+    with console.progress("Ask what texts know", len(sides)) as meter:
+        for vectors in sides:
+            right.append(answer_out_of_fold(vectors, labels, folds) == labels)
+            meter.advance()
+    return right
 
 
 @dataclass(frozen=True)

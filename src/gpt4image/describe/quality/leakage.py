@@ -20,6 +20,9 @@ IRREGULAR = (
     ("tooth", "teeth"),
     ("ox", "oxen"),
 )
+PREFIX = re.compile(r"^(?:\d+|n\d{8})[\s._-]+")
+"""Numbers and codes before names, as in `001.Black_footed_Albatross`."""
+CODE = re.compile(r"[a-z]{1,2}\d{4,}")
 MASK = "thing"
 """What stands in the place of a class name that is taken out."""
 SHORTEST_STEM = 3
@@ -86,14 +89,20 @@ def name_phrases(name: str) -> list[str]:
     ['fox squirrel', 'fox squirrels', 'eastern fox squirrel', 'eastern fox squirrels']
     """
     spoken = speak(re.sub(r"\([^()]*\)", " ", name))
-    names = (words(part) for part in re.split(r"[,;/|]", re.sub(r"^\d+[\s._-]+", "", spoken)))
+    names = (words(part) for part in re.split(r"[,;/|]", PREFIX.sub("", spoken)))
     return list(dict.fromkeys(phrase for found in names if is_words(found) for phrase in inflect(found)))
 
 
 def is_words(found: Sequence[str]) -> bool:
-    """Whether a name is made of words: at least one of two letters and more, and none that mixes letters and digits."""
-    mixed = any(any(c.isdigit() for c in word) and any(c.isalpha() for c in word) for word in found)
-    return not mixed and any(word.isalpha() and (len(word) > 1 or not word.isascii()) for word in found)
+    """Whether a name is made of words: one of them has a letter, is no single Latin letter, and no code.
+
+    >>> is_words(["a380"]), is_words(["n01440764"]), is_words(["b"]), is_words(["17"])
+    (True, False, False, False)
+    """
+    return any(
+        any(c.isalpha() for c in word) and (len(word) > 1 or not word.isascii()) and not CODE.fullmatch(word)
+        for word in found
+    )
 
 
 def inflect(found: Sequence[str]) -> Iterable[str]:
