@@ -313,6 +313,21 @@ def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, mini
     assert (report.texts, report.described, report.knowledge.images) == (112, 72, 72)
 
 
+def test_second_check_encodes_new_texts_only(images, tmp_path, minilm, monkeypatch):
+    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    records = good_records(images)
+    fill(tmp_path, records[:-1])
+    first = check_descriptions(images, tmp_path)
+    encoded = []
+    encode = minilm.encode
+    monkeypatch.setattr(minilm, "encode", lambda texts: encoded.extend(texts) or encode(texts))
+    assert check_descriptions(images, tmp_path).findings == first.findings
+    assert encoded == []
+    fill(tmp_path, records[-1:])
+    check_descriptions(images, tmp_path)
+    assert encoded == [records[-1].text]
+
+
 def test_vectors_of_an_image_are_averaged():
     vectors = np.array([[3, 0], [0, 2], [0, 4], [0, 2]], dtype=np.float32)
     half = 0.5**0.5

@@ -156,8 +156,8 @@ def test_a_slow_start_is_waited_for(image_set, tmp_path):
 
 
 def test_several_servers_share_the_work_and_one_may_die_and_come_back(image_set, tmp_path, capsys):
-    dying = Scenario(latency=0.02, faults=(Fault("die", numbers=(12,), seconds=1.5),))
-    with StubServer(Scenario(latency=0.02)) as steady, StubServer(dying) as flapping:
+    dying = Scenario(latency=0.1, faults=(Fault("die", numbers=(12,), seconds=1.5),))
+    with StubServer(Scenario(latency=0.1)) as steady, StubServer(dying) as flapping:
         urls = steady.base_url, flapping.base_url
         tally = described(image_set, tmp_path, *urls, samples=8, temperature=1.0, at_once=4)
         shares = [sum(entry.paid for entry in server.log) for server in (steady, flapping)]

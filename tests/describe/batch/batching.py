@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -97,6 +98,7 @@ def count(log: Sequence[Entry], endpoint: str) -> int:
 
 def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> None:
     """What `batched` does, in a process of its own that writes down what the user sees."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     work.mkdir(parents=True, exist_ok=True)
     with (work / "seen.txt").open("ab") as seen:
         os.dup2(seen.fileno(), 2)
