@@ -43,7 +43,8 @@ def weigh_up(text: PairedGap, both: PairedGap, mended: float | None) -> Outlook:
 
 def more(mended: float | None) -> str:
     """What follows where the texts know more."""
-    errors = "" if mended is None else f"They are right on {100 * mended:.0f} % of the images that the features get wrong. "
+    share = "" if mended is None else f"{100 * mended:.0f} %"
+    errors = f"They are right on {share} of the images that the features get wrong. " if share else ""
     return (
         f"{errors}There is something to be learned from them, so going on is worth a try. It is no promise: on our "
         "example set clipart12 the texts know far more than the features, and aligning a small head with them still "
