@@ -24,8 +24,8 @@ class Price:
         input: US dollars for a million tokens read.
         output: US dollars for a million tokens written.
         batch: share of both that the batch interface costs; None where there is none.
-        as_of: the day the price was looked up, ISO 8601; empty where the user gave it.
-        source: where it stands.
+        as_of: the day around which the price was known to hold, ISO 8601; empty where the user gave it.
+        source: where the price of today stands.
     """
 
     input: float
