@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -354,6 +355,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from gpt4image.console import say
 
         say(f"error: {error}", style="red")
+        return 1
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a full disk, a folder that must not be written to
         from gpt4image.console import say

@@ -130,7 +130,10 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
 
     space = Workspace(work)
     images = open_images(data, space)
-    stored = text.text is None and not DescriptionStore(space.description_store).is_empty
+    store = DescriptionStore(space.description_store)
+    stored = text.text is None and not store.is_empty
+    if options.undo:
+        store.mark([key for key, mark in store.marks().items() if mark.verdict != "keep"], "keep", "taken back")
     backbone = options.backbone and FrozenBackbone(options.backbone, options.checkpoint, options.image_size)
     settings = CheckSettings(
         splits=options.splits,

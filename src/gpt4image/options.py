@@ -80,6 +80,8 @@ class CheckOptions:
     """Kinds of findings whose texts are left out of training, such as refusal loop."""
     retry: tuple[str, ...] = ()
     """Kinds of findings whose texts are written again by the next `gpt4image describe`."""
+    undo: bool = False
+    """First take back all that was dropped, or was to be written again, by earlier checks."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ class DescribeOptions:
     """Addresses up to /v1, such as http://localhost:8000/v1. Several share the work. OpenAI's when not given."""
     key_env: str | None = None
     """Environment variable that holds the key. OPENAI_API_KEY for OpenAI itself, none for other addresses."""
-    prompts: tuple[str, ...] = ("plain",)
-    """Prompt strategies: plain, class-conditioned, attributes, questions, contrast, or those of the prompt file."""
+    prompts: tuple[str, ...] = ()
+    """Prompt strategies: plain, class-conditioned, attributes, questions, contrast, or those of the prompt file. When
+    none is named: all of the prompt file, or plain."""
     prompt_file: Path | None = None
     """TOML file with prompts of your own."""
     confusions: Path | None = None

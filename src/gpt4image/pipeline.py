@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt4image import console
 from gpt4image.console import counted
-from gpt4image.errors import ConfigError, DataError
+from gpt4image.errors import ConfigError, DataError, DescriptionError
 from gpt4image.options import DataOptions, DescribeOptions, TextOptions
 from gpt4image.workspace import Workspace
 
@@ -101,6 +101,11 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
     if chosen:
         raise ConfigError("Prompts and models are chosen among what describe has written: leave --text out.")
+    if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
+        raise DescriptionError(
+            f"{space.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. Write some: "
+            "gpt4image describe; or name texts: --text."
+        )
     return load_descriptions(
         images,
         options.text or DEFAULT_COLUMN,

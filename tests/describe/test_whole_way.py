@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from describing import described, records
 from PIL import Image
+from stub_scenario import Fault, Scenario
 from stub_server import MODEL, StubServer
 
 from drawings import write_image_set
@@ -12,7 +13,7 @@ from gpt4image import describe_images, described_set, load_images
 from gpt4image.cli import main
 from gpt4image.describe.store import DescriptionStore
 from gpt4image.describing import run_description, run_estimate
-from gpt4image.errors import ConfigError
+from gpt4image.errors import ConfigError, DescribeError
 from gpt4image.options import DataOptions, DescribeOptions
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
@@ -90,3 +91,45 @@ def test_an_estimate_shows_what_the_picture_size_costs(image_set, tmp_path):
 def test_an_unknown_option_of_the_python_call_is_an_error(image_set, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'prompts'"):
         describe_images(image_set, tmp_path, prompt="plain")
+
+
+def test_an_estimate_is_measured_on_small_and_large_pictures_alike(image_set, tmp_path):
+    folder = tmp_path / "set"
+    for number, path in enumerate(sorted(image_set.rglob("*.png"))):
+        target = folder / path.relative_to(image_set)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((700, 700) if number % 4 == 0 else (60, 60)).save(target)
+    with StubServer() as server:
+        options = DescribeOptions(base_url=(server.base_url,), model=MODEL, splits=("train", "validation", "test"))
+        found = run_estimate(DataOptions(str(folder)), options, tmp_path / "work")
+        rest = run_description(DataOptions(str(folder)), options, tmp_path / "work")
+    assert found.tokens_in * rest.answered == pytest.approx(rest.tokens_in, rel=0.1)
+
+
+def test_a_file_of_prompts_is_asked_where_none_is_named(image_set, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[short]\nturns = ["What is it?"]\n')
+    with StubServer() as server:
+        describe_images(image_set, tmp_path, base_url=(server.base_url,), prompt_file=path)
+    assert {record.prompt for record in records(tmp_path)} == {"short"}
+
+
+def test_decisions_of_a_check_can_be_taken_back(image_set, tmp_path, capsys):
+    with StubServer(Scenario(faults=(Fault("refusal_text", every=5),))) as server:
+        describe_images(image_set, tmp_path, base_url=(server.base_url,))
+    check = ["describe", "check", str(image_set), "--work", str(tmp_path)]
+    whole = len(records(tmp_path))
+    assert main([*check, "--drop", "refusal"]) == 0
+    assert len(records(tmp_path)) == whole - 5
+    assert main([*check, "--undo"]) == 0
+    assert len(records(tmp_path)) == whole
+
+
+def test_where_nothing_was_described_check_says_so(image_set, tmp_path, capsys):
+    assert main(["describe", "check", str(image_set), "--work", str(tmp_path)]) == 1
+    assert "Write some: gpt4image describe" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_address_without_its_end_is_noticed(image_set, tmp_path):
+    with StubServer() as server, pytest.raises(DescribeError, match=r"Did you mean http://.*/v1\?"):
+        describe_images(image_set, tmp_path, base_url=(server.base_url.removesuffix("/v1"),))

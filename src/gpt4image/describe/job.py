@@ -13,7 +13,7 @@ import numpy as np
 
 from gpt4image.console import counted, say
 from gpt4image.describe.batch.state import keys_under_way
-from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
 from gpt4image.describe.cost.estimate import Estimate, SizeTrial, make_estimate
 from gpt4image.describe.describers.base import (
     DescribeRequest,
@@ -23,6 +23,7 @@ from gpt4image.describe.describers.base import (
     Sampling,
 )
 from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.describe.prompts.strategy import prompt_names
 from gpt4image.describe.prompts.values import speak
 from gpt4image.describe.runner import RunSettings, Tally, run_tasks
 from gpt4image.describe.session import Session
@@ -38,6 +39,16 @@ from gpt4image.options import DescribeOptions
 
 FEW = 8
 """Descriptions that an estimate is measured on."""
+DECLINED = "nothing more was sent"
+GOES_ON = "The same command goes on."
+REMEDIES = {
+    DECLINED: "What was measured is kept.",
+    OVER_BUDGET: "One more could, at its longest, exceed it: give more with --budget (--estimate says what the rest "
+    "will take), or bound the longest with a lower --max-tokens.",
+}
+"""What to do when a job ends before its time, where it is not to give the same command again."""
+LOOKED_AT = 64
+"""Descriptions among whose pictures those few are chosen, small and large alike."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,17 @@ class DescribeJob:
     def first(self, count: int) -> Tasks:
         """The first tasks, answered or not: the same at every call, an even mixture of all classes."""
         return self.outside_batches(all_tasks(self.images, self.rows, self.question)[0]).part(slice(count))
+
+    def spread(self, count: int) -> Tasks:
+        """Some of the first tasks, their pictures as small and large as all are: the same at every call.
+
+        What a picture costs goes by its size, so the few at the middles of equal shares, sorted by size, stand for all.
+        """
+        tasks = self.first(LOOKED_AT)
+        maker = RequestMaker(self.images, self.question, tasks)
+        order = np.argsort([picture_pixels(maker, number) for number in range(len(tasks))], kind="stable")
+        chosen = ((np.arange(count) + 0.5) * len(tasks) / count).astype(np.int64) if len(tasks) > count else slice(None)
+        return tasks.part(np.sort(order[chosen]))
 
     @property
     def batch_folder(self) -> Path:
@@ -126,7 +148,7 @@ class DescribeJob:
 
 def read_strategies(options: DescribeOptions) -> tuple[Strategy, ...]:
     """The prompts that the options ask for. ConfigError when one is unknown or cannot be meant."""
-    return tuple(load_strategies(options.prompts, options.prompt_file))
+    return tuple(load_strategies(prompt_names(options), options.prompt_file))
 
 
 def read_values(
@@ -217,12 +239,14 @@ def describe(
         run: has tasks described; in this process when not given.
 
     Raises:
-        DescribeError: it was not confirmed, or no description can be written. What was answered is kept.
+        DescribeError: no description can be written. What was answered is kept.
     """
     tasks = job.outside_batches(job.plan())
     say_plan(job, tasks)
     if confirm is not None and len(tasks) > FEW and may_cost(job) and not confirm(estimate(job)):
-        raise DescribeError("Nothing more was sent. The few that were measured are kept.")
+        tally = Tally(len(tasks), stopped=DECLINED)
+        say_outcome(tally)
+        return tally
     tasks = job.plan()
     tally = run(tasks) if run else job.run(job.outside_batches(tasks))
     say_outcome(tally)
@@ -245,7 +269,7 @@ def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
     Raises:
         DescribeError: none of the few could be described.
     """
-    few = job.first(FEW)
+    few = job.spread(FEW)
     started = time.monotonic()
     asked = job.run_missing(few, title=f"Measure {len(few)}")
     elapsed = time.monotonic() - started
@@ -288,6 +312,15 @@ def tokens_read(session: Session, request: DescribeRequest) -> int | None:
         return None
 
 
+def picture_pixels(maker: RequestMaker, number: int) -> int:
+    """Width x height of a task's picture as it is sent; 0 where it cannot be read."""
+    try:
+        picture = maker.request(number).picture
+    except ImageError:
+        return 0
+    return picture.width * picture.height
+
+
 def longest_side(maker: RequestMaker, number: int) -> int:
     """Longest side in pixels of a task's picture; 0 where it cannot be read."""
     try:
@@ -317,6 +350,9 @@ def say_outcome(tally: Tally) -> None:
     for line in tally.failure_lines():
         say(line, style="yellow")
     if tally.failures:
-        say("Try them again: --retry-failed", style="yellow")
+        say("Which ones: gpt4image describe check. To try them again: --retry-failed", style="yellow")
     if tally.stopped:
-        say(f"{tally.total - tally.done:,} are left: {tally.stopped}. The same command goes on.", style="yellow")
+        say(
+            f"{tally.total - tally.done:,} are left: {tally.stopped}. {REMEDIES.get(tally.stopped, GOES_ON)}",
+            style="yellow",
+        )

@@ -65,6 +65,15 @@ def check_address(url: str) -> str:
     return url.rstrip("/")
 
 
+def address_hint(url: str) -> str:
+    """What may be missing at the end of an address.
+
+    >>> address_hint("http://localhost:8000"), address_hint("http://localhost:8000/v1")
+    (' Did you mean http://localhost:8000/v1?', '')
+    """
+    return "" if urlsplit(url).path.strip("/") else f" Did you mean {url}/v1?"
+
+
 def is_here(url: str) -> bool:
     """Whether an address is on this machine.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gpt4image import console
+from gpt4image.describe.cost.budget import OVER_BUDGET
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.runner import Tally
 from gpt4image.describe.store.parts import new_part
@@ -90,7 +91,7 @@ def run_on_engine(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path)
         return Tally(0)
     budget = job.budget()
     if not budget.affords(0):
-        return Tally(len(tasks), stopped="the budget is used up")
+        return Tally(len(tasks), stopped=OVER_BUDGET)
     order = make_order(job, data, work, workers, budget.spent)
     order.run.mkdir(parents=True)
     for describer in job.session.describers:  # the workers have their own

@@ -25,7 +25,7 @@ from gpt4image.describe.batch.server import (
 )
 from gpt4image.describe.batch.settings import BatchSettings, Limits
 from gpt4image.describe.batch.state import BatchFolder, Job, new_job
-from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
 from gpt4image.describe.describers.base import RequestFailedError
 from gpt4image.describe.describers.http_errors import shorten
 from gpt4image.describe.describers.known import is_openai
@@ -303,7 +303,7 @@ class BatchRun:
         if len(load.numbers):
             self._make(load)
         elif len(self._pending) and not self._jobs.all:
-            self.tally.stopped = "the budget is used up"
+            self.tally.stopped = OVER_BUDGET
         return bool(len(load.numbers))
 
     def _make(self, load: Load) -> None:

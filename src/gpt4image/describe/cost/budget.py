@@ -9,6 +9,8 @@ UNKNOWN_TOKENS_IN = 4096
 """Tokens that a first request is taken to read, before any was measured."""
 UNSEEN_TOKENS_IN = 65_536
 """Tokens that each request of a first batch is taken to read; some models count 37,000 for a picture of 768 pixels."""
+OVER_BUDGET = "the budget is used up"
+"""Why a job ends where one more description could, at its longest, exceed the budget."""
 GROWTH = 100
 """Requests of a batch for every answer whose tokens are known, at most."""
 

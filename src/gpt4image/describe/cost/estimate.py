@@ -98,7 +98,7 @@ class Estimate:
         if not self.trials:
             return []
         sizes = ", ".join(f"{trial.tokens_in:,} at {trial.max_side}" for trial in self.trials)
-        now = f"as they are: {self.max_side is None}" if self.max_side is None else f"now {self.max_side}"
+        now = "now as they are" if self.max_side is None else f"now {self.max_side}"
         return [f"picture size (--max-side, {now}): one picture and its question read {sizes} pixels"]
 
 

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from gpt4image.console import say
 from gpt4image.describe.describers.base import Describer, EndpointDownError
 from gpt4image.describe.prompts import load_strategies
-from gpt4image.describe.secrets import ApiKey
+from gpt4image.describe.prompts.strategy import prompt_names
+from gpt4image.describe.secrets import ApiKey, address_hint
 from gpt4image.errors import DescribeError
 from gpt4image.options import DescribeOptions
 from gpt4image.seams import load_part
@@ -89,7 +90,7 @@ async def open_recording(options: DescribeOptions) -> list[Describer]:
     from gpt4image.describe.describers.replay import ReplayDescriber
 
     assert options.recording is not None
-    strategies = load_strategies(options.prompts, options.prompt_file)
+    strategies = load_strategies(prompt_names(options), options.prompt_file)
     describer = ReplayDescriber(options.recording, model=options.model, strategies=strategies)
     await describer.check()
     return [describer]
@@ -144,7 +145,7 @@ def the_only(models: Sequence[str], place: str) -> str:
     if len(models) == 1:
         return models[0]
     known = f" It has: {', '.join(models[:20])}." if models else ""
-    raise DescribeError(f"Name the model that {place} is to use: --model NAME.{known}")
+    raise DescribeError(f"Name the model that {place} is to use: --model NAME.{known}{address_hint(place)}")
 
 
 def key_for(url: str, variable: str | None) -> ApiKey:

@@ -8,7 +8,7 @@ from typing import Any
 from gpt4image.describe.describers.base import EndpointDownError, PushbackError, RequestFailedError
 from gpt4image.describe.describers.chat import ChatAnswer, read_answer
 from gpt4image.describe.describers.http_errors import BUSY, Trouble
-from gpt4image.describe.secrets import ApiKey
+from gpt4image.describe.secrets import ApiKey, address_hint
 from gpt4image.errors import DescribeError
 
 
@@ -78,7 +78,7 @@ class Meanings:
     def _misfit(self, trouble: Trouble, model: str) -> str:
         """Why a server that has answered nothing yet never will, where the request as such is at fault."""
         if trouble.status == 404:
-            known = f" It has: {', '.join(self.models[:10])}." if self.models else ""
+            known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
             return f"it has no model {model!r}, or no chat completions at this address.{known}"
         if trouble.status in (400, 422) and ("temperature" in trouble.detail or "top_p" in trouble.detail):
             return "the model takes no such sampling: leave --temperature and --top-p out."

@@ -14,6 +14,7 @@ from typing import Any
 
 from gpt4image.errors import ConfigError
 from gpt4image.files import digest
+from gpt4image.options import DescribeOptions
 from gpt4image.seams import unknown_name
 
 PLACEHOLDERS = ("class", "classes", "neighbours")
@@ -93,6 +94,13 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     'A {classes}, not {this}.'
     """
     return FIELD.sub(lambda match: values[match[1]] if match[1] else match[0][0], text)
+
+
+def prompt_names(options: DescribeOptions) -> tuple[str, ...]:
+    """The prompts that options name: where they name none, those of the user's file, or `plain`."""
+    if options.prompts:
+        return options.prompts
+    return ("plain",) if options.prompt_file is None else tuple(s.name for s in own_strategies(options.prompt_file))
 
 
 def load_strategies(names: Sequence[str], file: Path | None = None) -> list[Strategy]:

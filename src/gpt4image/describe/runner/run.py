@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpt4image import console
-from gpt4image.describe.cost.budget import Budget
+from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
 from gpt4image.describe.describers.base import (
     Describer,
     EndpointDownError,
@@ -186,7 +186,7 @@ class Runner:
         """Wait until one more request fits into the budget; False when it never will."""
         while not self._budget.affords(len(self._calls)):
             if not self._calls:
-                self.tally.stopped = "the budget is used up"
+                self.tally.stopped = OVER_BUDGET
                 self._lanes.stop()
                 return False
             await self._wait_for_news(None)
