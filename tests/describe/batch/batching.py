@@ -78,9 +78,10 @@ def records(work: Path) -> list[DescriptionRecord]:
     return list(store_of(work).records())
 
 
-def is_clean(work: Path) -> bool:
-    """Whether nothing is left of any batch but the lock."""
-    return [path.name for path in state_of(work).rglob("*") if path.is_file()] in ([], ["lock"])
+def leftovers(work: Path) -> list[str]:
+    """Files that are left of batches: nothing but the lock may be."""
+    state = state_of(work)
+    return [str(path.relative_to(state)) for path in state.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def settle(url: str) -> None:

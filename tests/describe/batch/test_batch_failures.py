@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from batching import IMAGES, QUICK, batched, count, is_clean, make_maker, records, settle, state_of, store_of
+from batching import IMAGES, QUICK, batched, count, leftovers, make_maker, records, settle, state_of, store_of
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubServer
 
@@ -53,7 +53,7 @@ def test_requests_that_always_fail_are_records_with_the_usual_reasons(image_set,
         assert batched(image_set, tmp_path, server.base_url).total == 0
     with StubServer() as mended:
         assert batched(image_set, tmp_path, mended.base_url, retry_failed=True).answered == len(LASTING)
-    assert len(store_of(tmp_path).keys().answered) == IMAGES and is_clean(tmp_path)
+    assert len(store_of(tmp_path).keys().answered) == IMAGES and not leftovers(tmp_path)
 
 
 def test_what_fails_once_is_asked_again_in_the_next_batch(image_set, tmp_path):
@@ -84,7 +84,7 @@ def test_a_batch_that_expires_again_and_again_is_collected_as_far_as_it_came(ima
         tally = batched(image_set, tmp_path, server.base_url)
         assert tally.stopped == "a batch expired before the server had answered any of it"
         assert (tally.answered, tally.total, tally.failures.total()) == (IMAGES - 1, IMAGES, 0)
-        assert is_clean(tmp_path)
+        assert not leftovers(tmp_path)
         server.scenario = Scenario()
         server.stop()
         server.start()
@@ -102,7 +102,7 @@ def test_conversations_go_on_after_a_batch_that_expired(image_set, tmp_path):
         batched(image_set, tmp_path, server.base_url, ["questions"])
         assert set(server.paid_by_mark.values()) == {3}
     assert all(record.text.count("This is answer") == 3 for record in records(tmp_path))
-    assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
+    assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
 def test_a_batch_that_the_user_cancels_is_not_sent_again_at_once(image_set, tmp_path):
@@ -138,7 +138,7 @@ def test_a_batch_that_is_refused_as_a_whole_says_why(image_set, tmp_path):
     with StubServer(Scenario(batch_most_lines=10)) as server:
         with pytest.raises(DescribeError, match=r"More than 10 requests\."):
             batched(image_set, tmp_path, server.base_url)
-        assert is_clean(tmp_path) and not records(tmp_path)
+        assert not leftovers(tmp_path) and not records(tmp_path)
         assert batched(image_set, tmp_path, server.base_url, most_requests=10).answered == IMAGES
 
 
@@ -147,7 +147,7 @@ def test_not_even_one_request_fits_into_the_queue(image_set, tmp_path):
     with StubServer(Scenario(batch_most_queued=0)) as server:
         with pytest.raises(DescribeError, match=reason):
             batched(image_set, tmp_path, server.base_url)
-        assert is_clean(tmp_path)
+        assert not leftovers(tmp_path)
         server.scenario = Scenario()
         server.stop()
         server.start()
@@ -187,7 +187,7 @@ def test_an_unknown_model_is_named(image_set, tmp_path):
     silent, reason = Fault("status", on="model", status=404), rf"it has no model 'gpt'.* It has: {MODEL}"
     with StubServer(Scenario(faults=(silent,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url, model="gpt")
-    assert not records(tmp_path) and is_clean(tmp_path)
+    assert not records(tmp_path) and not leftovers(tmp_path)
 
 
 def everything_under(folder: Path) -> bytes:
@@ -237,7 +237,7 @@ def test_what_passes_is_waited_for_and_nothing_is_paid_twice(image_set, tmp_path
         server.start()
         settle(server.base_url)
         assert set(server.paid_by_mark.values()) == {1}
-    assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
+    assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
 def test_a_server_that_stays_away(image_set, tmp_path, capsys):
@@ -299,7 +299,7 @@ def test_pictures_that_cannot_be_had(image_set, tmp_path):
     with StubServer() as server:
         tally = batched(image_set, tmp_path, server.base_url, **small)
         assert tally.failures == {"too large for a batch": IMAGES} and not server.paid_by_mark
-    assert "--max-side" in records(tmp_path)[0].detail and is_clean(tmp_path)
+    assert "--max-side" in records(tmp_path)[0].detail and not leftovers(tmp_path)
 
 
 def test_settings_that_cannot_be_meant(image_set, tmp_path):

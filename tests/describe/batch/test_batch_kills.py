@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from batching import IMAGES, batched, count, is_clean, records, settle, start_client, state_of
+from batching import IMAGES, batched, count, leftovers, records, settle, start_client, state_of
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
@@ -39,7 +39,7 @@ def check_all(server: StubServer, work: Path, turns: int = 1) -> None:
     assert len(found) == len({record.key for record in found}) == IMAGES
     assert all(record.answered for record in found)
     assert server.paid_by_mark == dict.fromkeys(server.paid_by_mark, turns) and len(server.paid_by_mark) == IMAGES
-    assert is_clean(work)
+    assert not leftovers(work)
 
 
 @pytest.mark.parametrize("endpoint", ["upload", "create", "batch", "content", "file", "delete"])

@@ -105,6 +105,7 @@ def test_what_killed_processes_leave_is_tidied(tmp_path):
     folder.save(whole)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / ".x.jsonl.1.tmp").touch()
+    (tmp_path / "waiting" / "x.jsonl").touch()  # emptied, and killed before it could be taken away
     folder.tidy()
     assert folder.jobs() == [whole] and not folder.tasks(half.name).parent.exists()
     assert not list((tmp_path / "waiting").iterdir())

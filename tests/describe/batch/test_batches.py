@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from batching import IMAGES, PRICE, batched, count, is_clean, records, state_of, store_of
+from batching import IMAGES, PRICE, batched, count, leftovers, records, state_of, store_of
 from PIL import Image
 from stub_scenario import Fault, Scenario
 from stub_server import StubProcess, StubServer
@@ -49,7 +49,7 @@ def test_every_image_is_described_once_at_the_batch_price_and_nothing_is_left(im
     assert (first.describer, first.finish_reason, first.served_model) == ("batch", "stop", "stub-vision")
     assert first.cost == PRICE.cost(first.tokens_in, first.tokens_out, batch=True) and first.created
     assert tally.cost == pytest.approx(sum(record.cost for record in found))
-    assert deleted == 2 and is_clean(tmp_path)
+    assert deleted == 2 and not leftovers(tmp_path)
 
 
 def test_files_are_no_larger_than_they_may_be(image_set, tmp_path):
@@ -67,7 +67,7 @@ def test_a_server_that_takes_only_smaller_files_gets_them(image_set, tmp_path):
         assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
         assert 413 in {entry.status for entry in server.log}
         assert set(server.paid_by_mark.values()) == {1}
-    assert is_clean(tmp_path)
+    assert not leftovers(tmp_path)
 
 
 def test_batches_at_a_time_are_bounded(image_set, tmp_path):
@@ -92,7 +92,7 @@ def test_questions_of_a_conversation_go_out_in_rounds(image_set, tmp_path):
     assert all(f"answer {turn}." in record.text for turn in (1, 2, 3) for record in found)
     assert all(record.tokens_out == len(record.text.split()) for record in found)
     assert all(r.cost == pytest.approx(PRICE.cost(r.tokens_in, r.tokens_out, batch=True)) for r in found)
-    assert is_clean(tmp_path)
+    assert not leftovers(tmp_path)
 
 
 def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path):
@@ -109,7 +109,7 @@ def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path)
         assert other.answered == IMAGES
         assert batched(image_set, tmp_path, server.base_url, ["questions"]).answered == IMAGES - tally.answered
         assert sum(server.paid_by_mark.values()) - before == 4 * IMAGES
-    assert is_clean(tmp_path)
+    assert not leftovers(tmp_path)
 
 
 def test_new_images_and_prompts_go_into_new_batches(image_set, tmp_path):
@@ -171,7 +171,7 @@ def test_a_full_queue_is_waited_for_and_gets_fewer_requests(image_set, tmp_path,
         tally = batched(image_set, tmp_path, server.base_url, **QUEUES[way])
         assert tally.answered == IMAGES and set(server.paid_by_mark.values()) == {1}
         assert max(batch_sizes(server)) <= 9
-    assert len(records(tmp_path)) == IMAGES and is_clean(tmp_path)
+    assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
 def test_newer_models_get_the_newer_limit(image_set, tmp_path):

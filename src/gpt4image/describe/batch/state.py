@@ -102,6 +102,9 @@ class BatchFolder:
         """Delete what killed processes have left of files and jobs that were never whole."""
         for path in self._waiting.glob(".*.tmp"):
             path.unlink()
+        for path in self.waiting():
+            if not path.stat().st_size:
+                path.unlink()
         for folder in self._jobs.glob("*"):
             if not self._state(folder.name).exists():
                 self.remove(folder.name)
