@@ -16,13 +16,19 @@ from gpt4image.train.data import (
     labelled_rows,
     make_loader,
 )
+from gpt4image.train.guidance import Guidance, vector_sources
+
+
+def flat(batch):
+    return [batch.inputs, batch.labels, *batch.vectors, *batch.known, *batch[4:]]
 
 
 def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     rows = labelled_rows(images, "train")
     config = preprocessing(build_backbone(recipe, 3), recipe.image_size)
     inputs = ImageInputs(images, rows, training_transform(recipe, config), seed=5)
-    dataset = LabelledInputs(inputs, images, rows, store, recipe.texts, seed=5)
+    guidance = Guidance(vector_sources([store], side_by_side=False), texts=recipe.texts, seed=5)
+    dataset = LabelledInputs(inputs, images, rows, guidance)
     batches = EpochBatches(len(rows), 8, 5, *share)
     batches.epoch, batches.start = epoch, start
     return list(make_loader(dataset, batches, Loading(workers)))
@@ -34,13 +40,13 @@ def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, se
     resumed = one_epoch(images, several_store, recipe, 0, start=1)
     assert len(alone) == len(helped) == len(resumed) + 1
     for expected, found in [*zip(alone, helped, strict=True), *zip(alone[1:], resumed, strict=True)]:
-        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(flat(expected), flat(found), strict=True))
     other_epoch = one_epoch(images, several_store, recipe, 0, epoch=2)
     assert not torch.equal(alone[0].inputs, other_epoch[0].inputs)
 
 
 def text_by_row(batches):
-    return {int(row): text for batch in batches for row, text in zip(batch.rows, batch.text, strict=True)}
+    return {int(row): text for batch in batches for row, text in zip(batch.rows, batch.vectors[0], strict=True)}
 
 
 def test_texts_are_drawn_alike_in_all_processes_and_anew_in_each_epoch(images, several_store, small_recipe):
@@ -61,7 +67,8 @@ def test_texts_are_drawn_alike_in_all_processes_and_anew_in_each_epoch(images, s
 def test_each_image_has_its_own_text_and_label(images, store, descriptions, small_recipe):
     texts = dict(descriptions.pairs())
     for batch in one_epoch(images, store, small_recipe(), 0):
-        for row, label, vector, has_text in zip(batch.rows, batch.labels, batch.text, batch.has_text, strict=True):
+        columns = batch.rows, batch.labels, batch.vectors[0], batch.known[0]
+        for row, label, vector, has_text in zip(*columns, strict=True):
             image_id = images.ids[row].decode()
             assert images.path(int(row)).startswith(images.classes[label])
             assert images.classes[label] in texts[image_id]
@@ -78,8 +85,9 @@ def test_images_without_text_are_marked(images, descriptions, minilm, tmp_path, 
     known = {image_id for image_id, _ in pairs}
     for batch in one_epoch(images, store, small_recipe(), 0):
         expected = [images.ids[row].decode() in known for row in batch.rows]
-        assert batch.has_text.tolist() == expected
-        assert batch.text[~batch.has_text].abs().sum() == 0
+        assert batch.known[0].tolist() == expected
+        assert batch.vectors[0][~batch.known[0]].abs().sum() == 0
+        assert batch.counts.tolist() == [8, 0, sum(expected)]
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -89,21 +97,47 @@ def test_processes_share_the_batches_of_one(processes):
 
     shares = [epoch(process, processes) for process in range(processes)]
     for number, batch in enumerate(epoch(0, 1)):
-        together = [key for share in shares for key in share[number]]
-        assert sorted(together) == sorted(batch)
-        assert {len(share[number]) for share in shares} == {8 // processes}
-    in_order = [key for p in range(processes) for batch in ShareInOrder(11, 2, p, processes) for key in batch]
+        together = [key for share in shares for key in share[number].keys]
+        assert sorted(together) == sorted(batch.keys)
+        assert {len(share[number].keys) for share in shares} == {8 // processes}
+        assert all(np.array_equal(share[number].whole, batch.whole) for share in shares)
+    in_order = [key for p in range(processes) for batch in ShareInOrder(11, 2, p, processes) for key in batch.keys]
     assert sorted(position for _, position in in_order) == list(range(11))
 
 
 def test_every_image_once_an_epoch_in_a_new_order():
     batches = EpochBatches(24, 8, seed=0)
-    first = [position for batch in batches for _, position in batch]
+    first = [position for batch in batches for _, position in batch.keys]
     batches.epoch = 1
-    second = [position for batch in batches for _, position in batch]
+    second = [position for batch in batches for _, position in batch.keys]
     assert sorted(first) == sorted(second) == list(range(24))
     assert first != second
-    assert np.array_equal(first, [p for batch in EpochBatches(24, 8, seed=0) for _, p in batch])
+    assert np.array_equal(first, [p for batch in EpochBatches(24, 8, seed=0) for _, p in batch.keys])
+
+
+def test_parts_of_a_step_know_the_whole_of_it():
+    whole = list(EpochBatches(30, 8, seed=3))
+    parts = list(EpochBatches(30, 8, seed=3, parts=4))
+    assert len(parts) == 4 * len(whole)
+    for number, part in enumerate(parts):
+        step = whole[number // 4]
+        assert part.keys == step.keys[number % 4 * 2 :][:2]
+        assert np.array_equal(part.whole, [position for _, position in step.keys])
+        assert part.parts == 4
+
+
+def test_repeated_images_come_in_a_row_in_draws_of_their_own():
+    batches = EpochBatches(24, 8, seed=0, repeats=3)
+    seen = []
+    for epoch in range(2):
+        batches.epoch = epoch
+        keys = [key for batch in batches for key in batch.keys]
+        assert len(keys) == 24
+        assert len({position for _, position in keys}) == 8
+        for first in range(0, 24, 3):
+            assert len({position for _, position in keys[first : first + 3]}) == 1
+        seen += keys
+    assert len(set(seen)) == 48
 
 
 def test_small_sets_make_small_batches():

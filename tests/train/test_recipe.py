@@ -15,7 +15,7 @@ from gpt4image.train.schedule import learning_rate
         ({"epochs": 2.5}, "epochs = 2.5 does not fit"),
         ({"lr": "high"}, "lr = 'high' does not fit"),
         ({"lr": float("nan")}, "lr must be above 0"),
-        ({"loss": "byol"}, "'clip', 'infonce' or 'cosine'"),
+        ({"loss": "byol"}, "'infonce', 'cosine', 'sigmoid' or 'relational'"),
         ({"crop_scale": [0.9, 0.5]}, "two rising shares"),
         ({"batch_size": 10, "accumulate": 4}, "cannot be split"),
         ({"batch_size": 6, "accumulate": 2, "mixup": 0.2}, "must be even"),

@@ -18,7 +18,7 @@ from gpt4image.errors import BusyError, ConfigError, Gpt4ImageError, TrainingErr
 from gpt4image.evaluate import answer_test_images, load_backbone
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import Batch
-from gpt4image.train.loop import compute_losses, mix_images
+from gpt4image.train.objective import Objective, class_targets, mix_images
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,19 @@ def test_of_several_texts_training_takes_what_the_recipe_says(
 ):
     seen = []
 
-    def observed(trainer, batch):
-        seen.append((trainer.progress.epoch, batch))
-        return compute_losses(trainer, batch)
+    whole = Objective.losses
 
-    monkeypatch.setattr("gpt4image.train.loop.compute_losses", observed)
+    def observed(judge, model, batch):
+        seen.append(batch)
+        return whole(judge, model, batch)
+
+    monkeypatch.setattr(Objective, "losses", observed)
     train_model(images, several_store, small_recipe(texts=texts), tmp_path / "run", seed=3)
-    assert {epoch for epoch, _ in seen} == {0, 1}
-    for epoch, batch in seen:
+    assert len(seen) % 2 == 0
+    for number, batch in enumerate(seen):
+        epoch = 2 * number // len(seen)
         expected, _ = several_store.lookup(images.ids[batch.rows.numpy()], texts, seed=3, epoch=epoch)
-        assert torch.equal(batch.text, expected)
+        assert torch.equal(batch.vectors[0], expected)
 
 
 def test_of_single_texts_every_choice_is_the_same(images, store, small_recipe, tmp_path):
@@ -131,27 +134,41 @@ def test_best_epoch_is_the_first_with_the_highest_validation_accuracy(images, sm
     assert run.best_accuracy == max(accuracies)
 
 
-class FakeTrainer:
-    """What `compute_losses` reads of a trainer, with a linear model."""
+def one_batch(inputs, labels, text, has_text):
+    counts = torch.tensor([(labels >= 0).sum(), 0, has_text.sum()], dtype=torch.float32)
+    ids = torch.arange(len(labels))
+    return Batch(inputs, labels, (text,), (has_text,), torch.zeros(len(labels), 0), ids, ids, counts)
 
-    def __init__(self, recipe: Recipe) -> None:
-        from accelerate import Accelerator
 
-        self.recipe, self.classes, self.accelerator = recipe, 3, Accelerator()
-        self.alignment = AlignmentLoss(recipe.loss, recipe.temperature)
+class FakeModel(torch.nn.Module):
+    """A linear model in the place of an `AlignedModel`."""
+
+    def __init__(self, aligned=True):
+        super().__init__()
         torch.manual_seed(0)
-        self.linear = torch.nn.Linear(3 * 8 * 8, 3 + 5)
+        self.linear, self.aligned = torch.nn.Linear(3 * 8 * 8, 3 + 5), aligned
 
-    def model(self, inputs):
+    def forward(self, inputs, targets=None, mixing=None):
         from gpt4image.align.model import AlignedOutput
 
         out = self.linear(inputs.flatten(1))
-        return AlignedOutput(out[:, :3], out[:, 3:], out[:, 3:])
+        loss = None
+        if self.aligned and targets is not None:
+            loss = AlignmentLoss("clip", 0.2)(
+                out[:, 3:], targets.vectors[0], targets.known[0], mixing=mixing, total=targets.totals[0]
+            )
+        return AlignedOutput(out[:, :3], out[:, 3:], (out[:, 3:],), loss)
+
+
+def objective(recipe):
+    from accelerate import Accelerator
+
+    return Objective(recipe, 3, Accelerator())
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_texts_are_mixed_as_the_images_are(kind):
-    """The mixing matrix reproduces the mixed images (mixup), or their areas (cutmix), and is applied to the texts."""
+def test_labels_and_texts_are_mixed_as_the_images_are(kind):
+    """The mixing matrix reproduces the mixed images (mixup), or their areas (cutmix), and is applied to the targets."""
     torch.manual_seed(3)
     np.random.seed(3)
     recipe = Recipe(**{kind: 1.0}, label_smoothing=0.0)
@@ -162,34 +179,57 @@ def test_texts_are_mixed_as_the_images_are(kind):
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), mixing @ torch.arange(6.0), atol=1e-4, rtol=1e-4)
 
     recipe = replace(recipe, batch_size=6)
-    trainer = FakeTrainer(recipe)
+    model = FakeModel()
     inputs, text, labels = torch.randn(6, 3, 8, 8), torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
     has_text = torch.tensor([True, True, True, False, True, True])
     np.random.seed(7)
-    classification, alignment = compute_losses(trainer, Batch(inputs.clone(), labels, text, has_text, labels))
+    losses = objective(recipe).losses(model, one_batch(inputs.clone(), labels, text, has_text))
     np.random.seed(7)
     mixed, mixing = mix_images(recipe, inputs.clone())
     partner = torch.arange(5, -1, -1)
-    share = mixing[0, 0]
-    mixed_text = share * text + (1 - share) * text[partner]
-    known = has_text & has_text[partner]
-    output = trainer.model(mixed)
-    expected = AlignmentLoss("clip", 0.2)(output.projected[known], mixed_text[known])
-    assert alignment.item() == pytest.approx(expected.item(), abs=1e-5)
+    share = mixing[0, 0].item()
+    output = model(mixed)
     log = output.logits.log_softmax(dim=1)
     by_hand = -(share * log[range(6), labels] + (1 - share) * log[range(6), labels[partner]]).mean()
-    assert classification.item() == pytest.approx(by_hand.item(), abs=1e-5)
+    assert losses[0].item() == pytest.approx(by_hand.item(), abs=1e-5)
+    z, t = F.normalize(output.features, dim=1), F.normalize(text, dim=1)
+    known = [i for i in range(6) if has_text[i]]
+    total = 0.0
+    for log in ((z @ t[known].T / 0.2).log_softmax(dim=1), (z @ t[known].T / 0.2).log_softmax(dim=0)):
+        for i in range(6):
+            for source, part in ((i, share), (int(partner[i]), 1 - share)):
+                total -= part * log[i, known.index(source)].item() / 2 if source in known else 0.0
+    assert losses[1].item() == pytest.approx(total / 5, abs=1e-5)
 
 
 def test_classification_alone_is_plain_cross_entropy():
-    trainer = FakeTrainer(Recipe(label_smoothing=0.1))
-    trainer.alignment = None
     labels = torch.tensor([0, 1, 2, 0])
     inputs = torch.randn(4, 3, 8, 8)
-    batch = Batch(inputs, labels, torch.zeros(4, 0), torch.zeros(4, dtype=torch.bool), labels)
-    classification, alignment = compute_losses(trainer, batch)
-    expected = F.cross_entropy(trainer.model(inputs).logits, labels, label_smoothing=0.1)
-    assert (classification.item(), alignment.item()) == (expected.item(), 0)
+    batch = one_batch(inputs, labels, torch.zeros(4, 5), torch.zeros(4, dtype=torch.bool))
+    model = FakeModel(aligned=False)
+    classification, alignment = objective(Recipe(label_smoothing=0.1)).losses(model, batch)
+    expected = F.cross_entropy(model(inputs).logits, labels, label_smoothing=0.1)
+    assert classification.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert alignment.item() == 0
+
+
+def test_soft_labels_take_a_share_and_unlabelled_images_count_by_theirs():
+    labels = torch.tensor([0, 1, -1, -1])
+    soft = torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.0, 0.0], [0.2, 0.2, 0.6], [0.0, 0.0, 0.0]])
+    none = torch.zeros(4, dtype=torch.bool)
+    batch = one_batch(torch.randn(4, 3, 8, 8), labels, torch.zeros(4, 5), none)._replace(soft=soft)
+    batch = batch._replace(counts=torch.tensor([2.0, 1.0, 0.0]))
+    found = class_targets(batch, 3, 0.0, 0.4)
+    expected = torch.stack(
+        [0.6 * torch.tensor([1.0, 0, 0]) + 0.4 * soft[0], torch.tensor([0.0, 1, 0]), 0.4 * soft[2], torch.zeros(3)]
+    )
+    torch.testing.assert_close(found, expected)
+    judge, model = objective(Recipe(label_smoothing=0.0)), FakeModel(aligned=False)
+    judge.soft_share = 0.4
+    log = model(batch.inputs).logits.log_softmax(dim=1)
+    assert judge.losses(model, batch)[0].item() == pytest.approx(-(expected * log).sum().item() / 2.4, abs=1e-6)
+    judge.soft_share = 0.0
+    assert judge.losses(model, batch)[0].item() == pytest.approx(-(log[0, 0] + log[1, 1]).item() / 2, abs=1e-6)
 
 
 def test_accumulated_batch_has_the_gradient_of_the_whole(images, small_recipe, tmp_path):
@@ -347,12 +387,12 @@ from pathlib import Path
 from gpt4image import EmbeddingStore, Recipe, load_images, train_model
 data, store, out, recipe = sys.argv[1:]
 images = load_images(data, validation_share=0.2, test_share=0.25)
-import gpt4image.train.loop as loop
-plain = loop.compute_losses
-def announced(trainer, batch):
+from gpt4image.train.objective import Objective
+plain = Objective.losses
+def announced(judge, model, batch):
     print("step", flush=True)
-    return plain(trainer, batch)
-loop.compute_losses = announced
+    return plain(judge, model, batch)
+Objective.losses = announced
 train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out), checkpoint_seconds=0.0)
 """
 

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
+from gpt4image.errors import ConfigError
 
-def gather_batch(local: Tensor) -> Tensor:
+
+class World(NamedTuple):
+    """The processes that share a batch: this one's rank, and how many there are."""
+
+    rank: int
+    size: int
+
+
+def world() -> World:
+    """The process group, or a world of one where there is none."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World(0, 1)
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def most_rows(*rows: int, device: torch.device) -> tuple[int, ...]:
+    """The largest of each number over all processes. Waits for the device."""
+    sizes = torch.tensor(rows, device=device)
+    dist.all_reduce(sizes, dist.ReduceOp.MAX)
+    return tuple(sizes.tolist())
+
+
+def gather_rows(local: Tensor, slots: int) -> Tensor:
     """Join a tensor's first axis over all processes, in rank order; gradients flow back to every process.
 
-    Without a process group the tensor itself is returned. Every process must bring the same shape. When every
-    process computes the same loss of the joined batch, the backward pass sums the processes' equal gradients, and the
-    mean that `DistributedDataParallel` takes makes of that sum the gradient of one process with the whole batch.
+    Without other processes the tensor itself is returned. Otherwise every process has `slots` rows in the result
+    [W * slots, ...], those that it does not fill are zero. When the loss of every process is its share of the loss of
+    the joined batch times the number of processes, the backward pass sums what the processes' losses say of each row,
+    and the mean that `DistributedDataParallel` takes makes of that the gradient of one process with the whole batch.
+
+    Args:
+        local: rows of this process [n, ...].
+        slots: rows kept for every process, the same on all.
+
+    Raises:
+        ConfigError: there are more rows than slots.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    size = world().size
+    if size == 1:
         return local
+    if len(local) > slots:
+        raise ConfigError(
+            f"A process brought a batch of {len(local)} rows where {slots} are expected of each. Pass the largest "
+            "batch of a process: AlignmentLoss(..., slots=N)."
+        )
+    padded = F.pad(local, (0, 0) * (local.ndim - 1) + (0, slots - len(local))).contiguous()
     if not local.requires_grad:
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
+        parts = [torch.empty_like(padded) for _ in range(size)]
+        dist.all_gather(parts, padded)
         return torch.cat(parts)
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(local.contiguous()))  # type: ignore[no-untyped-call]
+    return torch.cat(all_gather(padded))  # type: ignore[no-untyped-call]

@@ -1,55 +1,83 @@
-r"""Alignment losses: pure functions of projected image features and text vectors.
+r"""Alignment losses: pure functions of a batch of images and texts.
 
-All take `z` [B, D] (projected image features) and `t` [B, D] (text vectors), both of unit length, and `has_text`
-[B] (which images have a text). Images without text count neither as anchors nor as negatives. All return the mean
-over the images that have text, as a scalar; 0 where there are none. Row i of `z` belongs to row i of `t`.
+All take `Pairs` and a temperature tau, and return a sum over the images (or texts) of this process, each weighted by
+the share of it that has a text; `AlignmentLoss` divides by the sum of the weights over all processes. With
+s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; one at i = j and zero elsewhere, where each image has one
+text of its own):
 
-With s_ij = <z_i, t_j> and temperature tau (Ding et al., "GPT4Image", arXiv 2306.00693; reference implementation
-huawei-noah/Efficient-Computing, GPT4Image, names `clip`, `ctr` and `byol`):
+- `clip`:       1/2 sum_i [-sum_j p_ij log softmax_j(s_ij / tau) - sum_j p'_ij log softmax_j(s_ji / tau)]
+- `infonce`:    sum_i -sum_j p_ij log softmax_j(s_ij / tau)
+- `cosine`:     sum_i (2 - 2 s_ii)
+- `sigmoid`:    sum_i -sum_j [p_ij log sigma(s_ij / tau + b) + (1 - p_ij) log sigma(-s_ij / tau - b)], 0 <= p_ij <= 1
+- `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i
 
-- `clip`:    -1/2 mean_i [log softmax_j(s_ij / tau)_i + log softmax_j(s_ji / tau)_i]
-- `infonce`: -mean_i log softmax_j(s_ij / tau)_i
-- `cosine`:  mean_i (2 - 2 s_ii)
+`clip`, `infonce` and `cosine` with targets `identity` are those of Ding et al., "GPT4Image", arXiv 2306.00693
+(reference implementation huawei-noah/Efficient-Computing, GPT4Image, names `clip`, `ctr` and `byol`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt4image.align.pairs import Pairs, Rows
+
+LossFunction = Callable[..., Tensor]
+
 LOSSES = {
     "clip": "gpt4image.align.losses:clip_loss",
     "infonce": "gpt4image.align.losses:infonce_loss",
     "cosine": "gpt4image.align.losses:cosine_loss",
+    "sigmoid": "gpt4image.align.losses:sigmoid_loss",
+    "relational": "gpt4image.align.losses:relational_loss",
 }
 
 
-def clip_loss(z: Tensor, t: Tensor, has_text: Tensor, temperature: float) -> Tensor:
+def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """InfoNCE both ways, image to text and text to image (Radford et al., arXiv 2103.00020, figure 3)."""
-    return (infonce_loss(z, t, has_text, temperature) + infonce_loss(t, z, has_text, temperature)) / 2
+    return (infonce_loss(pairs, temperature) + cross_entropy(pairs.text_to_image(), temperature)) / 2
 
 
-def infonce_loss(z: Tensor, t: Tensor, has_text: Tensor, temperature: float) -> Tensor:
-    """InfoNCE from image to text (van den Oord et al., arXiv 1807.03748, equation 4).
-
-    A row without text keeps its own column only: its loss is a finite constant and is left out of the mean, with
-    no data-dependent shape and so no device synchronisation.
-    """
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ t.T / temperature).masked_fill(~(has_text[None, :] | own), float("-inf"))
-    log_likelihood = logits.log_softmax(dim=1).diagonal()
-    return -masked_mean(log_likelihood, has_text)
+def infonce_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
+    """InfoNCE from image to text (van den Oord et al., arXiv 1807.03748, equation 4)."""
+    return cross_entropy(pairs.image_to_text(), temperature)
 
 
-def cosine_loss(z: Tensor, t: Tensor, has_text: Tensor, temperature: float) -> Tensor:
+def cosine_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """Squared distance of unit vectors (Grill et al., BYOL, arXiv 2006.07733, equation 2); no temperature."""
-    return masked_mean(2 - 2 * (z * t).sum(dim=1), has_text)
+    return (pairs.shares * (2 - 2 * pairs.own)).sum()
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values [B] where the mask [B] is set; 0 where it is set nowhere."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+def sigmoid_loss(pairs: Pairs, temperature: Tensor | float, bias: Tensor) -> Tensor:
+    """Each pair by itself, as fitting or not (Zhai et al., SigLIP, arXiv 2303.15343, equation 1)."""
+    rows = pairs.image_to_text(pairwise=True)
+    each = F.binary_cross_entropy_with_logits(rows.similarities / temperature + bias, rows.targets, reduction="none")
+    loss: Tensor = (rows.weights * (each * rows.allowed).sum(dim=1)).sum()
+    return loss
+
+
+def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
+    """Images are to be like each other as their texts are (Fang et al., SEED, arXiv 2101.04731, equation 5).
+
+    The teacher's similarities are those of the texts, and the queue is the batch.
+    """
+    rows = pairs.image_to_image()
+    entropy: Tensor = -torch.special.xlogy(rows.targets, rows.targets).sum(dim=1)
+    return cross_entropy(rows, temperature) - (rows.weights * entropy).sum()
+
+
+def cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
+    """Sum over rows of the cross-entropy of their targets and the softmax over the columns they are compared with.
+
+    Columns are masked by a finite number, so that a row without any is a finite constant; it has weight 0. No shape
+    depends on data, so nothing waits for a device.
+    """
+    lowest = torch.finfo(rows.similarities.dtype).min / 4
+    logits = (rows.similarities / temperature).masked_fill(~rows.allowed, lowest)
+    return -(rows.weights * (rows.targets * logits.log_softmax(dim=1)).sum(dim=1)).sum()
 
 
 def unit_length(vectors: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
-"""A classifier that also shows the features its classifier reads, projected into the text space."""
+"""A model to be deployed, with what aligns it beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gpt4image.align.head import AlignmentHead, Targets
+from gpt4image.align.taps import FeatureTap
 from gpt4image.errors import ConfigError
+from gpt4image.seams import unknown_name
 
 
 class AlignedOutput(NamedTuple):
@@ -16,52 +20,80 @@ class AlignedOutput(NamedTuple):
     Attributes:
         logits: [B, C].
         features: the classifier's input [B, F].
-        projected: the features in the text space [B, D]; None without a projector.
+        projected: for each head its features in the space of its vectors [B, D].
+        alignment: weighted sum of the heads' losses, a scalar; None without targets.
     """
 
     logits: Tensor
     features: Tensor
-    projected: Tensor | None
+    projected: tuple[Tensor, ...]
+    alignment: Tensor | None
 
 
 class AlignedModel(nn.Module):
-    """A backbone with its classifier, unchanged, and a projector beside it that training throws away.
+    """A backbone with its classifier, unchanged, and heads beside it that training throws away.
 
     The features are whatever the classifier layer receives (pooled feature of a CNN, class token of a ViT, dropout
     included), caught on the way in, so any model whose last layer is a module works and `backbone` stays as it was.
 
     Args:
-        backbone: the model that will be deployed; maps images to logits.
-        projector: maps features [B, F] to the text space [B, D]; None trains the backbone alone.
+        backbone: the model that will be deployed; maps images to logits, or to an answer with `logits`.
+        heads: what is aligned: heads, or a projector alone; none trains the backbone alone.
         classifier: the backbone's last layer; `backbone.get_classifier()` (timm) when not given.
+        balance: scale the alignment's gradient at each feature to a share of the classifier's; see `set_share`.
 
     Raises:
-        ConfigError: the backbone does not say which layer is its classifier.
+        ConfigError: the backbone does not say which layer is its classifier, or lacks a module that a head names.
     """
 
     def __init__(
-        self, backbone: nn.Module, projector: nn.Module | None = None, classifier: nn.Module | None = None
+        self,
+        backbone: nn.Module,
+        heads: nn.Module | Sequence[nn.Module] = (),
+        classifier: nn.Module | None = None,
+        *,
+        balance: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projector = projector
-        find_classifier(backbone, classifier).register_forward_pre_hook(self._catch_features)
-        self._features: Tensor | None = None
+        heads = [heads] if isinstance(heads, nn.Module) else heads
+        self.heads = nn.ModuleList(h if isinstance(h, AlignmentHead) else AlignmentHead(h) for h in heads)
+        self.input_tap = FeatureTap(find_classifier(backbone, classifier), before=True, pool="auto", balance=balance)
+        self._places = sorted({(head.tap, head.pool) for head in self._heads if head.tap is not None})
+        self.taps = nn.ModuleList(
+            FeatureTap(find_module(backbone, name), pool=pool, balance=balance) for name, pool in self._places
+        )
 
-    def _catch_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._features = inputs[0]
+    @property
+    def _heads(self) -> list[AlignmentHead]:
+        return list(self.heads)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor) -> AlignedOutput:
-        """Logits, features and projected features of images [B, 3, H, W]."""
-        logits = self.backbone(images)
-        features, self._features = self._features, None
-        if features is not None and features.shape[2:] == (1, 1):  # classifiers that are 1 x 1 convolutions
-            features = features.flatten(1)
-        if features is None or features.ndim != 2:
-            shape = None if features is None else tuple(features.shape)
-            raise ConfigError(f"The classifier must be called once with features [B, F]; it received {shape}.")
-        projected = None if self.projector is None else self.projector(features)
-        return AlignedOutput(logits, features, projected)
+    @property
+    def _taps(self) -> list[FeatureTap]:
+        return list(self.taps)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, targets: Targets | None = None, mixing: Tensor | None = None) -> AlignedOutput:
+        """Logits, features and projected features of images [B, 3, H, W]; with targets the alignment loss too.
+
+        Args:
+            images: the images.
+            targets: what they are aligned with.
+            mixing: share of each source in each image [B, S], where they are mixed.
+        """
+        answer = self.backbone(images)
+        logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
+        features = self.input_tap.take()
+        caught = {place: tap.take() for place, tap in zip(self._places, self._taps, strict=True)}
+        projected = tuple(head(features if head.tap is None else caught[head.tap, head.pool]) for head in self._heads)
+        if targets is None:
+            return AlignedOutput(logits, features, projected, None)
+        losses = [head.weight * head.align(z, targets, mixing) for head, z in zip(self._heads, projected, strict=True)]
+        return AlignedOutput(logits, features, projected, torch.stack(losses).sum())
+
+    def set_share(self, share: float) -> None:
+        """What share of the classifier's gradient the alignment's is scaled to, where the model was made to balance."""
+        for tap in (self.input_tap, *self._taps):
+            tap.share.fill_(share)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimisers do not decay: those the backbone names, such as its position embedding."""
@@ -82,15 +114,23 @@ def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) ->
     return classifier
 
 
-def feature_width(backbone: nn.Module, images: Tensor) -> int:
-    """Width F of the features that a backbone's classifier receives for images [B, 3, H, W]; B may be 1."""
-    widths: list[int] = []
-    handle = find_classifier(backbone).register_forward_pre_hook(
-        lambda _, inputs: widths.append(inputs[0].flatten(1).shape[1])
-    )
+def find_module(model: nn.Module, name: str) -> nn.Module:
+    """The module of a name. ConfigError when the model has none such."""
+    known = dict(model.named_modules())
+    if name not in known or not name:
+        shallow = [module for module in known if module and module.count(".") < 2]
+        raise ConfigError(f"align: {unknown_name('module', name, shallow)}")
+    found: nn.Module = known[name]
+    return found
+
+
+@torch.no_grad()
+def feature_width(backbone: nn.Module, images: Tensor, tap: str | None = None, pool: str = "auto") -> int:
+    """Width F of the features that a head at some place receives for images [B, 3, H, W]; B may be 1."""
+    module = find_classifier(backbone) if tap is None else find_module(backbone, tap)
+    probe = FeatureTap(module, before=tap is None, pool=pool)
     was_training = backbone.training
-    with torch.no_grad():
-        backbone.eval()(images)
+    backbone.eval()(images)
     backbone.train(was_training)
-    handle.remove()
-    return widths[0]
+    probe.remove()
+    return int(probe.take().shape[1])

@@ -149,11 +149,7 @@ class EmbeddingStore:
 
     def find(self, ids: Sequence[str | bytes] | np.ndarray) -> np.ndarray:
         """Positions of image ids in the store, int64 [B]; -1 for images without text."""
-        wanted = np.asarray(ids, dtype="S32")
-        if not len(self._ids):
-            return np.full(len(wanted), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
-        return np.where(self._ids[at] == wanted, at, -1)
+        return find_sorted(self._ids, np.asarray(ids, dtype="S32"))
 
     def lookup(
         self, ids: Sequence[str | bytes] | np.ndarray, choose: TextChoice = "mean", seed: int = 0, epoch: int = 0
@@ -184,6 +180,13 @@ class EmbeddingStore:
         vectors = np.zeros((len(positions), self.width), dtype=np.float32)
         vectors[found] = self._choose(positions[found], choose, seed, epoch)
         return vectors
+
+    def all_vectors(self, positions: np.ndarray) -> np.ndarray:
+        """Vectors of all texts of the images at positions [B] that the store has, float32 [K, D], image by image."""
+        starts = self._offsets[positions]
+        counts = self._offsets[positions + 1] - starts
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._gather(np.repeat(starts, counts) + within)
 
     def _choose(self, positions: np.ndarray, choose: TextChoice, seed: int, epoch: int) -> np.ndarray:
         starts = self._offsets[positions]
@@ -218,3 +221,11 @@ class EmbeddingStore:
                 f"{len(descriptions):,} from {descriptions.source}). Bring them up to date: gpt4image embed, with the "
                 "same options."
             )
+
+
+def find_sorted(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Positions of ids [B] among ids in rising order [N], int64 [B]; -1 where there is none."""
+    if not len(known):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return np.where(known[at] == wanted, at, -1)

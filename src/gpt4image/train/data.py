@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,13 +13,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gpt4image.embed.store import EmbeddingStore, TextChoice
 from gpt4image.errors import TrainingError
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import Transform, seed_everything
+from gpt4image.train.guidance import Guidance, mean_soft_labels
 
 Key = tuple[int, int]
-"""Epoch and position in the dataset."""
+"""Number of the draw, which is the epoch where images are not repeated, and position in the dataset."""
+
+
+class Part(NamedTuple):
+    """What one process reads at a time.
+
+    Attributes:
+        keys: its images.
+        whole: positions of all images of the optimiser step, of all parts and processes; None outside of training.
+        parts: in how many parts the step is done.
+    """
+
+    keys: list[Key]
+    whole: np.ndarray | None = None
+    parts: int = 1
 
 
 class Batch(NamedTuple):
@@ -27,25 +41,42 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: images [B, 3, H, W], or stored features of the frozen modules [B, ...].
-        labels: int64 [B].
-        text: text vectors float32 [B, D]; zero where there is none; D is 0 when training without text.
-        has_text: bool [B].
+        labels: int64 [B], -1 where there is none.
+        vectors: of each source of vectors, float32 [B, D]; zero where there is none.
+        known: for each source, which images have a vector, bool [B].
+        soft: soft labels [B, C], zero where there are none; [B, 0] when training without.
+        ids: a number for each distinct image, int64 [B].
         rows: positions in the image table, int64 [B].
+        counts: images of the optimiser step, of all processes, for one of its parts: those with a label; those without,
+            but with a soft one; and those with a vector of each source; float32 [2 + sources].
     """
 
     inputs: Tensor
     labels: Tensor
-    text: Tensor
-    has_text: Tensor
+    vectors: tuple[Tensor, ...]
+    known: tuple[Tensor, ...]
+    soft: Tensor
+    ids: Tensor
     rows: Tensor
+    counts: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+        def move(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=True)
+
+        return Batch(
+            move(self.inputs),
+            move(self.labels),
+            tuple(map(move, self.vectors)),
+            tuple(map(move, self.known)),
+            *map(move, self[4:]),
+        )
 
 
 class Inputs(Dataset[Tensor]):
-    """What the model is fed, by epoch and position."""
+    """What the model is fed, by number of the draw and position."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -58,7 +89,7 @@ class Inputs(Dataset[Tensor]):
 class ImageInputs(Inputs):
     """Decoded and transformed images of some rows of a table.
 
-    Random transforms draw from (seed, epoch, position) alone.
+    Random transforms draw from (seed, number of the draw, position) alone.
     """
 
     def __init__(self, images: ImageTable, rows: np.ndarray, transform: Transform, seed: int = 0) -> None:
@@ -68,88 +99,116 @@ class ImageInputs(Inputs):
         return len(self._rows)
 
     def __getitem__(self, key: Key) -> Tensor:
-        epoch, position = key
-        seed_everything(self._seed, epoch, position)
+        draw, position = key
+        seed_everything(self._seed, draw, position)
         return self._transform(self._images.image(int(self._rows[position])))
 
 
 class LabelledInputs(Dataset[Batch]):
-    """Inputs with their labels and texts, a batch at a time.
+    """Inputs with their labels and all guidance, a batch at a time.
 
     Args:
         inputs: what the model is fed.
         images: the table of their images.
         rows: positions of the images in the table, int64 [N].
-        store: text vectors; None for batches without text.
-        texts: what stands for an image that has several texts.
-        seed: seed of the draws among them; they depend on seed, epoch and image id alone.
+        guidance: vectors and soft labels; texts are drawn from its seed, the draw's number and the image id alone.
     """
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        images: ImageTable,
-        rows: np.ndarray,
-        store: EmbeddingStore | None = None,
-        texts: TextChoice = "random",
-        seed: int = 0,
-    ) -> None:
-        self._inputs, self._rows, self._store = inputs, rows, store
-        self._texts, self._seed = texts, seed
+    def __init__(self, inputs: Inputs, images: ImageTable, rows: np.ndarray, guidance: Guidance | None = None) -> None:
+        self._inputs, self._rows, self._guidance = inputs, rows, guidance or Guidance()
         self._labels = images.labels[rows].astype(np.int64)
-        self._in_store = store.find(images.ids[rows]) if store else np.full(len(rows), -1, dtype=np.int64)
+        self._classes = len(images.classes)
+        ids = images.ids[rows]
+        self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
+        self._places = [source.find(ids) for source in self._guidance.sources]
+        self._soft_places = np.stack(
+            [labels.find(ids) for labels in self._guidance.soft_labels] or [np.full(len(ids), -1)], axis=1
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, keys: Sequence[Key]) -> Batch:
-        epoch = keys[0][0]
-        positions = np.asarray([position for _, position in keys])
+    def __getitem__(self, part: Part) -> Batch:
+        draws, positions = np.asarray(part.keys, dtype=np.int64).T
+        guidance = self._guidance
         return Batch(
-            torch.stack([self._inputs[key] for key in keys]),
+            torch.stack([self._inputs[key] for key in part.keys]),
             torch.from_numpy(self._labels[positions]),
-            torch.from_numpy(self._text(positions, epoch)),
-            torch.from_numpy(self._in_store[positions] >= 0),
+            tuple(
+                torch.from_numpy(source.take(places[positions], guidance.texts, guidance.seed, draws))
+                for source, places in zip(guidance.sources, self._places, strict=True)
+            ),
+            tuple(torch.from_numpy(places[positions, 0] >= 0) for places in self._places),
+            torch.from_numpy(self._soft(positions)),
+            torch.from_numpy(self._ids[positions]),
             torch.from_numpy(self._rows[positions]),
+            torch.from_numpy(self._counts(positions if part.whole is None else part.whole) / np.float32(part.parts)),
         )
 
-    def _text(self, positions: np.ndarray, epoch: int) -> np.ndarray:
-        if self._store is None:
+    def _soft(self, positions: np.ndarray) -> np.ndarray:
+        stores = self._guidance.soft_labels
+        if not stores:
             return np.zeros((len(positions), 0), dtype=np.float32)
-        return self._store.take(self._in_store[positions], self._texts, self._seed, epoch)
+        return mean_soft_labels(stores, self._soft_places[positions], self._guidance.soft_temperature)
+
+    def _counts(self, whole: np.ndarray) -> np.ndarray:
+        labelled = self._labels[whole] >= 0
+        soft = ~labelled & (self._soft_places[whole] >= 0).any(axis=1)
+        described = [(places[whole, 0] >= 0).sum() for places in self._places]
+        return np.asarray([labelled.sum(), soft.sum(), *described], dtype=np.float32)
 
 
-class EpochBatches(Sampler[list[Key]]):
+class EpochBatches(Sampler[Part]):
     """Keys of one epoch's batches for one process, in an order that depends on seed and epoch alone.
 
-    The images of a global batch are dealt out to the processes in turn; the last, incomplete batch of an epoch is
-    left out. Set `epoch` and `start` (the first batch) before iterating.
+    The images of a step are dealt out to its parts, and those of a part to the processes in turn; the last, incomplete
+    step of an epoch is left out. With repeated augmentation (Hoffer et al., arXiv 1901.09335; Touvron et al., DeiT,
+    arXiv 2012.12877) each image comes several times in a row, in draws of its own, and an epoch meets fewer images. Set
+    `epoch` and `start` (the first part) before iterating.
 
     Args:
         size: images in the dataset.
-        batch_size: images in a global batch.
+        batch_size: images of an optimiser step, over all parts and processes.
         seed: seed of the order.
         process: rank of this process.
         processes: number of processes.
+        parts: parts of a step, in which gradients are accumulated.
+        repeats: copies of an image.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+        parts: int = 1,
+        repeats: int = 1,
+    ) -> None:
         self.epoch = 0
         self.start = 0
         self._size, self._batch_size, self._seed = size, batch_size, seed
         self._process, self._processes = process, processes
+        self._parts, self._repeats = parts, repeats
 
     def __len__(self) -> int:
-        return self._size // self._batch_size
+        return self._size // self._batch_size * self._parts
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[Part]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._size)
+        copies = np.repeat(order, self._repeats)[: self._size]
+        draws = self.epoch * self._repeats + np.arange(self._size) % self._repeats
+        share = self._batch_size // self._parts
         for number in range(self.start, len(self)):
-            batch = order[number * self._batch_size : (number + 1) * self._batch_size]
-            yield [(self.epoch, int(position)) for position in batch[self._process :: self._processes]]
+            first = number * share
+            step = number // self._parts * self._batch_size
+            own = slice(first + self._process, first + share, self._processes)
+            keys = list(zip(draws[own].tolist(), copies[own].tolist(), strict=True))
+            yield Part(keys, copies[step : step + self._batch_size], self._parts)
 
 
-class ShareInOrder(Sampler[list[Key]]):
+class ShareInOrder(Sampler[Part]):
     """Keys of one process's share of a dataset in order, for evaluation."""
 
     def __init__(self, size: int, batch_size: int, process: int = 0, processes: int = 1) -> None:
@@ -159,9 +218,9 @@ class ShareInOrder(Sampler[list[Key]]):
     def __len__(self) -> int:
         return math.ceil(len(self._positions) / self._batch_size)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[Part]:
         for start in range(0, len(self._positions), self._batch_size):
-            yield [(0, position) for position in self._positions[start : start + self._batch_size]]
+            yield Part([(0, position) for position in self._positions[start : start + self._batch_size]])
 
 
 @dataclass(frozen=True)
@@ -177,7 +236,7 @@ class Loading:
     pin_memory: bool = False
 
 
-def make_loader(dataset: LabelledInputs, batches: Sampler[list[Key]], loading: Loading) -> DataLoader[Batch]:
+def make_loader(dataset: LabelledInputs, batches: Sampler[Part], loading: Loading) -> DataLoader[Batch]:
     """A loader whose workers stay alive from epoch to epoch."""
     return DataLoader(
         dataset,
@@ -195,6 +254,26 @@ def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
     rows: np.ndarray = in_split[images.labels[in_split] >= 0]
     if not len(rows):
         raise TrainingError(f"{images.source} has no labelled {split} images.")
+    return rows
+
+
+def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> np.ndarray:
+    """Positions of the training images: those with a label, and where wished those with a vector or soft label alone.
+
+    Raises:
+        TrainingError: none has a label.
+    """
+    labelled = labelled_rows(images, "train")
+    if not unlabelled:
+        return labelled
+    in_split = images.split("train")
+    ids = images.ids[in_split]
+    useful = images.labels[in_split] >= 0
+    for source in guidance.sources:
+        useful |= source.find(ids)[:, 0] >= 0
+    for labels in guidance.soft_labels:
+        useful |= labels.find(ids) >= 0
+    rows: np.ndarray = in_split[useful]
     return rows
 
 

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt4image.embed.store import EmbeddingStore
 from gpt4image.errors import ConfigError
 from gpt4image.files import digest, hash_file, read_json, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.train.arms import Arm
+from gpt4image.train.guidance import Guidance
 from gpt4image.train.recipe import Recipe
 
-TEXT_SETTINGS = ("texts", "loss", "weight", "temperature", "projector", "projector_hidden")
+TEXT_SETTINGS = (
+    "texts", "text_space", "text_adapter", "several_encoders", "loss", "targets", "target_temperature", "target_share",
+    "temperature", "learn_temperature", "queue", "weight", "weight_schedule", "weight_warmup_epochs", "align_until",
+    "balance", "align_at", "align_pool", "projector", "projector_hidden", "soft_labels", "soft_temperature",
+    "soft_from", "soft_until", "unlabelled",
+)  # fmt: skip
 """Recipe settings that change nothing in an arm without text."""
 
 
@@ -59,7 +64,7 @@ class Job:
 
     Attributes:
         images: training and validation images.
-        store: text vectors; None trains on labels alone.
+        guidance: vectors to align with, and soft labels; nothing of both trains on labels alone.
         recipe: how to train.
         arm: the way of training.
         seed: seed of the classifier's start, the order, all augmentation, and the texts that are drawn.
@@ -70,7 +75,7 @@ class Job:
     """
 
     images: ImageTable
-    store: EmbeddingStore | None
+    guidance: Guidance
     recipe: Recipe
     arm: Arm
     seed: int
@@ -82,7 +87,6 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as plain values."""
         columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
-        text = self.store and self.store.manifest
         recipe = self.recipe.to_dict()
         start = self.recipe.checkpoint
         return {
@@ -90,7 +94,7 @@ class Job:
             "seed": self.seed,
             "images": digest(*columns),
             "classes": list(self.images.classes),
-            "text": text and {key: getattr(text, key) for key in ("encoder", "revision", "long_text", "text_hash")},
+            **self.guidance.identity(),
             "start": start and hash_file(Path(start)),
             "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in TEXT_SETTINGS},
         }

@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gpt4image.align.alignment import AlignmentLoss
-from gpt4image.align.mixing import mix_labels, mix_text
 from gpt4image.align.model import AlignedModel
 from gpt4image.console import Meter
 from gpt4image.train.augment import seed_everything
@@ -24,8 +20,9 @@ from gpt4image.train.checkpoint import Progress
 from gpt4image.train.data import Batch, EpochBatches
 from gpt4image.train.frozen import freeze
 from gpt4image.train.inference import predict_logits
+from gpt4image.train.objective import Objective
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.schedule import learning_rate
+from gpt4image.train.schedule import alignment_weight, learning_rate, soft_label_share
 from gpt4image.train.watch import LossWatch
 
 if TYPE_CHECKING:
@@ -42,12 +39,11 @@ class Trainer:
     Attributes:
         recipe: how to train.
         seed: seed of order, augmentation, mixing and dropout.
-        classes: number of classes.
         model: the model to train, prepared for its device.
         optimizer: likewise.
         ema: moving average of the model, if the recipe has one.
         frozen: modules that stay as they are.
-        alignment: the alignment loss; None trains on labels alone.
+        objective: what is minimised.
         loader: training batches; `batches` decides their order.
         batches: order of the training batches.
         validation: loader of the validation images.
@@ -60,12 +56,11 @@ class Trainer:
 
     recipe: Recipe
     seed: int
-    classes: int
     model: nn.Module
     optimizer: Any
     ema: ModelEmaV3 | None
     frozen: list[nn.Module]
-    alignment: AlignmentLoss | None
+    objective: Objective
     loader: DataLoader[Batch]
     batches: EpochBatches
     validation: DataLoader[Batch]
@@ -79,6 +74,14 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""
         return len(self.batches) // self.recipe.accumulate
+
+    def follow_schedules(self, epoch: float) -> None:
+        """Set what changes in the course of training for a step that ends after so many epochs."""
+        progress = alignment_weight(self.recipe, epoch)
+        self.objective.weight = self.recipe.weight * progress
+        self.objective.soft_share = soft_label_share(self.recipe, epoch)
+        if self.recipe.balance is not None:
+            self.plain_model.set_share(self.recipe.balance * progress)
 
     @property
     def plain_model(self) -> AlignedModel:
@@ -119,6 +122,7 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
         rate = learning_rate(recipe, progress.epoch + (step + 1) / trainer.steps_per_epoch)
         for group in trainer.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
+        trainer.follow_schedules(progress.epoch + (step + 1) / trainer.steps_per_epoch)
         # 2) gradients of all parts of the batch
         losses, rows = accumulate_gradients(trainer, batches, step)
         # 3) one optimiser step
@@ -153,39 +157,11 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
         last = part == parts - 1
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
-            classification, alignment = compute_losses(trainer, batch.to(trainer.accelerator.device))
-            trainer.accelerator.backward((classification + trainer.recipe.weight * alignment) / parts)
+            objective = trainer.objective
+            classification, alignment = objective.losses(trainer.model, batch.to(trainer.accelerator.device))
+            trainer.accelerator.backward((classification + objective.weight * alignment) / parts)
         total += torch.stack([classification.detach(), alignment.detach()]) / parts
     return total, torch.cat(rows)
-
-
-def compute_losses(trainer: Trainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and alignment loss of a batch (arXiv 2306.00693, equation 3)."""
-    recipe = trainer.recipe
-    inputs, text, has_text = batch.inputs, batch.text, batch.has_text
-    target: Tensor = batch.labels
-    smoothing = recipe.label_smoothing
-    if recipe.mixes:
-        inputs, mixing = mix_images(recipe, inputs)
-        target, smoothing = mix_labels(mixing, batch.labels, trainer.classes, smoothing), 0.0
-        text, has_text = mix_text(mixing, text, has_text)
-    with trainer.accelerator.autocast():
-        output = trainer.model(inputs)
-    classification = F.cross_entropy(output.logits.float(), target, label_smoothing=smoothing)
-    if trainer.alignment is None:
-        return classification, torch.zeros_like(classification)
-    return classification, trainer.alignment(output.projected, text, has_text)
-
-
-def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixup or cutmix of a batch, and the mixing matrix [B, B].
-
-    timm mixes any label; given the images' own positions as labels it returns what share of which image is where.
-    """
-    size = len(inputs)
-    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
-    mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))
-    return mixed, mixing
 
 
 def validate(trainer: Trainer) -> float:
@@ -204,7 +180,7 @@ def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float)
             "epoch": progress.epoch,
             "learning_rate": rate,
             "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
-            "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.alignment else None,
+            "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.plain_model.heads else None,
             "validation_accuracy": accuracy,
             "seconds": seconds,
         }

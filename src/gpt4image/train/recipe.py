@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from gpt4image.errors import ConfigError
 from gpt4image.seams import unknown_name
+from gpt4image.train.recipe_checks import check_recipe, require
 
 
 @dataclass(frozen=True)
@@ -75,53 +76,68 @@ class Recipe:
     cached_views: int = 0
     """With frozen early modules: compute their output once for this many augmented views of each image, in place of
     running them at every step. 0 does not cache."""
+    repeats: int = 1
+    """Repeated augmentation: so many differently augmented copies of an image in a row, and fewer images an epoch."""
+    compile: bool = False
+    """Compile the model with torch.compile: a slow start, then faster steps."""
     texts: Literal["random", "mean"] = "random"
     """Of several descriptions of an image: one drawn at random in each epoch, or the mean of their vectors."""
-    loss: Literal["clip", "infonce", "cosine"] = "clip"
-    """Alignment loss: InfoNCE both ways, from image to text only, or the distance of unit vectors."""
-    weight: float = 0.3
-    """Weight of the alignment loss beside the cross-entropy."""
+    text_space: Literal["raw", "centred", "whitened"] = "raw"
+    """Text vectors as they are, without what all training texts have in common, or whitened as well."""
+    text_adapter: bool = False
+    """Train a light adapter on the text vectors too."""
+    several_encoders: Literal["heads", "concatenated"] = "heads"
+    """Of several text encoders: a projector and loss for each, or one for their vectors side by side."""
+    loss: Literal["clip", "infonce", "cosine", "sigmoid", "relational"] = "clip"
+    """Alignment loss: InfoNCE both ways, from image to text only, distance of unit vectors, SigLIP's, or images as like
+    each other as their texts."""
+    targets: Literal["identity", "same", "label", "similarity"] = "same"
+    """Texts that fit an image: its own; those of its copies and the same words too; those of its class; or all, by how
+    like its own they are."""
+    target_temperature: float = 0.1
+    """Temperature of that likeness, for targets `similarity` and the relational loss."""
+    target_share: float = 0.5
+    """Share of the `similarity` targets that goes by likeness."""
     temperature: float = 0.2
-    """Temperature of the contrastive losses."""
-    projector: Literal["mlp-bn", "mlp"] = "mlp-bn"
-    """Projector with batch normalisation (the reference's for ResNet-50) or without (its for DeiT-B)."""
+    """Temperature of the losses; the distance has none."""
+    learn_temperature: bool = False
+    """Start there, and learn it."""
+    queue: int = 0
+    """Texts of earlier batches kept as further negatives, for small batches."""
+    weight: float = 0.3
+    """Weight of the alignment loss beside the cross-entropy; 0 does without it."""
+    weight_schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the weight after its warm-up: constant, or half a cosine down to 0."""
+    weight_warmup_epochs: float = 0.0
+    """Epochs over which the weight rises from 0."""
+    align_until: float = 1.0
+    """Share of the training after which the alignment ends."""
+    balance: float | None = None
+    """Scale the alignment's gradient at the shared feature to this share of the classifier's; None leaves it."""
+    align_at: tuple[str, ...] = ()
+    """Where to align: modules of the backbone, such as layer3; `features` is what the classifier reads, and where none
+    is named. Several have a projector each."""
+    align_pool: Literal["auto", "mean", "token", "channels-last"] = "auto"
+    """How what such a module answers becomes one vector: mean over positions, the class token, or the mean where
+    channels come last."""
+    projector: Literal["mlp-bn", "mlp-ln", "mlp", "bottleneck", "linear"] = "mlp-bn"
+    """Projector: two layers with batch normalisation (the reference's for ResNet-50), with layer normalisation, with
+    none (its for DeiT-B), with a narrow middle, or one layer."""
     projector_hidden: int | None = None
-    """Width between the projector's layers; twice the text vectors' when not given."""
+    """Width between the projector's layers; twice the text vectors' when not given, a quarter for a bottleneck."""
+    soft_labels: float = 0.0
+    """Share of the labels that comes from a classifier on the descriptions (or a teacher), cross-fitted."""
+    soft_temperature: float | None = None
+    """Temperature of these labels; the one that fits held-out labels best when not given."""
+    soft_from: float = 0.0
+    """Share of the training from which on they are mixed in."""
+    soft_until: float = 1.0
+    """Share of the training after which they are not."""
+    unlabelled: Literal["skip", "align"] = "skip"
+    """Training images with a description and no label: leave them out, or train on their alignment."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "image_size"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lr", "temperature"):
-            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix", "weight", "cached_views"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("label_smoothing", "flip", "random_erase", "mix_probability", "drop_path", "momentum"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        require(self.clip_grad is None or self.clip_grad > 0, f"clip_grad must be above 0, not {self.clip_grad}.")
-        require(
-            self.batch_size // self.accumulate > 1,
-            f"batch_size {self.batch_size} in accumulate = {self.accumulate} parts leaves single images, which batch "
-            "normalisation and the contrastive losses cannot learn from.",
-        )
-        low, high = self.crop_scale
-        require(0 < low <= high <= 1, f"crop_scale must be two rising shares of 1, not {low} {high}.")
-        require(
-            self.ema_decay is None or 0 < self.ema_decay < 1,
-            f"ema_decay must lie between 0 and 1, not {self.ema_decay}.",
-        )
-        require(
-            self.batch_size % self.accumulate == 0,
-            f"batch_size {self.batch_size} cannot be split into accumulate = {self.accumulate} equal parts.",
-        )
-        require(
-            self.batch_size // self.accumulate % 2 == 0 or not self.mixes,
-            "mixup and cutmix pair the images of a batch: its part of "
-            f"{self.batch_size // self.accumulate} must be even.",
-        )
-        require(
-            not self.cached_views or bool(self.freeze),
-            "cached_views stores the output of frozen modules: name them with freeze, or set cached_views to 0.",
-        )
+        check_recipe(self)
 
     @property
     def mixes(self) -> bool:
@@ -141,12 +157,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; tuples as lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-
-def require(condition: bool, message: str) -> None:
-    """ConfigError with the message unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

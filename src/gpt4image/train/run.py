@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from gpt4image.train.arms import Arm, find_arm
 from gpt4image.train.augment import preprocessing, seed_everything
 from gpt4image.train.backbone import build_backbone, whole_state
 from gpt4image.train.checkpoint import load_checkpoint, save_checkpoint
+from gpt4image.train.guidance import Guidance, vector_sources
 from gpt4image.train.job import Job, RunLayout
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
@@ -27,6 +29,8 @@ from gpt4image.train.setup import build_trainer, capture_state, restore_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from gpt4image.labelling import SoftLabels
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ class TrainedRun:
 
 def train_model(
     images: ImageTable,
-    store: EmbeddingStore | None,
+    store: EmbeddingStore | Sequence[EmbeddingStore] | None,
     recipe: Recipe,
     folder: Path,
     *,
+    soft_labels: Sequence[SoftLabels] = (),
     arm: str = "described",
     seed: int = 0,
     features: Path | None = None,
@@ -76,9 +81,10 @@ def train_model(
 
     Args:
         images: training and validation images; test images are not touched.
-        store: text vectors; needed by arms that use text.
+        store: text vectors, of one encoder or several, and those of vision teachers; needed by arms that use text.
         recipe: how to train.
         folder: the run's folder.
+        soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes that mix some in.
         arm: `baseline` or `described`.
         seed: seed of the classifier's start, the order, and all augmentation.
         features: where stored outputs of frozen modules lie; in the run's folder when not given.
@@ -93,11 +99,12 @@ def train_model(
     chosen = find_arm(arm)
     if seed < 0:
         raise ConfigError(f"seed must be a number from 0 up, not {seed}.")
-    if chosen.uses_text and store is None:
+    stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
+    if chosen.uses_text and not stores:
         raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or take --arm baseline.")
     job = Job(
         images=images,
-        store=store if chosen.uses_text else None,
+        guidance=choose_guidance(stores, soft_labels, recipe, images, seed) if chosen.uses_text else Guidance(),
         recipe=recipe,
         arm=chosen,
         seed=seed,
@@ -114,6 +121,36 @@ def train_model(
             train_to_end(job, accelerator)
     accelerator.wait_for_everyone()
     return open_run(folder)
+
+
+def choose_guidance(
+    stores: Sequence[EmbeddingStore],
+    soft_labels: Sequence[SoftLabels],
+    recipe: Recipe,
+    images: ImageTable,
+    seed: int,
+) -> Guidance:
+    """What a recipe uses of vectors and soft labels.
+
+    Raises:
+        ConfigError: the recipe mixes in soft labels and there are none.
+        StoreError: soft labels are of other classes.
+    """
+    if recipe.soft_labels and not soft_labels:
+        raise ConfigError(
+            f"soft_labels = {recipe.soft_labels} mixes in soft labels: pass them (gpt4image label makes some of the "
+            "descriptions), or set it to 0."
+        )
+    used = tuple(soft_labels) if recipe.soft_labels else ()
+    for labels in used:
+        labels.check(images.classes)
+    return Guidance(
+        sources=vector_sources(stores, recipe.several_encoders == "concatenated") if recipe.weight else (),
+        soft_labels=used,
+        texts=recipe.texts,
+        soft_temperature=recipe.soft_temperature,
+        seed=seed,
+    )
 
 
 def train_to_end(job: Job, accelerator: Accelerator) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate as a function of progress."""
+"""Learning rate, weight of the alignment, and share of soft labels, as functions of progress."""
 
 from __future__ import annotations
 
@@ -23,3 +23,34 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     # 3) or half a cosine wave down to the lowest rate
     progress = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-12)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def alignment_weight(recipe: Recipe, epoch: float) -> float:
+    """Weight of the alignment after `epoch` epochs, as a share of the recipe's weight.
+
+    A linear rise, then none or half a cosine down to 0, where the alignment ends.
+
+    >>> recipe = Recipe(epochs=10, weight_warmup_epochs=1, weight_schedule="cosine", align_until=0.5)
+    >>> [round(alignment_weight(recipe, epoch), 3) for epoch in (0, 0.5, 1, 3, 5, 7)]
+    [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    """
+    end = recipe.align_until * recipe.epochs
+    if epoch > end or not end:
+        return 0.0
+    if epoch < recipe.weight_warmup_epochs:
+        return epoch / recipe.weight_warmup_epochs
+    if recipe.weight_schedule == "constant":
+        return 1.0
+    progress = (epoch - recipe.weight_warmup_epochs) / max(end - recipe.weight_warmup_epochs, 1e-12)
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def soft_label_share(recipe: Recipe, epoch: float) -> float:
+    """Share of the labels that is soft after `epoch` epochs.
+
+    >>> recipe = Recipe(epochs=10, soft_labels=0.5, soft_from=0.4)
+    >>> [soft_label_share(recipe, epoch) for epoch in (1, 3.9, 4.1, 10)]
+    [0.0, 0.0, 0.5, 0.5]
+    """
+    inside = recipe.soft_from * recipe.epochs < epoch <= recipe.soft_until * recipe.epochs
+    return recipe.soft_labels if inside else 0.0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from gpt4image.align.alignment import AlignmentLoss
+from gpt4image.align.head import AlignmentHead
 from gpt4image.align.model import AlignedModel, feature_width
 from gpt4image.align.projector import Projector
-from gpt4image.embed.store import EmbeddingStore
+from gpt4image.align.queue import TextQueue
+from gpt4image.align.targets import TargetRule
+from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.errors import ConfigError
 from gpt4image.images.table import ImageTable
 from gpt4image.seams import unknown_name
@@ -26,12 +30,15 @@ from gpt4image.train.data import (
     fitting_batch_size,
     labelled_rows,
     make_loader,
+    training_rows,
 )
 from gpt4image.train.frozen import frozen_modules
+from gpt4image.train.guidance import Guidance
 from gpt4image.train.inference import evaluation_loader
 from gpt4image.train.inputs import prepare_inputs
 from gpt4image.train.job import Job
 from gpt4image.train.loop import Trainer
+from gpt4image.train.objective import Objective
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.watch import LossWatch
 
@@ -52,25 +59,30 @@ def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator) -> Tr
         backbone: whole backbone, on the CPU; its frozen modules are frozen.
         accelerator: device, processes, precision.
     """
-    images, store, recipe, seed = job.images, job.store, job.recipe, job.seed
-    rows = {split: labelled_rows(images, split) for split in ("train", "validation")}
+    images, guidance, recipe, seed = job.images, job.guidance, job.recipe, job.seed
+    rows = {
+        "train": training_rows(images, guidance, recipe.unlabelled == "align"),
+        "validation": labelled_rows(images, "validation"),
+    }
     source = prepare_inputs(backbone, images, recipe, job.features, accelerator.device)
     with accelerator.main_process_first():
         inputs = source.training(rows["train"], seed), source.evaluation(rows["validation"], "validation")
-    train_set = LabelledInputs(inputs[0], images, rows["train"], store, recipe.texts, seed)
+    train_set = LabelledInputs(inputs[0], images, rows["train"], guidance)
     validation_set = LabelledInputs(inputs[1], images, rows["validation"])
     batches = order_batches(recipe, len(train_set), seed, accelerator)
     loading = Loading(job.workers, pin_memory=accelerator.device.type == "cuda")
-    model, optimizer = accelerator.prepare(*make_model(source.trained, inputs[0], store, recipe, seed))
+    model = make_model(source.trained, inputs[0], images.ids[rows["train"]], guidance, recipe, seed)
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+    if recipe.compile:
+        model.compile()
     return Trainer(
         recipe=recipe,
         seed=seed,
-        classes=len(images.classes),
         model=model,
         optimizer=optimizer,
         ema=ModelEmaV3(accelerator.unwrap_model(model), decay=recipe.ema_decay) if recipe.ema_decay else None,
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
-        alignment=None if store is None else AlignmentLoss(recipe.loss, recipe.temperature),
+        objective=Objective(recipe, len(images.classes), accelerator),
         loader=make_loader(train_set, batches, loading),
         batches=batches,
         validation=evaluation_loader(validation_set, accelerator, loading),
@@ -82,33 +94,78 @@ def build_trainer(job: Job, backbone: nn.Module, accelerator: Accelerator) -> Tr
 
 
 def make_model(
-    trained: nn.Module, inputs: Inputs, store: EmbeddingStore | None, recipe: Recipe, seed: int
-) -> tuple[AlignedModel, torch.optim.Optimizer]:
-    """The backbone with a projector beside it where there is text, and the recipe's optimiser.
+    trained: nn.Module, inputs: Inputs, ids: np.ndarray, guidance: Guidance, recipe: Recipe, seed: int
+) -> AlignedModel:
+    """The backbone with a head beside it for each source of vectors, at each place.
+
+    Args:
+        trained: the part of the backbone that is trained.
+        inputs: what it is fed.
+        ids: ids of the training images, whose vectors are centred.
+        guidance: what to align with.
+        recipe: how.
+        seed: seed of the projectors.
 
     Raises:
-        ConfigError: timm has no such optimiser.
+        ConfigError: the backbone has no module of a name, or one whose answer cannot be aligned.
     """
     seed_everything(seed, PROJECTOR_STREAM)
-    projector = None
-    if store is not None:
-        width = feature_width(trained, inputs[(0, 0)].unsqueeze(0))
-        projector = Projector(width, store.width, recipe.projector_hidden, recipe.projector)
-    model = AlignedModel(trained, projector)
+    sample = inputs[(0, 0)].unsqueeze(0)
+    heads = []
+    for number, source in enumerate(guidance.sources):
+        transform = None
+        if recipe.text_space != "raw":
+            transform = TextTransform(recipe.text_space, Moments.of(source.chunks(ids, recipe.texts)))
+        for place in recipe.align_at or ("features",):
+            tap = None if place == "features" else place
+            width = feature_width(trained, sample, tap, recipe.align_pool)
+            heads.append(
+                AlignmentHead(
+                    Projector(width, source.width, recipe.projector_hidden, recipe.projector),
+                    make_loss(recipe, source.width),
+                    source=number,
+                    transform=transform,
+                    adapter=TextAdapter(source.width) if recipe.text_adapter else None,
+                    tap=tap,
+                    pool=recipe.align_pool,
+                    weight=1 / (len(guidance.sources) * max(1, len(recipe.align_at))),
+                )
+            )
+    return AlignedModel(trained, heads, balance=recipe.balance is not None)
+
+
+def make_loss(recipe: Recipe, width: int) -> AlignmentLoss:
+    """The recipe's alignment loss for vectors of a width."""
+    return AlignmentLoss(
+        recipe.loss,
+        recipe.temperature,
+        learn_temperature=recipe.learn_temperature,
+        targets=TargetRule(recipe.targets, recipe.target_temperature, recipe.target_share),
+        queue=TextQueue(recipe.queue, width) if recipe.queue else None,
+    )
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser. ConfigError: timm has no such optimiser."""
     if recipe.optimizer not in list_optimizers():
         raise ConfigError(unknown_name("optimizer", recipe.optimizer, list_optimizers()))
-    optimizer = create_optimizer_v2(
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
-    return model, optimizer
+    return optimizer
 
 
 def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerator) -> EpochBatches:
     """Order of the training batches; a batch larger than the image set is cut down to it."""
     parts = recipe.accumulate * accelerator.num_processes
-    batch_size = fitting_batch_size(recipe.batch_size, parts, images)
     return EpochBatches(
-        images, batch_size // recipe.accumulate, seed, accelerator.process_index, accelerator.num_processes
+        images,
+        fitting_batch_size(recipe.batch_size, parts, images),
+        seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        recipe.accumulate,
+        recipe.repeats,
     )
 
 

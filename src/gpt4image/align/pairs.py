@@ -1,0 +1,160 @@
+"""What an alignment loss looks at: rows of this process against columns of all processes.
+
+Images are mixtures of sources, and sources have texts: M [B, S] holds the share of source s in image i
+(`gpt4image.align.mixing`); without mixing it is the identity. Targets that rows P [S, G] state for sources are M P for
+images, exactly as labels are mixed. Nothing here grows with the square of the joined batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt4image.align.gather import gather_rows, world
+from gpt4image.align.targets import TargetRule, Texts, as_distributions, sum_up
+
+TINY = 1e-12
+
+
+class Rows(NamedTuple):
+    """Rows of this process against columns of all.
+
+    Attributes:
+        similarities: cosines [R, G], with gradient.
+        targets: what each row should find [R, G]: a distribution, or an affinity between 0 and 1 for each pair.
+        allowed: which columns a row is compared with, bool [R, G].
+        weights: how much each row counts [R]; 0 for rows without text.
+    """
+
+    similarities: Tensor
+    targets: Tensor
+    allowed: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A batch of images and texts: this process's part, and what there is of the others'.
+
+    Attributes:
+        images: unit vectors z of this process's images [B, D].
+        texts: texts t of this process's sources [S].
+        mixing: share of source s in image i, M [B, S]; None where image i is source i.
+        rule: which texts fit.
+        slots: rows kept for the images and for the texts of each process; not needed by a single one.
+        queued: texts of earlier batches.
+    """
+
+    images: Tensor
+    texts: Texts
+    mixing: Tensor | None
+    rule: TargetRule
+    slots: tuple[int, int] = (0, 0)
+    queued: Texts | None = None
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """Which share of each image has a text [B]."""
+        known = self.texts.known.to(self.images.dtype)
+        return known if self.mixing is None else self.mixing @ known
+
+    @cached_property
+    def source_shares(self) -> Tensor:
+        """How much of each source is in this process's images, where it has a text [S]; the same sum as `shares`."""
+        known = self.texts.known.to(self.images.dtype)
+        return known if self.mixing is None else self.mixing.sum(dim=0) * known
+
+    @cached_property
+    def all_texts(self) -> Texts:
+        """Texts of all processes [G]."""
+        vectors, known, ids, labels = self.texts
+        slots = self.slots[1]
+        return Texts(
+            gather_rows(vectors, slots),
+            gather_rows(known, slots),
+            None if ids is None else gather_rows(ids, slots),
+            None if labels is None else gather_rows(labels, slots),
+        )
+
+    @cached_property
+    def all_images(self) -> Tensor:
+        """Images of all processes [G', D]."""
+        return gather_rows(self.images, self.slots[0])
+
+    @cached_property
+    def all_shares(self) -> Tensor:
+        """Which share of each image of all processes has a text [G']."""
+        return gather_rows(self.shares, self.slots[0])
+
+    @cached_property
+    def own(self) -> Tensor:
+        """Cosine of each image with its own text [B]; of a mixed one the mean over its texts; 0 without text."""
+        if self.mixing is None:
+            return (self.images * self.texts.vectors).sum(dim=1) * self.texts.known
+        parts = self.mixing * self.texts.known
+        return ((self.images @ self.texts.vectors.T) * parts).sum(dim=1) / self.shares.clamp(min=TINY)
+
+    def image_to_text(self, *, pairwise: bool = False) -> Rows:
+        """This process's images [B] against all texts, those of earlier batches included [G + Q].
+
+        Args:
+            pairwise: targets as affinities in place of distributions.
+        """
+        others = self.all_texts if self.queued is None else join_texts(self.all_texts, self.queued)
+        terms = self.rule.terms(self.texts, others, world().rank * self.slots[1])
+        targets = self._of_images(sum_up(terms) if pairwise else as_distributions(terms))
+        allowed = others.known.expand(len(self.images), -1)
+        if self.queued is not None:
+            again = self.rule.excluded(self.texts, self.queued).to(self.images.dtype)
+            allowed = allowed & ~F.pad(self._of_images(again) > 0, (len(self.all_texts.known), 0))
+        return Rows(self.images @ others.vectors.T, targets.clamp(max=1), allowed, self.shares)
+
+    def text_to_image(self) -> Rows:
+        """This process's texts [S] against all images [G']."""
+        terms = self.rule.terms(self.texts, self.all_texts, world().rank * self.slots[1])
+        targets = as_distributions([(weight, self._against_images(term)) for weight, term in terms])
+        allowed = (self.all_shares > 0).expand(len(targets), -1)
+        return Rows(self.texts.vectors @ self.all_images.T, targets, allowed, self.source_shares)
+
+    def image_to_image(self) -> Rows:
+        """This process's images [B] against all others [G'], with the likeness of their texts as targets."""
+        alike = replace(self.rule, name="similarity", share=1.0)
+        terms = alike.terms(self.texts, self.all_texts, None)
+        likeness = self._against_images(self._of_images(sum_up(terms)))
+        rows, columns = (torch.arange(count, device=likeness.device) for count in likeness.shape)
+        itself = rows[:, None] + world().rank * self.slots[0] == columns
+        allowed = (self.all_shares > 0) & ~itself
+        targets = as_distributions([(1.0, likeness * allowed)])
+        return Rows(self.images @ self.all_images.T, targets, allowed, self.shares * allowed.any(dim=1))
+
+    def _of_images(self, of_sources: Tensor) -> Tensor:
+        """Rows of sources [S, .] to rows of images [B, .], as means over the sources that have a text."""
+        if self.mixing is None:
+            return of_sources
+        return self.mixing @ of_sources / self.shares.clamp(min=TINY)[:, None]
+
+    def _against_images(self, against_sources: Tensor) -> Tensor:
+        """Columns of all sources [R, G] to columns of all images [R, G']."""
+        if self.mixing is None:
+            return against_sources
+        size = world().size
+        if size == 1:
+            return against_sources @ self.mixing.T
+        wide = F.pad(self.mixing, (0, self.slots[1] - self.mixing.shape[1]))
+        everyone = gather_rows(wide, self.slots[0]).view(size, *self.slots)
+        return torch.einsum("rws,wis->rwi", against_sources.view(-1, size, self.slots[1]), everyone).flatten(1)
+
+
+def join_texts(first: Texts, second: Texts) -> Texts:
+    """Both one after the other; ids and labels where both have them."""
+    return Texts(
+        torch.cat([first.vectors, second.vectors]),
+        torch.cat([first.known, second.known]),
+        None if first.ids is None or second.ids is None else torch.cat([first.ids, second.ids]),
+        None if first.labels is None or second.labels is None else torch.cat([first.labels, second.labels]),
+    )

@@ -1,0 +1,103 @@
+"""Features caught on their way through a model, any model, by a hook."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gpt4image.align.balance import split_balanced
+from gpt4image.errors import ConfigError
+from gpt4image.seams import unknown_name
+
+PoolName = Literal["auto", "mean", "token", "channels-last"]
+
+SHAPES = {
+    "mean": "[B, F], [B, T, F] or [B, F, H, W]",
+    "token": "[B, T, F]",
+    "channels-last": "[B, H, W, F]",
+}
+
+
+class FeatureTap(nn.Module):
+    """Catches what goes into a module or comes out of it, and makes one vector an image of it.
+
+    The model stays as it is, and its answers too.
+
+    Args:
+        module: where to listen: any part of any model.
+        before: catch its first input in place of its output.
+        pool: `mean` over positions or tokens; the first `token`; `channels-last` for maps [B, H, W, F]; `auto` is
+            `mean`.
+        balance: scale the gradient that comes back from the alignment to `share` times the norm of the one that comes
+            from the rest of the model (`gpt4image.align.balance`).
+
+    Raises:
+        ConfigError: unknown pool.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    >>> tap = FeatureTap(model[1])
+    >>> _ = model(torch.zeros(2, 3, 5, 5))
+    >>> tap.take().shape
+    torch.Size([2, 8])
+    """
+
+    share: Tensor
+
+    def __init__(self, module: nn.Module, *, before: bool = False, pool: str = "auto", balance: bool = False) -> None:
+        super().__init__()
+        if pool not in get_args(PoolName):
+            raise ConfigError(unknown_name("pool", pool, list(get_args(PoolName))))
+        self._pool = "mean" if pool == "auto" else pool
+        self._balance = balance
+        self.register_buffer("share", torch.ones(()), persistent=False)
+        self._caught: Tensor | None = None
+        hook = module.register_forward_pre_hook(self._before) if before else module.register_forward_hook(self._after)
+        self._handle = hook
+
+    def remove(self) -> None:
+        """Listen no longer."""
+        self._handle.remove()
+
+    def _before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._catch(inputs[0]), *inputs[1:])
+
+    def _after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - what modules return
+        if isinstance(output, Tensor):
+            return self._catch(output)
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor) and not hasattr(output, "_fields"):
+            return (self._catch(output[0]), *output[1:])
+        raise ConfigError(
+            f"{type(module).__name__} answers {type(output).__name__}, not a tensor: choose a module inside it."
+        )
+
+    def _catch(self, feature: Tensor) -> Tensor:
+        if self._balance and feature.requires_grad:
+            feature, self._caught = split_balanced(feature, self.share)
+        else:
+            self._caught = feature
+        return feature
+
+    def take(self) -> Tensor:
+        """The feature of the last forward pass [B, F], once. ConfigError when there is none or it is of no use."""
+        caught, self._caught = self._caught, None
+        if caught is None:
+            raise ConfigError("The module to take features from was not run in the forward pass.")
+        return pool_feature(caught, self._pool)
+
+
+def pool_feature(feature: Tensor, pool: str) -> Tensor:
+    """A vector an image [B, F] of a feature in one of the shapes that the pool takes. ConfigError for others."""
+    match pool, feature.ndim:
+        case "mean", 2:
+            return feature
+        case "mean", 3:
+            return feature.mean(dim=1)
+        case "token", 3:
+            return feature[:, 0]
+        case "mean", 4:
+            return feature.mean(dim=(2, 3))
+        case "channels-last", 4:
+            return feature.mean(dim=(1, 2))
+    raise ConfigError(f"The feature is {list(feature.shape)}, pool {pool!r} takes {SHAPES[pool]}.")

@@ -1,0 +1,133 @@
+r"""Which texts of a batch fit an image: the targets of the alignment losses.
+
+A target rule gives the affinity A_ij, between 0 and 1, of text i with text j; A_ii = 1. The contrastive losses turn its
+rows into distributions, the sigmoid loss takes each pair by itself.
+
+- `identity`:   A_ij = 1 if i = j (Ding et al., arXiv 2306.00693, equation 2)
+- `same`:       likewise if i and j belong to one image or are the same text: copies that repeated augmentation makes
+                (Hoffer et al., arXiv 1901.09335), duplicates, texts that are class names
+- `label`:      likewise if i and j have one label (Yang et al., "UniCL", arXiv 2204.03610, equation 3)
+- `similarity`: (1 - share) same_ij + share exp((<t_i, t_j> - 1) / tau_t); its rows, normalised one term at a time, are
+                (1 - share) same + share softmax_j(<t_i, t_j> / tau_t) (Gao et al., "SoftCLIP", arXiv 2303.17561,
+                section 3.2)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from gpt4image.errors import ConfigError
+from gpt4image.seams import unknown_name
+
+TargetName = Literal["identity", "same", "label", "similarity"]
+SAME_TEXT = 1 - 1e-5
+"""Cosine from which on two vectors are those of one text: what float16 and float32 lose is less, other texts differ."""
+
+
+class Texts(NamedTuple):
+    """Texts of a batch, or of other batches.
+
+    Attributes:
+        vectors: unit vectors [N, D].
+        known: which rows are texts at all, bool [N].
+        ids: a number for each text's image, int64 [N]; None where it is not known.
+        labels: int64 [N], -1 where there is none; None where it is not known.
+    """
+
+    vectors: Tensor
+    known: Tensor
+    ids: Tensor | None = None
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TargetRule:
+    """How well texts fit each other's images.
+
+    Attributes:
+        name: `identity`, `same`, `label` or `similarity`; formulas in `gpt4image.align.targets`.
+        temperature: tau_t of `similarity`.
+        share: share of `similarity` that is soft.
+
+    Raises:
+        ConfigError: unknown name, or a temperature or share out of range.
+    """
+
+    name: str = "same"
+    temperature: float = 0.1
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(TargetName):
+            raise ConfigError(unknown_name("kind of targets", self.name, list(get_args(TargetName))))
+        if not self.temperature > 0:
+            raise ConfigError(f"The temperature of soft targets must be above 0, not {self.temperature}.")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"The share of soft targets must lie between 0 and 1, not {self.share}.")
+
+    def terms(self, own: Texts, others: Texts, first: int | None) -> list[tuple[float, Tensor]]:
+        """Affinities of own texts [N] with others [M], as weights and terms [N, M]; 0 where one is no text.
+
+        Args:
+            own: the texts of the rows.
+            others: the texts of the columns.
+            first: the column of the first own text; None where the own texts are not among the others.
+
+        Raises:
+            ConfigError: labels are needed and not given.
+        """
+        both = own.known[:, None] & others.known
+        dtype = own.vectors.dtype
+        if self.name == "identity":
+            return [(1.0, (is_self(own, others, first) & both).to(dtype))]
+        cosine = own.vectors.detach() @ others.vectors.detach().T
+        same = is_self(own, others, first) | is_same(own, others, cosine)
+        if self.name == "label":
+            same = same | has_same_label(own, others)
+        hard = (same & both).to(dtype)
+        if self.name != "similarity":
+            return [(1.0, hard)]
+        soft = ((cosine - 1) / self.temperature).exp() * both
+        return [(1 - self.share, hard), (self.share, soft.clamp(max=1))]
+
+    def excluded(self, own: Texts, others: Texts) -> Tensor:
+        """Pairs [N, M] that are no negatives either: the same text once more, where the rule does not say it fits."""
+        if self.name != "identity":
+            return torch.zeros(len(own.known), len(others.known), dtype=torch.bool, device=own.known.device)
+        return is_same(own, others, own.vectors.detach() @ others.vectors.detach().T)
+
+
+def is_self(own: Texts, others: Texts, first: int | None) -> Tensor:
+    """Which own text is which of the others, bool [N, M]."""
+    rows, columns = (torch.arange(len(texts.known), device=own.known.device) for texts in (own, others))
+    return rows[:, None] + (len(columns) if first is None else first) == columns
+
+
+def is_same(own: Texts, others: Texts, cosine: Tensor) -> Tensor:
+    """Which texts are the same or belong to one image, bool [N, M]."""
+    same = cosine >= SAME_TEXT
+    return same if own.ids is None or others.ids is None else same | (own.ids[:, None] == others.ids)
+
+
+def has_same_label(own: Texts, others: Texts) -> Tensor:
+    """Which texts have one label, bool [N, M]. ConfigError where labels are not known."""
+    if own.labels is None or others.labels is None:
+        raise ConfigError("Targets 'label' need the labels: AlignmentLoss(...)(..., labels=labels), -1 where unknown.")
+    return (own.labels[:, None] == others.labels) & (own.labels[:, None] >= 0)
+
+
+def as_distributions(terms: list[tuple[float, Tensor]]) -> Tensor:
+    """Rows of each term scaled to sum 1, then added up with their weights; rows of zeros stay zero."""
+    return sum_up([(weight, term / term.sum(dim=1, keepdim=True).clamp(min=1e-12)) for weight, term in terms])
+
+
+def sum_up(terms: list[tuple[float, Tensor]]) -> Tensor:
+    """Weighted sum of terms."""
+    total = terms[0][1] * terms[0][0]
+    for weight, term in terms[1:]:
+        total = total + weight * term
+    return total

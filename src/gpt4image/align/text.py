@@ -1,0 +1,126 @@
+"""The text side: vectors centred or whitened, and a light adapter that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gpt4image.errors import ConfigError
+from gpt4image.seams import unknown_name
+
+TextSpace = Literal["raw", "centred", "whitened"]
+
+
+@dataclass
+class Moments:
+    """Mean and covariance of vectors, added up in float64, chunk by chunk.
+
+    Attributes:
+        count: number of vectors.
+        total: their sum [D].
+        products: sum of their outer products [D, D].
+    """
+
+    count: int
+    total: Tensor
+    products: Tensor
+
+    @classmethod
+    def of(cls, chunks: Iterable[Tensor]) -> Moments:
+        """Moments of vectors that come in chunks [n, D]. ConfigError where there are none."""
+        found: Moments | None = None
+        for chunk in chunks:
+            exact = chunk.double()
+            part = cls(len(exact), exact.sum(dim=0), exact.T @ exact)
+            found = part if found is None else found.plus(part)
+        if found is None or not found.count:
+            raise ConfigError("There are no texts to take the mean of.")
+        return found
+
+    def plus(self, other: Moments) -> Moments:
+        """Moments of both together."""
+        return Moments(self.count + other.count, self.total + other.total, self.products + other.products)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean [D]."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """Covariance [D, D], divided by the count."""
+        return self.products / self.count - torch.outer(self.mean, self.mean)
+
+
+class TextTransform(nn.Module):
+    """Takes out of text vectors what all have in common.
+
+    - `raw`:      t
+    - `centred`:  t - mean of the training texts (TextTeacher, arXiv 2605.22098)
+    - `whitened`: (t - mean) (C + shrinkage trace(C)/D I)^(-1/2), C their covariance (Su et al., arXiv 2103.15316,
+                  with shrinkage, so that few texts do)
+
+    Args:
+        space: `raw`, `centred` or `whitened`.
+        moments: of the training texts.
+        shrinkage: share of the mean variance added to all directions.
+
+    Raises:
+        ConfigError: unknown space.
+    """
+
+    mean: Tensor
+    matrix: Tensor | None
+
+    def __init__(self, space: str, moments: Moments, shrinkage: float = 0.1) -> None:
+        super().__init__()
+        if space not in get_args(TextSpace):
+            raise ConfigError(unknown_name("text space", space, list(get_args(TextSpace))))
+        self.space = space
+        mean = moments.mean if space != "raw" else torch.zeros_like(moments.mean)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("matrix", whitening(moments, shrinkage).float() if space == "whitened" else None)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Transform vectors [N, D], not scaled to length 1."""
+        centred = vectors - self.mean.to(vectors.dtype)
+        transformed: Tensor = centred if self.matrix is None else centred @ self.matrix.to(vectors.dtype)
+        return transformed
+
+
+def whitening(moments: Moments, shrinkage: float) -> Tensor:
+    """The symmetric matrix [D, D] that makes the covariance, with shrinkage, the identity; float64."""
+    values, directions = torch.linalg.eigh(moments.covariance)
+    values = values.clamp(min=0)
+    lengths = (values + shrinkage * values.mean() + 1e-12).rsqrt()
+    matrix: Tensor = directions * lengths @ directions.T
+    return matrix
+
+
+class TextAdapter(nn.Module):
+    """A light bottleneck beside the identity, learned with the projector (Gao et al., CLIP-Adapter, arXiv 2110.04544).
+
+    It starts as the identity. Only contrastive losses may train one: where nothing pushes apart, texts and images fall
+    into one point.
+
+    Args:
+        width: length D of a vector.
+        hidden: width between its two layers; a quarter of D when not given.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden or max(1, width // 4))
+        self.up = nn.Linear(self.down.out_features, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Adapt vectors [N, D], not scaled to length 1."""
+        exact = vectors.to(self.down.weight.dtype)
+        adapted: Tensor = exact + self.up(torch.relu(self.down(exact)))
+        return adapted
