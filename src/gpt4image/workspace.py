@@ -48,7 +48,15 @@ class Workspace:
         >>> Workspace(Path("work")).embeddings("open-clip:RN50/openai").as_posix()
         'work/embeddings/open-clip-RN50-openai'
         """
-        return self.folder / "embeddings" / (re.sub(r"[^\w.-]+", "-", encoder).strip("-.") or "encoder")
+        return self.folder / "embeddings" / file_name(encoder)
+
+    def labels(self, name: str) -> Path:
+        """Soft labels made from the vectors of text encoders, or by a teacher.
+
+        >>> Workspace(Path("work")).labels("minilm+open-clip:RN50/openai").as_posix()
+        'work/labels/minilm-open-clip-RN50-openai'
+        """
+        return self.folder / "labels" / file_name(name)
 
     @property
     def features(self) -> Path:
@@ -68,3 +76,8 @@ class Workspace:
     def gallery(self) -> Path:
         """Test images to look at."""
         return self.folder / "gallery.json"
+
+
+def file_name(name: str) -> str:
+    """The name of an encoder as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "encoder"
