@@ -1,0 +1,22 @@
+"""Soft labels for training images: from the vectors of their texts, cross-fitted, or from a stronger classifier."""
+
+from gpt4image.labelling.account import account_for, write_doubts
+from gpt4image.labelling.crossfit import CrossFit, cross_fit
+from gpt4image.labelling.labeller import label_by_vectors
+from gpt4image.labelling.records import LabelManifest, LabelOrigin, LabelQuality, LabelSource
+from gpt4image.labelling.soft_labels import SoftLabels
+from gpt4image.labelling.writing import write_soft_labels
+
+__all__ = [
+    "CrossFit",
+    "LabelManifest",
+    "LabelOrigin",
+    "LabelQuality",
+    "LabelSource",
+    "SoftLabels",
+    "account_for",
+    "cross_fit",
+    "label_by_vectors",
+    "write_doubts",
+    "write_soft_labels",
+]

@@ -1,0 +1,150 @@
+"""Training images labelled by their texts: a classifier on text vectors that has not seen them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt4image.describe.quality.folds import FOLDS, groups_per_class
+from gpt4image.embed.store import EmbeddingStore
+from gpt4image.errors import ConfigError, DataError, DescriptionError, StoreError
+from gpt4image.files import digest, exclusive
+from gpt4image.images.table import ImageTable
+from gpt4image.labelling.crossfit import STRENGTH, cross_fit
+from gpt4image.labelling.records import LabelKind, LabelOrigin
+from gpt4image.labelling.soft_labels import LabelLayout, SoftLabels
+from gpt4image.labelling.training_vectors import TrainingVectors, gather, source_of
+from gpt4image.labelling.writing import finish_interrupted, replace_labels
+
+if TYPE_CHECKING:
+    import torch
+
+SHOWN = 5
+"""Classes that an error names, at most."""
+
+
+def label_by_vectors(
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    folder: Path,
+    *,
+    strength: float = STRENGTH,
+    folds: int = FOLDS,
+    seed: int = 0,
+    kind: LabelKind = "text",
+    device: torch.device | str | None = None,
+) -> SoftLabels:
+    """Label the training images by the vectors of their texts, or open the labels that are there.
+
+    The classifier is a softmax regression on the mean of an image's text vectors, cross-fitted: neither the image nor
+    any image that has a text in common with it is among what its labeller has learned from. Validation and test images
+    are not touched. Training images without a label are labelled too, by the mean of all models; those without a text
+    are not. Labels are made anew when images, given labels, texts, encoders or settings have changed.
+
+    Args:
+        images: the images.
+        stores: vectors of their texts, one store an encoder; unit vectors of several are put side by side.
+        folder: where the labels lie.
+        strength: inverse strength of the regularisation, as `C` of scikit-learn's `LogisticRegression`.
+        folds: number of folds.
+        seed: seed of the folds.
+        kind: what the vectors are of, for the manifest.
+        device: where models are fitted; the fastest available when not given.
+
+    Raises:
+        ConfigError: no store, fewer than two folds, or a strength that is not above 0.
+        DataError: the images have fewer than two classes.
+        DescriptionError: no labelled training image has a text, or all those of a class that have one share it.
+    """
+    check_settings(images, stores, strength, folds)
+    known = gather(images, stores)
+    origin = LabelOrigin(
+        kind=kind,
+        sources=tuple(source_of(store) for store in stores),
+        fitted_to=digest(known.ids.tobytes(), known.labels.astype(np.int32).tobytes()),
+        folds=folds,
+        strength=strength,
+        seed=seed,
+    )
+    layout = LabelLayout(folder)
+    with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
+        finish_interrupted(layout)
+        there = open_if_same(layout, origin, images.classes)
+        return there or make_labels(known, images, layout, origin, device)
+
+
+def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
+    """ConfigError or DataError when nothing can be labelled with them."""
+    if not stores:
+        raise ConfigError("Labelling needs the vectors of at least one encoder: gpt4image embed.")
+    if not (strength > 0 and np.isfinite(strength)) or folds < 2:
+        raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
+    if len(images.classes) < 2:
+        raise DataError(
+            f"{images.source} has {len(images.classes)} classes; there is nothing to label with fewer than 2."
+        )
+
+
+def open_if_same(layout: LabelLayout, origin: LabelOrigin, classes: Sequence[str]) -> SoftLabels | None:
+    """The labels in a folder if they are whole and of this origin."""
+    try:
+        there = SoftLabels(layout.folder)
+    except StoreError:
+        return None
+    return there if (there.manifest.origin, there.classes) == (origin, tuple(classes)) else None
+
+
+def make_labels(
+    known: TrainingVectors,
+    images: ImageTable,
+    layout: LabelLayout,
+    origin: LabelOrigin,
+    device: torch.device | str | None,
+) -> SoftLabels:
+    """Cross-fit and write the labels, in place of what is there."""
+    groups = known.groups()
+    check_classes(known.labels, groups, images.classes)
+    scratch = layout.folder.with_name(layout.folder.name + ".scratch")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        shape = (len(known.ids), len(images.classes))
+        fitted = cross_fit(
+            known.write(scratch / "vectors.npy"),
+            known.labels,
+            groups,
+            images.classes,
+            folds=origin.folds or FOLDS,
+            strength=origin.strength or STRENGTH,
+            seed=origin.seed or 0,
+            device=device,
+            out=np.lib.format.open_memmap(scratch / "logits.npy", mode="w+", dtype=np.float32, shape=shape),
+        )
+        ids, first = np.unique(known.ids, return_index=True)
+        logits = fitted.logits if len(ids) == len(known.ids) else fitted.logits[first]
+        return replace_labels(layout, ids, logits, images.classes, origin, fitted.temperature, fitted.quality)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> None:
+    """DescriptionError when the described images of a class are one, or all share their text.
+
+    Such images would be labelled by a model that has seen nothing of their class: never as what they are.
+    """
+    described = np.bincount(labels[labels >= 0], minlength=len(classes))
+    alone = np.flatnonzero((described > 0) & (groups_per_class(labels, groups, len(classes)) < 2))
+    if len(alone):
+        named = ", ".join(f"{classes[at]!r} ({described[at]:,})" for at in alone[:SHOWN].tolist())
+        more = f" and {len(alone) - SHOWN:,} more" if len(alone) > SHOWN else ""
+        raise DescriptionError(
+            f"Classes with a single described training image, or whose images all share one text: {named}{more}. "
+            "Nothing is left to learn them from when that text is to be labelled. Describe more of their images, in "
+            "texts of their own, or take their texts out."
+        )
+    if (described > 0).sum() < 2:
+        raise DescriptionError("Described training images lie in a single class. Describe images of at least two.")
