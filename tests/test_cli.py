@@ -29,7 +29,7 @@ except SystemExit as end:
 """
     output = in_fresh_python(code)
     assert "--weight FLOAT" in output
-    assert "Weight of the alignment loss beside the cross-entropy." in output
+    assert "Weight of the alignment loss beside the cross-entropy; 0 does" in output
     assert output.endswith("0 set()\n")
 
 

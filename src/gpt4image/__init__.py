@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt4image.align.alignment import AlignmentLoss
+    from gpt4image.align.head import AlignmentHead, Targets
     from gpt4image.align.model import AlignedModel
     from gpt4image.align.projector import Projector
+    from gpt4image.align.queue import TextQueue
+    from gpt4image.align.taps import FeatureTap
+    from gpt4image.align.targets import TargetRule
+    from gpt4image.align.text import Moments, TextAdapter, TextTransform
     from gpt4image.compare.runner import compare_arms
     from gpt4image.describe import DescriptionSet, DescriptionStore, described_set, load_descriptions
     from gpt4image.describing import describe_images
@@ -16,26 +21,37 @@ if TYPE_CHECKING:
     from gpt4image.errors import Gpt4ImageError
     from gpt4image.export import export_model, predict_images
     from gpt4image.images import ImageTable, load_images
+    from gpt4image.labelling import SoftLabels, label_by_vectors
     from gpt4image.report import write_report
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun, open_run, train_model
 
 _HOMES = {
     "AlignedModel": "gpt4image.align.model",
+    "AlignmentHead": "gpt4image.align.head",
     "AlignmentLoss": "gpt4image.align.alignment",
     "DescriptionSet": "gpt4image.describe",
     "DescriptionStore": "gpt4image.describe",
     "EmbeddingStore": "gpt4image.embed",
+    "FeatureTap": "gpt4image.align.taps",
     "Gpt4ImageError": "gpt4image.errors",
     "ImageTable": "gpt4image.images",
+    "Moments": "gpt4image.align.text",
     "Projector": "gpt4image.align.projector",
     "Recipe": "gpt4image.train.recipe",
+    "SoftLabels": "gpt4image.labelling",
+    "TargetRule": "gpt4image.align.targets",
+    "Targets": "gpt4image.align.head",
+    "TextAdapter": "gpt4image.align.text",
+    "TextQueue": "gpt4image.align.queue",
+    "TextTransform": "gpt4image.align.text",
     "TrainedRun": "gpt4image.train.run",
     "compare_arms": "gpt4image.compare.runner",
     "describe_images": "gpt4image.describing",
     "described_set": "gpt4image.describe",
     "embed_descriptions": "gpt4image.embed",
     "export_model": "gpt4image.export",
+    "label_by_vectors": "gpt4image.labelling",
     "load_descriptions": "gpt4image.describe",
     "load_encoder": "gpt4image.embed",
     "load_images": "gpt4image.images",
@@ -47,20 +63,30 @@ _HOMES = {
 
 __all__ = [
     "AlignedModel",
+    "AlignmentHead",
     "AlignmentLoss",
     "DescriptionSet",
     "DescriptionStore",
     "EmbeddingStore",
+    "FeatureTap",
     "Gpt4ImageError",
     "ImageTable",
+    "Moments",
     "Projector",
     "Recipe",
+    "SoftLabels",
+    "TargetRule",
+    "Targets",
+    "TextAdapter",
+    "TextQueue",
+    "TextTransform",
     "TrainedRun",
     "compare_arms",
     "describe_images",
     "described_set",
     "embed_descriptions",
     "export_model",
+    "label_by_vectors",
     "load_descriptions",
     "load_encoder",
     "load_images",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from gpt4image.errors import ConfigError, Gpt4ImageError
-from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, TextOptions
+from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, LabelOptions, TextOptions
 from gpt4image.seams import unknown_name
 from gpt4image.train.recipe import Recipe
 
@@ -201,11 +201,36 @@ class Embed:
 
         space = Workspace(self.work)
         found = open_descriptions(open_images(self.source, space), self.descriptions, space)
-        store = open_embeddings(found, self.descriptions, space)
-        print(
-            f"{store.manifest.distinct_texts:,} distinct texts of {len(store):,} images, {store.width} numbers each: "
-            f"{store.layout.folder}"
-        )
+        for store in open_embeddings(found, self.descriptions, space):
+            texts = f"{store.manifest.distinct_texts:,} distinct texts of {len(store):,} images"
+            print(f"{texts}, {store.width} numbers each: {store.layout.folder}")
+
+
+@dataclass(frozen=True)
+class Label:
+    """Have the texts label the training images: class probabilities, by a classifier that has not seen them."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    labeller: LabelOptions = field(default_factory=LabelOptions)
+    work: Path = WORK
+    """Where the labels are kept."""
+
+    def run(self) -> None:
+        """Label, and say how good the labels are and which given ones they speak against."""
+        from gpt4image.console import printable
+        from gpt4image.labelling import account_for, label_by_vectors, write_doubts
+        from gpt4image.pipeline import open_descriptions, open_embeddings, open_images
+        from gpt4image.workspace import Workspace
+
+        space, how = Workspace(self.work), self.labeller
+        images = open_images(self.source, space)
+        stores = open_embeddings(open_descriptions(images, self.descriptions, space), self.descriptions, space)
+        folder = space.labels("+".join(self.descriptions.encoder))
+        labels = label_by_vectors(images, stores, folder, strength=how.strength, folds=how.folds, seed=how.label_seed)
+        account = account_for(labels, images)
+        write_doubts(labels.layout.doubtful, account.doubts)
+        print("\n".join(map(printable, account.lines())))
 
 
 @dataclass(frozen=True)
@@ -328,7 +353,7 @@ class Predict:
 
 
 DescribeCommand = Describe | DescribeCheck | DescribeExport | DescribeImport
-Command = Demo | Images | DescribeCommand | Embed | Train | Compare | Report | Export | Predict
+Command = Demo | Images | DescribeCommand | Embed | Label | Train | Compare | Report | Export | Predict
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
@@ -338,6 +363,7 @@ COMMANDS: dict[str, type[Command]] = {
     "describe export": DescribeExport,
     "describe import": DescribeImport,
     "embed": Embed,
+    "label": Label,
     "train": Train,
     "compare": Compare,
     "report": Report,

@@ -69,7 +69,7 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     from gpt4image.export import export_model
     from gpt4image.train.run import open_run
 
-    data, text = DataOptions(str(example_images()), leaks="drop"), TextOptions(text="description", encoder="minilm")
+    data, text = DataOptions(str(example_images()), leaks="drop"), TextOptions(text="description", encoder=("minilm",))
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"

@@ -140,7 +140,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
         prompt_file=options.prompt_file,
         told=options.class_was_told,
         language=options.language,
-        encoder=text.encoder,
+        encoder=text.encoder[0],
         long_text=text.long_text,
         embed_batch=text.embed_batch,
         backbone=backbone or None,

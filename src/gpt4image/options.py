@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,12 +51,28 @@ class TextOptions:
     """The file's text column, where it is not called text, description or caption."""
     orphan_texts: Literal["fail", "skip"] = "fail"
     """Texts that fit no image: stop, or leave them out."""
-    encoder: str = "minilm"
-    """Text encoder: minilm, sentence-transformers:MODEL, or open-clip:MODEL/PRETRAINED."""
+    encoder: tuple[str, ...] = ("minilm",)
+    """Text encoder: minilm, sentence-transformers:MODEL, or open-clip:MODEL/PRETRAINED; or several."""
     long_text: Literal["truncate", "pool"] = "truncate"
     """Texts longer than the encoder reads: read their beginning, or encode them in chunks and pool."""
     embed_batch: int = 64
     """Texts encoded at a time."""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How the classifier on the texts is fitted."""
+
+    strength: float = 3.0
+    """Inverse strength of its regularisation: higher fits the texts more closely."""
+    folds: int = 5
+    """Parts of the images; each is labelled by a classifier that was fitted to the others."""
+    label_seed: int = 0
+    """Seed of the parts."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < math.inf or self.folds < 2:
+            raise ConfigError(f"Labelling takes a strength above 0 and 2 folds, not {self.strength} and {self.folds}.")
 
 
 @dataclass(frozen=True)

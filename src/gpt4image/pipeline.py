@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpt4image.describe import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
+    from gpt4image.labelling import SoftLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
 
@@ -114,17 +115,35 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
     )
 
 
-def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: Workspace) -> EmbeddingStore:
-    """Embed the descriptions, or open the embeddings that are there."""
+def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: Workspace) -> tuple[EmbeddingStore, ...]:
+    """Embed the descriptions with each text encoder, or open the embeddings that are there."""
     from gpt4image.embed import embed_descriptions, load_encoder
 
-    return embed_descriptions(
-        descriptions,
-        load_encoder(options.encoder),
-        space.embeddings(options.encoder),
-        long_text=options.long_text,
-        batch_size=options.embed_batch,
+    if not options.encoder or len(set(options.encoder)) < len(options.encoder):
+        named = " ".join(options.encoder) or "none"
+        raise ConfigError(f"Name one text encoder, or several different ones, not: {named}.")
+    return tuple(
+        embed_descriptions(
+            descriptions,
+            load_encoder(name),
+            space.embeddings(name),
+            long_text=options.long_text,
+            batch_size=options.embed_batch,
+        )
+        for name in options.encoder
     )
+
+
+def open_soft_labels(
+    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, space: Workspace
+) -> tuple[SoftLabels, ...]:
+    """Have a classifier on the texts' vectors label the training images, where the recipe mixes its labels in."""
+    if not recipe.soft_labels:
+        return ()
+    from gpt4image.labelling import label_by_vectors
+
+    name = "+".join(store.manifest.encoder for store in stores)
+    return (label_by_vectors(images, stores, space.labels(name)),)
 
 
 def read_neighbours(
@@ -160,9 +179,18 @@ def run_training(
     space = Workspace(work)
     with make_accelerator(recipe).main_process_first():
         images = open_images(data, space)
-        store = open_embeddings(open_descriptions(images, text, space), text, space) if uses_text else None
+        stores = open_embeddings(open_descriptions(images, text, space), text, space) if uses_text else ()
+        soft_labels = open_soft_labels(images, stores, recipe, space) if uses_text else ()
     return train_model(
-        images, store, recipe, space.run(arm, seed), arm=arm, seed=seed, features=space.features, workers=workers
+        images,
+        stores,
+        recipe,
+        space.run(arm, seed),
+        soft_labels=soft_labels,
+        arm=arm,
+        seed=seed,
+        features=space.features,
+        workers=workers,
     )
 
 
@@ -179,8 +207,11 @@ def run_comparison(
     with accelerator.main_process_first():
         images = open_images(data, space)
         descriptions = open_descriptions(images, text, space)
-        store = open_embeddings(descriptions, text, space)
-    comparison = compare_arms(images, descriptions, store, recipe, work, seeds=range(seeds), workers=workers)
+        stores = open_embeddings(descriptions, text, space)
+        soft_labels = open_soft_labels(images, stores, recipe, space)
+    comparison = compare_arms(
+        images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
+    )
     if accelerator.is_main_process:
         write_report(work)
     return comparison

@@ -99,7 +99,7 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
     answers = {"baseline": answered([0, 1]), "described": answered(range(1, count))}
     runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in answers}
     outcomes = {arm: [RunOutcome(runs[arm], answers[arm])] for arm in answers}
-    found = record_comparison(images, descriptions, store, recipe, outcomes)
+    found = record_comparison(images, descriptions, [store], recipe, outcomes)
     assert found.difference.mean == pytest.approx((count - 3) / count)
     assert found.difference.covers == "images only"
     assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)

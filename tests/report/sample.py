@@ -169,7 +169,7 @@ def make_comparison(classes=CLIPART, per_seed=(0.012, 0.021, 0.004, 0.017, 0.009
         "created": "2025-06-03 14:05 UTC",
         "classes": list(classes),
         "data": make_data(),
-        "encoder": ENCODER,
+        "encoders": [ENCODER],
         "recipe": RECIPE,
         "arms": arms,
         "difference": make_difference(per_seed, half),

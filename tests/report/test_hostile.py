@@ -24,9 +24,9 @@ def hostile_records():
         classes=[HOSTILE, UNBROKEN, "漢字のとても長いクラス名です" * 3, "$x_1$", "plain"],
         data=data, recipe={HOSTILE: HOSTILE, "list": [HOSTILE, UNBROKEN]}, notes=[HOSTILE, UNBROKEN],
         version=HOSTILE, created=HOSTILE, device=HOSTILE)  # fmt: skip
-    encoder = comparison.encoder.model_copy(update=dict.fromkeys(("name", "revision", "pooling"), HOSTILE))
+    encoder = comparison.encoders[0].model_copy(update=dict.fromkeys(("name", "revision", "pooling"), HOSTILE))
     arms = [arm.model_copy(update={"title": HOSTILE + UNBROKEN}) for arm in comparison.arms]
-    return comparison.model_copy(update={"arms": arms, "encoder": encoder}), gallery
+    return comparison.model_copy(update={"arms": arms, "encoders": [encoder]}), gallery
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,7 @@ def test_unequal_and_missing_histories(tmp_path):
 
 
 def test_no_encoder_no_gallery_no_alignment_and_one_seed(tmp_path):
-    comparison = make_comparison(encoder=None, per_seed=(0.02,), notes=[])
+    comparison = make_comparison(encoders=[], per_seed=(0.02,), notes=[])
     arms = [arm.model_copy(update={"runs": [run.model_copy(update={"history": make_history(
         np.random.default_rng(0), 3, 0.5, False)}) for run in arm.runs]}) for arm in comparison.arms]  # fmt: skip
     html, page = write(tmp_path, comparison.model_copy(update={"arms": arms}), Gallery(items=[]))

@@ -26,6 +26,7 @@ from gpt4image.embed.store import EmbeddingStore
 from gpt4image.evaluate import AnsweredTestSet, measure
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.labelling import SoftLabels
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
@@ -46,9 +47,10 @@ class RunOutcome:
 def record_comparison(
     images: ImageTable,
     descriptions: DescriptionSet,
-    store: EmbeddingStore,
+    stores: Sequence[EmbeddingStore],
     recipe: Recipe,
     outcomes: dict[str, list[RunOutcome]],
+    soft_labels: Sequence[SoftLabels] = (),
 ) -> Comparison:
     """Everything that was found, as a record."""
     reference, candidate = outcomes[REFERENCE], outcomes[CANDIDATE]
@@ -59,7 +61,7 @@ def record_comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=list(images.classes),
         data=record_data(images, descriptions),
-        encoder=record_encoder(store),
+        encoders=[record_encoder(store) for store in stores],
         recipe=recipe.to_dict(),
         arms=[record_arm(runs) for runs in outcomes.values()],
         difference=Difference(
@@ -75,7 +77,7 @@ def record_comparison(
         per_class=[record_class(images, label, outcomes, differences) for label in range(len(images.classes))],
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=describe_device(recipe),
-        notes=notes(images, recipe),
+        notes=notes(images, recipe, soft_labels),
     )
 
 
@@ -171,7 +173,20 @@ def describe_device(recipe: Recipe) -> str:
     return f"{accelerator.num_processes} x {name}, torch {torch.__version__}"
 
 
-def notes(images: ImageTable, recipe: Recipe) -> list[str]:
+def soft_label_line(labels: SoftLabels) -> str:
+    """What soft labels come from, and how good they are."""
+    manifest = labels.manifest
+    makers = " and ".join(source.name for source in manifest.origin.sources)
+    of = {"text": "a classifier on vectors of the texts by", "images": "a classifier on vectors of the images by"}
+    line = f"those of {of.get(manifest.origin.kind, 'the classifier')} {makers}"
+    if manifest.origin.folds:
+        line += ", which had not seen the image they are given to"
+    if manifest.quality:
+        line += f", right for {manifest.quality.accuracy:.1%} of the images"
+    return f"{line}; temperature {manifest.temperature:.2f} unless the recipe has its own."
+
+
+def notes(images: ImageTable, recipe: Recipe, soft_labels: Sequence[SoftLabels] = ()) -> list[str]:
     """What a reader has to know to judge the numbers."""
     found = [
         "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
@@ -184,9 +199,16 @@ def notes(images: ImageTable, recipe: Recipe) -> list[str]:
             f"Their output was computed once for {recipe.cached_views} augmented views of each training image and "
             "stored in float16; training ran on the rest of the network."
         )
+    if recipe.soft_labels:
+        share = f"{recipe.soft_labels:.0%} of the labels in training of {CANDIDATE}"
+        found += [f"{share}: {soft_label_line(each)}" for each in soft_labels]
     unlabelled = int((images.labels[images.split("train")] < 0).sum())
-    if unlabelled:
+    if unlabelled and recipe.unlabelled == "skip":
         found.append(f"{unlabelled:,} training images without a label were not used.")
+    if unlabelled and recipe.unlabelled == "align":
+        found.append(
+            f"Of {unlabelled:,} training images without a label those with a description took part in {CANDIDATE}."
+        )
     conflicts = len(find_duplicates(images).conflicting)
     if conflicts:
         found.append(f"{conflicts:,} images occur under more than one label.")

@@ -130,7 +130,7 @@ class Comparison(Record):
     created: str
     classes: list[str]
     data: DataRecord
-    encoder: EncoderRecord | None
+    encoders: list[EncoderRecord]
     recipe: dict[str, str | int | float | bool | list[str | float] | None]
     arms: list[ArmRecord]
     difference: Difference

@@ -13,7 +13,9 @@ from gpt4image.embed.store import EmbeddingStore
 from gpt4image.errors import ConfigError
 from gpt4image.evaluate import answer_test_images
 from gpt4image.images.table import ImageTable
+from gpt4image.labelling import SoftLabels
 from gpt4image.train.data import labelled_rows
+from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import train_model
@@ -23,10 +25,11 @@ from gpt4image.workspace import Workspace
 def compare_arms(
     images: ImageTable,
     descriptions: DescriptionSet,
-    store: EmbeddingStore,
+    store: EmbeddingStore | Sequence[EmbeddingStore],
     recipe: Recipe,
     work: Path,
     *,
+    soft_labels: Sequence[SoftLabels] = (),
     seeds: Sequence[int] = (0, 1, 2),
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
@@ -39,9 +42,10 @@ def compare_arms(
     Args:
         images: the images.
         descriptions: their texts.
-        store: vectors of these texts.
+        store: vectors of these texts, by one encoder or several, and those of vision teachers.
         recipe: how both arms are trained.
         work: the work directory.
+        soft_labels: labels that recipes may mix in.
         seeds: seeds; both arms are trained with each.
         workers: processes that prepare batches.
         checkpoint_seconds: time between two checkpoints of a run.
@@ -51,7 +55,10 @@ def compare_arms(
         StoreError: the vectors are not those of the descriptions.
     """
     check_seeds(seeds)
-    store.check(descriptions)
+    stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
+    for each in stores:
+        if is_text(each):
+            each.check(descriptions)
     if len(labelled_rows(images, "test")) < 2:
         raise ConfigError(
             f"{images.source} has a single test image: that compares nothing. Add images, or raise --test-share."
@@ -62,9 +69,10 @@ def compare_arms(
         for arm, finished in outcomes.items():
             run = train_model(
                 images,
-                store,
+                stores,
                 recipe,
                 space.run(arm, seed),
+                soft_labels=soft_labels,
                 arm=arm,
                 seed=seed,
                 features=space.features,
@@ -72,7 +80,7 @@ def compare_arms(
                 checkpoint_seconds=checkpoint_seconds,
             )
             finished.append(RunOutcome(run, answer_test_images(run, images, features=space.features, workers=workers)))
-    comparison = record_comparison(images, descriptions, store, recipe, outcomes)
+    comparison = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
     if make_accelerator(recipe).is_main_process:
         comparison.save(space.comparison)
         choose_gallery(images, descriptions, {arm: runs[0].answers for arm, runs in outcomes.items()}).save(
