@@ -21,7 +21,7 @@ CHUNK = {"cpu": 2**22, "cuda": 2**26}
 """Numbers in a chunk's vectors and logits, by kind of device."""
 KEPT = 2**25
 """Numbers in vectors up to which they stay in memory from pass to pass."""
-TOLERANCE = 1e-6
+TOLERANCE = 1e-7
 """Largest slope of the mean loss, in any weight, at which a fit has settled."""
 MOST_STEPS = 1000
 
@@ -59,7 +59,8 @@ def fit_softmax_regression(
 ) -> SoftmaxRegression:
     """Fit a multinomial logistic regression with L2 regularisation.
 
-    What is minimised is that of scikit-learn's `LogisticRegression(C=strength)`:
+    What is minimised is that of scikit-learn's `LogisticRegression(C=strength)`, for two classes `C=2 * strength`, as
+    scikit-learn then fits one row of weights:
 
         sum_i -log softmax(W x_i + b)[y_i] + ||W||^2 / (2 strength)
 
@@ -121,7 +122,7 @@ class _Objective:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         small = len(rows) * self._width * classes <= SMALL
         self._dtype = torch.float64 if small else torch.float32
-        self.noise = 64 * float(torch.finfo(torch.float64).eps) if small else 1e-9
+        self.noise = 64 * float(torch.finfo(torch.float64).eps) if small else 1e-10
         self.mean = np.zeros(self._width)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
         self.mean = self._measure_mean()

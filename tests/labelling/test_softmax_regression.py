@@ -1,0 +1,110 @@
+"""The fit is that of scikit-learn, however the rows are cut up and stored."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from gpt4image.errors import ConfigError, StoreError
+from gpt4image.labelling import softmax_regression
+from gpt4image.labelling.softmax_regression import _Objective, fit_softmax_regression
+
+
+def drawn(rows=400, width=12, classes=4, seed=0):
+    """Overlapping classes on vectors whose mean is far from 0, float16."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, rows)
+    vectors = generator.normal(size=(rows, width)) + generator.normal(size=(classes, width))[labels] + 2
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16), labels
+
+
+def probabilities(model, vectors):
+    return np.exp(model.log_probabilities(vectors))
+
+
+def reference(vectors, labels, strength):
+    return LogisticRegression(C=strength, tol=1e-9, max_iter=10_000).fit(vectors.astype(np.float64), labels)
+
+
+@pytest.mark.parametrize("strength", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize(("small", "tolerance"), [(1e9, 1e-4), (0, 3e-4)], ids=["float64", "float32"])
+def test_probabilities_are_those_of_scikit_learn(monkeypatch, strength, classes, small, tolerance):
+    monkeypatch.setattr(softmax_regression, "SMALL", small)
+    vectors, labels = drawn(classes=classes)
+    model = fit_softmax_regression(vectors, labels, classes, strength=strength, device="cpu")
+    # of two classes scikit-learn fits the difference w alone: W = (-w / 2, w / 2) costs half as much
+    same = strength if classes > 2 else 2 * strength
+    expected = reference(vectors, labels, same).predict_proba(vectors.astype(np.float64))
+    np.testing.assert_allclose(probabilities(model, vectors), expected, atol=tolerance)
+
+
+def test_slopes_are_those_of_automatic_differentiation():
+    vectors, labels = drawn(rows=50, width=5, classes=3)
+    rows = np.arange(5, 45)
+    objective = _Objective(vectors, labels, rows, 3, 2.0, "cpu")
+    flat = np.random.default_rng(1).normal(size=3 * 6)
+    loss, slopes = objective(flat)
+
+    weights = torch.from_numpy(flat.reshape(3, 6)).requires_grad_()
+    part = torch.from_numpy(vectors[rows].astype(np.float64) - vectors[rows].astype(np.float64).mean(axis=0))
+    logits = part @ weights[:, :5].T + weights[:, 5]
+    total = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[rows]), reduction="sum")
+    total = (total + (weights[:, :5] ** 2).sum() / (2 * 2.0)) / 40
+    total.backward()
+    assert loss == pytest.approx(total.item(), rel=1e-12)
+    np.testing.assert_allclose(slopes, weights.grad.numpy().ravel(), atol=1e-12)
+
+
+def test_chunks_change_nothing_and_hold_what_they_may(monkeypatch, tmp_path):
+    vectors, labels = drawn(rows=300)
+    whole = fit_softmax_regression(vectors, labels, 4, device="cpu")
+    path = tmp_path / "vectors.npy"
+    np.save(path, vectors)
+    monkeypatch.setattr(softmax_regression, "CHUNK", {"cpu": 16 * 7})
+    monkeypatch.setattr(softmax_regression, "KEPT", 0)
+    stored = np.load(path, mmap_mode="r")
+    sizes = {len(part) for part, _ in _Objective(stored, labels, np.arange(300), 4, 3.0, "cpu")._read()}
+    assert sizes == {7, 300 % 7}
+    cut = fit_softmax_regression(stored, labels, 4, device="cpu")
+    np.testing.assert_allclose(probabilities(cut, vectors), probabilities(whole, vectors), atol=1e-5)
+
+
+def test_rows_that_are_left_out_play_no_part():
+    vectors, labels = drawn()
+    rows = np.arange(0, 400, 3)
+    spoilt = vectors.copy()
+    spoilt[1::3] = np.nan
+    chosen = fit_softmax_regression(spoilt, labels, 4, rows=rows, device="cpu")
+    alone = fit_softmax_regression(vectors[rows], labels[rows], 4, device="cpu")
+    np.testing.assert_array_equal(chosen.weights, alone.weights)
+    np.testing.assert_array_equal(chosen.bias, alone.bias)
+
+
+def test_the_bias_is_free_so_moved_vectors_give_the_same_answers():
+    vectors, labels = drawn()
+    moved = vectors.astype(np.float64) + 5
+    here, there = (fit_softmax_regression(part, labels, 4, device="cpu") for part in (vectors, moved))
+    np.testing.assert_allclose(probabilities(here, vectors), probabilities(there, moved), atol=1e-4)
+
+
+def test_classes_without_rows_and_a_single_class_do_not_crash():
+    vectors, labels = drawn(classes=3)
+    found = probabilities(fit_softmax_regression(vectors, labels, 5, device="cpu"), vectors)
+    assert np.isfinite(found).all()
+    assert found[:, 3:].max() < 0.01
+    np.testing.assert_allclose(
+        probabilities(fit_softmax_regression(vectors, np.zeros(400, dtype=int), 1, device="cpu"), vectors), 1
+    )
+
+
+def test_what_cannot_be_fitted_is_refused():
+    vectors, labels = drawn()
+    for strength in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="strength above 0"):
+            fit_softmax_regression(vectors, labels, 4, strength=strength)
+    with pytest.raises(ConfigError, match="at least one row"):
+        fit_softmax_regression(vectors, labels, 4, rows=np.empty(0, dtype=int))
+    vectors[3, 3] = np.inf
+    with pytest.raises(StoreError, match=r"not finite.*embed again"):
+        fit_softmax_regression(vectors, labels, 4)
