@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gpt4image.describe import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
-    from gpt4image.labelling import SoftLabels
+    from gpt4image.labelling import LabelQuality, SoftLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
 
@@ -215,3 +216,52 @@ def run_comparison(
     if accelerator.is_main_process:
         write_report(work)
     return comparison
+
+
+@dataclass(frozen=True)
+class ComparedEncoder:
+    """What one text encoder, or all of them side by side, knows of the classes.
+
+    Attributes:
+        name: its name; several joined by +.
+        width: length of a vector.
+        cut: texts of which the end was not read, and all texts.
+        quality: of a classifier on its vectors, for images that it has not seen.
+    """
+
+    name: str
+    width: int
+    cut: tuple[int, int]
+    quality: LabelQuality
+
+    def line(self) -> str:
+        """One line of a table."""
+        found, (cut, texts) = self.quality, self.cut
+        return (
+            f"{self.name:40.40} {self.width:6,} {cut / max(texts, 1):8.1%} {found.accuracy:9.1%} "
+            f"{found.balanced_accuracy:9.1%} {found.negative_log_likelihood:8.3f}"
+        )
+
+
+ENCODER_HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
+
+
+def compare_encoders(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
+    """Embed the descriptions with each text encoder and judge a cross-fitted classifier on each; the best comes first.
+
+    No image model is trained. What is embedded and labelled is kept for training. Several encoders are also judged
+    side by side.
+    """
+    from gpt4image.labelling import label_by_vectors
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    stores = open_embeddings(open_descriptions(images, text, space), text, space)
+    found = []
+    for chosen in [*((store,) for store in stores), *([stores] if len(stores) > 1 else [])]:
+        name = "+".join(store.manifest.encoder for store in chosen)
+        quality = label_by_vectors(images, chosen, space.labels(name)).manifest.quality
+        cut = tuple(sum(getattr(s.manifest, key) for s in chosen) for key in ("truncated", "distinct_texts"))
+        if quality is not None:
+            found.append(ComparedEncoder(name, sum(store.width for store in chosen), (cut[0], cut[1]), quality))
+    return sorted(found, key=lambda each: each.quality.negative_log_likelihood)
