@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from gpt4image.errors import ConfigError
 from gpt4image.seams import unknown_name
@@ -180,10 +180,16 @@ def recipe_from(base: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any field's type and value
-    """The value as the type, lists for tuples, nothing else converted. ConfigError says where it does not fit."""
+    """The value as the type, lists for tuples, "none" for no value (TOML has no word for it), nothing else converted.
+
+    Raises:
+        ConfigError: it does not fit; the message says where.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     plain = tuple(value) if isinstance(value, list) else value
+    if plain == "none" and type(None) in get_args(kind):
+        return None
     try:
         return TypeAdapter(kind).validate_python(plain, strict=True)
     except ValidationError as error:
