@@ -74,7 +74,10 @@ def label_by_vectors(
     with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
         finish_interrupted(layout)
         there = open_if_same(layout, origin, images.classes)
-        return there or make_labels(known, images, layout, origin, device)
+        try:
+            return there or make_labels(known, images, layout, origin, device)
+        finally:
+            shutil.rmtree(layout.scratch, ignore_errors=True)
 
 
 def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
@@ -108,27 +111,23 @@ def make_labels(
     """Cross-fit and write the labels, in place of what is there."""
     groups = known.groups()
     check_classes(known.labels, groups, images.classes)
-    scratch = layout.folder.with_name(layout.folder.name + ".scratch")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        shape = (len(known.ids), len(images.classes))
-        fitted = cross_fit(
-            known.write(scratch / "vectors.npy"),
-            known.labels,
-            groups,
-            images.classes,
-            folds=origin.folds or FOLDS,
-            strength=origin.strength or STRENGTH,
-            seed=origin.seed or 0,
-            device=device,
-            out=np.lib.format.open_memmap(scratch / "logits.npy", mode="w+", dtype=np.float32, shape=shape),
-        )
-        ids, first = np.unique(known.ids, return_index=True)
-        logits = fitted.logits if len(ids) == len(known.ids) else fitted.logits[first]
-        return replace_labels(layout, ids, logits, images.classes, origin, fitted.temperature, fitted.quality)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(layout.scratch, ignore_errors=True)
+    layout.scratch.mkdir(parents=True)
+    shape = (len(known.ids), len(images.classes))
+    fitted = cross_fit(
+        known.write(layout.scratch / "vectors.npy"),
+        known.labels,
+        groups,
+        images.classes,
+        folds=origin.folds or FOLDS,
+        strength=origin.strength or STRENGTH,
+        seed=origin.seed or 0,
+        device=device,
+        out=np.lib.format.open_memmap(layout.scratch / "logits.npy", mode="w+", dtype=np.float32, shape=shape),
+    )
+    ids, first = np.unique(known.ids, return_index=True)
+    logits = fitted.logits if len(ids) == len(known.ids) else fitted.logits[first]
+    return replace_labels(layout, ids, logits, images.classes, origin, fitted.temperature, fitted.quality)
 
 
 def check_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> None:

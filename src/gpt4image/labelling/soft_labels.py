@@ -58,6 +58,11 @@ class LabelLayout:
         """Where a store lies while it is written."""
         return self.folder.with_name(self.folder.name + ".building")
 
+    @property
+    def scratch(self) -> Path:
+        """What is needed only while labels are made."""
+        return self.folder.with_name(self.folder.name + ".scratch")
+
 
 class SoftLabels:
     """Class probabilities by image id. Opens in no time and copies nothing, whatever its size.
@@ -77,8 +82,8 @@ class SoftLabels:
             self.manifest = LabelManifest.load(self.layout.manifest)
             self._ids: np.ndarray = np.load(self.layout.ids, mmap_mode="r")
             self._logits: np.ndarray = np.load(self.layout.logits, mmap_mode="r")
-        except (OSError, ValueError, StoreError) as error:
-            raise StoreError(f"{self.layout.folder} is damaged ({error}). {MAKE_AGAIN}") from None
+        except (OSError, ValueError, EOFError, StoreError) as error:
+            raise StoreError(f"{self.layout.folder} is damaged ({str(error).rstrip('.')}). {MAKE_AGAIN}") from None
         if (self._ids.shape, self._logits.shape) != ((len(self),), (len(self), len(self.classes))):
             raise StoreError(f"{self.layout.folder} does not fit its manifest. {MAKE_AGAIN}")
 

@@ -91,10 +91,11 @@ def write_logits(path: Path, logits: np.ndarray, order: np.ndarray) -> None:
         return save_array(path, logits.astype(np.float16))
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=logits.shape)
     for places in blocks(np.arange(len(order))):
-        part = log_softmax(logits[order[places]].astype(np.float64), axis=1)
+        with np.errstate(invalid="ignore"):
+            part = log_softmax(logits[order[places]].astype(np.float64), axis=1)
         if np.isnan(part).any():
             raise StoreError(
-                "Logits hold values that are not numbers. Look for the images that the classifier failed on."
+                "Logits hold values that are not numbers, or infinite. Find the images that the classifier failed on."
             )
         stored[places] = np.maximum(part, LOWEST)
     stored.flush()
