@@ -42,6 +42,37 @@ def test_settings_of_the_command_line_come_before_the_file(tmp_path):
         assert command.source.data == "data"
 
 
+def test_a_file_comes_before_a_named_recipe_and_options_before_both(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("lr = 0.01\nepochs = 3\n")
+    for arguments in (["--recipe", "reference-deit-b"], ["--recipe=reference-deit-b"]):
+        command = parse(["train", "data", *arguments, "--config", str(path), "--epochs", "7"])
+        recipe = command.recipe
+        assert (recipe.mixup, recipe.clip_grad, recipe.lr, recipe.epochs) == (0.8, None, 0.01, 7)
+    alone = parse(["compare", "data", "--recipe", "fine-tune", "--clip-grad", "None"]).recipe
+    assert (alone.lr, alone.targets, alone.clip_grad) == (1e-4, "label", None)
+
+
+def test_named_recipes_are_listed(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Named recipe to start from: reference-resnet50, reference-deit-b, text-teacher, fine-tune" in shown
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count("# Source: ") == 5
+    assert "# fine-tune: A pretrained model" in listed
+    assert main(["recipes", "fine-tune"]) == 0
+    (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
+    named = parse(["train", "data", "--recipe", "fine-tune"]).recipe
+    assert parse(["train", "data", "--config", str(tmp_path / "mine.toml")]).recipe == named
+    for arguments in (["train", "data", "--recipe", "fine-tun"], ["recipes", "fine-tun"]):
+        assert main(arguments) == 1
+        assert "Did you mean 'fine-tune'? Known: fine-tune, fine-tune-labels" in " ".join(
+            capsys.readouterr().err.split()
+        )
+
+
 def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
     assert main(["images", str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]) == 1
     message = capsys.readouterr().err

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpt4image.images import ImageTable, load_images
     from gpt4image.labelling import SoftLabels, label_by_vectors
     from gpt4image.report import write_report
+    from gpt4image.train.named import named_recipe
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun, open_run, train_model
 
@@ -55,6 +56,7 @@ _HOMES = {
     "load_descriptions": "gpt4image.describe",
     "load_encoder": "gpt4image.embed",
     "load_images": "gpt4image.images",
+    "named_recipe": "gpt4image.train.named",
     "open_run": "gpt4image.train.run",
     "predict_images": "gpt4image.export",
     "train_model": "gpt4image.train.run",
@@ -90,6 +92,7 @@ __all__ = [
     "load_descriptions",
     "load_encoder",
     "load_images",
+    "named_recipe",
     "open_run",
     "predict_images",
     "train_model",

@@ -15,12 +15,19 @@ import tyro
 from gpt4image.errors import ConfigError, Gpt4ImageError
 from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, LabelOptions, TextOptions
 from gpt4image.seams import unknown_name
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.named import find_recipe, named_recipe, recipe_names
+from gpt4image.train.recipe import Recipe, read_toml, recipe_from
 
 if TYPE_CHECKING:
     from gpt4image.describe.cost.estimate import Estimate
 
 WORK = Path("gpt4image-work")
+RecipeName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        name="recipe", help=f"Named recipe to start from: {', '.join(recipe_names())}. More: gpt4image recipes."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -240,8 +247,9 @@ class Train:
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     recipe: Recipe = field(default_factory=Recipe)
+    recipe_name: RecipeName = None
     config: Path | None = None
-    """TOML file with recipe settings; options on the command line come before it."""
+    """TOML file with recipe settings, which come before those of a named recipe; options come before both."""
     arm: Literal["baseline", "described"] = "described"
     """Train on labels alone, or with descriptions."""
     seed: int = 0
@@ -268,8 +276,9 @@ class Compare:
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     recipe: Recipe = field(default_factory=Recipe)
+    recipe_name: RecipeName = None
     config: Path | None = None
-    """TOML file with recipe settings; options on the command line come before it."""
+    """TOML file with recipe settings, which come before those of a named recipe; options come before both."""
     seeds: int = 3
     """Models trained per arm, with seeds 0, 1, 2... One cannot tell luck from effect."""
     work: Path = WORK
@@ -286,6 +295,19 @@ class Compare:
             self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
         )
         print(f"{verdict(comparison).text}\nreport: {self.work / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """List the named recipes: what each is for, where it is from, what it sets. One alone makes a --config file."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """The one to show; all when not given."""
+
+    def run(self) -> None:
+        """Print them."""
+        names = recipe_names() if self.name is None else (self.name,)
+        print("\n\n".join("\n".join(find_recipe(name).lines()) for name in names))
 
 
 @dataclass(frozen=True)
@@ -353,7 +375,7 @@ class Predict:
 
 
 DescribeCommand = Describe | DescribeCheck | DescribeExport | DescribeImport
-Command = Demo | Images | DescribeCommand | Embed | Label | Train | Compare | Report | Export | Predict
+Command = Demo | Images | DescribeCommand | Embed | Label | Train | Compare | Recipes | Report | Export | Predict
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
@@ -366,6 +388,7 @@ COMMANDS: dict[str, type[Command]] = {
     "label": Label,
     "train": Train,
     "compare": Compare,
+    "recipes": Recipes,
     "report": Report,
     "export": Export,
     "predict": Predict,
@@ -399,10 +422,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> Command:
-    """Arguments to a command; settings of a `--config` file take the place of the recipe's defaults.
+    """Arguments to a command; a named recipe, then a `--config` file, take the place of the recipe's defaults.
 
     Raises:
-        ConfigError: unknown command, or a `--config` file that cannot be meant.
+        ConfigError: unknown command or recipe, or a `--config` file that cannot be meant.
         SystemExit: help was asked for, or an option is wrong.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -414,7 +437,7 @@ def parse(arguments: list[str]) -> Command:
         raise ConfigError(unknown_name("command", name, list(COMMANDS)))
     kind = COMMANDS[name]
     default: dict[str, Any] = {}
-    if kind in (Train, Compare) and (recipe := config_recipe(options)):
+    if kind in (Train, Compare) and (recipe := starting_recipe(options)):
         default = {"default": kind(source=DataOptions(tyro.MISSING), recipe=recipe)}
     chosen: Command = tyro.cli(
         kind, prog=f"gpt4image {name}", args=options, config=(tyro.conf.OmitArgPrefixes,), **default
@@ -448,11 +471,28 @@ def overview() -> str:
     )
 
 
-def config_recipe(arguments: list[str]) -> Recipe | None:
-    """The recipe of the file after `--config`, if there is one. ConfigError when the file cannot be meant."""
+def starting_recipe(arguments: list[str]) -> Recipe | None:
+    """The recipe that options change: the one named by `--recipe`, changed by the file of `--config`; None for neither.
+
+    Raises:
+        ConfigError: there is no such recipe, or the file cannot be meant.
+    """
+    name, file = option_value(arguments, "--recipe"), option_value(arguments, "--config")
+    if name is None and file is None:
+        return None
+    recipe = Recipe() if name is None else named_recipe(name)
+    return recipe if file is None else recipe_from(recipe, read_toml(Path(file)), file)
+
+
+def option_value(arguments: list[str], option: str) -> str | None:
+    """What follows an option, or None without it.
+
+    >>> option_value(["data", "--config=a.toml"], "--config")
+    'a.toml'
+    """
     for argument, following in pairwise([*arguments, ""]):
-        if argument == "--config":
-            return Recipe.from_file(Path(following))
-        if argument.startswith("--config="):
-            return Recipe.from_file(Path(argument.removeprefix("--config=")))
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
     return None
