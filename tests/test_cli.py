@@ -123,3 +123,16 @@ def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, ca
     captured = capsys.readouterr()
     assert "\x1b[31m.png" not in captured.out + captured.err
     assert r"a\x1b[31m.png" in captured.out
+
+
+def test_text_encoders_are_compared_without_training(image_set, descriptions_file, tmp_path, capsys):
+    from gpt4image.cli import main
+
+    arguments = ["--text", str(descriptions_file), "--work", str(tmp_path), "--validation-share", "0.2"]
+    assert main(["embed", "compare", str(image_set), *arguments]) == 0
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["encoder", "width", "cut", "right", "balanced", "NLL"]
+    name, width, cut, right, *_ = line.split()
+    assert (name, width, cut) == ("minilm", "384", "0.0%")
+    assert float(right.rstrip("%")) > 90  # the texts name the class
+    assert (tmp_path / "labels" / "minilm" / "manifest.json").exists()

@@ -214,6 +214,23 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class EmbedCompare:
+    """Compare text encoders by what a classifier on their vectors knows of images it has not seen. Trains no model."""
+
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    work: Path = WORK
+    """Where the vectors are kept."""
+
+    def run(self) -> None:
+        """Print a line an encoder, the best first."""
+        from gpt4image.pipeline import ENCODER_HEADING, compare_encoders
+
+        found = compare_encoders(self.source, self.descriptions, self.work)
+        print("\n".join([ENCODER_HEADING, *(each.line() for each in found)]))
+
+
+@dataclass(frozen=True)
 class Label:
     """Have the texts label the training images: class probabilities, by a classifier that has not seen them."""
 
@@ -375,7 +392,20 @@ class Predict:
 
 
 DescribeCommand = Describe | DescribeCheck | DescribeExport | DescribeImport
-Command = Demo | Images | DescribeCommand | Embed | Label | Train | Compare | Recipes | Report | Export | Predict
+Command = (
+    Demo
+    | Images
+    | DescribeCommand
+    | Embed
+    | EmbedCompare
+    | Label
+    | Train
+    | Compare
+    | Recipes
+    | Report
+    | Export
+    | Predict
+)
 
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
@@ -385,6 +415,7 @@ COMMANDS: dict[str, type[Command]] = {
     "describe export": DescribeExport,
     "describe import": DescribeImport,
     "embed": Embed,
+    "embed compare": EmbedCompare,
     "label": Label,
     "train": Train,
     "compare": Compare,

@@ -50,6 +50,7 @@ def training_transform(recipe: Recipe, config: dict[str, Any]) -> Transform:
             color_jitter=recipe.color_jitter or None,
             auto_augment=recipe.auto_augment,
             re_prob=recipe.random_erase,
+            re_mode="pixel",
             interpolation=config["interpolation"],
             mean=config["mean"],
             std=config["std"],

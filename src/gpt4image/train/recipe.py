@@ -58,7 +58,7 @@ class Recipe:
     auto_augment: str | None = None
     """Policy of timm, such as rand-m9-mstd0.5-inc1."""
     random_erase: float = 0.0
-    """Probability of erasing a random rectangle."""
+    """Probability of erasing a random rectangle with noise."""
     mixup: float = 0.0
     """Alpha of mixup; texts are mixed with the same partners and shares."""
     cutmix: float = 0.0
