@@ -60,7 +60,6 @@ def observe(monkeypatch, note, stop_after=None):
 
 EVERYTHING = {
     "text_space": "whitened",
-    "text_adapter": True,
     "learn_temperature": True,
     "queue": 20,
     "targets": "similarity",
@@ -94,6 +93,14 @@ def test_a_run_with_everything_goes_on_where_it_was_stopped(
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert [{**epoch, "seconds": 0} for epoch in whole.history] == [{**epoch, "seconds": 0} for epoch in parts.history]
     assert not [key for key in a if ("head" in key and "classifier" in key) or "projector" in key or "queue" in key]
+
+
+def test_a_text_adapter_learns(images, store, small_recipe, tmp_path, monkeypatch):
+    models = observe(monkeypatch, lambda _, model, __: model)
+    train_model(images, store, small_recipe(epochs=1, text_adapter=True), tmp_path / "run")
+    assert models[0].heads[0].adapter.up.weight.abs().max() > 0
+    with pytest.raises(ConfigError, match="one of the two"):
+        small_recipe(text_adapter=True, queue=8)
 
 
 @pytest.mark.parametrize(("several", "heads"), [("heads", [(384, 512), (26, 512)]), ("concatenated", [(410, 512)])])

@@ -47,7 +47,7 @@ class AlignmentHead(nn.Module):
         weight: weight among several heads.
 
     Raises:
-        ConfigError: an adapter for a loss under which it would make all texts one.
+        ConfigError: an adapter with a loss under which it would make all texts one, or with a queue.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class AlignmentHead(nn.Module):
                 f"A text adapter under the loss {self.loss.name!r} learns to make all texts one. Take clip, infonce or "
                 "sigmoid, or no adapter."
             )
+        if adapter is not None and self.loss.queue is not None:
+            raise ConfigError("A queue keeps texts, and an adapter that learns changes them: take one of the two.")
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, F] in the space of the vectors [B, D]."""

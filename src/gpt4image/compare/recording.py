@@ -190,7 +190,9 @@ def notes(images: ImageTable, recipe: Recipe, soft_labels: Sequence[SoftLabels] 
     """What a reader has to know to judge the numbers."""
     found = [
         "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
-        "Both arms start from the same weights and see the same images in the same order with the same seed.",
+        "Both arms start from the same weights and see the same images in the same order with the same seed."
+        if recipe.unlabelled == "skip"
+        else f"Both arms start from the same weights; {CANDIDATE} also sees images without a label.",
     ]
     if recipe.freeze:
         found.append(f"Frozen modules, the same in both arms: {', '.join(recipe.freeze)}.")

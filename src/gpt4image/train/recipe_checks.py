@@ -88,6 +88,10 @@ def check_alignment(recipe: Recipe) -> None:
         f"A text adapter under the loss {recipe.loss} learns to make all texts one: take {', '.join(QUEUE_LOSSES)}.",
     )
     require(
+        not (recipe.queue and recipe.text_adapter),
+        "A queue keeps texts, and a text adapter changes them as it learns: take one of the two.",
+    )
+    require(
         recipe.soft_from <= recipe.soft_until,
         f"soft_from {recipe.soft_from} must not lie after soft_until {recipe.soft_until}.",
     )

@@ -118,7 +118,8 @@ def make_model(
             transform = TextTransform(recipe.text_space, Moments.of(source.chunks(ids, recipe.texts)))
         for place in recipe.align_at or ("features",):
             tap = None if place == "features" else place
-            width = feature_width(trained, sample, tap, recipe.align_pool)
+            pool = "auto" if tap is None else recipe.align_pool
+            width = feature_width(trained, sample, tap, pool)
             heads.append(
                 AlignmentHead(
                     Projector(width, source.width, recipe.projector_hidden, recipe.projector),
@@ -127,7 +128,7 @@ def make_model(
                     transform=transform,
                     adapter=TextAdapter(source.width) if recipe.text_adapter else None,
                     tap=tap,
-                    pool=recipe.align_pool,
+                    pool=pool,
                     weight=1 / (len(guidance.sources) * max(1, len(recipe.align_at))),
                 )
             )
