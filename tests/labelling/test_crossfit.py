@@ -120,9 +120,15 @@ def test_rare_and_missing_classes_get_the_share_of_one_more_row():
 
 
 def test_fewer_groups_than_folds():
-    labels = np.asarray([0, 0, 1, 1])
-    found = cross_fit(telling_vectors(labels), labels, np.asarray([0, 1, 2, 2]), CLASSES[:2], folds=9)
+    labels = np.asarray([0, 0, 1, 1, -1])
+    vectors = telling_vectors(labels)
+    found = cross_fit(vectors, labels, np.asarray([0, 1, 2, 2, 3]), CLASSES[:2], folds=9)
     assert np.isfinite(found.logits).all()
+    models = [
+        crossfit.fit_present(vectors, labels, np.asarray(rows), 2, 3.0, None) for rows in ([1, 2, 3], [0, 2, 3], [0, 1])
+    ]
+    expected = np.mean([model.log_probabilities(vectors[4:]) for model in models], axis=0)
+    np.testing.assert_allclose(found.logits[4:], expected, atol=1e-5)
 
 
 def test_same_input_gives_the_same_and_another_seed_other_folds():

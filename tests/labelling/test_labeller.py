@@ -168,6 +168,7 @@ def test_labels_are_made_again_when_something_changed(tmp_path, fits):
     assert label() == 1
     other_labels = make_table([1, *LABELS[1:]], CLASSES)
     assert [label(other_labels), label(other_labels)] == [1, 0]
+    assert label() == 1
     other_names = make_table(LABELS, ("ant", "bee", "dog"))
     assert [label(other_names), label(other_names)] == [1, 0]
     fewer = make_table(LABELS, CLASSES, ["test", *["train"] * 59])

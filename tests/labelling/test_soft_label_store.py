@@ -66,6 +66,7 @@ def test_likely_classes_keep_their_precision_whatever_the_logits(tmp_path):
     labels = write_soft_labels(tmp_path / "far", IDS[:3], logits, CLASSES, ORIGIN)
     shares = labels.take(labels.find(IDS[:3]), 1.0)
     np.testing.assert_allclose(shares, softmax(np.maximum(logits, -1e9), axis=1), atol=1e-3)
+    assert np.isfinite(np.load(labels.layout.logits)).all()
     assert np.isfinite(labels.take(labels.find(IDS[:3]), 0.01)).all()
 
 
