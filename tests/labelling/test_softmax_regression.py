@@ -108,3 +108,25 @@ def test_what_cannot_be_fitted_is_refused():
     vectors[3, 3] = np.inf
     with pytest.raises(StoreError, match=r"not finite.*embed again"):
         fit_softmax_regression(vectors, labels, 4)
+
+
+def test_threads_are_as_before_after_a_fit_that_fails(monkeypatch):
+    vectors, labels = drawn()
+    before = torch.get_num_threads()
+    used = []
+    call = _Objective.__call__
+    monkeypatch.setattr(_Objective, "__call__", lambda *given: used.append(torch.get_num_threads()) or call(*given))
+    try:
+        torch.set_num_threads(2)
+        fit_softmax_regression(vectors, labels, 4, device="cpu")
+        assert set(used) == {1}
+        vectors[3, 3] = np.inf
+        with pytest.raises(StoreError):
+            fit_softmax_regression(vectors, labels, 4, device="cpu")
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(softmax_regression, "TINY", 0)
+        used.clear()
+        fit_softmax_regression(*drawn(), 4, device="cpu")
+        assert set(used) == {2}
+    finally:
+        torch.set_num_threads(before)

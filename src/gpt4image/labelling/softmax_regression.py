@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 SMALL = 2 * 10**8
 """Products of a pass (rows x width x classes) up to which it is computed in float64."""
+TINY = 2 * 10**7
+"""Products of a pass up to which one thread is faster than several that wait for each other."""
 CHUNK = {"cpu": 2**22, "cuda": 2**26}
 """Numbers in a chunk's vectors and logits, by kind of device."""
 KEPT = 2**25
@@ -89,17 +92,31 @@ def fit_softmax_regression(
         raise ConfigError(
             f"A classifier needs a strength above 0 and at least one row, not {strength} and {len(rows)}."
         )
-    objective = _Objective(vectors, labels, rows, classes, strength, device)
-    found = minimize(
-        objective,
-        objective.start(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"gtol": TOLERANCE, "ftol": objective.noise, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
-    )
+    with _fitting_threads(len(rows) * vectors.shape[1] * classes):
+        objective = _Objective(vectors, labels, rows, classes, strength, device)
+        found = minimize(
+            objective,
+            objective.start(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"gtol": TOLERANCE, "ftol": objective.noise, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
+        )
     solution = found.x.reshape(classes, -1)
     weights = np.array(solution[:, :-1])
     return SoftmaxRegression(weights, solution[:, -1] - weights @ objective.mean, int(found.nit))
+
+
+@contextmanager
+def _fitting_threads(products: int) -> Iterator[None]:
+    """Let torch use one thread for passes of few products, and as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if products <= TINY else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Objective:
