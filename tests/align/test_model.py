@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from gpt4image import AlignedModel, Projector
-from gpt4image.align.mixing import mix_labels, mix_text
+from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, Projector, Targets, TextAdapter, TextQueue
+from gpt4image.align.mixing import label_targets
 from gpt4image.align.model import feature_width
 from gpt4image.errors import ConfigError
 
@@ -30,7 +30,7 @@ def test_features_are_what_the_classifier_reads(name):
 
     torch.testing.assert_close(output.logits, expected)
     torch.testing.assert_close(backbone.get_classifier()(output.features), expected)
-    torch.testing.assert_close(output.projected, projector(output.features))
+    torch.testing.assert_close(output.projected[0], projector(output.features))
     assert set(backbone.state_dict()) == set(timm.create_model(name, num_classes=5, **BACKBONES[name]).state_dict())
 
 
@@ -38,7 +38,7 @@ def test_plain_module_with_its_classifier_named():
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     output = AlignedModel(backbone, classifier=backbone[-1])(torch.randn(2, 3, 2, 2))
     assert output.features.shape == (2, 4)
-    assert output.projected is None
+    assert output.projected == ()
     with pytest.raises(ConfigError, match=r"classifier=model\.fc"):
         AlignedModel(backbone)
 
@@ -48,7 +48,8 @@ def test_copy_catches_its_own_features():
     other = copy.deepcopy(model)
     nn.init.zeros_(other.backbone.get_classifier().weight)
     assert other(torch.randn(2, 3, 32, 32)).features.shape == (2, 512)
-    assert model._features is None
+    with pytest.raises(ConfigError, match="was not run"):
+        model.input_tap.take()
 
 
 def test_projectors_of_the_reference():
@@ -61,20 +62,93 @@ def test_projectors_of_the_reference():
     assert plain[0].weight.std().item() == pytest.approx(1024**-0.5, rel=0.02)
 
 
-def test_targets_are_mixed_with_the_shares_of_the_images():
-    mixing = torch.tensor([[0.7, 0.0, 0.3], [0.0, 1.0, 0.0], [0.25, 0.75, 0.0]])
-    labels = mix_labels(mixing, torch.tensor([0, 1, 3]), classes=4, smoothing=0.2)
-    expected = [[0.2 / 4 + 0.8 * 0.7, 0.05, 0.05, 0.05 + 0.8 * 0.3], [0.05, 0.85, 0.05, 0.05], [0.25, 0.65, 0.05, 0.05]]
-    torch.testing.assert_close(labels, torch.tensor(expected))
+def test_projectors_of_each_kind():
+    kinds = {
+        "mlp-bn": [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear],
+        "mlp-ln": [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear],
+        "mlp": [nn.Linear, nn.ReLU, nn.Linear],
+        "bottleneck": [nn.Linear, nn.ReLU, nn.Linear],
+        "linear": [nn.Linear],
+    }
+    for kind, layers in kinds.items():
+        projector = Projector(64, 24, kind=kind)
+        assert [type(layer) for layer in projector] == layers
+        assert projector(torch.zeros(4, 64)).shape == (4, 24)
+    assert Projector(64, 24, kind="bottleneck")[0].out_features == 6
+    assert Projector(64, 24, 9, kind="bottleneck")[0].out_features == 9
+    with pytest.raises(ConfigError, match="Did you mean 'mlp-bn'"):
+        Projector(64, 24, kind="mlp-bm")
 
-    text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [float("nan"), 5.0]])
-    mixed, has_text = mix_text(mixing, text, torch.tensor([True, True, False]))
-    assert has_text.tolist() == [False, True, True]
-    torch.testing.assert_close(mixed[1:], torch.tensor([[0.0, 1.0], [0.25, 0.75]]))
+
+def test_labels_become_distributions():
+    found = label_targets(torch.tensor([1, -1, 0]), classes=4, smoothing=0.2)
+    expected = [[0.05, 0.85, 0.05, 0.05], [0, 0, 0, 0], [0.85, 0.05, 0.05, 0.05]]
+    torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_model_compiles_without_a_break():
-    model = AlignedModel(timm.create_model("resnet10t", num_classes=5), Projector(512, 16)).eval()
-    images = torch.randn(2, 3, 32, 32)
+def aligned(**heads):
+    torch.manual_seed(0)
+    backbone = timm.create_model("resnet10t", num_classes=5)
+    return AlignedModel(backbone, [AlignmentHead(Projector(width, 16), **more) for width, more in heads["of"]])
+
+
+def targets(size=4):
+    generator = torch.Generator().manual_seed(2)
+    text, teacher = (torch.randn(size, 16, generator=generator) for _ in range(2))
+    has = torch.ones(size, dtype=torch.bool)
+    return Targets((text, teacher), (has, torch.tensor([True, False] * (size // 2))))
+
+
+def test_several_heads_add_up_by_weight():
+    places = [
+        (512, {"weight": 0.5}),
+        (256, {"tap": "layer3", "source": 1, "loss": AlignmentLoss("cosine")}),
+        (256, {"tap": "layer3", "weight": 2.0, "loss": AlignmentLoss("sigmoid")}),
+    ]
+    model, images, wanted = aligned(of=places).eval(), torch.randn(4, 3, 32, 32), targets()
+    output = model(images, wanted)
+    stage = model.backbone.forward_intermediates(images, indices=[3], intermediates_only=True)[0].mean(dim=(2, 3))
+    torch.testing.assert_close(output.projected[1], model.heads[1].projector(stage))
+    losses = [
+        0.5 * AlignmentLoss("clip")(output.projected[0], wanted.vectors[0]),
+        AlignmentLoss("cosine")(output.projected[1], wanted.vectors[1], wanted.known[1]),
+        2 * model.heads[2].loss(output.projected[2], wanted.vectors[0]),
+    ]
+    torch.testing.assert_close(output.alignment, sum(losses))
+    torch.testing.assert_close(output.logits, model.backbone(images))
+    assert model(images).alignment is None
+
+
+def test_what_does_not_go_together_is_refused():
+    for loss in ("cosine", "relational"):
+        with pytest.raises(ConfigError, match="make all texts one"):
+            AlignmentHead(nn.Linear(4, 4), AlignmentLoss(loss), adapter=TextAdapter(4))
+    with pytest.raises(ConfigError, match="one of the two"):
+        AlignmentHead(nn.Linear(4, 4), AlignmentLoss(queue=TextQueue(8, 4)), adapter=TextAdapter(4))
+    with pytest.raises(ConfigError, match="Did you mean 'layer3'"):
+        aligned(of=[(512, {"tap": "layr3"})])
+
+
+@pytest.mark.parametrize("loss", ["clip", "infonce", "cosine", "sigmoid", "relational"])
+def test_compiles_without_a_break(loss):
+    model = aligned(of=[(512, {"loss": AlignmentLoss(loss, targets="similarity")})]).eval()
+    images, mixing = torch.randn(4, 3, 32, 32), torch.eye(4) * 0.7 + torch.eye(4).flip(0) * 0.3
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(images).projected, model(images).projected)
+    torch.testing.assert_close(
+        compiled(images, targets(), mixing).alignment, model(images, targets(), mixing).alignment
+    )
+
+
+def test_compiled_gradients_are_the_same():
+    images, wanted = torch.randn(4, 3, 32, 32), targets()
+    found = []
+    for backend in (None, "aot_eager"):
+        torch.manual_seed(0)
+        head = AlignmentHead(Projector(512, 16, kind="mlp"), AlignmentLoss("clip", learn_temperature=True))
+        model = AlignedModel(timm.create_model("resnet10t", num_classes=5), head, balance=True).train()
+        whole = model if backend is None else torch.compile(model, backend=backend, fullgraph=True)
+        output = whole(images, wanted)
+        (output.logits.square().mean() + output.alignment).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)

@@ -35,7 +35,8 @@ class BalancedSplit(torch.autograd.Function):
         """Sum of the first gradient and the scaled second one."""
         of_classifier, of_alignment = gradients
         (share,) = ctx.saved_tensors
-        squares = torch.stack([g.float().square().sum() for g in (of_classifier, of_alignment)])
+        exact = torch.promote_types(of_classifier.dtype, torch.float32)
+        squares = torch.stack([g.to(exact).square().sum() for g in (of_classifier, of_alignment)])
         if world().size > 1:
             dist.all_reduce(squares)
         classifier, alignment = squares.sqrt()

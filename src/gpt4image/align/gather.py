@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -57,10 +57,26 @@ def gather_rows(local: Tensor, slots: int) -> Tensor:
             "batch of a process: AlignmentLoss(..., slots=N)."
         )
     padded = F.pad(local, (0, 0) * (local.ndim - 1) + (0, slots - len(local))).contiguous()
-    if not local.requires_grad:
-        parts = [torch.empty_like(padded) for _ in range(size)]
-        dist.all_gather(parts, padded)
-        return torch.cat(parts)
-    from torch.distributed.nn.functional import all_gather
+    joined: Tensor = Gather.apply(padded)
+    return joined
 
-    return torch.cat(all_gather(padded))  # type: ignore[no-untyped-call]
+
+class Gather(torch.autograd.Function):
+    """Rows of all processes; backwards each gets the sum of what all say of its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:  # noqa: ANN401 - torch's context
+        """Join equal numbers of rows [n, ...] in rank order [W * n, ...]."""
+        ctx.rows = len(own)
+        parts = [torch.empty_like(own) for _ in range(world().size)]
+        dist.all_gather(parts, own)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 - torch's context
+        """The sum over processes of the gradients of this one's rows."""
+        (gradient,) = gradients
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        start = world().rank * ctx.rows
+        return total[start : start + ctx.rows]

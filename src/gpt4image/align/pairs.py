@@ -7,8 +7,7 @@ images, exactly as labels are mixed. Nothing here grows with the square of the j
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -37,61 +36,69 @@ class Rows(NamedTuple):
     weights: Tensor
 
 
-@dataclass(frozen=True)
 class Pairs:
     """A batch of images and texts: this process's part, and what there is of the others'.
 
-    Attributes:
+    Args:
         images: unit vectors z of this process's images [B, D].
         texts: texts t of this process's sources [S].
         mixing: share of source s in image i, M [B, S]; None where image i is source i.
         rule: which texts fit.
         slots: rows kept for the images and for the texts of each process; not needed by a single one.
         queued: texts of earlier batches.
+
+    Attributes:
+        shares: which share of each image has a text [B].
+        source_shares: how much of each source is in this process's images, where it has a text [S]; the same sum.
     """
 
-    images: Tensor
-    texts: Texts
-    mixing: Tensor | None
-    rule: TargetRule
-    slots: tuple[int, int] = (0, 0)
-    queued: Texts | None = None
+    def __init__(
+        self,
+        images: Tensor,
+        texts: Texts,
+        mixing: Tensor | None,
+        rule: TargetRule,
+        slots: tuple[int, int] = (0, 0),
+        queued: Texts | None = None,
+    ) -> None:
+        self.images, self.texts, self.mixing, self.rule = images, texts, mixing, rule
+        self.slots, self.queued = slots, queued
+        known = texts.known.to(images.dtype)
+        self.shares = known if mixing is None else mixing @ known
+        self.source_shares = known if mixing is None else mixing.sum(dim=0) * known
+        self._all_texts: Texts | None = None
+        self._all_images: Tensor | None = None
+        self._all_shares: Tensor | None = None
 
-    @cached_property
-    def shares(self) -> Tensor:
-        """Which share of each image has a text [B]."""
-        known = self.texts.known.to(self.images.dtype)
-        return known if self.mixing is None else self.mixing @ known
-
-    @cached_property
-    def source_shares(self) -> Tensor:
-        """How much of each source is in this process's images, where it has a text [S]; the same sum as `shares`."""
-        known = self.texts.known.to(self.images.dtype)
-        return known if self.mixing is None else self.mixing.sum(dim=0) * known
-
-    @cached_property
+    @property
     def all_texts(self) -> Texts:
         """Texts of all processes [G]."""
-        vectors, known, ids, labels = self.texts
-        slots = self.slots[1]
-        return Texts(
-            gather_rows(vectors, slots),
-            gather_rows(known, slots),
-            None if ids is None else gather_rows(ids, slots),
-            None if labels is None else gather_rows(labels, slots),
-        )
+        if self._all_texts is None:
+            vectors, known, ids, labels = self.texts
+            slots = self.slots[1]
+            self._all_texts = Texts(
+                gather_rows(vectors, slots),
+                gather_rows(known, slots),
+                None if ids is None else gather_rows(ids, slots),
+                None if labels is None else gather_rows(labels, slots),
+            )
+        return self._all_texts
 
-    @cached_property
+    @property
     def all_images(self) -> Tensor:
         """Images of all processes [G', D]."""
-        return gather_rows(self.images, self.slots[0])
+        if self._all_images is None:
+            self._all_images = gather_rows(self.images, self.slots[0])
+        return self._all_images
 
-    @cached_property
+    @property
     def all_shares(self) -> Tensor:
         """Which share of each image of all processes has a text [G']."""
-        return gather_rows(self.shares, self.slots[0])
+        if self._all_shares is None:
+            self._all_shares = gather_rows(self.shares, self.slots[0])
+        return self._all_shares
 
-    @cached_property
+    @property
     def own(self) -> Tensor:
         """Cosine of each image with its own text [B]; of a mixed one the mean over its texts; 0 without text."""
         if self.mixing is None:
