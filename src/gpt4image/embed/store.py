@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TextChoice = Literal["mean", "random"]
 """What stands for an image with several texts: the unit mean of their vectors, or one of them drawn by chance."""
 
+StoreKind = Literal["text", "images"]
+"""Whether the vectors are those of texts, or of the images themselves, by a vision teacher."""
+
 
 @dataclass(frozen=True)
 class EmbeddingLayout:
@@ -65,10 +68,10 @@ class EmbeddingLayout:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds.
+    """What a store holds. In one of images, what is said of texts is meant of views of images.
 
     Attributes:
-        encoder: name of the text encoder.
+        encoder: name of the text encoder or vision teacher.
         revision: hash of its weights.
         width: length D of a vector.
         max_tokens: tokens it reads of a text.
@@ -79,6 +82,7 @@ class Manifest:
         texts: number K of texts, one that several images share counted for each.
         truncated: texts of which the end was not read.
         longest: the longest of them: tokens by image id.
+        kind: what the vectors are of.
     """
 
     encoder: str
@@ -92,6 +96,7 @@ class Manifest:
     texts: int
     truncated: int
     longest: dict[str, int]
+    kind: StoreKind = "text"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""

@@ -1,0 +1,7 @@
+"""Images to vectors and labels of frozen vision teachers, each computed once and read back by every training."""
+
+from gpt4image.teachers.base import Teacher, load_teacher
+from gpt4image.teachers.embedding import embed_images
+from gpt4image.teachers.labels import label_images
+
+__all__ = ["Teacher", "embed_images", "label_images", "load_teacher"]
