@@ -138,19 +138,24 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
 def open_soft_labels(
     images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, space: Workspace
 ) -> tuple[SoftLabels, ...]:
-    """Have a classifier on the texts' vectors label the training images, where the recipe mixes its labels in."""
+    """Have a classifier on the texts' vectors label the training images, where the recipe mixes its labels in.
+
+    Labels that `gpt4image label` has made of these texts with other settings are taken as they are.
+    """
     if not recipe.soft_labels:
         return ()
-    from gpt4image.labelling import label_by_vectors
+    from gpt4image.labelling import label_by_vectors, labels_there
 
-    name = "+".join(store.manifest.encoder for store in stores)
-    return (label_by_vectors(images, stores, space.labels(name)),)
+    folder = space.labels("+".join(store.manifest.encoder for store in stores))
+    return (labels_there(images, stores, folder) or label_by_vectors(images, stores, folder),)
 
 
 def read_neighbours(
     images: ImageTable, options: DescribeOptions, space: Workspace
-) -> Mapping[int, tuple[str, ...]] | None:
-    """The classes that a trained run confuses with each, where the options name a run.
+) -> Mapping[int, tuple[int, ...]] | None:
+    """Labels of the classes that a trained run confuses with each, where the options name a run.
+
+    They are found out once and kept: they stand in prompts, and what is asked must not change when images are added.
 
     Raises:
         ConfigError: the run was trained on other classes.
@@ -160,12 +165,18 @@ def read_neighbours(
         return None
     from gpt4image.describe.prompts.values import most_confused
     from gpt4image.evaluate.confusion import validation_confusion
+    from gpt4image.files import digest, hash_file, read_json, write_json
     from gpt4image.train.run import open_run
 
     run = open_run(options.confusions)
     if run.classes != images.classes:
         raise ConfigError(f"{options.confusions} was trained on other classes than those of {images.source}.")
-    return most_confused(validation_confusion(run, images, space.features), images.classes)
+    identity = digest(hash_file(run.layout.weights), *run.classes)
+    kept = space.description_store / "confusions" / f"{identity}.json"
+    if not kept.exists():
+        found = most_confused(validation_confusion(run, images, space.features))
+        write_json(kept, {str(label): others for label, others in found.items()})
+    return {int(label): tuple(others) for label, others in read_json(kept).items()}
 
 
 def run_training(

@@ -12,7 +12,7 @@ from labelling_parts import WordEncoder, image_id, make_store, make_table, telli
 
 from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
 from gpt4image.errors import ConfigError, DataError, DescriptionError
-from gpt4image.labelling import account_for, labeller, write_doubts
+from gpt4image.labelling import account_for, labeller, labels_there, write_doubts
 from gpt4image.labelling.account import Doubt
 
 CLASSES = ("ant", "bee", "cow")
@@ -200,14 +200,30 @@ def test_errors_name_what_is_missing(tmp_path):
         label_by_vectors(make_table([-1] * 60, CLASSES), [store], folder)
     with pytest.raises(DescriptionError, match="None of the 0"):
         label_by_vectors(make_table(LABELS, CLASSES, ["test"] * 60), [store], folder)
-    with pytest.raises(DescriptionError, match="single class"):
+    with pytest.raises(DescriptionError, match="two classes or more"):
         label_by_vectors(make_table([1] * 60, CLASSES), [store], folder)
-    with pytest.raises(DescriptionError, match=r"single described training image.*'cow' \(1\)"):
-        label_by_vectors(make_table([2, *[number % 2 for number in range(59)]], CLASSES), [store], folder)
     names = make_store(images, [f"a photo of {CLASSES[label]}" for label in LABELS], tmp_path / "names")
-    with pytest.raises(DescriptionError, match=r"share one text: 'ant' \(20\), 'bee' \(20\), 'cow' \(20\)\."):
+    with pytest.raises(DescriptionError, match="two classes or more"):
         label_by_vectors(images, [names], folder)
     assert not folder.exists()
+
+
+def test_an_image_alone_in_its_class_gets_no_soft_label(tmp_path, capsys):
+    images = make_table([2, *[number % 2 for number in range(59)]], CLASSES)
+    store = make_store(images, telling_texts([2, *[number % 2 for number in range(59)]], CLASSES), tmp_path / "words")
+    labels = label_by_vectors(images, [store], tmp_path / "labels")
+
+    assert (positions(labels, images) < 0).tolist() == [True] + [False] * 59
+    assert "'cow' (1)" in capsys.readouterr().err
+
+
+def test_labels_made_with_other_settings_are_found(tmp_path):
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    assert labels_there(images, [store], tmp_path / "labels") is None
+    label_by_vectors(images, [store], tmp_path / "labels", strength=0.5, folds=3)
+    assert labels_there(images, [store], tmp_path / "labels").manifest.origin.strength == 0.5
+    assert labels_there(make_table([1, *LABELS[1:]], CLASSES), [store], tmp_path / "labels") is None
 
 
 def test_classes_without_any_described_image_do_no_harm(tmp_path):

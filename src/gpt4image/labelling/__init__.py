@@ -2,7 +2,7 @@
 
 from gpt4image.labelling.account import account_for, write_doubts
 from gpt4image.labelling.crossfit import CrossFit, cross_fit
-from gpt4image.labelling.labeller import label_by_vectors
+from gpt4image.labelling.labeller import label_by_vectors, labels_there
 from gpt4image.labelling.records import LabelManifest, LabelOrigin, LabelQuality, LabelSource
 from gpt4image.labelling.soft_labels import SoftLabels
 from gpt4image.labelling.writing import write_soft_labels
@@ -17,6 +17,7 @@ __all__ = [
     "account_for",
     "cross_fit",
     "label_by_vectors",
+    "labels_there",
     "write_doubts",
     "write_soft_labels",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt4image import console
 from gpt4image.describe.quality.folds import FOLDS, groups_per_class
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.errors import ConfigError, DataError, DescriptionError, StoreError
@@ -43,7 +44,8 @@ def label_by_vectors(
     The classifier is a softmax regression on the mean of an image's text vectors, cross-fitted: neither the image nor
     any image that has a text in common with it is among what its labeller has learned from. Validation and test images
     are not touched. Training images without a label are labelled too, by the mean of all models; those without a text
-    are not. Labels are made anew when images, given labels, texts, encoders or settings have changed.
+    are not, nor is one that is alone in its class. Labels are made anew when images, given labels, texts, encoders or
+    settings have changed.
 
     Args:
         images: the images.
@@ -58,18 +60,11 @@ def label_by_vectors(
     Raises:
         ConfigError: no store, fewer than two folds, or a strength that is not above 0.
         DataError: the images have fewer than two classes.
-        DescriptionError: no labelled training image has a text, or all those of a class that have one share it.
+        DescriptionError: no labelled training image has a text, or fewer than two classes have several.
     """
     check_settings(images, stores, strength, folds)
     known = gather(images, stores)
-    origin = LabelOrigin(
-        kind=kind,
-        sources=tuple(source_of(store) for store in stores),
-        fitted_to=digest(known.ids.tobytes(), known.labels.astype(np.int32).tobytes()),
-        folds=folds,
-        strength=strength,
-        seed=seed,
-    )
+    origin = origin_of(known, kind).model_copy(update={"folds": folds, "strength": strength, "seed": seed})
     layout = LabelLayout(folder)
     with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
         finish_interrupted(layout)
@@ -78,6 +73,23 @@ def label_by_vectors(
             return there or make_labels(known, images, layout, origin, device)
         finally:
             shutil.rmtree(layout.scratch, ignore_errors=True)
+
+
+def labels_there(images: ImageTable, stores: Sequence[EmbeddingStore], folder: Path) -> SoftLabels | None:
+    """The labels in a folder if they were made of these images and vectors, whatever the settings; None otherwise."""
+    try:
+        there = SoftLabels(folder)
+    except StoreError:
+        return None
+    settings = {key: getattr(there.manifest.origin, key) for key in ("folds", "strength", "seed")}
+    wanted = origin_of(gather(images, stores), "text").model_copy(update=settings)
+    return there if (there.manifest.origin, there.classes) == (wanted, tuple(images.classes)) else None
+
+
+def origin_of(known: TrainingVectors, kind: LabelKind) -> LabelOrigin:
+    """What labels are made of, settings aside."""
+    fitted_to = digest(known.ids.tobytes(), known.labels.astype(np.int32).tobytes())
+    return LabelOrigin(kind=kind, sources=tuple(map(source_of, known.stores)), fitted_to=fitted_to)
 
 
 def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
@@ -110,7 +122,7 @@ def make_labels(
 ) -> SoftLabels:
     """Cross-fit and write the labels, in place of what is there."""
     groups = known.groups()
-    check_classes(known.labels, groups, images.classes)
+    alone = find_alone(known.labels, groups, images.classes)
     shutil.rmtree(layout.scratch, ignore_errors=True)
     layout.scratch.mkdir(parents=True)
     shape = (len(known.ids), len(images.classes))
@@ -126,24 +138,34 @@ def make_labels(
         out=np.lib.format.open_memmap(layout.scratch / "logits.npy", mode="w+", dtype=np.float32, shape=shape),
     )
     ids, first = np.unique(known.ids, return_index=True)
-    logits = fitted.logits if len(ids) == len(known.ids) else fitted.logits[first]
-    return replace_labels(layout, ids, logits, images.classes, origin, fitted.temperature, fitted.quality)
+    kept = ~alone[first]
+    logits = fitted.logits if kept.all() and len(ids) == len(known.ids) else fitted.logits[first[kept]]
+    return replace_labels(layout, ids[kept], logits, images.classes, origin, fitted.temperature, fitted.quality)
 
 
-def check_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> None:
-    """DescriptionError when the described images of a class are one, or all share their text.
+def find_alone(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Which rows are of a class whose described images are one, or all share their text, bool [n]; says which classes.
 
-    Such images would be labelled by a model that has seen nothing of their class: never as what they are.
+    Such images would be labelled by a model that has seen nothing of their class, never as what they are: they get no
+    soft label.
+
+    Raises:
+        DescriptionError: fewer than two classes are left.
     """
     described = np.bincount(labels[labels >= 0], minlength=len(classes))
-    alone = np.flatnonzero((described > 0) & (groups_per_class(labels, groups, len(classes)) < 2))
-    if len(alone):
-        named = ", ".join(f"{classes[at]!r} ({described[at]:,})" for at in alone[:SHOWN].tolist())
-        more = f" and {len(alone) - SHOWN:,} more" if len(alone) > SHOWN else ""
+    lonely = (described > 0) & (groups_per_class(labels, groups, len(classes)) < 2)
+    if ((described > 0) & ~lonely).sum() < 2:
         raise DescriptionError(
-            f"Classes with a single described training image, or whose images all share one text: {named}{more}. "
-            "Nothing is left to learn them from when that text is to be labelled. Describe more of their images, in "
-            "texts of their own, or take their texts out."
+            "Soft labels take two classes or more with several described training images, of texts of their own. "
+            "Describe more images."
         )
-    if (described > 0).sum() < 2:
-        raise DescriptionError("Described training images lie in a single class. Describe images of at least two.")
+    if lonely.any():
+        at = np.flatnonzero(lonely)
+        named = ", ".join(f"{classes[each]!r} ({described[each]:,})" for each in at[:SHOWN].tolist())
+        more = f" and {len(at) - SHOWN:,} more" if len(at) > SHOWN else ""
+        console.say(
+            "no soft labels for classes with a single described training image, or whose images all share one text: "
+            f"{named}{more}",
+            style="yellow",
+        )
+    return np.asarray((labels >= 0) & lonely[labels])
