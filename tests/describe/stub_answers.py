@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -207,10 +207,27 @@ def fault_answer(question: Question, fault: Fault, entry: Entry, header: str | N
     """The answer that a fault makes of a question; None where the fault is not about the answer."""
     if fault.kind in ERRORS:
         return error_answer(fault, question.model, header)
+    if fault.kind == "no_choices":
+        return unlike_an_answer(completion(question, entry, describe(question), fault=fault.kind), header)
+    if fault.kind == "echo":
+        return completion(question, entry, describe(question), str(header), fault=fault.kind)
     if fault.kind in ANSWERS:
         text, refusal, reason = spoilt(describe(question), fault)
         return completion(question, entry, text, reason, refusal=refusal, fault=fault.kind)
     return None
+
+
+def unlike_an_answer(answer: Answer, header: str | None) -> Answer:
+    """An answer without its text; what is said in its place bears the key where a text is likely to be cut."""
+    body = {**json.loads(answer.body), "choices": []}
+    return replace(answer, body=json.dumps({"note": "x" * 150, "header": header, **body}).encode())
+
+
+def without_usage(answer: Answer) -> Answer:
+    """An answer that does not say what tokens were used."""
+    body = json.loads(answer.body)
+    body.pop("usage", None)
+    return replace(answer, body=json.dumps(body).encode())
 
 
 def error_answer(fault: Fault, model: str, header: str | None) -> Answer:

@@ -33,6 +33,7 @@ from stub_answers import (
     too_large,
     too_many,
     unknown_model,
+    without_usage,
     wrong_key,
 )
 from stub_batches import BatchStore, ok
@@ -247,7 +248,8 @@ class Stub:
     def _complete(self, question: Question, entry: Entry) -> Answer:
         if not self.scenario.marks:
             return self._fixed
-        return completion(question, entry, self.scenario.text or describe(question))
+        answer = completion(question, entry, self.scenario.text or describe(question))
+        return answer if self.scenario.usage else without_usage(answer)
 
     async def _act(
         self, question: Question, entry: Entry, header: str | None, work: Callable[[], Awaitable[Answer]]

@@ -29,7 +29,9 @@ Endpoint = Literal[
 ]
 """`line` is one line of a batch; `create` makes a batch, `batch` looks at one, `batches` lists them."""
 
-AnswerKind = Literal["empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text"]
+AnswerKind = Literal[
+    "empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text", "no_choices", "echo"
+]
 ErrorKind = Literal[
     "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model"
 ]
@@ -46,7 +48,8 @@ class Fault:
     """A rule: which requests go wrong, and how. Every condition that is given must hold.
 
     Kinds that are answers (status 200, paid): `empty`, `null` (content), `refusal` (message.refusal), `refusal_text`,
-    `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text).
+    `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text),
+    `no_choices` (an account of tokens and no answer, the key among much else), `echo` (the key as finish reason).
     Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 that waiting does not help),
     `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
     `unknown_model` (404).
@@ -123,6 +126,7 @@ class Scenario:
         no_temperature: 400 for any temperature but 1.
         marks: look into requests. Without, the body is not read as JSON: no mark, no turn, a fixed answer, full speed.
         text: a fixed text for every answer in place of the description.
+        usage: whether answers say what tokens were used.
         faults: the first rule that hits a request decides; any number of `slow` rules come on top.
         seed: of everything that is drawn.
         batch_polls: times a batch is looked at until it is done.
@@ -151,6 +155,7 @@ class Scenario:
     no_temperature: bool = False
     marks: bool = True
     text: str | None = None
+    usage: bool = True
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     batch_polls: int = 2

@@ -33,6 +33,9 @@ def test_ones_own_prices_come_first(tmp_path):
     [
         ("[m]\ninput = 1\n", "output must be a number"),
         ("[m]\ninput = -1\noutput = 1\n", "input must be a number"),
+        ("[m]\ninput = nan\noutput = 1\n", "input must be a number from 0 up, not nan"),
+        ("[m]\ninput = 1\noutput = inf\n", "output must be a number"),
+        ("[m]\ninput = true\noutput = 1\n", "input must be a number from 0 up, not True"),
         ("[m]\ninput = 1\noutput = 1\nbach = 0.5\n", "Did you mean 'batch'"),
         ("m = 1\n", "must be a table"),
         ("[m", "TOML"),

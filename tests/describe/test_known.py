@@ -3,11 +3,13 @@
 import socket
 
 import pytest
-from describing import described
+from describing import described, records
+from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
 from gpt4image.describe.describers.known import Program as KnownProgram
 from gpt4image.describe.describers.known import key_for, look_for
+from gpt4image.describe.runner import RunSettings
 from gpt4image.describe.secrets import ApiKey, check_address
 from gpt4image.errors import ConfigError, DescribeError
 
@@ -56,6 +58,29 @@ def test_keys_do_not_show(monkeypatch):
     assert key.scrub("Bearer sk-very-secret is wrong") == "Bearer [key] is wrong"
 
 
+LONG_KEY = "sk-live-" + "".join(f"{number:02d}" for number in range(40))
+
+
+@pytest.mark.parametrize("fault", ["no_choices", "echo"])
+def test_a_server_that_repeats_the_key_where_no_text_is(image_set, tmp_path, monkeypatch, capsys, fault):
+    """As the reason why an answer ended, and just where what it says is cut to some length."""
+    monkeypatch.setenv("A_KEY", LONG_KEY)
+    with StubServer(Scenario(faults=(Fault(fault, every=2),))) as server:
+        patience = RunSettings(attempts=1)
+        described(image_set, tmp_path, server.base_url, key_env="A_KEY", patience=patience)
+    found = records(tmp_path)
+    assert sum("[key]" in (record.finish_reason or "") + record.detail for record in found) == 18
+    seen = capsys.readouterr().err + "".join(map(str, found))
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert LONG_KEY[:12] not in seen and LONG_KEY[:12].encode() not in kept
+
+
+def test_a_key_in_place_of_its_variable_is_not_shown(image_set, tmp_path):
+    with pytest.raises(ConfigError, match="--key-env MY_KEY") as raised:
+        described(image_set, tmp_path, "http://127.0.0.1:9/v1", key_env=LONG_KEY)
+    assert LONG_KEY[:12] not in str(raised.value)
+
+
 @pytest.mark.parametrize("url", ["https://me:pw@host/v1", "https://host/v1?key=sk-1234", "host:8000", "file:///etc"])
 def test_addresses_hold_no_secrets(url):
     with pytest.raises(ConfigError) as raised:
@@ -64,8 +89,6 @@ def test_addresses_hold_no_secrets(url):
 
 
 def test_servers_that_do_not_agree_on_a_model(image_set, tmp_path):
-    from stub_scenario import Scenario
-
     with StubServer(Scenario(models=("a",))) as one, StubServer(Scenario(models=("b",))) as other:
         with pytest.raises(DescribeError, match=r"different models \(a, b\)"):
             described(image_set, tmp_path, one.base_url, other.base_url, model=None)

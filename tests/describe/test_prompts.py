@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from gpt4image.describe.job import read_values
 from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
 from gpt4image.describe.prompts.values import most_confused
 from gpt4image.errors import ConfigError
+from gpt4image.options import DescribeOptions
 
 BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
 
@@ -76,12 +78,22 @@ def test_every_part_that_is_sent_or_joined_counts():
 
 def test_neighbours_are_the_most_confused_classes_both_ways():
     matrix = np.array([[9, 1, 0, 0], [4, 6, 0, 0], [0, 2, 8, 0], [0, 0, 0, 10]])
-    neighbours = most_confused(matrix, ["cat", "grey_fox", "owl", "car"], 2)
-    assert neighbours[0][0] == "grey fox"
-    assert neighbours[1] == ("cat", "owl")
-    assert neighbours[2][0] == "grey fox"
-    assert len(neighbours[3]) == 2 and "car" not in neighbours[3]
+    neighbours = most_confused(matrix, 2)
+    assert neighbours[0][0] == 1
+    assert neighbours[1] == (0, 2)
+    assert neighbours[2][0] == 1
+    assert len(neighbours[3]) == 2 and 3 not in neighbours[3]
     assert matrix[0, 0] == 9
+
+
+def test_neighbours_are_called_as_the_user_calls_them(images, tmp_path):
+    path = tmp_path / "names.json"
+    path.write_text('{"red": "tench", "green": "goldfish"}')
+    values = read_values(images, DescribeOptions(class_names=path), {0: (2, 1), 1: (0,), 2: (1, 0)})
+    assert images.classes == ("blue", "green", "red")
+    assert [values.of(label)["neighbours"] for label in range(3)] == ["tench, goldfish", "blue", "goldfish, blue"]
+    (contrast,) = load_strategies(["contrast"])
+    assert "picture of: tench. It is easily mistaken for: goldfish, blue" in contrast.fill(values.of(2))[1][0]
 
 
 def test_a_strategy_with_neighbours_wants_a_run():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
-from describing import described, records
+from describing import ALL, described, records
 from PIL import Image
 from stub_scenario import Fault, Scenario
 from stub_server import MODEL, StubServer
@@ -42,18 +45,41 @@ def test_the_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path
     assert described(few, tmp_path, vlm_server, **options).total == 0
 
 
-def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, tmp_path):
-    assert main(["train", str(image_set), "--work", str(tmp_path), "--arm", "baseline", *TINY]) == 0
+@pytest.fixture(scope="module")
+def baseline(image_set, tmp_path_factory):
+    """A run that knows which classes look alike to it."""
+    work = tmp_path_factory.mktemp("baseline")
+    assert main(["train", str(image_set), "--work", str(work), "--arm", "baseline", *TINY]) == 0
+    return work / "runs" / "baseline-0"
+
+
+def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, baseline, tmp_path):
     with StubServer() as server:
-        options = DescribeOptions(
-            base_url=(server.base_url,), prompts=("contrast",), confusions=tmp_path / "runs" / "baseline-0"
-        )
+        options = DescribeOptions(base_url=(server.base_url,), prompts=("contrast",), confusions=baseline)
         tally = run_description(DataOptions(str(image_set)), options, tmp_path)
         questions = {entry.question for entry in server.log if entry.endpoint == "chat"}
     assert tally.answered == 25
     assert len(questions) == 3
     red = next(question for question in questions if "picture of: red" in question)
     assert "mistaken for: blue, green" in red or "mistaken for: green, blue" in red
+
+
+def test_contrast_pays_for_what_is_new_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
+    """Another matrix of the same run would give other neighbours: those that were asked about stay."""
+    from gpt4image.evaluate import confusion
+
+    folder, work = tmp_path / "set", tmp_path / "work"
+    shutil.copytree(image_set, folder)
+    turned = [np.eye(3, k=1, dtype=np.int64), np.eye(3, k=-1, dtype=np.int64)[::-1]]
+    monkeypatch.setattr(confusion, "validation_confusion", lambda *_: turned.pop(0))
+    with StubServer() as server:
+        options = DescribeOptions(base_url=(server.base_url,), prompts=("contrast",), confusions=baseline, splits=ALL)
+        assert run_description(DataOptions(str(folder)), options, work).answered == 36
+        new = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        for name in ("red", "green"):
+            Image.fromarray(new + (name == "red")).save(folder / name / "new.png")
+        assert run_description(DataOptions(str(folder)), options, work).total == 2
+        assert set(server.paid_by_mark.values()) == {1}
 
 
 def test_what_was_described_is_what_trains(image_set, tmp_path, capsys):

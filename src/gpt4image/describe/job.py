@@ -6,22 +6,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpt4image.console import counted, say
 from gpt4image.describe.batch.state import keys_under_way
 from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
-from gpt4image.describe.cost.estimate import Estimate, SizeTrial, make_estimate
-from gpt4image.describe.describers.base import (
-    DescribeRequest,
-    EndpointDownError,
-    PushbackError,
-    RequestFailedError,
-    Sampling,
-)
+from gpt4image.describe.cost.estimate import Estimate, make_estimate
+from gpt4image.describe.cost.prices import FREE
+from gpt4image.describe.describers.base import Sampling
 from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
 from gpt4image.describe.prompts.strategy import prompt_names
 from gpt4image.describe.prompts.values import speak
@@ -29,10 +26,12 @@ from gpt4image.describe.runner import RunSettings, Tally, run_tasks
 from gpt4image.describe.session import Session
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
 from gpt4image.describe.store.parts import RecordWriter
+from gpt4image.describe.store.records import record_from
 from gpt4image.describe.store.store import contains
 from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
+from gpt4image.describe.trials import picture_pixels, try_sizes
 from gpt4image.describe.workers import wait_for_workers
-from gpt4image.errors import ConfigError, DescribeError, ImageError
+from gpt4image.errors import ConfigError, DescribeError
 from gpt4image.files import exclusive
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.options import DescribeOptions
@@ -108,8 +107,10 @@ class DescribeJob:
 
     def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
         """Some dollars, of which some are spent."""
-        most_out = self.options.max_tokens * max(len(strategy.turns) for strategy in self.question.strategies)
-        return Budget(dollars, self.session.price, spent, most_out, batch=batch)
+        turns, most_out = max(len(strategy.turns) for strategy in self.question.strategies), self.options.max_tokens
+        if batch:  # a batch asks one question of a conversation at a time, and pays for that alone
+            return Budget(dollars, self.session.price, spent, most_out * turns, batch=True)
+        return Budget(dollars, self.session.price, spent, most_out, turns=turns)
 
     def run(
         self,
@@ -142,8 +143,9 @@ class DescribeJob:
 
     def records_of(self, tasks: Tasks) -> list[DescriptionRecord]:
         """The records of some tasks, as far as there are any."""
-        keys = {key.decode() for key in tasks.keys.tolist()}
-        return [record for record in self.store.current(dropped=True) if record.key in keys]
+        keys = pa.array([key.decode() for key in tasks.keys.tolist()], pa.string())
+        found = (batch.filter(pc.is_in(batch["key"], keys)) for batch in self.store.current_batches(dropped=True))
+        return [record_from(values) for batch in found for values in batch.to_pylist()]
 
 
 def read_strategies(options: DescribeOptions) -> tuple[Strategy, ...]:
@@ -152,14 +154,22 @@ def read_strategies(options: DescribeOptions) -> tuple[Strategy, ...]:
 
 
 def read_values(
-    images: ImageTable, options: DescribeOptions, neighbours: Mapping[int, tuple[str, ...]] | None
+    images: ImageTable, options: DescribeOptions, neighbours: Mapping[int, tuple[int, ...]] | None
 ) -> PromptValues:
-    """What stands in the prompts' placeholders. ConfigError when the file of class names does not fit."""
+    """What stands in the prompts' placeholders. ConfigError when the file of class names does not fit.
+
+    Args:
+        images: the images.
+        options: as the user gave them.
+        neighbours: labels of the classes that each is confused with, by label.
+    """
     names = {} if options.class_names is None else read_class_names(options.class_names)
     unknown = sorted(set(names) - set(images.classes))
     if unknown:
         raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
-    return PromptValues(tuple(names.get(name, speak(name)) for name in images.classes), neighbours or {})
+    said = tuple(names.get(name, speak(name)) for name in images.classes)
+    confused = (neighbours or {}).items()
+    return PromptValues(said, {label: tuple(said[other] for other in others) for label, others in confused})
 
 
 def read_class_names(path: Path) -> dict[str, str]:
@@ -199,7 +209,7 @@ def open_job(
     store: DescriptionStore,
     session: Session,
     options: DescribeOptions,
-    neighbours: Mapping[int, tuple[str, ...]] | None = None,
+    neighbours: Mapping[int, tuple[int, ...]] | None = None,
 ) -> DescribeJob:
     """Put a job together.
 
@@ -208,7 +218,7 @@ def open_job(
         store: what is answered already.
         session: who answers.
         options: what is asked.
-        neighbours: names of the classes that each is confused with, by label, for prompts that say them.
+        neighbours: labels of the classes that each is confused with, by label, for prompts that say them.
 
     Raises:
         ConfigError: a prompt, placeholder or setting that cannot be meant.
@@ -288,48 +298,6 @@ def outcome_of(record: DescriptionRecord) -> str:
     return f"{record.error} ({record.detail})" if record.detail else str(record.error)
 
 
-def try_sizes(job: DescribeJob, few: Tasks, sizes: tuple[int, ...]) -> list[SizeTrial]:
-    """Tokens that the largest of a few pictures costs at several sizes up to its own."""
-    whole = RequestMaker(job.images, replace(job.question, max_side=None), few)
-    sides = [longest_side(whole, number) for number in range(len(few))]
-    largest = int(np.argmax(sides))
-    trials = []
-    for side in sorted({min(size, sides[largest]) for size in sizes}) if sides[largest] > min(sizes, default=0) else []:
-        question = replace(job.question, max_side=side, sampling=replace(job.question.sampling, max_tokens=16))
-        request = RequestMaker(job.images, question, few).request(largest)
-        tokens_in = tokens_read(job.session, replace(request, turns=request.turns[:1]))
-        trials += [] if tokens_in is None else [SizeTrial(side, tokens_in)]
-    return trials
-
-
-def tokens_read(session: Session, request: DescribeRequest) -> int | None:
-    """Tokens that a request reads; None where they are not counted, or it fails."""
-    try:
-        return session.loop.run(session.describers[0].describe(request)).tokens_in
-    except RequestFailedError as error:
-        return error.tokens_in or None
-    except (EndpointDownError, PushbackError):
-        return None
-
-
-def picture_pixels(maker: RequestMaker, number: int) -> int:
-    """Width x height of a task's picture as it is sent; 0 where it cannot be read."""
-    try:
-        picture = maker.request(number).picture
-    except ImageError:
-        return 0
-    return picture.width * picture.height
-
-
-def longest_side(maker: RequestMaker, number: int) -> int:
-    """Longest side in pixels of a task's picture; 0 where it cannot be read."""
-    try:
-        picture = maker.request(number).picture
-    except ImageError:
-        return 0
-    return max(picture.width, picture.height)
-
-
 def say_plan(job: DescribeJob, tasks: Tasks) -> None:
     """What is to be done, in a line or two."""
     prompts = ", ".join(strategy.name for strategy in job.question.strategies)
@@ -337,6 +305,12 @@ def say_plan(job: DescribeJob, tasks: Tasks) -> None:
         f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
         "and not paid for again"
     )
+    if job.options.budget is not None and job.session.price is FREE:
+        say(
+            "What runs on this machine counts as free, so the budget stops nothing. If it passes the images on to a "
+            "server that costs money, say what that takes: --price-in and --price-out.",
+            style="yellow",
+        )
     if tasks.failed:
         say(f"{counted(tasks.failed, 'description')} failed before; to try them again: --retry-failed", style="yellow")
     if under_way := len(job.plan()) - len(tasks):

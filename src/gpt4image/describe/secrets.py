@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from gpt4image.errors import ConfigError
 
 HIDDEN = "[key]"
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SHORTEST = 6
 """Shorter keys are placeholders such as `-` or `none`; cutting them out would garble the text."""
 
@@ -27,9 +30,19 @@ class ApiKey:
 
     @classmethod
     def from_environment(cls, variable: str | None) -> ApiKey:
-        """The key that a variable holds. ConfigError when the variable is not set."""
+        """The key that a variable holds.
+
+        Raises:
+            ConfigError: the variable is not set; or this is no name of a variable, and then it may be the key itself,
+                so it is not shown.
+        """
         if variable is None:
             return cls()
+        if not NAME.fullmatch(variable):
+            raise ConfigError(
+                "What was given for the key is no name of an environment variable. Keys are read from the environment "
+                "only: export MY_KEY=..., then --key-env MY_KEY."
+            )
         value = os.environ.get(variable, "").strip()
         if not value:
             raise ConfigError(f"The environment variable {variable} holds no key: export {variable}=... first.")
@@ -40,6 +53,17 @@ class ApiKey:
         if len(self.value) < SHORTEST:
             return text
         return text.replace(self.value, HIDDEN)
+
+    def scrub_all(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+        """A value of JSON without the key in any of its texts; to be done before a text is cut to some length."""
+        match value:
+            case str():
+                return self.scrub(value)
+            case list():
+                return [self.scrub_all(item) for item in value]
+            case dict():
+                return {self.scrub(str(name)): self.scrub_all(item) for name, item in value.items()}
+        return value
 
     def __reduce__(self) -> tuple[object, tuple[str | None]]:
         return ApiKey.from_environment, (self.variable,)  # another process reads its own environment

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt4image.describe.describers.chat import add_counts
+from gpt4image.describe.describers.base import add_counts
 from gpt4image.describe.store.records import DescriptionRecord, plain_values, record_from
 from gpt4image.describe.tasks import RequestMaker, join_answers
 

@@ -16,8 +16,7 @@ from gpt4image.describe.batch.reports import duration_of, result_files
 from gpt4image.describe.batch.server import BatchServer, Found
 from gpt4image.describe.batch.state import BatchFolder, Job
 from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.describers.base import PushbackError, RequestFailedError
-from gpt4image.describe.describers.chat import ChatAnswer
+from gpt4image.describe.describers.base import ChatAnswer, PushbackError, RequestFailedError
 from gpt4image.describe.runner.tally import Tally
 from gpt4image.describe.store.parts import RecordWriter, list_parts, now, read_part
 from gpt4image.describe.store.records import DescriptionRecord
@@ -148,7 +147,8 @@ class Collection:
         if not completed:
             self._put_back(asked)
         elif not self._written.get(asked.record.key, False):
-            self._fail(asked, RequestFailedError("missing from the batch", "no file has its answer", again=False))
+            error = RequestFailedError("missing from the batch", "no file has its answer", again=False)
+            self._fail(asked, error.uncounted())
 
     def _put_back(self, asked: Asked) -> None:
         if asked.begun:
@@ -178,7 +178,7 @@ class Collection:
             self._recorder.fail(replace(told, record=replace(told.record, seconds=self._seconds)), error)
 
     def _price(self, asked: Asked, tokens_in: int | None, tokens_out: int | None) -> Asked:
-        return asked.paid(tokens_in, tokens_out, self._recorder.budget.cost(tokens_in, tokens_out))
+        return asked.paid(tokens_in, tokens_out, self._recorder.budget.price(tokens_in, tokens_out))
 
     def _wait(self, asked: Asked, tokens_in: int | None, tokens_out: int | None) -> None:
         self._owed.append((tokens_in, tokens_out))

@@ -6,31 +6,45 @@ from gpt4image.describe.cost.prices import Price
 from gpt4image.errors import ConfigError
 
 UNKNOWN_TOKENS_IN = 4096
-"""Tokens that a first request is taken to read, before any was measured."""
+"""Tokens that a call is taken to read, before any was measured."""
 UNSEEN_TOKENS_IN = 65_536
 """Tokens that each request of a first batch is taken to read; some models count 37,000 for a picture of 768 pixels."""
 OVER_BUDGET = "the budget is used up"
 """Why a job ends where one more description could, at its longest, exceed the budget."""
+PATIENCE = 8
+"""Calls that nobody counted, with none that somebody did, after which a server is taken never to count."""
 GROWTH = 100
 """Requests of a batch for every answer whose tokens are known, at most."""
 
 
 class Budget:
-    """Money that may be spent in all.
+    """Money that may be spent in all. Whatever is paid for is booked here, at its worst where nobody counted.
 
     Args:
         dollars: the most that may be spent; None for no limit.
         price: what tokens cost; None where it is not known.
         spent: dollars spent before.
-        most_out: tokens that one request writes at most.
+        most_out: tokens that one call writes at most.
+        turns: calls that one description takes, those made again aside.
         batch: pay the price of the batch interface.
+
+    Attributes:
+        spent: dollars spent by now.
+        uncounted: calls that were booked at their worst.
 
     Raises:
         ConfigError: there is a limit and no price.
     """
 
     def __init__(
-        self, dollars: float | None, price: Price | None, spent: float, most_out: int, *, batch: bool = False
+        self,
+        dollars: float | None,
+        price: Price | None,
+        spent: float,
+        most_out: int,
+        *,
+        turns: int = 1,
+        batch: bool = False,
     ) -> None:
         if dollars is not None and price is None:
             raise ConfigError(
@@ -40,20 +54,20 @@ class Budget:
         if dollars is not None and dollars < 0:
             raise ConfigError(f"The budget must not be negative, but is {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
-        self._most_out, self._batch = most_out, batch
-        self._most_in: int | None = None
-        self._measured = 0
+        self._most_out, self._turns, self._batch = most_out, turns, batch
+        self._most_in = 0
+        self._measured = self.uncounted = 0
 
     def affords(self, in_flight: int) -> bool:
-        """Whether one more request can be paid beside those under way, each at its worst.
+        """Whether one more description can be paid beside those under way, each at its worst.
 
-        Before the first answer tells what a picture costs, one is sent at a time.
+        Before the first answer tells what a picture costs, or some have told nothing, one is sent at a time.
         """
         if self._dollars is None or self._price is None:
             return True
-        if self._most_in is None and in_flight:
+        if not self._most_in and self.uncounted < PATIENCE and in_flight:
             return False
-        worst = self.cost(self._most_in or UNKNOWN_TOKENS_IN, self._most_out) or 0.0
+        worst = self._turns * (self.price(None, None) or 0.0)
         return self.spent + (in_flight + 1) * worst <= self._dollars
 
     def room(self, in_flight: int) -> int | None:
@@ -76,11 +90,19 @@ class Budget:
         """What some tokens cost; None where price or tokens are not known."""
         return self._price.cost(tokens_in, tokens_out, batch=self._batch) if self._price else None
 
+    def price(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
+        """What a call costs, at its worst where its tokens were not counted; None where the price is not known."""
+        most_in = self._most_in or UNKNOWN_TOKENS_IN
+        return self.cost(
+            most_in if tokens_in is None else tokens_in, self._most_out if tokens_out is None else tokens_out
+        )
+
     def pay(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """Book an answer; returns its cost where it is known."""
-        cost = self.cost(tokens_in, tokens_out)
+        """Book a call; returns what was booked, None where the price is not known."""
+        cost = self.price(tokens_in, tokens_out)
         if cost is not None:
             self.spent += cost
-            self._most_in = max(self._most_in or 0, tokens_in or 0)
+            self._most_in = max(self._most_in, tokens_in or 0)
             self._measured += bool(tokens_in)
+            self.uncounted += cost > 0 and (tokens_in is None or tokens_out is None)
         return cost

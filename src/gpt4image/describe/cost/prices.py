@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,9 +82,18 @@ def make_price(name: str, table: Any, source: str) -> Price:  # noqa: ANN401 - w
     numbers = {key: table.get(key) for key in ("input", "output", "batch")}
     for key, value in numbers.items():
         missing = value is None and key != "batch"
-        if missing or (value is not None and (not isinstance(value, int | float) or value < 0)):
+        if missing or (value is not None and not is_amount(value)):
             raise ConfigError(f"{source}, [{name}]: {key} must be a number from 0 up, not {value!r}.")
     return Price(**{**table, "as_of": str(table.get("as_of", ""))})
+
+
+def is_amount(value: Any) -> bool:  # noqa: ANN401 - whatever TOML can hold
+    """Whether a value can be meant as money.
+
+    >>> is_amount(0.5), is_amount(-1), is_amount(True), is_amount(float("nan"))
+    (True, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def find_price(model: str, prices: Mapping[str, Price]) -> Price | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
 
 from gpt4image.describe.picture import Picture
 
@@ -31,6 +31,25 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """One answer of a conversation.
+
+    Attributes:
+        text: what was said.
+        finish_reason: why it ended.
+        tokens_in: tokens read, None where they are not counted.
+        tokens_out: tokens written, likewise.
+        model: the model as the server names it.
+    """
+
+    text: str
+    finish_reason: str | None
+    tokens_in: int | None
+    tokens_out: int | None
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRequest:
     """One description to be written.
 
@@ -44,6 +63,9 @@ class DescribeRequest:
         sampling: how answers are drawn.
         prompt_hash: hash of the prompt strategy, 32 hex digits.
         sample: number of the sample, from 0.
+        answers: what was answered to the first turns, in this try or an earlier one. A describer that asks one question
+            after the other adds each answer as it comes and goes on where the last try was left, so that no answer is
+            paid for twice; the runner books them.
     """
 
     key: str
@@ -55,6 +77,7 @@ class DescribeRequest:
     sampling: Sampling
     prompt_hash: str
     sample: int = 0
+    answers: list[ChatAnswer] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,22 +160,29 @@ class RequestFailedError(Exception):
         reason: the kind of failure in a few words, counted over the job, such as `server error 500`.
         detail: what exactly was said; untrusted.
         again: whether another attempt may go well.
+        of_server: whether it says more about the server than about the request; another server may do better.
 
     Attributes:
-        tokens_in: tokens read all the same.
-        tokens_out: tokens written all the same.
+        tokens_in: tokens read all the same; None where nobody says and there may have been some.
+        tokens_out: tokens written all the same; likewise.
     """
 
-    def __init__(self, reason: str, detail: str = "", *, again: bool) -> None:
+    def __init__(self, reason: str, detail: str = "", *, again: bool, of_server: bool = False) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail, self.again = reason, detail, again
-        self.tokens_in = self.tokens_out = 0
+        self.reason, self.detail, self.again, self.of_server = reason, detail, again, of_server
+        self.tokens_in: int | None = 0
+        self.tokens_out: int | None = 0
 
-    def after(self, paid: Iterable[Counted]) -> RequestFailedError:
-        """The same failure with the tokens of answers that were paid for before it."""
-        for answer in paid:
-            self.tokens_in += answer.tokens_in or 0
-            self.tokens_out += answer.tokens_out or 0
+    def after(self, paid: Iterable[Counted]) -> Self:
+        """The same failure with the tokens of answers that are paid for and of no use."""
+        found = list(paid)
+        self.tokens_in = add_counts([self.tokens_in, *(answer.tokens_in for answer in found)])
+        self.tokens_out = add_counts([self.tokens_out, *(answer.tokens_out for answer in found)])
+        return self
+
+    def uncounted(self) -> Self:
+        """The same failure of a call that the model may have worked for, which nobody counted."""
+        self.tokens_in = self.tokens_out = None
         return self
 
 
@@ -171,3 +201,13 @@ class PushbackError(Exception):
 
 class EndpointDownError(Exception):
     """A server cannot be reached. The message says why."""
+
+
+def add_counts(counts: Iterable[int | None]) -> int | None:
+    """Sum of counts, None where one is unknown.
+
+    >>> add_counts([1, 2]), add_counts([1, None])
+    (3, None)
+    """
+    found = list(counts)
+    return None if any(count is None for count in found) else sum(count for count in found if count is not None)

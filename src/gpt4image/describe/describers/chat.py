@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt4image.describe.describers.base import DescribeRequest, RequestFailedError
+from gpt4image.describe.describers.base import ChatAnswer, DescribeRequest, RequestFailedError
 
 Body = dict[str, Any]
 
-
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """One answer of a conversation.
-
-    Attributes:
-        text: what was said.
-        finish_reason: why it ended.
-        tokens_in: tokens read, None where they are not counted.
-        tokens_out: tokens written, likewise.
-        model: the model as the server names it.
-    """
-
-    text: str
-    finish_reason: str | None
-    tokens_in: int | None
-    tokens_out: int | None
-    model: str
+DETAIL_LENGTH = 200
 
 
 def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, old_limit: bool = True) -> Body:
@@ -95,7 +77,9 @@ def first_choice(body: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever a s
 
 def unreadable(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
     """What is raised for an answer that is not of the protocol's form."""
-    return RequestFailedError("unreadable answer", str(body)[:200], again=True)
+    usage = body if isinstance(body, Mapping) else {}
+    paid = ChatAnswer("", None, count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), "")
+    return RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], again=True, of_server=True).after([paid])
 
 
 def spoken(content: Any) -> str:  # noqa: ANN401 - whatever a server sends
@@ -115,13 +99,3 @@ def count_of(body: Mapping[str, Any], name: str) -> int | None:
     usage = body.get("usage")
     value = usage.get(name) if isinstance(usage, Mapping) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def add_counts(counts: Iterable[int | None]) -> int | None:
-    """Sum of counts, None where one is unknown.
-
-    >>> add_counts([1, 2]), add_counts([1, None])
-    (3, None)
-    """
-    found = list(counts)
-    return None if any(count is None for count in found) else sum(count for count in found if count is not None)

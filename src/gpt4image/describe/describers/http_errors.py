@@ -13,7 +13,7 @@ from gpt4image.errors import first_line
 
 BUSY = (429, 503, 529)
 DETAIL_LENGTH = 300
-UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "gaierror")
+UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 """Names of the errors, anywhere in the chain of causes, that mean that nobody listens. The SDK's own names do not tell:
 it calls a connection that was cut a time-out while connecting."""
 

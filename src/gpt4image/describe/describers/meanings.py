@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from gpt4image.describe.describers.base import EndpointDownError, PushbackError, RequestFailedError
-from gpt4image.describe.describers.chat import ChatAnswer, read_answer
+from gpt4image.describe.describers.base import ChatAnswer, EndpointDownError, PushbackError, RequestFailedError
+from gpt4image.describe.describers.chat import read_answer
 from gpt4image.describe.describers.http_errors import BUSY, Trouble
 from gpt4image.describe.secrets import ApiKey, address_hint
 from gpt4image.errors import DescribeError
@@ -37,13 +36,8 @@ class Meanings:
         return self.models
 
     def read(self, body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server sends
-        """Take the answer out of a server's JSON. RequestFailedError as `read_answer` raises it."""
-        try:
-            answer = read_answer(body)
-        except RequestFailedError as error:
-            detail = self._key.scrub(error.detail)
-            raise RequestFailedError(error.reason, detail, again=error.again).after([error]) from None
-        return replace(answer, text=self._key.scrub(answer.text), model=self._key.scrub(answer.model))
+        """Take the answer out of a server's JSON without the key. RequestFailedError as `read_answer` raises it."""
+        return read_answer(self._key.scrub_all(body))
 
     def of(self, trouble: Trouble, model: str) -> Exception:
         """What a failed call means: one of the errors that a describer raises.
@@ -60,9 +54,9 @@ class Meanings:
             return DescribeError(f"{self._place}: {hopeless} The server says: {trouble.detail}")
         if trouble.status is None:
             reason = "connection cut" if trouble.code == "connection" else "unreadable answer"
-            return RequestFailedError(reason, trouble.detail, again=True)
+            return RequestFailedError(reason, trouble.detail, again=True, of_server=True).uncounted()
         if trouble.status >= 500 or trouble.status in (408, 409, 425):
-            return RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True)
+            return RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True, of_server=True)
         return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, again=False)
 
     def _hopeless(self, trouble: Trouble, model: str) -> str:

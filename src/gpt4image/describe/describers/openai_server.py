@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gpt4image.describe.describers.base import DescribeRequest, Reply, RequestFailedError
-from gpt4image.describe.describers.chat import ChatAnswer, add_counts, chat_body
+from gpt4image.describe.describers.base import ChatAnswer, DescribeRequest, EndpointDownError, Reply, add_counts
+from gpt4image.describe.describers.chat import chat_body
 from gpt4image.describe.describers.http_errors import sort_out
 from gpt4image.describe.describers.meanings import Meanings
 from gpt4image.describe.secrets import ApiKey, check_address
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 CHECK_SECONDS = 15.0
+"""Time that a server has to say which models it has. It may be at work for others meanwhile."""
+CONNECT_SECONDS = 15.0
+"""Time that a connection may take to be made."""
 MOST_AT_ONCE = 128
 
 
@@ -51,12 +54,15 @@ class OpenAIDescriber:
         """Names of the models that the server has; empty where it does not say.
 
         Raises:
-            EndpointDownError: it cannot be reached.
+            EndpointDownError: it cannot be reached, or says nothing at all.
             DescribeError: it does not take the key.
         """
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 found = await self._client.get("/models", cast_to=object)
+        except TimeoutError:
+            silence = f"{self.place} takes connections, but has said nothing for {CHECK_SECONDS:.0f} s"
+            raise EndpointDownError(silence) from None
         except Exception as error:  # whatever the SDK raises is sorted out in one place
             trouble = sort_out(error, self._key)
             if trouble.status in (401, 403) or trouble.down:
@@ -69,13 +75,10 @@ class OpenAIDescriber:
         await self.list_models()
 
     async def describe(self, request: DescribeRequest) -> Reply:
-        """Ask all questions of a request, one after the other."""
-        answers: list[ChatAnswer] = []
-        for _ in request.turns:
-            try:
-                answers.append(await self._ask(request, [answer.text for answer in answers]))
-            except RequestFailedError as error:
-                raise error.after(answers) from None
+        """Ask the questions of a request that are not answered yet, one after the other."""
+        answers = request.answers
+        while len(answers) < len(request.turns):
+            answers.append(await self._ask(request, [answer.text for answer in answers]))
         self._meanings.answered = True
         last = answers[-1]
         return Reply(
@@ -107,12 +110,13 @@ class OpenAIDescriber:
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
     """An SDK client on aiohttp, which costs a fifth of the default transport's time a call."""
-    from openai import AsyncOpenAI, DefaultAioHttpClient
+    from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
+    patience = Timeout(None, connect=CONNECT_SECONDS)  # how long an answer may take is the runner's to say
     return AsyncOpenAI(
         base_url=base_url,
         api_key=key.value or "none",
         max_retries=0,
-        timeout=None,
-        http_client=DefaultAioHttpClient(timeout=None),
+        timeout=patience,
+        http_client=DefaultAioHttpClient(timeout=patience),
     )

@@ -53,13 +53,12 @@ def speak(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = NEIGHBOURS) -> dict[int, tuple[str, ...]]:
-    """Names of the classes that each class is most confused with.
+def most_confused(matrix: np.ndarray, count: int = NEIGHBOURS) -> dict[int, tuple[int, ...]]:
+    """Labels of the classes that each class is most confused with.
 
     Args:
         matrix: how often images of class i were taken for class j, [C, C].
-        classes: class names.
-        count: names a class, at most.
+        count: labels a class, at most.
 
     Returns:
         By label, the most confused first, both directions added up. A class that is never confused has those with
@@ -69,7 +68,4 @@ def most_confused(matrix: np.ndarray, classes: Sequence[str], count: int = NEIGH
     np.fill_diagonal(errors, 0)
     tie_break = errors.sum(axis=0) / (errors.sum() + 1)
     order = np.argsort(-(errors + tie_break), axis=1, kind="stable")
-    return {
-        label: tuple(speak(classes[other]) for other in row if other != label)[:count]
-        for label, row in enumerate(order)
-    }
+    return {label: tuple(other for other in row if other != label)[:count] for label, row in enumerate(order.tolist())}

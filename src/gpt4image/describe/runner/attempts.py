@@ -6,38 +6,54 @@ import heapq
 import itertools
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from gpt4image.describe.describers.base import DescribeRequest
+from gpt4image.describe.describers.base import ChatAnswer, DescribeRequest
+
+if TYPE_CHECKING:
+    from gpt4image.describe.runner.lanes import Lane
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """A task under way.
 
     Attributes:
         number: the task.
         request: what is asked; None where its picture cannot be had.
+        last: the server that was asked last.
         tries: calls that failed because of the request.
         push_backs: calls that the server did not want.
-        servers_lost: times that the server was gone when it was sent.
+        servers_lost: calls that failed because of the server.
+        silences: calls without an answer in time, at a server that is there and may be at fault.
         seconds: time spent in calls.
         tokens_in: tokens read by all calls, None where they are not counted.
         tokens_out: tokens written, likewise.
-        cost: US dollars for all calls, None where it is not known.
+        cost: US dollars for all calls, at their worst where nobody counted; None where the price is not known.
+        booked: answers of the request that are in tokens and cost already.
     """
 
     number: int
     request: DescribeRequest | None = None
+    last: Lane | None = None
     tries: int = 0
     push_backs: int = 0
     servers_lost: int = 0
+    silences: int = 0
     seconds: float = 0.0
     tokens_in: int | None = 0
     tokens_out: int | None = 0
     cost: float | None = 0.0
+    booked: int = 0
+
+    def take_new_answers(self) -> list[ChatAnswer]:
+        """Answers that came since the last time."""
+        answers = [] if self.request is None else self.request.answers[self.booked :]
+        self.booked += len(answers)
+        return answers
 
 
 def back_off(times: int) -> float:
@@ -66,3 +82,9 @@ class WaitingRoom:
     def take(self, now: float) -> Attempt | None:
         """The next attempt whose time has come."""
         return heapq.heappop(self._heap)[2] if self._heap and self._heap[0][0] <= now else None
+
+    def clear(self) -> list[Attempt]:
+        """Send all away; returns them."""
+        left = [attempt for _, _, attempt in self._heap]
+        self._heap.clear()
+        return left

@@ -73,7 +73,7 @@ class Limiter:
             self.paused_until = max(self.paused_until, now + wait)
 
     def timed_out(self, sent: float, now: float) -> None:
-        """A request took too long."""
+        """A request took too long, or one of several in a row has failed."""
         self._cut(sent, now, TIMEOUT_CUT)
 
     def _cut(self, sent: float, now: float, share: float) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from gpt4image import console
+from gpt4image.console import counted
 from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
 from gpt4image.describe.describers.base import (
     Describer,
@@ -18,15 +16,17 @@ from gpt4image.describe.describers.base import (
     Reply,
     RequestFailedError,
 )
-from gpt4image.describe.describers.chat import add_counts
 from gpt4image.describe.runner.attempts import Attempt, WaitingRoom, back_off
 from gpt4image.describe.runner.feed import Prepared, feed
 from gpt4image.describe.runner.lanes import Lane, Lanes
+from gpt4image.describe.runner.ledger import Ledger
 from gpt4image.describe.runner.limiter import Limiter
+from gpt4image.describe.runner.settings import RunSettings
+from gpt4image.describe.runner.stopping import cancel, stop_on_signals
 from gpt4image.describe.runner.tally import Tally
-from gpt4image.describe.store.parts import RecordWriter, now
+from gpt4image.describe.store.parts import RecordWriter
 from gpt4image.describe.tasks import RequestMaker
-from gpt4image.errors import DescribeError, ImageError
+from gpt4image.errors import DescribeError, Gpt4ImageError, ImageError
 
 TICK_SECONDS = 0.25
 SYNC_TICKS = 4
@@ -36,31 +36,6 @@ QUEUE_SHARE = 0.25
 UNREADABLE = "unreadable picture"
 BLAMELESS = (UNREADABLE, "not recorded")
 """Failures that say nothing about the describer: any number of them may come in a row."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How patient a job is. Nothing here decides what is asked.
-
-    Attributes:
-        image_seconds: time for one description, all its calls together, waiting excluded.
-        attempts: calls for one description that may fail because of it.
-        servers_lost: times that a server may be gone when one description is sent, before it counts as failed.
-        patience_seconds: how long servers may push everything back before the job stops.
-        down_seconds: how long all servers may be down before the job stops.
-        hopeless_at_first: failures before the first answer after which the job stops.
-        hopeless_in_a_row: failures in a row after which the job stops.
-        grace_seconds: time that requests under way get to end when the job is stopped.
-    """
-
-    image_seconds: float = 180.0
-    attempts: int = 4
-    servers_lost: int = 10
-    patience_seconds: float = 600.0
-    down_seconds: float = 60.0
-    hopeless_at_first: int = 20
-    hopeless_in_a_row: int = 200
-    grace_seconds: float = 30.0
 
 
 def run_tasks(
@@ -119,9 +94,12 @@ class Runner:
         self._maker, self._writer, self._budget, self._settings = maker, writer, budget, settings
         self._meter = meter
         self.tally = Tally(len(maker))
+        self._ledger = Ledger(maker, writer, budget, self.tally)
         self.interrupted = False
         self._waiting = WaitingRoom()
         self._calls: set[asyncio.Task[None]] = set()
+        self._left: list[Attempt] = []
+        self._held: Attempt | None = None
         self._fatal: BaseException | None = None
         self._failed_in_a_row = 0
 
@@ -131,7 +109,9 @@ class Runner:
         self._clock = loop.time
         self._start = self._last_outcome = self._clock()
         self._news = asyncio.Event()
-        self._lanes = Lanes(describers, self._settings.down_seconds, self._settings.image_seconds * QUEUE_SHARE)
+        patience = self._settings
+        slow_seconds = patience.image_seconds * QUEUE_SHARE
+        self._lanes = Lanes(describers, patience.down_seconds, slow_seconds, patience.check_seconds)
         ticker = asyncio.create_task(self._tick())
         with stop_on_signals(loop, self._interrupt):
             try:
@@ -141,7 +121,7 @@ class Runner:
                 ticker.cancel()
                 await cancel(self._calls)
                 await self._lanes.close()
-                self._writer.sync()
+                self._leave_rest()
                 self._show()
         if self._fatal is not None:
             raise self._fatal
@@ -151,14 +131,29 @@ class Runner:
         ahead = sum(lane.describer.most_at_once for lane in self._lanes.all)
         async with aclosing(feed(self._maker, ahead)) as prepared:
             while (attempt := await self._next(prepared, most_waiting=2 * ahead)) is not None:
-                try:
-                    lane = await self._lanes.choose()
-                except DescribeError as error:
-                    self._give_up(error)
+                self._held = attempt
+                lane = await self._find_lane(attempt) if await self._can_pay() else None
+                if lane is None:
                     return
-                if lane is None or not await self._can_pay():
-                    return
+                self._held = None
                 self._send(attempt, lane)
+
+    async def _find_lane(self, attempt: Attempt) -> Lane | None:
+        """Where an attempt is sent; None where it no longer is."""
+        try:
+            return await self._lanes.choose(attempt.last)
+        except DescribeError as error:
+            self._give_up(error)
+            return None
+
+    def _leave_rest(self) -> None:
+        """Write down what was paid for tasks that have no outcome yet."""
+        held = [self._held] if self._held else []
+        try:
+            self._ledger.record_unfinished([*self._left, *held, *self._waiting.clear()])
+            self._writer.sync()
+        except Gpt4ImageError as error:
+            self._fatal = self._fatal or error
 
     async def _next(self, prepared: AsyncGenerator[Prepared], most_waiting: int) -> Attempt | None:
         """The next task to send: one whose wait is over, or a new one; None when all have an outcome."""
@@ -217,24 +212,38 @@ class Runner:
 
     async def _call(self, attempt: Attempt, lane: Lane, limiter: Limiter) -> None:
         """One call and what follows from its outcome."""
+        attempt.last = lane
+        try:
+            await self._try(attempt, lane, limiter)
+        except BaseException:
+            self._left.append(attempt)
+            raise
+
+    async def _try(self, attempt: Attempt, lane: Lane, limiter: Limiter) -> None:
         sent, was_full = self._clock(), limiter.room <= 0
         try:
             reply = await self._ask(attempt, lane.describer)
         except TimeoutError:
             limiter.timed_out(sent, self._clock())
-            limit = f"more than {self._settings.image_seconds:.0f} s"
-            self._fail(attempt, lane, RequestFailedError("time limit", limit, again=False))
+            await self._ran_out_of_time(attempt, lane, sent)
         except PushbackError as error:
             limiter.pushed_back(sent, self._clock(), error.seconds)
+            lane.heard_at = self._clock()
+            self._ledger.book_answers(attempt)
             attempt.push_backs += 1
-            self._try_again(attempt, back_off(attempt.push_backs) if error.seconds is None else error.seconds)
+            # where the server says how long to wait, it is the server that is left alone: another one may be free
+            self._try_again(attempt, back_off(attempt.push_backs) if error.seconds is None else 0.0)
         except EndpointDownError as error:
+            self._ledger.book_answers(attempt)
             self._lanes.report_down(lane, str(error))
-            self._lost_server(attempt, lane, str(error))
+            self._lost_server(attempt, lane, RequestFailedError("server gone", str(error), again=True))
         except RequestFailedError as error:
+            if error.of_server and lane.failures:
+                limiter.timed_out(sent, self._clock())
             self._failed_call(attempt, lane, error)
         else:
             limiter.succeeded(sent, self._clock(), was_full=was_full)
+            lane.answered(self._clock())
             self._answer(attempt, lane, reply)
 
     async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
@@ -244,23 +253,54 @@ class Runner:
         try:
             async with asyncio.timeout(self._settings.image_seconds - attempt.seconds):
                 return await describer.describe(attempt.request)
+        except asyncio.CancelledError:
+            self._ledger.book_failure(attempt, RequestFailedError("broken off", again=True).uncounted())
+            raise
         finally:
             attempt.seconds += self._clock() - sent
 
+    async def _ran_out_of_time(self, attempt: Attempt, lane: Lane, sent: float) -> None:
+        """Find out whose fault it is that no answer came: a server that hangs costs no image its description."""
+        limit = f"more than {self._settings.image_seconds:.0f} s"
+        error = RequestFailedError("time limit", limit, again=False, of_server=True).uncounted()
+        self._ledger.book_failure(attempt, error)
+        seconds = self._clock() - sent
+        silent = lane.heard_at < sent + seconds / 2
+        if not silent or not await self._is_its_fault(attempt, lane, error):
+            self._fail(attempt, lane, error)
+            return
+        attempt.seconds = max(0.0, attempt.seconds - seconds)
+        self._lost_server(attempt, lane, error)
+
+    async def _is_its_fault(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> bool:
+        """Whether a server that was silent is to blame: it is gone, or another one may know better, once."""
+        if await self._lanes.is_gone(lane):
+            return True
+        elsewhere = not attempt.silences and self._lanes.others_do_well(lane)
+        attempt.silences += 1
+        self._lanes.failed(lane, str(error))
+        return elsewhere
+
     def _failed_call(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> None:
+        self._ledger.book_failure(attempt, error)
+        lane.heard_at = self._clock()
+        if not error.of_server:
+            lane.answered(self._clock())
+        elif self._lanes.failed(lane, str(error)):
+            self._lost_server(attempt, lane, error)
+            return
         attempt.tries += 1
-        self._pay(attempt, error.tokens_in, error.tokens_out)
         if error.again and attempt.tries < self._settings.attempts and attempt.seconds < self._settings.image_seconds:
             self._try_again(attempt, back_off(attempt.tries))
         else:
             self._fail(attempt, lane, error)
 
-    def _lost_server(self, attempt: Attempt, lane: Lane, trouble: str) -> None:
+    def _lost_server(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> None:
         attempt.servers_lost += 1
         if attempt.servers_lost < self._settings.servers_lost:
             self._try_again(attempt, 0.0)
         else:
-            self._fail(attempt, lane, RequestFailedError("server gone", trouble, again=True))
+            self._fail(attempt, lane, error)
 
     def _try_again(self, attempt: Attempt, wait: float) -> None:
         self.tally.tried_again += 1
@@ -268,8 +308,9 @@ class Runner:
 
     def _answer(self, attempt: Attempt, lane: Lane, reply: Reply) -> None:
         self._failed_in_a_row = 0
-        self._pay(attempt, reply.tokens_in, reply.tokens_out)
-        self._record(
+        self._ledger.book_reply(attempt, reply)
+        self._last_outcome = self._clock()
+        self._ledger.record(
             attempt,
             text=self._maker.join(attempt.number, reply.texts),
             describer=lane.describer.name,
@@ -279,7 +320,8 @@ class Runner:
 
     def _fail(self, attempt: Attempt, lane: Lane | None, error: RequestFailedError) -> None:
         describer = lane.describer.name if lane else ""
-        self._record(attempt, error=error.reason, detail=error.detail, describer=describer)
+        self._last_outcome = self._clock()
+        self._ledger.record(attempt, error=error.reason, detail=error.detail, describer=describer)
         if error.reason not in BLAMELESS:
             self._failed_in_a_row += 1
             self._look_for_hopelessness(error)
@@ -297,26 +339,6 @@ class Runner:
             )
         )
 
-    def _pay(self, attempt: Attempt, tokens_in: int | None, tokens_out: int | None) -> None:
-        cost = self._budget.pay(tokens_in, tokens_out)
-        attempt.tokens_in = add_counts([attempt.tokens_in, tokens_in])
-        attempt.tokens_out = add_counts([attempt.tokens_out, tokens_out])
-        attempt.cost = None if cost is None or attempt.cost is None else attempt.cost + cost
-
-    def _record(self, attempt: Attempt, **found: Any) -> None:  # noqa: ANN401 - fields of a record
-        record = replace(
-            self._maker.record(attempt.number),
-            **found,
-            tokens_in=attempt.tokens_in,
-            tokens_out=attempt.tokens_out,
-            cost=attempt.cost,
-            seconds=round(attempt.seconds, 3),
-            created=now(),
-        )
-        self._writer.write(record)
-        self.tally.add(record)
-        self._last_outcome = self._clock()
-
     def _give_up(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
         self._lanes.stop()
@@ -330,7 +352,8 @@ class Runner:
             return
         self.interrupted = True
         self.tally.stopped = "it was stopped"
-        console.say(f"Stopping: {len(self._calls)} requests under way may end. Once more to stop at once.")
+        under_way = counted(len(self._calls), "request")
+        console.say(f"Stopping: {under_way} under way may end. Once more to stop at once.")
         self._lanes.stop()
         self._news.set()
 
@@ -349,17 +372,22 @@ class Runner:
             self._show()
             if not console.console.is_terminal and self._clock() - self._start > line_due:
                 line_due += LINE_SECONDS
-                console.say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}")
+                left = self.tally.time_left()
+                console.say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}{left}")
             if ticks % SYNC_TICKS == 0:
                 await asyncio.to_thread(self._writer.sync)
-            idle = self._clock() - self._last_outcome
-            if idle > self._settings.patience_seconds and not self._calls and len(self._waiting):
-                self._give_up(
-                    DescribeError(
-                        f"The servers have pushed everything back for {idle:.0f} s. What was answered is kept: give "
-                        "the same command again later."
-                    )
+            self._look_for_standstill()
+
+    def _look_for_standstill(self) -> None:
+        """Stop where nothing moves any more."""
+        idle = self._clock() - self._last_outcome
+        if idle > self._settings.patience_seconds and not self._calls and (len(self._waiting) or self._held):
+            self._give_up(
+                DescribeError(
+                    f"The servers have pushed everything back for {idle:.0f} s. What was answered is kept: give the "
+                    "same command again later."
                 )
+            )
 
     def _show(self) -> None:
         self.tally.seconds = self._clock() - self._start
@@ -369,28 +397,3 @@ class Runner:
     def _note(self) -> str:
         rate = self.tally.done / max(self._clock() - self._start, 1e-9)
         return self.tally.note(rate, priced=self.tally.cost > 0)
-
-
-async def cancel(tasks: set[asyncio.Task[None]]) -> None:
-    """End tasks, and wait until they have."""
-    left = list(tasks)
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-
-
-@contextmanager
-def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM in place of dying; outside the main thread signals are left alone."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in signals:
-            loop.add_signal_handler(number, stop)
-    except (NotImplementedError, RuntimeError, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)

@@ -22,6 +22,7 @@ class Tally:
         cost: US dollars; 0 where no price is known.
         seconds: how long it has taken.
         tried_again: calls that were made again.
+        uncounted: calls whose tokens the server did not count, so that they are in the cost at their worst.
         stopped: why it ended before all tasks were done; empty when it did not.
     """
 
@@ -33,6 +34,7 @@ class Tally:
     cost: float = 0.0
     seconds: float = 0.0
     tried_again: int = 0
+    uncounted: int = 0
     stopped: str = ""
 
     @property
@@ -41,10 +43,10 @@ class Tally:
         return self.answered + self.failures.total()
 
     def add(self, record: DescriptionRecord) -> None:
-        """Count an outcome."""
+        """Count an outcome, or a payment without one."""
         if record.error is None:
             self.answered += 1
-        else:
+        elif not record.is_payment:
             self.failures[record.error] += 1
         self.tokens_in += record.tokens_in or 0
         self.tokens_out += record.tokens_out or 0
@@ -57,12 +59,18 @@ class Tally:
         parts += [f"{self.failures.total():,} failed"] if self.failures else []
         return " ".join(parts)
 
+    def time_left(self) -> str:
+        """About how long the rest will take, as far as that can be told; for a line of its own."""
+        left = self.total - self.done
+        return f", about {duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
+
     def line(self) -> str:
         """The account in one line."""
         parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
         parts += [f"${self.cost:.4g}"] if self.cost else []
         parts += [f"{counted(self.tried_again, 'call')} made again"] if self.tried_again else []
+        parts += [f"{counted(self.uncounted, 'call')} not counted by the server, at worst"] if self.uncounted else []
         return ", ".join(parts)
 
     def failure_lines(self) -> list[str]:

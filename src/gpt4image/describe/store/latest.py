@@ -36,12 +36,16 @@ class Standing:
     dropped: np.ndarray
 
     def chosen(self, *, dropped: bool) -> np.ndarray:
-        """Which records count, bool [N]: an answer before a failure or a void answer, then the later one."""
+        """Which records count, bool [N]: an answer before a failure or a void answer, then the later one.
+
+        Payments, which have no key, never do.
+        """
         order = np.lexsort((self.created, self.answered, self.answered & ~self.void, self.keys))
         ordered = self.keys[order]
         last = np.append(ordered[1:] != ordered[:-1], True)[: len(order)]
         found = np.zeros(len(order), dtype=bool)
         found[order[last]] = True
+        found &= self.keys != b""
         return found if dropped else found & ~self.dropped
 
 

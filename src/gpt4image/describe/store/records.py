@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -17,7 +17,8 @@ class DescriptionRecord:
     """One request's outcome. A record with an `error` is a failure and has no text that counts.
 
     Attributes:
-        key: what was asked, 32 hex digits: image, model, prompt with its values, sampling.
+        key: what was asked, 32 hex digits: image, model, prompt with its values, sampling. Empty for a payment: money
+            that was spent without an outcome, which counts as spent and as nothing else.
         image_id: 128-bit hash of the image's bytes, 32 hex digits.
         text: the description; the answers of a conversation joined.
         error: kind of failure in a few words, None when it went well.
@@ -31,7 +32,7 @@ class DescriptionRecord:
         settings: sampling and image size, as JSON.
         tokens_in: tokens read.
         tokens_out: tokens written.
-        cost: money in US dollars, None where no price is known.
+        cost: money in US dollars, at its worst for calls that nobody counted; None where no price is known.
         finish_reason: why the answer ended.
         seconds: time from the first call to the answer.
         created: when, ISO 8601 in UTC.
@@ -60,6 +61,33 @@ class DescriptionRecord:
     def answered(self) -> bool:
         """Whether there is a text."""
         return self.error is None
+
+    @property
+    def is_payment(self) -> bool:
+        """Whether it says of nothing but money."""
+        return not self.key
+
+
+def payment_of(
+    asked: DescriptionRecord,
+    reason: str,
+    tokens_in: int | None,
+    tokens_out: int | None,
+    cost: float | None,
+    created: str,
+) -> DescriptionRecord:
+    """A record of money that was spent on a task without an outcome.
+
+    Args:
+        asked: the task.
+        reason: what the money was spent on.
+        tokens_in: tokens read.
+        tokens_out: tokens written.
+        cost: US dollars.
+        created: when.
+    """
+    paid = replace(asked, key="", error=reason, detail=f"for {asked.key}", created=created)
+    return replace(paid, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,14 +73,14 @@ class DescriptionStore:
         for batch in self._batches(("key", "error", "created")):
             keys = to_keys(batch["key"])
             good = np.asarray(pc.is_null(batch["error"]).to_numpy(zero_copy_only=False), dtype=bool)
-            counts = ~decided_later(batch, retried)
+            counts = ~decided_later(batch, retried) & (keys != b"")
             answered.append(keys[good & counts])
             failed.append(keys[~good & counts])
         done = np.unique(np.concatenate(answered))
         return KeyStates(done, np.setdiff1d(np.concatenate(failed), done))
 
     def records(self) -> Iterator[DescriptionRecord]:
-        """Every record, failures and replaced ones included, part by part."""
+        """Every record, failures, replaced ones and payments included, part by part."""
         for batch in self._batches():
             yield from map(record_from, batch.to_pylist())
 
@@ -102,8 +102,13 @@ class DescriptionStore:
         parts = list_parts(self._parts)
         yield from latest_batches(parts, self.marks(), dropped=dropped)
 
+    def payments(self) -> Iterator[DescriptionRecord]:
+        """Money that was spent without an outcome."""
+        for batch in self._batches():
+            yield from map(record_from, batch.filter(pc.equal(batch["key"], "")).to_pylist())
+
     def spent(self, model: str | None = None) -> Spent:
-        """What all calls so far have cost, failures included; of one model where it is given."""
+        """What all calls so far have cost, failures and payments included; of one model where it is given."""
         spent = Spent()
         for batch in self._batches(("model", "cost", "tokens_in", "tokens_out")):
             rows = batch if model is None else batch.filter(pc.equal(batch["model"], model))

@@ -1,0 +1,174 @@
+"""Several servers, some of which fail, hang or ask to be left alone: no image pays for what its server does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from describing import described, mark_in, records
+from stub_scenario import MODEL, Fault, Scenario
+from stub_server import StubProcess, StubServer
+
+from gpt4image.describe.describers import openai_server
+from gpt4image.describe.runner import RunSettings
+from gpt4image.errors import DescribeError
+
+IMAGES = 36
+MANY = {"samples": 3, "temperature": 1.0}
+QUICK = RunSettings(image_seconds=3.0, check_seconds=1.0)
+
+
+def chats(server) -> int:
+    return sum(entry.endpoint == "chat" for entry in server.log)
+
+
+@pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("cut")], ids=["500", "cut"])
+def test_a_server_that_only_fails_takes_no_image_from_one_that_does_well(image_set, tmp_path, capsys, fault):
+    busy = Scenario(latency=0.1, slots=4, when_full="429", retry_after="none")
+    with StubServer(busy) as well, StubServer(Scenario(faults=(fault,))) as sick:
+        tally = described(image_set, tmp_path, well.base_url, sick.base_url, **MANY)
+        assert (tally.answered, tally.failures.total()) == (3 * IMAGES, 0)
+        assert 5 <= chats(sick) < 40
+        assert f"{sick.base_url} only fails" in " ".join(capsys.readouterr().err.split())
+    assert all(map(mark_in, records(tmp_path)))
+
+
+def test_a_server_that_fails_for_a_while_gets_its_share_again(image_set, tmp_path):
+    ill = Scenario(latency=0.1, faults=(Fault("status", status=500, numbers=tuple(range(1, 6))),))
+    with StubServer(Scenario(latency=0.1)) as well, StubServer(ill) as recovering:
+        urls = well.base_url, recovering.base_url
+        tally = described(image_set, tmp_path, *urls, samples=6, temperature=1.0, at_once=4)
+        assert (tally.answered, tally.failures.total()) == (6 * IMAGES, 0)
+        assert sum(entry.paid for entry in recovering.log) > 5
+
+
+def test_images_at_fault_fail_alone_at_several_servers(image_set, images, tmp_path):
+    bad = [image_id.decode() for image_id in images.ids[:2]]
+    scenario = Scenario(faults=tuple(Fault("status", status=500, mark=name[:12]) for name in bad))
+    with StubServer(scenario) as one, StubServer(scenario) as other:
+        tally = described(image_set, tmp_path, one.base_url, other.base_url)
+        assert max(entry.tries for server in (one, other) for entry in server.log if entry.fault) <= 10
+    assert (tally.answered, tally.failures) == (IMAGES - 2, {"server error 500": 2})
+
+
+def test_a_server_that_hangs_costs_no_image_its_description(image_set, tmp_path, capsys):
+    """Stopped as by a debugger: it takes connections, and says nothing any more."""
+    with StubServer(Scenario(latency=0.05)) as well, StubProcess(Scenario(latency=0.05)) as hanging:
+
+        def stop_it() -> None:
+            while not hanging.log_file.exists() or hanging.log_file.read_bytes().count(b'"paid": true') < 5:
+                time.sleep(0.01)
+            os.kill(hanging.process.pid, signal.SIGSTOP)
+
+        stopper = threading.Thread(target=stop_it)
+        stopper.start()
+        urls = well.base_url, hanging.base_url
+        tally = described(image_set, tmp_path, *urls, samples=6, temperature=1.0, at_once=8, patience=QUICK)
+        stopper.join()
+        os.kill(hanging.process.pid, signal.SIGCONT)
+    assert (tally.answered, tally.failures.total()) == (6 * IMAGES, 0)
+    assert "says nothing any more: its images go to the others" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_server_that_hangs_alone_ends_the_job_and_no_image_fails(image_set, tmp_path):
+    patience = RunSettings(image_seconds=2.0, check_seconds=0.5, down_seconds=1.0)
+    with StubProcess(Scenario(latency=0.02)) as server:
+
+        def stop_it() -> None:
+            while not server.log_file.exists() or server.log_file.read_bytes().count(b'"paid": true') < 5:
+                time.sleep(0.01)
+            os.kill(server.process.pid, signal.SIGSTOP)
+
+        stopper = threading.Thread(target=stop_it)
+        stopper.start()
+        with pytest.raises(DescribeError, match=r"No server has answered for 1 s.*says nothing any more"):
+            described(image_set, tmp_path, server.base_url, at_once=2, patience=patience, samples=4, temperature=1.0)
+        stopper.join()
+        os.kill(server.process.pid, signal.SIGCONT)
+    assert records(tmp_path) and all(record.answered for record in records(tmp_path))
+
+
+def test_an_answer_that_does_not_come_is_sought_elsewhere(image_set, tmp_path):
+    """Of two servers that say what models they have, one never answers a question."""
+    deaf = Scenario(faults=(Fault("slow", seconds=2.5),))
+    patience = RunSettings(image_seconds=1.5)
+    with StubServer(Scenario(latency=0.02)) as well, StubServer(deaf) as silent:
+        tally = described(image_set, tmp_path, well.base_url, silent.base_url, patience=patience)
+        assert chats(silent)
+    assert (tally.answered, tally.failures.total()) == (IMAGES, 0)
+
+
+@pytest.mark.parametrize("takes_connections", [True, False])
+def test_a_server_that_says_nothing_at_all_is_not_begun_with(image_set, tmp_path, monkeypatch, takes_connections):
+    monkeypatch.setattr(openai_server, "CHECK_SECONDS", 1.0 if takes_connections else 30.0)
+    monkeypatch.setattr(openai_server, "CONNECT_SECONDS", 1.0)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    waiting = []
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen(500 if takes_connections else 0)
+        address = held.getsockname()
+        for _ in range(0 if takes_connections else 5):  # the queue of a program that takes no connections is full
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(address)
+        url = f"http://127.0.0.1:{address[1]}/v1"
+        began = time.monotonic()
+        with pytest.raises(DescribeError) as raised:
+            described(image_set, tmp_path, url, model=MODEL)
+        for connection in waiting:
+            connection.close()
+    assert ("has said nothing for 1 s" if takes_connections else "obody answers") in str(raised.value)
+    assert "vllm serve" in str(raised.value)
+    assert time.monotonic() - began < 25.0
+    assert records(tmp_path) == []
+
+
+def test_a_server_that_wants_to_be_left_alone_holds_up_no_image(image_set, tmp_path):
+    told = Scenario(latency=0.01, faults=(Fault("rate_limit", numbers=(1, 2, 3, 4), seconds=60.0),))
+    with StubServer(Scenario(latency=0.01)) as free, StubServer(told) as resting:
+        began = time.monotonic()
+        tally = described(image_set, tmp_path, free.base_url, resting.base_url)
+        assert (tally.answered, tally.failures.total()) == (IMAGES, 0)
+        assert 1 <= chats(resting) <= 4
+        assert time.monotonic() - began < 40.0
+
+
+def test_an_image_is_not_sent_again_before_its_server_wants_it(image_set, tmp_path):
+    scenario = Scenario(faults=(Fault("rate_limit", numbers=(1,), seconds=1.0),))
+    with StubServer(scenario) as server:
+        assert described(image_set, tmp_path, server.base_url).answered == IMAGES
+        refused = next(entry for entry in server.log if entry.fault)
+        again = [entry for entry in server.log if entry.mark == refused.mark and entry.at > refused.at]
+    assert again[0].at - refused.done_at > 0.9
+
+
+def test_servers_that_push_everything_back_end_the_job(image_set, tmp_path):
+    patience = RunSettings(patience_seconds=1.0)
+    with (
+        StubServer(Scenario(faults=(Fault("rate_limit"),))) as server,
+        pytest.raises(DescribeError, match="pushed everything back for 1 s"),
+    ):
+        described(image_set, tmp_path, server.base_url, patience=patience)
+    assert records(tmp_path) == []
+
+
+def test_slow_failures_add_up_to_the_time_of_an_image(image_set, images, tmp_path):
+    mark = images.ids[5].decode()[:12]
+    faults = (Fault("status", status=500, mark=mark), Fault("slow", mark=mark, seconds=1.0))
+    patience = RunSettings(image_seconds=2.5, attempts=20)
+    with StubServer(Scenario(faults=faults)) as server:
+        tally = described(image_set, tmp_path, server.base_url, patience=patience)
+        assert tally.answered == IMAGES - 1 and tally.failures.total() == 1
+        assert sum(entry.mark == mark for entry in server.log) <= 3
+
+
+def test_failures_among_answers_are_not_in_a_row(image_set, tmp_path):
+    patience = RunSettings(hopeless_in_a_row=6, hopeless_at_first=6)
+    with StubServer(Scenario(faults=(Fault("invalid_image", every=2),))) as server:
+        tally = described(image_set, tmp_path, server.base_url, at_once=1, patience=patience)
+    assert tally.failures.total() == tally.answered == IMAGES // 2
