@@ -157,7 +157,14 @@ class DescribeExport:
         """Export, and say what was written."""
         from gpt4image.describing import run_export
 
-        found = run_export(self.source, self.work, self.out, images_inside=self.images_inside, with_cost=self.with_cost)
+        found = run_export(
+            self.source,
+            self.work,
+            self.out,
+            images_inside=self.images_inside,
+            with_cost=self.with_cost,
+            prompt_file=self.prompt_file,
+        )
         print(found.line())
 
 

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 """Writes to standard error, so that standard output holds results alone; quiet in all processes but the first."""
+
+
+class Position(MofNCompleteColumn):
+    """How far it is, of how much where that is known."""
+
+    def render(self, task: Task) -> Text:
+        """The numbers."""
+        return super().render(task) if task.total is not None else Text(f"{int(task.completed):,}")
 
 
 class Meter:
@@ -19,7 +27,7 @@ class Meter:
 
     def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress = progress
-        self._task = progress.add_task(title, total=total, note="")
+        self._task = progress.add_task(title, total=total, note="", visible=total != 0)
 
     def advance(self, steps: int = 1) -> None:
         """Go on by some steps."""
@@ -47,11 +55,11 @@ def follow(title: str, total: int, steps: Iterator[int]) -> None:
 
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Meter]:
-    """Show a progress line; where there is no terminal, one line at the end."""
+    """Show a progress line; where there is no terminal, one line at the end, and none where nothing is to be done."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
-        MofNCompleteColumn(),
+        Position(),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),
     )

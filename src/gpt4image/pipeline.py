@@ -75,7 +75,7 @@ def say_images(images: ImageTable) -> None:
         first = images.rejected[0]
         console.say(
             f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason}). "
-            "All of them: gpt4image images",
+            f"All of them: gpt4image images {images.source}",
             style="yellow",
         )
 

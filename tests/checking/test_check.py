@@ -164,6 +164,19 @@ def test_text_that_is_to_be_dropped_and_retried_is_retried(images, tmp_path):
     assert store.marks()[records[0].key].verdict == "retry"
 
 
+def test_texts_that_nobody_can_write_again_are_spoken_of(images, tmp_path, capsys):
+    """A table does not say what its texts answer, so no prompt would write them again."""
+    records = good_records(images)
+    records[:3] = [replace(one, text="I'm sorry, I can't help with that.") for one in records[:3]]
+    records[:2] = [replace(one, key=f"{n:032}", prompt="imported") for n, one in enumerate(records[:2])]
+    store = fill(tmp_path, records)
+    check_descriptions(images, tmp_path, settings=QUICK, retry=["refusal"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "marked: 3 texts (refusal)" in said
+    assert "2 texts of them came from a table that does not say what was asked" in said
+    assert len(store.current()) == len(records) - 3
+
+
 @pytest.mark.parametrize(
     ("drop", "retry", "message"),
     [

@@ -159,3 +159,16 @@ def test_where_nothing_was_described_check_says_so(image_set, tmp_path, capsys):
 def test_an_address_without_its_end_is_noticed(image_set, tmp_path):
     with StubServer() as server, pytest.raises(DescribeError, match=r"Did you mean http://.*/v1\?"):
         describe_images(image_set, tmp_path, base_url=(server.base_url.removesuffix("/v1"),))
+
+
+def test_an_exported_set_shows_ones_own_prompts(few, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text('[mine]\nturns = ["Which colour has the {class} thing?"]\n')
+    where = [str(few), "--work", str(tmp_path / "work")]
+    with StubServer() as server:
+        asked = ["--base-url", server.base_url, "--model", MODEL, "--prompt-file", str(own)]
+        assert main(["describe", *where, *asked]) == 0
+    for more, shown in (([], False), (["--prompt-file", str(own)], True)):
+        out = tmp_path / f"set-{shown}"
+        assert main(["describe", "export", *where, "--out", str(out), *more]) == 0
+        assert ("Which colour has the {class} thing?" in (out / "README.md").read_text("utf-8")) == shown

@@ -19,12 +19,14 @@ from gpt4image.describe.quality.language import check_language, main_language
 from gpt4image.describe.quality.records import Knowledge, QualityReport
 from gpt4image.describe.quality.sources import Collected, ImageFacts, collect_given, collect_stored
 from gpt4image.describe.quality.summary import make_report
+from gpt4image.describe.sharing.importing import IMPORTED
 from gpt4image.describe.store import DescriptionStore
 from gpt4image.embed import TextEncoder, load_encoder
 from gpt4image.errors import ConfigError, DescriptionError
 from gpt4image.images.table import ImageTable
 from gpt4image.workspace import Workspace
 
+WHENCE = ("key", "prompt")
 CHECK_FILE = "check.json"
 """Name of the report, in the folder of the descriptions."""
 
@@ -67,7 +69,24 @@ def check_descriptions(
     report.save(space.description_store / CHECK_FILE)
     for kind, count in mark_findings(store, report, drop, retry).items():
         console.say(f"marked: {counted(count, 'text')} ({kind})")
+    say_what_nobody_asks(store, report, retry)
     return report
+
+
+def say_what_nobody_asks(store: DescriptionStore, report: QualityReport, retry: Sequence[str]) -> None:
+    """Say which of the texts that are to be written again `describe` cannot write: it never knew what they answer."""
+    marked = {key for finding in report.findings if finding.kind in retry for key in finding.keys}
+    if not marked:
+        return
+    batches = store.current_batches(dropped=True)
+    pairs = ((key, prompt) for b in batches for key, prompt in zip(*(b[n].to_pylist() for n in WHENCE), strict=True))
+    imported = sum(key in marked and prompt == IMPORTED for key, prompt in pairs)
+    if imported:
+        console.say(
+            f"{counted(imported, 'text')} of them came from a table that does not say what was asked. They are left "
+            "out from now on, but nobody writes them again: gpt4image describe asks its own prompts about the images.",
+            style="yellow",
+        )
 
 
 def make_check(

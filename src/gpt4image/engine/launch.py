@@ -167,7 +167,8 @@ def follow(team: Team, watch: Watch, run: RunFolder, meter: console.Meter, signa
         meter.note(watch.note())
         if not console.console.is_terminal and watch.tally.seconds > line_due:
             line_due += LINE_SECONDS
-            console.say(f"{watch.tally.done:,} of {watch.tally.total:,}: {watch.note()}")
+            left = watch.tally.time_left()
+            console.say(f"{watch.tally.done:,} of {watch.tally.total:,}: {watch.note()}{left}")
         if (signals or watch.failure or team.failure) and not run.asked_to_stop:
             run.ask_to_stop()
             stop_by = time.monotonic() + PATIENCE_SECONDS

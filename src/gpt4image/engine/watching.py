@@ -77,4 +77,4 @@ class Watch:
         """What stands beside the progress line."""
         rate = self.tally.done / max(self.tally.seconds, 1e-9)
         at_work = sum(bool(self._run.read(rank).pid) for rank in self.unfinished())
-        return f"{self.tally.note(rate, priced=self.tally.cost > 0)}, {at_work} at work"
+        return self.tally.note(rate, priced=self.tally.cost > 0) + (f", {at_work} at work" if at_work else "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from gpt4image.console import counted
 from gpt4image.describe.quality.records import Finding, Knowledge, Probe, QualityReport
 
+MEANINGS = "  mend: leave these texts out, or have them written again; look: judge them on the page; know: no harm"
+
 
 def report_lines(report: QualityReport) -> list[str]:
     """What a person should know first, a line each; the page has the rest."""
@@ -24,7 +26,7 @@ def finding_lines(findings: list[Finding]) -> list[str]:
         f"  {finding.kind:13} {finding.count:8,} {finding.share:7.1%}  {finding.severity:4}  {finding.title}"
         for finding in findings
     ]
-    return [f"  {'finding':13} {'texts':>8} {'share':>7}  to", *rows]
+    return [f"  {'finding':13} {'texts':>8} {'share':>7}  to", *rows, MEANINGS]
 
 
 def knowledge_lines(report: QualityReport) -> list[str]:

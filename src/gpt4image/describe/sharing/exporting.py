@@ -97,7 +97,7 @@ def export_descriptions(
     try:
         account = Account(ImageLookup(images))
         columns = chosen_columns(with_cost=with_cost, images_inside=images_inside)
-        with SetWriter(draft, columns, shard_bytes) as writer, progress("export") as meter:
+        with SetWriter(draft, columns, shard_bytes) as writer, progress("Export") as meter:
             for table in shared_tables(store, account, images_inside=images_inside):
                 writer.add(table)
                 meter.advance(table.num_rows)

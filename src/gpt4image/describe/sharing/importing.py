@@ -80,7 +80,7 @@ def import_descriptions(
     """
     files = shared_files(Path(source))
     intake = Intake(images, store, model or IMPORTED, text_column, orphan_texts)
-    with progress("import") as meter:
+    with progress("Import") as meter:
         added = store.add_all(follow(intake.batches(files), meter.advance))
     return intake.summary(added, files)
 
