@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gpt4image.images import ImageTable, load_images
     from gpt4image.labelling import SoftLabels, label_by_vectors
     from gpt4image.report import write_report
+    from gpt4image.teachers import embed_images, label_images, load_teacher
     from gpt4image.train.named import named_recipe
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun, open_run, train_model
@@ -51,11 +52,14 @@ _HOMES = {
     "describe_images": "gpt4image.describing",
     "described_set": "gpt4image.describe",
     "embed_descriptions": "gpt4image.embed",
+    "embed_images": "gpt4image.teachers",
     "export_model": "gpt4image.export",
     "label_by_vectors": "gpt4image.labelling",
+    "label_images": "gpt4image.teachers",
     "load_descriptions": "gpt4image.describe",
     "load_encoder": "gpt4image.embed",
     "load_images": "gpt4image.images",
+    "load_teacher": "gpt4image.teachers",
     "named_recipe": "gpt4image.train.named",
     "open_run": "gpt4image.train.run",
     "predict_images": "gpt4image.export",
@@ -87,11 +91,14 @@ __all__ = [
     "describe_images",
     "described_set",
     "embed_descriptions",
+    "embed_images",
     "export_model",
     "label_by_vectors",
+    "label_images",
     "load_descriptions",
     "load_encoder",
     "load_images",
+    "load_teacher",
     "named_recipe",
     "open_run",
     "predict_images",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from gpt4image.errors import ConfigError, Gpt4ImageError
-from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, LabelOptions, TextOptions
+from gpt4image.options import CheckOptions, DataOptions, DescribeOptions, LabelOptions, TeacherOptions, TextOptions
 from gpt4image.seams import unknown_name
 from gpt4image.train.named import find_recipe, named_recipe, recipe_names
 from gpt4image.train.recipe import Recipe, read_toml, recipe_from
@@ -221,6 +221,33 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class EmbedImages:
+    """Have a vision teacher answer the images, once for all trainings: vectors beside the text's, or soft labels."""
+
+    source: DataOptions
+    teacher: TeacherOptions
+    work: Path = WORK
+    """Where the answers are kept."""
+
+    def run(self) -> None:
+        """Answer what is not answered yet, and say how much there is and where it lies."""
+        from gpt4image.embed import EmbeddingStore
+        from gpt4image.pipeline import run_teacher
+
+        found = run_teacher(self.source, self.teacher, self.work)
+        if isinstance(found, EmbeddingStore):
+            vectors = f"{found.manifest.texts:,} vectors of {len(found):,} distinct images"
+            print(f"{vectors}, {found.width} numbers each: {found.layout.folder}")
+            return
+        if quality := found.manifest.quality:
+            print(f"validation images: {quality.accuracy:.1%} of {quality.images:,} right")
+        print(
+            f"soft labels of {len(found):,} distinct images in {len(found.classes):,} classes, "
+            f"temperature {found.manifest.temperature:.2f}: {found.layout.folder}"
+        )
+
+
+@dataclass(frozen=True)
 class EmbedCompare:
     """Compare text encoders by what a classifier on their vectors knows of images it has not seen. Trains no model."""
 
@@ -404,6 +431,7 @@ Command = (
     | Images
     | DescribeCommand
     | Embed
+    | EmbedImages
     | EmbedCompare
     | Label
     | Train
@@ -422,6 +450,7 @@ COMMANDS: dict[str, type[Command]] = {
     "describe export": DescribeExport,
     "describe import": DescribeImport,
     "embed": Embed,
+    "embed images": EmbedImages,
     "embed compare": EmbedCompare,
     "label": Label,
     "train": Train,

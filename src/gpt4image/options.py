@@ -60,6 +60,39 @@ class TextOptions:
 
 
 @dataclass(frozen=True)
+class TeacherOptions:
+    """Which vision teacher, and which images it answers."""
+
+    teacher: str
+    """timm:MODEL, any timm model's pooled features; open-clip:MODEL/PRETRAINED, an image tower; or run:FOLDER, the
+    logits of a finished run or an exported model, which become soft labels."""
+    teacher_checkpoint: Path | None = None
+    """For timm: weights file, in place of its pretrained weights."""
+    teacher_size: int | None = None
+    """For timm: height and width in pixels of the images it sees, in place of its own."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Which images. Only training images are needed for training."""
+    views: int = 1
+    """Vectors of each image: of the picture as it is, and of random crops of it."""
+    view_seed: int = 0
+    """Seed of these crops."""
+    teacher_batch: int = 64
+    """Images at a time."""
+    workers: int = 0
+    """Processes that prepare images. Changes speed alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("teacher_size", "views", "teacher_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, not {value}.")
+        if self.view_seed < 0 or self.workers < 0:
+            raise ConfigError(f"view_seed and workers must be 0 or more, not {self.view_seed} and {self.workers}.")
+        if not self.splits:
+            raise ConfigError("Name at least one split, such as --splits train.")
+
+
+@dataclass(frozen=True)
 class LabelOptions:
     """How the classifier on the texts is fitted."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gpt4image import console
 from gpt4image.console import counted
 from gpt4image.errors import ConfigError, DataError, DescriptionError
-from gpt4image.options import DataOptions, DescribeOptions, TextOptions
+from gpt4image.options import DataOptions, DescribeOptions, TeacherOptions, TextOptions
 from gpt4image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -148,6 +148,43 @@ def open_soft_labels(
 
     folder = space.labels("+".join(store.manifest.encoder for store in stores))
     return (labels_there(images, stores, folder) or label_by_vectors(images, stores, folder),)
+
+
+def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:
+    """Have a vision teacher answer images: its vectors, or a classifier's soft labels, or those that are there.
+
+    Raises:
+        ConfigError: several views are asked of a classifier.
+    """
+    from gpt4image.teachers import embed_images, label_images, load_teacher
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    name = options.teacher
+    teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
+    if teacher.classes is None:
+        return embed_images(
+            images,
+            teacher,
+            space.image_embeddings(name),
+            splits=options.splits,
+            batch_size=options.teacher_batch,
+            views=options.views,
+            seed=options.view_seed,
+            workers=options.workers,
+            on_bad_image=data.on_bad_image,
+        )
+    if options.views > 1:
+        raise ConfigError(f"{name} gives soft labels, one an image: leave --views out.")
+    return label_images(
+        images,
+        teacher,
+        space.labels(name),
+        splits=options.splits,
+        batch_size=options.teacher_batch,
+        workers=options.workers,
+        on_bad_image=data.on_bad_image,
+    )
 
 
 def read_neighbours(

@@ -50,6 +50,14 @@ class Workspace:
         """
         return self.folder / "embeddings" / file_name(encoder)
 
+    def image_embeddings(self, teacher: str) -> Path:
+        """Vectors of the images themselves, by one vision teacher.
+
+        >>> Workspace(Path("work")).image_embeddings("timm:resnet50").as_posix()
+        'work/embeddings/images-timm-resnet50'
+        """
+        return self.embeddings(f"images-{teacher}")
+
     def labels(self, name: str) -> Path:
         """Soft labels made from the vectors of text encoders, or by a teacher.
 

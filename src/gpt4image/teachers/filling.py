@@ -72,8 +72,7 @@ class Answers:
         stored = np.load(self.path, mmap_mode="r")
         step = max(1, 2**24 // stored.shape[1])
         parts = [stored[start : start + step] for start in range(0, len(stored), step)]
-        is_blank = np.isnan if np.isnan(self.blank) else self._equals_blank
-        rows = np.flatnonzero(np.concatenate([~is_blank(part).all(axis=1) for part in parts]))
+        rows = np.flatnonzero(np.concatenate([~self._is_blank(part).all(axis=1) for part in parts]))
         first = f", such as {self.faults[0]}" if self.faults else ""
         if not len(rows):
             raise ImageError(f"None of the images can be read{first}. List them again: gpt4image images.")
@@ -82,8 +81,8 @@ class Answers:
             console.say(f"left out: {missing} that cannot be read{first}", style="yellow")
         return rows
 
-    def _equals_blank(self, part: np.ndarray) -> np.ndarray:
-        return np.asarray(part == self.blank)
+    def _is_blank(self, part: np.ndarray) -> np.ndarray:
+        return np.asarray(np.isnan(part) if np.isnan(self.blank) else part == self.blank)
 
     def _steps(self) -> Iterator[int]:
         plan, shape = self.inputs.plan, (len(self.inputs.plan), self.teacher.width)

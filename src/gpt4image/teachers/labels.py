@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from gpt4image.console import counted
 from gpt4image.errors import ConfigError, StoreError
 from gpt4image.files import exclusive
 from gpt4image.images.table import ImageTable
-from gpt4image.labelling.records import LabelOrigin, LabelSource
+from gpt4image.labelling.records import LabelOrigin, LabelQuality, LabelSource
 from gpt4image.labelling.soft_labels import LabelLayout, SoftLabels, check_temperature
 from gpt4image.labelling.writing import finish_interrupted, replace_labels
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.embedding import BATCH_SIZE, hash_keys
 from gpt4image.teachers.filling import Answers, OnBadImage, check_finite
-from gpt4image.teachers.views import PreparedViews, ViewPlan, plan_views
+from gpt4image.teachers.judging import HeldOut, hold_out, judge
+from gpt4image.teachers.views import PreparedViews, ViewPlan, plan_places, plan_views
 
 SHOWN = 5
 """Classes that an error names, at most."""
@@ -31,16 +33,15 @@ def label_images(
     *,
     splits: Sequence[str] = ("train",),
     batch_size: int = BATCH_SIZE,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     workers: int = 0,
     on_bad_image: OnBadImage = "skip",
 ) -> SoftLabels:
     """Store a classifier's logits for images as soft labels, or open those that are already there.
 
-    Knowledge distillation (Hinton et al., arXiv 1503.02531) with the teacher paid once. A teacher that was trained on
-    these images is surer of them than of others: a temperature above 1 softens what it says. Each distinct image is
-    answered once, as evaluation sees it; logits that the folder already holds are kept. A run that was killed goes on
-    where it was and ends in the same bytes.
+    Knowledge distillation (Hinton et al., arXiv 1503.02531) with the teacher paid once. Each distinct image is answered
+    once, as evaluation sees it; logits that the folder already holds are kept. A run that was killed goes on where it
+    was and ends in the same bytes.
 
     Args:
         images: the images.
@@ -48,7 +49,9 @@ def label_images(
         folder: where the labels lie.
         splits: splits whose images are meant.
         batch_size: images at a time.
-        temperature: divides the logits where training asks for no other.
+        temperature: divides the logits where training asks for no other. When not given: the one that fits the labelled
+            validation images best, for a teacher is too sure of images that it was trained on; 1 where there are none,
+            or where they are labelled too.
         workers: processes that prepare images. Changes speed alone.
         on_bad_image: an image that cannot be read any more is left out and said, to be tried again next time (`skip`),
             or stops the work (`fail`).
@@ -60,27 +63,91 @@ def label_images(
         ImageError: an image cannot be read, where that is to stop the work; or none can.
     """
     columns = class_columns(teacher, images)
-    check_temperature(temperature)
+    if temperature is not None:
+        check_temperature(temperature)
     layout = LabelLayout(folder)
+    work = Labelling(images, teacher, layout, columns, batch_size, workers, on_bad_image)
     with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
         finish_interrupted(layout)
-        earlier = open_if_same_classifier(layout, teacher, images.classes)
-        plan = plan_views(images, splits, 1, 0, earlier.ids if earlier else ())
-        answers = Answers(
-            teacher=teacher,
-            inputs=PreparedViews(images, plan, teacher.preparation),
-            path=layout.scratch / "logits.npy",
-            dtype="float32",
-            blank=np.nan,
-            finish=lambda found: check_finite(found, teacher)[:, columns],
-            earlier=np.load(layout.logits, mmap_mode="r") if earlier else None,
-            batch_size=batch_size,
-            workers=workers,
-            on_bad_image=on_bad_image,
-        )
-        labels = keep_or_write(answers, plan, layout, earlier, images.classes, temperature)
+        labels = work.labels(splits, temperature)
         shutil.rmtree(layout.scratch, ignore_errors=True)
     return labels
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A teacher at work on a folder of soft labels, whose lock is held.
+
+    Attributes:
+        images: the images.
+        teacher: gives logits.
+        layout: where the labels lie.
+        columns: column of the logits for each class of the images, int64 [C].
+        batch_size: images at a time.
+        workers: processes that prepare images.
+        on_bad_image: what is done about an image that cannot be read.
+    """
+
+    images: ImageTable
+    teacher: Teacher
+    layout: LabelLayout
+    columns: np.ndarray
+    batch_size: int
+    workers: int
+    on_bad_image: OnBadImage
+
+    def labels(self, splits: Sequence[str], temperature: float | None) -> SoftLabels:
+        """The labels of some splits: those that are there if they are the wanted ones, else written anew."""
+        earlier = self._earlier()
+        plan = plan_views(self.images, splits, 1, 0, earlier.ids if earlier else ())
+        judges = hold_out(self.images, splits)
+        if temperature is None and not len(judges.labels):
+            temperature = 1.0
+        fitted_to = judges.content if temperature is None else ""
+        same = earlier is not None and earlier.manifest.origin == self._origin(plan.ids, fitted_to)
+        if earlier and same and temperature in (None, earlier.manifest.temperature):
+            return earlier
+        rows, logits = self._answer(plan, "logits.npy", earlier)
+        chosen, quality = self._judge(judges, temperature)
+        ids, classes = plan.ids[rows], self.images.classes
+        return replace_labels(self.layout, ids, logits, classes, self._origin(ids, fitted_to), chosen, quality)
+
+    def _earlier(self) -> SoftLabels | None:
+        try:
+            there = SoftLabels(self.layout.folder)
+        except StoreError:
+            return None
+        known, same = there.manifest.origin, self._origin(there.ids, there.manifest.origin.fitted_to)
+        return there if (known, there.classes) == (same, self.images.classes) else None
+
+    def _answer(self, plan: ViewPlan, name: str, earlier: SoftLabels | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the plan that have an answer, int64 [K], and the logits of these, float32 [K, C]."""
+        answers = Answers(
+            teacher=self.teacher,
+            inputs=PreparedViews(self.images, plan, self.teacher.preparation),
+            path=self.layout.scratch / name,
+            dtype="float32",
+            blank=np.nan,
+            finish=lambda found: check_finite(found, self.teacher)[:, self.columns],
+            earlier=np.load(earlier.layout.logits, mmap_mode="r") if earlier else None,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            on_bad_image=self.on_bad_image,
+        )
+        answers.fill(f"Label {counted(len(plan), 'image')}")
+        rows, logits = answers.present(), np.load(answers.path, mmap_mode="r")
+        return rows, logits if len(rows) == len(logits) else logits[rows]
+
+    def _judge(self, judges: HeldOut, temperature: float | None) -> tuple[float, LabelQuality | None]:
+        if not len(judges.labels):
+            return temperature or 1.0, None
+        plan = plan_places(self.images, judges.places)
+        rows, logits = self._answer(plan, "validation.npy")
+        return judge(logits, judges.labels[rows], temperature)
+
+    def _origin(self, ids: np.ndarray, fitted_to: str) -> LabelOrigin:
+        source = LabelSource(name=self.teacher.name, revision=self.teacher.revision, content=hash_keys(ids))
+        return LabelOrigin(kind="classifier", sources=(source,), fitted_to=fitted_to)
 
 
 def class_columns(teacher: Teacher, images: ImageTable) -> np.ndarray:
@@ -102,46 +169,3 @@ def class_columns(teacher: Teacher, images: ImageTable) -> np.ndarray:
             "teacher of the same classes, or the features of one: timm:MODEL."
         )
     return np.asarray([teacher.classes.index(name) for name in images.classes], dtype=np.int64)
-
-
-def open_if_same_classifier(layout: LabelLayout, teacher: Teacher, classes: Sequence[str]) -> SoftLabels | None:
-    """The labels in a folder if they are whole, by this teacher and of these classes."""
-    try:
-        there = SoftLabels(layout.folder)
-    except StoreError:
-        return None
-    origin = there.manifest.origin
-    known = [(source.name, source.revision) for source in origin.sources]
-    same = (origin.kind, known, there.classes) == (
-        "classifier",
-        [(teacher.name, teacher.revision)],
-        tuple(classes),
-    )
-    return there if same else None
-
-
-def keep_or_write(
-    answers: Answers,
-    plan: ViewPlan,
-    layout: LabelLayout,
-    earlier: SoftLabels | None,
-    classes: Sequence[str],
-    temperature: float,
-) -> SoftLabels:
-    """The earlier labels where they are those wanted; else answer what is missing and write them anew."""
-    if earlier and (earlier.manifest.origin, earlier.manifest.temperature) == (
-        origin_of(answers.teacher, plan.ids),
-        temperature,
-    ):
-        return earlier
-    answers.fill(f"Label {counted(len(plan), 'image')}")
-    rows, logits = answers.present(), np.load(answers.path, mmap_mode="r")
-    ids = plan.ids[rows]
-    found = logits if len(rows) == len(logits) else logits[rows]
-    return replace_labels(layout, ids, found, classes, origin_of(answers.teacher, ids), temperature, None)
-
-
-def origin_of(teacher: Teacher, ids: np.ndarray) -> LabelOrigin:
-    """What decides a classifier's labels of some images."""
-    source = LabelSource(name=teacher.name, revision=teacher.revision, content=hash_keys(ids))
-    return LabelOrigin(kind="classifier", sources=(source,))

@@ -59,7 +59,7 @@ class Preparation:
         if chance.random() < 0.5:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         colours = np.asarray(cropped, dtype=np.float32) / 255
-        normal = (colours - np.float32(self.mean)) / np.float32(self.std)
+        normal = (colours - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
 
 

@@ -62,7 +62,13 @@ def plan_views(
     """
     if views < 1 or seed < 0:
         raise ConfigError(f"Views must be 1 or more and their seed 0 or more, not {views} and {seed}.")
-    places = first_places(images, splits)
+    return plan_places(images, first_places(images, splits), views, seed, stored)
+
+
+def plan_places(
+    images: ImageTable, places: np.ndarray, views: int = 1, seed: int = 0, stored: Sequence[bytes] | np.ndarray = ()
+) -> ViewPlan:
+    """`plan_views` for the images at some positions of the table [N], each image once."""
     ids = np.repeat(images.ids[places], views)
     numbers = np.tile(np.arange(views), len(places))
     keys = np.asarray([view_key(own, number, seed) for own, number in zip(ids, numbers.tolist(), strict=True)], "S32")
