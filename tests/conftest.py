@@ -12,6 +12,8 @@ from drawings import write_image_set
 from page_checks import chromium, dump_dom  # noqa: F401 - fixtures
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # files of tests run side by side: two threads each only hinder one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
