@@ -120,11 +120,15 @@ def test_a_server_that_says_the_key_in_its_answer(image_set, tmp_path):
 
 
 def test_two_at_a_time_are_kept_apart(image_set, tmp_path):
-    with StubServer(Scenario(latency=2.0, slots=4)) as server:
+    with StubServer(Scenario(latency=4.0, slots=1)) as server:  # the first needs more than two minutes
         arguments = command(image_set, tmp_path, server.base_url)
         first = start(arguments)
         wait_for_request(first, server)
         second = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        first.send_signal(signal.SIGINT)
         first.communicate()
         assert second.returncode == 1
         assert "Another process is at work on" in second.stderr
