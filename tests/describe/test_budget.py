@@ -92,9 +92,10 @@ def test_what_an_answer_says_of_tokens_is_booked_though_it_says_nothing_else(ima
     [
         (Fault("truncated", every=2), RunSettings(attempts=30)),
         (Fault("cut_body", every=2), RunSettings(attempts=30)),
+        (Fault("status", status=504, every=2), RunSettings(attempts=30)),
         (Fault("slow", every=2, seconds=4.0), RunSettings(image_seconds=1.5)),
     ],
-    ids=["truncated", "cut", "slow"],
+    ids=["truncated", "cut", "gateway", "slow"],
 )
 def test_calls_that_nobody_counted_are_booked_at_their_worst(image_set, tmp_path, fault, patience):
     with StubServer(Scenario(faults=(fault,))) as server:

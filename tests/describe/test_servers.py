@@ -46,6 +46,16 @@ def test_a_server_that_fails_for_a_while_gets_its_share_again(image_set, tmp_pat
         assert sum(entry.paid for entry in recovering.log) > 5
 
 
+def test_servers_that_all_fail_end_the_job(image_set, tmp_path):
+    scenario, patience = Scenario(faults=(Fault("status", status=500),)), RunSettings(attempts=2)
+    with (
+        StubServer(scenario) as one,
+        StubServer(scenario) as other,
+        pytest.raises(DescribeError, match=r"20 descriptions in a row.*server error 500"),
+    ):
+        described(image_set, tmp_path, one.base_url, other.base_url, patience=patience)
+
+
 def test_images_at_fault_fail_alone_at_several_servers(image_set, images, tmp_path):
     bad = [image_id.decode() for image_id in images.ids[:2]]
     scenario = Scenario(faults=tuple(Fault("status", status=500, mark=name[:12]) for name in bad))

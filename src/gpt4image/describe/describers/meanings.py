@@ -10,6 +10,9 @@ from gpt4image.describe.describers.http_errors import BUSY, Trouble
 from gpt4image.describe.secrets import ApiKey, address_hint
 from gpt4image.errors import DescribeError
 
+OUT_OF_PATIENCE = (408, 504, 524)
+"""Something between us and the model did not wait for its answer, which may be paid for."""
+
 
 class Meanings:
     """Tells a request that failed from a job that cannot go well.
@@ -56,7 +59,8 @@ class Meanings:
             reason = "connection cut" if trouble.code == "connection" else "unreadable answer"
             return RequestFailedError(reason, trouble.detail, again=True, of_server=True).uncounted()
         if trouble.status >= 500 or trouble.status in (408, 409, 425):
-            return RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True, of_server=True)
+            error = RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True, of_server=True)
+            return error.uncounted() if trouble.status in OUT_OF_PATIENCE else error
         return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, again=False)
 
     def _hopeless(self, trouble: Trouble, model: str) -> str:

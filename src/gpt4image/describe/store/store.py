@@ -104,7 +104,7 @@ class DescriptionStore:
 
     def payments(self) -> Iterator[DescriptionRecord]:
         """Money that was spent without an outcome."""
-        for batch in self._batches():
+        for batch in self._batches(tuple(name for name in RECORD_FIELDS if name != "text")):
             yield from map(record_from, batch.filter(pc.equal(batch["key"], "")).to_pylist())
 
     def spent(self, model: str | None = None) -> Spent:
