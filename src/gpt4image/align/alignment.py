@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image.align.gather import most_rows, world
-from gpt4image.align.losses import LOSSES, LossFunction, unit_length
+from gpt4image.align.losses import LOSSES, LossFunction, only_known, unit_length
 from gpt4image.align.pairs import Pairs
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule, Texts
@@ -21,7 +21,7 @@ LossName = Literal["clip", "infonce", "cosine", "sigmoid", "relational"]
 WITHOUT_TEMPERATURE = ("cosine",)
 QUEUE_LOSSES = ("clip", "infonce", "sigmoid")
 LOWEST_TEMPERATURE = 0.01
-"""A learned temperature stays above it, as CLIP's does (arXiv 2103.00020, section 2.5)."""
+"""A learned temperature that fell below is brought back to it (arXiv 2103.00020, section 2.5)."""
 
 
 class AlignmentLoss(nn.Module):
@@ -73,7 +73,7 @@ class AlignmentLoss(nn.Module):
         """The temperature; a scalar with gradient where it is learned."""
         if self.log_scale is None:
             return self._fixed
-        return (-self.log_scale).exp().clamp(min=LOWEST_TEMPERATURE)
+        return (-self.log_scale).exp()
 
     def forward(
         self,
@@ -110,6 +110,7 @@ class AlignmentLoss(nn.Module):
             ConfigError: the shapes do not belong together.
         """
         check_shapes(projected, text, has_text, mixing, ids, labels)
+        self._bound_temperature()
         with torch.autocast(device_type=projected.device.type, enabled=False):
             pairs = self._pairs(projected, text, has_text, mixing, ids, labels)
             extra = () if self.bias is None else (self.bias,)
@@ -118,6 +119,12 @@ class AlignmentLoss(nn.Module):
             if self.queue is not None and self.training:
                 self.queue.push(pairs.all_texts)
         return loss * world().size / count
+
+    @torch.no_grad()
+    def _bound_temperature(self) -> None:
+        """Bring a learned temperature that fell too low back to the lowest, from where it can rise again."""
+        if self.log_scale is not None:
+            self.log_scale.clamp_(max=-math.log(LOWEST_TEMPERATURE))
 
     def _pairs(
         self,
@@ -129,10 +136,9 @@ class AlignmentLoss(nn.Module):
         labels: Tensor | None,
     ) -> Pairs:
         device = projected.device
-        z, t = unit_length(projected), unit_length(text.to(device))
+        known = torch.ones(len(text), dtype=torch.bool, device=device) if has_text is None else has_text.to(device)
+        z, t = unit_length(projected), unit_length(only_known(text.to(device), known))
         z, t = (vectors.to(torch.promote_types(z.dtype, t.dtype)) for vectors in (z, t))
-        known = torch.ones(len(t), dtype=torch.bool, device=device) if has_text is None else has_text.to(device)
-        t = torch.where(known[:, None], t, 0)
         ids, labels = (None if part is None else part.to(device) for part in (ids, labels))
         texts = Texts(t, known, ids, labels)
         mixing = None if mixing is None else mixing.to(z)

@@ -20,7 +20,7 @@ class BalancedSplit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, feature: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - torch's context
-        """The feature twice, for the classifier and for the alignment.
+        """The feature twice, for the classifier and for the alignment; the first may be changed in place.
 
         Args:
             ctx: torch's.
@@ -28,20 +28,20 @@ class BalancedSplit(torch.autograd.Function):
             share: scalar; the norm of the second gradient, as a share of that of the first, over all processes.
         """
         ctx.save_for_backward(share)
-        return feature.view_as(feature), feature.view_as(feature)
+        return feature.clone(), feature.view_as(feature)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - torch's context
         """Sum of the first gradient and the scaled second one."""
         of_classifier, of_alignment = gradients
         (share,) = ctx.saved_tensors
-        exact = torch.promote_types(of_classifier.dtype, torch.float32)
-        squares = torch.stack([g.to(exact).square().sum() for g in (of_classifier, of_alignment)])
+        exact = torch.promote_types(of_alignment.dtype, torch.float32)
+        squares = torch.stack([g.to(exact).square().sum() for g in gradients])
         if world().size > 1:
             dist.all_reduce(squares)
         classifier, alignment = squares.sqrt()
         scale = torch.where(alignment > 0, share * classifier / alignment, 0)
-        return of_classifier + scale.to(of_alignment.dtype) * of_alignment, None
+        return of_classifier + (scale * of_alignment.to(exact)).to(of_alignment.dtype), None
 
 
 def split_balanced(feature: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from gpt4image.align.alignment import AlignmentLoss
-from gpt4image.align.losses import unit_length
+from gpt4image.align.losses import only_known, unit_length
 from gpt4image.align.text import TextAdapter, TextTransform
 from gpt4image.errors import ConfigError
 
@@ -81,13 +81,14 @@ class AlignmentHead(nn.Module):
 
     def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
         """The loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
-        text = unit_length(targets.vectors[self.source])
+        known = targets.known[self.source]
+        text = unit_length(only_known(targets.vectors[self.source], known))
         text = text if self.transform is None else self.transform(text)
         text = text if self.adapter is None else self.adapter(unit_length(text))
         loss: Tensor = self.loss(
             projected,
             text,
-            targets.known[self.source],
+            known,
             mixing=mixing,
             ids=targets.ids,
             labels=targets.labels,

@@ -9,7 +9,7 @@ text of its own):
 - `infonce`:    sum_i -sum_j p_ij log softmax_j(s_ij / tau)
 - `cosine`:     sum_i (2 - 2 s_ii)
 - `sigmoid`:    sum_i -sum_j [p_ij log sigma(s_ij / tau + b) + (1 - p_ij) log sigma(-s_ij / tau - b)], 0 <= p_ij <= 1
-- `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i
+- `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i, whatever p
 
 `clip`, `infonce` and `cosine` with targets `identity` are those of Ding et al., "GPT4Image", arXiv 2306.00693
 (reference implementation huawei-noah/Efficient-Computing, GPT4Image, names `clip`, `ctr` and `byol`).
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt4image.align.pairs import Pairs, Rows
+from gpt4image.align.pairs import Pairs, Rows, only_allowed
 
 LossFunction = Callable[..., Tensor]
 
@@ -72,12 +72,15 @@ def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 def cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
     """Sum over rows of the cross-entropy of their targets and the softmax over the columns they are compared with.
 
-    Columns are masked by a finite number, so that a row without any is a finite constant; it has weight 0. No shape
-    depends on data, so nothing waits for a device.
+    A row without any has weight 0. No shape depends on data, so nothing waits for a device.
     """
-    lowest = torch.finfo(rows.similarities.dtype).min / 4
-    logits = (rows.similarities / temperature).masked_fill(~rows.allowed, lowest)
+    logits = only_allowed(rows.similarities / temperature, rows.allowed)
     return -(rows.weights * (rows.targets * logits.log_softmax(dim=1)).sum(dim=1)).sum()
+
+
+def only_known(vectors: Tensor, known: Tensor) -> Tensor:
+    """Rows [N, D] that are known [N]; the others zero, whatever is in them, and their gradients too."""
+    return torch.where(known[:, None], vectors, 0)
 
 
 def unit_length(vectors: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class AlignedOutput(NamedTuple):
         logits: [B, C].
         features: the classifier's input [B, F].
         projected: for each head its features in the space of its vectors [B, D].
-        alignment: weighted sum of the heads' losses, a scalar; None without targets.
+        alignment: weighted sum of the heads' losses, a scalar; None without targets or heads.
     """
 
     logits: Tensor
@@ -85,7 +85,7 @@ class AlignedModel(nn.Module):
         features = self.input_tap.take()
         caught = {place: tap.take() for place, tap in zip(self._places, self._taps, strict=True)}
         projected = tuple(head(features if head.tap is None else caught[head.tap, head.pool]) for head in self._heads)
-        if targets is None:
+        if targets is None or not projected:
             return AlignedOutput(logits, features, projected, None)
         losses = [head.weight * head.align(z, targets, mixing) for head, z in zip(self._heads, projected, strict=True)]
         return AlignedOutput(logits, features, projected, torch.stack(losses).sum())
@@ -129,8 +129,11 @@ def feature_width(backbone: nn.Module, images: Tensor, tap: str | None = None, p
     """Width F of the features that a head at some place receives for images [B, 3, H, W]; B may be 1."""
     module = find_classifier(backbone) if tap is None else find_module(backbone, tap)
     probe = FeatureTap(module, before=tap is None, pool=pool)
-    was_training = backbone.training
-    backbone.eval()(images)
-    backbone.train(was_training)
-    probe.remove()
+    training = [part for part in backbone.modules() if part.training]
+    try:
+        backbone.eval()(images)
+    finally:
+        probe.remove()
+        for part in training:
+            part.training = True
     return int(probe.take().shape[1])

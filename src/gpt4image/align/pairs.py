@@ -7,7 +7,6 @@ images, exactly as labels are mixed. Nothing here grows with the square of the j
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -130,14 +129,23 @@ class Pairs:
 
     def image_to_image(self) -> Rows:
         """This process's images [B] against all others [G'], with the likeness of their texts as targets."""
-        alike = replace(self.rule, name="similarity", share=1.0)
-        terms = alike.terms(self.texts, self.all_texts, None)
-        likeness = self._against_images(self._of_images(sum_up(terms)))
-        rows, columns = (torch.arange(count, device=likeness.device) for count in likeness.shape)
+        rows, columns = (torch.arange(len(part), device=part.device) for part in (self.images, self.all_images))
         itself = rows[:, None] + world().rank * self.slots[0] == columns
         allowed = (self.all_shares > 0) & ~itself
-        targets = as_distributions([(1.0, likeness * allowed)])
+        targets = self._likeness(allowed)
         return Rows(self.images @ self.all_images.T, targets, allowed, self.shares * allowed.any(dim=1))
+
+    def _likeness(self, allowed: Tensor) -> Tensor:
+        """How alike the texts of images are [B, G'], as distributions over the allowed columns.
+
+        Of images that are not mixed it is a softmax, which no temperature is too low for; exponentials that are mixed
+        go down to the smallest number there is.
+        """
+        logits = (self.texts.vectors.detach() @ self.all_texts.vectors.detach().T - 1) / self.rule.temperature
+        if self.mixing is None:
+            return only_allowed(logits, allowed).softmax(dim=1) * allowed
+        alike = logits.exp() * (self.texts.known[:, None] & self.all_texts.known)
+        return as_distributions([(1.0, self._against_images(self._of_images(alike)) * allowed)])
 
     def _of_images(self, of_sources: Tensor) -> Tensor:
         """Rows of sources [S, .] to rows of images [B, .], as means over the sources that have a text."""
@@ -155,6 +163,11 @@ class Pairs:
         wide = F.pad(self.mixing, (0, self.slots[1] - self.mixing.shape[1]))
         everyone = gather_rows(wide, self.slots[0]).view(size, *self.slots)
         return torch.einsum("rws,wis->rwi", against_sources.view(-1, size, self.slots[1]), everyone).flatten(1)
+
+
+def only_allowed(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Logits for a softmax over the allowed columns; a row without any is a finite constant."""
+    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min / 4)
 
 
 def join_texts(first: Texts, second: Texts) -> Texts:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from gpt4image.align.targets import Texts
 from gpt4image.errors import ConfigError
 
+NO_ID = torch.iinfo(torch.int64).min
+
 
 class TextQueue(nn.Module):
-    """The last texts that were seen, as buffers: they are part of a checkpoint.
+    """The last texts that were seen, as buffers: they are part of a checkpoint. Rows that are no texts take no place.
 
     Args:
         size: how many.
@@ -32,7 +34,7 @@ class TextQueue(nn.Module):
             raise ConfigError(f"A queue must hold at least one text, not {size}.")
         self.register_buffer("vectors", torch.zeros(size, width))
         self.register_buffer("known", torch.zeros(size, dtype=torch.bool))
-        self.register_buffer("ids", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("ids", torch.full((size,), NO_ID))
         self.register_buffer("labels", torch.full((size,), -1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
@@ -48,14 +50,19 @@ class TextQueue(nn.Module):
     @torch.no_grad()
     def push(self, texts: Texts) -> None:
         """Take the texts of a batch in, in the place of the oldest; of too many the last ones."""
-        size = len(self.known)
-        rows = slice(-size, None)
-        count = min(size, len(texts.known))
-        places = (self.position + torch.arange(count, device=self.known.device)) % size
-        self.vectors[places] = texts.vectors[rows].to(self.vectors.dtype)
-        self.known[places] = texts.known[rows]
-        if texts.ids is not None:
-            self.ids[places] = texts.ids[rows]
-        if texts.labels is not None:
-            self.labels[places] = texts.labels[rows]
-        self.position.copy_((self.position + count) % size)
+        size, known = len(self.known), texts.known
+        age = known.flip(0).cumsum(0).flip(0) - 1  # how many texts come after a row
+        kept = known & (age < size)
+        places = torch.where(kept, (self.position + known.sum() - 1 - age) % size, size)
+        self._put(places, "vectors", texts.vectors.to(self.vectors.dtype))
+        self._put(places, "known", known)
+        self._put(places, "ids", torch.full_like(places, NO_ID) if texts.ids is None else texts.ids)
+        self._put(places, "labels", torch.full_like(places, -1) if texts.labels is None else texts.labels)
+        self.position.copy_((self.position + known.sum()) % size)
+
+    def _put(self, places: Tensor, name: str, rows: Tensor) -> None:
+        """Write rows to their places; what goes to the place after the last is dropped. Nothing waits for a device."""
+        buffer: Tensor = getattr(self, name)
+        wider = torch.cat([buffer, buffer[:1]])
+        wider[places] = rows
+        buffer.copy_(wider[:-1])

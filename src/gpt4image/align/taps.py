@@ -60,7 +60,13 @@ class FeatureTap(nn.Module):
         """Listen no longer."""
         self._handle.remove()
 
-    def _before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files hold no feature of a pass."""
+        return {**self.__dict__, "_caught": None}
+
+    def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not inputs or not isinstance(inputs[0], Tensor):
+            raise ConfigError(f"{type(module).__name__} is given no tensor as its first argument: tap what makes it.")
         return (self._catch(inputs[0]), *inputs[1:])
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:  # noqa: ANN401 - what modules return
@@ -74,9 +80,10 @@ class FeatureTap(nn.Module):
 
     def _catch(self, feature: Tensor) -> Tensor:
         if self._balance and feature.requires_grad:
-            feature, self._caught = split_balanced(feature, self.share)
+            feature, caught = split_balanced(feature, self.share)
         else:
-            self._caught = feature
+            caught = feature
+        self._caught = pool_feature(caught, self._pool)
         return feature
 
     def take(self) -> Tensor:
@@ -84,18 +91,21 @@ class FeatureTap(nn.Module):
         caught, self._caught = self._caught, None
         if caught is None:
             raise ConfigError("The module to take features from was not run in the forward pass.")
-        return pool_feature(caught, self._pool)
+        return caught
 
 
 def pool_feature(feature: Tensor, pool: str) -> Tensor:
-    """A vector an image [B, F] of a feature in one of the shapes that the pool takes. ConfigError for others."""
+    """A vector an image [B, F] of a feature in one of the shapes that the pool takes. ConfigError for others.
+
+    It is a tensor of its own: what comes next in the model may work in place.
+    """
     match pool, feature.ndim:
         case "mean", 2:
-            return feature
+            return feature.clone()
         case "mean", 3:
             return feature.mean(dim=1)
         case "token", 3:
-            return feature[:, 0]
+            return feature[:, 0].clone()
         case "mean", 4:
             return feature.mean(dim=(2, 3))
         case "channels-last", 4:

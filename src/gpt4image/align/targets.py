@@ -122,7 +122,8 @@ def has_same_label(own: Texts, others: Texts) -> Tensor:
 
 def as_distributions(terms: list[tuple[float, Tensor]]) -> Tensor:
     """Rows of each term scaled to sum 1, then added up with their weights; rows of zeros stay zero."""
-    return sum_up([(weight, term / term.sum(dim=1, keepdim=True).clamp(min=1e-12)) for weight, term in terms])
+    least = torch.finfo(terms[0][1].dtype).tiny
+    return sum_up([(weight, term / term.sum(dim=1, keepdim=True).clamp(min=least)) for weight, term in terms])
 
 
 def sum_up(terms: list[tuple[float, Tensor]]) -> Tensor:
