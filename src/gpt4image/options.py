@@ -57,6 +57,8 @@ class TextOptions:
     """Texts longer than the encoder reads: read their beginning, or encode them in chunks and pool."""
     embed_batch: int = 64
     """Texts encoded at a time."""
+    teachers: tuple[str, ...] = ()
+    """Vision teachers to align with beside the text in training, such as timm:MODEL; run:FOLDER gives soft labels."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.labelling import LabelQuality, SoftLabels
+    from gpt4image.teachers.opening import Taught
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
 
@@ -135,6 +136,35 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
     )
 
 
+def open_taught(images: ImageTable, options: TextOptions, recipe: Recipe, space: Workspace, workers: int = 0) -> Taught:
+    """What the named vision teachers give, computed where it is not there yet.
+
+    Raises:
+        ConfigError: a run is named as a teacher, but the recipe mixes in no soft labels.
+    """
+    from gpt4image.teachers.opening import gives_labels, open_teachers
+
+    idle = [name for name in options.teachers if gives_labels(name)]
+    if idle and not recipe.soft_labels:
+        raise ConfigError(f"{idle[0]} teaches by soft labels, and the recipe mixes none in: --soft-labels SHARE.")
+    return open_teachers(images, options.teachers, space, workers=workers)
+
+
+def open_guidance(
+    images: ImageTable,
+    descriptions: DescriptionSet,
+    options: TextOptions,
+    recipe: Recipe,
+    space: Workspace,
+    workers: int = 0,
+) -> tuple[tuple[EmbeddingStore, ...], tuple[SoftLabels, ...]]:
+    """Vectors of the texts, then those of teachers; and soft labels, of teachers that are runs or else of the texts."""
+    taught = open_taught(images, options, recipe, space, workers)
+    stores = open_embeddings(descriptions, options, space)
+    soft_labels = taught.soft_labels or open_soft_labels(images, stores, recipe, space)
+    return (*stores, *taught.stores), soft_labels
+
+
 def open_soft_labels(
     images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, space: Workspace
 ) -> tuple[SoftLabels, ...]:
@@ -228,8 +258,11 @@ def run_training(
     space = Workspace(work)
     with make_accelerator(recipe).main_process_first():
         images = open_images(data, space)
-        stores = open_embeddings(open_descriptions(images, text, space), text, space) if uses_text else ()
-        soft_labels = open_soft_labels(images, stores, recipe, space) if uses_text else ()
+        stores, soft_labels = (
+            open_guidance(images, open_descriptions(images, text, space), text, recipe, space, workers)
+            if uses_text
+            else ((), ())
+        )
     return train_model(
         images,
         stores,
@@ -256,8 +289,7 @@ def run_comparison(
     with accelerator.main_process_first():
         images = open_images(data, space)
         descriptions = open_descriptions(images, text, space)
-        stores = open_embeddings(descriptions, text, space)
-        soft_labels = open_soft_labels(images, stores, recipe, space)
+        stores, soft_labels = open_guidance(images, descriptions, text, recipe, space, workers)
     comparison = compare_arms(
         images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
     )

@@ -1,0 +1,130 @@
+"""Training with teachers: vectors beside those of the text, and a run's soft labels in place of the text's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from gpt4image import EmbeddingStore, Recipe, SoftLabels, embed_images, train_model
+from gpt4image.cli import main
+from gpt4image.errors import ConfigError
+from gpt4image.options import DataOptions, TextOptions
+from gpt4image.pipeline import open_descriptions, open_guidance, open_images, run_training
+from gpt4image.teachers import load_teacher
+from gpt4image.teachers.opening import open_teachers
+from gpt4image.train.guidance import is_text
+from gpt4image.workspace import Workspace
+
+NAME = "timm:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict:
+    return {
+        "backbone": "resnet10t",
+        "pretrained": False,
+        "image_size": 32,
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "warmup_epochs": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(images, settings, tmp_path_factory):
+    """A short finished run."""
+    return train_model(images, None, Recipe(**settings), tmp_path_factory.mktemp("trained") / "run", arm="baseline")
+
+
+@pytest.fixture(scope="module")
+def tiny_teacher(tmp_path_factory):
+    """A tiny timm model with random weights."""
+    import timm
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), path)
+    return load_teacher(NAME, checkpoint=path, image_size=32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def work(image_set, tiny_teacher, tmp_path_factory):
+    """A work directory in which the teacher has looked, with a weights file of its own."""
+    folder = tmp_path_factory.mktemp("work")
+    space = Workspace(folder)
+    embed_images(open_images(options(image_set), space), tiny_teacher, space.embeddings(f"images-{NAME}"))
+    return folder
+
+
+def options(image_set) -> DataOptions:
+    return DataOptions(str(image_set), validation_share=0.2, test_share=0.25)
+
+
+def test_text_and_teacher_are_two_heads(image_set, descriptions_file, settings, work, capsys):
+    text = TextOptions(text=str(descriptions_file), teachers=(NAME,))
+    run = run_training(
+        options(image_set), text, Recipe(**settings, weight=1.0), work, arm="described", seed=0, workers=0
+    )
+    stored = json.loads(run.layout.settings.read_text())
+    assert [source["encoder"] for source in stored["text"]] == ["minilm", NAME]
+    assert all(np.isfinite(epoch["alignment_loss"]) for epoch in run.history)
+    assert "Look at" not in capsys.readouterr().err
+
+
+def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, trained, tmp_path):
+    name = f"run:{trained.layout.folder}"
+    text = TextOptions(text=str(descriptions_file), teachers=(name,))
+    recipe = Recipe(**settings, soft_labels=0.5)
+    run = run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
+    space = Workspace(tmp_path)
+    labels = SoftLabels(space.labels(name))
+    assert [source.name for source in labels.manifest.origin.sources] == [name]
+    assert [path.name for path in (tmp_path / "labels").iterdir() if path.is_dir()] == [labels.layout.folder.name]
+    assert len(json.loads(run.layout.settings.read_text())["soft_labels"]) == 1
+    with pytest.raises(ConfigError, match="--soft-labels SHARE"):
+        run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
+
+
+def test_vectors_of_texts_come_first_and_alone_label(image_set, descriptions_file, settings, work):
+    space, text = Workspace(work), TextOptions(text=str(descriptions_file), teachers=(NAME,))
+    images = open_images(options(image_set), space)
+    stores, soft = open_guidance(
+        images, open_descriptions(images, text, space), text, Recipe(**settings, soft_labels=0.5), space
+    )
+    assert [is_text(store) for store in stores] == [True, False]
+    assert [source.name for source in soft[0].manifest.origin.sources] == ["minilm"]
+
+
+def test_vectors_of_other_weights_are_not_mixed(images, tiny_teacher, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from gpt4image.teachers import opening
+
+    space, rows = Workspace(tmp_path), images.split("train")
+    folder = space.embeddings(f"images-{NAME}")
+    embed_images(replace(images, rows=images.rows.take(rows[:5])), tiny_teacher, folder)
+    monkeypatch.setattr(opening, "load_teacher", lambda _: tiny_teacher)
+    assert len(open_teachers(images, [NAME], space).stores[0]) == len(np.unique(images.ids[rows]))
+
+    folder.rename(tmp_path / "whole")
+    embed_images(replace(images, rows=images.rows.take(rows[:5])), tiny_teacher, folder)
+    monkeypatch.setattr(tiny_teacher, "revision", "other")
+    with pytest.raises(ConfigError, match=r"other weights.*embed images DATA --teacher timm:test_resnet"):
+        open_teachers(images, [NAME], space)
+    assert len(EmbeddingStore(folder)) == 5
+    with pytest.raises(ConfigError, match="each vision teacher once"):
+        open_teachers(images, [NAME, NAME], space)
+
+
+def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, tmp_path):
+    shutil.copytree(work / "embeddings", tmp_path / "embeddings")
+    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    split = ["--validation-share", "0.2", "--test-share", "0.25"]
+    texts = ["--text", str(descriptions_file), "--teachers", NAME]
+    assert main(["compare", str(image_set), *split, *texts, *recipe, "--seeds", "2", "--work", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists()
+    encoders = json.loads((tmp_path / "comparison.json").read_text())["encoders"]
+    assert [encoder["name"] for encoder in encoders] == ["minilm", NAME]
