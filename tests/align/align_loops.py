@@ -1,8 +1,13 @@
-"""Alignment losses in plain loops over numbers, written from the formulas alone (docs/method.md)."""
+"""Alignment losses in plain loops over numbers, written from the formulas alone (docs/method.md).
+
+The numbers may be complex: the imaginary part of a loss at x + i h, divided by h, is its derivative, exact to rounding
+(Squire and Trapp, "Using complex variables to estimate derivatives of real functions", 1998). Targets look at real
+parts: no gradient flows through them.
+"""
 
 from __future__ import annotations
 
-import math
+import cmath
 from dataclasses import dataclass, field
 
 
@@ -25,7 +30,7 @@ class Case:
 
 
 def unit(row):
-    length = math.sqrt(sum(x * x for x in row))
+    length = cmath.sqrt(sum(x * x for x in row))
     return [x / length for x in row]
 
 
@@ -34,13 +39,13 @@ def dot(a, b):
 
 
 def softmax(values):
-    top = max(values)
-    parts = [math.exp(value - top) for value in values]
+    top = max(value.real for value in values)
+    parts = [cmath.exp(value - top) for value in values]
     return [part / sum(parts) for part in parts]
 
 
 def log_sigmoid(x):
-    return -math.log1p(math.exp(-x)) if x > 0 else x - math.log1p(math.exp(x))
+    return -cmath.log(1 + cmath.exp(-x)) if x.real > 0 else x - cmath.log(1 + cmath.exp(x))
 
 
 class Batch:
@@ -63,7 +68,7 @@ class Batch:
         self.q_labels = [label for _, _, label in case.queue]
 
     def same(self, a, a_id, b, b_id):
-        return dot(a, b) > 1 - 1e-5 or (self.case.ids is not None and a_id == b_id)
+        return dot(a, b).real > 1 - 1e-5 or (self.case.ids is not None and a_id == b_id)
 
     def terms(self, i, columns):
         """Weighted affinities of text i with columns (vector, id, label, own position or None)."""
@@ -79,7 +84,7 @@ class Batch:
             hard.append(float(fits))
         if name != "similarity":
             return [(1.0, hard)]
-        soft = [math.exp((min(dot(mine[0], vector), 1.0) - 1) / case.tau_t) for vector, *_ in columns]
+        soft = [cmath.exp((min(dot(mine[0], vector).real, 1.0) - 1) / case.tau_t).real for vector, *_ in columns]
         return [(1 - case.share, hard), (case.share, soft)]
 
     def columns(self):
@@ -122,7 +127,7 @@ def infonce(case: Case) -> float:
     total = 0.0
     for i, cosines, targets in image_rows(batch, scale=True):
         chances = softmax([s / case.tau for s in cosines])
-        total -= batch.weight[i] * sum(p * math.log(q) for p, q in zip(targets, chances, strict=True) if p)
+        total -= batch.weight[i] * sum(p * cmath.log(q) for p, q in zip(targets, chances, strict=True) if p)
     return total / batch.total
 
 
@@ -138,7 +143,7 @@ def text_to_image(case: Case) -> float:
         targets = added(terms, scale=True)
         chances = softmax([dot(t, batch.z[k]) / case.tau for k in images])
         present = sum(shares[i] for shares in batch.shares)
-        total -= present * sum(p * math.log(q) for p, q in zip(targets, chances, strict=True) if p)
+        total -= present * sum(p * cmath.log(q) for p, q in zip(targets, chances, strict=True) if p)
     return total / batch.total
 
 
@@ -168,7 +173,7 @@ def relational(case: Case) -> float:
     batch = Batch(case)
     texts = range(len(batch.t))
     images = [k for k in range(len(batch.z)) if batch.weight[k]]
-    alike = [[math.exp((dot(batch.t[a], batch.t[b]) - 1) / case.tau_t) for b in texts] for a in texts]
+    alike = [[cmath.exp((dot(batch.t[a], batch.t[b]).real - 1) / case.tau_t).real for b in texts] for a in texts]
     total = 0.0
     for i in images:
         others = [k for k in images if k != i]
@@ -178,7 +183,7 @@ def relational(case: Case) -> float:
             [sum(batch.shares[i][a] * alike[a][b] * batch.shares[k][b] for a in texts for b in texts) for k in others]
         )
         chances = softmax([dot(batch.z[i], batch.z[k]) / case.tau for k in others])
-        total += batch.weight[i] * sum(p * math.log(p / q) for p, q in zip(wanted, chances, strict=True) if p)
+        total += batch.weight[i] * sum(p * cmath.log(p / q) for p, q in zip(wanted, chances, strict=True) if p)
     return total / batch.total
 
 

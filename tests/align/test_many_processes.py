@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tensor_sizes import Sizes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter, TextQueue
 from gpt4image.align.balance import split_balanced
 from gpt4image.align.losses import LOSSES
+from gpt4image.errors import ConfigError
 
 WIDTH = 6
-SHARES = {1: [(12,), (7,)], 2: [(6, 6), (6, 1)], 4: [(3, 3, 3, 3), (3, 1, 2, 1)]}
-"""Images of each process, in a first step and in an uneven last one: of 12, and of 7."""
-STEPS = len(SHARES[1])
+SHARES = {
+    1: [(12,), (7,), (12,)],
+    2: [(6, 6), (6, 1), (6, 6)],
+    4: [(3, 3, 3, 3), (3, 1, 2, 1), (3, 3, 3, 3)],
+}
+"""Images of each process: in a first step, in an uneven last one of an epoch, and in one more."""
 TARGETS = ("identity", "same", "label", "similarity")
 CASES = [
     *((loss, targets, mixed, "plain") for loss, targets, mixed in itertools.product(LOSSES, TARGETS, (False, True))),
     *((loss, "same", False, "learned") for loss in LOSSES if loss != "cosine"),
     *((loss, targets, True, "queue") for loss in ("clip", "infonce", "sigmoid") for targets in ("identity", "label")),
-    ("clip", "same", True, "balance"),
+    *((loss, "same", True, "balance") for loss in LOSSES),
 ]
+
+
+def steps(case):
+    """A queue of nine is full after the first step, and begins anew in the third."""
+    return range(3 if case[3] == "queue" else 2)
 
 
 def data(step):
@@ -97,91 +107,108 @@ def gradients(model, case, step, rows, processes):
 
 
 def run_cases(rank, processes, wrap):
-    found = []
+    """Losses and gradients of each case and step, and what is in the queues at the end."""
+    found, queues = [], []
     for case in CASES:
-        model = wrap(Model(case).double())
-        for step in range(STEPS):
+        plain = Model(case).double()
+        model = wrap(plain)
+        for step in steps(case):
             shares = SHARES[processes][step]
             start = sum(shares[:rank])
             found.append(gradients(model, case, step, slice(start, start + shares[rank]), processes))
+        if case[3] == "queue":
+            queues.append(dict(plain.head.loss.queue.named_buffers()))
+    return found, queues
+
+
+def largest_tensors(rank):
+    """For each loss how many numbers the largest tensor of a later step holds, and what values were read."""
+    sizes = {}
+    for name in LOSSES:
+        loss = AlignmentLoss(
+            name, targets="similarity", queue=TextQueue(64, 8) if name in ("clip", "sigmoid") else None
+        )
+        text = torch.randn(64, 8, requires_grad=name == "infonce")
+        for _ in range(2):
+            with Sizes() as seen:
+                z = torch.randn(64, 8, requires_grad=True)
+                loss(z, text, torch.arange(64) > 60 * rank, mixing=torch.eye(64)).backward()
+        sizes[name] = (seen.largest, seen.reads)
+    return sizes
+
+
+def refusal():
+    """What is said when a later batch is larger than the first."""
+    loss = AlignmentLoss("cosine")
+    loss(torch.randn(3, 4), torch.randn(3, 4))
+    try:
+        loss(torch.randn(4, 4), torch.randn(4, 4))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def slots_in_advance():
+    """With room for larger batches, the loss of a batch of two on each process."""
+    loss = AlignmentLoss("clip", slots=5).double()
+    found = loss(torch.eye(2).double(), torch.eye(2).double()).detach()
+    dist.all_reduce(found)
     return found
-
-
-class Sizes(TorchDispatchMode):
-    """Notes the most numbers that any tensor holds, and reads of values, which wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest, self.reads = 0, []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for part in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(part, torch.Tensor):
-                self.largest = max(self.largest, part.numel())
-        if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
-            self.reads.append(str(function))
-        return result
 
 
 def worker(rank: int, processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=processes)
-    found = run_cases(rank, processes, lambda model: DistributedDataParallel(model, find_unused_parameters=False))
+    found, queues = run_cases(rank, processes, DistributedDataParallel)
     losses = torch.stack([loss for loss, _ in found])
     dist.all_reduce(losses)
-    queue = TextQueue(64, 8)
-    sizes = {}
-    for name in LOSSES:
-        loss = AlignmentLoss(name, queue=queue if name in ("clip", "sigmoid") else None)
-        for _ in range(2):
-            with Sizes() as seen:
-                loss(torch.randn(64, 8, requires_grad=True), torch.randn(64, 8), mixing=torch.eye(64)).backward()
-        sizes[name] = (seen.largest, seen.reads)
-    torch.save((losses / processes, [gradient for _, gradient in found], sizes), folder / f"{rank}.pt")
+    gradients = [gradient for _, gradient in found]
+    others = (largest_tensors(rank), refusal(), slots_in_advance()) if processes > 1 else None
+    torch.save((losses / processes, gradients, queues, others), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_gradients_do_not_depend_on_the_number_of_processes(processes, tmp_path):
-    mp.spawn(worker, (processes, tmp_path), nprocs=processes)
-    expected = run_cases(0, 1, lambda model: model)
+def contents(queue):
+    """The texts of a queue as a set."""
+    known = queue["known"]
+    return sorted(
+        (int(number), int(label), *(round(x, 9) for x in vector))
+        for number, label, vector in zip(
+            queue["ids"][known], queue["labels"][known], queue["vectors"][known].tolist(), strict=True
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run_cases(0, 1, lambda model: model)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_gradients_do_not_depend_on_the_number_of_processes(processes, alone, tmp_path):
+    multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "gpt4image.align.head", "pytest"])
+    mp.start_processes(worker, (processes, tmp_path), nprocs=processes, start_method="forkserver")
+    expected, kept = alone
     for rank in range(processes):
-        losses, found, sizes = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for number, ((loss, gradient), got, mean) in enumerate(zip(expected, found, losses, strict=True)):
-            case = (*CASES[number // STEPS], number % STEPS)
+        losses, found, queues, others = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        names = [(*case, step) for case in CASES for step in steps(case)]
+        for case, (loss, gradient), got, mean in zip(names, expected, found, losses, strict=True):
             assert gradient.abs().max() > 1e-4, case
             torch.testing.assert_close(got, gradient, atol=1e-8, rtol=0, msg=lambda m, case=case: f"{case}: {m}")
             assert mean.item() == pytest.approx(loss.item(), abs=1e-8), case
-        everyone = 64 * processes
-        for name, (largest, reads) in sizes.items():
-            assert largest <= 64 * (everyone + 64) < everyone**2, name
-            assert not reads, name
+        assert [contents(queue) for queue in queues] == [contents(queue) for queue in kept]
+        assert all(len(contents(queue)) == 9 for queue in kept)
+        if others is not None:
+            check_others(processes, *others)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_no_value_is_read_in_a_step_of_one_process(name):
-    loss = AlignmentLoss(name, targets="label", queue=TextQueue(16, 8) if name in ("clip", "infonce") else None)
-    z = torch.randn(8, 8, requires_grad=True)
-    arguments = {"ids": torch.arange(8), "labels": torch.arange(8) % 3 - 1, "mixing": torch.eye(8)}
-    with Sizes() as seen:
-        loss(z, torch.randn(8, 8), torch.rand(8) > 0.3, **arguments).backward()
-    assert not seen.reads
-
-
-def too_many(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    loss = AlignmentLoss("cosine")
-    loss(torch.randn(3, 4), torch.randn(3, 4))
-    try:
-        loss(torch.randn(4, 4), torch.randn(4, 4))
-    except Exception as error:
-        (folder / f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
-    dist.destroy_process_group()
-
-
-def test_a_larger_batch_than_the_first_says_what_to_do(tmp_path):
-    mp.spawn(too_many, (tmp_path,), nprocs=2)
-    for rank in range(2):
-        message = (tmp_path / f"{rank}.txt").read_text()
-        assert message.startswith("ConfigError: A process brought a batch of 4 rows where 3") and "slots=N" in message
+def check_others(processes, sizes, refused, of_two):
+    everyone = 64 * processes
+    for name, (largest, reads) in sizes.items():
+        assert largest <= 64 * (everyone + 64) < everyone**2, name
+        assert not reads, name
+    assert refused.startswith("A process brought a batch of 4 rows where 3") and "slots=N" in refused
+    alone = AlignmentLoss("clip").double()(
+        torch.eye(2).double().repeat(processes, 1), torch.eye(2).double().repeat(processes, 1)
+    )
+    assert of_two.item() / processes == pytest.approx(alone.item(), abs=1e-12)

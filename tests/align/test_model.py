@@ -127,28 +127,3 @@ def test_what_does_not_go_together_is_refused():
         AlignmentHead(nn.Linear(4, 4), AlignmentLoss(queue=TextQueue(8, 4)), adapter=TextAdapter(4))
     with pytest.raises(ConfigError, match="Did you mean 'layer3'"):
         aligned(of=[(512, {"tap": "layr3"})])
-
-
-@pytest.mark.parametrize("loss", ["clip", "infonce", "cosine", "sigmoid", "relational"])
-def test_compiles_without_a_break(loss):
-    model = aligned(of=[(512, {"loss": AlignmentLoss(loss, targets="similarity")})]).eval()
-    images, mixing = torch.randn(4, 3, 32, 32), torch.eye(4) * 0.7 + torch.eye(4).flip(0) * 0.3
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    torch.testing.assert_close(
-        compiled(images, targets(), mixing).alignment, model(images, targets(), mixing).alignment
-    )
-
-
-def test_compiled_gradients_are_the_same():
-    images, wanted = torch.randn(4, 3, 32, 32), targets()
-    found = []
-    for backend in (None, "aot_eager"):
-        torch.manual_seed(0)
-        head = AlignmentHead(Projector(512, 16, kind="mlp"), AlignmentLoss("clip", learn_temperature=True))
-        model = AlignedModel(timm.create_model("resnet10t", num_classes=5), head, balance=True).train()
-        whole = model if backend is None else torch.compile(model, backend=backend, fullgraph=True)
-        output = whole(images, wanted)
-        (output.logits.square().mean() + output.alignment).backward()
-        found.append([parameter.grad for parameter in model.parameters()])
-    for plain, compiled in zip(*found, strict=True):
-        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)

@@ -98,7 +98,8 @@ class TargetRule:
         """Pairs [N, M] that are no negatives either: the same text once more, where the rule does not say it fits."""
         if self.name != "identity":
             return torch.zeros(len(own.known), len(others.known), dtype=torch.bool, device=own.known.device)
-        return is_same(own, others, own.vectors.detach() @ others.vectors.detach().T)
+        same = is_same(own, others, own.vectors.detach() @ others.vectors.detach().T)
+        return same & own.known[:, None] & others.known
 
 
 def is_self(own: Texts, others: Texts, first: int | None) -> Tensor:
