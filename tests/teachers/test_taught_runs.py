@@ -126,5 +126,6 @@ def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, 
     texts = ["--text", str(descriptions_file), "--teachers", NAME]
     assert main(["compare", str(image_set), *split, *texts, *recipe, "--seeds", "2", "--work", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").exists()
-    encoders = json.loads((tmp_path / "comparison.json").read_text())["encoders"]
-    assert [encoder["name"] for encoder in encoders] == ["minilm", NAME]
+    found = json.loads((tmp_path / "comparison.json").read_text())
+    assert [encoder["name"] for encoder in found["encoders"]] == ["minilm"]
+    assert any(f"vision teacher {NAME}" in note for note in found["notes"])

@@ -27,6 +27,7 @@ from gpt4image.evaluate import AnsweredTestSet, measure
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.labelling import SoftLabels
+from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
@@ -61,7 +62,7 @@ def record_comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=list(images.classes),
         data=record_data(images, descriptions),
-        encoders=[record_encoder(store) for store in stores],
+        encoders=[record_encoder(store) for store in stores if is_text(store)],
         recipe=recipe.to_dict(),
         arms=[record_arm(runs) for runs in outcomes.values()],
         difference=Difference(
@@ -77,7 +78,7 @@ def record_comparison(
         per_class=[record_class(images, label, outcomes, differences) for label in range(len(images.classes))],
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=describe_device(recipe),
-        notes=notes(images, recipe, soft_labels),
+        notes=[*notes(images, recipe, soft_labels), *teacher_notes(stores)],
     )
 
 
@@ -171,6 +172,15 @@ def describe_device(recipe: Recipe) -> str:
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
     return f"{accelerator.num_processes} x {name}, torch {torch.__version__}"
+
+
+def teacher_notes(stores: Sequence[EmbeddingStore]) -> list[str]:
+    """A line for each vision teacher whose vectors were aligned with."""
+    return [
+        f"Arm {CANDIDATE} was also aligned with the vision teacher {store.manifest.encoder} ({store.width} wide)."
+        for store in stores
+        if not is_text(store)
+    ]
 
 
 def soft_label_line(labels: SoftLabels) -> str:
