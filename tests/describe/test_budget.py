@@ -121,12 +121,25 @@ def test_what_waits_when_a_job_ends_is_booked(image_set, tmp_path):
     empty = (270 * IN) / 1e6
     answers = len([record for record in records(tmp_path) if record.answered])
     assert spent(tmp_path) == pytest.approx(answers * CALL + (used - answers) * empty, rel=0.2)
-    assert not store.failures()
+    assert not store.failures() and not len(store.keys().failed)
     store.compact()
     assert [payment.error for payment in store.payments()] == waited
     assert spent(tmp_path) <= 0.010
     with StubServer() as server:
         assert described(image_set, tmp_path, server.base_url, **PRICE).answered == IMAGES - answers
+
+
+def test_every_call_of_a_job_without_an_answer_is_booked(image_set, tmp_path):
+    """Once all tasks are begun, the one that the budget holds back has been paid for too."""
+    with StubServer(Scenario(faults=(Fault("empty"),))) as server:
+        tally = described(
+            image_set, tmp_path, server.base_url, budget=0.014, patience=RunSettings(attempts=30), **PRICE
+        )
+        read = {entry.mark: 0 for entry in server.log if entry.paid}
+        calls = paid(server.log)
+    assert "budget" in tally.stopped and tally.done == 0
+    assert calls > len(read) == IMAGES
+    assert spent(tmp_path) == pytest.approx(calls * 269 * IN / 1e6)
 
 
 def test_a_call_that_is_broken_off_is_booked(image_set, tmp_path):

@@ -26,15 +26,21 @@ def chats(server) -> int:
     return sum(entry.endpoint == "chat" for entry in server.log)
 
 
-@pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("cut")], ids=["500", "cut"])
-def test_a_server_that_only_fails_takes_no_image_from_one_that_does_well(image_set, tmp_path, capsys, fault):
+@pytest.mark.parametrize(
+    ("fault", "attempts", "lost"), [(Fault("status", status=500), 2, 0), (Fault("cut"), 1, 1)], ids=["500", "cut"]
+)
+def test_a_server_that_only_fails_takes_no_image_from_one_that_does_well(
+    image_set, tmp_path, capsys, fault, attempts, lost
+):
+    """Its first failure alone may be the image's fault."""
+    patience = RunSettings(attempts=attempts)
     busy = Scenario(latency=0.1, slots=4, when_full="429", retry_after="none")
     with StubServer(busy) as well, StubServer(Scenario(faults=(fault,))) as sick:
-        tally = described(image_set, tmp_path, well.base_url, sick.base_url, **MANY)
-        assert (tally.answered, tally.failures.total()) == (3 * IMAGES, 0)
+        tally = described(image_set, tmp_path, well.base_url, sick.base_url, patience=patience, **MANY)
+        assert (tally.answered, tally.failures.total()) == (3 * IMAGES - lost, lost)
         assert 5 <= chats(sick) < 40
         assert f"{sick.base_url} only fails" in " ".join(capsys.readouterr().err.split())
-    assert all(map(mark_in, records(tmp_path)))
+    assert all(mark_in(record) for record in records(tmp_path) if record.answered)
 
 
 def test_a_server_that_fails_for_a_while_gets_its_share_again(image_set, tmp_path):

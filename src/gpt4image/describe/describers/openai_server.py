@@ -57,9 +57,10 @@ class OpenAIDescriber:
             EndpointDownError: it cannot be reached, or says nothing at all.
             DescribeError: it does not take the key.
         """
+        client = self._client  # the SDK may take its time to load, which is not the server's
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                found = await self._client.get("/models", cast_to=object)
+                found = await client.get("/models", cast_to=object)
         except TimeoutError:
             silence = f"{self.place} takes connections, but has said nothing for {CHECK_SECONDS:.0f} s"
             raise EndpointDownError(silence) from None
