@@ -139,7 +139,7 @@ def test_every_call_of_a_job_without_an_answer_is_booked(image_set, tmp_path):
         calls = paid(server.log)
     assert "budget" in tally.stopped and tally.done == 0
     assert calls > len(read) == IMAGES
-    assert spent(tmp_path) == pytest.approx(calls * 269 * IN / 1e6)
+    assert spent(tmp_path) == pytest.approx(calls * 270 * IN / 1e6)
 
 
 def test_a_call_that_is_broken_off_is_booked(image_set, tmp_path):
