@@ -61,6 +61,7 @@ def test_temperature_and_quality_come_from_validation_images(images, run_teacher
 
     fixed = label_images(images, run_teacher, tmp_path / "labels", temperature=3.0)
     assert (fixed.manifest.temperature, fixed.manifest.quality.images) == (3.0, len(validation))
+    assert label_images(images, run_teacher, tmp_path / "labels", temperature=5.0).manifest.temperature == 5.0
     assert label_images(images, run_teacher, tmp_path / "labels").manifest.temperature == manifest.temperature
     for splits in (("train", "validation"), ("validation",)):
         itself = label_images(images, run_teacher, tmp_path / "labels", splits=splits).manifest
@@ -128,7 +129,12 @@ def test_unreadable_images_are_left_out_or_stop_it(image_set, run_teacher, tmp_p
     labels = label_images(table, run_teacher, tmp_path / "labels", batch_size=3)
     assert "left out: 1 image that cannot be read, such as " in " ".join(capsys.readouterr().err.split())
     assert (len(labels), labels.find(table.ids[train[:1]]).tolist()) == (19, [-1])
-    assert labels.manifest.quality.images == len(table.split("validation")) - 1
+    validation, quality = table.split("validation")[1:], labels.manifest.quality
+    scaled = (asked(run_teacher, table, validation) / labels.manifest.temperature).log_softmax(1)
+    given = table.labels[validation].tolist()
+    likelihood = -float(scaled[range(len(given)), given].mean())
+    assert quality.images == len(given) == 6
+    assert quality.negative_log_likelihood == pytest.approx(likelihood, abs=1e-4)
     expected = asked(run_teacher, table, train[1:]).softmax(1)
     np.testing.assert_allclose(labels.take(labels.find(table.ids[train[1:]]), 1.0), expected, atol=2e-3)
     with pytest.raises(ImageError, match="--on-bad-image skip"):
