@@ -60,11 +60,11 @@ def test_a_learned_temperature_that_fell_too_low_rises_again(name):
     assert loss.temperature.item() > 0.01
 
 
-@pytest.mark.parametrize("tau_t", [0.1, 0.02, 0.005])
-def test_likeness_at_a_low_temperature_is_still_a_distribution(tau_t):
+@pytest.mark.parametrize(("tau_t", "mixing"), [(0.1, None), (0.005, None), (0.1, torch.eye(5)), (0.02, torch.eye(5))])
+def test_likeness_at_a_low_temperature_is_still_a_distribution(tau_t, mixing):
     """In float32, against float64 loops: no exponential of a cosine is too small."""
     text, z = nn.functional.normalize(vectors(5), dim=1), nn.functional.normalize(vectors(6), dim=1)
-    found = AlignmentLoss("relational", 0.3, targets=TargetRule("same", tau_t))(z, text)
+    found = AlignmentLoss("relational", 0.3, targets=TargetRule("same", tau_t))(z, text, mixing=mixing)
     total = 0.0
     for i in range(5):
         others = [j for j in range(5) if j != i]

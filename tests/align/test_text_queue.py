@@ -96,3 +96,14 @@ def test_sizes_and_losses_that_make_no_sense():
     for loss in ("cosine", "relational"):
         with pytest.raises(ConfigError, match="of no use"):
             AlignmentLoss(loss, queue=TextQueue(3, 3))
+
+
+def test_what_was_read_stays_when_more_is_pushed():
+    """A loss may look at it in its backward pass."""
+    queue = TextQueue(2, 3)
+    queue.push(batch(2, 0, ids=torch.tensor([1, 2]), labels=torch.tensor([3, 4])))
+    read = queue.texts(batch(1, 1, ids=torch.tensor([5]), labels=torch.tensor([5])))
+    copies = [part.clone() for part in read]
+    queue.push(batch(2, 2, [True, True], ids=torch.tensor([6, 7]), labels=torch.tensor([8, 9])))
+    assert all(torch.equal(part, copy) for part, copy in zip(read, copies, strict=True))
+    assert queue.texts(batch(1, 1)).ids is None and queue.texts(batch(1, 1)).labels is None

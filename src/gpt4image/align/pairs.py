@@ -40,7 +40,7 @@ class Pairs:
 
     Args:
         images: unit vectors z of this process's images [B, D].
-        texts: texts t of this process's sources [S].
+        texts: texts t of this process's sources [S]; those that are not known are zero vectors.
         mixing: share of source s in image i, M [B, S]; None where image i is source i.
         rule: which texts fit.
         slots: rows kept for the images and for the texts of each process; not needed by a single one.
@@ -101,9 +101,9 @@ class Pairs:
     def own(self) -> Tensor:
         """Cosine of each image with its own text [B]; of a mixed one the mean over its texts; 0 without text."""
         if self.mixing is None:
-            return (self.images * self.texts.vectors).sum(dim=1) * self.texts.known
-        parts = self.mixing * self.texts.known
-        return ((self.images @ self.texts.vectors.T) * parts).sum(dim=1) / self.shares.clamp(min=TINY)
+            return (self.images * self.texts.vectors).sum(dim=1)
+        cosines = self.images @ self.texts.vectors.T
+        return (self.mixing * cosines).sum(dim=1) / self.shares.clamp(min=TINY)
 
     def image_to_text(self, *, pairwise: bool = False) -> Rows:
         """This process's images [B] against all texts, those of earlier batches included [G + Q].
@@ -133,7 +133,7 @@ class Pairs:
         itself = rows[:, None] + world().rank * self.slots[0] == columns
         allowed = (self.all_shares > 0) & ~itself
         targets = self._likeness(allowed)
-        return Rows(self.images @ self.all_images.T, targets, allowed, self.shares * allowed.any(dim=1))
+        return Rows(self.images @ self.all_images.T, targets, allowed, self.shares)
 
     def _likeness(self, allowed: Tensor) -> Tensor:
         """How alike the texts of images are [B, G'], as distributions over the allowed columns.
