@@ -135,4 +135,4 @@ def test_text_encoders_are_compared_without_training(image_set, descriptions_fil
     name, width, cut, right, *_ = line.split()
     assert (name, width, cut) == ("minilm", "384", "0.0%")
     assert float(right.rstrip("%")) > 90  # the texts name the class
-    assert (tmp_path / "labels" / "minilm" / "manifest.json").exists()
+    assert (tmp_path / "labels" / "compared-minilm" / "manifest.json").exists()

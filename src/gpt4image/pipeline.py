@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
 
+NO_TEXT = "none"
+"""In place of a source of texts: teachers alone guide the training."""
 DEFAULT_COLUMN = "description"
 """Text column that is read where no other text is named and nothing was described."""
 
@@ -84,6 +86,8 @@ def say_images(images: ImageTable) -> None:
 def open_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
     """Read the descriptions, say how far they cover the images, and keep them in the work directory."""
     descriptions = find_descriptions(images, options, space)
+    if options.text == NO_TEXT:
+        return descriptions
     console.say(descriptions.coverage.line())
     descriptions.save(space.descriptions)
     return descriptions
@@ -97,7 +101,10 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
         DescriptionError: the source is unknown or broken.
     """
     from gpt4image.describe import DescriptionStore, described_set, load_descriptions
+    from gpt4image.describe.descriptions import join_texts
 
+    if options.text == NO_TEXT:
+        return join_texts(images, (), 0, "none")
     store = DescriptionStore(space.description_store)
     chosen = bool(options.use_prompts or options.use_models)
     if options.text is None and (chosen or not store.is_empty):
@@ -121,6 +128,8 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
     """Embed the descriptions with each text encoder, or open the embeddings that are there."""
     from gpt4image.embed import embed_descriptions, load_encoder
 
+    if options.text == NO_TEXT:
+        return ()
     if not options.encoder or len(set(options.encoder)) < len(options.encoder):
         named = " ".join(options.encoder) or "none"
         raise ConfigError(f"Name one text encoder, or several different ones, not: {named}.")
@@ -174,6 +183,8 @@ def open_soft_labels(
     """
     if not recipe.soft_labels:
         return ()
+    if not stores:
+        raise ConfigError("Soft labels come from descriptions, or from a run as a teacher: --teachers run:FOLDER.")
     from gpt4image.labelling import label_by_vectors, labels_there
 
     folder = space.labels("+".join(store.manifest.encoder for store in stores))
@@ -329,8 +340,7 @@ ENCODER_HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanc
 def compare_encoders(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
     """Embed the descriptions with each text encoder and judge a cross-fitted classifier on each; the best comes first.
 
-    No image model is trained. What is embedded and labelled is kept for training. Several encoders are also judged
-    side by side.
+    No image model is trained. What is embedded is kept for training. Several encoders are also judged side by side.
     """
     from gpt4image.labelling import label_by_vectors
 
@@ -340,7 +350,7 @@ def compare_encoders(data: DataOptions, text: TextOptions, work: Path) -> list[C
     found = []
     for chosen in [*((store,) for store in stores), *([stores] if len(stores) > 1 else [])]:
         name = "+".join(store.manifest.encoder for store in chosen)
-        quality = label_by_vectors(images, chosen, space.labels(name)).manifest.quality
+        quality = label_by_vectors(images, chosen, space.labels(f"compared-{name}")).manifest.quality
         cut = tuple(sum(getattr(s.manifest, key) for s in chosen) for key in ("truncated", "distinct_texts"))
         if quality is not None:
             found.append(ComparedEncoder(name, sum(store.width for store in chosen), (cut[0], cut[1]), quality))

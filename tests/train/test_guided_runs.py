@@ -115,10 +115,11 @@ def test_several_encoders_have_a_head_each_or_one_together(
     assert [vectors.shape[1] for vectors in batch.vectors] == [out for out, _ in heads]
     ids = images.ids[batch.rows.numpy()]
     expected = [store.lookup(ids, "random", seed=2, epoch=0)[0] for store in (several_store, letters)]
-    assert torch.equal(torch.cat(batch.vectors, dim=1), torch.cat(expected, dim=1))
+    scale = len(batch.vectors) ** 0.5 / 2**0.5  # side by side they are one vector of length 1
+    torch.testing.assert_close(torch.cat(batch.vectors, dim=1), torch.cat(expected, dim=1) * scale)
     train_ids = images.ids[images.split("train")]
     rows = np.concatenate([letters.all_vectors(letters.find([image_id])) for image_id in np.unique(train_ids)])
-    mean = torch.from_numpy(rows).double().mean(dim=0)
+    mean = torch.from_numpy(rows).double().mean(dim=0) * scale
     torch.testing.assert_close(model.heads[-1].transform.mean[-26:].double(), mean, atol=1e-6, rtol=1e-5)
 
 
@@ -260,3 +261,50 @@ def test_the_number_of_parts_does_not_change_the_weight_of_the_alignment(
 def test_an_unknown_place_names_those_there_are(images, store, small_recipe, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'layer3'"):
         train_model(images, store, small_recipe(align_at=("layr3",)), tmp_path / "run")
+
+
+def test_side_by_side_vectors_are_centred_as_one(images, several_store, letters, small_recipe, tmp_path, monkeypatch):
+    models = observe(monkeypatch, lambda _, model, __: model)
+    recipe = small_recipe(epochs=1, several_encoders="concatenated", text_space="centred", texts="mean")
+    train_model(images, [several_store, letters], recipe, tmp_path / "run")
+    (source,) = vector_sources([several_store, letters], side_by_side=True)
+    ids = np.unique(images.ids[images.split("train")])
+    vectors = torch.from_numpy(source.take(source.find(ids), "mean", 0, np.zeros(len(ids))))
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(ids)), atol=1e-3, rtol=0)
+    assert models[0].heads[0].transform(vectors).mean(dim=0).abs().max() < 1e-4
+
+
+def test_what_the_projector_learns_shortens_no_step_of_the_backbone(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, weight=30.0, balance=1e-9, clip_grad=0.1, optimizer="momentum", lr=0.1)
+    runs = [train_model(images, store, recipe, tmp_path / arm, arm=arm) for arm in ("baseline", "described")]
+    a, b = (load_file(run.layout.weights) for run in runs)
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-5)
+
+
+def test_settings_that_would_do_nothing_are_refused(images, descriptions, store, small_recipe, tmp_path):
+    from gpt4image import compare_arms
+
+    frozen = small_recipe(epochs=1, freeze=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
+    with pytest.raises(ConfigError, match="Nothing that is trained lies before 'features'"):
+        train_model(images, store, frozen, tmp_path / "frozen")
+    with pytest.raises(ConfigError, match="Nothing that is trained lies before 'layer1'"):
+        early = small_recipe(freeze=("conv1", "bn1", "layer1"), align_at=("layer1",))
+        train_model(images, store, early, tmp_path / "early")
+    for idle in ({"weight": 0.0}, {"align_until": 0.0}):
+        with pytest.raises(ConfigError, match="both arms would be the same"):
+            compare_arms(images, descriptions, store, small_recipe(**idle), tmp_path / "compared")
+
+
+def test_labels_alone_need_no_vectors(images, soft, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, weight=0.0, soft_labels=0.5)
+    assert train_model(images, None, recipe, tmp_path / "run", soft_labels=[soft]).history[0]["alignment_loss"] is None
+
+
+def test_maps_with_channels_last_are_averaged_over_positions():
+    import timm
+
+    from gpt4image.align.model import probe_feature
+
+    swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=2, num_classes=2)
+    assert probe_feature(swin, torch.randn(1, 3, 64, 64), "layers.1").shape == (1, 192)

@@ -268,7 +268,7 @@ def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, sto
     for key, value in start.items():
         same = torch.equal(value, weights[key])
         assert same == key.startswith(frozen) or "num_batches" in key or key.endswith("bias"), key
-    features = np.load(next(tmp_path.glob("run/*/train.npy")), mmap_mode="r")
+    features = np.load(next(tmp_path.glob("run/*/train-*.npy")), mmap_mode="r")
     assert features.dtype == np.float16
     assert len(features) == 2 * len(images.split("train"))
 

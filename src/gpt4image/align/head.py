@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from gpt4image.align.alignment import AlignmentLoss
@@ -82,9 +83,10 @@ class AlignmentHead(nn.Module):
     def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
         """The loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
         known = targets.known[self.source]
-        text = unit_length(only_known(targets.vectors[self.source], known))
-        text = text if self.transform is None else self.transform(text)
-        text = text if self.adapter is None else self.adapter(unit_length(text))
+        with torch.autocast(device_type=projected.device.type, enabled=False):
+            text = unit_length(only_known(targets.vectors[self.source], known))
+            text = text if self.transform is None else self.transform(text)
+            text = text if self.adapter is None else self.adapter(unit_length(text))
         loss: Tensor = self.loss(
             projected,
             text,

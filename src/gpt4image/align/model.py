@@ -61,7 +61,8 @@ class AlignedModel(nn.Module):
         self.input_tap = FeatureTap(find_classifier(backbone, classifier), before=True, pool="auto", balance=balance)
         self._places = sorted({(head.tap, head.pool) for head in self._heads if head.tap is not None})
         self.taps = nn.ModuleList(
-            FeatureTap(find_module(backbone, name), pool=pool, balance=balance) for name, pool in self._places
+            FeatureTap(find_module(backbone, name), pool=pool_of(backbone, pool), balance=balance)
+            for name, pool in self._places
         )
 
     @property
@@ -91,9 +92,14 @@ class AlignedModel(nn.Module):
         return AlignedOutput(logits, features, projected, torch.stack(losses).sum())
 
     def set_share(self, share: float) -> None:
-        """What share of the classifier's gradient the alignment's is scaled to, where the model was made to balance."""
+        """What share of the classifier's gradient the alignment's is scaled to, where the model was made to balance.
+
+        Several places divide it evenly. At an earlier one what comes back from the rest of the model, the later
+        alignments included, counts as the classifier's.
+        """
+        places = len({head.tap for head in self._heads})
         for tap in (self.input_tap, *self._taps):
-            tap.share.fill_(share)
+            tap.share.fill_(share / max(1, places))
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimisers do not decay: those the backbone names, such as its position embedding."""
@@ -124,11 +130,18 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
     return found
 
 
-@torch.no_grad()
 def feature_width(backbone: nn.Module, images: Tensor, tap: str | None = None, pool: str = "auto") -> int:
     """Width F of the features that a head at some place receives for images [B, 3, H, W]; B may be 1."""
+    return int(probe_feature(backbone, images, tap, pool).shape[1])
+
+
+def probe_feature(backbone: nn.Module, images: Tensor, tap: str | None = None, pool: str = "auto") -> Tensor:
+    """The feature [B, F] that a head at some place receives for images [B, 3, H, W], in evaluation mode.
+
+    It requires a gradient where something that is trained lies before it.
+    """
     module = find_classifier(backbone) if tap is None else find_module(backbone, tap)
-    probe = FeatureTap(module, before=tap is None, pool=pool)
+    probe = FeatureTap(module, before=tap is None, pool=pool_of(backbone, pool))
     training = [part for part in backbone.modules() if part.training]
     try:
         backbone.eval()(images)
@@ -136,4 +149,9 @@ def feature_width(backbone: nn.Module, images: Tensor, tap: str | None = None, p
         probe.remove()
         for part in training:
             part.training = True
-    return int(probe.take().shape[1])
+    return probe.take()
+
+
+def pool_of(backbone: nn.Module, pool: str) -> str:
+    """The pool that `auto` means for a backbone: timm's say where their maps have the channels."""
+    return "auto-last" if pool == "auto" and getattr(backbone, "output_fmt", "NCHW") == "NHWC" else pool

@@ -11,9 +11,11 @@ from gpt4image.align.balance import split_balanced
 from gpt4image.errors import ConfigError
 from gpt4image.seams import unknown_name
 
-PoolName = Literal["auto", "mean", "token", "channels-last"]
+PoolName = Literal["auto", "auto-last", "mean", "token", "channels-last"]
 
 SHAPES = {
+    "auto": "[B, F], [B, T, F] or [B, F, H, W]",
+    "auto-last": "[B, F], [B, T, F] or [B, H, W, F]",
     "mean": "[B, F], [B, T, F] or [B, F, H, W]",
     "token": "[B, T, F]",
     "channels-last": "[B, H, W, F]",
@@ -29,7 +31,7 @@ class FeatureTap(nn.Module):
         module: where to listen: any part of any model.
         before: catch its first input in place of its output.
         pool: `mean` over positions or tokens; the first `token`; `channels-last` for maps [B, H, W, F]; `auto` is
-            `mean`.
+            `mean`, `auto-last` the same for models whose maps are [B, H, W, F].
         balance: scale the gradient that comes back from the alignment to `share` times the norm of the one that comes
             from the rest of the model (`gpt4image.align.balance`).
 
@@ -49,7 +51,7 @@ class FeatureTap(nn.Module):
         super().__init__()
         if pool not in get_args(PoolName):
             raise ConfigError(unknown_name("pool", pool, list(get_args(PoolName))))
-        self._pool = "mean" if pool == "auto" else pool
+        self._pool = pool
         self._balance = balance
         self.register_buffer("share", torch.ones(()), persistent=False)
         self._caught: Tensor | None = None
@@ -100,14 +102,14 @@ def pool_feature(feature: Tensor, pool: str) -> Tensor:
     It is a tensor of its own: what comes next in the model may work in place.
     """
     match pool, feature.ndim:
-        case "mean", 2:
+        case "auto" | "auto-last" | "mean", 2:
             return feature.clone()
-        case "mean", 3:
+        case "auto" | "auto-last" | "mean", 3:
             return feature.mean(dim=1)
         case "token", 3:
             return feature[:, 0].clone()
-        case "mean", 4:
+        case "auto" | "mean", 4:
             return feature.mean(dim=(2, 3))
-        case "channels-last", 4:
+        case "auto-last" | "channels-last", 4:
             return feature.mean(dim=(1, 2))
     raise ConfigError(f"The feature is {list(feature.shape)}, pool {pool!r} takes {SHAPES[pool]}.")

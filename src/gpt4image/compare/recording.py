@@ -217,7 +217,7 @@ def notes(images: ImageTable, recipe: Recipe, soft_labels: Sequence[SoftLabels] 
     unlabelled = int((images.labels[images.split("train")] < 0).sum())
     if unlabelled and recipe.unlabelled == "skip":
         found.append(f"{unlabelled:,} training images without a label were not used.")
-    if unlabelled and recipe.unlabelled == "align":
+    if unlabelled and recipe.unlabelled == "align" and (recipe.weight or recipe.soft_labels):
         found.append(
             f"Of {unlabelled:,} training images without a label those with a description took part in {CANDIDATE}."
         )

@@ -55,6 +55,8 @@ def compare_arms(
         StoreError: the vectors are not those of the descriptions.
     """
     check_seeds(seeds)
+    if not recipe.soft_labels and not (recipe.weight and recipe.align_until):
+        raise ConfigError("weight, align_until and soft_labels leave nothing to compare: both arms would be the same.")
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     for each in stores:
         if is_text(each):

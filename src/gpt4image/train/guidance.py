@@ -41,7 +41,7 @@ class VectorSource:
         return places
 
     def take(self, places: np.ndarray, choose: TextChoice, seed: int, draws: np.ndarray) -> np.ndarray:
-        """Vectors of images, float32 [B, D]; zero where there is none.
+        """Unit vectors of images, float32 [B, D]; zero where there is none.
 
         Args:
             places: what `find` found [B, stores].
@@ -53,7 +53,7 @@ class VectorSource:
         for draw in np.unique(draws):
             rows = draws == draw
             parts = [store.take(places[rows, at], choose, seed, int(draw)) for at, store in enumerate(self.stores)]
-            vectors[rows] = np.concatenate(parts, axis=1)
+            vectors[rows] = np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts)))
         return vectors
 
     def chunks(self, ids: np.ndarray, choose: TextChoice) -> Iterator[Tensor]:
@@ -66,7 +66,7 @@ class VectorSource:
                 store.take(part[:, at]) if choose == "mean" else store.all_vectors(part[:, at])
                 for at, store in enumerate(self.stores)
             ]
-            yield torch.from_numpy(np.concatenate(columns, axis=1))
+            yield torch.from_numpy(np.concatenate(columns, axis=1) / np.sqrt(np.float32(len(columns))))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class InputSource:
         if self.cache is None:
             return ImageInputs(self.images, rows, transform, seed)
         pictures = ImageInputs(self.images, rows, transform, seed=0)
-        return self.cache.store("train", pictures, self.recipe.cached_views, self._hash(rows))
+        content = self._hash(rows)  # arms may train on different images
+        return self.cache.store(f"train-{content[:8]}", pictures, self.recipe.cached_views, content)
 
     def evaluation(self, rows: np.ndarray, name: str) -> Inputs:
         """Inputs of some images, resized and cropped without chance."""

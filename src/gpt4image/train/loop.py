@@ -127,7 +127,7 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
         losses, rows = accumulate_gradients(trainer, batches, step)
         # 3) one optimiser step
         if recipe.clip_grad is not None:
-            trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), recipe.clip_grad)
+            clip_gradients(trainer, recipe.clip_grad)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
         if trainer.ema:
@@ -139,6 +139,17 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
         trainer.save(trainer)
     trainer.watch.look()
     return rate
+
+
+def clip_gradients(trainer: Trainer, largest: float) -> None:
+    """Bound the norm of the gradients: those of the backbone, and those of the heads by themselves.
+
+    Together a projector's gradients would shorten the backbone's steps in the arm that has one.
+    """
+    trainer.accelerator.unscale_gradients()
+    for part in (trainer.plain_model.backbone, trainer.plain_model.heads):
+        if parameters := list(part.parameters()):
+            torch.nn.utils.clip_grad_norm_(parameters, largest)
 
 
 def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from gpt4image.train.arms import Arm, find_arm
 from gpt4image.train.augment import preprocessing, seed_everything
 from gpt4image.train.backbone import build_backbone, whole_state
 from gpt4image.train.checkpoint import load_checkpoint, save_checkpoint
-from gpt4image.train.guidance import Guidance, vector_sources
+from gpt4image.train.guidance import Guidance, is_text, vector_sources
 from gpt4image.train.job import Job, RunLayout
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
@@ -100,7 +100,7 @@ def train_model(
     if seed < 0:
         raise ConfigError(f"seed must be a number from 0 up, not {seed}.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
-    if chosen.uses_text and not stores:
+    if chosen.uses_text and not stores and (recipe.weight or not recipe.soft_labels):
         raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or take --arm baseline.")
     job = Job(
         images=images,
@@ -141,6 +141,9 @@ def choose_guidance(
             f"soft_labels = {recipe.soft_labels} mixes in soft labels: pass them (gpt4image label makes some of the "
             "descriptions), or set it to 0."
         )
+    teachers = [store.manifest.encoder for store in stores if not is_text(store)]
+    if teachers and not recipe.weight:
+        raise ConfigError(f"weight = 0 aligns with nothing, so not with {teachers[0]} either: give a weight.")
     used = tuple(soft_labels) if recipe.soft_labels else ()
     for labels in used:
         labels.check(images.classes)

@@ -12,7 +12,7 @@ from torch import nn
 
 from gpt4image.align.alignment import AlignmentLoss
 from gpt4image.align.head import AlignmentHead
-from gpt4image.align.model import AlignedModel, feature_width
+from gpt4image.align.model import AlignedModel, probe_feature
 from gpt4image.align.projector import Projector
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
@@ -119,10 +119,15 @@ def make_model(
         for place in recipe.align_at or ("features",):
             tap = None if place == "features" else place
             pool = "auto" if tap is None else recipe.align_pool
-            width = feature_width(trained, sample, tap, pool)
+            feature = probe_feature(trained, sample, tap, pool)
+            if not feature.requires_grad:
+                raise ConfigError(
+                    f"Nothing that is trained lies before {place!r}, so aligning there changes nothing: freeze less, "
+                    "or align at a later module."
+                )
             heads.append(
                 AlignmentHead(
-                    Projector(width, source.width, recipe.projector_hidden, recipe.projector),
+                    Projector(feature.shape[1], source.width, recipe.projector_hidden, recipe.projector),
                     make_loss(recipe, source.width),
                     source=number,
                     transform=transform,
