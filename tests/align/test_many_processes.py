@@ -148,12 +148,14 @@ def refusal():
     return ""
 
 
-def slots_in_advance():
-    """With room for larger batches, the loss of a batch of two on each process."""
-    loss = AlignmentLoss("clip", slots=5).double()
-    found = loss(torch.eye(2).double(), torch.eye(2).double()).detach()
+def of_growing_batches(rank, processes, slots):
+    """The loss where the first batch already is uneven: one row on the first process, two on the next, and so on."""
+    rows = torch.arange(rank + 1) + rank * (rank + 1) // 2
+    generator = torch.Generator().manual_seed(7)
+    z, text = (torch.randn(10, 4, generator=generator, dtype=torch.float64)[rows] for _ in range(2))
+    found = AlignmentLoss("clip", slots=slots).double()(z, text)
     dist.all_reduce(found)
-    return found
+    return found / processes
 
 
 def worker(rank: int, processes: int, folder: Path) -> None:
@@ -163,7 +165,10 @@ def worker(rank: int, processes: int, folder: Path) -> None:
     losses = torch.stack([loss for loss, _ in found])
     dist.all_reduce(losses)
     gradients = [gradient for _, gradient in found]
-    others = (largest_tensors(rank), refusal(), slots_in_advance()) if processes > 1 else None
+    others = None
+    if processes > 1:
+        growing = [of_growing_batches(rank, processes, slots) for slots in (None, 7)]
+        others = largest_tensors(rank), refusal(), growing
     torch.save((losses / processes, gradients, queues, others), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -202,13 +207,13 @@ def test_gradients_do_not_depend_on_the_number_of_processes(processes, alone, tm
             check_others(processes, *others)
 
 
-def check_others(processes, sizes, refused, of_two):
+def check_others(processes, sizes, refused, growing):
     everyone = 64 * processes
     for name, (largest, reads) in sizes.items():
         assert largest <= 64 * (everyone + 64) < everyone**2, name
         assert not reads, name
     assert refused.startswith("A process brought a batch of 4 rows where 3") and "slots=N" in refused
-    alone = AlignmentLoss("clip").double()(
-        torch.eye(2).double().repeat(processes, 1), torch.eye(2).double().repeat(processes, 1)
-    )
-    assert of_two.item() / processes == pytest.approx(alone.item(), abs=1e-12)
+    rows, generator = processes * (processes + 1) // 2, torch.Generator().manual_seed(7)
+    z, text = (torch.randn(10, 4, generator=generator, dtype=torch.float64)[:rows] for _ in range(2))
+    for found in growing:
+        assert found.item() == pytest.approx(AlignmentLoss("clip").double()(z, text).item(), abs=1e-12)
