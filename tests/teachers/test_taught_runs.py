@@ -129,3 +129,19 @@ def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, 
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [encoder["name"] for encoder in found["encoders"]] == ["minilm"]
     assert any(f"vision teacher {NAME}" in note for note in found["notes"])
+
+
+def test_a_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
+    shutil.copytree(work / "embeddings", tmp_path / "embeddings")
+    text = TextOptions(text="none", teachers=(NAME,))
+    run = run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=0, workers=0)
+    assert [source["encoder"] for source in json.loads(run.layout.settings.read_text())["text"]] == [NAME]
+    nothing = TextOptions(text="none")
+    with pytest.raises(ConfigError, match="pass their embeddings"):
+        run_training(options(image_set), nothing, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
+    with pytest.raises(ConfigError, match="weight = 0 aligns with nothing, so not with timm:test_resnet"):
+        idle = Recipe(**settings, weight=0.0)
+        run_training(options(image_set), text, idle, tmp_path, arm="described", seed=1, workers=0)
+    with pytest.raises(ConfigError, match="run as a teacher"):
+        soft = Recipe(**settings, soft_labels=0.5)
+        run_training(options(image_set), nothing, soft, tmp_path, arm="described", seed=1, workers=0)
