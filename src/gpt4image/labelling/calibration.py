@@ -91,7 +91,7 @@ def calibration_error(sure: np.ndarray, right: np.ndarray) -> float:
         sure: probability of each row's likeliest class, float [N].
         right: whether that class is the right one, bool [N].
 
-    >>> calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False]))
+    >>> round(calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])), 6)
     0.1
     """
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
