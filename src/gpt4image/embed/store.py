@@ -188,10 +188,19 @@ class EmbeddingStore:
 
     def all_vectors(self, positions: np.ndarray) -> np.ndarray:
         """Vectors of all texts of the images at positions [B] that the store has, float32 [K, D], image by image."""
+        return np.asarray(self.vectors[self.all_rows(positions)[1]], dtype=np.float32)
+
+    def all_rows(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All texts of the images at positions [B] that the store has, image by image.
+
+        Returns:
+            Which of the images each text belongs to, int64 [K], and its row among the vectors, int64 [K].
+        """
         starts = self._offsets[positions]
         counts = self._offsets[positions + 1] - starts
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self._gather(np.repeat(starts, counts) + within)
+        ahead = np.cumsum(counts) - counts
+        places = np.repeat(starts - ahead, counts) + np.arange(counts.sum())
+        return np.repeat(np.arange(len(positions)), counts), np.asarray(self._rows[places])
 
     def _choose(self, positions: np.ndarray, choose: TextChoice, seed: int, epoch: int) -> np.ndarray:
         starts = self._offsets[positions]

@@ -37,7 +37,7 @@ class TrainingVectors:
         """Numbers of groups of images with the same id or a text in common, directly or in steps, int64 [n]."""
         owners, texts = [], []
         for store, positions in zip(self.stores, self.positions, strict=True):
-            owner, rows = text_rows(store, positions)
+            owner, rows = store.all_rows(positions)
             owners.append(owner)
             texts.append(np.load(store.layout.texts, mmap_mode="r")[rows])
         owner = np.concatenate(owners)
@@ -70,16 +70,6 @@ def gather(images: ImageTable, stores: Sequence[EmbeddingStore]) -> TrainingVect
             "gpt4image describe, gpt4image embed."
         )
     return TrainingVectors(ids[chosen], labels[chosen], stores, [found[chosen] for found in positions])
-
-
-def text_rows(store: EmbeddingStore, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All texts of images at positions [n]: whose each is, int64 [K], and its row among the vectors, int64 [K]."""
-    offsets, rows = (np.load(path, mmap_mode="r") for path in (store.layout.offsets, store.layout.rows))
-    starts = offsets[positions]
-    counts = offsets[positions + 1] - starts
-    ahead = np.cumsum(counts) - counts
-    places = np.repeat(starts - ahead, counts) + np.arange(counts.sum())
-    return np.repeat(np.arange(len(positions)), counts), np.asarray(rows[places])
 
 
 def source_of(store: EmbeddingStore) -> LabelSource:

@@ -111,7 +111,7 @@ def vector_sources(stores: Sequence[EmbeddingStore], side_by_side: bool) -> tupl
 
 def is_text(store: EmbeddingStore) -> bool:
     """Whether the vectors are those of texts, not of images."""
-    return getattr(store.manifest, "kind", "text") == "text"
+    return store.manifest.kind == "text"
 
 
 def mean_soft_labels(stores: Sequence[SoftLabels], places: np.ndarray, temperature: float | None) -> np.ndarray:
