@@ -73,6 +73,14 @@ def test_named_recipes_are_listed(tmp_path, capsys):
         )
 
 
+def test_only_a_training_takes_teachers(capsys):
+    assert parse(["train", "data", "--teachers", "timm:resnet18"]).descriptions.teachers == ("timm:resnet18",)
+    for command in (["embed"], ["embed", "compare"], ["label"], ["describe", "check"]):
+        with pytest.raises(SystemExit):
+            parse([*command, "data", "--teachers", "timm:resnet18"])
+        assert "--teachers" in capsys.readouterr().err
+
+
 def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
     assert main(["images", str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]) == 1
     message = capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt4image.errors import MissingExtraError, StoreError
 from gpt4image.files import atomic_write
-from gpt4image.options import DataOptions, TextOptions
+from gpt4image.options import DataOptions, GuidanceOptions
 from gpt4image.pipeline import open_images, run_comparison
 from gpt4image.train.recipe import Recipe
 from gpt4image.workspace import Workspace
@@ -69,7 +69,8 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     from gpt4image.export import export_model
     from gpt4image.train.run import open_run
 
-    data, text = DataOptions(str(example_images()), leaks="drop"), TextOptions(text="description", encoder=("minilm",))
+    data = DataOptions(str(example_images()), leaks="drop")
+    text = GuidanceOptions(text="description", encoder=("minilm",))
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"

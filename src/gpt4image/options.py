@@ -57,6 +57,12 @@ class TextOptions:
     """Texts longer than the encoder reads: read their beginning, or encode them in chunks and pool."""
     embed_batch: int = 64
     """Texts encoded at a time."""
+
+
+@dataclass(frozen=True)
+class GuidanceOptions(TextOptions):
+    """What guides a training: descriptions, and vision teachers beside them or in their place."""
+
     teachers: tuple[str, ...] = ()
     """Vision teachers to align with beside the text in training, such as timm:MODEL; run:FOLDER gives soft labels."""
 

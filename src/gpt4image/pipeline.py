@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image import console
 from gpt4image.console import counted
 from gpt4image.errors import ConfigError, DataError, DescriptionError
-from gpt4image.options import DataOptions, DescribeOptions, TeacherOptions, TextOptions
+from gpt4image.options import DataOptions, DescribeOptions, GuidanceOptions, LabelOptions, TeacherOptions, TextOptions
 from gpt4image.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from gpt4image.describe import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
-    from gpt4image.labelling import LabelQuality, SoftLabels
+    from gpt4image.labelling import ComparedEncoder, LabelAccount, SoftLabels
     from gpt4image.teachers.opening import Taught
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
@@ -145,7 +144,9 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
     )
 
 
-def open_taught(images: ImageTable, options: TextOptions, recipe: Recipe, space: Workspace, workers: int = 0) -> Taught:
+def open_taught(
+    images: ImageTable, options: GuidanceOptions, recipe: Recipe, space: Workspace, workers: int = 0
+) -> Taught:
     """What the named vision teachers give, computed where it is not there yet.
 
     Raises:
@@ -162,7 +163,7 @@ def open_taught(images: ImageTable, options: TextOptions, recipe: Recipe, space:
 def open_guidance(
     images: ImageTable,
     descriptions: DescriptionSet,
-    options: TextOptions,
+    options: GuidanceOptions,
     recipe: Recipe,
     space: Workspace,
     workers: int = 0,
@@ -258,7 +259,7 @@ def read_neighbours(
 
 
 def run_training(
-    data: DataOptions, text: TextOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
 ) -> TrainedRun:
     """Images, and where the arm uses them descriptions and vectors, to one trained model."""
     from gpt4image.train.arms import find_arm
@@ -288,7 +289,7 @@ def run_training(
 
 
 def run_comparison(
-    data: DataOptions, text: TextOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
 ) -> Comparison:
     """Images and descriptions to `comparison.json` and `report.html` in the work directory."""
     from gpt4image.compare.runner import compare_arms
@@ -309,49 +310,41 @@ def run_comparison(
     return comparison
 
 
-@dataclass(frozen=True)
-class ComparedEncoder:
-    """What one text encoder, or all of them side by side, knows of the classes.
-
-    Attributes:
-        name: its name; several joined by +.
-        width: length of a vector.
-        cut: texts of which the end was not read, and all texts.
-        quality: of a classifier on its vectors, for images that it has not seen.
-    """
-
-    name: str
-    width: int
-    cut: tuple[int, int]
-    quality: LabelQuality
-
-    def line(self) -> str:
-        """One line of a table."""
-        found, (cut, texts) = self.quality, self.cut
-        return (
-            f"{self.name:40.40} {self.width:6,} {cut / max(texts, 1):8.1%} {found.accuracy:9.1%} "
-            f"{found.balanced_accuracy:9.1%} {found.negative_log_likelihood:8.3f}"
-        )
-
-
-ENCODER_HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
-
-
-def compare_encoders(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
-    """Embed the descriptions with each text encoder and judge a cross-fitted classifier on each; the best comes first.
-
-    No image model is trained. What is embedded is kept for training. Several encoders are also judged side by side.
-    """
-    from gpt4image.labelling import label_by_vectors
-
+def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
+    """The images, and the vectors of their descriptions by each text encoder; nothing is encoded twice."""
     space = Workspace(work)
     images = open_images(data, space)
-    stores = open_embeddings(open_descriptions(images, text, space), text, space)
-    found = []
-    for chosen in [*((store,) for store in stores), *([stores] if len(stores) > 1 else [])]:
-        name = "+".join(store.manifest.encoder for store in chosen)
-        quality = label_by_vectors(images, chosen, space.labels(f"compared-{name}")).manifest.quality
-        cut = tuple(sum(getattr(s.manifest, key) for s in chosen) for key in ("truncated", "distinct_texts"))
-        if quality is not None:
-            found.append(ComparedEncoder(name, sum(store.width for store in chosen), (cut[0], cut[1]), quality))
-    return sorted(found, key=lambda each: each.quality.negative_log_likelihood)
+    return images, open_embeddings(open_descriptions(images, text, space), text, space)
+
+
+def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
+    """Embed the descriptions with each text encoder, and judge a classifier on each; the best comes first.
+
+    No image model is trained. What is embedded is kept for training.
+    """
+    from gpt4image.labelling import judge_encoders
+
+    images, stores = run_embedding(data, text, work)
+    return judge_encoders(images, stores, Workspace(work).labels)
+
+
+def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelAccount:
+    """Have the texts label the training images, and write down which given labels that speaks against.
+
+    Raises:
+        ConfigError: there is no text.
+    """
+    from gpt4image.labelling import account_for, label_by_vectors, write_doubts
+
+    images, stores = run_embedding(data, text, work)
+    labels = label_by_vectors(
+        images,
+        stores,
+        Workspace(work).labels("+".join(text.encoder)),
+        strength=options.strength,
+        folds=options.folds,
+        seed=options.label_seed,
+    )
+    account = account_for(labels, images)
+    write_doubts(labels.layout.doubtful, account.doubts)
+    return account

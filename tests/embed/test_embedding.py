@@ -85,10 +85,11 @@ def test_store_of_other_descriptions_is_refused(images, descriptions, store):
         store.check(described(images, ["another text"]))
 
 
+@pytest.mark.parametrize("content", [b"{", b""])
 @pytest.mark.parametrize("damage", ["manifest.json", "vectors.npy", "offsets.npy", "rows.npy"])
-def test_damaged_store_is_an_error_that_says_what_to_do(images, minilm, tmp_path, damage):
+def test_damaged_store_is_an_error_that_says_what_to_do(images, minilm, tmp_path, damage, content):
     store = embed_descriptions(described(images, ["a", "b"]), minilm, tmp_path / "store")
-    (store.layout.folder / damage).write_bytes(b"{")
+    (store.layout.folder / damage).write_bytes(content)
     with pytest.raises(StoreError, match=r"[Dd]elete"):
         EmbeddingStore(store.layout.folder)
     with pytest.raises(StoreError, match="no finished embeddings"):

@@ -10,7 +10,7 @@ import torch
 from gpt4image import EmbeddingStore, Recipe, SoftLabels, embed_images, train_model
 from gpt4image.cli import main
 from gpt4image.errors import ConfigError
-from gpt4image.options import DataOptions, TextOptions
+from gpt4image.options import DataOptions, GuidanceOptions
 from gpt4image.pipeline import open_descriptions, open_guidance, open_images, run_training
 from gpt4image.teachers import load_teacher
 from gpt4image.teachers.opening import open_teachers
@@ -64,7 +64,7 @@ def options(image_set) -> DataOptions:
 
 
 def test_text_and_teacher_are_two_heads(image_set, descriptions_file, settings, work, capsys):
-    text = TextOptions(text=str(descriptions_file), teachers=(NAME,))
+    text = GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
     run = run_training(
         options(image_set), text, Recipe(**settings, weight=1.0), work, arm="described", seed=0, workers=0
     )
@@ -76,7 +76,7 @@ def test_text_and_teacher_are_two_heads(image_set, descriptions_file, settings, 
 
 def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, trained, tmp_path):
     name = f"run:{trained.layout.folder}"
-    text = TextOptions(text=str(descriptions_file), teachers=(name,))
+    text = GuidanceOptions(text=str(descriptions_file), teachers=(name,))
     recipe = Recipe(**settings, soft_labels=0.5)
     run = run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
     space = Workspace(tmp_path)
@@ -89,7 +89,7 @@ def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, tr
 
 
 def test_vectors_of_texts_come_first_and_alone_label(image_set, descriptions_file, settings, work):
-    space, text = Workspace(work), TextOptions(text=str(descriptions_file), teachers=(NAME,))
+    space, text = Workspace(work), GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
     images = open_images(options(image_set), space)
     stores, soft = open_guidance(
         images, open_descriptions(images, text, space), text, Recipe(**settings, soft_labels=0.5), space
@@ -133,10 +133,10 @@ def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, 
 
 def test_a_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
     shutil.copytree(work / "embeddings", tmp_path / "embeddings")
-    text = TextOptions(text="none", teachers=(NAME,))
+    text = GuidanceOptions(text="none", teachers=(NAME,))
     run = run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=0, workers=0)
     assert [source["encoder"] for source in json.loads(run.layout.settings.read_text())["text"]] == [NAME]
-    nothing = TextOptions(text="none")
+    nothing = GuidanceOptions(text="none")
     with pytest.raises(ConfigError, match="pass their embeddings"):
         run_training(options(image_set), nothing, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
     with pytest.raises(ConfigError, match="weight = 0 aligns with nothing, so not with timm:test_resnet"):

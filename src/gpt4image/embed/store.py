@@ -131,7 +131,7 @@ class EmbeddingStore:
             self._ids: np.ndarray = np.load(self.layout.ids, mmap_mode="r")
             self._offsets: np.ndarray = np.load(self.layout.offsets, mmap_mode="r")
             self._rows: np.ndarray = np.load(self.layout.rows, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise StoreError(f"{self.layout.folder} is damaged ({error}). Delete the folder and embed again.") from None
         known = self.manifest
         wanted = (known.distinct_texts, known.width), (known.images,), (known.images + 1,), (known.texts,)

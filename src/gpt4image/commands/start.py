@@ -1,0 +1,53 @@
+"""First steps: the demo, and what an image set holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt4image.commands.defaults import WORK
+from gpt4image.options import DataOptions
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Do everything on the example images, without network: train, compare, report, export. Takes some minutes."""
+
+    work: Path = Path("gpt4image-demo")
+    """Where everything is written. A demo that was stopped goes on where it was."""
+    seeds: int = 5
+    """Models trained per arm."""
+
+    def run(self) -> None:
+        """Run the demo and say where its products lie."""
+        from gpt4image.demo import run_demo
+        from gpt4image.report import verdict
+
+        result = run_demo(self.work, seeds=self.seeds)
+        print(verdict(result.comparison).text)
+        for parity in result.parity:
+            print(parity.line())
+        print(f"report: {result.report}\nmodel:  {result.model}")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Check an image set: what is there, what cannot be read and why, which images lie twice."""
+
+    source: DataOptions
+    work: Path = WORK
+    """Where the findings are kept, so that no image is read twice."""
+
+    def run(self) -> None:
+        """Print every file that was left out, and every image that lies in two splits."""
+        from gpt4image.console import printable
+        from gpt4image.images import find_duplicates
+        from gpt4image.pipeline import open_images
+        from gpt4image.workspace import Workspace
+
+        images = open_images(self.source, Workspace(self.work))
+        for rejected in images.rejected:
+            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
+        for image_id, places in find_duplicates(images).leaked.items():
+            for split, paths in places.items():
+                print(f"leaked\t{image_id}\t{split}\t{printable(', '.join(paths))}")
