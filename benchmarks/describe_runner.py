@@ -1,7 +1,14 @@
 """The runner against a bare asyncio loop over the SDK, on one server of known capacity; and memory as sets grow.
 
-python benchmarks/describe_runner.py            # 10,000 images, both sides in turn, three rounds
-python benchmarks/describe_runner.py --memory   # memory with 1,000, 10,000 and 100,000 images
+python benchmarks/describe_runner.py                # 10,000 images, all sides in turn, three rounds
+python benchmarks/describe_runner.py --workers 8    # the same with eight worker processes, where there are the cores
+python benchmarks/describe_runner.py --latency 0.2  # a server of a tenth of that capacity, as of a large model
+python benchmarks/describe_runner.py --memory       # memory with 1,000, 10,000 and 100,000 images
+
+A loopback server of 20 ms and 64 places answers faster than one core can ask through the SDK. So beside its nominal
+capacity stands what it gives to a client that costs nothing, which sends the same bytes over and over, and beside each
+side's rate the share of a core that it kept busy: a side at 100 % of its cores is held back by them and not by the
+server.
 """
 
 from __future__ import annotations
@@ -9,12 +16,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +50,7 @@ from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
 from gpt4image.images import ImageTable
 
 SLOTS = 64
+SAME_BYTES, BARE = f"the same bytes, {SLOTS} at a time", f"bare SDK loop, {SLOTS} at a time"
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -54,80 +67,169 @@ def write_images(folder: Path, count: int) -> Path:
     return folder
 
 
-def bare_loop(images: ImageTable, rows: np.ndarray, base_url: str) -> float:
-    """Seconds for all images with the SDK's own client, 64 at a time, and nothing else: no record, no retry."""
+@dataclass(frozen=True)
+class Timed:
+    """One side's run: images a second, and the cores that it kept busy."""
+
+    rate: float
+    cores: float
+
+
+class Clock:
+    """Wall time and this process's processor time since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._busy = time.perf_counter(), time.process_time()
+
+    def read(self, count: int) -> Timed:
+        """What became of so many images since then."""
+        seconds = time.perf_counter() - self._wall
+        return Timed(count / seconds, (time.process_time() - self._busy) / seconds)
+
+
+def question_body(picture: str) -> dict[str, object]:
+    """What is asked about a picture."""
+    content = [
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "text", "text": "Describe the image in detail."},
+    ]
+    return {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 300}
+
+
+def same_bytes(images: ImageTable, count: int, server: StubProcess) -> Timed:
+    """What the server gives to a client that costs next to nothing: one request's bytes, sent again and again."""
+    body = json.dumps(question_body(prepare_picture(images.read(0), "", 768).data_url)).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: loopback\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def work() -> Timed:
+        left = iter(range(count))
+
+        async def one_after_the_other() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            for _ in left:
+                writer.write(request)
+                answer = await reader.readuntil(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200")
+                await reader.readexactly(int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+            writer.close()
+
+        clock = Clock()
+        await asyncio.gather(*(one_after_the_other() for _ in range(SLOTS)))
+        return clock.read(count)
+
+    return asyncio.run(work())
+
+
+def bare_loop(images: ImageTable, count: int, server: StubProcess) -> Timed:
+    """The SDK's own client, 64 at a time, and nothing else: no record, no retry."""
     from openai import AsyncOpenAI
 
-    async def work() -> None:
-        client = AsyncOpenAI(base_url=base_url, api_key="none")
-        left = iter(rows.tolist())
+    async def work() -> Timed:
+        client = AsyncOpenAI(base_url=server.base_url, api_key="none")
+        left = iter(range(count))
 
         async def one_after_the_other() -> None:
             for row in left:
-                picture = prepare_picture(images.read(row), "", 768)
-                content = [
-                    {"type": "image_url", "image_url": {"url": picture.data_url}},
-                    {"type": "text", "text": "Describe the image in detail."},
-                ]
-                answer = await client.chat.completions.create(
-                    model=MODEL, messages=[{"role": "user", "content": content}], max_tokens=300
-                )
+                body = question_body(prepare_picture(images.read(row), "", 768).data_url)
+                answer = await client.chat.completions.create(**body)
                 assert answer.choices[0].message.content
 
+        clock = Clock()
         await asyncio.gather(*(one_after_the_other() for _ in range(SLOTS)))
+        timed = clock.read(count)
         await client.close()
+        return timed
 
-    start = time.perf_counter()
-    asyncio.run(work())
-    return time.perf_counter() - start
+    return asyncio.run(work())
 
 
-def runner(images: ImageTable, rows: np.ndarray, base_url: str) -> float:
-    """Seconds for all images with the runner: every answer a record on disk."""
+def runner(images: ImageTable, base_url: str, rank: int = 0, workers: int = 1) -> Timed:
+    """The runner, or one of several workers: every answer a record on disk."""
     question = Question(MODEL, tuple(load_strategies(["plain"])), PromptValues(images.classes), Sampling())
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
         store = DescriptionStore(folder)
-        start = time.perf_counter()
-        tasks = plan_tasks(images, rows, question, store)
+        clock = Clock()
+        tasks = plan_tasks(images, np.arange(len(images)), question, store).shard(rank, workers)
         describer = OpenAIDescriber(MODEL, base_url)
         with store.writer() as writer:
             tally = run_tasks(
                 RequestMaker(images, question, tasks), [describer], writer, Budget(None, None, 0.0, 300), loop
             )
-        seconds = time.perf_counter() - start
+        timed = clock.read(len(tasks))
         loop.run(describer.close())
-    assert tally.answered == len(rows)
-    return seconds
+    assert tally.answered == len(tasks)
+    return timed
 
 
-def compare(count: int, rounds: int, latency: float) -> None:
-    """Print both sides' rates and their ratio."""
-    with tempfile.TemporaryDirectory() as folder:
-        images = load_images(write_images(Path(folder) / "set", count), work=Path(folder) / "work")
-        rows = np.arange(len(images))
-        scenario = Scenario(latency=latency, slots=SLOTS, marks=False)
-        ours, theirs = [], []
+@cache
+def load_set(folder: Path) -> ImageTable:
+    """The images that were written."""
+    return load_images(folder / "set", work=folder / "work")
+
+
+def get_ready(folder: Path) -> None:
+    """What a worker does before its time is taken: load the code and find the images."""
+    import openai  # noqa: F401
+
+    load_set(folder)
+
+
+def work_a_share(folder: Path, base_url: str, rank: int, workers: int) -> Timed:
+    """One worker's share."""
+    return runner(load_set(folder), base_url, rank, workers)
+
+
+def several(folder: Path, count: int, server: StubProcess, workers: int) -> Timed:
+    """Worker processes, as `--engine local --workers N` starts them, each with its share of the images."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=get_ready, initargs=(folder,)) as pool:
+        list(pool.map(time.sleep, [1.0] * workers))
+        start = time.perf_counter()
+        shares = list(
+            pool.map(work_a_share, *zip(*((folder, server.base_url, n, workers) for n in range(workers)), strict=True))
+        )
+        seconds = time.perf_counter() - start
+    return Timed(count / seconds, sum(share.cores for share in shares))
+
+
+def compare(count: int, rounds: int, latency: float, workers: int) -> None:
+    """Print all sides' rates and their ratios."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_images(folder / "set", count)
+        images = load_set(folder)
+        sides = {
+            SAME_BYTES: lambda server: same_bytes(images, count, server),
+            BARE: lambda server: bare_loop(images, count, server),
+            "runner": lambda server: runner(images, server.base_url),
+        }
+        if workers > 1:
+            sides[f"runner, {workers} workers"] = lambda server: several(folder, count, server, workers)
+        runs: dict[str, list[Timed]] = {side: [] for side in sides}
         for _ in range(rounds):
-            with StubProcess(scenario, keep_log=False) as server:
-                theirs.append(count / bare_loop(images, rows, server.base_url))
-            with StubProcess(scenario, keep_log=False) as server:
-                ours.append(count / runner(images, rows, server.base_url))
+            for side, run in sides.items():
+                with StubProcess(Scenario(latency=latency, slots=SLOTS, marks=False), keep_log=False) as server:
+                    runs[side].append(run(server))
     capacity = SLOTS / latency
-    bare, mine = statistics.median(theirs), statistics.median(ours)
     print(f"{count:,} images, server: {latency * 1000:.0f} ms, {SLOTS} at once, {capacity:,.0f}/s; {rounds} rounds")
-    print(f"bare SDK loop, {SLOTS} at a time  {bare:8,.0f}/s  {bare / capacity:.0%} of the server's capacity")
-    print(f"runner, finds out by itself  {mine:8,.0f}/s  {mine / capacity:.0%} of the server's capacity")
-    print(f"ratio                        {mine / bare:8.2f}")
+    rates = {side: statistics.median(run.rate for run in done) for side, done in runs.items()}
+    for side, done in runs.items():
+        cores = statistics.median(run.cores for run in done)
+        print(
+            f"{side:30} {rates[side]:7,.0f}/s  {rates[side] / rates[SAME_BYTES]:4.0%} of what the server gives  "
+            f"{rates[side] / rates[BARE]:5.2f} x the bare loop  {cores:4.0%} of a core busy"
+        )
 
 
 def measure_memory(count: int) -> None:
     """Describe so many images, and print how this process's own memory grows meanwhile; mapped files do not count."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, __file__, "--write", folder, "--images", str(count)], check=True)
-        images = load_images(Path(folder) / "set", work=Path(folder) / "work")
+        images = load_set(Path(folder))
         with StubProcess(Scenario(slots=SLOTS, marks=False), keep_log=False) as server, Highest() as highest:
             before = own_mib()
-            runner(images, np.arange(len(images)), server.base_url)
+            runner(images, server.base_url)
         print(f"{count:8,} images: {before:6.0f} MiB with the images listed, {highest.mib:6.0f} MiB while describing")
 
 
@@ -161,6 +263,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.02, help="seconds that the server takes for a request")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes, a side of their own")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -173,7 +276,7 @@ def main() -> None:
         for count in (1_000, 10_000, 100_000):
             subprocess.run([sys.executable, __file__, "--one", "--images", str(count)], check=True)
     else:
-        compare(asked.images, asked.rounds, asked.latency)
+        compare(asked.images, asked.rounds, asked.latency, asked.workers)
 
 
 if __name__ == "__main__":
