@@ -29,8 +29,11 @@ def opened(image_set: Path, work: Path, *urls: str, **options) -> Iterator[Descr
 
 def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | None = None, **options) -> Tally:
     with opened(image_set, work, *urls, **options) as job, job.store.writer() as writer:
-        maker = RequestMaker(job.images, job.question, job.plan())
-        return run_tasks(maker, job.session.describers, writer, job.budget(), job.session.loop, patience)
+        maker, session = RequestMaker(job.images, job.question, job.plan()), job.session
+        with job.store.conversations() as begun:
+            return run_tasks(
+                maker, session.describers, writer, job.budget(), session.loop, patience, conversations=begun
+            )
 
 
 def records(work: Path) -> list[DescriptionRecord]:

@@ -282,7 +282,7 @@ def completion(
     if text and len(words) > question.most_tokens:
         words = words[: int(question.most_tokens)]
         text, reason = " ".join(words), "length"
-    read, written = question.tokens, len(words)
+    read, written = entry.tokens_in, entry.tokens_out = question.tokens, len(words)
     content, declined, model = json.dumps(text), json.dumps(refusal), json.dumps(question.model)
     body = COMPLETION % (entry.number, model, content, declined, reason, read, written, read + written)
     return Answer(200, body.encode(), paid=True, fault=fault)

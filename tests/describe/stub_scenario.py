@@ -213,6 +213,8 @@ class Entry:
             `left` by the client...); else empty.
         status: status code of the answer; 0 where there was none.
         paid: whether the model did its work, that is whether a vendor would charge for it.
+        tokens_in: tokens that the model read.
+        tokens_out: tokens that it wrote.
         sent: whether the whole answer was handed to an open connection.
         done_at: when it was over, `time.monotonic()`.
     """
@@ -235,6 +237,8 @@ class Entry:
     fault: str = ""
     status: int = 0
     paid: bool = False
+    tokens_in: int = 0
+    tokens_out: int = 0
     sent: bool = False
     done_at: float = 0.0
 

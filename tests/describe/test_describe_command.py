@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from describing import records
 from stub_scenario import Scenario
 from stub_server import MODEL, StubProcess, StubServer
@@ -20,7 +21,6 @@ from gpt4image.cli import main
 from gpt4image.describe.store import DescriptionStore
 
 KILLS = 20
-SAMPLES = 40
 SLOTS = 8
 KEY = "sk-never-to-be-seen-4711"
 
@@ -51,13 +51,14 @@ def wait_for_request(process: subprocess.Popen, server: StubServer) -> None:
         time.sleep(0.02)
 
 
-def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tmp_path):
+@pytest.mark.parametrize(("prompt", "turns", "samples"), [("plain", 1, 40), ("questions", 3, 14)])
+def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tmp_path, prompt, turns, samples):
     generator = random.Random(3)
-    samples = ["--samples", str(SAMPLES), "--temperature", "1", "--at-once", str(SLOTS)]
+    options = ["--samples", str(samples), "--temperature", "1", "--at-once", str(SLOTS), "--prompts", prompt]
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["openai", "gpt4image.cli", "gpt4image.describe.job", "gpt4image.images"])
     with StubProcess(Scenario(latency=0.03, slots=SLOTS)) as server:
-        arguments = command(image_set, tmp_path, server.base_url, *samples)
+        arguments = command(image_set, tmp_path, server.base_url, *options)
         for _ in range(KILLS):
             process = forks.Process(target=main, args=(arguments[3:],))
             process.start()
@@ -71,10 +72,11 @@ def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tm
         again = subprocess.run(arguments, capture_output=True, text=True, check=True)
         assert paid_for(server) == paid
     found = records(tmp_path)
-    wanted = 36 * SAMPLES
-    assert Counter(record.image_id for record in found) == dict.fromkeys({r.image_id for r in found}, SAMPLES)
+    wanted = 36 * samples
+    assert Counter(record.image_id for record in found) == dict.fromkeys({r.image_id for r in found}, samples)
     assert len(found) == len({record.key for record in found}) == wanted
-    assert wanted <= paid <= wanted + KILLS * SLOTS
+    assert wanted * turns <= paid <= wanted * turns + KILLS * SLOTS
+    assert all(record.text.count("This is answer") == turns for record in found)
     assert "0 descriptions written" in again.stdout
     assert ended.returncode == 0
 

@@ -123,7 +123,7 @@ class DescribeJob:
         if not len(tasks) and writer is None:
             return Tally(0)
         settings = RunSettings(image_seconds=self.options.image_seconds)
-        with writer or self.store.writer() as part:
+        with writer or self.store.writer() as part, self.store.conversations() as conversations:
             return run_tasks(
                 RequestMaker(self.images, self.question, tasks),
                 self.session.describers,
@@ -131,6 +131,7 @@ class DescribeJob:
                 budget or self.budget(),
                 self.session.loop,
                 settings,
+                conversations=conversations,
                 title=title,
             )
 

@@ -32,6 +32,7 @@ from gpt4image.workspace import Workspace
 
 if TYPE_CHECKING:
     from gpt4image.describe.runner import Tally
+    from gpt4image.describe.tasks import Tasks
     from gpt4image.engine.step import Order
 
 LOOK_SECONDS = 0.5
@@ -89,6 +90,7 @@ def describe_share(order: Order, run: RunFolder, rank: int, workers: int) -> Tal
         before = run.read(rank)
         tried, spent = written_before(before)
         share = job.plan().shard(rank, workers)
+        spent += kept_cost(store, share) if before.parts else 0.0
         writer = store.writer()
         run.update(rank, parts=[*before.parts, str(writer.path)])
         left = share.part(~np.isin(share.keys, tried))
@@ -100,6 +102,13 @@ def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
     records = [record for part in state.parts for record in Tail(Path(part)).new()]
     keys = np.asarray([record.key for record in records], dtype=KEY_TYPE)
     return keys, sum(record.cost or 0.0 for record in records)
+
+
+def kept_cost(store: DescriptionStore, share: Tasks) -> float:
+    """Dollars paid for answers to conversations of a share that go on where they were cut off."""
+    with store.conversations() as conversations:
+        begun = (conversations.begun(key.decode()) for key in share.keys.tolist())
+        return sum(turn.cost or 0.0 for turns in begun for turn in turns)
 
 
 def without_keys(text: str, options: DescribeOptions) -> str:

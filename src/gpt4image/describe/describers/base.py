@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
@@ -63,9 +63,8 @@ class DescribeRequest:
         sampling: how answers are drawn.
         prompt_hash: hash of the prompt strategy, 32 hex digits.
         sample: number of the sample, from 0.
-        answers: what was answered to the first turns, in this try or an earlier one. A describer that asks one question
-            after the other adds each answer as it comes and goes on where the last try was left, so that no answer is
-            paid for twice; the runner books them.
+        answers: what was answered to the first turns, in this try or an earlier one.
+        keep: told of every answer that is added.
     """
 
     key: str
@@ -78,6 +77,17 @@ class DescribeRequest:
     prompt_hash: str
     sample: int = 0
     answers: list[ChatAnswer] = field(default_factory=list, compare=False)
+    keep: Callable[[ChatAnswer], None] | None = field(default=None, compare=False)
+
+    def add(self, answer: ChatAnswer) -> None:
+        """Add an answer as it comes.
+
+        A describer that asks one question after the other goes on where the last try was left, so that no answer is
+        paid for twice.
+        """
+        self.answers.append(answer)
+        if self.keep is not None:
+            self.keep(answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class OpenAIDescriber:
         """Ask the questions of a request that are not answered yet, one after the other."""
         answers = request.answers
         while len(answers) < len(request.turns):
-            answers.append(await self._ask(request, [answer.text for answer in answers]))
+            request.add(await self._ask(request, [answer.text for answer in answers]))
         self._meanings.answered = True
         last = answers[-1]
         return Reply(

@@ -5,16 +5,60 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gpt4image.describe.describers.base import ChatAnswer, DescribeRequest
+from gpt4image.describe.describers.base import ChatAnswer, DescribeRequest, add_counts
 
 if TYPE_CHECKING:
     from gpt4image.describe.runner.lanes import Lane
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What calls have taken.
+
+    Attributes:
+        tokens_in: tokens read, None where they are not counted.
+        tokens_out: tokens written, likewise.
+        cost: US dollars, at their worst where nobody counted; None where the price is not known.
+    """
+
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    cost: float | None = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens_in or self.tokens_out or self.cost)
+
+    def __add__(self, other: Paid) -> Paid:
+        tokens_in, tokens_out = (self.tokens_in, other.tokens_in), (self.tokens_out, other.tokens_out)
+        return Paid(add_counts(tokens_in), add_counts(tokens_out), add_costs(self.cost, other.cost))
+
+    def less(self, part: Paid) -> Paid:
+        """Without a part of it."""
+        cost = add_costs(self.cost, None if part.cost is None else -part.cost)
+        return Paid(
+            subtract(self.tokens_in, part.tokens_in),
+            subtract(self.tokens_out, part.tokens_out),
+            None if cost is None else max(0.0, round(cost, 12)),
+        )
+
+
+NOTHING = Paid()
+
+
+def add_costs(one: float | None, other: float | None) -> float | None:
+    """Sum of costs, None where one is unknown."""
+    return None if one is None or other is None else one + other
+
+
+def subtract(count: int | None, part: int | None) -> int | None:
+    """A count without a part of it, None where one is unknown."""
+    return None if count is None or part is None else count - part
 
 
 @dataclass(slots=True, eq=False)
@@ -30,10 +74,9 @@ class Attempt:
         servers_lost: calls that failed because of the server.
         silences: calls without an answer in time, at a server that is there and may be at fault.
         seconds: time spent in calls.
-        tokens_in: tokens read by all calls, None where they are not counted.
-        tokens_out: tokens written, likewise.
-        cost: US dollars for all calls, at their worst where nobody counted; None where the price is not known.
-        booked: answers of the request that are in tokens and cost already.
+        paid: for all calls.
+        kept: for the answers among them that are kept for another process to go on from.
+        booked: answers of the request that are in `paid` already.
     """
 
     number: int
@@ -44,9 +87,8 @@ class Attempt:
     servers_lost: int = 0
     silences: int = 0
     seconds: float = 0.0
-    tokens_in: int | None = 0
-    tokens_out: int | None = 0
-    cost: float | None = 0.0
+    paid: Paid = field(default_factory=lambda: NOTHING)
+    kept: Paid = field(default_factory=lambda: NOTHING)
     booked: int = 0
 
     def take_new_answers(self) -> list[ChatAnswer]:

@@ -24,6 +24,7 @@ from gpt4image.describe.runner.limiter import Limiter
 from gpt4image.describe.runner.settings import RunSettings
 from gpt4image.describe.runner.stopping import cancel, stop_on_signals
 from gpt4image.describe.runner.tally import Tally
+from gpt4image.describe.store.conversations import Conversations
 from gpt4image.describe.store.parts import RecordWriter
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.errors import DescribeError, Gpt4ImageError, ImageError
@@ -46,6 +47,7 @@ def run_tasks(
     loop: asyncio.Runner,
     settings: RunSettings | None = None,
     *,
+    conversations: Conversations | None = None,
     title: str = "Describe",
 ) -> Tally:
     """Have all tasks described. Every outcome is in the writer's part before the next is looked at.
@@ -57,6 +59,7 @@ def run_tasks(
         budget: what may be spent; the tally says so when it ends the job.
         loop: the loop that the describers live in.
         settings: how patient the job is.
+        conversations: those that were begun; without, a conversation that is cut off is not gone on with.
         title: what the progress line calls it.
 
     Raises:
@@ -65,7 +68,7 @@ def run_tasks(
         KeyboardInterrupt: the job was stopped by a signal, after the requests under way had ended.
     """
     with console.progress(title, len(maker)) as meter:
-        runner = Runner(maker, writer, budget, settings or RunSettings(), meter)
+        runner = Runner(maker, writer, budget, settings or RunSettings(), meter, conversations)
         tally = loop.run(runner.run(describers))
     if runner.interrupted:
         raise KeyboardInterrupt
@@ -81,6 +84,7 @@ class Runner:
         budget: what may be spent.
         settings: how patient the job is.
         meter: the progress line.
+        conversations: those that were begun.
     """
 
     def __init__(
@@ -90,11 +94,12 @@ class Runner:
         budget: Budget,
         settings: RunSettings,
         meter: console.Meter,
+        conversations: Conversations | None = None,
     ) -> None:
         self._maker, self._writer, self._budget, self._settings = maker, writer, budget, settings
         self._meter = meter
         self.tally = Tally(len(maker))
-        self._ledger = Ledger(maker, writer, budget, self.tally)
+        self._ledger = Ledger(maker, writer, budget, self.tally, conversations)
         self.interrupted = False
         self._waiting = WaitingRoom()
         self._calls: set[asyncio.Task[None]] = set()
@@ -170,7 +175,7 @@ class Runner:
                 if isinstance(request, ImageError):
                     self._fail(Attempt(number), None, RequestFailedError(UNREADABLE, str(request), again=False))
                 else:
-                    return Attempt(number, request)
+                    return self._ledger.take_up(number, request)
             elif self._calls or len(self._waiting):
                 await self._wait_for_news(self._waiting.seconds_left(self._clock()))
             else:
@@ -376,6 +381,7 @@ class Runner:
                 console.say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}{left}")
             if ticks % SYNC_TICKS == 0:
                 await asyncio.to_thread(self._writer.sync)
+                self._ledger.sync_conversations()
             self._look_for_standstill()
 
     def _look_for_standstill(self) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from gpt4image.console import say
-from gpt4image.describe.store.records import RECORD_FIELDS, SCHEMA, DescriptionRecord, plain_values, record_line
+from gpt4image.describe.store.records import RECORD_FIELDS, SCHEMA, DescriptionRecord, Row, plain_values, record_line
 from gpt4image.errors import StoreError
 from gpt4image.files import atomic_write
 
@@ -40,6 +40,10 @@ class RecordWriter:
 
     Args:
         folder: folder of the parts.
+
+    Attributes:
+        path: the part.
+        size: bytes in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,9 +52,9 @@ class RecordWriter:
         self._lock = FileLock(lock_path(self.path))
         self._lock.acquire()
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        self._size = 0
+        self.size = 0
 
-    def write(self, record: DescriptionRecord) -> None:
+    def write(self, record: Row) -> None:
         """Append a record. It outlives this process at once, and the machine after the next `sync`.
 
         Raises:
@@ -62,12 +66,12 @@ class RecordWriter:
             if written < len(line):
                 raise OSError("the disk is full")
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, self.size)
             raise StoreError(
                 f"{self.path} cannot be written ({error}). What was answered before is kept: make room, and give the "
                 "same command again."
             ) from None
-        self._size += len(line)
+        self.size += len(line)
 
     def sync(self) -> None:
         """Have the system bring what was written to the disk."""
@@ -78,7 +82,7 @@ class RecordWriter:
         self.sync()
         os.close(self._file)
         self._lock.release()
-        if not self._size:
+        if not self.size:
             remove_part(self.path)
 
     def __enter__(self) -> RecordWriter:

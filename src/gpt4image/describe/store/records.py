@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
@@ -131,15 +131,22 @@ SCHEMA = pa.schema(
 )
 """Columns of the Parquet parts: the fields of `DescriptionRecord`."""
 
+
+class Row(Protocol):
+    """A dataclass with slots, of plain values."""
+
+    __slots__: tuple[str, ...]
+
+
 RECORD_FIELDS = tuple(field.name for field in fields(DescriptionRecord))
 
 
-def plain_values(row: DescriptionRecord | Mark) -> dict[str, Any]:
+def plain_values(row: Row) -> dict[str, Any]:
     """Fields as plain values."""
     return {name: getattr(row, name) for name in row.__slots__}
 
 
-def record_line(row: DescriptionRecord | Mark) -> bytes:
+def record_line(row: Row) -> bytes:
     """One line of JSON; characters that no encoding has are replaced."""
     return json.dumps(plain_values(row), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 

@@ -12,6 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpt4image.describe.store.conversations import (
+    Conversations,
+    Turn,
+    compact_turns,
+    open_turns,
+    read_turns,
+    turn_files,
+)
 from gpt4image.describe.store.latest import KEY_TYPE, decided_later, latest_batches, to_keys
 from gpt4image.describe.store.parts import (
     RecordWriter,
@@ -41,6 +49,7 @@ class DescriptionStore:
         self.folder = Path(folder)
         self._parts = self.folder / "parts"
         self._marks = self.folder / "marks.jsonl"
+        self._turns = self.folder / "turns"
 
     @property
     def is_empty(self) -> bool:
@@ -50,6 +59,10 @@ class DescriptionStore:
     def writer(self) -> RecordWriter:
         """A new part to write to; use it as a context manager."""
         return RecordWriter(self._parts)
+
+    def conversations(self) -> Conversations:
+        """Conversations that were begun, to go on with and to add to; use it as a context manager."""
+        return Conversations(self._turns, self._open_turns())
 
     def add_all(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Add many records at once, all of them or, where `batches` raises or the process is killed, none.
@@ -108,11 +121,18 @@ class DescriptionStore:
             yield from map(record_from, batch.filter(pc.equal(batch["key"], "")).to_pylist())
 
     def spent(self, model: str | None = None) -> Spent:
-        """What all calls so far have cost, failures and payments included; of one model where it is given."""
+        """What all calls so far have cost, failures, payments and conversations under way included.
+
+        Args:
+            model: of that model alone.
+        """
         spent = Spent()
         for batch in self._batches(("model", "cost", "tokens_in", "tokens_out")):
             rows = batch if model is None else batch.filter(pc.equal(batch["model"], model))
             spent += Spent(total(rows["cost"]), int(total(rows["tokens_in"])), int(total(rows["tokens_out"])))
+        for turn in self._open_turns():
+            if model is None or turn.model == model:
+                spent += Spent(turn.cost or 0.0, turn.tokens_in or 0, turn.tokens_out or 0)
         return spent
 
     def failures(self) -> Counter[str]:
@@ -145,7 +165,7 @@ class DescriptionStore:
 
     def compact(self) -> None:
         """Put what is no longer written to into one Parquet part; skipped while another process does so."""
-        if not self._parts.exists():
+        if not self._parts.exists() and not self._turns.exists():
             return
         try:
             with exclusive(self.folder / "compact.lock", f"the descriptions in {self.folder}"):
@@ -153,6 +173,8 @@ class DescriptionStore:
                 closed = [part for part in list_parts(self._parts) if is_closed(part)]
                 if any(part.suffix == ".jsonl" for part in closed):
                     merge_parts(closed, self._parts)
+                if turn_files(self._turns):
+                    compact_turns(self._turns, self._outcomes(read_turns(turn_files(self._turns))))
         except BusyError:
             return
 
@@ -161,6 +183,22 @@ class DescriptionStore:
         for part in [*self._parts.glob("*.jsonl"), *self._parts.glob("*.parquet")]:
             if part not in live:
                 part.unlink(missing_ok=True)
+
+    def _open_turns(self) -> list[Turn]:
+        turns = read_turns(turn_files(self._turns))
+        return open_turns(turns, self._outcomes(turns))
+
+    def _outcomes(self, turns: Sequence[Turn]) -> dict[str, str]:
+        """When the latest outcome was written of each description that answers are kept for, if there is one."""
+        found: dict[str, str] = {}
+        if not turns:
+            return found
+        keys = pa.array({turn.key for turn in turns}, pa.string())
+        for batch in self._batches(("key", "created")):
+            rows = batch.filter(pc.is_in(batch["key"], keys))
+            for key, created in zip(rows["key"].to_pylist(), rows["created"].to_pylist(), strict=True):
+                found[key] = max(found.get(key, ""), created)
+        return found
 
     def _batches(self, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
         for part in list_parts(self._parts):

@@ -1,0 +1,174 @@
+"""Conversations that are cut off: what was answered is kept, paid for once, and gone on from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from describing import described, records
+from stub_scenario import Fault, Scenario
+from stub_server import StubServer
+
+from gpt4image.describe.runner import RunSettings
+from gpt4image.describe.store import DescriptionRecord, DescriptionStore, conversations
+from gpt4image.describe.store.conversations import Conversations, Turn, read_turns, turn_files
+from gpt4image.errors import DescribeError, StoreError
+
+IMAGES = 36
+PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
+OUT_OF_MONEY = Scenario(faults=(Fault("quota", numbers=tuple(range(60, 200))),))
+QUESTIONS = {"prompts": ("questions",), **PRICE}
+TURN = Turn("a" * 32, 0, "yes", "m", "m", "stop", 5, 1, 0.25, "2026-01-01")
+
+
+def store_in(work) -> DescriptionStore:
+    return DescriptionStore(work / "descriptions")
+
+
+def cost_of(log) -> float:
+    """What the server has counted, in dollars."""
+    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
+
+
+def cut_off(image_set, work) -> list:
+    """Describe until the money of the account is gone, in the middle of many conversations. Returns the log."""
+    with StubServer(OUT_OF_MONEY) as server, pytest.raises(DescribeError, match="no money left"):
+        described(image_set, work, server.base_url, **QUESTIONS)
+    return server.log
+
+
+def test_another_process_goes_on_from_what_was_answered(image_set, tmp_path):
+    log = cut_off(image_set, tmp_path)
+    answered = sum(entry.paid for entry in log)
+    assert answered > 3 * len(records(tmp_path)), "some conversations were cut off"
+    assert not list(store_in(tmp_path).payments()), "what is kept is not lost"
+    assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(log))
+    with StubServer() as server:
+        assert described(image_set, tmp_path, server.base_url, **QUESTIONS).stopped == ""
+    log += server.log
+    assert sum(entry.paid for entry in log) == 3 * IMAGES
+    found = records(tmp_path)
+    assert len(found) == IMAGES and all(record.text.count("This is answer") == 3 for record in found)
+    assert sum(record.cost for record in found) == pytest.approx(cost_of(log))
+    assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(log))
+    assert store_in(tmp_path).spent("another").cost == 0
+
+
+def test_what_has_ended_leaves_nothing_behind(image_set, tmp_path):
+    cut_off(image_set, tmp_path)
+    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
+    before, begun = store.spent(), read_turns(turn_files(folder))
+    store.compact()
+    assert store.spent() == before
+    left = read_turns(turn_files(folder))
+    assert {turn.key for turn in left} == {turn.key for turn in begun} - {record.key for record in records(tmp_path)}
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+    store.compact()
+    assert not list(folder.iterdir())
+    assert store.spent().cost == pytest.approx(sum(record.cost for record in records(tmp_path)))
+
+
+def test_a_budget_counts_what_was_kept_once(image_set, tmp_path):
+    with StubServer() as server:
+        described(image_set, tmp_path / "whole", server.base_url, **QUESTIONS)
+        whole = cost_of(server.log)
+    spent, margin = cost_of(cut_off(image_set, tmp_path)), 0.015
+    kept = spent - sum(record.cost for record in records(tmp_path))
+    assert kept > margin, "counted twice, it would exceed what is left over"
+    with StubServer() as server:
+        tally = described(image_set, tmp_path, server.base_url, budget=spent + 1e-4, **QUESTIONS)
+        assert "budget" in tally.stopped and not any(entry.endpoint == "chat" for entry in server.log)
+        tally = described(image_set, tmp_path, server.base_url, budget=whole + margin, **QUESTIONS)
+    assert tally.stopped == "" and not tally.failures
+    assert store_in(tmp_path).spent().cost == pytest.approx(whole)
+
+
+def test_another_try_asks_all_questions_again(image_set, tmp_path):
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+        assert not list((tmp_path / "descriptions" / "turns").iterdir()), "every conversation has ended"
+        store_in(tmp_path).mark([records(tmp_path)[0].key], "retry", "refusal")
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+        assert [entry.turn for entry in server.log if entry.paid][-3:] == [1, 2, 3]
+        assert sum(entry.paid for entry in server.log) == 3 * IMAGES + 3
+
+
+def test_a_failure_ends_a_conversation(image_set, images, tmp_path):
+    mark = images.ids[5].decode()[:12]
+    with StubServer(Scenario(faults=(Fault("refusal", mark=mark, numbers=tuple(range(40, 400))),))) as server:
+        described(image_set, tmp_path, server.base_url, patience=RunSettings(attempts=1), **QUESTIONS)
+        before = store_in(tmp_path).spent()
+        tally = described(image_set, tmp_path, server.base_url, **QUESTIONS)
+        assert tally.total == 0 and store_in(tmp_path).spent() == before
+        assert before.cost == pytest.approx(cost_of(server.log))
+
+
+def test_answers_outlive_a_process_and_lines_that_were_cut_off(tmp_path):
+    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
+    kept = store.conversations()
+    kept.keep(TURN)
+    kept.keep(replace(TURN, number=1, text="no\u2028\x1b[31m", created="2026-01-02"))
+    (path,) = turn_files(folder)  # the process is gone: nothing was closed
+    with path.open("ab") as file:
+        file.write(b'{"key": "aaaa')
+    assert [turn.text for turn in store.conversations().begun(TURN.key)] == ["yes", "no\u2028\x1b[31m"]
+    assert (store.spent().cost, store.spent("m").tokens_in, store.spent("other").cost) == (0.5, 10, 0.0)
+    with store.writer() as writer:
+        writer.write(DescriptionRecord(TURN.key, "i", "yes no", cost=0.5, created="2026-01-03"))
+    assert not store.conversations().begun(TURN.key)
+    assert store.spent().cost == 0.5
+
+
+def test_a_conversation_that_was_begun_again_goes_on_from_the_last_time(tmp_path):
+    again = [replace(TURN, text="again", created="2026-02-01"), replace(TURN, number=2, created="2026-02-02")]
+    found = Conversations(tmp_path, [replace(TURN, number=1, created="2026-01-02"), TURN, *again])
+    assert [turn.text for turn in found.begun(TURN.key)] == ["again"]
+
+
+def test_a_file_does_not_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversations, "FILE_BYTES", 2000)
+    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
+    with store.conversations() as kept:
+        kept.keep(TURN)
+        for number in range(200):
+            key = f"{number:032}"
+            kept.keep(replace(TURN, key=key))
+            kept.ended(key)
+        (path,) = turn_files(folder)
+        assert path.stat().st_size < 3000
+    assert TURN in read_turns(turn_files(folder))
+    with store.conversations() as kept:
+        kept.keep(replace(TURN, key="b" * 32))
+        kept.ended("b" * 32)
+    assert len(turn_files(folder)) == 1, "where every conversation has ended nothing stays behind"
+
+
+def test_files_of_killed_processes_are_put_together(tmp_path, monkeypatch):
+    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
+    for number in range(3):
+        with store.conversations() as kept:
+            kept.keep(replace(TURN, key=f"{number:032}"))
+    before = store.spent()
+    monkeypatch.setattr(conversations, "remove_part", lambda path: None)
+    store.compact()  # killed before it could delete the old files
+    assert len(turn_files(folder)) == 4 and store.spent() == before
+    monkeypatch.undo()
+    store.compact()
+    (path,) = turn_files(folder)
+    assert store.spent() == before
+    store.compact()
+    assert turn_files(folder) == [path], "what is in order is left as it is"
+
+
+def test_answers_that_cannot_be_kept_end_the_job(image_set, tmp_path, monkeypatch):
+    def full(self, turn):
+        raise StoreError("the disk is full: make room")
+
+    with StubServer(Scenario(latency=0.05, slots=4)) as server:
+        with monkeypatch.context() as patch, pytest.raises(StoreError, match="make room"):
+            patch.setattr(Conversations, "keep", full)
+            described(image_set, tmp_path, server.base_url, **QUESTIONS)
+        assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(server.log))
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+    assert len(records(tmp_path)) == IMAGES
