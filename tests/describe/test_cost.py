@@ -1,6 +1,8 @@
 """Prices, estimates, budgets."""
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from gpt4image.describe.cost.budget import UNKNOWN_TOKENS_IN, Budget
 from gpt4image.describe.cost.estimate import SizeTrial, make_estimate
@@ -78,10 +80,23 @@ def test_the_estimate_adds_up():
     assert found.at_once == 2
     assert found.time_span == pytest.approx((3.0 * 10_000 / 64, 3.0 * 10_000 / 2))
     text = "\n".join(found.lines())
-    assert "$40.00 online; $20.00 by the batch interface" in text
+    assert found.luck == pytest.approx(12.706 * 2**0.5 * 0.002 / 2**0.5 / 0.004, rel=1e-3)
+    assert "$40.00 online ($0.00 to $294.12, 95 % interval); $20.00 by the batch interface" in text
     assert "2025-01-01" in text
     assert "500 at 256, 2,000 at 768 pixels" in text
     assert "20.0M and 2.0M in all" in text
+
+
+def test_the_range_of_an_estimate_is_that_of_its_mean():
+    costs = [0.9, 1.1, 1.0, 1.3, 0.8, 1.2, 1.0, 0.7]
+    records = [record(1.0, round(cost * 1e6), 0) for cost in costs]
+    found = make_estimate(records, 100, 1.0, 4, Price(1.0, 10.0), None)
+    low, high = stats.t.interval(0.95, 7, loc=np.mean(costs), scale=stats.sem(costs))
+    assert f"$100.00 online (${100 * low:.2f} to ${100 * high:.2f}, 95 % interval)" in "\n".join(found.lines())
+    alike = make_estimate([record(1.0, 1000, 0)] * 8, 100, 1.0, 4, Price(1.0, 10.0), None)
+    assert "$0.10 online\n" in "\n".join(alike.lines())
+    one = make_estimate(records[:1], 100, 1.0, 4, Price(1.0, 10.0), None)
+    assert one.luck is None and "to $" not in "\n".join(one.lines())
 
 
 def test_what_is_not_known_is_said():

@@ -95,12 +95,18 @@ def test_a_watch_adds_up_all_workers(tmp_path):
     assert (watch.tally.done, watch.unfinished()) == (0, [0, 1])
     for rank, lines in enumerate((line("a", 0.5), line("b", 0.25) + line("c", 0.25))):
         (tmp_path / f"{rank}.jsonl").write_bytes(lines)
-        run.update(rank, state="done", parts=[str(tmp_path / f"{rank}.jsonl")], tried_again=2)
+        run.update(rank, state="done", parts=[str(tmp_path / f"{rank}.jsonl")], tried_again=2, uncounted=1)
     run.update(1, stopped="the budget is used up")
     watch.look()
     watch.look()
     tally = watch.tally
-    assert (tally.done, tally.cost, tally.tried_again, tally.stopped) == (3, 1.0, 4, "the budget is used up")
+    assert (tally.done, tally.cost, tally.tried_again, tally.uncounted, tally.stopped) == (
+        3,
+        1.0,
+        4,
+        2,
+        "the budget is used up",
+    )
     assert (watch.failure, watch.unfinished()) == ("", [])
     run.update(0, state="failed", message="no server")
     watch.look()

@@ -21,6 +21,7 @@ class WorkerState:
         host: its machine.
         parts: paths of the parts that it and those before it in its place have written.
         tried_again: calls that were made again.
+        uncounted: calls whose tokens the server did not count.
         stopped: why its share is not done although it has ended; empty when it is.
         message: why it cannot go on.
     """
@@ -30,6 +31,7 @@ class WorkerState:
     host: str = ""
     parts: Sequence[str] = ()
     tried_again: int = 0
+    uncounted: int = 0
     stopped: str = ""
     message: str = ""
 

@@ -66,6 +66,7 @@ class Watch:
                 self.tally.add(record)
         self.tally.seconds = time.monotonic() - self._start
         self.tally.tried_again = sum(state.tried_again for state in states)
+        self.tally.uncounted = sum(state.uncounted for state in states)
         self.tally.stopped = next((state.stopped for state in states if state.stopped), "")
         self.failure = next((state.message for state in states if state.state == "failed"), "")
 

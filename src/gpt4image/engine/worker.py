@@ -76,7 +76,7 @@ def report_share(order: Order, run: RunFolder, rank: int, workers: int) -> Descr
             log.write(without_keys(traceback.format_exc(), order.options))
         return DescribeError(f"Worker {rank} has failed: see {run.log(rank)}.")
     else:
-        run.update(rank, state="done", tried_again=tally.tried_again, stopped=tally.stopped)
+        run.update(rank, state="done", tried_again=tally.tried_again, uncounted=tally.uncounted, stopped=tally.stopped)
     return None
 
 

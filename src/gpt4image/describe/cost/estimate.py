@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gpt4image.console import counted
 from gpt4image.describe.cost.prices import Price
 from gpt4image.describe.runner.tally import duration, short
@@ -33,6 +35,8 @@ class Estimate:
         remaining: descriptions that are still to be written.
         tokens_in: mean tokens read for a description; None where the server does not count.
         tokens_out: mean tokens written, likewise.
+        luck: how far the mean cost of a description may be from the measured one, as a share of it: half the width of
+            its 95 % interval, by Student's t; None where one answer, or none, tells.
         seconds: mean time for a description.
         at_once: requests that were under way at a time when the time was taken.
         most_at_once: requests under way at a time, at most.
@@ -45,6 +49,7 @@ class Estimate:
     remaining: int
     tokens_in: float | None
     tokens_out: float | None
+    luck: float | None
     seconds: float
     at_once: int
     most_at_once: int
@@ -87,7 +92,13 @@ class Estimate:
             return [f"money: none ({self.price.source or 'a price of 0'})"]
         as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
         half = f"; ${batch:,.2f} by the batch interface (--describer batch)" if self.price.batch is not None else ""
-        return [f"money: ${online:,.2f} online{half}{as_of}"]
+        return [f"money: ${online:,.2f} online{self._range(online)}{half}{as_of}"]
+
+    def _range(self, dollars: float) -> str:
+        """Between what it is likely to be, where more than one measured description says so."""
+        if not self.luck:
+            return ""
+        return f" (${max(0.0, dollars * (1 - self.luck)):,.2f} to ${dollars * (1 + self.luck):,.2f}, 95 % interval)"
 
     def _time_line(self) -> str:
         fast, slow = self.time_span
@@ -129,6 +140,7 @@ def make_estimate(
         remaining=remaining,
         tokens_in=mean([record.tokens_in for record in records]),
         tokens_out=mean([record.tokens_out for record in records]),
+        luck=relative_reach([price.cost(record.tokens_in, record.tokens_out) for record in records] if price else []),
         seconds=seconds,
         at_once=min(max(1, round(under_way)), most_at_once),
         most_at_once=most_at_once,
@@ -136,6 +148,17 @@ def make_estimate(
         max_side=max_side,
         trials=tuple(trials),
     )
+
+
+def relative_reach(costs: Sequence[float | None]) -> float | None:
+    """Half the width of the 95 % interval of a mean cost, as a share of it; None where it cannot be told."""
+    from scipy import stats
+
+    known = np.asarray([cost for cost in costs if cost is not None])
+    if len(known) < max(2, len(costs)) or not known.mean():
+        return None
+    reach = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
+    return float(reach / known.mean())
 
 
 def mean(values: Sequence[float | None]) -> float | None:
