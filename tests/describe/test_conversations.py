@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 from dataclasses import replace
 
 import pytest
-from describing import described, records
+from describing import described, opened, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe.runner import RunSettings
+from gpt4image.describe import session
+from gpt4image.describe.describers.base import DescribeRequest, Reply
+from gpt4image.describe.job import DescribeJob
+from gpt4image.describe.runner import RunSettings, Tally, ledger, run_tasks
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore, conversations
 from gpt4image.describe.store.conversations import Conversations, Turn, read_turns, turn_files
+from gpt4image.describe.tasks import RequestMaker
 from gpt4image.errors import DescribeError, StoreError
 
 IMAGES = 36
 PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
-OUT_OF_MONEY = Scenario(faults=(Fault("quota", numbers=tuple(range(60, 200))),))
-QUESTIONS = {"prompts": ("questions",), **PRICE}
+OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", numbers=tuple(range(70, 300))),))
+PROMPTS = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
+QUESTIONS = {**PROMPTS, **PRICE}
 TURN = Turn("a" * 32, 0, "yes", "m", "m", "stop", 5, 1, 0.25, "2026-01-01")
 
 
@@ -30,11 +37,26 @@ def cost_of(log) -> float:
     return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
 
 
-def cut_off(image_set, work) -> list:
+def cut_off(image_set, work, **options) -> list:
     """Describe until the money of the account is gone, in the middle of many conversations. Returns the log."""
     with StubServer(OUT_OF_MONEY) as server, pytest.raises(DescribeError, match="no money left"):
-        described(image_set, work, server.base_url, **QUESTIONS)
+        described(image_set, work, server.base_url, **{**QUESTIONS, **options})
     return server.log
+
+
+class AllAtOnce:
+    """Answers all questions about an image in one go, as a model in this process does."""
+
+    name, place, model, most_at_once = "fake", "here", "m", 4
+
+    async def check(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def describe(self, request: DescribeRequest) -> Reply:
+        return Reply(tuple("new" for _ in request.turns), "stop", 300, 30, "m")
 
 
 def test_another_process_goes_on_from_what_was_answered(image_set, tmp_path):
@@ -172,3 +194,99 @@ def test_answers_that_cannot_be_kept_end_the_job(image_set, tmp_path, monkeypatc
         assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(server.log))
         described(image_set, tmp_path, server.base_url, **QUESTIONS)
     assert len(records(tmp_path)) == IMAGES
+
+
+def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
+    """Run a job with other describers; its account, and what its budget says was spent."""
+    maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
+    with job.store.writer() as writer, job.store.conversations() as begun:
+        return run_tasks(maker, describers, writer, budget, job.session.loop, conversations=begun), budget.spent
+
+
+def test_a_describer_that_answers_all_at_once_is_booked_beside_what_was_kept(image_set, tmp_path):
+    before = cost_of(cut_off(image_set, tmp_path))
+    with StubServer() as server, opened(image_set, tmp_path, server.base_url, **QUESTIONS) as job:
+        tally, spent = go_on(job, AllAtOnce())
+    paid = tally.answered * (300 * 10 + 30 * 20) / 1e6
+    assert tally.answered > 0
+    assert store_in(tmp_path).spent().cost == pytest.approx(before + paid) == pytest.approx(spent)
+
+
+def test_an_image_that_is_gone_does_not_take_along_what_was_paid(image_set, tmp_path):
+    folder, work = shutil.copytree(image_set, tmp_path / "images"), tmp_path / "work"
+    before = cost_of(cut_off(folder, work))
+    with StubServer() as server, opened(folder, work, server.base_url, **QUESTIONS) as job:
+        for path in folder.rglob("*.png"):
+            path.write_bytes(b"something else")
+        tally, _ = go_on(job, AllAtOnce())
+    assert tally.failures["unreadable picture"] == tally.total > 0
+    assert store_in(work).spent().cost == pytest.approx(before)
+
+
+def test_a_price_that_only_the_first_process_knew(image_set, tmp_path, monkeypatch):
+    before = cost_of(cut_off(image_set, tmp_path))
+    monkeypatch.setattr(session, "price_for", lambda *asked: None)
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, **PROMPTS)
+    assert store_in(tmp_path).spent().cost == pytest.approx(before)
+
+
+def test_a_price_that_only_the_second_process_knew(image_set, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "price_for", lambda *asked: None)
+        log = cut_off(image_set, tmp_path)
+    unpriced = records(tmp_path)
+    assert store_in(tmp_path).spent().cost == 0 and all(record.cost is None for record in unpriced)
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+    marks = {record.image_id[:12] for record in unpriced}
+    priced = [entry for entry in [*log, *server.log] if entry.mark not in marks]
+    assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(priced))
+
+
+def test_a_clock_that_is_set_back(image_set, tmp_path, monkeypatch):
+    log = cut_off(image_set, tmp_path)
+    monkeypatch.setattr(ledger, "now", lambda: "2001-01-01T00:00:00.000000+00:00")
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, **QUESTIONS)
+    assert store_in(tmp_path).spent().cost == pytest.approx(cost_of([*log, *server.log]))
+    store_in(tmp_path).compact()
+    assert not list((tmp_path / "descriptions" / "turns").iterdir())
+
+
+def test_a_file_that_cannot_be_written_anew_stays(image_set, tmp_path, monkeypatch):
+    def full(folder, turns):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(conversations, "FILE_BYTES", 300)
+    monkeypatch.setattr(conversations, "write_turns", full)
+    log = cut_off(image_set, tmp_path)
+    assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(log))
+    assert not list(store_in(tmp_path).payments())
+
+
+def test_many_open_conversations_are_not_written_again_and_again(tmp_path, monkeypatch):
+    written, write = [], conversations.write_turns
+    monkeypatch.setattr(conversations, "FILE_BYTES", 2000)
+    monkeypatch.setattr(conversations, "write_turns", lambda *args: written.append(1) or write(*args))
+    with store_in(tmp_path).conversations() as kept:
+        for number in range(400):
+            kept.keep(replace(TURN, key=f"{number:032}"))
+    assert 1 < len(written) < 10
+
+
+def test_no_picture_waits_for_the_garbage_collection(image_set, tmp_path):
+    gc.collect()
+    gc.disable()
+    try:
+        with StubServer() as server:
+            described(image_set, tmp_path, server.base_url, **QUESTIONS)
+        assert not any(isinstance(thing, DescribeRequest) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+def test_half_characters_do_not_reach_the_next_question():
+    request = DescribeRequest("k", "i", "n", None, None, ("a", "b"), None, "p")
+    request.add(conversations.Turn and ledger.answer_of(replace(TURN, text="half \ud83d.")))
+    assert request.answers[0].text == "half ?."

@@ -22,6 +22,7 @@ class WorkerState:
         parts: paths of the parts that it and those before it in its place have written.
         tried_again: calls that were made again.
         uncounted: calls whose tokens the server did not count.
+        kept: US dollars paid before the run for conversations of its share that go on in it.
         stopped: why its share is not done although it has ended; empty when it is.
         message: why it cannot go on.
     """
@@ -32,6 +33,7 @@ class WorkerState:
     parts: Sequence[str] = ()
     tried_again: int = 0
     uncounted: int = 0
+    kept: float = 0.0
     stopped: str = ""
     message: str = ""
 

@@ -90,7 +90,10 @@ def describe_share(order: Order, run: RunFolder, rank: int, workers: int) -> Tal
         before = run.read(rank)
         tried, spent = written_before(before)
         share = job.plan().shard(rank, workers)
-        spent += kept_cost(store, share) if before.parts else 0.0
+        kept = kept_cost(store, share)
+        if not before.parts:
+            run.update(rank, kept=kept)
+        spent += kept - run.read(rank).kept
         writer = store.writer()
         run.update(rank, parts=[*before.parts, str(writer.path)])
         left = share.part(~np.isin(share.keys, tried))
@@ -107,7 +110,7 @@ def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
 def kept_cost(store: DescriptionStore, share: Tasks) -> float:
     """Dollars paid for answers to conversations of a share that go on where they were cut off."""
     with store.conversations() as conversations:
-        begun = (conversations.begun(key.decode()) for key in share.keys.tolist())
+        begun = (conversations.take(key.decode()) for key in share.keys.tolist())
         return sum(turn.cost or 0.0 for turns in begun for turn in turns)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpt4image.describe.describers.base import add_counts
+from gpt4image.describe.store.conversations import Turn
 from gpt4image.describe.store.records import DescriptionRecord, plain_values, record_from
 from gpt4image.describe.tasks import RequestMaker, join_answers
 
@@ -35,11 +36,18 @@ class Asked:
     tries: int = 0
 
     @classmethod
-    def first(cls, maker: RequestMaker, number: int) -> Asked:
-        """A task that was never asked."""
+    def first(cls, maker: RequestMaker, number: int, begun: Sequence[Turn] = ()) -> Asked:
+        """A task that no batch has asked.
+
+        Args:
+            maker: the tasks.
+            number: the task.
+            begun: what was answered elsewhere; it is paid for, and whoever records the outcome adds that.
+        """
         record = replace(maker.record(number), describer=NAME, tokens_in=0, tokens_out=0, cost=0.0)
         strategy = maker.strategy(number)
-        return cls(record, strategy.join, len(strategy.turns))
+        answers = tuple(turn.text for turn in begun)[: len(strategy.turns) - 1]
+        return cls(record, strategy.join, len(strategy.turns), answers)
 
     @property
     def begun(self) -> bool:

@@ -18,6 +18,7 @@ from gpt4image.describe.batch.state import BatchFolder, Job
 from gpt4image.describe.cost.budget import Budget
 from gpt4image.describe.describers.base import ChatAnswer, PushbackError, RequestFailedError
 from gpt4image.describe.runner.tally import Tally
+from gpt4image.describe.store.conversations import Conversations
 from gpt4image.describe.store.parts import RecordWriter, list_parts, now, read_part
 from gpt4image.describe.store.records import DescriptionRecord
 from gpt4image.errors import DescribeError
@@ -51,18 +52,23 @@ class Recorder:
         writer: takes the records.
         budget: what may be spent.
         tally: the account.
+        conversations: what was answered elsewhere before, and paid for there.
     """
 
-    def __init__(self, writer: RecordWriter, budget: Budget, tally: Tally) -> None:
-        self.writer, self.budget, self.tally = writer, budget, tally
+    def __init__(self, writer: RecordWriter, budget: Budget, tally: Tally, conversations: Conversations) -> None:
+        self.writer, self.budget, self.tally, self._conversations = writer, budget, tally, conversations
 
     def fail(self, asked: Asked, error: RequestFailedError) -> None:
         """Write down a failure; its tokens are in the task already."""
         self.write(replace(asked.record, error=error.reason, detail=error.detail))
 
     def write(self, record: DescriptionRecord) -> None:
-        """Write a record down."""
-        finished = replace(record, created=now())
+        """Write a record down, with what was paid before its task came into a batch."""
+        created = now()
+        for turn in self._conversations.take(record.key):
+            told = Asked(record, "", 1).paid(turn.tokens_in, turn.tokens_out, turn.cost)
+            record, created = told.record, max(created, turn.created)
+        finished = replace(record, created=created)
         self.writer.write(finished)
         self.tally.add(finished)
 

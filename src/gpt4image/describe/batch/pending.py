@@ -10,6 +10,7 @@ import numpy as np
 
 from gpt4image.describe.batch.asked import Asked, read_asked
 from gpt4image.describe.batch.state import BatchFolder, sorted_keys
+from gpt4image.describe.store.conversations import Conversations
 from gpt4image.describe.store.latest import KEY_TYPE
 from gpt4image.describe.store.store import contains
 from gpt4image.describe.tasks import RequestMaker
@@ -23,17 +24,20 @@ class Load:
         numbers: their numbers in the maker, int64 [n].
         begun: lines of those that were asked before, by number.
         files: where these wait.
+        conversations: what was answered elsewhere before.
     """
 
     numbers: np.ndarray
     begun: dict[int, bytes]
     files: tuple[Path, ...]
+    conversations: Conversations
 
     def asked(self, maker: RequestMaker) -> Iterator[Asked]:
         """The tasks."""
         for number in self.numbers.tolist():
             line = self.begun.get(number)
-            yield Asked.first(maker, number) if line is None else Asked.from_line(line)
+            begun = self.conversations.begun(maker.keys[number].decode())
+            yield Asked.first(maker, number, begun) if line is None else Asked.from_line(line)
 
 
 class Pending:
@@ -43,10 +47,13 @@ class Pending:
         maker: the tasks of this run.
         folder: what is known of batches.
         answered: keys that the store has an answer to, S32, sorted.
+        conversations: what was answered elsewhere before.
     """
 
-    def __init__(self, maker: RequestMaker, folder: BatchFolder, answered: np.ndarray) -> None:
-        self._maker, self._folder = maker, folder
+    def __init__(
+        self, maker: RequestMaker, folder: BatchFolder, answered: np.ndarray, conversations: Conversations
+    ) -> None:
+        self._maker, self._folder, self._conversations = maker, folder, conversations
         held = np.union1d(folder.held_keys(), answered)
         folder.prune(folder.waiting(), held)
         taken = np.union1d(held, folder.waiting_keys())
@@ -71,7 +78,7 @@ class Pending:
                 begun |= self._waiting_in(path)
                 files.append(path)
         numbers = np.asarray([*begun, *self._new[: max(0, most - len(begun))]], dtype=np.int64)
-        return Load(numbers[:most], begun, tuple(files))
+        return Load(numbers[:most], begun, tuple(files), self._conversations)
 
     def drop(self, load: Load, keys: Iterable[str]) -> None:
         """Some tasks of a load are in a batch now, or have an outcome."""

@@ -107,10 +107,11 @@ class BatchRun:
         self._meter, self._folder = meter, BatchFolder(folder)
         self._folder.tidy()
         self._jobs = Jobs(server, self._folder, settings.create_seconds)
-        self._pending = Pending(maker, self._folder, store.keys().answered)
+        conversations = store.conversations()
+        self._pending = Pending(maker, self._folder, store.keys().answered, conversations)
         budget.spent += self._folder.spent(server.model)
         self.tally = Tally(len(self._pending) + self._jobs.requests)
-        self._recorder = Recorder(writer, budget, self.tally)
+        self._recorder = Recorder(writer, budget, self.tally, conversations)
         self._limits = self._most = Limits(settings.most_requests, settings.most_bytes)
         self._at_once, self._old_limit = settings.most_batches, not is_openai(server.place)
         self._counts: dict[str, tuple[int, int]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from gpt4image.describe.picture import Picture
@@ -83,8 +83,9 @@ class DescribeRequest:
         """Add an answer as it comes.
 
         A describer that asks one question after the other goes on where the last try was left, so that no answer is
-        paid for twice.
+        paid for twice. Half characters, which no request may hold, are replaced.
         """
+        answer = replace(answer, text=answer.text.encode("utf-8", "replace").decode())
         self.answers.append(answer)
         if self.keep is not None:
             self.keep(answer)

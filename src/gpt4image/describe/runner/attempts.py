@@ -76,6 +76,8 @@ class Attempt:
         seconds: time spent in calls.
         paid: for all calls.
         kept: for the answers among them that are kept for another process to go on from.
+        brought: US dollars that processes before have paid, as far as they are known.
+        kept_at: when the last of these answers was given, ISO 8601 in UTC: what comes after it is later.
         booked: answers of the request that are in `paid` already.
     """
 
@@ -89,6 +91,8 @@ class Attempt:
     seconds: float = 0.0
     paid: Paid = field(default_factory=lambda: NOTHING)
     kept: Paid = field(default_factory=lambda: NOTHING)
+    brought: float = 0.0
+    kept_at: str = ""
     booked: int = 0
 
     def take_new_answers(self) -> list[ChatAnswer]:

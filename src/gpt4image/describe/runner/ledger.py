@@ -39,19 +39,22 @@ class Ledger:
         self._maker, self._writer, self._budget, self._tally = maker, writer, budget, tally
         self._conversations = conversations
 
-    def take_up(self, number: int, request: DescribeRequest) -> Attempt:
-        """A task to be asked. Its conversation goes on where it was cut off."""
+    def take_up(self, number: int, request: DescribeRequest | None) -> Attempt:
+        """A task to be asked, or that cannot be. Its conversation goes on where it was cut off."""
         attempt = Attempt(number, request)
-        if self._conversations is None or len(request.turns) == 1:
+        if self._conversations is None:
             return attempt
-        attempt.request = replace(request, keep=partial(self._keep, attempt))
-        for turn in self._conversations.begun(request.key)[: len(request.turns) - 1]:
-            request.answers.append(
-                ChatAnswer(turn.text, turn.finish_reason, turn.tokens_in, turn.tokens_out, turn.served_model)
-            )
-            attempt.booked += 1
-            attempt.paid += paid_for(turn)
-            attempt.kept += paid_for(turn)
+        key = self._maker.keys[number].decode()
+        if request is not None and len(request.turns) > 1:
+            attempt.request = replace(request, keep=partial(self._keep, attempt))
+            begun = self._conversations.begun(key)[: len(request.turns) - 1]
+            request.answers.extend(map(answer_of, begun))
+            attempt.booked = len(begun)
+        for turn in self._conversations.take(key):
+            cost = self._budget.cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            self._add_kept(attempt, replace(turn, cost=cost))
+            attempt.paid += Paid(turn.tokens_in, turn.tokens_out, cost)
+            attempt.brought += cost or 0.0
         return attempt
 
     def _keep(self, attempt: Attempt, answer: ChatAnswer) -> None:
@@ -60,8 +63,7 @@ class Ledger:
         assert request is not None and self._conversations is not None
         if len(request.answers) == len(request.turns):
             return
-        before = attempt.paid
-        self.book_answers(attempt)
+        attempt.take_new_answers()
         turn = Turn(
             key=request.key,
             number=len(request.answers) - 1,
@@ -71,16 +73,21 @@ class Ledger:
             finish_reason=answer.finish_reason,
             tokens_in=answer.tokens_in,
             tokens_out=answer.tokens_out,
-            cost=attempt.paid.less(before).cost,
-            created=now(),
+            cost=self._book_one(attempt, answer),
+            created=max(now(), attempt.kept_at),
         )
         self._conversations.keep(turn)
-        attempt.kept += paid_for(turn)
+        self._add_kept(attempt, turn)
+
+    def _add_kept(self, attempt: Attempt, turn: Turn) -> None:
+        attempt.kept += Paid(turn.tokens_in, turn.tokens_out, turn.cost)
+        attempt.kept_at = max(attempt.kept_at, turn.created)
 
     def book_reply(self, attempt: Attempt, reply: Reply) -> None:
-        """Book a call that answered all questions that were left."""
-        answers = attempt.take_new_answers()
-        self._book(attempt, answers or ([] if attempt.booked else [reply]))
+        """Book a call that answered all questions that were left, or all of them at once."""
+        answers, request = attempt.take_new_answers(), attempt.request
+        one_by_one = request is not None and len(request.answers) == len(request.turns)
+        self._book(attempt, answers if one_by_one else [*answers, reply])
 
     def book_failure(self, attempt: Attempt, error: RequestFailedError) -> None:
         """Book a call that failed, and the questions that were answered in it."""
@@ -101,14 +108,15 @@ class Ledger:
             **found,
             tokens_in=attempt.paid.tokens_in,
             tokens_out=attempt.paid.tokens_out,
-            cost=attempt.paid.cost,
+            cost=(attempt.brought or None) if attempt.paid.cost is None else attempt.paid.cost,
             seconds=round(attempt.seconds, 3),
-            created=now(),
+            created=max(now(), attempt.kept_at),
         )
         self._writer.write(record)
         self._tally.add(record)
         if self._conversations is not None:
             self._conversations.ended(record.key)
+        attempt.request = None  # it knows of the attempt, and holds a picture: neither is to wait for the other
 
     def record_unfinished(self, attempts: Iterable[Attempt]) -> None:
         """Write down what was paid for tasks that have no outcome, and will be asked again; not for what is kept."""
@@ -129,16 +137,21 @@ class Ledger:
 
     def _book(self, attempt: Attempt, paid: Iterable[Counted]) -> None:
         for call in paid:
-            self._pay(attempt, call)
-            attempt.paid += Paid(call.tokens_in, call.tokens_out)
+            self._book_one(attempt, call)
 
-    def _pay(self, attempt: Attempt, call: Counted) -> None:
+    def _book_one(self, attempt: Attempt, call: Counted) -> float | None:
+        """Book a call; returns its cost."""
+        attempt.paid += Paid(call.tokens_in, call.tokens_out)
+        return self._pay(attempt, call)
+
+    def _pay(self, attempt: Attempt, call: Counted) -> float | None:
         """Pay for a call; one that was lost leaves the counts of the others alone, and is paid for at its worst."""
         cost = self._budget.pay(call.tokens_in, call.tokens_out)
         attempt.paid += Paid(cost=cost)
         self._tally.uncounted = self._budget.uncounted
+        return cost
 
 
-def paid_for(turn: Turn) -> Paid:
-    """What an answer that was kept has taken."""
-    return Paid(turn.tokens_in, turn.tokens_out, turn.cost)
+def answer_of(turn: Turn) -> ChatAnswer:
+    """The answer that was kept."""
+    return ChatAnswer(turn.text, turn.finish_reason, turn.tokens_in, turn.tokens_out, turn.served_model)

@@ -173,7 +173,11 @@ class Runner:
                     exhausted = True
                     continue
                 if isinstance(request, ImageError):
-                    self._fail(Attempt(number), None, RequestFailedError(UNREADABLE, str(request), again=False))
+                    self._fail(
+                        self._ledger.take_up(number, None),
+                        None,
+                        RequestFailedError(UNREADABLE, str(request), again=False),
+                    )
                 else:
                     return self._ledger.take_up(number, request)
             elif self._calls or len(self._waiting):

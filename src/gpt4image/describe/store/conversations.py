@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt4image.describe.store.parts import RecordWriter, is_closed, remove_part
+from gpt4image.errors import StoreError
 
 FILE_BYTES = 8 * 1024 * 1024
 """Size at which a file is written anew without the conversations that have ended."""
@@ -51,21 +52,28 @@ class Conversations:
     """
 
     def __init__(self, folder: Path, turns: Iterable[Turn] = ()) -> None:
-        self._folder, self._begun = folder, chains(turns)
+        self._folder, self._most = folder, FILE_BYTES
+        self._before: dict[str, list[Turn]] = {}
+        for turn in turns:
+            self._before.setdefault(turn.key, []).append(turn)
         self._live: dict[str, list[Turn]] = {}
         self._writer: RecordWriter | None = None
 
-    def begun(self, key: str) -> Sequence[Turn]:
-        """Answers to the first questions about a description, as far as there are any."""
-        return self._begun.get(key, ())
+    def begun(self, key: str) -> list[Turn]:
+        """Answers to the first questions about a description that were given before, as far as there are any."""
+        return chain(self._before.get(key, ()))
+
+    def take(self, key: str) -> list[Turn]:
+        """All that was paid before for a description without an outcome, once: whoever takes it records it with one."""
+        return self._before.pop(key, [])
 
     def keep(self, turn: Turn) -> None:
         """Keep an answer. It outlives this process at once. StoreError when it cannot be written."""
         if self._writer is None:
             self._writer = RecordWriter(self._folder)
-        self._live.setdefault(turn.key, []).append(turn)
         self._writer.write(turn)
-        if self._writer.size > FILE_BYTES:
+        self._live.setdefault(turn.key, []).append(turn)
+        if self._writer.size > self._most:
             self._write_anew(self._writer)
 
     def ended(self, key: str) -> None:
@@ -92,19 +100,25 @@ class Conversations:
         self.close()
 
     def _write_anew(self, old: RecordWriter) -> None:
-        self._writer = write_turns(self._folder, [turn for kept in self._live.values() for turn in kept])
+        """Leave out what has ended. Where there is no room for that the old file stays: all is in it."""
+        try:
+            self._writer = write_turns(self._folder, [turn for kept in self._live.values() for turn in kept])
+        except (OSError, StoreError):
+            self._most *= 2
+            return
+        self._most = max(FILE_BYTES, 2 * self._writer.size)
         old.close()
         remove_part(old.path)
 
 
-def chains(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
-    """Answers by key in the order of the questions; where a conversation was begun again, those of the last time."""
-    found: dict[str, list[Turn]] = {}
-    for turn in sorted(turns, key=lambda turn: turn.created):
+def chain(turns: Iterable[Turn]) -> list[Turn]:
+    """A conversation's answers in the order of the questions; where it was begun again, those of the last time."""
+    found: list[Turn] = []
+    for turn in sorted(turns, key=lambda turn: (turn.created, turn.number)):
         if turn.number == 0:
-            found[turn.key] = [turn]
-        elif len(found.get(turn.key, ())) == turn.number:
-            found[turn.key].append(turn)
+            found = [turn]
+        elif len(found) == turn.number:
+            found.append(turn)
     return found
 
 
@@ -137,9 +151,14 @@ def open_turns(turns: Iterable[Turn], outcomes: Mapping[str, str]) -> list[Turn]
 def write_turns(folder: Path, turns: Sequence[Turn]) -> RecordWriter:
     """A new file that holds some answers already, on the disk."""
     writer = RecordWriter(folder)
-    for turn in turns:
-        writer.write(turn)
-    writer.sync()
+    try:
+        for turn in turns:
+            writer.write(turn)
+        writer.sync()
+    except (OSError, StoreError):
+        writer.close()
+        remove_part(writer.path)
+        raise
     return writer
 
 

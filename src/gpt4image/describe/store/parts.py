@@ -51,7 +51,13 @@ class RecordWriter:
         self.path = new_part(folder, "jsonl")
         self._lock = FileLock(lock_path(self.path))
         self._lock.acquire()
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        except OSError as error:
+            self._lock.release()
+            raise StoreError(
+                f"{self.path} cannot be written ({error}). Make room, and give the same command again."
+            ) from None
         self.size = 0
 
     def write(self, record: Row) -> None:

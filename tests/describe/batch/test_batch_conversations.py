@@ -1,0 +1,38 @@
+"""Conversations that were begun online and go on in batches."""
+
+from __future__ import annotations
+
+import pytest
+from batching import batched, records, store_of
+from describing import described
+from stub_scenario import Fault, Scenario
+from stub_server import StubServer
+
+from gpt4image.errors import DescribeError
+
+IMAGES = 36
+ONLINE = {"prompts": ("questions",), "max_tokens": 50, "price_in": 1.0, "price_out": 5.0}
+
+
+def cost_of(log, share: float = 1.0) -> float:
+    return share * sum(entry.tokens_in + 5.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
+
+
+def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(image_set, tmp_path):
+    cut = Scenario(faults=(Fault("quota", numbers=tuple(range(60, 200))),))
+    with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
+        described(image_set, tmp_path, server.base_url, **ONLINE)
+    online = cost_of(server.log)
+    answered = sum(entry.paid for entry in server.log)
+    store = store_of(tmp_path)
+    assert store.spent().cost == pytest.approx(online)
+    with StubServer() as server:
+        tally = batched(image_set, tmp_path, server.base_url, ["questions"])
+        lines = [entry for entry in server.log if entry.endpoint == "line"]
+    assert tally.answered > 0 and len(records(tmp_path)) == IMAGES
+    assert answered + len(lines) == 3 * IMAGES
+    assert all(record.text.count("This is answer") == 3 for record in records(tmp_path))
+    assert store.spent().cost == pytest.approx(online + cost_of(lines, 0.5))
+    store.compact()
+    assert store.spent().cost == pytest.approx(online + cost_of(lines, 0.5))
+    assert not list((tmp_path / "descriptions" / "turns").iterdir())
