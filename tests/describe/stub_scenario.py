@@ -63,6 +63,7 @@ class Fault:
         every: every n-th request.
         numbers: these requests, from 1.
         mark: requests about the picture whose mark starts so.
+        turn: this question of a conversation, from 1.
         probability: share of the tries, drawn from seed, mark, turn and try, whatever the order of arrival.
         share: share of the pictures, drawn from seed and mark: such a picture meets the fault at every try.
         times: only the first tries of a picture's turn, or the first requests of another kind; None for every try.
@@ -76,6 +77,7 @@ class Fault:
     every: int | None = None
     numbers: tuple[int, ...] = ()
     mark: str = ""
+    turn: int | None = None
     probability: float | None = None
     share: float | None = None
     times: int | None = None
@@ -99,6 +101,7 @@ class Fault:
             and (self.every is None or entry.number % self.every == 0)
             and (not self.numbers or entry.number in self.numbers)
             and entry.mark.startswith(self.mark)
+            and (self.turn is None or entry.turn == self.turn)
             and (self.times is None or entry.tries <= self.times)
             and (self.probability is None or random.Random(repr(one_try)).random() < self.probability)
             and (self.share is None or random.Random(repr((seed, who))).random() < self.share)

@@ -19,7 +19,7 @@ def cost_of(log, share: float = 1.0) -> float:
 
 
 def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(image_set, tmp_path):
-    cut = Scenario(faults=(Fault("quota", numbers=tuple(range(60, 200))),))
+    cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
     with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, tmp_path, server.base_url, **ONLINE)
     online = cost_of(server.log)
