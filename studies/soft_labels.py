@@ -1,0 +1,236 @@
+"""What the texts give as a labeller on clipart12: share, temperature, schedule, with alignment, encoders, controls.
+
+python studies/soft_labels.py run WORK --seeds 10    # every arm with every seed; goes on where it was stopped
+python studies/soft_labels.py table WORK             # each arm against the baseline, as Markdown
+
+The recipe is the demo's: small heads on frozen ImageNet features, so an arm takes seconds. Every arm shares the
+baseline's seeds, order and augmentation. The controls have the soft labels' softness without what the text says of
+the image: smoothing alike for all classes, the mean label of the image's class, and the labels of other images of
+its class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from gpt4image import EmbeddingStore, SoftLabels, embed_descriptions, load_descriptions, load_encoder, load_images
+from gpt4image.compare.statistics import paired_interval
+from gpt4image.demo import demo_recipe, example_images, packaged_weights
+from gpt4image.describe import DescriptionSet
+from gpt4image.evaluate import answer_test_images
+from gpt4image.files import write_json
+from gpt4image.images import ImageTable, drop_leaks
+from gpt4image.labelling import LabelOrigin, label_by_vectors, write_soft_labels
+from gpt4image.train.run import train_model
+
+LABELS_ALONE = {"weight": 0.0, "soft_temperature": 1.0}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        what: what it is, for the table.
+        change: what differs from the demo's recipe.
+        labels: which soft labels, where it has any.
+        against: the arm that it is held against.
+    """
+
+    what: str
+    change: dict[str, Any] = field(default_factory=dict)
+    labels: str = "minilm"
+    against: str = "baseline"
+
+    def sharpened(self) -> Arm:
+        """The same without mixup and label smoothing, which soften labels too."""
+        return replace(self, change={"mixup": 0.0, "label_smoothing": 0.0, **self.change}, against="sharp-baseline")
+
+
+def labels(share: float, what: str, source: str = "minilm", **change: Any) -> Arm:  # noqa: ANN401 - recipe fields
+    """Soft labels mixed in, and no alignment but what `change` brings."""
+    return Arm(what, {**LABELS_ALONE, "soft_labels": share, **change}, source)
+
+
+BASELINES = {"baseline": "The demo's recipe", "sharp-baseline": "The same without mixup and label smoothing"}
+ARMS: dict[str, Arm] = {
+    "baseline": Arm("labels alone", {"weight": 0.0}),
+    "align": Arm("alignment"),
+    "share-0.3": labels(0.3, "soft labels, share 0.3"),
+    "share-0.5": labels(0.5, "soft labels, share 0.5"),
+    "share-0.7": labels(0.7, "soft labels, share 0.7"),
+    "share-0.9": labels(0.9, "soft labels, share 0.9"),
+    "fitted": labels(0.5, "share 0.5, temperature fitted", soft_temperature=None),
+    "softer": labels(0.5, "share 0.5, temperature 2", soft_temperature=2.0),
+    "early": labels(0.5, "share 0.5, first half of training", soft_until=0.5),
+    "late": labels(0.5, "share 0.5, second half of training", soft_from=0.5),
+    "words": labels(0.5, "share 0.5, of words (TF-IDF)", "words"),
+    "two-encoders": labels(0.5, "share 0.5, of both encoders", "both"),
+    "both": labels(0.5, "share 0.5 and alignment", weight=0.3),
+    "stages": labels(0.5, "alignment first, then share 0.5", weight=0.3, align_until=0.5, soft_from=0.5),
+    "uniform": Arm("control: label smoothing 0.3", {"weight": 0.0, "label_smoothing": 0.3}),
+    "class-mean": labels(0.5, "control: share 0.5, mean of the class", "class-mean"),
+    "permuted": labels(0.5, "control: share 0.5, of another image of the class", "permuted"),
+}
+ARMS |= {
+    f"sharp-{name}": ARMS[name].sharpened()
+    for name in (
+        "baseline",
+        "align",
+        "share-0.3",
+        "share-0.5",
+        "share-0.7",
+        "both",
+        "uniform",
+        "class-mean",
+        "permuted",
+    )
+}
+WITHOUT_TEXT = (*BASELINES, "uniform", "sharp-uniform")
+
+
+class WordEncoder:
+    """Words and pairs of words as an encoder: TF-IDF and its largest singular directions, fitted on given texts."""
+
+    name, max_tokens, width = "words", 10_000, 256
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        self._directions = TruncatedSVD(self.width, random_state=0).fit(self._words.fit_transform(texts))
+        self.revision = f"{len(texts)} texts"
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Words of each text."""
+        return [len(text.split()) for text in texts]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [N, D]."""
+        vectors = self._directions.transform(self._words.transform(texts)).astype(np.float32)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def embed(images: ImageTable, texts: DescriptionSet, work: Path) -> dict[str, EmbeddingStore]:
+    """Vectors of both encoders; the words are those of the training images' texts, and no label is looked at."""
+    training = images.split("train")
+    known = [text for text in texts.texts_of(id_.decode() for id_ in images.ids[training].tolist()) if text]
+    encoders = {"minilm": load_encoder("minilm"), "words": WordEncoder(known)}
+    return {name: embed_descriptions(texts, encoder, work / name) for name, encoder in encoders.items()}
+
+
+def make_labels(images: ImageTable, stores: dict[str, EmbeddingStore], work: Path) -> dict[str, SoftLabels]:
+    """The soft labels of each encoder and of both, and two controls of the first's."""
+    found = {name: label_by_vectors(images, [store], work / "labels" / name) for name, store in stores.items()}
+    found["both"] = label_by_vectors(images, list(stores.values()), work / "labels" / "both")
+    controls: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "class-mean": lambda rows: np.broadcast_to(softmax(rows, axis=1).mean(axis=0), rows.shape),
+        "permuted": lambda rows: softmax(np.roll(rows, 1, axis=0), axis=1),
+    }
+    return found | {
+        name: change_within_classes(images, found["minilm"], change, work / "labels" / name)
+        for name, change in controls.items()
+    }
+
+
+def change_within_classes(
+    images: ImageTable, labels: SoftLabels, change: Callable[[np.ndarray], np.ndarray], folder: Path
+) -> SoftLabels:
+    """Soft labels of training images with each class's rows [n, C] of logits changed together into probabilities."""
+    rows = images.split("train")
+    _, first = np.unique(images.ids[rows], return_index=True)
+    rows = rows[first]
+    rows = rows[(labels.find(images.ids[rows]) >= 0) & (images.labels[rows] >= 0)]
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    logits = np.log(np.maximum(labels.take(labels.find(images.ids[rows]), temperature=1.0), 1e-12))
+    changed = np.empty_like(logits)
+    for value in np.unique(images.labels[rows]):
+        of_class = images.labels[rows] == value
+        changed[of_class] = np.log(np.maximum(change(logits[of_class]), 1e-12))
+    origin = LabelOrigin(kind="text", sources=labels.manifest.origin.sources)
+    return write_soft_labels(folder, images.ids[rows], changed, labels.classes, origin)
+
+
+def run(work: Path, seeds: int) -> None:
+    """Train every arm with every seed that is not there yet, one seed after the other."""
+    images = drop_leaks(load_images(str(example_images()), work=work))
+    stores = embed(images, load_descriptions(images, "description"), work)
+    soft = make_labels(images, stores, work)
+    for name in ("minilm", "words", "both"):
+        print(f"labeller {name}: {soft[name].manifest.quality}", flush=True)
+    recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
+    for seed in range(seeds):
+        for name, arm in ARMS.items():
+            answered = work / "runs" / f"{name}-{seed}" / "right.json"
+            if answered.exists():
+                continue
+            changed = replace(recipe, **arm.change)
+            trained = train_model(
+                images,
+                stores["minilm"],
+                changed,
+                answered.parent,
+                arm="baseline" if name in WITHOUT_TEXT else "described",
+                seed=seed,
+                features=work / "features",
+                soft_labels=[soft[arm.labels]],
+            )
+            answers = answer_test_images(trained, images, features=work / "features")
+            right = (answers.logits.argmax(1) == answers.labels).astype(int)
+            write_json(answered, right.tolist())
+            print(f"seed {seed}  {name:14} {right.mean():.1%}", flush=True)
+
+
+def read_right(work: Path, name: str, seeds: Sequence[int]) -> np.ndarray:
+    """Whether each test image was answered right, [S, N]."""
+    return np.array([json.loads((work / "runs" / f"{name}-{seed}" / "right.json").read_text()) for seed in seeds])
+
+
+def points(differences: np.ndarray) -> str:
+    """A mean difference with its interval, in percentage points."""
+    found = paired_interval(differences)
+    return f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+
+
+def table(work: Path) -> None:
+    """Each arm against the one without text, over the seeds that all of a recipe's arms have, and over their halves."""
+    for baseline, title in BASELINES.items():
+        names = [name for name, arm in ARMS.items() if arm.against == baseline]
+        seeds = range(min(len(list((work / "runs").glob(f"{name}-[0-9]*/right.json"))) for name in names))
+        if not seeds:
+            continue
+        alone, half = read_right(work, baseline, seeds), len(seeds) // 2
+        print(f"\n{title}, {len(seeds)} seeds, {alone.shape[1]} test images:\n")
+        print("| | right | points more than labels alone | first half of the seeds | second half |")
+        print("| --- | --- | --- | --- | --- |")
+        for name in names:
+            right = read_right(work, name, seeds)
+            difference = (right - alone).astype(float)
+            halves = [f"{100 * part.mean():+.1f}" for part in (difference[:half], difference[half:])]
+            cells = ["", "", ""] if name == baseline else [points(difference), *halves]
+            print(f"| {' | '.join([ARMS[name].what, f'{right.mean():.1%}', *cells])} |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["run", "table"])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seeds", type=int, default=10)
+    chosen = parser.parse_args()
+    if chosen.step == "run":
+        run(chosen.work, chosen.seeds)
+    else:
+        table(chosen.work)
+
+
+if __name__ == "__main__":
+    main()
