@@ -22,7 +22,7 @@ from gpt4image.describe.runner.lanes import Lane, Lanes
 from gpt4image.describe.runner.ledger import Ledger
 from gpt4image.describe.runner.limiter import Limiter
 from gpt4image.describe.runner.settings import RunSettings
-from gpt4image.describe.runner.stopping import cancel, stop_on_signals
+from gpt4image.describe.runner.stopping import cancel, hopeless, standstill, stop_on_signals
 from gpt4image.describe.runner.tally import Tally
 from gpt4image.describe.store.conversations import Conversations
 from gpt4image.describe.store.parts import RecordWriter
@@ -340,13 +340,7 @@ class Runner:
         limit = self._settings.hopeless_in_a_row if self.tally.answered else self._settings.hopeless_at_first
         if self._failed_in_a_row < limit:
             return
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.tally.failures.most_common(3))
-        self._give_up(
-            DescribeError(
-                f"{self._failed_in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {error}. "
-                "Mend that, and try them again: --retry-failed."
-            )
-        )
+        self._give_up(hopeless(self._failed_in_a_row, self.tally, error))
 
     def _give_up(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
@@ -392,12 +386,7 @@ class Runner:
         """Stop where nothing moves any more."""
         idle = self._clock() - self._last_outcome
         if idle > self._settings.patience_seconds and not self._calls and (len(self._waiting) or self._held):
-            self._give_up(
-                DescribeError(
-                    f"The servers have pushed everything back for {idle:.0f} s. What was answered is kept: give the "
-                    "same command again later."
-                )
-            )
+            self._give_up(standstill(idle))
 
     def _show(self) -> None:
         self.tally.seconds = self._clock() - self._start

@@ -1,4 +1,4 @@
-"""Ending a job early: by a signal, or by taking its calls back."""
+"""Ending a job early: by a signal, by taking its calls back, or because it leads nowhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from gpt4image.describe.runner.tally import Tally
+from gpt4image.errors import DescribeError
 
 
 async def cancel(tasks: set[asyncio.Task[None]]) -> None:
@@ -31,3 +34,20 @@ def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def hopeless(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
+    """Why a job ends in which everything fails."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
+    return DescribeError(
+        f"{in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {last}. Mend that, and try "
+        "them again: --retry-failed."
+    )
+
+
+def standstill(seconds: float) -> DescribeError:
+    """Why a job ends in which nothing moves any more."""
+    return DescribeError(
+        f"The servers have pushed everything back for {seconds:.0f} s. What was answered is kept: give the same "
+        "command again later."
+    )
