@@ -3,12 +3,15 @@
     python benchmarks/alignment_overhead.py --backbone resnet18 --image-size 160 --batch-size 64
 
 A step reads its batch (vectors from a memory-mapped store of 100,000 images, pixels from memory), runs forward,
-backward and the optimiser. The two sides take turns, so that whatever else the machine does falls on both.
+backward and the optimiser. The two sides take turns, so that whatever else the machine does falls on both. Beside the
+time stands what it is made of, which no machine's mood changes: floating-point operations, and calls of operators (on
+a GPU about a kernel each).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -20,6 +23,8 @@ import timm
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
 from gpt4image.files import write_json
@@ -48,6 +53,16 @@ def write_store(folder: Path, width: int) -> EmbeddingStore:
     )  # fmt: skip
     write_json(layout.manifest, manifest.to_dict())
     return EmbeddingStore(folder)
+
+
+class CallCounter(TorchDispatchMode):
+    """Counts calls of operators that compute; views and what only asks cost next to nothing."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 class Side:
@@ -93,6 +108,12 @@ class Side:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
+    def work(self, pixels: Tensor, labels: Tensor) -> tuple[int, int]:
+        """Floating-point operations of a step, and its calls of operators."""
+        with FlopCounterMode(display=False) as flops, CallCounter() as calls:
+            self.step(pixels, labels)
+        return flops.get_total_flops(), calls.count
+
     @property
     def parameters(self) -> int:
         """Number of parameters."""
@@ -129,19 +150,38 @@ def main() -> None:
             order = [("without", without), ("with", with_text)]
             for name, side in order if number % 2 else order[::-1]:
                 times[name].append(side.step(pixels, labels))
-    report(chosen.backbone, accelerator, times, without.parameters, with_text.parameters)
+        report_time(chosen.backbone, accelerator, times)
+        if not chosen.compile:  # a compiled step is not seen operator by operator
+            report_work(without.work(pixels, labels), with_text.work(pixels, labels))
+        report_memory(without.parameters, with_text.parameters)
 
 
-def report(backbone: str, accelerator: Accelerator, times: dict[str, list[float]], plain: int, aligned: int) -> None:
-    """Medians, their ratio, the middle half of the ratios step by step, and the parameters that come with it."""
+def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[float]]) -> None:
+    """Medians, and the ratio step by step with its 95 % interval (order statistics: no assumption on the noise)."""
     ratios = sorted(b / a for a, b in zip(times["without"], times["with"], strict=True))
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+    reach = 1.96 * math.sqrt(len(ratios)) / 2
+    low = ratios[max(0, math.floor(len(ratios) / 2 - reach))]
+    high = ratios[min(len(ratios) - 1, math.ceil(len(ratios) / 2 + reach))]
     without, with_text = (statistics.median(times[name]) for name in ("without", "with"))
     print(f"{backbone} on {accelerator.device}, {len(ratios)} steps each, torch {torch.__version__}")
     print(f"without text  {without * 1000:9.1f} ms a step")
     print(f"with text     {with_text * 1000:9.1f} ms a step")
-    print(f"ratio         {with_text / without:9.4f} (step by step: median {statistics.median(ratios):.4f}, ", end="")
-    print(f"middle half {low:.4f} to {high:.4f})")
+    print(
+        f"ratio         {statistics.median(ratios):9.4f} (median step by step, 95 % interval {low:.4f} to {high:.4f}; ",
+        end="",
+    )
+    print(f"of the medians {with_text / without:.4f})")
+
+
+def report_work(without: tuple[int, int], with_text: tuple[int, int]) -> None:
+    """What a step computes."""
+    (flops, calls), (flops_with, calls_with) = without, with_text
+    print(f"work          {flops / 1e9:,.1f} GFLOP and {(flops_with - flops) / flops:.3%} more with text; ", end="")
+    print(f"{calls:,} operator calls and {calls_with - calls:,} more")
+
+
+def report_memory(plain: int, aligned: int) -> None:
+    """Parameters that come with the text."""
     extra = aligned - plain
     print(f"memory        {extra:,} parameters more ({extra / plain:.1%}), {extra * 16 / 2**20:.1f} MiB", end=" ")
     print("with gradients and AdamW's state, during training alone")

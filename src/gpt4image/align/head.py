@@ -82,11 +82,10 @@ class AlignmentHead(nn.Module):
 
     def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
         """The loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
-        known = targets.known[self.source]
+        text, known = targets.vectors[self.source], targets.known[self.source]
         with torch.autocast(device_type=projected.device.type, enabled=False):
-            text = unit_length(only_known(targets.vectors[self.source], known))
-            text = text if self.transform is None else self.transform(text)
-            text = text if self.adapter is None else self.adapter(unit_length(text))
+            for change in (self.transform, self.adapter):
+                text = text if change is None else change(unit_length(only_known(text, known)))
         loss: Tensor = self.loss(
             projected,
             text,

@@ -68,6 +68,7 @@ class Pairs:
         self._all_texts: Texts | None = None
         self._all_images: Tensor | None = None
         self._all_shares: Tensor | None = None
+        self._among_texts: list[tuple[float, Tensor]] | None = None
 
     @property
     def all_texts(self) -> Texts:
@@ -98,6 +99,13 @@ class Pairs:
         return self._all_shares
 
     @property
+    def among_texts(self) -> list[tuple[float, Tensor]]:
+        """How well this process's texts fit all texts [S, G], as weights and terms; both directions look at it."""
+        if self._among_texts is None:
+            self._among_texts = self.rule.terms(self.texts, self.all_texts, world().rank * self.slots[1])
+        return self._among_texts
+
+    @property
     def own(self) -> Tensor:
         """Cosine of each image with its own text [B]; of a mixed one the mean over its texts; 0 without text."""
         if self.mixing is None:
@@ -111,8 +119,11 @@ class Pairs:
         Args:
             pairwise: targets as affinities in place of distributions.
         """
-        others = self.all_texts if self.queued is None else join_texts(self.all_texts, self.queued)
-        terms = self.rule.terms(self.texts, others, world().rank * self.slots[1])
+        if self.queued is None:
+            others, terms = self.all_texts, self.among_texts
+        else:
+            others = join_texts(self.all_texts, self.queued)
+            terms = self.rule.terms(self.texts, others, world().rank * self.slots[1])
         targets = self._of_images(sum_up(terms) if pairwise else as_distributions(terms))
         allowed = others.known.expand(len(self.images), -1)
         if self.queued is not None:
@@ -122,8 +133,7 @@ class Pairs:
 
     def text_to_image(self) -> Rows:
         """This process's texts [S] against all images [G']."""
-        terms = self.rule.terms(self.texts, self.all_texts, world().rank * self.slots[1])
-        targets = as_distributions([(weight, self._against_images(term)) for weight, term in terms])
+        targets = as_distributions([(weight, self._against_images(term)) for weight, term in self.among_texts])
         allowed = (self.all_shares > 0).expand(len(targets), -1)
         return Rows(self.texts.vectors @ self.all_images.T, targets, allowed, self.source_shares)
 
