@@ -3,9 +3,11 @@
     python benchmarks/alignment_overhead.py --backbone resnet18 --image-size 160 --batch-size 64
 
 A step reads its batch (vectors from a memory-mapped store of 100,000 images, pixels from memory), runs forward,
-backward and the optimiser. The two sides take turns, so that whatever else the machine does falls on both. Beside the
-time stands what it is made of, which no machine's mood changes: floating-point operations, and calls of operators (on
-a GPU about a kernel each).
+backward and the optimiser. The two sides take turns, so that whatever else the machine does falls on both. Where
+a machine's speed drifts by more than the alignment costs, the ratio needs many steps; so beside it stands what the
+alignment adds timed by itself (reading the vectors, projector, loss, their gradients and updates), which does not
+drown in the rest, and what no machine's mood changes: floating-point operations, and calls of operators (on a GPU
+about a kernel each).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gpt4image.align.head import Targets
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
 from gpt4image.files import write_json
 from gpt4image.train.data import Batch
@@ -80,6 +83,8 @@ class Side:
             self.model.compile()
         self.objective = Objective(recipe, CLASSES, accelerator, weight=recipe.weight)
         self.guidance, self.accelerator, self.recipe = guidance, accelerator, recipe
+        self.heads = accelerator.unwrap_model(self.model).heads
+        self.heads_optimizer = make_optimizer(self.heads, recipe) if len(self.heads) else None
         self.rng = np.random.default_rng(1)
 
     def batch(self, pixels: Tensor, labels: Tensor) -> Batch:
@@ -98,15 +103,34 @@ class Side:
 
     def step(self, pixels: Tensor, labels: Tensor) -> float:
         """Seconds of one step."""
-        started = time.perf_counter()
+        started = self.now()
         batch = self.batch(pixels, labels).to(self.accelerator.device)
         classification, alignment = self.objective.losses(self.model, batch)
         self.accelerator.backward(classification + self.objective.weight * alignment)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return self.now() - started
+
+    def step_of_heads(self, pixels: Tensor, labels: Tensor) -> float:
+        """Seconds of what the heads add to a step, with features as they come from the backbone."""
+        (head,) = self.heads
+        device = self.accelerator.device
+        features = torch.randn(len(labels), head.projector[0].in_features, device=device, requires_grad=True)
+        started = self.now()
+        batch = self.batch(pixels[:, :, :1, :1], labels).to(device)
+        with self.accelerator.autocast():
+            targets = Targets(batch.vectors, batch.known, batch.ids, batch.labels, tuple(batch.counts[2:]))
+            alignment = head.align(head(features), targets)
+        self.accelerator.backward(self.objective.weight * alignment)
+        self.heads_optimizer.step()
+        self.heads_optimizer.zero_grad()
+        return self.now() - started
+
+    def now(self) -> float:
+        """The time when all that was asked of the device is done."""
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return time.perf_counter()
 
     def work(self, pixels: Tensor, labels: Tensor) -> tuple[int, int]:
         """Floating-point operations of a step, and its calls of operators."""
@@ -145,11 +169,14 @@ def main() -> None:
         labels = torch.randint(0, CLASSES, (chosen.batch_size,))
         for side in (without, with_text) * 3:
             side.step(pixels, labels)
-        times: dict[str, list[float]] = {"without": [], "with": []}
+            if side.heads_optimizer:
+                side.step_of_heads(pixels, labels)
+        times: dict[str, list[float]] = {"without": [], "with": [], "heads": []}
         for number in range(chosen.steps):
             order = [("without", without), ("with", with_text)]
             for name, side in order if number % 2 else order[::-1]:
                 times[name].append(side.step(pixels, labels))
+            times["heads"].append(with_text.step_of_heads(pixels, labels))
         report_time(chosen.backbone, accelerator, times)
         if not chosen.compile:  # a compiled step is not seen operator by operator
             report_work(without.work(pixels, labels), with_text.work(pixels, labels))
@@ -163,6 +190,7 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
     low = ratios[max(0, math.floor(len(ratios) / 2 - reach))]
     high = ratios[min(len(ratios) - 1, math.ceil(len(ratios) / 2 + reach))]
     without, with_text = (statistics.median(times[name]) for name in ("without", "with"))
+    heads = statistics.median(b / a for a, b in zip(times["without"], times["heads"], strict=True))
     print(f"{backbone} on {accelerator.device}, {len(ratios)} steps each, torch {torch.__version__}")
     print(f"without text  {without * 1000:9.1f} ms a step")
     print(f"with text     {with_text * 1000:9.1f} ms a step")
@@ -171,6 +199,7 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
         end="",
     )
     print(f"of the medians {with_text / without:.4f})")
+    print(f"added alone   {statistics.median(times['heads']) * 1000:9.1f} ms, {heads:.2%} of a step without text")
 
 
 def report_work(without: tuple[int, int], with_text: tuple[int, int]) -> None:

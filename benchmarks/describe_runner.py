@@ -6,9 +6,9 @@ python benchmarks/describe_runner.py --latency 0.2  # a server of a tenth of tha
 python benchmarks/describe_runner.py --memory       # memory with 1,000, 10,000 and 100,000 images
 
 A loopback server of 20 ms and 64 places answers faster than one core can ask through the SDK. So beside its nominal
-capacity stands what it gives to a client that costs nothing, which sends the same bytes over and over, and beside each
-side's rate the share of a core that it kept busy: a side at 100 % of its cores is held back by them and not by the
-server.
+capacity stands what it gives to a client that costs nothing, which sends the same bytes over and over; what the SDK
+asks where there is no network and no server, its own code alone; and beside each side's rate the share of a core that
+it kept busy: a side at 100 % of its cores is held back by them and not by the server.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from gpt4image.images import ImageTable
 
 SLOTS = 64
 SAME_BYTES, BARE = f"the same bytes, {SLOTS} at a time", f"bare SDK loop, {SLOTS} at a time"
+ALONE = "SDK without a network"
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -117,6 +118,26 @@ def same_bytes(images: ImageTable, count: int, server: StubProcess) -> Timed:
         clock = Clock()
         await asyncio.gather(*(one_after_the_other() for _ in range(SLOTS)))
         return clock.read(count)
+
+    return asyncio.run(work())
+
+
+def sdk_alone(images: ImageTable, count: int) -> Timed:
+    """The SDK's own code: one request's body, asked as the runner asks, and answered without a network."""
+    import httpx2
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    message = {"role": "assistant", "content": "A small picture of noise. " * 8}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    network = httpx2.MockTransport(lambda _: httpx2.Response(200, json=answer))
+    body = question_body(prepare_picture(images.read(0), "", 768).data_url)
+
+    async def work() -> Timed:
+        async with AsyncOpenAI(api_key="none", http_client=DefaultAsyncHttpxClient(transport=network)) as client:
+            clock = Clock()
+            for _ in range(count):
+                await client.post("/chat/completions", cast_to=object, body=body)
+            return clock.read(count)
 
     return asyncio.run(work())
 
@@ -201,6 +222,7 @@ def compare(count: int, rounds: int, latency: float, workers: int) -> None:
         images = load_set(folder)
         sides = {
             SAME_BYTES: lambda server: same_bytes(images, count, server),
+            ALONE: lambda _: sdk_alone(images, count),
             BARE: lambda server: bare_loop(images, count, server),
             "runner": lambda server: runner(images, server.base_url),
         }

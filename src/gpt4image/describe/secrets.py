@@ -56,6 +56,8 @@ class ApiKey:
 
     def scrub_all(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
         """A value of JSON without the key in any of its texts; to be done before a text is cut to some length."""
+        if len(self.value) < SHORTEST:
+            return value
         match value:
             case str():
                 return self.scrub(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Question:
     @cached_property
     def settings(self) -> str:
         """Sampling and picture size as JSON."""
-        return json.dumps({**self.sampling.to_dict(), "max_side": self.max_side}, sort_keys=True)
+        return settings_json(self.sampling, self.max_side)
 
     def identity(self, strategy: Strategy, label: int, sample: int) -> str | None:
         """What is asked about an image of a class; None where the strategy needs a class and there is none."""
@@ -68,6 +68,12 @@ class Question:
             return None
         used = {name: values[name] for name in sorted(strategy.placeholders)}
         return json.dumps([self.model, strategy.hash, used, self.settings, sample])
+
+
+@lru_cache(maxsize=64)
+def settings_json(sampling: Sampling, max_side: int | None) -> str:
+    """Sampling and picture size as JSON."""
+    return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,6 @@ class RequestMaker:
         """What is known of a task before it is asked."""
         question, tasks = self._question, self._tasks
         strategy = self.strategy(number)
-        sampling = self._sampling(number)
         return DescriptionRecord(
             key=tasks.keys[number].decode(),
             image_id=self._ids[tasks.rows[number]].decode(),
@@ -192,7 +197,7 @@ class RequestMaker:
             prompt=strategy.name,
             prompt_hash=strategy.hash,
             sample=int(tasks.samples[number]),
-            settings=json.dumps({**sampling.to_dict(), "max_side": question.max_side}, sort_keys=True),
+            settings=settings_json(self._sampling(number), question.max_side),
         )
 
     def request(self, number: int) -> DescribeRequest:
@@ -202,13 +207,13 @@ class RequestMaker:
         name = self._images.path(row)
         strategy = self.strategy(number)
         system, turns = strategy.fill(question.values.of(int(self._labels[row])))
-        data = self._images.read(row)
-        if image_id(data) != self._ids[row].decode():
+        data, known_id = self._images.read(row), self._ids[row].decode()
+        if image_id(data) != known_id:
             raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
         picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
         return DescribeRequest(
             key=tasks.keys[number].decode(),
-            image_id=image_id(data),
+            image_id=known_id,
             name=name,
             picture=picture,
             system=system,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from gpt4image.describe.picture import Picture
@@ -27,7 +27,7 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; settings left to the model are left out."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
