@@ -1,6 +1,7 @@
 """What the texts give as a labeller on clipart12: share, temperature, schedule, with alignment, encoders, controls.
 
 python studies/soft_labels.py run WORK --seeds 10    # every arm with every seed; goes on where it was stopped
+python studies/soft_labels.py run WORK --arms 'sharp-*'    # some of them
 python studies/soft_labels.py table WORK             # each arm against the baseline, as Markdown
 
 The recipe is the demo's: small heads on frozen ImageNet features, so an arm takes seconds. Every arm shares the
@@ -15,6 +16,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +161,8 @@ def change_within_classes(
     return write_soft_labels(folder, images.ids[rows], changed, labels.classes, origin)
 
 
-def run(work: Path, seeds: int) -> None:
-    """Train every arm with every seed that is not there yet, one seed after the other."""
+def run(work: Path, seeds: int, arms: str = "*") -> None:
+    """Train the arms whose names fit a pattern, with every seed that is not there yet, one seed after the other."""
     images = drop_leaks(load_images(str(example_images()), work=work))
     stores = embed(images, load_descriptions(images, "description"), work)
     soft = make_labels(images, stores, work)
@@ -168,7 +170,7 @@ def run(work: Path, seeds: int) -> None:
         print(f"labeller {name}: {soft[name].manifest.quality}", flush=True)
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     for seed in range(seeds):
-        for name, arm in ARMS.items():
+        for name, arm in ((name, arm) for name, arm in ARMS.items() if fnmatch(name, arms)):
             answered = work / "runs" / f"{name}-{seed}" / "right.json"
             if answered.exists():
                 continue
@@ -217,6 +219,11 @@ def table(work: Path) -> None:
             halves = [f"{100 * part.mean():+.1f}" for part in (difference[:half], difference[half:])]
             cells = ["", "", ""] if name == baseline else [points(difference), *halves]
             print(f"| {' | '.join([ARMS[name].what, f'{right.mean():.1%}', *cells])} |")
+        prefix = baseline.removesuffix("baseline")
+        own = read_right(work, f"{prefix}share-0.5", seeds)
+        for control in ("permuted", "uniform"):
+            difference = (own - read_right(work, prefix + control, seeds)).astype(float)
+            print(f"\nSoft labels, share 0.5, against {ARMS[control].what}: {points(difference)}")
 
 
 def main() -> None:
@@ -225,9 +232,10 @@ def main() -> None:
     parser.add_argument("step", choices=["run", "table"])
     parser.add_argument("work", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--arms", default="*", help="pattern of their names")
     chosen = parser.parse_args()
     if chosen.step == "run":
-        run(chosen.work, chosen.seeds)
+        run(chosen.work, chosen.seeds, chosen.arms)
     else:
         table(chosen.work)
 
