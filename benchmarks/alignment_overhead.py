@@ -187,7 +187,7 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
     """Medians, and the ratio step by step with its 95 % interval (order statistics: no assumption on the noise)."""
     ratios = sorted(b / a for a, b in zip(times["without"], times["with"], strict=True))
     reach = 1.96 * math.sqrt(len(ratios)) / 2
-    low = ratios[max(0, math.floor(len(ratios) / 2 - reach))]
+    low = ratios[max(0, math.floor(len(ratios) / 2 - reach) - 1)]
     high = ratios[min(len(ratios) - 1, math.ceil(len(ratios) / 2 + reach))]
     without, with_text = (statistics.median(times[name]) for name in ("without", "with"))
     heads = statistics.median(b / a for a, b in zip(times["without"], times["heads"], strict=True))

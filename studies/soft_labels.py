@@ -13,10 +13,10 @@ its class.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,8 @@ def run(work: Path, seeds: int, arms: str = "*") -> None:
         print(f"labeller {name}: {soft[name].manifest.quality}", flush=True)
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     for seed in range(seeds):
-        for name, arm in ((name, arm) for name, arm in ARMS.items() if fnmatch(name, arms)):
+        for name in fnmatch.filter(ARMS, arms):
+            arm = ARMS[name]
             answered = work / "runs" / f"{name}-{seed}" / "right.json"
             if answered.exists():
                 continue

@@ -11,7 +11,9 @@ from describing import described, opened, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
+from gpt4image.describe.describers.base import Sampling
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore, parts
+from gpt4image.describe.tasks import settings_json
 from gpt4image.errors import StoreError
 
 IMAGES = 36
@@ -131,3 +133,8 @@ def test_the_few_of_an_estimate_are_found_without_the_others(image_set, tmp_path
         with opened(image_set, tmp_path, server.base_url) as job:
             few = job.first(3)
             assert sorted(record.key for record in job.records_of(few)) == [key.decode() for key in few.keys.tolist()]
+
+
+def test_what_was_asked_before_changes_no_question():
+    before, after = (settings_json(Sampling(temperature=value), 768) for value in (1, 1.0))
+    assert ('"temperature": 1,' in before, '"temperature": 1.0,' in after) == (True, True)

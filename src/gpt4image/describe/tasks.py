@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -70,7 +70,6 @@ class Question:
         return json.dumps([self.model, strategy.hash, used, self.settings, sample])
 
 
-@lru_cache(maxsize=64)
 def settings_json(sampling: Sampling, max_side: int | None) -> str:
     """Sampling and picture size as JSON."""
     return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
