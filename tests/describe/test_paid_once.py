@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from describing import described, opened, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
 from gpt4image.describe.describers.base import Sampling
+from gpt4image.describe.prompts import PromptValues, load_strategies
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore, parts
-from gpt4image.describe.tasks import settings_json
-from gpt4image.errors import StoreError
+from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks, settings_json
+from gpt4image.errors import ImageError, StoreError
 
 IMAGES = 36
 
@@ -138,3 +140,14 @@ def test_the_few_of_an_estimate_are_found_without_the_others(image_set, tmp_path
 def test_what_was_asked_before_changes_no_question():
     asked = [json.loads(settings_json(Sampling(temperature=value), 768)) for value in (1, 1.0)]
     assert [repr(settings["temperature"]) for settings in asked] == ["1", "1.0"]
+
+
+def test_an_image_that_changed_since_it_was_checked_is_not_asked_about(image_set, images, tmp_path):
+    question = Question("m", tuple(load_strategies(["plain"])), PromptValues(images.classes), Sampling())
+    tasks = plan_tasks(images, np.arange(1), question, DescriptionStore(tmp_path / "descriptions"))
+    maker = RequestMaker(images, question, tasks)
+    assert maker.request(0).image_id == images.ids[0].decode()
+    with (image_set / images.path(0)).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ImageError, match="has changed since it was checked"):
+        maker.request(0)
