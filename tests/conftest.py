@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # files of tests run side by side: two 
 
 
 @pytest.fixture(scope="session")
-def image_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 3 x 12 images, with `<folder>-descriptions.jsonl` beside it."""
-    return write_image_set(tmp_path_factory.mktemp("set") / "images")
+def image_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of 3 x 12 images, with `<folder>-descriptions.jsonl` beside it; a test that changes one copies it."""
+    folder = write_image_set(tmp_path_factory.mktemp("set") / "images")
+    written = contents(folder.parent)
+    yield folder
+    assert contents(folder.parent) == written, "a test has changed the images that all tests share"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="session")

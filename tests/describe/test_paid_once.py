@@ -12,6 +12,7 @@ from describing import described, opened, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
+from gpt4image import load_images
 from gpt4image.describe.describers.base import Sampling
 from gpt4image.describe.prompts import PromptValues, load_strategies
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore, parts
@@ -142,12 +143,14 @@ def test_what_was_asked_before_changes_no_question():
     assert [repr(settings["temperature"]) for settings in asked] == ["1", "1.0"]
 
 
-def test_an_image_that_changed_since_it_was_checked_is_not_asked_about(image_set, images, tmp_path):
+def test_an_image_that_changed_since_it_was_checked_is_not_asked_about(image_set, tmp_path):
+    folder = shutil.copytree(image_set, tmp_path / "images")
+    images = load_images(folder)
     question = Question("m", tuple(load_strategies(["plain"])), PromptValues(images.classes), Sampling())
     tasks = plan_tasks(images, np.arange(1), question, DescriptionStore(tmp_path / "descriptions"))
     maker = RequestMaker(images, question, tasks)
     assert maker.request(0).image_id == images.ids[0].decode()
-    with (image_set / images.path(0)).open("ab") as file:
+    with (folder / images.path(0)).open("ab") as file:
         file.write(b"more")
     with pytest.raises(ImageError, match="has changed since it was checked"):
         maker.request(0)
