@@ -16,7 +16,7 @@ from gpt4image import load_images
 from gpt4image.describe.describers.base import Sampling
 from gpt4image.describe.prompts import PromptValues, load_strategies
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore, parts
-from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks, settings_json
+from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
 from gpt4image.errors import ImageError, StoreError
 
 IMAGES = 36
@@ -138,9 +138,12 @@ def test_the_few_of_an_estimate_are_found_without_the_others(image_set, tmp_path
             assert sorted(record.key for record in job.records_of(few)) == [key.decode() for key in few.keys.tolist()]
 
 
-def test_what_was_asked_before_changes_no_question():
-    asked = [json.loads(settings_json(Sampling(temperature=value), 768)) for value in (1, 1.0)]
-    assert [repr(settings["temperature"]) for settings in asked] == ["1", "1.0"]
+def test_how_a_number_is_written_does_not_make_another_question(image_set, tmp_path):
+    """The command line reads 1 as 1.0."""
+    with StubServer() as server:
+        assert described(image_set, tmp_path, server.base_url, temperature=1, top_p=1).total == IMAGES
+        assert described(image_set, tmp_path, server.base_url, temperature=1.0, top_p=1.0).total == 0
+        assert described(image_set, tmp_path, server.base_url, temperature=1.5, top_p=1).total == IMAGES
 
 
 def test_an_image_that_changed_since_it_was_checked_is_not_asked_about(image_set, tmp_path):

@@ -25,6 +25,12 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        """Have 1 and 1.0 ask the same question: the key of a description is made of what JSON holds."""
+        for name in ("temperature", "top_p"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; settings left to the model are left out."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
