@@ -278,7 +278,7 @@ def test_no_picture_waits_for_the_garbage_collection(image_set, tmp_path):
     try:
         with StubServer() as server:
             described(image_set, tmp_path, server.base_url, **QUESTIONS)
-        assert not any(isinstance(thing, DescribeRequest) for thing in gc.get_objects())
+        assert not any(type(thing) is DescribeRequest for thing in gc.get_objects())
     finally:
         gc.enable()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +96,32 @@ def test_answers_are_brought_to_the_disk(image_set, tmp_path, monkeypatch):
     sizes = [size for node, size in synced if node == part.stat().st_ino]
     assert sizes[-1] == part.stat().st_size
     assert any(0 < size < sizes[-1] for size in sizes)
+
+
+def test_a_part_is_not_closed_while_it_goes_to_the_disk(tmp_path, monkeypatch):
+    """The event loop closes a file of conversations that another thread brings to the disk."""
+    begun, failed, sync = threading.Event(), [], os.fsync
+
+    def slow(file: int) -> None:
+        begun.set()
+        time.sleep(0.3)
+        try:
+            sync(file)
+        except OSError as error:
+            failed.append(error)
+
+    writer = store_in(tmp_path).writer()
+    writer.write(DescriptionRecord("a" * 32, "i", "text"))
+    monkeypatch.setattr(parts.os, "fsync", slow)
+    thread = threading.Thread(target=writer.sync)
+    thread.start()
+    begun.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.os, "fsync", sync)
+        writer.close()
+    thread.join()
+    writer.sync()
+    assert not failed and len(records(tmp_path)) == 1
 
 
 def test_a_record_that_was_written_in_half_is_taken_back(tmp_path, monkeypatch):

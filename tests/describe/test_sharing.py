@@ -25,6 +25,7 @@ from gpt4image.describe.sharing import export_descriptions, import_descriptions
 from gpt4image.describe.sharing.account import Account
 from gpt4image.describe.sharing.lookup import ImageLookup
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.store.conversations import Turn
 from gpt4image.describe.tasks import plan_tasks
 from gpt4image.errors import BusyError, ConfigError, DescriptionError, ImageError
 from gpt4image.files import digest, exclusive
@@ -320,6 +321,24 @@ class TestImport:
         assert (summary.added, summary.known) == (0, 144)
         assert "0 texts imported; 144 known already" in summary.line()
         assert len(list(store.records())) == 144
+
+    def test_what_was_paid_for_an_open_conversation_stays_counted(self, work, shared, images, tmp_path):
+        """Of two answers the second is later than the text that is imported, and stays for itself."""
+        store, theirs = empty(tmp_path), [record for record in work.current() if record.prompt == "questions"][:2]
+        early, late = "2026-02-03T00:00:00.000000+00:00", "2026-02-04T00:00:00.000000+00:00"
+        with store.conversations() as kept:
+            for record, created in zip(theirs, (early, late), strict=True):
+                kept.keep(Turn(record.key, 0, "yes", record.model, "m", "stop", 5, 1, 0.25, created))
+        assert store.spent().cost == 0.5
+        summary = import_descriptions(shared, images, store)
+        assert summary.added == len(list(work.current())) == len(store.current())
+        assert store.spent("m/1").cost == store.spent().cost == 0.5
+        (payment,) = store.payments()
+        assert (payment.cost, payment.tokens_in, payment.text) == (0.25, 5, "")
+        store.compact()
+        assert store.spent().cost == 0.5
+        assert import_descriptions(shared, images, store).added == 0
+        assert store.spent().cost == 0.5
 
     def test_what_the_store_has_is_kept(self, shared, images, tmp_path):
         rows = shared_rows(shared)

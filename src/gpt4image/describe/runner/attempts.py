@@ -75,9 +75,9 @@ class Attempt:
         silences: calls without an answer in time, at a server that is there and may be at fault.
         seconds: time spent in calls.
         paid: for all calls.
-        kept: for the answers among them that are kept for another process to go on from.
+        kept: for those among them that are kept for another process: answers to go on from, tries that failed.
         brought: US dollars that processes before have paid, as far as they are known.
-        kept_at: when the last of these answers was given, ISO 8601 in UTC: what comes after it is later.
+        kept_at: when the last of these was kept, ISO 8601 in UTC: what comes after it is later.
         booked: answers of the request that are in `paid` already.
     """
 
@@ -94,6 +94,11 @@ class Attempt:
     brought: float = 0.0
     kept_at: str = ""
     booked: int = 0
+
+    @property
+    def failures(self) -> int:
+        """Calls that failed, for whatever reason."""
+        return self.tries + self.push_backs + self.servers_lost
 
     def take_new_answers(self) -> list[ChatAnswer]:
         """Answers that came since the last time."""

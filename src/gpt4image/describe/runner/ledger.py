@@ -101,6 +101,27 @@ class Ledger:
         """Book the questions that were answered in a call which the server turned away in the end."""
         self._book(attempt, attempt.take_new_answers())
 
+    def keep_failure(self, attempt: Attempt) -> None:
+        """Keep what a try has cost that is followed by another: it is not forgotten when this process is killed."""
+        lost = attempt.paid.less(attempt.kept)
+        if self._conversations is None or not lost:
+            return
+        asked = self._maker.record(attempt.number)
+        turn = Turn(
+            key=asked.key,
+            number=-attempt.failures,
+            text="",
+            model=asked.model,
+            served_model="",
+            finish_reason=None,
+            tokens_in=lost.tokens_in,
+            tokens_out=lost.tokens_out,
+            cost=lost.cost,
+            created=max(now(), attempt.kept_at),
+        )
+        self._conversations.keep(turn)
+        self._add_kept(attempt, turn)
+
     def record(self, attempt: Attempt, **found: Any) -> None:  # noqa: ANN401 - fields of a record
         """Write an outcome down."""
         record = replace(
@@ -113,7 +134,7 @@ class Ledger:
             created=max(now(), attempt.kept_at),
         )
         self._writer.write(record)
-        self._tally.add(record)
+        self._tally.add_outcome(record)
         if self._conversations is not None:
             self._conversations.ended(record.key)
         attempt.request = None  # it knows of the attempt, and holds a picture: neither is to wait for the other
@@ -126,9 +147,7 @@ class Ledger:
             if not lost:
                 continue
             asked = self._maker.record(attempt.number)
-            payment = payment_of(asked, "not finished", lost.tokens_in, lost.tokens_out, lost.cost, now())
-            self._writer.write(payment)
-            self._tally.add(payment)
+            self._writer.write(payment_of(asked, "not finished", lost.tokens_in, lost.tokens_out, lost.cost, now()))
 
     def sync_conversations(self) -> None:
         """Have the system bring answers to conversations under way to the disk."""
@@ -142,12 +161,14 @@ class Ledger:
     def _book_one(self, attempt: Attempt, call: Counted) -> float | None:
         """Book a call; returns its cost."""
         attempt.paid += Paid(call.tokens_in, call.tokens_out)
+        self._tally.add_payment(call.tokens_in, call.tokens_out, None)
         return self._pay(attempt, call)
 
     def _pay(self, attempt: Attempt, call: Counted) -> float | None:
         """Pay for a call; one that was lost leaves the counts of the others alone, and is paid for at its worst."""
         cost = self._budget.pay(call.tokens_in, call.tokens_out)
         attempt.paid += Paid(cost=cost)
+        self._tally.add_payment(None, None, cost)
         self._tally.uncounted = self._budget.uncounted
         return cost
 

@@ -313,6 +313,7 @@ class Runner:
 
     def _try_again(self, attempt: Attempt, wait: float) -> None:
         self.tally.tried_again += 1
+        self._ledger.keep_failure(attempt)
         self._waiting.put(attempt, self._clock() + wait)
 
     def _answer(self, attempt: Attempt, lane: Lane, reply: Reply) -> None:
@@ -379,7 +380,7 @@ class Runner:
                 console.say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}{left}")
             if ticks % SYNC_TICKS == 0:
                 await asyncio.to_thread(self._writer.sync)
-                self._ledger.sync_conversations()
+                await asyncio.to_thread(self._ledger.sync_conversations)
             self._look_for_standstill()
 
     def _look_for_standstill(self) -> None:

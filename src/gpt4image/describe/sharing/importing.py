@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from gpt4image.console import counted, progress
 from gpt4image.describe.readers import IdLookup, OrphanPolicy, read_keyed_texts
 from gpt4image.describe.sharing.rows import KNOWN, column_names, has_provenance, read_shared_rows, shared_files
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.store.conversations import Conversations
 from gpt4image.describe.store.latest import KEY_TYPE
 from gpt4image.describe.store.parts import BATCH_ROWS, now, to_batch
-from gpt4image.describe.store.store import contains
+from gpt4image.describe.store.records import payment_of
+from gpt4image.describe.store.store import Spent, contains
 from gpt4image.errors import DescriptionError
 from gpt4image.files import digest
 from gpt4image.images.table import ImageTable
@@ -81,8 +83,8 @@ def import_descriptions(
     files = shared_files(Path(source))
     intake = Intake(images, store, model or IMPORTED, text_column, orphan_texts)
     with progress("Import") as meter:
-        added = store.add_all(follow(intake.batches(files), meter.advance))
-    return intake.summary(added, files)
+        store.add_all(follow(intake.batches(files), meter.advance))
+    return intake.summary(files)
 
 
 def follow(batches: Iterator[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
@@ -116,32 +118,33 @@ class Intake:
         self._lookup = IdLookup(images)
         self._seen: dict[bytes, int] = {}
         self._orphans: list[str] = []
-        self._orphan_count = self._known = self._empty = 0
+        self._orphan_count = self._added = self._known = self._empty = 0
 
     def batches(self, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-        """Records that the store lacks, every row checked.
+        """Records that the store lacks, every row checked, and what was paid for conversations that they put an end to.
 
         Raises:
             DescriptionError: a row is broken, or texts fit no image and are not to be skipped.
         """
         answered = self._store.keys().answered
         retried = {key: mark.created for key, mark in self._store.marks().items() if mark.verdict == "retry"}
-        records = self._records(files)
+        records, begun = self._records(files), self._store.conversations()
         while rows := list(islice(records, BATCH_ROWS)):
             there = contains(answered, np.asarray([row.key for row in rows], dtype=KEY_TYPE)).tolist()
             void = (row.key in retried and retried[row.key] >= row.created for row in rows)
             fresh = [row for row, *known in zip(rows, there, void, strict=True) if not any(known)]
+            self._added += len(fresh)
             self._known += len(rows) - len(fresh)
             if fresh:
-                yield to_batch(fresh)
+                yield to_batch([*fresh, *payments_for(fresh, begun)])
         if self._orphan_count and self._orphan_texts == "fail":
             raise DescriptionError(self._orphan_message(files))
 
-    def summary(self, added: int, files: Iterable[Path]) -> ImportSummary:
+    def summary(self, files: Iterable[Path]) -> ImportSummary:
         """The account, once all batches are taken."""
         names = dict.fromkeys(name for file in files if has_provenance(file) for name in column_names(file))
         ignored = tuple(name for name in names if name not in KNOWN)
-        return ImportSummary(added, self._known, self._orphan_count, self._empty, ignored)
+        return ImportSummary(self._added, self._known, self._orphan_count, self._empty, ignored)
 
     def _records(self, files: Sequence[Path]) -> Iterator[DescriptionRecord]:
         for file in files:
@@ -197,3 +200,13 @@ class Intake:
             f"as {shown}. Images are found by id, the hash of their bytes, or where a row has none by path relative to "
             "the image set. To import the others: --skip-orphans."
         )
+
+
+def payments_for(records: Iterable[DescriptionRecord], begun: Conversations) -> Iterator[DescriptionRecord]:
+    """What was paid here for descriptions that come from elsewhere: once they are there, nobody takes it up."""
+    for record in records:
+        ended = [turn for turn in begun.take(record.key) if turn.created <= record.created]
+        if ended:
+            paid = sum((Spent(turn.cost or 0.0, turn.tokens_in or 0, turn.tokens_out or 0) for turn in ended), Spent())
+            asked = replace(record, text="", served_model="", finish_reason=None, seconds=0.0)
+            yield payment_of(asked, "imported meanwhile", paid.tokens_in, paid.tokens_out, paid.cost, now())

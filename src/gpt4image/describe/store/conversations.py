@@ -1,4 +1,4 @@
-"""Conversations under way: what was answered is durable at once, and another process goes on from there."""
+"""What was paid for a description that has no outcome yet: durable at once, and another process goes on from there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer to one question of a conversation that has no outcome yet. It was paid for.
+    """An answer to one question of a conversation that has no outcome yet, or a try that failed. It was paid for.
 
     Attributes:
         key: the description that the conversation is to give.
-        number: number of the question, from 0.
+        number: number of the question, from 0; below 0 for a try that failed, which leaves nothing but its cost.
         text: what was said.
         model: the model as it was asked for.
         served_model: the model as the server named it.
@@ -81,9 +81,10 @@ class Conversations:
         self._live.pop(key, None)
 
     def sync(self) -> None:
-        """Have the system bring what was kept to the disk."""
-        if self._writer is not None:
-            self._writer.sync()
+        """Have the system bring what was kept to the disk; from any thread."""
+        writer = self._writer
+        if writer is not None:
+            writer.sync()
 
     def close(self) -> None:
         """Finish; nothing stays behind where every conversation has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -59,6 +60,8 @@ class RecordWriter:
                 f"{self.path} cannot be written ({error}). Make room, and give the same command again."
             ) from None
         self.size = 0
+        self._on_its_way = threading.Lock()
+        self._closed = False
 
     def write(self, record: Row) -> None:
         """Append a record. It outlives this process at once, and the machine after the next `sync`.
@@ -80,13 +83,17 @@ class RecordWriter:
         self.size += len(line)
 
     def sync(self) -> None:
-        """Have the system bring what was written to the disk."""
-        os.fsync(self._file)
+        """Have the system bring what was written to the disk, from any thread; once it is closed all of it is there."""
+        with self._on_its_way:
+            if not self._closed:
+                os.fsync(self._file)
 
     def close(self) -> None:
         """Finish the part; an empty one is removed."""
         self.sync()
-        os.close(self._file)
+        with self._on_its_way:
+            os.close(self._file)
+            self._closed = True
         self._lock.release()
         if not self.size:
             remove_part(self.path)
