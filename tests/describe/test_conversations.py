@@ -81,7 +81,7 @@ def test_what_has_ended_leaves_nothing_behind(image_set, tmp_path):
     store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
     before, begun = store.spent(), read_turns(turn_files(folder))
     store.compact()
-    assert store.spent() == before
+    assert store.spent().cost == pytest.approx(before.cost)
     left = read_turns(turn_files(folder))
     assert {turn.key for turn in left} == {turn.key for turn in begun} - {record.key for record in records(tmp_path)}
     with StubServer() as server:
@@ -122,7 +122,7 @@ def test_a_failure_ends_a_conversation(image_set, images, tmp_path):
         described(image_set, tmp_path, server.base_url, patience=RunSettings(attempts=1), **QUESTIONS)
         before = store_in(tmp_path).spent()
         tally = described(image_set, tmp_path, server.base_url, **QUESTIONS)
-        assert tally.total == 0 and store_in(tmp_path).spent() == before
+        assert tally.total == 0 and store_in(tmp_path).spent().cost == pytest.approx(before.cost)
         assert before.cost == pytest.approx(cost_of(server.log))
 
 
