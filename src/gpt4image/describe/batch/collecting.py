@@ -66,7 +66,8 @@ class Recorder:
         """Write a record down, with what was paid before its task came into a batch."""
         created = now()
         for turn in self._conversations.take(record.key):
-            told = Asked(record, "", 1).paid(turn.tokens_in, turn.tokens_out, turn.cost)
+            cost = self.budget.price(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            told = Asked(record, "", 1).paid(turn.tokens_in, turn.tokens_out, cost)
             record, created = told.record, max(created, turn.created)
         finished = replace(record, created=created)
         self.writer.write(finished)

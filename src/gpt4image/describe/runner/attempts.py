@@ -38,6 +38,11 @@ class Paid:
         tokens_in, tokens_out = (self.tokens_in, other.tokens_in), (self.tokens_out, other.tokens_out)
         return Paid(add_counts(tokens_in), add_counts(tokens_out), add_costs(self.cost, other.cost))
 
+    def __neg__(self) -> Paid:
+        """What takes it back."""
+        cost = None if self.cost is None else -self.cost
+        return Paid(subtract(0, self.tokens_in), subtract(0, self.tokens_out), cost)
+
     def less(self, part: Paid) -> Paid:
         """Without a part of it."""
         cost = add_costs(self.cost, None if part.cost is None else -part.cost)
@@ -75,9 +80,10 @@ class Attempt:
         silences: calls without an answer in time, at a server that is there and may be at fault.
         seconds: time spent in calls.
         paid: for all calls.
-        kept: for those among them that are kept for another process: answers to go on from, tries that failed.
+        kept: for the answers among them that are kept for another process to go on from.
+        noted: for tries that failed, as payments that stand in the store until there is an outcome.
         brought: US dollars that processes before have paid, as far as they are known.
-        kept_at: when the last of these was kept, ISO 8601 in UTC: what comes after it is later.
+        kept_at: when the last of these answers was given, ISO 8601 in UTC: what comes after it is later.
         booked: answers of the request that are in `paid` already.
     """
 
@@ -91,14 +97,15 @@ class Attempt:
     seconds: float = 0.0
     paid: Paid = field(default_factory=lambda: NOTHING)
     kept: Paid = field(default_factory=lambda: NOTHING)
+    noted: Paid = field(default_factory=lambda: NOTHING)
     brought: float = 0.0
     kept_at: str = ""
     booked: int = 0
 
     @property
-    def failures(self) -> int:
-        """Calls that failed, for whatever reason."""
-        return self.tries + self.push_backs + self.servers_lost
+    def lost(self) -> Paid:
+        """What was paid for and stands nowhere yet."""
+        return self.paid.less(self.kept).less(self.noted)
 
     def take_new_answers(self) -> list[ChatAnswer]:
         """Answers that came since the last time."""

@@ -13,7 +13,7 @@ from gpt4image.describe.runner.attempts import Attempt, Paid
 from gpt4image.describe.runner.tally import Tally
 from gpt4image.describe.store.conversations import Conversations, Turn
 from gpt4image.describe.store.parts import RecordWriter, now
-from gpt4image.describe.store.records import payment_of
+from gpt4image.describe.store.records import DescriptionRecord, payment_of
 from gpt4image.describe.tasks import RequestMaker
 
 
@@ -51,7 +51,7 @@ class Ledger:
             request.answers.extend(map(answer_of, begun))
             attempt.booked = len(begun)
         for turn in self._conversations.take(key):
-            cost = self._budget.cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            cost = self._budget.price(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             self._add_kept(attempt, replace(turn, cost=cost))
             attempt.paid += Paid(turn.tokens_in, turn.tokens_out, cost)
             attempt.brought += cost or 0.0
@@ -101,29 +101,14 @@ class Ledger:
         """Book the questions that were answered in a call which the server turned away in the end."""
         self._book(attempt, attempt.take_new_answers())
 
-    def keep_failure(self, attempt: Attempt) -> None:
-        """Keep what a try has cost that is followed by another: it is not forgotten when this process is killed."""
-        lost = attempt.paid.less(attempt.kept)
-        if self._conversations is None or not lost:
-            return
-        asked = self._maker.record(attempt.number)
-        turn = Turn(
-            key=asked.key,
-            number=-attempt.failures,
-            text="",
-            model=asked.model,
-            served_model="",
-            finish_reason=None,
-            tokens_in=lost.tokens_in,
-            tokens_out=lost.tokens_out,
-            cost=lost.cost,
-            created=max(now(), attempt.kept_at),
-        )
-        self._conversations.keep(turn)
-        self._add_kept(attempt, turn)
+    def note_failure(self, attempt: Attempt) -> None:
+        """Write down at once what a try has cost that failed, so that a kill does not take it out of the budget."""
+        lost = attempt.lost
+        self._write_payment(attempt, "failed try", lost)
+        attempt.noted += lost
 
     def record(self, attempt: Attempt, **found: Any) -> None:  # noqa: ANN401 - fields of a record
-        """Write an outcome down."""
+        """Write an outcome down, with all that its task has cost; in the same breath payments for it are taken back."""
         record = replace(
             self._maker.record(attempt.number),
             **found,
@@ -133,8 +118,10 @@ class Ledger:
             seconds=round(attempt.seconds, 3),
             created=max(now(), attempt.kept_at),
         )
-        self._writer.write(record)
-        self._tally.add_outcome(record)
+        taken_back = [self._payment(attempt, "counted with the outcome", -attempt.noted)] if attempt.noted else []
+        self._writer.write(record, *taken_back)
+        for entry in (record, *taken_back):
+            self._tally.add(entry)
         if self._conversations is not None:
             self._conversations.ended(record.key)
         attempt.request = None  # it knows of the attempt, and holds a picture: neither is to wait for the other
@@ -143,11 +130,17 @@ class Ledger:
         """Write down what was paid for tasks that have no outcome, and will be asked again; not for what is kept."""
         for attempt in attempts:
             self.book_answers(attempt)
-            lost = attempt.paid.less(attempt.kept)
-            if not lost:
-                continue
-            asked = self._maker.record(attempt.number)
-            self._writer.write(payment_of(asked, "not finished", lost.tokens_in, lost.tokens_out, lost.cost, now()))
+            self._write_payment(attempt, "not finished", attempt.lost)
+
+    def _write_payment(self, attempt: Attempt, reason: str, paid: Paid) -> None:
+        if paid:
+            payment = self._payment(attempt, reason, paid)
+            self._writer.write(payment)
+            self._tally.add(payment)
+
+    def _payment(self, attempt: Attempt, reason: str, paid: Paid) -> DescriptionRecord:
+        asked = self._maker.record(attempt.number)
+        return payment_of(asked, reason, paid.tokens_in, paid.tokens_out, paid.cost, now())
 
     def sync_conversations(self) -> None:
         """Have the system bring answers to conversations under way to the disk."""
@@ -161,14 +154,12 @@ class Ledger:
     def _book_one(self, attempt: Attempt, call: Counted) -> float | None:
         """Book a call; returns its cost."""
         attempt.paid += Paid(call.tokens_in, call.tokens_out)
-        self._tally.add_payment(call.tokens_in, call.tokens_out, None)
         return self._pay(attempt, call)
 
     def _pay(self, attempt: Attempt, call: Counted) -> float | None:
         """Pay for a call; one that was lost leaves the counts of the others alone, and is paid for at its worst."""
         cost = self._budget.pay(call.tokens_in, call.tokens_out)
         attempt.paid += Paid(cost=cost)
-        self._tally.add_payment(None, None, cost)
         self._tally.uncounted = self._budget.uncounted
         return cost
 

@@ -173,11 +173,8 @@ class Runner:
                     exhausted = True
                     continue
                 if isinstance(request, ImageError):
-                    self._fail(
-                        self._ledger.take_up(number, None),
-                        None,
-                        RequestFailedError(UNREADABLE, str(request), again=False),
-                    )
+                    error = RequestFailedError(UNREADABLE, str(request), again=False)
+                    self._fail(self._ledger.take_up(number, None), None, error)
                 else:
                     return self._ledger.take_up(number, request)
             elif self._calls or len(self._waiting):
@@ -273,6 +270,7 @@ class Runner:
         limit = f"more than {self._settings.image_seconds:.0f} s"
         error = RequestFailedError("time limit", limit, again=False, of_server=True).uncounted()
         self._ledger.book_failure(attempt, error)
+        self._ledger.note_failure(attempt)  # whose fault it is may take long to find out
         seconds = self._clock() - sent
         silent = lane.heard_at < sent + seconds / 2
         if not silent or not await self._is_its_fault(attempt, lane, error):
@@ -313,7 +311,7 @@ class Runner:
 
     def _try_again(self, attempt: Attempt, wait: float) -> None:
         self.tally.tried_again += 1
-        self._ledger.keep_failure(attempt)
+        self._ledger.note_failure(attempt)
         self._waiting.put(attempt, self._clock() + wait)
 
     def _answer(self, attempt: Attempt, lane: Lane, reply: Reply) -> None:

@@ -11,15 +11,15 @@ from gpt4image.describe.store.records import DescriptionRecord
 
 @dataclass
 class Tally:
-    """Counts of a run.
+    """Counts of a job.
 
     Attributes:
         total: tasks of this run.
         answered: tasks answered in this run.
         failures: reasons of the tasks that failed in this run.
-        tokens_in: tokens read in this run, whatever came of it.
-        tokens_out: tokens written, likewise.
-        cost: US dollars, likewise; 0 where no price is known.
+        tokens_in: tokens read.
+        tokens_out: tokens written.
+        cost: US dollars; 0 where no price is known.
         seconds: how long it has taken.
         tried_again: calls that were made again.
         uncounted: calls whose tokens the server did not count, so that they are in the cost at their worst.
@@ -43,23 +43,14 @@ class Tally:
         return self.answered + self.failures.total()
 
     def add(self, record: DescriptionRecord) -> None:
-        """Count an outcome and what it has cost, or a payment without one."""
-        if not record.is_payment:
-            self.add_outcome(record)
-        self.add_payment(record.tokens_in, record.tokens_out, record.cost)
-
-    def add_outcome(self, record: DescriptionRecord) -> None:
-        """Count an outcome, whose calls were counted when they were made."""
+        """Count an outcome, or a payment without one."""
         if record.error is None:
             self.answered += 1
-        else:
+        elif not record.is_payment:
             self.failures[record.error] += 1
-
-    def add_payment(self, tokens_in: int | None, tokens_out: int | None, cost: float | None) -> None:
-        """Count what calls have taken; None where it is not known."""
-        self.tokens_in += tokens_in or 0
-        self.tokens_out += tokens_out or 0
-        self.cost += cost or 0.0
+        self.tokens_in += record.tokens_in or 0
+        self.tokens_out += record.tokens_out or 0
+        self.cost += record.cost or 0.0
 
     def note(self, rate: float, *, priced: bool) -> str:
         """Rate, tokens, money and failures, short enough to stand beside a progress bar."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from gpt4image.console import counted, progress
 from gpt4image.describe.readers import IdLookup, OrphanPolicy, read_keyed_texts
 from gpt4image.describe.sharing.rows import KNOWN, column_names, has_provenance, read_shared_rows, shared_files
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.conversations import Conversations
+from gpt4image.describe.store.conversations import Turn, group_turns
 from gpt4image.describe.store.latest import KEY_TYPE
 from gpt4image.describe.store.parts import BATCH_ROWS, now, to_batch
 from gpt4image.describe.store.records import payment_of
@@ -128,7 +128,7 @@ class Intake:
         """
         answered = self._store.keys().answered
         retried = {key: mark.created for key, mark in self._store.marks().items() if mark.verdict == "retry"}
-        records, begun = self._records(files), self._store.conversations()
+        records, begun = self._records(files), group_turns(self._store.abandoned_turns())
         while rows := list(islice(records, BATCH_ROWS)):
             there = contains(answered, np.asarray([row.key for row in rows], dtype=KEY_TYPE)).tolist()
             void = (row.key in retried and retried[row.key] >= row.created for row in rows)
@@ -202,10 +202,12 @@ class Intake:
         )
 
 
-def payments_for(records: Iterable[DescriptionRecord], begun: Conversations) -> Iterator[DescriptionRecord]:
+def payments_for(
+    records: Iterable[DescriptionRecord], begun: Mapping[str, Sequence[Turn]]
+) -> Iterator[DescriptionRecord]:
     """What was paid here for descriptions that come from elsewhere: once they are there, nobody takes it up."""
     for record in records:
-        ended = [turn for turn in begun.take(record.key) if turn.created <= record.created]
+        ended = [turn for turn in begun.get(record.key, ()) if turn.created <= record.created]
         if ended:
             paid = sum((Spent(turn.cost or 0.0, turn.tokens_in or 0, turn.tokens_out or 0) for turn in ended), Spent())
             asked = replace(record, text="", served_model="", finish_reason=None, seconds=0.0)

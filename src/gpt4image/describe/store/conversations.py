@@ -1,4 +1,4 @@
-"""What was paid for a description that has no outcome yet: durable at once, and another process goes on from there."""
+"""Conversations under way: what was answered is durable at once, and another process goes on from there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer to one question of a conversation that has no outcome yet, or a try that failed. It was paid for.
+    """An answer to one question of a conversation that has no outcome yet. It was paid for.
 
     Attributes:
         key: the description that the conversation is to give.
-        number: number of the question, from 0; below 0 for a try that failed, which leaves nothing but its cost.
+        number: number of the question, from 0.
         text: what was said.
         model: the model as it was asked for.
         served_model: the model as the server named it.
@@ -53,9 +53,7 @@ class Conversations:
 
     def __init__(self, folder: Path, turns: Iterable[Turn] = ()) -> None:
         self._folder, self._most = folder, FILE_BYTES
-        self._before: dict[str, list[Turn]] = {}
-        for turn in turns:
-            self._before.setdefault(turn.key, []).append(turn)
+        self._before = group_turns(turns)
         self._live: dict[str, list[Turn]] = {}
         self._writer: RecordWriter | None = None
 
@@ -110,6 +108,14 @@ class Conversations:
         self._most = max(FILE_BYTES, 2 * self._writer.size)
         old.close()
         remove_part(old.path)
+
+
+def group_turns(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
+    """Answers by description."""
+    found: dict[str, list[Turn]] = {}
+    for turn in turns:
+        found.setdefault(turn.key, []).append(turn)
+    return found
 
 
 def chain(turns: Iterable[Turn]) -> list[Turn]:

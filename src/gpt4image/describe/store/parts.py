@@ -63,16 +63,16 @@ class RecordWriter:
         self._on_its_way = threading.Lock()
         self._closed = False
 
-    def write(self, record: Row) -> None:
-        """Append a record. It outlives this process at once, and the machine after the next `sync`.
+    def write(self, *records: Row) -> None:
+        """Append records, all or none. They outlive this process at once, and the machine after the next `sync`.
 
         Raises:
             StoreError: it cannot be written, as on a full disk; what was written before is whole.
         """
-        line = record_line(record)
+        lines = b"".join(map(record_line, records))
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
+            written = os.write(self._file, lines)
+            if written < len(lines):
                 raise OSError("the disk is full")
         except OSError as error:
             os.ftruncate(self._file, self.size)
@@ -80,7 +80,7 @@ class RecordWriter:
                 f"{self.path} cannot be written ({error}). What was answered before is kept: make room, and give the "
                 "same command again."
             ) from None
-        self.size += len(line)
+        self.size += len(lines)
 
     def sync(self) -> None:
         """Have the system bring what was written to the disk, from any thread; once it is closed all of it is there."""

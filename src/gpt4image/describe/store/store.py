@@ -64,6 +64,11 @@ class DescriptionStore:
         """Conversations that were begun, to go on with and to add to; use it as a context manager."""
         return Conversations(self._turns, self._open_turns())
 
+    def abandoned_turns(self) -> list[Turn]:
+        """Answers to conversations without an outcome that no process has under way."""
+        turns = read_turns(path for path in turn_files(self._turns) if is_closed(path))
+        return open_turns(turns, self._outcomes(turns))
+
     def add_all(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Add many records at once, all of them or, where `batches` raises or the process is killed, none.
 
