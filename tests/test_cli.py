@@ -1,6 +1,7 @@
 """The command line as a person meets it."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -122,8 +123,6 @@ def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, 
 
 
 def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "set"
     shutil.copytree(image_set, folder)
     (folder / "red" / "a\x1b[31m.png").write_bytes(b"broken")
@@ -131,6 +130,21 @@ def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, ca
     captured = capsys.readouterr()
     assert "\x1b[31m.png" not in captured.out + captured.err
     assert r"a\x1b[31m.png" in captured.out
+
+
+def test_images_that_lie_there_twice_are_named(image_set, tmp_path, capsys):
+    folder = shutil.copytree(image_set, tmp_path / "set")
+    shutil.copy(folder / "red" / "000.png", folder / "red" / "copy.png")
+    shutil.copy(folder / "red" / "001.png", folder / "blue" / "red.png")
+    assert main(["images", str(folder), "--work", str(tmp_path / "work")]) == 0
+    captured = capsys.readouterr()
+    lines = [line.split("\t") for line in captured.out.splitlines()]
+    assert ["red/000.png, red/copy.png"] in [line[2:] for line in lines if line[0] == "copies"]
+    assert {tuple(line[2:]) for line in lines if line[0] == "labels"} == {
+        ("blue", "blue/red.png"),
+        ("red", "red/001.png"),
+    }
+    assert "Which they are" not in captured.err
 
 
 def test_text_encoders_are_compared_without_training(image_set, descriptions_file, tmp_path, capsys):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpt4image.describe.quality.records import QualityReport
     from gpt4image.describe.runner import Tally
     from gpt4image.describe.sharing import ExportSummary, ImportSummary
+    from gpt4image.describe.store import DescriptionStore
     from gpt4image.describe.tasks import Tasks
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ def run_export(
         images_inside=images_inside,
         with_cost=with_cost,
         strategies=own_strategies(prompt_file) if prompt_file else (),
-        findings=known_findings(space),
+        findings=known_findings(space, store),
     )
 
 
@@ -210,12 +211,21 @@ def run_import(
     return import_descriptions(source, images, store, model=model, text_column=text_column, orphan_texts=orphans)
 
 
-def known_findings(space: Workspace) -> dict[str, int]:
-    """What the last check has found: title and count; nothing where there was none."""
+def known_findings(space: Workspace, store: DescriptionStore) -> dict[str, int]:
+    """What the last check has found in texts that are still what they were then: title and count."""
+    import pyarrow.compute as pc
+
     from gpt4image.describe.quality.records import QualityReport
 
-    path = space.description_findings
-    return {finding.title: finding.count for finding in QualityReport.load(path).findings} if path.exists() else {}
+    if not space.description_findings.exists():
+        return {}
+    report = QualityReport.load(space.description_findings)
+    there: set[str] = set()
+    for batch in store.current_batches():
+        same = pc.and_(pc.is_null(batch["error"]), pc.less_equal(batch["created"], report.created))
+        there.update(batch["key"].filter(same).to_pylist())
+    counts = {finding.title: len(there.intersection(finding.keys)) for finding in report.findings}
+    return {title: count for title, count in counts.items() if count}
 
 
 def with_job(data: DataOptions, options: DescribeOptions, work: Path, do: Callable[[DescribeJob], T]) -> T:

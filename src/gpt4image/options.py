@@ -42,7 +42,8 @@ class TextOptions:
 
     text: str | None = None
     """Text column of the image set, or a file: CSV/JSONL/Parquet keyed by path or id, or the reference's .pth list.
-    When not given: what `gpt4image describe` has written, else the column `description`. `none`: teachers alone."""
+    Or another work folder: what `describe` has written there. When not given: what it has written into this one, else
+    the column `description`. `none`: teachers alone."""
     use_prompts: tuple[str, ...] = ()
     """Of what `describe` has written: only the texts of these prompts."""
     use_models: tuple[str, ...] = ()

@@ -28,8 +28,17 @@ DEFAULT_COLUMN = "description"
 """Text column that is read where no other text is named and nothing was described."""
 
 
-def open_images(options: DataOptions, space: Workspace) -> ImageTable:
-    """Load the images, say what was found, and treat images that lie in two splits as the options say."""
+def open_images(options: DataOptions, space: Workspace, *, names_follow: bool = False) -> ImageTable:
+    """Load the images, say what was found, and treat images that lie in two splits as the options say.
+
+    Args:
+        options: the images.
+        space: the work directory.
+        names_follow: the caller says which files were left out and which images lie twice.
+
+    Raises:
+        DataError: the source is unknown or broken, or images lie in two splits and must not.
+    """
     from gpt4image.images import drop_leaks, find_duplicates, load_images
 
     images = load_images(
@@ -52,11 +61,11 @@ def open_images(options: DataOptions, space: Workspace) -> ImageTable:
         )
     if leaked and options.leaks == "drop":
         images = drop_leaks(images)
-    say_images(images)
+    say_images(images, names_follow=names_follow)
     return images
 
 
-def say_images(images: ImageTable) -> None:
+def say_images(images: ImageTable, *, names_follow: bool = False) -> None:
     """The image set in a few lines."""
     from gpt4image.images import SPLITS, find_duplicates
 
@@ -76,10 +85,10 @@ def say_images(images: ImageTable) -> None:
     if images.rejected:
         first = images.rejected[0]
         console.say(
-            f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason}). "
-            f"All of them: gpt4image images {images.source}",
-            style="yellow",
+            f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", style="yellow"
         )
+    if not names_follow and (duplicates.surplus or images.rejected):
+        console.say(f"Which they are: gpt4image images {images.source}")
 
 
 def open_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
@@ -101,19 +110,24 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
     """
     from gpt4image.describe import DescriptionStore, described_set, load_descriptions
     from gpt4image.describe.descriptions import join_texts
+    from gpt4image.describe.sharing.rows import store_folder
 
     if options.text == NO_TEXT:
         return join_texts(images, (), 0, "none")
-    store = DescriptionStore(space.description_store)
+    elsewhere = options.text and store_folder(Path(options.text))
+    store = DescriptionStore(elsewhere or space.description_store)
     chosen = bool(options.use_prompts or options.use_models)
-    if options.text is None and (chosen or not store.is_empty):
+    if elsewhere or (options.text is None and (chosen or not store.is_empty)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
     if chosen:
-        raise ConfigError("Prompts and models are chosen among what describe has written: leave --text out.")
+        raise ConfigError(
+            "Prompts and models are chosen among what describe has written: leave --text out, or "
+            "name a work folder with it."
+        )
     if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
         raise DescriptionError(
             f"{space.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. Write some: "
-            "gpt4image describe; or name texts: --text."
+            "gpt4image describe; or name texts, or another work folder that holds some: --text."
         )
     return load_descriptions(
         images,

@@ -140,8 +140,11 @@ class TestExport:
         assert {row["key"] for row in rows} == {record.key for record in records[1:]}
         assert {row["text"] for row in rows if row["key"] == records[2].key} == {"newer"}
         assert (summary.texts, summary.images, summary.strangers, summary.failures) == (35, 35, 1, 1)
-        assert "1 text of images that are not in the set, 1 failed request" in summary.line()
+        assert (
+            "1 text of images that are not in the set, 1 failed request, 1 text that describe check" in summary.line()
+        )
         card = (tmp_path / "set" / "README.md").read_text()
+        assert "Not in it: 1 text left out after checking" in card
         assert "| server error 500 | 1 |" in card
         assert "35 descriptions of 35 images" in card
 

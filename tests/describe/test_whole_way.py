@@ -97,6 +97,24 @@ def test_what_was_described_is_what_trains(image_set, tmp_path, capsys):
     assert "Did you mean 'plain'" in capsys.readouterr().err
 
 
+def test_another_work_folder_trains_on_the_same_descriptions(image_set, tmp_path, capsys):
+    """As where a run of other settings is there: nothing is asked again."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    with StubServer() as server:
+        described(image_set, first, server.base_url, prompts=("plain", "attributes"))
+    where, train = [str(image_set), "--work", str(first)], [*TINY, "--arm", "described"]
+    assert main(["train", *where, *train]) == 0
+    assert main(["train", *where, *train, "--epochs", "2"]) == 1
+    assert "name this one as --text" in " ".join(capsys.readouterr().err.split())
+    where[-1] = str(second)
+    assert main(["train", *where, *train, "--epochs", "2"]) == 1
+    assert "another work folder that holds some: --text" in " ".join(capsys.readouterr().err.split())
+    assert main(["embed", *where, "--text", str(first), "--use-prompts", "plain"]) == 0
+    assert "36 distinct texts of 36 images" in capsys.readouterr().out
+    assert main(["train", *where, *train, "--epochs", "2", "--text", str(first)]) == 0
+    assert DescriptionStore(second / "descriptions").is_empty
+
+
 def test_an_estimate_shows_what_the_picture_size_costs(image_set, tmp_path):
     folder = tmp_path / "set"
     for path in image_set.rglob("*.png"):
@@ -147,8 +165,14 @@ def test_decisions_of_a_check_can_be_taken_back(image_set, tmp_path, capsys):
     whole = len(records(tmp_path))
     assert main([*check, "--drop", "refusal"]) == 0
     assert len(records(tmp_path)) == whole - 5
+    export = ["describe", "export", str(image_set), "--work", str(tmp_path), "--out"]
+    assert main([*export, str(tmp_path / "dropped")]) == 0
+    assert "5 texts that describe check has dropped" in capsys.readouterr().out
+    assert "Refusals" not in (tmp_path / "dropped" / "README.md").read_text(), "they are not in it"
     assert main([*check, "--undo"]) == 0
     assert len(records(tmp_path)) == whole
+    assert main([*export, str(tmp_path / "whole")]) == 0
+    assert "Refusals" in (tmp_path / "whole" / "README.md").read_text()
 
 
 def test_where_nothing_was_described_check_says_so(image_set, tmp_path, capsys):

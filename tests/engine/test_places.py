@@ -7,6 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
+from gpt4image.describe.cost.budget import OVER_BUDGET
 from gpt4image.describe.job import hold_store
 from gpt4image.describe.store import DescriptionRecord, DescriptionStore
 from gpt4image.describe.store.records import record_line
@@ -96,7 +97,7 @@ def test_a_watch_adds_up_all_workers(tmp_path):
     for rank, lines in enumerate((line("a", 0.5), line("b", 0.25) + line("c", 0.25))):
         (tmp_path / f"{rank}.jsonl").write_bytes(lines)
         run.update(rank, state="done", parts=[str(tmp_path / f"{rank}.jsonl")], tried_again=2, uncounted=1)
-    run.update(1, stopped="the budget is used up")
+    run.update(1, stopped=OVER_BUDGET)
     watch.look()
     watch.look()
     tally = watch.tally
@@ -105,7 +106,7 @@ def test_a_watch_adds_up_all_workers(tmp_path):
         1.0,
         4,
         2,
-        "the budget is used up",
+        OVER_BUDGET,
     )
     assert (watch.failure, watch.unfinished()) == ("", [])
     run.update(0, state="failed", message="no server")

@@ -7,6 +7,7 @@ import pytest
 from running import all_once, files_with, latest_run, options, paid, records, scenario, wait_until
 from stub_server import StubProcess
 
+from gpt4image.describe.cost.budget import OVER_BUDGET
 from gpt4image.describing import run_description
 from gpt4image.errors import DescribeError
 from gpt4image.options import DataOptions
@@ -56,7 +57,7 @@ def test_an_array_job_keeps_to_its_budget_and_the_command_goes_on_behind_it(few_
 
         tally = run_description(DataOptions(str(few_images)), options(server, "local", **asked), work)  # waits for them
         assert "Waiting for a worker of an earlier run to end" in capfd.readouterr().err
-        assert (tally.done, tally.stopped) == (0, "the budget is used up")
+        assert (tally.done, tally.stopped) == (0, OVER_BUDGET)
         assert 0.0045 < sum(record.cost for record in records(work)) <= 0.0095
         assert latest_run(work) == run
 

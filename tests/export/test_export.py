@@ -80,16 +80,22 @@ def test_predicts_images_and_goes_on_after_a_broken_one(image_set, exported, tmp
     for name in ("red", "blue"):
         shutil.copy(image_set / name / "004.png", tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "README.md").write_text("no image, nor called like one")
+    (tmp_path / ".hidden.png").write_bytes(b"of the system")
     found = {p.path.name: p for p in predict_images(folder, [tmp_path], top=2)}
     assert found["red.png"].answers[0][0] == "red"
     assert found["blue.png"].answers[0][0] == "blue"
     assert len(found["red.png"].answers) == 2
     assert found["red.png"].answers[0][1] > found["red.png"].answers[1][1]
     assert found["broken.png"].answers == ()
-    assert "broken.png" in found["broken.png"].error
+    assert found["broken.png"].error and "broken.png" not in found["broken.png"].error, "the path stands beside it"
+    assert len(found) == 3
 
     with pytest.raises(DataError, match="does not exist"):
         list(predict_images(folder, [tmp_path / "nowhere.png"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"No image in .*empty"):
+        list(predict_images(folder, [tmp_path / "empty"]))
     with pytest.raises(ConfigError, match="no exported model"):
         list(predict_images(tmp_path, [tmp_path / "red.png"]))
 

@@ -122,6 +122,8 @@ def leaky(tmp_path):
 def test_duplicates(leaky):
     report = find_duplicates(leaky)
     assert (report.groups, report.surplus) == (3, 5)
+    assert sorted(map(len, report.copies.values())) == [2, 3, 3]
+    assert ("train/a/v.png", "val/a/v.png") in report.copies.values()
     assert sorted(map(dict, report.leaked.values()), key=len) == [
         {"train": ("train/a/v.png",), "validation": ("val/a/v.png",)},
         {"train": ("train/a/t.png",), "validation": ("val/a/t.png",), "test": ("test/a/t.png",)},

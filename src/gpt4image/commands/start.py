@@ -39,15 +39,19 @@ class Images:
     """Where the findings are kept, so that no image is read twice."""
 
     def run(self) -> None:
-        """Print every file that was left out, and every image that lies in two splits."""
+        """Print every file that was left out, and every image that lies there twice, in two splits or two classes."""
         from gpt4image.console import printable
         from gpt4image.images import find_duplicates
         from gpt4image.pipeline import open_images
         from gpt4image.workspace import Workspace
 
-        images = open_images(self.source, Workspace(self.work))
+        images = open_images(self.source, Workspace(self.work), names_follow=True)
         for rejected in images.rejected:
             print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
-        for image_id, places in find_duplicates(images).leaked.items():
-            for split, paths in places.items():
-                print(f"leaked\t{image_id}\t{split}\t{printable(', '.join(paths))}")
+        found = find_duplicates(images)
+        for image_id, paths in found.copies.items():
+            print(f"copies\t{image_id}\t{printable(', '.join(paths))}")
+        for kind, several in (("leaked", found.leaked), ("labels", found.conflicting)):
+            for image_id, places in several.items():
+                for name, paths in places.items():
+                    print(f"{kind}\t{image_id}\t{printable(name)}\t{printable(', '.join(paths))}")

@@ -42,8 +42,8 @@ DECLINED = "nothing more was sent"
 GOES_ON = "The same command goes on."
 REMEDIES = {
     DECLINED: "What was measured is kept.",
-    OVER_BUDGET: "One more could, at its longest, exceed it: give more with --budget (--estimate says what the rest "
-    "will take), or bound the longest with a lower --max-tokens.",
+    OVER_BUDGET: "Give more with --budget (--estimate says what the rest will take), or bound the longest with a lower "
+    "--max-tokens.",
 }
 """What to do when a job ends before its time, where it is not to give the same command again."""
 LOOKED_AT = 64

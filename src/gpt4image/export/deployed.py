@@ -13,6 +13,7 @@ from gpt4image.errors import ConfigError, DataError, ImageError
 from gpt4image.export.model import ExportLayout
 from gpt4image.files import read_json
 from gpt4image.images import decode
+from gpt4image.images.sources.files import is_hidden, is_image_name
 from gpt4image.train.augment import Transform, evaluation_transform
 from gpt4image.train.backbone import create_model
 
@@ -72,25 +73,28 @@ def predict_images(model: Path, sources: Sequence[Path], *, top: int = 3, batch_
 
     Args:
         model: folder of the exported model.
-        sources: images, or folders of which every file is an image.
+        sources: images, or folders; in these, files that are called like images.
         top: classes named for each image.
         batch_size: images at a time.
 
     Raises:
         ConfigError: the model's folder holds no model.
-        DataError: a source does not exist.
+        DataError: a source does not exist, or there is no image at all.
     """
     deployed = load_exported(model)
     files = list(list_files(sources))
+    if not files:
+        raise DataError(f"No image in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
     for start in range(0, len(files), batch_size):
         yield from answer(deployed, files[start : start + batch_size], top)
 
 
 def list_files(sources: Iterable[Path]) -> Iterator[Path]:
-    """The files themselves, and those in folders, in order."""
+    """The files themselves, and the images in folders, in order."""
     for source in sources:
         if source.is_dir():
-            yield from sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith("."))
+            inside = (path for path in source.rglob("*") if is_image_name(path.name) and not is_hidden(path.name))
+            yield from sorted(path for path in inside if path.is_file())
         elif source.exists():
             yield source
         else:
@@ -105,7 +109,7 @@ def answer(deployed: Deployed, paths: Sequence[Path], top: int) -> list[Predicti
         try:
             pictures[path] = deployed.transform(decode(path.read_bytes(), str(path)))
         except (ImageError, OSError) as error:
-            found[path] = Prediction(path, (), str(error))
+            found[path] = Prediction(path, (), str(error).removeprefix(f"{path}: "))
     if pictures:
         with torch.no_grad():
             probabilities = deployed.model(torch.stack(list(pictures.values()))).softmax(dim=1)

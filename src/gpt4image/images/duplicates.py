@@ -19,12 +19,14 @@ class DuplicateReport:
     Attributes:
         groups: number of distinct images that occur more than once.
         surplus: number of images beyond the first of each group.
+        copies: id -> paths, for each of these groups.
         leaked: id -> split -> paths, for images that lie in more than one split.
         conflicting: id -> class name -> paths, for images that carry more than one label.
     """
 
     groups: int
     surplus: int
+    copies: Mapping[str, tuple[str, ...]]
     leaked: Mapping[str, Places]
     conflicting: Mapping[str, Places]
 
@@ -36,10 +38,12 @@ def find_duplicates(table: ImageTable) -> DuplicateReport:
     repeated = np.flatnonzero(counts[inverse] > 1)
     repeated = repeated[np.argsort(inverse[repeated], kind="stable")]
     edges = np.flatnonzero(np.diff(inverse[repeated])) + 1
+    copies: dict[str, tuple[str, ...]] = {}
     leaked: dict[str, Places] = {}
     conflicting: dict[str, Places] = {}
     for members in np.split(repeated, edges) if len(repeated) else []:
         rows = table.rows.take(members).to_pylist()
+        copies[rows[0]["id"]] = tuple(row["path"] for row in rows)
         splits = _places((row["split"], row["path"]) for row in rows)
         names = _places((table.classes[row["label"]], row["path"]) for row in rows if row["label"] >= 0)
         if len(splits) > 1:
@@ -47,7 +51,7 @@ def find_duplicates(table: ImageTable) -> DuplicateReport:
         if len(names) > 1:
             conflicting[rows[0]["id"]] = names
     surplus = counts[counts > 1] - 1
-    return DuplicateReport(len(surplus), int(surplus.sum()), leaked, conflicting)
+    return DuplicateReport(len(surplus), int(surplus.sum()), copies, leaked, conflicting)
 
 
 def drop_leaks(table: ImageTable) -> ImageTable:

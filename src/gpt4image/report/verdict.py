@@ -154,7 +154,8 @@ def _what_would_settle(difference: Difference) -> str:
     if difference.low == difference.high:
         return (
             "Both arms scored the same on every image, so nothing can be told: models that have hardly learned and "
-            "tiny test sets look like this. The same command, with more epochs, more test images or more seeds:"
+            "tiny test sets look like this. More epochs or test images want another --work folder, and --text with the "
+            "name of this one, for its descriptions. More seeds take the same command:"
         )
     half = max(difference.high - difference.mean, difference.mean - difference.low)
     times = (half / abs(difference.mean)) ** 2 if difference.mean else math.inf

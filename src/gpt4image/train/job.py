@@ -116,7 +116,7 @@ class Job:
         if changed:
             raise ConfigError(
                 f"{self.layout.folder} holds a run of other settings: {'; '.join(changed[:5])}. Take another --work "
-                "folder, or delete this run."
+                "folder, and name this one as --text for its descriptions; or delete this run."
             )
 
 

@@ -15,6 +15,7 @@ from stub_server import StubProcess, StubServer
 
 from gpt4image.describe.batch import keys_under_way
 from gpt4image.describe.batch.run import BatchRun
+from gpt4image.describe.cost.budget import OVER_BUDGET
 
 
 def batch_sizes(server) -> list[int]:
@@ -101,7 +102,7 @@ def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path)
         cost = store_of(tmp_path / "free").spent().cost
         before = sum(server.paid_by_mark.values())
         tally = batched(image_set, tmp_path, server.base_url, ["questions"], dollars=cost / 3)
-        assert tally.stopped == "the budget is used up" and tally.answered < IMAGES
+        assert tally.stopped == OVER_BUDGET and tally.answered < IMAGES
         in_between = sum(server.paid_by_mark.values()) - before
         assert in_between > 3 * tally.answered  # some conversations have stopped in the middle
         assert 0 < len(keys_under_way(state_of(tmp_path))) <= IMAGES - tally.answered
@@ -188,7 +189,7 @@ def test_the_budget_is_kept(image_set, tmp_path, share):
         cost = store_of(tmp_path / "free").spent().cost
         before = sum(server.paid_by_mark.values())
         tally = batched(image_set, tmp_path, server.base_url, dollars=share * cost)
-        assert tally.stopped == "the budget is used up" and tally.total == IMAGES
+        assert tally.stopped == OVER_BUDGET and tally.total == IMAGES
         spent = store_of(tmp_path).spent().cost
         assert 0 < tally.answered < IMAGES and 0 < spent <= share * cost
         assert sum(server.paid_by_mark.values()) - before == tally.answered

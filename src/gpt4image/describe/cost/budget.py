@@ -9,7 +9,7 @@ UNKNOWN_TOKENS_IN = 4096
 """Tokens that a call is taken to read, before any was measured."""
 UNSEEN_TOKENS_IN = 65_536
 """Tokens that each request of a first batch is taken to read; some models count 37,000 for a picture of 768 pixels."""
-OVER_BUDGET = "the budget is used up"
+OVER_BUDGET = "the budget may not be enough for one more, at its longest"
 """Why a job ends where one more description could, at its longest, exceed the budget."""
 PATIENCE = 8
 """Calls that nobody counted, with none that somebody did, after which a server is taken never to count."""
@@ -51,8 +51,8 @@ class Budget:
                 "A budget needs the model's price, which is not known: give it with --prices FILE, or "
                 "--price-in and --price-out in dollars for a million tokens."
             )
-        if dollars is not None and dollars < 0:
-            raise ConfigError(f"The budget must not be negative, but is {dollars}.")
+        if dollars is not None and not 0 <= dollars < float("inf"):
+            raise ConfigError(f"The budget is an amount of dollars, not {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
         self._most_out, self._turns, self._batch = most_out, turns, batch
         self._most_in = 0

@@ -45,7 +45,7 @@ def make_report(
     leakage = measure_leakage(texts, classes)
     return QualityReport(
         version=version("gpt4image"),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
         source=source,
         text_source=collected.source,
         images=len(collected.wanted),

@@ -161,8 +161,8 @@ class Lanes:
             return
         lane.alive, lane.trouble = False, trouble
         lane.absences += 1
-        if len(self.all) > 1:
-            console.say(f"{trouble}: its images go to the others", style="yellow")
+        goes_on = "its images go to the others" if len(self.all) > 1 else "waiting for it"
+        console.say(f"{trouble}: {goes_on}", style="yellow")
         task = asyncio.create_task(self._revive(lane))
         self._revivals.add(task)
         task.add_done_callback(self._revivals.discard)

@@ -68,7 +68,7 @@ class Tally:
         """The account in one line."""
         parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
-        parts += [f"${self.cost:.4g}"] if self.cost else []
+        parts += [dollars(self.cost)] if self.cost else []
         parts += [f"{counted(self.tried_again, 'call')} made again"] if self.tried_again else []
         parts += [f"{counted(self.uncounted, 'call')} not counted by the server, at worst"] if self.uncounted else []
         return ", ".join(parts)
@@ -76,6 +76,15 @@ class Tally:
     def failure_lines(self) -> list[str]:
         """One line a reason, the most frequent first."""
         return [f"failed: {count:,} {reason}" for reason, count in self.failures.most_common()]
+
+
+def dollars(amount: float) -> str:
+    """Money in cents, or in four digits where it is less than a dollar.
+
+    >>> dollars(1234.567), dollars(0.012345)
+    ('$1,234.57', '$0.01235')
+    """
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4g}"
 
 
 def short(number: float) -> str:

@@ -50,6 +50,7 @@ class Account:
         prompts: texts by prompt.
         settings: texts by sampling and image size.
         failures: requests without an answer, by reason.
+        dropped: texts left out because they were marked so.
         strangers: texts left out because their image is not in the set.
         tokens_in: tokens read for the texts.
         tokens_out: tokens written.
@@ -64,6 +65,7 @@ class Account:
     prompts: Counter[Prompt] = field(default_factory=Counter)
     settings: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    dropped: int = 0
     strangers: int = 0
     tokens_in: int = 0
     tokens_out: int = 0

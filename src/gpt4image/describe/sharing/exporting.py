@@ -41,6 +41,7 @@ class ExportSummary:
         images: number of images that have one.
         strangers: texts left out because their image is not in the image set.
         failures: requests without an answer.
+        dropped: texts left out because checking them had them dropped.
     """
 
     folder: Path
@@ -48,11 +49,13 @@ class ExportSummary:
     images: int
     strangers: int
     failures: int
+    dropped: int
 
     def line(self) -> str:
         """The account in one line."""
         left_out = [f"{counted(self.strangers, 'text')} of images that are not in the set"] if self.strangers else []
-        left_out += [f"{counted(self.failures, 'failed request')}"] if self.failures else []
+        left_out += [counted(self.failures, "failed request")] if self.failures else []
+        left_out += [f"{counted(self.dropped, 'text')} that describe check has dropped"] if self.dropped else []
         tail = f"; left out: {', '.join(left_out)}" if left_out else ""
         return f"{counted(self.texts, 'text')} of {counted(self.images, 'image')} in {self.folder}{tail}"
 
@@ -102,6 +105,7 @@ def export_descriptions(
                 writer.add(table)
                 meter.advance(table.num_rows)
             splits = writer.finish()
+        account.dropped = count_texts(store, dropped=True) - count_texts(store)
         check_account(account, store, images)
         write_card(draft / "README.md", CardFacts(account, columns, splits, strategies, findings or {}))
         if out.exists():
@@ -109,7 +113,13 @@ def export_descriptions(
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return ExportSummary(out, account.texts, account.with_text, account.strangers, account.failures.total())
+    left_out = account.strangers, account.failures.total(), account.dropped
+    return ExportSummary(out, account.texts, account.with_text, *left_out)
+
+
+def count_texts(store: DescriptionStore, *, dropped: bool = False) -> int:
+    """Number of texts that count; also of those that were marked to be left out."""
+    return sum(batch["error"].null_count for batch in store.current_batches(dropped=dropped))
 
 
 def check_target(out: Path) -> None:

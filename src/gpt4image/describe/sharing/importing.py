@@ -195,8 +195,9 @@ class Intake:
 
     def _orphan_message(self, files: Sequence[Path]) -> str:
         texts, shown = self._orphan_count + len(self._seen), ", ".join(map(repr, self._orphans))
+        where = files[0] if len(files) == 1 else files[0].parent
         return (
-            f"{files[0].parent}: {self._orphan_count:,} of {texts:,} texts fit no image of {self._images.source}, such "
+            f"{where}: {self._orphan_count:,} of {texts:,} texts fit no image of {self._images.source}, such "
             f"as {shown}. Images are found by id, the hash of their bytes, or where a row has none by path relative to "
             "the image set. To import the others: --skip-orphans."
         )
