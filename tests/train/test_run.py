@@ -1,6 +1,7 @@
 """Runs: the right losses, exact resume, clear ends."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -395,6 +396,31 @@ def announced(judge, model, batch):
 Objective.losses = announced
 train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out), checkpoint_seconds=0.0)
 """
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_does_no_step_again(images, several_store, image_set, small_recipe, tmp_path, workers):
+    """The checkpoint that the time asks for is far away: the interrupt writes one."""
+    recipe = small_recipe(epochs=20, mixup=0.3, ema_decay=0.9)
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN.replace("checkpoint_seconds=0.0", f"checkpoint_seconds=600.0, workers={workers}"))
+    store, out = str(several_store.layout.folder), tmp_path / "interrupted"
+    arguments = [sys.executable, str(script), str(image_set), store, str(out), json.dumps(recipe.to_dict())]
+    group = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(arguments, **group)
+    done = [process.stdout.readline() for _ in range(4)]
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loading processes get it too
+    out_rest, err = process.communicate()
+    done += out_rest.splitlines()
+    assert process.returncode != 0 and "KeyboardInterrupt" in err and "Stopping after this step" in err
+    done += subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()
+    whole = train_model(images, several_store, recipe, tmp_path / "whole")
+    assert len(done) == 20 * (len(images.split("train")) // 8)
+    a, b = load_file(whole.layout.weights), load_file(out / "best.safetensors")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    losses = [(row["classification_loss"], row["alignment_loss"]) for row in whole.history]
+    again = json.loads((out / "result.json").read_text())["history"]
+    assert losses == [(row["classification_loss"], row["alignment_loss"]) for row in again]
 
 
 def test_killed_run_ends_in_the_same_weights_bit_for_bit(images, several_store, image_set, small_recipe, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.setup import build_trainer, capture_state, restore_state
+from gpt4image.train.stopping import stop_between_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -164,30 +167,46 @@ def train_to_end(job: Job, accelerator: Accelerator) -> None:
     checkpoint = load_checkpoint(job.layout.checkpoint)
     if checkpoint:
         restore_state(trainer, *checkpoint)
-    if accelerator.is_main_process:
-        trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds)
+    alone = accelerator.num_processes == 1  # several are stopped one by one, and would wait for one another
     steps = job.recipe.epochs * trainer.steps_per_epoch
-    with console.progress(f"Train {job.arm.name}, seed {job.seed}", steps) as meter:
-        fit(trainer, meter)
+    with (
+        stop_between_steps() if alone else nullcontext(threading.Event()) as asked,
+        console.progress(f"Train {job.arm.name}, seed {job.seed}", steps) as meter,
+    ):
+        if accelerator.is_main_process:
+            trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds, asked)
+        try:
+            fit(trainer, meter)
+        except RuntimeError:  # loading processes end at the same Ctrl-C
+            if asked.is_set():
+                raise KeyboardInterrupt from None
+            raise
     if accelerator.is_main_process:
         write_result(trainer, backbone, job.layout)
 
 
 class CheckpointTimer:
-    """Writes a checkpoint when some time has passed since the last one.
+    """Writes a checkpoint when some time has passed since the last one, and when the training is to stop.
 
     Args:
         path: the checkpoint.
         seconds: time between two.
+        asked: set when the training is to stop.
     """
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        self._path, self._seconds, self._last = path, seconds, time.monotonic()
+    def __init__(self, path: Path, seconds: float, asked: threading.Event) -> None:
+        self._path, self._seconds, self._asked, self._last = path, seconds, asked, time.monotonic()
 
     def __call__(self, trainer: Trainer) -> None:
-        """Save if it is time and the losses up to here are known to be sound."""
-        if time.monotonic() - self._last < self._seconds or not trainer.watch.looked:
-            return
+        """Save if it is time and the losses up to here are known to be sound. KeyboardInterrupt when it is to stop."""
+        if self._asked.is_set():
+            trainer.watch.look()
+            self._save(trainer)
+            raise KeyboardInterrupt
+        if time.monotonic() - self._last >= self._seconds and trainer.watch.looked:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
         trainer.progress.classification_sum = trainer.watch.classification_sum
         trainer.progress.alignment_sum = trainer.watch.alignment_sum
         save_checkpoint(self._path, trainer.progress, capture_state(trainer))

@@ -21,7 +21,7 @@ class LossWatch:
     Args:
         interval: steps between two looks.
         image_ids: names images by their positions in the table, for the error message.
-        gather: joins a tensor [n] over all processes.
+        gather: joins a tensor [1, ...] over all P processes to [P, ...].
     """
 
     def __init__(
@@ -44,15 +44,19 @@ class LossWatch:
         return not self._pending
 
     def look(self) -> None:
-        """Add up the losses since the last look, as means over processes. TrainingError when one is not finite."""
+        """Add up the losses since the last look, as means over processes. TrainingError when one is not finite.
+
+        They are added one by one, so that the sum does not depend on when they are looked at.
+        """
         if self.looked:
             return
         own = torch.stack([losses for *_, losses in self._pending])
-        sums = self._gather(own.sum(dim=0)[None]).mean(dim=0).tolist()
-        if not all(math.isfinite(total) for total in sums):
+        means = self._gather(own[None]).mean(dim=0).tolist()
+        if not all(math.isfinite(loss) for step in means for loss in step):
             self._fail(own)
-        self.classification_sum += sums[0]
-        self.alignment_sum += sums[1]
+        for classification, alignment in means:
+            self.classification_sum += classification
+            self.alignment_sum += alignment
         self._pending.clear()
 
     def _fail(self, own: Tensor) -> None:
