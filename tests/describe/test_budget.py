@@ -14,7 +14,7 @@ from gpt4image.describe.cost.prices import Price
 from gpt4image.describe.job import estimate
 from gpt4image.describe.runner import RunSettings
 from gpt4image.describe.store import DescriptionStore
-from gpt4image.errors import DescribeError
+from gpt4image.errors import ConfigError, DescribeError
 
 IMAGES = 36
 IN, OUT = 1.0, 10.0
@@ -200,3 +200,9 @@ def test_money_of_two_models_is_kept_apart(image_set, tmp_path):
             tally = described(image_set, tmp_path, server.base_url, model=model, budget=0.012, **PRICE)
             assert 0 < tally.answered < IMAGES
             assert DescriptionStore(tmp_path / "descriptions").spent(model).cost > 0.006
+
+
+@pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
+def test_a_budget_is_an_amount(dollars):
+    with pytest.raises(ConfigError, match="amount of dollars"):
+        Budget(dollars, Price(IN, OUT), 0.0, 100)

@@ -167,11 +167,12 @@ def test_several_servers_share_the_work_and_one_may_die_and_come_back(image_set,
     assert "its images go to the others" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_server_that_dies_for_good_ends_the_job_and_loses_nothing(image_set, tmp_path):
+def test_a_server_that_dies_for_good_ends_the_job_and_loses_nothing(image_set, tmp_path, capsys):
     patience = RunSettings(down_seconds=1.0, attempts=20)
     with StubServer(Scenario(latency=0.02, faults=(Fault("die", numbers=(20,)),))) as server:
         with pytest.raises(DescribeError, match="No server has answered for 1 s"):
             described(image_set, tmp_path, server.base_url, at_once=2, patience=patience)
+        assert "waiting for it" in " ".join(capsys.readouterr().err.split())
         answered = sum(entry.sent and entry.paid for entry in server.log)
     assert len(records(tmp_path)) == answered
     with StubServer() as server:

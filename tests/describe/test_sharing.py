@@ -343,6 +343,14 @@ class TestImport:
         assert import_descriptions(shared, images, store).added == 0
         assert store.spent().cost == 0.5
 
+    def test_a_conversation_that_a_process_has_under_way_is_left_to_it(self, work, shared, images, tmp_path):
+        """It records what it has paid for itself."""
+        store, theirs = empty(tmp_path), next(record for record in work.current() if record.prompt == "questions")
+        with store.conversations() as kept:
+            kept.keep(Turn(theirs.key, 0, "yes", theirs.model, "m", "stop", 5, 1, 0.25, "2026-02-03"))
+            import_descriptions(shared, images, store)
+        assert not list(store.payments())
+
     def test_what_the_store_has_is_kept(self, shared, images, tmp_path):
         rows = shared_rows(shared)
         store = empty(tmp_path)

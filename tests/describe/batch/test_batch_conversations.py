@@ -8,6 +8,7 @@ from describing import described
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
+from gpt4image.describe import session
 from gpt4image.errors import DescribeError
 
 IMAGES = 36
@@ -36,3 +37,17 @@ def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(imag
     store.compact()
     assert store.spent().cost == pytest.approx(online + cost_of(lines, 0.5))
     assert not list((tmp_path / "descriptions" / "turns").iterdir())
+
+
+def test_answers_from_before_a_price_was_known_hide_no_cost_of_a_batch(image_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "is_here", lambda url: False)  # elsewhere, what it costs is not known
+    cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
+    with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
+        described(image_set, tmp_path, server.base_url, prompts=("questions",), max_tokens=50)
+    online = cost_of(server.log)
+    assert store_of(tmp_path).spent().cost == 0.0
+    with StubServer() as server:
+        batched(image_set, tmp_path, server.base_url, ["questions"])
+        lines = [entry for entry in server.log if entry.endpoint == "line"]
+    assert all(record.cost for record in records(tmp_path))
+    assert store_of(tmp_path).spent().cost == pytest.approx(cost_of(lines, 0.5) + 0.5 * online)
