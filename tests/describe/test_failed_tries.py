@@ -49,7 +49,7 @@ def test_a_kill_forgets_no_more_than_what_was_under_way(image_set, tmp_path):
         log = list(server.log)
         one = max(cost_of([entry]) for entry in log)
         spent = store_in(tmp_path).spent().cost
-        assert not records(tmp_path), "all that was paid for was in vain"
+        assert len(records(tmp_path)) < IMAGES, "most of what was paid for was in vain"
         assert cost_of(log) - AT_ONCE * one <= spent <= cost_of(log) + 1e-9
 
         tally = described(image_set, tmp_path, server.base_url, budget=1.0, **PRICE)
@@ -121,7 +121,7 @@ def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set,
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_answers_from_before_a_price_was_known_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
-    """Online or in batches: what was kept without a cost is given one."""
+    """What was kept without a cost is given one."""
     monkeypatch.setattr(session, "is_here", lambda url: False)  # elsewhere, what it costs is not known
     begun = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
     options = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}

@@ -173,6 +173,11 @@ def test_decisions_of_a_check_can_be_taken_back(image_set, tmp_path, capsys):
     assert len(records(tmp_path)) == whole
     assert main([*export, str(tmp_path / "whole")]) == 0
     assert "Refusals" in (tmp_path / "whole" / "README.md").read_text()
+    assert main([*check, "--retry", "refusal"]) == 0
+    with StubServer() as server:
+        describe_images(image_set, tmp_path, base_url=(server.base_url,))
+    assert main([*export, str(tmp_path / "again")]) == 0
+    assert "Refusals" not in (tmp_path / "again" / "README.md").read_text(), "those texts are other ones by now"
 
 
 def test_where_nothing_was_described_check_says_so(image_set, tmp_path, capsys):
