@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stub_scenario import MODEL
+from stub_scenario import MODEL, Entry
 
 from gpt4image import load_images
 from gpt4image.describe.job import DescribeJob, open_job
@@ -36,8 +36,17 @@ def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | N
             )
 
 
+def store_in(work: Path) -> DescriptionStore:
+    return DescriptionStore(work / "descriptions")
+
+
+def cost_of(log: Iterable[Entry]) -> float:
+    """What the server has counted, in dollars, at 10 a million tokens read and 20 a million written."""
+    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
+
+
 def records(work: Path) -> list[DescriptionRecord]:
-    return DescriptionStore(work / "descriptions").current()
+    return store_in(work).current()
 
 
 def mark_in(record: DescriptionRecord) -> bool:

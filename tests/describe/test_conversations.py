@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from describing import described, opened, records
+from describing import cost_of, described, opened, records, store_in
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
@@ -15,7 +15,7 @@ from gpt4image.describe import session
 from gpt4image.describe.describers.base import DescribeRequest, Reply
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.runner import RunSettings, Tally, ledger, run_tasks
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore, conversations
+from gpt4image.describe.store import DescriptionRecord, conversations
 from gpt4image.describe.store.conversations import Conversations, Turn, read_turns, turn_files
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.errors import DescribeError, StoreError
@@ -26,15 +26,6 @@ OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
 PROMPTS = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
 QUESTIONS = {**PROMPTS, **PRICE}
 TURN = Turn("a" * 32, 0, "yes", "m", "m", "stop", 5, 1, 0.25, "2026-01-01")
-
-
-def store_in(work) -> DescriptionStore:
-    return DescriptionStore(work / "descriptions")
-
-
-def cost_of(log) -> float:
-    """What the server has counted, in dollars."""
-    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
 
 
 def cut_off(image_set, work, **options) -> list:

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from describing import described, records
+from describing import cost_of, described, records, store_in
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubProcess, StubServer
 
@@ -21,15 +21,6 @@ AT_ONCE = 4
 PRICE_ALONE = {"price_in": 10.0, "price_out": 20.0}
 PRICE = {**PRICE_ALONE, "max_tokens": 20}
 THREE_IN_VAIN = (Fault("empty", times=3),)
-
-
-def cost_of(log) -> float:
-    """What the server has counted, in dollars."""
-    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
-
-
-def store_in(work) -> DescriptionStore:
-    return DescriptionStore(work / "descriptions")
 
 
 def test_a_kill_forgets_no_more_than_what_was_under_way(image_set, tmp_path):

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from describing import described, opened, records
+from describing import described, opened, records, store_in
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
@@ -22,10 +22,6 @@ from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
 from gpt4image.errors import ImageError, StoreError
 
 IMAGES = 36
-
-
-def store_in(work) -> DescriptionStore:
-    return DescriptionStore(work / "descriptions")
 
 
 def settings_sent(server) -> list[dict]:
