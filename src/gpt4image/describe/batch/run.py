@@ -29,7 +29,7 @@ from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
 from gpt4image.describe.describers.base import RequestFailedError
 from gpt4image.describe.describers.http_errors import shorten
 from gpt4image.describe.describers.known import is_openai
-from gpt4image.describe.runner.tally import Tally, duration
+from gpt4image.describe.runner.tally import Tally, rough_duration
 from gpt4image.describe.store.parts import RecordWriter
 from gpt4image.describe.store.store import DescriptionStore
 from gpt4image.describe.tasks import RequestMaker
@@ -167,7 +167,7 @@ class BatchRun:
             self._in_touch = now
         elif now - self._in_touch > self._settings.down_seconds:
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, for {duration(now - self._in_touch)} by now. Nothing is lost: "
+                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)} by now. Nothing is lost: "
                 "give the same command again later."
             )
 
@@ -342,4 +342,4 @@ class BatchRun:
         done, failed = map(sum, zip(*(self._counts.get(job.name, (0, 0)) for job in under_way), strict=True))
         parts = [counted(len(under_way), "batch"), f"{done:,} of {self._jobs.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []
-        return ", ".join([*parts, duration(self.tally.seconds)])
+        return ", ".join([*parts, rough_duration(self.tally.seconds)])

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt4image.console import counted
 from gpt4image.describe.cost.prices import Price
-from gpt4image.describe.runner.tally import duration, short
+from gpt4image.describe.runner.tally import rough_duration, short
 from gpt4image.describe.store.records import DescriptionRecord
 
 
@@ -102,7 +102,7 @@ class Estimate:
 
     def _time_line(self) -> str:
         fast, slow = self.time_span
-        span = duration(slow) if self.at_once >= self.most_at_once else f"{duration(fast)} to {duration(slow)}"
+        span = rough_duration(slow) if self.at_once >= self.most_at_once else f"{rough_duration(fast)} to {rough_duration(slow)}"
         return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
 
     def _size_lines(self) -> list[str]:

@@ -62,11 +62,11 @@ class Tally:
     def time_left(self) -> str:
         """About how long the rest will take, as far as that can be told; for a line of its own."""
         left = self.total - self.done
-        return f", about {duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
+        return f", about {rough_duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
 
     def line(self) -> str:
         """The account in one line."""
-        parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
+        parts = [f"{counted(self.answered, 'description')} written in {rough_duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
         parts += [dollars(self.cost)] if self.cost else []
         parts += [f"{counted(self.tried_again, 'call')} made again"] if self.tried_again else []
@@ -99,10 +99,10 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """A time span in words.
 
-    >>> duration(3.2), duration(200), duration(9000), duration(200_000)
+    >>> rough_duration(3.2), rough_duration(200), rough_duration(9000), rough_duration(200_000)
     ('3.2 s', '3 min', '2.5 h', '2.3 days')
     """
     for limit, unit, size in ((172_800, "days", 86_400), (7_200, "h", 3_600), (120, "min", 60)):

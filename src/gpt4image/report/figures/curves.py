@@ -42,7 +42,7 @@ def _draw(comparison: Comparison, name: str, title: str, value: Value, width: in
         from matplotlib.ticker import MaxNLocator
 
         for number, arm in enumerate(comparison.arms):
-            _paint_arm(axes, arm, arm_style(number), value)
+            _paint_curve(axes, arm, arm_style(number), value)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -55,13 +55,13 @@ def _draw(comparison: Comparison, name: str, title: str, value: Value, width: in
     return draw(name, f"{title} by epoch. Last epoch, mean of the seeds: {last}.", Panel(width, 260, left=52), paint)
 
 
-def _paint_arm(axes: Axes, arm: ArmRecord, style: ArmStyle, value: Value) -> None:
+def _paint_curve(axes: Axes, arm: ArmRecord, style: ArmStyle, value: Value) -> None:
     """One arm: its runs, and their mean over the epochs that all of them reached."""
     curves = _curves(arm, value)
     if len(curves) > 1:
         for curve in curves:
             axes.plot(list(curve), list(curve.values()), color=style.colour, linewidth=0.9, alpha=0.4, zorder=2)
-    mean = _mean(curves)
+    mean = _mean_curve(curves)
     marker = "o" if len(mean) == 1 else None
     axes.plot(list(mean), list(mean.values()), marker=marker, color=style.colour, linewidth=2.4, ls=style.dashes)
 
@@ -72,7 +72,7 @@ def _curves(arm: ArmRecord, value: Value) -> list[dict[int, float]]:
     return [curve for curve in curves if curve]
 
 
-def _mean(curves: list[dict[int, float]]) -> dict[int, float]:
+def _mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
     """Mean by epoch, as far as every curve goes: a mean over ever fewer runs would jump where one ends."""
     common = set(curves[0]).intersection(*curves[1:]) if curves else set()
     return {epoch: fmean(curve[epoch] for curve in curves) for epoch in sorted(common)}
@@ -80,7 +80,7 @@ def _mean(curves: list[dict[int, float]]) -> dict[int, float]:
 
 def _last(arm: ArmRecord, value: Value, percent: bool) -> str:
     """The end of an arm's mean curve, in words."""
-    mean = _mean(_curves(arm, value))
+    mean = _mean_curve(_curves(arm, value))
     if not mean:
         return f"{arm.title} has none"
     return f"{arm.title} {list(mean.values())[-1]:.{1 if percent else 3}f}{' %' if percent else ''}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, ClassRecord, Comparison
 
 ALL_AT_MOST, EACH_WAY = 40, 20
-WIDTH, ROW, NAME = 400, 21, 20
+CLASS_WIDTH, ROW, NAME = 400, 21, 20
 
 
 def class_figures(comparison: Comparison) -> list[TitledFigure]:
@@ -48,7 +48,7 @@ def sort_classes(records: Sequence[ClassRecord]) -> list[ClassRecord]:
 def _panel(records: Sequence[ClassRecord]) -> Panel:
     """A row a class, and room for the longest name shown."""
     names = max(columns(shorten(record.name, NAME)) for record in records)
-    return Panel(WIDTH, ROW * len(records) + 44, left=16 + CHARACTER * names, top=8, bottom=36)
+    return Panel(CLASS_WIDTH, ROW * len(records) + 44, left=16 + CHARACTER * names, top=8, bottom=36)
 
 
 def _rows(axes: Axes, records: Sequence[ClassRecord]) -> None:
