@@ -29,13 +29,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.align.head import Targets
+from gpt4image.core.files import write_json
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
-from gpt4image.files import write_json
+from gpt4image.train.build import make_model, make_optimizer
 from gpt4image.train.data import Batch
 from gpt4image.train.guidance import Guidance, VectorSource
 from gpt4image.train.objective import Objective
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.setup import make_model, make_optimizer
 
 IMAGES, CLASSES = 100_000, 1000
 

@@ -39,15 +39,15 @@ from stub_scenario import MODEL, Scenario
 from stub_server import StubProcess
 
 from gpt4image import load_images
-from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.describers.base import Sampling
-from gpt4image.describe.describers.openai_server import OpenAIDescriber
-from gpt4image.describe.picture import prepare_picture
-from gpt4image.describe.prompts import PromptValues, load_strategies
 from gpt4image.describe.runner import run_tasks
-from gpt4image.describe.store import DescriptionStore
 from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.images import ImageTable
+from gpt4image.llm.base import Sampling
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.openai_client import OpenAIDescriber
+from gpt4image.llm.picture import prepare_picture
 
 SLOTS = 64
 SAME_BYTES, BARE = f"the same bytes, {SLOTS} at a time", f"bare SDK loop, {SLOTS} at a time"

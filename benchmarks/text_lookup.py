@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt4image.core.files import write_json
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
-from gpt4image.files import write_json
 
 BATCH, ROWS, WIDTH, BATCHES = 256, 400_000, 512, 1_000
 SEVERAL = 4

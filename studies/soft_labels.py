@@ -26,14 +26,14 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from gpt4image import EmbeddingStore, SoftLabels, embed_descriptions, load_descriptions, load_encoder, load_images
-from gpt4image.compare.statistics import paired_interval
-from gpt4image.demo import demo_recipe, example_images, packaged_weights
-from gpt4image.describe import DescriptionSet
-from gpt4image.evaluate import answer_test_images
-from gpt4image.files import write_json
+from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.core.files import write_json
+from gpt4image.descriptions import DescriptionSet
 from gpt4image.images import ImageTable, drop_leaks
-from gpt4image.labelling import LabelOrigin, label_by_vectors, write_soft_labels
+from gpt4image.probing.intervals import paired_interval
+from gpt4image.soft_labels import LabelOrigin, label_by_vectors, write_soft_labels
 from gpt4image.train.run import train_model
+from gpt4image.workflows.demo import demo_recipe, example_images, packaged_weights
 
 LABELS_ALONE = {"weight": 0.0, "soft_temperature": 1.0}
 

@@ -65,7 +65,7 @@ def store(descriptions, minilm, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def several_descriptions(images, descriptions):
     """One, two or three texts an image."""
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     pairs = [
         (image_id, f"{text} {more}")

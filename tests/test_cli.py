@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gpt4image.cli import main, parse
+from gpt4image.cli.main import main, parse
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
@@ -22,7 +22,7 @@ def test_help_and_import_load_nothing_heavy():
     assert in_fresh_python(f"import gpt4image, sys; print({heavy} & set(sys.modules))") == "set()\n"
     code = f"""
 import sys
-from gpt4image.cli import main
+from gpt4image.cli.main import main
 try:
     main(['compare', '--help'])
 except SystemExit as end:
@@ -148,7 +148,7 @@ def test_images_that_lie_there_twice_are_named(image_set, tmp_path, capsys):
 
 
 def test_text_encoders_are_compared_without_training(image_set, descriptions_file, tmp_path, capsys):
-    from gpt4image.cli import main
+    from gpt4image.cli.main import main
 
     arguments = ["--text", str(descriptions_file), "--work", str(tmp_path), "--validation-share", "0.2"]
     assert main(["embed", "compare", str(image_set), *arguments]) == 0

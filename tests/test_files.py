@@ -7,8 +7,8 @@ import signal
 import numpy as np
 import pytest
 
-from gpt4image.errors import BusyError, StoreError
-from gpt4image.files import FillingArray, atomic_write, exclusive, fill_array, read_json, write_json
+from gpt4image.core.errors import BusyError, StoreError
+from gpt4image.core.files import FillingArray, atomic_write, exclusive, fill_array, read_json, write_json
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):

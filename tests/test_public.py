@@ -28,7 +28,7 @@ def test_all_is_sorted_and_complete():
 
 
 def test_errors_of_the_docstring_are_the_errors_of_the_module():
-    from gpt4image import errors
+    from gpt4image.core import errors
 
     named = set(re.findall(r"(\w+Error)\b", errors.__doc__))
     assert named == {name for name in vars(errors) if name.endswith("Error")}

@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt4image.cli import main
+from gpt4image.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

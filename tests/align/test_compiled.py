@@ -20,7 +20,7 @@ from gpt4image import (
     TextQueue,
     TextTransform,
 )
-from gpt4image.align.losses import LOSSES
+from gpt4image.align.functional import LOSSES
 
 
 def inputs():

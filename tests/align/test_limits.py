@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter
-from gpt4image.align.balance import split_balanced
-from gpt4image.align.losses import LOSSES
+from gpt4image.align.functional import LOSSES
+from gpt4image.align.taps import split_balanced
 from gpt4image.align.targets import Texts
 
 NAN = float("nan")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gpt4image import AlignmentLoss
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 TAU = 0.17
 

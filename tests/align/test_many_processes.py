@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter, TextQueue
-from gpt4image.align.balance import split_balanced
-from gpt4image.align.losses import LOSSES
-from gpt4image.errors import ConfigError
+from gpt4image.align.functional import LOSSES
+from gpt4image.align.taps import split_balanced
+from gpt4image.core.errors import ConfigError
 
 WIDTH = 6
 SHARES = {

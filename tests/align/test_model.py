@@ -10,7 +10,7 @@ from torch import nn
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, Projector, Targets, TextAdapter, TextQueue
 from gpt4image.align.mixing import label_targets
 from gpt4image.align.model import feature_width
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 BACKBONES = {
     "resnet10t": {},

@@ -12,7 +12,7 @@ from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, FeatureTap, Targets
 from gpt4image.align.model import feature_width
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 
 @pytest.mark.parametrize("balance", [False, True])

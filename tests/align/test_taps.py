@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, FeatureTap, Projector, Targets
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 
 def test_pools():

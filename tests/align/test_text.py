@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt4image import Moments, TextAdapter, TextTransform
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 
 def vectors(count=200, width=6):

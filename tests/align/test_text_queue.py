@@ -10,7 +10,7 @@ from torch import nn
 
 from gpt4image import AlignmentLoss, TextQueue
 from gpt4image.align.targets import Texts
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 
 def batch(size, seed, known=None, **more):

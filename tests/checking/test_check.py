@@ -7,14 +7,14 @@ import pytest
 
 from drawings import COLOURS, SHAPES, draw
 from gpt4image import load_descriptions, load_images
-from gpt4image.checking import CHECK_FILE, CheckSettings, check_descriptions
-from gpt4image.checking.comparison import mean_by
-from gpt4image.describe.prompts.strategy import known_strategies
-from gpt4image.describe.quality.records import QualityReport
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.parts import now
-from gpt4image.errors import ConfigError, DescriptionError, StoreError
-from gpt4image.evaluate.frozen_features import FrozenBackbone
+from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
+from gpt4image.descriptions.prompts.prompt import known_strategies
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.shards import now
+from gpt4image.quality import CHECK_FILE, CheckSettings, check_descriptions
+from gpt4image.quality.check_record import QualityReport
+from gpt4image.quality.compare_features import mean_by
+from gpt4image.train.frozen_features import FrozenBackbone
 
 PER_CLASS = 24
 PLACES = ("on a table", "under a lamp", "near a wall", "by the sea", "in the rain", "above a road", "before a house")
@@ -253,7 +253,7 @@ def backbone(tmp_path_factory):
 
 
 def test_what_texts_know_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     testing = [record(images.ids[row].decode(), plain_text(images, row, 5)) for row in images.split("test")]
     fill(tmp_path, good_records(images) + testing)
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
@@ -267,7 +267,7 @@ def test_what_texts_know_is_measured_on_training_images(images, tmp_path, backbo
 
 
 def test_texts_whose_prompt_said_the_class_prove_nothing(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     plain = good_records(images)
     told = [record(r.image_id, f"{r.text} It is the class.", "class-conditioned") for r in plain]
     fill(tmp_path, told)
@@ -283,7 +283,7 @@ def test_texts_whose_prompt_said_the_class_prove_nothing(images, tmp_path, backb
 
 
 def test_prompts_that_nobody_knows_may_have_said_the_class(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, [record(r.image_id, r.text, "my-own") for r in good_records(images)])
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     assert "my-own" in report.no_knowledge
@@ -293,7 +293,7 @@ def test_prompts_that_nobody_knows_may_have_said_the_class(images, tmp_path, bac
 
 
 def test_prompt_file_says_whether_the_class_was_told(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     file = tmp_path / "prompts.toml"
     file.write_text('[my-own]\nturns = ["What is in this picture?"]\n[telling]\nturns = ["Where is the {class}?"]\n')
     own = known_strategies(file)
@@ -306,7 +306,7 @@ def test_prompt_file_says_whether_the_class_was_told(images, tmp_path, backbone,
 
 
 def test_class_names_are_masked_in_a_second_reading(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     rows = images.split("train")
     names = [images.classes[images.labels[row]] for row in rows]
     numbers = [n % PER_CLASS for n in range(len(rows))]  # the same in every class: only the name tells them apart
@@ -318,7 +318,7 @@ def test_class_names_are_masked_in_a_second_reading(images, tmp_path, backbone, 
 
 
 def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     plain = good_records(images)
     more = [record(r.image_id, f"Seen closely: {r.text}", "attributes") for r in plain[:40]]
     fill(tmp_path, plain + more)
@@ -327,7 +327,7 @@ def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, mini
 
 
 def test_second_check_encodes_new_texts_only(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     records = good_records(images)
     fill(tmp_path, records[:-1])
     first = check_descriptions(images, tmp_path)
@@ -349,7 +349,7 @@ def test_vectors_of_an_image_are_averaged():
 
 
 def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, good_records(images))
     series = np.arange(len(images)) // 1000
     settings = CheckSettings(backbone=backbone, series=series)
@@ -359,7 +359,7 @@ def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch)
 
 
 def test_without_a_backbone_the_question_is_left_open(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     records = good_records(images)
     records[0] = replace(records[0], text="Invoice 4711 is due on Friday; please pay by bank transfer to our account.")
     fill(tmp_path, records)
@@ -370,7 +370,7 @@ def test_without_a_backbone_the_question_is_left_open(images, tmp_path, minilm, 
 
 
 def test_refusals_are_not_called_outliers_as_well(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.checking.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, with_trouble(images))
     report = check_descriptions(images, tmp_path)
     kinds = {finding.kind: finding.keys for finding in report.findings}

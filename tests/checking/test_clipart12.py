@@ -9,14 +9,14 @@ import pyarrow as pa
 import pytest
 
 from gpt4image import load_descriptions, load_images
-from gpt4image.checking import CheckSettings, check_descriptions
-from gpt4image.demo import packaged_weights
-from gpt4image.describe.quality.folds import link
-from gpt4image.describe.quality.sources import ImageFacts
-from gpt4image.describe.quality.vectors import find_contradictions, find_outliers
+from gpt4image.core.workdir import Workspace
 from gpt4image.embed import EmbeddingStore
-from gpt4image.evaluate.frozen_features import FrozenBackbone
-from gpt4image.workspace import Workspace
+from gpt4image.probing.folds import link
+from gpt4image.quality import CheckSettings, check_descriptions
+from gpt4image.quality.checks.vectors import find_contradictions, find_outliers
+from gpt4image.quality.texts import ImageFacts
+from gpt4image.train.frozen_features import FrozenBackbone
+from gpt4image.workflows.demo import packaged_weights
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "clipart12"
 IMAGES = 500

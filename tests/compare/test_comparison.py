@@ -5,8 +5,8 @@ import pytest
 
 from gpt4image import compare_arms, open_run, write_report
 from gpt4image.compare.records import Comparison, Gallery
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.evaluate import answer_test_images
+from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.core.errors import ConfigError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_report_is_written(work):
 
 def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm, tmp_path):
     from gpt4image import embed_descriptions
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     folder, recipe = work
     for seeds in ((), (1, 1), (-1,)):
@@ -84,8 +84,8 @@ def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm,
 def test_difference_is_described_minus_baseline(work, images, descriptions, store):
     """Answers made by hand: baseline right on the first two test images, described on all but one."""
     from gpt4image.compare.gallery import choose_gallery
-    from gpt4image.compare.recording import RunOutcome, record_comparison
-    from gpt4image.evaluate import AnsweredTestSet
+    from gpt4image.compare.summarize import RunOutcome, record_comparison
+    from gpt4image.compare.test_answers import AnsweredTestSet
 
     folder, recipe = work
     real = answer_test_images(open_run(folder / "runs" / "baseline-0"), images)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.compare.statistics import paired_interval
+from gpt4image.probing.intervals import paired_interval
 
 
 def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):

@@ -9,12 +9,13 @@ from pathlib import Path
 from stub_scenario import MODEL, Entry
 
 from gpt4image import load_images
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import DescribeJob, open_job
-from gpt4image.describe.runner import RunSettings, Tally, run_tasks
-from gpt4image.describe.session import open_session
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.runner import RunSettings, run_tasks
+from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
-from gpt4image.options import DescribeOptions
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 
 ALL = ("train", "validation", "test")
 

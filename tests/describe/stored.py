@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.describe.describers.base import Sampling
-from gpt4image.describe.prompts import PromptValues, load_strategies
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
 from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm.base import Sampling
 
 CREATED = "2026-02-03T04:05:06.000007+00:00"
 

@@ -9,12 +9,12 @@ from describing import described, mark_in, opened, records
 from stub_scenario import Entry, Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.cost.prices import Price
-from gpt4image.describe.job import estimate
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.describe.estimate import estimate
 from gpt4image.describe.runner import RunSettings
-from gpt4image.describe.store import DescriptionStore
-from gpt4image.errors import ConfigError, DescribeError
+from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.prices import Price
 
 IMAGES = 36
 IN, OUT = 1.0, 10.0
@@ -174,7 +174,7 @@ def test_an_estimate_keeps_to_the_budget(image_set, tmp_path):
 
 
 def test_a_budget_that_stops_nothing_is_spoken_of(image_set, tmp_path, capsys):
-    from gpt4image.describe.job import describe
+    from gpt4image.describe.stage import describe
 
     for more, told in (({}, True), (PRICE, False)):
         with StubServer() as server, opened(image_set, tmp_path, server.base_url, budget=9.0, **more) as job:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from stored import ask, fill
 
-from gpt4image.describe.chosen import described_set
-from gpt4image.describe.store import DescriptionStore
-from gpt4image.errors import ConfigError, DescriptionError
-from gpt4image.files import digest
+from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.core.files import digest
+from gpt4image.descriptions.description_set import described_set
+from gpt4image.descriptions.store import DescriptionStore
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def texts_of(found) -> dict[str, list[str]]:
 
 
 def test_all_texts_of_an_image_in_order(work, images, monkeypatch):
-    monkeypatch.setattr("gpt4image.describe.chosen.PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("gpt4image.descriptions.description_set.PAIRS_AT_ONCE", 7)
     found = described_set(work, images)
     expected: dict[str, list[str]] = {}
     for record in work.current():

@@ -11,14 +11,15 @@ from describing import cost_of, described, opened, records, store_in
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe import session
-from gpt4image.describe.describers.base import DescribeRequest, Reply
+from gpt4image.core.errors import DescribeError, StoreError
+from gpt4image.describe import clients as session
 from gpt4image.describe.job import DescribeJob
-from gpt4image.describe.runner import RunSettings, Tally, ledger, run_tasks
-from gpt4image.describe.store import DescriptionRecord, conversations
-from gpt4image.describe.store.conversations import Conversations, Turn, read_turns, turn_files
+from gpt4image.describe.runner import RunSettings, ledger, run_tasks
+from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
-from gpt4image.errors import DescribeError, StoreError
+from gpt4image.descriptions.store import DescriptionRecord, conversations
+from gpt4image.descriptions.store.conversations import Conversations, Turn, read_turns, turn_files
+from gpt4image.llm.base import DescribeRequest, Reply
 
 IMAGES = 36
 PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}

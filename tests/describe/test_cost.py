@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.describe.cost.budget import UNKNOWN_TOKENS_IN, Budget
-from gpt4image.describe.cost.estimate import SizeTrial, make_estimate
-from gpt4image.describe.cost.prices import Price, find_price, load_prices
-from gpt4image.describe.session import price_for
-from gpt4image.describe.store import DescriptionRecord
-from gpt4image.errors import ConfigError
-from gpt4image.options import DescribeOptions
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.clients import price_for
+from gpt4image.describe.estimate import SizeTrial, make_estimate
+from gpt4image.descriptions.store import DescriptionRecord
+from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
+from gpt4image.llm.prices import Price, find_price, load_prices
 
 
 def test_the_table_is_dated_and_has_sources():

@@ -17,8 +17,8 @@ from describing import records
 from stub_scenario import Scenario
 from stub_server import MODEL, StubProcess, StubServer
 
-from gpt4image.cli import main
-from gpt4image.describe.store import DescriptionStore
+from gpt4image.cli.main import main
+from gpt4image.descriptions.store import DescriptionStore
 
 KILLS = 20
 SLOTS = 8
@@ -50,7 +50,7 @@ def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tm
     generator = random.Random(3)
     options = ["--samples", str(samples), "--temperature", "1", "--at-once", str(SLOTS), "--prompts", prompt]
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["openai", "gpt4image.cli", "gpt4image.describe.job", "gpt4image.images"])
+    forks.set_forkserver_preload(["openai", "gpt4image.cli.main", "gpt4image.describe.job", "gpt4image.images"])
     with StubProcess(Scenario(latency=0.03, slots=SLOTS)) as server:
         arguments = command(image_set, tmp_path, server.base_url, *options)
         for _ in range(KILLS):

@@ -7,11 +7,11 @@ from describing import described, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe.describers.known import Program as KnownProgram
-from gpt4image.describe.describers.known import key_for, look_for
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.describe.clients import Program as KnownProgram
+from gpt4image.describe.clients import look_for
 from gpt4image.describe.runner import RunSettings
-from gpt4image.describe.secrets import ApiKey, check_address
-from gpt4image.errors import ConfigError, DescribeError
+from gpt4image.llm.credentials import ApiKey, check_address, key_for
 
 
 def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.parts import to_batch
-from gpt4image.errors import BusyError
-from gpt4image.files import digest, exclusive
+from gpt4image.core.errors import BusyError
+from gpt4image.core.files import digest, exclusive
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.shards import to_batch
 
 
 def plain_current(store: DescriptionStore, dropped: bool) -> list[DescriptionRecord]:

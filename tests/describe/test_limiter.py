@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt4image.describe.runner.limiter import Limiter
+from gpt4image.llm.rate_limiter import Limiter
 
 
 def grown(limit: int = 20, **more) -> Limiter:

@@ -29,11 +29,11 @@ from transformers import (
 )
 
 from drawings import COLOURS, SHAPES, draw
-from gpt4image.describe.describers.base import DescribeRequest, Reply, RequestFailedError, Sampling
-from gpt4image.describe.describers.drawing import Draw, Habits
-from gpt4image.describe.describers.local import DEFAULT_LOCAL_MODEL, LocalDescriber
-from gpt4image.describe.picture import Picture, prepare_picture
-from gpt4image.errors import ConfigError, DescribeError
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError, Sampling
+from gpt4image.llm.local.client import DEFAULT_LOCAL_MODEL, LocalDescriber
+from gpt4image.llm.local.sampling import Draw, Habits
+from gpt4image.llm.picture import Picture, prepare_picture
 
 QUESTIONS = (
     "Describe the picture.",
@@ -486,7 +486,7 @@ def test_half_precision(tiny_vlm, local, batches):
 
 
 def test_importing_it_is_light():
-    code = "import sys, gpt4image.describe.describers.local; print(sorted({'torch', 'transformers'} & {*sys.modules}))"
+    code = "import sys, gpt4image.llm.local.client; print(sorted({'torch', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -15,11 +15,12 @@ from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
 from gpt4image import load_images
-from gpt4image.describe.describers.base import Sampling
-from gpt4image.describe.prompts import PromptValues, load_strategies
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore, parts
+from gpt4image.core.errors import ImageError, StoreError
 from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
-from gpt4image.errors import ImageError, StoreError
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store import shards as parts
+from gpt4image.llm.base import Sampling
 
 IMAGES = 36
 

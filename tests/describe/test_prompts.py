@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.job import read_values
-from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
-from gpt4image.describe.prompts.values import most_confused
-from gpt4image.errors import ConfigError
-from gpt4image.options import DescribeOptions
+from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.descriptions.prompts.values import most_confused
 
 BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gpt4image import load_descriptions, load_images
-from gpt4image.describe.descriptions import join_texts, read_descriptions
-from gpt4image.errors import DescriptionError
+from gpt4image.core.errors import DescriptionError
+from gpt4image.descriptions.description_set import join_texts, read_descriptions
 
 
 def text_by_path(images, found) -> dict[str, str]:
@@ -134,7 +134,7 @@ def test_unknown_source_lists_the_text_columns(images):
 
 
 def test_column_of_the_image_set():
-    from gpt4image.demo import example_images
+    from gpt4image.workflows.demo import example_images
 
     images = load_images(example_images())
     found = load_descriptions(images, "description")

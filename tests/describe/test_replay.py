@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from stored import ask, fill, shared_rows
 
-from gpt4image.describe.describers.base import DescribeRequest, RequestFailedError, Sampling
-from gpt4image.describe.describers.replay import ReplayDescriber
-from gpt4image.describe.picture import Picture
-from gpt4image.describe.prompts import Strategy, load_strategies
-from gpt4image.describe.sharing import export_descriptions, import_descriptions
-from gpt4image.describe.store import DescriptionStore
+from gpt4image.core.errors import DescribeError, DescriptionError
+from gpt4image.core.files import digest
+from gpt4image.describe.replay import ReplayDescriber
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
-from gpt4image.errors import DescribeError, DescriptionError
-from gpt4image.files import digest
+from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
+from gpt4image.descriptions.prompts import Strategy, load_strategies
+from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.llm.base import DescribeRequest, RequestFailedError, Sampling
+from gpt4image.llm.picture import Picture
 
 PLAIN, QUESTIONS, ATTRIBUTES = load_strategies(["plain", "questions", "attributes"])
 

@@ -11,9 +11,9 @@ from describing import described, mark_in, opened, records
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
+from gpt4image.core.errors import DescribeError
 from gpt4image.describe.runner import RunSettings
-from gpt4image.describe.store import DescriptionStore
-from gpt4image.errors import DescribeError
+from gpt4image.descriptions.store import DescriptionStore
 
 IMAGES = 36
 

@@ -9,7 +9,7 @@ import pytest
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.cli import main
+from gpt4image.cli.main import main
 
 HOSTILE_NAME = "a<b>\x1b[31m\u202e.png"
 

@@ -13,9 +13,9 @@ from describing import described, mark_in, records
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubProcess, StubServer
 
-from gpt4image.describe.describers import openai_server
+from gpt4image.core.errors import DescribeError
 from gpt4image.describe.runner import RunSettings
-from gpt4image.errors import DescribeError
+from gpt4image.llm import openai_client as openai_server
 
 IMAGES = 36
 MANY = {"samples": 3, "temperature": 1.0}

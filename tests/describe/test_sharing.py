@@ -20,15 +20,15 @@ from markdown_it import MarkdownIt
 from stored import CREATED, ask, fill, shared_rows
 
 from gpt4image import load_images
-from gpt4image.describe.prompts import Strategy
-from gpt4image.describe.sharing import export_descriptions, import_descriptions
-from gpt4image.describe.sharing.account import Account
-from gpt4image.describe.sharing.lookup import ImageLookup
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.conversations import Turn
+from gpt4image.core.errors import BusyError, ConfigError, DescriptionError, ImageError
+from gpt4image.core.files import digest, exclusive
 from gpt4image.describe.tasks import plan_tasks
-from gpt4image.errors import BusyError, ConfigError, DescriptionError, ImageError
-from gpt4image.files import digest, exclusive
+from gpt4image.descriptions.description_set import ImageLookup
+from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
+from gpt4image.descriptions.exchange.card import Account
+from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.conversations import Turn
 
 HOSTILE = "---\nlicense: evil\n---\n# Big | <script>alert(1)</script> ```` [x](http://e.vil) `|` *b* \u202e\x1b[31m"
 
@@ -119,7 +119,7 @@ class TestExport:
         assert set(loaded["text"]) == {record.text for record in work.current()}
 
     def test_files_are_split_by_size(self, work, images, tmp_path, monkeypatch):
-        monkeypatch.setattr("gpt4image.describe.sharing.shards.GROUP_ROWS", 10)
+        monkeypatch.setattr("gpt4image.descriptions.exchange.export.GROUP_ROWS", 10)
         export_descriptions(work, images, tmp_path / "set", shard_bytes=1)
         names = sorted(path.name for path in (tmp_path / "set" / "data").glob("train-*"))
         rows = [pq.read_metadata(tmp_path / "set" / "data" / name).num_rows for name in names]
@@ -545,8 +545,8 @@ class TestPlainTables:
 KILLED = """
 import sys
 from gpt4image import load_images
-from gpt4image.describe.sharing import import_descriptions
-from gpt4image.describe.store import DescriptionStore
+from gpt4image.descriptions.exchange import import_descriptions
+from gpt4image.descriptions.store import DescriptionStore
 images = load_images(sys.argv[1])
 print("ready", flush=True)
 import_descriptions(sys.argv[2], images, DescriptionStore(sys.argv[3]))

@@ -1,9 +1,9 @@
 """The account of a job."""
 
-from gpt4image import console
-from gpt4image.describe.runner import Tally
-from gpt4image.describe.store import DescriptionRecord
-from gpt4image.describe.store.records import payment_of
+from gpt4image.core import console
+from gpt4image.describe.tally import Tally
+from gpt4image.descriptions.store import DescriptionRecord
+from gpt4image.descriptions.store.records import payment_of
 
 
 def test_payments_are_money_and_no_outcome():

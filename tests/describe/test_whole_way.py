@@ -13,11 +13,11 @@ from stub_server import MODEL, StubServer
 
 from drawings import write_image_set
 from gpt4image import describe_images, described_set, load_images
-from gpt4image.cli import main
-from gpt4image.describe.store import DescriptionStore
-from gpt4image.describing import run_description, run_estimate
-from gpt4image.errors import ConfigError, DescribeError
-from gpt4image.options import DataOptions, DescribeOptions
+from gpt4image.cli.main import main
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.workflows.describe import run_description, run_estimate
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
@@ -66,7 +66,7 @@ def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, baseline
 
 def test_contrast_pays_for_what_is_new_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
     """Another matrix of the same run would give other neighbours: those that were asked about stay."""
-    from gpt4image.evaluate import confusion
+    from gpt4image.compare import test_answers as confusion
 
     folder, work = tmp_path / "set", tmp_path / "work"
     shutil.copytree(image_set, folder)

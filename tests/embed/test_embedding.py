@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gpt4image import EmbeddingStore, embed_descriptions, load_encoder
-from gpt4image.describe.descriptions import join_texts
+from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
+from gpt4image.descriptions.description_set import join_texts
 from gpt4image.embed.runner import encode_batch
-from gpt4image.errors import ConfigError, DescriptionError, StoreError
 
 STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
 

@@ -9,10 +9,10 @@ import torch
 from scipy.stats import chisquare
 
 from gpt4image import EmbeddingStore, embed_descriptions
-from gpt4image.describe.descriptions import join_texts
-from gpt4image.embed.draws import draw_below
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import digest
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import digest
+from gpt4image.descriptions.description_set import join_texts
+from gpt4image.embed.store import draw_below
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from stub_server import MODEL, Scenario, StubProcess
 
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.engine.run_folder import RunFolder, WorkerState
-from gpt4image.options import DescribeOptions
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.workers.run_folder import RunFolder, WorkerState
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 
 KEY_NAME = "ENGINE_TEST_KEY"
 ALL = ("train", "validation", "test")

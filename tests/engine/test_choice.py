@@ -5,12 +5,11 @@ import sys
 import pytest
 from stub_server import StubServer
 
-from gpt4image.describing import run_description
-from gpt4image.engine.run_folder import RunFolder
-from gpt4image.engine.step import Order
-from gpt4image.engine.worker import report_share, without_keys
-from gpt4image.errors import ConfigError, MissingExtraError
-from gpt4image.options import DataOptions, DescribeOptions
+from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.describe.workers.run_folder import Order, RunFolder
+from gpt4image.describe.workers.worker import report_share, without_keys
+from gpt4image.workflows.describe import run_description
 
 
 @pytest.mark.parametrize(

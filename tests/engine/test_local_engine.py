@@ -21,10 +21,10 @@ from running import (
 )
 from stub_server import Fault, StubProcess
 
-from gpt4image.describing import run_description
-from gpt4image.engine import local
-from gpt4image.errors import DescribeError
-from gpt4image.options import DataOptions
+from gpt4image.core.errors import DescribeError
+from gpt4image.core.options import DataOptions
+from gpt4image.describe.workers import local
+from gpt4image.workflows.describe import run_description
 
 
 def test_a_killed_worker_costs_what_it_had_under_way(tiny_images, tmp_path, key):

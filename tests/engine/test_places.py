@@ -7,17 +7,14 @@ from threading import Event, Thread
 
 import pytest
 
-from gpt4image.describe.cost.budget import OVER_BUDGET
+from gpt4image.core.files import exclusive
+from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.describe.job import hold_store
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.records import record_line
-from gpt4image.describe.workers import worker_lock, workers_folder
-from gpt4image.engine.run_folder import RunFolder
-from gpt4image.engine.step import Order
-from gpt4image.engine.watching import Tail, Watch
-from gpt4image.engine.worker import held, written_before
-from gpt4image.files import exclusive
-from gpt4image.options import DataOptions, DescribeOptions
+from gpt4image.describe.workers.run_folder import Order, RunFolder, Tail, Watch, worker_lock, workers_folder
+from gpt4image.describe.workers.worker import held, written_before
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.records import record_line
+from gpt4image.llm.budget import OVER_BUDGET
 
 
 @pytest.fixture

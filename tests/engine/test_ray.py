@@ -22,10 +22,10 @@ from running import (
 )
 from stub_server import StubProcess
 
-from gpt4image.describing import run_description
-from gpt4image.engine.ray_cluster import connect
-from gpt4image.errors import DescribeError
-from gpt4image.options import DataOptions
+from gpt4image.core.errors import DescribeError
+from gpt4image.core.options import DataOptions
+from gpt4image.describe.workers.ray import connect
+from gpt4image.workflows.describe import run_description
 
 pytestmark = pytest.mark.filterwarnings("ignore:placement_group:DeprecationWarning")  # datatrove's
 

@@ -7,10 +7,10 @@ import pytest
 from running import all_once, files_with, latest_run, options, paid, records, scenario, wait_until
 from stub_server import StubProcess
 
-from gpt4image.describe.cost.budget import OVER_BUDGET
-from gpt4image.describing import run_description
-from gpt4image.errors import DescribeError
-from gpt4image.options import DataOptions
+from gpt4image.core.errors import DescribeError
+from gpt4image.core.options import DataOptions
+from gpt4image.llm.budget import OVER_BUDGET
+from gpt4image.workflows.describe import run_description
 
 SBATCH = """#!{python}
 import os, pathlib, re, shutil, subprocess, sys

@@ -4,15 +4,13 @@ import pytest
 from running import options
 from stub_server import Fault, Scenario, StubServer
 
+from gpt4image.core.errors import DescribeError
+from gpt4image.core.options import DataOptions
 from gpt4image.describe.job import DescribeJob
-from gpt4image.describe.store import DescriptionStore
-from gpt4image.describe.workers import workers_folder
-from gpt4image.describing import run_description
-from gpt4image.engine.run_folder import RunFolder
-from gpt4image.engine.step import Order
-from gpt4image.engine.worker import describe_share
-from gpt4image.errors import DescribeError
-from gpt4image.options import DataOptions
+from gpt4image.describe.workers.run_folder import Order, RunFolder, workers_folder
+from gpt4image.describe.workers.worker import describe_share
+from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.workflows.describe import run_description
 
 QUESTIONS = {"prompts": ("questions",), "price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
 

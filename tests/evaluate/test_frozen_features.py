@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from gpt4image.align.model import AlignedModel
-from gpt4image.errors import ConfigError
-from gpt4image.evaluate import frozen_features as module
-from gpt4image.evaluate.frozen_features import FrozenBackbone, frozen_features
+from gpt4image.core.errors import ConfigError
+from gpt4image.train import frozen_features as module
 from gpt4image.train.augment import evaluation_transform, preprocessing
+from gpt4image.train.frozen_features import FrozenBackbone, frozen_features
 
 NAMES = ("resnet10t", "test_vit", "test_mambaout")
 

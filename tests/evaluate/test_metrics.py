@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from gpt4image.evaluate import measure
+from gpt4image.probing.calibration import measure
 
 
 def test_metrics_equal_scikit_learn():

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gpt4image import export_model, predict_images, train_model
-from gpt4image.errors import ConfigError, DataError, ExportError
-from gpt4image.evaluate import load_backbone
+from gpt4image.core.errors import ConfigError, DataError, ExportError
 from gpt4image.export.model import sample_images
+from gpt4image.train.run import load_backbone
 
 
 @pytest.fixture(scope="module")

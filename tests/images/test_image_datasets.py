@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import class_folders, names_of, noise, reasons, split_sizes, write
 
-from gpt4image.errors import DataError
+from gpt4image.core.errors import DataError
 from gpt4image.images import decode, load_images
 
 CLIPART = Path(__file__).parents[2] / "examples" / "clipart12"

@@ -9,7 +9,7 @@ import pytest
 from image_files import encode, noise
 from PIL import Image, ImageCms
 
-from gpt4image.errors import ImageError
+from gpt4image.core.errors import ImageError
 from gpt4image.images.decode import check, decode
 
 

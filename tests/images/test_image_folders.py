@@ -3,7 +3,7 @@ import os
 import pytest
 from image_files import class_folders, names_of, noise, reasons, split_sizes, write
 
-from gpt4image.errors import ConfigError, DataError
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images import load_images
 
 

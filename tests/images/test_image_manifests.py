@@ -4,7 +4,7 @@ import pickle
 import pytest
 from image_files import class_folders, names_of, noise, reasons, split_sizes, write
 
-from gpt4image.errors import DataError
+from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import class_folders, noise, reasons, write
 
-from gpt4image.errors import ConfigError, DataError
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images import load_images
 from gpt4image.images.scan import image_id
 

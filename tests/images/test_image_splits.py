@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_files import class_folders, noise, split_sizes, write
 
-from gpt4image.errors import DataError
+from gpt4image.core.errors import DataError
 from gpt4image.images import drop_leaks, find_duplicates, load_images
 from gpt4image.images.splits import complete_splits, split_of_file
 

@@ -6,7 +6,7 @@ import pytest
 import webdataset
 from image_files import noise, reasons, split_sizes, write
 
-from gpt4image.errors import DataError
+from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 from gpt4image.images.sources.detect import expand_braces
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gpt4image.describe.descriptions import join_texts
+from gpt4image.descriptions.description_set import join_texts
 from gpt4image.embed import EmbeddingStore, embed_descriptions
 from gpt4image.images import ImageTable
 

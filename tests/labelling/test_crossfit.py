@@ -5,10 +5,10 @@ import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from gpt4image.errors import ConfigError, DataError
-from gpt4image.labelling import crossfit
-from gpt4image.labelling.calibration import calibration_error, fit_temperature, measure_quality
-from gpt4image.labelling.crossfit import cross_fit
+from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.probing import cross_fit as crossfit
+from gpt4image.probing.calibration import calibration_error, fit_temperature, measure_quality
+from gpt4image.probing.cross_fit import cross_fit
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -178,7 +178,7 @@ def test_temperature_undoes_a_known_distortion():
 
 
 def test_a_sample_is_enough_for_the_temperature(monkeypatch):
-    from gpt4image.labelling import calibration
+    from gpt4image.probing import calibration
 
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(5000, 3))
@@ -192,7 +192,7 @@ def test_quality_is_that_of_torchmetrics(monkeypatch):
     import torch
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-    from gpt4image.labelling import calibration
+    from gpt4image.probing import calibration
 
     monkeypatch.setattr(calibration, "BLOCK", 300)
     generator = np.random.default_rng(0)

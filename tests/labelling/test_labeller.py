@@ -11,9 +11,9 @@ import pytest
 from labelling_parts import WordEncoder, image_id, make_store, make_table, telling_texts
 
 from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
-from gpt4image.errors import ConfigError, DataError, DescriptionError
-from gpt4image.labelling import account_for, labeller, labels_there, write_doubts
-from gpt4image.labelling.account import Doubt
+from gpt4image.core.errors import ConfigError, DataError, DescriptionError
+from gpt4image.soft_labels import account_for, labeller, labels_there, write_doubts
+from gpt4image.soft_labels.report import Doubt
 
 CLASSES = ("ant", "bee", "cow")
 LABELS = [number % 3 for number in range(60)]
@@ -266,7 +266,7 @@ sys.path.insert(0, sys.argv[1])
 from test_labeller import CLASSES, LABELS
 from labelling_parts import make_table
 from gpt4image import EmbeddingStore, label_by_vectors
-from gpt4image.labelling import crossfit, writing
+from gpt4image.soft_labels import crossfit, writing
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -299,7 +299,7 @@ def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
 
 
 def test_the_command_labels_and_says_how_well(image_set, descriptions_file, tmp_path, capsys):
-    from gpt4image.cli import main
+    from gpt4image.cli.main import main
 
     command = ["label", str(image_set), "--text", str(descriptions_file), "--work", str(tmp_path)]
     assert main([*command, "--folds", "4", "--strength", "10", "--label-seed", "3"]) == 0

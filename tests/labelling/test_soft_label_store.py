@@ -14,9 +14,11 @@ from scipy.special import log_softmax, softmax
 from torch.utils.data import DataLoader, Dataset
 
 from gpt4image import SoftLabels
-from gpt4image.errors import BusyError, ConfigError, StoreError
-from gpt4image.files import exclusive
-from gpt4image.labelling import LabelOrigin, LabelQuality, LabelSource, write_soft_labels, writing
+from gpt4image.core.errors import BusyError, ConfigError, StoreError
+from gpt4image.core.files import exclusive
+from gpt4image.probing.calibration import LabelQuality
+from gpt4image.soft_labels import LabelOrigin, LabelSource, write_soft_labels
+from gpt4image.soft_labels import store as writing
 
 CLASSES = ("cat", "dog", "dog\nwith a line")
 ORIGIN = LabelOrigin(kind="classifier", sources=(LabelSource(name="big-model", revision="abc"),))
@@ -153,7 +155,7 @@ def test_no_image_is_a_store_too(tmp_path):
 
 
 def test_many_rows_are_written_in_blocks(tmp_path, monkeypatch):
-    from gpt4image.labelling import calibration
+    from gpt4image.probing import calibration
 
     monkeypatch.setattr(calibration, "BLOCK", 4)
     labels = write_soft_labels(tmp_path / "big", IDS, some_logits(), CLASSES, ORIGIN)
@@ -165,8 +167,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from gpt4image.labelling import LabelOrigin, LabelSource, calibration, write_soft_labels, writing
-from gpt4image.labelling.records import LabelManifest
+from gpt4image.soft_labels import LabelOrigin, LabelSource, calibration, write_soft_labels, writing
+from gpt4image.soft_labels.store import LabelManifest
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

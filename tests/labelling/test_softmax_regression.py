@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.labelling import softmax_regression
-from gpt4image.labelling.softmax_regression import _Objective, fit_softmax_regression
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.probing import logistic_regression as softmax_regression
+from gpt4image.probing.logistic_regression import _Objective, fit_softmax_regression
 
 
 def drawn(rows=400, width=12, classes=4, seed=0):

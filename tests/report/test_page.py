@@ -11,10 +11,10 @@ import pytest
 from sample import make_comparison, make_confusion, make_history, make_item, make_per_class, save
 
 from gpt4image.compare.records import Gallery
-from gpt4image.errors import StoreError
-from gpt4image.pages.svg import COLOURS, GRID, INK, MUTED
-from gpt4image.pages.wording import NOTHING
+from gpt4image.core.errors import StoreError
+from gpt4image.core.format import NOTHING
 from gpt4image.report import write_report
+from gpt4image.report.html.svg import COLOURS, GRID, INK, MUTED
 from page_checks import Page, assert_self_contained, assert_well_structured
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from sample import make_comparison, make_difference
 
-from gpt4image.errors import StoreError
+from gpt4image.core.errors import StoreError
 from gpt4image.report import verdict
 
 

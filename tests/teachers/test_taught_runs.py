@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from gpt4image import EmbeddingStore, Recipe, SoftLabels, embed_images, train_model
-from gpt4image.cli import main
-from gpt4image.errors import ConfigError
-from gpt4image.options import DataOptions, GuidanceOptions
-from gpt4image.pipeline import open_descriptions, open_guidance, open_images, run_training
+from gpt4image.cli.main import main
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import DataOptions, GuidanceOptions
+from gpt4image.core.workdir import Workspace
+from gpt4image.images.open import open_images
 from gpt4image.teachers import load_teacher
 from gpt4image.teachers.opening import open_teachers
 from gpt4image.train.guidance import is_text
-from gpt4image.workspace import Workspace
+from gpt4image.workflows.inputs import open_descriptions, open_guidance
+from gpt4image.workflows.train import run_training
 
 NAME = "timm:test_resnet"
 

@@ -3,7 +3,7 @@
 import json
 
 from gpt4image import EmbeddingStore, SoftLabels, load_images
-from gpt4image.cli import main
+from gpt4image.cli.main import main
 
 SHARES = ["--validation-share", "0.2", "--test-share", "0.25"]
 

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from teacher_parts import CountingTeacher, pick, pictures
 
 from gpt4image import SoftLabels, label_images, load_images
-from gpt4image.errors import ConfigError, DataError, ImageError
+from gpt4image.core.errors import ConfigError, DataError, ImageError
 
 STORED = ("ids.npy", "logits.npy", "manifest.json")
 
@@ -145,7 +145,7 @@ LABEL = """
 import os, signal, sys
 from pathlib import Path
 from gpt4image import label_images, load_images, load_teacher
-from gpt4image.files import FillingArray
+from gpt4image.core.files import FillingArray
 images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
 teacher = load_teacher(sys.argv[2], "cpu")
 after, writes, write = int(sys.argv[4]), [], FillingArray.write

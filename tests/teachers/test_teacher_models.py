@@ -10,7 +10,7 @@ from teacher_parts import pictures
 from torch import nn
 
 from gpt4image import load_teacher
-from gpt4image.errors import ConfigError, StoreError
+from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import CROP_SCALE, draw_box, timm_preparation
 
@@ -90,8 +90,8 @@ def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
 
 def test_logits_are_those_of_the_run_and_of_its_export(images, run, run_teacher, tmp_path):
     from gpt4image import export_model
-    from gpt4image.evaluate import load_backbone
     from gpt4image.train.augment import evaluation_transform
+    from gpt4image.train.run import load_backbone
 
     seen = pictures(images, range(5), evaluation_transform(run.preprocessing))
     with torch.no_grad():

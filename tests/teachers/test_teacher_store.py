@@ -13,8 +13,8 @@ import torch
 from teacher_parts import CountingTeacher, at_length_1, pick, pictures
 
 from gpt4image import EmbeddingStore, embed_images, load_images, load_teacher
-from gpt4image.errors import ConfigError, DataError, ImageError, StoreError
-from gpt4image.files import FillingArray
+from gpt4image.core.errors import ConfigError, DataError, ImageError, StoreError
+from gpt4image.core.files import FillingArray
 from gpt4image.train.guidance import is_text, vector_sources
 
 STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
@@ -199,7 +199,7 @@ EMBED = """
 import os, signal, sys
 from pathlib import Path
 from gpt4image import embed_images, load_images, load_teacher
-from gpt4image.files import FillingArray
+from gpt4image.core.files import FillingArray
 images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
 teacher = load_teacher("timm:test_resnet", "cpu", checkpoint=Path(sys.argv[2]), image_size=32)
 after, writes, write = int(sys.argv[4]), [], FillingArray.write

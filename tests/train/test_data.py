@@ -78,7 +78,7 @@ def test_each_image_has_its_own_text_and_label(images, store, descriptions, smal
 
 def test_images_without_text_are_marked(images, descriptions, minilm, tmp_path, small_recipe):
     from gpt4image import embed_descriptions
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     pairs = list(descriptions.pairs())[::2]
     store = embed_descriptions(join_texts(images, pairs, 0, "half"), minilm, tmp_path / "half")

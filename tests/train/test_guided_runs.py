@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from gpt4image import embed_descriptions, load_images, train_model
-from gpt4image.errors import ConfigError
-from gpt4image.labelling import label_by_vectors
+from gpt4image.core.errors import ConfigError
+from gpt4image.soft_labels import label_by_vectors
 from gpt4image.train.data import LabelledInputs, Part, training_rows
 from gpt4image.train.guidance import Guidance, vector_sources
 from gpt4image.train.objective import Objective
@@ -124,7 +124,7 @@ def test_several_encoders_have_a_head_each_or_one_together(
 
 
 def test_an_image_that_one_encoder_has_no_vector_of_has_none_side_by_side(images, store, descriptions, tmp_path):
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     half = list(descriptions.pairs())[::2]
     fewer = embed_descriptions(join_texts(images, half, 0, "half"), LetterEncoder(), tmp_path / "half")
@@ -207,7 +207,7 @@ def test_images_without_a_label_train_on_their_alignment(half_labelled, store, s
 
 
 def test_images_with_neither_label_nor_text_are_left_out(half_labelled, descriptions, minilm, tmp_path):
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     images = half_labelled
     in_train = images.split("train")
@@ -243,7 +243,7 @@ def test_the_number_of_parts_does_not_change_the_weight_of_the_alignment(
     images, descriptions, minilm, small_recipe, tmp_path, loss
 ):
     """With texts missing here and there: parts of a batch add up to the whole, where a loss looks at single images."""
-    from gpt4image.describe.descriptions import join_texts
+    from gpt4image.descriptions.description_set import join_texts
 
     some = join_texts(images, list(descriptions.pairs())[::3], 0, "some")
     store = embed_descriptions(some, minilm, tmp_path / "some")

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from gpt4image.align.projector import Projector
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 from gpt4image.train.augment import preprocessing, training_transform
 from gpt4image.train.backbone import build_backbone
+from gpt4image.train.build import make_optimizer
 from gpt4image.train.data import EpochBatches
+from gpt4image.train.loop import learning_rate
 from gpt4image.train.named import find_recipe, make_recipe, named_recipe, recipe_names
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.schedule import learning_rate
-from gpt4image.train.setup import make_optimizer
 
 IMAGENET = 1_281_167
 """Training images of ImageNet-1K."""

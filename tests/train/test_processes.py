@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from gpt4image import train_model
-from gpt4image.evaluate import answer_test_images
+from gpt4image.compare.test_answers import answer_test_images
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
 from gpt4image import EmbeddingStore, Recipe, load_images, train_model
-from gpt4image.evaluate import answer_test_images
+from gpt4image.compare.test_answers import answer_test_images
 data, store, out, recipe = sys.argv[1:]
 images = load_images(data, validation_share=0.2, test_share=0.25)
 run = train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out))

@@ -3,8 +3,8 @@
 import pytest
 
 from gpt4image import Recipe
-from gpt4image.errors import ConfigError
-from gpt4image.train.schedule import learning_rate
+from gpt4image.core.errors import ConfigError
+from gpt4image.train.loop import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from gpt4image import AlignmentLoss, Recipe, train_model
-from gpt4image.errors import BusyError, ConfigError, Gpt4ImageError, TrainingError
-from gpt4image.evaluate import answer_test_images, load_backbone
+from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.core.errors import BusyError, ConfigError, Gpt4ImageError, TrainingError
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import Batch
 from gpt4image.train.objective import Objective, class_targets, mix_images
+from gpt4image.train.run import load_backbone
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_folder_of_other_settings_is_refused(images, store, small_recipe, tmp_pa
 
 
 def test_two_processes_do_not_train_one_run(images, small_recipe, tmp_path):
-    from gpt4image.files import exclusive
+    from gpt4image.core.files import exclusive
 
     with (
         exclusive(tmp_path / "run" / "run.lock", "the run"),

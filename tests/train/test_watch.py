@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gpt4image.errors import TrainingError
-from gpt4image.train.watch import LossWatch
+from gpt4image.core.errors import TrainingError
+from gpt4image.train.loop import LossWatch
 
 LOSSES = torch.rand(10, 2, generator=torch.Generator().manual_seed(5))
 

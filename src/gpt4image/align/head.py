@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt4image.align.alignment import AlignmentLoss
-from gpt4image.align.losses import only_known, unit_length
+from gpt4image.align.functional import only_known, unit_length
+from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.text import TextAdapter, TextTransform
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 COLLAPSING = ("cosine", "relational")
+
+
 """Losses that a text side that learns could bring to nothing by making all texts one."""
 
 

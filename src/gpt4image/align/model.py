@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gpt4image.align.head import AlignmentHead, Targets
 from gpt4image.align.taps import FeatureTap
-from gpt4image.errors import ConfigError
-from gpt4image.seams import unknown_name
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import unknown_name
 
 
 class AlignedOutput(NamedTuple):

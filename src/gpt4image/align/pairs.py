@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt4image.align.gather import gather_rows, world
+from gpt4image.align.distributed import gather_rows, world
 from gpt4image.align.targets import TargetRule, Texts, as_distributions, sum_up
 
 TINY = 1e-12

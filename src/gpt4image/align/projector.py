@@ -6,11 +6,15 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from gpt4image.errors import ConfigError
-from gpt4image.seams import unknown_name
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import unknown_name
 
 ProjectorKind = Literal["mlp-bn", "mlp-ln", "mlp", "bottleneck", "linear"]
+
+
 INITIAL_STD = 1024**-0.5
+
+
 """Spread of the initial weights in the reference implementation, whatever the widths."""
 
 

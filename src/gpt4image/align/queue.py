@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image.align.targets import Texts
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 
 NO_ID = torch.iinfo(torch.int64).min
 

@@ -20,11 +20,15 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from gpt4image.errors import ConfigError
-from gpt4image.seams import unknown_name
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import unknown_name
 
 TargetName = Literal["identity", "same", "label", "similarity"]
+
+
 SAME_TEXT = 1 - 1e-5
+
+
 """Cosine from which on two vectors are those of one text: what float16 and float32 lose is less, other texts differ."""
 
 

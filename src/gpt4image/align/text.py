@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from gpt4image.errors import ConfigError
-from gpt4image.seams import unknown_name
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import unknown_name
 
 TextSpace = Literal["raw", "centred", "whitened"]
 

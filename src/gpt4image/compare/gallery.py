@@ -9,12 +9,14 @@ import numpy as np
 from scipy.special import softmax
 
 from gpt4image.compare.records import Answer, Gallery, GalleryItem
-from gpt4image.describe.descriptions import DescriptionSet
-from gpt4image.evaluate import AnsweredTestSet
+from gpt4image.compare.test_answers import AnsweredTestSet
+from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.images.table import ImageTable
-from gpt4image.pages.thumbnails import thumbnail
+from gpt4image.images.thumbnails import thumbnail
 
 Group = Literal["mended", "broken", "both right", "both wrong"]
+
+
 PER_GROUP = 9
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gpt4image.records import Record
+from gpt4image.core.record import Record
 
 
 class EpochRecord(Record):

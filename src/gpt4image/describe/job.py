@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,40 +12,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.console import counted, say
-from gpt4image.describe.batch.state import keys_under_way
-from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
-from gpt4image.describe.cost.estimate import Estimate, make_estimate
-from gpt4image.describe.cost.prices import FREE
-from gpt4image.describe.describers.base import Sampling
-from gpt4image.describe.prompts import PromptValues, Strategy, load_strategies
-from gpt4image.describe.prompts.strategy import prompt_names
-from gpt4image.describe.prompts.values import speak
-from gpt4image.describe.runner import RunSettings, Tally, run_tasks
-from gpt4image.describe.session import Session
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.describe.store.parts import RecordWriter
-from gpt4image.describe.store.records import record_from
-from gpt4image.describe.store.store import contains
-from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, plan_tasks
-from gpt4image.describe.trials import picture_pixels, try_sizes
-from gpt4image.describe.workers import wait_for_workers
-from gpt4image.errors import ConfigError, DescribeError
-from gpt4image.files import exclusive
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import exclusive
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.batch.jobs import keys_under_way
+from gpt4image.describe.clients import Session, prompt_names
+from gpt4image.describe.runner import RunSettings, run_tasks
+from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, picture_pixels, plan_tasks
+from gpt4image.describe.workers.run_folder import wait_for_workers
+from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.descriptions.prompts.values import speak
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.description_store import contains
+from gpt4image.descriptions.store.records import record_from
+from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.options import DescribeOptions
+from gpt4image.llm.base import Sampling
+from gpt4image.llm.budget import Budget
 
-FEW = 8
-"""Descriptions that an estimate is measured on."""
-DECLINED = "nothing more was sent"
-GOES_ON = "The same command goes on."
-REMEDIES = {
-    DECLINED: "What was measured is kept.",
-    OVER_BUDGET: "Give more with --budget (--estimate says what the rest will take), or bound the longest with a lower "
-    "--max-tokens.",
-}
-"""What to do when a job ends before its time, where it is not to give the same command again."""
 LOOKED_AT = 64
+
+
 """Descriptions among whose pictures those few are chosen, small and large alike."""
 
 
@@ -235,99 +222,3 @@ def open_job(
     )
     rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
     return DescribeJob(images, rows, question, store, session, options)
-
-
-def describe(
-    job: DescribeJob,
-    confirm: Callable[[Estimate], bool] | None = None,
-    run: Callable[[Tasks], Tally] | None = None,
-) -> Tally:
-    """Write every description that is still missing.
-
-    Args:
-        job: what is to be done.
-        confirm: asked with an estimate before money is spent that no budget limits; without it nothing is asked.
-        run: has tasks described; in this process when not given.
-
-    Raises:
-        DescribeError: no description can be written. What was answered is kept.
-    """
-    tasks = job.outside_batches(job.plan())
-    say_plan(job, tasks)
-    if confirm is not None and len(tasks) > FEW and may_cost(job) and not confirm(estimate(job)):
-        tally = Tally(len(tasks), stopped=DECLINED)
-        say_outcome(tally)
-        return tally
-    tasks = job.plan()
-    tally = run(tasks) if run else job.run(job.outside_batches(tasks))
-    say_outcome(tally)
-    return tally
-
-
-def may_cost(job: DescribeJob) -> bool:
-    """Whether money is at stake that no budget limits."""
-    price = job.session.price
-    return job.options.budget is None and (price is None or price.input + price.output > 0)
-
-
-def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
-    """Measure what the whole set will take on a few descriptions, which are kept.
-
-    Args:
-        job: what is to be done.
-        sizes: longest sides of pictures whose tokens are measured, one call each.
-
-    Raises:
-        DescribeError: none of the few could be described.
-    """
-    few = job.spread(FEW)
-    started = time.monotonic()
-    asked = job.run_missing(few, title=f"Measure {len(few)}")
-    elapsed = time.monotonic() - started
-    records = [record for record in job.records_of(few) if record.answered]
-    if not records:
-        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
-        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
-    trials = try_sizes(job, few, sizes)
-    measured = elapsed if asked else sum(record.seconds for record in records)
-    most, price, side = job.session.most_at_once, job.session.price, job.question.max_side
-    return make_estimate(records, len(job.outside_batches(job.plan())), measured, most, price, side, trials)
-
-
-def outcome_of(record: DescriptionRecord) -> str:
-    """What became of a failed description, in words."""
-    return f"{record.error} ({record.detail})" if record.detail else str(record.error)
-
-
-def say_plan(job: DescribeJob, tasks: Tasks) -> None:
-    """What is to be done, in a line or two."""
-    prompts = ", ".join(strategy.name for strategy in job.question.strategies)
-    say(
-        f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
-        "and not paid for again"
-    )
-    if job.options.budget is not None and job.session.price is FREE:
-        say(
-            "What runs on this machine counts as free, so the budget stops nothing. If it passes the images on to a "
-            "server that costs money, say what that takes: --price-in and --price-out.",
-            style="yellow",
-        )
-    if tasks.failed:
-        say(f"{counted(tasks.failed, 'description')} failed before; to try them again: --retry-failed", style="yellow")
-    if under_way := len(job.plan()) - len(tasks):
-        say(f"{counted(under_way, 'description')} in batches under way, which --describer batch collects")
-    if tasks.without_class:
-        say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class that the image lacks")
-
-
-def say_outcome(tally: Tally) -> None:
-    """What failed and why, and what is left."""
-    for line in tally.failure_lines():
-        say(line, style="yellow")
-    if tally.failures:
-        say("Which ones: gpt4image describe check. To try them again: --retry-failed", style="yellow")
-    if tally.stopped:
-        say(
-            f"{tally.total - tally.done:,} are left: {tally.stopped}. {REMEDIES.get(tally.stopped, GOES_ON)}",
-            style="yellow",
-        )

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4image.describe.describers.base import DescribeRequest, Sampling
-from gpt4image.describe.picture import prepare_picture
-from gpt4image.describe.prompts import PromptValues, Strategy
-from gpt4image.describe.store.latest import KEY_TYPE
-from gpt4image.describe.store.records import DescriptionRecord
-from gpt4image.describe.store.store import DescriptionStore
-from gpt4image.errors import ConfigError, ImageError
-from gpt4image.files import digest
-from gpt4image.images.scan import image_id
+from gpt4image.core.errors import ConfigError, ImageError
+from gpt4image.core.files import digest
+from gpt4image.descriptions.prompts import PromptValues, Strategy
+from gpt4image.descriptions.store.description_store import DescriptionStore
+from gpt4image.descriptions.store.latest import KEY_TYPE
+from gpt4image.descriptions.store.records import DescriptionRecord
+from gpt4image.images.scan import available_processors, image_id
 from gpt4image.images.table import ImageTable
+from gpt4image.llm.base import DescribeRequest, Sampling
+from gpt4image.llm.picture import prepare_picture
+
+if TYPE_CHECKING:
+    pass
+
 
 KEY_BLOCK = 4096
 
@@ -249,3 +257,67 @@ def blocks(size: int, block: int = KEY_BLOCK) -> Iterator[range]:
     """Numbers 0 to size - 1 in blocks."""
     for start in range(0, size, block):
         yield range(start, min(start + block, size))
+
+
+def picture_pixels(maker: RequestMaker, number: int) -> int:
+    """Width x height of a task's picture as it is sent; 0 where it cannot be read."""
+    try:
+        picture = maker.request(number).picture
+    except ImageError:
+        return 0
+    return picture.width * picture.height
+
+
+def longest_side(maker: RequestMaker, number: int) -> int:
+    """Longest side in pixels of a task's picture; 0 where it cannot be read."""
+    try:
+        picture = maker.request(number).picture
+    except ImageError:
+        return 0
+    return max(picture.width, picture.height)
+
+
+BLOCK = 8
+
+
+"""Tasks made ready in one go: enough to hide what a thread's turn costs."""
+
+
+Prepared = tuple[int, DescribeRequest | ImageError]
+
+
+async def feed(maker: RequestMaker, ahead: int) -> AsyncGenerator[Prepared]:
+    """All tasks in order, each as a request or as the reason why its picture cannot be had.
+
+    Args:
+        maker: makes the requests.
+        ahead: tasks made ready before they are asked for, about.
+    """
+    threads = available_processors()
+    loop = asyncio.get_running_loop()
+    starts = blocks(len(maker), BLOCK)
+    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
+        running: deque[asyncio.Future[list[Prepared]]] = deque()
+        try:
+            while True:
+                while len(running) * BLOCK < ahead + BLOCK and (block := next(starts, None)) is not None:
+                    running.append(loop.run_in_executor(pool, prepare, maker, block))
+                if not running:
+                    return
+                for prepared in await running.popleft():
+                    yield prepared
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prepare(maker: RequestMaker, numbers: range) -> list[Prepared]:
+    """Requests of some tasks."""
+    return [(number, prepare_one(maker, number)) for number in numbers]
+
+
+def prepare_one(maker: RequestMaker, number: int) -> DescribeRequest | ImageError:
+    """The request of a task, or why its picture cannot be had."""
+    try:
+        return maker.request(number)
+    except ImageError as error:
+        return error

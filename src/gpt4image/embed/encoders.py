@@ -8,14 +8,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gpt4image.errors import ConfigError, MissingExtraError, first_line
-from gpt4image.files import digest
-from gpt4image.seams import load_part
+from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
+from gpt4image.core.files import digest
+from gpt4image.core.registry import load_part
 
 ENCODERS = {
     "open-clip": "gpt4image.embed.encoders:ClipEncoder",
     "sentence-transformers": "gpt4image.embed.encoders:SentenceEncoder",
 }
+
+
 DEFAULT_ENCODER = "minilm"
 
 

@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gpt4image import console
-from gpt4image.describe.descriptions import DescriptionSet
-from gpt4image.embed.chunking import split_text
+from gpt4image.core import console
+from gpt4image.core.errors import DescriptionError, StoreError
+from gpt4image.core.files import atomic_write, digest, exclusive, fill_array, write_json
+from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.encoders import TextEncoder
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
-from gpt4image.errors import DescriptionError, StoreError
-from gpt4image.files import atomic_write, digest, exclusive, fill_array, write_json
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+
+
+def split_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
+    """Cut a text into chunks of at most `max_tokens` tokens each, special tokens included.
+
+    Chunks are whole words, but for words that are too long by themselves, as in scripts without spaces.
+
+    >>> split_text("one two three four five", 4, lambda texts: [len(t.split()) + 2 for t in texts])
+    ['one two', 'three four', 'five']
+    """
+    words = text.split()
+    special = count_tokens([""])[0]
+    lengths = [length - special for length in count_tokens(words)]
+    chunks: list[list[str]] = [[]]
+    room = max_tokens - special
+    for word, length in zip(words, lengths, strict=True):
+        if chunks[-1] and length > room:
+            chunks.append([])
+            room = max_tokens - special
+        chunks[-1].append(word)
+        room -= length
+    joined = (" ".join(chunk) for chunk in chunks if chunk)
+    return [piece for chunk in joined for piece in halve(chunk, max_tokens, count_tokens)]
+
+
+def halve(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
+    """Cut a text in the middle until every piece fits or is a single character.
+
+    >>> halve("abcdefg", 4, lambda texts: [len(t) + 2 for t in texts])
+    ['a', 'bc', 'de', 'fg']
+    """
+    if len(text) <= 1 or count_tokens([text])[0] <= max_tokens:
+        return [text]
+    middle = len(text) // 2
+    return [*halve(text[:middle], max_tokens, count_tokens), *halve(text[middle:], max_tokens, count_tokens)]
+
 
 LongText = Literal["truncate", "pool"]
 
+
 BATCHES_PER_CHUNK = 8
+
+
 """Batches between two durable writes."""
+
+
 SHOWN_LONGEST = 5
 
 

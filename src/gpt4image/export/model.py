@@ -13,16 +13,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gpt4image.errors import ConfigError, ExportError, MissingExtraError
-from gpt4image.evaluate import load_backbone
-from gpt4image.files import write_json
+from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
+from gpt4image.core.files import write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import evaluation_transform
 from gpt4image.train.backbone import create_model, fitting_options
-from gpt4image.train.run import TrainedRun
+from gpt4image.train.run import TrainedRun, load_backbone
 
 CHECKED_IMAGES = 32
+
+
 TOLERANCE = 1e-3
+
+
 """Largest difference of a logit at which an exported model counts as equal."""
 
 

@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt4image.errors import ImageError
+from gpt4image.core.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+
 MAX_PIXELS = 178_956_970 // 2
+
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
+
+
 _SUFFIXES = (
     "jpg jpeg jpe jfif png apng gif bmp dib webp tif tiff avif avifs ppm pgm pbm pnm pfm jp2 j2k jpx jpf mpo ico icns "
     "tga pcx sgi dds qoi psd heic heif jxl"
 )
+
+
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 
 
@@ -211,6 +217,8 @@ class _Decoding(threading.local):
 
 
 _decoding = _Decoding()
+
+
 _filter: Any = ("ignore", _decoding, Warning, None, 0)
 
 

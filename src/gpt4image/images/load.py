@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.console import say
-from gpt4image.errors import ConfigError, DataError
+from gpt4image.core.console import say
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from gpt4image.console import say
-from gpt4image.errors import ConfigError, DataError
-from gpt4image.files import digest
+from gpt4image.core.console import say
+from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.files import digest
 from gpt4image.images.table import SPLITS
 
 _NAMES = {
@@ -20,6 +20,8 @@ _NAMES = {
     "dev": "validation",
     "test": "test",
 }
+
+
 KNOWN_NAMES = ", ".join(_NAMES)
 
 

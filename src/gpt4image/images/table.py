@@ -15,6 +15,7 @@ from gpt4image.images.decode import MAX_PIXELS, decode
 if TYPE_CHECKING:
     from PIL import Image
 
+
 SPLITS = ("train", "validation", "test")
 
 

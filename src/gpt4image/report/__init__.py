@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt4image.report.verdict import Verdict, verdict
+from gpt4image.report.comparison.verdict import Verdict, verdict
 
 __all__ = ["Verdict", "verdict", "write_report"]
 
@@ -24,9 +24,8 @@ def write_report(work: Path) -> Path:
         StoreError: a record is missing, broken or contradicts itself; the message names the file.
     """
     from gpt4image.compare.records import Comparison, Gallery
-    from gpt4image.pages.page import write_page
-    from gpt4image.report.checks import check_comparison, check_gallery
-    from gpt4image.report.page import render
+    from gpt4image.report.comparison.page import check_comparison, check_gallery, render
+    from gpt4image.report.html.page import write_page
 
     comparison, gallery = Comparison.load(work / "comparison.json"), Gallery.load(work / "gallery.json")
     check_comparison(comparison, work / "comparison.json")

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import digest
+from gpt4image.core.registry import load_part
 from gpt4image.embed.encoders import hash_weights
-from gpt4image.errors import ConfigError
-from gpt4image.files import digest
-from gpt4image.seams import load_part
 from gpt4image.teachers.preparation import Preparation
 
 TEACHERS = {
-    "open-clip": "gpt4image.teachers.clip:ClipTeacher",
-    "run": "gpt4image.teachers.classifier:RunTeacher",
-    "timm": "gpt4image.teachers.timm_models:TimmTeacher",
+    "open-clip": "gpt4image.teachers.models:ClipTeacher",
+    "run": "gpt4image.teachers.models:RunTeacher",
+    "timm": "gpt4image.teachers.models:TimmTeacher",
 }
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.console import counted
+from gpt4image.core.console import counted
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import digest, exclusive, write_json
 from gpt4image.embed.runner import replace_folder, save_array
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import digest, exclusive, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.filling import Answers, OnBadImage, check_finite

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from gpt4image import console
-from gpt4image.console import counted
+from gpt4image.core import console
+from gpt4image.core.console import counted
+from gpt4image.core.errors import ConfigError, ImageError
+from gpt4image.core.files import FillingArray, digest
 from gpt4image.embed.runner import BATCHES_PER_CHUNK
-from gpt4image.errors import ConfigError, ImageError
-from gpt4image.files import FillingArray, digest
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.views import PreparedViews
 
 OnBadImage = Literal["skip", "fail"]
+
+
 """An image that cannot be read any more: leave it out and say so, or stop."""
 
 

@@ -6,23 +6,70 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from gpt4image.console import counted
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import exclusive
+from gpt4image.core.console import counted
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import digest, exclusive
 from gpt4image.images.table import ImageTable
-from gpt4image.labelling.records import LabelOrigin, LabelQuality, LabelSource
-from gpt4image.labelling.soft_labels import LabelLayout, SoftLabels, check_temperature
-from gpt4image.labelling.writing import finish_interrupted, replace_labels
+from gpt4image.probing.calibration import LabelQuality, fit_temperature, measure_quality
+from gpt4image.soft_labels.store import (
+    LabelLayout,
+    LabelOrigin,
+    LabelSource,
+    SoftLabels,
+    check_temperature,
+    finish_interrupted,
+    replace_labels,
+)
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.embedding import BATCH_SIZE, hash_keys
 from gpt4image.teachers.filling import Answers, OnBadImage, check_finite
-from gpt4image.teachers.judging import HeldOut, hold_out, judge
-from gpt4image.teachers.views import PreparedViews, ViewPlan, plan_places, plan_views
+from gpt4image.teachers.views import PreparedViews, ViewPlan, first_places, plan_places, plan_views
+
+
+class HeldOut(NamedTuple):
+    """Labelled validation images that lie in none of the splits that are labelled, each once.
+
+    Attributes:
+        places: positions in the table, int64 [n].
+        labels: their classes, int32 [n].
+        content: hash of their ids and classes; empty where there are none.
+    """
+
+    places: np.ndarray
+    labels: np.ndarray
+    content: str
+
+
+def hold_out(images: ImageTable, splits: Sequence[str]) -> HeldOut:
+    """Find them; none where validation images are labelled themselves."""
+    places = images.split("validation")
+    if len(places):
+        places = first_places(images, ("validation",))
+        labelled = images.ids[first_places(images, splits)]
+        places = places[(images.labels[places] >= 0) & ~np.isin(images.ids[places], labelled)]
+    labels = images.labels[places]
+    return HeldOut(places, labels, digest(images.ids[places].tobytes(), labels.tobytes()) if len(places) else "")
+
+
+def judge(logits: np.ndarray, labels: np.ndarray, temperature: float | None) -> tuple[float, LabelQuality]:
+    """The temperature, fitted where none is given, and the quality at it.
+
+    Args:
+        logits: float [n, C], n above 0.
+        labels: int [n].
+        temperature: divides the logits.
+    """
+    chosen = fit_temperature(logits, labels) if temperature is None else temperature
+    return chosen, measure_quality(logits, labels, chosen)
+
 
 SHOWN = 5
+
+
 """Classes that an error names, at most."""
 
 

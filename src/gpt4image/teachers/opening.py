@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.workdir import Workspace
 from gpt4image.embed.store import EmbeddingStore
-from gpt4image.errors import ConfigError, StoreError
 from gpt4image.images.table import ImageTable
-from gpt4image.labelling.soft_labels import SoftLabels
+from gpt4image.soft_labels.store import SoftLabels
 from gpt4image.teachers.base import load_teacher
 from gpt4image.teachers.embedding import embed_images
 from gpt4image.teachers.labels import label_images
-from gpt4image.workspace import Workspace
 
 
 class Taught(NamedTuple):

@@ -15,10 +15,19 @@ from torch import Tensor, nn
 from gpt4image.train.augment import Transform, evaluation_transform
 
 CROP_SCALE = (0.35, 1.0)
+
+
 """Smallest and largest share of a picture's area that a random view keeps."""
+
+
 CROP_RATIO = 4 / 3
+
+
 """Largest ratio of its longer side to the shorter."""
+
+
 CROP_TRIES = 10
+
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -26,9 +35,14 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
 """Pillow's filters by the names that model configurations use; bicubic for any other."""
 
+
 Box = tuple[float, float, float, float]
+
+
 """Left, top, right and bottom in pixels."""
 
 

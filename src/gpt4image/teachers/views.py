@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gpt4image.errors import ConfigError, DataError, ImageError
-from gpt4image.files import digest
+from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.core.files import digest
 from gpt4image.images import SPLITS
 from gpt4image.images.decode import decode
 from gpt4image.images.scan import image_id

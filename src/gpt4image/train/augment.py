@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
 from gpt4image.train.recipe import Recipe
 
 Transform = Callable[[Image.Image], Tensor]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt4image.errors import StoreError
-from gpt4image.files import atomic_write
+from gpt4image.core.errors import StoreError
+from gpt4image.core.files import atomic_write
 
 
 @dataclass

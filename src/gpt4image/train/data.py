@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gpt4image.errors import TrainingError
+from gpt4image.core.errors import TrainingError
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import Transform, seed_everything
 from gpt4image.train.guidance import Guidance, mean_soft_labels
 
 Key = tuple[int, int]
+
+
 """Number of the draw, which is the epoch where images are not repeated, and position in the dataset."""
 
 

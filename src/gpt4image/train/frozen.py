@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gpt4image import console
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import exclusive, fill_array
-from gpt4image.seams import unknown_name
+from gpt4image.core import console
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import exclusive, fill_array
+from gpt4image.core.registry import unknown_name
 from gpt4image.train.data import ImageInputs, Inputs, Key
 
 TOLERANCE = 1e-3
+
+
 """Largest difference of logits, in units of their spread, at which the split model counts as the whole one."""
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt4image.core.files import hash_file
 from gpt4image.embed.store import EmbeddingStore, TextChoice
-from gpt4image.files import hash_file
 
 if TYPE_CHECKING:
-    from gpt4image.labelling import SoftLabels
+    from gpt4image.soft_labels import SoftLabels
+
 
 CHUNK = 8192
 

@@ -14,6 +14,7 @@ from gpt4image.train.data import Batch, LabelledInputs, Loading, ShareInOrder, m
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
 EVALUATION_BATCH = 64
 
 

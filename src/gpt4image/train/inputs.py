@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gpt4image.core.files import digest
 from gpt4image.embed.encoders import hash_weights
-from gpt4image.files import digest
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import evaluation_transform, preprocessing, training_transform
 from gpt4image.train.data import ImageInputs, Inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gpt4image.align.model import AlignedModel
-from gpt4image.console import Meter
+from gpt4image.core.console import Meter
+from gpt4image.core.errors import TrainingError
 from gpt4image.train.augment import seed_everything
 from gpt4image.train.checkpoint import Progress
 from gpt4image.train.data import Batch, EpochBatches
@@ -22,13 +24,131 @@ from gpt4image.train.frozen import freeze
 from gpt4image.train.inference import predict_logits
 from gpt4image.train.objective import Objective
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.schedule import alignment_weight, learning_rate, soft_label_share
-from gpt4image.train.watch import LossWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """Learning rate after `epoch` epochs, fractions included (Loshchilov and Hutter, arXiv 1608.03983, equation 5).
+
+    >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1, min_lr=0.0)
+    >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]
+    [0.0, 0.05, 0.1, 0.05, 0.0]
+    """
+    # 1) a linear rise from 0 during the warm-up
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    # 2) then no change
+    if recipe.schedule == "constant":
+        return recipe.lr
+    # 3) or half a cosine wave down to the lowest rate
+    progress = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-12)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def alignment_weight(recipe: Recipe, epoch: float) -> float:
+    """Weight of the alignment after `epoch` epochs, as a share of the recipe's weight.
+
+    A linear rise, then none or half a cosine down to 0, where the alignment ends.
+
+    >>> recipe = Recipe(epochs=10, weight_warmup_epochs=1, weight_schedule="cosine", align_until=0.5)
+    >>> [round(alignment_weight(recipe, epoch), 3) for epoch in (0, 0.5, 1, 3, 5, 7)]
+    [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
+    """
+    end = recipe.align_until * recipe.epochs
+    if epoch > end or not end:
+        return 0.0
+    if epoch < recipe.weight_warmup_epochs:
+        return epoch / recipe.weight_warmup_epochs
+    if recipe.weight_schedule == "constant":
+        return 1.0
+    progress = (epoch - recipe.weight_warmup_epochs) / max(end - recipe.weight_warmup_epochs, 1e-12)
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def soft_label_share(recipe: Recipe, epoch: float) -> float:
+    """Share of the labels that is soft after `epoch` epochs.
+
+    >>> recipe = Recipe(epochs=10, soft_labels=0.5, soft_from=0.4)
+    >>> [soft_label_share(recipe, epoch) for epoch in (1, 3.9, 4.1, 10)]
+    [0.0, 0.0, 0.5, 0.5]
+    """
+    inside = recipe.soft_from * recipe.epochs < epoch <= recipe.soft_until * recipe.epochs
+    return recipe.soft_labels if inside else 0.0
+
+
+SHOWN_IDS = 8
+
+
+class LossWatch:
+    """Collects losses on the device and looks at them every few steps, so that a GPU is not waited for at every step.
+
+    All processes must look at the same steps.
+
+    Args:
+        interval: steps between two looks.
+        image_ids: names images by their positions in the table, for the error message.
+        gather: joins a tensor [1, ...] over all P processes to [P, ...].
+    """
+
+    def __init__(
+        self, interval: int, image_ids: Callable[[list[int]], list[str]], gather: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._interval, self._image_ids, self._gather = interval, image_ids, gather
+        self._pending: list[tuple[int, int, Tensor, Tensor]] = []
+        self.classification_sum = 0.0
+        self.alignment_sum = 0.0
+
+    def record(self, epoch: int, step: int, rows: Tensor, losses: Tensor) -> None:
+        """Take note of a step's losses [2], classification and alignment, and of its images' table positions [B]."""
+        self._pending.append((epoch, step, rows, losses.detach()))
+        if len(self._pending) >= self._interval:
+            self.look()
+
+    @property
+    def looked(self) -> bool:
+        """Whether every recorded loss has been looked at."""
+        return not self._pending
+
+    def look(self) -> None:
+        """Add up the losses since the last look, as means over processes. TrainingError when one is not finite.
+
+        They are added one by one, so that the sum does not depend on when they are looked at.
+        """
+        if self.looked:
+            return
+        own = torch.stack([losses for *_, losses in self._pending])
+        means = self._gather(own[None]).mean(dim=0).tolist()
+        if not all(math.isfinite(loss) for step in means for loss in step):
+            self._fail(own)
+        for classification, alignment in means:
+            self.classification_sum += classification
+            self.alignment_sum += alignment
+        self._pending.clear()
+
+    def _fail(self, own: Tensor) -> None:
+        bad = (~torch.isfinite(own)).any(dim=1).nonzero()
+        advice = (
+            "Try a lower --lr, --clip-grad 1.0, --precision no, or a higher --temperature; and look at these images: "
+            "gpt4image images DATA."
+        )
+        if not len(bad):
+            raise TrainingError(f"The loss of another process is not a number. {advice}")
+        epoch, step, rows, losses = self._pending[int(bad[0])]
+        classification, alignment = losses.tolist()
+        ids = self._image_ids(rows.tolist())
+        shown = ", ".join(ids[:SHOWN_IDS]) + (f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else "")
+        raise TrainingError(
+            f"The loss is not a number at epoch {epoch}, step {step} (classification {classification}, "
+            f"alignment {alignment}). "
+            f"Images of the batch: {shown}. {advice}"
+        )
+
+
 STEP_STREAM = 1
+
+
 """Keeps the draws of training steps apart from those of images (which have no such number in their key)."""
 
 

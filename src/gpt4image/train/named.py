@@ -10,8 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from gpt4image.errors import ConfigError
-from gpt4image.seams import unknown_name
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, recipe_from
 
 FILE = "recipes.toml"

@@ -8,14 +8,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt4image.errors import ConfigError
-from gpt4image.files import exclusive
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import exclusive
 from gpt4image.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
 PATIENCE = timedelta(days=2)
+
+
 """How long processes wait for the first one, which scans and embeds alone."""
 
 

@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from gpt4image import console
+from gpt4image.core import console
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import atomic_write, read_json, write_json
 from gpt4image.embed.store import EmbeddingStore
-from gpt4image.errors import ConfigError, StoreError
-from gpt4image.files import atomic_write, read_json, write_json
 from gpt4image.images.table import ImageTable
-from gpt4image.train.arms import Arm, find_arm
 from gpt4image.train.augment import preprocessing, seed_everything
-from gpt4image.train.backbone import build_backbone, whole_state
+from gpt4image.train.backbone import build_backbone, create_model, fitting_options, load_weights, whole_state
+from gpt4image.train.build import build_trainer, capture_state, restore_state
 from gpt4image.train.checkpoint import load_checkpoint, save_checkpoint
 from gpt4image.train.guidance import Guidance, is_text, vector_sources
-from gpt4image.train.job import Job, RunLayout
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.setup import build_trainer, capture_state, restore_state
-from gpt4image.train.stopping import stop_between_steps
+from gpt4image.train.spec import Arm, Job, RunLayout, find_arm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from gpt4image.labelling import SoftLabels
+    from gpt4image.soft_labels import SoftLabels
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[threading.Event]:
+    """Have the first SIGINT or SIGTERM set an event in place of breaking in; the second one does what it always does.
+
+    Outside the main thread, which alone gets signals, they are left alone.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        give_back()
+        console.say("Stopping after this step. Once more to stop at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield asked
+    finally:
+        give_back()
 
 
 @dataclass(frozen=True)
@@ -248,3 +276,12 @@ def open_run(folder: Path) -> TrainedRun:
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"{folder} is damaged or of another version ({error}). Delete it to train it again.") from None
+
+
+def load_backbone(run: TrainedRun) -> nn.Module:
+    """The trained backbone and classifier of a run, a plain timm model on the CPU in evaluation mode."""
+    model = create_model(
+        run.recipe.backbone, pretrained=False, num_classes=len(run.classes), **fitting_options(run.recipe)
+    )
+    load_weights(model, run.layout.weights)
+    return model.eval()

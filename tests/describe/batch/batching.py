@@ -19,16 +19,16 @@ import pytest
 from stub_scenario import MODEL, Entry
 
 from gpt4image import load_images
-from gpt4image.describe.batch import BatchServer, BatchSettings, run_batches
-from gpt4image.describe.batch.reports import OVER
-from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.cost.prices import Price
-from gpt4image.describe.describers import Sampling
-from gpt4image.describe.prompts import PromptValues, load_strategies
-from gpt4image.describe.runner import Tally
-from gpt4image.describe.secrets import ApiKey
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
+from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm import Sampling
+from gpt4image.llm.batch_api import OVER, BatchServer
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.credentials import ApiKey
+from gpt4image.llm.prices import Price
 
 IMAGES = 36
 QUICK: dict[str, Any] = {"first_pause": 0.02, "longest_pause": 0.1, "create_seconds": 0.5, "down_seconds": 60.0}

@@ -8,8 +8,8 @@ from describing import described
 from stub_scenario import Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe import session
-from gpt4image.errors import DescribeError
+from gpt4image.core.errors import DescribeError
+from gpt4image.describe import clients as session
 
 IMAGES = 36
 ONLINE = {"prompts": ("questions",), "max_tokens": 50, "price_in": 1.0, "price_out": 5.0}

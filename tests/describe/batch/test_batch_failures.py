@@ -9,12 +9,13 @@ from batching import IMAGES, QUICK, batched, count, leftovers, make_maker, recor
 from stub_scenario import MODEL, Fault, Scenario
 from stub_server import StubServer
 
-from gpt4image.describe.batch import BatchServer, BatchSettings, run_batches
-from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.secrets import ApiKey
-from gpt4image.describe.store.parts import RecordWriter
-from gpt4image.errors import BusyError, ConfigError, DescribeError
-from gpt4image.files import exclusive
+from gpt4image.core.errors import BusyError, ConfigError, DescribeError
+from gpt4image.core.files import exclusive
+from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.descriptions.store.shards import RecordWriter
+from gpt4image.llm.batch_api import BatchServer
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.credentials import ApiKey
 
 LASTING = {
     "server error 500": Fault("status", on="line", status=500),
@@ -286,7 +287,7 @@ def test_a_process_that_ends_while_collecting_collects_again(image_set, tmp_path
     faults = (Fault("invalid_image", on="line", every=4),)
     with StubServer(Scenario(faults=faults)) as server:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("gpt4image.describe.store.store.RecordWriter", Ends)
+            patch.setattr("gpt4image.descriptions.store.description_store.RecordWriter", Ends)
             batched(image_set, tmp_path, server.base_url)
         assert len(records(tmp_path)) == left
         tally = batched(image_set, tmp_path, server.base_url)

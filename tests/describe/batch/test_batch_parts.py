@@ -12,17 +12,15 @@ import pytest
 from batching import make_maker
 from stub_server import StubServer
 
-from gpt4image.describe.batch.asked import Asked
-from gpt4image.describe.batch.collecting import written_since
-from gpt4image.describe.batch.lines import read_result
-from gpt4image.describe.batch.making import Form, make_input
-from gpt4image.describe.batch.server import BatchServer
-from gpt4image.describe.batch.state import BatchFolder, new_job
-from gpt4image.describe.cost.budget import Budget
-from gpt4image.describe.cost.prices import FREE, Price
-from gpt4image.describe.secrets import ApiKey
-from gpt4image.describe.store import DescriptionRecord, DescriptionStore
-from gpt4image.errors import StoreError
+from gpt4image.core.errors import StoreError
+from gpt4image.describe.batch.inputs import Form, make_input
+from gpt4image.describe.batch.jobs import Asked, BatchFolder, new_job
+from gpt4image.describe.batch.results import written_since
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm.batch_api import BatchServer, read_result
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.credentials import ApiKey
+from gpt4image.llm.prices import FREE, Price
 
 KEY = ApiKey("KEY", "sk-secret")
 

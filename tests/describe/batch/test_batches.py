@@ -15,7 +15,7 @@ from stub_server import StubProcess, StubServer
 
 from gpt4image.describe.batch import keys_under_way
 from gpt4image.describe.batch.run import BatchRun
-from gpt4image.describe.cost.budget import OVER_BUDGET
+from gpt4image.llm.budget import OVER_BUDGET
 
 
 def batch_sizes(server) -> list[int]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from gpt4image.describe.pages import PreviewHead, PreviewItem
-from gpt4image.describe.prompts import PromptValues, load_strategies
-from gpt4image.describe.quality.records import (
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionRecord
+from gpt4image.quality.check_record import (
     ClassKnowledge,
     ClassLeakage,
     Finding,
@@ -21,7 +21,7 @@ from gpt4image.describe.quality.records import (
     Probe,
     QualityReport,
 )
-from gpt4image.describe.store import DescriptionRecord
+from gpt4image.report.descriptions import PreviewHead, PreviewItem
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "clipart12" / "test.parquet"
 CLASSES = ("animals", "buildings", "clothing", "electronics", "food", "music")

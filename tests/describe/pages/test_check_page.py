@@ -18,8 +18,9 @@ from pages_sample import (
 )
 from PIL import Image
 
-from gpt4image.describe.pages import image_thumbnails, write_check_page
-from gpt4image.describe.quality.records import QualityReport
+from gpt4image.images.thumbnails import image_thumbnails
+from gpt4image.quality.check_record import QualityReport
+from gpt4image.report.descriptions import write_check_page
 from page_checks import (
     HOSTILE,
     UNBROKEN,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from gpt4image.describe.pages.excerpt import EXCERPT, find_span, make_excerpt
+from gpt4image.report.descriptions.check_page import EXCERPT, find_span, make_excerpt
 
 LONG = "one two three four five six seven eight nine ten " * 40
 

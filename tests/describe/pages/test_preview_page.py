@@ -8,7 +8,7 @@ import sys
 import pytest
 from pages_sample import example_items, make_head, make_item
 
-from gpt4image.describe.pages import write_preview
+from gpt4image.report.descriptions import write_preview
 from page_checks import (
     HOSTILE,
     UNBROKEN,
@@ -140,7 +140,7 @@ def test_no_sideways_scroll(hostile_path, dump_dom, tmp_path, width):
 
 def test_templates_and_figures_are_not_loaded_before_they_are_needed(tmp_path):
     code = (
-        "import sys, pathlib, gpt4image.describe.pages as pages\n"
+        "import sys, pathlib, gpt4image.report.descriptions as pages\n"
         "assert not {'jinja2', 'matplotlib', 'torch'} & set(sys.modules)\n"
         "pages.write_preview(pathlib.Path(sys.argv[1]), [], pages.PreviewHead('a', 'b', 'c', 'd'))\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from gpt4image.describe.quality.knowledge import choose_images, measure_knowledge
-from gpt4image.describe.quality.outlook import weigh_up
-from gpt4image.describe.quality.probes import STRENGTHS, answer_out_of_fold, scale
-from gpt4image.describe.quality.records import PairedGap
-from gpt4image.errors import DescriptionError
+from gpt4image.core.errors import DescriptionError
+from gpt4image.probing.logistic_regression import STRENGTHS, answer_out_of_fold, scale
+from gpt4image.quality.check_record import PairedGap
+from gpt4image.quality.knowledge import choose_images, measure_knowledge, weigh_up
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -111,7 +110,7 @@ def test_regularisation_is_chosen_on_either_side():
     wide = scale(np.concatenate([view(labels, 3, 1), 2 * view(labels, 0, 2, width=600)], axis=1))[0]
     folds = np.arange(120) % 5
     chosen = (answer_out_of_fold(wide, labels, folds) == labels).mean()
-    from gpt4image.describe.quality.probes import fit_probe
+    from gpt4image.probing.logistic_regression import fit_probe
 
     fixed = []
     for strength in STRENGTHS:
@@ -167,8 +166,8 @@ def test_too_little_to_tell_is_an_error_that_says_what_it_takes(labels):
 
 
 def test_many_images_and_classes_are_chosen_from_by_chance(monkeypatch):
-    monkeypatch.setattr("gpt4image.describe.quality.knowledge.MOST_IMAGES", 100)
-    monkeypatch.setattr("gpt4image.describe.quality.knowledge.MOST_CLASSES", 4)
+    monkeypatch.setattr("gpt4image.quality.knowledge.MOST_IMAGES", 100)
+    monkeypatch.setattr("gpt4image.quality.knowledge.MOST_CLASSES", 4)
     labels = np.arange(600) % 10
     rows = choose_images(labels, np.arange(600), 10, seed=0)
     assert len(rows) == 100

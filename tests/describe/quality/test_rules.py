@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from gpt4image.describe.prompts import Strategy
-from gpt4image.describe.prompts.strategy import known_strategies
-from gpt4image.describe.quality.loops import find_loop
-from gpt4image.describe.quality.refusals import find_refusal
-from gpt4image.describe.quality.rules import PromptEcho, find_cut_off, find_empty
-from gpt4image.describe.quality.words import words
+from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts.prompt import known_strategies
+from gpt4image.quality.checks.loops import find_loop
+from gpt4image.quality.checks.refusals import find_refusal
+from gpt4image.quality.checks.simple import PromptEcho, find_cut_off, find_empty
+from gpt4image.quality.words import words
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from gpt4image.describe.quality.checks import Against, check_texts, flag_long
-from gpt4image.describe.quality.language import check_language, find_other_language, main_language
-from gpt4image.describe.quality.leakage import ClassNames, name_phrases
-from gpt4image.describe.quality.repeats import Repeats, common_opening
-from gpt4image.describe.quality.summary import leakage_notes, measure_leakage
-from gpt4image.describe.quality.texts import CheckedText
-from gpt4image.describe.quality.words import words
-from gpt4image.errors import ConfigError
+from gpt4image.core.errors import ConfigError
+from gpt4image.quality.checks.language import check_language, find_other_language, main_language
+from gpt4image.quality.checks.leakage import ClassNames, name_phrases
+from gpt4image.quality.checks.run_checks import Against, check_texts, flag_long
+from gpt4image.quality.checks.simple import Repeats, common_opening
+from gpt4image.quality.summary import leakage_notes, measure_leakage
+from gpt4image.quality.texts import CheckedText
+from gpt4image.quality.words import words
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "clipart12"
 OTHERS = {
@@ -195,7 +195,7 @@ def test_all_rules_in_one_pass():
         leaking(0, "spam and eggs spam and eggs spam and eggs"),
         leaking(0, "Describe the image in detail. A bird on a twig."),
     ]
-    from gpt4image.describe.prompts.strategy import known_strategies
+    from gpt4image.descriptions.prompts.prompt import known_strategies
 
     flags = check_texts(texts, Against(("dog", "cat"), tuple(known_strategies().values()), "en"))
     assert [(flag.at, flag.kind) for flag in flags] == [

@@ -3,16 +3,8 @@
 import numpy as np
 import pytest
 
-from gpt4image.describe.quality.folds import (
-    FOLDS,
-    grouped_folds,
-    groups_per_class,
-    link,
-    look_alikes,
-    near_copies,
-    to_unit,
-)
-from gpt4image.describe.quality.vectors import find_contradictions, find_outliers
+from gpt4image.probing.folds import FOLDS, grouped_folds, groups_per_class, link, look_alikes, near_copies, to_unit
+from gpt4image.quality.checks.vectors import find_contradictions, find_outliers
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 
@@ -132,14 +124,14 @@ def test_small_sets_and_sets_of_one_text_have_no_outliers():
 
 
 def test_neighbours_among_a_sample_find_the_same_outlier(monkeypatch):
-    monkeypatch.setattr("gpt4image.describe.quality.vectors.COMPARED_WITH", 150)
+    monkeypatch.setattr("gpt4image.quality.checks.vectors.COMPARED_WITH", 150)
     vectors, labels = clusters()
     flags = find_outliers(np.concatenate([vectors, foreign(vectors)]), np.arange(len(labels) + 1))
     assert [flag.at for flag in flags] == [len(labels)]
 
 
 def test_rare_class_that_is_not_among_those_learned_from_is_not_judged(monkeypatch):
-    monkeypatch.setattr("gpt4image.describe.quality.vectors.TRAINED_ON", 40)
+    monkeypatch.setattr("gpt4image.quality.checks.vectors.TRAINED_ON", 40)
     vectors, labels = clusters()
     keep = np.concatenate([np.flatnonzero(labels < 4), np.flatnonzero(labels == 4)[:5]])
     for seed in range(5):

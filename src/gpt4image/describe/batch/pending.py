@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.describe.batch.asked import Asked, read_asked
-from gpt4image.describe.batch.state import BatchFolder, sorted_keys
-from gpt4image.describe.store.conversations import Conversations
-from gpt4image.describe.store.latest import KEY_TYPE
-from gpt4image.describe.store.store import contains
+from gpt4image.describe.batch.jobs import Asked, BatchFolder, read_asked, sorted_keys
 from gpt4image.describe.tasks import RequestMaker
+from gpt4image.descriptions.store.conversations import Conversations
+from gpt4image.descriptions.store.description_store import contains
+from gpt4image.descriptions.store.latest import KEY_TYPE
 
 
 @dataclass(frozen=True)

@@ -4,40 +4,101 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gpt4image import console
-from gpt4image.console import counted, say
-from gpt4image.describe.batch.asked import Asked, read_asked
-from gpt4image.describe.batch.collecting import Collected, Recorder, collect
-from gpt4image.describe.batch.jobs import Jobs
-from gpt4image.describe.batch.making import Form, Made, make_input
+from gpt4image.core import console
+from gpt4image.core.console import counted, say
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.core.files import exclusive
+from gpt4image.core.format import rough_duration
+from gpt4image.describe.batch.inputs import Form, Made, make_input
+from gpt4image.describe.batch.jobs import Asked, BatchFolder, Job, Jobs, new_job, read_asked
 from gpt4image.describe.batch.pending import Load, Pending
-from gpt4image.describe.batch.reports import OVER, counts_of, problems_of, result_files, was_turned_away
-from gpt4image.describe.batch.server import (
+from gpt4image.describe.batch.results import Collected, Recorder, collect
+from gpt4image.describe.job import DescribeJob
+from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import RequestMaker, Tasks
+from gpt4image.descriptions.store.description_store import DescriptionStore
+from gpt4image.descriptions.store.shards import RecordWriter
+from gpt4image.llm.base import RequestFailedError
+from gpt4image.llm.batch_api import (
+    OVER,
     BatchServer,
     Found,
     MissingError,
     QueueFullError,
     TooLargeError,
     TryLaterError,
+    counts_of,
+    problems_of,
+    result_files,
+    was_turned_away,
 )
-from gpt4image.describe.batch.settings import BatchSettings, Limits
-from gpt4image.describe.batch.state import BatchFolder, Job, new_job
-from gpt4image.describe.cost.budget import OVER_BUDGET, Budget
-from gpt4image.describe.describers.base import RequestFailedError
-from gpt4image.describe.describers.http_errors import shorten
-from gpt4image.describe.describers.known import is_openai
-from gpt4image.describe.runner.tally import Tally, rough_duration
-from gpt4image.describe.store.parts import RecordWriter
-from gpt4image.describe.store.store import DescriptionStore
-from gpt4image.describe.tasks import RequestMaker
-from gpt4image.errors import DescribeError
-from gpt4image.files import exclusive
+from gpt4image.llm.budget import OVER_BUDGET, Budget
+from gpt4image.llm.credentials import is_openai, key_for
+from gpt4image.llm.errors import shorten
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Nothing here decides what is asked.
+
+    Attributes:
+        most_requests: requests of a batch, at most; OpenAI takes no more than the default.
+        most_bytes: size of a batch's input file, at most; likewise.
+        most_batches: batches under way at a time, at most.
+        attempts: times that a question may fail because of its request before that is its outcome.
+        first_pause: seconds between two looks at the batches in the beginning.
+        longest_pause: the pause that it grows to while nothing happens.
+        create_seconds: how long a batch, the answer to whose making was lost, may take to show up in the list.
+        down_seconds: how long the server may be out of reach before the job stops.
+        hopeless: failures of a batch without any answer after which the job stops.
+    """
+
+    most_requests: int = 50_000
+    most_bytes: int = 200_000_000
+    most_batches: int = 8
+    attempts: int = 2
+    first_pause: float = 2.0
+    longest_pause: float = 60.0
+    create_seconds: float = 120.0
+    down_seconds: float = 3600.0
+    hopeless: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("most_requests", "most_bytes", "most_batches", "attempts", "first_pause"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest input file.
+
+    Attributes:
+        requests: its requests, at most.
+        size: its bytes, at most.
+    """
+
+    requests: int
+    size: int
+
+    def times(self, factor: float) -> Limits:
+        """Other limits, one request at least."""
+        return Limits(max(1, int(self.requests * factor)), max(1, int(self.size * factor)))
+
+    def within(self, most: Limits) -> Limits:
+        """These limits where they are below others, else those."""
+        return Limits(min(self.requests, most.requests), min(self.size, most.size))
+
 
 PAUSE_GROWTH = 1.5
+
+
 LINE_SECONDS = 600.0
+
+
 MEGA = 10**6
 
 
@@ -167,8 +228,8 @@ class BatchRun:
             self._in_touch = now
         elif now - self._in_touch > self._settings.down_seconds:
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)} by now. Nothing is lost: "
-                "give the same command again later."
+                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)} by now. "
+                "Nothing is lost: give the same command again later."
             )
 
     def _pause(self) -> None:
@@ -343,3 +404,19 @@ class BatchRun:
         parts = [counted(len(under_way), "batch"), f"{done:,} of {self._jobs.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []
         return ", ".join([*parts, rough_duration(self.tally.seconds)])
+
+
+def describe_in_batches(job: DescribeJob, tasks: Tasks) -> Tally:
+    """Have tasks described through the batch interface, batches that are under way already included.
+
+    Raises:
+        DescribeError: no request can go well, or the server is gone. Batches under way go on at the server.
+        KeyboardInterrupt: the job was stopped. Batches under way go on at the server.
+    """
+    place = job.session.describers[0].place
+    server = BatchServer(job.question.model, place, key_for(place, job.options.key_env))
+    spent = job.store.spent(job.question.model).cost
+    budget = job.budget_of(job.options.budget, spent, batch=True)
+    maker = RequestMaker(job.images, job.question, tasks)
+    with job.store.writer() as writer:
+        return run_batches(maker, server, job.store, writer, job.batch_folder, budget)

@@ -6,19 +6,24 @@ import glob
 import re
 from pathlib import Path
 
-from gpt4image.errors import ConfigError, DataError
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images.sources.files import is_hidden, subfolders
 from gpt4image.images.sources.folders import list_class_folders
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
 from gpt4image.images.sources.listing import Listing
-from gpt4image.images.sources.manifest import list_manifest
-from gpt4image.images.sources.metadata import find_metadata, list_metadata_folder
+from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder
 from gpt4image.images.sources.tars import list_tars
 from gpt4image.images.splits import split_named
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+
 TABLE_SUFFIXES = (".parquet", ".arrow")
+
+
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+
+
 _KINDS = (
     "a folder of class folders, a folder with metadata.csv or metadata.jsonl, a CSV, TSV or JSONL file, Parquet or "
     "Arrow files, WebDataset tars, a folder written by save_to_disk, or the name of a dataset on the Hugging Face hub"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt4image.errors import ImageError
+from gpt4image.core.errors import ImageError
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import key_of, unknown_text_column
 

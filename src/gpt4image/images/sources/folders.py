@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt4image.console import say
-from gpt4image.errors import DataError
+from gpt4image.core.console import say
+from gpt4image.core.errors import DataError
 from gpt4image.images.sources.files import FileReader, FoundFile, is_image_name, subfolders, walk
 from gpt4image.images.sources.listing import Listing, ListingBuilder
 from gpt4image.images.splits import require_split, split_named

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from gpt4image.errors import DataError
-from gpt4image.files import digest
+from gpt4image.core.errors import DataError
+from gpt4image.core.files import digest
 from gpt4image.images.table import ImageReader, RejectedImage
 
 Label = str | int | float | bool | None
+
 
 LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name")
 

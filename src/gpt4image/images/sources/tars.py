@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt4image.errors import DataError, ImageError
+from gpt4image.core.errors import DataError, ImageError
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.files import is_hidden
 from gpt4image.images.sources.listing import (

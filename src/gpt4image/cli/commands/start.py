@@ -1,0 +1,56 @@
+"""First steps: the demo, and what an image set holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt4image.core.options import WORK, DataOptions
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Do everything on the example images, without network: train, compare, report, export. Takes some minutes."""
+
+    work: Path = Path("gpt4image-demo")
+    """Where everything is written. A demo that was stopped goes on where it was."""
+    seeds: int = 5
+    """Models trained per arm."""
+
+    def run(self) -> None:
+        """Run the demo and say where its products lie."""
+        from gpt4image.report import verdict
+        from gpt4image.workflows.demo import run_demo
+
+        result = run_demo(self.work, seeds=self.seeds)
+        print(verdict(result.comparison).text)
+        for parity in result.parity:
+            print(parity.line())
+        print(f"report: {result.report}\nmodel:  {result.model}")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Check an image set: what is there, what cannot be read and why, which images lie twice."""
+
+    source: DataOptions
+    work: Path = WORK
+    """Where the findings are kept, so that no image is read twice."""
+
+    def run(self) -> None:
+        """Print every file that was left out, and every image that lies there twice, in two splits or two classes."""
+        from gpt4image.core.console import printable
+        from gpt4image.core.workdir import Workspace
+        from gpt4image.images import find_duplicates
+        from gpt4image.images.open import open_images
+
+        images = open_images(self.source, Workspace(self.work), names_follow=True)
+        for rejected in images.rejected:
+            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
+        found = find_duplicates(images)
+        for image_id, paths in found.copies.items():
+            print(f"copies\t{image_id}\t{printable(', '.join(paths))}")
+        for kind, several in (("leaked", found.leaked), ("labels", found.conflicting)):
+            for image_id, places in several.items():
+                for name, paths in places.items():
+                    print(f"{kind}\t{image_id}\t{printable(name)}\t{printable(', '.join(paths))}")

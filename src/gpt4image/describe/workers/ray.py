@@ -1,0 +1,98 @@
+"""Workers on a Ray cluster, through datatrove's executor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from gpt4image.core.errors import DescribeError, first_line
+from gpt4image.describe.workers.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from gpt4image.describe.workers.run_folder import Order
+
+
+CONNECT_SECONDS = 10.0
+
+
+class RayWorkers:
+    """Actors on Ray. datatrove submits one again whose machine or process is lost.
+
+    Args:
+        order: what is to be done.
+        workers: how many actors; they start as the cluster has room for them.
+    """
+
+    def __init__(self, order: Order, workers: int) -> None:
+        self.failure = ""
+        self._order, self._workers = order, workers
+        self._run = RunFolder(order.run)
+        self._connected = False
+
+    def start(self) -> None:
+        """Connect, and submit all. DescribeError when there is no cluster at the address."""
+        import ray
+
+        if not ray.is_initialized():
+            connect(self._order.options.ray_address)
+            self._connected = True
+        self._thread = Thread(target=self._execute, daemon=True)
+        self._thread.start()
+
+    def at_work(self) -> bool:
+        """Whether any actor is at work or waits for room."""
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """Let go of the cluster, where we have connected to it; what is still at work ends."""
+        import ray
+
+        if self._connected:
+            ray.shutdown()
+            self._connected = False
+
+    def _execute(self) -> None:
+        from datatrove.executor.ray import RayPipelineExecutor
+
+        from gpt4image.describe.workers.worker import DescribeStep
+
+        options = self._order.options
+        try:
+            RayPipelineExecutor(
+                [DescribeStep(self._order)],
+                tasks=self._workers,
+                logging_dir=str(self._run.datatrove()),
+                skip_completed=False,
+                cpus_per_task=options.worker_cpus,
+                mem_per_cpu_gb=options.worker_memory,
+                gpus_per_task=options.worker_gpus,
+            ).run()
+        except Exception as error:  # whatever Ray raises ends the run
+            self.failure = f"Ray: {first_line(error)}"
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, or start Ray on this machine where there is none.
+
+    Raises:
+        DescribeError: there is none at the address.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        knock(address or "")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DescribeError(f"There is no Ray cluster at {address}: {first_line(error)}") from None
+
+
+def knock(address: str) -> None:
+    """Find out whether anything listens at HOST:PORT; Ray itself tries for minutes. OSError where nothing does."""
+    host, _, port = address.rpartition("/")[2].partition(":")
+    if port:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

@@ -1,0 +1,6 @@
+"""The description store: every answer durable at once, nothing asked twice."""
+
+from gpt4image.descriptions.store.description_store import DescriptionStore
+from gpt4image.descriptions.store.records import DescriptionRecord, Mark
+
+__all__ = ["DescriptionRecord", "DescriptionStore", "Mark"]

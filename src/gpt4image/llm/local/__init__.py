@@ -1,0 +1,1 @@
+"""Multimodal models in this process."""

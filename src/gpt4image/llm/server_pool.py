@@ -1,0 +1,198 @@
+"""Several servers that share the work; one that dies, hangs or only fails is left out until it does better."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from gpt4image.core import console
+from gpt4image.core.errors import DescribeError
+from gpt4image.llm.base import Describer, EndpointDownError
+from gpt4image.llm.rate_limiter import START, Limiter
+
+LOOK_AGAIN_SECONDS = 2.0
+
+
+LONGEST_ABSENCE = 30.0
+
+
+SICK = 5
+
+
+"""Failures in a row after which a server is left out while another one answers."""
+
+
+class Lane:
+    """A describer with what is known of how it copes.
+
+    Args:
+        describer: the describer.
+        slow_seconds: time that an answer should not take because of those before it.
+
+    Attributes:
+        alive: whether it is sent anything.
+        trouble: why it is not.
+        failures: calls in a row that failed because of it.
+        absences: times in a row that it was left out without an answer in between.
+        heard_at: when it answered last.
+    """
+
+    def __init__(self, describer: Describer, slow_seconds: float) -> None:
+        self.describer = describer
+        self.in_process = describer.name == "local"
+        start = describer.most_at_once if self.in_process else START
+        self.limiter = Limiter(describer.most_at_once, start, slow_seconds)
+        self.alive = True
+        self.trouble = ""
+        self.failures = self.absences = 0
+        self.heard_at = 0.0
+        self.looked_at = asyncio.Lock()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing to be said against it."""
+        return self.alive and not self.failures
+
+    def answered(self, now: float) -> None:
+        """It has answered: what was before is forgiven."""
+        self.failures = self.absences = 0
+        self.heard_at = now
+
+    def absence(self) -> float:
+        """Seconds until it may come back, longer each time."""
+        return min(LONGEST_ABSENCE, LOOK_AGAIN_SECONDS * 2.0 ** min(self.absences - 1, 16))
+
+
+class Lanes:
+    """Chooses a server for the next request, and judges servers by how they do.
+
+    Args:
+        describers: the servers.
+        down_seconds: how long all may be down before the job stops.
+        slow_seconds: time that an answer should not take because of those before it.
+        check_seconds: how long a server that is silent may take to say that it is there.
+    """
+
+    def __init__(
+        self, describers: Sequence[Describer], down_seconds: float, slow_seconds: float, check_seconds: float
+    ) -> None:
+        self.all = [Lane(describer, slow_seconds) for describer in describers]
+        self.stopped = False
+        self._changed = asyncio.Event()
+        self._down_seconds, self._check_seconds = down_seconds, check_seconds
+        self._revivals: set[asyncio.Task[None]] = set()
+
+    async def choose(self, last: Lane | None = None) -> Lane | None:
+        """The lane that is best off, as soon as one has room; None when no more is to be sent.
+
+        Args:
+            last: where the request was sent before; another one is better.
+
+        Raises:
+            DescribeError: no server has answered for too long.
+        """
+        clock = asyncio.get_running_loop().time
+        while not self.stopped:
+            self._changed.clear()
+            now = clock()
+            open_lanes = [lane for lane in self.all if lane.alive and lane.limiter.room > 0]
+            ready = [lane for lane in open_lanes if lane.limiter.paused_until <= now]
+            if ready:
+                return max(ready, key=lambda lane: (lane is not last, lane.healthy, lane.limiter.room))
+            pauses = [lane.limiter.paused_until - now for lane in open_lanes]
+            await self._wait(min(pauses, default=None))
+        return None
+
+    def stop(self) -> None:
+        """Send no more."""
+        self.stopped = True
+        self.note()
+
+    async def _wait(self, seconds: float | None) -> None:
+        all_down = not any(lane.alive for lane in self.all)
+        limit = self._down_seconds if all_down else seconds
+        try:
+            async with asyncio.timeout(limit):
+                await self._changed.wait()
+        except TimeoutError:
+            if all_down:
+                raise DescribeError(self._obituary()) from None
+
+    def _obituary(self) -> str:
+        said = "; ".join(lane.trouble for lane in self.all)
+        return (
+            f"No server has answered for {self._down_seconds:.0f} s: {said}. What was answered is kept: start the "
+            "server again, and give the same command."
+        )
+
+    def note(self) -> None:
+        """Something has changed: those who wait look again."""
+        self._changed.set()
+
+    def others_do_well(self, lane: Lane) -> bool:
+        """Whether there is another server with nothing against it."""
+        return any(other.healthy for other in self.all if other is not lane)
+
+    def failed(self, lane: Lane, trouble: str) -> bool:
+        """Take down that a server has failed; one that does nothing else is left out while another one does well.
+
+        Returns:
+            Whether the server is to blame, and not the request. For one that has just answered it is the request.
+        """
+        if not lane.alive:
+            return True
+        first, lane.failures = not lane.failures, lane.failures + 1
+        if not self.others_do_well(lane):
+            return False
+        if lane.failures >= SICK:
+            self.report_down(lane, f"{lane.describer.place} only fails ({trouble})")
+        return not first
+
+    async def is_gone(self, lane: Lane) -> bool:
+        """Whether a server that owes an answer does not even say that it is there."""
+        async with lane.looked_at:
+            if lane.alive and not lane.in_process:
+                try:
+                    async with asyncio.timeout(self._check_seconds):
+                        await lane.describer.check()
+                except TimeoutError:
+                    self.report_down(lane, f"{lane.describer.place} says nothing any more")
+                except (EndpointDownError, DescribeError) as error:
+                    self.report_down(lane, str(error))
+        return not lane.alive
+
+    def report_down(self, lane: Lane, trouble: str) -> None:
+        """Leave a server out, and look now and then whether it has come back."""
+        if not lane.alive:
+            return
+        lane.alive, lane.trouble = False, trouble
+        lane.absences += 1
+        goes_on = "its images go to the others" if len(self.all) > 1 else "waiting for it"
+        console.say(f"{trouble}: {goes_on}", style="yellow")
+        task = asyncio.create_task(self._revive(lane))
+        self._revivals.add(task)
+        task.add_done_callback(self._revivals.discard)
+        self.note()
+
+    async def _revive(self, lane: Lane) -> None:
+        await asyncio.sleep(lane.absence())
+        while True:
+            try:
+                async with asyncio.timeout(self._check_seconds):
+                    await lane.describer.check()
+                break
+            except (EndpointDownError, DescribeError, TimeoutError):
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        on_trial = lane.failures >= SICK
+        lane.failures = min(lane.failures, SICK - 1)
+        most, slow = lane.limiter.most, lane.limiter.slow_seconds
+        lane.limiter = Limiter(most, 1 if on_trial else START, slow)
+        lane.alive = True
+        console.say(f"{lane.describer.place} answers again")
+        self.note()
+
+    async def close(self) -> None:
+        """Stop looking for lost servers."""
+        for task in self._revivals:
+            task.cancel()
+        await asyncio.gather(*self._revivals, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Classifiers on fixed vectors: cross-fitting, calibration, likely label errors, confidence intervals."""

@@ -1,1 +1,0 @@
-"""The report's figures: small matplotlib panels as inline SVG that takes its colours from the page."""

@@ -1,0 +1,1 @@
+"""The stages joined up: what the commands and the Python calls run."""

