@@ -34,10 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "describe"))
-from stub_scenario import MODEL, Scenario
-from stub_server import StubProcess
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from gpt4image import load_images
 from gpt4image.describe.runner import run_tasks
 from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
@@ -48,6 +45,8 @@ from gpt4image.llm.base import Sampling
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.openai_client import OpenAIDescriber
 from gpt4image.llm.picture import prepare_picture
+from support.stub_scenario import MODEL, Scenario
+from support.stub_server import StubProcess
 
 SLOTS = 64
 SAME_BYTES, BARE = f"the same bytes, {SLOTS} at a time", f"bare SDK loop, {SLOTS} at a time"

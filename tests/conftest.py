@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drawings import write_image_set
-from page_checks import chromium, dump_dom  # noqa: F401 - fixtures
+from support.drawings import write_image_set
+from support.page_checks import chromium, dump_dom  # noqa: F401 - fixtures
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # files of tests run side by side: two threads each only hinder one another
@@ -99,3 +99,20 @@ def small_recipe() -> Callable:
         return Recipe(**{**settings, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny real vision-language model."""
+    from support.tiny_vlm import build_tiny_vlm
+
+    return build_tiny_vlm(tmp_path_factory.mktemp("models") / "tiny-vlm")
+
+
+@pytest.fixture(scope="session")
+def vlm_server(tiny_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address, up to `/v1`, of a real server of that model; the model's name there is `str(tiny_vlm)`."""
+    from support.transformers_server import served
+
+    with served(tiny_vlm, tmp_path_factory.mktemp("transformers-serve")) as base_url:
+        yield base_url

@@ -37,7 +37,7 @@ def test_errors_of_the_docstring_are_the_errors_of_the_module():
 @pytest.fixture
 def model_server(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tests" / "describe")
-    from stub_server import StubServer
+    from support.stub_server import StubServer
 
     with StubServer() as server:
         yield server.base_url

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from tensor_sizes import Sizes
 from torch import nn
 
 from gpt4image import (
@@ -21,6 +20,7 @@ from gpt4image import (
     TextTransform,
 )
 from gpt4image.align.functional import LOSSES
+from support.tensor_sizes import Sizes
 
 
 def inputs():

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
-from align_loops import LOOPS, Case
 from torch import nn
 
 from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
+from support.align_loops import LOOPS, Case
 
 STEP = 1e-30
 MIXING = torch.tensor([[0.9, 0, 0, 0.1], [0, 0.25, 0.75, 0], [0, 0, 0, 1.0], [0.4, 0, 0, 0.6]]).double()

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from align_loops import LOOPS, Case
 from torch import nn
 
 from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
+from support.align_loops import LOOPS, Case
 
 LOSSES = list(LOOPS)
 TARGETS = ["identity", "same", "label", "similarity"]

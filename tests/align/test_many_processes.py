@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tensor_sizes import Sizes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,6 +17,7 @@ from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAda
 from gpt4image.align.functional import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.core.errors import ConfigError
+from support.tensor_sizes import Sizes
 
 WIDTH = 6
 SHARES = {

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from describing import described, mark_in, opened, records
-from stub_scenario import Entry, Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.describe.estimate import estimate
@@ -15,6 +12,9 @@ from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.prices import Price
+from support.describing import described, mark_in, opened, records
+from support.stub_scenario import Entry, Fault, Scenario
+from support.stub_server import StubServer
 
 IMAGES = 36
 IN, OUT = 1.0, 10.0

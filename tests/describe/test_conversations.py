@@ -7,9 +7,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from describing import cost_of, described, opened, records, store_in
-from stub_scenario import Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.core.errors import DescribeError, StoreError
 from gpt4image.describe import clients as session
@@ -20,6 +17,9 @@ from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store import DescriptionRecord, conversations
 from gpt4image.descriptions.store.conversations import Conversations, Turn, read_turns, turn_files
 from gpt4image.llm.base import DescribeRequest, Reply
+from support.describing import cost_of, described, opened, records, store_in
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
 
 IMAGES = 36
 PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from describing import records
-from stub_scenario import Scenario
-from stub_server import MODEL, StubProcess, StubServer
 
 from gpt4image.cli.main import main
 from gpt4image.descriptions.store import DescriptionStore
+from support.describing import records
+from support.stub_scenario import Scenario
+from support.stub_server import MODEL, StubProcess, StubServer
 
 KILLS = 20
 SLOTS = 8

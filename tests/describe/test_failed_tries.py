@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
-from describing import cost_of, described, records, store_in
-from stub_scenario import MODEL, Fault, Scenario
-from stub_server import StubProcess, StubServer
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe import clients as session
 from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm import server_pool as lanes
+from support.describing import cost_of, described, records, store_in
+from support.stub_scenario import MODEL, Fault, Scenario
+from support.stub_server import StubProcess, StubServer
 
 IMAGES = 36
 AT_ONCE = 4

@@ -10,9 +10,6 @@ import time
 
 import numpy as np
 import pytest
-from describing import described, opened, records, store_in
-from stub_scenario import Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image import load_images
 from gpt4image.core.errors import ImageError, StoreError
@@ -21,6 +18,9 @@ from gpt4image.descriptions.prompts import PromptValues, load_strategies
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store import shards as parts
 from gpt4image.llm.base import Sampling
+from support.describing import described, opened, records, store_in
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
 
 IMAGES = 36
 

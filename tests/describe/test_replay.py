@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stored import ask, fill, shared_rows
 
 from gpt4image.core.errors import DescribeError, DescriptionError
 from gpt4image.core.files import digest
@@ -19,6 +18,7 @@ from gpt4image.descriptions.prompts import Strategy, load_strategies
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm.base import DescribeRequest, RequestFailedError, Sampling
 from gpt4image.llm.picture import Picture
+from support.stored import ask, fill, shared_rows
 
 PLAIN, QUESTIONS, ATTRIBUTES = load_strategies(["plain", "questions", "attributes"])
 

@@ -7,13 +7,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from describing import described, mark_in, opened, records
-from stub_scenario import Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
+from support.describing import described, mark_in, opened, records
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
 
 IMAGES = 36
 

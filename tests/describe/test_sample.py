@@ -6,10 +6,10 @@ import shutil
 import sys
 
 import pytest
-from stub_scenario import MODEL, Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.cli.main import main
+from support.stub_scenario import MODEL, Fault, Scenario
+from support.stub_server import StubServer
 
 HOSTILE_NAME = "a<b>\x1b[31m\u202e.png"
 

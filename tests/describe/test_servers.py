@@ -9,13 +9,13 @@ import threading
 import time
 
 import pytest
-from describing import described, mark_in, records
-from stub_scenario import MODEL, Fault, Scenario
-from stub_server import StubProcess, StubServer
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm import openai_client as openai_server
+from support.describing import described, mark_in, records
+from support.stub_scenario import MODEL, Fault, Scenario
+from support.stub_server import StubProcess, StubServer
 
 IMAGES = 36
 MANY = {"samples": 3, "temperature": 1.0}

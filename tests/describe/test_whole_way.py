@@ -6,18 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
-from describing import ALL, described, records
 from PIL import Image
-from stub_scenario import Fault, Scenario
-from stub_server import MODEL, StubServer
 
-from drawings import write_image_set
 from gpt4image import describe_images, described_set, load_images
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.workflows.describe import run_description, run_estimate
+from support.describing import ALL, described, records
+from support.drawings import write_image_set
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import MODEL, StubServer
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 

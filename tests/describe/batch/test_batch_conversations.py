@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from batching import batched, records, store_of
-from describing import described
-from stub_scenario import Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe import clients as session
+from support.batching import batched, records, store_of
+from support.describing import described
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
 
 IMAGES = 36
 ONLINE = {"prompts": ("questions",), "max_tokens": 50, "price_in": 1.0, "price_out": 5.0}

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from batching import IMAGES, QUICK, batched, count, leftovers, make_maker, records, settle, state_of, store_of
-from stub_scenario import MODEL, Fault, Scenario
-from stub_server import StubServer
 
 from gpt4image.core.errors import BusyError, ConfigError, DescribeError
 from gpt4image.core.files import exclusive
@@ -16,6 +13,9 @@ from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import ApiKey
+from support.batching import IMAGES, QUICK, batched, count, leftovers, make_maker, records, settle, state_of, store_of
+from support.stub_scenario import MODEL, Fault, Scenario
+from support.stub_server import StubServer
 
 LASTING = {
     "server error 500": Fault("status", on="line", status=500),

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from batching import IMAGES, batched, count, leftovers, records, settle, start_client, state_of
-from stub_scenario import Fault, Scenario
-from stub_server import StubServer
+
+from support.batching import IMAGES, batched, count, leftovers, records, settle, start_client, state_of
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
 
 PATIENCE = 60.0
 

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batching import make_maker
-from stub_server import StubServer
 
 from gpt4image.core.errors import StoreError
 from gpt4image.describe.batch.inputs import Form, make_input
@@ -21,6 +19,8 @@ from gpt4image.llm.batch_api import BatchServer, read_result
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import ApiKey
 from gpt4image.llm.prices import FREE, Price
+from support.batching import make_maker
+from support.stub_server import StubServer
 
 KEY = ApiKey("KEY", "sk-secret")
 

@@ -8,14 +8,14 @@ import time
 from collections import Counter
 
 import pytest
-from batching import IMAGES, PRICE, batched, count, leftovers, records, state_of, store_of
 from PIL import Image
-from stub_scenario import Fault, Scenario
-from stub_server import StubProcess, StubServer
 
 from gpt4image.describe.batch import keys_under_way
 from gpt4image.describe.batch.run import BatchRun
 from gpt4image.llm.budget import OVER_BUDGET
+from support.batching import IMAGES, PRICE, batched, count, leftovers, records, state_of, store_of
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubProcess, StubServer
 
 
 def batch_sizes(server) -> list[int]:

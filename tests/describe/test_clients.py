@@ -1,0 +1,95 @@
+"""What a person is told who has no server, and which address is sent which key."""
+
+import socket
+
+import pytest
+
+from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.describe.clients import Program as KnownProgram
+from gpt4image.describe.clients import look_for
+from gpt4image.describe.runner import RunSettings
+from gpt4image.llm.credentials import ApiKey, check_address, key_for
+from support.describing import described, records
+from support.stub_scenario import Fault, Scenario
+from support.stub_server import StubServer
+
+
+def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for urls in ((), ("http://127.0.0.1:9/v1",)):
+        with pytest.raises(DescribeError) as raised:
+            described(image_set, tmp_path, *urls)
+        text = str(raised.value)
+        for hint in ("vllm serve", "ollama pull", "llama-server -hf", "--base-url", "--describer local", "--key-env"):
+            assert hint in text
+    assert "Nobody answers at http://127.0.0.1:9/v1" in text
+
+
+async def state_of(url: str) -> str:
+    return await look_for(KnownProgram("vLLM", "no-such-command", url, "vllm serve X"))
+
+
+def test_a_program_that_runs_is_found():
+    import asyncio
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        assert "something answers" in asyncio.run(state_of(url))
+    assert "not found here" in asyncio.run(state_of(url))
+
+
+def test_openais_key_goes_to_openai_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-secret")
+    assert key_for("https://api.openai.com/v1", None).value == "sk-openai-secret"
+    for url in ("http://localhost:8000/v1", "https://api.openai.com.evil.example/v1", "https://evilopenai.com/v1"):
+        assert key_for(url, None).value == ""
+    assert key_for("http://localhost:8000/v1", "OPENAI_API_KEY").value == "sk-openai-secret"
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
+        key_for("http://localhost:8000/v1", "NO_SUCH_KEY")
+
+
+def test_keys_do_not_show(monkeypatch):
+    import pickle
+
+    monkeypatch.setenv("A_KEY", "sk-very-secret")
+    key = ApiKey.from_environment("A_KEY")
+    assert "secret" not in repr(key)
+    assert b"very-secret" not in pickle.dumps(key)
+    assert key.scrub("Bearer sk-very-secret is wrong") == "Bearer [key] is wrong"
+
+
+LONG_KEY = "sk-live-" + "".join(f"{number:02d}" for number in range(40))
+
+
+@pytest.mark.parametrize("fault", ["no_choices", "echo"])
+def test_a_server_that_repeats_the_key_where_no_text_is(image_set, tmp_path, monkeypatch, capsys, fault):
+    """As the reason why an answer ended, and just where what it says is cut to some length."""
+    monkeypatch.setenv("A_KEY", LONG_KEY)
+    with StubServer(Scenario(faults=(Fault(fault, every=2),))) as server:
+        patience = RunSettings(attempts=1)
+        described(image_set, tmp_path, server.base_url, key_env="A_KEY", patience=patience)
+    found = records(tmp_path)
+    assert sum("[key]" in (record.finish_reason or "") + record.detail for record in found) == 18
+    seen = capsys.readouterr().err + "".join(map(str, found))
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert LONG_KEY[:12] not in seen and LONG_KEY[:12].encode() not in kept
+
+
+def test_a_key_in_place_of_its_variable_is_not_shown(image_set, tmp_path):
+    with pytest.raises(ConfigError, match="--key-env MY_KEY") as raised:
+        described(image_set, tmp_path, "http://127.0.0.1:9/v1", key_env=LONG_KEY)
+    assert LONG_KEY[:12] not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["https://me:pw@host/v1", "https://host/v1?key=sk-1234", "host:8000", "file:///etc"])
+def test_addresses_hold_no_secrets(url):
+    with pytest.raises(ConfigError) as raised:
+        check_address(url)
+    assert "pw" not in str(raised.value) and "sk-1234" not in str(raised.value)
+
+
+def test_servers_that_do_not_agree_on_a_model(image_set, tmp_path):
+    with StubServer(Scenario(models=("a",))) as one, StubServer(Scenario(models=("b",))) as other:
+        with pytest.raises(DescribeError, match=r"different models \(a, b\)"):
+            described(image_set, tmp_path, one.base_url, other.base_url, model=None)
+        assert described(image_set, tmp_path, one.base_url, model=None).answered

@@ -1,0 +1,261 @@
+import io
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from gpt4image.core.errors import ImageError
+from gpt4image.images.decode import check, decode
+from support.image_files import encode, noise
+
+
+def pixels(data, **options):
+    image = decode(data, "x", **options)
+    assert image.mode == "RGB" and image.info == {}
+    check(data, "x", **options)
+    return np.asarray(image).astype(int)
+
+
+def grey(values):
+    return np.repeat(np.asarray(values)[..., None], 3, axis=2)
+
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+ALPHA = np.random.default_rng(1).integers(0, 256, (6, 5), dtype=np.uint8)
+ON_WHITE = 255 - (255 - RGB.astype(float)) * ALPHA[..., None] / 255
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000", "TGA", "GIF"])
+def test_plain_rgb_keeps_its_pixels(kind):
+    flat = np.zeros((4, 4, 3), np.uint8)
+    flat[:] = (10, 200, 90)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert (pixels(encode(Image.fromarray(flat), kind, **options)) == flat).all()
+
+
+def test_rgb_with_alpha_lies_on_white():
+    image = Image.fromarray(np.dstack([RGB, ALPHA]))
+    assert np.abs(pixels(encode(image)) - ON_WHITE).max() <= 1
+    assert np.abs(pixels(encode(image, "WEBP", lossless=True, exact=True)) - ON_WHITE).max() <= 1
+
+
+def test_grey_with_alpha_lies_on_white():
+    image = Image.merge("LA", [Image.fromarray(RGB[..., 0]), Image.fromarray(ALPHA)])
+    assert np.abs(pixels(encode(image)) - grey(ON_WHITE[..., 0])).max() <= 1
+
+
+def test_palette():
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2), "P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 8, 7])
+    colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 8, 7]]])
+    assert (pixels(encode(image)) == colours).all()
+    colours[0, 1] = 255
+    assert (pixels(encode(image, transparency=1)) == colours).all()
+    half = pixels(encode(image, transparency=bytes([255, 0, 128, 255])))
+    assert np.abs(half - [[[255, 0, 0], [255, 255, 255]], [[127, 127, 255], [9, 8, 7]]]).max() <= 1
+
+
+def test_transparent_colour_of_rgb_and_grey():
+    assert pixels(encode(Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3))).min() == 255
+    assert pixels(encode(Image.new("L", (2, 2), 7), transparency=7)).min() == 255
+    assert pixels(encode(Image.new("L", (2, 2), 7), transparency=8)).max() == 7
+
+
+def test_one_bit_and_grey():
+    bits = np.array([[0, 1], [1, 0]], bool)
+    assert (pixels(encode(Image.fromarray(bits))) == grey(bits * 255)).all()
+    assert (pixels(encode(Image.fromarray(ALPHA))) == grey(ALPHA)).all()
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 257, 4096], [32896, 65278, 65535]], np.uint16)
+    expected = grey(np.rint(values / 257))
+    assert (pixels(encode(Image.fromarray(values))) == expected).all()
+    assert (pixels(encode(Image.fromarray(values), "TIFF")) == expected).all()
+    dark = encode(Image.fromarray(values // 16))
+    assert (pixels(dark) == grey(np.rint(values // 16 / 257))).all()
+    header = b"P5 3 2 65535\n" + values.astype(">u2").tobytes()
+    assert (pixels(header) == expected).all()
+
+
+def test_wide_integers_and_floats_are_scaled_by_their_range():
+    integers = np.array([[-1000, 0], [0, 1000]], np.int32)
+    assert (pixels(encode(Image.fromarray(integers), "TIFF")) == grey([[0, 128], [128, 255]])).all()
+    floats = np.array([[0, 0.5], [np.nan, 1]], np.float32)
+    assert (pixels(encode(Image.fromarray(floats), "TIFF")) == grey([[0, 128], [0, 255]])).all()
+    assert (pixels(encode(Image.fromarray(floats * 255), "TIFF")) == grey([[0, 128], [0, 255]])).all()
+    flat = np.full((2, 2), -3.0, np.float32)
+    assert (pixels(encode(Image.fromarray(flat), "TIFF")) == 0).all()
+
+
+CMYK = (40, 90, 160, 30)
+CMYK_AS_RGB = [(255 - c) * (255 - CMYK[3]) / 255 for c in CMYK[:3]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_without_profile(kind):
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encode(Image.new("CMYK", (16, 16), CMYK), kind, **options)
+    assert (b"Adobe" in data) == (kind == "JPEG")
+    assert np.abs(pixels(data) - CMYK_AS_RGB).max() <= 3
+
+
+def test_adobe_ycck_jpeg():
+    y, cb, cr = Image.new("RGB", (1, 1), CMYK[:3]).convert("YCbCr").getpixel((0, 0))
+    stored = Image.new("CMYK", (16, 16), (255 - y, 255 - cb, 255 - cr, CMYK[3]))
+    data = bytearray(encode(stored, "JPEG", quality=100, subsampling=0))
+    place = data.index(b"Adobe") + 11
+    assert data[place] == 0
+    data[place] = 2  # the Adobe segment's transform flag: YCCK
+    assert np.abs(pixels(bytes(data)) - CMYK_AS_RGB).max() <= 4
+
+
+def cmyk_profile():
+    """A CMYK profile of two grid points an axis: white without ink, black with K, red with any other."""
+    grid = [(255, 128, 128)] + [(0, 128, 128), (136, 208, 195)] * 7 + [(0, 128, 128)]
+    tables = bytes(range(256)) * 4, bytes(v for point in grid for v in point), bytes(range(256)) * 3
+    identity = [65536, 0, 0, 0, 65536, 0, 0, 0, 65536]
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *identity) + b"".join(tables)
+    header = struct.pack(">I4sI4s4s4s", 0, bytes(4), 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12) + b"acsp"
+    header = header.ljust(68, b"\0") + struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    body = header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(lut)) + lut
+    return struct.pack(">I", len(body)) + body[4:]
+
+
+def test_cmyk_with_profile_is_coloured_by_it():
+    image = Image.new("CMYK", (16, 16), (255, 255, 255, 0))
+    red, green, blue = pixels(encode(image, "TIFF", icc_profile=cmyk_profile()))[0, 0]
+    assert red > 200 and green < 60 and blue < 80
+    assert pixels(encode(image, "TIFF")).max() == 0
+    assert pixels(encode(image, "TIFF", icc_profile=b"damaged")).max() == 0
+
+
+def test_lab():
+    colour = (180, 60, 90)
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(Image.new("RGB", (8, 8), colour), to_lab)
+    assert np.abs(pixels(encode(lab, "TIFF")) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(kind, orientation):
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:8, :16] = 255
+    turned = {  # how a camera stores the upright picture, by the definition of the EXIF tag
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: a.swapaxes(0, 1)[::-1],
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(np.ascontiguousarray(turned)), kind, exif=exif)
+    shown = pixels(data)
+    assert shown.shape == upright.shape
+    assert np.abs(shown - upright).max() < 60
+
+
+def test_animation_shows_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "PNG", "WEBP"):
+        shown = pixels(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+        assert np.abs(shown - [255, 0, 0]).max() <= 2
+
+
+def test_empty_file():
+    with pytest.raises(ImageError, match=r"^cat\.png: .*empty"):
+        decode(b"", "cat.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_file(kind, share):
+    data = noise(0, 64, kind)
+    for function in (decode, check):
+        with pytest.raises(ImageError, match=r"^cat: ."):
+            function(data[: int(len(data) * share)], "cat")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_without_its_last_bytes_is_found_at_reduced_size(progressive):
+    data = noise(0, 256, "JPEG", progressive=progressive)
+    with pytest.raises(ImageError, match="cut off"):
+        check(data[:-100], "cat")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"just words", "not an image"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"<svg xmlns='x'/>", "SVG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9, "x: "),
+    ],
+)
+def test_what_is_no_image(data, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode(data, "x")
+
+
+def png_claiming(width, height):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 9_000)])
+def test_decompression_bomb(size):
+    with pytest.raises(ImageError, match="max_pixels"):
+        decode(png_claiming(*size), "x")
+
+
+def test_max_pixels():
+    data = noise(0, 20)
+    assert pixels(data, max_pixels=400).shape == (20, 20, 3)
+    with pytest.raises(ImageError, match="20 x 20"):
+        decode(data, "x", max_pixels=399)
+
+
+def test_a_larger_limit_than_pillows_is_kept(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert pixels(noise(0, 20), max_pixels=400).shape == (20, 20, 3)
+
+
+def test_pillow_warnings_stay_inside_and_others_do_not():
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05\x00" + b"\x12\x01\x03\x00\x09\x00\x00\x00\xff\xff\xff\xff"
+    data = encode(Image.new("RGB", (8, 8)), "JPEG", exif=exif)
+    with warnings.catch_warnings(record=True) as raw:
+        warnings.simplefilter("always")
+        Image.open(io.BytesIO(data)).getexif()
+    assert raw
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=decode, args=(data, "x")) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        decode(data, "x")
+        decode(png_claiming(1, 1)[:-12] + b"", "x")
+        assert not caught
+        warnings.warn("mine", stacklevel=1)
+        assert len(caught) == 1
+
+
+def test_result_does_not_hold_on_to_the_file():
+    image = decode(noise(0, kind="JPEG"), "x")
+    assert type(image) is Image.Image

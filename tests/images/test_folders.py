@@ -1,0 +1,113 @@
+import os
+
+import pytest
+
+from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.images import load_images
+from support.image_files import class_folders, names_of, noise, reasons, split_sizes, write
+
+
+def test_class_folders_as_torchvision_orders_them(tmp_path):
+    class_folders(tmp_path, {"b": 3, "B": 3, "a-c": 3, "a": 2, "a/c": 2, "a/c-d": 1, "a/c/e": 1, "10": 3, "9": 3})
+    table = load_images(tmp_path)
+    expected = [  # the loops of torchvision.datasets.folder.make_dataset
+        (os.path.relpath(f"{root}/{name}", tmp_path), label)
+        for label, folder in enumerate(sorted(entry.name for entry in os.scandir(tmp_path)))
+        for root, _, names in sorted(os.walk(tmp_path / folder, followlinks=True))
+        for name in sorted(names)
+    ]
+    assert [(table.path(i), int(table.labels[i])) for i in range(len(table))] == expected
+    assert table.classes == ("10", "9", "B", "a", "a-c", "b")
+    assert table.read(0) == (tmp_path / table.path(0)).read_bytes()
+    assert table.rejected == ()
+
+
+def test_split_folders(tmp_path):
+    class_folders(tmp_path, {f"{split}/{name}": 2 for split in ("Train", "valid", "test") for name in ("cat", "dog")})
+    table = load_images(tmp_path)
+    assert split_sizes(table) == [4, 4, 4]
+    assert names_of(table, "validation")["valid/cat/000.png"] == "cat"
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    class_folders(tmp_path, {"car": 5, "plane": 5, "train": 5})
+    assert load_images(tmp_path).classes == ("car", "plane", "train")
+
+
+def test_folder_of_an_unknown_split(tmp_path):
+    class_folders(tmp_path, {"train/cat": 1, "test/cat": 1, "unsupervised": 1})
+    with pytest.raises(DataError, match=r"'unsupervised' is not a split.*validation"):
+        load_images(tmp_path)
+
+
+def test_every_file_is_accounted_for(tmp_path):
+    class_folders(tmp_path, {"cat": 5, "dog": 5, "notes": 0})
+    write(tmp_path / "loose.png", noise(1))
+    write(tmp_path / "cat" / "readme.txt", b"words")
+    write(tmp_path / "cat" / "fake.jpg", b"words")
+    write(tmp_path / "cat" / "suffixless", noise(2))
+    write(tmp_path / "dog" / "UPPER.PNG", noise(3))
+    write(tmp_path / "notes" / "a.md", b"words")
+    for hidden in (".DS_Store", "Thumbs.db", "._000.png"):
+        write(tmp_path / "cat" / hidden, b"system")
+    write(tmp_path / ".git" / "x" / "y.png", noise(4))
+    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    (tmp_path / os.fsdecode(b"dog/\xff.png")).write_bytes(noise(5))
+    table = load_images(tmp_path)
+    assert table.classes == ("cat", "dog") and len(table) == 12
+    assert reasons(table) == {
+        "loose.png": "lies in no class folder",
+        "cat/readme.txt": "not an image (suffix .txt)",
+        "cat/fake.jpg": "not an image in a format that Pillow can read",
+        "notes/a.md": "not an image (suffix .md)",
+        "dog/gone.png": "a link to nowhere",
+        "dog/pipe.png": "not a regular file",
+        "dog/�.png": "the file name is not valid UTF-8: rename the file",
+    }
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    class_folders(tmp_path / "store", {"x": 3})
+    class_folders(tmp_path / "set", {"cat": 3})
+    (tmp_path / "set" / "dog").symlink_to(tmp_path / "store" / "x")
+    (tmp_path / "set" / "cat" / "again").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "cat" / "one.png").symlink_to(tmp_path / "store" / "x" / "000.png")
+    table = load_images(tmp_path / "set")
+    assert table.classes == ("cat", "dog") and len(table) == 7
+
+
+def test_unlabelled_test_folder_is_listed(tmp_path):
+    class_folders(tmp_path, {"train/cat": 9, "train/dog": 9, "val/cat": 2, "val/dog": 2, "test": 3})
+    table = load_images(tmp_path)
+    assert len(table.split("test")) == 4 and len(table.split("validation")) == 4
+    assert reasons(table)["test/000.png"] == "lies in no class folder"
+
+
+def test_folder_without_classes(tmp_path):
+    class_folders(tmp_path, {"": 3})
+    write(tmp_path / "labels.csv", b"x,y\n")
+    with pytest.raises(DataError, match=r"holds no class folders.*give that file as the source"):
+        load_images(tmp_path)
+
+
+def test_one_class_is_not_enough(tmp_path):
+    class_folders(tmp_path, {"cat": 3})
+    write(tmp_path / "dog" / "1.png", b"")
+    with pytest.raises(DataError, match=r"1 class \(cat\)"):
+        load_images(tmp_path)
+
+
+def test_class_folders_have_no_columns(tmp_path):
+    class_folders(tmp_path, {"cat": 3, "dog": 3})
+    with pytest.raises(ConfigError, match="no columns"):
+        load_images(tmp_path, label_column="label")
+
+
+def test_path_that_does_not_exist(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist\. A source is a folder"):
+        load_images(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no image source"):
+        load_images(write(tmp_path / "notes.txt", b"words"))
+    with pytest.raises(DataError, match="compressed"):
+        load_images(write(tmp_path / "x.tar.gz", b"words"))

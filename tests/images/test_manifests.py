@@ -1,0 +1,150 @@
+import json
+import pickle
+
+import pytest
+
+from gpt4image.core.errors import DataError
+from gpt4image.images import load_images
+from support.image_files import class_folders, names_of, noise, reasons, split_sizes, write
+
+
+def texts_by_path(table, column):
+    return {table.path(index): text for index, text in enumerate(table.texts(column))}
+
+
+def images(root, count):
+    for number in range(count):
+        write(root / f"{number}.png", noise(number))
+
+
+def test_csv(tmp_path):
+    images(tmp_path / "pictures", 6)
+    absolute = write(tmp_path / "elsewhere" / "x.png", noise(99))
+    lines = ["Filename,Label,split,caption"]
+    lines += [f'pictures/{n}.png,{10 - n % 2},{"train" if n < 4 else "val"},"a, ""{n}"""' for n in range(6)]
+    lines += [f"{absolute},9,test,", "../gone.png,9,test,"]
+    file = write(tmp_path / "set" / ".." / "set.csv", "\n".join(lines).encode("utf-8-sig"))
+    table = load_images(file)
+    assert table.classes == ("9", "10")
+    assert split_sizes(table) == [4, 2, 1]
+    assert names_of(table, "test") == {str(absolute): "9"}
+    assert reasons(table) == {"../gone.png": "the file does not exist (set.csv line 9)"}
+    assert table.reader.text_columns == ("caption",)
+    assert texts_by_path(table, "caption")["pictures/1.png"] == 'a, "1"'
+    assert texts_by_path(table, "caption")[str(absolute)] is None
+    with pytest.raises(DataError, match="Text columns: caption"):
+        table.texts("title")
+
+
+@pytest.mark.parametrize(("name", "mark"), [("set.tsv", "\t"), ("set.csv", ";")])
+def test_other_delimiters(tmp_path, name, mark):
+    images(tmp_path, 6)
+    rows = [("path", "class"), *((f"{n}.png", "ab"[n % 2]) for n in range(6))]
+    table = load_images(write(tmp_path / name, "\n".join(mark.join(row) for row in rows).encode()))
+    assert table.classes == ("a", "b") and len(table) == 6
+
+
+def test_jsonl(tmp_path):
+    images(tmp_path, 8)
+    rows = [{"image": f"{n}.png", "category": n % 2, "caption": f"text {n}", "score": n} for n in range(7)]
+    rows.append({"image": "7.png", "extra": None})
+    table = load_images(write(tmp_path / "set.jsonl", "\n\n".join(map(json.dumps, rows)).encode()))
+    assert table.classes == ("0", "1")
+    assert texts_by_path(table, "caption")["3.png"] == "text 3"
+    assert texts_by_path(table, "score")["3.png"] == "3"
+    assert texts_by_path(table, "caption")["7.png"] is None
+    assert {table.path(i): int(table.labels[i]) for i in table.split("train")}["7.png"] == -1
+    again = pickle.loads(pickle.dumps(table))  # noqa: S301 - made one line above
+    assert again.texts("caption") == table.texts("caption")
+    assert b"text 3" not in pickle.dumps(table.reader)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "path,label\n0.png,a,b\n", r"a\.csv line 2 has 3 fields, its header 2"),
+        ("a.csv", 'path,label\n0.png,"a\n', r"a\.csv line 2 is malformed"),
+        ("a.csv", "path,path\n0.png,a\n", "names a column twice"),
+        ("a.csv", "path,label\n", "holds no rows"),
+        ("a.csv", "", "holds no rows"),
+        ("a.csv", "label\na\n", r"no column that names the images.*Columns: label.*image_column"),
+        ("a.csv", "path\n0.png\n", r"no label column.*label_column"),
+        ("a.csv", "path,label\n,a\n", r"a\.csv line 2: None is not the path"),
+        ("a.csv", "path,label,split\n0.png,a,extra\n", r"a\.csv line 2: 'extra' is not a split. Known names"),
+        ("a.csv", b"path,label\n\xff,a\n", "not UTF-8"),
+        ("a.jsonl", '{"path": "0.png"}\n{"path"', r"a\.jsonl line 2 is not JSON"),
+        ("a.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("a.jsonl", '{"path": "0.png", "label": ["a", "b"]}', "not a single name"),
+        ("a.jsonl", '{"path": 3, "label": "a"}', "3 is not the path"),
+    ],
+)
+def test_malformed_rows(tmp_path, name, content, message):
+    images(tmp_path, 1)
+    with pytest.raises(DataError, match=message):
+        load_images(write(tmp_path / name, content if isinstance(content, bytes) else content.encode()))
+
+
+def test_named_columns(tmp_path):
+    images(tmp_path, 6)
+    rows = ["where,what,label", *(f"{n}.png,{'ab'[n % 2]},words" for n in range(6))]
+    file = write(tmp_path / "set.csv", "\n".join(rows).encode())
+    table = load_images(file, image_column="where", label_column="what")
+    assert table.classes == ("a", "b") and table.reader.text_columns == ("label",)
+    with pytest.raises(DataError, match=r"label_column 'nothing' is not there\. Columns: where, what, label"):
+        load_images(file, image_column="where", label_column="nothing")
+
+
+def test_unlabelled_images_only_in_train(tmp_path):
+    images(tmp_path, 5)
+    rows = ["path,label,split", "0.png,a,train", "1.png,b,train", "2.png,,train", "3.png,a,test", "4.png,,test"]
+    with pytest.raises(DataError, match=r"4\.png in the test split has no label"):
+        load_images(write(tmp_path / "set.csv", "\n".join(rows).encode()))
+    rows = [row for row in rows if not row.startswith("3")]
+    table = load_images(write(tmp_path / "set.csv", "\n".join(rows).encode()), validation_share=0, test_share=0)
+    assert split_sizes(table) == [3, 0, 0]
+    assert reasons(table) == {"4.png": "its split has no labels"}
+
+
+def test_metadata_with_labels(tmp_path):
+    images(tmp_path / "data", 6)
+    write(tmp_path / "data" / "unnamed.png", noise(50))
+    secret = write(tmp_path / "secret.png", noise(51))
+    names = [f"{n}.png" for n in range(6)] + ["../secret.png", str(secret), "a/../0.png", "gone.png"]
+    rows = [{"file_name": name, "label": "ab"[n % 2], "text": f"t{n}"} for n, name in enumerate(names)]
+    write(tmp_path / "data" / "metadata.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    table = load_images(tmp_path / "data")
+    assert len(table) == 6 and table.classes == ("a", "b")
+    assert texts_by_path(table, "text")["5.png"] == "t5"
+    assert reasons(table) == {
+        "../secret.png": "the path leads out of the folder (metadata.jsonl line 7)",
+        str(secret): "the path leads out of the folder (metadata.jsonl line 8)",
+        "a/../0.png": "the path leads out of the folder (metadata.jsonl line 9)",
+        "gone.png": "the file does not exist (metadata.jsonl line 10)",
+        "unnamed.png": "no row of the metadata names it",
+    }
+
+
+def test_metadata_in_split_folders_with_labels_from_folders(tmp_path):
+    class_folders(tmp_path, {f"{split}/{name}": 2 for split in ("train", "validation", "test") for name in ("x", "y")})
+    for split in ("train", "validation", "test"):
+        rows = ["file_name,text", *(f"{name}/00{n}.png,{split} {name} {n}" for name in ("x", "y") for n in range(2))]
+        write(tmp_path / split / "metadata.csv", "\n".join(rows).encode())
+    table = load_images(tmp_path)
+    assert split_sizes(table) == [4, 4, 4] and table.classes == ("x", "y")
+    assert texts_by_path(table, "text")["test/y/001.png"] == "test y 1"
+    assert all(text.startswith(str(table.rows["split"][i])) for i, text in enumerate(table.texts("text")))
+
+
+def test_metadata_at_the_root_of_split_folders(tmp_path):
+    class_folders(tmp_path, {"train/x": 2, "train/y": 2, "val/x": 1, "val/y": 1, "test/x": 1, "test/y": 1})
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    write(tmp_path / "metadata.csv", "\n".join(["file_name,text", *(f"{f},about {f}" for f in files)]).encode())
+    table = load_images(tmp_path)
+    assert split_sizes(table) == [4, 2, 2] and table.classes == ("x", "y")
+
+
+def test_metadata_without_any_labels(tmp_path):
+    images(tmp_path, 3)
+    write(tmp_path / "metadata.csv", b"file_name,text\n0.png,a\n")
+    with pytest.raises(DataError, match="no label column and its images lie in no class folders"):
+        load_images(tmp_path)

@@ -1,0 +1,134 @@
+import io
+import json
+import tarfile
+
+import pytest
+import webdataset
+
+from gpt4image.core.errors import DataError
+from gpt4image.images import load_images
+from gpt4image.images.sources.detect import expand_braces
+from support.image_files import noise, reasons, split_sizes, write
+
+
+def shard(path, samples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(path)) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return path
+
+
+def samples(count, start=0):
+    return [
+        {"__key__": f"s/{start + n:04d}", "png": noise(start + n), "cls": n % 2, "txt": f"text {start + n}"}
+        for n in range(count)
+    ]
+
+
+def raw_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_shards_with_splits_in_their_names(tmp_path):
+    shard(tmp_path / "set-train-000.tar", samples(6))
+    shard(tmp_path / "set-train-001.tar", samples(4, 10))
+    shard(tmp_path / "set-val-000.tar", samples(4, 20))
+    shard(tmp_path / "set-test-000.tar", samples(2, 30))
+    table = load_images(tmp_path)
+    assert split_sizes(table) == [10, 4, 2] and table.classes == ("0", "1")
+    place = table.rows["path"].to_pylist().index("set-train-001.tar/s/0011.png")
+    assert table.read(place) == noise(11) and table.texts("txt")[place] == "text 11"
+    assert table.rejected == ()
+
+
+@pytest.mark.parametrize("pattern", ["t-{000..001}.tar", "t-*.tar", "t-00{0,1}.tar"])
+def test_patterns(tmp_path, pattern):
+    for number in range(2):
+        shard(tmp_path / f"t-{number:03d}.tar", samples(4, number * 10))
+    shard(tmp_path / "other.tar", samples(4, 50))
+    assert len(load_images(str(tmp_path / pattern))) == 8
+    with pytest.raises(DataError, match=r"t-002\.tar does not exist"):
+        load_images(str(tmp_path / "t-{000..003}.tar"))
+
+
+def test_braces():
+    assert expand_braces("{a,b{1..2}}") == ["a", "b1", "b2"]
+    assert expand_braces("x{8..10}") == ["x8", "x9", "x10"]
+
+
+def test_labels_and_texts_of_records(tmp_path):
+    rows = [
+        {"__key__": f"{n}", "jpg": noise(n, kind="JPEG"), "json": {"label": ["cat", "dog"][n % 2], "caption": f"c{n}"}}
+        for n in range(6)
+    ]
+    rows.append({"__key__": "6", "jpg": noise(6, kind="JPEG")})
+    table = load_images(shard(tmp_path / "a.tar", rows), validation_share=0, test_share=0)
+    assert table.classes == ("cat", "dog") and table.labels.tolist() == [0, 1, 0, 1, 0, 1, -1]
+    assert table.reader.text_columns == ("caption",)
+    assert table.texts("caption") == [f"c{n}" for n in range(6)] + [None]
+
+
+def test_what_lies_in_a_tar_is_only_a_name(tmp_path):
+    members = []
+    for n, name in enumerate(["../../up", "/abs/olute", "./dot", "plain"]):
+        members += [(f"{name}.png", noise(n)), (f"{name}.cls", b"ab"[n % 2 : n % 2 + 1])]
+    members += [
+        ("._plain.png", b"mac"),
+        ("lonely.cls", b"a"),
+        ("two.png", noise(9)),
+        ("two.jpg", noise(8)),
+        ("two.cls", b"a"),
+    ]
+    (tmp_path / "in").mkdir()
+    path = raw_tar(tmp_path / "in" / "a.tar", members)
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    table = load_images(path)
+    assert sorted(table.path(i) for i in range(len(table))) == [
+        "a.tar/../../up.png",
+        "a.tar//abs/olute.png",
+        "a.tar/dot.png",
+        "a.tar/plain.png",
+        "a.tar/two.jpg",
+    ]
+    assert reasons(table) == {
+        "a.tar/lonely": "the sample holds no image",
+        "a.tar/link.png": "a link or special file inside a tar",
+        "a.tar/two.png": "a further image of the sample",
+    }
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.tar"]
+    assert len(load_images(path, image_column="png").rejected) == 3
+
+
+def test_damaged_tars(tmp_path):
+    data = shard(tmp_path / "a.tar", samples(9)).read_bytes()
+    cut = load_images(write(tmp_path / "cut.tar", data[: len(data) // 2]))
+    assert 0 < len(cut) < 9 and any("cut.tar" in path for path in reasons(cut))
+    place = data.index(b"s/0004.png")
+    spoilt = load_images(write(tmp_path / "spoilt.tar", data[:place] + b"\xff" * 512 + data[place + 512 :]))
+    assert len(spoilt) == 4 and "damaged" in reasons(spoilt)["spoilt.tar"]
+    with pytest.raises(DataError, match="damaged"):
+        load_images(write(tmp_path / "none.tar", b"words" * 500))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", noise(0)), ("a.json", b"{")], "a.json is not JSON"),
+        ([("a.png", noise(0)), ("a.json", b"[]")], "not a JSON object"),
+        ([("a.png", noise(0)), ("a.cls", b"\xff")], "not UTF-8"),
+        ([("cat/a.png", noise(0)), ("dog/a.png", noise(1))], "No sample .* has a label.*unpacked"),
+        ([("a.png", noise(0)), ("a.json", json.dumps({"label": [1]}).encode())], "not a single name"),
+    ],
+)
+def test_malformed_samples(tmp_path, members, message):
+    with pytest.raises(DataError, match=message):
+        load_images(raw_tar(tmp_path / "a.tar", members))

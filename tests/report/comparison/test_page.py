@@ -1,0 +1,241 @@
+"""The page as a whole: whatever the records hold, it is complete, self-contained and the same each time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpt4image.compare.records import Gallery
+from gpt4image.core.errors import StoreError
+from gpt4image.core.format import NOTHING
+from gpt4image.report import write_report
+from gpt4image.report.html.svg import COLOURS, GRID, INK, MUTED
+from support.page_checks import Page, assert_self_contained, assert_well_structured
+from support.report_sample import make_comparison, make_confusion, make_history, make_item, make_per_class, save
+
+
+def write(work, comparison, gallery=None):
+    html = write_report(save(work, comparison, gallery)).read_text("utf-8")
+    return html, Page(html)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    gallery = Gallery(items=[make_item(group) for group in ("both right", "both wrong", "broken", "mended")])
+    return write(tmp_path_factory.mktemp("plain"), make_comparison(), gallery)
+
+
+def test_contents_in_order(plain):
+    html, page = plain
+    assert_self_contained(html, page)
+    marks = ["made the model better", 'id="seeds"', 'id="curves"', 'id="classes"', 'id="confusion"', 'id="gallery"',
+             "Mended:", "Broken:", "Wrong either way", "Right either way", 'id="method"', "Recipe"]  # fmt: skip
+    places = [html.index(mark) for mark in marks]
+    assert places == sorted(places)
+    assert [split in page.words for split in ("1,204", "176", "450")] == [True] * 3
+
+
+def test_figures_are_labelled_scalable_and_coloured_by_the_page(plain):
+    html, page = plain
+    figures = [attrs for attrs in page.all("svg") if attrs.get("role") == "img"]
+    assert len(figures) == 7
+    assert all(attrs["aria-label"] and "width" not in attrs and "height" not in attrs for attrs in figures)
+    drawn = " ".join(re.findall(r"<svg viewbox.*?</svg>", html, re.DOTALL | re.IGNORECASE))
+    assert not re.findall(r"#[0-9a-f]{6}\b", drawn)
+    for name in ("ink", "muted", "grid", "arm-0", "arm-1"):
+        assert f"var(--{name})" in drawn
+
+
+def test_structure(plain):
+    assert_well_structured(plain[1])
+
+
+def test_same_records_give_the_same_bytes(tmp_path):
+    first, _ = write(tmp_path / "a", make_comparison())
+    second, _ = write(tmp_path / "b", make_comparison())
+    assert first == second
+
+
+def test_user_settings_of_matplotlib_neither_matter_nor_change(tmp_path, plain):
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 40, "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        html, _ = write(tmp_path, make_comparison())
+        assert dict(matplotlib.rcParams) == before
+    figure = r'<svg viewBox="[^>]*aria-label="Test accuracy of every run.*?</svg>'
+    assert re.search(figure, html, re.DOTALL)[0] == re.search(figure, plain[0], re.DOTALL)[0]
+
+
+def test_neither_pyplot_nor_torch_is_imported(tmp_path):
+    save(tmp_path, make_comparison())
+    code = (
+        "import sys, pathlib, gpt4image.report as report\n"
+        "assert 'matplotlib' not in sys.modules and 'jinja2' not in sys.modules\n"
+        "report.write_report(pathlib.Path(sys.argv[1]))\n"
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 30])
+def test_few_classes_get_matrices(tmp_path, size):
+    html, page = write(tmp_path, make_comparison(classes=[f"class {number}" for number in range(size)]))
+    assert len([attrs for attrs in page.all("table") if "confusion" in attrs.get("class", "")]) == 2
+    assert_self_contained(html, page)
+
+
+def test_matrix_shades_are_shares_of_the_row(tmp_path):
+    comparison = make_comparison(classes=["cat", "dog"])
+    arm = comparison.arms[0].model_copy(update={"confusion": [[30, 10], [0, 0]]})
+    html, _ = write(tmp_path, comparison.model_copy(update={"arms": [arm, comparison.arms[1]]}))
+    table = html[html.index('class="confusion arm-0"') :]
+    assert re.findall(r"--share:([\d.]+)\"[^>]*>(\d+)<", table)[:4] == [
+        ("0.750", "30"), ("0.250", "10"), ("0.000", "0"), ("0.000", "0")]  # fmt: skip
+
+
+def test_a_thousand_classes(tmp_path):
+    html, page = write(tmp_path, make_comparison(classes=[f"class {number:04}" for number in range(1000)]))
+    assert 'class="confusion' not in html
+    assert "Most frequent confusions" in html
+    assert "Largest gains, in points (20 classes)" in page.words and "Largest losses" in page.words
+    assert html.count('<th scope="row" class="name"><bdi>class ') == 1000 + 25
+    assert "All 1,000 classes in numbers" in page.words and len(html) < 2_000_000
+
+
+def test_most_frequent_confusion_comes_first(tmp_path):
+    classes = [f"class {number:02}" for number in range(40)]
+    comparison = make_comparison(classes=classes)
+    confusion = np.array(comparison.arms[0].confusion)
+    confusion[17, 4] = 10_000
+    arm = comparison.arms[0].model_copy(update={"confusion": confusion.tolist()})
+    html, _ = write(tmp_path, comparison.model_copy(update={"arms": [arm, comparison.arms[1]]}))
+    row = html[html.index("Images of one class that were taken") :]
+    assert re.findall(r"<bdi>(class \d\d)</bdi>", row)[:2] == ["class 17", "class 04"]
+    assert "10,000" in row[: row.index("</tr>", row.index("<tbody>"))]
+
+
+def test_classes_without_test_images(tmp_path):
+    rng = np.random.default_rng(0)
+    classes = ["a", "b", "c"]
+    some = [*make_per_class(rng, classes[:2]), *make_per_class(rng, classes[2:], measured=False)]
+    _, page = write(tmp_path / "some", make_comparison(classes=classes, per_class=some))
+    assert NOTHING in page.words
+    none = make_comparison(classes=classes, per_class=make_per_class(rng, classes, measured=False))
+    arms = [arm.model_copy(update={"confusion": [[0] * 3] * 3}) for arm in none.arms]
+    _, page = write(tmp_path / "none", none.model_copy(update={"arms": arms}))
+    assert "No class has test images to compare on." in page.words
+    _, page = write(tmp_path / "empty", make_comparison(classes=classes, per_class=[]))
+    assert "No class has test images to compare on." in page.words
+
+
+def test_unequal_and_missing_histories(tmp_path):
+    comparison = make_comparison()
+    rng = np.random.default_rng(0)
+    lengths = {"baseline": [1, 30, 12, 30, 30], "described": [8, 8, 40, 8, 0]}
+    arms = [
+        arm.model_copy(
+            update={
+                "runs": [
+                    run.model_copy(update={"history": make_history(rng, length, 0.5, arm.name == "described")})
+                    for run, length in zip(arm.runs, lengths[arm.name], strict=True)
+                ]
+            }
+        )
+        for arm in comparison.arms
+    ]
+    _, page = write(tmp_path / "unequal", comparison.model_copy(update={"arms": arms}))
+    assert "Alignment loss, training" in page.words
+    bare = [
+        arm.model_copy(update={"runs": [run.model_copy(update={"history": []}) for run in arm.runs]}) for arm in arms
+    ]
+    html, _ = write(tmp_path / "none", comparison.model_copy(update={"arms": bare}))
+    assert "#curves" not in html
+
+
+def test_no_encoder_no_gallery_no_alignment_and_one_seed(tmp_path):
+    comparison = make_comparison(encoders=[], per_seed=(0.02,), notes=[])
+    arms = [arm.model_copy(update={"runs": [run.model_copy(update={"history": make_history(
+        np.random.default_rng(0), 3, 0.5, False)}) for run in arm.runs]}) for arm in comparison.arms]  # fmt: skip
+    html, page = write(tmp_path, comparison.model_copy(update={"arms": arms}), Gallery(items=[]))
+    assert "none used" in page.words and "No images were kept" in page.words
+    assert "Alignment loss" not in page.words
+    assert (
+        "One seed cannot tell luck from effect" in page.words and "gpt4image compare DATA ... --seeds 5" in page.words
+    )
+    assert_self_contained(html, page)
+
+
+def test_more_arms_than_colours(tmp_path):
+    comparison = make_comparison()
+    arms = [
+        comparison.arms[0].model_copy(update={"name": f"control {number}", "title": f"Control {number}"})
+        for number in range(4)
+    ]
+    html, page = write(tmp_path, comparison.model_copy(update={"arms": [*comparison.arms, *arms]}))
+    assert "Control 3" in page.words
+    assert_self_contained(html, page)
+
+
+def test_leaks_are_a_warning(tmp_path, plain):
+    from support.report_sample import make_data
+
+    _, page = write(tmp_path, make_comparison(data=make_data(leaked=12)))
+    warnings = [attrs for attrs in page.all("p") if attrs.get("class") == "warning"]
+    assert len(warnings) == 2 and "12 images leaked" in page.words
+    assert 'class="warning"' not in plain[0]
+
+
+@pytest.mark.parametrize(
+    "thumbnail",
+    [
+        "https://example.org/x.jpg",
+        "javascript:alert(1)",
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        "data:text/html;base64,AAAA",
+        "data:image/png;base64,",
+        'data:image/png;base64,AA"A',
+        "data:image/png;base64,AAAA\n",
+        "data:image/png;base64,AAA",
+        "data:image/png;base64,A=AA",
+        'data:image/jpeg;base64,AAAA" onerror="x',
+        "",
+    ],
+)
+def test_other_thumbnails_are_refused(tmp_path, thumbnail):
+    save(tmp_path, make_comparison(), Gallery(items=[make_item(thumbnail=thumbnail)]))
+    with pytest.raises(StoreError, match=r"gallery\.json.*thumbnail"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_contradictions_are_refused(tmp_path):
+    comparison = make_comparison()
+    first = comparison.arms[0]
+    arms = {
+        "confusion matrix": [first.model_copy(update={"confusion": [[1]]}), comparison.arms[1]],
+        "same name": [first, first, comparison.arms[1]],
+        "same seed": [first.model_copy(update={"runs": [first.runs[0], *first.runs]}), comparison.arms[1]],
+    }
+    for fault, changed in arms.items():
+        save(tmp_path, comparison.model_copy(update={"arms": changed}))
+        with pytest.raises(StoreError, match=rf"comparison\.json.*{fault}"):
+            write_report(tmp_path)
+    short = comparison.difference.model_copy(update={"per_seed": [0.1]})
+    save(tmp_path, comparison.model_copy(update={"difference": short}))
+    with pytest.raises(StoreError, match="1 differences for 5 seeds"):
+        write_report(tmp_path)
+
+
+def test_missing_record_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"comparison\.json does not exist"):
+        write_report(tmp_path)
+
+
+def test_palette_is_distinct():
+    assert len({INK, MUTED, GRID, *COLOURS}) == 7
+    assert make_confusion(np.random.default_rng(0), ["a"], 5, 1.0) == [[5]]

@@ -1,0 +1,314 @@
+"""Training images are labelled by texts that their labeller has not seen, and labelled again when something changed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
+from gpt4image.core.errors import ConfigError, DataError, DescriptionError
+from gpt4image.soft_labels import account_for, labeller, labels_there, write_doubts
+from gpt4image.soft_labels.report import Doubt
+from support.labelling_parts import WordEncoder, image_id, make_store, make_table, telling_texts
+
+CLASSES = ("ant", "bee", "cow")
+LABELS = [number % 3 for number in range(60)]
+
+
+def positions(labels, images):
+    return labels.find(images.ids)
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Arguments of each cross-fit, in order."""
+    found = []
+    fit = labeller.cross_fit
+
+    def noting(vectors, labels, groups, *arguments, **settings):
+        found.append((np.asarray(vectors), labels.copy(), groups))
+        return fit(vectors, labels, groups, *arguments, **settings)
+
+    monkeypatch.setattr(labeller, "cross_fit", noting)
+    return found
+
+
+def test_texts_that_tell_the_class_label_the_images(tmp_path):
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    labels = label_by_vectors(images, [store], tmp_path / "labels")
+    shares = labels.take(positions(labels, images))
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    assert (shares.argmax(axis=1) == images.labels).mean() > 0.9
+    quality = labels.manifest.quality
+    assert quality.accuracy == (shares.argmax(axis=1) == images.labels).mean()
+    own = shares[np.arange(60), images.labels]
+    assert quality.negative_log_likelihood == pytest.approx(-np.log(own).mean(), abs=2e-3)
+    origin = labels.manifest.origin
+    assert (origin.kind, origin.folds, origin.strength, origin.seed) == ("text", 5, 3.0, 0)
+    assert [(source.name, source.revision) for source in origin.sources] == [("words", "1")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "labels.lock", "words", "words.lock"]
+
+
+def test_images_of_one_text_do_not_vouch_for_each_other(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    pair_labels = generator.integers(0, 3, 60)
+    images = make_table(np.repeat(pair_labels, 2).tolist(), CLASSES)
+    texts = [f"a{pair} b{pair}" for pair in range(60) for _ in range(2)]
+    store = make_store(images, texts, tmp_path / "words", WordEncoder(width=100))
+    honest = label_by_vectors(images, [store], tmp_path / "honest", strength=30)
+    assert honest.manifest.quality.accuracy < 0.45
+    monkeypatch.setattr(labeller.TrainingVectors, "groups", lambda self: np.arange(len(self.ids)))
+    leaky = label_by_vectors(images, [store], tmp_path / "leaky", strength=30)
+    assert leaky.manifest.quality.accuracy > 0.8
+
+
+def test_any_text_in_common_links_images_through_all_stores(tmp_path, fits):
+    images = make_table(LABELS, CLASSES)
+    several = [[f"own{row}", f"more{row}"] for row in range(60)]
+    several[4].append("own0")
+    several[9].insert(0, "more4")
+    alone = [f"other{row}" for row in range(60)]
+    alone[20] = alone[21] = "the same"
+    stores = [
+        make_store(images, several, tmp_path / "words"),
+        make_store(images, alone, tmp_path / "two", WordEncoder("two", width=8)),
+    ]
+    label_by_vectors(images, stores, tmp_path / "labels")
+    (vectors, labels, groups) = fits[0]
+    order = np.argsort(images.ids)
+    np.testing.assert_array_equal(labels, images.labels[order])
+    group_of = dict(zip(order.tolist(), groups.tolist(), strict=True))
+    assert group_of[0] == group_of[4] == group_of[9]
+    assert group_of[20] == group_of[21]
+    assert len(set(groups.tolist())) == 57
+    expected = np.concatenate([store.take(store.find(images.ids[order])) for store in stores], axis=1)
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)
+
+
+def test_validation_and_test_images_are_not_touched(tmp_path, monkeypatch, fits):
+    splits = ["train", "train", "train", "train", "validation", "test"] * 10
+    labels = np.random.default_rng(0).integers(0, 3, 60).tolist()
+    images = make_table(labels, CLASSES, splits)
+    store = make_store(images, telling_texts(labels, CLASSES), tmp_path / "words")
+    taken = []
+    take = EmbeddingStore.take
+    monkeypatch.setattr(EmbeddingStore, "take", lambda self, at, *more: taken.extend(at) or take(self, at, *more))
+    labels = label_by_vectors(images, [store], tmp_path / "labels")
+    train = images.split("train")
+    assert sorted(taken) == sorted(store.find(images.ids[train]))
+    np.testing.assert_array_equal(positions(labels, images) >= 0, np.isin(np.arange(60), train))
+    assert len(fits[0][1]) == 40
+
+
+def test_unlabelled_images_are_labelled_and_undescribed_ones_are_not(tmp_path):
+    given = [-1 if number % 10 == 5 else label for number, label in enumerate(LABELS)]
+    texts = telling_texts(LABELS, CLASSES)
+    texts[7] = []
+    images = make_table(given, CLASSES)
+    labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
+    shares = labels.take(positions(labels, images))
+    assert not shares[7].any()
+    assert len(labels) == 59
+    free = [row for row in range(60) if row % 10 == 5]
+    assert (shares[free].argmax(axis=1) == np.asarray(LABELS)[free]).mean() > 0.8
+    assert labels.manifest.quality.images == 53
+
+
+def test_only_images_in_all_stores_are_labelled(tmp_path):
+    images = make_table(LABELS, CLASSES)
+    texts = telling_texts(LABELS, CLASSES)
+    whole = make_store(images, texts, tmp_path / "words")
+    part = make_store(images, [*texts[:50], *([[]] * 10)], tmp_path / "two", WordEncoder("two"))
+    labels = label_by_vectors(images, [whole, part], tmp_path / "labels")
+    np.testing.assert_array_equal(positions(labels, images) >= 0, np.arange(60) < 50)
+    assert [source.name for source in labels.manifest.origin.sources] == ["words", "two"]
+
+
+def test_copies_count_once_and_images_in_two_classes_once_for_each(tmp_path, fits):
+    numbers = [*range(60), 0, 1, 2, 2]
+    given = [*LABELS, 0, 1, 0, -1]  # copies of 0 and 1 as they are, one of 2 in another class and one in none
+    images = make_table(given, CLASSES, numbers=numbers)
+    texts = [*telling_texts(LABELS, CLASSES), [], [], [], []]
+    labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
+    _, fitted, groups = fits[0]
+    assert (len(labels), len(fitted), len(np.unique(groups))) == (60, 62, 60)
+    assert len(account_for(labels, images).per_class) == 3
+
+
+def test_the_order_of_the_table_does_not_matter(tmp_path):
+    texts = telling_texts(LABELS, CLASSES)
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, texts, tmp_path / "words")
+    there = label_by_vectors(images, [store], tmp_path / "labels")
+    turned = make_table(LABELS[::-1], CLASSES, numbers=range(59, -1, -1))
+    again = label_by_vectors(turned, [store], tmp_path / "turned")
+    np.testing.assert_array_equal(there.take(np.arange(60)), again.take(np.arange(60)))
+    assert there.manifest == again.manifest
+
+
+def test_labels_are_made_again_when_something_changed(tmp_path, fits):
+    folder = tmp_path / "labels"
+    texts = telling_texts(LABELS, CLASSES)
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, texts, tmp_path / "words")
+
+    def label(images=images, store=store, **settings):
+        before = len(fits)
+        label_by_vectors(images, [store], folder, **settings)
+        return len(fits) - before
+
+    assert [label(), label()] == [1, 0]
+    for settings in ({"strength": 1.0}, {"folds": 3}, {"seed": 1}, {"kind": "images"}):
+        assert [label(**settings), label(**settings)] == [1, 0], settings
+    assert label() == 1
+    other_labels = make_table([1, *LABELS[1:]], CLASSES)
+    assert [label(other_labels), label(other_labels)] == [1, 0]
+    assert label() == 1
+    other_names = make_table(LABELS, ("ant", "bee", "dog"))
+    assert [label(other_names), label(other_names)] == [1, 0]
+    fewer = make_table(LABELS, CLASSES, ["test", *["train"] * 59])
+    assert [label(fewer), label(fewer)] == [1, 0]
+    assert label() == 1
+    other_text = make_store(images, ["another text", *texts[1:]], tmp_path / "other")
+    assert [label(store=other_text), label(store=other_text)] == [1, 0]
+    newer = make_store(images, texts, tmp_path / "newer", WordEncoder(revision="2"))
+    assert [label(store=newer), label(store=newer)] == [1, 0]
+    (folder / "logits.npy").write_bytes(b"broken")
+    assert [label(store=newer), label(store=newer)] == [1, 0]
+
+
+def test_errors_name_what_is_missing(tmp_path):
+    images = make_table(LABELS, CLASSES)
+    texts = telling_texts(LABELS, CLASSES)
+    store = make_store(images, texts, tmp_path / "words")
+    folder = tmp_path / "labels"
+    with pytest.raises(ConfigError, match="gpt4image embed"):
+        label_by_vectors(images, [], folder)
+    for settings in ({"strength": 0.0}, {"strength": float("nan")}, {"folds": 1}):
+        with pytest.raises(ConfigError, match="above 0"):
+            label_by_vectors(images, [store], folder, **settings)
+    with pytest.raises(DataError, match="fewer than 2"):
+        label_by_vectors(make_table([0] * 60, ["ant"]), [store], folder)
+    with pytest.raises(DescriptionError, match=r"None of the 60 training images.*gpt4image describe"):
+        label_by_vectors(make_table(LABELS, CLASSES, numbers=range(100, 160)), [store], folder)
+    with pytest.raises(DescriptionError, match="None of the 60"):
+        label_by_vectors(make_table([-1] * 60, CLASSES), [store], folder)
+    with pytest.raises(DescriptionError, match="None of the 0"):
+        label_by_vectors(make_table(LABELS, CLASSES, ["test"] * 60), [store], folder)
+    with pytest.raises(DescriptionError, match="two classes or more"):
+        label_by_vectors(make_table([1] * 60, CLASSES), [store], folder)
+    names = make_store(images, [f"a photo of {CLASSES[label]}" for label in LABELS], tmp_path / "names")
+    with pytest.raises(DescriptionError, match="two classes or more"):
+        label_by_vectors(images, [names], folder)
+    assert not folder.exists()
+
+
+def test_an_image_alone_in_its_class_gets_no_soft_label(tmp_path, capsys):
+    images = make_table([2, *[number % 2 for number in range(59)]], CLASSES)
+    store = make_store(images, telling_texts([2, *[number % 2 for number in range(59)]], CLASSES), tmp_path / "words")
+    labels = label_by_vectors(images, [store], tmp_path / "labels")
+
+    assert (positions(labels, images) < 0).tolist() == [True] + [False] * 59
+    assert "'cow' (1)" in capsys.readouterr().err
+
+
+def test_labels_made_with_other_settings_are_found(tmp_path):
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    assert labels_there(images, [store], tmp_path / "labels") is None
+    label_by_vectors(images, [store], tmp_path / "labels", strength=0.5, folds=3)
+    assert labels_there(images, [store], tmp_path / "labels").manifest.origin.strength == 0.5
+    assert labels_there(make_table([1, *LABELS[1:]], CLASSES), [store], tmp_path / "labels") is None
+
+
+def test_classes_without_any_described_image_do_no_harm(tmp_path):
+    images = make_table(LABELS, [*CLASSES, "yak"])
+    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    labels = label_by_vectors(images, [store], tmp_path / "labels")
+    shares = labels.take(positions(labels, images))
+    assert ((shares[:, 3] > 0) & (shares[:, 3] < 0.05)).all()
+
+
+def test_doubted_labels_are_listed_and_shown_not_obeyed(tmp_path):
+    given = [*LABELS, 1]
+    texts = [*telling_texts(LABELS, CLASSES), "ant antish ant antish"]
+    images = make_table(given, CLASSES)
+    store = make_store(images, texts, tmp_path / "words")
+    labels = label_by_vectors(images, [store], tmp_path / "labels", strength=30)
+    account = account_for(labels, images)
+    first = account.doubts[0]
+    assert (first.image_id, first.path, first.label, first.likelier) == (image_id(60), "60.png", "bee", "ant")
+    assert first.probability * 20 < first.its_probability
+    assert [doubt.probability for doubt in account.doubts] == sorted(doubt.probability for doubt in account.doubts)
+    shares = [share for _, share in account.per_class.values()]
+    assert shares == sorted(shares)
+    assert sum(count for count, _ in account.per_class.values()) == 61
+    lines = "\n".join(account.lines())
+    assert f"of {labels.manifest.quality.images} images right" in lines
+    assert "temperature" in lines
+
+    hostile = Doubt("0" * 32, "a\x1b[31m\tb.png", "c\nd", 0.001, "e\x07", 0.9)
+    write_doubts(tmp_path / "doubtful.tsv", [hostile])
+    heading, line = (tmp_path / "doubtful.tsv").read_text().splitlines()
+    assert len(heading.split("\t")) == len(line.split("\t")) == 6
+    assert line.split("\t")[1:3] == [r"a\x1b[31m\tb.png", r"c\nd"]
+
+
+LABELLING = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_labeller import CLASSES, LABELS
+from support.labelling_parts import make_table
+from gpt4image import EmbeddingStore, label_by_vectors
+from gpt4image.soft_labels import crossfit, writing
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+match sys.argv[4]:
+    case "fitting": crossfit.fit_temperature = die
+    case "writing": writing.write_logits = die
+    case "renaming": Path.rename = die
+label_by_vectors(make_table(LABELS, CLASSES), [EmbeddingStore(sys.argv[2])], Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["fitting", "writing", "renaming"])
+def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
+    images = make_table(LABELS, CLASSES)
+    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    folder = tmp_path / "labels"
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", LABELLING, here, str(store.layout.folder), str(folder), moment]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert not folder.exists()
+    labels = label_by_vectors(images, [store], folder)
+    assert len(fits) == (0 if moment == "renaming" else 1)
+    whole = label_by_vectors(images, [store], tmp_path / "whole")
+    for name in ("ids.npy", "logits.npy", "manifest.json"):
+        assert (labels.layout.folder / name).read_bytes() == (whole.layout.folder / name).read_bytes(), name
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"words", "words.lock", "labels", "labels.lock", "whole", "whole.lock"}
+
+
+def test_the_command_labels_and_says_how_well(image_set, descriptions_file, tmp_path, capsys):
+    from gpt4image.cli.main import main
+
+    command = ["label", str(image_set), "--text", str(descriptions_file), "--work", str(tmp_path)]
+    assert main([*command, "--folds", "4", "--strength", "10", "--label-seed", "3"]) == 0
+    output = capsys.readouterr().out
+    folder = tmp_path / "labels" / "minilm"
+    assert "out of fold: " in output
+    assert f"soft labels of 24 images: {folder}" in output or str(folder) in output
+    origin = SoftLabels(folder).manifest.origin
+    assert (origin.folds, origin.strength, origin.seed) == (4, 10.0, 3)
+    assert (folder / "doubtful.tsv").read_text().startswith("id\tpath\tlabel\t")
+    assert main([*command, "--folds", "1"]) == 1
+    assert "2 folds" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""Batches against the stub server: in this process, or in one of its own that can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import datasets  # noqa: F401 - loaded before the processes of `start_client` are
+import numpy as np
+import openai
+import pytest
+
+from gpt4image import load_images
+from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm import Sampling
+from gpt4image.llm.batch_api import OVER, BatchServer
+from gpt4image.llm.budget import Budget
+from gpt4image.llm.credentials import ApiKey
+from gpt4image.llm.prices import Price
+from support.stub_scenario import MODEL, Entry
+
+IMAGES = 36
+QUICK: dict[str, Any] = {"first_pause": 0.02, "longest_pause": 0.1, "create_seconds": 0.5, "down_seconds": 60.0}
+PRICE = Price(1.0, 5.0, batch=0.5)
+
+
+def store_of(work: Path) -> DescriptionStore:
+    return DescriptionStore(work / "descriptions")
+
+
+def state_of(work: Path) -> Path:
+    return work / "descriptions" / "batches"
+
+
+def make_maker(
+    image_set: Path, work: Path, prompts: Sequence[str] = ("plain",), model: str = MODEL, *, retry_failed: bool = False
+) -> RequestMaker:
+    """All images of a set as requests, those left out that have an outcome."""
+    images = load_images(image_set, work=work, validation_share=0.2, test_share=0.2)
+    strategies = tuple(load_strategies(prompts))
+    question = Question(model, strategies, PromptValues(images.classes), Sampling(max_tokens=50))
+    tasks = plan_tasks(images, np.arange(len(images)), question, store_of(work), retry_failed=retry_failed)
+    return RequestMaker(images, question, tasks)
+
+
+def batched(
+    image_set: Path,
+    work: Path,
+    url: str,
+    prompts: Sequence[str] = ("plain",),
+    *,
+    model: str = MODEL,
+    key: ApiKey | None = None,
+    dollars: float | None = None,
+    retry_failed: bool = False,
+    **settings: Any,
+) -> Tally:
+    store, maker = store_of(work), make_maker(image_set, work, prompts, model, retry_failed=retry_failed)
+    budget = Budget(dollars, PRICE, store.spent(model).cost, 50 * 3, batch=True)
+    with store.writer() as writer:
+        patience = BatchSettings(**{**QUICK, **settings})
+        return run_batches(maker, BatchServer(model, url, key), store, writer, state_of(work), budget, patience)
+
+
+def records(work: Path) -> list[DescriptionRecord]:
+    """Every record, in the order written."""
+    return list(store_of(work).records())
+
+
+def leftovers(work: Path) -> list[str]:
+    """Files that are left of batches: nothing but the lock may be."""
+    state = state_of(work)
+    return [str(path.relative_to(state)) for path in state.rglob("*") if path.is_file() and path.name != "lock"]
+
+
+def settle(url: str) -> None:
+    """Bring every batch at the server to its end, those included that nobody has waited for; no file may be left."""
+    with openai.OpenAI(base_url=url, api_key="none") as api:
+        for batch in api.batches.list(limit=100):
+            while api.batches.retrieve(batch.id).status not in OVER:
+                time.sleep(0.02)
+        assert not api.files.list().data
+
+
+def count(log: Sequence[Entry], endpoint: str) -> int:
+    return sum(entry.endpoint == endpoint for entry in log)
+
+
+def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> None:
+    """What `batched` does, in a process of its own that writes down what the user sees."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "seen.txt").open("ab") as seen:
+        os.dup2(seen.fileno(), 2)
+        batched(image_set, work, url, **options)
+
+
+def start_client(image_set: Path, work: Path, url: str, **options: Any) -> BaseProcess:
+    """A process that does what `batched` does, started in no time since its libraries are loaded already."""
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["support.batching"])
+    process = processes.Process(target=client, args=(image_set, work, url, options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the process that loads the libraries
+        process.start()
+    return process

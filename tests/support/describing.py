@@ -1,0 +1,54 @@
+"""Jobs against the stub server, put together as the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gpt4image import load_images
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.clients import open_session
+from gpt4image.describe.job import DescribeJob, open_job
+from gpt4image.describe.runner import RunSettings, run_tasks
+from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import RequestMaker
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from support.stub_scenario import MODEL, Entry
+
+ALL = ("train", "validation", "test")
+
+
+@contextmanager
+def opened(image_set: Path, work: Path, *urls: str, **options) -> Iterator[DescribeJob]:
+    chosen = DescribeOptions(**{"model": MODEL, "base_url": urls, "splits": ALL, **options})
+    with open_session(chosen) as session:
+        images = load_images(image_set, work=work)
+        yield open_job(images, DescriptionStore(work / "descriptions"), session, chosen)
+
+
+def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | None = None, **options) -> Tally:
+    with opened(image_set, work, *urls, **options) as job, job.store.writer() as writer:
+        maker, session = RequestMaker(job.images, job.question, job.plan()), job.session
+        with job.store.conversations() as begun:
+            return run_tasks(
+                maker, session.describers, writer, job.budget(), session.loop, patience, conversations=begun
+            )
+
+
+def store_in(work: Path) -> DescriptionStore:
+    return DescriptionStore(work / "descriptions")
+
+
+def cost_of(log: Iterable[Entry]) -> float:
+    """What the server has counted, in dollars, at 10 a million tokens read and 20 a million written."""
+    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
+
+
+def records(work: Path) -> list[DescriptionRecord]:
+    return store_in(work).current()
+
+
+def mark_in(record: DescriptionRecord) -> bool:
+    """Whether the text is about the image that it stands beside."""
+    return record.image_id[:12] in record.text

@@ -1,0 +1,289 @@
+"""What the stub server answers: a description made of the picture itself, or an error as the real API words it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from support.stub_scenario import ANSWERS, ERRORS, Entry, Fault, Scenario
+
+REFUSAL = "I'm sorry, but I can't help with that."
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)> \x1b[2J\x1b]0;owned\x07\x1b[31m \u202egnp.exe\u202c "
+    "\u2066hidden\u2069 \x00 \r\n=HYPERLINK(0) {{7*7}} \ud83d end"
+)
+HTML = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>nginx</body></html>"
+COMPLETION = (
+    '{"id": "chatcmpl-%d", "object": "chat.completion", "created": 1700000000, "model": %s, "choices": [{"index": 0, '
+    '"message": {"role": "assistant", "content": %s, "refusal": %s}, "logprobs": null, "finish_reason": "%s"}], '
+    '"usage": {"prompt_tokens": %d, "completion_tokens": %d, "total_tokens": %d}}'
+)
+PICTURE_TOKENS, TILE_TOKENS, TILE = 85, 170, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a chat request asks.
+
+    Attributes:
+        width: of the first picture, 0 without.
+        height: likewise.
+        tokens: tokens read: a token for every 4 characters of a message, 4 for the message itself, and for a picture
+            85 + 170 for every tile of 512 x 512 pixels that it covers.
+    """
+
+    mark: str = ""
+    width: int = 0
+    height: int = 0
+    turn: int = 1
+    system: bool = False
+    text: str = ""
+    tokens: int = 0
+    model: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, entry: Entry) -> None:
+        """Write down what is asked."""
+        entry.mark, entry.turn, entry.system = self.mark, self.turn, self.system
+        entry.question, entry.model, entry.settings = self.text, self.model, self.settings
+
+    @property
+    def most_tokens(self) -> float:
+        """Most tokens that the answer may have."""
+        limits = (self.settings.get(name) for name in ("max_tokens", "max_completion_tokens"))
+        return min((limit for limit in limits if limit is not None), default=math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, body and headers of an answer, and whether the model worked for it."""
+
+    status: int
+    body: bytes
+    paid: bool = False
+    fault: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
+
+
+class RefusedError(Exception):
+    """A request is wrong in itself.
+
+    Args:
+        answer: what the server says to it.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.fault)
+        self.answer = answer
+
+
+def error(
+    status: int,
+    message: str,
+    code: str | None = None,
+    *,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+    fault: str = "",
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """An error in the API's form."""
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return Answer(status, json.dumps(body).encode(), fault=fault or code or kind, headers=headers or {})
+
+
+def wrong_key(header: str | None) -> Answer:
+    """401 that repeats the header it was sent, as careless servers do."""
+    message = f"Incorrect API key provided: {header}. You can find your API key in your account settings."
+    return error(401, message, "invalid_api_key", fault="wrong_key")
+
+
+def unknown_model(model: str) -> Answer:
+    return error(404, f"The model `{model}` does not exist or you do not have access to it.", "model_not_found")
+
+
+def invalid_picture() -> Answer:
+    message = (
+        "You uploaded an unsupported image. Please make sure your image is below 20 MB in size and is of one the "
+        "following formats: ['png', 'jpeg', 'gif', 'webp']."
+    )
+    return error(400, message, "image_parse_error", fault="invalid_image")
+
+
+def too_large() -> Answer:
+    return error(413, "Request body too large.", "request_too_large", fault="too_large")
+
+
+def ask(body: bytes | dict[str, Any]) -> Question:
+    """Read a chat request, as it came or as the line of a batch has it.
+
+    Raises:
+        RefusedError: it is not one.
+    """
+    try:
+        data: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else body
+        messages, model = data.pop("messages"), data.pop("model")
+        return read_messages(messages, model, data)
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise RefusedError(error(400, f"We could not parse the body of your request: {problem!r}")) from problem
+
+
+def read_messages(messages: list[dict[str, Any]], model: str, settings: dict[str, Any]) -> Question:
+    mark, width, height, turn, system, text, tokens = "", 0, 0, 0, False, "", 3
+    for message in messages:
+        content, role = message["content"], message["role"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        words = " ".join(part["text"] for part in parts if part["type"] == "text")
+        tokens += 4 + math.ceil(len(words) / 4)
+        system |= role in ("system", "developer")
+        if role == "user":
+            turn, text = turn + 1, words
+        for part in parts:
+            if part["type"] == "image_url":
+                name, across, down = look_at(part["image_url"]["url"])
+                tokens += PICTURE_TOKENS + TILE_TOKENS * math.ceil(across / TILE) * math.ceil(down / TILE)
+                mark, width, height = (mark, width, height) if mark else (name, across, down)
+    return Question(mark, width, height, turn, system, text, tokens, model, settings)
+
+
+def look_at(url: str) -> tuple[str, int, int]:
+    """Mark, width and height of the picture in a `data:` address."""
+    head, _, coded = url.partition(",")
+    if not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise RefusedError(error(400, f"Failed to download image from {head[:60]}.", "invalid_image_url"))
+    try:
+        data = base64.b64decode(coded, validate=True)
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF")) as image:
+            width, height = image.size
+    except (binascii.Error, OSError, SyntaxError) as problem:
+        raise RefusedError(invalid_picture()) from problem
+    return mark_of(data), width, height
+
+
+def mark_of(data: bytes) -> str:
+    """The mark of a picture's bytes: the first 12 digits of what `image_id` says of them."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()[:12]
+
+
+def describe(question: Question) -> str:
+    """The text about a picture, the same for the same question."""
+    if not question.mark:
+        return "There is no picture."
+    size = f"{question.width} x {question.height} pixels"
+    with_system = " There is a system message." if question.system else ""
+    return f"A picture of {size} with the mark {question.mark}. This is answer {question.turn}.{with_system}"
+
+
+def check(question: Question, scenario: Scenario) -> Answer | None:
+    """What is wrong with a request that can be read, if anything."""
+    settings = question.settings
+    if scenario.models and question.model not in scenario.models:
+        return unknown_model(question.model)
+    if settings.get("stream"):
+        return error(400, "Streaming is not supported.", "unsupported_value", param="stream")
+    if scenario.no_max_tokens and "max_tokens" in settings:
+        message = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        )
+        return error(400, message, "unsupported_parameter", param="max_tokens")
+    if scenario.no_temperature and settings.get("temperature", 1) != 1:
+        message = (
+            f"Unsupported value: 'temperature' does not support {settings['temperature']} with this model. Only the "
+            "default (1) value is supported."
+        )
+        return error(400, message, "unsupported_value", param="temperature")
+    return None
+
+
+def fault_answer(question: Question, fault: Fault, entry: Entry, header: str | None) -> Answer | None:
+    """The answer that a fault makes of a question; None where the fault is not about the answer."""
+    if fault.kind in ERRORS:
+        return error_answer(fault, question.model, header)
+    if fault.kind == "no_choices":
+        return unlike_an_answer(completion(question, entry, describe(question), fault=fault.kind), header)
+    if fault.kind == "echo":
+        return completion(question, entry, describe(question), str(header), fault=fault.kind)
+    if fault.kind in ANSWERS:
+        text, refusal, reason = spoilt(describe(question), fault)
+        return completion(question, entry, text, reason, refusal=refusal, fault=fault.kind)
+    return None
+
+
+def unlike_an_answer(answer: Answer, header: str | None) -> Answer:
+    """An answer without its text; what is said in its place bears the key where a text is likely to be cut."""
+    body = {**json.loads(answer.body), "choices": []}
+    return replace(answer, body=json.dumps({"note": "x" * 150, "header": header, **body}).encode())
+
+
+def without_usage(answer: Answer) -> Answer:
+    """An answer that does not say what tokens were used."""
+    body = json.loads(answer.body)
+    body.pop("usage", None)
+    return replace(answer, body=json.dumps(body).encode())
+
+
+def error_answer(fault: Fault, model: str, header: str | None) -> Answer:
+    later = {} if fault.seconds is None else {"Retry-After": f"{fault.seconds:g}"}
+    quota = "You exceeded your current quota, please check your plan and billing details."
+    long = "This model's maximum context length is 4096 tokens. Please reduce the length of the messages."
+    failed = "The server had an error while processing your request. Sorry about that!"
+    answers = {
+        "rate_limit": too_many("Rate limit reached for requests.", later, "rate_limit"),
+        "quota": error(429, quota, "insufficient_quota", kind="insufficient_quota", fault="quota"),
+        "invalid_image": invalid_picture(),
+        "too_large": too_large(),
+        "too_long": error(400, long, "context_length_exceeded", param="messages", fault="too_long"),
+        "wrong_key": wrong_key(header),
+        "unknown_model": unknown_model(model),
+        "status": error(fault.status or 500, failed, kind="server_error", fault="status", headers=later),
+    }
+    return answers[fault.kind]
+
+
+def too_many(message: str, headers: dict[str, str], fault: str) -> Answer:
+    return error(429, message, "rate_limit_exceeded", kind="requests", fault=fault, headers=headers)
+
+
+def spoilt(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
+    """Content, refusal and finish reason of an answer that a fault spoils."""
+    words = text.split(" ")
+    spoils: dict[str, tuple[str | None, str | None, str]] = {
+        "empty": ("", None, "stop"),
+        "null": (None, None, "stop"),
+        "refusal": (None, REFUSAL, "stop"),
+        "refusal_text": (REFUSAL, None, "stop"),
+        "content_filter": ("", None, "content_filter"),
+        "length": (" ".join(words[: len(words) // 2]), None, "length"),
+        "hostile": (f"{text} {HOSTILE}", None, "stop"),
+        "text": (fault.text, None, "stop"),
+    }
+    return spoils[fault.kind]
+
+
+def completion(
+    question: Question,
+    entry: Entry,
+    text: str | None,
+    reason: str = "stop",
+    *,
+    refusal: str | None = None,
+    fault: str = "",
+) -> Answer:
+    """A finished answer; a text longer than the request allows is cut."""
+    words = (text or refusal or "").split(" ") if text or refusal else []
+    if text and len(words) > question.most_tokens:
+        words = words[: int(question.most_tokens)]
+        text, reason = " ".join(words), "length"
+    read, written = entry.tokens_in, entry.tokens_out = question.tokens, len(words)
+    content, declined, model = json.dumps(text), json.dumps(refusal), json.dumps(question.model)
+    body = COMPLETION % (entry.number, model, content, declined, reason, read, written, read + written)
+    return Answer(200, body.encode(), paid=True, fault=fault)

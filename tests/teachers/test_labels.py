@@ -1,0 +1,173 @@
+"""A classifier's logits as soft labels: for the same classes, joined by id, paid once."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+
+from gpt4image import SoftLabels, label_images, load_images
+from gpt4image.core.errors import ConfigError, DataError, ImageError
+from support.teacher_parts import CountingTeacher, pick, pictures
+
+STORED = ("ids.npy", "logits.npy", "manifest.json")
+
+
+def same_bytes(first: SoftLabels, second: SoftLabels) -> bool:
+    return all(
+        (first.layout.folder / name).read_bytes() == (second.layout.folder / name).read_bytes() for name in STORED
+    )
+
+
+def asked(teacher, images, places) -> torch.Tensor:
+    """Logits of images at some places, by the plain way."""
+    return torch.from_numpy(teacher.answer(pictures(images, places, teacher.preparation.plain))).double()
+
+
+@pytest.fixture(scope="module")
+def teacher_labels(images, run_teacher, tmp_path_factory):
+    return label_images(images, run_teacher, tmp_path_factory.mktemp("teacher") / "labels", batch_size=3)
+
+
+def test_labels_are_what_the_run_says(images, run, run_teacher, teacher_labels):
+    train, labels = images.split("train"), teacher_labels
+    assert np.flatnonzero(labels.find(images.ids) >= 0).tolist() == train.tolist()
+    labels.check(images.classes)
+    expected = asked(run_teacher, images, train)
+    found = labels.take(labels.find(images.ids[train]), temperature=1.0)
+    np.testing.assert_allclose(found, expected.softmax(1), atol=2e-3)
+    origin = labels.manifest.origin
+    assert (origin.kind, origin.sources[0].name) == ("classifier", f"run:{run.layout.folder}")
+
+
+def test_temperature_and_quality_come_from_validation_images(images, run_teacher, teacher_labels, tmp_path):
+    validation = images.split("validation")
+    logits, given = asked(run_teacher, images, validation), torch.from_numpy(images.labels[validation]).long()
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / np.exp(log_temperature), given))
+
+    best = np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)
+    manifest = teacher_labels.manifest
+    assert manifest.temperature == pytest.approx(best, rel=0.02)
+    assert manifest.quality.images == len(validation)
+    assert manifest.quality.accuracy == pytest.approx(float((logits.argmax(1) == given).double().mean()))
+    assert manifest.quality.negative_log_likelihood == pytest.approx(loss(np.log(best)), abs=1e-3)
+
+    fixed = label_images(images, run_teacher, tmp_path / "labels", temperature=3.0)
+    assert (fixed.manifest.temperature, fixed.manifest.quality.images) == (3.0, len(validation))
+    assert label_images(images, run_teacher, tmp_path / "labels", temperature=5.0).manifest.temperature == 5.0
+    assert label_images(images, run_teacher, tmp_path / "labels").manifest.temperature == manifest.temperature
+    for splits in (("train", "validation"), ("validation",)):
+        itself = label_images(images, run_teacher, tmp_path / "labels", splits=splits).manifest
+        assert (itself.temperature, itself.quality) == (1.0, None)
+
+
+def test_copies_of_labelled_images_judge_nothing(images, run_teacher, tmp_path):
+    rows = images.rows.take(
+        np.concatenate([images.split("train"), images.split("train")[:4], images.split("validation")])
+    )
+    splits = ["train"] * 20 + ["validation"] * (rows.num_rows - 20)
+    leaky = replace(images, rows=rows.set_column(rows.schema.get_field_index("split"), "split", [splits]))
+    labels = label_images(leaky, run_teacher, tmp_path / "labels")
+    assert labels.manifest.quality.images == len(images.split("validation"))
+
+
+def test_classes_in_another_order_are_told_apart(images, run_teacher, teacher_labels, tmp_path):
+    counting = CountingTeacher(run_teacher)
+    counting.classes = run_teacher.classes[::-1]
+    counting.answer = lambda shown: run_teacher.answer(shown)[:, ::-1]
+    turned = label_images(images, counting, tmp_path / "labels", batch_size=3)
+    assert same_bytes(turned, teacher_labels)
+
+
+def test_other_classes_and_other_teachers_are_refused(images, run_teacher, resnet, tmp_path):
+    other = replace(images, classes=("blue", "green", "violet"))
+    with pytest.raises(ConfigError, match=r"other classes.*does not know: violet\. The images have no: red\. Take"):
+        label_images(other, run_teacher, tmp_path / "labels")
+    with pytest.raises(ConfigError, match=r"does not know: violet\. Take"):
+        label_images(replace(images, classes=(*images.classes, "violet")), run_teacher, tmp_path / "labels")
+    with pytest.raises(ConfigError, match="gives features, not logits: embed_images"):
+        label_images(images, resnet, tmp_path / "labels")
+    with pytest.raises(ConfigError, match="temperature of soft labels must be above 0"):
+        label_images(images, run_teacher, tmp_path / "labels", temperature=0.0)
+    with pytest.raises(DataError, match="has no images in train"):
+        label_images(pick(images, images.split("test")), run_teacher, tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
+
+
+def test_more_images_cost_what_is_new(images, run_teacher, tmp_path):
+    train, counting = images.split("train"), CountingTeacher(run_teacher)
+
+    def label(table, **options) -> tuple[SoftLabels, int]:
+        counting.seen.clear()
+        return label_images(table, counting, tmp_path / "labels", batch_size=4, **options), sum(counting.seen)
+
+    few, count = label(pick(images, train[5:]))
+    assert (count, len(few), few.manifest.quality) == (15, 15, None)
+    assert label(pick(images, train[5:]))[1] == 0
+    probabilities = few.take(few.find(images.ids[train[5:]]))
+    grown, count = label(pick(images, train))
+    assert (count, len(grown)) == (5, 20)
+    np.testing.assert_allclose(grown.take(grown.find(images.ids[train[5:]])), probabilities, atol=2e-3)
+    counting.revision = "other"
+    assert label(pick(images, train))[1] == 20
+    assert not grown.layout.scratch.exists()
+
+
+def test_unreadable_images_are_left_out_or_stop_it(image_set, run_teacher, tmp_path, capsys):
+    shutil.copytree(image_set, tmp_path / "set")
+    table = load_images(tmp_path / "set", validation_share=0.2, test_share=0.25)
+    train = table.split("train")
+    (tmp_path / "set" / table.path(int(train[0]))).write_bytes(b"")
+    (tmp_path / "set" / table.path(int(table.split("validation")[0]))).unlink()
+    labels = label_images(table, run_teacher, tmp_path / "labels", batch_size=3)
+    assert "left out: 1 image that cannot be read, such as " in " ".join(capsys.readouterr().err.split())
+    assert (len(labels), labels.find(table.ids[train[:1]]).tolist()) == (19, [-1])
+    validation, quality = table.split("validation")[1:], labels.manifest.quality
+    scaled = (asked(run_teacher, table, validation) / labels.manifest.temperature).log_softmax(1)
+    given = table.labels[validation].tolist()
+    likelihood = -float(scaled[range(len(given)), given].mean())
+    assert quality.images == len(given) == 6
+    assert quality.negative_log_likelihood == pytest.approx(likelihood, abs=1e-4)
+    expected = asked(run_teacher, table, train[1:]).softmax(1)
+    np.testing.assert_allclose(labels.take(labels.find(table.ids[train[1:]]), 1.0), expected, atol=2e-3)
+    with pytest.raises(ImageError, match="--on-bad-image skip"):
+        label_images(table, run_teacher, tmp_path / "strict", on_bad_image="fail")
+
+
+LABEL = """
+import os, signal, sys
+from pathlib import Path
+from gpt4image import label_images, load_images, load_teacher
+from gpt4image.core.files import FillingArray
+images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
+teacher = load_teacher(sys.argv[2], "cpu")
+after, writes, write = int(sys.argv[4]), [], FillingArray.write
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+def slow(self, chunk, values):
+    if len(writes) == after: die()
+    writes.append(chunk)
+    write(self, chunk, values)
+FillingArray.write = slow
+if after < 0: Path.rename = die
+label_images(images, teacher, Path(sys.argv[3]), batch_size=1)
+"""
+
+
+@pytest.mark.parametrize(("after", "left"), [(1, 12 + 7), (3, 7), (-1, 0)])
+def test_killed_labelling_goes_on_and_ends_in_the_same_bytes(images, image_set, run_teacher, tmp_path, after, left):
+    folder, counting = tmp_path / "labels", CountingTeacher(run_teacher)
+    command = [sys.executable, "-c", LABEL, str(image_set), run_teacher.name, str(folder), str(after)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not folder.exists()
+    resumed = label_images(images, counting, folder, batch_size=1)
+    assert sum(counting.seen) == left
+    assert same_bytes(resumed, label_images(images, run_teacher, tmp_path / "whole", batch_size=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"labels", "labels.lock", "whole", "whole.lock"}

@@ -1,0 +1,164 @@
+"""A teacher answers as its own library does."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gpt4image import load_teacher
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.teachers.base import ImageTeacher
+from gpt4image.teachers.preparation import CROP_SCALE, draw_box, timm_preparation
+from support.teacher_parts import pictures
+
+CONFIG = {
+    "input_size": (3, 24, 32),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.3, 0.4),
+    "interpolation": "bilinear",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+}
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_timm_features_are_those_of_timm(images, tmp_path, model):
+    import timm
+    from safetensors.torch import save_file
+    from timm.data import create_transform, resolve_model_data_config
+
+    torch.manual_seed(3)
+    theirs = timm.create_model(model, num_classes=7).eval()
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    teacher = load_teacher(f"timm:{model}", "cpu", checkpoint=tmp_path / "weights.safetensors")
+    config = resolve_model_data_config(theirs)
+    assert teacher.preparation.size == config["input_size"][1:] == (160, 160)
+    assert teacher.classes is None
+
+    seen = pictures(images, range(3), create_transform(**config, is_training=False))
+    shown = pictures(images, range(3), teacher.preparation.plain)
+    assert torch.equal(seen, shown)
+    with torch.no_grad():
+        expected = theirs.forward_head(theirs.forward_features(seen), pre_logits=True).numpy()
+    assert (teacher.width, expected.shape) == (expected.shape[1], (3, teacher.width))
+    np.testing.assert_allclose(teacher.answer(shown), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+def test_another_image_size_is_another_teacher(tmp_path, model):
+    import timm
+    from safetensors.torch import save_file
+
+    for size in (48, 160):
+        options = {"img_size": size} if model == "test_vit" else {}
+        path = tmp_path / f"{size}.safetensors"
+        torch.manual_seed(4)
+        save_file(timm.create_model(model, num_classes=0, **options).state_dict(), path)
+    small = load_teacher(f"timm:{model}", "cpu", checkpoint=tmp_path / "48.safetensors", image_size=48)
+    assert small.preparation.size == (48, 48)
+    assert small.preparation.plain(Image.new("RGB", (70, 90))).shape == (3, 48, 48)
+    own = load_teacher(f"timm:{model}", "cpu", checkpoint=tmp_path / "160.safetensors")
+    same = load_teacher(f"timm:{model}", "cpu", checkpoint=tmp_path / "160.safetensors", image_size=160)
+    assert own.revision == same.revision != small.revision
+
+
+def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
+    import open_clip
+
+    teacher = load_teacher(clip_name, "cpu")
+    weights = clip_name.partition("/")[2]
+    theirs, _, transform = open_clip.create_model_and_transforms("tiny-teacher", pretrained=weights)
+    seen = pictures(images, range(4), transform)
+    assert torch.equal(seen, pictures(images, range(4), teacher.preparation.plain))
+    with torch.no_grad():
+        expected = theirs.eval().encode_image(seen).numpy()
+    assert (teacher.width, teacher.preparation.size, teacher.classes) == (24, (32, 32), None)
+    np.testing.assert_allclose(teacher.answer(seen), expected, atol=1e-5)
+
+    def revision_with(part: str) -> str:
+        state = torch.load(weights, weights_only=True)
+        key = next(key for key in state if key.startswith(part))
+        state[key] = state[key] + 1
+        torch.save(state, tmp_path / "other.pt")
+        return load_teacher(f"open-clip:tiny-teacher/{tmp_path / 'other.pt'}", "cpu").revision
+
+    assert revision_with("transformer.") == teacher.revision != revision_with("visual.")
+
+
+def test_logits_are_those_of_the_run_and_of_its_export(images, run, run_teacher, tmp_path):
+    from gpt4image import export_model
+    from gpt4image.train.augment import evaluation_transform
+    from gpt4image.train.run import load_backbone
+
+    seen = pictures(images, range(5), evaluation_transform(run.preprocessing))
+    with torch.no_grad():
+        expected = load_backbone(run)(seen).numpy()
+    assert run_teacher.classes == images.classes
+    np.testing.assert_allclose(
+        run_teacher.answer(pictures(images, range(5), run_teacher.preparation.plain)), expected, atol=1e-4
+    )
+    export_model(run, images, tmp_path / "model", onnx=False)
+    exported = load_teacher(f"run:{tmp_path / 'model'}", "cpu")
+    assert exported.classes == images.classes
+    assert exported.revision == run_teacher.revision
+    np.testing.assert_allclose(exported.answer(seen), expected, atol=1e-4)
+
+
+def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
+    def refused(name: str, message: str, error=ConfigError, **options) -> None:
+        with pytest.raises(error, match=message):
+            load_teacher(name, "cpu", **options)
+
+    refused("resnet50", "names no teacher. Write timm:MODEL")
+    refused("timm:", "names no teacher")
+    refused("tim:resnet50", "Unknown kind of teacher 'tim'. Did you mean 'timm'")
+    refused("timm:resnet5", "Unknown timm model 'resnet5'.*Did you mean")
+    refused("timm:resnet5", "Unknown", checkpoint=resnet_weights)
+    refused("timm:test_resnet", "cannot be had.*--teacher-checkpoint FILE")
+    refused("timm:test_vit", "does not hold the weights", checkpoint=resnet_weights)
+    refused("timm:test_resnet", "does not exist", checkpoint=tmp_path / "none.pt")
+    refused("open-clip:RN50", "MODEL/PRETRAINED")
+    refused("open-clip:RN50/none-such", "cannot be loaded")
+    refused(clip_name, "are for timm teachers.*open-clip:MODEL/FILE", checkpoint=resnet_weights)
+    refused(f"run:{tmp_path}", "are for timm teachers", image_size=64)
+    refused(f"run:{tmp_path}", "holds no finished run", StoreError)
+    (tmp_path / "config.json").write_text("{}")
+    refused(f"run:{tmp_path}", "not that of an exported model")
+
+
+def test_a_model_that_does_not_pool_is_no_teacher():
+    preparation = timm_preparation(CONFIG)
+    with pytest.raises(ConfigError, match=re.escape("answers of shape (5, 22, 30)")):
+        ImageTeacher(nn.Conv2d(3, 5, 3), preparation, torch.device("cpu"), name="timm:conv")
+    with pytest.raises(ConfigError, match="does not take images of"):
+        ImageTeacher(nn.Linear(7, 5), preparation, torch.device("cpu"), name="timm:linear")
+
+
+def test_views_are_crops_flipped_half_of_the_time_and_normalised():
+    preparation = timm_preparation(CONFIG)
+    left_to_right = np.tile(np.linspace(0, 255, 100, dtype=np.uint8), (60, 1))
+    picture = Image.fromarray(np.stack([left_to_right] * 3, axis=2))
+    views = torch.stack([preparation.view(picture, np.random.default_rng([number])) for number in range(400)])
+    assert views.shape == (400, 3, 24, 32)
+    colours = views * torch.tensor(CONFIG["std"])[:, None, None] + torch.tensor(CONFIG["mean"])[:, None, None]
+    assert -0.001 <= colours.min() < 0.05
+    assert 0.95 < colours.max() <= 1.001
+    torch.testing.assert_close(colours[:, 0], colours[:, 1], atol=1e-5, rtol=0)
+    flipped = (colours[:, 0, 12, 0] > colours[:, 0, 12, -1]).float().mean()
+    assert 0.4 < flipped < 0.6
+    again = preparation.view(picture, np.random.default_rng([7]))
+    assert torch.equal(again, views[7])
+
+
+def test_boxes_lie_inside_and_are_spread_over_shapes_and_places():
+    boxes = np.asarray([draw_box(90, 60, np.random.default_rng([number])) for number in range(500)])
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (top >= 0).all() and (right <= 90).all() and (bottom <= 60).all()
+    shares = (right - left) * (bottom - top) / (90 * 60)
+    assert CROP_SCALE[0] <= shares.min() < 0.4 and 0.8 < shares.max() <= 1
+    ratios = (right - left) / (bottom - top)
+    assert 0.74 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.34
+    assert left.max() > 30 and top.max() > 15
