@@ -76,8 +76,8 @@ def test_another_limit_is_another_scan(tmp_path):
 
 SCAN = """
     import sys
-    from gpt4image.images import load_images, scan_cache
-    scan_cache.PART_ROWS = 16
+    from gpt4image.images import load_images, scan
+    scan.PART_ROWS = 16
     load_images(sys.argv[1], work=sys.argv[2], workers=1)
 """
 

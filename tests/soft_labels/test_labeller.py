@@ -262,18 +262,19 @@ def test_doubted_labels_are_listed_and_shown_not_obeyed(tmp_path):
 LABELLING = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_labeller import CLASSES, LABELS
 from support.labelling_parts import make_table
 from gpt4image import EmbeddingStore, label_by_vectors
-from gpt4image.soft_labels import crossfit, writing
+from gpt4image.probing import cross_fit
+from gpt4image.soft_labels import store
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 match sys.argv[4]:
-    case "fitting": crossfit.fit_temperature = die
-    case "writing": writing.write_logits = die
+    case "fitting": cross_fit.fit_temperature = die
+    case "writing": store.write_logits = die
     case "renaming": Path.rename = die
 label_by_vectors(make_table(LABELS, CLASSES), [EmbeddingStore(sys.argv[2])], Path(sys.argv[3]))
 """

@@ -16,8 +16,7 @@ from gpt4image import SoftLabels
 from gpt4image.core.errors import BusyError, ConfigError, StoreError
 from gpt4image.core.files import exclusive
 from gpt4image.probing.calibration import LabelQuality
-from gpt4image.soft_labels import LabelOrigin, LabelSource, write_soft_labels
-from gpt4image.soft_labels import store as writing
+from gpt4image.soft_labels import LabelOrigin, LabelSource, store, write_soft_labels
 from support.labelling_parts import image_id
 
 CLASSES = ("cat", "dog", "dog\nwith a line")
@@ -167,7 +166,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from gpt4image.soft_labels import LabelOrigin, LabelSource, calibration, write_soft_labels, writing
+from gpt4image.soft_labels import LabelOrigin, LabelSource, store, write_soft_labels
 from gpt4image.soft_labels.store import LabelManifest
 
 def die(*_, **__):
@@ -178,10 +177,10 @@ def after_first(rows):
     die()
 
 match sys.argv[2]:
-    case "ids": writing.write_logits = die
-    case "logits": writing.blocks = after_first
+    case "ids": store.write_logits = die
+    case "logits": store.blocks = after_first
     case "manifest": LabelManifest.save = die
-    case "removing": writing.replace_folder = die
+    case "removing": store.replace_folder = die
     case "renaming": Path.rename = die
 origin = LabelOrigin(kind="classifier", sources=(LabelSource(name="new", revision="2"),))
 write_soft_labels(Path(sys.argv[1]), sys.argv[4:], np.load(sys.argv[3]), ("cat", "dog", "dog\\nwith a line"), origin)
@@ -200,7 +199,7 @@ def test_a_killed_writer_leaves_the_old_labels_or_the_new(labels, tmp_path, mome
         case "never":
             assert SoftLabels(folder).manifest.origin.sources[0].name == "new"
         case "renaming":  # the old labels are gone and the new ones whole, but not yet in their place
-            writing.finish_interrupted(labels.layout)
+            store.finish_interrupted(labels.layout)
             assert SoftLabels(folder).manifest.origin.sources[0].name == "new"
         case _:
             assert SoftLabels(folder).manifest.origin == ORIGIN

@@ -473,7 +473,7 @@ def test_a_model_of_the_hub_names_its_commit(tiny_vlm, tmp_path):
         "import test_local as t; d = t.LocalDescriber('someone/tiny', device='cpu'); "
         "print(d.model, t.answers(d, t.ask(0))[0].model)"
     )
-    paths = os.pathsep.join([*sys.path, os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": paths}
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert printed.stdout.split() == ["someone/tiny", f"someone/tiny@{commit}"]
