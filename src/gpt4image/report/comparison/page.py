@@ -66,8 +66,7 @@ class Group:
 def render(comparison: Comparison, gallery: Gallery) -> str:
     """The whole page as HTML."""
     return render_page(
-        "gpt4image.report",
-        "report.html.j2",
+        "comparison.html.j2",
         version=comparison.version,
         comparison=comparison,
         data=comparison.data,

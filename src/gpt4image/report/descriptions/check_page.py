@@ -167,7 +167,6 @@ def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) 
     knowledge = report.knowledge
     look_up = cache(lambda image_id: _checked(thumbnails(image_id)))
     page = render_page(
-        "gpt4image.report.descriptions",
         "check.html.j2",
         version=report.version,
         report=report,

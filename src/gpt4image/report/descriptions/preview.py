@@ -94,7 +94,6 @@ def write_preview(path: Path, items: Sequence[PreviewItem], head: PreviewHead) -
     """
     groups = group_by_image(items)
     page = render_page(
-        "gpt4image.report.descriptions",
         "preview.html.j2",
         version=head.version,
         head=head,

@@ -22,15 +22,14 @@ FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "
 FILTERS += ("shorten", "breakable", "lines")
 
 
-def render_page(package: str, template: str, **values: object) -> str:
-    """A page as HTML.
+def render_page(template: str, **values: object) -> str:
+    """Render a page as HTML.
 
     Args:
-        package: package whose folder `templates` holds the template; those of this package are there as `pages/...`.
-        template: name of the template, which extends `pages/page.html.j2`.
-        values: what the template lays out. Text may come from anywhere: it is escaped, and only `Markup` is not.
+        template: name of the template, which extends `page.html.j2`.
+        values: the template's variables. Their text may come from anywhere: everything but `Markup` is escaped.
     """
-    return _environment(package).get_template(template).render(values)
+    return _environment().get_template(template).render(values)
 
 
 def write_page(path: Path, html: str) -> Path:
@@ -41,13 +40,12 @@ def write_page(path: Path, html: str) -> Path:
 
 
 @cache
-def _environment(package: str) -> Environment:
-    """Templates of a package. Everything is escaped, and what would act unseen is made visible first."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
+def _environment() -> Environment:
+    """Escape everything, and make characters visible that would otherwise act unseen."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    shared = PrefixLoader({"pages": PackageLoader("gpt4image.report.html", "templates")})
     environment = Environment(
-        loader=ChoiceLoader([shared, PackageLoader(package, "templates")]),
+        loader=PackageLoader("gpt4image.report"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
