@@ -12,7 +12,7 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.describe import clients as session
 from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.llm import server_pool as lanes
+from gpt4image.llm import server_pool
 from support.describing import cost_of, described, records, store_in
 from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubProcess, StubServer
@@ -99,11 +99,11 @@ def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set,
     """Which may take a while, in which the process may be killed."""
     seen = []
 
-    async def looks(self, lane) -> bool:
+    async def looks(self, server) -> bool:
         seen.append(store_in(tmp_path).spent().cost)
         return False
 
-    monkeypatch.setattr(lanes.Lanes, "is_gone", looks)
+    monkeypatch.setattr(server_pool.ServerPool, "is_gone", looks)
     silent = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(1,)),))
     with StubServer(silent) as server:
         options = {"at_once": 1, "patience": RunSettings(image_seconds=0.7), **PRICE}

@@ -67,7 +67,7 @@ MENDED = (
 
 
 def test_what_passes_is_waited_for(image_set, tmp_path):
-    patience = RunSettings(attempts=12, hopeless_at_first=10**6)
+    patience = RunSettings(attempts=12, max_failures_at_first=10**6)
     with StubServer(Scenario(faults=MENDED, latency=0.01)) as server:
         tally = described(image_set, tmp_path, server.base_url, patience=patience)
         assert {entry.fault for entry in server.log} >= {fault.kind for fault in MENDED}

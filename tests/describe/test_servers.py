@@ -184,7 +184,7 @@ def test_slow_failures_add_up_to_the_time_of_an_image(image_set, images, tmp_pat
 
 
 def test_failures_among_answers_are_not_in_a_row(image_set, tmp_path):
-    patience = RunSettings(hopeless_in_a_row=6, hopeless_at_first=6)
+    patience = RunSettings(max_failures_in_a_row=6, max_failures_at_first=6)
     with StubServer(Scenario(faults=(Fault("invalid_image", every=2),))) as server:
         tally = described(image_set, tmp_path, server.base_url, at_once=1, patience=patience)
     assert tally.failures.total() == tally.answered == IMAGES // 2

@@ -16,7 +16,7 @@ from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tasks import RequestMaker, Tasks, longest_side
 from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
 from gpt4image.descriptions.store.shards import now
-from gpt4image.llm.base import Counted, DescribeRequest, EndpointDownError, PushbackError, RequestFailedError
+from gpt4image.llm.base import Counted, DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.prices import Price
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def ask_first(job: DescribeJob, request: DescribeRequest) -> Counted | None:
         return job.session.loop.run(job.session.describers[0].describe(replace(request, turns=request.turns[:1])))
     except RequestFailedError as error:
         return error
-    except (EndpointDownError, PushbackError):
+    except (EndpointDownError, RateLimitedError):
         return None
 
 

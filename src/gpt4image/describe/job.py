@@ -16,6 +16,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import exclusive
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.batch.jobs import keys_under_way
+from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session, prompt_names
 from gpt4image.describe.runner import RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
@@ -29,7 +30,9 @@ from gpt4image.descriptions.store.records import record_from
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.llm.base import Sampling
+from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.budget import Budget
+from gpt4image.llm.credentials import key_for
 
 LOOKED_AT = 64
 
@@ -121,6 +124,21 @@ class DescribeJob:
                 conversations=conversations,
                 title=title,
             )
+
+    def run_in_batches(self, tasks: Tasks) -> Tally:
+        """Describe tasks through a vendor's batch interface; collect the batches that are already under way too.
+
+        Raises:
+            DescribeError: no request can succeed, or the server is gone. Batches under way continue at the server.
+            KeyboardInterrupt: the user stopped the job. Batches under way continue at the server.
+        """
+        place = self.session.describers[0].place
+        server = BatchServer(self.question.model, place, key_for(place, self.options.key_env))
+        spent = self.store.spent(self.question.model).cost
+        budget = self.budget_of(self.options.budget, spent, batch=True)
+        maker = RequestMaker(self.images, self.question, tasks)
+        with self.store.writer() as writer:
+            return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
 
     def run_missing(self, tasks: Tasks, title: str) -> int:
         """Have those of some tasks described that have no answer, failed ones again; returns their number."""

@@ -145,7 +145,7 @@ class Describer(Protocol):
 
         Raises:
             RequestFailedError: this request failed; others may go well.
-            PushbackError: the server asks to be left alone for a while.
+            RateLimitedError: the server asks to be left alone for a while.
             EndpointDownError: the server cannot be reached any more.
             DescribeError: no request can go well.
         """
@@ -203,7 +203,7 @@ class RequestFailedError(Exception):
         return self
 
 
-class PushbackError(Exception):
+class RateLimitedError(Exception):
     """The server asks to slow down.
 
     Args:

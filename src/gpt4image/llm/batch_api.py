@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
-from gpt4image.llm.base import PushbackError, RequestFailedError
+from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, text_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import Meanings, Trouble, shorten, sort_out
+from gpt4image.llm.errors import ErrorClassifier, Trouble, shorten, sort_out
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -172,7 +172,7 @@ class BatchServer:
     def __init__(self, model: str, base_url: str, key: ApiKey | None = None) -> None:
         self.model, self.place = model, check_address(base_url)
         self.key = key or ApiKey()
-        self.meanings = Meanings(self.place, self.key)
+        self.meanings = ErrorClassifier(self.place, self.key)
         self._cut_short: Counter[str] = Counter()
         self._made: OpenAI | None = None
 
@@ -345,7 +345,7 @@ class BatchServer:
         if trouble.status == TOO_LARGE:
             return TooLargeError(trouble.detail)
         meaning = self.meanings.of(trouble, self.model)
-        if isinstance(meaning, PushbackError):
+        if isinstance(meaning, RateLimitedError):
             return TryLaterError(str(meaning), meaning.seconds, undecided=trouble.status != 429)
         if isinstance(meaning, RequestFailedError) and not meaning.again:
             return DescribeError(f"{self.place} will not have it. It says: {trouble.detail}")

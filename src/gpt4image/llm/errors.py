@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from gpt4image.core.errors import DescribeError, first_line
-from gpt4image.llm.base import ChatAnswer, EndpointDownError, PushbackError, RequestFailedError
+from gpt4image.llm.base import ChatAnswer, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import read_answer
 from gpt4image.llm.credentials import ApiKey, address_hint
 
@@ -110,7 +110,7 @@ OUT_OF_PATIENCE = (408, 504, 524)
 """Something between us and the model did not wait for its answer, which may be paid for."""
 
 
-class Meanings:
+class ErrorClassifier:
     """Tells a request that failed from a job that cannot go well.
 
     Args:
@@ -148,7 +148,7 @@ class Meanings:
         if trouble.down:
             return EndpointDownError(f"nobody answers at {self._place}")
         if trouble.status in BUSY and trouble.code != "insufficient_quota":
-            return PushbackError("too many requests" if trouble.status == 429 else "server busy", trouble.wait)
+            return RateLimitedError("too many requests" if trouble.status == 429 else "server busy", trouble.wait)
         if hopeless := self._hopeless(trouble, model):
             return DescribeError(f"{self._place}: {hopeless} The server says: {trouble.detail}")
         if trouble.status is None:

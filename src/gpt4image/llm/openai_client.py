@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, Reply, add_counts
 from gpt4image.llm.chat import chat_body
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import Meanings, sort_out
+from gpt4image.llm.errors import ErrorClassifier, sort_out
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -50,7 +50,7 @@ class OpenAIDescriber:
         self._key = key or ApiKey()
         self._made: AsyncOpenAI | None = None
         self._old_limit = True
-        self._meanings = Meanings(self.place, self._key)
+        self._meanings = ErrorClassifier(self.place, self._key)
 
     @property
     def _client(self) -> AsyncOpenAI:

@@ -22,7 +22,7 @@ SICK = 5
 """Failures in a row after which a server is left out while another one answers."""
 
 
-class Lane:
+class Server:
     """A describer with what is known of how it copes.
 
     Args:
@@ -63,7 +63,7 @@ class Lane:
         return min(LONGEST_ABSENCE, LOOK_AGAIN_SECONDS * 2.0 ** min(self.absences - 1, 16))
 
 
-class Lanes:
+class ServerPool:
     """Chooses a server for the next request, and judges servers by how they do.
 
     Args:
@@ -76,14 +76,14 @@ class Lanes:
     def __init__(
         self, describers: Sequence[Describer], down_seconds: float, slow_seconds: float, check_seconds: float
     ) -> None:
-        self.all = [Lane(describer, slow_seconds) for describer in describers]
+        self.all = [Server(describer, slow_seconds) for describer in describers]
         self.stopped = False
         self._changed = asyncio.Event()
         self._down_seconds, self._check_seconds = down_seconds, check_seconds
         self._revivals: set[asyncio.Task[None]] = set()
 
-    async def choose(self, last: Lane | None = None) -> Lane | None:
-        """The lane that is best off, as soon as one has room; None when no more is to be sent.
+    async def choose(self, last: Server | None = None) -> Server | None:
+        """The server that is best off, as soon as one has room; None when no more is to be sent.
 
         Args:
             last: where the request was sent before; another one is better.
@@ -95,11 +95,11 @@ class Lanes:
         while not self.stopped:
             self._changed.clear()
             now = clock()
-            open_lanes = [lane for lane in self.all if lane.alive and lane.limiter.room > 0]
-            ready = [lane for lane in open_lanes if lane.limiter.paused_until <= now]
+            open_servers = [server for server in self.all if server.alive and server.limiter.room > 0]
+            ready = [server for server in open_servers if server.limiter.paused_until <= now]
             if ready:
-                return max(ready, key=lambda lane: (lane is not last, lane.healthy, lane.limiter.room))
-            pauses = [lane.limiter.paused_until - now for lane in open_lanes]
+                return max(ready, key=lambda server: (server is not last, server.healthy, server.limiter.room))
+            pauses = [server.limiter.paused_until - now for server in open_servers]
             await self._wait(min(pauses, default=None))
         return None
 
@@ -109,17 +109,17 @@ class Lanes:
         self.note()
 
     async def _wait(self, seconds: float | None) -> None:
-        all_down = not any(lane.alive for lane in self.all)
+        all_down = not any(server.alive for server in self.all)
         limit = self._down_seconds if all_down else seconds
         try:
             async with asyncio.timeout(limit):
                 await self._changed.wait()
         except TimeoutError:
             if all_down:
-                raise DescribeError(self._obituary()) from None
+                raise DescribeError(self._all_down_message()) from None
 
-    def _obituary(self) -> str:
-        said = "; ".join(lane.trouble for lane in self.all)
+    def _all_down_message(self) -> str:
+        said = "; ".join(server.trouble for server in self.all)
         return (
             f"No server has answered for {self._down_seconds:.0f} s: {said}. What was answered is kept: start the "
             "server again, and give the same command."
@@ -129,66 +129,66 @@ class Lanes:
         """Something has changed: those who wait look again."""
         self._changed.set()
 
-    def others_do_well(self, lane: Lane) -> bool:
+    def others_do_well(self, server: Server) -> bool:
         """Whether there is another server with nothing against it."""
-        return any(other.healthy for other in self.all if other is not lane)
+        return any(other.healthy for other in self.all if other is not server)
 
-    def failed(self, lane: Lane, trouble: str) -> bool:
+    def failed(self, server: Server, trouble: str) -> bool:
         """Take down that a server has failed; one that does nothing else is left out while another one does well.
 
         Returns:
             Whether the server is to blame, and not the request. For one that has just answered it is the request.
         """
-        if not lane.alive:
+        if not server.alive:
             return True
-        first, lane.failures = not lane.failures, lane.failures + 1
-        if not self.others_do_well(lane):
+        first, server.failures = not server.failures, server.failures + 1
+        if not self.others_do_well(server):
             return False
-        if lane.failures >= SICK:
-            self.report_down(lane, f"{lane.describer.place} only fails ({trouble})")
+        if server.failures >= SICK:
+            self.report_down(server, f"{server.describer.place} only fails ({trouble})")
         return not first
 
-    async def is_gone(self, lane: Lane) -> bool:
+    async def is_gone(self, server: Server) -> bool:
         """Whether a server that owes an answer does not even say that it is there."""
-        async with lane.looked_at:
-            if lane.alive and not lane.in_process:
+        async with server.looked_at:
+            if server.alive and not server.in_process:
                 try:
                     async with asyncio.timeout(self._check_seconds):
-                        await lane.describer.check()
+                        await server.describer.check()
                 except TimeoutError:
-                    self.report_down(lane, f"{lane.describer.place} says nothing any more")
+                    self.report_down(server, f"{server.describer.place} says nothing any more")
                 except (EndpointDownError, DescribeError) as error:
-                    self.report_down(lane, str(error))
-        return not lane.alive
+                    self.report_down(server, str(error))
+        return not server.alive
 
-    def report_down(self, lane: Lane, trouble: str) -> None:
+    def report_down(self, server: Server, trouble: str) -> None:
         """Leave a server out, and look now and then whether it has come back."""
-        if not lane.alive:
+        if not server.alive:
             return
-        lane.alive, lane.trouble = False, trouble
-        lane.absences += 1
+        server.alive, server.trouble = False, trouble
+        server.absences += 1
         goes_on = "its images go to the others" if len(self.all) > 1 else "waiting for it"
         console.say(f"{trouble}: {goes_on}", style="yellow")
-        task = asyncio.create_task(self._revive(lane))
+        task = asyncio.create_task(self._revive(server))
         self._revivals.add(task)
         task.add_done_callback(self._revivals.discard)
         self.note()
 
-    async def _revive(self, lane: Lane) -> None:
-        await asyncio.sleep(lane.absence())
+    async def _revive(self, server: Server) -> None:
+        await asyncio.sleep(server.absence())
         while True:
             try:
                 async with asyncio.timeout(self._check_seconds):
-                    await lane.describer.check()
+                    await server.describer.check()
                 break
             except (EndpointDownError, DescribeError, TimeoutError):
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        on_trial = lane.failures >= SICK
-        lane.failures = min(lane.failures, SICK - 1)
-        most, slow = lane.limiter.most, lane.limiter.slow_seconds
-        lane.limiter = Limiter(most, 1 if on_trial else START, slow)
-        lane.alive = True
-        console.say(f"{lane.describer.place} answers again")
+        on_trial = server.failures >= SICK
+        server.failures = min(server.failures, SICK - 1)
+        most, slow = server.limiter.most, server.limiter.slow_seconds
+        server.limiter = Limiter(most, 1 if on_trial else START, slow)
+        server.alive = True
+        console.say(f"{server.describer.place} answers again")
         self.note()
 
     async def close(self) -> None:

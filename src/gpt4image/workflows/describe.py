@@ -129,9 +129,7 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
 def way_of_running(job: DescribeJob, data: DataOptions, work: Path) -> Callable[[Tasks], Tally] | None:
     """What has tasks described where it is not this process: a vendor's batches or an engine's workers."""
     if job.options.describer == "batch":
-        from gpt4image.describe.batch.run import describe_in_batches
-
-        return lambda tasks: describe_in_batches(job, tasks)
+        return job.run_in_batches
     if job.options.engine == "here":
         return None
     from gpt4image.describe.workers.launch import run_on_engine

@@ -30,7 +30,7 @@ from transformers import (
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.client import DEFAULT_LOCAL_MODEL, LocalDescriber
-from gpt4image.llm.local.sampling import Draw, Habits
+from gpt4image.llm.local.sampling import Draw, GenerationDefaults
 from gpt4image.llm.picture import Picture, prepare_picture
 from support.drawings import COLOURS, SHAPES, draw
 from support.tiny_vlm import TEMPLATE, build_tiny_vlm
@@ -311,19 +311,19 @@ def test_what_is_left_to_the_model_is_its_generation_config(tiny_vlm, local, tmp
 
 def test_habits_of_a_model_and_wishes_of_a_request():
     config = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.8, top_k=20)
-    own = Habits.take_over(config)
-    assert own == Habits(True, 0.7, 20, 0.8)
+    own = GenerationDefaults.take_over(config)
+    assert own == GenerationDefaults(True, 0.7, 20, 0.8)
     assert not config.do_sample
-    assert Habits.take_over(GenerationConfig()) == Habits()
+    assert GenerationDefaults.take_over(GenerationConfig()) == GenerationDefaults()
     assert own.asked(Sampling()) == own
     assert not own.asked(Sampling(temperature=0, top_p=0.9)).draws
-    assert own.asked(Sampling(temperature=1.5)) == Habits(True, 1.5, top_k=0)
-    assert Habits().asked(Sampling(top_p=0.5)) == Habits(True, top_k=0, top_p=0.5)
+    assert own.asked(Sampling(temperature=1.5)) == GenerationDefaults(True, 1.5, top_k=0)
+    assert GenerationDefaults().asked(Sampling(top_p=0.5)) == GenerationDefaults(True, top_k=0, top_p=0.5)
 
 
 def test_draws_have_the_shares_of_the_softmax():
     rows, logits = 20_000, torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
-    habits = Habits(draws=True, temperature=0.8, top_k=4)
+    habits = GenerationDefaults(draws=True, temperature=0.8, top_k=4)
     noisy = Draw(habits, range(rows), torch.device("cpu"))(torch.zeros(rows, 1).long(), logits.repeat(rows, 1))
     shares = np.bincount(noisy.argmax(dim=1).numpy(), minlength=5) / rows
     weights = np.exp(np.where(np.arange(5) < 4, logits.numpy() / 0.8, -np.inf))

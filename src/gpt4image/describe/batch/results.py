@@ -16,7 +16,7 @@ from gpt4image.describe.tally import Tally
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.records import DescriptionRecord
 from gpt4image.descriptions.store.shards import RecordWriter, list_parts, now, read_part
-from gpt4image.llm.base import ChatAnswer, PushbackError, RequestFailedError
+from gpt4image.llm.base import ChatAnswer, RateLimitedError, RequestFailedError
 from gpt4image.llm.batch_api import BatchServer, Found, Result, duration_of, read_result, result_files
 from gpt4image.llm.budget import Budget
 
@@ -126,7 +126,7 @@ class Collection:
         except DescribeError as error:
             self.found.hopeless = error
             self._put_back(asked)
-        except PushbackError as error:
+        except RateLimitedError as error:
             self._fail(asked, RequestFailedError(error.reason, again=True))
         except RequestFailedError as error:
             self._fail(asked, error)

@@ -16,9 +16,8 @@ from gpt4image.describe.batch.inputs import Form, Made, make_input
 from gpt4image.describe.batch.jobs import Asked, BatchFolder, Job, Jobs, new_job, read_asked
 from gpt4image.describe.batch.pending import Load, Pending
 from gpt4image.describe.batch.results import Collected, Recorder, collect
-from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tally import Tally
-from gpt4image.describe.tasks import RequestMaker, Tasks
+from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.base import RequestFailedError
@@ -36,7 +35,7 @@ from gpt4image.llm.batch_api import (
     was_turned_away,
 )
 from gpt4image.llm.budget import OVER_BUDGET, Budget
-from gpt4image.llm.credentials import is_openai, key_for
+from gpt4image.llm.credentials import is_openai
 from gpt4image.llm.errors import shorten
 
 
@@ -404,19 +403,3 @@ class BatchRun:
         parts = [counted(len(under_way), "batch"), f"{done:,} of {self._jobs.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []
         return ", ".join([*parts, rough_duration(self.tally.seconds)])
-
-
-def describe_in_batches(job: DescribeJob, tasks: Tasks) -> Tally:
-    """Have tasks described through the batch interface, batches that are under way already included.
-
-    Raises:
-        DescribeError: no request can go well, or the server is gone. Batches under way go on at the server.
-        KeyboardInterrupt: the job was stopped. Batches under way go on at the server.
-    """
-    place = job.session.describers[0].place
-    server = BatchServer(job.question.model, place, key_for(place, job.options.key_env))
-    spent = job.store.spent(job.question.model).cost
-    budget = job.budget_of(job.options.budget, spent, batch=True)
-    maker = RequestMaker(job.images, job.question, tasks)
-    with job.store.writer() as writer:
-        return run_batches(maker, server, job.store, writer, job.batch_folder, budget)

@@ -19,7 +19,7 @@ from gpt4image.llm.base import ChatAnswer, Counted, DescribeRequest, Reply, Requ
 from gpt4image.llm.budget import Budget
 
 if TYPE_CHECKING:
-    from gpt4image.llm.server_pool import Lane
+    from gpt4image.llm.server_pool import Server
 
 
 FIRST_WAIT = 0.5
@@ -86,9 +86,9 @@ class Attempt:
         request: what is asked; None where its picture cannot be had.
         last: the server that was asked last.
         tries: calls that failed because of the request.
-        push_backs: calls that the server did not want.
+        rate_limited: calls that the server did not want.
         servers_lost: calls that failed because of the server.
-        silences: calls without an answer in time, at a server that is there and may be at fault.
+        timeouts: calls without an answer in time, at a server that is there and may be at fault.
         seconds: time spent in calls.
         paid: for all calls.
         kept: for the answers among them that are kept for another process to go on from.
@@ -100,11 +100,11 @@ class Attempt:
 
     number: int
     request: DescribeRequest | None = None
-    last: Lane | None = None
+    last: Server | None = None
     tries: int = 0
-    push_backs: int = 0
+    rate_limited: int = 0
     servers_lost: int = 0
-    silences: int = 0
+    timeouts: int = 0
     seconds: float = 0.0
     paid: Paid = field(default_factory=lambda: NOTHING)
     kept: Paid = field(default_factory=lambda: NOTHING)

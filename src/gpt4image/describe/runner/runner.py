@@ -16,10 +16,10 @@ from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import Prepared, RequestMaker, feed
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.shards import RecordWriter
-from gpt4image.llm.base import Describer, EndpointDownError, PushbackError, Reply, RequestFailedError
+from gpt4image.llm.base import Describer, EndpointDownError, RateLimitedError, Reply, RequestFailedError
 from gpt4image.llm.budget import OVER_BUDGET, Budget
 from gpt4image.llm.rate_limiter import Limiter
-from gpt4image.llm.server_pool import Lane, Lanes
+from gpt4image.llm.server_pool import Server, ServerPool
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class RunSettings:
         patience_seconds: how long servers may push everything back before the job stops.
         down_seconds: how long all servers may be down before the job stops.
         check_seconds: how long a server that owes an answer may take to say that it is there.
-        hopeless_at_first: failures before the first answer after which the job stops.
-        hopeless_in_a_row: failures in a row after which the job stops.
+        max_failures_at_first: failures before the first answer after which the job stops.
+        max_failures_in_a_row: failures in a row after which the job stops.
         grace_seconds: time that requests under way get to end when the job is stopped.
     """
 
@@ -45,8 +45,8 @@ class RunSettings:
     patience_seconds: float = 600.0
     down_seconds: float = 60.0
     check_seconds: float = 15.0
-    hopeless_at_first: int = 20
-    hopeless_in_a_row: int = 200
+    max_failures_at_first: int = 20
+    max_failures_in_a_row: int = 200
     grace_seconds: float = 30.0
 
 
@@ -75,7 +75,7 @@ def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -
             loop.remove_signal_handler(number)
 
 
-def hopeless(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
+def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
     """Why a job ends in which everything fails."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
     return DescribeError(
@@ -110,7 +110,7 @@ QUEUE_SHARE = 0.25
 UNREADABLE = "unreadable picture"
 
 
-BLAMELESS = (UNREADABLE, "not recorded")
+IGNORED_FAILURES = (UNREADABLE, "not recorded")
 
 
 """Failures that say nothing about the describer: any number of them may come in a row."""
@@ -193,7 +193,7 @@ class Runner:
         self._news = asyncio.Event()
         patience = self._settings
         slow_seconds = patience.image_seconds * QUEUE_SHARE
-        self._lanes = Lanes(describers, patience.down_seconds, slow_seconds, patience.check_seconds)
+        self._pool = ServerPool(describers, patience.down_seconds, slow_seconds, patience.check_seconds)
         ticker = asyncio.create_task(self._tick())
         with stop_on_signals(loop, self._interrupt):
             try:
@@ -202,7 +202,7 @@ class Runner:
             finally:
                 ticker.cancel()
                 await cancel(self._calls)
-                await self._lanes.close()
+                await self._pool.close()
                 self._leave_rest()
                 self._show()
         if self._fatal is not None:
@@ -210,20 +210,20 @@ class Runner:
         return self.tally
 
     async def _send_all(self) -> None:
-        ahead = sum(lane.describer.most_at_once for lane in self._lanes.all)
+        ahead = sum(server.describer.most_at_once for server in self._pool.all)
         async with aclosing(feed(self._maker, ahead)) as prepared:
             while (attempt := await self._next(prepared, most_waiting=2 * ahead)) is not None:
                 self._held = attempt
-                lane = await self._find_lane(attempt) if await self._can_pay() else None
-                if lane is None:
+                server = await self._find_server(attempt) if await self._can_pay() else None
+                if server is None:
                     return
                 self._held = None
-                self._send(attempt, lane)
+                self._send(attempt, server)
 
-    async def _find_lane(self, attempt: Attempt) -> Lane | None:
+    async def _find_server(self, attempt: Attempt) -> Server | None:
         """Where an attempt is sent; None where it no longer is."""
         try:
-            return await self._lanes.choose(attempt.last)
+            return await self._pool.choose(attempt.last)
         except DescribeError as error:
             self._give_up(error)
             return None
@@ -240,7 +240,7 @@ class Runner:
     async def _next(self, prepared: AsyncGenerator[Prepared], most_waiting: int) -> Attempt | None:
         """The next task to send: one whose wait is over, or a new one; None when all have an outcome."""
         exhausted = False
-        while not self._lanes.stopped:
+        while not self._pool.stopped:
             if attempt := self._waiting.take(self._clock()):
                 return attempt
             if not exhausted and len(self._waiting) < most_waiting:
@@ -265,10 +265,10 @@ class Runner:
         while not self._budget.affords(len(self._calls)):
             if not self._calls:
                 self.tally.stopped = OVER_BUDGET
-                self._lanes.stop()
+                self._pool.stop()
                 return False
             await self._wait_for_news(None)
-        return not self._lanes.stopped
+        return not self._pool.stopped
 
     async def _wait_for_news(self, seconds: float | None) -> None:
         self._news.clear()
@@ -278,10 +278,10 @@ class Runner:
         except TimeoutError:
             return
 
-    def _send(self, attempt: Attempt, lane: Lane) -> None:
-        limiter = lane.limiter
+    def _send(self, attempt: Attempt, server: Server) -> None:
+        limiter = server.limiter
         limiter.in_flight += 1
-        call = asyncio.create_task(self._call(attempt, lane, limiter))
+        call = asyncio.create_task(self._call(attempt, server, limiter))
         self._calls.add(call)
         call.add_done_callback(lambda done: self._ended(done, limiter))
 
@@ -290,44 +290,44 @@ class Runner:
         limiter.in_flight -= 1
         if not call.cancelled() and (error := call.exception()) is not None:
             self._give_up(error)
-        self._lanes.note()
+        self._pool.note()
         self._news.set()
 
-    async def _call(self, attempt: Attempt, lane: Lane, limiter: Limiter) -> None:
+    async def _call(self, attempt: Attempt, server: Server, limiter: Limiter) -> None:
         """One call and what follows from its outcome."""
-        attempt.last = lane
+        attempt.last = server
         try:
-            await self._try(attempt, lane, limiter)
+            await self._try(attempt, server, limiter)
         except BaseException:
             self._left.append(attempt)
             raise
 
-    async def _try(self, attempt: Attempt, lane: Lane, limiter: Limiter) -> None:
+    async def _try(self, attempt: Attempt, server: Server, limiter: Limiter) -> None:
         sent, was_full = self._clock(), limiter.room <= 0
         try:
-            reply = await self._ask(attempt, lane.describer)
+            reply = await self._ask(attempt, server.describer)
         except TimeoutError:
             limiter.timed_out(sent, self._clock())
-            await self._ran_out_of_time(attempt, lane, sent)
-        except PushbackError as error:
+            await self._ran_out_of_time(attempt, server, sent)
+        except RateLimitedError as error:
             limiter.pushed_back(sent, self._clock(), error.seconds)
-            lane.heard_at = self._clock()
+            server.heard_at = self._clock()
             self._ledger.book_answers(attempt)
-            attempt.push_backs += 1
+            attempt.rate_limited += 1
             # where the server says how long to wait, it is the server that is left alone: another one may be free
-            self._try_again(attempt, back_off(attempt.push_backs) if error.seconds is None else 0.0)
+            self._try_again(attempt, back_off(attempt.rate_limited) if error.seconds is None else 0.0)
         except EndpointDownError as error:
             self._ledger.book_answers(attempt)
-            self._lanes.report_down(lane, str(error))
-            self._lost_server(attempt, lane, RequestFailedError("server gone", str(error), again=True))
+            self._pool.report_down(server, str(error))
+            self._lost_server(attempt, server, RequestFailedError("server gone", str(error), again=True))
         except RequestFailedError as error:
-            if error.of_server and lane.failures:
+            if error.of_server and server.failures:
                 limiter.timed_out(sent, self._clock())
-            self._failed_call(attempt, lane, error)
+            self._failed_call(attempt, server, error)
         else:
             limiter.succeeded(sent, self._clock(), was_full=was_full)
-            lane.answered(self._clock())
-            self._answer(attempt, lane, reply)
+            server.answered(self._clock())
+            self._answer(attempt, server, reply)
 
     async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
         """One call, within what is left of the image's time."""
@@ -342,85 +342,85 @@ class Runner:
         finally:
             attempt.seconds += self._clock() - sent
 
-    async def _ran_out_of_time(self, attempt: Attempt, lane: Lane, sent: float) -> None:
+    async def _ran_out_of_time(self, attempt: Attempt, server: Server, sent: float) -> None:
         """Find out whose fault it is that no answer came: a server that hangs costs no image its description."""
         limit = f"more than {self._settings.image_seconds:.0f} s"
         error = RequestFailedError("time limit", limit, again=False, of_server=True).uncounted()
         self._ledger.book_failure(attempt, error)
         self._ledger.note_failure(attempt)  # whose fault it is may take long to find out
         seconds = self._clock() - sent
-        silent = lane.heard_at < sent + seconds / 2
-        if not silent or not await self._is_its_fault(attempt, lane, error):
-            self._fail(attempt, lane, error)
+        silent = server.heard_at < sent + seconds / 2
+        if not silent or not await self._is_its_fault(attempt, server, error):
+            self._fail(attempt, server, error)
             return
         attempt.seconds = max(0.0, attempt.seconds - seconds)
-        self._lost_server(attempt, lane, error)
+        self._lost_server(attempt, server, error)
 
-    async def _is_its_fault(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> bool:
+    async def _is_its_fault(self, attempt: Attempt, server: Server, error: RequestFailedError) -> bool:
         """Whether a server that was silent is to blame: it is gone, or another one may know better, once."""
-        if await self._lanes.is_gone(lane):
+        if await self._pool.is_gone(server):
             return True
-        elsewhere = not attempt.silences and self._lanes.others_do_well(lane)
-        attempt.silences += 1
-        self._lanes.failed(lane, str(error))
+        elsewhere = not attempt.timeouts and self._pool.others_do_well(server)
+        attempt.timeouts += 1
+        self._pool.failed(server, str(error))
         return elsewhere
 
-    def _failed_call(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> None:
+    def _failed_call(self, attempt: Attempt, server: Server, error: RequestFailedError) -> None:
         self._ledger.book_failure(attempt, error)
-        lane.heard_at = self._clock()
+        server.heard_at = self._clock()
         if not error.of_server:
-            lane.answered(self._clock())
-        elif self._lanes.failed(lane, str(error)):
-            self._lost_server(attempt, lane, error)
+            server.answered(self._clock())
+        elif self._pool.failed(server, str(error)):
+            self._lost_server(attempt, server, error)
             return
         attempt.tries += 1
         if error.again and attempt.tries < self._settings.attempts and attempt.seconds < self._settings.image_seconds:
             self._try_again(attempt, back_off(attempt.tries))
         else:
-            self._fail(attempt, lane, error)
+            self._fail(attempt, server, error)
 
-    def _lost_server(self, attempt: Attempt, lane: Lane, error: RequestFailedError) -> None:
+    def _lost_server(self, attempt: Attempt, server: Server, error: RequestFailedError) -> None:
         attempt.servers_lost += 1
         if attempt.servers_lost < self._settings.servers_lost:
             self._try_again(attempt, 0.0)
         else:
-            self._fail(attempt, lane, error)
+            self._fail(attempt, server, error)
 
     def _try_again(self, attempt: Attempt, wait: float) -> None:
         self.tally.tried_again += 1
         self._ledger.note_failure(attempt)
         self._waiting.put(attempt, self._clock() + wait)
 
-    def _answer(self, attempt: Attempt, lane: Lane, reply: Reply) -> None:
+    def _answer(self, attempt: Attempt, server: Server, reply: Reply) -> None:
         self._failed_in_a_row = 0
         self._ledger.book_reply(attempt, reply)
         self._last_outcome = self._clock()
         self._ledger.record(
             attempt,
             text=self._maker.join(attempt.number, reply.texts),
-            describer=lane.describer.name,
+            describer=server.describer.name,
             served_model=reply.model,
             finish_reason=reply.finish_reason,
         )
 
-    def _fail(self, attempt: Attempt, lane: Lane | None, error: RequestFailedError) -> None:
-        describer = lane.describer.name if lane else ""
+    def _fail(self, attempt: Attempt, server: Server | None, error: RequestFailedError) -> None:
+        describer = server.describer.name if server else ""
         self._last_outcome = self._clock()
         self._ledger.record(attempt, error=error.reason, detail=error.detail, describer=describer)
-        if error.reason not in BLAMELESS:
+        if error.reason not in IGNORED_FAILURES:
             self._failed_in_a_row += 1
-            self._look_for_hopelessness(error)
+            self._check_failures_in_a_row(error)
 
-    def _look_for_hopelessness(self, error: RequestFailedError) -> None:
+    def _check_failures_in_a_row(self, error: RequestFailedError) -> None:
         """Stop where everything fails: the fault is hardly the images'."""
-        limit = self._settings.hopeless_in_a_row if self.tally.answered else self._settings.hopeless_at_first
+        limit = self._settings.max_failures_in_a_row if self.tally.answered else self._settings.max_failures_at_first
         if self._failed_in_a_row < limit:
             return
-        self._give_up(hopeless(self._failed_in_a_row, self.tally, error))
+        self._give_up(too_many_failures(self._failed_in_a_row, self.tally, error))
 
     def _give_up(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
-        self._lanes.stop()
+        self._pool.stop()
         self._news.set()
 
     def _interrupt(self) -> None:
@@ -433,12 +433,12 @@ class Runner:
         self.tally.stopped = "it was stopped"
         under_way = counted(len(self._calls), "request")
         console.say(f"Stopping: {under_way} under way may end. Once more to stop at once.")
-        self._lanes.stop()
+        self._pool.stop()
         self._news.set()
 
     async def _drain(self) -> None:
         """Let what is under way end: it is paid for."""
-        patience = self._settings.grace_seconds if self._lanes.stopped else None
+        patience = self._settings.grace_seconds if self._pool.stopped else None
         if self._calls:
             await asyncio.wait(self._calls, timeout=patience)
 

@@ -18,7 +18,14 @@ from gpt4image.core.files import digest, hash_file
 from gpt4image.images.decode import decode
 from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.loading import Precision, load
-from gpt4image.llm.local.vision_model import OUT_OF_MEMORY, Talk, VisionModel, converse, free_memory, what_failed
+from gpt4image.llm.local.vision_model import (
+    OUT_OF_MEMORY,
+    Conversation,
+    VisionModel,
+    converse,
+    free_memory,
+    what_failed,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -223,7 +230,7 @@ class LocalDescriber:
 
     def _converse(self, model: VisionModel, jobs: list[Job]) -> RequestFailedError | None:
         """Answer jobs in one batch. Returns what went wrong where that failed as a whole."""
-        talks = [Talk(job.request, job.image, job.abandoned) for job in jobs]
+        talks = [Conversation(job.request, job.image, job.abandoned) for job in jobs]
         try:
             converse(model, talks)
         except Exception as error:
@@ -270,7 +277,7 @@ class Job:
             self.reply.set_exception(self.outcome or RuntimeError("no outcome"))
 
 
-def outcome(talk: Talk, model: str) -> Reply | RequestFailedError:
+def outcome(talk: Conversation, model: str) -> Reply | RequestFailedError:
     """What a conversation has come to: its answers, or that one of them is empty."""
     answers, sampling = talk.answers, talk.request.sampling
     reason = answers[-1].finish_reason

@@ -21,7 +21,7 @@ TOP_K = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
+class GenerationDefaults:
     """How a model's answers are drawn; those of its generation config stand for what is left to the model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Habits:
     min_p: float = 0.0
 
     @classmethod
-    def take_over(cls, config: Any) -> Habits:  # noqa: ANN401 - transformers.GenerationConfig
+    def take_over(cls, config: Any) -> GenerationDefaults:  # noqa: ANN401 - transformers.GenerationConfig
         """Read them from a generation config, and change it such that transformers itself draws nothing."""
         names = ("temperature", "top_k", "top_p", "min_p")
         said = {name: getattr(config, name, None) for name in names}
@@ -48,7 +48,7 @@ class Habits:
         config.update(do_sample=False, **dict.fromkeys(names))
         return habits
 
-    def asked(self, sampling: Sampling) -> Habits:
+    def asked(self, sampling: Sampling) -> GenerationDefaults:
         """How a request's answer is drawn: in this way where it asks for nothing, else in the way it asks for.
 
         Temperature 0 takes the likeliest token. A temperature above it, or a `top_p`, draws without the model's own
@@ -58,7 +58,7 @@ class Habits:
             return self
         temperature = self.temperature if sampling.temperature is None else sampling.temperature
         top_p = 1.0 if sampling.top_p is None else sampling.top_p
-        return Habits(temperature != 0, temperature, top_k=0, top_p=top_p)
+        return GenerationDefaults(temperature != 0, temperature, top_k=0, top_p=top_p)
 
     def warpers(self) -> list[Warper]:
         """What turns logits [B, V] into logits to draw from, in transformers' order."""
@@ -85,7 +85,7 @@ class Draw:
         device: where the logits are; other kinds of device draw other numbers.
     """
 
-    def __init__(self, habits: Habits, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, habits: GenerationDefaults, seeds: Sequence[int], device: torch.device) -> None:
         import torch
 
         self._warpers = habits.warpers()

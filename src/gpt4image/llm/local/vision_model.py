@@ -12,7 +12,7 @@ from gpt4image.core.errors import DescribeError, first_line
 from gpt4image.core.files import digest
 from gpt4image.llm.base import DescribeRequest, RequestFailedError
 from gpt4image.llm.local.loading import Loaded, is_out_of_memory
-from gpt4image.llm.local.sampling import Draw, Habits
+from gpt4image.llm.local.sampling import Draw, GenerationDefaults
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass
-class Talk:
+class Conversation:
     """A conversation about a picture, as far as it has come.
 
     Attributes:
@@ -116,9 +116,9 @@ class VisionModel:
         self._system = takes_system(self._processor)
         config = self._model.generation_config
         self._ends = set_end_tokens(config, self._tokenizer)
-        self._habits = Habits.take_over(config)
+        self._habits = GenerationDefaults.take_over(config)
 
-    def answer(self, talks: Sequence[Talk]) -> list[Answer]:
+    def answer(self, talks: Sequence[Conversation]) -> list[Answer]:
         """Answer the next question of each conversation, all in one batch. Their sampling is the same but for the seed.
 
         Args:
@@ -135,7 +135,7 @@ class VisionModel:
             for text, count, (length, ended) in zip(texts, read, lengths, strict=True)
         ]
 
-    def _inputs(self, talks: Sequence[Talk]) -> Any:  # noqa: ANN401 - transformers.BatchFeature
+    def _inputs(self, talks: Sequence[Conversation]) -> Any:  # noqa: ANN401 - transformers.BatchFeature
         """Tokens [B, T], their mask, and the pictures as the model takes them, on its device."""
         prompts = [
             self._processor.apply_chat_template(talk.messages(self._system), add_generation_prompt=True)
@@ -147,7 +147,7 @@ class VisionModel:
         inputs = self._processor(text=prompts, images=[[talk.image] for talk in talks], **settings)
         return inputs.to(self._device, dtype=self._dtype)
 
-    def _settings(self, talks: Sequence[Talk]) -> dict[str, Any]:
+    def _settings(self, talks: Sequence[Conversation]) -> dict[str, Any]:
         """Arguments of `generate` but for the inputs."""
         sampling = talks[0].request.sampling
         habits = self._habits.asked(sampling)
@@ -169,7 +169,7 @@ class VisionModel:
 class Abandoned:
     """Stopping criterion: a conversation that nobody waits for ends, and does not hold up its batch."""
 
-    def __init__(self, talks: Sequence[Talk]) -> None:
+    def __init__(self, talks: Sequence[Conversation]) -> None:
         self._talks = talks
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
@@ -212,7 +212,7 @@ def render_failure(processor: Any, messages: list[Message], probe: str) -> str |
     return None if probe in prompt else "it leaves out what is asked."
 
 
-def converse(model: VisionModel, talks: Sequence[Talk]) -> None:
+def converse(model: VisionModel, talks: Sequence[Conversation]) -> None:
     """Ask all questions of some conversations, turn by turn, each turn in one batch.
 
     A conversation ends early when it is abandoned or an answer is empty.
