@@ -39,7 +39,7 @@ def cut_off(image_set, work, **options) -> list:
 class AllAtOnce:
     """Answers all questions about an image in one go, as a model in this process does."""
 
-    name, place, model, most_at_once = "fake", "here", "m", 4
+    name, place, model, max_concurrency = "fake", "here", "m", 4
 
     async def check(self) -> None:
         pass

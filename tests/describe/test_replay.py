@@ -109,7 +109,7 @@ def test_what_was_not_recorded_fails_for_good(work, shared, images, image, sampl
     image_id = {"elsewhere": digest("x"), "first": ids[0].decode(), "last": ids[-1].decode()}[image]
     with pytest.raises(RequestFailedError, match=r"not recorded: red/001\.png, sample") as caught:
         ask_one(ReplayDescriber(shared, model="m/1"), request(image_id, PLAIN, sample))
-    assert (caught.value.reason, caught.value.again) == ("not recorded", False)
+    assert (caught.value.reason, caught.value.retryable) == ("not recorded", False)
 
 
 def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from gpt4image.llm.rate_limiter import Limiter
+from gpt4image.llm.rate_limiter import RateLimiter
 
 
-def grown(limit: int = 20, **more) -> Limiter:
+def grown(limit: int = 20, **more) -> RateLimiter:
     """A limiter that has grown to a limit while answers took a tenth of a second."""
-    limiter = Limiter(64, **more)
+    limiter = RateLimiter(64, **more)
     for _ in range(limit - 4):
         limiter.succeeded(0.0, 0.1, was_full=True)
     assert limiter.limit == limit

@@ -271,6 +271,6 @@ def paid_by_mark(log: Iterable[Entry]) -> Counter[str]:
     return Counter(entry.mark for entry in log if entry.paid and entry.mark)
 
 
-def most_at_once(log: Iterable[Entry]) -> int:
+def peak_concurrency(log: Iterable[Entry]) -> int:
     """Most chat requests that were in the server at a time."""
     return max((entry.concurrency for entry in log), default=0)

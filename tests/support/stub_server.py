@@ -31,9 +31,18 @@ from typing import Self
 
 from support.stub_answers import mark_of
 from support.stub_core import HOST, Stub, bind
-from support.stub_scenario import MODEL, Entry, Fault, Scenario, answers_by_mark, most_at_once, paid_by_mark, read_log
+from support.stub_scenario import (
+    MODEL,
+    Entry,
+    Fault,
+    Scenario,
+    answers_by_mark,
+    paid_by_mark,
+    peak_concurrency,
+    read_log,
+)
 
-__all__ = ["MODEL", "Entry", "Fault", "Scenario", "StubProcess", "StubServer", "mark_of", "most_at_once"]
+__all__ = ["MODEL", "Entry", "Fault", "Scenario", "StubProcess", "StubServer", "mark_of", "peak_concurrency"]
 
 
 class Watched:
@@ -71,9 +80,9 @@ class Watched:
         return paid_by_mark(self.log)
 
     @property
-    def most_at_once(self) -> int:
+    def peak_concurrency(self) -> int:
         """Most chat requests that were in the server at a time."""
-        return most_at_once(self.log)
+        return peak_concurrency(self.log)
 
     def start(self) -> Self:
         """Begin; returns when it can be reached."""

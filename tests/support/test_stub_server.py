@@ -185,7 +185,7 @@ def test_slots(when_full, statuses):
     with StubServer(Scenario(slots=2, latency=0.4, when_full=when_full)) as server:
         asyncio.run(ask_all(server))
     assert sorted(entry.status for entry in server.log) == statuses
-    assert server.most_at_once == (6 if when_full == "queue" else server.most_at_once)
+    assert server.peak_concurrency == (6 if when_full == "queue" else server.peak_concurrency)
     if when_full == "queue":
         assert max(entry.done_at for entry in server.log) - server.log[0].at >= 1.2
 

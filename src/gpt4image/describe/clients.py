@@ -118,7 +118,7 @@ async def open_servers(options: DescribeOptions) -> list[Describer]:
     if not options.base_url and not options.key_env and not os.environ.get(OPENAI_KEY):
         raise DescribeError(await advice(f"{OPENAI_KEY} is not set, so OpenAI's own server cannot be asked."))
     describers = [
-        OpenAIDescriber(options.model or "", url, key_for(url, options.key_env), most_at_once=options.at_once)
+        OpenAIDescriber(options.model or "", url, key_for(url, options.key_env), max_concurrency=options.at_once)
         for url in urls
     ]
     try:
@@ -220,9 +220,9 @@ class Session:
         return self.describers[0].model
 
     @property
-    def most_at_once(self) -> int:
+    def max_concurrency(self) -> int:
         """Requests under way at a time, at most."""
-        return sum(describer.most_at_once for describer in self.describers)
+        return sum(describer.max_concurrency for describer in self.describers)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Estimate:
             its 95 % interval, by Student's t; None where one answer, or none, tells.
         seconds: mean time for a description.
         at_once: requests that were under way at a time when the time was taken.
-        most_at_once: requests under way at a time, at most.
+        max_concurrency: requests under way at a time, at most.
         price: what tokens cost; None where it is not known.
         max_side: longest side in pixels of the pictures sent; None for any size.
         trials: other sizes.
@@ -62,7 +62,7 @@ class Estimate:
     luck: float | None
     seconds: float
     at_once: int
-    most_at_once: int
+    max_concurrency: int
     price: Price | None
     max_side: int | None
     trials: tuple[SizeTrial, ...] = ()
@@ -78,7 +78,7 @@ class Estimate:
     def time_span(self) -> tuple[float, float]:
         """Seconds for what is left: if as many requests at a time as possible take as long as one, and as measured."""
         total = self.seconds * self.remaining
-        return total / self.most_at_once, total / self.at_once
+        return total / self.max_concurrency, total / self.at_once
 
     def lines(self) -> list[str]:
         """The estimate for a person to read."""
@@ -114,7 +114,7 @@ class Estimate:
         fast, slow = self.time_span
         span = (
             rough_duration(slow)
-            if self.at_once >= self.most_at_once
+            if self.at_once >= self.max_concurrency
             else f"{rough_duration(fast)} to {rough_duration(slow)}"
         )
         return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
@@ -131,7 +131,7 @@ def make_estimate(
     records: Sequence[DescriptionRecord],
     remaining: int,
     elapsed: float,
-    most_at_once: int,
+    max_concurrency: int,
     price: Price | None,
     max_side: int | None,
     trials: Sequence[SizeTrial] = (),
@@ -142,7 +142,7 @@ def make_estimate(
         records: measured descriptions, answered ones at least one.
         remaining: descriptions that are still to be written.
         elapsed: seconds that they took all together.
-        most_at_once: requests under way at a time, at most.
+        max_concurrency: requests under way at a time, at most.
         price: what tokens cost.
         max_side: longest side in pixels of the pictures sent.
         trials: other sizes.
@@ -156,8 +156,8 @@ def make_estimate(
         tokens_out=mean([record.tokens_out for record in records]),
         luck=relative_reach([price.cost(record.tokens_in, record.tokens_out) for record in records] if price else []),
         seconds=seconds,
-        at_once=min(max(1, round(under_way)), most_at_once),
-        most_at_once=most_at_once,
+        at_once=min(max(1, round(under_way)), max_concurrency),
+        max_concurrency=max_concurrency,
         price=price,
         max_side=max_side,
         trials=tuple(trials),
@@ -271,7 +271,7 @@ def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
         raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
     trials = try_sizes(job, few, sizes)
     measured = elapsed if asked else sum(record.seconds for record in records)
-    most, price, side = job.session.most_at_once, job.session.price, job.question.max_side
+    most, price, side = job.session.max_concurrency, job.session.price, job.question.max_side
     return make_estimate(records, len(job.outside_batches(job.plan())), measured, most, price, side, trials)
 
 

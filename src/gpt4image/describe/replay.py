@@ -143,7 +143,7 @@ def shared_records(place: Path) -> Iterator[DescriptionRecord]:
 NOT_RECORDED = "not recorded"
 
 
-MOST_AT_ONCE = 64
+MAX_CONCURRENCY = 64
 
 
 class ReplayDescriber:
@@ -167,7 +167,7 @@ class ReplayDescriber:
     def __init__(self, recording: Path | str, *, model: str | None = None, strategies: Sequence[Strategy] = ()) -> None:
         self._recording = Recording(Path(recording), model)
         self._strategies = strategies
-        self.model, self.place, self.most_at_once = self._recording.model, str(recording), MOST_AT_ONCE
+        self.model, self.place, self.max_concurrency = self._recording.model, str(recording), MAX_CONCURRENCY
 
     async def check(self) -> None:
         """Find out whether the prompts were recorded. DescribeError names those that were."""
@@ -179,7 +179,7 @@ class ReplayDescriber:
         self._require(request.prompt_hash, f"of hash {request.prompt_hash}")
         found = self._recording.find(request.key, request.image_id, request.prompt_hash, request.sample)
         if found is None:
-            raise RequestFailedError(NOT_RECORDED, f"{request.name}, sample {request.sample}", again=False)
+            raise RequestFailedError(NOT_RECORDED, f"{request.name}, sample {request.sample}", retryable=False)
         return Reply(
             texts=(found["text"],),
             finish_reason=found["finish_reason"],

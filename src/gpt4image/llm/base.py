@@ -123,13 +123,13 @@ class Describer(Protocol):
         name: its name in the table of describers.
         place: where it is, for messages: an address without credentials, or a model's folder.
         model: the model as it is asked for; part of what identifies a description.
-        most_at_once: requests it takes at a time, at most.
+        max_concurrency: requests it takes at a time, at most.
     """
 
     name: str
     place: str
     model: str
-    most_at_once: int
+    max_concurrency: int
 
     async def check(self) -> None:
         """Find out, before anything is paid, whether it can answer.
@@ -176,17 +176,17 @@ class RequestFailedError(Exception):
     Args:
         reason: the kind of failure in a few words, counted over the job, such as `server error 500`.
         detail: what exactly was said; untrusted.
-        again: whether another attempt may go well.
-        of_server: whether it says more about the server than about the request; another server may do better.
+        retryable: whether another attempt may succeed.
+        server_fault: whether it says more about the server than about the request; another server may do better.
 
     Attributes:
         tokens_in: tokens read all the same; None where nobody says and there may have been some.
         tokens_out: tokens written all the same; likewise.
     """
 
-    def __init__(self, reason: str, detail: str = "", *, again: bool, of_server: bool = False) -> None:
+    def __init__(self, reason: str, detail: str = "", *, retryable: bool, server_fault: bool = False) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail, self.again, self.of_server = reason, detail, again, of_server
+        self.reason, self.detail, self.retryable, self.server_fault = reason, detail, retryable, server_fault
         self.tokens_in: int | None = 0
         self.tokens_out: int | None = 0
 

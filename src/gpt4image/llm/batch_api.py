@@ -172,7 +172,7 @@ class BatchServer:
     def __init__(self, model: str, base_url: str, key: ApiKey | None = None) -> None:
         self.model, self.place = model, check_address(base_url)
         self.key = key or ApiKey()
-        self.meanings = ErrorClassifier(self.place, self.key)
+        self.classifier = ErrorClassifier(self.place, self.key)
         self._cut_short: Counter[str] = Counter()
         self._made: OpenAI | None = None
 
@@ -208,13 +208,13 @@ class BatchServer:
     def _look_for_model(self) -> None:
         """DescribeError where the server says that it does not have the model; not all servers can be asked."""
         try:
-            self.meanings.note_models(self._get("/models"))
+            self.classifier.note_models(self._get("/models"))
             self._get(f"/models/{quote(self.model, safe='')}")
         except (DescribeError, TryLaterError):
             return
         except MissingError as error:
             if error.code == "model_not_found":
-                known = f" It has: {', '.join(self.meanings.models[:10])}." if self.meanings.models else ""
+                known = f" It has: {', '.join(self.classifier.models[:10])}." if self.classifier.models else ""
                 raise DescribeError(f"{self.place} has no model {self.model!r}.{known}") from None
 
     def no_batches(self) -> DescribeError:
@@ -344,10 +344,10 @@ class BatchServer:
             return MissingError(trouble)
         if trouble.status == TOO_LARGE:
             return TooLargeError(trouble.detail)
-        meaning = self.meanings.of(trouble, self.model)
+        meaning = self.classifier.of(trouble, self.model)
         if isinstance(meaning, RateLimitedError):
             return TryLaterError(str(meaning), meaning.seconds, undecided=trouble.status != 429)
-        if isinstance(meaning, RequestFailedError) and not meaning.again:
+        if isinstance(meaning, RequestFailedError) and not meaning.retryable:
             return DescribeError(f"{self.place} will not have it. It says: {trouble.detail}")
         return (
             meaning if isinstance(meaning, DescribeError) else TryLaterError(str(meaning), undecided=not trouble.down)

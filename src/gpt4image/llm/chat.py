@@ -59,12 +59,12 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     )
     refusal = text_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
-        raise RequestFailedError("refused by the model", refusal, again=False).after([answer])
+        raise RequestFailedError("refused by the model", refusal, retryable=False).after([answer])
     if answer.finish_reason == "content_filter":
-        raise RequestFailedError("stopped by the content filter", answer.text, again=False).after([answer])
+        raise RequestFailedError("stopped by the content filter", answer.text, retryable=False).after([answer])
     if not answer.text.strip():
         detail = f"finish reason {answer.finish_reason}"
-        raise RequestFailedError("empty answer", detail, again=True).after([answer])
+        raise RequestFailedError("empty answer", detail, retryable=True).after([answer])
     return answer
 
 
@@ -80,7 +80,9 @@ def unreadable(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a se
     """What is raised for an answer that is not of the protocol's form."""
     usage = body if isinstance(body, Mapping) else {}
     paid = ChatAnswer("", None, count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), "")
-    return RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], again=True, of_server=True).after([paid])
+    return RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], retryable=True, server_fault=True).after(
+        [paid]
+    )
 
 
 def spoken(content: Any) -> str:  # noqa: ANN401 - whatever a server sends

@@ -153,11 +153,13 @@ class ErrorClassifier:
             return DescribeError(f"{self._place}: {hopeless} The server says: {trouble.detail}")
         if trouble.status is None:
             reason = "connection cut" if trouble.code == "connection" else "unreadable answer"
-            return RequestFailedError(reason, trouble.detail, again=True, of_server=True).uncounted()
+            return RequestFailedError(reason, trouble.detail, retryable=True, server_fault=True).uncounted()
         if trouble.status >= 500 or trouble.status in (408, 409, 425):
-            error = RequestFailedError(f"server error {trouble.status}", trouble.detail, again=True, of_server=True)
+            error = RequestFailedError(
+                f"server error {trouble.status}", trouble.detail, retryable=True, server_fault=True
+            )
             return error.uncounted() if trouble.status in OUT_OF_PATIENCE else error
-        return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, again=False)
+        return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, retryable=False)
 
     def _hopeless(self, trouble: Trouble, model: str) -> str:
         """Why no request can go well, with the fix; nothing where this one alone failed."""

@@ -26,7 +26,7 @@ CONNECT_SECONDS = 15.0
 """Time that a connection may take to be made."""
 
 
-MOST_AT_ONCE = 128
+MAX_CONCURRENCY = 128
 
 
 class OpenAIDescriber:
@@ -38,19 +38,19 @@ class OpenAIDescriber:
         model: the model as the server names it.
         base_url: address up to and including `/v1`.
         key: its key.
-        most_at_once: requests under way at a time, at most.
+        max_concurrency: requests under way at a time, at most.
     """
 
     name = "openai"
 
     def __init__(
-        self, model: str, base_url: str, key: ApiKey | None = None, *, most_at_once: int = MOST_AT_ONCE
+        self, model: str, base_url: str, key: ApiKey | None = None, *, max_concurrency: int = MAX_CONCURRENCY
     ) -> None:
-        self.model, self.place, self.most_at_once = model, check_address(base_url), most_at_once
+        self.model, self.place, self.max_concurrency = model, check_address(base_url), max_concurrency
         self._key = key or ApiKey()
         self._made: AsyncOpenAI | None = None
         self._old_limit = True
-        self._meanings = ErrorClassifier(self.place, self._key)
+        self._classifier = ErrorClassifier(self.place, self._key)
 
     @property
     def _client(self) -> AsyncOpenAI:
@@ -75,9 +75,9 @@ class OpenAIDescriber:
         except Exception as error:  # whatever the SDK raises is sorted out in one place
             trouble = sort_out(error, self._key)
             if trouble.status in (401, 403) or trouble.down:
-                raise self._meanings.of(trouble, self.model) from None
+                raise self._classifier.of(trouble, self.model) from None
             return ()
-        return self._meanings.note_models(found)
+        return self._classifier.note_models(found)
 
     async def check(self) -> None:
         """Find out whether the server is there and takes the key."""
@@ -88,7 +88,7 @@ class OpenAIDescriber:
         answers = request.answers
         while len(answers) < len(request.turns):
             request.add(await self._ask(request, [answer.text for answer in answers]))
-        self._meanings.answered = True
+        self._classifier.answered = True
         last = answers[-1]
         return Reply(
             texts=tuple(answer.text for answer in answers),
@@ -113,8 +113,8 @@ class OpenAIDescriber:
             if trouble.is_unsupported_limit and "max_tokens" in body:
                 self._old_limit = False
                 return await self._ask(request, answers)
-            raise self._meanings.of(trouble, self.model) from None
-        return self._meanings.read(found)
+            raise self._classifier.of(trouble, self.model) from None
+        return self._classifier.read(found)
 
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:

@@ -20,7 +20,7 @@ PROBING_ROUND_TRIPS = 10
 """Round trips between two attempts to get past the limit at which the server last pushed back."""
 
 
-class Limiter:
+class RateLimiter:
     """Grows while all goes well, and shrinks when the server pushes back.
 
     As in Jacobson, "Congestion Avoidance and Control" (SIGCOMM 1988): the limit doubles each round trip until the

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gpt4image.core import console
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import Describer, EndpointDownError
-from gpt4image.llm.rate_limiter import START, Limiter
+from gpt4image.llm.rate_limiter import START, RateLimiter
 
 LOOK_AGAIN_SECONDS = 2.0
 
@@ -40,8 +40,8 @@ class Server:
     def __init__(self, describer: Describer, slow_seconds: float) -> None:
         self.describer = describer
         self.in_process = describer.name == "local"
-        start = describer.most_at_once if self.in_process else START
-        self.limiter = Limiter(describer.most_at_once, start, slow_seconds)
+        start = describer.max_concurrency if self.in_process else START
+        self.limiter = RateLimiter(describer.max_concurrency, start, slow_seconds)
         self.alive = True
         self.trouble = ""
         self.failures = self.absences = 0
@@ -186,7 +186,7 @@ class ServerPool:
         on_trial = server.failures >= SICK
         server.failures = min(server.failures, SICK - 1)
         most, slow = server.limiter.most, server.limiter.slow_seconds
-        server.limiter = Limiter(most, 1 if on_trial else START, slow)
+        server.limiter = RateLimiter(most, 1 if on_trial else START, slow)
         server.alive = True
         console.say(f"{server.describer.place} answers again")
         self.note()

@@ -41,7 +41,7 @@ def test_a_killed_worker_costs_what_it_had_under_way(tiny_images, tmp_path, key)
         assert all_once(tmp_path, 300)
         assert paid(server) <= 300 + 4
         assert max(server.paid_by_mark.values()) <= 2
-        assert server.most_at_once <= 12
+        assert server.peak_concurrency <= 12
         assert "launch_pickled_pipeline" in processes
         assert key not in processes + output + said
         assert not files_with(key, tmp_path)

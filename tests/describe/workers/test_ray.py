@@ -65,7 +65,7 @@ def test_an_actor_and_a_process_in_one_are_killed(few_images, tmp_path, ray_fold
         assert (tally.answered, tally.stopped) == (60, "")
         assert all_once(tmp_path, 60)
         assert paid(server) <= 60 + 2  # the actor's process has ended by itself, and has kept what it paid for
-        assert server.most_at_once <= 4
+        assert server.peak_concurrency <= 4
         assert not files_with(key, tmp_path, ray_folder)
 
         again = run_description(DataOptions(str(few_images)), options(server, "ray", workers=3), tmp_path)

@@ -208,7 +208,7 @@ def test_a_broken_picture_fails_alone(describer):
     *replies, failure = answers(describer, *good, broken)
     assert replies == answers(describer, *good)
     assert isinstance(failure, RequestFailedError)
-    assert (failure.reason, failure.again) == ("picture cannot be decoded", False)
+    assert (failure.reason, failure.retryable) == ("picture cannot be decoded", False)
     assert "cut.png" in failure.detail
 
 
@@ -217,7 +217,7 @@ def test_what_the_model_cannot_take_fails_alone(describer, batches):
     asked = [ask(3, "Where is the second <image> of it?"), *map(ask, range(3))]
     failure, *replies = answers(describer, *asked)
     assert isinstance(failure, RequestFailedError)
-    assert (failure.reason, failure.again) == ("the model failed", False)
+    assert (failure.reason, failure.retryable) == ("the model failed", False)
     assert "image" in failure.detail
     assert replies == answers(describer, *map(ask, range(3)))
 
@@ -367,7 +367,7 @@ def test_one_that_memory_does_not_hold_fails_alone(describer, monkeypatch):
     fail_on(monkeypatch, lambda ids: seen.append(len(ids)) or ids.shape[1] > 150, exhaust_memory)
     *replies, failure = answers(describer, *map(ask, range(3)), ask(3, "What is it? " * 40))
     assert replies == expected
-    assert (failure.reason, failure.again) == ("out of memory", False)
+    assert (failure.reason, failure.retryable) == ("out of memory", False)
     answers(describer, *map(ask, range(4)))
     assert seen[-1] == 4
 
@@ -390,7 +390,7 @@ def test_an_empty_answer_is_a_failure_that_was_paid_for(tiny_vlm, local, tmp_pat
     head = next(name for name in weights if name.endswith("lm_head.weight"))
     save_file({**weights, head: torch.zeros_like(weights[head])}, mute / "model.safetensors", {"format": "pt"})
     failure = answers(local(mute), ask(0, "What?", "And?"))[0]
-    assert (failure.reason, failure.again, failure.tokens_out) == ("empty answer", False, 24)
+    assert (failure.reason, failure.retryable, failure.tokens_out) == ("empty answer", False, 24)
     assert 0 < failure.tokens_in - IMAGE_TOKENS < 20
 
 

@@ -90,14 +90,14 @@ def add_request(
 ) -> bool:
     """Add a request, or note why it cannot be asked; False where the file has no room for it."""
     if isinstance(request, ImageError):
-        made.refuse(task, RequestFailedError(UNREADABLE, str(request), again=False))
+        made.refuse(task, RequestFailedError(UNREADABLE, str(request), retryable=False))
         return True
     line = request_line(request.key, chat_body(form.model, request, task.answers, old_limit=form.old_limit))
     if made.size + len(line) > form.most_bytes:
         if made.requests:
             return False
         detail = f"{len(line):,} bytes, a file takes {form.most_bytes:,}: send smaller pictures with --max-side"
-        made.refuse(task, RequestFailedError("too large for a batch", detail, again=False))
+        made.refuse(task, RequestFailedError("too large for a batch", detail, retryable=False))
         return True
     request_file.write(line)
     task_file.write(task.line())

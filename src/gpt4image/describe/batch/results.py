@@ -127,7 +127,7 @@ class Collection:
             self.found.hopeless = error
             self._put_back(asked)
         except RateLimitedError as error:
-            self._fail(asked, RequestFailedError(error.reason, again=True))
+            self._fail(asked, RequestFailedError(error.reason, retryable=True))
         except RequestFailedError as error:
             self._fail(asked, error)
         else:
@@ -143,15 +143,15 @@ class Collection:
     def _read(self, result: Result) -> ChatAnswer:
         """The answer, or what its absence means."""
         if result.trouble is not None:
-            raise self._server.meanings.of(result.trouble, self._job.model)
-        return self._server.meanings.read(result.body)
+            raise self._server.classifier.of(result.trouble, self._job.model)
+        return self._server.classifier.read(result.body)
 
     def _take_missing(self, asked: Asked, *, completed: bool) -> None:
         """A task that no file speaks of. Where the batch was completed it may be paid for, so it is not asked again."""
         if not completed:
             self._put_back(asked)
         elif not self._written.get(asked.record.key, False):
-            error = RequestFailedError("missing from the batch", "no file has its answer", again=False)
+            error = RequestFailedError("missing from the batch", "no file has its answer", retryable=False)
             self._fail(asked, error.uncounted())
 
     def _put_back(self, asked: Asked) -> None:
@@ -161,7 +161,7 @@ class Collection:
             self.found.put_back.append(asked.record.key)
 
     def _answer(self, asked: Asked, answer: ChatAnswer) -> None:
-        self._server.meanings.answered = True
+        self._server.classifier.answered = True
         self.found.answered += 1
         told = self._price(asked, answer.tokens_in, answer.tokens_out).answered(answer.text)
         if not told.finished:
@@ -174,7 +174,7 @@ class Collection:
     def _fail(self, asked: Asked, error: RequestFailedError) -> None:
         self.found.failures[error.reason] += 1
         told = self._price(asked, error.tokens_in, error.tokens_out).failed()
-        if error.again and told.tries < self._attempts:
+        if error.retryable and told.tries < self._attempts:
             self._recorder.tally.tried_again += 1
             self._wait(told, error.tokens_in, error.tokens_out)
         elif asked.record.key not in self._written:

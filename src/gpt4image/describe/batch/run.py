@@ -342,7 +342,9 @@ class BatchRun:
             self._take_apart(job)
             return
         for _, line in read_asked(self._folder.tasks(job.name)):
-            self._recorder.fail(Asked.from_line(line), RequestFailedError("too large for a batch", reason, again=False))
+            self._recorder.fail(
+                Asked.from_line(line), RequestFailedError("too large for a batch", reason, retryable=False)
+            )
         self._jobs.forget(job)
 
     def _take_apart(self, job: Job) -> None:

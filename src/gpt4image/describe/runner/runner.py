@@ -18,7 +18,7 @@ from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.base import Describer, EndpointDownError, RateLimitedError, Reply, RequestFailedError
 from gpt4image.llm.budget import OVER_BUDGET, Budget
-from gpt4image.llm.rate_limiter import Limiter
+from gpt4image.llm.rate_limiter import RateLimiter
 from gpt4image.llm.server_pool import Server, ServerPool
 
 
@@ -210,7 +210,7 @@ class Runner:
         return self.tally
 
     async def _send_all(self) -> None:
-        ahead = sum(server.describer.most_at_once for server in self._pool.all)
+        ahead = sum(server.describer.max_concurrency for server in self._pool.all)
         async with aclosing(feed(self._maker, ahead)) as prepared:
             while (attempt := await self._next(prepared, most_waiting=2 * ahead)) is not None:
                 self._held = attempt
@@ -250,7 +250,7 @@ class Runner:
                     exhausted = True
                     continue
                 if isinstance(request, ImageError):
-                    error = RequestFailedError(UNREADABLE, str(request), again=False)
+                    error = RequestFailedError(UNREADABLE, str(request), retryable=False)
                     self._fail(self._ledger.take_up(number, None), None, error)
                 else:
                     return self._ledger.take_up(number, request)
@@ -285,7 +285,7 @@ class Runner:
         self._calls.add(call)
         call.add_done_callback(lambda done: self._ended(done, limiter))
 
-    def _ended(self, call: asyncio.Task[None], limiter: Limiter) -> None:
+    def _ended(self, call: asyncio.Task[None], limiter: RateLimiter) -> None:
         self._calls.discard(call)
         limiter.in_flight -= 1
         if not call.cancelled() and (error := call.exception()) is not None:
@@ -293,7 +293,7 @@ class Runner:
         self._pool.note()
         self._news.set()
 
-    async def _call(self, attempt: Attempt, server: Server, limiter: Limiter) -> None:
+    async def _call(self, attempt: Attempt, server: Server, limiter: RateLimiter) -> None:
         """One call and what follows from its outcome."""
         attempt.last = server
         try:
@@ -302,7 +302,7 @@ class Runner:
             self._left.append(attempt)
             raise
 
-    async def _try(self, attempt: Attempt, server: Server, limiter: Limiter) -> None:
+    async def _try(self, attempt: Attempt, server: Server, limiter: RateLimiter) -> None:
         sent, was_full = self._clock(), limiter.room <= 0
         try:
             reply = await self._ask(attempt, server.describer)
@@ -319,9 +319,9 @@ class Runner:
         except EndpointDownError as error:
             self._ledger.book_answers(attempt)
             self._pool.report_down(server, str(error))
-            self._lost_server(attempt, server, RequestFailedError("server gone", str(error), again=True))
+            self._lost_server(attempt, server, RequestFailedError("server gone", str(error), retryable=True))
         except RequestFailedError as error:
-            if error.of_server and server.failures:
+            if error.server_fault and server.failures:
                 limiter.timed_out(sent, self._clock())
             self._failed_call(attempt, server, error)
         else:
@@ -337,7 +337,7 @@ class Runner:
             async with asyncio.timeout(self._settings.image_seconds - attempt.seconds):
                 return await describer.describe(attempt.request)
         except asyncio.CancelledError:
-            self._ledger.book_failure(attempt, RequestFailedError("broken off", again=True).uncounted())
+            self._ledger.book_failure(attempt, RequestFailedError("broken off", retryable=True).uncounted())
             raise
         finally:
             attempt.seconds += self._clock() - sent
@@ -345,7 +345,7 @@ class Runner:
     async def _ran_out_of_time(self, attempt: Attempt, server: Server, sent: float) -> None:
         """Find out whose fault it is that no answer came: a server that hangs costs no image its description."""
         limit = f"more than {self._settings.image_seconds:.0f} s"
-        error = RequestFailedError("time limit", limit, again=False, of_server=True).uncounted()
+        error = RequestFailedError("time limit", limit, retryable=False, server_fault=True).uncounted()
         self._ledger.book_failure(attempt, error)
         self._ledger.note_failure(attempt)  # whose fault it is may take long to find out
         seconds = self._clock() - sent
@@ -368,13 +368,17 @@ class Runner:
     def _failed_call(self, attempt: Attempt, server: Server, error: RequestFailedError) -> None:
         self._ledger.book_failure(attempt, error)
         server.heard_at = self._clock()
-        if not error.of_server:
+        if not error.server_fault:
             server.answered(self._clock())
         elif self._pool.failed(server, str(error)):
             self._lost_server(attempt, server, error)
             return
         attempt.tries += 1
-        if error.again and attempt.tries < self._settings.attempts and attempt.seconds < self._settings.image_seconds:
+        if (
+            error.retryable
+            and attempt.tries < self._settings.attempts
+            and attempt.seconds < self._settings.image_seconds
+        ):
             self._try_again(attempt, back_off(attempt.tries))
         else:
             self._fail(attempt, server, error)

@@ -129,7 +129,7 @@ class LocalDescriber:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
         self.place = model or DEFAULT_LOCAL_MODEL
         self.model = identify(self.place)
-        self.most_at_once = 2 * batch_size
+        self.max_concurrency = 2 * batch_size
         self._device, self._precision, self._batch_size = device, precision, batch_size
         self._loaded: VisionModel | None = None
         self._worker = Worker("local-describer")
@@ -283,7 +283,7 @@ def outcome(talk: Conversation, model: str) -> Reply | RequestFailedError:
     reason = answers[-1].finish_reason
     if not answers[-1].text:
         again = sampling.seed is None and sampling.temperature != 0
-        return RequestFailedError("empty answer", f"finish reason {reason}", again=again).after(answers)
+        return RequestFailedError("empty answer", f"finish reason {reason}", retryable=again).after(answers)
     tokens_in, tokens_out = sum(a.tokens_in for a in answers), sum(a.tokens_out for a in answers)
     return Reply(tuple(answer.text for answer in answers), reason, tokens_in, tokens_out, model)
 
@@ -294,7 +294,7 @@ def open_picture(request: DescribeRequest) -> Image.Image:
     try:
         return decode(picture.data, request.name, picture.width * picture.height)
     except ImageError as error:
-        raise RequestFailedError("picture cannot be decoded", str(error), again=False) from None
+        raise RequestFailedError("picture cannot be decoded", str(error), retryable=False) from None
 
 
 def identify(location: str) -> str:

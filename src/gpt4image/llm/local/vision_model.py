@@ -231,13 +231,13 @@ def what_failed(error: Exception) -> RequestFailedError:
         DescribeError: the device has failed; nothing can be answered in this process any more.
     """
     if is_out_of_memory(error):
-        return RequestFailedError(OUT_OF_MEMORY, first_line(error), again=False)
+        return RequestFailedError(OUT_OF_MEMORY, first_line(error), retryable=False)
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in DEVICE_SIGNS):
         raise DescribeError(
             f"The device has failed: {printable(first_line(error))} Give the same command again: what is answered is "
             "kept. If it fails again, update the device's driver and torch, or take another model."
         ) from None
-    return RequestFailedError("the model failed", f"{type(error).__name__}: {first_line(error)}", again=False)
+    return RequestFailedError("the model failed", f"{type(error).__name__}: {first_line(error)}", retryable=False)
 
 
 def free_memory() -> None:
