@@ -1,36 +1,31 @@
-"""Decide which given labels are probably wrong."""
+"""The rule by which a given label counts as a likely label error."""
 
 from __future__ import annotations
 
 import numpy as np
 
-SURE = 0.7
+MIN_CONFIDENCE = 0.7  # of the other class: below it, an unsure classifier would question too many labels
+MIN_ODDS_RATIO = 20  # of the other class to the given one: both can be plausible, as for an image of two objects
 
 
-"""Lowest probability of the other class at which a text may contradict its label."""
+def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Find likely label errors: another class is likely, and far likelier than the given one.
 
-
-ODDS = 20
-
-
-"""How many times likelier than the label that class is, at least."""
-
-
-def judge(
-    probabilities: np.ndarray, closeness: np.ndarray, labels: np.ndarray, classes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [n, 2] of the label and of the likeliest class, and the latter [n]; -1 where it does not count.
+    The probabilities must be out-of-fold, from a classifier that has not seen the row. The idea is that of confident
+    learning (Northcutt et al., "Confident Learning", JAIR 70, 2021), with fixed thresholds in place of per-class ones,
+    which classes of few rows cannot support. Many of the rows found are ambiguous rather than wrong: look at them.
 
     Args:
-        probabilities: of each class [n, C].
-        closeness: cosine to each class's mean [n, C].
-        labels: labels [n]; one that was not learned, as a rare one may not be, is never contradicted.
-        classes: labels of the classes [C], sorted.
+        probabilities: of each class, float [N, C].
+        labels: given classes, int [N]; -1 for none, which is never an error.
+
+    Returns:
+        The likelier class of each row with a likely label error, int64 [N]; -1 for all other rows.
+
+    >>> find_label_issues(np.array([[0.02, 0.98], [0.3, 0.7], [0.02, 0.98]]), np.array([0, 0, -1])).tolist()
+    [1, -1, -1]
     """
-    places = np.arange(len(labels))
-    own = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-    best = probabilities.argmax(axis=1)
-    pair = np.stack([probabilities[places, own], probabilities[places, best]], axis=1)
-    nearer = closeness[places, best] > closeness[places, own]
-    clear = (classes[own] == labels) & (pair[:, 1] >= ODDS * pair[:, 0]) & (pair[:, 1] >= SURE) & nearer
-    return pair, np.where(clear, classes[best], -1)
+    rows, likeliest = np.arange(len(labels)), probabilities.argmax(axis=1)
+    given, best = probabilities[rows, np.maximum(labels, 0)], probabilities[rows, likeliest]
+    found = (labels >= 0) & (best >= MIN_CONFIDENCE) & (best >= MIN_ODDS_RATIO * given)
+    return np.where(found, likeliest, -1)

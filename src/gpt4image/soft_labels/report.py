@@ -13,7 +13,7 @@ from gpt4image.core.files import atomic_write
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks
-from gpt4image.probing.label_issues import ODDS, SURE
+from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
 from gpt4image.soft_labels.store import SoftLabels
 
@@ -119,20 +119,18 @@ def account_for(labels: SoftLabels, images: ImageTable) -> LabelAccount:
 
 def find_doubts(probabilities: np.ndarray, given: np.ndarray, rows: np.ndarray, images: ImageTable) -> list[Doubt]:
     """The doubted labels among images at some rows [n], of probabilities [n, C] and given labels [n]."""
-    places = np.arange(len(rows))
-    best = probabilities.argmax(axis=1)
-    own, most = probabilities[places, given], probabilities[places, best]
+    likelier = find_label_issues(probabilities, given)
     ids = images.ids[rows]
     return [
         Doubt(
             image_id=ids[at].decode(),
             path=images.path(int(rows[at])),
             label=images.classes[given[at]],
-            probability=float(own[at]),
-            likelier=images.classes[best[at]],
-            its_probability=float(most[at]),
+            probability=float(probabilities[at, given[at]]),
+            likelier=images.classes[likelier[at]],
+            its_probability=float(probabilities[at, likelier[at]]),
         )
-        for at in np.flatnonzero((most >= SURE) & (most >= ODDS * own)).tolist()
+        for at in np.flatnonzero(likelier >= 0).tolist()
     ]
 
 

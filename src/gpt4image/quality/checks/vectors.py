@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt4image.core import console
 from gpt4image.probing.folds import FOLDS, grouped_folds, groups_per_class, number, to_unit
-from gpt4image.probing.label_issues import judge
+from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.probing.logistic_regression import fit_probe, scale
 from gpt4image.quality.checks.run_checks import Flag
 
@@ -114,11 +114,16 @@ def contradicted(
     scaled, (mean, spread) = scale(known[chosen])
     probe = fit_probe(scaled, known_labels[chosen], STRENGTH)
     means = to_unit(np.stack([known[known_labels == label].mean(axis=0) for label in probe.classes_]))
+    own = np.minimum(np.searchsorted(probe.classes_, labels), len(probe.classes_) - 1)
+    own[probe.classes_[own] != labels] = -1  # a class that was not learned is never contradicted
     pairs, others = np.empty((len(vectors), 2)), np.empty(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), BLOCK):
         rows = slice(start, start + BLOCK)
-        probabilities = probe.predict_proba((vectors[rows] - mean) / spread)
-        pairs[rows], others[rows] = judge(probabilities, vectors[rows] @ means.T, labels[rows], probe.classes_)
+        probabilities, closeness = probe.predict_proba((vectors[rows] - mean) / spread), vectors[rows] @ means.T
+        found, places = find_label_issues(probabilities, own[rows]), np.arange(len(labels[rows]))
+        found[closeness[places, found] <= closeness[places, own[rows]]] = -1
+        pairs[rows] = np.stack([probabilities[places, own[rows]], probabilities[places, found]], axis=1)
+        others[rows] = np.where(found >= 0, probe.classes_[found], -1)
     return others, pairs
 
 
