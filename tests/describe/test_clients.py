@@ -22,7 +22,7 @@ def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path,
         text = str(raised.value)
         for hint in ("vllm serve", "ollama pull", "llama-server -hf", "--base-url", "--describer local", "--key-env"):
             assert hint in text
-    assert "Nobody answers at http://127.0.0.1:9/v1" in text
+    assert "Could not connect to http://127.0.0.1:9/v1" in text
 
 
 async def state_of(url: str) -> str:

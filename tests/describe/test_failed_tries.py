@@ -103,7 +103,7 @@ def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set,
         seen.append(store_in(tmp_path).spent().cost)
         return False
 
-    monkeypatch.setattr(server_pool.ServerPool, "is_gone", looks)
+    monkeypatch.setattr(server_pool.ServerPool, "is_unresponsive", looks)
     silent = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(1,)),))
     with StubServer(silent) as server:
         options = {"at_once": 1, "patience": RunSettings(image_seconds=0.7), **PRICE}
@@ -114,7 +114,7 @@ def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set,
 @pytest.mark.parametrize("usage", [True, False])
 def test_answers_from_before_a_price_was_known_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
     """What was kept without a cost is given one."""
-    monkeypatch.setattr(session, "is_here", lambda url: False)  # elsewhere, what it costs is not known
+    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
     begun = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
     options = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
     with StubServer(begun) as server, pytest.raises(DescribeError, match="no money left"):

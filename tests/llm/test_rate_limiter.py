@@ -9,45 +9,45 @@ def grown(limit: int = 20, **more) -> RateLimiter:
     """A limiter that has grown to a limit while answers took a tenth of a second."""
     limiter = RateLimiter(64, **more)
     for _ in range(limit - 4):
-        limiter.succeeded(0.0, 0.1, was_full=True)
+        limiter.on_success(0.0, 0.1, was_full=True)
     assert limiter.limit == limit
     return limiter
 
 
 def test_it_grows_only_where_it_was_what_held_requests_back():
     limiter = grown()
-    limiter.succeeded(1.0, 1.1, was_full=False)
+    limiter.on_success(1.0, 1.1, was_full=False)
     assert limiter.limit == 20
-    limiter.succeeded(1.0, 1.1, was_full=True)
+    limiter.on_success(1.0, 1.1, was_full=True)
     assert limiter.limit == 21
 
 
 def test_a_time_out_halves_it():
     limiter = grown()
-    limiter.timed_out(1.0, 5.0)
+    limiter.on_timeout(1.0, 5.0)
     assert limiter.limit == 10
 
 
 def test_an_answer_slow_because_of_the_queue_lowers_it():
     limiter = grown(slow_seconds=2.0)
-    limiter.succeeded(1.0, 3.5, was_full=True)
+    limiter.on_success(1.0, 3.5, was_full=True)
     assert limiter.limit == pytest.approx(18)
     patient = grown(slow_seconds=4.0)
-    patient.succeeded(1.0, 3.2, was_full=True)
+    patient.on_success(1.0, 3.2, was_full=True)
     assert patient.limit == 20, "slower than half of that does not let it grow"
 
 
 def test_push_backs_of_one_round_trip_cut_it_once():
     limiter = grown()
     for seconds in (0.0, 0.01, 0.02):
-        limiter.pushed_back(1.0 + seconds, 1.5 + seconds, None)
+        limiter.on_rate_limit(1.0 + seconds, 1.5 + seconds, None)
     assert limiter.limit == pytest.approx(14)
-    limiter.pushed_back(1.6, 1.7, None)
+    limiter.on_rate_limit(1.6, 1.7, None)
     assert limiter.limit == pytest.approx(12.6)
 
 
 def test_it_is_paused_for_as_long_as_the_server_says():
     limiter = grown()
-    limiter.pushed_back(1.0, 1.5, 7.0)
-    limiter.pushed_back(1.0, 1.6, 2.0)
+    limiter.on_rate_limit(1.0, 1.5, 7.0)
+    limiter.on_rate_limit(1.0, 1.6, 2.0)
     assert limiter.paused_until == 8.5

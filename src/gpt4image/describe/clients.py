@@ -20,7 +20,7 @@ from gpt4image.core.registry import load_part
 from gpt4image.descriptions.prompts import load_strategies
 from gpt4image.descriptions.prompts.prompt import own_strategies
 from gpt4image.llm.base import Describer, EndpointDownError
-from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_here, key_for
+from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for
 from gpt4image.llm.prices import FREE, Price, find_price, load_prices
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def price_for(options: DescribeOptions, model: str) -> Price | None:
     own = find_price(model, load_prices(options.prices)) if options.prices else None
     if own is not None:
         return own
-    if options.describer in ("local", "replay") or (options.base_url and all(map(is_here, options.base_url))):
+    if options.describer in ("local", "replay") or (options.base_url and all(map(is_loopback, options.base_url))):
         return FREE
     return find_price(model, load_prices())
 

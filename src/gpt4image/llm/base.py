@@ -70,7 +70,7 @@ class DescribeRequest:
         prompt_hash: hash of the prompt strategy, 32 hex digits.
         sample: number of the sample, from 0.
         answers: what was answered to the first turns, in this try or an earlier one.
-        keep: told of every answer that is added.
+        on_answer: told of every answer that is added.
     """
 
     key: str
@@ -83,7 +83,7 @@ class DescribeRequest:
     prompt_hash: str
     sample: int = 0
     answers: list[ChatAnswer] = field(default_factory=list, compare=False)
-    keep: Callable[[ChatAnswer], None] | None = field(default=None, compare=False)
+    on_answer: Callable[[ChatAnswer], None] | None = field(default=None, compare=False)
 
     def add(self, answer: ChatAnswer) -> None:
         """Add an answer as it comes.
@@ -93,8 +93,8 @@ class DescribeRequest:
         """
         answer = replace(answer, text=answer.text.encode("utf-8", "replace").decode())
         self.answers.append(answer)
-        if self.keep is not None:
-            self.keep(answer)
+        if self.on_answer is not None:
+            self.on_answer(answer)
 
 
 @dataclass(frozen=True, slots=True)

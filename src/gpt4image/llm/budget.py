@@ -85,7 +85,7 @@ class Budget:
             return True
         if not self._most_in and self.uncounted < PATIENCE and in_flight:
             return False
-        worst = self._turns * (self.price(None, None) or 0.0)
+        worst = self._turns * (self.worst_cost(None, None) or 0.0)
         return self.spent + (in_flight + 1) * worst <= self._dollars
 
     def room(self, in_flight: int) -> int | None:
@@ -108,7 +108,7 @@ class Budget:
         """What some tokens cost; None where price or tokens are not known."""
         return self._price.cost(tokens_in, tokens_out, batch=self._batch) if self._price else None
 
-    def price(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    def worst_cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
         """What a call costs, at its worst where its tokens were not counted; None where the price is not known."""
         most_in = self._most_in or UNKNOWN_TOKENS_IN
         return self.cost(
@@ -117,7 +117,7 @@ class Budget:
 
     def pay(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
         """Book a call; returns what was booked, None where the price is not known."""
-        cost = self.price(tokens_in, tokens_out)
+        cost = self.worst_cost(tokens_in, tokens_out)
         if cost is not None:
             self.spent += cost
             self._most_in = max(self._most_in, tokens_in or 0)

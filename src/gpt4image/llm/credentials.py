@@ -110,10 +110,10 @@ def address_hint(url: str) -> str:
     return "" if urlsplit(url).path.strip("/") else f" Did you mean {url}/v1?"
 
 
-def is_here(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Whether an address is on this machine.
 
-    >>> is_here("http://127.0.0.1:8000/v1"), is_here("https://example.org/v1")
+    >>> is_loopback("http://127.0.0.1:8000/v1"), is_loopback("https://example.org/v1")
     (True, False)
     """
     host = urlsplit(url).hostname or ""

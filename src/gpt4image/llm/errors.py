@@ -146,7 +146,7 @@ class ErrorClassifier:
             model: the model that was asked for.
         """
         if trouble.down:
-            return EndpointDownError(f"nobody answers at {self._place}")
+            return EndpointDownError(f"could not connect to {self._place}")
         if trouble.status in BUSY and trouble.code != "insufficient_quota":
             return RateLimitedError("too many requests" if trouble.status == 429 else "server busy", trouble.wait)
         if hopeless := self._hopeless(trouble, model):

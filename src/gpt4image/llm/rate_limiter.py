@@ -49,7 +49,7 @@ class RateLimiter:
         """Requests that may be sent now, pauses aside."""
         return int(self.limit) - self.in_flight
 
-    def succeeded(self, sent: float, now: float, *, was_full: bool) -> None:
+    def on_success(self, sent: float, now: float, *, was_full: bool) -> None:
         """An answer came. The limit rises only where it was what held requests back, and the answer came soon.
 
         Args:
@@ -70,7 +70,7 @@ class RateLimiter:
         step = 1.0 if self._growing else 1.0 / (round_trips * self.limit)
         self.limit = min(float(self.most), self.limit + step)
 
-    def pushed_back(self, sent: float, now: float, wait: float | None) -> None:
+    def on_rate_limit(self, sent: float, now: float, wait: float | None) -> None:
         """The server asked to slow down.
 
         Args:
@@ -82,7 +82,7 @@ class RateLimiter:
         if wait is not None:
             self.paused_until = max(self.paused_until, now + wait)
 
-    def timed_out(self, sent: float, now: float) -> None:
+    def on_timeout(self, sent: float, now: float) -> None:
         """A request took too long, or one of several in a row has failed."""
         self._cut(sent, now, TIMEOUT_CUT)
 

@@ -34,7 +34,7 @@ class Server:
         trouble: why it is not.
         failures: calls in a row that failed because of it.
         absences: times in a row that it was left out without an answer in between.
-        heard_at: when it answered last.
+        last_response: when it answered last.
     """
 
     def __init__(self, describer: Describer, slow_seconds: float) -> None:
@@ -45,7 +45,7 @@ class Server:
         self.alive = True
         self.trouble = ""
         self.failures = self.absences = 0
-        self.heard_at = 0.0
+        self.last_response = 0.0
         self.looked_at = asyncio.Lock()
 
     @property
@@ -53,10 +53,10 @@ class Server:
         """Whether there is nothing to be said against it."""
         return self.alive and not self.failures
 
-    def answered(self, now: float) -> None:
+    def record_success(self, now: float) -> None:
         """It has answered: what was before is forgiven."""
         self.failures = self.absences = 0
-        self.heard_at = now
+        self.last_response = now
 
     def absence(self) -> float:
         """Seconds until it may come back, longer each time."""
@@ -106,7 +106,7 @@ class ServerPool:
     def stop(self) -> None:
         """Send no more."""
         self.stopped = True
-        self.note()
+        self.wake()
 
     async def _wait(self, seconds: float | None) -> None:
         all_down = not any(server.alive for server in self.all)
@@ -125,15 +125,15 @@ class ServerPool:
             "server again, and give the same command."
         )
 
-    def note(self) -> None:
+    def wake(self) -> None:
         """Something has changed: those who wait look again."""
         self._changed.set()
 
-    def others_do_well(self, server: Server) -> bool:
+    def has_healthy_other(self, server: Server) -> bool:
         """Whether there is another server with nothing against it."""
         return any(other.healthy for other in self.all if other is not server)
 
-    def failed(self, server: Server, trouble: str) -> bool:
+    def record_failure(self, server: Server, trouble: str) -> bool:
         """Take down that a server has failed; one that does nothing else is left out while another one does well.
 
         Returns:
@@ -142,13 +142,13 @@ class ServerPool:
         if not server.alive:
             return True
         first, server.failures = not server.failures, server.failures + 1
-        if not self.others_do_well(server):
+        if not self.has_healthy_other(server):
             return False
         if server.failures >= SICK:
-            self.report_down(server, f"{server.describer.place} only fails ({trouble})")
+            self.mark_down(server, f"{server.describer.place} only fails ({trouble})")
         return not first
 
-    async def is_gone(self, server: Server) -> bool:
+    async def is_unresponsive(self, server: Server) -> bool:
         """Whether a server that owes an answer does not even say that it is there."""
         async with server.looked_at:
             if server.alive and not server.in_process:
@@ -156,12 +156,12 @@ class ServerPool:
                     async with asyncio.timeout(self._check_seconds):
                         await server.describer.check()
                 except TimeoutError:
-                    self.report_down(server, f"{server.describer.place} says nothing any more")
+                    self.mark_down(server, f"{server.describer.place} says nothing any more")
                 except (EndpointDownError, DescribeError) as error:
-                    self.report_down(server, str(error))
+                    self.mark_down(server, str(error))
         return not server.alive
 
-    def report_down(self, server: Server, trouble: str) -> None:
+    def mark_down(self, server: Server, trouble: str) -> None:
         """Leave a server out, and look now and then whether it has come back."""
         if not server.alive:
             return
@@ -172,7 +172,7 @@ class ServerPool:
         task = asyncio.create_task(self._revive(server))
         self._revivals.add(task)
         task.add_done_callback(self._revivals.discard)
-        self.note()
+        self.wake()
 
     async def _revive(self, server: Server) -> None:
         await asyncio.sleep(server.absence())
@@ -189,7 +189,7 @@ class ServerPool:
         server.limiter = RateLimiter(most, 1 if on_trial else START, slow)
         server.alive = True
         console.say(f"{server.describer.place} answers again")
-        self.note()
+        self.wake()
 
     async def close(self) -> None:
         """Stop looking for lost servers."""

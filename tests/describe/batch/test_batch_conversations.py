@@ -40,7 +40,7 @@ def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(imag
 
 
 def test_answers_from_before_a_price_was_known_hide_no_cost_of_a_batch(image_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "is_here", lambda url: False)  # elsewhere, what it costs is not known
+    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
     with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, tmp_path, server.base_url, prompts=("questions",), max_tokens=50)

@@ -63,7 +63,7 @@ class Recorder:
         """Write a record down, with what was paid before its task came into a batch."""
         created = now()
         for turn in self._conversations.take(record.key):
-            cost = self.budget.price(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             told = Asked(record, "", 1).paid(turn.tokens_in, turn.tokens_out, cost)
             record, created = told.record, max(created, turn.created)
         finished = replace(record, created=created)
@@ -182,7 +182,7 @@ class Collection:
             self._recorder.fail(replace(told, record=replace(told.record, seconds=self._seconds)), error)
 
     def _price(self, asked: Asked, tokens_in: int | None, tokens_out: int | None) -> Asked:
-        return asked.paid(tokens_in, tokens_out, self._recorder.budget.price(tokens_in, tokens_out))
+        return asked.paid(tokens_in, tokens_out, self._recorder.budget.worst_cost(tokens_in, tokens_out))
 
     def _wait(self, asked: Asked, tokens_in: int | None, tokens_out: int | None) -> None:
         self._owed.append((tokens_in, tokens_out))

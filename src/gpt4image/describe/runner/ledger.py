@@ -188,12 +188,12 @@ class Ledger:
             return attempt
         key = self._maker.keys[number].decode()
         if request is not None and len(request.turns) > 1:
-            attempt.request = replace(request, keep=partial(self._keep, attempt))
+            attempt.request = replace(request, on_answer=partial(self._keep, attempt))
             begun = self._conversations.begun(key)[: len(request.turns) - 1]
             request.answers.extend(map(answer_of, begun))
             attempt.booked = len(begun)
         for turn in self._conversations.take(key):
-            cost = self._budget.price(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            cost = self._budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             self._add_kept(attempt, replace(turn, cost=cost))
             attempt.paid += Paid(turn.tokens_in, turn.tokens_out, cost)
             attempt.brought += cost or 0.0

@@ -290,7 +290,7 @@ class Runner:
         limiter.in_flight -= 1
         if not call.cancelled() and (error := call.exception()) is not None:
             self._give_up(error)
-        self._pool.note()
+        self._pool.wake()
         self._news.set()
 
     async def _call(self, attempt: Attempt, server: Server, limiter: RateLimiter) -> None:
@@ -307,26 +307,26 @@ class Runner:
         try:
             reply = await self._ask(attempt, server.describer)
         except TimeoutError:
-            limiter.timed_out(sent, self._clock())
+            limiter.on_timeout(sent, self._clock())
             await self._ran_out_of_time(attempt, server, sent)
         except RateLimitedError as error:
-            limiter.pushed_back(sent, self._clock(), error.seconds)
-            server.heard_at = self._clock()
+            limiter.on_rate_limit(sent, self._clock(), error.seconds)
+            server.last_response = self._clock()
             self._ledger.book_answers(attempt)
             attempt.rate_limited += 1
             # where the server says how long to wait, it is the server that is left alone: another one may be free
             self._try_again(attempt, back_off(attempt.rate_limited) if error.seconds is None else 0.0)
         except EndpointDownError as error:
             self._ledger.book_answers(attempt)
-            self._pool.report_down(server, str(error))
+            self._pool.mark_down(server, str(error))
             self._lost_server(attempt, server, RequestFailedError("server gone", str(error), retryable=True))
         except RequestFailedError as error:
             if error.server_fault and server.failures:
-                limiter.timed_out(sent, self._clock())
+                limiter.on_timeout(sent, self._clock())
             self._failed_call(attempt, server, error)
         else:
-            limiter.succeeded(sent, self._clock(), was_full=was_full)
-            server.answered(self._clock())
+            limiter.on_success(sent, self._clock(), was_full=was_full)
+            server.record_success(self._clock())
             self._answer(attempt, server, reply)
 
     async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
@@ -349,7 +349,7 @@ class Runner:
         self._ledger.book_failure(attempt, error)
         self._ledger.note_failure(attempt)  # whose fault it is may take long to find out
         seconds = self._clock() - sent
-        silent = server.heard_at < sent + seconds / 2
+        silent = server.last_response < sent + seconds / 2
         if not silent or not await self._is_its_fault(attempt, server, error):
             self._fail(attempt, server, error)
             return
@@ -358,19 +358,19 @@ class Runner:
 
     async def _is_its_fault(self, attempt: Attempt, server: Server, error: RequestFailedError) -> bool:
         """Whether a server that was silent is to blame: it is gone, or another one may know better, once."""
-        if await self._pool.is_gone(server):
+        if await self._pool.is_unresponsive(server):
             return True
-        elsewhere = not attempt.timeouts and self._pool.others_do_well(server)
+        elsewhere = not attempt.timeouts and self._pool.has_healthy_other(server)
         attempt.timeouts += 1
-        self._pool.failed(server, str(error))
+        self._pool.record_failure(server, str(error))
         return elsewhere
 
     def _failed_call(self, attempt: Attempt, server: Server, error: RequestFailedError) -> None:
         self._ledger.book_failure(attempt, error)
-        server.heard_at = self._clock()
+        server.last_response = self._clock()
         if not error.server_fault:
-            server.answered(self._clock())
-        elif self._pool.failed(server, str(error)):
+            server.record_success(self._clock())
+        elif self._pool.record_failure(server, str(error)):
             self._lost_server(attempt, server, error)
             return
         attempt.tries += 1
