@@ -38,7 +38,7 @@ def test_a_server_that_does_not_count_is_booked_at_its_worst(image_set, tmp_path
         tally = described(image_set, tmp_path, server.base_url, budget=10.5 * WORST, **PRICE)
         assert (tally.answered, tally.uncounted, paid(server.log)) == (10, 10, 10)
         assert "budget" in tally.stopped
-        assert "10 calls not counted by the server" in tally.line()
+        assert "10 requests not counted by the server" in tally.line()
         assert spent(tmp_path) == pytest.approx(10 * WORST)
         assert described(image_set, tmp_path, server.base_url, budget=10.5 * WORST, **PRICE).answered == 0
     assert {record.tokens_in for record in records(tmp_path)} == {None}

@@ -16,7 +16,7 @@ from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store import DescriptionRecord, conversations
 from gpt4image.descriptions.store.conversations import Conversations, Turn, read_turns, turn_files
-from gpt4image.llm.base import DescribeRequest, Reply
+from gpt4image.llm.base import ChatAnswer, DescribeRequest, Reply
 from support.describing import cost_of, described, opened, records, store_in
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import StubServer
@@ -47,7 +47,7 @@ class AllAtOnce:
     async def close(self) -> None:
         pass
 
-    async def describe(self, request: DescribeRequest) -> Reply:
+    async def describe(self, request: DescribeRequest, on_answer) -> Reply:
         return Reply(tuple("new" for _ in request.turns), "stop", 300, 30, "m")
 
 
@@ -276,6 +276,5 @@ def test_no_picture_waits_for_the_garbage_collection(image_set, tmp_path):
 
 
 def test_half_characters_do_not_reach_the_next_question():
-    request = DescribeRequest("k", "i", "n", None, None, ("a", "b"), None, "p")
-    request.add(conversations.Turn and ledger.answer_of(replace(TURN, text="half \ud83d.")))
-    assert request.answers[0].text == "half ?."
+    assert ledger.answer_of(replace(TURN, text="half \ud83d.")).text == "half ?."
+    assert ChatAnswer("half \ud83d.", "stop", 1, 1, "m").text == "half ?."

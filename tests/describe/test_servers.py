@@ -167,7 +167,7 @@ def test_servers_that_push_everything_back_end_the_job(image_set, tmp_path):
     patience = RunSettings(patience_seconds=1.0)
     with (
         StubServer(Scenario(faults=(Fault("rate_limit"),))) as server,
-        pytest.raises(DescribeError, match="pushed everything back for 1 s"),
+        pytest.raises(DescribeError, match="rate limited every request for 1 s"),
     ):
         described(image_set, tmp_path, server.base_url, patience=patience)
     assert records(tmp_path) == []

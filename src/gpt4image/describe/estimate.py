@@ -237,8 +237,9 @@ def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest
 
 def ask_first(job: DescribeJob, request: DescribeRequest) -> Counted | None:
     """Have the first question of a request answered, well or not; None where the server does not take it."""
+    asked, ignore = replace(request, turns=request.turns[:1]), lambda answer: None
     try:
-        return job.session.loop.run(job.session.describers[0].describe(replace(request, turns=request.turns[:1])))
+        return job.session.loop.run(job.session.describers[0].describe(asked, ignore))
     except RequestFailedError as error:
         return error
     except (EndpointDownError, RateLimitedError):

@@ -19,7 +19,7 @@ from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.descriptions.store.records import SCHEMA
 from gpt4image.descriptions.store.shards import BATCH_ROWS, to_batch
-from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError
+from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError
 
 ORDER = ("image_id", "prompt_hash", "sample", "created", "key")
 
@@ -174,7 +174,7 @@ class ReplayDescriber:
         for strategy in self._strategies:
             self._require(strategy.hash, f"{strategy.name!r} as it is now")
 
-    async def describe(self, request: DescribeRequest) -> Reply:
+    async def describe(self, request: DescribeRequest, on_answer: OnAnswer | None = None) -> Reply:
         """The recorded answer."""
         self._require(request.prompt_hash, f"of hash {request.prompt_hash}")
         found = self._recording.find(request.key, request.image_id, request.prompt_hash, request.sample)

@@ -1,30 +1,33 @@
-"""What a job has done so far, in numbers."""
+"""Counts of a run, and how they are shown while it goes on."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gpt4image.core import console
 from gpt4image.core.console import counted
 from gpt4image.core.format import dollars, rough_duration, short
 from gpt4image.descriptions.store.records import DescriptionRecord
 
+LINE_SECONDS = 60.0
+
 
 @dataclass
 class Tally:
-    """Counts of a job.
+    """Counts of a run.
 
     Attributes:
-        total: tasks of this run.
-        answered: tasks answered in this run.
-        failures: reasons of the tasks that failed in this run.
+        total: tasks of the run.
+        answered: tasks answered.
+        failures: reasons of the tasks that failed.
         tokens_in: tokens read.
         tokens_out: tokens written.
         cost: US dollars; 0 where no price is known.
-        seconds: how long it has taken.
-        tried_again: calls that were made again.
-        uncounted: calls whose tokens the server did not count, so that they are in the cost at their worst.
-        stopped: why it ended before all tasks were done; empty when it did not.
+        seconds: time since the start.
+        tried_again: retries.
+        uncounted: requests whose tokens the server did not count; `cost` holds their worst case.
+        stopped: why the run ended before all tasks were done; empty if it did not.
     """
 
     total: int
@@ -53,27 +56,48 @@ class Tally:
         self.tokens_out += record.tokens_out or 0
         self.cost += record.cost or 0.0
 
-    def note(self, rate: float, *, priced: bool) -> str:
-        """Rate, tokens, money and failures, short enough to stand beside a progress bar."""
-        parts = [f"{rate:.1f}/s", f"{short(self.tokens_in + self.tokens_out)} tok"]
-        parts += [f"${self.cost:.2f}"] if priced else []
+    def note(self) -> str:
+        """Return rate, tokens, money and failures, short enough for a progress line."""
+        parts = [f"{self.done / max(self.seconds, 1e-9):.1f}/s", f"{short(self.tokens_in + self.tokens_out)} tok"]
+        parts += [f"${self.cost:.2f}"] if self.cost > 0 else []
         parts += [f"{self.failures.total():,} failed"] if self.failures else []
         return " ".join(parts)
 
     def time_left(self) -> str:
-        """About how long the rest will take, as far as that can be told; for a line of its own."""
+        """Return the time that the rest takes at the mean rate so far, to end a sentence with; empty if unknown."""
         left = self.total - self.done
         return f", about {rough_duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
 
     def line(self) -> str:
-        """The account in one line."""
+        """Return the counts in one line."""
         parts = [f"{counted(self.answered, 'description')} written in {rough_duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
         parts += [dollars(self.cost)] if self.cost else []
-        parts += [f"{counted(self.tried_again, 'call')} made again"] if self.tried_again else []
-        parts += [f"{counted(self.uncounted, 'call')} not counted by the server, at worst"] if self.uncounted else []
+        parts += [counted(self.tried_again, "retry")] if self.tried_again else []
+        parts += [f"{counted(self.uncounted, 'request')} not counted by the server, at worst"] if self.uncounted else []
         return ", ".join(parts)
 
     def failure_lines(self) -> list[str]:
-        """One line a reason, the most frequent first."""
+        """Return a line for each reason, the most frequent first."""
         return [f"failed: {count:,} {reason}" for reason, count in self.failures.most_common()]
+
+
+class TallyMeter:
+    """Shows a tally on a progress line; where there is no terminal to redraw it, prints a line now and then.
+
+    Args:
+        tally: the counts.
+        meter: the progress line.
+    """
+
+    def __init__(self, tally: Tally, meter: console.Meter) -> None:
+        self._tally, self._meter, self._line_due = tally, meter, LINE_SECONDS
+
+    def show(self, more: str = "") -> None:
+        """Show the counts as they are now, with more text after the note."""
+        tally, note = self._tally, self._tally.note() + more
+        self._meter.set(tally.done)
+        self._meter.note(note)
+        if not console.console.is_terminal and tally.seconds > self._line_due:
+            self._line_due += LINE_SECONDS
+            console.say(f"{tally.done:,} of {tally.total:,}: {note}{tally.time_left()}")

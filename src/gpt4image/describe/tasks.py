@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 KEY_BLOCK = 4096
 
+UNREADABLE = "unreadable picture"
+"""Why a task fails whose picture cannot be read."""
+
 
 @dataclass(frozen=True)
 class Question:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from gpt4image.llm.picture import Picture
@@ -54,23 +54,31 @@ class ChatAnswer:
     tokens_out: int | None
     model: str
 
+    def __post_init__(self) -> None:
+        """Replace lone surrogates: the next request of the conversation repeats the text, and none may hold them."""
+        object.__setattr__(self, "text", self.text.encode("utf-8", "replace").decode())
+
+
+OnAnswer = Callable[[ChatAnswer], None]
+"""Called with each answer as it arrives, before the next question is sent."""
+
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
     """One description to be written.
 
     Attributes:
-        key: what is asked, as 32 hex digits: image, model, prompt and sampling (`describe.jobs.tasks`).
+        key: what is asked, as 32 hex digits: image, model, prompt and sampling (`describe.tasks`).
         image_id: the image.
         name: what messages call the image; untrusted.
         picture: what the model sees.
         system: system message, if any.
         turns: questions, asked one after the other in one conversation about the picture.
         sampling: how answers are drawn.
-        prompt_hash: hash of the prompt strategy, 32 hex digits.
+        prompt_hash: hash of the prompt, 32 hex digits.
         sample: number of the sample, from 0.
-        answers: what was answered to the first turns, in this try or an earlier one.
-        on_answer: told of every answer that is added.
+        answers: answers to the first turns from earlier tries. They are paid for; a describer that asks one question
+            after the other resumes behind them.
     """
 
     key: str
@@ -82,19 +90,7 @@ class DescribeRequest:
     sampling: Sampling
     prompt_hash: str
     sample: int = 0
-    answers: list[ChatAnswer] = field(default_factory=list, compare=False)
-    on_answer: Callable[[ChatAnswer], None] | None = field(default=None, compare=False)
-
-    def add(self, answer: ChatAnswer) -> None:
-        """Add an answer as it comes.
-
-        A describer that asks one question after the other goes on where the last try was left, so that no answer is
-        paid for twice. Half characters, which no request may hold, are replaced.
-        """
-        answer = replace(answer, text=answer.text.encode("utf-8", "replace").decode())
-        self.answers.append(answer)
-        if self.on_answer is not None:
-            self.on_answer(answer)
+    answers: tuple[ChatAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +136,14 @@ class Describer(Protocol):
         """
         ...
 
-    async def describe(self, request: DescribeRequest) -> Reply:
+    async def describe(self, request: DescribeRequest, on_answer: OnAnswer) -> Reply:
         """Answer one request. Cancelled when the image's time is up.
+
+        Args:
+            request: what is asked.
+            on_answer: call it with every answer of a conversation whose questions are sent one by one: the answer is
+                then on disk, and paid for once, whatever becomes of the next question. A describer that answers all
+                questions at once need not call it.
 
         Raises:
             RequestFailedError: this request failed; others may go well.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, Reply, add_counts
+from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, add_counts
 from gpt4image.llm.chat import chat_body
 from gpt4image.llm.credentials import ApiKey, check_address
 from gpt4image.llm.errors import ErrorClassifier, sort_out
@@ -83,11 +83,12 @@ class OpenAIDescriber:
         """Find out whether the server is there and takes the key."""
         await self.list_models()
 
-    async def describe(self, request: DescribeRequest) -> Reply:
+    async def describe(self, request: DescribeRequest, on_answer: OnAnswer) -> Reply:
         """Ask the questions of a request that are not answered yet, one after the other."""
-        answers = request.answers
+        answers = list(request.answers)
         while len(answers) < len(request.turns):
-            request.add(await self._ask(request, [answer.text for answer in answers]))
+            answers.append(await self._ask(request, [answer.text for answer in answers]))
+            on_answer(answers[-1])
         self._classifier.answered = True
         last = answers[-1]
         return Reply(

@@ -13,8 +13,7 @@ from typing import IO
 
 from gpt4image.core.errors import ImageError
 from gpt4image.describe.batch.jobs import Asked
-from gpt4image.describe.runner.runner import UNREADABLE
-from gpt4image.describe.tasks import BLOCK, Prepared, RequestMaker, blocks, prepare
+from gpt4image.describe.tasks import BLOCK, UNREADABLE, Prepared, RequestMaker, blocks, prepare
 from gpt4image.images.scan import available_processors
 from gpt4image.llm.base import DescribeRequest, RequestFailedError
 from gpt4image.llm.batch_api import request_line

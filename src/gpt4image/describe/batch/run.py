@@ -400,7 +400,7 @@ class BatchRun:
         """What is under way, short enough to stand beside a progress bar; at the end, what it has come to."""
         under_way = [job for job in self._jobs.all.values() if job.phase != "collected"]
         if not under_way:
-            return self.tally.note(self.tally.done / max(self.tally.seconds, 1e-9), priced=self.tally.cost > 0)
+            return self.tally.note()
         done, failed = map(sum, zip(*(self._counts.get(job.name, (0, 0)) for job in under_way), strict=True))
         parts = [counted(len(under_way), "batch"), f"{done:,} of {self._jobs.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []

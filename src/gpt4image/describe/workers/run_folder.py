@@ -223,6 +223,5 @@ class Watch:
 
     def note(self) -> str:
         """What stands beside the progress line."""
-        rate = self.tally.done / max(self.tally.seconds, 1e-9)
         at_work = sum(bool(self._run.read(rank).pid) for rank in self.unfinished())
-        return self.tally.note(rate, priced=self.tally.cost > 0) + (f", {at_work} at work" if at_work else "")
+        return self.tally.note() + (f", {at_work} at work" if at_work else "")

@@ -16,7 +16,7 @@ from gpt4image.core.console import counted, say
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest, hash_file
 from gpt4image.images.decode import decode
-from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError, Sampling
+from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.loading import Precision, load
 from gpt4image.llm.local.vision_model import (
     OUT_OF_MEMORY,
@@ -145,7 +145,7 @@ class LocalDescriber:
         """
         await self._worker.do(self._load)
 
-    async def describe(self, request: DescribeRequest) -> Reply:
+    async def describe(self, request: DescribeRequest, on_answer: OnAnswer | None = None) -> Reply:
         """Answer one request, together with others. When it is cancelled the others go on.
 
         Raises:
