@@ -1,12 +1,14 @@
-"""Files that are either whole or absent: atomic writes, locks, and arrays that fill up step by step."""
+"""Atomic writes, locks, on-disk layouts and resumable arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -52,6 +54,51 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a `.npy` file atomically."""
+    import numpy as np
+
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Move the finished folder `new` to `old`, which it replaces."""
+    if old.exists():
+        shutil.rmtree(old)
+    new.rename(old)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Base of the on-disk layouts: a folder whose files have fixed names.
+
+    >>> class RunLayout(Layout):
+    ...     settings = File("settings.json")
+    >>> RunLayout(Path("runs/baseline-0")).settings.as_posix()
+    'runs/baseline-0/settings.json'
+
+    Attributes:
+        folder: the folder that holds the files.
+    """
+
+    folder: Path
+
+
+class File:
+    """A file of a `Layout`; reading the attribute gives its path.
+
+    Args:
+        name: path relative to the layout's folder.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layout: Layout, owner: type[Layout]) -> Path:
+        return layout.folder / self.name
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

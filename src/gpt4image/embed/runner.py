@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError, StoreError
-from gpt4image.core.files import atomic_write, digest, exclusive, fill_array, write_json
+from gpt4image.core.files import digest, exclusive, fill_array, replace_folder, save_array, write_json
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.encoders import TextEncoder
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
@@ -249,19 +248,6 @@ def longest_texts(index: TextIndex, tokens: np.ndarray, max_tokens: int) -> dict
     most = np.maximum.reduceat(tokens[index.rows], index.offsets[:-1])
     longest = sorted(zip(most.tolist(), index.ids.tolist(), strict=True), reverse=True)[:SHOWN_LONGEST]
     return {image_id.decode(): count for count, image_id in longest if count > max_tokens}
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write a `.npy` file atomically."""
-    with atomic_write(path) as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def replace_folder(new: Path, old: Path) -> None:
-    """Put a finished folder in the place of another."""
-    if old.exists():
-        shutil.rmtree(old)
-    new.rename(old)
 
 
 def report_truncation(store: EmbeddingStore) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import read_json
+from gpt4image.core.files import File, Layout, read_json
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.description_set import DescriptionSet
 
@@ -68,45 +68,21 @@ StoreKind = Literal["text", "images"]
 """Whether the vectors are those of texts, or of the images themselves, by a vision teacher."""
 
 
-@dataclass(frozen=True)
-class EmbeddingLayout:
-    """Where the parts of a store lie.
+class EmbeddingLayout(Layout):
+    """Files of an embedding store."""
 
-    Attributes:
-        folder: the store's folder.
-    """
-
-    folder: Path
-
-    @property
-    def manifest(self) -> Path:
-        """What the vectors are; written last, so a store with a manifest is whole."""
-        return self.folder / "manifest.json"
-
-    @property
-    def vectors(self) -> Path:
-        """Unit vectors of the distinct texts, float16 [M, D]."""
-        return self.folder / "vectors.npy"
-
-    @property
-    def texts(self) -> Path:
-        """Hash of each vector's text, S32 [M]."""
-        return self.folder / "texts.npy"
-
-    @property
-    def ids(self) -> Path:
-        """Image ids in rising order, S32 [N]."""
-        return self.folder / "ids.npy"
-
-    @property
-    def offsets(self) -> Path:
-        """Where in `rows` the texts of each image begin, and after the last where they end, int64 [N + 1]."""
-        return self.folder / "offsets.npy"
-
-    @property
-    def rows(self) -> Path:
-        """Row in `vectors` of each text of each image, int64 [K]."""
-        return self.folder / "rows.npy"
+    manifest = File("manifest.json")
+    """What the vectors are; written last, so a store with a manifest is whole."""
+    vectors = File("vectors.npy")
+    """Unit vectors of the distinct texts, float16 [M, D]."""
+    texts = File("texts.npy")
+    """Hash of each vector's text, S32 [M]."""
+    ids = File("ids.npy")
+    """Image ids in rising order, S32 [N]."""
+    offsets = File("offsets.npy")
+    """Where in `rows` the texts of each image begin, and after the last where they end, int64 [N + 1]."""
+    rows = File("rows.npy")
+    """Row in `vectors` of each text of each image, int64 [K]."""
 
 
 @dataclass(frozen=True)

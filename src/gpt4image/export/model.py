@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
-from gpt4image.core.files import write_json
+from gpt4image.core.files import File, Layout, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import evaluation_transform
 from gpt4image.train.backbone import create_model, fitting_options
@@ -29,30 +29,15 @@ TOLERANCE = 1e-3
 """Largest difference of a logit at which an exported model counts as equal."""
 
 
-@dataclass(frozen=True)
-class ExportLayout:
-    """Where the parts of an exported model lie.
+class ExportLayout(Layout):
+    """Files of an exported model."""
 
-    Attributes:
-        folder: the model's folder.
-    """
-
-    folder: Path
-
-    @property
-    def weights(self) -> Path:
-        """Weights under timm's names."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def onnx(self) -> Path:
-        """The same model as an ONNX graph."""
-        return self.folder / "model.onnx"
-
-    @property
-    def config(self) -> Path:
-        """Architecture, class names and preprocessing, in timm's own layout."""
-        return self.folder / "config.json"
+    weights = File("model.safetensors")
+    """Weights under timm's names."""
+    onnx = File("model.onnx")
+    """The same model as an ONNX graph."""
+    config = File("config.json")
+    """Architecture, class names and preprocessing, in timm's own layout."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +12,8 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import exclusive
+from gpt4image.core.files import File, Layout, exclusive, replace_folder, save_array
 from gpt4image.core.record import Record
-from gpt4image.embed.runner import replace_folder, save_array
 from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
@@ -83,35 +81,17 @@ MAKE_THEM = "Make them: gpt4image label DATA --work WORK."
 MAKE_AGAIN = "Delete the folder and make the labels again: gpt4image label DATA --work WORK."
 
 
-@dataclass(frozen=True)
-class LabelLayout:
-    """Where the parts of a store of soft labels lie.
+class LabelLayout(Layout):
+    """Files of a soft label store."""
 
-    Attributes:
-        folder: the store's folder.
-    """
-
-    folder: Path
-
-    @property
-    def manifest(self) -> Path:
-        """What the labels are; written last, so a store with a manifest is whole."""
-        return self.folder / "manifest.json"
-
-    @property
-    def ids(self) -> Path:
-        """Image ids in rising order, S32 [N]."""
-        return self.folder / "ids.npy"
-
-    @property
-    def logits(self) -> Path:
-        """Log-probabilities at temperature 1, float16 [N, C]."""
-        return self.folder / "logits.npy"
-
-    @property
-    def doubtful(self) -> Path:
-        """Images whose given label is doubted, as a table; there once it was asked for."""
-        return self.folder / "doubtful.tsv"
+    manifest = File("manifest.json")
+    """What the labels are; written last, so a store with a manifest is whole."""
+    ids = File("ids.npy")
+    """Image ids in rising order, S32 [N]."""
+    logits = File("logits.npy")
+    """Log-probabilities at temperature 1, float16 [N, C]."""
+    doubtful = File("doubtful.tsv")
+    """Images whose given label is doubted, as a table; there once it was asked for."""
 
     @property
     def lock(self) -> Path:

@@ -9,8 +9,7 @@ import numpy as np
 
 from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import digest, exclusive, write_json
-from gpt4image.embed.runner import replace_folder, save_array
+from gpt4image.core.files import digest, exclusive, replace_folder, save_array, write_json
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.files import digest, hash_file, read_json, write_json
+from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
 from gpt4image.train.guidance import Guidance
@@ -56,40 +56,19 @@ TEXT_SETTINGS = (
 """Recipe settings that change nothing in an arm without text."""
 
 
-@dataclass(frozen=True)
-class RunLayout:
-    """Where the parts of a run lie.
+class RunLayout(Layout):
+    """Files of a training run."""
 
-    Attributes:
-        folder: the run's folder.
-    """
-
-    folder: Path
-
-    @property
-    def settings(self) -> Path:
-        """What the run is a run of."""
-        return self.folder / "settings.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """State of an unfinished run."""
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def weights(self) -> Path:
-        """Backbone and classifier of the best epoch, under timm's names."""
-        return self.folder / "best.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """Best epoch and history; written last, so a run with a result is finished."""
-        return self.folder / "result.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held while a process trains the run."""
-        return self.folder / "run.lock"
+    settings = File("settings.json")
+    """What the run is a run of."""
+    checkpoint = File("checkpoint.pt")
+    """State of an unfinished run."""
+    weights = File("best.safetensors")
+    """Backbone and classifier of the best epoch, under timm's names."""
+    result = File("result.json")
+    """Best epoch and history; written last, so a run with a result is finished."""
+    lock = File("run.lock")
+    """Held while a process trains the run."""
 
 
 @dataclass(frozen=True)
