@@ -28,15 +28,44 @@ def reference(vectors, labels, strength):
 
 @pytest.mark.parametrize("strength", [0.1, 3.0, 100.0])
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize(("small", "tolerance"), [(1e9, 1e-4), (0, 3e-4)], ids=["float64", "float32"])
-def test_probabilities_are_those_of_scikit_learn(monkeypatch, strength, classes, small, tolerance):
-    monkeypatch.setattr(softmax_regression, "SMALL", small)
+@pytest.mark.parametrize("kept", [2**27, 0], ids=["kept", "read-anew"])
+@pytest.mark.parametrize("wide", [8, 0], ids=["axes-of-covariance", "own-axes"])
+def test_probabilities_are_those_of_scikit_learn(monkeypatch, strength, classes, kept, wide):
+    monkeypatch.setattr(softmax_regression, "KEPT", kept)
+    monkeypatch.setattr(softmax_regression, "WIDE", wide)
     vectors, labels = drawn(classes=classes)
     model = fit_softmax_regression(vectors, labels, classes, strength=strength, device="cpu")
     # of two classes scikit-learn fits the difference w alone: W = (-w / 2, w / 2) costs half as much
     same = strength if classes > 2 else 2 * strength
     expected = reference(vectors, labels, same).predict_proba(vectors.astype(np.float64))
-    np.testing.assert_allclose(probabilities(model, vectors), expected, atol=tolerance)
+    np.testing.assert_allclose(probabilities(model, vectors), expected, atol=1e-4)
+
+
+def test_correlated_numbers_take_no_more_steps(monkeypatch):
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 4, 2000)
+    vectors = generator.normal(size=(2000, 40)) + generator.normal(size=(4, 40))[labels] / 4
+    turn = np.linalg.qr(generator.normal(size=(40, 40)))[0]
+    models = {}
+    for name, spread in {"even": np.ones(40), "uneven": np.logspace(0, -2, 40)}.items():
+        models[name] = fit_softmax_regression(vectors * spread @ turn, labels, 4, strength=100, device="cpu")
+    monkeypatch.setattr(softmax_regression, "WIDE", 0)
+    own = fit_softmax_regression(vectors * spread @ turn, labels, 4, strength=100, device="cpu")
+    assert models["uneven"].steps <= 2 * models["even"].steps < own.steps
+    moved = vectors * spread @ turn
+    np.testing.assert_allclose(probabilities(models["uneven"], moved), probabilities(own, moved), atol=1e-4)
+
+
+def test_stored_precision_changes_nothing():
+    """Numbers that float16 holds exactly give the same fit, to the last bit, in float32 and float64."""
+    vectors, labels = drawn()
+    half, single, double = (
+        fit_softmax_regression(vectors.astype(kind), labels, 4, device="cpu")
+        for kind in (np.float16, np.float32, float)
+    )
+    for other in (single, double):
+        np.testing.assert_array_equal(other.weights, half.weights)
+        np.testing.assert_array_equal(other.bias, half.bias)
 
 
 def test_slopes_are_those_of_automatic_differentiation():

@@ -18,37 +18,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-
-SMALL = 2 * 10**8
-
-
-"""Products of a pass (rows x width x classes) up to which it is computed in float64."""
-
-
 TINY = 2 * 10**7
-
-
-"""Products of a pass up to which one thread is faster than several that wait for each other."""
-
-
-CHUNK = {"cpu": 2**22, "cuda": 2**26}
-
-
+"""Products of a pass (rows x width x classes) up to which one thread is faster than several that wait."""
+CHUNK = {"cpu": 2**20, "cuda": 2**25}
 """Numbers in a chunk's vectors and logits, by kind of device."""
-
-
-KEPT = 2**25
-
-
-"""Numbers in vectors up to which they stay in memory from pass to pass."""
-
-
+KEPT = 2**27
+"""Bytes of vectors up to which they stay in memory from pass to pass."""
+SAMPLE = 8
+"""Rows, for each number in a vector, that the axes of a fit are measured on."""
+WIDE = 8
+"""Squared width, for each row and class, up to which finding the axes takes less time than it saves."""
 TOLERANCE = 1e-7
-
-
-"""Largest slope of the mean loss, in any weight, at which a fit has settled."""
-
-
+"""Largest slope of the mean loss, in any coordinate of `_Axes`, at which a fit has settled."""
 MOST_STEPS = 1000
 
 
@@ -92,8 +73,8 @@ def fit_softmax_regression(
 
     (Bishop, "Pattern Recognition and Machine Learning", 2006, equation 4.108, with a Gaussian prior on W). The bias is
     not regularised, so taking the mean off the vectors changes nothing but the speed, and is done. The steps are
-    L-BFGS's (Liu and Nocedal, "On the limited memory BFGS method", 1989), in float64; each sees all rows. The same
-    input on the same device gives the same result.
+    L-BFGS's (Liu and Nocedal, "On the limited memory BFGS method", 1989), in coordinates in which the loss curves about
+    alike in all directions; each sees all rows, in float64. The same input on the same device gives the same result.
 
     Args:
         vectors: float [M, D] of any precision; may be a memory map.
@@ -101,8 +82,7 @@ def fit_softmax_regression(
         classes: number C of classes; one without any row gets a probability near 0.
         strength: inverse strength of the regularisation.
         rows: positions of the vectors to learn from, int [n]; all when not given.
-        device: where it is computed; the fastest available when not given. Sets of more than 2e8 products a pass are
-            summed from chunks in float32.
+        device: where it is computed; the fastest available when not given.
 
     Raises:
         ConfigError: `strength` is not above 0, or there is no row.
@@ -117,14 +97,20 @@ def fit_softmax_regression(
         )
     with _fitting_threads(len(rows) * vectors.shape[1] * classes):
         objective = _Objective(vectors, labels, rows, classes, strength, device)
+        axes = _Axes.of(objective)
+
+        def measure(coordinates: np.ndarray) -> tuple[float, np.ndarray]:
+            loss, slopes = objective(axes.weights(coordinates))
+            return loss, axes.slopes(slopes)
+
         found = minimize(
-            objective,
-            objective.start(),
+            measure,
+            axes.coordinates(objective.start()),
             jac=True,
             method="L-BFGS-B",
-            options={"gtol": TOLERANCE, "ftol": objective.noise, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
+            options={"gtol": TOLERANCE, "ftol": 0, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
         )
-    solution = found.x.reshape(classes, -1)
+    solution = axes.weights(found.x).reshape(classes, -1)
     weights = np.array(solution[:, :-1])
     return SoftmaxRegression(weights, solution[:, -1] - weights @ objective.mean, int(found.nit))
 
@@ -156,61 +142,127 @@ class _Objective:
     ) -> None:
         import torch
 
-        self._vectors, self._labels, self._rows, self._classes = vectors, labels, rows, classes
-        self._width = vectors.shape[1]
-        self._penalty = 1 / (strength * len(rows))
+        self._vectors, self._labels, self.rows = vectors, labels, rows
+        self.classes, self.width = classes, vectors.shape[1]
+        self.penalty = 1 / (strength * len(rows))
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        small = len(rows) * self._width * classes <= SMALL
-        self._dtype = torch.float64 if small else torch.float32
-        self.noise = 64 * float(torch.finfo(torch.float64).eps) if small else 1e-10
-        self.mean = np.zeros(self._width)
-        self._kept: list[tuple[Tensor, Tensor]] | None = None
-        self.mean = self._measure_mean()
-        if len(rows) * self._width <= KEPT:
-            self._kept = list(self._read())
+        kept = len(rows) * self.width * vectors.itemsize <= KEPT
+        self._kept = list(self._load(rows)) if kept else None
+        self.mean, self.variance = self._measure_spread()
 
-    def _measure_mean(self) -> np.ndarray:
-        total = np.zeros(self._width)
-        for part, _ in self._read():
-            total += part.double().sum(dim=0).cpu().numpy()
-        if not np.isfinite(total).all():
+    def _measure_spread(self) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        total, squares = torch.zeros(2, self.width, dtype=torch.float64, device=self._device)
+        for part, _ in self._kept or self._load(self.rows):
+            total += part.double().sum(dim=0)
+            squares += part.double().square().sum(dim=0)
+        if not total.isfinite().all():
             raise StoreError("Vectors hold values that are not finite. Delete the embeddings and embed again.")
-        return np.asarray(total / len(self._rows))
+        mean = total / len(self.rows)
+        return mean.cpu().numpy(), (squares / len(self.rows) - mean.square()).clamp(min=0).cpu().numpy()
+
+    def shares(self) -> np.ndarray:
+        """Share of each class among the rows, [C]; a class without any counts as half a row."""
+        counts = np.bincount(self._labels[self.rows], minlength=self.classes)
+        return np.asarray(np.maximum(counts, 0.5) / len(self.rows))
 
     def start(self) -> np.ndarray:
         """Weights of 0, and a bias of the logarithms of the classes' shares."""
-        counts = np.bincount(self._labels[self._rows], minlength=self._classes)
-        weights = np.zeros((self._classes, self._width + 1))
-        weights[:, -1] = np.log(np.maximum(counts, 0.5) / len(self._rows))
+        weights = np.zeros((self.classes, self.width + 1))
+        weights[:, -1] = np.log(self.shares())
         return weights.ravel()
+
+    def covariance(self) -> np.ndarray:
+        """Covariance of the vectors [D, D], of `SAMPLE * D` rows spread evenly over all, or a few more."""
+        rows = self.rows[:: max(len(self.rows) // (SAMPLE * self.width), 1)]
+        return np.asarray(sum((part.T @ part).cpu().numpy() for part, _ in self._read(rows)) / len(rows))
 
     def __call__(self, flat: np.ndarray) -> tuple[float, np.ndarray]:
         import torch
 
-        exact = torch.from_numpy(np.asarray(flat).reshape(self._classes, -1)).to(self._device)
-        weights, bias = exact[:, :-1].to(self._dtype), exact[:, -1].to(self._dtype)
-        loss, slopes = exact.new_zeros(()), torch.zeros_like(exact)
-        for part, labels in self._kept or self._read():
-            errors = torch.addmm(bias, part, weights.T).log_softmax(dim=1)
-            loss -= errors.gather(1, labels[:, None]).sum(dtype=loss.dtype)
+        weights = torch.from_numpy(np.asarray(flat).reshape(self.classes, -1)).to(self._device)
+        loss, slopes = weights.new_zeros(()), torch.zeros_like(weights)
+        for part, labels in self._read():
+            errors = torch.addmm(weights[:, -1], part, weights[:, :-1].T).log_softmax(dim=1)
+            loss -= errors.gather(1, labels[:, None]).sum()
             errors.exp_().scatter_add_(1, labels[:, None], errors.new_full((len(labels), 1), -1))
             slopes[:, :-1] += errors.T @ part
-            slopes[:, -1] += errors.sum(dim=0, dtype=loss.dtype)
-        loss, slopes = loss / len(self._rows), slopes / len(self._rows)
-        loss += self._penalty / 2 * exact[:, :-1].square().sum()
-        slopes[:, :-1] += self._penalty * exact[:, :-1]
+            slopes[:, -1] += errors.sum(dim=0)
+        loss, slopes = loss / len(self.rows), slopes / len(self.rows)
+        loss += self.penalty / 2 * weights[:, :-1].square().sum()
+        slopes[:, :-1] += self.penalty * weights[:, :-1]
         return float(loss), slopes.cpu().numpy().ravel()
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Vectors [b, D] with the mean taken off, and labels [b], a chunk at a time."""
+    def _read(self, rows: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors [b, D] with the mean taken off, float64, and labels [b], of all rows or some, a chunk at a time."""
         import torch
 
-        step = max(CHUNK.get(self._device.type, CHUNK["cpu"]) // (self._width + self._classes), 1)
-        mean = torch.from_numpy(self.mean).to(self._device, self._dtype)
-        for start in range(0, len(self._rows), step):
-            rows = self._rows[start : start + step]
-            part = torch.from_numpy(np.ascontiguousarray(self._vectors[rows])).to(self._device, self._dtype)
-            yield part - mean, torch.from_numpy(self._labels[rows].astype(np.int64)).to(self._device)
+        mean = torch.from_numpy(self.mean).to(self._device)
+        for part, labels in self._load(rows) if rows is not None else self._kept or self._load(self.rows):
+            yield part.to(mean.dtype, copy=True).sub_(mean), labels
+
+    def _load(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Vectors [b, D] as they are stored, and labels [b], of rows, a chunk at a time."""
+        import torch
+
+        step = max(CHUNK.get(self._device.type, CHUNK["cpu"]) // (self.width + self.classes), 1)
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            part = torch.from_numpy(np.ascontiguousarray(self._vectors[chunk])).to(self._device)
+            yield part, torch.from_numpy(self._labels[chunk].astype(np.int64)).to(self._device)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Coordinates of the weights in which the loss curves about alike in all directions.
+
+    Where all weights are 0 the loss curves by s (1 - s) S + penalty in those of a class, s being its share of the rows
+    and S the covariance of the vectors; s S is taken, which a single class leaves above 0. The axes are those of S, or
+    the vectors' own where finding those of S would take longer than the fit; along each, coordinates are weights times
+    the root of the curvature. Only the number of steps depends on them, and how close to the least loss a fit settles.
+
+    Attributes:
+        turn: the axes as columns [D, D], or none for the vectors' own.
+        scales: weights by coordinates, [C, D + 1].
+    """
+
+    turn: np.ndarray | None
+    scales: np.ndarray
+
+    @classmethod
+    def of(cls, objective: _Objective) -> _Axes:
+        """Axes for the vectors of an objective."""
+        spread, turn = objective.variance, None
+        if objective.width**2 <= WIDE * len(objective.rows) * objective.classes:
+            spread, turn = np.linalg.eigh(objective.covariance())
+        curvature = objective.shares()[:, None] * np.append(spread.clip(min=0), 1)
+        curvature[:, :-1] += objective.penalty
+        return cls(turn, curvature**-0.5)
+
+    def coordinates(self, weights: np.ndarray) -> np.ndarray:
+        """Coordinates of flattened weights [C, D + 1]."""
+        return np.asarray(self._turn(weights, back=False) / self.scales.ravel())
+
+    def weights(self, coordinates: np.ndarray) -> np.ndarray:
+        """Flattened weights of coordinates, [C, D + 1], with means over the classes of 0.
+
+        Whatever the classes share changes no probability, so all that would bring it to 0 is the penalty, over many
+        steps.
+        """
+        weights = self._turn(coordinates * self.scales.ravel(), back=True).reshape(self.scales.shape)
+        return np.asarray(weights - weights.mean(axis=0)).ravel()
+
+    def slopes(self, slopes: np.ndarray) -> np.ndarray:
+        """Slopes in coordinates, of slopes in weights."""
+        return np.asarray(self._turn(slopes, back=False) * self.scales.ravel())
+
+    def _turn(self, flat: np.ndarray, *, back: bool) -> np.ndarray:
+        if self.turn is None:
+            return flat
+        weights = flat.reshape(self.scales.shape)
+        turned = weights[:, :-1] @ (self.turn.T if back else self.turn)
+        return np.concatenate([turned, weights[:, -1:]], axis=1).ravel()
 
 
 STRENGTHS = (0.03, 0.3, 3.0, 30.0)
