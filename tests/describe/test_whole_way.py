@@ -108,7 +108,7 @@ def test_another_work_folder_trains_on_the_same_descriptions(image_set, tmp_path
     assert "name this one as --text" in " ".join(capsys.readouterr().err.split())
     where[-1] = str(second)
     assert main(["train", *where, *train, "--epochs", "2"]) == 1
-    assert "another work folder that holds some: --text" in " ".join(capsys.readouterr().err.split())
+    assert "another work directory that holds some: --text" in " ".join(capsys.readouterr().err.split())
     assert main(["embed", *where, "--text", str(first), "--use-prompts", "plain"]) == 0
     assert "36 distinct texts of 36 images" in capsys.readouterr().out
     assert main(["train", *where, *train, "--epochs", "2", "--text", str(first)]) == 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from gpt4image import load_descriptions, load_images
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.embed import EmbeddingStore
 from gpt4image.probing.folds import link
 from gpt4image.quality import CheckSettings, check_descriptions
@@ -57,7 +57,7 @@ def report(images, work):
 
 @pytest.fixture(scope="module")
 def vectors(report, images, work):
-    store = EmbeddingStore(Workspace(work).embeddings("minilm"))
+    store = EmbeddingStore(WorkDir(work).embeddings("minilm"))
     found, has_text = store.lookup(images.ids)
     assert has_text.all()
     return found.numpy()

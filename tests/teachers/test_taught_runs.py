@@ -11,7 +11,7 @@ from gpt4image import EmbeddingStore, Recipe, SoftLabels, embed_images, train_mo
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DataOptions, GuidanceOptions
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.teachers import load_teacher
 from gpt4image.teachers.opening import open_teachers
@@ -56,8 +56,8 @@ def tiny_teacher(tmp_path_factory):
 def work(image_set, tiny_teacher, tmp_path_factory):
     """A work directory in which the teacher has looked, with a weights file of its own."""
     folder = tmp_path_factory.mktemp("work")
-    space = Workspace(folder)
-    embed_images(open_images(options(image_set), space), tiny_teacher, space.embeddings(f"images-{NAME}"))
+    workdir = WorkDir(folder)
+    embed_images(open_images(options(image_set), workdir), tiny_teacher, workdir.embeddings(f"images-{NAME}"))
     return folder
 
 
@@ -81,8 +81,8 @@ def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, tr
     text = GuidanceOptions(text=str(descriptions_file), teachers=(name,))
     recipe = Recipe(**settings, soft_labels=0.5)
     run = run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
-    space = Workspace(tmp_path)
-    labels = SoftLabels(space.labels(name))
+    workdir = WorkDir(tmp_path)
+    labels = SoftLabels(workdir.labels(name))
     assert [source.name for source in labels.manifest.origin.sources] == [name]
     assert [path.name for path in (tmp_path / "labels").iterdir() if path.is_dir()] == [labels.layout.folder.name]
     assert len(json.loads(run.layout.settings.read_text())["soft_labels"]) == 1
@@ -91,10 +91,10 @@ def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, tr
 
 
 def test_vectors_of_texts_come_first_and_alone_label(image_set, descriptions_file, settings, work):
-    space, text = Workspace(work), GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
-    images = open_images(options(image_set), space)
+    workdir, text = WorkDir(work), GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
+    images = open_images(options(image_set), workdir)
     stores, soft = open_guidance(
-        images, open_descriptions(images, text, space), text, Recipe(**settings, soft_labels=0.5), space
+        images, open_descriptions(images, text, workdir), text, Recipe(**settings, soft_labels=0.5), workdir
     )
     assert [is_text(store) for store in stores] == [True, False]
     assert [source.name for source in soft[0].manifest.origin.sources] == ["minilm"]
@@ -105,20 +105,20 @@ def test_vectors_of_other_weights_are_not_mixed(images, tiny_teacher, tmp_path, 
 
     from gpt4image.teachers import opening
 
-    space, rows = Workspace(tmp_path), images.split("train")
-    folder = space.embeddings(f"images-{NAME}")
+    workdir, rows = WorkDir(tmp_path), images.split("train")
+    folder = workdir.embeddings(f"images-{NAME}")
     embed_images(replace(images, rows=images.rows.take(rows[:5])), tiny_teacher, folder)
     monkeypatch.setattr(opening, "load_teacher", lambda _: tiny_teacher)
-    assert len(open_teachers(images, [NAME], space).stores[0]) == len(np.unique(images.ids[rows]))
+    assert len(open_teachers(images, [NAME], workdir).stores[0]) == len(np.unique(images.ids[rows]))
 
     folder.rename(tmp_path / "whole")
     embed_images(replace(images, rows=images.rows.take(rows[:5])), tiny_teacher, folder)
     monkeypatch.setattr(tiny_teacher, "revision", "other")
     with pytest.raises(ConfigError, match=r"other weights.*embed images DATA --teacher timm:test_resnet"):
-        open_teachers(images, [NAME], space)
+        open_teachers(images, [NAME], workdir)
     assert len(EmbeddingStore(folder)) == 5
     with pytest.raises(ConfigError, match="each vision teacher once"):
-        open_teachers(images, [NAME, NAME], space)
+        open_teachers(images, [NAME, NAME], workdir)
 
 
 def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, tmp_path):

@@ -10,7 +10,7 @@ from gpt4image.compare.records import Comparison
 from gpt4image.compare.summarize import CANDIDATE, REFERENCE, RunOutcome, record_comparison
 from gpt4image.compare.test_answers import answer_test_images
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
@@ -65,7 +65,7 @@ def compare_arms(
         raise ConfigError(
             f"{images.source} has a single test image: that compares nothing. Add images, or raise --test-share."
         )
-    space = Workspace(work)
+    workdir = WorkDir(work)
     outcomes: dict[str, list[RunOutcome]] = {REFERENCE: [], CANDIDATE: []}
     for seed in seeds:
         for arm, finished in outcomes.items():
@@ -73,20 +73,22 @@ def compare_arms(
                 images,
                 stores,
                 recipe,
-                space.run(arm, seed),
+                workdir.run(arm, seed),
                 soft_labels=soft_labels,
                 arm=arm,
                 seed=seed,
-                features=space.features,
+                features=workdir.features,
                 workers=workers,
                 checkpoint_seconds=checkpoint_seconds,
             )
-            finished.append(RunOutcome(run, answer_test_images(run, images, features=space.features, workers=workers)))
+            finished.append(
+                RunOutcome(run, answer_test_images(run, images, features=workdir.features, workers=workers))
+            )
     comparison = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
     if make_accelerator(recipe).is_main_process:
-        comparison.save(space.comparison)
+        comparison.save(workdir.comparison)
         choose_gallery(images, descriptions, {arm: runs[0].answers for arm, runs in outcomes.items()}).save(
-            space.gallery
+            workdir.gallery
         )
     return comparison
 

@@ -10,18 +10,18 @@ from gpt4image.core.errors import DataError
 from gpt4image.core.options import (
     DataOptions,
 )
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
     from gpt4image.images import ImageTable
 
 
-def open_images(options: DataOptions, space: Workspace, *, names_follow: bool = False) -> ImageTable:
+def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = False) -> ImageTable:
     """Load the images, say what was found, and treat images that lie in two splits as the options say.
 
     Args:
         options: the images.
-        space: the work directory.
+        workdir: the work directory.
         names_follow: the caller says which files were left out and which images lie twice.
 
     Raises:
@@ -31,7 +31,7 @@ def open_images(options: DataOptions, space: Workspace, *, names_follow: bool = 
 
     images = load_images(
         options.data,
-        work=space.folder,
+        work=workdir.folder,
         on_bad_image=options.on_bad_image,
         image_column=options.image_column,
         label_column=options.label_column,

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt4image.core import console
 from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, DescriptionError
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions import DescriptionSet
 from gpt4image.descriptions.exchange.import_ import IMPORTED
 from gpt4image.descriptions.prompts import Strategy
@@ -66,10 +66,10 @@ def check_descriptions(
             f"The texts of {descriptions.source} are not in the description store, so none can be dropped or tried "
             "again. Bring them in first: gpt4image describe import."
         )
-    space = Workspace(work)
-    store = DescriptionStore(space.description_store)
-    report = make_check(images, space, store if descriptions is None else descriptions, settings or CheckSettings())
-    report.save(space.description_store / CHECK_FILE)
+    workdir = WorkDir(work)
+    store = DescriptionStore(workdir.description_store)
+    report = make_check(images, workdir, store if descriptions is None else descriptions, settings or CheckSettings())
+    report.save(workdir.description_store / CHECK_FILE)
     for kind, count in mark_findings(store, report, drop, retry).items():
         console.say(f"marked: {counted(count, 'text')} ({kind})")
     say_what_nobody_asks(store, report, retry)
@@ -93,7 +93,7 @@ def say_what_nobody_asks(store: DescriptionStore, report: QualityReport, retry: 
 
 
 def make_check(
-    images: ImageTable, space: Workspace, source: DescriptionStore | DescriptionSet, settings: CheckSettings
+    images: ImageTable, workdir: WorkDir, source: DescriptionStore | DescriptionSet, settings: CheckSettings
 ) -> QualityReport:
     """Check all texts of a source; nothing is marked and no report kept."""
     if settings.language is not None:
@@ -105,7 +105,7 @@ def make_check(
     collected = collect(source, facts, settings, strategies)
     language = settings.language or main_language([text.text for text in collected.texts])
     flags = check_texts(collected.texts, Against(images.classes, strategies, language))
-    comparison = Comparison(images, facts, space, settings)
+    comparison = Comparison(images, facts, workdir, settings)
     further, knowledge, no_knowledge = read_vectors(collected, flags, comparison, encoder)
     return make_report(
         images.source,
@@ -152,7 +152,7 @@ def read_vectors(
     settings, images, texts = comparison.settings, comparison.images, collected.texts
     if encoder is None:
         return [], None, "The texts were not read: name a text encoder, such as --encoder minilm."
-    vectors = text_vectors(texts, images, encoder, comparison.space.embeddings(encoder.name), settings)
+    vectors = text_vectors(texts, images, encoder, comparison.workdir.embeddings(encoder.name), settings)
     further = long_flags(texts, encoder) + vector_flags(texts, vectors, flags, images.classes, settings.seed)
     try:
         return further, comparison.measure(texts, vectors, encoder), None

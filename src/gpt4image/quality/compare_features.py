@@ -12,7 +12,7 @@ import numpy as np
 from gpt4image.core.console import counted
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.files import digest
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import join_texts
 from gpt4image.embed import TextEncoder, embed_descriptions
 from gpt4image.embed.runner import count_all_tokens
@@ -132,14 +132,14 @@ class Comparison:
     Attributes:
         images: the image table.
         facts: its distinct images.
-        space: the work directory.
+        workdir: the work directory.
         settings: encoder, backbone, seed.
         notes: what a person should know of it.
     """
 
     images: ImageTable
     facts: ImageFacts
-    space: Workspace
+    workdir: WorkDir
     settings: CheckSettings
     notes: list[str] = field(default_factory=list)
 
@@ -167,7 +167,9 @@ class Comparison:
         chosen = choose_images(described.labels, described.groups, len(self.images.classes), self.settings.seed)
         self._note_choice(described, chosen)
         table_rows = np.asarray([self.facts.rows[described.ids[at]] for at in chosen], dtype=np.int64)
-        features = np.asarray(frozen_features(self.images, table_rows, backbone, self.space.features), dtype=np.float32)
+        features = np.asarray(
+            frozen_features(self.images, table_rows, backbone, self.workdir.features), dtype=np.float32
+        )
         links = [described.groups[chosen], look_alikes(features)]
         if self.settings.series is not None:
             links.append(self.settings.series[table_rows])
@@ -231,7 +233,7 @@ class Comparison:
         changed = sum(before.text != after.text for before, after in zip(flat, masked, strict=True))
         if changed < LEAKS * len(flat):
             return None
-        folder = self.space.embeddings(f"{encoder.name}-without-class-names")
+        folder = self.workdir.embeddings(f"{encoder.name}-without-class-names")
         vectors = text_vectors(masked, self.images, encoder, folder, self.settings)
         return mean_by(np.repeat(np.arange(len(texts)), [len(of_image) for of_image in texts]), vectors)
 

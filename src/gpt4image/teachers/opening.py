@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels.store import SoftLabels
@@ -36,7 +36,7 @@ def gives_labels(name: str) -> bool:
     return name.startswith("run:")
 
 
-def open_teachers(images: ImageTable, names: Sequence[str], space: Workspace, *, workers: int = 0) -> Taught:
+def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *, workers: int = 0) -> Taught:
     """What the named teachers give, from the work directory or computed on the way.
 
     Raises:
@@ -46,19 +46,19 @@ def open_teachers(images: ImageTable, names: Sequence[str], space: Workspace, *,
     if len(set(names)) < len(names):
         raise ConfigError(f"Name each vision teacher once, not: {' '.join(names)}.")
     return Taught(
-        tuple(open_vectors(images, name, space, workers) for name in names if not gives_labels(name)),
+        tuple(open_vectors(images, name, workdir, workers) for name in names if not gives_labels(name)),
         tuple(
-            label_images(images, load_teacher(name), space.labels(name), workers=workers)
+            label_images(images, load_teacher(name), workdir.labels(name), workers=workers)
             for name in names
             if gives_labels(name)
         ),
     )
 
 
-def open_vectors(images: ImageTable, name: str, space: Workspace, workers: int = 0) -> EmbeddingStore:
+def open_vectors(images: ImageTable, name: str, workdir: WorkDir, workers: int = 0) -> EmbeddingStore:
     """A teacher's vectors: those that are there if they cover the training images, whatever weights made them."""
-    folder = space.image_embeddings(name)
-    there = open_if_named(space, name)
+    folder = workdir.image_embeddings(name)
+    there = open_if_named(workdir, name)
     if there and (there.find(images.ids[images.split("train")]) >= 0).all():
         return there
     teacher = load_teacher(name)
@@ -72,10 +72,10 @@ def open_vectors(images: ImageTable, name: str, space: Workspace, workers: int =
     return embed_images(images, teacher, folder, workers=workers)
 
 
-def open_if_named(space: Workspace, name: str) -> EmbeddingStore | None:
+def open_if_named(workdir: WorkDir, name: str) -> EmbeddingStore | None:
     """The vectors in the work directory if they are whole and of the teacher of that name."""
     try:
-        store = EmbeddingStore(space.image_embeddings(name))
+        store = EmbeddingStore(workdir.image_embeddings(name))
     except StoreError:
         return None
     return store if (store.manifest.kind, store.manifest.encoder) == ("images", name) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.inputs import find_descriptions
 
@@ -35,9 +35,9 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     from gpt4image.report.descriptions.check_page import write_check_page
     from gpt4image.train.frozen_features import FrozenBackbone
 
-    space = Workspace(work)
-    images = open_images(data, space)
-    store = DescriptionStore(space.description_store)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    store = DescriptionStore(workdir.description_store)
     stored = text.text is None and not store.is_empty
     if options.undo:
         store.mark([key for key, mark in store.marks().items() if mark.verdict != "keep"], "keep", "taken back")
@@ -52,9 +52,9 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
         embed_batch=text.embed_batch,
         backbone=backbone or None,
     )
-    given = None if stored else find_descriptions(images, text, space)
+    given = None if stored else find_descriptions(images, text, workdir)
     report = check_descriptions(images, work, given, settings, drop=options.drop, retry=options.retry)
-    write_check_page(space.description_check, report, image_thumbnails(images))
+    write_check_page(workdir.description_check, report, image_thumbnails(images))
     return report
 
 
@@ -85,9 +85,9 @@ def run_export(
     from gpt4image.descriptions.prompts.prompt import own_strategies
     from gpt4image.descriptions.store import DescriptionStore
 
-    space = Workspace(work)
-    images = open_images(data, space)
-    store = DescriptionStore(space.description_store)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    store = DescriptionStore(workdir.description_store)
     return export_descriptions(
         store,
         images,
@@ -95,7 +95,7 @@ def run_export(
         images_inside=images_inside,
         with_cost=with_cost,
         strategies=own_strategies(prompt_file) if prompt_file else (),
-        findings=known_findings(space, store),
+        findings=known_findings(workdir, store),
     )
 
 
@@ -110,22 +110,22 @@ def run_import(
     from gpt4image.descriptions.exchange import import_descriptions
     from gpt4image.descriptions.store import DescriptionStore
 
-    space = Workspace(work)
-    images = open_images(data, space)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
     orphans: Literal["fail", "skip"] = "skip" if skip_orphans else "fail"
-    store = DescriptionStore(space.description_store)
+    store = DescriptionStore(workdir.description_store)
     return import_descriptions(source, images, store, model=model, text_column=text_column, orphan_texts=orphans)
 
 
-def known_findings(space: Workspace, store: DescriptionStore) -> dict[str, int]:
+def known_findings(workdir: WorkDir, store: DescriptionStore) -> dict[str, int]:
     """What the last check has found in texts that are still what they were then: title and count."""
     import pyarrow.compute as pc
 
     from gpt4image.quality.check_record import QualityReport
 
-    if not space.description_findings.exists():
+    if not workdir.description_findings.exists():
         return {}
-    report = QualityReport.load(space.description_findings)
+    report = QualityReport.load(workdir.description_findings)
     there: set[str] = set()
     for batch in store.current_batches():
         same = pc.and_(pc.is_null(batch["error"]), pc.less_equal(batch["created"], report.created))

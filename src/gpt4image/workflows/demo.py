@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gpt4image.core.errors import MissingExtraError, StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.options import DataOptions, GuidanceOptions
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.train.recipe import Recipe
 from gpt4image.workflows.train import run_comparison
@@ -76,8 +76,8 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"
-    run = open_run(Workspace(work).run("described", 0))
-    parity = export_model(run, open_images(data, Workspace(work)), model)
+    run = open_run(WorkDir(work).run("described", 0))
+    parity = export_model(run, open_images(data, WorkDir(work)), model)
     return DemoResult(comparison, work / "report.html", model, parity)
 
 

@@ -14,7 +14,7 @@ from gpt4image.core.options import (
     DescribeOptions,
 )
 from gpt4image.core.registry import unknown_name
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.estimate import outcome_of
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tasks import RequestMaker, Tasks
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def read_neighbours(
-    images: ImageTable, options: DescribeOptions, space: Workspace
+    images: ImageTable, options: DescribeOptions, workdir: WorkDir
 ) -> Mapping[int, tuple[int, ...]] | None:
     """Labels of the classes that a trained run confuses with each, where the options name a run.
 
@@ -56,9 +56,9 @@ def read_neighbours(
     if run.classes != images.classes:
         raise ConfigError(f"{options.confusions} was trained on other classes than those of {images.source}.")
     identity = digest(hash_file(run.layout.weights), *run.classes)
-    kept = space.description_store / "confusions" / f"{identity}.json"
+    kept = workdir.description_store / "confusions" / f"{identity}.json"
     if not kept.exists():
-        found = most_confused(validation_confusion(run, images, space.features))
+        found = most_confused(validation_confusion(run, images, workdir.features))
         write_json(kept, {str(label): others for label, others in found.items()})
     return {int(label): tuple(others) for label, others in read_json(kept).items()}
 
@@ -147,7 +147,7 @@ def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Est
 def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: int) -> list[PreviewItem]:
     """Have a few images described, and show them on a page in the work directory."""
 
-    page = Workspace(work).description_preview
+    page = WorkDir(work).description_preview
     return with_job(data, options, work, lambda job: describe_sample(job, count, page))
 
 
@@ -157,15 +157,15 @@ def with_job(data: DataOptions, options: DescribeOptions, work: Path, do: Callab
     from gpt4image.describe.job import hold_store, open_job, read_strategies
     from gpt4image.descriptions.store import DescriptionStore
 
-    space = Workspace(work)
-    store = DescriptionStore(space.description_store)
+    workdir = WorkDir(work)
+    store = DescriptionStore(workdir.description_store)
 
     def work_through() -> T:
         read_strategies(options)  # what cannot be meant is said before an image is read
         with open_session(options) as session:
-            images = open_images(data, space)
+            images = open_images(data, workdir)
             with hold_store(store):
-                return do(open_job(images, store, session, options, read_neighbours(images, options, space)))
+                return do(open_job(images, store, session, options, read_neighbours(images, options, workdir)))
 
     return outside_loops(work_through)
 

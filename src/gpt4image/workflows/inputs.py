@@ -12,7 +12,7 @@ from gpt4image.core.options import (
     GuidanceOptions,
     TextOptions,
 )
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet
@@ -35,17 +35,17 @@ DEFAULT_COLUMN = "description"
 """Text column that is read where no other text is named and nothing was described."""
 
 
-def open_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
+def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
     """Read the descriptions, say how far they cover the images, and keep them in the work directory."""
-    descriptions = find_descriptions(images, options, space)
+    descriptions = find_descriptions(images, options, workdir)
     if options.text == NO_TEXT:
         return descriptions
     console.say(descriptions.coverage.line())
-    descriptions.save(space.descriptions)
+    descriptions.save(workdir.descriptions)
     return descriptions
 
 
-def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace) -> DescriptionSet:
+def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
     """The texts that the options name: a column, a file, or what describers have written into the work directory.
 
     Raises:
@@ -59,7 +59,7 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
     if options.text == NO_TEXT:
         return join_texts(images, (), 0, "none")
     elsewhere = options.text and store_folder(Path(options.text))
-    store = DescriptionStore(elsewhere or space.description_store)
+    store = DescriptionStore(elsewhere or workdir.description_store)
     chosen = bool(options.use_prompts or options.use_models)
     if elsewhere or (options.text is None and (chosen or not store.is_empty)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
@@ -70,8 +70,8 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
         )
     if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
         raise DescriptionError(
-            f"{space.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. Write some: "
-            "gpt4image describe; or name texts, or another work folder that holds some: --text."
+            f"{workdir.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. "
+            "Write some: gpt4image describe; or name texts, or another work directory that holds some: --text."
         )
     return load_descriptions(
         images,
@@ -81,7 +81,7 @@ def find_descriptions(images: ImageTable, options: TextOptions, space: Workspace
     )
 
 
-def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: Workspace) -> tuple[EmbeddingStore, ...]:
+def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir: WorkDir) -> tuple[EmbeddingStore, ...]:
     """Embed the descriptions with each text encoder, or open the embeddings that are there."""
     from gpt4image.embed import embed_descriptions, load_encoder
 
@@ -94,7 +94,7 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
         embed_descriptions(
             descriptions,
             load_encoder(name),
-            space.embeddings(name),
+            workdir.embeddings(name),
             long_text=options.long_text,
             batch_size=options.embed_batch,
         )
@@ -103,7 +103,7 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, space: W
 
 
 def open_taught(
-    images: ImageTable, options: GuidanceOptions, recipe: Recipe, space: Workspace, workers: int = 0
+    images: ImageTable, options: GuidanceOptions, recipe: Recipe, workdir: WorkDir, workers: int = 0
 ) -> Taught:
     """What the named vision teachers give, computed where it is not there yet.
 
@@ -115,7 +115,7 @@ def open_taught(
     idle = [name for name in options.teachers if gives_labels(name)]
     if idle and not recipe.soft_labels:
         raise ConfigError(f"{idle[0]} teaches by soft labels, and the recipe mixes none in: --soft-labels SHARE.")
-    return open_teachers(images, options.teachers, space, workers=workers)
+    return open_teachers(images, options.teachers, workdir, workers=workers)
 
 
 def open_guidance(
@@ -123,18 +123,18 @@ def open_guidance(
     descriptions: DescriptionSet,
     options: GuidanceOptions,
     recipe: Recipe,
-    space: Workspace,
+    workdir: WorkDir,
     workers: int = 0,
 ) -> tuple[tuple[EmbeddingStore, ...], tuple[SoftLabels, ...]]:
     """Vectors of the texts, then those of teachers; and soft labels, of teachers that are runs or else of the texts."""
-    taught = open_taught(images, options, recipe, space, workers)
-    stores = open_embeddings(descriptions, options, space)
-    soft_labels = taught.soft_labels or open_soft_labels(images, stores, recipe, space)
+    taught = open_taught(images, options, recipe, workdir, workers)
+    stores = open_embeddings(descriptions, options, workdir)
+    soft_labels = taught.soft_labels or open_soft_labels(images, stores, recipe, workdir)
     return (*stores, *taught.stores), soft_labels
 
 
 def open_soft_labels(
-    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, space: Workspace
+    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, workdir: WorkDir
 ) -> tuple[SoftLabels, ...]:
     """Have a classifier on the texts' vectors label the training images, where the recipe mixes its labels in.
 
@@ -146,5 +146,5 @@ def open_soft_labels(
         raise ConfigError("Soft labels come from descriptions, or from a run as a teacher: --teachers run:FOLDER.")
     from gpt4image.soft_labels import label_by_vectors, labels_there
 
-    folder = space.labels("+".join(store.manifest.encoder for store in stores))
+    folder = workdir.labels("+".join(store.manifest.encoder for store in stores))
     return (labels_there(images, stores, folder) or label_by_vectors(images, stores, folder),)

@@ -13,7 +13,7 @@ from gpt4image.core.options import (
     TeacherOptions,
     TextOptions,
 )
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.inputs import open_descriptions, open_embeddings, open_guidance
 
@@ -34,15 +34,15 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
     """
     from gpt4image.teachers import embed_images, label_images, load_teacher
 
-    space = Workspace(work)
-    images = open_images(data, space)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
     name = options.teacher
     teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
     if teacher.classes is None:
         return embed_images(
             images,
             teacher,
-            space.image_embeddings(name),
+            workdir.image_embeddings(name),
             splits=options.splits,
             batch_size=options.teacher_batch,
             views=options.views,
@@ -55,7 +55,7 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
     return label_images(
         images,
         teacher,
-        space.labels(name),
+        workdir.labels(name),
         splits=options.splits,
         batch_size=options.teacher_batch,
         workers=options.workers,
@@ -72,11 +72,11 @@ def run_training(
     from gpt4image.train.spec import find_arm
 
     uses_text = find_arm(arm).uses_text
-    space = Workspace(work)
+    workdir = WorkDir(work)
     with make_accelerator(recipe).main_process_first():
-        images = open_images(data, space)
+        images = open_images(data, workdir)
         stores, soft_labels = (
-            open_guidance(images, open_descriptions(images, text, space), text, recipe, space, workers)
+            open_guidance(images, open_descriptions(images, text, workdir), text, recipe, workdir, workers)
             if uses_text
             else ((), ())
         )
@@ -84,11 +84,11 @@ def run_training(
         images,
         stores,
         recipe,
-        space.run(arm, seed),
+        workdir.run(arm, seed),
         soft_labels=soft_labels,
         arm=arm,
         seed=seed,
-        features=space.features,
+        features=workdir.features,
         workers=workers,
     )
 
@@ -101,12 +101,12 @@ def run_comparison(
     from gpt4image.report import write_report
     from gpt4image.train.processes import make_accelerator
 
-    space = Workspace(work)
+    workdir = WorkDir(work)
     accelerator = make_accelerator(recipe)
     with accelerator.main_process_first():
-        images = open_images(data, space)
-        descriptions = open_descriptions(images, text, space)
-        stores, soft_labels = open_guidance(images, descriptions, text, recipe, space, workers)
+        images = open_images(data, workdir)
+        descriptions = open_descriptions(images, text, workdir)
+        stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
     comparison = compare_arms(
         images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
     )
@@ -117,9 +117,9 @@ def run_comparison(
 
 def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
     """The images, and the vectors of their descriptions by each text encoder; nothing is encoded twice."""
-    space = Workspace(work)
-    images = open_images(data, space)
-    return images, open_embeddings(open_descriptions(images, text, space), text, space)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    return images, open_embeddings(open_descriptions(images, text, workdir), text, workdir)
 
 
 def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
@@ -130,7 +130,7 @@ def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> 
     from gpt4image.soft_labels import judge_encoders
 
     images, stores = run_embedding(data, text, work)
-    return judge_encoders(images, stores, Workspace(work).labels)
+    return judge_encoders(images, stores, WorkDir(work).labels)
 
 
 def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelAccount:
@@ -145,7 +145,7 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
     labels = label_by_vectors(
         images,
         stores,
-        Workspace(work).labels("+".join(text.encoder)),
+        WorkDir(work).labels("+".join(text.encoder)),
         strength=options.strength,
         folds=options.folds,
         seed=options.label_seed,

@@ -29,12 +29,12 @@ class Export:
 
     def run(self) -> None:
         """Export and print how near each form is to the trained model."""
-        from gpt4image.core.workdir import Workspace
+        from gpt4image.core.workdir import WorkDir
         from gpt4image.export import export_model
         from gpt4image.images.open import open_images
         from gpt4image.train.run import open_run
 
-        images = open_images(self.source, Workspace(self.work))
+        images = open_images(self.source, WorkDir(self.work))
         found = export_model(open_run(self.run_folder), images, self.out, onnx=self.onnx, tolerance=self.tolerance)
         print("\n".join(parity.line() for parity in found) + f"\nmodel: {self.out}")
 

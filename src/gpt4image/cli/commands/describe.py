@@ -48,12 +48,12 @@ class Describe:
             print(f"{tally.line()}: {self.work / 'descriptions'}")
 
     def _show_sample(self, count: int) -> None:
-        from gpt4image.core.workdir import Workspace
+        from gpt4image.core.workdir import WorkDir
         from gpt4image.workflows.describe import preview_line, run_sample
 
         for item in run_sample(self.source, self.describer, self.work, count):
             print(preview_line(item))
-        print(f"page: {Workspace(self.work).description_preview}")
+        print(f"page: {WorkDir(self.work).description_preview}")
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class DescribeCheck:
     def run(self) -> None:
         """Check, and say what was found and where the page lies."""
         from gpt4image.core.console import printable
-        from gpt4image.core.workdir import Workspace
+        from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.terminal import report_lines
         from gpt4image.workflows.check import run_check
 
         report = run_check(self.source, self.descriptions, self.check, self.work)
         print("\n".join(map(printable, report_lines(report))))
-        print(f"page: {Workspace(self.work).description_check}")
+        print(f"page: {WorkDir(self.work).description_check}")
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,11 @@ class Images:
     def run(self) -> None:
         """Print every file that was left out, and every image that lies there twice, in two splits or two classes."""
         from gpt4image.core.console import printable
-        from gpt4image.core.workdir import Workspace
+        from gpt4image.core.workdir import WorkDir
         from gpt4image.images import find_duplicates
         from gpt4image.images.open import open_images
 
-        images = open_images(self.source, Workspace(self.work), names_follow=True)
+        images = open_images(self.source, WorkDir(self.work), names_follow=True)
         for rejected in images.rejected:
             print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
         found = find_duplicates(images)

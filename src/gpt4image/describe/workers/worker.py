@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 from gpt4image.core.errors import DescribeError, Gpt4ImageError
 from gpt4image.core.files import exclusive
 from gpt4image.core.options import DescribeOptions
-from gpt4image.core.workdir import Workspace
+from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import describe_lock, open_job
 from gpt4image.describe.workers.run_folder import Order, RunFolder, Tail, WorkerState, wait_for_workers
@@ -82,11 +82,11 @@ def report_share(order: Order, run: RunFolder, rank: int, workers: int) -> Descr
 
 def describe_share(order: Order, run: RunFolder, rank: int, workers: int) -> Tally:
     """Describe what the store lacks of a share."""
-    space = Workspace(order.work)
-    store = DescriptionStore(space.description_store)
+    workdir = WorkDir(order.work)
+    store = DescriptionStore(workdir.description_store)
     with open_session(order.options) as session:
-        images = open_images(order.data, space)
-        job = open_job(images, store, session, order.options, read_neighbours(images, order.options, space))
+        images = open_images(order.data, workdir)
+        job = open_job(images, store, session, order.options, read_neighbours(images, order.options, workdir))
         before = run.read(rank)
         tried, spent = written_before(before)
         share = job.plan().shard(rank, workers)
@@ -124,7 +124,7 @@ def without_keys(text: str, options: DescribeOptions) -> str:
 @contextmanager
 def held(order: Order, rank: int) -> Iterator[None]:
     """Be the only one in a worker's place; one that was left over from a lost machine or process is waited for."""
-    store = DescriptionStore(Workspace(order.work).description_store)
+    store = DescriptionStore(WorkDir(order.work).description_store)
     with ExitStack() as stack:
         place = exclusive(RunFolder(order.run).lock(rank), f"share {rank}", wait=True)
         if order.alone:
