@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.core.options import DescribeOptions
-from gpt4image.core.registry import load_part
+from gpt4image.core.registry import Registry
 from gpt4image.descriptions.prompts import load_strategies
 from gpt4image.descriptions.prompts.prompt import own_strategies
 from gpt4image.llm.base import Describer, EndpointDownError
@@ -34,12 +34,20 @@ def prompt_names(options: DescribeOptions) -> tuple[str, ...]:
     return ("plain",) if options.prompt_file is None else tuple(s.name for s in own_strategies(options.prompt_file))
 
 
-DESCRIBERS = {
-    "batch": "gpt4image.describe.clients:open_servers",
-    "local": "gpt4image.describe.clients:open_local",
-    "openai": "gpt4image.describe.clients:open_servers",
-    "replay": "gpt4image.describe.clients:open_recording",
-}
+OpenDescribers = Callable[[DescribeOptions], Awaitable[list[Describer]]]
+
+
+DESCRIBERS: Registry[OpenDescribers] = Registry(
+    "describer",
+    {
+        "openai": "gpt4image.describe.clients:open_servers",
+        "batch": "gpt4image.describe.clients:open_servers",
+        "local": "gpt4image.describe.clients:open_local",
+        "replay": "gpt4image.describe.clients:open_recording",
+    },
+    group="gpt4image.describers",
+)
+"""Each is a coroutine that opens the describers that the options ask for and has checked that they can answer."""
 
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -85,9 +93,7 @@ async def open_describers(options: DescribeOptions) -> list[Describer]:
         ConfigError: unknown describer, or options that do not go together.
         DescribeError: none can answer; the message says what could be started.
     """
-    open_them = load_part(DESCRIBERS, options.describer, "describer")
-    found: list[Describer] = await open_them(options)
-    return found
+    return await DESCRIBERS.load(options.describer)(options)
 
 
 async def open_local(options: DescribeOptions) -> list[Describer]:

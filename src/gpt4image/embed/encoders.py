@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import digest
-from gpt4image.core.registry import load_part
+from gpt4image.core.registry import Registry
 
-ENCODERS = {
-    "open-clip": "gpt4image.embed.encoders:ClipEncoder",
-    "sentence-transformers": "gpt4image.embed.encoders:SentenceEncoder",
-}
+ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
+    "text encoder",
+    {
+        "open-clip": "gpt4image.embed.encoders:ClipEncoder",
+        "sentence-transformers": "gpt4image.embed.encoders:SentenceEncoder",
+    },
+    group="gpt4image.encoders",
+)
+"""Each is called as `encoder(model, device, name=name)`, with what stands behind the colon of `kind:model`."""
 
 
 DEFAULT_ENCODER = "minilm"
@@ -64,8 +69,7 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
     kind, separator, model = name.partition(":")
     if not separator:
         kind, model = "sentence-transformers", name
-    encoder: TextEncoder = load_part(ENCODERS, kind, "text encoder")(model, device, name=name)
-    return encoder
+    return ENCODERS.load(kind)(model, device, name=name)
 
 
 def minilm_location() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -12,15 +13,20 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
-from gpt4image.core.registry import load_part
+from gpt4image.core.registry import Registry
 from gpt4image.embed.encoders import hash_weights
 from gpt4image.teachers.preparation import Preparation
 
-TEACHERS = {
-    "open-clip": "gpt4image.teachers.models:ClipTeacher",
-    "run": "gpt4image.teachers.models:RunTeacher",
-    "timm": "gpt4image.teachers.models:TimmTeacher",
-}
+TEACHERS: Registry[Callable[..., Teacher]] = Registry(
+    "kind of teacher",
+    {
+        "open-clip": "gpt4image.teachers.models:ClipTeacher",
+        "run": "gpt4image.teachers.models:RunTeacher",
+        "timm": "gpt4image.teachers.models:TimmTeacher",
+    },
+    group="gpt4image.teachers",
+)
+"""Each is called as `teacher(model, device, name=name)`, with what stands behind the colon of `kind:model`."""
 
 
 class Teacher(Protocol):
@@ -69,7 +75,7 @@ def load_teacher(
             f"{name!r} names no teacher. Write timm:MODEL, such as timm:resnet50; open-clip:MODEL/PRETRAINED; or "
             "run:FOLDER with a finished run."
         )
-    part = load_part(TEACHERS, kind, "kind of teacher")
+    part = TEACHERS.load(kind)
     if kind != "timm" and (checkpoint is not None or image_size is not None):
         raise ConfigError(
             f"A weights file and an image size are for timm teachers, not for {name}. A weights file of open_clip is "
@@ -77,8 +83,7 @@ def load_teacher(
         )
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {"checkpoint": checkpoint, "image_size": image_size} if kind == "timm" else {}
-    teacher: Teacher = part(model, where, name=name, **options)
-    return teacher
+    return part(model, where, name=name, **options)
 
 
 class ImageTeacher:
