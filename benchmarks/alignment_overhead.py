@@ -29,8 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.align.head import Targets
-from gpt4image.core.files import write_json
-from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
+from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 from gpt4image.train.build import make_model, make_optimizer
 from gpt4image.train.data import Batch
 from gpt4image.train.guidance import Guidance, VectorSource
@@ -50,11 +49,10 @@ def write_store(folder: Path, width: int) -> EmbeddingStore:
     np.save(layout.ids, ids)
     np.save(layout.offsets, np.arange(IMAGES + 1))
     np.save(layout.rows, np.arange(IMAGES))
-    manifest = Manifest(
+    EmbeddingManifest(
         encoder="random", revision="0", width=width, max_tokens=1, long_text="truncate", text_hash="0", images=IMAGES,
         distinct_texts=IMAGES, texts=IMAGES, truncated=0, longest={},
-    )  # fmt: skip
-    write_json(layout.manifest, manifest.to_dict())
+    ).save(layout.manifest)  # fmt: skip
     return EmbeddingStore(folder)
 
 

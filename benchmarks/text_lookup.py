@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.core.files import write_json
-from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
+from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 
 BATCH, ROWS, WIDTH, BATCHES = 256, 400_000, 512, 1_000
 SEVERAL = 4
@@ -36,9 +35,10 @@ def index_store(layout: EmbeddingLayout, texts_per_image: int) -> EmbeddingStore
     np.save(layout.ids, np.asarray(ids, dtype="S32"))
     np.save(layout.offsets, np.arange(images + 1) * texts_per_image)
     np.save(layout.rows, np.random.default_rng(2).permutation(ROWS))
-    counts = {"images": images, "distinct_texts": ROWS, "texts": ROWS, "truncated": 0}
-    manifest = Manifest("none", "", WIDTH, max_tokens=0, long_text="truncate", text_hash="", **counts, longest={})
-    write_json(layout.manifest, manifest.to_dict())
+    EmbeddingManifest(
+        encoder="none", revision="", width=WIDTH, max_tokens=0, long_text="truncate", text_hash="", images=images,
+        distinct_texts=ROWS, texts=ROWS, truncated=0, longest={},
+    ).save(layout.manifest)  # fmt: skip
     return EmbeddingStore(layout.folder)
 
 

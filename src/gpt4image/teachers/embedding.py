@@ -9,8 +9,8 @@ import numpy as np
 
 from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import digest, exclusive, replace_folder, save_array, write_json
-from gpt4image.embed.store import EmbeddingLayout, EmbeddingStore, Manifest
+from gpt4image.core.files import digest, exclusive, replace_folder, save_array
+from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.filling import Answers, OnBadImage, check_finite
@@ -120,7 +120,7 @@ def finish_store(plan: ViewPlan, rows: np.ndarray, teacher: Teacher, layout: Emb
     save_array(layout.ids, ids)
     save_array(layout.offsets, np.append(starts, len(rows)).astype(np.int64))
     save_array(layout.rows, rows.astype(np.int64))
-    manifest = Manifest(
+    EmbeddingManifest(
         encoder=teacher.name,
         revision=teacher.revision,
         width=teacher.width,
@@ -133,5 +133,4 @@ def finish_store(plan: ViewPlan, rows: np.ndarray, teacher: Teacher, layout: Emb
         truncated=0,
         longest={},
         kind="images",
-    )
-    write_json(layout.manifest, manifest.to_dict())
+    ).save(layout.manifest)
