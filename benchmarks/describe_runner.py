@@ -36,8 +36,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from gpt4image import load_images
+from gpt4image.describe.question import Question
 from gpt4image.describe.runner import run_tasks
-from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.prompts import PromptValues, load_strategies
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.images import ImageTable

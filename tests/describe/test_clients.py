@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.describe.clients import Program as KnownProgram
-from gpt4image.describe.clients import look_for
+from gpt4image.describe.clients import ServerProgram
+from gpt4image.describe.clients import state_of as line_of
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm.credentials import ApiKey, check_address, key_for
 from support.describing import described, records
@@ -26,7 +26,7 @@ def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path,
 
 
 async def state_of(url: str) -> str:
-    return await look_for(KnownProgram("vLLM", "no-such-command", url, "vllm serve X"))
+    return await line_of(ServerProgram("vLLM", "no-such-command", url, "vllm serve X"))
 
 
 def test_a_program_that_runs_is_found():

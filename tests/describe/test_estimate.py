@@ -7,7 +7,7 @@ from scipy import stats
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.clients import price_for
-from gpt4image.describe.estimate import SizeTrial, make_estimate
+from gpt4image.describe.estimate import make_estimate
 from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
 from gpt4image.llm.prices import Price, find_price, load_prices
@@ -74,13 +74,13 @@ def record(seconds: float, tokens_in: int | None, tokens_out: int | None) -> Des
 def test_the_estimate_adds_up():
     found = make_estimate(
         [record(2.0, 1000, 100), record(4.0, 3000, 300)], 10_000, 3.0, 64, Price(1.0, 10.0, 0.5, "2025-01-01"), 768,
-        [SizeTrial(256, 500), SizeTrial(768, 2000)])  # fmt: skip
+        {256: 500, 768: 2000})  # fmt: skip
     assert found.dollars() == pytest.approx(10_000 * (2000 * 1.0 + 200 * 10.0) / 1e6)
     assert found.dollars(batch=True) == pytest.approx(found.dollars() / 2)
     assert found.at_once == 2
     assert found.time_span == pytest.approx((3.0 * 10_000 / 64, 3.0 * 10_000 / 2))
     text = "\n".join(found.lines())
-    assert found.luck == pytest.approx(12.706 * 2**0.5 * 0.002 / 2**0.5 / 0.004, rel=1e-3)
+    assert found.margin == pytest.approx(12.706 * 2**0.5 * 0.002 / 2**0.5 / 0.004, rel=1e-3)
     assert "$40.00 online ($0.00 to $294.12, 95 % interval); $20.00 by the batch interface" in text
     assert "2025-01-01" in text
     assert "500 at 256, 2,000 at 768 pixels" in text
@@ -96,7 +96,7 @@ def test_the_range_of_an_estimate_is_that_of_its_mean():
     alike = make_estimate([record(1.0, 1000, 0)] * 8, 100, 1.0, 4, Price(1.0, 10.0), None)
     assert "$0.10 online\n" in "\n".join(alike.lines())
     one = make_estimate(records[:1], 100, 1.0, 4, Price(1.0, 10.0), None)
-    assert one.luck is None and "to $" not in "\n".join(one.lines())
+    assert one.margin is None and "to $" not in "\n".join(one.lines())
 
 
 def test_what_is_not_known_is_said():

@@ -78,7 +78,7 @@ def test_every_recorded_answer_comes_again(work, shared, tmp_path, form):
 def test_a_job_is_replayed_to_the_same_records(work, shared, images, tmp_path):
     """A conversation's one text stays as it is, and what is described again has the keys that it had."""
     question = ask("m/1")
-    describer = ReplayDescriber(shared, model="m/1", strategies=question.strategies)
+    describer = ReplayDescriber(shared, model="m/1", prompts=question.prompts)
     asyncio.run(describer.check())
     store = DescriptionStore(tmp_path / "descriptions")
     maker = RequestMaker(images, question, plan_tasks(images, np.arange(len(images)), question, store))
@@ -127,12 +127,12 @@ def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):
 def test_prompts_that_were_not_recorded_are_found_out_at_once(shared):
     changed = Strategy("plain", ("Describe the image in a word.",))
     for strategy, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):
-        describer = ReplayDescriber(shared, model=models, strategies=[PLAIN, strategy])
+        describer = ReplayDescriber(shared, model=models, prompts=[PLAIN, strategy])
         with pytest.raises(DescribeError, match=rf"'{strategy.name}' as it is now.*plain \({PLAIN.hash}\)"):
             asyncio.run(describer.check())
         with pytest.raises(DescribeError, match=f"of hash {strategy.hash}"):
             ask_one(describer, request(digest("x"), strategy))
-    asyncio.run(ReplayDescriber(shared, model="m/1", strategies=[PLAIN, QUESTIONS]).check())
+    asyncio.run(ReplayDescriber(shared, model="m/1", prompts=[PLAIN, QUESTIONS]).check())
 
 
 def test_several_models_need_a_name(shared, work):
@@ -166,4 +166,4 @@ def test_imported_texts_of_an_unknown_prompt_are_named_so(images, tmp_path):
     store = DescriptionStore(tmp_path / "work" / "descriptions")
     import_descriptions(tmp_path / "a.jsonl", images, store)
     with pytest.raises(DescribeError, match=r"Recorded: imported \(hash not known\)"):
-        asyncio.run(ReplayDescriber(tmp_path / "work", strategies=[PLAIN]).check())
+        asyncio.run(ReplayDescriber(tmp_path / "work", prompts=[PLAIN]).check())

@@ -19,8 +19,9 @@ import pytest
 
 from gpt4image import load_images
 from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.describe.question import Question
 from gpt4image.describe.tally import Tally
-from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.prompts import PromptValues, load_strategies
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.llm import Sampling

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.describe.tasks import Question, RequestMaker, plan_tasks
+from gpt4image.describe.question import Question
+from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.prompts import PromptValues, load_strategies
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.llm.base import Sampling

@@ -1,12 +1,12 @@
-"""The table of describers, and what could be started where none is to be had."""
+"""Describers by name: opens the ones that the options ask for, and says what could be started where there is none."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,8 +17,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.core.options import DescribeOptions
 from gpt4image.core.registry import Registry
-from gpt4image.descriptions.prompts import load_strategies
-from gpt4image.descriptions.prompts.prompt import own_strategies
+from gpt4image.describe.question import read_prompts
 from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for
 from gpt4image.llm.prices import FREE, Price, find_price, load_prices
@@ -26,16 +25,10 @@ from gpt4image.llm.prices import FREE, Price, find_price, load_prices
 if TYPE_CHECKING:
     from gpt4image.llm.openai_client import OpenAIDescriber
 
-
-def prompt_names(options: DescribeOptions) -> tuple[str, ...]:
-    """The prompts that options name: where they name none, those of the user's file, or `plain`."""
-    if options.prompts:
-        return options.prompts
-    return ("plain",) if options.prompt_file is None else tuple(s.name for s in own_strategies(options.prompt_file))
-
+T = TypeVar("T")
 
 OpenDescribers = Callable[[DescribeOptions], Awaitable[list[Describer]]]
-
+"""Opens the describers that the options ask for, and checks that they can answer."""
 
 DESCRIBERS: Registry[OpenDescribers] = Registry(
     "describer",
@@ -47,57 +40,87 @@ DESCRIBERS: Registry[OpenDescribers] = Registry(
     },
     group="gpt4image.describers",
 )
-"""Each is a coroutine that opens the describers that the options ask for and has checked that they can answer."""
-
 
 OPENAI_URL = "https://api.openai.com/v1"
-
-
-LOOK_SECONDS = 1.0
+PORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Program:
-    """A program that serves a vision-language model on one's own machine.
+class Session:
+    """Describers that are ready to answer.
 
     Attributes:
-        name: its name.
-        command: the command that it is known by, to see whether it is installed.
-        url: where it listens when nothing else is said.
-        start: how to start it.
+        describers: one or more, all of the same model.
+        loop: the event loop that runs their coroutines.
+        price: what tokens cost; None where it is not known.
     """
 
-    name: str
-    command: str
-    url: str
-    start: str
+    describers: tuple[Describer, ...]
+    loop: asyncio.Runner
+    price: Price | None
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        return self.describers[0].model
+
+    @property
+    def max_concurrency(self) -> int:
+        """Most open requests at a time."""
+        return sum(describer.max_concurrency for describer in self.describers)
 
 
-PROGRAMS = (
-    Program("vLLM", "vllm", "http://localhost:8000/v1", "vllm serve Qwen/Qwen2.5-VL-3B-Instruct"),
-    Program("Ollama", "ollama", "http://localhost:11434/v1", "ollama pull qwen2.5vl:3b && ollama serve"),
-    Program(
-        "llama.cpp",
-        "llama-server",
-        "http://localhost:8080/v1",
-        "llama-server -hf ggml-org/Qwen2.5-VL-3B-Instruct-GGUF",
-    ),
-    Program("LM Studio", "lms", "http://localhost:1234/v1", "lms server start"),
-)
+@contextmanager
+def open_session(options: DescribeOptions) -> Iterator[Session]:
+    """Open the describers that the options ask for, and close them at the end.
+
+    Raises:
+        ConfigError: an unknown describer, an invalid price, or options that exclude each other.
+        DescribeError: no describer can answer; the message says what could be started.
+    """
+    with asyncio.Runner() as loop:
+        describers = loop.run(open_describers(options))
+        try:
+            yield Session(tuple(describers), loop, price_for(options, describers[0].model))
+        finally:
+            for describer in describers:
+                loop.run(describer.close())
+
+
+def price_for(options: DescribeOptions, model: str) -> Price | None:
+    """Return the price of a model: the user's own, nothing for what runs on this machine, else that of our table."""
+    if options.price_in is not None and options.price_out is not None:
+        return Price(options.price_in, options.price_out, source="given by you")
+    own = find_price(model, load_prices(options.prices)) if options.prices else None
+    if own is not None:
+        return own
+    if options.describer in ("local", "replay") or (options.base_url and all(map(is_loopback, options.base_url))):
+        return FREE
+    return find_price(model, load_prices())
+
+
+def run_in_thread_if_needed(work: Callable[[], T]) -> T:
+    """Do work that starts event loops; in a thread where this one runs a loop already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    pool = ThreadPoolExecutor(1)
+    result = pool.submit(work)
+    pool.shutdown(wait=False)  # Ctrl-C interrupts the wait below, not one for the thread
+    return result.result()
+
+
+# The describers.
 
 
 async def open_describers(options: DescribeOptions) -> list[Describer]:
-    """The describers that the options ask for, found to be there.
-
-    Raises:
-        ConfigError: unknown describer, or options that do not go together.
-        DescribeError: none can answer; the message says what could be started.
-    """
+    """Open the describers that the options ask for."""
     return await DESCRIBERS.load(options.describer)(options)
 
 
 async def open_local(options: DescribeOptions) -> list[Describer]:
-    """A model in this process, loaded."""
+    """Load a model into this process."""
     from gpt4image.llm.local.client import LocalDescriber
 
     describer = LocalDescriber(options.model, batch_size=options.local_batch, precision=options.precision)
@@ -106,18 +129,17 @@ async def open_local(options: DescribeOptions) -> list[Describer]:
 
 
 async def open_recording(options: DescribeOptions) -> list[Describer]:
-    """A recorded set."""
+    """Open a recorded set."""
     from gpt4image.describe.replay import ReplayDescriber
 
     assert options.recording is not None
-    strategies = load_strategies(prompt_names(options), options.prompt_file)
-    describer = ReplayDescriber(options.recording, model=options.model, strategies=strategies)
+    describer = ReplayDescriber(options.recording, model=options.model, prompts=read_prompts(options))
     await describer.check()
     return [describer]
 
 
 async def open_servers(options: DescribeOptions) -> list[Describer]:
-    """Servers that speak OpenAI's protocol. One at least answers now; the others are waited for while work goes on."""
+    """Open servers that speak OpenAI's protocol. At least one answers now; the others may come up later."""
     from gpt4image.llm.openai_client import OpenAIDescriber
 
     urls = options.base_url or (OPENAI_URL,)
@@ -136,41 +158,74 @@ async def open_servers(options: DescribeOptions) -> list[Describer]:
 
 
 async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
-    """Find out which servers answer, and the model's name where the user gave none.
+    """Check which servers answer, and set the model where the user named none.
 
     Raises:
-        DescribeError: none answers, or they do not agree on a model.
+        DescribeError: no server answers, or they do not agree on a model.
     """
-    silent: list[str] = []
+    down: list[str] = []
     names: set[str] = set()
     for describer in describers:
         try:
             models = await describer.list_models()
         except EndpointDownError as error:
-            silent.append(str(error))
+            down.append(str(error))
             continue
-        names.add(describer.model or the_only(models, describer.place))
+        names.add(describer.model or only_model(models, describer.place))
     if not names:
-        raise DescribeError(await advice("; ".join(silent).capitalize() + "."))
+        raise DescribeError(await advice("; ".join(down).capitalize() + "."))
     if len(names) > 1:
         raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): name one with --model.")
-    for trouble in silent:
-        say(f"{trouble}: its share goes to the others until it does", style="yellow")
+    for trouble in down:
+        say(f"{trouble}: the other servers take its share until it answers", style="yellow")
     for describer in describers:
         describer.model = next(iter(names))
 
 
-def the_only(models: Sequence[str], place: str) -> str:
-    """The model of a server that has just one. DescribeError lists them where there are more."""
+def only_model(models: Sequence[str], place: str) -> str:
+    """Return the model of a server that has just one. DescribeError lists them where there are more."""
     if len(models) == 1:
         return models[0]
     known = f" It has: {', '.join(models[:20])}." if models else ""
     raise DescribeError(f"Name the model that {place} is to use: --model NAME.{known}{address_hint(place)}")
 
 
+# What to start where no describer answers.
+
+
+@dataclass(frozen=True)
+class ServerProgram:
+    """A program that serves vision-language models on the user's own machine.
+
+    Attributes:
+        name: its name.
+        command: its command, which tells whether it is installed.
+        url: where it listens by default.
+        start: how to start it.
+    """
+
+    name: str
+    command: str
+    url: str
+    start: str
+
+
+PROGRAMS = (
+    ServerProgram("vLLM", "vllm", "http://localhost:8000/v1", "vllm serve Qwen/Qwen2.5-VL-3B-Instruct"),
+    ServerProgram("Ollama", "ollama", "http://localhost:11434/v1", "ollama pull qwen2.5vl:3b && ollama serve"),
+    ServerProgram(
+        "llama.cpp",
+        "llama-server",
+        "http://localhost:8080/v1",
+        "llama-server -hf ggml-org/Qwen2.5-VL-3B-Instruct-GGUF",
+    ),
+    ServerProgram("LM Studio", "lms", "http://localhost:1234/v1", "lms server start"),
+)
+
+
 async def advice(trouble: str) -> str:
-    """What is wrong, and which describers would work here and how each is started."""
-    states = await asyncio.gather(*(look_for(program) for program in PROGRAMS))
+    """Return a message: what is wrong, which describers would work here, and how to start each."""
+    states = await asyncio.gather(*(state_of(program) for program in PROGRAMS))
     local = "transformers is installed" if find_spec("transformers") else "needs: pip install transformers"
     return "\n".join(
         [
@@ -183,101 +238,21 @@ async def advice(trouble: str) -> str:
     )
 
 
-async def look_for(program: Program) -> str:
-    """One line: whether a program runs here, is installed, or how it is started."""
-    if await listens(program.url):
+async def state_of(program: ServerProgram) -> str:
+    """Return a line: whether a program is up, whether it is installed, how to start it."""
+    if await is_listening(program.url):
         return f"  {program.name}: something answers at {program.url}: --base-url {program.url}"
     state = "installed, not running" if shutil.which(program.command) else "not found here"
     return f"  {program.name} ({state}): {program.start}\n      then --base-url {program.url}"
 
 
-async def listens(url: str) -> bool:
+async def is_listening(url: str) -> bool:
     """Whether anything takes connections at an address on this machine."""
     parts = urlsplit(url)
     try:
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with asyncio.timeout(PORT_SECONDS):
             _, writer = await asyncio.open_connection(parts.hostname, parts.port)
     except (OSError, TimeoutError):
         return False
     writer.close()
     return True
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Session:
-    """Describers that are ready to answer.
-
-    Attributes:
-        describers: one or more, all of the same model.
-        loop: runs their coroutines.
-        price: what tokens cost; None where it is not known.
-    """
-
-    describers: tuple[Describer, ...]
-    loop: asyncio.Runner
-    price: Price | None
-
-    @property
-    def model(self) -> str:
-        """The model that is asked."""
-        return self.describers[0].model
-
-    @property
-    def max_concurrency(self) -> int:
-        """Requests under way at a time, at most."""
-        return sum(describer.max_concurrency for describer in self.describers)
-
-
-@contextmanager
-def open_session(options: DescribeOptions) -> Iterator[Session]:
-    """Open the describers that the options ask for, and close them at the end.
-
-    Raises:
-        ConfigError: options that do not go together, or a price that cannot be meant.
-        DescribeError: no describer can answer; the message says what could be started.
-    """
-    with asyncio.Runner() as loop:
-        describers = loop.run(open_describers(options))
-        try:
-            yield Session(tuple(describers), loop, price_for(options, describers[0].model))
-        finally:
-            for describer in describers:
-                loop.run(describer.close())
-
-
-def price_for(options: DescribeOptions, model: str) -> Price | None:
-    """What the model costs: what the user says, nothing on this machine, else what the price table knows."""
-    if options.price_in is not None and options.price_out is not None:
-        return Price(options.price_in, options.price_out, source="given by you")
-    own = find_price(model, load_prices(options.prices)) if options.prices else None
-    if own is not None:
-        return own
-    if options.describer in ("local", "replay") or (options.base_url and all(map(is_loopback, options.base_url))):
-        return FREE
-    return find_price(model, load_prices())
-
-
-def outside_loops(work: Callable[[], T]) -> T:
-    """Do work that runs loops of its own: in a thread where this one runs a loop already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return work()
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def collect() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:  # handed to the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=collect)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gpt4image.core.console import counted
-from gpt4image.core.errors import DescribeError
+from gpt4image.core.errors import DescribeError, ImageError
 from gpt4image.core.format import rough_duration, short
 from gpt4image.describe.job import DescribeJob
-from gpt4image.describe.tasks import RequestMaker, Tasks, longest_side
+from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
 from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
 from gpt4image.descriptions.store.shards import now
 from gpt4image.llm.base import Counted, DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.prices import Price
 
-if TYPE_CHECKING:
-    from gpt4image.describe.job import DescribeJob
+FEW = 8
+"""Descriptions that an estimate is measured on."""
 
+CANDIDATES = 64
+"""First descriptions of the set, among which these few are chosen by the size of their pictures."""
 
-@dataclass(frozen=True)
-class SizeTrial:
-    """What one picture costs at another size.
-
-    Attributes:
-        max_side: longest side in pixels.
-        tokens_in: tokens that the question with it reads.
-    """
-
-    max_side: int
-    tokens_in: int
+SIZE_TRIAL = "size trial"
+SIZE_TRIAL_TOKENS = 16
+"""Most tokens of the answers to size trials: only what a picture costs to read is measured."""
 
 
 @dataclass(frozen=True)
@@ -41,90 +34,112 @@ class Estimate:
     """What the descriptions that are still to be written will take.
 
     Attributes:
-        measured: answers it rests on.
+        measured: answers that it is measured on.
         remaining: descriptions that are still to be written.
         tokens_in: mean tokens read for a description; None where the server does not count.
         tokens_out: mean tokens written, likewise.
-        luck: how far the mean cost of a description may be from the measured one, as a share of it: half the width of
-            its 95 % interval, by Student's t; None where one answer, or none, tells.
+        margin: half the width of the 95 % confidence interval of the mean cost, as a share of it; None below two
+            answers or without a price.
         seconds: mean time for a description.
-        at_once: requests that were under way at a time when the time was taken.
-        max_concurrency: requests under way at a time, at most.
+        at_once: open requests at a time, on average, while it was measured.
+        max_concurrency: most open requests at a time.
         price: what tokens cost; None where it is not known.
         max_side: longest side in pixels of the pictures sent; None for any size.
-        trials: other sizes.
+        trials: tokens that one picture and its question read, by longest side in pixels.
     """
 
     measured: int
     remaining: int
     tokens_in: float | None
     tokens_out: float | None
-    luck: float | None
+    margin: float | None
     seconds: float
     at_once: int
     max_concurrency: int
     price: Price | None
     max_side: int | None
-    trials: tuple[SizeTrial, ...] = ()
+    trials: Mapping[int, int] = field(default_factory=dict)
 
     def dollars(self, *, batch: bool = False) -> float | None:
-        """US dollars for what is left; None where price or tokens are not known."""
+        """Return US dollars for what is left; None where price or tokens are not known."""
         if self.price is None or self.tokens_in is None or self.tokens_out is None:
             return None
-        one = self.price.cost(round(self.tokens_in * 1000), round(self.tokens_out * 1000), batch=batch) or 0.0
-        return one / 1000 * self.remaining
+        # Prices take whole tokens: a thousand descriptions round better than one.
+        thousand = self.price.cost(round(self.tokens_in * 1000), round(self.tokens_out * 1000), batch=batch) or 0.0
+        return thousand / 1000 * self.remaining
 
     @property
     def time_span(self) -> tuple[float, float]:
-        """Seconds for what is left: if as many requests at a time as possible take as long as one, and as measured."""
+        """Seconds for what is left, at the highest concurrency and at the measured one."""
         total = self.seconds * self.remaining
         return total / self.max_concurrency, total / self.at_once
 
     def lines(self) -> list[str]:
-        """The estimate for a person to read."""
+        """Return the estimate for a person to read."""
         head = f"left to write: {counted(self.remaining, 'description')} (measured on {self.measured:,})"
-        return [head, *self._token_lines(), *self._money_lines(), self._time_line(), *self._size_lines()]
+        return [head, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
 
-    def _token_lines(self) -> list[str]:
+    def _token_line(self) -> str:
         if self.tokens_in is None or self.tokens_out is None:
-            return ["tokens: this server does not count them"]
-        totals = (short(self.tokens_in * self.remaining), short(self.tokens_out * self.remaining))
-        return [
-            f"tokens: {self.tokens_in:.0f} read and {self.tokens_out:.0f} written a description; "
-            f"{totals[0]} and {totals[1]} in all"
-        ]
+            return "tokens: this server does not count them"
+        read, written = (short(tokens * self.remaining) for tokens in (self.tokens_in, self.tokens_out))
+        per_description = f"{self.tokens_in:.0f} read and {self.tokens_out:.0f} written a description"
+        return f"tokens: {per_description}; {read} and {written} in all"
 
-    def _money_lines(self) -> list[str]:
+    def _money_line(self) -> str:
         online, batch = self.dollars(), self.dollars(batch=True)
         if self.price is None or online is None:
-            return ["money: the price of this model is not known; give it with --price-in and --price-out"]
+            return "money: the price of this model is not known; set it with --price-in and --price-out"
         if not online:
-            return [f"money: none ({self.price.source or 'a price of 0'})"]
-        as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
+            return f"money: none ({self.price.source or 'a price of 0'})"
+        interval = ""
+        if self.margin:
+            low, high = max(0.0, online * (1 - self.margin)), online * (1 + self.margin)
+            interval = f" (${low:,.2f} to ${high:,.2f}, 95 % interval)"
         half = f"; ${batch:,.2f} by the batch interface (--describer batch)" if self.price.batch is not None else ""
-        return [f"money: ${online:,.2f} online{self._range(online)}{half}{as_of}"]
-
-    def _range(self, dollars: float) -> str:
-        """Between what it is likely to be, where more than one measured description says so."""
-        if not self.luck:
-            return ""
-        return f" (${max(0.0, dollars * (1 - self.luck)):,.2f} to ${dollars * (1 + self.luck):,.2f}, 95 % interval)"
+        as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
+        return f"money: ${online:,.2f} online{interval}{half}{as_of}"
 
     def _time_line(self) -> str:
-        fast, slow = self.time_span
-        span = (
-            rough_duration(slow)
-            if self.at_once >= self.max_concurrency
-            else f"{rough_duration(fast)} to {rough_duration(slow)}"
-        )
+        fast, slow = map(rough_duration, self.time_span)
+        span = slow if self.at_once >= self.max_concurrency else f"{fast} to {slow}"
         return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
 
     def _size_lines(self) -> list[str]:
         if not self.trials:
             return []
-        sizes = ", ".join(f"{trial.tokens_in:,} at {trial.max_side}" for trial in self.trials)
+        sizes = ", ".join(f"{tokens:,} at {side}" for side, tokens in self.trials.items())
         now = "now as they are" if self.max_side is None else f"now {self.max_side}"
         return [f"picture size (--max-side, {now}): one picture and its question read {sizes} pixels"]
+
+
+def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
+    """Measure what the whole set will take on a few descriptions, which are kept.
+
+    Args:
+        job: what is to be done.
+        sizes: longest sides in pixels whose tokens are measured, with one request each.
+
+    Raises:
+        DescribeError: none of the few could be described.
+    """
+    few = spread_by_size(job, FEW)
+    started = time.monotonic()
+    asked = job.run_missing(few, title=f"Measure {len(few)}")
+    elapsed = time.monotonic() - started
+    records = [record for record in job.records_of(few) if record.answered]
+    if not records:
+        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
+        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
+    return make_estimate(
+        records,
+        remaining=len(job.plan()),
+        elapsed=elapsed if asked else sum(record.seconds for record in records),
+        max_concurrency=job.session.max_concurrency,
+        price=job.session.price,
+        max_side=job.question.max_side,
+        trials=try_sizes(job, few, sizes),
+    )
 
 
 def make_estimate(
@@ -134,49 +149,29 @@ def make_estimate(
     max_concurrency: int,
     price: Price | None,
     max_side: int | None,
-    trials: Sequence[SizeTrial] = (),
+    trials: Mapping[int, int] | None = None,
 ) -> Estimate:
-    """Estimate from answers.
-
-    Args:
-        records: measured descriptions, answered ones at least one.
-        remaining: descriptions that are still to be written.
-        elapsed: seconds that they took all together.
-        max_concurrency: requests under way at a time, at most.
-        price: what tokens cost.
-        max_side: longest side in pixels of the pictures sent.
-        trials: other sizes.
-    """
+    """Estimate from answers, at least one, that took `elapsed` seconds all together; for the rest see `Estimate`."""
     seconds = mean([record.seconds for record in records]) or 0.0
-    under_way = seconds * len(records) / max(elapsed, 1e-9)
+    open_at_once = seconds * len(records) / max(elapsed, 1e-9)
+    costs = [price.cost(record.tokens_in, record.tokens_out) for record in records] if price else []
     return Estimate(
         measured=len(records),
         remaining=remaining,
         tokens_in=mean([record.tokens_in for record in records]),
         tokens_out=mean([record.tokens_out for record in records]),
-        luck=relative_reach([price.cost(record.tokens_in, record.tokens_out) for record in records] if price else []),
+        margin=relative_margin(costs),
         seconds=seconds,
-        at_once=min(max(1, round(under_way)), max_concurrency),
+        at_once=min(max(1, round(open_at_once)), max_concurrency),
         max_concurrency=max_concurrency,
         price=price,
         max_side=max_side,
-        trials=tuple(trials),
+        trials=trials or {},
     )
 
 
-def relative_reach(costs: Sequence[float | None]) -> float | None:
-    """Half the width of the 95 % interval of a mean cost, as a share of it; None where it cannot be told."""
-    from scipy import stats
-
-    known = np.asarray([cost for cost in costs if cost is not None])
-    if len(known) < max(2, len(costs)) or not known.mean():
-        return None
-    reach = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
-    return float(reach / known.mean())
-
-
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of values; None where one is unknown.
+    """Return the mean of values; None where one is unknown.
 
     >>> mean([1, 2]), mean([1, None])
     (1.5, None)
@@ -185,97 +180,90 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-SIZE_TRIAL = "size trial"
+def relative_margin(costs: Sequence[float | None]) -> float | None:
+    """Return half the width of the 95 % confidence interval of a mean cost (Student's t), as a share of the mean."""
+    from scipy import stats
+
+    known = np.asarray([cost for cost in costs if cost is not None])
+    if len(known) < max(2, len(costs)) or not known.mean():
+        return None
+    half_width = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
+    return float(half_width / known.mean())
 
 
-FEW_TOKENS = 16
+def spread_by_size(job: DescribeJob, count: int) -> Tasks:
+    """Choose some of the first tasks, their pictures as small and large as all are: the same ones at every call.
 
-
-def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> list[SizeTrial]:
-    """Tokens that the largest of a few pictures costs at several sizes up to its own.
-
-    What was measured before is not measured again, and nothing that the budget does not allow.
+    A picture costs by its size. Sorted by size and cut into equal shares, the task in the middle of each share stands
+    for it.
     """
-    whole = RequestMaker(job.images, replace(job.question, max_side=None), few)
-    sides = [longest_side(whole, number) for number in range(len(few))]
+    tasks = job.first(CANDIDATES)
+    maker = RequestMaker(job.images, job.question, tasks)
+    pixels = [width * height for width, height in (picture_size(maker, number) for number in range(len(tasks)))]
+    order = np.argsort(pixels, kind="stable")
+    middles = ((np.arange(count) + 0.5) * len(tasks) / count).astype(np.int64) if len(tasks) > count else slice(None)
+    return tasks.part(np.sort(order[middles]))
+
+
+def picture_size(maker: RequestMaker, number: int) -> tuple[int, int]:
+    """Return width and height in pixels of a task's picture as it is sent; 0 and 0 where it cannot be read."""
+    request = request_or_error(maker, number)
+    return (0, 0) if isinstance(request, ImageError) else (request.picture.width, request.picture.height)
+
+
+def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, int]:
+    """Measure what the largest of a few pictures takes at several sizes up to its own, in tokens by longest side.
+
+    Earlier trials are not paid for again, and none that the budget does not cover is made.
+    """
+    unscaled = RequestMaker(job.images, replace(job.question, max_side=None), few)
+    sides = [max(picture_size(unscaled, number)) for number in range(len(few))]
     largest = int(np.argmax(sides))
     if sides[largest] <= min(sizes, default=0):
-        return []
-    wanted = {}
+        return {}
+    known = {(paid.image_id, paid.prompt_hash, paid.settings): paid.tokens_in for paid in earlier_trials(job)}
+    sampling = replace(job.question.sampling, max_tokens=SIZE_TRIAL_TOKENS)
+    trials = {}
     for side in sorted({min(size, sides[largest]) for size in sizes}):
-        sampling = replace(job.question.sampling, max_tokens=FEW_TOKENS)
         maker = RequestMaker(job.images, replace(job.question, max_side=side, sampling=sampling), few)
-        wanted[side] = maker.record(largest), maker
-    known = {(r.image_id, r.prompt_hash, r.settings): r.tokens_in for r in earlier_trials(job)}
-    trials = []
-    for side, (asked, maker) in wanted.items():
-        measured = known.get((asked.image_id, asked.prompt_hash, asked.settings))
-        tokens_in = measured or measure(job, asked, maker.request(largest))
-        trials += [SizeTrial(side, tokens_in)] if tokens_in else []
+        asked = maker.record(largest)
+        tokens_in = known.get((asked.image_id, asked.prompt_hash, asked.settings))
+        if tokens_in := tokens_in or measure(job, asked, maker.request(largest)):
+            trials[side] = tokens_in
     return trials
 
 
 def earlier_trials(job: DescribeJob) -> Iterator[DescriptionRecord]:
-    """Trials of the same model that were paid for before."""
+    """Yield the payments for earlier trials of the same model."""
     model = job.question.model
     return (paid for paid in job.store.payments() if paid.error == SIZE_TRIAL and paid.model == model)
 
 
 def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest) -> int | None:
-    """Tokens that the first question of a request reads, booked; None where they are not counted or it fails."""
+    """Ask the first question of a request and book it; return the tokens that it reads, None where nobody counts."""
     budget = job.budget()
     if not budget.affords(0):
         return None
-    call = ask_first(job, request)
-    if call is None:
+    answer = ask_first(job, request)
+    if answer is None:
         return None
-    cost = budget.pay(call.tokens_in, call.tokens_out)
+    cost = budget.pay(answer.tokens_in, answer.tokens_out)
     with job.store.writer() as writer:
-        writer.write(payment_of(asked, SIZE_TRIAL, call.tokens_in, call.tokens_out, cost, now()))
-    return call.tokens_in
+        writer.write(payment_of(asked, SIZE_TRIAL, answer.tokens_in, answer.tokens_out, cost, now()))
+    return answer.tokens_in
 
 
 def ask_first(job: DescribeJob, request: DescribeRequest) -> Counted | None:
-    """Have the first question of a request answered, well or not; None where the server does not take it."""
-    asked, ignore = replace(request, turns=request.turns[:1]), lambda answer: None
+    """Return the reply to the first question of a request, or its failure; None where the server does not take it."""
+    describer, asked = job.session.describers[0], replace(request, turns=request.turns[:1])
     try:
-        return job.session.loop.run(job.session.describers[0].describe(asked, ignore))
+        return job.session.loop.run(describer.describe(asked, lambda answer: None))
     except RequestFailedError as error:
         return error
     except (EndpointDownError, RateLimitedError):
         return None
 
 
-FEW = 8
-
-
-"""Descriptions that an estimate is measured on."""
-
-
-def estimate(job: DescribeJob, *, sizes: tuple[int, ...] = ()) -> Estimate:
-    """Measure what the whole set will take on a few descriptions, which are kept.
-
-    Args:
-        job: what is to be done.
-        sizes: longest sides of pictures whose tokens are measured, one call each.
-
-    Raises:
-        DescribeError: none of the few could be described.
-    """
-    few = job.spread(FEW)
-    started = time.monotonic()
-    asked = job.run_missing(few, title=f"Measure {len(few)}")
-    elapsed = time.monotonic() - started
-    records = [record for record in job.records_of(few) if record.answered]
-    if not records:
-        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
-        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
-    trials = try_sizes(job, few, sizes)
-    measured = elapsed if asked else sum(record.seconds for record in records)
-    most, price, side = job.session.max_concurrency, job.session.price, job.question.max_side
-    return make_estimate(records, len(job.outside_batches(job.plan())), measured, most, price, side, trials)
-
-
 def outcome_of(record: DescriptionRecord) -> str:
-    """What became of a failed description, in words."""
+    """Return why a description failed."""
     return f"{record.error} ({record.detail})" if record.detail else str(record.error)

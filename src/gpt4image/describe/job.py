@@ -1,48 +1,39 @@
-"""Describe an image set: what is to be asked, what it will cost, and having it done."""
+"""A describe job: an image set, what is asked about it, who answers, and the store that holds the answers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import exclusive
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.batch.jobs import keys_under_way
 from gpt4image.describe.batch.run import run_batches
-from gpt4image.describe.clients import Session, prompt_names
+from gpt4image.describe.clients import Session
+from gpt4image.describe.question import Question, make_question
 from gpt4image.describe.runner import RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
-from gpt4image.describe.tasks import Question, RequestMaker, Tasks, all_tasks, picture_pixels, plan_tasks
+from gpt4image.describe.tasks import RequestMaker, Tasks, all_tasks, plan_tasks
 from gpt4image.describe.workers.run_folder import wait_for_workers
-from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
-from gpt4image.descriptions.prompts.values import speak
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.records import record_from
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.llm.base import Sampling
 from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import key_for
 
-LOOKED_AT = 64
-
-
-"""Descriptions among whose pictures those few are chosen, small and large alike."""
-
 
 @dataclass(frozen=True)
 class DescribeJob:
-    """An image set, what is asked about it, and who answers.
+    """Everything that describing needs; `open_job` makes it.
 
     Attributes:
         images: the images.
@@ -50,7 +41,8 @@ class DescribeJob:
         question: what is asked.
         store: what is answered.
         session: who answers.
-        options: as the user gave them.
+        options: the user's settings.
+        confused: labels of the classes that each class is confused with, by label, as prompts name them.
     """
 
     images: ImageTable
@@ -59,48 +51,35 @@ class DescribeJob:
     store: DescriptionStore
     session: Session
     options: DescribeOptions
+    confused: Mapping[int, tuple[int, ...]] | None = None
 
-    def plan(self) -> Tasks:
-        """What is still to be written."""
+    # Which descriptions.
+
+    def unanswered(self) -> Tasks:
+        """List the tasks without an answer, those inside a batch included."""
         retry = self.options.retry_failed
         return plan_tasks(self.images, self.rows, self.question, self.store, retry_failed=retry)
 
+    def plan(self) -> Tasks:
+        """List the tasks to ask now: without an answer, and in no batch, where they are paid for already."""
+        return self._outside_batches(self.unanswered())
+
     def first(self, count: int) -> Tasks:
-        """The first tasks, answered or not: the same at every call, an even mixture of all classes."""
-        return self.outside_batches(all_tasks(self.images, self.rows, self.question)[0]).part(slice(count))
-
-    def spread(self, count: int) -> Tasks:
-        """Some of the first tasks, their pictures as small and large as all are: the same at every call.
-
-        What a picture costs goes by its size, so the few at the middles of equal shares, sorted by size, stand for all.
-        """
-        tasks = self.first(LOOKED_AT)
-        maker = RequestMaker(self.images, self.question, tasks)
-        order = np.argsort([picture_pixels(maker, number) for number in range(len(tasks))], kind="stable")
-        chosen = ((np.arange(count) + 0.5) * len(tasks) / count).astype(np.int64) if len(tasks) > count else slice(None)
-        return tasks.part(np.sort(order[chosen]))
+        """List the first tasks, answered or not: the same at every call, an even mixture of all classes."""
+        return self._outside_batches(all_tasks(self.images, self.rows, self.question)).part(slice(count))
 
     @property
     def batch_folder(self) -> Path:
-        """What is known of batches under way."""
+        """Folder with the state of batches."""
         return self.store.folder / "batches"
 
-    def outside_batches(self, tasks: Tasks) -> Tasks:
-        """Those of some tasks that no batch under way holds: the others are paid for."""
+    def _outside_batches(self, tasks: Tasks) -> Tasks:
         if not self.batch_folder.exists():
             return tasks
-        return tasks.part(~contains(keys_under_way(self.batch_folder), tasks.keys))
+        free = ~contains(keys_under_way(self.batch_folder), tasks.keys)
+        return replace(tasks.part(free), in_batches=int((~free).sum()))
 
-    def budget(self) -> Budget:
-        """What may be spent, less what was."""
-        return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost)
-
-    def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
-        """Some dollars, of which some are spent."""
-        turns, most_out = max(len(strategy.turns) for strategy in self.question.strategies), self.options.max_tokens
-        if batch:  # a batch asks one question of a conversation at a time, and pays for that alone
-            return Budget(dollars, self.session.price, spent, most_out * turns, batch=True)
-        return Budget(dollars, self.session.price, spent, most_out, turns=turns)
+    # Having them described.
 
     def run(
         self,
@@ -109,15 +88,22 @@ class DescribeJob:
         budget: Budget | None = None,
         writer: RecordWriter | None = None,
     ) -> Tally:
-        """Have tasks described, and the writer closed."""
+        """Describe tasks in this process.
+
+        Args:
+            tasks: the tasks.
+            title: what the progress line calls the run.
+            budget: what may be spent; what the user's budget leaves when not given.
+            writer: takes the records, and is closed at the end; a new one when not given.
+        """
         if not len(tasks) and writer is None:
             return Tally(0)
         settings = RunSettings(image_seconds=self.options.image_seconds)
-        with writer or self.store.writer() as part, self.store.conversations() as conversations:
+        with writer or self.store.writer() as records, self.store.conversations() as conversations:
             return run_tasks(
                 RequestMaker(self.images, self.question, tasks),
                 self.session.describers,
-                part,
+                records,
                 budget or self.budget(),
                 self.session.loop,
                 settings,
@@ -141,73 +127,28 @@ class DescribeJob:
             return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
 
     def run_missing(self, tasks: Tasks, title: str) -> int:
-        """Have those of some tasks described that have no answer, failed ones again; returns their number."""
+        """Describe those of some tasks that have no answer, failed ones again; return their number."""
         missing = tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True))
         if len(missing):
             self.run(missing, title)
         return len(missing)
 
+    def budget(self) -> Budget:
+        """Return the user's budget, with what the store says was spent on this model."""
+        return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost)
+
+    def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
+        """Return a budget of some dollars, of which some are spent."""
+        turns, most_out = max(len(prompt.turns) for prompt in self.question.prompts), self.options.max_tokens
+        if batch:  # a batch asks one question of a conversation at a time, and pays for that alone
+            return Budget(dollars, self.session.price, spent, most_out * turns, batch=True)
+        return Budget(dollars, self.session.price, spent, most_out, turns=turns)
+
     def records_of(self, tasks: Tasks) -> list[DescriptionRecord]:
-        """The records of some tasks, as far as there are any."""
+        """Return the records of some tasks, as far as there are any."""
         keys = pa.array([key.decode() for key in tasks.keys.tolist()], pa.string())
         found = (batch.filter(pc.is_in(batch["key"], keys)) for batch in self.store.current_batches(dropped=True))
         return [record_from(values) for batch in found for values in batch.to_pylist()]
-
-
-def read_strategies(options: DescribeOptions) -> tuple[Strategy, ...]:
-    """The prompts that the options ask for. ConfigError when one is unknown or cannot be meant."""
-    return tuple(load_strategies(prompt_names(options), options.prompt_file))
-
-
-def read_values(
-    images: ImageTable, options: DescribeOptions, neighbours: Mapping[int, tuple[int, ...]] | None
-) -> PromptValues:
-    """What stands in the prompts' placeholders. ConfigError when the file of class names does not fit.
-
-    Args:
-        images: the images.
-        options: as the user gave them.
-        neighbours: labels of the classes that each is confused with, by label.
-    """
-    names = {} if options.class_names is None else read_class_names(options.class_names)
-    unknown = sorted(set(names) - set(images.classes))
-    if unknown:
-        raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
-    said = tuple(names.get(name, speak(name)) for name in images.classes)
-    confused = (neighbours or {}).items()
-    return PromptValues(said, {label: tuple(said[other] for other in others) for label, others in confused})
-
-
-def read_class_names(path: Path) -> dict[str, str]:
-    """Names of classes as prompts say them. ConfigError names the file when it cannot be meant."""
-    try:
-        names = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ConfigError(f'{path} must hold names by class, such as {{"n01440764": "tench"}}.')
-    return names
-
-
-def describe_lock(store: DescriptionStore) -> Path:
-    """Lock of whoever decides what is written to a store."""
-    return store.folder / "describe.lock"
-
-
-@contextmanager
-def hold_store(store: DescriptionStore) -> Iterator[None]:
-    """Keep other processes from describing into the same store; put its parts together at the end.
-
-    Raises:
-        BusyError: another process describes into it. Workers that a process has left behind are waited for.
-    """
-    with exclusive(describe_lock(store), f"the descriptions in {store.folder}"):
-        wait_for_workers(store)
-        store.compact()
-        try:
-            yield
-        finally:
-            store.compact()
 
 
 def open_job(
@@ -215,7 +156,7 @@ def open_job(
     store: DescriptionStore,
     session: Session,
     options: DescribeOptions,
-    neighbours: Mapping[int, tuple[int, ...]] | None = None,
+    confused: Mapping[int, tuple[int, ...]] | None = None,
 ) -> DescribeJob:
     """Put a job together.
 
@@ -224,19 +165,32 @@ def open_job(
         store: what is answered already.
         session: who answers.
         options: what is asked.
-        neighbours: labels of the classes that each is confused with, by label, for prompts that say them.
+        confused: labels of the classes that each class is confused with, by label, for prompts that name them.
 
     Raises:
-        ConfigError: a prompt, placeholder or setting that cannot be meant.
+        ConfigError: an invalid prompt, placeholder or setting.
     """
-    question = Question(
-        model=session.model,
-        strategies=read_strategies(options),
-        values=read_values(images, options, neighbours),
-        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
-        samples=options.samples,
-        max_side=options.max_side or None,
-        retry_temperature=options.retry_temperature,
-    )
+    question = make_question(images, session.model, options, confused)
     rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
-    return DescribeJob(images, rows, question, store, session, options)
+    return DescribeJob(images, rows, question, store, session, options, confused)
+
+
+def describe_lock(store: DescriptionStore) -> Path:
+    """Return the lock of the process that decides what is written to a store."""
+    return store.folder / "describe.lock"
+
+
+@contextmanager
+def hold_store(store: DescriptionStore) -> Iterator[None]:
+    """Keep other processes from describing into the same store; compact it before and after.
+
+    Raises:
+        BusyError: another process describes into it. Workers that a killed process left behind are waited for.
+    """
+    with exclusive(describe_lock(store), f"the descriptions in {store.folder}"):
+        wait_for_workers(store)
+        store.compact()
+        try:
+            yield
+        finally:
+            store.compact()

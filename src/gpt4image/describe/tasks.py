@@ -1,21 +1,23 @@
-"""What is asked about which image: every task has a key, and the store knows which keys are answered."""
+"""Tasks: one for every image, prompt and sample, each with a key that the store marks as answered or not.
+
+images x prompts x samples -> keys, each once -> minus answered (and failed) ones -> requests, made ahead in threads
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4image.core.errors import ConfigError, ImageError
+from gpt4image.core.errors import ImageError
 from gpt4image.core.files import digest
-from gpt4image.descriptions.prompts import PromptValues, Strategy
+from gpt4image.describe.question import Question, settings_json
+from gpt4image.descriptions.prompts import Strategy
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.latest import KEY_TYPE
 from gpt4image.descriptions.store.records import DescriptionRecord
@@ -24,66 +26,14 @@ from gpt4image.images.table import ImageTable
 from gpt4image.llm.base import DescribeRequest, Sampling
 from gpt4image.llm.picture import prepare_picture
 
-if TYPE_CHECKING:
-    pass
-
-
-KEY_BLOCK = 4096
+BLOCK = 8
+"""Requests prepared by one thread in one go: enough to hide the cost of handing them over."""
 
 UNREADABLE = "unreadable picture"
 """Why a task fails whose picture cannot be read."""
 
-
-@dataclass(frozen=True)
-class Question:
-    """All that decides the answers; what is not in here changes speed alone.
-
-    Attributes:
-        model: the model as it is asked for.
-        strategies: ways of asking.
-        values: what stands in their placeholders.
-        sampling: how answers are drawn.
-        samples: answers to each strategy.
-        max_side: longest side in pixels of the pictures sent; None sends them as large as they are.
-        retry_temperature: temperature of another try; that of `sampling` when not given.
-    """
-
-    model: str
-    strategies: tuple[Strategy, ...]
-    values: PromptValues
-    sampling: Sampling
-    samples: int = 1
-    max_side: int | None = 768
-    retry_temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ConfigError(f"samples must be at least 1, not {self.samples}.")
-        if self.samples > 1 and self.sampling.temperature == 0:
-            raise ConfigError(
-                f"{self.samples} samples at temperature 0 are {self.samples} times the same: set --temperature above 0."
-            )
-        if self.max_side is not None and self.max_side < 1:
-            raise ConfigError(f"max_side must be at least 1, not {self.max_side}.")
-        self.values.check(self.strategies)
-
-    @cached_property
-    def settings(self) -> str:
-        """Sampling and picture size as JSON."""
-        return settings_json(self.sampling, self.max_side)
-
-    def identity(self, strategy: Strategy, label: int, sample: int) -> str | None:
-        """What is asked about an image of a class; None where the strategy needs a class and there is none."""
-        values = self.values.of(label)
-        if not strategy.placeholders <= values.keys():
-            return None
-        used = {name: values[name] for name in sorted(strategy.placeholders)}
-        return json.dumps([self.model, strategy.hash, used, self.settings, sample])
-
-
-def settings_json(sampling: Sampling, max_side: int | None) -> str:
-    """Sampling and picture size as JSON."""
-    return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
+Prepared = tuple[int, DescribeRequest | ImageError]
+"""Number of a task with its request, or with the reason why its picture cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -91,35 +41,37 @@ class Tasks:
     """Descriptions that are still to be written, in an order that depends on their keys alone.
 
     Attributes:
-        keys: what is asked, S32 [N], sorted: an even mixture of all classes.
+        keys: what is asked, S32 [N], sorted. Keys are hashes, so any run of them is an even mixture of all classes.
         rows: positions in the image table, int64 [N].
-        strategies: positions in the question's strategies, int16 [N].
-        samples: number of the sample, int16 [N].
-        again: whether it was asked before, bool [N].
+        prompts: positions in the question's prompts, int16 [N].
+        samples: numbers of the samples, int16 [N].
+        again: whether it was asked before and failed, or was marked for a retry, bool [N].
         done: number of tasks that are answered already.
-        failed: number of tasks that failed before and are not tried again.
-        without_class: number of tasks that need a class which the image does not have.
+        failed: number of tasks that failed before and are not retried.
+        in_batches: number of tasks that a batch at a vendor holds.
+        without_class: number of tasks left out because their prompt names a class and the image has none.
     """
 
     keys: np.ndarray
     rows: np.ndarray
-    strategies: np.ndarray
+    prompts: np.ndarray
     samples: np.ndarray
     again: np.ndarray
     done: int = 0
     failed: int = 0
+    in_batches: int = 0
     without_class: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def part(self, chosen: np.ndarray | slice) -> Tasks:
-        """Some of the tasks."""
-        columns = ("keys", "rows", "strategies", "samples", "again")
+        """Return some of the tasks, by a mask, positions or a slice."""
+        columns = ("keys", "rows", "prompts", "samples", "again")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     def shard(self, rank: int, shards: int) -> Tasks:
-        """This worker's share, the same whatever is done already."""
+        """Return a worker's shard. It depends on the keys alone, not on what is answered already."""
         numbers = np.asarray([int(key[:8], 16) for key in self.keys.tolist()], dtype=np.int64)
         return self.part(numbers % shards == rank)
 
@@ -127,48 +79,54 @@ class Tasks:
 def plan_tasks(
     images: ImageTable, rows: np.ndarray, question: Question, store: DescriptionStore, *, retry_failed: bool = False
 ) -> Tasks:
-    """Find out what is still to be written.
+    """List the tasks without an answer.
 
     Args:
         images: the images.
         rows: positions in the table of the images to describe, int64 [n].
         question: what is asked about each.
         store: what is answered already.
-        retry_failed: try again what failed before.
+        retry_failed: include tasks that failed before.
     """
-    wanted, without_class = all_tasks(images, rows, question)
+    wanted = all_tasks(images, rows, question)
     states = store.keys()
-    pending = states.pending(wanted.keys, retry_failed=retry_failed)
-    known = {*states.failed.tolist(), *(key.encode() for key, m in store.marks().items() if m.verdict == "retry")}
-    todo = wanted.part(pending)
-    again = np.asarray([key in known for key in todo.keys.tolist()], dtype=bool)
+    todo = wanted.part(states.pending(wanted.keys, retry_failed=retry_failed))
+    marked = (key.encode() for key, mark in store.marks().items() if mark.verdict == "retry")
+    again = {*states.failed.tolist(), *marked}
     failed = 0 if retry_failed else int(np.isin(wanted.keys, states.failed).sum())
-    done = len(wanted) - len(todo) - failed
-    return replace(todo, again=again, done=done, failed=failed, without_class=without_class)
+    return replace(
+        todo,
+        again=np.asarray([key in again for key in todo.keys.tolist()], dtype=bool),
+        done=len(wanted) - len(todo) - failed,
+        failed=failed,
+    )
 
 
-def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> tuple[Tasks, int]:
-    """Every task of some images, copies of an image once, and the number of those that lack a class."""
+def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks:
+    """List every task of some images (positions int64 [n]), answered or not. Copies of an image share theirs."""
     ids, labels = images.ids[rows].tolist(), images.labels[rows].tolist()
-    keys, places, strategies, samples, without_class = [], [], [], [], 0
-    for number, strategy in enumerate(question.strategies):
+    columns, without_class = [], 0
+    for number, prompt in enumerate(question.prompts):
         for sample in range(question.samples):
-            identities = {label: question.identity(strategy, label, sample) for label in set(labels)}
-            asked = [identities[label] for label in labels]
-            there = [place for place, identity in enumerate(asked) if identity is not None]
-            without_class += len(asked) - len(there)
-            found = [digest(ids[place], asked[place] or "") for place in there]
-            keys.append(np.asarray(found, dtype=KEY_TYPE))
-            places.append(rows[there])
-            strategies.append(np.full(len(there), number, dtype=np.int16))
-            samples.append(np.full(len(there), sample, dtype=np.int16))
-    unique, first = np.unique(np.concatenate(keys), return_index=True)
-    at, strategy_of, sample_of = (np.concatenate(column)[first] for column in (places, strategies, samples))
-    return Tasks(unique, at, strategy_of, sample_of, np.zeros(len(unique), dtype=bool)), without_class
+            identities = {label: question.identity(prompt, label, sample) for label in set(labels)}
+            found = [
+                (digest(image, identity), row)
+                for image, label, row in zip(ids, labels, rows.tolist(), strict=True)
+                if (identity := identities[label]) is not None
+            ]
+            without_class += len(labels) - len(found)
+            keys = np.asarray([key for key, _ in found], dtype=KEY_TYPE)
+            positions = np.asarray([row for _, row in found], dtype=np.int64)
+            same = (np.full(len(found), value, dtype=np.int16) for value in (number, sample))
+            columns.append((keys, positions, *same))
+    all_keys, all_rows, prompts, samples = (np.concatenate(column) for column in zip(*columns, strict=True))
+    keys, first = np.unique(all_keys, return_index=True)
+    again = np.zeros(len(keys), dtype=bool)
+    return Tasks(keys, all_rows[first], prompts[first], samples[first], again, without_class=without_class)
 
 
 class RequestMaker:
-    """Makes requests of tasks: reads and shrinks the picture, fills in the prompt.
+    """Makes the requests of tasks: reads and shrinks the picture, fills in the prompt.
 
     Args:
         images: the images.
@@ -189,55 +147,55 @@ class RequestMaker:
         return self._tasks.keys
 
     def part(self, numbers: np.ndarray) -> RequestMaker:
-        """A maker of some of the tasks, in the order of the numbers (int64 [n])."""
+        """Return a maker of some of the tasks, in the order of the numbers, int64 [n]."""
         return RequestMaker(self._images, self._question, self._tasks.part(numbers))
 
-    def strategy(self, number: int) -> Strategy:
-        """How a task is asked."""
-        return self._question.strategies[int(self._tasks.strategies[number])]
+    def prompt(self, number: int) -> Strategy:
+        """Return the prompt of a task."""
+        return self._question.prompts[int(self._tasks.prompts[number])]
 
     def record(self, number: int) -> DescriptionRecord:
-        """What is known of a task before it is asked."""
+        """Return a record that says what a task asks; its outcome is still to be filled in."""
         question, tasks = self._question, self._tasks
-        strategy = self.strategy(number)
+        prompt = self.prompt(number)
         return DescriptionRecord(
             key=tasks.keys[number].decode(),
             image_id=self._ids[tasks.rows[number]].decode(),
             model=question.model,
-            prompt=strategy.name,
-            prompt_hash=strategy.hash,
+            prompt=prompt.name,
+            prompt_hash=prompt.hash,
             sample=int(tasks.samples[number]),
             settings=settings_json(self._sampling(number), question.max_side),
         )
 
     def request(self, number: int) -> DescribeRequest:
-        """The request of a task. ImageError when the picture cannot be had."""
+        """Return the request of a task. ImageError when the picture cannot be read, or is another one by now."""
         question, tasks = self._question, self._tasks
         row = int(tasks.rows[number])
         name = self._images.path(row)
-        strategy = self.strategy(number)
-        system, turns = strategy.fill(question.values.of(int(self._labels[row])))
+        prompt = self.prompt(number)
+        system, turns = prompt.fill(question.values.of(int(self._labels[row])))
         data, known_id = self._images.read(row), self._ids[row].decode()
         if image_id(data) != known_id:
             raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
-        picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
         return DescribeRequest(
             key=tasks.keys[number].decode(),
             image_id=known_id,
             name=name,
-            picture=picture,
+            picture=prepare_picture(data, name, question.max_side, self._images.max_pixels),
             system=system,
             turns=turns,
             sampling=self._sampling(number),
-            prompt_hash=strategy.hash,
+            prompt_hash=prompt.hash,
             sample=int(tasks.samples[number]),
         )
 
     def join(self, number: int, texts: tuple[str, ...]) -> str:
-        """The answers of a task's conversation as one text."""
-        return join_answers(texts, self.strategy(number).join)
+        """Return the answers of a task's conversation as one text."""
+        return join_answers(texts, self.prompt(number).join)
 
     def _sampling(self, number: int) -> Sampling:
+        """Return the sampling of a task: each sample has a seed of its own, a retry may have another temperature."""
         sampling, sample = self._question.sampling, int(self._tasks.samples[number])
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
@@ -248,7 +206,7 @@ class RequestMaker:
 
 
 def join_answers(texts: Iterable[str], between: str) -> str:
-    """Answers as one text, empty ones left out.
+    """Join answers to one text, empty ones left out.
 
     >>> join_answers([" A cat. ", "", "It sleeps."], " ")
     'A cat. It sleeps.'
@@ -256,70 +214,36 @@ def join_answers(texts: Iterable[str], between: str) -> str:
     return between.join(text.strip() for text in texts if text.strip())
 
 
-def blocks(size: int, block: int = KEY_BLOCK) -> Iterator[range]:
-    """Numbers 0 to size - 1 in blocks."""
-    for start in range(0, size, block):
-        yield range(start, min(start + block, size))
-
-
-def picture_pixels(maker: RequestMaker, number: int) -> int:
-    """Width x height of a task's picture as it is sent; 0 where it cannot be read."""
-    try:
-        picture = maker.request(number).picture
-    except ImageError:
-        return 0
-    return picture.width * picture.height
-
-
-def longest_side(maker: RequestMaker, number: int) -> int:
-    """Longest side in pixels of a task's picture; 0 where it cannot be read."""
-    try:
-        picture = maker.request(number).picture
-    except ImageError:
-        return 0
-    return max(picture.width, picture.height)
-
-
-BLOCK = 8
-
-
-"""Tasks made ready in one go: enough to hide what a thread's turn costs."""
-
-
-Prepared = tuple[int, DescribeRequest | ImageError]
-
-
 async def feed(maker: RequestMaker, ahead: int) -> AsyncGenerator[Prepared]:
-    """All tasks in order, each as a request or as the reason why its picture cannot be had.
+    """Yield all tasks in order, prepared in threads; about `ahead` of them are ready before they are asked for."""
+    with closing(prepare_ahead(maker, ahead)) as blocks:
+        for block in blocks:
+            for prepared in await asyncio.wrap_future(block):
+                yield prepared
 
-    Args:
-        maker: makes the requests.
-        ahead: tasks made ready before they are asked for, about.
-    """
-    threads = available_processors()
-    loop = asyncio.get_running_loop()
-    starts = blocks(len(maker), BLOCK)
-    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
-        running: deque[asyncio.Future[list[Prepared]]] = deque()
+
+def prepare_ahead(maker: RequestMaker, ahead: int) -> Generator[Future[list[Prepared]]]:
+    """Prepare all tasks in threads, and yield blocks of them in order. Memory holds about `ahead` pictures."""
+    with ThreadPoolExecutor(available_processors(), thread_name_prefix="pictures") as pool:
+        running: deque[Future[list[Prepared]]] = deque()
         try:
-            while True:
-                while len(running) * BLOCK < ahead + BLOCK and (block := next(starts, None)) is not None:
-                    running.append(loop.run_in_executor(pool, prepare, maker, block))
-                if not running:
-                    return
-                for prepared in await running.popleft():
-                    yield prepared
+            for start in range(0, len(maker), BLOCK):
+                running.append(pool.submit(prepare, maker, range(start, min(start + BLOCK, len(maker)))))
+                if len(running) * BLOCK > ahead:
+                    yield running.popleft()
+            while running:
+                yield running.popleft()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prepare(maker: RequestMaker, numbers: range) -> list[Prepared]:
-    """Requests of some tasks."""
-    return [(number, prepare_one(maker, number)) for number in numbers]
+def prepare(maker: RequestMaker, numbers: Iterable[int]) -> list[Prepared]:
+    """Make the requests of some tasks."""
+    return [(number, request_or_error(maker, number)) for number in numbers]
 
 
-def prepare_one(maker: RequestMaker, number: int) -> DescribeRequest | ImageError:
-    """The request of a task, or why its picture cannot be had."""
+def request_or_error(maker: RequestMaker, number: int) -> DescribeRequest | ImageError:
+    """Return the request of a task, or the reason why its picture cannot be read."""
     try:
         return maker.request(number)
     except ImageError as error:

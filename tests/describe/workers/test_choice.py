@@ -7,7 +7,7 @@ import pytest
 from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.describe.workers.run_folder import Order, RunFolder
-from gpt4image.describe.workers.worker import report_share, without_keys
+from gpt4image.describe.workers.worker import report_shard, without_keys
 from gpt4image.workflows.describe import run_description
 from support.stub_server import StubServer
 
@@ -35,7 +35,7 @@ def test_a_missing_library_names_its_extra(engine, library, extra, tmp_path, mon
 
 def test_slurm_needs_sbatch(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="There is no sbatch here"):
+    with pytest.raises(ConfigError, match="sbatch was not found"):
         run_description(DataOptions("nowhere"), DescribeOptions(engine="slurm", slurm_partition="x"), tmp_path)
 
 
@@ -45,7 +45,7 @@ def test_a_crash_is_kept_in_the_log_alone(few_images, tmp_path):
     with StubServer() as server:
         chosen = DescribeOptions(base_url=(server.base_url,), engine="local")
         order = Order(DataOptions(str(few_images)), chosen, tmp_path / "file", run.folder, tmp_path)
-        failure = report_share(order, run, 0, 1)
+        failure = report_shard(order, run, 0, 1)
     assert str(failure) == f"Worker 0 has failed: see {run.log(0)}."
     assert failure.__context__ is None
     assert "NotADirectoryError" in run.log(0).read_text()

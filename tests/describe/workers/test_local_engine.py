@@ -76,7 +76,7 @@ def test_nothing_is_paid_twice_when_the_launcher_is_killed_and_then_interrupted(
 
 
 def test_a_worker_that_is_killed_too_often_ends_the_job(few_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "MOST_STARTS", 1)
+    monkeypatch.setattr(local, "MAX_STARTS", 1)
 
     def kill():
         wait_until(lambda: written(state(tmp_path, 0)) >= 2)

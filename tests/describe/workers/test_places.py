@@ -10,8 +10,8 @@ import pytest
 from gpt4image.core.files import exclusive
 from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.describe.job import hold_store
-from gpt4image.describe.workers.run_folder import Order, RunFolder, Tail, Watch, worker_lock, workers_folder
-from gpt4image.describe.workers.worker import held, written_before
+from gpt4image.describe.workers.run_folder import Order, RunFolder, RunMonitor, Tail, workers_folder
+from gpt4image.describe.workers.worker import hold_place, written_before
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.records import record_line
 from gpt4image.llm.budget import OVER_BUDGET
@@ -45,19 +45,19 @@ def waits_for(context: AbstractContextManager, lock: Path) -> bool:
 
 def test_a_place_is_taken_once(store):
     mine = order(store, "a")
-    assert waits_for(held(mine, 0), worker_lock(mine.run, 0))
-    assert not waits_for(held(mine, 0), worker_lock(mine.run, 1))
+    assert waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(0))
+    assert not waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(1))
 
 
 def test_whoever_holds_the_store_waits_for_workers(store):
-    assert waits_for(hold_store(store), worker_lock(workers_folder(store) / "a", 3))
+    assert waits_for(hold_store(store), RunFolder(workers_folder(store) / "a").lock(3))
 
 
 def test_a_worker_that_nobody_holds_the_store_for_waits_for_those_of_other_runs(store):
-    other = worker_lock(workers_folder(store) / "b", 1)
-    assert waits_for(held(order(store, "a", alone=True), 0), other)
-    assert not waits_for(held(order(store, "a", alone=True), 0), worker_lock(workers_folder(store) / "a", 1))
-    assert waits_for(held(order(store, "a", alone=True), 0), store.folder / "describe.lock")
+    other = RunFolder(workers_folder(store) / "b").lock(1)
+    assert waits_for(hold_place(order(store, "a", alone=True), 0), other)
+    assert not waits_for(hold_place(order(store, "a", alone=True), 0), RunFolder(workers_folder(store) / "a").lock(1))
+    assert waits_for(hold_place(order(store, "a", alone=True), 0), store.folder / "describe.lock")
 
 
 def line(key: str, cost: float) -> bytes:
@@ -67,19 +67,19 @@ def line(key: str, cost: float) -> bytes:
 def test_a_tail_tells_every_whole_record_once(tmp_path):
     part = tmp_path / "part.jsonl"
     tail = Tail(part)
-    assert list(tail.new()) == []
+    assert list(tail.read_new()) == []
     part.write_bytes(line("a", 1.0) + b"{damaged\n" + line("b", 1.0)[:20])
-    assert [record.key[0] for record in tail.new()] == ["a"]
+    assert [record.key[0] for record in tail.read_new()] == ["a"]
     with part.open("ab") as file:
         file.write(line("b", 1.0)[20:] + line("c", 1.0))
-    assert [record.key[0] for record in tail.new()] == ["b", "c"]
-    assert list(tail.new()) == []
+    assert [record.key[0] for record in tail.read_new()] == ["b", "c"]
+    assert list(tail.read_new()) == []
 
 
 def test_a_worker_goes_on_where_those_before_it_were_killed(tmp_path):
     run = RunFolder(tmp_path)
     (tmp_path / "1.jsonl").write_bytes(line("a", 0.5) + line("b", 0.25))
-    state = run.update(0, pid=os.getpid(), parts=[str(tmp_path / "1.jsonl"), str(tmp_path / "removed.jsonl")])
+    state = run.update(0, pid=os.getpid(), parts=(str(tmp_path / "1.jsonl"), str(tmp_path / "removed.jsonl")))
     keys, spent = written_before(run.read(0))
     assert (keys.tolist(), spent) == ([b"a" * 32, b"b" * 32], 0.75)
     assert run.read(0) == state
@@ -88,15 +88,15 @@ def test_a_worker_goes_on_where_those_before_it_were_killed(tmp_path):
 
 def test_a_watch_adds_up_all_workers(tmp_path):
     run = RunFolder(tmp_path)
-    watch = Watch(run, 2, total=5)
-    watch.look()
+    watch = RunMonitor(run, 2, total=5)
+    watch.update()
     assert (watch.tally.done, watch.unfinished()) == (0, [0, 1])
     for rank, lines in enumerate((line("a", 0.5), line("b", 0.25) + line("c", 0.25))):
         (tmp_path / f"{rank}.jsonl").write_bytes(lines)
-        run.update(rank, state="done", parts=[str(tmp_path / f"{rank}.jsonl")], tried_again=2, uncounted=1)
+        run.update(rank, state="done", parts=(str(tmp_path / f"{rank}.jsonl"),), tried_again=2, uncounted=1)
     run.update(1, stopped=OVER_BUDGET)
-    watch.look()
-    watch.look()
+    watch.update()
+    watch.update()
     tally = watch.tally
     assert (tally.done, tally.cost, tally.tried_again, tally.uncounted, tally.stopped) == (
         3,
@@ -107,5 +107,5 @@ def test_a_watch_adds_up_all_workers(tmp_path):
     )
     assert (watch.failure, watch.unfinished()) == ("", [])
     run.update(0, state="failed", message="no server")
-    watch.look()
+    watch.update()
     assert watch.failure == "no server"

@@ -70,5 +70,5 @@ def test_an_array_job_keeps_to_its_budget_and_the_command_goes_on_behind_it(few_
 
 def test_a_job_that_slurm_does_not_take(few_images, tmp_path, monkeypatch):
     put_in_path(tmp_path, monkeypatch, sbatch="#!/bin/sh\necho no such partition >&2\nexit 1\n")
-    with StubProcess(scenario()) as server, pytest.raises(DescribeError, match="sbatch has not taken the job"):
+    with StubProcess(scenario()) as server, pytest.raises(DescribeError, match="sbatch refused the job"):
         run_description(DataOptions(str(few_images)), options(server, "slurm", slurm_partition="x"), tmp_path / "work")

@@ -6,7 +6,7 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.core.options import DataOptions
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.workers.run_folder import Order, RunFolder, workers_folder
-from gpt4image.describe.workers.worker import describe_share
+from gpt4image.describe.workers.worker import describe_shard
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.workflows.describe import run_description
 from support.running import options
@@ -33,7 +33,7 @@ def test_conversations_begun_before_the_run_cost_the_run_nothing(few_images, tmp
     def share(server: StubServer) -> float:
         """Work at the share; what counted as spent when it began."""
         asked = options(server, **{**QUESTIONS, "engine": "here"})
-        describe_share(Order(data, asked, tmp_path, run.folder, tmp_path), run, 0, 1)
+        describe_shard(Order(data, asked, tmp_path, run.folder, tmp_path), run, 0, 1)
         return counted[-1]
 
     with StubServer(out_of_money(2)) as server, pytest.raises(DescribeError):

@@ -5,7 +5,7 @@ import pytest
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DescribeOptions
-from gpt4image.describe.job import read_values
+from gpt4image.describe.question import read_values
 from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
 from gpt4image.descriptions.prompts.values import most_confused
 

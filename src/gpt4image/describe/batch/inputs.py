@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import IO
 
 from gpt4image.core.errors import ImageError
 from gpt4image.describe.batch.jobs import Asked
-from gpt4image.describe.tasks import BLOCK, UNREADABLE, Prepared, RequestMaker, blocks, prepare
+from gpt4image.describe.tasks import BLOCK, UNREADABLE, Prepared, RequestMaker, prepare_ahead
 from gpt4image.images.scan import available_processors
 from gpt4image.llm.base import DescribeRequest, RequestFailedError
 from gpt4image.llm.batch_api import request_line
@@ -115,16 +113,6 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def requests_of(maker: RequestMaker) -> Iterator[Prepared]:
-    """All tasks in order, each as a request or as the reason why its picture cannot be had; some are made ahead."""
-    threads = available_processors()
-    with ThreadPoolExecutor(threads, thread_name_prefix="pictures") as pool:
-        running: deque[Future[list[Prepared]]] = deque()
-        try:
-            for block in blocks(len(maker), BLOCK):
-                running.append(pool.submit(prepare, maker, block))
-                if len(running) > threads:
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Yield all tasks in order, prepared ahead in threads."""
+    for block in prepare_ahead(maker, BLOCK * available_processors()):
+        yield from block.result()

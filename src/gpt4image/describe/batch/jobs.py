@@ -354,7 +354,7 @@ class Asked:
             begun: what was answered elsewhere; it is paid for, and whoever records the outcome adds that.
         """
         record = replace(maker.record(number), describer=NAME, tokens_in=0, tokens_out=0, cost=0.0)
-        strategy = maker.strategy(number)
+        strategy = maker.prompt(number)
         answers = tuple(turn.text for turn in begun)[: len(strategy.turns) - 1]
         return cls(record, strategy.join, len(strategy.turns), answers)
 

@@ -1,4 +1,4 @@
-"""Starts the workers of an engine and stays with them until all is described."""
+"""Starts workers and supervises them until all is described."""
 
 from __future__ import annotations
 
@@ -12,36 +12,28 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescribeError, MissingExtraError
 from gpt4image.core.options import DataOptions
 from gpt4image.describe.job import DescribeJob
-from gpt4image.describe.tally import Tally
+from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import Tasks
-from gpt4image.describe.workers.run_folder import RunFolder, Watch, workers_folder
+from gpt4image.describe.workers.run_folder import Order, RunFolder, RunMonitor, workers_folder
 from gpt4image.descriptions.store.shards import new_part
 from gpt4image.llm.budget import OVER_BUDGET
 
-if TYPE_CHECKING:
-    from gpt4image.describe.workers.run_folder import Order
-
-
 TICK_SECONDS = 0.25
+GRACE_SECONDS = 60.0
+"""Time that workers get to end by themselves once they are asked to."""
 
 
-LINE_SECONDS = 60.0
-
-
-PATIENCE_SECONDS = 60.0
-
-
-class Team(Protocol):
-    """The workers of an engine.
+class Workers(Protocol):
+    """The workers of a run.
 
     Attributes:
-        failure: why they cannot go on; empty while they can.
+        failure: why they cannot continue; empty while they can.
     """
 
     failure: str
@@ -50,17 +42,17 @@ class Team(Protocol):
         """Start them all."""
         ...
 
-    def at_work(self) -> bool:
-        """Whether any is at work. Those that were killed are started again."""
+    def running(self) -> bool:
+        """Whether any worker runs. Starts killed ones again."""
         ...
 
-    def end(self) -> None:
-        """Kill what is still at work."""
+    def kill(self) -> None:
+        """Kill those that still run."""
         ...
 
 
 def check_engine(engine: str) -> None:
-    """Find out whether an engine can be used here.
+    """Check that an engine can be used here.
 
     Raises:
         MissingExtraError: a library is not installed.
@@ -70,24 +62,24 @@ def check_engine(engine: str) -> None:
         if find_spec(library) is None:
             raise MissingExtraError(library, extra, f"--engine {engine}")
     if engine == "slurm" and shutil.which("sbatch") is None:
-        raise ConfigError("There is no sbatch here: give the command on a machine that submits to Slurm.")
+        raise ConfigError("sbatch was not found: run the command on a machine that submits to Slurm.")
 
 
-def run_on_engine(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -> Tally:
-    """Have tasks described by workers.
+def run_workers(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -> Tally:
+    """Describe tasks with workers.
 
     Args:
-        job: what is to be done; its store is held by this process.
+        job: what is to be done; this process holds its store.
         tasks: what is left.
         data: the images, as workers open them.
         work: the work directory.
 
     Returns:
-        Counts over all workers; of nothing where they were handed to Slurm.
+        Counts over all workers; zero with Slurm, which runs them later.
 
     Raises:
-        DescribeError: a worker cannot go on. What was answered is kept.
-        KeyboardInterrupt: the job was stopped by a signal, after the requests under way had ended.
+        DescribeError: a worker cannot continue. Answers so far are kept.
+        KeyboardInterrupt: a signal stopped the run, after the open requests had ended.
     """
     workers = min(job.options.workers, len(tasks))
     if not workers:
@@ -97,33 +89,14 @@ def run_on_engine(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path)
         return Tally(len(tasks), stopped=OVER_BUDGET)
     order = make_order(job, data, work, workers, budget.spent)
     order.run.mkdir(parents=True)
-    for describer in job.session.describers:  # the workers have their own
+    for describer in job.session.describers:  # the workers open their own
         job.session.loop.run(describer.close())
     with datatrove_log(RunFolder(order.run).datatrove_log):
-        return have_done(order, workers, len(tasks))
-
-
-def have_done(order: Order, workers: int, total: int) -> Tally:
-    """Have an order carried out by its engine."""
-    if order.options.engine == "slurm":
-        from gpt4image.describe.workers.slurm import submit
-
-        submit(order, workers)
-        return Tally(0)
-    watch = Watch(RunFolder(order.run), workers, total)
-    if order.options.engine == "ray":
-        from gpt4image.describe.workers.ray import RayWorkers
-
-        return stay_with(RayWorkers(order, workers), watch, order)
-    from gpt4image.describe.workers.local import LocalWorkers
-
-    return stay_with(LocalWorkers(order, workers), watch, order)
+        return run(order, workers, len(tasks))
 
 
 def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, spent: float) -> Order:
-    """What the workers are told: a fair share each of what may be under way at once, and of the money."""
-    from gpt4image.describe.workers.run_folder import Order
-
+    """Build the workers' order: each gets a fair share of the concurrency and of the money left."""
     options = job.options
     return Order(
         data=data,
@@ -134,54 +107,67 @@ def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, sp
         dollars=None if options.budget is None else max(0.0, options.budget - spent) / workers,
         launcher=os.getpid() if options.engine == "local" else None,
         alone=options.engine == "slurm",
+        confused=job.confused,
     )
 
 
-def stay_with(team: Team, watch: Watch, order: Order) -> Tally:
-    """Show how a team gets on, and end it when one of it cannot go on or a signal says so."""
-    with console.progress("Describe", watch.tally.total) as meter:
+def run(order: Order, workers: int, total: int) -> Tally:
+    """Carry out an order on its engine; `total` is the number of tasks."""
+    if order.options.engine == "slurm":
+        from gpt4image.describe.workers.slurm import submit
+
+        submit(order, workers)
+        return Tally(0)
+    monitor = RunMonitor(RunFolder(order.run), workers, total)
+    if order.options.engine == "ray":
+        from gpt4image.describe.workers.ray import RayWorkers
+
+        return supervise(RayWorkers(order, workers), monitor, order)
+    from gpt4image.describe.workers.local import LocalWorkers
+
+    return supervise(LocalWorkers(order, workers), monitor, order)
+
+
+def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
+    """Show the workers' progress; end them when one cannot continue or a signal arrives."""
+    with console.progress("Describe", monitor.tally.total) as meter:
         try:
-            team.start()  # Ray takes signals for itself here
-            with signals_counted() as signals:
-                follow(team, watch, RunFolder(order.run), meter, signals)
+            workers.start()  # Ray installs signal handlers of its own here
+            with collect_signals() as signals:
+                follow(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), signals)
         finally:
-            team.end()
+            workers.kill()
     if signals:
         raise KeyboardInterrupt
-    if failure := watch.failure or team.failure:
+    if failure := monitor.failure or workers.failure:
         if order.options.engine == "ray":
             failure += "\nWorkers see the environment that Ray was started in."
         raise DescribeError(failure)
-    if unfinished := watch.unfinished():
+    if unfinished := monitor.unfinished():
         raise DescribeError(
-            f"Worker {unfinished[0]} has ended before its share was done: see {order.run}. What was answered is kept, "
-            f"and the same command goes on. Workers on other machines must see {order.work} and {order.home}."
+            f"Worker {unfinished[0]} ended before its shard was finished: see {order.run}. Answers so far are kept, "
+            f"and the same command resumes. Workers on other machines must see {order.work} and {order.home}."
         )
-    return watch.tally
+    return monitor.tally
 
 
-def follow(team: Team, watch: Watch, run: RunFolder, meter: console.Meter, signals: list[int]) -> None:
-    """Look at a team until it has ended, or has had its time to."""
-    line_due, stop_by = LINE_SECONDS, float("inf")
-    while team.at_work() and len(signals) < 2 and time.monotonic() < stop_by:
+def follow(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, signals: list[int]) -> None:
+    """Watch workers until they have ended, or were asked to and their time is up."""
+    stop_by = float("inf")
+    while workers.running() and len(signals) < 2 and time.monotonic() < stop_by:
         time.sleep(TICK_SECONDS)
-        watch.look()
-        meter.set(watch.tally.done)
-        meter.note(watch.note())
-        if not console.console.is_terminal and watch.tally.seconds > line_due:
-            line_due += LINE_SECONDS
-            left = watch.tally.time_left()
-            console.say(f"{watch.tally.done:,} of {watch.tally.total:,}: {watch.note()}{left}")
-        if (signals or watch.failure or team.failure) and not run.asked_to_stop:
+        monitor.update()
+        meter.show(monitor.working())
+        if (signals or monitor.failure or workers.failure) and not run.asked_to_stop:
             run.ask_to_stop()
-            stop_by = time.monotonic() + PATIENCE_SECONDS
-            console.say("Stopping: requests under way may end." + " Once more to stop at once." * bool(signals))
-    watch.look()
+            stop_by = time.monotonic() + GRACE_SECONDS
+            console.say("Stopping: waiting for open requests." + " Press Ctrl-C again to stop now." * bool(signals))
+    monitor.update()
 
 
 @contextmanager
-def signals_counted() -> Iterator[list[int]]:
-    """Collect signals that ask to stop in place of dying of them; outside the main thread they are left alone."""
+def collect_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in place of dying; outside the main thread they are left alone."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -197,7 +183,7 @@ def signals_counted() -> Iterator[list[int]]:
 
 @contextmanager
 def datatrove_log(path: Path) -> Iterator[None]:
-    """Have what datatrove says go to a file in place of the terminal."""
+    """Send datatrove's messages to a file in place of the terminal."""
     from datatrove.utils.logging import logger, setup_default_logger
 
     logger.remove()

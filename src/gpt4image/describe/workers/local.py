@@ -8,23 +8,18 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpt4image.core.console import say
-from gpt4image.describe.workers.run_folder import RunFolder
+from gpt4image.describe.workers.run_folder import Order, RunFolder
 
-if TYPE_CHECKING:
-    from gpt4image.describe.workers.run_folder import Order
-
-
-MOST_STARTS = 4
+MAX_STARTS = 4
 
 
 class LocalWorkers:
     """Processes that are started again when they are killed.
 
-    datatrove's own pool of processes waits for ever for one that was killed; so every rank gets a process, as in
-    datatrove's way of sharing ranks among machines.
+    datatrove's own process pool waits forever for a process that was killed. So every rank gets a process of its own,
+    as datatrove does it to spread ranks over machines.
 
     Args:
         order: what is to be done.
@@ -41,28 +36,29 @@ class LocalWorkers:
     def start(self) -> None:
         """Start all processes."""
         for rank in range(self._workers):
-            self._start(rank, self._write_executor(rank))
+            self._write_executor(rank)
+            self._start(rank)
 
-    def at_work(self) -> bool:
-        """Whether any process is at work."""
+    def running(self) -> bool:
+        """Whether any process runs. Starts those again that were killed or have crashed."""
         for rank, process in list(self._processes.items()):
             if process.poll() is not None:
                 del self._processes[rank]
-                end_group(process)
-                self._look_after(rank, process.returncode)
+                kill_group(process)
+                self._restart(rank, process.returncode)
         return bool(self._processes)
 
-    def end(self) -> None:
-        """Kill what is still at work."""
+    def kill(self) -> None:
+        """Kill what still runs."""
         for process in self._processes.values():
-            end_group(process)
+            kill_group(process)
             process.wait()
         self._processes.clear()
 
     def _executor(self, rank: int) -> Path:
         return self._run.folder / f"{rank}.pik"
 
-    def _write_executor(self, rank: int) -> Path:
+    def _write_executor(self, rank: int) -> None:
         import dill
         from datatrove.executor.local import LocalPipelineExecutor
 
@@ -78,10 +74,9 @@ class LocalWorkers:
             skip_completed=False,
         )
         self._executor(rank).write_bytes(dill.dumps(executor))
-        return self._executor(rank)
 
-    def _start(self, rank: int, executor: Path) -> None:
-        command = [sys.executable, "-P", "-m", "datatrove.tools.launch_pickled_pipeline", str(executor)]
+    def _start(self, rank: int) -> None:
+        command = [sys.executable, "-P", "-m", "datatrove.tools.launch_pickled_pipeline", str(self._executor(rank))]
         self._starts[rank] += 1
         with self._run.log(rank).open("ab") as log:
             self._processes[rank] = subprocess.Popen(
@@ -89,17 +84,17 @@ class LocalWorkers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the launcher
+                start_new_session=True,  # Ctrl-C goes to the launcher alone
             )
 
-    def _look_after(self, rank: int, status: int) -> None:
-        """Start a process again that was killed or has crashed."""
+    def _restart(self, rank: int, status: int) -> None:
+        """Start a process again unless it ended in good order, or too often."""
         if status == 0 or self._run.read(rank).ended or self._run.asked_to_stop:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"has crashed (exit status {status})"
-        if self._starts[rank] < MOST_STARTS:
+        if self._starts[rank] < MAX_STARTS:
             say(f"Worker {rank} {how} and is started again.", style="yellow")
-            self._start(rank, self._executor(rank))
+            self._start(rank)
         else:
             self.failure = (
                 f"Worker {rank} {how}, {self._starts[rank]} times in all; signal 9 is often a lack of memory. "
@@ -107,7 +102,7 @@ class LocalWorkers:
             )
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and those that it has started, which outlive it where it was killed."""
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its children, which outlive it where it was killed."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -6,20 +6,15 @@ import logging
 import os
 import socket
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from gpt4image.core.errors import DescribeError, first_line
-from gpt4image.describe.workers.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from gpt4image.describe.workers.run_folder import Order
-
+from gpt4image.describe.workers.run_folder import Order, RunFolder
 
 CONNECT_SECONDS = 10.0
 
 
 class RayWorkers:
-    """Actors on Ray. datatrove submits one again whose machine or process is lost.
+    """Actors on Ray. When one is lost with its process or machine, datatrove submits it again.
 
     Args:
         order: what is to be done.
@@ -29,11 +24,10 @@ class RayWorkers:
     def __init__(self, order: Order, workers: int) -> None:
         self.failure = ""
         self._order, self._workers = order, workers
-        self._run = RunFolder(order.run)
         self._connected = False
 
     def start(self) -> None:
-        """Connect, and submit all. DescribeError when there is no cluster at the address."""
+        """Connect, and submit all actors. DescribeError when there is no cluster at the address."""
         import ray
 
         if not ray.is_initialized():
@@ -42,12 +36,12 @@ class RayWorkers:
         self._thread = Thread(target=self._execute, daemon=True)
         self._thread.start()
 
-    def at_work(self) -> bool:
-        """Whether any actor is at work or waits for room."""
+    def running(self) -> bool:
+        """Whether any actor runs or waits for room."""
         return self._thread.is_alive()
 
-    def end(self) -> None:
-        """Let go of the cluster, where we have connected to it; what is still at work ends."""
+    def kill(self) -> None:
+        """Disconnect from the cluster if we connected to it, which ends what still runs."""
         import ray
 
         if self._connected:
@@ -64,7 +58,7 @@ class RayWorkers:
             RayPipelineExecutor(
                 [DescribeStep(self._order)],
                 tasks=self._workers,
-                logging_dir=str(self._run.datatrove()),
+                logging_dir=str(RunFolder(self._order.run).datatrove()),
                 skip_completed=False,
                 cpus_per_task=options.worker_cpus,
                 mem_per_cpu_gb=options.worker_memory,
@@ -75,24 +69,24 @@ class RayWorkers:
 
 
 def connect(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine where there is none.
+    """Connect to a cluster; start Ray on this machine when neither `address` nor RAY_ADDRESS names one.
 
     Raises:
-        DescribeError: there is none at the address.
+        DescribeError: there is no cluster at the address.
     """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        knock(address or "")
+        check_port(address or "")
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise DescribeError(f"There is no Ray cluster at {address}: {first_line(error)}") from None
 
 
-def knock(address: str) -> None:
-    """Find out whether anything listens at HOST:PORT; Ray itself tries for minutes. OSError where nothing does."""
+def check_port(address: str) -> None:
+    """Raise OSError when nothing listens at HOST:PORT. Ray itself would try for minutes."""
     host, _, port = address.rpartition("/")[2].partition(":")
     if port:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

@@ -1,72 +1,70 @@
-"""The folder of one run on an engine: what its workers say of themselves, their locks and their logs."""
+"""The folder of one run with workers: their order, what they report, their locks and logs."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import BusyError
-from gpt4image.core.files import exclusive, read_json, write_json
+from gpt4image.core.files import exclusive
 from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.record import Record
 from gpt4image.describe.tally import Tally
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.records import DescriptionRecord
 
 
-def workers_folder(store: DescriptionStore) -> Path:
-    """Where every run on an engine has a folder of its own."""
-    return store.folder / "workers"
-
-
-def worker_lock(run: Path, rank: int) -> Path:
-    """Lock that a worker of a run holds while it is at work."""
-    return run / f"{rank}.lock"
-
-
-def wait_for_workers(store: DescriptionStore, but: Path | None = None) -> None:
-    """Wait until no worker is at work.
-
-    Args:
-        store: what they write to.
-        but: folder of a run whose workers may go on.
-    """
-    for lock in sorted(workers_folder(store).glob("*/*.lock")):
-        if lock.parent == but:
-            continue
-        try:
-            with exclusive(lock, "descriptions"):
-                pass
-        except BusyError:
-            say(f"Waiting for a worker of an earlier run to end ({lock} is locked).")
-            with exclusive(lock, "descriptions", wait=True):
-                pass
-
-
 @dataclass(frozen=True)
-class WorkerState:
-    """What a worker says of itself.
+class Order:
+    """What the launcher tells every worker: plain settings, for they may end in logs and pickles. It holds no key.
 
     Attributes:
-        state: it is at work, has done its share, was asked to stop, or cannot go on.
+        data: the images.
+        options: the user's settings, with one worker's share of the concurrency.
+        work: the work directory, absolute, on a file system that all workers share.
+        run: folder of the run in it.
+        home: directory that relative paths start from.
+        dollars: what one worker may spend; None for no limit.
+        launcher: process whose end stops the workers; None for the parent of each.
+        alone: whether nobody holds the store for the workers while they run, as with Slurm.
+        confused: labels of the classes that each class is confused with, by label. The launcher looks them up once.
+    """
+
+    data: DataOptions
+    options: DescribeOptions
+    work: Path
+    run: Path
+    home: Path
+    dollars: float | None = None
+    launcher: int | None = None
+    alone: bool = False
+    confused: Mapping[int, tuple[int, ...]] | None = None
+
+
+class WorkerState(Record):
+    """What a worker reports.
+
+    Attributes:
+        state: whether it is working, has finished its shard, was asked to stop, or cannot continue.
         pid: its process.
         host: its machine.
-        parts: paths of the parts that it and those before it in its place have written.
-        tried_again: calls that were made again.
-        uncounted: calls whose tokens the server did not count.
-        kept: US dollars paid before the run for conversations of its share that go on in it.
-        stopped: why its share is not done although it has ended; empty when it is.
-        message: why it cannot go on.
+        parts: files of records that this worker, and those killed in its place before, have written.
+        tried_again: retries.
+        uncounted: requests whose tokens the server did not count.
+        kept: US dollars paid before the run for conversations of its shard that it resumes.
+        stopped: why its shard is not finished although it ended; empty if it is.
+        message: why it cannot continue.
     """
 
     state: Literal["working", "done", "stopped", "failed"] = "working"
     pid: int = 0
     host: str = ""
-    parts: Sequence[str] = ()
+    parts: tuple[str, ...] = ()
     tried_again: int = 0
     uncounted: int = 0
     kept: float = 0.0
@@ -91,125 +89,120 @@ class RunFolder:
 
     @property
     def datatrove_log(self) -> Path:
-        """What datatrove says in the process that started the run."""
+        """Messages of datatrove in the launcher."""
         return self.folder / "datatrove.log"
 
     def datatrove(self, rank: int | None = None) -> Path:
-        """Where datatrove keeps logs and statistics, of a single worker or of all."""
+        """Return the folder of datatrove's logs and statistics, of one worker or of all."""
         return self.folder / "datatrove" / ("all" if rank is None else str(rank))
 
     def lock(self, rank: int) -> Path:
-        """What a worker holds while it is at work."""
-        return worker_lock(self.folder, rank)
+        """Return the lock that a worker holds while it runs."""
+        return self.folder / f"{rank}.lock"
 
     def log(self, rank: int) -> Path:
-        """What a worker prints, and what has gone wrong in it."""
+        """Return the log of a worker: its output, and the traceback of a crash."""
         return self.folder / f"{rank}.log"
 
     def _state(self, rank: int) -> Path:
         return self.folder / f"{rank}.json"
 
     def read(self, rank: int) -> WorkerState:
-        """What a worker has said last; it counts as working until it says something else."""
+        """Return a worker's last report. A worker without one counts as working."""
         path = self._state(rank)
-        return WorkerState(**read_json(path)) if path.exists() else WorkerState()
+        return WorkerState.load(path) if path.exists() else WorkerState()
 
     def update(self, rank: int, **changes: Any) -> WorkerState:  # noqa: ANN401 - fields of the state
-        """Have a worker, which holds its lock, say something new."""
-        state = replace(self.read(rank), **changes)
-        write_json(self._state(rank), asdict(state))
+        """Change a worker's report; only for the process that holds the worker's lock."""
+        state = self.read(rank).model_copy(update=changes)
+        state.save(self._state(rank))
         return state
 
-    @property
-    def _stop(self) -> Path:
-        return self.folder / "stop"
-
     def ask_to_stop(self) -> None:
-        """Have all workers end as soon as the requests under way have."""
-        self._stop.touch()
+        """Ask all workers to end once their open requests have."""
+        (self.folder / "stop").touch()
 
     @property
     def asked_to_stop(self) -> bool:
         """Whether the workers are to end."""
-        return self._stop.exists()
+        return (self.folder / "stop").exists()
 
 
-@dataclass(frozen=True)
-class Order:
-    """What every worker is told: plain settings, which may end in logs and pickles. No key is among them.
+def workers_folder(store: DescriptionStore) -> Path:
+    """Return the folder that holds every run's folder."""
+    return store.folder / "workers"
 
-    Attributes:
-        data: the images.
-        options: who describes them; what may be under way at once is one worker's share.
-        work: the work directory, absolute, on a file system that all workers share.
-        run: folder of the run in it.
-        home: the directory that other paths are relative to.
-        dollars: what a worker may spend; None for no limit.
-        launcher: process that started the workers and that they end with; None for whatever process starts them.
-        alone: whether nobody holds the store for the workers while they are at work.
+
+def wait_for_workers(store: DescriptionStore, but: Path | None = None) -> None:
+    """Wait until no worker writes to a store.
+
+    Args:
+        store: the store.
+        but: folder of a run whose workers may keep running.
     """
-
-    data: DataOptions
-    options: DescribeOptions
-    work: Path
-    run: Path
-    home: Path
-    dollars: float | None = None
-    launcher: int | None = None
-    alone: bool = False
+    for lock in sorted(workers_folder(store).glob("*/*.lock")):
+        if lock.parent == but:
+            continue
+        try:
+            with exclusive(lock, "descriptions"):
+                pass
+        except BusyError:
+            say(f"Waiting for a worker of an earlier run to end ({lock} is locked).")
+            with exclusive(lock, "descriptions", wait=True):
+                pass
 
 
 class Tail:
-    """Reads the records that are added to a part, each once.
+    """Reads the records that are added to a file, each once.
 
     Args:
-        part: a part that grows by lines; it need not be there yet, or any more.
+        path: a file that grows by lines; it may not exist yet, or no longer.
     """
 
-    def __init__(self, part: Path) -> None:
-        self._part, self._place = part, 0
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
 
-    def new(self) -> Iterator[DescriptionRecord]:
-        """Records that were added since the last time."""
-        if not self._part.exists():
+    def read_new(self) -> Iterator[DescriptionRecord]:
+        """Yield the records that were added since the last call."""
+        if not self._path.exists():
             return
-        with self._part.open("rb") as file:
-            file.seek(self._place)
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
             for line in file:
-                if not line.endswith(b"\n"):  # in the making
+                if not line.endswith(b"\n"):  # still being written
                     return
-                self._place += len(line)
+                self._offset += len(line)
                 try:
                     record = DescriptionRecord(**json.loads(line))
-                except (ValueError, TypeError):  # damaged: the store leaves it out too
+                except (ValueError, TypeError):  # damaged: the store skips it too
                     continue
                 yield record
 
 
-class Watch:
+class RunMonitor:
     """Adds up what the workers of a run write.
 
     Args:
         run: the run's folder.
         workers: how many there are.
-        total: tasks of all of them.
+        total: tasks of all workers.
 
     Attributes:
-        tally: what they have done.
-        failure: why the first of them that cannot go on cannot; empty while all can.
+        tally: counts over all workers.
+        failure: why the first worker that cannot continue cannot; empty while all can.
     """
 
     def __init__(self, run: RunFolder, workers: int, total: int) -> None:
         self.tally, self.failure = Tally(total), ""
-        self._run, self._workers = run, workers
+        self._run, self._ranks = run, range(workers)
         self._tails: dict[str, Tail] = {}
         self._start = time.monotonic()
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Read what is new."""
-        states = [self._run.read(rank) for rank in range(self._workers)]
-        for part in (part for state in states for part in state.parts):
-            for record in self._tails.setdefault(part, Tail(Path(part))).new():
+        states = [self._run.read(rank) for rank in self._ranks]
+        for path in (path for state in states for path in state.parts):
+            for record in self._tails.setdefault(path, Tail(Path(path))).read_new():
                 self.tally.add(record)
         self.tally.seconds = time.monotonic() - self._start
         self.tally.tried_again = sum(state.tried_again for state in states)
@@ -218,10 +211,10 @@ class Watch:
         self.failure = next((state.message for state in states if state.state == "failed"), "")
 
     def unfinished(self) -> list[int]:
-        """Workers that have not said that they have ended."""
-        return [rank for rank in range(self._workers) if not self._run.read(rank).ended]
+        """Return the workers that have not reported their end."""
+        return [rank for rank in self._ranks if not self._run.read(rank).ended]
 
-    def note(self) -> str:
-        """What stands beside the progress line."""
-        at_work = sum(bool(self._run.read(rank).pid) for rank in self.unfinished())
-        return self.tally.note() + (f", {at_work} at work" if at_work else "")
+    def working(self) -> str:
+        """Return how many workers are running, to end a progress note with."""
+        running = sum(bool(self._run.read(rank).pid) for rank in self.unfinished())
+        return f", {running} working" if running else ""

@@ -6,55 +6,31 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
 
 from gpt4image.core.console import counted, say
 from gpt4image.core.errors import DescribeError
-from gpt4image.describe.workers.run_folder import RunFolder
+from gpt4image.describe.workers.run_folder import Order, RunFolder
 from gpt4image.describe.workers.worker import DescribeStep
-
-if TYPE_CHECKING:
-    from gpt4image.describe.workers.run_folder import Order
 
 
 class ArrayJob(SlurmPipelineExecutor):  # type: ignore[misc] # datatrove has no types
-    """An array job alone: the job that adds up datatrove's statistics would wait for ever after a failure."""
+    """An array job without the job that adds up datatrove's statistics: after a failure that one would wait forever."""
 
     def launch_merge_stats(self) -> None:
-        """Add up nothing."""
+        """Submit nothing."""
 
 
-def submit(order: Order, workers: int) -> str:
-    """Hand the work to Slurm, and say how to see what becomes of it.
-
-    Returns:
-        The job's number.
+def submit(order: Order, workers: int) -> None:
+    """Submit an order to Slurm, and say how to follow the job.
 
     Raises:
         DescribeError: Slurm does not take the job.
     """
-    job = make_job(order, workers)
-    try:
-        job.run()
-    except subprocess.CalledProcessError as error:
-        raise DescribeError(
-            f"sbatch has not taken the job (exit status {error.returncode}); what it says stands above."
-        ) from None
-    say(
-        f"submitted: Slurm job {job.job_id}, {counted(workers, 'worker')}. Logs: {order.run}\n"
-        f"How it stands: squeue --job {job.job_id}\n"
-        "Afterwards: the same command with --engine here waits for it, writes what is left and puts all together."
-    )
-    return str(job.job_id)
-
-
-def make_job(order: Order, workers: int) -> ArrayJob:
-    """The array job, not submitted yet."""
     options = order.options
-    programs = Path(sys.executable).parent  # where datatrove's launcher is
-    return ArrayJob(
+    programs = Path(sys.executable).parent  # holds datatrove's launcher
+    job = ArrayJob(
         [DescribeStep(order)],
         tasks=workers,
         time=options.slurm_time,
@@ -67,4 +43,14 @@ def make_job(order: Order, workers: int) -> ArrayJob:
         env_command=f"export PATH={shlex.quote(str(programs))}:$PATH",
         logging_dir=str(RunFolder(order.run).datatrove()),
         skip_completed=False,
+    )
+    try:
+        job.run()
+    except subprocess.CalledProcessError as error:
+        raise DescribeError(f"sbatch refused the job (exit status {error.returncode}); see its output above.") from None
+    say(
+        f"submitted: Slurm job {job.job_id}, {counted(workers, 'worker')}. Logs: {order.run}\n"
+        f"Status: squeue --job {job.job_id}\n"
+        "Afterwards: the same command with --engine here waits for the job, describes what is left and compacts the "
+        "store."
     )

@@ -1,4 +1,11 @@
-"""What a worker does: its share of what is left, alone in its place, and no longer than whoever started it lives."""
+"""A worker: describes its shard of what is left, alone in its place, for as long as its launcher lives.
+
+Nested from the outside in, a worker
+    - stops when its launcher is gone or asks for it;
+    - holds the lock of its place, so that one left over from a lost machine cannot work on the same shard;
+    - reports its state, and the files that it writes to, in the run's folder;
+    - plans its shard from the store: what any worker has recorded is not asked again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
@@ -22,154 +28,19 @@ from gpt4image.core.options import DescribeOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import describe_lock, open_job
+from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import Tasks
 from gpt4image.describe.workers.run_folder import Order, RunFolder, Tail, WorkerState, wait_for_workers
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.latest import KEY_TYPE
 from gpt4image.images.open import open_images
 from gpt4image.llm.credentials import OPENAI_KEY, ApiKey
-from gpt4image.workflows.describe import read_neighbours
 
-if TYPE_CHECKING:
-    from gpt4image.describe.tally import Tally
-    from gpt4image.describe.tasks import Tasks
-    from gpt4image.describe.workers.run_folder import Order
-
-
-LOOK_SECONDS = 0.5
-
-
-def do_share(order: Order, rank: int, workers: int) -> DescribeError | None:
-    """Describe a worker's share of what is left.
-
-    Args:
-        order: what is to be done.
-        rank: the worker's number, from 0.
-        workers: how many there are.
-
-    Returns:
-        Why it could not go on; None when it is done, or was asked to stop.
-    """
-    run = RunFolder(order.run)
-    os.chdir(order.home)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    on_ray = os.environ.get("DATATROVE_EXECUTOR") == "RAY"
-    try:
-        with guarded_pool() if on_ray else nullcontext(), ended_with(order.launcher, run), held(order, rank):
-            return None if run.asked_to_stop else report_share(order, run, rank, workers)
-    except KeyboardInterrupt:  # while it waited for its turn
-        return None
-
-
-def report_share(order: Order, run: RunFolder, rank: int, workers: int) -> DescribeError | None:
-    """Describe the share, and say in the run's folder how it went."""
-    run.update(rank, state="working", pid=os.getpid(), host=socket.gethostname(), message="", stopped="")
-    try:
-        tally = describe_share(order, run, rank, workers)
-    except KeyboardInterrupt:
-        run.update(rank, state="stopped", stopped="a worker was stopped")
-    except Gpt4ImageError as error:
-        message = str(error)
-        run.update(rank, state="failed", message=message)
-        return DescribeError(message)
-    except Exception:  # it counts as a crash, and its traceback must not get into others' logs with a key
-        with run.log(rank).open("a") as log:
-            log.write(without_keys(traceback.format_exc(), order.options))
-        return DescribeError(f"Worker {rank} has failed: see {run.log(rank)}.")
-    else:
-        run.update(rank, state="done", tried_again=tally.tried_again, uncounted=tally.uncounted, stopped=tally.stopped)
-    return None
-
-
-def describe_share(order: Order, run: RunFolder, rank: int, workers: int) -> Tally:
-    """Describe what the store lacks of a share."""
-    workdir = WorkDir(order.work)
-    store = DescriptionStore(workdir.description_store)
-    with open_session(order.options) as session:
-        images = open_images(order.data, workdir)
-        job = open_job(images, store, session, order.options, read_neighbours(images, order.options, workdir))
-        before = run.read(rank)
-        tried, spent = written_before(before)
-        share = job.plan().shard(rank, workers)
-        kept = kept_cost(store, share)
-        if not before.parts:
-            run.update(rank, kept=kept)
-        spent += kept - run.read(rank).kept
-        writer = store.writer()
-        run.update(rank, parts=[*before.parts, str(writer.path)])
-        left = share.part(~np.isin(share.keys, tried))
-        return job.run(left, budget=job.budget_of(order.dollars, spent), writer=writer)
-
-
-def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
-    """What those before in a worker's place have done in this run: keys with an outcome, S32, and dollars spent."""
-    records = [record for part in state.parts for record in Tail(Path(part)).new()]
-    keys = np.asarray([record.key for record in records], dtype=KEY_TYPE)
-    return keys, sum(record.cost or 0.0 for record in records)
-
-
-def kept_cost(store: DescriptionStore, share: Tasks) -> float:
-    """Dollars paid for answers to conversations of a share that go on where they were cut off."""
-    with store.conversations() as conversations:
-        begun = (conversations.take(key.decode()) for key in share.keys.tolist())
-        return sum(turn.cost or 0.0 for turns in begun for turn in turns)
-
-
-def without_keys(text: str, options: DescribeOptions) -> str:
-    """A text without the keys that a describer may hold."""
-    for variable in {options.key_env or OPENAI_KEY, OPENAI_KEY}:
-        text = ApiKey(variable, os.environ.get(variable, "").strip()).scrub(text)
-    return text
-
-
-@contextmanager
-def held(order: Order, rank: int) -> Iterator[None]:
-    """Be the only one in a worker's place; one that was left over from a lost machine or process is waited for."""
-    store = DescriptionStore(WorkDir(order.work).description_store)
-    with ExitStack() as stack:
-        place = exclusive(RunFolder(order.run).lock(rank), f"share {rank}", wait=True)
-        if order.alone:
-            with exclusive(describe_lock(store), f"the descriptions in {store.folder}", wait=True):
-                wait_for_workers(store, but=order.run)
-                stack.enter_context(place)
-        else:
-            stack.enter_context(place)
-        yield
-
-
-@contextmanager
-def ended_with(launcher: int | None, run: RunFolder) -> Iterator[None]:
-    """Stop this process, as SIGTERM does, when its parent is gone or the run is to end."""
-    parent, over = launcher or os.getppid(), threading.Event()
-
-    def look() -> None:
-        while not over.wait(LOOK_SECONDS):
-            if os.getppid() != parent or run.asked_to_stop:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-    threading.Thread(target=look, daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-@contextmanager
-def guarded_pool() -> Iterator[None]:
-    """Take the parent along if this process is killed: a pool that loses a process waits for it for ever.
-
-    Ray starts the parent, an actor, again.
-    """
-    command = ["sh", "-c", 'read -r done || kill -9 "$0"', str(os.getppid())]
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE)
-    try:
-        yield
-    finally:
-        guard.communicate(b"done\n")
+POLL_SECONDS = 0.5
 
 
 class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
-    """Describes one share of what is left.
+    """The step of a datatrove pipeline that describes one shard of what is left.
 
     Args:
         order: what is to be done.
@@ -183,12 +54,147 @@ class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
         self.order = order
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
-        """Describe share `rank` of `world_size`.
+        """Describe shard `rank` of `world_size`.
 
         Raises:
-            DescribeError: it could not go on. Raised here, so that logs that show the values of variables find no key.
+            DescribeError: the worker cannot continue. Raised here, where no variable holds a key: logs show their
+                values.
         """
-
-        failure = do_share(self.order, rank, world_size)
+        failure = run_shard(self.order, rank, world_size)
         if failure is not None:
             raise failure
+
+
+def run_shard(order: Order, rank: int, workers: int) -> DescribeError | None:
+    """Describe a worker's shard of what is left.
+
+    Args:
+        order: what is to be done.
+        rank: the worker's number, from 0.
+        workers: how many there are.
+
+    Returns:
+        Why the worker cannot continue; None when its shard is finished, or it was asked to stop.
+    """
+    run = RunFolder(order.run)
+    os.chdir(order.home)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_ray = os.environ.get("DATATROVE_EXECUTOR") == "RAY"
+    try:
+        with kill_parent_too() if on_ray else nullcontext(), stop_with(order.launcher, run), hold_place(order, rank):
+            return None if run.asked_to_stop else report_shard(order, run, rank, workers)
+    except KeyboardInterrupt:  # while it waited for its place
+        return None
+
+
+def report_shard(order: Order, run: RunFolder, rank: int, workers: int) -> DescribeError | None:
+    """Describe the shard, and report in the run's folder how it went."""
+    run.update(rank, state="working", pid=os.getpid(), host=socket.gethostname(), message="", stopped="")
+    try:
+        tally = describe_shard(order, run, rank, workers)
+    except KeyboardInterrupt:
+        run.update(rank, state="stopped", stopped="a worker was stopped")
+    except Gpt4ImageError as error:
+        message = str(error)
+        run.update(rank, state="failed", message=message)
+        return DescribeError(message)
+    except Exception:  # a crash: its traceback may show a key, so it goes into no log but ours
+        with run.log(rank).open("a") as log:
+            log.write(without_keys(traceback.format_exc(), order.options))
+        return DescribeError(f"Worker {rank} has failed: see {run.log(rank)}.")
+    else:
+        run.update(rank, state="done", tried_again=tally.tried_again, uncounted=tally.uncounted, stopped=tally.stopped)
+    return None
+
+
+def describe_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Tally:
+    """Describe what the store lacks of a shard, within the worker's share of the money.
+
+    Spent of that share is what this run paid: the records of those killed in this place before, and conversations
+    begun in this run. Conversations from before the run, noted when the first worker in this place began, are not.
+    """
+    workdir = WorkDir(order.work)
+    store = DescriptionStore(workdir.description_store)
+    with open_session(order.options) as session:
+        job = open_job(open_images(order.data, workdir), store, session, order.options, order.confused)
+        before = run.read(rank)
+        tried, spent = written_before(before)
+        shard = job.plan().shard(rank, workers)
+        kept = kept_cost(store, shard)
+        if not before.parts:
+            run.update(rank, kept=kept)
+        spent += kept - run.read(rank).kept
+        writer = store.writer()
+        run.update(rank, parts=(*before.parts, str(writer.path)))
+        left = shard.part(~np.isin(shard.keys, tried))  # a failure recorded in this run is not tried again in it
+        return job.run(left, budget=job.budget_of(order.dollars, spent), writer=writer)
+
+
+def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
+    """Read what earlier workers in the same place wrote: keys with an outcome, S32 [N], and dollars spent."""
+    records = [record for path in state.parts for record in Tail(Path(path)).read_new()]
+    keys = np.asarray([record.key for record in records], dtype=KEY_TYPE)
+    return keys, sum(record.cost or 0.0 for record in records)
+
+
+def kept_cost(store: DescriptionStore, shard: Tasks) -> float:
+    """Return dollars paid for answers in conversations of a shard that were cut off and will be resumed."""
+    with store.conversations() as conversations:
+        begun = (conversations.take(key.decode()) for key in shard.keys.tolist())
+        return sum(turn.cost or 0.0 for turns in begun for turn in turns)
+
+
+def without_keys(text: str, options: DescribeOptions) -> str:
+    """Return a text without the API keys that a describer may hold."""
+    for variable in {options.key_env or OPENAI_KEY, OPENAI_KEY}:
+        text = ApiKey(variable, os.environ.get(variable, "").strip()).scrub(text)
+    return text
+
+
+@contextmanager
+def hold_place(order: Order, rank: int) -> Iterator[None]:
+    """Hold the lock of a worker's place; wait for a worker left over from a lost machine or process.
+
+    Where no launcher holds the store, the worker takes the store's lock first, just long enough to take its place:
+    other workers of the run then join, while other commands wait for them all.
+    """
+    store = DescriptionStore(WorkDir(order.work).description_store)
+    with ExitStack() as stack:
+        place = exclusive(RunFolder(order.run).lock(rank), f"shard {rank}", wait=True)
+        if order.alone:
+            with exclusive(describe_lock(store), f"the descriptions in {store.folder}", wait=True):
+                wait_for_workers(store, but=order.run)
+                stack.enter_context(place)
+        else:
+            stack.enter_context(place)
+        yield
+
+
+@contextmanager
+def stop_with(launcher: int | None, run: RunFolder) -> Iterator[None]:
+    """Send this process SIGTERM when its parent is gone or the run is to end."""
+    parent, over = launcher or os.getppid(), threading.Event()
+
+    def poll() -> None:
+        while not over.wait(POLL_SECONDS):
+            if os.getppid() != parent or run.asked_to_stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=poll, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@contextmanager
+def kill_parent_too() -> Iterator[None]:
+    """Kill the parent, a Ray actor, if this process is killed: its process pool would wait forever. Ray restarts it."""
+    # The pipe to the shell closes with this process: without "done" before that, it was killed.
+    command = ["sh", "-c", 'read -r done || kill -9 "$0"', str(os.getppid())]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        yield
+    finally:
+        guard.communicate(b"done\n")

@@ -1,0 +1,145 @@
+"""What is asked about an image: model, prompts, class names, sampling. Whatever is not in here changes speed alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import DescribeOptions
+from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.descriptions.prompts.prompt import own_strategies
+from gpt4image.descriptions.prompts.values import speak
+from gpt4image.images.table import ImageTable
+from gpt4image.llm.base import Sampling
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that decides the answers.
+
+    Attributes:
+        model: the model as it is asked for.
+        prompts: prompts, each asked about every image.
+        values: values of their placeholders.
+        sampling: how answers are drawn.
+        samples: answers to each prompt.
+        max_side: longest side in pixels of the pictures sent; None sends them as large as they are.
+        retry_temperature: temperature of a retry; that of `sampling` when not given.
+
+    Raises:
+        ConfigError: an invalid setting or combination.
+    """
+
+    model: str
+    prompts: tuple[Strategy, ...]
+    values: PromptValues
+    sampling: Sampling
+    samples: int = 1
+    max_side: int | None = 768
+    retry_temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"samples must be at least 1, not {self.samples}.")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ConfigError(
+                f"{self.samples} samples at temperature 0 are {self.samples} times the same: set --temperature above 0."
+            )
+        if self.max_side is not None and self.max_side < 1:
+            raise ConfigError(f"max_side must be at least 1, not {self.max_side}.")
+        self.values.check(self.prompts)
+
+    @cached_property
+    def settings(self) -> str:
+        """Sampling and picture size as JSON."""
+        return settings_json(self.sampling, self.max_side)
+
+    def identity(self, prompt: Strategy, label: int, sample: int) -> str | None:
+        """Return what is asked about an image of a class; None where the prompt names a class and the image has none.
+
+        The key of a description is a hash of this and the image: any change to it would ask, and pay, again. Only the
+        placeholders that the prompt uses count, so that a renamed class asks anew about its own images alone.
+        """
+        values = self.values.of(label)
+        if not prompt.placeholders <= values.keys():
+            return None
+        used = {name: values[name] for name in sorted(prompt.placeholders)}
+        return json.dumps([self.model, prompt.hash, used, self.settings, sample])
+
+
+def settings_json(sampling: Sampling, max_side: int | None) -> str:
+    """Return sampling and picture size as JSON, keys in order: it is part of identities."""
+    return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
+
+
+def make_question(
+    images: ImageTable, model: str, options: DescribeOptions, confused: Mapping[int, tuple[int, ...]] | None = None
+) -> Question:
+    """Build the question that the options ask.
+
+    Args:
+        images: the images.
+        model: the model.
+        options: the user's settings.
+        confused: by label, the labels of the classes that each class is confused with; for prompts that name them.
+
+    Raises:
+        ConfigError: an unknown prompt or placeholder, or an invalid setting.
+    """
+    return Question(
+        model=model,
+        prompts=read_prompts(options),
+        values=read_values(images, options, confused),
+        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
+        samples=options.samples,
+        max_side=options.max_side or None,
+        retry_temperature=options.retry_temperature,
+    )
+
+
+def read_prompts(options: DescribeOptions) -> tuple[Strategy, ...]:
+    """Read the prompts that the options name: when they name none, all of the user's file, or `plain`.
+
+    Raises:
+        ConfigError: a prompt is unknown or invalid.
+    """
+    if not options.prompts and options.prompt_file is not None:
+        return tuple(own_strategies(options.prompt_file))
+    return tuple(load_strategies(options.prompts or ("plain",), options.prompt_file))
+
+
+def read_values(
+    images: ImageTable, options: DescribeOptions, confused: Mapping[int, tuple[int, ...]] | None
+) -> PromptValues:
+    """Return the values of the prompts' placeholders for every class.
+
+    Args:
+        images: the images.
+        options: the user's settings; its file of class names overrides the names that folders give.
+        confused: labels of the classes that each class is confused with, by label.
+
+    Raises:
+        ConfigError: the file of class names is invalid, or names a class that the images do not have.
+    """
+    given = {} if options.class_names is None else read_class_names(options.class_names)
+    unknown = sorted(set(given) - set(images.classes))
+    if unknown:
+        raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
+    names = tuple(given.get(name, speak(name)) for name in images.classes)
+    neighbours = {label: tuple(names[other] for other in others) for label, others in (confused or {}).items()}
+    return PromptValues(names, neighbours)
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Read class names as prompts say them, by class. ConfigError names the file when it is invalid."""
+    try:
+        names = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ConfigError(f'{path} must hold names by class, such as {{"n01440764": "tench"}}.')
+    return names
