@@ -39,7 +39,7 @@ from gpt4image import load_images
 from gpt4image.describe.question import Question
 from gpt4image.describe.runner import run_tasks
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
-from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.images import ImageTable
 from gpt4image.llm.base import Sampling
@@ -167,7 +167,7 @@ def bare_loop(images: ImageTable, count: int, server: StubProcess) -> Timed:
 
 def runner(images: ImageTable, base_url: str, rank: int = 0, workers: int = 1) -> Timed:
     """The runner, or one of several workers: every answer a record on disk."""
-    question = Question(MODEL, tuple(load_strategies(["plain"])), PromptValues(images.classes), Sampling())
+    question = Question(MODEL, tuple(load_prompts(["plain"])), PromptValues(images.classes), Sampling())
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as loop:
         store = DescriptionStore(folder)
         clock = Clock()

@@ -15,7 +15,7 @@ from gpt4image import load_images
 from gpt4image.core.errors import ImageError, StoreError
 from gpt4image.describe.question import Question
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
-from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store import shards as parts
 from gpt4image.llm.base import Sampling
@@ -175,7 +175,7 @@ def test_how_a_number_is_written_does_not_make_another_question(image_set, tmp_p
 def test_an_image_that_changed_since_it_was_checked_is_not_asked_about(image_set, tmp_path):
     folder = shutil.copytree(image_set, tmp_path / "images")
     images = load_images(folder)
-    question = Question("m", tuple(load_strategies(["plain"])), PromptValues(images.classes), Sampling())
+    question = Question("m", tuple(load_prompts(["plain"])), PromptValues(images.classes), Sampling())
     tasks = plan_tasks(images, np.arange(1), question, DescriptionStore(tmp_path / "descriptions"))
     maker = RequestMaker(images, question, tasks)
     assert maker.request(0).image_id == images.ids[0].decode()

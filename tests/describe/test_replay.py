@@ -14,13 +14,13 @@ from gpt4image.core.files import digest
 from gpt4image.describe.replay import ReplayDescriber
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
-from gpt4image.descriptions.prompts import Strategy, load_strategies
+from gpt4image.descriptions.prompts import Prompt, load_prompts
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm.base import DescribeRequest, RequestFailedError, Sampling
 from gpt4image.llm.picture import Picture
 from support.stored import ask, fill, shared_rows
 
-PLAIN, QUESTIONS, ATTRIBUTES = load_strategies(["plain", "questions", "attributes"])
+PLAIN, QUESTIONS, ATTRIBUTES = load_prompts(["plain", "questions", "attributes"])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def shared(work, images, tmp_path_factory):
     return out
 
 
-def request(image_id: str, strategy: Strategy, sample: int = 0, key: str | None = None) -> DescribeRequest:
+def request(image_id: str, strategy: Prompt, sample: int = 0, key: str | None = None) -> DescribeRequest:
     return DescribeRequest(
         key=key or digest("another setting", image_id, strategy.hash, str(sample)),
         image_id=image_id,
@@ -125,7 +125,7 @@ def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):
 
 
 def test_prompts_that_were_not_recorded_are_found_out_at_once(shared):
-    changed = Strategy("plain", ("Describe the image in a word.",))
+    changed = Prompt("plain", ("Describe the image in a word.",))
     for strategy, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):
         describer = ReplayDescriber(shared, model=models, prompts=[PLAIN, strategy])
         with pytest.raises(DescribeError, match=rf"'{strategy.name}' as it is now.*plain \({PLAIN.hash}\)"):

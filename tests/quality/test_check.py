@@ -7,7 +7,7 @@ import pytest
 
 from gpt4image import load_descriptions, load_images
 from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
-from gpt4image.descriptions.prompts.prompt import known_strategies
+from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.shards import now
 from gpt4image.quality import CHECK_FILE, CheckSettings, check_descriptions
@@ -37,7 +37,7 @@ def training_ids(images):
 
 
 def record(image_id, text="", prompt="plain", **changes):
-    strategy = known_strategies().get(prompt)
+    strategy = known_prompts().get(prompt)
     return DescriptionRecord(
         key=f"{prompt}-{image_id}"[:32].ljust(32, "0"),
         image_id=image_id,
@@ -296,7 +296,7 @@ def test_prompt_file_says_whether_the_class_was_told(images, tmp_path, backbone,
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     file = tmp_path / "prompts.toml"
     file.write_text('[my-own]\nturns = ["What is in this picture?"]\n[telling]\nturns = ["Where is the {class}?"]\n')
-    own = known_strategies(file)
+    own = known_prompts(file)
     for name, told in (("my-own", False), ("telling", True)):
         work = tmp_path / name
         texts = [replace(record(r.image_id, r.text, name), prompt_hash=own[name].hash) for r in good_records(images)]

@@ -22,7 +22,7 @@ from gpt4image.describe.batch import BatchSettings, run_batches
 from gpt4image.describe.question import Question
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
-from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.llm import Sampling
 from gpt4image.llm.batch_api import OVER, BatchServer
@@ -49,7 +49,7 @@ def make_maker(
 ) -> RequestMaker:
     """All images of a set as requests, those left out that have an outcome."""
     images = load_images(image_set, work=work, validation_share=0.2, test_share=0.2)
-    strategies = tuple(load_strategies(prompts))
+    strategies = tuple(load_prompts(prompts))
     question = Question(model, strategies, PromptValues(images.classes), Sampling(max_tokens=50))
     tasks = plan_tasks(images, np.arange(len(images)), question, store_of(work), retry_failed=retry_failed)
     return RequestMaker(images, question, tasks)

@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 import pyarrow.parquet as pq
 
-from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.quality.check_record import (
     ClassKnowledge,
@@ -76,7 +76,7 @@ def example_items(count=6):
     """Both descriptions of some images, one of them failed and one cut off."""
     values, items = PromptValues(CLASSES), []
     for number, row in enumerate(example_rows(count)):
-        for strategy in load_strategies(list(COLUMNS)):
+        for strategy in load_prompts(list(COLUMNS)):
             system, turns = strategy.fill(values.of(row["label"]))
             text = row[COLUMNS[strategy.name]]
             outcome = {"text": text, "tokens_out": len(text) // 4, "seconds": 0.8 + len(text) / 400}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt4image.describe.question import Question
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
-from gpt4image.descriptions.prompts import PromptValues, load_strategies
+from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.llm.base import Sampling
 
@@ -22,7 +22,7 @@ def ask(model: str, prompts: Sequence[str] = ("plain", "questions"), samples: in
     """A question to a model."""
     sampling = Sampling(max_tokens=100, temperature=0.5 if samples > 1 else None)
     return Question(
-        model, tuple(load_strategies(prompts)), PromptValues(("blue", "green", "red")), sampling, samples=samples
+        model, tuple(load_prompts(prompts)), PromptValues(("blue", "green", "red")), sampling, samples=samples
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DescribeOptions
-from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
-from gpt4image.descriptions.prompts.prompt import own_strategies
+from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
+from gpt4image.descriptions.prompts.prompt import read_prompt_file
 from gpt4image.descriptions.prompts.values import speak
 from gpt4image.images.table import ImageTable
 from gpt4image.llm.base import Sampling
@@ -35,7 +35,7 @@ class Question:
     """
 
     model: str
-    prompts: tuple[Strategy, ...]
+    prompts: tuple[Prompt, ...]
     values: PromptValues
     sampling: Sampling
     samples: int = 1
@@ -58,7 +58,7 @@ class Question:
         """Sampling and picture size as JSON."""
         return settings_json(self.sampling, self.max_side)
 
-    def identity(self, prompt: Strategy, label: int, sample: int) -> str | None:
+    def identity(self, prompt: Prompt, label: int, sample: int) -> str | None:
         """Return what is asked about an image of a class; None where the prompt names a class and the image has none.
 
         The key of a description is a hash of this and the image: any change to it would ask, and pay, again. Only the
@@ -101,15 +101,15 @@ def make_question(
     )
 
 
-def read_prompts(options: DescribeOptions) -> tuple[Strategy, ...]:
+def read_prompts(options: DescribeOptions) -> tuple[Prompt, ...]:
     """Read the prompts that the options name: when they name none, all of the user's file, or `plain`.
 
     Raises:
         ConfigError: a prompt is unknown or invalid.
     """
     if not options.prompts and options.prompt_file is not None:
-        return tuple(own_strategies(options.prompt_file))
-    return tuple(load_strategies(options.prompts or ("plain",), options.prompt_file))
+        return tuple(read_prompt_file(options.prompt_file))
+    return tuple(load_prompts(options.prompts or ("plain",), options.prompt_file))
 
 
 def read_values(

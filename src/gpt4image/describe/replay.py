@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from gpt4image.core.errors import DescribeError
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.exchange.rows import has_provenance, read_shared_rows, shared_files, store_folder
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.descriptions.store.records import SCHEMA
@@ -46,7 +46,7 @@ class ReplayDescriber:
 
     name = "replay"
 
-    def __init__(self, recording: Path | str, *, model: str | None = None, prompts: Sequence[Strategy] = ()) -> None:
+    def __init__(self, recording: Path | str, *, model: str | None = None, prompts: Sequence[Prompt] = ()) -> None:
         self._recording = Recording(Path(recording), model)
         self._prompts = prompts
         self.model, self.place, self.max_concurrency = self._recording.model, str(recording), MAX_CONCURRENCY

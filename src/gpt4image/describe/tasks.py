@@ -17,7 +17,7 @@ import numpy as np
 from gpt4image.core.errors import ImageError
 from gpt4image.core.files import digest
 from gpt4image.describe.question import Question, settings_json
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.latest import KEY_TYPE
 from gpt4image.descriptions.store.records import DescriptionRecord
@@ -150,7 +150,7 @@ class RequestMaker:
         """Return a maker of some of the tasks, in the order of the numbers, int64 [n]."""
         return RequestMaker(self._images, self._question, self._tasks.part(numbers))
 
-    def prompt(self, number: int) -> Strategy:
+    def prompt(self, number: int) -> Prompt:
         """Return the prompt of a task."""
         return self._question.prompts[int(self._tasks.prompts[number])]
 

@@ -11,8 +11,8 @@ from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions import DescriptionSet
 from gpt4image.descriptions.exchange.import_ import IMPORTED
-from gpt4image.descriptions.prompts import Strategy
-from gpt4image.descriptions.prompts.prompt import known_strategies
+from gpt4image.descriptions.prompts import Prompt
+from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.embed import TextEncoder, load_encoder
 from gpt4image.images.table import ImageTable
@@ -101,7 +101,7 @@ def make_check(
     if settings.backbone is not None:
         settings.backbone.build()  # what cannot be had is said before the texts are read
     encoder = None if settings.encoder is None else load_encoder(settings.encoder)
-    facts, strategies = ImageFacts(images), read_strategies(settings.prompt_file)
+    facts, strategies = ImageFacts(images), parse_prompts(settings.prompt_file)
     collected = collect(source, facts, settings, strategies)
     language = settings.language or main_language([text.text for text in collected.texts])
     flags = check_texts(collected.texts, Against(images.classes, strategies, language))
@@ -120,17 +120,17 @@ def make_check(
     )
 
 
-def read_strategies(prompt_file: Path | None) -> tuple[Strategy, ...]:
+def parse_prompts(prompt_file: Path | None) -> tuple[Prompt, ...]:
     """All prompts that are known: the built-in ones and those of a file, also where they have the same name."""
-    own = [] if prompt_file is None else known_strategies(prompt_file).values()
-    return tuple({strategy.hash: strategy for strategy in (*known_strategies().values(), *own)}.values())
+    own = [] if prompt_file is None else known_prompts(prompt_file).values()
+    return tuple({strategy.hash: strategy for strategy in (*known_prompts().values(), *own)}.values())
 
 
 def collect(
     source: DescriptionStore | DescriptionSet,
     facts: ImageFacts,
     settings: CheckSettings,
-    strategies: Sequence[Strategy],
+    strategies: Sequence[Prompt],
 ) -> Collected:
     """The texts of a source. DescriptionError when there are none."""
     if isinstance(source, DescriptionSet):

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from gpt4image.descriptions.description_set import DescriptionSet
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.images.table import SPLITS, ImageTable
 
@@ -139,7 +139,7 @@ def collect_stored(
     store: DescriptionStore,
     facts: ImageFacts,
     splits: Sequence[str] | None,
-    strategies: Sequence[Strategy],
+    strategies: Sequence[Prompt],
     told: bool | None,
 ) -> Collected:
     """The texts of a description store that count.

@@ -82,7 +82,7 @@ def run_export(
         DescriptionError: there is no text to export.
     """
     from gpt4image.descriptions.exchange import export_descriptions
-    from gpt4image.descriptions.prompts.prompt import own_strategies
+    from gpt4image.descriptions.prompts.prompt import read_prompt_file
     from gpt4image.descriptions.store import DescriptionStore
 
     workdir = WorkDir(work)
@@ -94,7 +94,7 @@ def run_export(
         out,
         images_inside=images_inside,
         with_cost=with_cost,
-        strategies=own_strategies(prompt_file) if prompt_file else (),
+        strategies=read_prompt_file(prompt_file) if prompt_file else (),
         findings=known_findings(workdir, store),
     )
 

@@ -25,7 +25,7 @@ from gpt4image.describe.tasks import plan_tasks
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
 from gpt4image.descriptions.exchange.card import Account
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.conversations import Turn
 from support.stored import CREATED, ask, fill, shared_rows
@@ -216,7 +216,7 @@ class TestCard:
             assert covered.texts == 4 * covered.images
 
     def test_untrusted_text_stays_text(self, images, tmp_path):
-        strategy = Strategy("evil", (HOSTILE + "\n`````\n# not a title\n~~~",), system="</details>\n---\nx: y")
+        strategy = Prompt("evil", (HOSTILE + "\n`````\n# not a title\n~~~",), system="</details>\n---\nx: y")
         store = DescriptionStore(tmp_path / "descriptions")
         with store.writer() as writer:
             for index, image_id in enumerate(images.ids.tolist()):

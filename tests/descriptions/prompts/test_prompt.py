@@ -6,28 +6,28 @@ import pytest
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.question import read_values
-from gpt4image.descriptions.prompts import PromptValues, Strategy, load_strategies
+from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.values import most_confused
 
 BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
 
 
 def test_built_in_strategies_can_be_filled():
-    strategies = load_strategies(BUILT_IN)
+    strategies = load_prompts(BUILT_IN)
     assert len({strategy.hash for strategy in strategies}) == len(BUILT_IN)
     for strategy in strategies:
         values = {name: f"<{name}>" for name in strategy.placeholders}
         system, turns = strategy.fill(values)
         assert all(f"<{name}>" in " ".join([system or "", *turns]) for name in strategy.placeholders)
-    assert len(load_strategies(["questions"])[0].turns) > 1
+    assert len(load_prompts(["questions"])[0].turns) > 1
 
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "prompts.toml"
     path.write_text('[plain]\nturns = ["What is it? One of {classes}."]\n[two]\nturns = ["a", "b"]\njoin = "\\n"\n')
-    plain, two = load_strategies(["plain", "two"], path)
+    plain, two = load_prompts(["plain", "two"], path)
     assert plain.fill({"classes": "cat, dog"})[1] == ("What is it? One of cat, dog.",)
-    assert plain.hash != load_strategies(["plain"])[0].hash
+    assert plain.hash != load_prompts(["plain"])[0].hash
     assert two.join == "\n"
 
 
@@ -53,27 +53,27 @@ def test_what_cannot_be_meant_names_file_and_place(tmp_path, text, message):
     path = tmp_path / "prompts.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_strategies(["a"], path)
+        load_prompts(["a"], path)
 
 
 def test_unknown_names_list_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'plain'"):
-        load_strategies(["plane"])
+        load_prompts(["plane"])
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_strategies(["plain"], tmp_path / "nowhere.toml")
+        load_prompts(["plain"], tmp_path / "nowhere.toml")
 
 
 def test_values_are_never_read_as_placeholders():
-    strategy = Strategy("x", ("{class} in {{braces}}",))
+    strategy = Prompt("x", ("{class} in {{braces}}",))
     assert strategy.fill({"class": "{classes} {class}"})[1] == ("{classes} {class} in {braces}",)
 
 
 def test_every_part_that_is_sent_or_joined_counts():
-    base = Strategy("x", ("a", "b"))
-    others = [Strategy("x", ("a", "c")), Strategy("x", ("ab",)), Strategy("x", ("a", "b"), "s"),
-              Strategy("x", ("a", "b"), join="\n")]  # fmt: skip
+    base = Prompt("x", ("a", "b"))
+    others = [Prompt("x", ("a", "c")), Prompt("x", ("ab",)), Prompt("x", ("a", "b"), "s"),
+              Prompt("x", ("a", "b"), join="\n")]  # fmt: skip
     assert len({base.hash, *(other.hash for other in others)}) == 5
-    assert Strategy("y", ("a", "b"), about="other").hash == base.hash
+    assert Prompt("y", ("a", "b"), about="other").hash == base.hash
 
 
 def test_neighbours_are_the_most_confused_classes_both_ways():
@@ -92,12 +92,12 @@ def test_neighbours_are_called_as_the_user_calls_them(images, tmp_path):
     values = read_values(images, DescribeOptions(class_names=path), {0: (2, 1), 1: (0,), 2: (1, 0)})
     assert images.classes == ("blue", "green", "red")
     assert [values.of(label)["neighbours"] for label in range(3)] == ["tench, goldfish", "blue", "goldfish, blue"]
-    (contrast,) = load_strategies(["contrast"])
+    (contrast,) = load_prompts(["contrast"])
     assert "picture of: tench. It is easily mistaken for: goldfish, blue" in contrast.fill(values.of(2))[1][0]
 
 
 def test_a_strategy_with_neighbours_wants_a_run():
-    contrast = load_strategies(["contrast"])
+    contrast = load_prompts(["contrast"])
     with pytest.raises(ConfigError, match=r"--confusions.*--arm baseline"):
         PromptValues(("a", "b")).check(contrast)
     PromptValues(("a", "b"), {0: ("b",), 1: ("a",)}).check(contrast)

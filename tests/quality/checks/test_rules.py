@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from gpt4image.descriptions.prompts import Strategy
-from gpt4image.descriptions.prompts.prompt import known_strategies
+from gpt4image.descriptions.prompts import Prompt
+from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.quality.checks.loops import find_loop
 from gpt4image.quality.checks.refusals import find_refusal
 from gpt4image.quality.checks.simple import PromptEcho, find_cut_off, find_empty
@@ -172,7 +172,7 @@ def test_loop_hidden_in_a_long_text_is_found():
     assert find_loop(text, words(text))
 
 
-ECHO = PromptEcho(known_strategies().values())
+ECHO = PromptEcho(known_prompts().values())
 
 
 @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ def test_answers_that_take_up_the_question_are_no_echoes(text):
 
 def test_class_name_is_no_part_of_the_prompt():
     name = "a very long class name of more than eight words in all"
-    strategy = Strategy("own", (f"Look at {{class}}. Is it {name}?",))
-    assert PromptEcho([Strategy("own", ("Here: {class}.",))]).find(words(f"Here: {name}.")) is None
+    strategy = Prompt("own", (f"Look at {{class}}. Is it {name}?",))
+    assert PromptEcho([Prompt("own", ("Here: {class}.",))]).find(words(f"Here: {name}.")) is None
     assert PromptEcho([strategy]).find(words(name))
-    assert PromptEcho([Strategy("own", ("Look at the {class} here.",))]).find(words("Look at the class here.")) is None
+    assert PromptEcho([Prompt("own", ("Look at the {class} here.",))]).find(words("Look at the class here.")) is None
 
 
 def test_patterns_in_prompts_and_texts_are_taken_literally():
-    strategy = Strategy("own", ("What (a|b)* [do you see in this .* picture here, my dear friend]+?",))
+    strategy = Prompt("own", ("What (a|b)* [do you see in this .* picture here, my dear friend]+?",))
     echo = PromptEcho([strategy])
     assert echo.find(words("do you see in this picture here, my dear friend"))
     assert echo.find(words("(a|b)* .* [x]+ \\ $ ^")) is None

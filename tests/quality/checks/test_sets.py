@@ -194,9 +194,9 @@ def test_all_rules_in_one_pass():
         leaking(0, "spam and eggs spam and eggs spam and eggs"),
         leaking(0, "Describe the image in detail. A bird on a twig."),
     ]
-    from gpt4image.descriptions.prompts.prompt import known_strategies
+    from gpt4image.descriptions.prompts.prompt import known_prompts
 
-    flags = check_texts(texts, Against(("dog", "cat"), tuple(known_strategies().values()), "en"))
+    flags = check_texts(texts, Against(("dog", "cat"), tuple(known_prompts().values()), "en"))
     assert [(flag.at, flag.kind) for flag in flags] == [
         (0, "leakage"),
         (1, "refusal"),

@@ -23,8 +23,8 @@ from gpt4image.core.console import counted, printable
 from gpt4image.core.files import atomic_write
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.rows import Column
-from gpt4image.descriptions.prompts import Strategy
-from gpt4image.descriptions.prompts.prompt import read_strategies
+from gpt4image.descriptions.prompts import Prompt
+from gpt4image.descriptions.prompts.prompt import parse_prompts
 from gpt4image.images.table import SPLITS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Writer(NamedTuple):
     describer: str
 
 
-class Prompt(NamedTuple):
+class PromptKey(NamedTuple):
     """What a text answers: a prompt's name and hash."""
 
     name: str
@@ -78,7 +78,7 @@ class Account:
     lookup: ImageLookup
     texts_of: np.ndarray = field(init=False)
     writers: Counter[Writer] = field(default_factory=Counter)
-    prompts: Counter[Prompt] = field(default_factory=Counter)
+    prompts: Counter[PromptKey] = field(default_factory=Counter)
     settings: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
@@ -107,7 +107,7 @@ class Account:
         np.add.at(self.texts_of, rows, 1)
         columns = {name: texts[name].to_pylist() for name in (*Writer._fields, "prompt", "prompt_hash", "settings")}
         self.writers.update(map(Writer, *(columns[name] for name in Writer._fields)))
-        self.prompts.update(map(Prompt, columns["prompt"], columns["prompt_hash"]))
+        self.prompts.update(map(PromptKey, columns["prompt"], columns["prompt_hash"]))
         self.settings.update(columns["settings"])
         self.tokens_in += pc.sum(texts["tokens_in"]).as_py() or 0
         self.tokens_out += pc.sum(texts["tokens_out"]).as_py() or 0
@@ -214,7 +214,7 @@ class CardFacts:
     account: Account
     columns: Sequence[Column]
     splits: Mapping[str, SplitFiles]
-    strategies: Sequence[Strategy]
+    strategies: Sequence[Prompt]
     findings: Mapping[str, int]
 
     @property
@@ -269,10 +269,10 @@ def body(facts: CardFacts) -> str:
     )  # fmt: skip
 
 
-def built_in() -> list[Strategy]:
+def built_in() -> list[Prompt]:
     """The prompts that come with this package."""
-    text = (files("gpt4image.descriptions.prompts") / "strategies.toml").read_text("utf-8")
-    return list(read_strategies(text, "strategies.toml").values())
+    text = (files("gpt4image.descriptions.prompts") / "prompts.toml").read_text("utf-8")
+    return list(parse_prompts(text, "prompts.toml").values())
 
 
 @cache

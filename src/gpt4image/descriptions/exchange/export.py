@@ -20,7 +20,7 @@ from gpt4image.core.errors import ConfigError, DescriptionError, ImageError
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.card import Account, CardFacts, SplitFiles, write_card
 from gpt4image.descriptions.exchange.rows import Column, chosen_columns, shared_schema
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.images.scan import image_id
 from gpt4image.images.table import SPLITS, ImageTable
@@ -140,7 +140,7 @@ def export_descriptions(
     *,
     images_inside: bool = False,
     with_cost: bool = False,
-    strategies: Sequence[Strategy] = (),
+    strategies: Sequence[Prompt] = (),
     findings: Mapping[str, int] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> ExportSummary:

@@ -1,6 +1,6 @@
 """Prompts as data: named strategies, their placeholders, and the conversation they make of an image."""
 
-from gpt4image.descriptions.prompts.prompt import Strategy, load_strategies
+from gpt4image.descriptions.prompts.prompt import Prompt, load_prompts
 from gpt4image.descriptions.prompts.values import PromptValues
 
-__all__ = ["PromptValues", "Strategy", "load_strategies"]
+__all__ = ["Prompt", "PromptValues", "load_prompts"]

@@ -29,7 +29,7 @@ KEYS = ("turns", "system", "join", "about")
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Prompt:
     """One way of asking about an image.
 
     Attributes:
@@ -49,10 +49,10 @@ class Strategy:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(
-                f"Prompt strategy {self.name!r}: a name has small letters, digits, dots and hyphens, such as my-prompt."
+                f"Prompt {self.name!r}: a name has small letters, digits, dots and hyphens, such as my-prompt."
             )
         if not self.turns or not all(turn.strip() for turn in self.turns):
-            raise ConfigError(f"Prompt strategy {self.name!r}: turns must be questions, none of them empty.")
+            raise ConfigError(f"Prompt {self.name!r}: turns must be questions, none of them empty.")
         for text in self._templates:
             check_placeholders(text, self.name)
 
@@ -82,12 +82,10 @@ def check_placeholders(text: str, name: str) -> None:
         if match[0] in ("{{", "}}"):
             continue
         if match[1] is None:
-            raise ConfigError(
-                f"Prompt strategy {name!r}: a single {match[0]} in {text!r}. Write it twice if it is meant."
-            )
+            raise ConfigError(f"Prompt {name!r}: a single {match[0]} in {text!r}. Write it twice if it is meant.")
         if match[1] not in PLACEHOLDERS:
             raise ConfigError(
-                f"Prompt strategy {name!r}: {unknown_name('placeholder', match[1], list(PLACEHOLDERS))} "
+                f"Prompt {name!r}: {unknown_name('placeholder', match[1], list(PLACEHOLDERS))} "
                 "Double the braces if they are meant."
             )
 
@@ -101,7 +99,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return FIELD.sub(lambda match: values[match[1]] if match[1] else match[0][0], text)
 
 
-def load_strategies(names: Sequence[str], file: Path | None = None) -> list[Strategy]:
+def load_prompts(names: Sequence[str], file: Path | None = None) -> list[Prompt]:
     """Strategies by name.
 
     Args:
@@ -111,7 +109,7 @@ def load_strategies(names: Sequence[str], file: Path | None = None) -> list[Stra
     Raises:
         ConfigError: unknown name, the file cannot be read, a placeholder does not exist.
     """
-    known = known_strategies() | known_strategies(file)
+    known = known_prompts() | known_prompts(file)
     if not names:
         raise ConfigError(f"No prompt is named. Known: {', '.join(sorted(known))}.")
     for name in names:
@@ -120,16 +118,16 @@ def load_strategies(names: Sequence[str], file: Path | None = None) -> list[Stra
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def known_strategies(file: Path | None = None) -> dict[str, Strategy]:
+def known_prompts(file: Path | None = None) -> dict[str, Prompt]:
     """The strategies of a TOML file by name, the built-in ones when none is given. ConfigError names a broken file."""
     if file is not None:
-        return read_strategies(read_file(file), str(file))
-    return read_strategies((files(__package__) / "strategies.toml").read_text("utf-8"), "strategies.toml")
+        return parse_prompts(read_file(file), str(file))
+    return parse_prompts((files(__package__) / "prompts.toml").read_text("utf-8"), "prompts.toml")
 
 
-def own_strategies(file: Path) -> list[Strategy]:
+def read_prompt_file(file: Path) -> list[Prompt]:
     """All strategies of a file. ConfigError when it cannot be read or meant."""
-    return list(read_strategies(read_file(file), str(file)).values())
+    return list(parse_prompts(read_file(file), str(file)).values())
 
 
 def read_file(path: Path) -> str:
@@ -140,16 +138,16 @@ def read_file(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
-def read_strategies(text: str, source: str) -> dict[str, Strategy]:
+def parse_prompts(text: str, source: str) -> dict[str, Prompt]:
     """Strategies of a TOML text. ConfigError names the source and the strategy that is wrong."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} cannot be read as TOML: {error}") from None
-    return {name: make_strategy(name, table, source) for name, table in tables.items()}
+    return {name: make_prompt(name, table, source) for name, table in tables.items()}
 
 
-def make_strategy(name: str, table: Any, source: str) -> Strategy:  # noqa: ANN401 - whatever TOML can hold
+def make_prompt(name: str, table: Any, source: str) -> Prompt:  # noqa: ANN401 - whatever TOML can hold
     """A strategy of a TOML table."""
     if not isinstance(table, dict):
         raise ConfigError(f'{source}: {name} must be a table, such as [{name}] with turns = ["..."].')
@@ -162,4 +160,4 @@ def make_strategy(name: str, table: Any, source: str) -> Strategy:  # noqa: ANN4
     for key in KEYS[1:]:
         if not isinstance(table.get(key, ""), str):
             raise ConfigError(f"{source}, [{name}]: {key} must be a text.")
-    return Strategy(name, tuple(turns), table.get("system"), table.get("join", " "), table.get("about", ""))
+    return Prompt(name, tuple(turns), table.get("system"), table.get("join", " "), table.get("about", ""))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.descriptions.prompts.prompt import Strategy
+from gpt4image.descriptions.prompts.prompt import Prompt
 
 NEIGHBOURS = 3
 
@@ -34,7 +34,7 @@ class PromptValues:
             values["neighbours"] = ", ".join(self.neighbours[label])
         return values
 
-    def check(self, strategies: Sequence[Strategy]) -> None:
+    def check(self, strategies: Sequence[Prompt]) -> None:
         """ConfigError when a strategy needs confusions and there are none."""
         for strategy in strategies:
             if "neighbours" in strategy.placeholders and not self.neighbours:

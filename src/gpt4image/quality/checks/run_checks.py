@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpt4image.core import console
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.quality.check_record import FindingKind
 from gpt4image.quality.checks.language import find_other_language
 from gpt4image.quality.checks.leakage import ClassNames
@@ -47,7 +47,7 @@ class Against:
     """
 
     classes: tuple[str, ...]
-    strategies: tuple[Strategy, ...] = ()
+    strategies: tuple[Prompt, ...] = ()
     language: str | None = None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from gpt4image.core.files import digest
-from gpt4image.descriptions.prompts import Strategy
+from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.prompt import FIELD
 from gpt4image.quality.words import sentences, words
 
@@ -56,7 +56,7 @@ class PromptEcho:
         strategies: the prompts.
     """
 
-    def __init__(self, strategies: Iterable[Strategy]) -> None:
+    def __init__(self, strategies: Iterable[Prompt]) -> None:
         self._templates = [text for s in strategies for text in (*s.turns, s.system) if text]
 
     @cached_property
