@@ -442,7 +442,7 @@ class TestImport:
         store = empty(tmp_path)
         with pytest.raises(DescriptionError, match=message) as caught:
             import_descriptions(path, images, store)
-        assert f"{path}, row 145: " in str(caught.value)
+        assert f"{path}, line 145: " in str(caught.value)
         assert len(str(caught.value)) < 500
         assert list(store.records()) == []
         assert not list(store.folder.glob("parts/*"))

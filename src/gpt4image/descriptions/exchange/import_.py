@@ -13,7 +13,8 @@ import pyarrow as pa
 from gpt4image.core.console import counted, progress
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.files import digest
-from gpt4image.descriptions.exchange.rows import KNOWN, column_names, has_provenance, read_shared_rows, shared_files
+from gpt4image.core.tables import Table
+from gpt4image.descriptions.exchange.rows import KNOWN, has_provenance, read_shared_rows, shared_files
 from gpt4image.descriptions.readers import IdLookup, OrphanPolicy, read_keyed_texts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.conversations import Turn, group_turns
@@ -146,7 +147,7 @@ class Intake:
 
     def summary(self, files: Iterable[Path]) -> ImportSummary:
         """The account, once all batches are taken."""
-        names = dict.fromkeys(name for file in files if has_provenance(file) for name in column_names(file))
+        names = dict.fromkeys(name for file in files if has_provenance(file) for name in Table(file).columns())
         ignored = tuple(name for name in names if name not in KNOWN)
         return ImportSummary(self._added, self._known, self._orphan_count, self._empty, ignored)
 

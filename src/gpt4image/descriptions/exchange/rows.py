@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gpt4image.core.console import printable
 from gpt4image.core.errors import DescriptionError
-from gpt4image.descriptions.readers import read_jsonl
+from gpt4image.core.tables import Table
 from gpt4image.descriptions.store.records import RECORD_FIELDS, DescriptionRecord
 
 
@@ -218,27 +217,17 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def column_names(file: Path) -> list[str]:
-    """Names of a Parquet file's columns, or those of the first row of JSON Lines; none of another file."""
-    match file.suffix:
-        case ".parquet":
-            return list(open_parquet(file).schema_arrow.names)
-        case ".jsonl" | ".ndjson":
-            return list(next(read_jsonl(file), (0, {}))[1])
-        case _:
-            return []
-
-
 def has_provenance(file: Path) -> bool:
     """Whether a file's rows say what was asked. CSV and TSV files, which know no types, are plain tables."""
-    return {"key", "prompt_hash"} <= set(column_names(file))
+    table = Table(file, DescriptionError)
+    return not table.is_csv and {"key", "prompt_hash"} <= set(table.columns())
 
 
 def read_shared_rows(file: Path) -> Iterator[tuple[int, SharedRow]]:
     """Yield (row number, row) of a Parquet or JSON Lines file. DescriptionError names the row that is broken."""
-    rows = read_parquet_rows(file) if file.suffix == ".parquet" else read_jsonl(file)
-    for number, row in rows:
-        yield number, checked_row(row, f"{file}, row {number}")
+    table = Table(file, DescriptionError)
+    for number, row in table.rows(KNOWN - {"image"}):
+        yield number, checked_row(row, table.where(number))
 
 
 def checked_row(row: dict[str, Any], where: str) -> SharedRow:
@@ -262,25 +251,3 @@ def shortened(value: Any) -> str:  # noqa: ANN401 - a cell
     """A cell's value, short enough for a message."""
     text = printable(repr(value))
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
-
-
-def open_parquet(file: Path) -> pq.ParquetFile:
-    """A Parquet file. DescriptionError when it cannot be read."""
-    try:
-        return pq.ParquetFile(file)
-    except (OSError, pa.ArrowException) as error:
-        raise DescriptionError(f"{file} cannot be read as Parquet: {error}.") from None
-
-
-def read_parquet_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a Parquet file, numbered from 1, without images and unknown columns."""
-    opened = open_parquet(file)
-    wanted = [name for name in opened.schema_arrow.names if name in KNOWN and name != "image"]
-    number = 0
-    try:
-        for batch in opened.iter_batches(4096, columns=wanted):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (OSError, pa.ArrowException) as error:
-        raise DescriptionError(f"{file}, after row {number}: cannot be read: {error}.") from None

@@ -7,19 +7,14 @@ import re
 from pathlib import Path
 
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES
 from gpt4image.images.sources.files import is_hidden, subfolders
 from gpt4image.images.sources.folders import list_class_folders
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
 from gpt4image.images.sources.listing import Listing
-from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder
+from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
 from gpt4image.images.sources.tars import list_tars
 from gpt4image.images.splits import split_named
-
-MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-
-
-TABLE_SUFFIXES = (".parquet", ".arrow")
-
 
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 
@@ -56,7 +51,7 @@ def _list_folder(root: Path, image_column: str | None, label_column: str | None)
     metadata = find_metadata(root)
     if metadata:
         return list_metadata_folder(root, metadata, image_column, label_column)
-    for suffixes in (TABLE_SUFFIXES, (".tar",)):
+    for suffixes in (ARROW_SUFFIXES, (".tar",)):
         files = _files_with(root, suffixes)
         if files:
             return _list_files(files, root, image_column, label_column)
@@ -77,11 +72,11 @@ def _list_files(files: list[Path], root: Path, image_column: str | None, label_c
     if len(suffixes) > 1:
         raise DataError(f"{root} mixes {' and '.join(sorted(suffixes))} files. Give those of one kind.")
     suffix = suffixes.pop()
-    if suffix in TABLE_SUFFIXES:
+    if suffix in ARROW_SUFFIXES and not (len(files) == 1 and names_files(files[0], image_column)):
         return list_table_files(files, root, image_column, label_column)
     if suffix == ".tar":
         return list_tars(files, root, image_column, label_column)
-    if suffix in MANIFEST_SUFFIXES and len(files) == 1:
+    if suffix in TABLE_SUFFIXES and len(files) == 1:
         return list_manifest(files[0], image_column, label_column)
     if suffix in COMPRESSED_SUFFIXES:
         raise DataError(f"{files[0]} is compressed. Unpack it first, or keep it as a plain .tar.")

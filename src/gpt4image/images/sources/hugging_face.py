@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.sources.listing import (
-    LABEL_COLUMNS,
     Label,
     Listing,
     encode_labels,
     key_of,
-    pick_column,
     unknown_text_column,
 )
 from gpt4image.images.splits import require_split, splits_of_files

@@ -16,9 +16,6 @@ from gpt4image.images.table import ImageReader, RejectedImage
 Label = str | int | float | bool | None
 
 
-LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name")
-
-
 @dataclass(frozen=True)
 class Listing:
     """The images of a source, unread.
@@ -100,20 +97,6 @@ def encode_labels(values: Sequence[Label], names: Sequence[str] | None = None) -
 def key_of(*parts: object) -> bytes:
     """The 16 bytes that stand for an unchanged image."""
     return bytes.fromhex(digest(*map(str, parts)))
-
-
-def pick_column(columns: Sequence[str], wanted: str | None, known: Sequence[str], option: str) -> str | None:
-    """The column that the user names, else the first of the known names whatever its case, else None.
-
-    Raises:
-        DataError: the user names a column that is not there.
-    """
-    if wanted is not None:
-        if wanted not in columns:
-            raise DataError(f"{option} {wanted!r} is not there. Columns: {', '.join(columns)}.")
-        return wanted
-    folded = {column.strip().casefold(): column for column in reversed(columns)}
-    return next((folded[name] for name in known if name in folded), None)
 
 
 def unknown_text_column(column: str, known: Sequence[str]) -> DataError:

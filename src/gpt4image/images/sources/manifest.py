@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+
 from gpt4image.core.errors import DataError
+from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, pick_column
 from gpt4image.images.sources.files import FileReader, inspect_file, is_image_name, walk
 from gpt4image.images.sources.folders import split_folders
 from gpt4image.images.sources.listing import (
-    LABEL_COLUMNS,
     Label,
     Listing,
     ListingBuilder,
-    pick_column,
     unknown_text_column,
 )
 from gpt4image.images.splits import require_split, split_named
-
-PATH_COLUMNS = ("path", "file_name", "filename", "image", "file", "image_path", "file_path", "filepath")
-
-
-SPLIT_COLUMNS = ("split", "subset", "partition")
 
 
 @dataclass
@@ -36,72 +31,39 @@ class Manifest:
     """The rows of a file that names images, column by column.
 
     Attributes:
-        file: where it lies.
+        table: the file.
         columns: column name -> values; a value that is missing or empty is None.
         lines: line number of every row.
     """
 
-    file: Path
+    table: Table
     columns: dict[str, list[Any]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
 
+    @property
+    def file(self) -> Path:
+        """Where it lies."""
+        return self.table.path
+
     def where(self, row: int) -> str:
         """A row's place for messages."""
-        return f"{self.file} line {self.lines[row]}"
+        return self.table.where(self.lines[row])
 
 
 def read_manifest(file: Path) -> Manifest:
-    """Read a CSV, TSV or JSONL file. DataError names the file and the line that is malformed."""
-    manifest = Manifest(file)
-    rows = _json_rows(file) if file.suffix.casefold() in (".jsonl", ".ndjson") else _csv_rows(file)
-    try:
-        for line, row in rows:
-            for name in row:
-                if name not in manifest.columns:
-                    manifest.columns[name] = [None] * len(manifest.lines)
-            for name, values in manifest.columns.items():
-                value = row.get(name)
-                values.append(None if value == "" else value)
-            manifest.lines.append(line)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+    """Read a table. DataError names the file and the row that is broken."""
+    manifest = Manifest(Table(file))
+    for number, row in manifest.table.rows():
+        for name in row:
+            if name not in manifest.columns:
+                manifest.columns[name] = [None] * len(manifest.lines)
+        for name, values in manifest.columns.items():
+            value = row.get(name)
+            values.append(None if value == "" else value)
+        manifest.lines.append(number)
     if not manifest.lines:
         raise DataError(f"{file} holds no rows.")
     return manifest
-
-
-def _json_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file} line {number} is not JSON: {error}.") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{file} line {number} is not a JSON object.")
-            yield number, row
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        first = lines.readline()
-        lines.seek(0)
-        delimiter = "\t" if file.suffix.casefold() == ".tsv" else max(",;\t", key=first.count)
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(rows, [])]
-            if len(set(header)) < len(header):
-                raise DataError(f"{file} line 1 names a column twice: {', '.join(header)}.")
-            for row in rows:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(f"{file} line {rows.line_num} has {len(row)} fields, its header {len(header)}.")
-                yield rows.line_num, dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise DataError(f"{file} line {rows.line_num} is malformed: {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -128,6 +90,14 @@ def roles_of(manifest: Manifest, image_column: str | None, label_column: str | N
     split = split if split not in (path, label) else None
     texts = tuple(column for column in columns if column not in (path, label, split))
     return Roles(path, label, split, texts)
+
+
+def names_files(file: Path, image_column: str | None) -> bool:
+    """Whether a Parquet or Arrow file names image files rather than holding images."""
+    table = Table(file)
+    strings = [field.name for field in table.schema() if pa.types.is_string(field.type)]
+    named = image_column in strings if image_column else pick_column(strings, None, PATH_COLUMNS)
+    return bool(named) and not table.holds_bytes()
 
 
 def checked_label(value: object, where: str) -> Label:
@@ -170,7 +140,7 @@ def list_manifest(file: Path, image_column: str | None, label_column: str | None
         split = require_split(str(manifest.columns[roles.split][row] or ""), where) if roles.split else "train"
         found = inspect_file(file.parent / path, path, scope)
         if found.fault:
-            builder.reject(found.path, f"{found.fault} ({file.name} line {manifest.lines[row]})")
+            builder.reject(found.path, f"{found.fault} ({file.name} {manifest.table.unit} {manifest.lines[row]})")
         else:
             builder.add(path, label, split, row, found.key)
     return builder.listing(ManifestReader(file.parent, roles.texts, (file,)))
@@ -272,7 +242,7 @@ def _add_rows(
     for row, value in enumerate(manifest.columns[roles.path]):
         where = manifest.where(row)
         given = PurePosixPath(checked_path(value, where))
-        note = f"({manifest.file.relative_to(root).as_posix()} line {manifest.lines[row]})"
+        note = f"({manifest.file.relative_to(root).as_posix()} {manifest.table.unit} {manifest.lines[row]})"
         if given.is_absolute() or ".." in given.parts:
             builder.reject(str(given), f"the path leads out of the folder {note}")
             continue

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.files import is_hidden
 from gpt4image.images.sources.listing import (
-    LABEL_COLUMNS,
     Label,
     Listing,
     ListingBuilder,
     key_of,
-    pick_column,
     unknown_text_column,
 )
 from gpt4image.images.sources.manifest import checked_label

@@ -1,0 +1,218 @@
+"""Tables that users bring: CSV, TSV, JSON Lines, Parquet and Arrow files, all read by one set of rules.
+
+Image lists, metadata, descriptions and exported sets go through `Table`, so a file that works as one of them works as
+the others. Text files are UTF-8, or UTF-16 with a byte order mark. The delimiter of a CSV file is the one of comma,
+semicolon and tab that its first line holds most often. Columns are recognised by name, whatever its case.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpt4image.core.errors import DataError
+
+# Names of the columns by meaning; of several that a table has, the first counts.
+PATH_COLUMNS = ("path", "file_name", "filename", "image", "file", "image_path", "file_path", "filepath")
+ID_COLUMNS = ("id", "image_id")
+LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+TEXT_COLUMNS = ("text", "description", "caption")
+
+CSV_SUFFIXES = (".csv", ".tsv")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+ARROW_SUFFIXES = (".parquet", ".arrow")
+TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
+
+Row = dict[str, Any]
+
+_LONGEST_FIELD = 2**30  # the csv module's own limit, 128 KiB, is less than some descriptions
+_BATCH_ROWS = 4096
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what the error handler "surrogateescape" makes of undecodable bytes
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file's suffix is that of a table, whatever its case."""
+    return path.suffix.casefold() in TABLE_SUFFIXES
+
+
+def pick_column(columns: Sequence[str], wanted: str | None, known: Sequence[str], option: str = "") -> str | None:
+    """Return the column that the user names, else the first of the known names whatever its case, else None.
+
+    Raises:
+        DataError: the user names a column that the table does not have; `option` says how it was named.
+    """
+    if wanted in columns:
+        return wanted
+    folded = {column.strip().casefold(): column for column in reversed(columns)}
+    if wanted is None:
+        return next((folded[name] for name in known if name in folded), None)
+    if wanted.strip().casefold() not in folded:
+        raise DataError(f"{option} {wanted!r} does not exist. Columns: {', '.join(columns)}.")
+    return folded[wanted.strip().casefold()]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file. It is read as a stream, so it may be larger than memory.
+
+    Attributes:
+        path: the file.
+        error: type of the errors about it.
+    """
+
+    path: Path
+    error: type[DataError] = DataError
+
+    def __post_init__(self) -> None:
+        if not is_table(self.path):
+            raise self.error(f"{self.path}: tables come as {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}.")
+
+    @property
+    def is_arrow(self) -> bool:
+        """Whether the file is Parquet or Arrow, with typed columns, rather than text."""
+        return self.path.suffix.casefold() in ARROW_SUFFIXES
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the file is CSV or TSV, whose values are all strings."""
+        return self.path.suffix.casefold() in CSV_SUFFIXES
+
+    @property
+    def unit(self) -> str:
+        """What row numbers count: lines in a text file, where a field may span several."""
+        return "row" if self.is_arrow else "line"
+
+    def where(self, number: int) -> str:
+        """Name a row in messages."""
+        return f"{self.path}, {self.unit} {number}"
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns: those of the first row, in a JSON Lines file."""
+        if self.is_arrow:
+            return list(self.schema().names)
+        return next((list(row) for _, row in self.rows()), [])
+
+    def schema(self) -> pa.Schema:
+        """Return the schema of a Parquet or Arrow file."""
+        return self._open_arrow()[0]
+
+    def holds_bytes(self) -> bool:
+        """Whether a column holds bytes, alone or beside a path as in image columns of `datasets`."""
+        return self.is_arrow and any(_is_bytes(field.type) or pa.types.is_struct(field.type) for field in self.schema())
+
+    def rows(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Row]]:
+        """Yield (number, row), as `where` numbers them; values of CSV files are strings, "" where a field is empty.
+
+        Args:
+            columns: names of the columns to read from a Parquet or Arrow file; None for all but bytes and nested
+                values. Text files always yield all their columns.
+
+        Raises:
+            DataError: the file or a row of it is broken; file and row are named.
+        """
+        if self.is_arrow:
+            return self._arrow_rows(columns)
+        return self._csv_rows() if self.is_csv else self._json_rows()
+
+    def _csv_rows(self) -> Iterator[tuple[int, Row]]:
+        csv.field_size_limit(_LONGEST_FIELD)
+        lines = self._lines()
+        first = next(lines, "")
+        tabs = self.path.suffix.casefold() == ".tsv"
+        delimiter = "\t" if tabs else max(",;\t", key=re.sub('"[^"]*"', "", first).count)
+        reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+        try:
+            header = [name.strip() for name in next(reader)]
+            repeated = [name for name, count in Counter(header).items() if name and count > 1]
+            if repeated:
+                raise self.error(f"{self.where(1)} names the column {repeated[0]!r} twice. Rename one of them.")
+            for fields in reader:
+                if len(fields) > len(header):
+                    raise self.error(
+                        f"{self.where(reader.line_num)} has {len(fields)} fields, its header has {len(header)}."
+                    )
+                if fields:
+                    # Spreadsheets leave empty fields out at the end of a row.
+                    yield reader.line_num, dict(zip_longest(header, fields))
+        except csv.Error as error:
+            raise self.error(f"{self.where(reader.line_num)} is malformed: {error}.") from None
+
+    def _json_rows(self) -> Iterator[tuple[int, Row]]:
+        for number, line in enumerate(self._lines(), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise self.error(f"{self.where(number)} is not JSON: {error}.") from None
+            if not isinstance(row, dict):
+                raise self.error(f"{self.where(number)} is not a JSON object but {type(row).__name__}.")
+            yield number, row
+
+    def _lines(self) -> Iterator[str]:
+        """Yield lines with their ends, which a CSV field may hold."""
+        try:
+            with self.path.open("rb") as file:
+                mark = file.read(2)
+                file.seek(0)
+                encoding = "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+                # Escaped, undecodable bytes can be blamed on their line; "strict" fails a buffer too early.
+                text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+                for number, line in enumerate(text, 1):
+                    if not line.isascii() and _ESCAPED.search(line):
+                        raise self.error(f"{self.where(number)} is not UTF-8 text. Save the file as UTF-8.")
+                    yield line
+        except (OSError, UnicodeError) as error:
+            raise self.error(f"{self.path} cannot be read: {error}.") from None
+
+    def _arrow_rows(self, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
+        schema, read = self._open_arrow()
+        if columns is None:
+            names = [field.name for field in schema if not (_is_bytes(field.type) or pa.types.is_nested(field.type))]
+        else:
+            names = [name for name in schema.names if name in columns]
+        number = 0
+        try:
+            for batch in read(names):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (OSError, pa.ArrowException) as error:
+            raise self.error(f"{self.path}, after row {number}: cannot be read: {error}.") from None
+
+    def _open_arrow(self) -> tuple[pa.Schema, Callable[[list[str]], Iterator[pa.RecordBatch]]]:
+        """Return the schema, and a function that yields batches of some columns."""
+        kind = self.path.suffix[1:].capitalize()
+        try:
+            if kind == "Parquet":
+                file = pq.ParquetFile(self.path)
+                return file.schema_arrow, lambda names: file.iter_batches(_BATCH_ROWS, columns=names)
+            source = pa.memory_map(str(self.path))
+            try:
+                stream = pa.ipc.open_stream(source)  # as `datasets` writes
+            except pa.ArrowInvalid:
+                stream = pa.ipc.open_file(source)
+                batches = map(stream.get_batch, range(stream.num_record_batches))
+            else:
+                batches = iter(stream)
+            return stream.schema, lambda names: (batch.select(names) for batch in batches)
+        except (OSError, pa.ArrowException) as error:
+            raise self.error(f"{self.path} cannot be read as {kind}: {error}.") from None
+
+
+def _is_bytes(dtype: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(kind(dtype) for kind in kinds)
