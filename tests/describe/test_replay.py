@@ -151,7 +151,7 @@ def test_recordings_that_cannot_be_replayed(shared, images, tmp_path):
         ReplayDescriber(tmp_path / "a.csv")
     row = shared_rows(shared)[0]
     (tmp_path / "a.jsonl").write_text(json.dumps({**row, "image_id": None}) + "\n")
-    with pytest.raises(DescribeError, match=r"row 1: has no image_id"):
+    with pytest.raises(DescribeError, match=r"line 1: has no image_id"):
         ReplayDescriber(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text(json.dumps({**row, "key": "no"}) + "\n")
     with pytest.raises(DescriptionError, match=r"row 1: key: must be 32 hex digits"):

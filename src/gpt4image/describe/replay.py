@@ -169,7 +169,7 @@ def shared_records(place: Path) -> Iterator[DescriptionRecord]:
     for file in shared_files(place):
         if not has_provenance(file):
             raise DescribeError(f"{file} does not say what its texts answer, so they cannot be replayed: import them.")
-        for number, row in read_shared_rows(file):
+        for where, row in read_shared_rows(file):
             if row.image_id is None:
-                raise DescribeError(f"{file}, row {number}: has no image_id, by which answers are found.")
+                raise DescribeError(f"{where}: has no image_id, by which answers are found.")
             yield row.record(row.image_id)

@@ -157,9 +157,9 @@ class Intake:
 
     def _shared(self, file: Path) -> Iterator[DescriptionRecord]:
         """Records of a file whose rows say where they come from."""
-        for number, row in read_shared_rows(file):
+        for where, row in read_shared_rows(file):
             found = self._find(row.image_id or row.path or "", by_path=row.image_id is None)
-            if found is not None and self._is_new(row.key, row.text, f"{file}, row {number}"):
+            if found is not None and self._is_new(row.key, row.text, where):
                 yield row.record(found)
 
     def _plain(self, file: Path) -> Iterator[DescriptionRecord]:

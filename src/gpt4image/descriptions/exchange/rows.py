@@ -223,11 +223,12 @@ def has_provenance(file: Path) -> bool:
     return not table.is_csv and {"key", "prompt_hash"} <= set(table.columns())
 
 
-def read_shared_rows(file: Path) -> Iterator[tuple[int, SharedRow]]:
-    """Yield (row number, row) of a Parquet or JSON Lines file. DescriptionError names the row that is broken."""
+def read_shared_rows(file: Path) -> Iterator[tuple[str, SharedRow]]:
+    """Yield (file and row as messages name them, row). DescriptionError names the row that is broken."""
     table = Table(file, DescriptionError)
     for number, row in table.rows(KNOWN - {"image"}):
-        yield number, checked_row(row, table.where(number))
+        where = table.where(number)
+        yield where, checked_row(row, where)
 
 
 def checked_row(row: dict[str, Any], where: str) -> SharedRow:
