@@ -164,7 +164,7 @@ def test_files_of_killed_processes_are_put_together(tmp_path, monkeypatch):
         with store.conversations() as kept:
             kept.keep(replace(TURN, key=f"{number:032}"))
     before = store.spent()
-    monkeypatch.setattr(conversations, "remove_part", lambda path: None)
+    monkeypatch.setattr(conversations, "remove_shard", lambda path: None)
     store.compact()  # killed before it could delete the old files
     assert len(turn_files(folder)) == 4 and store.spent() == before
     monkeypatch.undo()

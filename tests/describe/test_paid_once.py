@@ -128,7 +128,7 @@ def test_a_record_that_was_written_in_half_is_taken_back(tmp_path, monkeypatch):
     with store_in(tmp_path).writer() as writer:
         writer.write(DescriptionRecord("a" * 32, "i", "whole"))
         monkeypatch.setattr(parts.os, "write", lambda file, data: write(file, data[: len(data) // 2]))
-        with pytest.raises(StoreError, match="make room"):
+        with pytest.raises(StoreError, match="free some space"):
             writer.write(DescriptionRecord("b" * 32, "i", "half"))
         monkeypatch.setattr(parts.os, "write", write)
         assert writer.path.read_bytes().endswith(b"}\n")

@@ -15,7 +15,7 @@ from gpt4image.describe.batch.jobs import Asked, BatchFolder, Job, read_asked
 from gpt4image.describe.tally import Tally
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.records import DescriptionRecord
-from gpt4image.descriptions.store.shards import RecordWriter, list_parts, now, read_part
+from gpt4image.descriptions.store.shards import RecordWriter, list_shards, now, read_shard
 from gpt4image.llm.base import ChatAnswer, RateLimitedError, RequestFailedError
 from gpt4image.llm.batch_api import BatchServer, Found, Result, duration_of, read_result, result_files
 from gpt4image.llm.budget import Budget
@@ -219,8 +219,8 @@ def collect(
 def written_since(parts: Path, time: str, keys: Mapping[str, bytes]) -> dict[str, bool]:
     """Of some keys, those that a record was written about since a time, and whether it is an answer."""
     found: dict[str, bool] = {}
-    for part in list_parts(parts):
-        for batch in read_part(part, COLUMNS):
+    for part in list_shards(parts):
+        for batch in read_shard(part, COLUMNS):
             late = batch.filter(pc.greater_equal(batch["created"], time))
             for key, error in zip(late["key"].to_pylist(), late["error"].to_pylist(), strict=True):
                 if key in keys:

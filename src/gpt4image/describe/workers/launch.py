@@ -21,7 +21,7 @@ from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import Tasks
 from gpt4image.describe.workers.run_folder import Order, RunFolder, RunMonitor, workers_folder
-from gpt4image.descriptions.store.shards import new_part
+from gpt4image.descriptions.store.shards import new_shard
 from gpt4image.llm.budget import OVER_BUDGET
 
 TICK_SECONDS = 0.25
@@ -102,7 +102,7 @@ def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, sp
         data=data,
         options=replace(options, at_once=max(1, options.at_once // workers)),
         work=work.absolute(),
-        run=new_part(workers_folder(job.store).absolute(), "run"),
+        run=new_shard(workers_folder(job.store).absolute(), "run"),
         home=Path.cwd(),
         dollars=None if options.budget is None else max(0.0, options.budget - spent) / workers,
         launcher=os.getpid() if options.engine == "local" else None,

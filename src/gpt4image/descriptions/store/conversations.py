@@ -1,4 +1,9 @@
-"""Conversations under way: what was answered is durable at once, and another process goes on from there."""
+"""Open conversations: every answer is durable at once, so that another process can resume at the next question.
+
+Each process appends its turns to a file of its own. A turn counts as open until the store holds a record of its key
+that is at least as new (`open_turns`); finished conversations are dropped when a file is rewritten or compacted. Turns
+may be in two files after a kill, which is why they are read as a set.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt4image.core.errors import StoreError
-from gpt4image.descriptions.store.shards import RecordWriter, is_closed, remove_part
+from gpt4image.descriptions.store.shards import RecordWriter, is_closed, remove_shard
 
 FILE_BYTES = 8 * 1024 * 1024
-
-
-"""Size at which a file is written anew without the conversations that have ended."""
+"""Size at which a file is rewritten without the finished conversations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer to one question of a conversation that has no outcome yet. It was paid for.
+    """The paid answer to one question of a conversation without an outcome.
 
     Attributes:
-        key: the description that the conversation is to give.
+        key: the task that the conversation belongs to.
         number: number of the question, from 0.
-        text: what was said.
-        model: the model as it was asked for.
+        text: the answer.
+        model: the model as requested.
         served_model: the model as the server named it.
-        finish_reason: why the answer ended.
-        tokens_in: tokens read, None where they are not counted.
-        tokens_out: tokens written, likewise.
-        cost: US dollars, None where no price is known.
-        created: when, ISO 8601 in UTC.
+        finish_reason: why the model stopped.
+        tokens_in: prompt tokens, None if not reported.
+        tokens_out: completion tokens, None if not reported.
+        cost: US dollars, None if the price is unknown.
+        created: ISO 8601 in UTC.
     """
 
     key: str
@@ -46,52 +49,52 @@ class Turn:
 
 
 class Conversations:
-    """Conversations of one process. What an outcome was recorded for is no longer kept.
+    """The open conversations of one process.
 
     Args:
-        folder: folder of the files.
-        turns: answers to conversations that were begun before and have no outcome.
+        folder: folder of the conversation files.
+        turns: turns of earlier processes whose conversations are still open.
     """
 
     def __init__(self, folder: Path, turns: Iterable[Turn] = ()) -> None:
-        self._folder, self._most = folder, FILE_BYTES
+        self._folder, self._rewrite_at = folder, FILE_BYTES
         self._before = group_turns(turns)
         self._live: dict[str, list[Turn]] = {}
         self._writer: RecordWriter | None = None
 
     def begun(self, key: str) -> list[Turn]:
-        """Answers to the first questions about a description that were given before, as far as there are any."""
+        """Return the answers of an earlier process to the first questions of a task."""
         return chain(self._before.get(key, ()))
 
     def take(self, key: str) -> list[Turn]:
-        """All that was paid before for a description without an outcome, once: whoever takes it records it with one."""
+        """Return, once, all turns an earlier process paid for; the caller records them with the outcome."""
         return self._before.pop(key, [])
 
     def keep(self, turn: Turn) -> None:
-        """Keep an answer. It outlives this process at once. StoreError when it cannot be written."""
+        """Store an answer; it survives this process at once. StoreError if it cannot be written."""
         if self._writer is None:
             self._writer = RecordWriter(self._folder)
         self._writer.write(turn)
         self._live.setdefault(turn.key, []).append(turn)
-        if self._writer.size > self._most:
-            self._write_anew(self._writer)
+        if self._writer.size > self._rewrite_at:
+            self._rewrite(self._writer)
 
     def ended(self, key: str) -> None:
-        """Note that there is an outcome."""
+        """Note that the outcome is recorded."""
         self._live.pop(key, None)
 
     def sync(self) -> None:
-        """Have the system bring what was kept to the disk; from any thread."""
+        """Flush to the disk; safe to call from any thread."""
         writer = self._writer
         if writer is not None:
             writer.sync()
 
     def close(self) -> None:
-        """Finish; nothing stays behind where every conversation has ended."""
+        """Close the file, and delete it if every conversation has ended."""
         if self._writer is not None:
             self._writer.close()
             if not self._live:
-                remove_part(self._writer.path)
+                remove_shard(self._writer.path)
             self._writer = None
 
     def __enter__(self) -> Conversations:
@@ -100,20 +103,20 @@ class Conversations:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def _write_anew(self, old: RecordWriter) -> None:
-        """Leave out what has ended. Where there is no room for that the old file stays: all is in it."""
+    def _rewrite(self, old: RecordWriter) -> None:
+        """Drop the finished conversations. If the disk is full, keep the old file, which has everything."""
         try:
             self._writer = write_turns(self._folder, [turn for kept in self._live.values() for turn in kept])
         except (OSError, StoreError):
-            self._most *= 2
+            self._rewrite_at *= 2
             return
-        self._most = max(FILE_BYTES, 2 * self._writer.size)
+        self._rewrite_at = max(FILE_BYTES, 2 * self._writer.size)
         old.close()
-        remove_part(old.path)
+        remove_shard(old.path)
 
 
 def group_turns(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
-    """Answers by description."""
+    """Group turns by key."""
     found: dict[str, list[Turn]] = {}
     for turn in turns:
         found.setdefault(turn.key, []).append(turn)
@@ -121,7 +124,7 @@ def group_turns(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
 
 
 def chain(turns: Iterable[Turn]) -> list[Turn]:
-    """A conversation's answers in the order of the questions; where it was begun again, those of the last time."""
+    """Return a conversation's answers in the order of the questions; if it was restarted, those of the last start."""
     found: list[Turn] = []
     for turn in sorted(turns, key=lambda turn: (turn.created, turn.number)):
         if turn.number == 0:
@@ -132,12 +135,12 @@ def chain(turns: Iterable[Turn]) -> list[Turn]:
 
 
 def read_turns(files: Iterable[Path]) -> list[Turn]:
-    """What files hold, each answer once. A last line that was cut off is left out."""
+    """Read the turns in some files, each once, skipping torn lines."""
     found: dict[Turn, None] = {}
     for path in files:
         try:
             lines = path.read_bytes().splitlines()
-        except FileNotFoundError:  # its process has written it anew, or ended
+        except FileNotFoundError:  # its process has rewritten it, or finished
             continue
         for line in lines:
             try:
@@ -148,17 +151,17 @@ def read_turns(files: Iterable[Path]) -> list[Turn]:
 
 
 def turn_files(folder: Path) -> list[Path]:
-    """All files of conversations."""
+    """List the conversation files."""
     return sorted(folder.glob("*.jsonl"))
 
 
 def open_turns(turns: Iterable[Turn], outcomes: Mapping[str, str]) -> list[Turn]:
-    """Answers that no outcome has taken up; `outcomes` holds the time of each key's latest one."""
+    """Select the turns without an outcome; `outcomes` maps each key to the time of its latest record."""
     return [turn for turn in turns if outcomes.get(turn.key, "") < turn.created]
 
 
 def write_turns(folder: Path, turns: Sequence[Turn]) -> RecordWriter:
-    """A new file that holds some answers already, on the disk."""
+    """Create a file with some turns in it, flushed to the disk."""
     writer = RecordWriter(folder)
     try:
         for turn in turns:
@@ -166,16 +169,13 @@ def write_turns(folder: Path, turns: Sequence[Turn]) -> RecordWriter:
         writer.sync()
     except (OSError, StoreError):
         writer.close()
-        remove_part(writer.path)
+        remove_shard(writer.path)
         raise
     return writer
 
 
 def compact_turns(folder: Path, outcomes: Mapping[str, str]) -> None:
-    """Put what is no longer written to into one file, without the conversations that have ended.
-
-    A process killed in between leaves answers twice, which are read once.
-    """
+    """Merge the closed files into one, without the finished conversations."""
     by_file = {path: read_turns([path]) for path in turn_files(folder) if is_closed(path)}
     left = open_turns({turn: None for turns in by_file.values() for turn in turns}, outcomes)
     if len(by_file) == 1 and len(left) == sum(map(len, by_file.values())):
@@ -183,4 +183,4 @@ def compact_turns(folder: Path, outcomes: Mapping[str, str]) -> None:
     if left:
         write_turns(folder, left).close()
     for path in by_file:
-        remove_part(path)
+        remove_shard(path)

@@ -1,4 +1,4 @@
-"""All descriptions ever paid for, and what has become of each."""
+"""All descriptions ever paid for, and the decisions about them."""
 
 from __future__ import annotations
 
@@ -33,66 +33,66 @@ from gpt4image.descriptions.store.records import (
 )
 from gpt4image.descriptions.store.shards import (
     RecordWriter,
-    add_part,
+    add_shard,
     is_closed,
-    list_parts,
-    merge_parts,
+    list_shards,
+    merge_shards,
     now,
-    read_part,
+    read_shard,
 )
 
 
 class DescriptionStore:
     """The descriptions of a work directory.
 
-    Every process writes into a part of its own; parts are whole after `kill -9` at any moment. Nothing is ever
-    changed: a later record of the same key, or a mark, counts more than an earlier record.
+    Records are only ever appended, each process to its own shard, so the store is intact after `kill -9` at any moment.
+    Of several records with one key, `latest` decides which counts; marks override that later.
 
     Args:
-        folder: where they lie.
+        folder: the store's folder: `parts/` (shards), `turns/` (open conversations), `marks.jsonl`.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._parts = self.folder / "parts"
+        self._shards = self.folder / "parts"
         self._marks = self.folder / "marks.jsonl"
         self._turns = self.folder / "turns"
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was ever described here."""
-        return not list_parts(self._parts)
+        return not list_shards(self._shards)
 
     def writer(self) -> RecordWriter:
-        """A new part to write to; use it as a context manager."""
-        return RecordWriter(self._parts)
+        """Create a shard to write to; use it as a context manager."""
+        return RecordWriter(self._shards)
 
     def conversations(self) -> Conversations:
-        """Conversations that were begun, to go on with and to add to; use it as a context manager."""
+        """Return the open conversations, to resume and to add to; use it as a context manager."""
         return Conversations(self._turns, self._open_turns())
 
     def abandoned_turns(self) -> list[Turn]:
-        """Answers to conversations without an outcome that no process has under way."""
+        """Return the turns of open conversations that no running process works on."""
         turns = read_turns(path for path in turn_files(self._turns) if is_closed(path))
         return open_turns(turns, self._outcomes(turns))
 
     def add_all(self, batches: Iterator[pa.RecordBatch]) -> int:
-        """Add many records at once, all of them or, where `batches` raises or the process is killed, none.
+        """Add many records atomically: all of them or, if `batches` raises or the process is killed, none.
 
         Args:
-            batches: records with the columns of `SCHEMA`; nobody else adds any while they are read.
+            batches: records with the columns of `SCHEMA`.
 
         Returns:
-            How many there were.
+            The number of records.
 
         Raises:
             BusyError: another process is adding records to the store.
         """
         with exclusive(self.folder / "add.lock", f"adding descriptions to {self.folder}"):
-            return add_part(batches, self._parts)
+            return add_shard(batches, self._shards)
 
     def keys(self) -> KeyStates:
-        """Which keys are answered and which failed, 32 bytes each. Marks are taken into account."""
+        """Return which keys are answered and which failed, taking `retry` marks into account."""
         answered, failed = [np.empty(0, KEY_TYPE)], [np.empty(0, KEY_TYPE)]
         retried = {key: mark.created for key, mark in self.marks().items() if mark.verdict == "retry"}
         for batch in self._batches(("key", "error", "created")):
@@ -105,38 +105,37 @@ class DescriptionStore:
         return KeyStates(done, np.setdiff1d(np.concatenate(failed), done))
 
     def records(self) -> Iterator[DescriptionRecord]:
-        """Every record, failures, replaced ones and payments included, part by part."""
+        """Yield every record, including failures, superseded ones and payments."""
         for batch in self._batches():
             yield from map(record_from, batch.to_pylist())
 
     def current(self, *, dropped: bool = False) -> list[DescriptionRecord]:
-        """The latest record of every key that counts: its answer, or its failure where it has none.
+        """Return the record of every key that counts: its answer or, failing that, its failure.
 
         Args:
-            dropped: also those that were marked to be left out.
+            dropped: include those that a mark excludes.
 
         Returns:
-            Records in the order of image id, prompt, model and sample.
+            Records sorted by image id, prompt, model and sample.
         """
         batches = self.current_batches(dropped=dropped)
         found = (record_from(values) for batch in batches for values in batch.to_pylist())
         return sorted(found, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
 
     def current_batches(self, *, dropped: bool = False) -> Iterator[pa.RecordBatch]:
-        """What `current` returns, batch by batch in no particular order: texts are never all in memory."""
-        parts = list_parts(self._parts)
-        yield from latest_batches(parts, self.marks(), dropped=dropped)
+        """Yield what `current` returns in batches, unsorted, without holding all texts in memory."""
+        yield from latest_batches(list_shards(self._shards), self.marks(), dropped=dropped)
 
     def payments(self) -> Iterator[DescriptionRecord]:
-        """Money that was spent without an outcome."""
+        """Yield the payments: money spent on tasks without an outcome."""
         for batch in self._batches(tuple(name for name in RECORD_FIELDS if name != "text")):
             yield from map(record_from, batch.filter(pc.equal(batch["key"], "")).to_pylist())
 
     def spent(self, model: str | None = None) -> Spent:
-        """What all calls so far have cost, failures, payments and conversations under way included.
+        """Add up the cost of all calls so far, including failures, payments and open conversations.
 
         Args:
-            model: of that model alone.
+            model: count only this model.
         """
         spent = Spent()
         for batch in self._batches(("model", "cost", "tokens_in", "tokens_out")):
@@ -148,11 +147,11 @@ class DescriptionStore:
         return spent
 
     def failures(self) -> Counter[str]:
-        """Reasons of the keys that failed and have no answer, with their counts."""
+        """Count the keys that failed and have no answer, by reason."""
         return Counter(record.error for record in self.current() if record.error is not None)
 
     def mark(self, keys: Iterable[str], verdict: Verdict, reason: str) -> int:
-        """Decide about descriptions; returns how many."""
+        """Mark descriptions and return their number."""
         lines = [record_line(Mark(key, verdict, reason, now())) for key in keys]
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder / "marks.lock", f"the marks in {self.folder}", wait=True):
@@ -162,7 +161,7 @@ class DescriptionStore:
         return len(lines)
 
     def marks(self) -> dict[str, Mark]:
-        """The latest mark of each key."""
+        """Return the latest mark of each key."""
         if not self._marks.exists():
             return {}
         found: dict[str, Mark] = {}
@@ -171,37 +170,37 @@ class DescriptionStore:
                 try:
                     mark = Mark(**json.loads(line))
                 except (ValueError, TypeError):
-                    continue  # the end of a killed process's writing
+                    continue  # torn by a kill
                 found[mark.key] = mark
         return found
 
     def compact(self) -> None:
-        """Put what is no longer written to into one Parquet part; skipped while another process does so."""
-        if not self._parts.exists() and not self._turns.exists():
+        """Merge the closed shards into one Parquet shard; does nothing while another process does so."""
+        if not self._shards.exists() and not self._turns.exists():
             return
         try:
             with exclusive(self.folder / "compact.lock", f"the descriptions in {self.folder}"):
                 self._remove_replaced()
-                closed = [part for part in list_parts(self._parts) if is_closed(part)]
-                if any(part.suffix == ".jsonl" for part in closed):
-                    merge_parts(closed, self._parts)
+                closed = [shard for shard in list_shards(self._shards) if is_closed(shard)]
+                if any(shard.suffix == ".jsonl" for shard in closed):
+                    merge_shards(closed, self._shards)
                 if turn_files(self._turns):
                     compact_turns(self._turns, self._outcomes(read_turns(turn_files(self._turns))))
         except BusyError:
             return
 
     def _remove_replaced(self) -> None:
-        live = set(list_parts(self._parts))
-        for part in [*self._parts.glob("*.jsonl"), *self._parts.glob("*.parquet")]:
-            if part not in live:
-                part.unlink(missing_ok=True)
+        live = set(list_shards(self._shards))
+        for shard in [*self._shards.glob("*.jsonl"), *self._shards.glob("*.parquet")]:
+            if shard not in live:
+                shard.unlink(missing_ok=True)
 
     def _open_turns(self) -> list[Turn]:
         turns = read_turns(turn_files(self._turns))
         return open_turns(turns, self._outcomes(turns))
 
     def _outcomes(self, turns: Sequence[Turn]) -> dict[str, str]:
-        """When the latest outcome was written of each description that answers are kept for, if there is one."""
+        """Map the key of each conversation that has an outcome to the time of its latest record."""
         found: dict[str, str] = {}
         if not turns:
             return found
@@ -213,31 +212,31 @@ class DescriptionStore:
         return found
 
     def _batches(self, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
-        for part in list_parts(self._parts):
-            yield from read_part(part, columns)
+        for shard in list_shards(self._shards):
+            yield from read_shard(shard, columns)
 
 
 @dataclass(frozen=True)
 class KeyStates:
-    """What is known of keys.
+    """The state of all tasks by key.
 
     Attributes:
-        answered: keys with an answer, sorted, S32.
-        failed: keys that failed and have no answer, sorted, S32.
+        answered: keys with an answer, sorted, S32 [N].
+        failed: keys that failed and have no answer, sorted, S32 [M].
     """
 
     answered: np.ndarray
     failed: np.ndarray
 
     def pending(self, keys: np.ndarray, *, retry_failed: bool) -> np.ndarray:
-        """Which of the keys (S32 [N]) are still to be asked, bool [N]."""
+        """Select the keys, S32 [N], that are still to be described, bool [N]."""
         todo = ~contains(self.answered, keys)
         return todo if retry_failed else todo & ~contains(self.failed, keys)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Money in US dollars, and tokens."""
+    """US dollars and tokens."""
 
     cost: float = 0.0
     tokens_in: int = 0
@@ -248,7 +247,7 @@ class Spent:
 
 
 def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Which of the keys [N] are among sorted values, bool [N]."""
+    """Return which of the keys [N] are among sorted values, bool [N]."""
     if not len(values):
         return np.zeros(len(keys), dtype=bool)
     at = np.minimum(np.searchsorted(values, keys), len(values) - 1)
@@ -256,5 +255,5 @@ def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def total(column: pa.Array) -> float:
-    """Sum of a column, 0 where it is empty."""
+    """Sum a column; 0 if it is empty."""
     return pc.sum(column).as_py() or 0

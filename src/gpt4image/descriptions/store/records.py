@@ -1,4 +1,4 @@
-"""What is known of one description: the text, who wrote it, what was asked, what it cost."""
+"""Rows of the description store: descriptions with their provenance, and marks."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Verdict = Literal["drop", "retry", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class DescriptionRecord:
-    """One request's outcome. A record with an `error` is a failure and has no text that counts.
+    """Outcome of one task. A record with an `error` is a failure; its text does not count.
 
     Attributes:
-        key: what was asked, 32 hex digits: image, model, prompt with its values, sampling. Empty for a payment: money
-            that was spent without an outcome, which counts as spent and as nothing else.
+        key: hash of the task, 32 hex digits: image, model, filled-in prompt, sampling. Empty for a payment, that is,
+            money spent on a task that has no outcome yet.
         image_id: 128-bit hash of the image's bytes, 32 hex digits.
-        text: the description; the answers of a conversation joined.
-        error: kind of failure in a few words, None when it went well.
-        detail: what exactly was said of the failure.
-        describer: name in the table of describers.
-        model: the model as it was asked for.
+        text: the description; for a conversation, the joined answers.
+        error: kind of failure in a few words, None on success.
+        detail: the error message in full.
+        describer: name in the registry of describers.
+        model: the model as requested.
         served_model: the model as the server named it.
-        prompt: name of the prompt strategy.
-        prompt_hash: hash of the strategy's texts, 32 hex digits.
+        prompt: name of the prompt.
+        prompt_hash: hash of the prompt's texts, 32 hex digits.
         sample: number of the sample, from 0.
-        settings: sampling and image size, as JSON.
-        tokens_in: tokens read.
-        tokens_out: tokens written.
-        cost: money in US dollars, at its worst for calls that nobody counted; None where no price is known.
-        finish_reason: why the answer ended.
-        seconds: time from the first call to the answer.
-        created: when, ISO 8601 in UTC.
+        settings: sampling settings and image size, as JSON.
+        tokens_in: prompt tokens, image included.
+        tokens_out: completion tokens.
+        cost: US dollars; the worst case if the server did not report usage, None if the price is unknown.
+        finish_reason: why the model stopped, as the server reported it.
+        seconds: time from the first request to the answer.
+        created: ISO 8601 in UTC.
     """
 
     key: str
@@ -59,46 +59,37 @@ class DescriptionRecord:
 
     @property
     def answered(self) -> bool:
-        """Whether there is a text."""
+        """Whether the task succeeded."""
         return self.error is None
 
     @property
     def is_payment(self) -> bool:
-        """Whether it says of nothing but money."""
+        """Whether the record counts as money only."""
         return not self.key
 
 
 def payment_of(
-    asked: DescriptionRecord,
+    task: DescriptionRecord,
     reason: str,
     tokens_in: int | None,
     tokens_out: int | None,
     cost: float | None,
     created: str,
 ) -> DescriptionRecord:
-    """A record of money that was spent on a task without an outcome.
-
-    Args:
-        asked: the task.
-        reason: what the money was spent on.
-        tokens_in: tokens read.
-        tokens_out: tokens written.
-        cost: US dollars.
-        created: when.
-    """
-    paid = replace(asked, key="", error=reason, detail=f"for {asked.key}", created=created)
-    return replace(paid, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
+    """Record money spent on a task that has no outcome yet; `reason` says on what."""
+    payment = replace(task, key="", error=reason, detail=f"for {task.key}", created=created)
+    return replace(payment, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A decision about a description, made after it was written; the latest one counts.
+    """A decision about a description, made after it was written. The latest mark of a key counts.
 
     Attributes:
         key: the description.
-        verdict: `drop` leaves it out of training, `retry` has it written again, `keep` takes either back.
-        reason: the finding behind it.
-        created: when, ISO 8601 in UTC.
+        verdict: `drop` excludes it from training, `retry` has it written again, `keep` reverts either.
+        reason: the finding behind the decision.
+        created: ISO 8601 in UTC.
     """
 
     key: str
@@ -129,30 +120,27 @@ SCHEMA = pa.schema(
         "created": pa.string(),
     }
 )
-
-
-"""Columns of the Parquet parts: the fields of `DescriptionRecord`."""
-
-
-class Row(Protocol):
-    """A dataclass with slots, of plain values."""
-
-    __slots__: tuple[str, ...]
-
+"""Columns of the Parquet shards: the fields of `DescriptionRecord`."""
 
 RECORD_FIELDS = tuple(field.name for field in fields(DescriptionRecord))
 
 
+class Row(Protocol):
+    """A dataclass with slots whose values JSON can hold."""
+
+    __slots__: tuple[str, ...]
+
+
 def plain_values(row: Row) -> dict[str, Any]:
-    """Fields as plain values."""
+    """Return the fields of a row by name."""
     return {name: getattr(row, name) for name in row.__slots__}
 
 
 def record_line(row: Row) -> bytes:
-    """One line of JSON; characters that no encoding has are replaced."""
+    """Encode a row as a line of JSON; unpaired surrogates become question marks."""
     return json.dumps(plain_values(row), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def record_from(values: Mapping[str, Any]) -> DescriptionRecord:
-    """A record of plain values; fields that are not there keep their defaults. TypeError on unknown ones."""
+    """Build a record from plain values; missing fields keep their defaults. TypeError on unknown ones."""
     return DescriptionRecord(**values)

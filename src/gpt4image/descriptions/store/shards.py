@@ -1,4 +1,13 @@
-"""Parts of the description store: files that grow line by line, and Parquet files made of them."""
+"""Shards of the description store: JSON Lines files that grow, and the Parquet files they are compacted into.
+
+Invariants:
+
+- Only the process that created a JSON Lines shard writes to it, holding the shard's lock. A shard whose lock is free is
+  closed and never changes again.
+- A record is written with a single `write` call; a torn last line belongs to a killed process and is skipped.
+- A Parquet shard appears by an atomic rename. Its metadata names the shards it replaces, so it does not matter whether
+  a killed process had deleted them: they no longer count.
+"""
 
 from __future__ import annotations
 
@@ -29,38 +38,35 @@ from gpt4image.descriptions.store.records import (
 )
 
 REPLACES = b"gpt4image.replaces"
-
-
-"""Metadata key of a Parquet part: the parts whose records it holds."""
-
+"""Metadata key of a Parquet shard: names of the shards whose records it contains."""
 
 BATCH_ROWS = 4096
 
 
 def now() -> str:
-    """The time, ISO 8601 in UTC with microseconds, so that texts sort as times."""
+    """Return the current time, ISO 8601 in UTC with microseconds, so that the texts sort chronologically."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def new_part(folder: Path, suffix: str) -> Path:
-    """A part that nobody else has; names sort as the times at which they were made."""
+def new_shard(folder: Path, suffix: str) -> Path:
+    """Return a unique path for a shard; names sort chronologically."""
     return folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.{suffix}"
 
 
 class RecordWriter:
-    """Appends records to a part of its own. A record is in the file when `write` returns, whole or not at all.
+    """Append records to a new shard. When `write` returns, the record is in the file, complete.
 
     Args:
-        folder: folder of the parts.
+        folder: folder of the shards.
 
     Attributes:
-        path: the part.
-        size: bytes in it.
+        path: the shard.
+        size: its size in bytes.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = new_part(folder, "jsonl")
+        self.path = new_shard(folder, "jsonl")
         self._lock = FileLock(lock_path(self.path))
         self._lock.acquire()
         try:
@@ -68,17 +74,17 @@ class RecordWriter:
         except OSError as error:
             self._lock.release()
             raise StoreError(
-                f"{self.path} cannot be written ({error}). Make room, and give the same command again."
+                f"{self.path} cannot be written ({error}). Free some space and run the same command again."
             ) from None
         self.size = 0
-        self._on_its_way = threading.Lock()
         self._closed = False
+        self._sync_lock = threading.Lock()  # `sync` runs in a thread beside the event loop; `close` must wait for it
 
     def write(self, *records: Row) -> None:
-        """Append records, all or none. They outlive this process at once, and the machine after the next `sync`.
+        """Append records, all or none. They survive this process at once, and the machine after the next `sync`.
 
         Raises:
-            StoreError: it cannot be written, as on a full disk; what was written before is whole.
+            StoreError: the write failed, for example because the disk is full; earlier records stay intact.
         """
         lines = b"".join(map(record_line, records))
         try:
@@ -88,26 +94,26 @@ class RecordWriter:
         except OSError as error:
             os.ftruncate(self._file, self.size)
             raise StoreError(
-                f"{self.path} cannot be written ({error}). What was answered before is kept: make room, and give the "
-                "same command again."
+                f"{self.path} cannot be written ({error}). Earlier answers are kept: free some space and run the same "
+                "command again."
             ) from None
         self.size += len(lines)
 
     def sync(self) -> None:
-        """Have the system bring what was written to the disk, from any thread; once it is closed all of it is there."""
-        with self._on_its_way:
+        """Flush to the disk; safe to call from any thread, and after `close`."""
+        with self._sync_lock:
             if not self._closed:
                 os.fsync(self._file)
 
     def close(self) -> None:
-        """Finish the part; an empty one is removed."""
+        """Flush and close the shard; an empty one is deleted."""
         self.sync()
-        with self._on_its_way:
+        with self._sync_lock:
             os.close(self._file)
             self._closed = True
         self._lock.release()
         if not self.size:
-            remove_part(self.path)
+            remove_shard(self.path)
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -118,22 +124,22 @@ class RecordWriter:
         self.close()
 
 
-def lock_path(part: Path) -> Path:
-    """Lock that a part's writer holds."""
-    return part.with_suffix(".lock")
+def lock_path(shard: Path) -> Path:
+    """Return the lock file that the shard's writer holds."""
+    return shard.with_suffix(".lock")
 
 
-def remove_part(part: Path) -> None:
-    """Delete a part and its lock."""
-    part.unlink(missing_ok=True)
-    lock_path(part).unlink(missing_ok=True)
+def remove_shard(shard: Path) -> None:
+    """Delete a shard and its lock file."""
+    shard.unlink(missing_ok=True)
+    lock_path(shard).unlink(missing_ok=True)
 
 
-def is_closed(part: Path) -> bool:
-    """Whether no process writes to a part any more."""
-    if part.suffix == ".parquet":
+def is_closed(shard: Path) -> bool:
+    """Return whether no process writes to the shard any more."""
+    if shard.suffix == ".parquet":
         return True
-    lock = FileLock(lock_path(part))
+    lock = FileLock(lock_path(shard))
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -142,96 +148,95 @@ def is_closed(part: Path) -> bool:
     return True
 
 
-def list_parts(folder: Path) -> list[Path]:
-    """All parts in the order of their names, without those whose records another part has taken over."""
-    parts = sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")])
-    replaced = {name for part in parts if part.suffix == ".parquet" for name in replaced_by(part)}
-    return [part for part in parts if part.name not in replaced]
+def list_shards(folder: Path) -> list[Path]:
+    """List all shards by name, except those that a Parquet shard replaces."""
+    shards = sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")])
+    replaced = {name for shard in shards if shard.suffix == ".parquet" for name in replaced_by(shard)}
+    return [shard for shard in shards if shard.name not in replaced]
 
 
-def replaced_by(part: Path) -> list[str]:
-    """Names of the parts whose records a Parquet part has taken over. StoreError names a damaged file."""
+def replaced_by(shard: Path) -> list[str]:
+    """Return the names of the shards that a Parquet shard replaces. StoreError names a damaged file."""
     try:
-        metadata = pq.read_metadata(part).metadata or {}
+        metadata = pq.read_metadata(shard).metadata or {}
     except (OSError, pa.ArrowException) as error:
-        raise damaged_part(part, error) from None
+        raise damaged_shard(shard, error) from None
     names: list[str] = json.loads(metadata.get(REPLACES, b"[]"))
     return names
 
 
-def damaged_part(part: Path, error: Exception) -> StoreError:
-    """What is raised for a part that cannot be read."""
+def damaged_shard(shard: Path, error: Exception) -> StoreError:
+    """Return the error for a shard that cannot be read."""
     return StoreError(
-        f"{part} is damaged ({error}). Bring it back from a backup, or delete it to have its images described again."
+        f"{shard} is damaged ({error}). Restore it from a backup, or delete it to have its images described again."
     )
 
 
-def read_part(part: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
-    """Some columns of a part, in batches. StoreError names a file that is damaged beyond a cut-off last line."""
+def read_shard(shard: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[pa.RecordBatch]:
+    """Read some columns of a shard in batches. StoreError names a file damaged beyond a torn last line."""
     try:
-        if part.suffix == ".jsonl":
-            yield from read_lines(part, columns)
+        if shard.suffix == ".jsonl":
+            yield from _read_lines(shard, columns)
         else:
-            with pq.ParquetFile(part) as file:
+            with pq.ParquetFile(shard) as file:
                 yield from file.iter_batches(BATCH_ROWS, columns=list(columns))
     except FileNotFoundError:
-        raise StoreError(f"{part} has gone while it was read: run the command again.") from None
+        raise StoreError(f"{shard} disappeared while it was being read: run the command again.") from None
     except (OSError, pa.ArrowException) as error:
-        raise damaged_part(part, error) from None
+        raise damaged_shard(shard, error) from None
 
 
-def read_lines(part: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of a part that grows by lines. Lines that are not whole records are left out and counted."""
+def _read_lines(shard: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     rows: list[DescriptionRecord] = []
     damaged = 0
-    with part.open("rb") as file:
+    with shard.open("rb") as file:
         for line in file:
             try:
                 rows.append(DescriptionRecord(**json.loads(line)))
             except (ValueError, TypeError):
-                damaged += line.endswith(b"\n")  # a last line without end is a killed process's, or one in the making
+                damaged += line.endswith(b"\n")  # a torn last line is no damage: its writer was killed, or is at work
             if len(rows) == BATCH_ROWS:
                 yield to_batch(rows, schema)
                 rows = []
     if rows:
         yield to_batch(rows, schema)
     if damaged:
-        say(f"{part}: {damaged:,} damaged lines are left out; their images count as not described.", style="yellow")
+        say(f"{shard}: skipped {damaged:,} damaged lines; their images count as not described.", style="yellow")
 
 
 def to_batch(rows: Iterable[DescriptionRecord], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
-    """Records as a batch with the columns of the schema."""
+    """Convert records to a batch with the columns of `schema`."""
     return pa.RecordBatch.from_pylist([plain_values(row) for row in rows], schema=schema)
 
 
-def merge_parts(parts: Sequence[Path], folder: Path) -> None:
-    """Put the records of closed parts into one Parquet part, then delete them. Memory does not grow with the records.
+def merge_shards(shards: Sequence[Path], folder: Path) -> None:
+    """Merge closed shards into one Parquet shard and delete them. Memory use does not grow with the records.
 
-    A process killed in between leaves either the old parts, or both with the new one saying what it replaces.
+    A process killed midway leaves either the old shards alone, or both, with the new one naming those it replaces.
     """
-    names = json.dumps([part.name for part in parts]).encode()
+    names = json.dumps([shard.name for shard in shards]).encode()
     schema = SCHEMA.with_metadata({REPLACES: names})
     with (
-        atomic_write(new_part(folder, "parquet")) as file,
+        atomic_write(new_shard(folder, "parquet")) as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
-        for part in parts:
-            for batch in read_part(part):
+        for shard in shards:
+            for batch in read_shard(shard):
                 writer.write_batch(batch)
-    for part in parts:
-        remove_part(part)
+    for shard in shards:
+        remove_shard(shard)
 
 
-def add_part(batches: Iterator[pa.RecordBatch], folder: Path) -> int:
-    """Put records into one Parquet part that is there when all are written, and not before.
+def add_shard(batches: Iterator[pa.RecordBatch], folder: Path) -> int:
+    """Write records to one Parquet shard, which appears once all are written.
 
     Args:
-        batches: the records; what it raises leaves the folder as it was.
-        folder: folder of the parts. One process at a time may add to it.
+        batches: the records; if the iterator raises, the folder stays as it was.
+        folder: folder of the shards. Only one process at a time may add to it.
 
     Returns:
-        How many records there were.
+        The number of records.
     """
     first = next(batches, None)
     if first is None:
@@ -246,7 +251,7 @@ def add_part(batches: Iterator[pa.RecordBatch], folder: Path) -> int:
                     rows += batch.num_rows
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(new_part(folder, "parquet"))
+        draft.replace(new_shard(folder, "parquet"))
     finally:
         draft.unlink(missing_ok=True)
     return rows
