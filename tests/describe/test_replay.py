@@ -154,7 +154,7 @@ def test_recordings_that_cannot_be_replayed(shared, images, tmp_path):
     with pytest.raises(DescribeError, match=r"line 1: has no image_id"):
         ReplayDescriber(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl").write_text(json.dumps({**row, "key": "no"}) + "\n")
-    with pytest.raises(DescriptionError, match=r"row 1: key: must be 32 hex digits"):
+    with pytest.raises(DescriptionError, match=r"line 1: key: must be 32 hex digits"):
         ReplayDescriber(tmp_path / "a.jsonl")
     (tmp_path / "work" / "descriptions" / "parts").mkdir(parents=True)
     with pytest.raises(DescribeError, match="holds no answers"):
