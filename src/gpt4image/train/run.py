@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save as safetensors_bytes
@@ -18,6 +16,7 @@ from torch import nn
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import atomic_write, read_json, write_json
+from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.train.augment import preprocessing, seed_everything
@@ -36,32 +35,7 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels import SoftLabels
 
 
-@contextmanager
-def stop_between_steps() -> Iterator[threading.Event]:
-    """Have the first SIGINT or SIGTERM set an event in place of breaking in; the second one does what it always does.
-
-    Outside the main thread, which alone gets signals, they are left alone.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        give_back()
-        console.say("Stopping after this step. Once more to stop at once.")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def give_back() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    try:
-        yield asked
-    finally:
-        give_back()
+STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
 
 @dataclass(frozen=True)
@@ -197,16 +171,17 @@ def train_to_end(job: Job, accelerator: Accelerator) -> None:
         restore_state(trainer, *checkpoint)
     alone = accelerator.num_processes == 1  # several are stopped one by one, and would wait for one another
     steps = job.recipe.epochs * trainer.steps_per_epoch
+    stopping = catch_stop_signals(partial(console.say, STOPPING), first_only=True)
     with (
-        stop_between_steps() if alone else nullcontext(threading.Event()) as asked,
+        stopping if alone else nullcontext(StopRequests()) as stop,
         console.progress(f"Train {job.arm.name}, seed {job.seed}", steps) as meter,
     ):
         if accelerator.is_main_process:
-            trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds, asked)
+            trainer.save = CheckpointTimer(job.layout.checkpoint, job.checkpoint_seconds, stop)
         try:
             fit(trainer, meter)
         except RuntimeError:  # loading processes end at the same Ctrl-C
-            if asked.is_set():
+            if stop:
                 raise KeyboardInterrupt from None
             raise
     if accelerator.is_main_process:
@@ -219,15 +194,15 @@ class CheckpointTimer:
     Args:
         path: the checkpoint.
         seconds: time between two.
-        asked: set when the training is to stop.
+        stop: true when the training is to stop.
     """
 
-    def __init__(self, path: Path, seconds: float, asked: threading.Event) -> None:
-        self._path, self._seconds, self._asked, self._last = path, seconds, asked, time.monotonic()
+    def __init__(self, path: Path, seconds: float, stop: StopRequests) -> None:
+        self._path, self._seconds, self._stop, self._last = path, seconds, stop, time.monotonic()
 
     def __call__(self, trainer: Trainer) -> None:
         """Save if it is time and the losses up to here are known to be sound. KeyboardInterrupt when it is to stop."""
-        if self._asked.is_set():
+        if self._stop:
             trainer.watch.look()
             self._save(trainer)
             raise KeyboardInterrupt

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
 from gpt4image.core import console
 from gpt4image.core.console import counted
 from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
+from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.replay import NOT_RECORDED
 from gpt4image.describe.runner.ledger import Attempt, Ledger
 from gpt4image.describe.runner.patience import RetryQueue, RunSettings, retry_delay
@@ -113,7 +113,7 @@ class Runner:
         slow_seconds = settings.image_seconds * QUEUE_SHARE
         self._pool = ServerPool(describers, settings.down_seconds, slow_seconds, settings.check_seconds)
         ticker = asyncio.create_task(self._tick())
-        with stop_on_signals(loop, self._interrupt):
+        with catch_stop_signals(partial(loop.call_soon_threadsafe, self._interrupt)):
             try:
                 await self._send_all()
                 if self._requests:  # they are paid for: let them finish
@@ -380,23 +380,6 @@ async def cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-
-
-@contextmanager
-def stop_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGINT and SIGTERM in place of dying; outside the main thread signals are left alone."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for number in signals:
-            loop.add_signal_handler(number, stop)
-    except (NotImplementedError, RuntimeError, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:

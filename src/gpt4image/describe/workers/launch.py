@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Protocol
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescribeError, MissingExtraError
 from gpt4image.core.options import DataOptions
+from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import Tasks
@@ -133,11 +132,11 @@ def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
     with console.progress("Describe", monitor.tally.total) as meter:
         try:
             workers.start()  # Ray installs signal handlers of its own here
-            with collect_signals() as signals:
-                follow(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), signals)
+            with catch_stop_signals() as stop:
+                follow(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), stop)
         finally:
             workers.kill()
-    if signals:
+    if stop:
         raise KeyboardInterrupt
     if failure := monitor.failure or workers.failure:
         if order.options.engine == "ray":
@@ -151,34 +150,18 @@ def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
     return monitor.tally
 
 
-def follow(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, signals: list[int]) -> None:
+def follow(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, stop: StopRequests) -> None:
     """Watch workers until they have ended, or were asked to and their time is up."""
     stop_by = float("inf")
-    while workers.running() and len(signals) < 2 and time.monotonic() < stop_by:
+    while workers.running() and stop.count < 2 and time.monotonic() < stop_by:
         time.sleep(TICK_SECONDS)
         monitor.update()
         meter.show(monitor.working())
-        if (signals or monitor.failure or workers.failure) and not run.asked_to_stop:
+        if (stop or monitor.failure or workers.failure) and not run.asked_to_stop:
             run.ask_to_stop()
             stop_by = time.monotonic() + GRACE_SECONDS
-            console.say("Stopping: waiting for open requests." + " Press Ctrl-C again to stop now." * bool(signals))
+            console.say("Stopping: waiting for open requests." + " Press Ctrl-C again to stop now." * bool(stop))
     monitor.update()
-
-
-@contextmanager
-def collect_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in place of dying; outside the main thread they are left alone."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: caught.append(number)) for number in numbers]
-    try:
-        yield caught
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextmanager
