@@ -5,12 +5,13 @@ import socket
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.describe.clients import ServerProgram
+from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.clients import ServerProgram, open_session
 from gpt4image.describe.clients import state_of as line_of
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm.credentials import ApiKey, check_address, key_for
 from support.describing import described, records
-from support.stub_scenario import Fault, Scenario
+from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubServer
 
 
@@ -93,3 +94,19 @@ def test_servers_that_do_not_agree_on_a_model(image_set, tmp_path):
         with pytest.raises(DescribeError, match=r"different models \(a, b\)"):
             described(image_set, tmp_path, one.base_url, other.base_url, model=None)
         assert described(image_set, tmp_path, one.base_url, model=None).answered
+
+
+def test_session_warns_of_the_shutdown_date_that_the_server_announces(capsys):
+    def warnings(**scenario) -> str:
+        with StubServer(Scenario(**scenario)) as server, open_session(DescribeOptions(base_url=(server.base_url,))):
+            return " ".join(capsys.readouterr().err.split())
+
+    assert f"{MODEL} was to shut down on 2020-01-02" in warnings(shutdown_date="2020-01-02")
+    assert warnings(shutdown_date="2999-01-01") == warnings() == ""
+
+
+def test_session_warns_of_the_shutdown_date_in_the_price_file(capsys, tmp_path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text(f'["{MODEL}"]\ninput = 1\noutput = 2\nuntil = 2020-01-02\n')
+    with StubServer() as server, open_session(DescribeOptions(base_url=(server.base_url,), prices=prices)):
+        assert "was to shut down on 2020-01-02" in " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""Prices, estimates, budgets."""
+"""Estimates, budgets, and which price applies."""
 
 import numpy as np
 import pytest
@@ -10,51 +10,7 @@ from gpt4image.describe.clients import price_for
 from gpt4image.describe.estimate import make_estimate
 from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
-from gpt4image.llm.prices import Price, find_price, load_prices
-
-
-def test_the_table_is_dated_and_has_sources():
-    for name, price in load_prices().items():
-        assert price.as_of.startswith("20") and price.source.startswith("https://"), name
-        assert 0 < price.input < price.output
-
-
-def test_ones_own_prices_come_first(tmp_path):
-    path = tmp_path / "prices.toml"
-    path.write_text('["gpt-4o"]\ninput = 1\noutput = 2\n["qwen"]\ninput = 0.1\noutput = 0.2\nbatch = 0.4\n')
-    table = load_prices(path)
-    assert (table["gpt-4o"].input, table["qwen"].batch) == (1, 0.4)
-    assert "gpt-4o-mini" in table
-    assert find_price("openai/gpt-4o-2024-08-06", table) == table["gpt-4o"]
-    assert find_price("gpt-4o-mini", table) != table["gpt-4o"]
-    assert find_price("gpt-4oo", table) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[m]\ninput = 1\n", "output must be a number"),
-        ("[m]\ninput = -1\noutput = 1\n", "input must be a number"),
-        ("[m]\ninput = nan\noutput = 1\n", "input must be a number from 0 up, not nan"),
-        ("[m]\ninput = 1\noutput = inf\n", "output must be a number"),
-        ("[m]\ninput = true\noutput = 1\n", "input must be a number from 0 up, not True"),
-        ("[m]\ninput = 1\noutput = 1\nbach = 0.5\n", "Did you mean 'batch'"),
-        ("m = 1\n", "must be a table"),
-        ("[m", "TOML"),
-    ],
-)
-def test_prices_that_cannot_be_meant(tmp_path, text, message):
-    path = tmp_path / "prices.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        load_prices(path)
-
-
-def test_cost_by_hand():
-    price = Price(2.0, 8.0, batch=0.5)
-    assert price.cost(1000, 100) == pytest.approx(0.0028)
-    assert price.cost(1000, 100, batch=True) == pytest.approx(0.0014)
-    assert price.cost(None, 100) is None
+from gpt4image.llm.prices import Price, list_price
 
 
 def test_whose_price_counts(tmp_path):
@@ -62,7 +18,7 @@ def test_whose_price_counts(tmp_path):
     assert price_for(here, "gpt-4o").input == 0
     assert price_for(DescribeOptions(base_url=("http://localhost:1/v1", "https://far.example/v1")), "qwen") is None
     assert price_for(DescribeOptions(price_in=1.0, price_out=2.0, base_url=here.base_url), "gpt-4o").output == 2.0
-    assert price_for(DescribeOptions(), "gpt-4o-mini-2024-07-18").input == load_prices()["gpt-4o-mini"].input
+    assert price_for(DescribeOptions(), "gpt-4o-mini-2024-07-18").input == list_price("gpt-4o-mini").input
     with pytest.raises(ConfigError, match="both"):
         DescribeOptions(price_in=1.0)
 

@@ -170,7 +170,7 @@ def test_several_servers_share_the_work_and_one_may_die_and_come_back(image_set,
 def test_a_server_that_dies_for_good_ends_the_job_and_loses_nothing(image_set, tmp_path, capsys):
     patience = RunSettings(down_seconds=1.0, attempts=20)
     with StubServer(Scenario(latency=0.02, faults=(Fault("die", numbers=(20,)),))) as server:
-        with pytest.raises(DescribeError, match="No server has answered for 1 s"):
+        with pytest.raises(DescribeError, match="No server has responded for 1 s"):
             described(image_set, tmp_path, server.base_url, at_once=2, patience=patience)
         assert "waiting for it" in " ".join(capsys.readouterr().err.split())
         answered = sum(entry.sent and entry.paid for entry in server.log)
@@ -188,11 +188,11 @@ def test_a_job_in_which_everything_fails_stops(image_set, tmp_path):
 @pytest.mark.parametrize(
     ("scenario", "options", "message"),
     [
-        (Scenario(expected_key="sk-right"), {}, "it wants a key.*--key-env"),
-        (Scenario(expected_key="sk-right"), {"key_env": "STUB_KEY"}, "does not take the key in STUB_KEY"),
+        (Scenario(expected_key="sk-right"), {}, "the server requires a key.*--key-env"),
+        (Scenario(expected_key="sk-right"), {"key_env": "STUB_KEY"}, "rejects the key in STUB_KEY"),
         (Scenario(models=("a", "b")), {"model": "c"}, "no model 'c'.*It has: a, b"),
         (Scenario(models=("a", "b")), {"model": None}, "--model NAME.*It has: a, b"),
-        (Scenario(no_temperature=True), {"temperature": 0.5}, "leave --temperature"),
+        (Scenario(no_temperature=True), {"temperature": 0.5}, "omit --temperature"),
         (Scenario(faults=(Fault("quota"),)), {}, "no money left"),
         (Scenario(faults=(Fault("unknown_model"),)), {}, "no model"),
     ],

@@ -299,7 +299,12 @@ class Stub:
 
     def _models(self) -> Answer:
         names = self.scenario.models or (MODEL,)
-        return ok({"object": "list", "data": [model_body(name) for name in names]})
+        return ok(
+            {
+                "object": "list",
+                "data": [{**model_body(name), "shutdown_date": self.scenario.shutdown_date} for name in names],
+            }
+        )
 
     def _model(self, name: str) -> Answer:
         there = not self.scenario.models or name in self.scenario.models

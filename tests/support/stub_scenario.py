@@ -114,6 +114,7 @@ class Scenario:
 
     Attributes:
         models: models that are there; another is a 404. Empty: any name is taken, `MODEL` is listed.
+        shutdown_date: the shutdown date that every listed model announces, as OpenAI's list does.
         expected_key: key that requests must bear; another or none is a 401 that echoes the header sent.
         slots: requests at work at a time, those whose client has left included; None for any number.
         when_full: requests beyond the slots wait in a queue, or get a 429.
@@ -143,6 +144,7 @@ class Scenario:
     """
 
     models: tuple[str, ...] = (MODEL,)
+    shutdown_date: str | None = None
     expected_key: str | None = None
     slots: int | None = None
     when_full: Literal["queue", "429"] = "queue"

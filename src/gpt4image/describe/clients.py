@@ -20,7 +20,7 @@ from gpt4image.core.registry import Registry
 from gpt4image.describe.question import read_prompts
 from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for
-from gpt4image.llm.prices import FREE, Price, find_price, load_prices
+from gpt4image.llm.prices import FREE, Price, find_price, list_price, load_prices, shutdown_warning
 
 if TYPE_CHECKING:
     from gpt4image.llm.openai_client import OpenAIDescriber
@@ -81,14 +81,18 @@ def open_session(options: DescribeOptions) -> Iterator[Session]:
     with asyncio.Runner() as loop:
         describers = loop.run(open_describers(options))
         try:
-            yield Session(tuple(describers), loop, price_for(options, describers[0].model))
+            model, price = describers[0].model, price_for(options, describers[0].model)
+            announced = getattr(describers[0], "shutdown_dates", {}).get(model)
+            if warning := shutdown_warning(model, announced or (price.until if price else "")):
+                say(warning, style="yellow")
+            yield Session(tuple(describers), loop, price)
         finally:
             for describer in describers:
                 loop.run(describer.close())
 
 
 def price_for(options: DescribeOptions, model: str) -> Price | None:
-    """Return the price of a model: the user's own, nothing for what runs on this machine, else that of our table."""
+    """Return the price of a model: the user's own, nothing for what runs on this machine, else the list price."""
     if options.price_in is not None and options.price_out is not None:
         return Price(options.price_in, options.price_out, source="given by you")
     own = find_price(model, load_prices(options.prices)) if options.prices else None
@@ -96,7 +100,7 @@ def price_for(options: DescribeOptions, model: str) -> Price | None:
         return own
     if options.describer in ("local", "replay") or (options.base_url and all(map(is_loopback, options.base_url))):
         return FREE
-    return find_price(model, load_prices())
+    return list_price(model, options.base_url[0] if options.base_url else OPENAI_URL)
 
 
 def run_in_thread_if_needed(work: Callable[[], T]) -> T:

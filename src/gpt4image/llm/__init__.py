@@ -1,4 +1,4 @@
-"""Describers: what answers a request for a description. One small class each behind one table."""
+"""Clients of multimodal models: servers with OpenAI's protocol, batch interfaces, models in this process."""
 
 from gpt4image.llm.base import (
     Describer,

@@ -1,8 +1,17 @@
-"""What a describer is asked, what it answers, and the ways in which it may fail."""
+"""One request, one reply, and the errors in between: the contract that every describer implements.
+
+A describer sends a request once. Retries, concurrency, time limits, payment and records belong to the runner, which
+decides by the class of the error:
+
+    RequestFailedError   this request failed; `retryable` and `server_fault` say what may help
+    RateLimitedError     the server asks for fewer requests
+    EndpointDownError    the server cannot be reached; the pool leaves it out until it returns
+    DescribeError        no request can succeed: wrong key, unknown model, no money; the job stops
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -11,13 +20,13 @@ from gpt4image.llm.picture import Picture
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the model draws its answer. What is None is left to the model.
+    """Sampling parameters; the model's own default applies where one is None.
 
     Attributes:
-        max_tokens: most tokens of one answer.
-        temperature: 0 for the likeliest words, higher for more variety.
-        top_p: share of the probability that words are drawn from.
-        seed: seed of the draw, where the server knows one.
+        max_tokens: maximum tokens per answer.
+        temperature: 0 for greedy decoding, higher for more variety.
+        top_p: probability mass of nucleus sampling.
+        seed: random seed, for servers that support one.
     """
 
     max_tokens: int = 300
@@ -26,59 +35,59 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Have 1 and 1.0 ask the same question: the key of a description is made of what JSON holds."""
+        # 1 and 1.0 must give the same description key, which hashes these values as JSON.
         for name in ("temperature", "top_p"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold; settings left to the model are left out."""
+        """Return the parameters that are set, as JSON values."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One answer of a conversation.
+    """The answer to one question of a conversation.
 
     Attributes:
-        text: what was said.
-        finish_reason: why it ended.
-        tokens_in: tokens read, None where they are not counted.
-        tokens_out: tokens written, likewise.
-        model: the model as the server names it.
+        text: the answer.
+        finish_reason: why generation stopped, such as `stop`, `length` or `content_filter`.
+        tokens_in: prompt tokens; None if the server does not report usage.
+        tokens_out: completion tokens, likewise.
+        model: model name as reported by the server.
     """
 
     text: str
     finish_reason: str | None
     tokens_in: int | None
     tokens_out: int | None
-    model: str
+    model: str = ""
 
     def __post_init__(self) -> None:
-        """Replace lone surrogates: the next request of the conversation repeats the text, and none may hold them."""
+        # The next request of the conversation repeats the text, and UTF-8 cannot encode lone surrogates.
         object.__setattr__(self, "text", self.text.encode("utf-8", "replace").decode())
 
 
+# Called with each answer as it arrives, before the next question is sent.
 OnAnswer = Callable[[ChatAnswer], None]
-"""Called with each answer as it arrives, before the next question is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """One description to be written.
+    """A conversation about one picture.
 
     Attributes:
-        key: what is asked, as 32 hex digits: image, model, prompt and sampling (`describe.tasks`).
+        key: 32 hex digits that identify image, model, prompt and sampling.
         image_id: the image.
-        name: what messages call the image; untrusted.
-        picture: what the model sees.
+        name: image name for messages; untrusted.
+        picture: the picture to send.
         system: system message, if any.
-        turns: questions, asked one after the other in one conversation about the picture.
-        sampling: how answers are drawn.
+        turns: questions, asked one after the other.
+        sampling: sampling parameters of every answer.
         prompt_hash: hash of the prompt, 32 hex digits.
-        sample: number of the sample, from 0.
-        answers: answers to the first turns from earlier tries. They are paid for; a describer that asks one question
-            after the other resumes behind them.
+        sample: index of the sample, from 0.
+        answers: answers to the first turns from earlier attempts. They are paid for; a describer that asks one question
+            at a time resumes after them.
     """
 
     key: str
@@ -95,14 +104,14 @@ class DescribeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered.
+    """All answers to a request.
 
     Attributes:
-        texts: one answer a turn.
-        finish_reason: why the last answer ended, as the server says (`stop`, `length`, `content_filter`...).
-        tokens_in: tokens read over all turns, None where the server does not count them.
-        tokens_out: tokens written over all turns, likewise.
-        model: the model as the server names it.
+        texts: one answer per turn.
+        finish_reason: why generation of the last answer stopped.
+        tokens_in: prompt tokens over all turns; None if the server does not report usage.
+        tokens_out: completion tokens over all turns, likewise.
+        model: model name as reported by the server.
     """
 
     texts: tuple[str, ...]
@@ -111,15 +120,26 @@ class Reply:
     tokens_out: int | None
     model: str
 
+    @classmethod
+    def join(cls, answers: Sequence[ChatAnswer], model: str) -> Reply:
+        """Build the reply from one answer per turn."""
+        return cls(
+            texts=tuple(answer.text for answer in answers),
+            finish_reason=answers[-1].finish_reason,
+            tokens_in=add_counts(answer.tokens_in for answer in answers),
+            tokens_out=add_counts(answer.tokens_out for answer in answers),
+            model=model,
+        )
+
 
 class Describer(Protocol):
-    """One place that answers requests: a server, a model in this process, a recording.
+    """Anything that answers requests: a server, a model in this process, a recording.
 
     Attributes:
-        name: its name in the table of describers.
-        place: where it is, for messages: an address without credentials, or a model's folder.
-        model: the model as it is asked for; part of what identifies a description.
-        max_concurrency: requests it takes at a time, at most.
+        name: its name in the registry.
+        place: its location in messages: a URL without credentials, or a model folder.
+        model: requested model name; part of every description's key.
+        max_concurrency: maximum requests in flight.
     """
 
     name: str
@@ -128,47 +148,46 @@ class Describer(Protocol):
     max_concurrency: int
 
     async def check(self) -> None:
-        """Find out, before anything is paid, whether it can answer.
+        """Check, before anything is paid for, that it can answer.
 
         Raises:
             EndpointDownError: it cannot be reached.
-            DescribeError: it cannot answer whatever is asked: wrong key, unknown model. The message names the fix.
+            DescribeError: it cannot answer any request, for example because of a wrong key. The message names the fix.
         """
         ...
 
     async def describe(self, request: DescribeRequest, on_answer: OnAnswer) -> Reply:
-        """Answer one request. Cancelled when the image's time is up.
+        """Answer one request. The runner cancels the call when the time limit of the image is up.
 
         Args:
-            request: what is asked.
-            on_answer: call it with every answer of a conversation whose questions are sent one by one: the answer is
-                then on disk, and paid for once, whatever becomes of the next question. A describer that answers all
-                questions at once need not call it.
+            request: the conversation.
+            on_answer: call it with every answer if the questions are sent one at a time: each answer is then on disk
+                and paid for once, whatever becomes of the next question. Not needed if one call answers all questions.
 
         Raises:
-            RequestFailedError: this request failed; others may go well.
-            RateLimitedError: the server asks to be left alone for a while.
-            EndpointDownError: the server cannot be reached any more.
-            DescribeError: no request can go well.
+            RequestFailedError: this request failed; others may succeed.
+            RateLimitedError: the server asks for fewer requests.
+            EndpointDownError: the server can no longer be reached.
+            DescribeError: no request can succeed.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections and memory."""
+        """Close connections and free memory."""
         ...
 
 
 class Counted(Protocol):
-    """Something that was paid for; counts are None where the server does not count."""
+    """A paid call; a count is None if the server does not report usage."""
 
     @property
     def tokens_in(self) -> int | None:
-        """Tokens read."""
+        """Prompt tokens."""
         ...
 
     @property
     def tokens_out(self) -> int | None:
-        """Tokens written."""
+        """Completion tokens."""
         ...
 
 
@@ -176,14 +195,14 @@ class RequestFailedError(Exception):
     """One request failed.
 
     Args:
-        reason: the kind of failure in a few words, counted over the job, such as `server error 500`.
-        detail: what exactly was said; untrusted.
-        retryable: whether another attempt may succeed.
-        server_fault: whether it says more about the server than about the request; another server may do better.
+        reason: kind of failure in a few words, such as `server error 500`; the job counts failures by it.
+        detail: the full message; untrusted.
+        retryable: whether a retry may succeed.
+        server_fault: whether the failure says more about the server than about the request.
 
     Attributes:
-        tokens_in: tokens read all the same; None where nobody says and there may have been some.
-        tokens_out: tokens written all the same; likewise.
+        tokens_in: prompt tokens that were paid for all the same; None if unknown.
+        tokens_out: completion tokens, likewise.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retryable: bool, server_fault: bool = False) -> None:
@@ -192,25 +211,25 @@ class RequestFailedError(Exception):
         self.tokens_in: int | None = 0
         self.tokens_out: int | None = 0
 
-    def after(self, paid: Iterable[Counted]) -> Self:
-        """The same failure with the tokens of answers that are paid for and of no use."""
-        found = list(paid)
-        self.tokens_in = add_counts([self.tokens_in, *(answer.tokens_in for answer in found)])
-        self.tokens_out = add_counts([self.tokens_out, *(answer.tokens_out for answer in found)])
+    def with_tokens(self, calls: Iterable[Counted]) -> Self:
+        """Add the tokens of paid calls whose answers are of no use."""
+        calls = list(calls)
+        self.tokens_in = add_counts([self.tokens_in, *(call.tokens_in for call in calls)])
+        self.tokens_out = add_counts([self.tokens_out, *(call.tokens_out for call in calls)])
         return self
 
     def uncounted(self) -> Self:
-        """The same failure of a call that the model may have worked for, which nobody counted."""
+        """Mark the tokens as unknown: the model may have worked, and no usage was reported."""
         self.tokens_in = self.tokens_out = None
         return self
 
 
 class RateLimitedError(Exception):
-    """The server asks to slow down.
+    """The server asks for fewer requests.
 
     Args:
-        reason: the kind in a few words, such as `too many requests`.
-        seconds: how long it wants to be left alone, where it says so.
+        reason: kind of refusal in a few words, such as `too many requests`.
+        seconds: how long the server asks to wait, if it says so.
     """
 
     def __init__(self, reason: str, seconds: float | None = None) -> None:
@@ -219,14 +238,18 @@ class RateLimitedError(Exception):
 
 
 class EndpointDownError(Exception):
-    """A server cannot be reached. The message says why."""
+    """The server cannot be reached. The message says why."""
 
 
 def add_counts(counts: Iterable[int | None]) -> int | None:
-    """Sum of counts, None where one is unknown.
+    """Return the sum of counts; None if one is unknown.
 
     >>> add_counts([1, 2]), add_counts([1, None])
     (3, None)
     """
-    found = list(counts)
-    return None if any(count is None for count in found) else sum(count for count in found if count is not None)
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total

@@ -13,9 +13,9 @@ from urllib.parse import quote
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
-from gpt4image.llm.chat import Body, text_or_none
+from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import ErrorClassifier, Trouble, shorten, sort_out
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_failure, shorten
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -48,7 +48,7 @@ class Result:
 
     key: str
     body: Any = None
-    trouble: Trouble | None = None
+    trouble: FailedCall | None = None
 
     @property
     def done(self) -> bool:
@@ -86,11 +86,11 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
     return Result(name, trouble=trouble_of(known, error, key))
 
 
-def trouble_of(status: int | None, error: Any, key: ApiKey) -> Trouble:  # noqa: ANN401 - whatever a server sends
+def trouble_of(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
     """What went wrong, from an error in the API's form or anything else."""
-    code = text_or_none(error.get("code")) if isinstance(error, Mapping) else None
-    message = text_or_none(error.get("message")) if isinstance(error, Mapping) else None
-    return Trouble(status, code or "", shorten(key.scrub(message or str(error))))
+    code = str_or_none(error.get("code")) if isinstance(error, Mapping) else None
+    message = str_or_none(error.get("message")) if isinstance(error, Mapping) else None
+    return FailedCall(status, code or "", shorten(key.scrub(message or str(error))))
 
 
 MARK = "gpt4image"
@@ -144,7 +144,7 @@ class MissingError(Exception):
         trouble: what it says.
     """
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: FailedCall) -> None:
         super().__init__(trouble.detail)
         self.code = trouble.code
 
@@ -208,7 +208,7 @@ class BatchServer:
     def _look_for_model(self) -> None:
         """DescribeError where the server says that it does not have the model; not all servers can be asked."""
         try:
-            self.classifier.note_models(self._get("/models"))
+            self.classifier.read_models(self._get("/models"))
             self._get(f"/models/{quote(self.model, safe='')}")
         except (DescribeError, TryLaterError):
             return
@@ -337,20 +337,22 @@ class BatchServer:
 
     def _meaning(self, error: Exception) -> Exception:
         """What a failed call means for the job."""
-        trouble = sort_out(error, self.key)
+        trouble = read_failure(error, self.key)
         if trouble.code == QUEUE_FULL:
             return QueueFullError(trouble.detail)
         if trouble.status in NO_SUCH:
             return MissingError(trouble)
         if trouble.status == TOO_LARGE:
             return TooLargeError(trouble.detail)
-        meaning = self.classifier.of(trouble, self.model)
+        meaning = self.classifier.classify(trouble, self.model)
         if isinstance(meaning, RateLimitedError):
             return TryLaterError(str(meaning), meaning.seconds, undecided=trouble.status != 429)
         if isinstance(meaning, RequestFailedError) and not meaning.retryable:
             return DescribeError(f"{self.place} will not have it. It says: {trouble.detail}")
         return (
-            meaning if isinstance(meaning, DescribeError) else TryLaterError(str(meaning), undecided=not trouble.down)
+            meaning
+            if isinstance(meaning, DescribeError)
+            else TryLaterError(str(meaning), undecided=not trouble.unreachable)
         )
 
 
@@ -370,7 +372,7 @@ ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 
 def result_files(batch: Found) -> list[str]:
     """The server's names of the files with a batch's answers."""
-    names: Iterable[str | None] = (text_or_none(batch.get(name)) for name in ("output_file_id", "error_file_id"))
+    names: Iterable[str | None] = (str_or_none(batch.get(name)) for name in ("output_file_id", "error_file_id"))
     return [name for name in names if name]
 
 

@@ -1,57 +1,46 @@
-"""A budget that is kept: nothing is sent whose cost, at worst, would exceed it."""
+"""The budget: send nothing whose worst-case cost would exceed it.
+
+Invariant: `spent` + (requests in flight) x (worst case of one) never exceeds the limit. A call whose tokens the server
+did not count is charged at its worst case: the most prompt tokens seen so far, and the maximum answer length.
+"""
 
 from __future__ import annotations
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.llm.prices import Price, load_prices
+from gpt4image.llm.prices import Price
 
+# Prompt tokens assumed for a call before any was measured.
 UNKNOWN_TOKENS_IN = 4096
 
-
-"""Tokens that a call is taken to read, before any was measured."""
-
-
+# Prompt tokens assumed for each request of a first batch; some models count 37,000 for a picture of 768 pixels.
 UNSEEN_TOKENS_IN = 65_536
 
+OVER_BUDGET = "the budget may not cover one more description of maximum length"
 
-"""Tokens that each request of a first batch is taken to read; some models count 37,000 for a picture of 768 pixels."""
+# After this many uncounted calls and no counted one, the server is taken never to count tokens.
+MAX_UNCOUNTED = 8
 
-
-OVER_BUDGET = "the budget may not be enough for one more, at its longest"
-
-
-"""Why a job ends where one more description could, at its longest, exceed the budget."""
-
-
-PATIENCE = 8
-
-
-"""Calls that nobody counted, with none that somebody did, after which a server is taken never to count."""
-
-
-GROWTH = 100
-
-
-"""Requests of a batch for every answer whose tokens are known, at most."""
+# Limit on the requests of a batch for every answer whose tokens are known.
+BATCH_GROWTH = 100
 
 
 class Budget:
-    """Money that may be spent in all. Whatever is paid for is booked here, at its worst where nobody counted.
+    """Money that may be spent in all, and what has been spent.
 
     Args:
-        dollars: the most that may be spent; None for no limit.
-        price: what tokens cost; None where it is not known.
-        spent: dollars spent before.
-        most_out: tokens that one call writes at most.
-        turns: calls that one description takes, those made again aside.
+        dollars: the limit; None for none.
+        price: price of the model; None if it is not known.
+        spent: US dollars spent by earlier runs.
+        most_out: maximum completion tokens of one call.
+        turns: calls per description, retries aside.
         batch: pay the price of the batch interface.
 
     Attributes:
-        spent: dollars spent by now.
-        uncounted: calls that were booked at their worst.
+        spent: US dollars spent so far.
+        uncounted: calls that were charged at their worst case.
 
     Raises:
-        ConfigError: there is a limit and no price.
+        ConfigError: there is a limit but no price, or the limit is not an amount.
     """
 
     def __init__(
@@ -66,37 +55,37 @@ class Budget:
     ) -> None:
         if dollars is not None and price is None:
             raise ConfigError(
-                "A budget needs the model's price, which is not known: give it with --prices FILE, or "
-                "--price-in and --price-out in dollars for a million tokens."
+                "A budget needs the price of the model, which is not known: give it with --prices FILE, or with "
+                "--price-in and --price-out in dollars per million tokens."
             )
         if dollars is not None and not 0 <= dollars < float("inf"):
-            raise ConfigError(f"The budget is an amount of dollars, not {dollars}.")
+            raise ConfigError(f"The budget must be an amount of dollars, not {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
         self._most_out, self._turns, self._batch = most_out, turns, batch
-        self._most_in = 0
+        self._most_in = 0  # most prompt tokens of any counted call
         self._measured = self.uncounted = 0
 
     def affords(self, in_flight: int) -> bool:
-        """Whether one more description can be paid beside those under way, each at its worst.
+        """Return whether the worst case of one more description fits beside those in flight.
 
-        Before the first answer tells what a picture costs, or some have told nothing, one is sent at a time.
+        Until the first answer shows what a picture costs, descriptions go out one at a time.
         """
         if self._dollars is None or self._price is None:
             return True
-        if not self._most_in and self.uncounted < PATIENCE and in_flight:
+        if not self._most_in and self.uncounted < MAX_UNCOUNTED and in_flight:
             return False
         worst = self._turns * (self.worst_cost(None, None) or 0.0)
         return self.spent + (in_flight + 1) * worst <= self._dollars
 
     def room(self, in_flight: int) -> int | None:
-        """How many more requests a batch may hold beside those under way, each at its worst; None for any number.
+        """Return how many requests a batch may hold beside those in flight; None for any number.
 
-        Before the first answer tells what a picture costs, a batch goes alone.
+        Until the first answer shows what a picture costs, a batch goes out alone.
         """
         if self._dollars is None or not self.cost(1, 1):
             return None
         if self._most_in:
-            return min(self._fitting(self._most_in, in_flight), GROWTH * self._measured)
+            return min(self._fitting(self._most_in, in_flight), BATCH_GROWTH * self._measured)
         return 0 if in_flight else max(self._fitting(UNSEEN_TOKENS_IN, 0), int(self.affords(0)))
 
     def _fitting(self, tokens_in: int, in_flight: int) -> int:
@@ -105,18 +94,18 @@ class Budget:
         return max(0, int((self._dollars - self.spent) / worst) - in_flight)
 
     def cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """What some tokens cost; None where price or tokens are not known."""
+        """Return the cost of some tokens; None if price or tokens are not known."""
         return self._price.cost(tokens_in, tokens_out, batch=self._batch) if self._price else None
 
     def worst_cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """What a call costs, at its worst where its tokens were not counted; None where the price is not known."""
+        """Return the cost of a call, with the worst case for counts that are None; None if the price is not known."""
         most_in = self._most_in or UNKNOWN_TOKENS_IN
         return self.cost(
             most_in if tokens_in is None else tokens_in, self._most_out if tokens_out is None else tokens_out
         )
 
     def pay(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """Book a call; returns what was booked, None where the price is not known."""
+        """Charge a call and return its cost; None if the price is not known."""
         cost = self.worst_cost(tokens_in, tokens_out)
         if cost is not None:
             self.spent += cost
@@ -124,6 +113,3 @@ class Budget:
             self._measured += bool(tokens_in)
             self.uncounted += cost > 0 and (tokens_in is None or tokens_out is None)
         return cost
-
-
-__all__ = ["Price", "load_prices"]

@@ -1,4 +1,4 @@
-"""Chat completions, OpenAI's protocol: what is sent for a request, and what is read of an answer."""
+"""OpenAI's chat completions protocol: build the body of a call and read the answer out of the response."""
 
 from __future__ import annotations
 
@@ -9,96 +9,81 @@ from gpt4image.llm.base import ChatAnswer, DescribeRequest, RequestFailedError
 
 Body = dict[str, Any]
 
-
 DETAIL_LENGTH = 200
 
 
 def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, old_limit: bool = True) -> Body:
-    """Body of the call that asks the next question of a request.
+    """Build the body of the call that asks the next question of a request.
 
     Args:
         model: the model.
-        request: what is asked.
-        answers: answers to the questions before.
-        old_limit: limit the answer by `max_tokens`, which all servers knew once, in place of the newer
+        request: the conversation.
+        answers: answers to its first questions.
+        old_limit: limit the answer by `max_tokens`, which every server once accepted, instead of the newer
             `max_completion_tokens`.
     """
     image = {"type": "image_url", "image_url": {"url": request.picture.data_url}}
-    first = {"role": "user", "content": [image, {"type": "text", "text": request.turns[0]}]}
     messages: list[Body] = [{"role": "system", "content": request.system}] if request.system else []
-    messages.append(first)
+    messages.append({"role": "user", "content": [image, {"type": "text", "text": request.turns[0]}]})
     for answer, question in zip(answers, request.turns[1:], strict=False):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
     sampling = request.sampling.to_dict()
-    limit = sampling.pop("max_tokens")
-    return {
-        "model": model,
-        "messages": messages,
-        ("max_tokens" if old_limit else "max_completion_tokens"): limit,
-        **sampling,
-    }
+    limit = {"max_tokens" if old_limit else "max_completion_tokens": sampling.pop("max_tokens")}
+    return {"model": model, "messages": messages, **limit, **sampling}
 
 
 def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server sends
-    """Take the answer out of a server's JSON.
+    """Read the answer out of a server's JSON.
 
     Raises:
-        RequestFailedError: there is none: refused, filtered, empty, or not of the protocol's form. It says what
-            tokens were used all the same.
+        RequestFailedError: the answer was refused, filtered, empty or malformed. The error holds the tokens that were
+            used all the same.
     """
-    choice = first_choice(body)
-    message = choice.get("message")
-    if not isinstance(message, Mapping):
-        raise unreadable(body)
+    match body:
+        case {"choices": [{"message": Mapping() as message} as choice, *_]}:
+            pass
+        case _:
+            raise malformed(body)
     answer = ChatAnswer(
-        text=spoken(message.get("content")),
-        finish_reason=text_or_none(choice.get("finish_reason")),
-        tokens_in=count_of(body, "prompt_tokens"),
-        tokens_out=count_of(body, "completion_tokens"),
-        model=text_or_none(body.get("model")) or "",
+        text=content_text(message.get("content")),
+        finish_reason=str_or_none(choice.get("finish_reason")),
+        tokens_in=token_count(body, "prompt_tokens"),
+        tokens_out=token_count(body, "completion_tokens"),
+        model=str_or_none(body.get("model")) or "",
     )
-    refusal = text_or_none(message.get("refusal"))
+    refusal = str_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
-        raise RequestFailedError("refused by the model", refusal, retryable=False).after([answer])
+        raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
     if answer.finish_reason == "content_filter":
-        raise RequestFailedError("stopped by the content filter", answer.text, retryable=False).after([answer])
+        raise RequestFailedError("stopped by the content filter", answer.text, retryable=False).with_tokens([answer])
     if not answer.text.strip():
         detail = f"finish reason {answer.finish_reason}"
-        raise RequestFailedError("empty answer", detail, retryable=True).after([answer])
+        raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
 
 
-def first_choice(body: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever a server sends
-    """The answer's first choice."""
-    choices = body.get("choices") if isinstance(body, Mapping) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-        raise unreadable(body)
-    return choices[0]
-
-
-def unreadable(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
-    """What is raised for an answer that is not of the protocol's form."""
+def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
+    """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
+    error = RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], retryable=True, server_fault=True)
     usage = body if isinstance(body, Mapping) else {}
-    paid = ChatAnswer("", None, count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), "")
-    return RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], retryable=True, server_fault=True).after(
-        [paid]
-    )
+    counts = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+    return error.with_tokens([ChatAnswer("", None, *counts)])
 
 
-def spoken(content: Any) -> str:  # noqa: ANN401 - whatever a server sends
-    """The text of a message's content, which is a text or a list of parts."""
+def content_text(content: Any) -> str:  # noqa: ANN401 - whatever a server sends
+    """Return the text of a message's content, which is a string or a list of parts."""
     if isinstance(content, list):
-        return "".join(spoken(part.get("text")) for part in content if isinstance(part, Mapping))
+        return "".join(content_text(part.get("text")) for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""
 
 
-def text_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever a server sends
-    """The value if it is a text."""
+def str_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever a server sends
+    """Return the value if it is a string."""
     return value if isinstance(value, str) else None
 
 
-def count_of(body: Mapping[str, Any], name: str) -> int | None:
-    """A count of tokens in an answer's account, None where it is missing or cannot be meant."""
+def token_count(body: Mapping[str, Any], name: str) -> int | None:
+    """Return a token count from the `usage` of a response; None if it is missing or invalid."""
     usage = body.get("usage")
     value = usage.get(name) if isinstance(usage, Mapping) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

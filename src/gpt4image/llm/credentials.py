@@ -1,38 +1,32 @@
-"""Keys: taken from the environment, never shown, cut out of whatever a server says."""
+"""API keys and server addresses: read keys from the environment, never show them, remove them from server messages."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from gpt4image.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
-
 HIDDEN = "[key]"
 
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Shorter keys are placeholders such as `-` or `none`; removing them would garble the text.
+MIN_KEY_LENGTH = 6
 
-
-SHORTEST = 6
-
-
-"""Shorter keys are placeholders such as `-` or `none`; cutting them out would garble the text."""
+OPENAI_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key, and the environment variable that holds it.
+    """An API key and the environment variable that holds it.
 
     Attributes:
-        variable: name of the environment variable; None where the server needs no key.
-        value: the key itself; not in `repr`.
+        variable: name of the environment variable; None if the server needs no key.
+        value: the key itself; left out of `repr`.
     """
 
     variable: str | None = None
@@ -40,35 +34,33 @@ class ApiKey:
 
     @classmethod
     def from_environment(cls, variable: str | None) -> ApiKey:
-        """The key that a variable holds.
+        """Read the key from an environment variable.
 
         Raises:
-            ConfigError: the variable is not set; or this is no name of a variable, and then it may be the key itself,
-                so it is not shown.
+            ConfigError: the variable is not set, or its name is invalid. An invalid name may be the key itself, so the
+                message does not repeat it.
         """
         if variable is None:
             return cls()
-        if not NAME.fullmatch(variable):
+        if not VARIABLE_NAME.fullmatch(variable):
             raise ConfigError(
-                "What was given for the key is no name of an environment variable. Keys are read from the environment "
-                "only: export MY_KEY=..., then --key-env MY_KEY."
+                "The value given for the key is not the name of an environment variable. Keys are read from the "
+                "environment only: export MY_KEY=..., then --key-env MY_KEY."
             )
         value = os.environ.get(variable, "").strip()
         if not value:
-            raise ConfigError(f"The environment variable {variable} holds no key: export {variable}=... first.")
+            raise ConfigError(f"The environment variable {variable} is empty: export {variable}=... first.")
         return cls(variable, value)
 
     def scrub(self, text: str) -> str:
-        """A text without the key, or the part of it that servers show of a wrong one."""
-        if len(self.value) < SHORTEST:
-            return text
-        return text.replace(self.value, HIDDEN)
+        """Replace the key wherever a text repeats it."""
+        return text if len(self.value) < MIN_KEY_LENGTH else text.replace(self.value, HIDDEN)
 
     def scrub_all(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-        """A value of JSON without the key in any of its texts; to be done before a text is cut to some length."""
-        if len(self.value) < SHORTEST:
-            return value
+        """Replace the key in every string of a JSON value. Scrub before you shorten: half a key is not recognised."""
         match value:
+            case _ if len(self.value) < MIN_KEY_LENGTH:
+                return value
             case str():
                 return self.scrub(value)
             case list():
@@ -81,18 +73,25 @@ class ApiKey:
         return ApiKey.from_environment, (self.variable,)  # another process reads its own environment
 
 
+def key_for(url: str, variable: str | None) -> ApiKey:
+    """Return the key for an address: the named variable's, else OpenAI's key for OpenAI's own addresses only."""
+    if variable is None and is_openai(url):
+        variable = OPENAI_KEY
+    return ApiKey.from_environment(variable)
+
+
 def check_address(url: str) -> str:
-    """An address of a server, without a closing slash.
+    """Return a server's address without a trailing slash.
 
     Raises:
-        ConfigError: it is no http address, or holds a user, a password or a query, which would end in logs.
+        ConfigError: it is not an http address, or holds a user, a password or a query, which would end up in logs.
 
     >>> check_address("http://localhost:8000/v1/")
     'http://localhost:8000/v1'
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{parts.scheme or 'address'} is no server address: write http://HOST:PORT/v1.")
+        raise ConfigError(f"Not a server address ({parts.scheme or 'no scheme'}): write http://HOST:PORT/v1.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The address of {parts.hostname} holds more than host, port and path. Keys are read from the environment "
@@ -102,7 +101,7 @@ def check_address(url: str) -> str:
 
 
 def address_hint(url: str) -> str:
-    """What may be missing at the end of an address.
+    """Suggest the path that an address may lack.
 
     >>> address_hint("http://localhost:8000"), address_hint("http://localhost:8000/v1")
     (' Did you mean http://localhost:8000/v1?', '')
@@ -111,7 +110,7 @@ def address_hint(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine.
+    """Return whether an address is on this machine.
 
     >>> is_loopback("http://127.0.0.1:8000/v1"), is_loopback("https://example.org/v1")
     (True, False)
@@ -120,17 +119,7 @@ def is_loopback(url: str) -> bool:
     return host in ("localhost", "::1", "0.0.0.0") or host.startswith("127.")
 
 
-OPENAI_KEY = "OPENAI_API_KEY"
-
-
-def key_for(url: str, variable: str | None) -> ApiKey:
-    """The key for an address: that of the named variable, OpenAI's for OpenAI alone, none for any other address."""
-    if variable is not None:
-        return ApiKey.from_environment(variable)
-    return ApiKey.from_environment(OPENAI_KEY) if is_openai(url) else ApiKey()
-
-
 def is_openai(url: str) -> bool:
-    """Whether an address is OpenAI's own, the only one that its key is sent to unasked."""
+    """Return whether an address is OpenAI's own."""
     host = urlsplit(url).hostname or ""
     return host == "openai.com" or host.endswith(".openai.com")

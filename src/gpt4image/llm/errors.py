@@ -1,4 +1,15 @@
-"""What the openai SDK raises, sorted by what it means for the job."""
+"""Map every failed call to one of the errors of `base`. This is the one place that decides what a status code means.
+
+A call fails in one of two forms: the openai SDK raises an exception, or a line of a batch's error file holds a status
+and a message. `read_failure` (here) and `batch_api.read_result` bring both into one form, `FailedCall`.
+`ErrorClassifier.classify` then decides, by the status:
+
+    no connection                      EndpointDownError    leave the server out until it returns
+    429, 503, 529                      RateLimitedError     send fewer requests, retry
+    402, insufficient_quota, 401, 403  DescribeError        stop the job
+    408, 409, 425, 5xx, cut, garbled   RequestFailedError   retryable, the server's fault
+    400 and all others                 RequestFailedError   not retryable
+"""
 
 from __future__ import annotations
 
@@ -9,62 +20,136 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from gpt4image.core.errors import DescribeError, first_line
-from gpt4image.llm.base import ChatAnswer, EndpointDownError, RateLimitedError, RequestFailedError
-from gpt4image.llm.chat import read_answer
+from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey, address_hint
-
-BUSY = (429, 503, 529)
-
 
 DETAIL_LENGTH = 300
 
-
+# Class names, anywhere in the chain of causes, that mean that nothing listens at the address. The SDK's own classes do
+# not tell: it reports a connection that was cut as a time-out while connecting.
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 
 
-"""Names of the errors, anywhere in the chain of causes, that mean that nobody listens. The SDK's own names do not tell:
-it calls a connection that was cut a time-out while connecting."""
-
-
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """A call that failed.
+class FailedCall:
+    """A failed call, whichever way it was made.
 
     Attributes:
-        status: HTTP status, None where there was no answer.
-        code: the server's code for it, such as `insufficient_quota`.
-        detail: what the server said, without the key, shortened; untrusted.
-        down: nobody listens at the address.
-        wait: seconds that the server wants to be left alone, where it says so.
+        status: HTTP status; None if there was no response.
+        code: the server's error code, such as `insufficient_quota`.
+        detail: the server's message without the key, shortened; untrusted.
+        unreachable: nothing listens at the address.
+        wait: seconds that the server asks to wait, if it says so.
     """
 
     status: int | None
     code: str
     detail: str
-    down: bool = False
+    unreachable: bool = False
     wait: float | None = None
 
     @property
     def is_unsupported_limit(self) -> bool:
-        """Whether the server wants the answer's length limited by `max_completion_tokens`."""
+        """Whether the server insists on `max_completion_tokens`."""
         return self.status in (400, 422) and "max_completion_tokens" in self.detail
 
 
-def sort_out(error: Exception, key: ApiKey) -> Trouble:
-    """Sort out an exception of the SDK. Anything else that was raised counts as an answer that cannot be read."""
+def read_failure(error: Exception, key: ApiKey) -> FailedCall:
+    """Read an exception of the openai SDK; any other exception counts as an unreadable response."""
     import openai
 
     detail = shorten(key.scrub(message_of(error)))
-    if isinstance(error, openai.APIStatusError):
-        wait = retry_after(error.response.headers)
-        return Trouble(error.status_code, str(error.code or ""), detail, wait=wait)
-    if isinstance(error, openai.APIConnectionError):
-        return Trouble(None, "connection", detail, down=nobody_listens(error))
-    return Trouble(None, "unreadable", detail)
+    match error:
+        case openai.APIStatusError():  # the server responded; its subclasses are one per status
+            wait = retry_after(error.response.headers)
+            return FailedCall(error.status_code, str(error.code or ""), detail, wait=wait)
+        case openai.APIConnectionError():  # also APITimeoutError
+            return FailedCall(None, "connection", detail, unreachable=nothing_listens(error))
+        case _:
+            return FailedCall(None, "unreadable", detail)
+
+
+class ErrorClassifier:
+    """Decides what a failed call to one server means for the job.
+
+    Args:
+        place: the server's address.
+        key: its key; the messages name the variable that holds it.
+
+    Attributes:
+        answered: whether the server has answered a request. From then on, a request that it refuses says nothing about
+            the others.
+        models: names of the models that the server lists.
+        shutdown_dates: announced shutdown dates by model, ISO 8601, where the server lists them.
+    """
+
+    def __init__(self, place: str, key: ApiKey) -> None:
+        self._place, self._key = place, key
+        self.answered = False
+        self.models: tuple[str, ...] = ()
+        self.shutdown_dates: dict[str, str] = {}
+
+    def read_models(self, listed: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a server sends
+        """Remember and return the models of a server's list; none if the list is malformed."""
+        data = self._key.scrub_all(listed.get("data")) if isinstance(listed, Mapping) else None
+        rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, list) else []
+        dates = {row["id"]: row.get("shutdown_date") for row in rows if isinstance(row.get("id"), str)}
+        self.models = tuple(dates)
+        self.shutdown_dates = {name: date for name, date in dates.items() if isinstance(date, str)}
+        return self.models
+
+    def classify(self, call: FailedCall, model: str) -> Exception:  # noqa: PLR0911 - one per row of the table above
+        """Return the error that a describer raises for a failed call.
+
+        Args:
+            call: the call.
+            model: the requested model.
+        """
+        first = not self.answered  # nothing has worked yet, so the fault may lie in every request
+        match call.status:
+            case status if status == 402 or call.code == "insufficient_quota":  # OpenAI sends this code with a 429
+                return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+            case None if call.unreachable:
+                return EndpointDownError(f"could not connect to {self._place}")
+            case None:
+                reason = "connection cut" if call.code == "connection" else "unreadable answer"
+                return server_error(reason, call).uncounted()
+            case 429:
+                return RateLimitedError("too many requests", call.wait)
+            case 503 | 529:
+                return RateLimitedError("server busy", call.wait)
+            case 401:
+                return self._fatal(self._key_advice(), call)
+            case 403 if first:
+                return self._fatal(self._key_advice(), call)
+            case 404 if first:
+                known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
+                return self._fatal(f"no model {model!r}, or no chat completions at this address.{known}", call)
+            case 400 | 422 if first and ("temperature" in call.detail or "top_p" in call.detail):
+                return self._fatal("the model rejects these settings: omit --temperature and --top-p.", call)
+            case 408 | 504 | 524:  # a proxy did not wait for the model, whose answer may be charged
+                return server_error(f"server error {call.status}", call).uncounted()
+            case status if status >= 500 or status in (409, 425):
+                return server_error(f"server error {status}", call)
+            case status:
+                return RequestFailedError(f"refused by the server ({status})", call.detail, retryable=False)
+
+    def _fatal(self, problem: str, call: FailedCall) -> DescribeError:
+        return DescribeError(f"{self._place}: {problem} The server says: {call.detail}")
+
+    def _key_advice(self) -> str:
+        if self._key.variable:
+            return f"the server rejects the key in {self._key.variable}. Export the right one."
+        return "the server requires a key. Name the environment variable that holds it: --key-env NAME."
+
+
+def server_error(reason: str, call: FailedCall) -> RequestFailedError:
+    """Return a retryable failure that is the server's fault."""
+    return RequestFailedError(reason, call.detail, retryable=True, server_fault=True)
 
 
 def message_of(error: Exception) -> str:
-    """What an exception says, with its cause where it says little."""
+    """Return an exception's message, with its cause if the message says little."""
     body = getattr(error, "body", None)
     if isinstance(body, Mapping) and isinstance(body.get("message"), str):
         return str(body["message"])
@@ -73,13 +158,13 @@ def message_of(error: Exception) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text in one line of bounded length."""
+    """Return a text as one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 3] + "..."
 
 
-def nobody_listens(error: BaseException) -> bool:
-    """Whether a connection could not be made at all."""
+def nothing_listens(error: BaseException) -> bool:
+    """Return whether the connection was never established."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -89,11 +174,11 @@ def nobody_listens(error: BaseException) -> bool:
 
 
 def retry_after(headers: Mapping[str, Any]) -> float | None:
-    """Seconds to wait that an answer's headers ask for: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    """Return the seconds to wait from `retry-after-ms`, or from `retry-after` in seconds or as an HTTP date."""
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
+        if milliseconds is not None:
+            return max(0.0, float(milliseconds) / 1000)
         if value is None:
             return None
         try:
@@ -102,80 +187,3 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
             return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-OUT_OF_PATIENCE = (408, 504, 524)
-
-
-"""Something between us and the model did not wait for its answer, which may be paid for."""
-
-
-class ErrorClassifier:
-    """Tells a request that failed from a job that cannot go well.
-
-    Args:
-        place: the server's address.
-        key: its key, which is cut out of all that it says.
-
-    Attributes:
-        answered: whether it has answered a request; from then on one that it refuses says nothing about the others.
-        models: names of the models that it has, as far as it says.
-    """
-
-    def __init__(self, place: str, key: ApiKey) -> None:
-        self._place, self._key = place, key
-        self.answered = False
-        self.models: tuple[str, ...] = ()
-
-    def note_models(self, listed: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a server sends
-        """Take down the models of a server's list; none where it is not of the protocol's form."""
-        rows = listed.get("data") if isinstance(listed, dict) else None
-        names = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-        self.models = tuple(self._key.scrub(name) for name in names if isinstance(name, str))
-        return self.models
-
-    def read(self, body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server sends
-        """Take the answer out of a server's JSON without the key. RequestFailedError as `read_answer` raises it."""
-        return read_answer(self._key.scrub_all(body))
-
-    def of(self, trouble: Trouble, model: str) -> Exception:
-        """What a failed call means: one of the errors that a describer raises.
-
-        Args:
-            trouble: the call.
-            model: the model that was asked for.
-        """
-        if trouble.down:
-            return EndpointDownError(f"could not connect to {self._place}")
-        if trouble.status in BUSY and trouble.code != "insufficient_quota":
-            return RateLimitedError("too many requests" if trouble.status == 429 else "server busy", trouble.wait)
-        if hopeless := self._hopeless(trouble, model):
-            return DescribeError(f"{self._place}: {hopeless} The server says: {trouble.detail}")
-        if trouble.status is None:
-            reason = "connection cut" if trouble.code == "connection" else "unreadable answer"
-            return RequestFailedError(reason, trouble.detail, retryable=True, server_fault=True).uncounted()
-        if trouble.status >= 500 or trouble.status in (408, 409, 425):
-            error = RequestFailedError(
-                f"server error {trouble.status}", trouble.detail, retryable=True, server_fault=True
-            )
-            return error.uncounted() if trouble.status in OUT_OF_PATIENCE else error
-        return RequestFailedError(f"refused by the server ({trouble.status})", trouble.detail, retryable=False)
-
-    def _hopeless(self, trouble: Trouble, model: str) -> str:
-        """Why no request can go well, with the fix; nothing where this one alone failed."""
-        if trouble.code == "insufficient_quota" or trouble.status == 402:
-            return "the account has no money left. Top it up, and give the same command again."
-        if trouble.status in (401, 403) and not (self.answered and trouble.status == 403):
-            if self._key.variable:
-                return f"it does not take the key in {self._key.variable}. Export the right one."
-            return "it wants a key. Name the environment variable that holds it: --key-env NAME."
-        return "" if self.answered else self._misfit(trouble, model)
-
-    def _misfit(self, trouble: Trouble, model: str) -> str:
-        """Why a server that has answered nothing yet never will, where the request as such is at fault."""
-        if trouble.status == 404:
-            known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
-            return f"it has no model {model!r}, or no chat completions at this address.{known}"
-        if trouble.status in (400, 422) and ("temperature" in trouble.detail or "top_p" in trouble.detail):
-            return "the model takes no such sampling: leave --temperature and --top-p out."
-        return ""

@@ -1,44 +1,40 @@
-"""Any server that speaks OpenAI's chat completions: the vendors, vLLM, Ollama, llama.cpp, LM Studio, transformers."""
+"""Ask any server that speaks OpenAI's chat completions: OpenAI, other vendors, vLLM, Ollama, llama.cpp, LM Studio."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, add_counts
-from gpt4image.llm.chat import chat_body
+from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply
+from gpt4image.llm.chat import chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import ErrorClassifier, sort_out
+from gpt4image.llm.errors import ErrorClassifier, read_failure
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-
+# Time limit for listing the models; the server may be busy with other clients' requests.
 CHECK_SECONDS = 15.0
 
-
-"""Time that a server has to say which models it has. It may be at work for others meanwhile."""
-
-
 CONNECT_SECONDS = 15.0
-
-
-"""Time that a connection may take to be made."""
-
 
 MAX_CONCURRENCY = 128
 
 
 class OpenAIDescriber:
-    """One server that speaks OpenAI's protocol, through the openai SDK.
+    """A server that speaks OpenAI's protocol, through the openai SDK.
 
-    The SDK's own retries are off: the runner decides what is tried again, where and when.
+    The SDK's own retries are off: the runner decides what to retry, where and when.
 
     Args:
-        model: the model as the server names it.
+        model: model name as the server knows it.
         base_url: address up to and including `/v1`.
         key: its key.
-        max_concurrency: requests under way at a time, at most.
+        max_concurrency: maximum requests in flight.
+
+    Attributes:
+        shutdown_dates: announced shutdown dates by model, ISO 8601; known after `list_models`.
     """
 
     name = "openai"
@@ -48,85 +44,78 @@ class OpenAIDescriber:
     ) -> None:
         self.model, self.place, self.max_concurrency = model, check_address(base_url), max_concurrency
         self._key = key or ApiKey()
-        self._made: AsyncOpenAI | None = None
         self._old_limit = True
         self._classifier = ErrorClassifier(self.place, self._key)
 
-    @property
+    @cached_property
     def _client(self) -> AsyncOpenAI:
-        if self._made is None:
-            self._made = make_client(self.place, self._key)
-        return self._made
+        return make_client(self.place, self._key)
+
+    @property
+    def shutdown_dates(self) -> dict[str, str]:  # noqa: D102 - see the class
+        return self._classifier.shutdown_dates
 
     async def list_models(self) -> tuple[str, ...]:
-        """Names of the models that the server has; empty where it does not say.
+        """Return the names of the server's models; empty if it does not list them.
 
         Raises:
-            EndpointDownError: it cannot be reached, or says nothing at all.
-            DescribeError: it does not take the key.
+            EndpointDownError: the server cannot be reached or does not respond.
+            DescribeError: the server rejects the key.
         """
-        client = self._client  # the SDK may take its time to load, which is not the server's
+        client = self._client  # importing the SDK takes time that is not the server's
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                found = await client.get("/models", cast_to=object)
+                listed = await client.get("/models", cast_to=object)
         except TimeoutError:
-            silence = f"{self.place} takes connections, but has said nothing for {CHECK_SECONDS:.0f} s"
-            raise EndpointDownError(silence) from None
-        except Exception as error:  # whatever the SDK raises is sorted out in one place
-            trouble = sort_out(error, self._key)
-            if trouble.status in (401, 403) or trouble.down:
-                raise self._classifier.of(trouble, self.model) from None
+            reason = f"{self.place} accepts connections but did not respond within {CHECK_SECONDS:.0f} s"
+            raise EndpointDownError(reason) from None
+        except Exception as error:  # whatever the SDK raises
+            call = read_failure(error, self._key)
+            if call.status in (401, 403) or call.unreachable:
+                raise self._classifier.classify(call, self.model) from None
             return ()
-        return self._classifier.note_models(found)
+        return self._classifier.read_models(listed)
 
     async def check(self) -> None:
-        """Find out whether the server is there and takes the key."""
+        """Check that the server can be reached and accepts the key."""
         await self.list_models()
 
     async def describe(self, request: DescribeRequest, on_answer: OnAnswer) -> Reply:
-        """Ask the questions of a request that are not answered yet, one after the other."""
+        """Ask the questions of a request that have no answer yet, one after the other."""
         answers = list(request.answers)
         while len(answers) < len(request.turns):
             answers.append(await self._ask(request, [answer.text for answer in answers]))
             on_answer(answers[-1])
         self._classifier.answered = True
-        last = answers[-1]
-        return Reply(
-            texts=tuple(answer.text for answer in answers),
-            finish_reason=last.finish_reason,
-            tokens_in=add_counts(answer.tokens_in for answer in answers),
-            tokens_out=add_counts(answer.tokens_out for answer in answers),
-            model=last.model or self.model,
-        )
+        return Reply.join(answers, answers[-1].model or self.model)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._made is not None:
-            await self._made.close()
-            self._made = None
+        if client := self.__dict__.pop("_client", None):  # `_client` is cached; the next call opens a new one
+            await client.close()
 
     async def _ask(self, request: DescribeRequest, answers: list[str]) -> ChatAnswer:
         body = chat_body(self.model, request, answers, old_limit=self._old_limit)
         try:
-            found = await self._client.post("/chat/completions", cast_to=object, body=body)
-        except Exception as error:  # whatever the SDK raises is sorted out in one place
-            trouble = sort_out(error, self._key)
-            if trouble.is_unsupported_limit and "max_tokens" in body:
+            response = await self._client.post("/chat/completions", cast_to=object, body=body)
+        except Exception as error:  # whatever the SDK raises
+            call = read_failure(error, self._key)
+            if call.is_unsupported_limit and "max_tokens" in body:
                 self._old_limit = False
                 return await self._ask(request, answers)
-            raise self._classifier.of(trouble, self.model) from None
-        return self._classifier.read(found)
+            raise self._classifier.classify(call, self.model) from None
+        return read_answer(self._key.scrub_all(response))
 
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
-    """An SDK client on aiohttp, which costs a fifth of the default transport's time a call."""
+    """Return an SDK client on aiohttp, which takes a fifth of the default transport's time per call."""
     from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
-    patience = Timeout(None, connect=CONNECT_SECONDS)  # how long an answer may take is the runner's to say
+    timeout = Timeout(None, connect=CONNECT_SECONDS)  # the runner limits how long an answer may take
     return AsyncOpenAI(
         base_url=base_url,
         api_key=key.value or "none",
         max_retries=0,
-        timeout=patience,
-        http_client=DefaultAioHttpClient(timeout=patience),
+        timeout=timeout,
+        http_client=DefaultAioHttpClient(timeout=timeout),
     )

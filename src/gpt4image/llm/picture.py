@@ -1,4 +1,4 @@
-"""Images as a model sees them: upright, no larger than it looks, in a format that every server takes."""
+"""Pictures as a model receives them: upright, no larger than requested, in a format that every server accepts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from dataclasses import dataclass
 
 from gpt4image.images.decode import MAX_PIXELS, decode
 
+# Formats that servers accept: a file in one of them is sent unchanged if nothing has to change.
 PASSED_THROUGH = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-
-
-"""Formats that servers take; such a file is sent as it is where nothing has to be changed."""
-
 
 JPEG_QUALITY = 90
 
-
-ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +34,18 @@ class Picture:
 
     @property
     def data_url(self) -> str:
-        """The picture as a `data:` address."""
+        """The picture as a `data:` URL."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
 
 
 def prepare_picture(data: bytes, name: str, max_side: int | None, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Make an image file ready to be sent.
+    """Prepare an image file for a request.
 
     Args:
         data: the encoded file.
-        name: what messages call the image.
-        max_side: longest side in pixels; a larger image is made smaller, a smaller one is left. None for any size.
-        max_pixels: the largest width x height that is decoded.
+        name: image name for messages.
+        max_side: longest side in pixels; larger images are scaled down, smaller ones are left. None for any size.
+        max_pixels: maximum width x height that is decoded.
 
     Raises:
         ImageError: the image cannot be decoded.
@@ -58,23 +54,23 @@ def prepare_picture(data: bytes, name: str, max_side: int | None, max_pixels: in
 
 
 def pass_through(data: bytes, max_side: int | None) -> Picture | None:
-    """The file itself where a server can take it as it is: small enough, upright, 8-bit, opaque, still."""
+    """Return the file itself if a server can take it: small enough, upright, 8-bit, opaque, not animated."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=tuple(PASSED_THROUGH)) as image:
-            turned = image.getexif().get(ORIENTATION, 1) != 1
-            moving = getattr(image, "n_frames", 1) > 1
+            rotated = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+            animated = getattr(image, "n_frames", 1) > 1
             plain = image.mode in ("RGB", "L") and not image.has_transparency_data
-            if turned or moving or not plain or (max_side is not None and max(image.size) > max_side):
+            if rotated or animated or not plain or (max_side is not None and max(image.size) > max_side):
                 return None
             return Picture(data, PASSED_THROUGH[str(image.format)], *image.size)
-    except Exception:  # what cannot be opened so simply is decoded, which says what is wrong with it
+    except Exception:  # `encode_jpeg` decodes it and says what is wrong
         return None
 
 
 def encode_jpeg(data: bytes, name: str, max_side: int | None, max_pixels: int) -> Picture:
-    """Decode, shrink to `max_side` and encode as JPEG. ImageError when the image cannot be decoded."""
+    """Decode, scale down to `max_side` and encode as JPEG. Raise ImageError if the image cannot be decoded."""
     from PIL import Image
 
     picture = decode(data, name, max_pixels)

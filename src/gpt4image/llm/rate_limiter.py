@@ -1,37 +1,34 @@
-"""How many requests a server takes at a time, found out while they are sent."""
+"""Find out how many requests a server takes at a time while they are being sent.
+
+The limit follows TCP congestion control (Jacobson, "Congestion Avoidance and Control", SIGCOMM 1988): it doubles every
+round trip until the server first pushes back, and rises by one per round trip afterwards, more slowly near the limit of
+the last push-back. A server that queues requests silently shows in its response times: the limit shrinks before
+requests run out of time in the queue.
+"""
 
 from __future__ import annotations
 
 START = 4
 
+# Factors of the limit: at a first rate limit, which may have overshot by half; at later ones; after a time-out.
+FIRST_CUT, STEADY_CUT, TIMEOUT_CUT = 0.7, 0.9, 0.5
 
-GROWTH_CUT = 0.7
-
-
-STEADY_CUT = 0.9
-
-
-TIMEOUT_CUT = 0.5
-
-
+# Round trips between two attempts to exceed the limit of the last push-back.
 PROBING_ROUND_TRIPS = 10
 
 
-"""Round trips between two attempts to get past the limit at which the server last pushed back."""
-
-
 class RateLimiter:
-    """Grows while all goes well, and shrinks when the server pushes back.
-
-    As in Jacobson, "Congestion Avoidance and Control" (SIGCOMM 1988): the limit doubles each round trip until the
-    first push-back and rises by one each round trip after it; more slowly from where the last push-back came. A
-    server that says nothing and lets requests queue is known by its answers: where they take too long because of the
-    queue, the limit shrinks, before requests run out of time in it.
+    """Adapts the number of concurrent requests to what the server takes.
 
     Args:
-        most: requests at a time, at most.
-        start: requests at a time in the beginning.
-        slow_seconds: time that an answer should not take where others took less than half of it.
+        most: maximum requests in flight.
+        start: initial limit.
+        slow_seconds: response time that counts as queueing if other responses took less than half of it.
+
+    Attributes:
+        limit: requests that may be in flight now; the fraction accumulates until the next whole request.
+        in_flight: requests in flight; the caller keeps count.
+        paused_until: time before which nothing may be sent.
     """
 
     def __init__(self, most: int, start: int = START, slow_seconds: float = float("inf")) -> None:
@@ -39,9 +36,9 @@ class RateLimiter:
         self.limit = float(min(start, most))
         self.in_flight = 0
         self.paused_until = 0.0
-        self._growing = True
-        self._ceiling = float(most)
-        self._cut_before = 0.0
+        self._doubling = True  # until the first cut
+        self._ceiling = float(most)  # just below the limit at the last cut
+        self._last_cut = 0.0
         self._fastest = float("inf")
 
     @property
@@ -50,12 +47,12 @@ class RateLimiter:
         return int(self.limit) - self.in_flight
 
     def on_success(self, sent: float, now: float, *, was_full: bool) -> None:
-        """An answer came. The limit rises only where it was what held requests back, and the answer came soon.
+        """Raise the limit if the limit itself held requests back and the response was fast; lower it if it queued.
 
         Args:
             sent: when the request was sent.
-            now: the time.
-            was_full: whether as many requests as the limit allows were under way.
+            now: the current time.
+            was_full: whether as many requests were in flight as the limit allows.
         """
         seconds = now - sent
         self._fastest = min(self._fastest, seconds)
@@ -63,32 +60,30 @@ class RateLimiter:
         if queued and seconds > self.slow_seconds:
             self._cut(sent, now, STEADY_CUT)
         elif was_full and not (queued and seconds > self.slow_seconds / 2):
-            self._grow()
-
-    def _grow(self) -> None:
-        round_trips = PROBING_ROUND_TRIPS if self.limit >= self._ceiling else 1
-        step = 1.0 if self._growing else 1.0 / (round_trips * self.limit)
-        self.limit = min(float(self.most), self.limit + step)
+            # `limit` responses make a round trip: +1 each doubles the limit, +1 / limit each adds one.
+            round_trips = PROBING_ROUND_TRIPS if self.limit >= self._ceiling else 1
+            step = 1.0 if self._doubling else 1.0 / (round_trips * self.limit)
+            self.limit = min(float(self.most), self.limit + step)
 
     def on_rate_limit(self, sent: float, now: float, wait: float | None) -> None:
-        """The server asked to slow down.
+        """Lower the limit, and pause for as long as the server asks.
 
         Args:
-            sent: when the request was sent; requests of one round trip cut the limit once.
-            now: the time.
-            wait: seconds that the server wants to be left alone, where it says so.
+            sent: when the request was sent.
+            now: the current time.
+            wait: seconds that the server asks to wait, if it says so.
         """
-        self._cut(sent, now, GROWTH_CUT if self._growing else STEADY_CUT)
+        self._cut(sent, now, FIRST_CUT if self._doubling else STEADY_CUT)
         if wait is not None:
             self.paused_until = max(self.paused_until, now + wait)
 
     def on_timeout(self, sent: float, now: float) -> None:
-        """A request took too long, or one of several in a row has failed."""
+        """Halve the limit: a request timed out, or one of several failures in a row."""
         self._cut(sent, now, TIMEOUT_CUT)
 
-    def _cut(self, sent: float, now: float, share: float) -> None:
-        self._growing = False
-        if sent >= self._cut_before:
+    def _cut(self, sent: float, now: float, factor: float) -> None:
+        self._doubling = False
+        if sent >= self._last_cut:  # requests of one round trip cut the limit once
             self._ceiling = max(1.0, self.limit - 1.0)
-            self.limit = max(1.0, self.limit * share)
-            self._cut_before = now
+            self.limit = max(1.0, self.limit * factor)
+            self._last_cut = now

@@ -1,4 +1,8 @@
-"""Several servers that share the work; one that dies, hangs or only fails is left out until it does better."""
+"""Several servers that share the work, with health checks and a circuit breaker for each.
+
+A server leaves the pool when it cannot be reached, hangs, or only fails while another one does well. A health check
+brings it back; a server that only failed returns on probation, with one request at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,67 +14,64 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.rate_limiter import START, RateLimiter
 
-LOOK_AGAIN_SECONDS = 2.0
+CHECK_INTERVAL = 2.0
 
+MAX_ABSENCE = 30.0
 
-LONGEST_ABSENCE = 30.0
-
-
-SICK = 5
-
-
-"""Failures in a row after which a server is left out while another one answers."""
+# Failures in a row after which a server leaves the pool while another one does well.
+MAX_FAILURES = 5
 
 
 class Server:
-    """A describer with what is known of how it copes.
+    """A describer and its state in the pool.
 
     Args:
         describer: the describer.
-        slow_seconds: time that an answer should not take because of those before it.
+        slow_seconds: response time that counts as queueing.
 
     Attributes:
-        alive: whether it is sent anything.
-        trouble: why it is not.
-        failures: calls in a row that failed because of it.
-        absences: times in a row that it was left out without an answer in between.
-        last_response: when it answered last.
+        alive: whether the pool sends it requests.
+        trouble: why not.
+        failures: calls in a row that failed because of the server.
+        absences: times in a row that it left the pool without a successful call in between.
+        last_response: when it last responded.
+        check_lock: held during a health check, so that many hanging requests cause one check.
     """
 
     def __init__(self, describer: Describer, slow_seconds: float) -> None:
         self.describer = describer
-        self.in_process = describer.name == "local"
+        self.in_process = describer.name == "local"  # cannot vanish, and needs full batches at once
         start = describer.max_concurrency if self.in_process else START
         self.limiter = RateLimiter(describer.max_concurrency, start, slow_seconds)
         self.alive = True
         self.trouble = ""
         self.failures = self.absences = 0
         self.last_response = 0.0
-        self.looked_at = asyncio.Lock()
+        self.check_lock = asyncio.Lock()
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing to be said against it."""
+        """Whether it is in the pool and its last call succeeded."""
         return self.alive and not self.failures
 
     def record_success(self, now: float) -> None:
-        """It has answered: what was before is forgiven."""
+        """Forget earlier failures."""
         self.failures = self.absences = 0
         self.last_response = now
 
     def absence(self) -> float:
-        """Seconds until it may come back, longer each time."""
-        return min(LONGEST_ABSENCE, LOOK_AGAIN_SECONDS * 2.0 ** min(self.absences - 1, 16))
+        """Return the seconds until the next health check, longer after each absence."""
+        return min(MAX_ABSENCE, CHECK_INTERVAL * 2.0 ** min(self.absences - 1, 16))
 
 
 class ServerPool:
-    """Chooses a server for the next request, and judges servers by how they do.
+    """Chooses a server for every request and takes failing servers out.
 
     Args:
         describers: the servers.
-        down_seconds: how long all may be down before the job stops.
-        slow_seconds: time that an answer should not take because of those before it.
-        check_seconds: how long a server that is silent may take to say that it is there.
+        down_seconds: how long all servers may be down before the job stops.
+        slow_seconds: response time that counts as queueing.
+        check_seconds: time limit of a health check.
     """
 
     def __init__(
@@ -83,94 +84,97 @@ class ServerPool:
         self._revivals: set[asyncio.Task[None]] = set()
 
     async def choose(self, last: Server | None = None) -> Server | None:
-        """The server that is best off, as soon as one has room; None when no more is to be sent.
+        """Wait for a server with room and return the best one; None once the pool is stopped.
 
         Args:
-            last: where the request was sent before; another one is better.
+            last: the server of the previous attempt; any other one is better.
 
         Raises:
-            DescribeError: no server has answered for too long.
+            DescribeError: all servers have been down for too long.
         """
         clock = asyncio.get_running_loop().time
         while not self.stopped:
             self._changed.clear()
             now = clock()
-            open_servers = [server for server in self.all if server.alive and server.limiter.room > 0]
-            ready = [server for server in open_servers if server.limiter.paused_until <= now]
+            with_room = [server for server in self.all if server.alive and server.limiter.room > 0]
+            ready = [server for server in with_room if server.limiter.paused_until <= now]
             if ready:
                 return max(ready, key=lambda server: (server is not last, server.healthy, server.limiter.room))
-            pauses = [server.limiter.paused_until - now for server in open_servers]
+            pauses = [server.limiter.paused_until - now for server in with_room]
             await self._wait(min(pauses, default=None))
         return None
 
     def stop(self) -> None:
-        """Send no more."""
+        """Send no more requests."""
         self.stopped = True
         self.wake()
 
+    def wake(self) -> None:
+        """Have waiting requests choose again: a server has room, came back, or left."""
+        self._changed.set()
+
     async def _wait(self, seconds: float | None) -> None:
         all_down = not any(server.alive for server in self.all)
-        limit = self._down_seconds if all_down else seconds
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._down_seconds if all_down else seconds):
                 await self._changed.wait()
         except TimeoutError:
             if all_down:
                 raise DescribeError(self._all_down_message()) from None
 
     def _all_down_message(self) -> str:
-        said = "; ".join(server.trouble for server in self.all)
+        troubles = "; ".join(server.trouble for server in self.all)
         return (
-            f"No server has answered for {self._down_seconds:.0f} s: {said}. What was answered is kept: start the "
-            "server again, and give the same command."
+            f"No server has responded for {self._down_seconds:.0f} s: {troubles}. All answers so far are kept: start "
+            "the server and run the same command again."
         )
 
-    def wake(self) -> None:
-        """Something has changed: those who wait look again."""
-        self._changed.set()
-
     def has_healthy_other(self, server: Server) -> bool:
-        """Whether there is another server with nothing against it."""
+        """Return whether another server does well."""
         return any(other.healthy for other in self.all if other is not server)
 
     def record_failure(self, server: Server, trouble: str) -> bool:
-        """Take down that a server has failed; one that does nothing else is left out while another one does well.
+        """Count a failure of a server; take the server out after several while another one does well.
 
         Returns:
-            Whether the server is to blame, and not the request. For one that has just answered it is the request.
+            Whether the server is to blame. The request is, where the server has just answered others or no other
+            server does better.
         """
         if not server.alive:
             return True
-        first, server.failures = not server.failures, server.failures + 1
+        server.failures += 1
         if not self.has_healthy_other(server):
             return False
-        if server.failures >= SICK:
-            self.mark_down(server, f"{server.describer.place} only fails ({trouble})")
-        return not first
+        if server.failures >= MAX_FAILURES:
+            self.mark_down(server, f"{server.describer.place} fails every request ({trouble})")
+        return server.failures > 1
 
     async def is_unresponsive(self, server: Server) -> bool:
-        """Whether a server that owes an answer does not even say that it is there."""
-        async with server.looked_at:
+        """Run a health check on a server that owes a response; return whether it failed."""
+        async with server.check_lock:
             if server.alive and not server.in_process:
                 try:
-                    async with asyncio.timeout(self._check_seconds):
-                        await server.describer.check()
+                    await self._check(server)
                 except TimeoutError:
-                    self.mark_down(server, f"{server.describer.place} says nothing any more")
+                    self.mark_down(server, f"{server.describer.place} no longer responds")
                 except (EndpointDownError, DescribeError) as error:
                     self.mark_down(server, str(error))
         return not server.alive
 
+    async def _check(self, server: Server) -> None:
+        async with asyncio.timeout(self._check_seconds):
+            await server.describer.check()
+
     def mark_down(self, server: Server, trouble: str) -> None:
-        """Leave a server out, and look now and then whether it has come back."""
+        """Take a server out of the pool, and check now and then whether it is back."""
         if not server.alive:
             return
         server.alive, server.trouble = False, trouble
         server.absences += 1
-        goes_on = "its images go to the others" if len(self.all) > 1 else "waiting for it"
-        console.say(f"{trouble}: {goes_on}", style="yellow")
+        consequence = "its images go to the others" if len(self.all) > 1 else "waiting for it"
+        console.say(f"{trouble}: {consequence}", style="yellow")
         task = asyncio.create_task(self._revive(server))
-        self._revivals.add(task)
+        self._revivals.add(task)  # the event loop holds tasks weakly
         task.add_done_callback(self._revivals.discard)
         self.wake()
 
@@ -178,21 +182,19 @@ class ServerPool:
         await asyncio.sleep(server.absence())
         while True:
             try:
-                async with asyncio.timeout(self._check_seconds):
-                    await server.describer.check()
+                await self._check(server)
                 break
             except (EndpointDownError, DescribeError, TimeoutError):
-                await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        on_trial = server.failures >= SICK
-        server.failures = min(server.failures, SICK - 1)
-        most, slow = server.limiter.most, server.limiter.slow_seconds
-        server.limiter = RateLimiter(most, 1 if on_trial else START, slow)
+                await asyncio.sleep(CHECK_INTERVAL)
+        start = 1 if server.failures >= MAX_FAILURES else START  # one request at a time for a server that only failed
+        server.failures = min(server.failures, MAX_FAILURES - 1)  # the next failure takes it out again
+        server.limiter = RateLimiter(server.limiter.most, start, server.limiter.slow_seconds)
         server.alive = True
-        console.say(f"{server.describer.place} answers again")
+        console.say(f"{server.describer.place} responds again")
         self.wake()
 
     async def close(self) -> None:
-        """Stop looking for lost servers."""
+        """Stop all health checks."""
         for task in self._revivals:
             task.cancel()
         await asyncio.gather(*self._revivals, return_exceptions=True)

@@ -185,7 +185,7 @@ def test_an_unknown_model_is_named(image_set, tmp_path):
         with pytest.raises(DescribeError, match=f"has no model 'gpt'. It has: {MODEL}"):
             batched(image_set, tmp_path, server.base_url, model="gpt")
         assert not count(server.log, "upload")
-    silent, reason = Fault("status", on="model", status=404), rf"it has no model 'gpt'.* It has: {MODEL}"
+    silent, reason = Fault("status", on="model", status=404), rf"no model 'gpt'.* It has: {MODEL}"
     with StubServer(Scenario(faults=(silent,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url, model="gpt")
     assert not records(tmp_path) and not leftovers(tmp_path)
@@ -198,7 +198,7 @@ def everything_under(folder: Path) -> bytes:
 def test_a_wrong_key_is_named_and_never_shown(image_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VENDOR_KEY", "sk-very-secret-key")
     key = ApiKey.from_environment("VENDOR_KEY")
-    reason = "does not take the key in VENDOR_KEY"
+    reason = "rejects the key in VENDOR_KEY"
     with StubServer(Scenario(expected_key="sk-another")) as server, pytest.raises(DescribeError, match=reason) as error:
         batched(image_set, tmp_path, server.base_url, key=key)
     assert "sk-very" not in str(error.value)

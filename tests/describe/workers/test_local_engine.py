@@ -95,7 +95,7 @@ def test_a_worker_that_is_killed_too_often_ends_the_job(few_images, tmp_path, mo
 def test_a_refused_key_is_said_once(few_images, tmp_path, key, capfd):
     with (
         StubProcess(scenario(faults=(Fault("wrong_key", every=1),))) as server,
-        pytest.raises(DescribeError, match="it does not take the key in ENGINE_TEST_KEY") as caught,
+        pytest.raises(DescribeError, match="rejects the key in ENGINE_TEST_KEY") as caught,
     ):
         run_description(DataOptions(str(few_images)), options(server), tmp_path)
     said = "".join(capfd.readouterr())

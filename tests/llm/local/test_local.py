@@ -30,7 +30,7 @@ from transformers import (
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.client import DEFAULT_LOCAL_MODEL, LocalDescriber
-from gpt4image.llm.local.sampling import Draw, GenerationDefaults
+from gpt4image.llm.local.sampling import GenerationDefaults, GumbelSampler
 from gpt4image.llm.picture import Picture, prepare_picture
 from support.drawings import COLOURS, SHAPES, draw
 from support.tiny_vlm import TEMPLATE, build_tiny_vlm
@@ -315,16 +315,18 @@ def test_habits_of_a_model_and_wishes_of_a_request():
     assert own == GenerationDefaults(True, 0.7, 20, 0.8)
     assert not config.do_sample
     assert GenerationDefaults.take_over(GenerationConfig()) == GenerationDefaults()
-    assert own.asked(Sampling()) == own
-    assert not own.asked(Sampling(temperature=0, top_p=0.9)).draws
-    assert own.asked(Sampling(temperature=1.5)) == GenerationDefaults(True, 1.5, top_k=0)
-    assert GenerationDefaults().asked(Sampling(top_p=0.5)) == GenerationDefaults(True, top_k=0, top_p=0.5)
+    assert own.override(Sampling()) == own
+    assert not own.override(Sampling(temperature=0, top_p=0.9)).do_sample
+    assert own.override(Sampling(temperature=1.5)) == GenerationDefaults(True, 1.5, top_k=0)
+    assert GenerationDefaults().override(Sampling(top_p=0.5)) == GenerationDefaults(True, top_k=0, top_p=0.5)
 
 
 def test_draws_have_the_shares_of_the_softmax():
     rows, logits = 20_000, torch.tensor([2.0, 1.0, 0.5, -1.0, -3.0])
-    habits = GenerationDefaults(draws=True, temperature=0.8, top_k=4)
-    noisy = Draw(habits, range(rows), torch.device("cpu"))(torch.zeros(rows, 1).long(), logits.repeat(rows, 1))
+    defaults = GenerationDefaults(do_sample=True, temperature=0.8, top_k=4)
+    noisy = GumbelSampler(defaults, range(rows), torch.device("cpu"))(
+        torch.zeros(rows, 1).long(), logits.repeat(rows, 1)
+    )
     shares = np.bincount(noisy.argmax(dim=1).numpy(), minlength=5) / rows
     weights = np.exp(np.where(np.arange(5) < 4, logits.numpy() / 0.8, -np.inf))
     expected = weights / weights.sum()
@@ -358,7 +360,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved(tiny_vlm, local, monkeypatc
     seen.clear()
     assert answers(describer, *map(ask, range(4))) == expected[:4]
     assert seen == [2, 2]
-    assert "with 4 pictures at a time, going on with 2" in capsys.readouterr().err
+    assert "with 4 pictures per batch, continuing with 2" in capsys.readouterr().err
 
 
 def test_one_that_memory_does_not_hold_fails_alone(describer, monkeypatch):
@@ -379,7 +381,7 @@ def test_a_broken_device_ends_the_job(describer, monkeypatch):
     fail_on(monkeypatch, lambda _: True, break_down)
     failures = answers(describer, *map(ask, range(3)))
     assert all(isinstance(failure, DescribeError) for failure in failures)
-    assert "Give the same command again" in str(failures[0])
+    assert "Run the same command again" in str(failures[0])
 
 
 def test_an_empty_answer_is_a_failure_that_was_paid_for(tiny_vlm, local, tmp_path):

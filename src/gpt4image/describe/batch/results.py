@@ -19,6 +19,7 @@ from gpt4image.descriptions.store.shards import RecordWriter, list_shards, now, 
 from gpt4image.llm.base import ChatAnswer, RateLimitedError, RequestFailedError
 from gpt4image.llm.batch_api import BatchServer, Found, Result, duration_of, read_result, result_files
 from gpt4image.llm.budget import Budget
+from gpt4image.llm.chat import read_answer
 
 COLUMNS = ("key", "error", "created")
 
@@ -143,8 +144,8 @@ class Collection:
     def _read(self, result: Result) -> ChatAnswer:
         """The answer, or what its absence means."""
         if result.trouble is not None:
-            raise self._server.classifier.of(result.trouble, self._job.model)
-        return self._server.classifier.read(result.body)
+            raise self._server.classifier.classify(result.trouble, self._job.model)
+        return read_answer(self._server.key.scrub_all(result.body))
 
     def _take_missing(self, asked: Asked, *, completed: bool) -> None:
         """A task that no file speaks of. Where the batch was completed it may be paid for, so it is not asked again."""

@@ -1,1 +1,1 @@
-"""Multimodal models in this process."""
+"""Vision-language models in this process."""

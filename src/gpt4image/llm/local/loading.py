@@ -1,4 +1,4 @@
-"""Loading a vision-language model: from the hub or a folder, onto a device, never running code that comes with it."""
+"""Load a vision-language model from the hub or a folder onto a device, without running code that comes with it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,26 @@ from gpt4image.core.errors import DescribeError, first_line
 if TYPE_CHECKING:
     import torch
 
-
 Precision = Literal["auto", "float32", "bf16", "fp16"]
-
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
+REASON_LENGTH = 300
 
-REASON_CHARACTERS = 300
-
-
+# How torch's errors mention memory, on GPUs, CPUs and in the libraries underneath.
 MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
-"""What torch's errors say of memory on GPUs, CPUs and in the libraries beneath."""
-
-
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model as transformers loads it.
 
     Attributes:
-        processor: makes model inputs of texts and pictures.
+        processor: turns texts and pictures into model inputs.
         model: the model, in evaluation mode.
-        device: where it is.
-        dtype: type of its weights.
-        commit: commit of the hub that was loaded, None for a folder.
+        device: its device.
+        dtype: dtype of its weights.
+        commit: hub commit that was loaded; None for a folder.
     """
 
     processor: Any
@@ -49,28 +43,28 @@ class Loaded:
     commit: str | None
 
 
-def load(location: str, device: str | None, precision: Precision) -> Loaded:
+def load(location: str, device: str | None, precision: Precision) -> LoadedModel:
     """Load a model.
 
     Args:
-        location: hub name, or folder.
-        device: torch device; the accelerator of this machine when not given, the CPU where it has none.
-        precision: of the weights.
+        location: hub name or folder.
+        device: torch device; this machine's accelerator if None, or the CPU if there is none.
+        precision: dtype of the weights.
 
     Raises:
-        DescribeError: it cannot be loaded. The message names the fix.
+        DescribeError: the model cannot be loaded. The message names the fix.
     """
     try:
         return load_from(location, choose_device(device), precision)
-    except Exception as error:  # transformers, the hub's client and torch have no common error
-        reason = shorten(printable(first_line(error)), REASON_CHARACTERS)
+    except Exception as error:  # transformers, the hub's client and torch share no base class
+        reason = shorten(printable(first_line(error)), REASON_LENGTH)
         raise DescribeError(
             f"Model {printable(location)} cannot be loaded: {reason} {advice(location, error)}"
         ) from None
 
 
-def load_from(location: str, device: torch.device, precision: Precision) -> Loaded:
-    """Load processor and weights of one commit; raises whatever the libraries raise."""
+def load_from(location: str, device: torch.device, precision: Precision) -> LoadedModel:
+    """Load processor and weights of one commit; raise whatever the libraries raise."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils.logging import disable_progress_bar
 
@@ -78,16 +72,16 @@ def load_from(location: str, device: torch.device, precision: Precision) -> Load
     commit, dtype = find_commit(location), choose_dtype(precision, device)
     settings: dict[str, Any] = {"trust_remote_code": False, **({"revision": commit} if commit else {})}
     processor = AutoProcessor.from_pretrained(location, **settings)  # type: ignore[no-untyped-call]
-    if not hasattr(processor, "tokenizer"):  # what AutoProcessor makes of a folder without a processor
+    if not hasattr(processor, "tokenizer"):  # AutoProcessor falls back to a bare tokenizer or image processor
         raise ValueError("The files of its processor are missing.")
     model: Any = AutoModelForImageTextToText.from_pretrained(
         location, use_safetensors=True, device_map={"": device}, **{dtype_keyword(): dtype}, **settings
     )
-    return Loaded(processor, model.eval(), device, dtype, commit)
+    return LoadedModel(processor, model.eval(), device, dtype, commit)
 
 
 def find_commit(location: str) -> str | None:
-    """Commit of the hub's main branch, None for a folder. FileNotFoundError where it can be neither."""
+    """Return the commit of the hub's main branch; None for a folder. Raise FileNotFoundError if it can be neither."""
     from transformers.utils.hub import cached_file
 
     if Path(location).is_dir():
@@ -98,7 +92,7 @@ def find_commit(location: str) -> str | None:
 
 
 def dtype_keyword() -> str:
-    """What `from_pretrained` calls the type of the weights; transformers 4.56 gave it a new name."""
+    """Return the name of `from_pretrained`'s dtype argument, which transformers 4.56 changed."""
     import transformers
 
     major, minor = transformers.__version__.split(".")[:2]
@@ -106,7 +100,7 @@ def dtype_keyword() -> str:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the accelerator of this machine, or the CPU."""
+    """Return the named device, else this machine's accelerator, else the CPU."""
     import torch
 
     if name is not None:
@@ -116,9 +110,9 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Type of the weights. `auto` is bf16 on an accelerator that has it, fp16 on others, float32 on a CPU.
+    """Return the dtype of the weights. `auto` is bf16 on an accelerator that supports it, fp16 on others.
 
-    Few CPUs are faster in bf16, and torch does not say publicly which: there it is left to the user.
+    On a CPU `auto` is float32: few CPUs are faster in bf16, and torch has no public way to tell which.
     """
     import torch
 
@@ -131,7 +125,7 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether an accelerator computes in bf16 by itself."""
+    """Return whether an accelerator supports bf16 natively."""
     import torch
 
     if device.type == "cuda":
@@ -145,26 +139,26 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory is out, on whatever device."""
+    """Return whether an error means that a device ran out of memory."""
     if isinstance(error, RuntimeError):
         return any(sign in str(error) for sign in MEMORY_SIGNS)
     return isinstance(error, MemoryError)
 
 
 def advice(location: str, error: Exception) -> str:
-    """What can be done about a model that cannot be loaded."""
+    """Return the fix for a model that cannot be loaded."""
     if is_out_of_memory(error):
-        return "Take a smaller model, or a device with more memory."
+        return "Choose a smaller model, or a device with more memory."
     if isinstance(error, ImportError):
-        return "Install what it needs beside transformers."
+        return "Install the packages that it needs besides transformers."
     if "trust_remote_code" in str(error):
-        return "Code that comes with a model is not run here: choose a model that transformers itself knows."
+        return "Code that comes with a model is not run here: choose a model that transformers itself supports."
     if Path(location).is_dir():
         return (
             "The folder must hold a vision-language model as save_pretrained writes it: config.json, weights in "
             "*.safetensors, and the files of its processor."
         )
     return (
-        "Check the name and the network (and that HF_HUB_OFFLINE is not set), or give a folder that holds the model. "
-        "For a model whose terms must be accepted, accept them on its page and set HF_TOKEN."
+        "Check the name and the network (and that HF_HUB_OFFLINE is not set), or pass a folder that holds the model. "
+        "For a gated model, accept its terms on its page and set HF_TOKEN."
     )

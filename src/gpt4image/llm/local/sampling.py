@@ -1,4 +1,4 @@
-"""Drawing the next token: every answer has random numbers of its own, whoever shares its batch."""
+"""Sample the next token. Every answer has random numbers of its own, whichever requests share its batch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ if TYPE_CHECKING:
 
     Warper = Callable[..., torch.Tensor]
 
-
+# transformers' value where a generation config names none.
 TOP_K = 50
-
-
-"""What transformers takes where a model's generation config names no other number."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """How a model's answers are drawn; those of its generation config stand for what is left to the model.
+    """A model's sampling parameters; its generation config decides what a request leaves open.
 
     Attributes:
-        draws: whether tokens are drawn at all; if not, the likeliest is taken.
+        do_sample: sample tokens; otherwise decode greedily.
         temperature: divisor of the logits.
-        top_k: number of likeliest tokens that are drawn from; 0 for all.
-        top_p: share of the probability that is drawn from.
-        min_p: least probability of a token that is drawn, as a share of the likeliest token's.
+        top_k: number of likeliest tokens to sample from; 0 for all.
+        top_p: probability mass to sample from.
+        min_p: minimum probability of a token, relative to the likeliest token's.
     """
 
-    draws: bool = False
+    do_sample: bool = False
     temperature: float = 1.0
     top_k: int = TOP_K
     top_p: float = 1.0
@@ -40,19 +37,18 @@ class GenerationDefaults:
 
     @classmethod
     def take_over(cls, config: Any) -> GenerationDefaults:  # noqa: ANN401 - transformers.GenerationConfig
-        """Read them from a generation config, and change it such that transformers itself draws nothing."""
+        """Read the defaults from a generation config, and switch off transformers' own sampling in it."""
         names = ("temperature", "top_k", "top_p", "min_p")
-        said = {name: getattr(config, name, None) for name in names}
-        draws = bool(config.do_sample) and said["temperature"] != 0
-        habits = cls(draws, **{name: value for name, value in said.items() if value is not None})
+        values = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+        defaults = cls(bool(config.do_sample) and values.get("temperature") != 0, **values)
         config.update(do_sample=False, **dict.fromkeys(names))
-        return habits
+        return defaults
 
-    def asked(self, sampling: Sampling) -> GenerationDefaults:
-        """How a request's answer is drawn: in this way where it asks for nothing, else in the way it asks for.
+    def override(self, sampling: Sampling) -> GenerationDefaults:
+        """Return the parameters for a request.
 
-        Temperature 0 takes the likeliest token. A temperature above it, or a `top_p`, draws without the model's own
-        limits, which go with the model's own temperature: a `top_k` of 1 would undo what is asked.
+        Temperature 0 decodes greedily. A temperature above 0, or a `top_p`, samples without the model's own limits,
+        which belong to the model's own temperature: a `top_k` of 1 would undo the request.
         """
         if sampling.temperature is None and sampling.top_p is None:
             return self
@@ -61,42 +57,43 @@ class GenerationDefaults:
         return GenerationDefaults(temperature != 0, temperature, top_k=0, top_p=top_p)
 
     def warpers(self) -> list[Warper]:
-        """What turns logits [B, V] into logits to draw from, in transformers' order."""
+        """Return the functions that turn logits [B, V] into logits to sample from, in transformers' order."""
         from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        found: list[Warper] = [TemperatureLogitsWarper(float(self.temperature))]
+        warpers: list[Warper] = [TemperatureLogitsWarper(float(self.temperature))]
         if self.top_k:
-            found.append(TopKLogitsWarper(int(self.top_k)))
+            warpers.append(TopKLogitsWarper(int(self.top_k)))
         if self.top_p < 1:
-            found.append(TopPLogitsWarper(float(self.top_p)))
+            warpers.append(TopPLogitsWarper(float(self.top_p)))
         if self.min_p:
-            found.append(MinPLogitsWarper(float(self.min_p)))
-        return found
+            warpers.append(MinPLogitsWarper(float(self.min_p)))
+        return warpers
 
 
-class Draw:
-    """Logits processor after which the likeliest token is one drawn at random (the Gumbel-max trick).
+class GumbelSampler:
+    """Logits processor that adds Gumbel noise, so that greedy decoding samples (the Gumbel-max trick).
 
-    A row's numbers come from a generator of its own, so a seeded answer does not depend on who is in its batch.
+    Every row has a generator of its own, so a seeded answer does not depend on the rest of its batch.
 
     Args:
-        habits: how tokens are drawn.
-        seeds: one a row, below 2^63.
-        device: where the logits are; other kinds of device draw other numbers.
+        defaults: sampling parameters.
+        seeds: one per row, below 2^63.
+        device: device of the logits; other kinds of device draw other numbers.
     """
 
-    def __init__(self, habits: GenerationDefaults, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, defaults: GenerationDefaults, seeds: Sequence[int], device: torch.device) -> None:
         import torch
 
-        self._warpers = habits.warpers()
+        self._warpers = defaults.warpers()
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Logits [B, V] with noise; the argmax of a row is distributed as the softmax of its warped logits."""
+        """Return noisy logits [B, V]; the argmax of a row is distributed as the softmax of its warped logits."""
         import torch
 
         for warp in self._warpers:
             scores = warp(input_ids, scores)
+        # -log(Exponential(1)) is Gumbel-distributed; the clamp keeps the logarithm of a drawn 0 finite.
         waits = torch.empty_like(scores)
         for row, generator in zip(waits, self._generators, strict=True):
             row.exponential_(generator=generator)
