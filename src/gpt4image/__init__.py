@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from gpt4image.report import write_report
     from gpt4image.soft_labels import SoftLabels, label_by_vectors
     from gpt4image.teachers import embed_images, label_images, load_teacher
-    from gpt4image.train.named import named_recipe
-    from gpt4image.train.recipe import Recipe
+    from gpt4image.train.recipe import Recipe, named_recipe
     from gpt4image.train.run import TrainedRun, open_run, train_model
     from gpt4image.workflows.describe import describe_images
 
@@ -61,7 +60,7 @@ _HOMES = {
     "load_encoder": "gpt4image.embed",
     "load_images": "gpt4image.images",
     "load_teacher": "gpt4image.teachers",
-    "named_recipe": "gpt4image.train.named",
+    "named_recipe": "gpt4image.train.recipe",
     "open_run": "gpt4image.train.run",
     "predict_images": "gpt4image.export",
     "train_model": "gpt4image.train.run",

@@ -30,7 +30,7 @@ except SystemExit as end:
 """
     output = in_fresh_python(code)
     assert "--weight FLOAT" in output
-    assert "Weight of the alignment loss beside the cross-entropy; 0 does" in output
+    assert "Weight of the alignment loss relative to the cross-entropy; 0 disables" in output
     assert output.endswith("0 set()\n")
 
 

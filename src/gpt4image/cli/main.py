@@ -16,8 +16,7 @@ from gpt4image.cli.commands.train import Compare, Train
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.options import DataOptions
 from gpt4image.core.registry import unknown_name
-from gpt4image.train.named import named_recipe
-from gpt4image.train.recipe import Recipe, read_toml, recipe_from
+from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +95,7 @@ def starting_recipe(arguments: list[str]) -> Recipe | None:
     if name is None and file is None:
         return None
     recipe = Recipe() if name is None else named_recipe(name)
-    return recipe if file is None else recipe_from(recipe, read_toml(Path(file)), file)
+    return recipe if file is None else recipe.override(read_toml(Path(file)), file)
 
 
 def option_value(arguments: list[str], option: str) -> str | None:

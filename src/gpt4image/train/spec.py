@@ -11,7 +11,7 @@ from gpt4image.core.files import File, Layout, digest, hash_file, read_json, wri
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
 from gpt4image.train.guidance import Guidance
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.recipe import Recipe, guidance_fields
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,6 @@ def find_arm(name: str) -> Arm:
     if name not in ARMS:
         raise ConfigError(unknown_name("arm", name, list(ARMS)))
     return ARMS[name]
-
-
-TEXT_SETTINGS = (
-    "texts", "text_space", "text_adapter", "several_encoders", "loss", "targets", "target_temperature", "target_share",
-    "temperature", "learn_temperature", "queue", "weight", "weight_schedule", "weight_warmup_epochs", "align_until",
-    "balance", "align_at", "align_pool", "projector", "projector_hidden", "soft_labels", "soft_temperature",
-    "soft_from", "soft_until", "unlabelled",
-)  # fmt: skip
-
-
-"""Recipe settings that change nothing in an arm without text."""
 
 
 class RunLayout(Layout):
@@ -109,7 +98,7 @@ class Job:
             "classes": list(self.images.classes),
             **self.guidance.identity(),
             "start": start and hash_file(Path(start)),
-            "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in TEXT_SETTINGS},
+            "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in guidance_fields()},
         }
 
     def claim_folder(self) -> None:

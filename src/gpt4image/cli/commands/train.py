@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
-from gpt4image.train.named import find_recipe, recipe_names
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 
 RecipeName = Annotated[
     str | None,

@@ -1,0 +1,57 @@
+"""Validation of settings: the constraints stand in the annotations, and all messages read alike."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from gpt4image.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic import TypeAdapter
+
+
+def check_fields(settings: DataclassInstance) -> None:
+    """Check every field of a dataclass against its annotation.
+
+    Raises:
+        ConfigError: a value has the wrong type or violates a constraint.
+    """
+    for name, kind in field_types(type(settings)).items():
+        check_value(kind, getattr(settings, name), name)
+
+
+def check_value(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any field's type and value
+    """Return a value that fits a type, with lists turned into tuples and nothing else converted.
+
+    Args:
+        kind: the type, with constraints of `annotated_types` or pydantic.
+        value: a plain value, such as one read from TOML.
+        where: name of the setting, for the message.
+
+    Raises:
+        ConfigError: the value does not fit.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return adapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = where + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+        raise ConfigError(f"{place} {first['msg'].removeprefix('Input ')}, not {first['input']!r}.") from None
+
+
+@cache
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass, those of its bases included."""
+    return get_type_hints(kind, include_extras=True)
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any field's type
+    """Return the validator of a type; building one takes longer than using it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

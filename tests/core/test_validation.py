@@ -1,0 +1,52 @@
+"""Validation of settings by the constraints in their annotations."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Ge, Interval
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.validation import check_fields, check_value
+
+
+@dataclass(frozen=True)
+class Base:
+    epochs: Annotated[int, Ge(1)] = 20
+
+
+@dataclass(frozen=True)
+class Options(Base):
+    share: Annotated[float, Interval(ge=0, le=1)] | None = None
+    scale: tuple[Annotated[float, Ge(0)], float] = (0.5, 1.0)
+    mode: Literal["skip", "fail"] = "skip"
+    names: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("settings", [{}, {"share": 1}, {"share": 0.0}, {"names": ["a", "b"]}, {"scale": (0, 2)}])
+def test_valid_settings_pass(settings):
+    check_fields(Options(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs should be greater than or equal to 1, not 0."),
+        ({"epochs": 2.0}, "epochs should be a valid integer, not 2.0."),
+        ({"epochs": True}, "epochs should be a valid integer, not True."),
+        ({"share": float("nan")}, "share should be less than or equal to 1, not nan."),
+        ({"scale": (-1.0, 0.0)}, "scale[0] should be greater than or equal to 0, not -1.0."),
+        ({"mode": "stop"}, "mode should be 'skip' or 'fail', not 'stop'."),
+        ({"names": "ab"}, "names should be a valid tuple, not 'ab'."),
+    ],
+)
+def test_message_names_setting_constraint_and_value(settings, message):
+    with pytest.raises(ConfigError) as raised:
+        check_fields(Options(**settings))
+    assert str(raised.value) == message
+
+
+def test_lists_become_tuples_and_nothing_else_is_converted():
+    assert check_value(tuple[str, ...], ["a"], "names") == ("a",)
+    with pytest.raises(ConfigError, match=r"file: names\[0\] should be a valid string, not 1"):
+        check_value(tuple[str, ...], [1], "file: names")
