@@ -25,7 +25,7 @@ def texts_of(found) -> dict[str, list[str]]:
     return texts
 
 
-def test_all_texts_of_an_image_in_order(work, images, monkeypatch):
+def test_described_set_sorts_the_texts_of_an_image(work, images, monkeypatch):
     monkeypatch.setattr("gpt4image.descriptions.description_set.PAIRS_AT_ONCE", 7)
     found = described_set(work, images)
     expected: dict[str, list[str]] = {}
@@ -47,7 +47,7 @@ def test_all_texts_of_an_image_in_order(work, images, monkeypatch):
         ({"prompts": ["questions"], "models": ["m2"]}, []),
     ],
 )
-def test_some_prompts_and_models(work, images, choice, starts):
+def test_described_set_filters_by_prompt_and_model(work, images, choice, starts):
     found = texts_of(described_set(work, images, **choice))
     assert len(found) == (36 if starts else 0)
     assert all([text.split("\n")[0] for text in texts] == starts for texts in found.values())
@@ -60,12 +60,12 @@ def test_some_prompts_and_models(work, images, choice, starts):
         ({"models": ["m2", "gpt"]}, r"Unknown model 'gpt'\..*Known: m/1, m2\."),
     ],
 )
-def test_unknown_names_list_the_known(work, images, choice, message):
+def test_unknown_prompt_or_model_lists_the_known_ones(work, images, choice, message):
     with pytest.raises(ConfigError, match=message):
         described_set(work, images, **choice)
 
 
-def test_failures_dropped_and_replaced_texts_are_left_out(images, tmp_path):
+def test_failures_dropped_and_superseded_texts_are_left_out(images, tmp_path):
     store = fill(tmp_path, images, ask("m", ["plain"]))
     first, second, third, *_ = store.current()
     store.mark([first.key], "drop", "refusal")
@@ -80,13 +80,13 @@ def test_failures_dropped_and_replaced_texts_are_left_out(images, tmp_path):
         described_set(store, images, prompts=["questions"])
 
 
-def test_texts_of_images_that_are_gone_are_counted(work, images):
+def test_texts_of_unknown_images_count_as_orphans(work, images):
     fewer = replace(images, rows=images.rows.take(np.arange(30)))
     found = described_set(work, fewer, models=["m2"])
     assert (len(found), found.coverage.orphans) == (30, 12)
     assert sum(found.coverage.with_text.values()) == 30
 
 
-def test_a_store_without_texts(images, tmp_path):
+def test_empty_store_is_an_error(images, tmp_path):
     with pytest.raises(DescriptionError, match="holds no descriptions"):
         described_set(DescriptionStore(tmp_path / "descriptions"), images)

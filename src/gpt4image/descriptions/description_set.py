@@ -1,4 +1,4 @@
-"""Descriptions joined to images by image id, with an account of what was covered."""
+"""Descriptions joined to images by image id, and how well they cover them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from gpt4image.images.table import SPLITS, ImageTable
 
 @dataclass(frozen=True)
 class Coverage:
-    """How descriptions and images fit together.
+    """How well descriptions cover the images.
 
     Attributes:
-        with_text: images that have a text, by split.
-        without_text: images that have none, by split; they train on cross-entropy alone.
-        orphans: texts that fit no image.
-        repeated: texts that stand on more than one distinct image.
-        texts: number of texts that belong to an image.
+        with_text: number of images with a text, by split.
+        without_text: number of images without one, by split; they train on cross-entropy alone.
+        orphans: number of texts that match no image.
+        repeated: number of texts shared by several distinct images.
+        texts: number of texts with an image.
         most_texts: the largest number of texts of one image.
     """
 
@@ -44,14 +44,14 @@ class Coverage:
     most_texts: int
 
     def line(self) -> str:
-        """The account in one line."""
+        """Summarise the coverage in one line."""
         have, lack = sum(self.with_text.values()), sum(self.without_text.values())
         splits = ", ".join(
             f"{name} {self.with_text[name]:,}/{self.with_text[name] + self.without_text[name]:,}"
             for name in SPLITS
             if self.with_text[name] + self.without_text[name]
         )
-        several = f"{self.texts:,} texts, up to {self.most_texts:,} an image; " if self.most_texts > 1 else ""
+        several = f"{self.texts:,} texts, up to {self.most_texts:,} per image; " if self.most_texts > 1 else ""
         return (
             f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; {several}"
             f"{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several images"
@@ -60,13 +60,13 @@ class Coverage:
 
 @dataclass(frozen=True)
 class DescriptionSet:
-    """The texts of images, one or several each. Its length is the number of images that have one.
+    """The texts of images, one or several each. Its length is the number of images with a text.
 
     Attributes:
-        rows: columns `id` (image id, 32 hex digits, sorted, as often as the image has texts) and `text`; the texts of
-            an image are distinct and in the order in which they were found.
-        source: where the texts come from, as the user named it.
-        coverage: how they fit the images.
+        rows: columns `id` (image id, 32 hex digits, sorted; one row per text) and `text`. The texts of an image are
+            distinct and keep the order of their source.
+        source: origin of the texts, as the user named it.
+        coverage: how well they cover the images.
     """
 
     rows: pa.Table
@@ -78,20 +78,20 @@ class DescriptionSet:
 
     @property
     def texts(self) -> int:
-        """Number of texts, at least that of the images."""
+        """Number of texts."""
         return int(self.rows.num_rows)
 
     @cached_property
     def text_hash(self) -> str:
-        """Hash of all ids and texts: two sets with the same hash are the same."""
+        """Hash of all ids and texts; equal sets have equal hashes."""
         return digest(*(part for row in self.pairs() for part in row))
 
     def pairs(self) -> Iterable[tuple[str, str]]:
-        """All (image id, text)."""
+        """Return all pairs (image id, text), sorted by image id."""
         return zip(self.rows["id"].to_pylist(), self.rows["text"].to_pylist(), strict=True)
 
     def texts_of(self, ids: Iterable[str]) -> list[str | None]:
-        """One text to show for each of some images, the first it has; None where there is none."""
+        """Return the first text of each image, or None."""
         return [self._first_texts.get(image_id) for image_id in ids]
 
     @cached_property
@@ -105,7 +105,7 @@ class DescriptionSet:
 
 
 def join_texts(images: ImageTable, found: Iterable[tuple[str, str]], orphans: int, source: str) -> DescriptionSet:
-    """Make a description set of (image id, text) pairs; empty texts and repeats for the same image are left out."""
+    """Build a description set from pairs (image id, text), dropping empty texts and repeats on the same image."""
     distinct = dict.fromkeys((image_id, text) for image_id, text in found if text.strip())
     pairs = sorted(distinct, key=itemgetter(0))
     ids, texts = ([pair[column] for pair in pairs] for column in (0, 1))
@@ -114,7 +114,7 @@ def join_texts(images: ImageTable, found: Iterable[tuple[str, str]], orphans: in
 
 
 def measure_coverage(images: ImageTable, pairs: Sequence[tuple[str, str]], orphans: int) -> Coverage:
-    """Count which images of which split have a text, and how many; `pairs` are distinct (image id, text)."""
+    """Count the images with a text by split; `pairs` are distinct (image id, text)."""
     texts_of = Counter(image_id for image_id, _ in pairs)
     has_text = np.asarray([image_id in texts_of for image_id in images.rows["id"].to_pylist()], dtype=bool)
     counts = {name: has_text[images.split(name)] for name in SPLITS}
@@ -129,7 +129,7 @@ def measure_coverage(images: ImageTable, pairs: Sequence[tuple[str, str]], orpha
 
 
 def read_descriptions(path: Path, images: ImageTable, source: str) -> DescriptionSet:
-    """Read a saved description set back. StoreError names the file when it cannot be read."""
+    """Read a saved description set. StoreError names the file if it is unreadable."""
     try:
         rows = pq.read_table(path, columns=["id", "text"])
     except (OSError, pa.ArrowException) as error:
@@ -141,14 +141,11 @@ def read_descriptions(path: Path, images: ImageTable, source: str) -> Descriptio
 
 
 class ImageLookup:
-    """Finds images by id.
-
-    Args:
-        images: the images.
+    """Find images by id.
 
     Attributes:
         images: the images.
-        rows: positions in the table of the distinct images, int64 [n]; of copies the first.
+        rows: positions of the distinct images in the table, int64 [n]; of copies, the first.
     """
 
     def __init__(self, images: ImageTable) -> None:
@@ -156,7 +153,7 @@ class ImageLookup:
         self._ids, self.rows = np.unique(images.ids, return_index=True)
 
     def find(self, ids: pa.Array) -> np.ndarray:
-        """Positions in the table of images by id, int64 [N]; -1 where there is none."""
+        """Return the positions of image ids in the table, int64 [N]; -1 for unknown ids."""
         keys = to_keys(ids)
         if not len(self._ids):
             return np.full(len(keys), -1, dtype=np.int64)
@@ -164,7 +161,7 @@ class ImageLookup:
         return np.where(self._ids[at] == keys, self.rows[at], -1).astype(np.int64)
 
     def facts(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        """Path, name of the class and split of the images at positions [N]."""
+        """Return path, class name and split of the images at positions [N]."""
         taken = self.images.rows.select(["path", "split"]).take(pa.array(rows))
         labels = self.images.labels[rows]
         names = pa.array(self.images.classes, pa.string()).take(pa.array(labels, mask=labels < 0))
@@ -176,14 +173,14 @@ class ImageLookup:
 
     @cached_property
     def splits(self) -> np.ndarray:
-        """Split of each image of the table, [N]."""
+        """Split of each image in the table, [N]."""
         return np.asarray(self.images.rows["split"].to_numpy(), dtype=str)
 
 
-ORDER = ("image_id", "prompt", "prompt_hash", "model", "sample", "key")
+TEXT_ORDER = ("image_id", "prompt", "prompt_hash", "model", "sample", "key")
 
 
-SCHEMA = pa.schema({**dict.fromkeys(ORDER, pa.string()), "sample": pa.int32(), "text": pa.large_string()})
+TEXT_SCHEMA = pa.schema({**dict.fromkeys(TEXT_ORDER, pa.string()), "sample": pa.int32(), "text": pa.large_string()})
 
 
 PAIRS_AT_ONCE = 65_536
@@ -192,19 +189,21 @@ PAIRS_AT_ONCE = 65_536
 def described_set(
     store: DescriptionStore, images: ImageTable, *, prompts: Sequence[str] = (), models: Sequence[str] = ()
 ) -> DescriptionSet:
-    """The texts of a store for some images, in the order of prompt, model and sample; dropped ones are left out.
+    """Collect the texts that a store holds for some images, sorted by prompt, model and sample.
+
+    Texts that were marked to be dropped are excluded.
 
     Args:
         store: the descriptions.
-        images: the images. Texts of others are counted as orphans.
-        prompts: names of the prompts whose texts are wanted; none for all.
-        models: names of the models whose texts are wanted; none for all.
+        images: the images. Texts of other images count as orphans.
+        prompts: use only texts of these prompts; empty for all.
+        models: use only texts of these models; empty for all.
 
     Raises:
-        ConfigError: no text has that prompt or model; the message lists those that there are.
+        ConfigError: no text has that prompt or model; the message lists the known ones.
         DescriptionError: the store holds no text.
     """
-    texts = pa.Table.from_batches(answered_batches(store), SCHEMA)
+    texts = pa.Table.from_batches(answered_batches(store), TEXT_SCHEMA)
     if not len(texts):
         raise DescriptionError(f"{store.folder} holds no descriptions. Write some: gpt4image describe.")
     chosen = np.ones(len(texts), dtype=bool)
@@ -218,8 +217,8 @@ def described_set(
 
 
 def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, str]]:
-    """(image id, text) of the wanted rows, bool [N], in order; a few texts at a time become objects."""
-    order = pc.sort_indices(texts.select(ORDER), [(column, "ascending") for column in ORDER]).to_numpy()
+    """Yield (image id, text) of the wanted rows, bool [N], sorted, converting a few texts at a time."""
+    order = pc.sort_indices(texts.select(TEXT_ORDER), [(column, "ascending") for column in TEXT_ORDER]).to_numpy()
     order = order[wanted[order]]
     for start in range(0, len(order), PAIRS_AT_ONCE):
         part = texts.take(pa.array(order[start : start + PAIRS_AT_ONCE]))
@@ -227,13 +226,13 @@ def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, st
 
 
 def answered_batches(store: DescriptionStore) -> Iterator[pa.RecordBatch]:
-    """The texts that count, with what chooses and orders them."""
+    """Yield the texts that count, with the columns that select and sort them."""
     for batch in store.current_batches():
-        yield batch.filter(batch["error"].is_null()).select(SCHEMA.names).cast(SCHEMA)
+        yield batch.filter(batch["error"].is_null()).select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA)
 
 
 def check_names(what: str, wanted: Iterable[str], known: list[str]) -> None:
-    """ConfigError for a name that no text has."""
+    """Raise `ConfigError` for a name that no text has."""
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"{unknown_name(what, name, known)} These are what the descriptions have.")
+            raise ConfigError(f"{unknown_name(what, name, known)} These occur in the descriptions.")

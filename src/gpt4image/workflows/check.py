@@ -94,7 +94,7 @@ def run_export(
         out,
         images_inside=images_inside,
         with_cost=with_cost,
-        strategies=read_prompt_file(prompt_file) if prompt_file else (),
+        prompts=read_prompt_file(prompt_file) if prompt_file else (),
         findings=known_findings(workdir, store),
     )
 

@@ -24,7 +24,7 @@ from gpt4image.core.files import digest, exclusive
 from gpt4image.describe.tasks import plan_tasks
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
-from gpt4image.descriptions.exchange.card import Account
+from gpt4image.descriptions.exchange.card import SetStatistics
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.conversations import Turn
@@ -85,7 +85,7 @@ class TestExport:
             assert row.pop("label") == images.classes[images.labels[index]]
             assert DescriptionRecord(**row) == replace(record, cost=None)
 
-    def test_card_says_what_datasets_would_find_out_by_itself(self, shared, tmp_path):
+    def test_card_states_the_features_and_sizes_that_datasets_infers(self, shared, tmp_path):
         import datasets
 
         told = load(shared, tmp_path)
@@ -97,7 +97,7 @@ class TestExport:
         assert {split["name"]: split["num_examples"] for split in splits} == {k: len(v) for k, v in inferred.items()}
         assert [feature["name"] for feature in card["dataset_info"]["features"]] == inferred["train"].column_names
 
-    def test_images_inside_make_it_complete(self, work, images, tmp_path):
+    def test_images_inside_includes_the_image_files(self, work, images, tmp_path):
         out = tmp_path / "set"
         export_descriptions(work, images, out, images_inside=True, with_cost=True)
         loaded = load(out, tmp_path)
@@ -109,7 +109,7 @@ class TestExport:
         assert set(again.classes) == set(images.classes)
         assert "text" in again.reader.text_columns
 
-    def test_metadata_makes_image_files_a_data_set(self, image_set, work, shared, tmp_path):
+    def test_metadata_file_turns_an_image_folder_into_a_dataset(self, image_set, work, shared, tmp_path):
         folder = tmp_path / "images"
         shutil.copytree(image_set, folder)
         shutil.copy(shared / "metadata.jsonl", folder)
@@ -127,7 +127,7 @@ class TestExport:
         assert names == [f"train-{i:05}-of-{len(names):05}.parquet" for i in range(len(names))]
         assert len(load(tmp_path / "set", tmp_path)["train"]) == 80
 
-    def test_what_does_not_count_is_left_out(self, images, tmp_path):
+    def test_failures_dropped_and_orphan_texts_are_left_out(self, images, tmp_path):
         store = fill(tmp_path, images, ask("m", ["plain"]))
         records = store.current()
         store.mark([records[0].key], "drop", "refusal")
@@ -139,21 +139,22 @@ class TestExport:
         rows = shared_rows(tmp_path / "set")
         assert {row["key"] for row in rows} == {record.key for record in records[1:]}
         assert {row["text"] for row in rows if row["key"] == records[2].key} == {"newer"}
-        assert (summary.texts, summary.images, summary.strangers, summary.failures) == (35, 35, 1, 1)
+        assert (summary.texts, summary.images, summary.orphan_texts, summary.failures) == (35, 35, 1, 1)
         assert (
-            "1 text of images that are not in the set, 1 failed request, 1 text that describe check" in summary.line()
+            "1 text of images that are not in the image set, 1 failed request, 1 text dropped by describe check"
+            in summary.line()
         )
         card = (tmp_path / "set" / "README.md").read_text()
         assert "Not in it: 1 text left out after checking" in card
         assert "| server error 500 | 1 |" in card
         assert "35 descriptions of 35 images" in card
 
-    def test_nothing_to_export(self, images, tmp_path):
-        with pytest.raises(DescriptionError, match="holds no text of an image of"):
+    def test_empty_export_is_an_error(self, images, tmp_path):
+        with pytest.raises(DescriptionError, match="holds no text of any image in"):
             export_descriptions(DescriptionStore(tmp_path / "none"), images, tmp_path / "set")
         assert not list(tmp_path.iterdir())
 
-    def test_a_folder_that_holds_something_is_left_alone(self, work, images, tmp_path):
+    def test_non_empty_folder_is_rejected_and_kept(self, work, images, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(ConfigError, match="Name a new folder"):
             export_descriptions(work, images, tmp_path)
@@ -162,16 +163,16 @@ class TestExport:
         assert (tmp_path / "empty" / "README.md").exists()
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
-    def test_an_image_that_has_changed_stops_it(self, image_set, tmp_path):
+    def test_changed_image_stops_the_export(self, image_set, tmp_path):
         shutil.copytree(image_set, tmp_path / "images")
         images = load_images(tmp_path / "images")
         store = fill(tmp_path / "work", images, ask("m", ["plain"]))
         shutil.copy(image_set / "red" / "002.png", tmp_path / "images" / "red" / "001.png")
-        with pytest.raises(ImageError, match=r"red/001\.png: the file has changed"):
+        with pytest.raises(ImageError, match=r"red/001\.png: the file changed"):
             export_descriptions(store, images, tmp_path / "set", images_inside=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "work"]
 
-    def test_copies_and_unlabelled_images(self, images, work, tmp_path):
+    def test_copies_count_once_and_missing_labels_stay_empty(self, images, work, tmp_path):
         labels = pa.array([-1, *images.labels[1:]], pa.int32())
         rows = images.rows.set_column(images.rows.schema.get_field_index("label"), "label", labels)
         twice = replace(images, rows=pa.concat_tables([rows, rows.slice(5, 2)]))
@@ -181,7 +182,7 @@ class TestExport:
 
 
 class TestCard:
-    def test_counts_prompts_models_and_findings(self, shared, work, images, tmp_path):
+    def test_card_lists_counts_prompts_models_and_findings(self, shared, work, images, tmp_path):
         export_descriptions(work, images, tmp_path / "set", findings={"Cut off": 1234}, with_cost=True)
         card = (tmp_path / "set" / "README.md").read_text()
         assert "| train | 20 | 20 | 80 |" in card
@@ -193,11 +194,11 @@ class TestCard:
         assert "| max side 768, max tokens 100, temperature 0.5 | 72 |" in card
         assert "Written from 2026-02-03 to 2026-02-03" in card
         written = sum(record.tokens_out or 0 for record in work.current())
-        assert f"115,200 tokens were read and {written:,} written" in card
+        assert f"115,200 prompt tokens and {written:,} completion tokens" in card
         assert "36.00 US dollars" in card
         assert "US dollars" not in (shared / "README.md").read_text().split("## Columns")[0]
 
-    def test_many_classes_are_summarised(self, images, tmp_path):
+    def test_card_summarises_many_classes(self, images, tmp_path):
         many = replace(images, classes=(*images.classes, *(f"class {n}" for n in range(100))))
         store = fill(tmp_path, images, ask("m", ["plain"]))
         export_descriptions(store, many, tmp_path / "set")
@@ -205,9 +206,9 @@ class TestCard:
         assert "103 classes, with 0 to 12 texts each (median 0)" in card
         assert "class 7" not in card
 
-    def test_coverage_of_classes_against_plain_counting(self, images, work):
+    def test_class_coverage_matches_plain_counting(self, images, work):
         lookup = ImageLookup(images)
-        account = Account(lookup)
+        account = SetStatistics(lookup)
         for batch in work.current_batches():
             table = pa.Table.from_batches([batch])
             account.add(table, lookup.find(table["image_id"]))
@@ -215,8 +216,8 @@ class TestCard:
             assert (covered.name, covered.images) == (images.classes[label], (images.labels == label).sum())
             assert covered.texts == 4 * covered.images
 
-    def test_untrusted_text_stays_text(self, images, tmp_path):
-        strategy = Prompt("evil", (HOSTILE + "\n`````\n# not a title\n~~~",), system="</details>\n---\nx: y")
+    def test_card_escapes_untrusted_text(self, images, tmp_path):
+        prompt = Prompt("evil", (HOSTILE + "\n`````\n# not a title\n~~~",), system="</details>\n---\nx: y")
         store = DescriptionStore(tmp_path / "descriptions")
         with store.writer() as writer:
             for index, image_id in enumerate(images.ids.tolist()):
@@ -229,13 +230,13 @@ class TestCard:
                     served_model=HOSTILE,
                     describer=HOSTILE,
                     prompt=HOSTILE,
-                    prompt_hash=strategy.hash,
+                    prompt_hash=prompt.hash,
                     settings=json.dumps({HOSTILE: HOSTILE}),
                     created=CREATED,
                 )
                 writer.write(record)
         evil = replace(images, classes=(HOSTILE, "www.evil.com", "a|b"), source=HOSTILE.replace("/", "|"))
-        export_descriptions(store, evil, tmp_path / "set", strategies=[strategy], findings={HOSTILE: 1})
+        export_descriptions(store, evil, tmp_path / "set", prompts=[prompt], findings={HOSTILE: 1})
         card = (tmp_path / "set" / "README.md").read_text()
         front, body = card[4:].split("\n---\n", 1)
         assert set(yaml.safe_load(front)) == {"task_categories", "pretty_name", "tags", "configs", "dataset_info"}
@@ -247,8 +248,8 @@ class TestCard:
         )
         assert outline.titles == [
             f"Descriptions of {shown.replace('/', '|')}",
-            *("What is in it", "Who wrote it", "What was asked", shown),
-            *("What checking it has found", "Known limits", "Licence", "Columns", "How to load it"),
+            *("Contents", "Provenance", "Prompts", shown),
+            *("Findings of the quality check", "Known limits", "Licence", "Columns", "How to load it"),
         ]
         assert outline.links == ["https://arxiv.org/abs/2306.00693"]
         assert not {"html_block", "html_inline", "hr", "em_open"} & outline.kinds
@@ -290,7 +291,7 @@ def plain(token) -> str:
 
 
 class TestImport:
-    def test_comes_back_as_it_was(self, work, shared, images, tmp_path):
+    def test_round_trip_keeps_every_record(self, work, shared, images, tmp_path):
         store = empty(tmp_path)
         summary = import_descriptions(shared, images, store)
         assert store.current() == free(work.current())
@@ -299,7 +300,7 @@ class TestImport:
             assert len(plan_tasks(images, np.arange(len(images)), question, store)) == 0
 
     @pytest.mark.parametrize("form", ["metadata", "one Parquet file", "own JSON Lines", "saved by pandas"])
-    def test_each_form_comes_back(self, work, shared, images, tmp_path, form):
+    def test_every_file_format_round_trips(self, work, shared, images, tmp_path, form):
         rows = shared_rows(shared)
         source = {
             "metadata": lambda: shared / "metadata.jsonl",
@@ -311,21 +312,21 @@ class TestImport:
         import_descriptions(source, images, store)
         assert store.current() == free(work.current())
 
-    def test_cost_comes_back_where_it_was_shared(self, work, images, tmp_path):
+    def test_cost_round_trips_if_exported(self, work, images, tmp_path):
         export_descriptions(work, images, tmp_path / "set", with_cost=True, images_inside=True)
         store = empty(tmp_path)
         import_descriptions(tmp_path / "set", images, store)
         assert store.current() == work.current()
 
-    def test_again_adds_nothing(self, shared, images, tmp_path):
+    def test_importing_again_adds_nothing(self, shared, images, tmp_path):
         store = empty(tmp_path)
         import_descriptions(shared, images, store)
         summary = import_descriptions(shared, images, store)
         assert (summary.added, summary.known) == (0, 144)
-        assert "0 texts imported; 144 known already" in summary.line()
+        assert "0 texts imported; 144 already known" in summary.line()
         assert len(list(store.records())) == 144
 
-    def test_what_was_paid_for_an_open_conversation_stays_counted(self, work, shared, images, tmp_path):
+    def test_cost_of_an_ended_conversation_stays_counted(self, work, shared, images, tmp_path):
         """Of two answers the second is later than the text that is imported, and stays for itself."""
         store, theirs = empty(tmp_path), [record for record in work.current() if record.prompt == "questions"][:2]
         early, late = "2026-02-03T00:00:00.000000+00:00", "2026-02-04T00:00:00.000000+00:00"
@@ -343,7 +344,7 @@ class TestImport:
         assert import_descriptions(shared, images, store).added == 0
         assert store.spent().cost == 0.5
 
-    def test_a_conversation_that_a_process_has_under_way_is_left_to_it(self, work, shared, images, tmp_path):
+    def test_conversation_of_a_running_process_is_left_alone(self, work, shared, images, tmp_path):
         """It records what it has paid for itself."""
         store, theirs = empty(tmp_path), next(record for record in work.current() if record.prompt == "questions")
         with store.conversations() as kept:
@@ -351,7 +352,7 @@ class TestImport:
             import_descriptions(shared, images, store)
         assert not list(store.payments())
 
-    def test_what_the_store_has_is_kept(self, shared, images, tmp_path):
+    def test_existing_records_are_kept(self, shared, images, tmp_path):
         rows = shared_rows(shared)
         store = empty(tmp_path)
         with store.writer() as writer:
@@ -363,7 +364,7 @@ class TestImport:
         assert [texts[row["key"]] for row in rows[:3]] == ["own", "own", rows[2]["text"]]
         assert rows[1]["key"] not in {record.key for record in store.current()}
 
-    def test_texts_that_are_to_be_written_again_stay_away(self, shared, images, tmp_path):
+    def test_texts_marked_for_retry_are_not_imported(self, shared, images, tmp_path):
         rows = shared_rows(shared)
         store = empty(tmp_path)
         import_descriptions(shared, images, store)
@@ -373,7 +374,7 @@ class TestImport:
         assert import_descriptions(write_rows(tmp_path / "new.jsonl", [newer]), images, store).added == 1
         assert "mended" in {record.text for record in store.current()}
 
-    def test_found_by_path_only_where_there_is_no_id(self, shared, images, image_set, tmp_path):
+    def test_path_is_used_only_without_an_id(self, shared, images, image_set, tmp_path):
         rows = shared_rows(shared)[:3]
         paths = [row["file_name"] for row in rows]
         del rows[0]["image_id"]
@@ -384,25 +385,25 @@ class TestImport:
         found = {record.key: record.image_id for record in store.current()}
         assert [found[row["key"]] for row in rows] == [row["image_id"] for row in shared_rows(shared)[:3]]
 
-    def test_texts_without_an_image(self, shared, images, tmp_path):
+    def test_orphan_texts_fail_or_are_skipped(self, shared, images, tmp_path):
         rows = shared_rows(shared)
         rows[7]["image_id"] = digest("elsewhere")  # its path would fit, but an id was given
         path = write_rows(tmp_path / "a.jsonl", rows)
         store = empty(tmp_path)
-        with pytest.raises(DescriptionError, match=rf"1 of 144 texts fit no image.*{digest('elsewhere')}.*skip"):
+        with pytest.raises(DescriptionError, match=rf"1 of 144 texts match no image.*{digest('elsewhere')}.*skip"):
             import_descriptions(path, images, store)
         assert list(store.records()) == []
         summary = import_descriptions(path, images, store, orphan_texts="skip")
         assert (summary.added, summary.orphans) == (143, 1)
         assert "1 that fit no image left out" in summary.line()
 
-    def test_columns_that_mean_nothing_are_named(self, shared, images, tmp_path):
+    def test_unused_columns_are_named(self, shared, images, tmp_path):
         rows = [{**row, "rating": 5, "notes": {"a": [1]}} for row in shared_rows(shared)]
         for name in ("a.jsonl", "a.parquet"):
             store = empty(tmp_path / name[2:])
             summary = import_descriptions(write_rows(tmp_path / name, rows), images, store)
             assert (summary.added, summary.ignored) == (144, ("rating", "notes"))
-            assert "columns not used: rating, notes" in summary.line()
+            assert "unused columns: rating, notes" in summary.line()
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -433,10 +434,10 @@ class TestImport:
             ({"created": "2026-01-01"}, "created: must say its time zone"),
             ({"created": "0001-01-01T00:00:00+20:00"}, "created: "),
             ({"error": "server error 500"}, "error: Input should be None"),
-            ({"text": "other"}, "stands here twice, with different texts"),
+            ({"text": "other"}, "occurs twice, with different texts"),
         ],
     )
-    def test_broken_rows_are_named_and_nothing_is_imported(self, shared, images, tmp_path, change, message):
+    def test_invalid_row_is_named_and_nothing_is_imported(self, shared, images, tmp_path, change, message):
         rows = shared_rows(shared)
         path = write_rows(tmp_path / "a.jsonl", [*rows, {**rows[5], **change}])
         store = empty(tmp_path)
@@ -447,7 +448,7 @@ class TestImport:
         assert list(store.records()) == []
         assert not list(store.folder.glob("parts/*"))
 
-    def test_broken_parquet_rows_are_named(self, shared, images, tmp_path):
+    def test_invalid_parquet_row_is_named(self, shared, images, tmp_path):
         rows = shared_rows(shared)
         rows[100]["key"] = "short"
         path = write_rows(tmp_path / "a.parquet", rows)
@@ -466,19 +467,19 @@ class TestImport:
         ("name", "message"),
         [("nothing", "does not exist"), ("empty", "neither Parquet files nor"), ("work", "is a work directory")],
     )
-    def test_what_is_no_shared_set(self, images, tmp_path, name, message):
+    def test_source_without_descriptions_is_rejected(self, images, tmp_path, name, message):
         (tmp_path / "empty").mkdir()
         fill(tmp_path / "work", images, ask("m", ["plain"]))
         with pytest.raises(DescriptionError, match=message):
             import_descriptions(tmp_path / name, images, empty(tmp_path))
 
-    def test_hidden_files_are_not_read(self, shared, images, tmp_path):
+    def test_hidden_files_are_ignored(self, shared, images, tmp_path):
         shutil.copytree(shared, tmp_path / "set")
         (tmp_path / "set" / ".cache").mkdir()
         (tmp_path / "set" / ".cache" / "x.parquet").write_text("not parquet")
         assert import_descriptions(tmp_path / "set", images, empty(tmp_path)).added == 144
 
-    def test_one_at_a_time(self, shared, images, tmp_path):
+    def test_concurrent_import_is_rejected(self, shared, images, tmp_path):
         store = empty(tmp_path)
         with exclusive(store.folder / "add.lock", "it"), pytest.raises(BusyError):
             import_descriptions(shared, images, store)
@@ -496,7 +497,7 @@ def through_pandas(rows: list[dict], path: Path) -> Path:
 class TestPlainTables:
     @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
     @pytest.mark.parametrize("by", ["image_id", "path"])
-    def test_texts_without_provenance(self, images, tmp_path, suffix, by):
+    def test_plain_table_gets_imported_as_model_and_prompt(self, images, tmp_path, suffix, by):
         import pandas as pd
 
         owners = [image_id.decode() for image_id in images.ids] if by == "image_id" else images.rows["path"].to_pylist()
@@ -523,13 +524,13 @@ class TestPlainTables:
         import_descriptions(tmp_path / "set", images, again)
         assert again.current() == store.current()
 
-    def test_model_text_column_empty_texts_and_copies(self, images, tmp_path):
+    def test_plain_table_options_empty_texts_and_copies(self, images, tmp_path):
         rows = [{"path": images.path(0), "words": "a"}, {"path": images.path(0), "words": "b"}]
         rows += [{"path": images.path(0), "words": "a"}, {"path": images.path(1), "words": " "}]
         rows += [{"path": "elsewhere.png", "words": "c"}, {"path": images.path(2), "words": "\ud800"}]
         path = write_rows(tmp_path / "a.jsonl", rows)
         store = empty(tmp_path)
-        with pytest.raises(DescriptionError, match=r"1 of 4 texts fit no image.*'elsewhere\.png'"):
+        with pytest.raises(DescriptionError, match=r"1 of 4 texts match no image.*'elsewhere\.png'"):
             import_descriptions(path, images, store, text_column="words")
         with pytest.raises(DescriptionError, match="--text-column"):
             import_descriptions(path, images, store)
@@ -554,7 +555,7 @@ print("done", flush=True)
 """
 
 
-def test_killed_imports_leave_all_or_nothing(image_set, images, tmp_path):
+def test_killed_import_leaves_all_or_nothing(image_set, images, tmp_path):
     rows = [
         {"image_id": images.ids[n % 36].decode(), "key": digest(str(n)), "text": f"text {n} " * 40, "model": "m"}
         | {"prompt": "plain", "prompt_hash": digest("p"), "created": CREATED}

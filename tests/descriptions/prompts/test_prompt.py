@@ -12,7 +12,7 @@ from gpt4image.descriptions.prompts.values import most_confused
 BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
 
 
-def test_built_in_strategies_can_be_filled():
+def test_built_in_prompts_can_be_filled_in():
     strategies = load_prompts(BUILT_IN)
     assert len({strategy.hash for strategy in strategies}) == len(BUILT_IN)
     for strategy in strategies:
@@ -22,7 +22,7 @@ def test_built_in_strategies_can_be_filled():
     assert len(load_prompts(["questions"])[0].turns) > 1
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_prompt_file_adds_and_overrides_prompts(tmp_path):
     path = tmp_path / "prompts.toml"
     path.write_text('[plain]\nturns = ["What is it? One of {classes}."]\n[two]\nturns = ["a", "b"]\njoin = "\\n"\n')
     plain, two = load_prompts(["plain", "two"], path)
@@ -39,36 +39,36 @@ def test_a_file_of_ones_own(tmp_path):
         ('[a]\nturns = ["{}"]', "Unknown placeholder"),
         ('[a]\nturns = ["a } b"]', "a single }"),
         ('[a]\nturns = ["x"]\nsystem = "{label}"', "Unknown placeholder 'label'"),
-        ("[a]\nturns = []", "must be questions"),
-        ('[a]\nturns = [" "]', "must be questions"),
-        ('[a]\nturns = "x"', "list of texts"),
+        ("[a]\nturns = []", "list of non-empty questions"),
+        ('[a]\nturns = [" "]', "list of non-empty questions"),
+        ('[a]\nturns = "x"', "list of strings"),
         ('[a]\nturn = ["x"]', "Did you mean 'turns'"),
-        ('[a]\nturns = ["x"]\njoin = 3', "join must be a text"),
-        ('["A b"]\nturns = ["x"]', "a name has small letters"),
+        ('[a]\nturns = ["x"]\njoin = 3', "join must be a string"),
+        ('["A b"]\nturns = ["x"]', "use lower-case letters"),
         ("a = 3", "must be a table"),
         ("[a", "cannot be read as TOML"),
     ],
 )
-def test_what_cannot_be_meant_names_file_and_place(tmp_path, text, message):
+def test_invalid_prompt_file_error_names_file_and_table(tmp_path, text, message):
     path = tmp_path / "prompts.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_prompts(["a"], path)
 
 
-def test_unknown_names_list_the_known_ones(tmp_path):
+def test_unknown_prompt_lists_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'plain'"):
         load_prompts(["plane"])
     with pytest.raises(ConfigError, match="cannot be read"):
         load_prompts(["plain"], tmp_path / "nowhere.toml")
 
 
-def test_values_are_never_read_as_placeholders():
+def test_placeholders_inside_values_are_not_filled_in():
     strategy = Prompt("x", ("{class} in {{braces}}",))
     assert strategy.fill({"class": "{classes} {class}"})[1] == ("{classes} {class} in {braces}",)
 
 
-def test_every_part_that_is_sent_or_joined_counts():
+def test_hash_covers_turns_system_message_and_separator():
     base = Prompt("x", ("a", "b"))
     others = [Prompt("x", ("a", "c")), Prompt("x", ("ab",)), Prompt("x", ("a", "b"), "s"),
               Prompt("x", ("a", "b"), join="\n")]  # fmt: skip
@@ -76,7 +76,7 @@ def test_every_part_that_is_sent_or_joined_counts():
     assert Prompt("y", ("a", "b"), about="other").hash == base.hash
 
 
-def test_neighbours_are_the_most_confused_classes_both_ways():
+def test_neighbours_are_the_most_confused_classes_in_both_directions():
     matrix = np.array([[9, 1, 0, 0], [4, 6, 0, 0], [0, 2, 8, 0], [0, 0, 0, 10]])
     neighbours = most_confused(matrix, 2)
     assert neighbours[0][0] == 1
@@ -86,7 +86,7 @@ def test_neighbours_are_the_most_confused_classes_both_ways():
     assert matrix[0, 0] == 9
 
 
-def test_neighbours_are_called_as_the_user_calls_them(images, tmp_path):
+def test_neighbours_use_the_class_names_of_the_user(images, tmp_path):
     path = tmp_path / "names.json"
     path.write_text('{"red": "tench", "green": "goldfish"}')
     values = read_values(images, DescribeOptions(class_names=path), {0: (2, 1), 1: (0,), 2: (1, 0)})
@@ -96,7 +96,7 @@ def test_neighbours_are_called_as_the_user_calls_them(images, tmp_path):
     assert "picture of: tench. It is easily mistaken for: goldfish, blue" in contrast.fill(values.of(2))[1][0]
 
 
-def test_a_strategy_with_neighbours_wants_a_run():
+def test_prompt_with_neighbours_needs_a_run():
     contrast = load_prompts(["contrast"])
     with pytest.raises(ConfigError, match=r"--confusions.*--arm baseline"):
         PromptValues(("a", "b")).check(contrast)

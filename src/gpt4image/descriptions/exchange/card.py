@@ -1,4 +1,7 @@
-"""The data card of a shared set: what it is, who wrote it, what is known to be wrong with it."""
+"""The dataset card of an exported set: contents, provenance, known problems.
+
+Texts of models, servers and file names are untrusted: the template escapes every text unless a filter made it Markdown.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from gpt4image.core.files import atomic_write
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.rows import Column
 from gpt4image.descriptions.prompts import Prompt
-from gpt4image.descriptions.prompts.prompt import parse_prompts
+from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.images.table import SPLITS
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Covered(NamedTuple):
-    """How much of a split or class is described: distinct images, those with a text, and texts."""
+    """Coverage of a split or class: distinct images, those with a text, and texts."""
 
     name: str
     images: int
@@ -41,7 +44,7 @@ class Covered(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Who wrote a text."""
+    """The model that wrote a text, and how it was called."""
 
     model: str
     served_model: str
@@ -49,30 +52,30 @@ class Writer(NamedTuple):
 
 
 class PromptKey(NamedTuple):
-    """What a text answers: a prompt's name and hash."""
+    """Name and hash of a prompt."""
 
     name: str
     hash: str
 
 
 @dataclass
-class Account:
-    """Counts of a shared set.
+class SetStatistics:
+    """Counts of an exported set.
 
     Attributes:
         lookup: the images.
-        texts_of: number of texts of each image of the table, int64 [N]; copies of an image are counted at the first.
-        writers: texts by who wrote them.
+        texts_of: number of texts of each image in the table, int64 [N]; copies count as the first of them.
+        writers: texts by writer.
         prompts: texts by prompt.
-        settings: texts by sampling and image size.
-        failures: requests without an answer, by reason.
-        dropped: texts left out because they were marked so.
-        strangers: texts left out because their image is not in the set.
-        tokens_in: tokens read for the texts.
-        tokens_out: tokens written.
-        cost: US dollars, as far as prices were known.
-        first: when the oldest text was written, None where no text says.
-        last: when the newest was.
+        settings: texts by sampling settings and image size.
+        failures: failed requests by reason.
+        dropped: texts excluded by a mark.
+        orphan_texts: texts excluded because their image is not in the set.
+        tokens_in: prompt tokens.
+        tokens_out: completion tokens.
+        cost: US dollars, as far as prices are known.
+        first: time of the oldest text, None if unknown.
+        last: time of the newest text.
     """
 
     lookup: ImageLookup
@@ -82,7 +85,7 @@ class Account:
     settings: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
-    strangers: int = 0
+    orphan_texts: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
@@ -99,11 +102,11 @@ class Account:
 
     @property
     def with_text(self) -> int:
-        """Number of distinct images that have a text."""
+        """Number of distinct images with a text."""
         return int(np.count_nonzero(self.texts_of))
 
     def add(self, texts: pa.Table, rows: np.ndarray) -> None:
-        """Count texts; `rows` are the positions [N] of their images."""
+        """Count texts; `rows` are the positions [N] of their images in the table."""
         np.add.at(self.texts_of, rows, 1)
         columns = {name: texts[name].to_pylist() for name in (*Writer._fields, "prompt", "prompt_hash", "settings")}
         self.writers.update(map(Writer, *(columns[name] for name in Writer._fields)))
@@ -122,14 +125,14 @@ class Account:
             self.last = max(self.last or span["max"], span["max"])
 
     def by_split(self) -> list[Covered]:
-        """Coverage of the splits that have images."""
+        """Return the coverage of every split that has images."""
         rows = self.lookup.rows
         splits = self.lookup.splits[rows]
         found = [self._covered(name, rows[splits == name]) for name in SPLITS]
         return [covered for covered in found if covered.images]
 
     def by_class(self) -> list[Covered]:
-        """Coverage of the classes, in the order of their labels."""
+        """Return the coverage of every class, in the order of the labels."""
         rows = self.lookup.rows
         labels = self.lookup.images.labels[rows]
         order = np.argsort(labels, kind="stable")
@@ -143,13 +146,11 @@ class Account:
 
 
 ACTIVE = re.compile(r"[!-+/:-@\[-`{-~]|(?<=www)\.", re.IGNORECASE)
-
-
-"""ASCII punctuation that Markdown or HTML may act on, and the dot that makes a link of what stands behind `www`."""
+"""ASCII punctuation with a meaning in Markdown or HTML, and the dot that turns `www.` into a link."""
 
 
 def one_line(text: str) -> str:
-    r"""Text on one line, with control and bidirectional characters made visible.
+    r"""Join a text to one line and make control and bidirectional characters visible.
 
     >>> one_line("a\n---\nb\u202ec")
     'a --- b\\u202ec'
@@ -158,7 +159,7 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text for a line or table cell of Markdown: what could be markup becomes character references.
+    """Escape a text for a line or table cell of Markdown: possible markup becomes character references.
 
     >>> escaped("<b>|cat| www.x.org</b>")
     '&#60;b&#62;&#124;cat&#124; www&#46;x.org&#60;&#47;b&#62;'
@@ -167,7 +168,7 @@ def escaped(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    r"""Text as a code block, with a fence that is longer than any in it.
+    r"""Format a text as a code block whose fence is longer than any in the text.
 
     >>> fenced("a\n```\nb")
     '````text\na\n```\nb\n````'
@@ -179,20 +180,11 @@ def fenced(text: str) -> str:
 
 
 MOST_CLASSES = 60
+"""With more classes than this, the card gives a summary instead of a line for each."""
 
 
-"""Classes that get a line of their own; of more, the card gives a summary."""
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of a split.
-
-    Attributes:
-        rows: number of rows.
-        size: size of the rows in memory, in bytes.
-        file_size: size of the files, in bytes.
-    """
+class SplitSize(NamedTuple):
+    """Size of a split: number of rows, their bytes in memory and on disk."""
 
     rows: int
     size: int
@@ -201,36 +193,36 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
+    """Everything a card states.
 
     Attributes:
-        account: what is in the set.
+        statistics: counts of the set.
         columns: its columns.
-        splits: its files by split.
-        strategies: prompts whose texts are known, beside the built-in ones.
-        findings: what checking the texts has found, title and count.
+        splits: size by split.
+        prompts: prompts whose wording is known besides the built-in ones.
+        findings: findings of the last check, title and number of texts.
     """
 
-    account: Account
+    statistics: SetStatistics
     columns: Sequence[Column]
-    splits: Mapping[str, SplitFiles]
-    strategies: Sequence[Prompt]
+    splits: Mapping[str, SplitSize]
+    prompts: Sequence[Prompt]
     findings: Mapping[str, int]
 
     @property
     def source(self) -> str:
-        """The image set as the user named it, without the folders above it."""
-        return Path(self.account.lookup.images.source).name or self.account.lookup.images.source
+        """Name of the image set, without its parent folders."""
+        return Path(self.statistics.lookup.images.source).name or self.statistics.lookup.images.source
 
 
 def write_card(path: Path, facts: CardFacts) -> None:
-    """Write the card as `README.md` of a data set."""
+    """Write the card, the `README.md` of a dataset."""
     with atomic_write(path) as file:
         file.write(f"---\n{front_matter(facts)}---\n\n{body(facts)}".encode())
 
 
 def front_matter(facts: CardFacts) -> str:
-    """What `datasets` and the Hugging Face hub read: YAML."""
+    """Render the YAML block that `datasets` and the Hugging Face Hub read."""
     from huggingface_hub import DatasetCardData
 
     splits = [
@@ -253,31 +245,23 @@ def front_matter(facts: CardFacts) -> str:
 
 
 def body(facts: CardFacts) -> str:
-    """The card itself: Markdown."""
-    account = facts.account
-    classes = account.by_class()
+    """Render the Markdown of the card."""
+    classes = facts.statistics.by_class()
     return _environment().from_string((files(__package__) / "card.md.j2").read_text("utf-8")).render(
         facts=facts,
-        account=account,
+        statistics=facts.statistics,
         images_inside=any(column.dtype == "image" for column in facts.columns),
         with_cost=any(column.name == "cost" for column in facts.columns),
         classes=classes if len(classes) <= MOST_CLASSES else [],
         class_count=len(classes),
         class_texts=sorted(covered.texts for covered in classes),
-        known={strategy.hash: strategy for strategy in (*built_in(), *facts.strategies)},
+        known={prompt.hash: prompt for prompt in (*known_prompts().values(), *facts.prompts)},
         version=version("gpt4image"),
     )  # fmt: skip
 
 
-def built_in() -> list[Prompt]:
-    """The prompts that come with this package."""
-    text = (files("gpt4image.descriptions.prompts") / "prompts.toml").read_text("utf-8")
-    return list(parse_prompts(text, "prompts.toml").values())
-
-
 @cache
 def _environment() -> Environment:
-    """What the template prints is escaped unless a filter has made it Markdown."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
@@ -291,23 +275,19 @@ def _environment() -> Environment:
     environment.filters |= {
         "count": lambda number: f"{number:,}",
         "counted": counted,
-        "fenced": _fenced,
+        "fenced": lambda text: Markup(fenced(text)),
         "plain_settings": plain_settings,
     }
     return environment
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
-    """Escape text; Markdown that filters made is our own."""
+    """Escape a text, unless a filter made it."""
     return Markup(escaped(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _fenced(text: str) -> Markup:
-    return Markup(fenced(text))
-
-
 def plain_settings(settings: str) -> str:
-    """Settings in words.
+    """Format settings for people.
 
     >>> plain_settings('{"max_side": 768, "temperature": 0.5}')
     'max side 768, temperature 0.5'

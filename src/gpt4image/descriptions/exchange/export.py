@@ -1,4 +1,4 @@
-"""Descriptions out: Parquet and JSON Lines that `datasets` loads, and a data card."""
+"""Export descriptions: Parquet or JSON Lines files that `datasets` loads, and a dataset card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gpt4image.core.console import counted, progress
 from gpt4image.core.errors import ConfigError, DescriptionError, ImageError
 from gpt4image.descriptions.description_set import ImageLookup
-from gpt4image.descriptions.exchange.card import Account, CardFacts, SplitFiles, write_card
+from gpt4image.descriptions.exchange.card import CardFacts, SetStatistics, SplitSize, write_card
 from gpt4image.descriptions.exchange.rows import Column, chosen_columns, shared_schema
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionStore
@@ -26,26 +26,16 @@ from gpt4image.images.scan import image_id
 from gpt4image.images.table import SPLITS, ImageTable
 
 GROUP_ROWS = 4096
-
-
 GROUP_BYTES = 32 * 2**20
-
-
-"""Rows are written in groups that reach one of these, so that memory stays bounded with images inside."""
+"""A row group is written when it reaches either size, which bounds memory when images are included."""
 
 
 class ShardWriter:
-    """Writes the rows of one split.
-
-    Args:
-        folder: where the files go.
-        split: the split's name.
-        schema: the columns.
-        shard_bytes: size at which the next file begins.
+    """Write the rows of one split to Parquet files of about `shard_bytes` each.
 
     Attributes:
-        rows: rows so far.
-        size: their size in memory, in bytes.
+        rows: number of rows so far.
+        size: their bytes in memory.
     """
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, shard_bytes: int) -> None:
@@ -56,7 +46,7 @@ class ShardWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, table: pa.Table) -> None:
-        """Take rows in."""
+        """Add rows."""
         self._pending.append(table)
         self.rows += table.num_rows
         self.size += table.nbytes
@@ -66,14 +56,14 @@ class ShardWriter:
             self._flush()
 
     def finish(self) -> list[Path]:
-        """Write what is left and give the files their names, which say how many there are."""
+        """Write the remaining rows and rename the files, whose names contain their number."""
         self._flush()
         self.close()
         names = [f"{self._split}-{i:05}-of-{len(self._drafts):05}.parquet" for i in range(len(self._drafts))]
         return [draft.rename(self._folder / name) for draft, name in zip(self._drafts, names, strict=True)]
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file, if any."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -96,39 +86,40 @@ class ShardWriter:
 
 
 SHARD_BYTES = 500_000_000
-
-
-"""Size of a Parquet file, the one that the Hugging Face hub shards by."""
-
+"""Size of a Parquet file, the shard size of the Hugging Face Hub."""
 
 IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was exported.
+    """Result of an export.
 
     Attributes:
-        folder: where it lies.
+        folder: the new dataset.
         texts: number of texts.
-        images: number of images that have one.
-        strangers: texts left out because their image is not in the image set.
-        failures: requests without an answer.
-        dropped: texts left out because checking them had them dropped.
+        images: number of images with a text.
+        orphan_texts: texts left out because their image is not in the image set.
+        failures: failed requests.
+        dropped: texts left out because a check dropped them.
     """
 
     folder: Path
     texts: int
     images: int
-    strangers: int
+    orphan_texts: int
     failures: int
     dropped: int
 
     def line(self) -> str:
-        """The account in one line."""
-        left_out = [f"{counted(self.strangers, 'text')} of images that are not in the set"] if self.strangers else []
+        """Summarise the export in one line."""
+        left_out = (
+            [f"{counted(self.orphan_texts, 'text')} of images that are not in the image set"]
+            if self.orphan_texts
+            else []
+        )
         left_out += [counted(self.failures, "failed request")] if self.failures else []
-        left_out += [f"{counted(self.dropped, 'text')} that describe check has dropped"] if self.dropped else []
+        left_out += [f"{counted(self.dropped, 'text')} dropped by describe check"] if self.dropped else []
         tail = f"; left out: {', '.join(left_out)}" if left_out else ""
         return f"{counted(self.texts, 'text')} of {counted(self.images, 'image')} in {self.folder}{tail}"
 
@@ -140,96 +131,96 @@ def export_descriptions(
     *,
     images_inside: bool = False,
     with_cost: bool = False,
-    strategies: Sequence[Prompt] = (),
+    prompts: Sequence[Prompt] = (),
     findings: Mapping[str, int] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> ExportSummary:
-    """Write the descriptions of an image set as a data set of its own.
+    """Write the descriptions of an image set as a dataset.
 
-    `datasets.load_dataset(str(out))` loads it: `data/SPLIT-*.parquet`, and `README.md`, the data card. Without the
-    images, `metadata.jsonl` says the same in the image-folder layout: laid beside the images, it makes them a data set
-    with texts. Texts that were marked to be left out are left out.
+    `datasets.load_dataset(str(out))` loads it: `data/SPLIT-*.parquet` and the dataset card `README.md`. Without the
+    images, `metadata.jsonl` holds the same rows in the image-folder layout: put next to the images, it makes them a
+    dataset with texts. Texts marked to be dropped are left out.
 
     Args:
         store: the descriptions.
         images: the images they belong to.
-        out: folder for the set. It must not exist, or be empty.
-        images_inside: put the image files into the Parquet files, so that the set is complete by itself; an image
-            with several texts is there as often.
-        with_cost: also say what each text has cost.
-        strategies: prompts of one's own whose texts the card shows; built-in ones are known.
-        findings: what checking the texts has found, title and count, for the card.
-        shard_bytes: size at which the next Parquet file begins.
+        out: folder for the dataset; it must be empty or not exist.
+        images_inside: include the image files in the Parquet files; an image with several texts occurs that often.
+        with_cost: include the cost of each text.
+        prompts: custom prompts, whose wording the card shows; it knows the built-in ones.
+        findings: findings of the last check for the card, title and number of texts.
+        shard_bytes: size of a Parquet file.
 
     Raises:
-        ConfigError: the folder holds something.
+        ConfigError: the folder is not empty.
         DescriptionError: there is no text to export.
-        ImageError: an image that was to go in cannot be read or has changed.
+        ImageError: an image to include is unreadable or has changed.
     """
     out = Path(out)
     check_target(out)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        account = Account(ImageLookup(images))
+        statistics = SetStatistics(ImageLookup(images))
         columns = chosen_columns(with_cost=with_cost, images_inside=images_inside)
         with SetWriter(draft, columns, shard_bytes) as writer, progress("Export") as meter:
-            for table in shared_tables(store, account, images_inside=images_inside):
+            for table in shared_tables(store, statistics, images_inside=images_inside):
                 writer.add(table)
                 meter.advance(table.num_rows)
             splits = writer.finish()
-        account.dropped = count_texts(store, dropped=True) - count_texts(store)
-        check_account(account, store, images)
-        write_card(draft / "README.md", CardFacts(account, columns, splits, strategies, findings or {}))
+        statistics.dropped = count_texts(store, dropped=True) - count_texts(store)
+        check_not_empty(statistics, store, images)
+        write_card(draft / "README.md", CardFacts(statistics, columns, splits, prompts, findings or {}))
         if out.exists():
             out.rmdir()
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    left_out = account.strangers, account.failures.total(), account.dropped
-    return ExportSummary(out, account.texts, account.with_text, *left_out)
+    left_out = statistics.orphan_texts, statistics.failures.total(), statistics.dropped
+    return ExportSummary(out, statistics.texts, statistics.with_text, *left_out)
 
 
 def count_texts(store: DescriptionStore, *, dropped: bool = False) -> int:
-    """Number of texts that count; also of those that were marked to be left out."""
+    """Count the texts of a store, optionally with those that a mark drops."""
     return sum(batch["error"].null_count for batch in store.current_batches(dropped=dropped))
 
 
 def check_target(out: Path) -> None:
-    """ConfigError unless a folder is empty or not there."""
+    """Raise `ConfigError` unless the folder is empty or does not exist."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} holds something already. Name a new folder, or delete this one.")
+        raise ConfigError(f"{out} is not empty. Name a new folder, or delete this one.")
 
 
-def check_account(account: Account, store: DescriptionStore, images: ImageTable) -> None:
-    """DescriptionError when nothing was exported."""
-    if not account.texts:
+def check_not_empty(statistics: SetStatistics, store: DescriptionStore, images: ImageTable) -> None:
+    """Raise `DescriptionError` if nothing was exported."""
+    if not statistics.texts:
         raise DescriptionError(
-            f"{store.folder} holds no text of an image of {images.source} ({counted(account.strangers, 'text')} of "
-            f"other images, {counted(account.failures.total(), 'failed request')}). Write some: gpt4image describe."
+            f"{store.folder} holds no text of any image in {images.source} "
+            f"({counted(statistics.orphan_texts, 'text')} of other images, "
+            f"{counted(statistics.failures.total(), 'failed request')}). Write some: gpt4image describe."
         )
 
 
-def shared_tables(store: DescriptionStore, account: Account, *, images_inside: bool) -> Iterator[pa.Table]:
-    """All texts with what is known of their images, counted as they pass."""
-    lookup = account.lookup
+def shared_tables(store: DescriptionStore, statistics: SetStatistics, *, images_inside: bool) -> Iterator[pa.Table]:
+    """Yield all texts joined to path, label and split of their images, adding them to the statistics."""
+    lookup = statistics.lookup
     for batch in store.current_batches():
         failed = batch["error"].is_valid()
-        account.failures.update(batch["error"].filter(failed).to_pylist())
+        statistics.failures.update(batch["error"].filter(failed).to_pylist())
         texts = pa.Table.from_batches([batch.filter(pc.invert(failed))])
         rows = lookup.find(texts["image_id"])
-        account.strangers += int((rows < 0).sum())
+        statistics.orphan_texts += int((rows < 0).sum())
         texts, rows = texts.filter(pa.array(rows >= 0)), rows[rows >= 0]
         if not len(rows):
             continue
-        account.add(texts, rows)
+        statistics.add(texts, rows)
         for name, values in lookup.facts(rows).items():
             texts = texts.append_column(name, values)
         yield from with_images(texts, rows, lookup.images) if images_inside else [texts]
 
 
 def with_images(texts: pa.Table, rows: np.ndarray, images: ImageTable) -> Iterator[pa.Table]:
-    """The same texts with the files of their images, a few at a time."""
+    """Add the image files to the texts, a few at a time."""
     for start in range(0, len(rows), IMAGES_AT_ONCE):
         part = texts.slice(start, IMAGES_AT_ONCE)
         owners = zip(rows[start : start + IMAGES_AT_ONCE].tolist(), part["image_id"].to_pylist(), strict=True)
@@ -237,21 +228,15 @@ def with_images(texts: pa.Table, rows: np.ndarray, images: ImageTable) -> Iterat
 
 
 def read_image(images: ImageTable, row: int, wanted: str) -> dict[str, Any]:
-    """An image as `datasets` stores it. ImageError when it is no longer the one that was described."""
+    """Return an image as `datasets` stores it. ImageError if it is no longer the one that was described."""
     data, path = images.read(row), images.path(row)
     if image_id(data) != wanted:
-        raise ImageError(f"{path}: the file has changed since it was checked; run the command again.")
+        raise ImageError(f"{path}: the file changed while the command ran; run it again.")
     return {"bytes": data, "path": path}
 
 
 class SetWriter:
-    """Writes the files of a set but for its card. A context manager: files are closed whatever happens.
-
-    Args:
-        folder: where they go; it is made.
-        columns: the columns.
-        shard_bytes: size at which the next Parquet file begins.
-    """
+    """Write the data files of a dataset. A context manager, which closes the files whatever happens."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], shard_bytes: int) -> None:
         self._data, self._schema = folder / "data", shared_schema(columns)
@@ -261,7 +246,7 @@ class SetWriter:
         self._lines = None if images_inside else (folder / "metadata.jsonl").open("wb")
 
     def add(self, texts: pa.Table) -> None:
-        """Write rows; their columns are those of the set or more, in any order."""
+        """Write rows that have at least the columns of the dataset, in any order."""
         texts = texts.select(self._schema.names).cast(self._schema)
         for split, shard in self._shards.items():
             part = texts.filter(pc.equal(texts["split"], split))
@@ -270,11 +255,11 @@ class SetWriter:
         if self._lines is not None:
             self._lines.write(b"".join(map(metadata_line, texts.to_pylist())))
 
-    def finish(self) -> dict[str, SplitFiles]:
-        """Give the files their names; what each split is made of, splits without a row left out."""
+    def finish(self) -> dict[str, SplitSize]:
+        """Complete the files; returns the size of every split that has rows."""
         made = {split: (shard.finish(), shard) for split, shard in self._shards.items() if shard.rows}
         return {
-            split: SplitFiles(shard.rows, shard.size, sum(file.stat().st_size for file in files))
+            split: SplitSize(shard.rows, shard.size, sum(file.stat().st_size for file in files))
             for split, (files, shard) in made.items()
         }
 
@@ -291,6 +276,6 @@ class SetWriter:
 
 
 def metadata_line(row: dict[str, Any]) -> bytes:
-    """A row in the image-folder layout: the path comes first, under the name that it has there."""
+    """Encode a row in the image-folder layout, which calls the path `file_name` and puts it first."""
     named = {"file_name": row.pop("path"), **row}
     return json.dumps(named, ensure_ascii=False).encode() + b"\n"

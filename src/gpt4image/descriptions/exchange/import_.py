@@ -1,4 +1,4 @@
-"""Descriptions in: a shared set, or any table of texts, taken into a store so that nothing is asked again."""
+"""Import an exported set, or any table of texts, into a description store, so that nothing is described again."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from gpt4image.descriptions.store.shards import BATCH_ROWS, now, to_batch
 from gpt4image.images.table import ImageTable
 
 IMPORTED = "imported"
-
-
-"""Model and prompt of texts that do not say theirs."""
+"""Model and prompt of texts whose own are unknown."""
 
 
 MOST_SHOWN = 5
@@ -35,14 +33,14 @@ MOST_SHOWN = 5
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What was imported.
+    """Result of an import.
 
     Attributes:
-        added: texts that are now in the store.
-        known: texts that were there already, or are to be written again.
-        orphans: texts that fit no image.
-        empty: rows of a plain table that have no text.
-        ignored: columns that mean nothing to a store.
+        added: texts added to the store.
+        known: texts that the store already had, or that are marked for retry.
+        orphans: texts that match no image.
+        empty: rows of a plain table without a text.
+        ignored: unused columns.
     """
 
     added: int
@@ -52,12 +50,12 @@ class ImportSummary:
     ignored: tuple[str, ...]
 
     def line(self) -> str:
-        """The account in one line."""
+        """Summarise the import in one line."""
         parts = [f"{counted(self.added, 'text')} imported"]
-        parts += [f"{self.known:,} known already"] if self.known else []
-        parts += [f"{self.orphans:,} that fit no image left out"] if self.orphans else []
+        parts += [f"{self.known:,} already known"] if self.known else []
+        parts += [f"{self.orphans:,} that match no image left out"] if self.orphans else []
         parts += [f"{counted(self.empty, 'row')} without a text"] if self.empty else []
-        parts += [f"columns not used: {', '.join(self.ignored)}"] if self.ignored else []
+        parts += [f"unused columns: {', '.join(self.ignored)}"] if self.ignored else []
         return "; ".join(parts)
 
 
@@ -70,20 +68,20 @@ def import_descriptions(
     text_column: str | None = None,
     orphan_texts: OrphanPolicy = "fail",
 ) -> ImportSummary:
-    """Take descriptions into a store: all of them, or none where a row is broken or the process is killed.
+    """Import descriptions: all of them, or none if a row is invalid or the process is killed.
 
     Args:
         source: an exported folder, one of its files, or a plain table of texts keyed by image id or path (`.csv`,
-            `.tsv`, `.jsonl`, `.parquet`). Rows with a key keep it and all they say of their origin.
-        images: the images they belong to, found by image id, and by path where a row has no id.
-        store: where they go. What it has is kept; importing the same again adds nothing.
-        model: model of the texts of a plain table, where it is known.
-        text_column: the plain table's text column, where it is not called text, description or caption.
-        orphan_texts: `fail` when a text fits no image, or `skip` it.
+            `.tsv`, `.jsonl`, `.parquet`). Rows with a key keep it, with their full provenance.
+        images: the images they belong to, found by image id or, if a row has none, by path.
+        store: the store to add to. Existing records stay; importing the same rows again adds nothing.
+        model: the model that wrote the texts of a plain table, if known.
+        text_column: text column of a plain table, unless it is called text, description or caption.
+        orphan_texts: `fail` if a text matches no image, or `skip` it.
 
     Raises:
-        DescriptionError: a file or row is broken (both are named), or texts fit no image.
-        BusyError: another import is under way.
+        DescriptionError: a file or row is invalid (the message names both), or texts match no image.
+        BusyError: another import is running.
     """
     files = shared_files(Path(source))
     intake = Intake(images, store, model or IMPORTED, text_column, orphan_texts)
@@ -93,22 +91,14 @@ def import_descriptions(
 
 
 def follow(batches: Iterator[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-    """The same batches, counted as they pass."""
+    """Yield the batches and report their rows as progress."""
     for batch in batches:
         yield batch
         advance(batch.num_rows)
 
 
 class Intake:
-    """Turns the rows of files into records that a store lacks. No text stays in memory.
-
-    Args:
-        images: the images.
-        store: the store.
-        model: model of texts that do not say theirs.
-        text_column: text column of plain tables, None for the usual names.
-        orphan_texts: what to do about texts that fit no image.
-    """
+    """Convert rows of files to the records that a store lacks, without holding texts in memory."""
 
     def __init__(
         self,
@@ -126,10 +116,10 @@ class Intake:
         self._orphan_count = self._added = self._known = self._empty = 0
 
     def batches(self, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-        """Records that the store lacks, every row checked, and what was paid for conversations that they put an end to.
+        """Yield the records that the store lacks, with payments for the open conversations that they end.
 
         Raises:
-            DescriptionError: a row is broken, or texts fit no image and are not to be skipped.
+            DescriptionError: a row is invalid, or texts match no image and must not be skipped.
         """
         answered = self._store.keys().answered
         retried = {key: mark.created for key, mark in self._store.marks().items() if mark.verdict == "retry"}
@@ -146,7 +136,7 @@ class Intake:
             raise DescriptionError(self._orphan_message(files))
 
     def summary(self, files: Iterable[Path]) -> ImportSummary:
-        """The account, once all batches are taken."""
+        """Summarise, once all batches are consumed."""
         names = dict.fromkeys(name for file in files if has_provenance(file) for name in Table(file).columns())
         ignored = tuple(name for name in names if name not in KNOWN)
         return ImportSummary(self._added, self._known, self._orphan_count, self._empty, ignored)
@@ -156,14 +146,14 @@ class Intake:
             yield from self._shared(file) if has_provenance(file) else self._plain(file)
 
     def _shared(self, file: Path) -> Iterator[DescriptionRecord]:
-        """Records of a file whose rows say where they come from."""
+        """Yield the records of a file whose rows have provenance."""
         for where, row in read_shared_rows(file):
             found = self._find(row.image_id or row.path or "", by_path=row.image_id is None)
             if found is not None and self._is_new(row.key, row.text, where):
                 yield row.record(found)
 
     def _plain(self, file: Path) -> Iterator[DescriptionRecord]:
-        """Records of a table of texts."""
+        """Yield records for the rows of a plain table."""
         created = now()
         for owner, given, by_path in read_keyed_texts(file, self._text_column):
             text = given.encode("utf-8", "replace").decode()
@@ -180,7 +170,7 @@ class Intake:
                 )
 
     def _find(self, owner: str, *, by_path: bool) -> str | None:
-        """The image of a row. None where there is none, which counts unless the image was left out as unreadable."""
+        """Return the image id of a row, or None. Counts an orphan, unless its image was left out as unreadable."""
         found = self._lookup.by_path(owner) if by_path else self._lookup.by_id(owner)
         if found is None and not (by_path and self._lookup.was_rejected(owner)):
             self._orphan_count += 1
@@ -188,13 +178,13 @@ class Intake:
         return found
 
     def _is_new(self, key: str, text: str, where: str) -> bool:
-        """Whether a key comes for the first time. DescriptionError when it came with another text."""
+        """Return whether a key is new. DescriptionError if it occurred with a different text."""
         packed = bytes.fromhex(key)
         if packed not in self._seen:
             self._seen[packed] = hash(text)
             return True
         if self._seen[packed] != hash(text):
-            raise DescriptionError(f"{where}: key {key} stands here twice, with different texts. Take one of them out.")
+            raise DescriptionError(f"{where}: key {key} occurs twice, with different texts. Remove one of them.")
         self._known += 1
         return False
 
@@ -202,16 +192,16 @@ class Intake:
         texts, shown = self._orphan_count + len(self._seen), ", ".join(map(repr, self._orphans))
         where = files[0] if len(files) == 1 else files[0].parent
         return (
-            f"{where}: {self._orphan_count:,} of {texts:,} texts fit no image of {self._images.source}, such "
-            f"as {shown}. Images are found by id, the hash of their bytes, or where a row has none by path relative to "
-            "the image set. To import the others: --skip-orphans."
+            f"{where}: {self._orphan_count:,} of {texts:,} texts match no image in {self._images.source}, such "
+            f"as {shown}. Images are found by id (the hash of their bytes) or, if a row has none, by path relative to "
+            "the image set. To import the other texts: --skip-orphans."
         )
 
 
 def payments_for(
     records: Iterable[DescriptionRecord], begun: Mapping[str, Sequence[Turn]]
 ) -> Iterator[DescriptionRecord]:
-    """What was paid here for descriptions that come from elsewhere: once they are there, nobody takes it up."""
+    """Yield payments for open conversations whose description is imported: no process will resume and record them."""
     for record in records:
         ended = [turn for turn in begun.get(record.key, ()) if turn.created <= record.created]
         if ended:

@@ -1,4 +1,4 @@
-"""Prompt strategies: read from data, checked before the first call, hashed so that a text knows its prompt."""
+"""Prompts: read from TOML, validated before the first call, hashed so that every text records its prompt."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KEYS = ("turns", "system", "join", "about")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One way of asking about an image.
+    """The questions asked about an image, in one conversation.
 
     Attributes:
-        name: its name.
-        turns: questions of one conversation, with placeholders.
-        system: system message, if any, with placeholders.
-        join: what stands between the answers.
-        about: what it is for.
+        name: lower-case letters, digits, dots, hyphens and underscores.
+        turns: the questions, with placeholders.
+        system: system message, with placeholders.
+        join: separator between the answers.
+        about: purpose of the prompt, for people.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Prompt:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ConfigError(
-                f"Prompt {self.name!r}: a name has small letters, digits, dots and hyphens, such as my-prompt."
+                f"Prompt {self.name!r}: use lower-case letters, digits, dots and hyphens, as in my-prompt."
             )
         if not self.turns or not all(turn.strip() for turn in self.turns):
-            raise ConfigError(f"Prompt {self.name!r}: turns must be questions, none of them empty.")
+            raise ConfigError(f"Prompt {self.name!r}: turns must be a list of non-empty questions.")
         for text in self._templates:
             check_placeholders(text, self.name)
 
@@ -62,36 +62,36 @@ class Prompt:
 
     @cached_property
     def hash(self) -> str:
-        """128-bit hash of all that is sent and of how answers are joined, 32 hex digits."""
+        """128-bit hash of all texts that are sent and of the separator, 32 hex digits."""
         return digest(json.dumps([self.turns, self.system, self.join]))
 
     @cached_property
     def placeholders(self) -> frozenset[str]:
-        """Placeholders that stand in it."""
+        """Placeholders used in the texts."""
         return frozenset(name for text in self._templates for name in FIELD.findall(text) if name)
 
     def fill(self, values: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
-        """System message and questions with values in the place of the placeholders."""
+        """Return system message and questions with the placeholders filled in."""
         system = None if self.system is None else fill(self.system, values)
         return system, tuple(fill(turn, values) for turn in self.turns)
 
 
 def check_placeholders(text: str, name: str) -> None:
-    """ConfigError for a placeholder that does not exist or a brace on its own."""
+    """Raise `ConfigError` for an unknown placeholder or a single brace."""
     for match in FIELD.finditer(text):
         if match[0] in ("{{", "}}"):
             continue
         if match[1] is None:
-            raise ConfigError(f"Prompt {name!r}: a single {match[0]} in {text!r}. Write it twice if it is meant.")
+            raise ConfigError(f"Prompt {name!r}: a single {match[0]} in {text!r}. Double it to print a brace.")
         if match[1] not in PLACEHOLDERS:
             raise ConfigError(
                 f"Prompt {name!r}: {unknown_name('placeholder', match[1], list(PLACEHOLDERS))} "
-                "Double the braces if they are meant."
+                "Double the braces to print them."
             )
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values in the place of placeholders; what a value holds is never read as a placeholder.
+    """Fill in placeholders; a value is never searched for placeholders itself.
 
     >>> fill("A {class}, not {{this}}.", {"class": "{classes}"})
     'A {classes}, not {this}.'
@@ -100,38 +100,38 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def load_prompts(names: Sequence[str], file: Path | None = None) -> list[Prompt]:
-    """Strategies by name.
+    """Load prompts by name.
 
     Args:
         names: `plain`, `class-conditioned`, `attributes`, `questions`, `contrast`, or those of the file.
-        file: TOML file with strategies of one's own; they come before built-in ones of the same name.
+        file: TOML file with more prompts; they override built-in ones of the same name.
 
     Raises:
-        ConfigError: unknown name, the file cannot be read, a placeholder does not exist.
+        ConfigError: a name or placeholder is unknown, or the file cannot be read.
     """
     known = known_prompts() | known_prompts(file)
     if not names:
-        raise ConfigError(f"No prompt is named. Known: {', '.join(sorted(known))}.")
+        raise ConfigError(f"No prompt given. Known: {', '.join(sorted(known))}.")
     for name in names:
         if name not in known:
-            raise ConfigError(unknown_name("prompt", name, list(known)) + " One of your own: --prompt-file FILE.")
+            raise ConfigError(unknown_name("prompt", name, list(known)) + " To add your own: --prompt-file FILE.")
     return [known[name] for name in dict.fromkeys(names)]
 
 
 def known_prompts(file: Path | None = None) -> dict[str, Prompt]:
-    """The strategies of a TOML file by name, the built-in ones when none is given. ConfigError names a broken file."""
+    """Return the prompts of a TOML file by name, or the built-in ones. ConfigError names a broken file."""
     if file is not None:
         return parse_prompts(read_file(file), str(file))
     return parse_prompts((files(__package__) / "prompts.toml").read_text("utf-8"), "prompts.toml")
 
 
 def read_prompt_file(file: Path) -> list[Prompt]:
-    """All strategies of a file. ConfigError when it cannot be read or meant."""
+    """Read all prompts of a file. ConfigError if it is unreadable or invalid."""
     return list(parse_prompts(read_file(file), str(file)).values())
 
 
 def read_file(path: Path) -> str:
-    """A file's text. ConfigError names the file when it cannot be read."""
+    """Read a text file. ConfigError names it if that fails."""
     try:
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -139,7 +139,7 @@ def read_file(path: Path) -> str:
 
 
 def parse_prompts(text: str, source: str) -> dict[str, Prompt]:
-    """Strategies of a TOML text. ConfigError names the source and the strategy that is wrong."""
+    """Parse prompts from TOML. ConfigError names the source and the invalid prompt."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -148,7 +148,7 @@ def parse_prompts(text: str, source: str) -> dict[str, Prompt]:
 
 
 def make_prompt(name: str, table: Any, source: str) -> Prompt:  # noqa: ANN401 - whatever TOML can hold
-    """A strategy of a TOML table."""
+    """Build a prompt from its TOML table."""
     if not isinstance(table, dict):
         raise ConfigError(f'{source}: {name} must be a table, such as [{name}] with turns = ["..."].')
     for key in table:
@@ -156,8 +156,8 @@ def make_prompt(name: str, table: Any, source: str) -> Prompt:  # noqa: ANN401 -
             raise ConfigError(f"{source}, [{name}]: {unknown_name('key', key, list(KEYS))}")
     turns = table.get("turns")
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-        raise ConfigError(f"{source}, [{name}]: turns must be a list of texts.")
+        raise ConfigError(f"{source}, [{name}]: turns must be a list of strings.")
     for key in KEYS[1:]:
         if not isinstance(table.get(key, ""), str):
-            raise ConfigError(f"{source}, [{name}]: {key} must be a text.")
+            raise ConfigError(f"{source}, [{name}]: {key} must be a string.")
     return Prompt(name, tuple(turns), table.get("system"), table.get("join", " "), table.get("about", ""))

@@ -1,4 +1,4 @@
-"""What stands in the place of placeholders: class names, and the classes that each is confused with."""
+"""Values of the placeholders: class names, and the classes that each class is confused with."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ NEIGHBOURS = 3
 
 @dataclass(frozen=True)
 class PromptValues:
-    """Values of the placeholders for every class.
+    """Placeholder values for every class.
 
     Attributes:
-        classes: class names as the prompt says them; a label is a position in this tuple.
-        neighbours: names of the classes that each class is most confused with, by label.
+        classes: class names in words; a label is an index into this tuple.
+        neighbours: by label, the names of the classes it is most often confused with.
     """
 
     classes: tuple[str, ...]
     neighbours: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, label: int) -> dict[str, str]:
-        """Values for an image of a class; label -1 has no class."""
+        """Return the values for an image with a label; -1 stands for no label."""
         values = {"classes": ", ".join(self.classes)}
         if label >= 0:
             values["class"] = self.classes[label]
@@ -34,18 +34,19 @@ class PromptValues:
             values["neighbours"] = ", ".join(self.neighbours[label])
         return values
 
-    def check(self, strategies: Sequence[Prompt]) -> None:
-        """ConfigError when a strategy needs confusions and there are none."""
-        for strategy in strategies:
-            if "neighbours" in strategy.placeholders and not self.neighbours:
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise `ConfigError` if a prompt needs confused classes and there are none."""
+        for prompt in prompts:
+            if "neighbours" in prompt.placeholders and not self.neighbours:
                 raise ConfigError(
-                    f"Prompt {strategy.name!r} asks what tells a class from its neighbours. Name a baseline run that "
-                    "knows them: --confusions WORK/runs/baseline-0 (train it: gpt4image train DATA --arm baseline)."
+                    f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Name a "
+                    "baseline run to take those from: --confusions WORK/runs/baseline-0 (to train one: gpt4image train "
+                    "DATA --arm baseline)."
                 )
 
 
 def speak(name: str) -> str:
-    """A class name as a prompt says it.
+    """Turn a class name into words.
 
     >>> speak("tabby_cat")
     'tabby cat'
@@ -54,15 +55,15 @@ def speak(name: str) -> str:
 
 
 def most_confused(matrix: np.ndarray, count: int = NEIGHBOURS) -> dict[int, tuple[int, ...]]:
-    """Labels of the classes that each class is most confused with.
+    """Find the classes that each class is most often confused with.
 
     Args:
-        matrix: how often images of class i were taken for class j, [C, C].
-        count: labels a class, at most.
+        matrix: confusion matrix, images of class i predicted as class j, [C, C].
+        count: maximum number of classes.
 
     Returns:
-        By label, the most confused first, both directions added up. A class that is never confused has those with
-        which others are confused most.
+        By label, the labels in decreasing order of confusion, both directions added. A class that is never confused
+        gets those that are confused most often with others.
     """
     errors = matrix + matrix.T
     np.fill_diagonal(errors, 0)

@@ -34,7 +34,7 @@ def plain_current(store: DescriptionStore, dropped: bool) -> list[DescriptionRec
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_current_equals_a_plain_loop(tmp_path, seed):
+def test_current_matches_a_plain_loop(tmp_path, seed):
     store, draw = DescriptionStore(tmp_path), random.Random(seed)
     keys = [digest(str(number)) for number in range(30)]
     for step in range(4):
@@ -51,12 +51,12 @@ def test_current_equals_a_plain_loop(tmp_path, seed):
             assert store.current(dropped=dropped) == plain_current(store, dropped)
 
 
-def test_nothing_stored(tmp_path):
+def test_empty_store_has_no_current_records(tmp_path):
     assert DescriptionStore(tmp_path).current() == []
     assert list(DescriptionStore(tmp_path).current_batches()) == []
 
 
-def test_what_is_written_while_batches_are_read_is_left_out(tmp_path):
+def test_records_written_during_a_read_are_ignored(tmp_path):
     store = DescriptionStore(tmp_path)
     with store.writer() as first, store.writer() as second:
         for writer, name in ((first, "a"), (second, "b")):
@@ -74,14 +74,14 @@ class TestAddAll:
     def record(self):
         return DescriptionRecord(digest("k"), digest("i"), "text", model="m", created="2026-01-01")
 
-    def test_all_are_there_at_once(self, tmp_path, record):
+    def test_batches_appear_at_once(self, tmp_path, record):
         store = DescriptionStore(tmp_path)
         batches = [to_batch([replace(record, key=digest(str(n)))]) for n in range(3)]
         assert store.add_all(iter(batches)) == 3
         assert len(store.current()) == 3
         assert [path.suffix for path in (tmp_path / "parts").iterdir()] == [".parquet"]
 
-    def test_an_error_leaves_nothing(self, tmp_path, record):
+    def test_error_leaves_the_store_unchanged(self, tmp_path, record):
         def broken():
             yield to_batch([record])
             raise ValueError("row 2")
@@ -92,10 +92,10 @@ class TestAddAll:
         assert not list((tmp_path / "parts").iterdir())
         assert store.add_all(iter([])) == 0
 
-    def test_one_process_at_a_time(self, tmp_path, record):
+    def test_second_process_is_rejected(self, tmp_path, record):
         with exclusive(tmp_path / "add.lock", "it"), pytest.raises(BusyError, match="adding descriptions"):
             DescriptionStore(tmp_path).add_all(iter([to_batch([record])]))
 
-    def test_columns_of_the_store_are_required(self, tmp_path):
+    def test_wrong_columns_are_rejected(self, tmp_path):
         with pytest.raises(ValueError):
             DescriptionStore(tmp_path).add_all(iter([pa.RecordBatch.from_pylist([{"key": "k"}])]))
