@@ -7,7 +7,7 @@ from scipy import stats
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.clients import price_for
-from gpt4image.describe.estimate import make_estimate
+from gpt4image.describe.estimate import Estimate
 from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
 from gpt4image.llm.prices import Price, list_price
@@ -28,7 +28,7 @@ def record(seconds: float, tokens_in: int | None, tokens_out: int | None) -> Des
 
 
 def test_the_estimate_adds_up():
-    found = make_estimate(
+    found = Estimate(
         [record(2.0, 1000, 100), record(4.0, 3000, 300)], 10_000, 3.0, 64, Price(1.0, 10.0, 0.5, "2025-01-01"), 768,
         {256: 500, 768: 2000})  # fmt: skip
     assert found.dollars() == pytest.approx(10_000 * (2000 * 1.0 + 200 * 10.0) / 1e6)
@@ -46,17 +46,17 @@ def test_the_estimate_adds_up():
 def test_the_range_of_an_estimate_is_that_of_its_mean():
     costs = [0.9, 1.1, 1.0, 1.3, 0.8, 1.2, 1.0, 0.7]
     records = [record(1.0, round(cost * 1e6), 0) for cost in costs]
-    found = make_estimate(records, 100, 1.0, 4, Price(1.0, 10.0), None)
+    found = Estimate(records, 100, 1.0, 4, Price(1.0, 10.0), None)
     low, high = stats.t.interval(0.95, 7, loc=np.mean(costs), scale=stats.sem(costs))
     assert f"$100.00 online (${100 * low:.2f} to ${100 * high:.2f}, 95 % interval)" in "\n".join(found.lines())
-    alike = make_estimate([record(1.0, 1000, 0)] * 8, 100, 1.0, 4, Price(1.0, 10.0), None)
+    alike = Estimate([record(1.0, 1000, 0)] * 8, 100, 1.0, 4, Price(1.0, 10.0), None)
     assert "$0.10 online\n" in "\n".join(alike.lines())
-    one = make_estimate(records[:1], 100, 1.0, 4, Price(1.0, 10.0), None)
+    one = Estimate(records[:1], 100, 1.0, 4, Price(1.0, 10.0), None)
     assert one.margin is None and "to $" not in "\n".join(one.lines())
 
 
 def test_what_is_not_known_is_said():
-    text = "\n".join(make_estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
+    text = "\n".join(Estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
     assert "does not count them" in text
     assert "--price-in" in text
 

@@ -34,31 +34,58 @@ class Estimate:
     """What the descriptions that are still to be written will take.
 
     Attributes:
-        measured: answers that it is measured on.
+        records: the answers that it is measured on, at least one.
         remaining: descriptions that are still to be written.
-        tokens_in: mean tokens read for a description; None where the server does not count.
-        tokens_out: mean tokens written, likewise.
-        margin: half the width of the 95 % confidence interval of the mean cost, as a share of it; None below two
-            answers or without a price.
-        seconds: mean time for a description.
-        at_once: open requests at a time, on average, while it was measured.
+        elapsed: seconds that the measured ones took all together.
         max_concurrency: most open requests at a time.
         price: what tokens cost; None where it is not known.
         max_side: longest side in pixels of the pictures sent; None for any size.
         trials: tokens that one picture and its question read, by longest side in pixels.
     """
 
-    measured: int
+    records: Sequence[DescriptionRecord]
     remaining: int
-    tokens_in: float | None
-    tokens_out: float | None
-    margin: float | None
-    seconds: float
-    at_once: int
+    elapsed: float
     max_concurrency: int
     price: Price | None
     max_side: int | None
     trials: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def tokens_in(self) -> float | None:
+        """Mean tokens read for a description; None where the server does not count."""
+        return mean([record.tokens_in for record in self.records])
+
+    @property
+    def tokens_out(self) -> float | None:
+        """Mean tokens written for a description, likewise."""
+        return mean([record.tokens_out for record in self.records])
+
+    @property
+    def seconds(self) -> float:
+        """Mean time for a description."""
+        return mean([record.seconds for record in self.records]) or 0.0
+
+    @property
+    def at_once(self) -> int:
+        """Open requests at a time, on average, while it was measured."""
+        open_requests = self.seconds * len(self.records) / max(self.elapsed, 1e-9)
+        return min(max(1, round(open_requests)), self.max_concurrency)
+
+    @property
+    def margin(self) -> float | None:
+        """Half the width of the 95 % confidence interval of the mean cost (Student's t), as a share of that mean.
+
+        None below two answers, or where price or tokens are not known.
+        """
+        from scipy import stats
+
+        costs = [self.price.cost(record.tokens_in, record.tokens_out) for record in self.records] if self.price else []
+        known = np.asarray([cost for cost in costs if cost is not None])
+        if len(known) < max(2, len(costs)) or not known.mean():
+            return None
+        half_width = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
+        return float(half_width / known.mean())
 
     def dollars(self, *, batch: bool = False) -> float | None:
         """Return US dollars for what is left; None where price or tokens are not known."""
@@ -76,7 +103,7 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """Return the estimate for a person to read."""
-        head = f"left to write: {counted(self.remaining, 'description')} (measured on {self.measured:,})"
+        head = f"left to write: {counted(self.remaining, 'description')} (measured on {len(self.records):,})"
         return [head, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
 
     def _token_line(self) -> str:
@@ -93,8 +120,8 @@ class Estimate:
         if not online:
             return f"money: none ({self.price.source or 'a price of 0'})"
         interval = ""
-        if self.margin:
-            low, high = max(0.0, online * (1 - self.margin)), online * (1 + self.margin)
+        if margin := self.margin:
+            low, high = max(0.0, online * (1 - margin)), online * (1 + margin)
             interval = f" (${low:,.2f} to ${high:,.2f}, 95 % interval)"
         half = f"; ${batch:,.2f} by the batch interface (--describer batch)" if self.price.batch is not None else ""
         as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
@@ -131,7 +158,7 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
     if not records:
         reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
         raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
-    return make_estimate(
+    return Estimate(
         records,
         remaining=len(job.plan()),
         elapsed=elapsed if asked else sum(record.seconds for record in records),
@@ -139,34 +166,6 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
         price=job.session.price,
         max_side=job.question.max_side,
         trials=try_sizes(job, few, sizes),
-    )
-
-
-def make_estimate(
-    records: Sequence[DescriptionRecord],
-    remaining: int,
-    elapsed: float,
-    max_concurrency: int,
-    price: Price | None,
-    max_side: int | None,
-    trials: Mapping[int, int] | None = None,
-) -> Estimate:
-    """Estimate from answers, at least one, that took `elapsed` seconds all together; for the rest see `Estimate`."""
-    seconds = mean([record.seconds for record in records]) or 0.0
-    open_at_once = seconds * len(records) / max(elapsed, 1e-9)
-    costs = [price.cost(record.tokens_in, record.tokens_out) for record in records] if price else []
-    return Estimate(
-        measured=len(records),
-        remaining=remaining,
-        tokens_in=mean([record.tokens_in for record in records]),
-        tokens_out=mean([record.tokens_out for record in records]),
-        margin=relative_margin(costs),
-        seconds=seconds,
-        at_once=min(max(1, round(open_at_once)), max_concurrency),
-        max_concurrency=max_concurrency,
-        price=price,
-        max_side=max_side,
-        trials=trials or {},
     )
 
 
@@ -178,17 +177,6 @@ def mean(values: Sequence[float | None]) -> float | None:
     """
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def relative_margin(costs: Sequence[float | None]) -> float | None:
-    """Return half the width of the 95 % confidence interval of a mean cost (Student's t), as a share of the mean."""
-    from scipy import stats
-
-    known = np.asarray([cost for cost in costs if cost is not None])
-    if len(known) < max(2, len(costs)) or not known.mean():
-        return None
-    half_width = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
-    return float(half_width / known.mean())
 
 
 def spread_by_size(job: DescribeJob, count: int) -> Tasks:
@@ -240,28 +228,26 @@ def earlier_trials(job: DescribeJob) -> Iterator[DescriptionRecord]:
 
 
 def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest) -> int | None:
-    """Ask the first question of a request and book it; return the tokens that it reads, None where nobody counts."""
+    """Ask the first question of a request and book it.
+
+    Returns:
+        Tokens that it reads; None where the budget does not cover it, or nobody counts them.
+    """
     budget = job.budget()
     if not budget.affords(0):
         return None
-    answer = ask_first(job, request)
-    if answer is None:
+    describer, first = job.session.describers[0], replace(request, turns=request.turns[:1])
+    answer: Counted
+    try:
+        answer = job.session.loop.run(describer.describe(first, lambda answer: None))
+    except RequestFailedError as error:
+        answer = error
+    except (EndpointDownError, RateLimitedError):
         return None
     cost = budget.pay(answer.tokens_in, answer.tokens_out)
     with job.store.writer() as writer:
         writer.write(payment_of(asked, SIZE_TRIAL, answer.tokens_in, answer.tokens_out, cost, now()))
     return answer.tokens_in
-
-
-def ask_first(job: DescribeJob, request: DescribeRequest) -> Counted | None:
-    """Return the reply to the first question of a request, or its failure; None where the server does not take it."""
-    describer, asked = job.session.describers[0], replace(request, turns=request.turns[:1])
-    try:
-        return job.session.loop.run(describer.describe(asked, lambda answer: None))
-    except RequestFailedError as error:
-        return error
-    except (EndpointDownError, RateLimitedError):
-        return None
 
 
 def outcome_of(record: DescriptionRecord) -> str:

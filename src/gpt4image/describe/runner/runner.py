@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -23,7 +24,7 @@ from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
 from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.replay import NOT_RECORDED
 from gpt4image.describe.runner.ledger import Attempt, Ledger
-from gpt4image.describe.runner.patience import RetryQueue, RunSettings, retry_delay
+from gpt4image.describe.runner.patience import RunSettings, retry_delay
 from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import UNREADABLE, Prepared, RequestMaker, feed
 from gpt4image.descriptions.store.conversations import Conversations
@@ -96,10 +97,11 @@ class Runner:
         self._meter = TallyMeter(self.tally, meter)
         self._ledger = Ledger(maker, writer, budget, self.tally, conversations)
         self.interrupted = False
-        # Every attempt without an outcome is in one of these four places.
+        # Every attempt without an outcome is in one of these places.
         self._held: Attempt | None = None  # about to be sent
         self._requests: set[asyncio.Task[None]] = set()  # open
-        self._retries = RetryQueue()
+        self._delayed: set[Attempt] = set()  # waits for its next try
+        self._due: deque[Attempt] = deque()  # has waited
         self._left: list[Attempt] = []  # its request ended with an error that ends the run
         self._fatal: BaseException | None = None
         self._failed_in_a_row = 0
@@ -109,7 +111,7 @@ class Runner:
         loop, settings = asyncio.get_running_loop(), self._settings
         self._clock = loop.time
         self._start = self._last_outcome = self._clock()
-        self._news = asyncio.Event()  # a request ended, or the run is to stop
+        self._news = asyncio.Event()  # a request ended, a retry is due, or the run is to stop
         slow_seconds = settings.image_seconds * QUEUE_SHARE
         self._pool = ServerPool(describers, settings.down_seconds, slow_seconds, settings.check_seconds)
         ticker = asyncio.create_task(self._tick())
@@ -146,9 +148,9 @@ class Runner:
         """Return the next task to send, a due retry before a new one; None when all tasks have an outcome."""
         exhausted = False
         while not self._pool.stopped:
-            if attempt := self._retries.take(self._clock()):
-                return attempt
-            if not exhausted and len(self._retries) < most_waiting:
+            if self._due:
+                return self._due.popleft()
+            if not exhausted and len(self._delayed) < most_waiting:
                 try:
                     number, request = await anext(prepared)
                 except StopAsyncIteration:
@@ -158,8 +160,8 @@ class Runner:
                     return self._ledger.begin(number, request)
                 error = RequestFailedError(UNREADABLE, str(request), retryable=False)
                 self._fail(self._ledger.begin(number, None), error)
-            elif self._requests or len(self._retries):
-                await self._wait_for_news(self._retries.seconds_left(self._clock()))
+            elif self._requests or self._delayed:
+                await self._wait_for_news()
             else:
                 return None
         return None
@@ -171,7 +173,7 @@ class Runner:
                 self.tally.stopped = OVER_BUDGET
                 self._pool.stop()
                 return False
-            await self._wait_for_news(None)
+            await self._wait_for_news()
         return not self._pool.stopped
 
     async def _choose_server(self, attempt: Attempt) -> Server | None:
@@ -182,13 +184,9 @@ class Runner:
             self._give_up(error)
             return None
 
-    async def _wait_for_news(self, seconds: float | None) -> None:
+    async def _wait_for_news(self) -> None:
         self._news.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return
+        await self._news.wait()
 
     def _send(self, attempt: Attempt, server: Server) -> None:
         limiter = server.limiter  # kept: a server that comes back gets a new one
@@ -305,7 +303,14 @@ class Runner:
     def _retry(self, attempt: Attempt, delay: float) -> None:
         self.tally.tried_again += 1
         self._ledger.save_failed_try(attempt)
-        self._retries.put(attempt, self._clock() + delay)
+        self._delayed.add(attempt)
+        asyncio.get_running_loop().call_later(delay, self._retry_is_due, attempt)
+
+    def _retry_is_due(self, attempt: Attempt) -> None:
+        if attempt in self._delayed:
+            self._delayed.remove(attempt)
+            self._due.append(attempt)
+            self._news.set()
 
     def _answered(self, attempt: Attempt, server: Server, reply: Reply) -> None:
         self._failed_in_a_row = 0
@@ -352,7 +357,8 @@ class Runner:
     def _record_unfinished(self) -> None:
         held = [self._held] if self._held else []
         try:
-            self._ledger.record_unfinished([*self._left, *held, *self._retries.clear()])
+            self._ledger.record_unfinished([*self._left, *held, *self._delayed, *self._due])
+            self._delayed.clear()
             self._writer.sync()
         except Gpt4ImageError as error:
             self._fatal = self._fatal or error
@@ -366,7 +372,7 @@ class Runner:
                 await asyncio.to_thread(self._writer.sync)
                 await asyncio.to_thread(self._ledger.sync_conversations)
             idle = self._clock() - self._last_outcome
-            if idle > self._settings.patience_seconds and not self._requests and (self._retries or self._held):
+            if idle > self._settings.patience_seconds and not self._requests and (self._delayed or self._held):
                 self._give_up(standstill(idle))
 
     def _show_progress(self) -> None:

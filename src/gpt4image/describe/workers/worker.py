@@ -159,8 +159,8 @@ def hold_place(order: Order, rank: int) -> Iterator[None]:
     other workers of the run then join, while other commands wait for them all.
     """
     store = DescriptionStore(WorkDir(order.work).description_store)
+    place = exclusive(RunFolder(order.run).lock(rank), f"shard {rank}", wait=True)
     with ExitStack() as stack:
-        place = exclusive(RunFolder(order.run).lock(rank), f"shard {rank}", wait=True)
         if order.alone:
             with exclusive(describe_lock(store), f"the descriptions in {store.folder}", wait=True):
                 wait_for_workers(store, but=order.run)
