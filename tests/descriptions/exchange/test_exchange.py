@@ -140,12 +140,10 @@ class TestExport:
         assert {row["key"] for row in rows} == {record.key for record in records[1:]}
         assert {row["text"] for row in rows if row["key"] == records[2].key} == {"newer"}
         assert (summary.texts, summary.images, summary.orphan_texts, summary.failures) == (35, 35, 1, 1)
-        assert (
-            "1 text of images that are not in the image set, 1 failed request, 1 text dropped by describe check"
-            in summary.line()
-        )
+        left_out = "1 text of images that are not in the image set, 1 failed request, 1 text dropped by describe check"
+        assert left_out in summary.line()
         card = (tmp_path / "set" / "README.md").read_text()
-        assert "Not in it: 1 text left out after checking" in card
+        assert "Excluded: 1 text that a quality check dropped" in card
         assert "| server error 500 | 1 |" in card
         assert "35 descriptions of 35 images" in card
 
@@ -395,7 +393,7 @@ class TestImport:
         assert list(store.records()) == []
         summary = import_descriptions(path, images, store, orphan_texts="skip")
         assert (summary.added, summary.orphans) == (143, 1)
-        assert "1 that fit no image left out" in summary.line()
+        assert "1 that match no image left out" in summary.line()
 
     def test_unused_columns_are_named(self, shared, images, tmp_path):
         rows = [{**row, "rating": 5, "notes": {"a": [1]}} for row in shared_rows(shared)]
