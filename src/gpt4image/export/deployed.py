@@ -13,7 +13,7 @@ from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import read_json
 from gpt4image.export.model import ExportLayout
 from gpt4image.images import decode
-from gpt4image.images.sources.files import is_hidden, is_image_name
+from gpt4image.images.sources.folders import is_hidden, is_image_name
 from gpt4image.train.augment import Transform, evaluation_transform
 from gpt4image.train.backbone import create_model
 

@@ -15,7 +15,7 @@ from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
-from gpt4image.images.sources.listing import Listing
+from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 
@@ -65,7 +65,7 @@ def load_images(
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
-    listing = _without_unlabelled_splits(list_source(source, image_column, label_column))
+    listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column)))
     _check_labels(listing)
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
     bad = (*listing.bad, *_rejected(listing, outcome))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpt4image.core.errors import DataError
 from gpt4image.images.decode import MAX_PIXELS, decode
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ class ImageReader(Protocol):
         ...
 
     def read(self, path: str, row: int) -> bytes:
-        """Encoded bytes of one image. ImageError names the image when they cannot be had."""
+        """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
         ...
 
     def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
-        """A text column's values for the given source rows. DataError lists the columns when it is unknown."""
+        """Return the values of one of `text_columns` for some source rows."""
         ...
 
 
@@ -98,5 +99,8 @@ class ImageTable:
         return decode(self.read(index), self.path(index), self.max_pixels)
 
     def texts(self, column: str) -> list[str | None]:
-        """A text column of the source, in the table's order."""
+        """Return a text column of the source, shape [N]. DataError lists the columns if it is unknown."""
+        if column not in self.reader.text_columns:
+            known = ", ".join(self.reader.text_columns) or "none"
+            raise DataError(f"There is no text column {column!r}. Text columns: {known}.")
         return self.reader.texts(column, self.rows["row"].to_pylist())

@@ -1,17 +1,22 @@
-"""Which kind of source a name means."""
+"""The kinds of image sources, and which of them the user's words mean.
+
+To add a kind, write a function that lists its images (`Listing`) and a reader of their bytes (`ImageReader`), and add
+an entry to `KINDS`.
+"""
 
 from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.errors import DataError
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES
-from gpt4image.images.sources.files import is_hidden, subfolders
-from gpt4image.images.sources.folders import list_class_folders
+from gpt4image.images.sources.folders import is_hidden, list_class_folders, subfolders
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
-from gpt4image.images.sources.listing import Listing
+from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
 from gpt4image.images.sources.tars import list_tars
 from gpt4image.images.splits import split_named
@@ -19,72 +24,141 @@ from gpt4image.images.splits import split_named
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 
 
-_KINDS = (
-    "a folder of class folders, a folder with metadata.csv or metadata.jsonl, a CSV, TSV or JSONL file, Parquet or "
-    "Arrow files, WebDataset tars, a folder written by save_to_disk, or the name of a dataset on the Hugging Face hub"
+@dataclass(frozen=True)
+class Place:
+    """Where a source lies.
+
+    Attributes:
+        name: the source as the user named it.
+        root: the folder that the source is, or that holds its files; the name itself if nothing lies there.
+        named: the files that the user named, by a path or a pattern; empty for a folder or a name on the hub.
+    """
+
+    name: str
+    root: Path
+    named: tuple[Path, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the user named a folder."""
+        return not self.named and self.root.is_dir()
+
+    def files(self, suffixes: tuple[str, ...]) -> list[Path]:
+        """Return the files of some suffixes: those named, else those in the folder as the hub lays them out.
+
+        Raises:
+            DataError: they are of several kinds.
+        """
+        candidates = list(self.named)
+        if self.is_folder:
+            inner = [name for name in subfolders(self.root) if name == "data" or split_named(name)]
+            candidates = sorted(file for folder in ("", *inner) for file in (self.root / folder).iterdir())
+        found = [file for file in candidates if file.suffix.casefold() in suffixes and not is_hidden(file.name)]
+        return _of_one_kind([file for file in found if file.is_file()], self.root)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source.
+
+    Attributes:
+        name: what the user can name.
+        find: returns the files of the source that list its images, None if the place is of another kind.
+        list: lists the images of a source, given its `root`, those files, and the columns that the user names.
+    """
+
+    name: str
+    find: Callable[[Place, ColumnNames], Sequence[Path] | None]
+    list: Callable[[Path, Sequence[Path], ColumnNames], Listing]
+
+
+def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    marks = [place.root / name for name in ("dataset_dict.json", "state.json")] if place.is_folder else []
+    return [mark for mark in marks if mark.is_file()] or None
+
+
+def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return (find_metadata(place.root) or None) if place.is_folder else None
+
+
+def _find_manifest(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    found = [] if place.is_folder else place.files(TABLE_SUFFIXES)
+    if len(found) != 1 or (found[0].suffix.casefold() in ARROW_SUFFIXES and not names_files(found[0], columns.image)):
+        return None
+    return found
+
+
+def _find_tables_of_images(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return place.files(ARROW_SUFFIXES) or None
+
+
+def _find_tars(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return place.files((".tar",)) or None
+
+
+def _find_folder(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return [] if place.is_folder else None
+
+
+def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    there = place.named or place.root.exists()
+    return [] if not there and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", place.name) else None
+
+
+# The first kind that finds its files lists them.
+KINDS = (
+    Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
+    Kind("a folder with metadata.csv or metadata.jsonl", _find_metadata, list_metadata_folder),
+    Kind("a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)", _find_manifest, list_manifest),
+    Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
+    Kind("WebDataset tars", _find_tars, list_tars),
+    Kind("a folder of class folders", _find_folder, list_class_folders),
+    Kind("the name of a dataset on the Hugging Face hub", _find_hub_name, list_hub_dataset),
 )
 
 
-def list_source(source: str | Path, image_column: str | None, label_column: str | None) -> Listing:
+def list_source(source: str | Path, columns: ColumnNames) -> Listing:
     """List the images of a source of any kind.
 
     Raises:
         DataError: the source does not exist or is of no known kind.
     """
+    place = find_place(str(source))
+    for kind in KINDS:
+        files = kind.find(place, columns)
+        if files is not None:
+            return kind.list(place.root, files, columns)
+    known = f"A source is {', '.join(kind.name for kind in KINDS[:-1])}, or {KINDS[-1].name}."
+    if not place.named:
+        raise DataError(f"{place.root} does not exist. {known}")
+    if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:
+        raise DataError(f"{place.named[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
+    raise DataError(f"{place.named[0]} is no image source. {known}")
+
+
+def find_place(source: str) -> Place:
+    """Find the folder or files that a source means. DataError if a pattern matches no file, or several kinds."""
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _list_folder(path, image_column, label_column)
-    if path.exists():
-        return _list_files([path], path.parent, image_column, label_column)
-    text = str(source)
-    if re.search(r"[*?\[{]", text):
-        files = expand_pattern(str(path))
-        return _list_files(files, _common_folder(files), image_column, label_column)
-    if re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", text):
-        return list_hub_dataset(text, image_column, label_column)
-    raise DataError(f"{path} does not exist. A source is {_KINDS}.")
+    if path.exists() and not path.is_dir():
+        return Place(source, path.parent, (path,))
+    if path.is_dir() or not re.search(r"[*?\[{]", source):
+        return Place(source, path)
+    files = _of_one_kind(expand_pattern(str(path)), path)
+    root = files[0].parent
+    while not all(file.is_relative_to(root) for file in files):
+        root = root.parent
+    return Place(source, root, tuple(files))
 
 
-def _list_folder(root: Path, image_column: str | None, label_column: str | None) -> Listing:
-    if (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
-        return list_saved_dataset(root, image_column, label_column)
-    metadata = find_metadata(root)
-    if metadata:
-        return list_metadata_folder(root, metadata, image_column, label_column)
-    for suffixes in (ARROW_SUFFIXES, (".tar",)):
-        files = _files_with(root, suffixes)
-        if files:
-            return _list_files(files, root, image_column, label_column)
-    if image_column is not None or label_column is not None:
-        raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
-    return list_class_folders(root)
-
-
-def _files_with(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with a suffix in a folder, its folder `data` and its split folders, as the hub lays them out."""
-    folders = [root, *(root / name for name in subfolders(root) if name == "data" or split_named(name))]
-    files = [file for folder in folders for file in folder.iterdir() if file.suffix.casefold() in suffixes]
-    return sorted(file for file in files if not is_hidden(file.name) and file.is_file())
-
-
-def _list_files(files: list[Path], root: Path, image_column: str | None, label_column: str | None) -> Listing:
+def _of_one_kind(files: list[Path], where: Path) -> list[Path]:
     suffixes = {file.suffix.casefold() for file in files}
     if len(suffixes) > 1:
-        raise DataError(f"{root} mixes {' and '.join(sorted(suffixes))} files. Give those of one kind.")
-    suffix = suffixes.pop()
-    if suffix in ARROW_SUFFIXES and not (len(files) == 1 and names_files(files[0], image_column)):
-        return list_table_files(files, root, image_column, label_column)
-    if suffix == ".tar":
-        return list_tars(files, root, image_column, label_column)
-    if suffix in TABLE_SUFFIXES and len(files) == 1:
-        return list_manifest(files[0], image_column, label_column)
-    if suffix in COMPRESSED_SUFFIXES:
-        raise DataError(f"{files[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
-    raise DataError(f"{files[0]} is no image source. A source is {_KINDS}.")
+        raise DataError(f"{where} mixes {' and '.join(sorted(suffixes))} files. Give those of one kind.")
+    return files
 
 
 def expand_pattern(pattern: str) -> list[Path]:
-    """Files that a pattern with braces and wildcards names. DataError when one part of it names none."""
+    """Return the files that a pattern with braces and wildcards names. DataError if one part of it names none."""
     files: list[Path] = []
     for part in expand_braces(pattern):
         found = sorted(map(Path, glob.glob(part, recursive=True)))  # noqa: PTH207 - the pattern may be absolute
@@ -103,20 +177,12 @@ def expand_braces(pattern: str) -> list[str]:
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
-    inner = match[1]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inner)
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         width = len(numbers[1]) if numbers[1].startswith("0") else 0
         options = [f"{number:0{width}d}" for number in range(first, last + 1)]
     else:
-        options = inner.split(",")
+        options = match[1].split(",")
     before, after = pattern[: match.start()], pattern[match.end() :]
     return list(dict.fromkeys(rest for option in options for rest in expand_braces(before + option + after)))
-
-
-def _common_folder(files: list[Path]) -> Path:
-    first = files[0].parent
-    while not all(file.is_relative_to(first) for file in files):
-        first = first.parent
-    return first

@@ -1,19 +1,57 @@
-"""A folder of class folders, with or without split folders above them."""
+"""Images that are files of their own, in class folders with or without split folders above them."""
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import DataError
-from gpt4image.images.sources.files import FileReader, FoundFile, is_image_name, subfolders, walk
-from gpt4image.images.sources.listing import Listing, ListingBuilder
+from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.images.decode import IMAGE_SUFFIXES
+from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, key_of
 from gpt4image.images.splits import require_split, split_named
 from gpt4image.images.table import SPLITS
 
+_HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+
+
+def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames) -> Listing:
+    """List a folder of class folders; classes and images come in the order of torchvision's ImageFolder.
+
+    Raises:
+        ConfigError: the user names columns, which folders do not have.
+        DataError: there are no class folders.
+    """
+    if columns != ColumnNames():
+        raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
+    divisions = split_folders(root) or {"": "train"}
+    builder = ListingBuilder()
+    for folder, split in divisions.items():
+        # ImageFolder's order: by class, then folder, then file name.
+        for found in sorted(walk(root, folder), key=lambda found: (*_class_and_folder(found, folder), found.path)):
+            name, _ = _class_and_folder(found, folder)
+            if not is_image_name(found.path):
+                builder.ignore(found.path, f"not an image (suffix {Path(found.path).suffix})")
+            elif found.fault:
+                builder.reject(found.path, found.fault)
+            elif not name:
+                builder.ignore(found.path, "lies in no class folder")
+            else:
+                builder.add(found.path, name, split, len(builder.images), found.key)
+    if not builder.images:
+        raise DataError(_nothing_found(root, divisions))
+    listing = builder.listing(FileReader(root), by_number=False)
+    empty = {name for folder in divisions for name in subfolders(root / folder)} - set(listing.classes)
+    if empty:
+        say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
+    return listing
+
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Folder name -> split, empty when the folder is not divided into splits.
+    """Map the split folders in a folder to their splits; empty if the folder is not divided into splits.
 
     A folder is divided when all its folders are named after splits, or `train` and one more are. A lone folder
     `train` among others is taken for a class.
@@ -30,45 +68,28 @@ def split_folders(root: Path) -> dict[str, str]:
     return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
 
 
-def list_class_folders(root: Path) -> Listing:
-    """List a folder of class folders; classes and images come in the order of torchvision's ImageFolder.
-
-    Raises:
-        DataError: there are no class folders.
-    """
-    divisions = split_folders(root) or {"": "train"}
-    builder = ListingBuilder()
-    names: list[str] = []
-    for folder, split in divisions.items():
-        for found in sorted(walk(root, folder), key=lambda found: (*_class_of(found, folder), found.path)):
-            name, _ = _class_of(found, folder)
-            if not is_image_name(found.path):
-                builder.ignore(found.path, f"not an image (suffix {Path(found.path).suffix})")
-            elif found.fault:
-                builder.reject(found.path, found.fault)
-            elif not name:
-                builder.ignore(found.path, "lies in no class folder")
-            else:
-                names.append(name)
-                builder.add(found.path, name, split, len(names) - 1, found.key)
-    if not names:
-        raise DataError(_nothing_found(root, divisions))
-    classes = sorted(set(names))
-    _tell_empty(root, divisions, set(classes))
-    return builder.listing(FileReader(root), classes)
+def subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, without the hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
 
 
-def _class_of(found: FoundFile, folder: str) -> tuple[str, str]:
-    """A file's class, empty when it lies in no class folder, and its folder."""
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder belongs to the system, not to the image set."""
+    return name.startswith(".") or name.casefold() in _HIDDEN
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name may be an image's: it has a known suffix, or none."""
+    suffix = Path(name).suffix.casefold()
+    return not suffix or suffix in IMAGE_SUFFIXES
+
+
+def _class_and_folder(found: FoundFile, folder: str) -> tuple[str, str]:
+    """Return a file's class, empty if it lies in no class folder, and the folder that holds it."""
     parent = found.path.rpartition("/")[0]
     inner = parent.removeprefix(folder).removeprefix("/")
     return inner.partition("/")[0], parent
-
-
-def _tell_empty(root: Path, divisions: dict[str, str], classes: set[str]) -> None:
-    empty = {name for folder in divisions for name in subfolders(root / folder)} - classes
-    if empty:
-        say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
 
 
 def _nothing_found(root: Path, divisions: dict[str, str]) -> str:
@@ -79,3 +100,96 @@ def _nothing_found(root: Path, divisions: dict[str, str]) -> str:
         f"{root} holds no class folders with images{inside}. Put each class's images in a folder of its own "
         f"(cats/1.jpg, dogs/2.jpg), below train/, val/ and test/ if it is divided.{hint}"
     )
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file found by `walk`; `fault` says why it cannot be an image, `key` changes when the file does."""
+
+    path: str
+    key: bytes
+    fault: str = ""
+
+
+def walk(root: Path, below: str = "") -> Iterator[FoundFile]:
+    """Yield every file below `root / below` that is not hidden; paths are relative to `root`, with slashes.
+
+    Links are followed, unless they lead to a folder that holds them.
+    """
+    start = root / below
+    yield from _walk(start, below, str(root.resolve()), (_identity(start),))
+
+
+def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], ...]) -> Iterator[FoundFile]:
+    try:
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not is_hidden(entry.name)]
+    except OSError as error:
+        yield FoundFile(prefix, b"", f"the folder cannot be read ({error.strerror})")
+        return
+    folders = []
+    for entry in entries:
+        path = f"{prefix}/{entry.name}" if prefix else entry.name
+        if _is_folder(entry):
+            folders.append((Path(entry.path), path))
+        else:
+            yield inspect_file(Path(entry.path), path, scope)
+    for inner, path in folders:
+        identity = _identity(inner)
+        if identity not in above:
+            yield from _walk(inner, path, scope, (*above, identity))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def inspect_file(file: Path, path: str, scope: str) -> FoundFile:
+    """Look at a file without opening it.
+
+    Args:
+        file: the file.
+        path: what messages and the table call it.
+        scope: the folder that its key depends on beside path, size and modification time.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        readable = os.fsencode(path).decode("utf-8", "replace")
+        return FoundFile(readable, b"", "the file name is not valid UTF-8: rename the file")
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return FoundFile(path, b"", "a link to nowhere" if file.is_symlink() else "the file does not exist")
+    except OSError as error:
+        return FoundFile(path, b"", f"cannot be read ({error.strerror})")
+    if not stat.S_ISREG(status.st_mode):
+        return FoundFile(path, b"", "not a regular file")
+    return FoundFile(path, key_of(scope, path, status.st_size, status.st_mtime_ns))
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads image files below a folder."""
+
+    root: Path
+    text_columns: tuple[str, ...] = ()
+
+    def read(self, path: str, row: int) -> bytes:
+        """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
+        """Return a text column; a plain folder has none."""
+        raise KeyError(column)

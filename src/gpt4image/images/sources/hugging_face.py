@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import glob
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,115 +15,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.errors import DataError, ImageError, first_line
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
-from gpt4image.images.sources.listing import (
-    Label,
-    Listing,
-    encode_labels,
-    key_of,
-    unknown_text_column,
-)
+from gpt4image.images.sources.listing import ColumnNames, Listing, encode_labels, key_of, read_label, to_rows
 from gpt4image.images.splits import require_split, splits_of_files
 from gpt4image.images.table import SPLITS
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes")
 
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table by meaning; `names` are the class names where the label column declares them."""
-
-    image: str
-    label: str
-    split: str | None
-    texts: tuple[str, ...]
-    names: tuple[str, ...] | None
+Dataset = Any  # a datasets.Dataset
+Feature = Any  # what `datasets` knows of a column
 
 
-def columns_of(features: Mapping[str, Any], image_column: str | None, label_column: str | None, where: str) -> Columns:
-    """Tell the columns apart. DataError lists them when the image or label column cannot be told."""
-    try:
-        image = _image_column(features, image_column)
-        label = _label_column(features, label_column, image)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    strings = [name for name, feature in features.items() if _dtype(feature) in ("string", "large_string")]
-    split = "split" if "split" in strings and label != "split" else None
-    texts = tuple(name for name in strings if name not in (image, label, split))
-    names = getattr(features[label], "names", None)
-    return Columns(image, label, split, texts, tuple(names) if names else None)
-
-
-def _image_column(features: Mapping[str, Any], wanted: str | None) -> str:
-    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    binary = [name for name, feature in features.items() if _holds_bytes(feature)]
-    candidates = images or binary
-    if wanted is not None:
-        pick_column(list(features), wanted, (), "image_column")
-        if wanted not in images + binary:
-            raise DataError(f"image_column {wanted!r} holds no images, but {features[wanted]}.")
-        return wanted
-    chosen = pick_column(candidates, None, IMAGE_COLUMNS, "image_column")
-    if chosen is None and len(candidates) == 1:
-        chosen = candidates[0]
-    if chosen is None:
-        found = f"{len(candidates)} image columns ({', '.join(candidates)})" if candidates else "no image column"
-        raise DataError(f"There is {found}. Columns: {', '.join(features)}. Say which it is with image_column.")
-    return chosen
-
-
-def _label_column(features: Mapping[str, Any], wanted: str | None, image: str) -> str:
-    others = [name for name in features if name != image]
-    chosen = pick_column(others, wanted, LABEL_COLUMNS, "label_column")
-    declared = [name for name in others if type(features[name]).__name__ == "ClassLabel"]
-    if chosen is None and len(declared) == 1:
-        chosen = declared[0]
-    if chosen is None:
-        found = f"{len(declared)} label columns ({', '.join(declared)})" if declared else "no label column"
-        raise DataError(f"There is {found}. Columns: {', '.join(features)}. Say which it is with label_column.")
-    dtype = _dtype(features[chosen])
-    if not dtype.startswith(("int", "uint", "float", "string", "large_string", "bool")):
-        raise DataError(
-            f"The label column {chosen!r} holds {features[chosen]}; one number or name an image is supported. "
-            "Name another with label_column."
-        )
-    return chosen
-
-
-def _dtype(feature: Any) -> str:  # noqa: ANN401 - a datasets feature
-    return str(getattr(feature, "dtype", ""))
-
-
-def _holds_bytes(feature: Any) -> bool:  # noqa: ANN401 - a datasets feature
-    if isinstance(feature, Mapping):
-        return _dtype(feature.get("bytes")) in ("binary", "large_binary", "null")
-    return _dtype(feature) in ("binary", "large_binary")
-
-
-def row_labels(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and each row's label, shape [N], int32, -1 where there is none."""
-    if names is None:
-        return encode_labels([_label(value) for value in column.to_pylist()])
-    labels = pc.fill_null(column, -1).to_numpy().astype(np.int64)
-    outside = np.flatnonzero((labels < -1) | (labels >= len(names)))
-    if len(outside):
-        raise DataError(f"Row {outside[0]} has label {labels[outside[0]]}; there are {len(names)} class names.")
-    return names, labels.astype(np.int32)
-
-
-def _label(value: Label) -> Label:
-    """A cell as a label; whole numbers that pandas made floats for the sake of a missing one become whole again."""
-    if value == "" or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float):
-        if not value.is_integer():
-            raise DataError(f"The label {value} is no class. Name another column with label_column.")
-        return int(value)
-    return value
-
-
-def list_table_files(files: Sequence[Path], root: Path, image_column: str | None, label_column: str | None) -> Listing:
+def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images of Parquet or Arrow files; splits come from the files' names.
 
     Raises:
@@ -134,90 +37,167 @@ def list_table_files(files: Sequence[Path], root: Path, image_column: str | None
     by_split: dict[str, list[str]] = {}
     for file, split in zip(files, splits, strict=True):
         by_split.setdefault(split, []).append(glob.escape(str(file.resolve())))
-    kind = "arrow" if files[0].suffix.casefold() == ".arrow" else "parquet"
+    kind = files[0].suffix.casefold().removeprefix(".")
+    problem = f"The {kind} files in {root} cannot be read"
     # One call a split: the splits may differ in their text columns.
-    found = {split: _load(kind, by_split[split], root) for split in SPLITS if split in by_split}
-    return list_datasets(found, root, image_column, label_column)
+    loaded = {
+        split: _load("load_dataset", problem, kind, data_files=by_split[split], split="train")
+        for split in SPLITS
+        if split in by_split
+    }
+    return list_datasets(loaded, root, columns)
 
 
-def _load(kind: str, paths: list[str], root: Path) -> Any:  # noqa: ANN401 - a datasets.Dataset
+def list_saved_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames) -> Listing:
+    """List the images of a folder written by `save_to_disk`. DataError if it cannot be read."""
+    loaded = _load("load_from_disk", f"{root} is not a complete saved dataset", str(root))
+    return list_datasets(loaded if isinstance(loaded, dict) else {"train": loaded}, root, columns)
+
+
+def list_hub_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames) -> Listing:
+    """List the images of a dataset on the Hugging Face hub, whose name is `root`. DataError says what was tried."""
+    problem = (
+        f"{str(root)!r} is neither a file or folder here ({root.absolute()} does not exist) nor a dataset that could "
+        "be loaded from the Hugging Face hub"
+    )
+    return list_datasets(_load("load_dataset", problem, root.as_posix()), Path.cwd(), columns)
+
+
+def _load(function: str, problem: str, *args: str, **options: object) -> Any:  # noqa: ANN401 - a dataset or several
+    """Call a function of `datasets` without its progress bars; DataError says what the problem is."""
     import datasets
 
-    with _quiet():
+    with _no_progress_bars():
         try:
-            return datasets.load_dataset(kind, data_files=paths, split="train")
-        except Exception as error:  # the builder wraps pyarrow's errors in its own and in others
+            return getattr(datasets, function)(*args, **options)
+        except Exception as error:  # the builders wrap pyarrow's errors in their own and in others
             cause = error.__cause__ or error
-            raise DataError(f"The {kind} files in {root} cannot be read: {_first_line(cause)}") from error
+            raise DataError(f"{problem}: {type(cause).__name__}: {first_line(cause)}") from error
 
 
-def list_saved_dataset(root: Path, image_column: str | None, label_column: str | None) -> Listing:
-    """List the images of a folder written by `save_to_disk`. DataError when it cannot be read."""
-    import datasets
-
-    with _quiet():
-        try:
-            loaded = datasets.load_from_disk(str(root))
-        except Exception as error:
-            raise DataError(f"{root} is not a complete saved dataset: {_first_line(error)}") from error
-    found = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"train": loaded}
-    return list_datasets(found, root, image_column, label_column)
-
-
-def list_hub_dataset(name: str, image_column: str | None, label_column: str | None) -> Listing:
-    """List the images of a dataset on the Hugging Face hub. DataError says what was tried."""
-    import datasets
-
-    with _quiet():
-        try:
-            loaded = datasets.load_dataset(name)
-        except Exception as error:
-            raise DataError(
-                f"{name!r} is neither a file or folder here ({Path(name).absolute()} does not exist) nor a dataset "
-                f"that could be loaded from the Hugging Face hub: {_first_line(error)}"
-            ) from error
-    return list_datasets(dict(loaded), Path.cwd(), image_column, label_column)
-
-
-def list_datasets(found: Mapping[str, Any], root: Path, image_column: str | None, label_column: str | None) -> Listing:
-    """List the images of `datasets.Dataset` objects by split name."""
-    named = [(require_split(name, f"split {name!r}"), dataset) for name, dataset in found.items() if len(dataset)]
+def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnNames) -> Listing:
+    """List the images of datasets by split name; image files that they name lie below `root`."""
+    named = [(require_split(name, f"split {name!r}"), part) for name, part in loaded.items() if len(part)]
     if not named:
         raise DataError(f"{root} holds no rows.")
-    by_split = [columns_of(dataset.features, image_column, label_column, f"{root}, {name}") for name, dataset in named]
-    columns = by_split[0]
-    for (name, _), other in zip(named, by_split, strict=True):
-        if (other.image, other.label, other.names) != (columns.image, columns.label, columns.names):
+    roles = [_roles(part.features, columns, f"{root}, {name}") for name, part in named]
+    first = roles[0]
+    for (name, _), other in zip(named, roles, strict=True):
+        if (other.image, other.label, other.names) != (first.image, first.label, first.names):
             raise DataError(
                 f"{root}: the {name} split has other image or label columns or class names than {named[0][0]}. "
                 "Make them equal."
             )
-    parts = [dataset for _, dataset in named]
-    texts = tuple(dict.fromkeys(text for other in by_split for text in other.texts))
-    reader = DatasetReader(tuple(part.with_format("arrow") for part in parts), columns.image, texts, root)
-    sizes = [len(part) for part in parts]
-    splits = np.repeat([name for name, _ in named], sizes)
-    if columns.split and len(named) == 1:
-        values = reader.column(columns.split).to_pylist()
-        splits = np.array([require_split(str(v or ""), f"{root} row {i}") for i, v in enumerate(values)])
-    classes, labels = row_labels(reader.column(columns.label), columns.names)
-    keys = [
-        key_of(part._fingerprint, columns.image, row)
-        for part, size in zip(parts, sizes, strict=True)
-        for row in range(size)
-    ]
-    rows = {
-        "path": _paths(reader, named),
-        "label": pa.array(labels, pa.int32()),
-        "split": pa.array(splits, pa.string()),
-        "row": pa.array(np.arange(sum(sizes)), pa.int64()),
-        "key": pa.array(keys, pa.binary(16)),
-    }
-    return Listing(pa.table(rows), classes, reader)
+    parts = tuple(part.with_format("arrow") for _, part in named)
+    texts = tuple(dict.fromkeys(text for other in roles for text in other.texts))
+    reader = DatasetReader(parts, first.image, texts, root)
+    splits = [name for name, part in named for _ in range(len(part))]
+    if first.split and len(named) == 1:
+        values = reader.column(first.split).to_pylist()
+        splits = [require_split(str(value or ""), f"{root} row {row}") for row, value in enumerate(values)]
+    classes, labels = _labels(reader.column(first.label), first.names)
+    keys = [key_of(part._fingerprint, first.image, row) for _, part in named for row in range(len(part))]
+    return Listing(to_rows(_paths(reader, named), labels, splits, range(len(labels)), keys), classes, reader)
 
 
-def _paths(reader: DatasetReader, named: Sequence[tuple[str, Any]]) -> pa.Array:
-    """Names of the images: those in the image column, else split and position."""
+@dataclass(frozen=True)
+class Roles:
+    """The columns of a dataset by meaning; `names` are the class names if the label column declares them."""
+
+    image: str
+    label: str
+    split: str | None
+    texts: tuple[str, ...]
+    names: tuple[str, ...] | None
+
+
+def _roles(features: Mapping[str, Feature], columns: ColumnNames, where: str) -> Roles:
+    """Tell the columns apart. DataError lists them if there is no image or label column, or several."""
+    try:
+        image = _image_column(features, columns.image)
+        label = _label_column(features, columns.label, image)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    strings = [name for name, feature in features.items() if _dtype(feature) in ("string", "large_string")]
+    split = "split" if "split" in strings and label != "split" else None
+    texts = tuple(name for name in strings if name not in (image, label, split))
+    names = getattr(features[label], "names", None)
+    return Roles(image, label, split, texts, tuple(names) if names else None)
+
+
+def _image_column(features: Mapping[str, Feature], wanted: str | None) -> str:
+    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    binary = [name for name, feature in features.items() if _holds_bytes(feature)]
+    chosen = pick_column(list(features), wanted, (), "image_column")
+    if chosen is not None:
+        if chosen not in images + binary:
+            raise DataError(f"image_column {wanted!r} holds no images, but {features[chosen]}.")
+        return chosen
+    return _only_column("image", features, images or binary, IMAGE_COLUMNS, images or binary)
+
+
+def _label_column(features: Mapping[str, Feature], wanted: str | None, image: str) -> str:
+    others = [name for name in features if name != image]
+    chosen = pick_column(others, wanted, (), "label_column")
+    if chosen is None:
+        declared = [name for name in others if type(features[name]).__name__ == "ClassLabel"]
+        chosen = _only_column("label", features, others, LABEL_COLUMNS, declared)
+    if not _dtype(features[chosen]).startswith(("int", "uint", "float", "string", "large_string", "bool")):
+        raise DataError(
+            f"The label column {chosen!r} holds {features[chosen]}; one number or name an image is supported. "
+            "Name another with label_column."
+        )
+    return chosen
+
+
+def _only_column(
+    kind: str, features: Mapping[str, Feature], named: list[str], known: Sequence[str], typed: list[str]
+) -> str:
+    """Return the column that has a known name, else the only one of the right type.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    chosen = pick_column(named, None, known) or (typed[0] if len(typed) == 1 else None)
+    if chosen is None:
+        found = f"are {len(typed)} {kind} columns ({', '.join(typed)})" if typed else f"is no {kind} column"
+        raise DataError(f"There {found}. Columns: {', '.join(features)}. Name one with {kind}_column.")
+    return chosen
+
+
+def _dtype(feature: Feature) -> str:
+    return str(getattr(feature, "dtype", ""))
+
+
+def _holds_bytes(feature: Feature) -> bool:
+    if isinstance(feature, Mapping):
+        return _dtype(feature.get("bytes")) in ("binary", "large_binary", "null")
+    return _dtype(feature) in ("binary", "large_binary")
+
+
+def _labels(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names, and each row's label, shape [N], int32, -1 if it has none."""
+    if names is None:
+        return encode_labels([_label(value) for value in column.to_pylist()])
+    labels = pc.fill_null(column, -1).to_numpy().astype(np.int64)
+    outside = np.flatnonzero((labels < -1) | (labels >= len(names)))
+    if len(outside):
+        raise DataError(f"Row {outside[0]} has label {labels[outside[0]]}; there are {len(names)} class names.")
+    return names, labels.astype(np.int32)
+
+
+def _label(value: object) -> str | None:
+    """Return a cell as a class name. Whole numbers become floats when pandas finds a missing one among them."""
+    label = read_label(value, "the label column")
+    if label is None or not isinstance(value, float):
+        return label
+    if not value.is_integer():
+        raise DataError(f"The label {value} is no class. Name another column with label_column.")
+    return str(int(value))
+
+
+def _paths(reader: DatasetReader, named: Sequence[tuple[str, Dataset]]) -> pa.Array:
+    """Return names of the images: those in the image column, else split and position."""
     numbered = pa.array([f"{split}/{row}" for split, part in named for row in range(len(part))], pa.string())
     column = reader.column(reader.image_column)
     if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
@@ -230,13 +210,13 @@ def _paths(reader: DatasetReader, named: Sequence[tuple[str, Any]]) -> pa.Array:
 class DatasetReader:
     """Reads images from memory-mapped `datasets.Dataset` parts in Arrow format; rows count through all of them."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[Dataset, ...]
     image_column: str
     text_columns: tuple[str, ...]
     root: Path
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A whole column, mapped rather than read where the storage allows; null in parts that lack it."""
+        """Return a whole column, mapped rather than read if the storage allows; null in parts that lack it."""
         present = [part.select_columns([name])[:][name] if name in part.column_names else None for part in self.parts]
         kind = next(column.type for column in present if column is not None)
         chunks = [
@@ -246,7 +226,7 @@ class DatasetReader:
         return pa.chunked_array([chunk for part in chunks for chunk in part], kind)
 
     def read(self, path: str, row: int) -> bytes:
-        """Encoded bytes of one image. ImageError names the image when they cannot be had."""
+        """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
         ends = list(accumulate(len(part) for part in self.parts))
         number = bisect.bisect_right(ends, row)
         part = self.parts[number]
@@ -266,15 +246,12 @@ class DatasetReader:
             raise ImageError(f"{name}: holds no bytes, and the file it names cannot be read ({error})") from error
 
     def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
-        """A text column's values for the given rows. DataError lists the columns when it is unknown."""
-        if column not in self.text_columns:
-            raise unknown_text_column(column, self.text_columns)
+        """Return a text column's values for some rows."""
         return list(self.column(column).take(pa.array(rows, pa.int64())).to_pylist())
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal."""
+def _no_progress_bars() -> Iterator[None]:
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     enabled = not are_progress_bars_disabled()
@@ -284,8 +261,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if enabled:
             enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,9 +1,10 @@
-"""What a source holds, before any image is read."""
+"""Listings: the images of a source before any of them is read."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,6 @@ import pyarrow as pa
 from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest
 from gpt4image.images.table import ImageReader, RejectedImage
-
-Label = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Listing:
             image may have changed).
         classes: class names.
         reader: reads bytes and text columns.
-        bad: images that cannot be had.
-        others: what lies there and is no image of the set.
+        bad: images that cannot be read.
+        others: files and rows that are no images of the set.
     """
 
     rows: pa.Table
@@ -36,69 +35,89 @@ class Listing:
     others: tuple[RejectedImage, ...] = ()
 
 
+@dataclass(frozen=True)
+class ColumnNames:
+    """The columns that the user names; None for those that are recognised by their usual names."""
+
+    image: str | None = None
+    label: str | None = None
+
+
 @dataclass
 class ListingBuilder:
     """Collects the images of a source one by one."""
 
-    paths: list[str] = field(default_factory=list)
-    labels: list[Label] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
+    images: list[tuple[str, str | None, str, int, bytes]] = field(default_factory=list)
     bad: list[RejectedImage] = field(default_factory=list)
     others: list[RejectedImage] = field(default_factory=list)
 
-    def add(self, path: str, label: Label, split: str, position: int, key: bytes) -> None:
-        """Take one image in."""
-        self.paths.append(path)
-        self.labels.append(label)
-        self.splits.append(split)
-        self.positions.append(position)
-        self.keys.append(key)
+    def add(self, path: str, label: str | None, split: str, row: int, key: bytes) -> None:
+        """Add an image."""
+        self.images.append((path, label, split, row, key))
 
     def reject(self, path: str, reason: str) -> None:
-        """Leave out an image that cannot be had."""
+        """Leave out an image that cannot be read."""
         self.bad.append(RejectedImage(path, reason))
 
     def ignore(self, path: str, reason: str) -> None:
-        """Leave out what is no image of the set."""
+        """Leave out something that is no image of the set."""
         self.others.append(RejectedImage(path, reason))
 
-    def listing(self, reader: ImageReader, classes: Sequence[str] | None = None) -> Listing:
-        """The finished listing; without `classes` they are the sorted distinct labels."""
-        classes, codes = encode_labels(self.labels, classes)
-        rows = {
-            "path": pa.array(self.paths, pa.string()),
-            "label": pa.array(codes, pa.int32()),
-            "split": pa.array(self.splits, pa.string()),
-            "row": pa.array(self.positions, pa.int64()),
-            "key": pa.array(self.keys, pa.binary(16)),
-        }
-        return Listing(pa.table(rows), tuple(classes), reader, tuple(self.bad), tuple(self.others))
+    @property
+    def has_labels(self) -> bool:
+        """Whether an image has a label, or there is no image."""
+        return not self.images or any(label is not None for _, label, *_ in self.images)
+
+    def listing(self, reader: ImageReader, *, by_number: bool = True) -> Listing:
+        """Return the finished listing; `by_number` sorts class names as numbers if all of them are."""
+        paths, labels, splits, rows, keys = zip(*self.images, strict=True) if self.images else ((),) * 5
+        classes, codes = encode_labels(labels, by_number=by_number)
+        return Listing(to_rows(paths, codes, splits, rows, keys), classes, reader, tuple(self.bad), tuple(self.others))
 
 
-def encode_labels(values: Sequence[Label], names: Sequence[str] | None = None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and each value's position among them, shape [N], int32, -1 for None.
+def to_rows(
+    paths: Iterable[str], labels: np.ndarray, splits: Iterable[str], rows: Iterable[int], keys: Iterable[bytes]
+) -> pa.Table:
+    """Return the rows of a listing from their columns."""
+    columns = {
+        "path": pa.array(paths, pa.string()),
+        "label": pa.array(labels, pa.int32()),
+        "split": pa.array(splits, pa.string()),
+        "row": pa.array(rows, pa.int64()),
+        "key": pa.array(keys, pa.binary(16)),
+    }
+    return pa.table(columns)
 
-    Without `names` they are the sorted distinct values, sorted as numbers when all of them are.
+
+def read_label(value: object, where: str) -> str | None:
+    """Return a cell as a class name, None if it is empty. DataError if it is not a single value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    raise DataError(f"{where}: the label {value!r} is not a single name or number. An image has one label.")
+
+
+def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names, sorted, and each value's position among them, shape [N], int32, -1 for None.
+
+    Args:
+        values: the class name of each image, shape [N].
+        by_number: sort the names as numbers if all of them are.
 
     >>> encode_labels(["10", "9", None])[0]
     ('9', '10')
     """
-    if names is None:
-        names = sorted({str(value) for value in values if value is not None})
-        if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-            names.sort(key=float)
+    names = sorted({value for value in values if value is not None})
+    if by_number and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        names.sort(key=float)
     position = {name: number for number, name in enumerate(names)}
-    codes = [-1 if value is None else position[str(value)] for value in values]
+    codes = [-1 if value is None else position[value] for value in values]
     return tuple(names), np.array(codes, np.int32)
 
 
 def key_of(*parts: object) -> bytes:
-    """The 16 bytes that stand for an unchanged image."""
+    """Return the 16 bytes that stand for an unchanged image."""
     return bytes.fromhex(digest(*map(str, parts)))
-
-
-def unknown_text_column(column: str, known: Sequence[str]) -> DataError:
-    """The error for a text column that a source does not have."""
-    return DataError(f"There is no text column {column!r}. Text columns: {', '.join(known) or 'none'}.")

@@ -1,4 +1,4 @@
-"""WebDataset tars: the files of a sample share a name up to the first dot."""
+"""WebDataset tars: the files of a sample share a name up to the first dot. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -8,95 +8,87 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from gpt4image.core.errors import DataError, ImageError
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.decode import IMAGE_SUFFIXES
-from gpt4image.images.sources.files import is_hidden
-from gpt4image.images.sources.listing import (
-    Label,
-    Listing,
-    ListingBuilder,
-    key_of,
-    unknown_text_column,
-)
-from gpt4image.images.sources.manifest import checked_label
+from gpt4image.images.sources.folders import is_hidden
+from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, key_of, read_label
 from gpt4image.images.splits import splits_of_files
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where a file of a sample lies in its tar."""
+    """A file inside a tar: its name and where its bytes lie."""
 
     name: str
     offset: int
     size: int
 
 
-def list_tars(files: Sequence[Path], root: Path, image_column: str | None, label_column: str | None) -> Listing:
+Sample = dict[str, Member]  # suffix, in lower case -> file
+
+
+def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images of tars; splits come from the tars' names.
 
     A sample's label is its `.cls` file (a number or a name), else a key of its `.json` file. Texts are its `.txt`
-    file and the strings of its `.json` file. Nothing is unpacked.
+    file and the strings of its `.json` file.
 
     Raises:
         DataError: a tar is compressed, a file in one is malformed, or no sample has a label.
     """
     names = [file.relative_to(root).as_posix() for file in files]
     builder = ListingBuilder()
-    places: list[tuple[int, ...]] = []
+    spans: list[tuple[int, ...]] = []
     texts: dict[str, None] = {}
-    shards = zip(files, names, splits_of_files(names), strict=True)
-    for number, (file, name, split) in enumerate(shards):
+    for number, (file, name, split) in enumerate(zip(files, names, splits_of_files(names), strict=True)):
         status = file.stat()
-        scope = key_of(file.resolve(), status.st_size, status.st_mtime_ns)
-        for key, members in _samples(file, name, builder):
-            image = _image_member(members, image_column)
-            if image is None:
-                builder.ignore(f"{name}/{key}", "the sample holds no image")
-                continue
-            for further in _images(members):
-                if further is not image:
-                    builder.ignore(f"{name}/{further.name}", "a further image of the sample")
-            try:
-                sidecars = Sidecars.read(file, f"{name}/{key}", members)
-            except ImageError as error:
-                builder.reject(f"{name}/{image.name}", str(error))
-                continue
-            texts.update(dict.fromkeys(sidecars.texts(label_column)))
-            label = sidecars.label(label_column)
-            builder.add(f"{name}/{image.name}", label, split, len(places), key_of(scope.hex(), image.offset))
-            text, record = members.get("txt"), members.get("json")
-            places.append((number, image.offset, image.size, *_span(text), *_span(record)))
-    if builder.labels and not any(label is not None for label in builder.labels):
+        scope = key_of(file.resolve(), status.st_size, status.st_mtime_ns).hex()
+        with file.open("rb") as stream:
+            for key, sample in _samples(file, name, builder):
+                image = _pick_image(sample, columns.image)
+                if image is None:
+                    builder.ignore(f"{name}/{key}", "the sample holds no image")
+                    continue
+                for further in _images(sample):
+                    if further is not image:
+                        builder.ignore(f"{name}/{further.name}", "a further image of the sample")
+                path = f"{name}/{image.name}"
+                try:
+                    label, sample_texts = _read_sidecars(stream, f"{name}/{key}", sample, columns.label)
+                except ImageError as error:
+                    builder.reject(path, str(error))
+                    continue
+                texts.update(dict.fromkeys(sample_texts))
+                builder.add(path, label, split, len(spans), key_of(scope, image.offset))
+                spans.append((number, image.offset, image.size, *_span(sample.get("txt")), *_span(sample.get("json"))))
+    if not builder.has_labels:
         raise DataError(
             f"No sample in {files[0]} has a label: no .cls file and no {'/'.join(LABEL_COLUMNS[:4])} in a .json file. "
-            "Say which key it is with label_column; a tar of class folders has to be unpacked first."
+            "Name another key with label_column; a tar of class folders has to be unpacked first."
         )
-    return builder.listing(TarReader(tuple(files), np.array(places, np.int64).reshape(-1, 7), tuple(texts)))
+    return builder.listing(TarReader(tuple(files), np.array(spans, np.int64).reshape(-1, 7), tuple(texts)))
 
 
-def _span(member: Member | None) -> tuple[int, int]:
-    return (member.offset, member.size) if member else (-1, 0)
-
-
-def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Samples of a tar: key, and suffix -> member. What is damaged or no file is rejected."""
+def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[str, Sample]]:
+    """Yield the key and the files of each sample; reject what is damaged or no file."""
     for key, group in itertools.groupby(_members(file, name, builder), key=lambda pair: pair[0]):
-        members: dict[str, Member] = {}
+        sample: Sample = {}
         for _, member in group:
             suffix = member.name[len(key) + 1 :].casefold()
-            if suffix in members:
+            if suffix in sample:
                 builder.ignore(f"{name}/{member.name}", "the sample holds this name twice")
             else:
-                members[suffix] = member
-        yield key, members
+                sample[suffix] = member
+        yield key, sample
 
 
 def _members(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[str, Member]]:
+    """Yield the key and place of each file in a tar."""
     try:
         with tarfile.open(file, "r:") as tar:
             kept: Any = tar
@@ -112,13 +104,13 @@ def _members(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
                 yield folder + slash + base.partition(".")[0], Member(inner, info.offset_data, info.size)
             _check_end(file, tar.offset)
     except (tarfile.TarError, EOFError) as error:
-        builder.reject(name, f"the tar is damaged, what lies behind the damage is lost ({error})")
+        builder.reject(name, f"the tar is damaged; everything behind the damage is lost ({error})")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}") from error
 
 
 def _check_end(file: Path, offset: int) -> None:
-    """ReadError when a tar does not end as a tar does; `tarfile` takes a damaged header for the end."""
+    """Raise ReadError if a tar has no end mark where `tarfile` stopped: it takes a damaged header for the end."""
     with file.open("rb") as stream:
         stream.seek(offset)
         block = stream.read(512)
@@ -128,74 +120,58 @@ def _check_end(file: Path, offset: int) -> None:
         raise tarfile.ReadError("it ends without an end mark")
 
 
-def _images(members: dict[str, Member]) -> list[Member]:
-    return [members[suffix] for suffix in sorted(members) if "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
+def _images(sample: Sample) -> list[Member]:
+    return [sample[suffix] for suffix in sorted(sample) if "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES]
 
 
-def _image_member(members: dict[str, Member], wanted: str | None) -> Member | None:
+def _pick_image(sample: Sample, wanted: str | None) -> Member | None:
     if wanted is not None:
-        return members.get(wanted.casefold().removeprefix("."))
-    return next(iter(_images(members)), None)
+        return sample.get(wanted.casefold().removeprefix("."))
+    return next(iter(_images(sample)), None)
 
 
-@dataclass(frozen=True)
-class Sidecars:
-    """What a sample's small files say."""
-
-    where: str
-    cls: str | None
-    record: dict[str, Any]
-    has_text: bool
-
-    @classmethod
-    def read(cls, file: Path, where: str, members: dict[str, Member]) -> Sidecars:
-        """Read a sample's `.cls` and `.json` files. DataError names the one that is malformed."""
-        label = _text(file, members["cls"]).strip() if "cls" in members else None
-        record = _record(_text(file, members["json"]), where) if "json" in members else {}
-        return cls(where, label, record, "txt" in members)
-
-    def _label_key(self, wanted: str | None) -> str | None:
-        if wanted is not None:
-            return wanted if wanted in self.record else None
-        return pick_column(list(self.record), None, LABEL_COLUMNS, "label_column")
-
-    def label(self, wanted: str | None) -> Label:
-        """The sample's label, None when it has none."""
-        if self.cls is not None and wanted in (None, "cls"):
-            return self.cls or None
-        key = self._label_key(wanted)
-        return checked_label(self.record[key], self.where) if key is not None else None
-
-    def texts(self, label_column: str | None) -> list[str]:
-        """Names of the sample's texts."""
-        label = self._label_key(label_column)
-        strings = [key for key, value in self.record.items() if isinstance(value, str) and key != label]
-        return (["txt"] if self.has_text else []) + strings
+def _span(member: Member | None) -> tuple[int, int]:
+    return (member.offset, member.size) if member else (-1, 0)
 
 
-def _text(file: Path, member: Member) -> str:
+def _read_sidecars(stream: IO[bytes], where: str, sample: Sample, wanted: str | None) -> tuple[str | None, list[str]]:
+    """Return a sample's label, None if it has none, and the names of its texts.
+
+    Raises:
+        DataError: its `.cls` or `.json` file is malformed.
+        ImageError: the tar ends within one of them.
+    """
+    record = _read_record(stream, sample["json"], f"{where}.json") if "json" in sample else {}
+    key = wanted if wanted in record else None if wanted else pick_column(list(record), None, LABEL_COLUMNS)
+    label: object = record[key] if key is not None else None
+    if "cls" in sample and wanted in (None, "cls"):
+        label = _read_text(stream, sample["cls"], f"{where}.cls")
+    strings = [name for name, value in record.items() if isinstance(value, str) and name != key]
+    return read_label(label, where), (["txt"] if "txt" in sample else []) + strings
+
+
+def _read_record(stream: IO[bytes], member: Member, where: str) -> dict[str, Any]:
     try:
-        return _span_bytes(file, member.offset, member.size).decode("utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: {member.name} is not UTF-8 text.") from None
-
-
-def _record(text: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
+        record = json.loads(_read_text(stream, member, where))
     except ValueError as error:
-        raise DataError(f"{where}.json is not JSON: {error}.") from None
+        raise DataError(f"{where} is not JSON: {error}.") from None
     if not isinstance(record, dict):
-        raise DataError(f"{where}.json is not a JSON object.")
+        raise DataError(f"{where} is not a JSON object.")
     return record
 
 
-def _span_bytes(file: Path, offset: int, size: int) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        data = stream.read(size)
+def _read_text(stream: IO[bytes], member: Member, where: str) -> str:
+    try:
+        return _read_bytes(stream, member.offset, member.size).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{where} is not UTF-8 text.") from None
+
+
+def _read_bytes(stream: IO[bytes], offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    data = stream.read(size)
     if len(data) < size:
-        raise ImageError(f"{file.name} ends within a file of this sample")
+        raise ImageError(f"{Path(stream.name).name} ends within a file of this sample")
     return data
 
 
@@ -205,36 +181,37 @@ class TarReader:
 
     Attributes:
         files: the tars.
-        places: shape [N, 7]: number of the tar, then offset and size of the image, the text and the record.
+        spans: shape [N, 7]: number of the tar, then offset and size of the image, the text and the record; offset -1
+            if there is none.
         text_columns: names of the texts.
     """
 
     files: tuple[Path, ...]
-    places: np.ndarray
+    spans: np.ndarray
     text_columns: tuple[str, ...]
 
     def read(self, path: str, row: int) -> bytes:
-        """Encoded bytes of one image. ImageError names the image when they cannot be had."""
-        number, offset, size = self.places[row, :3].tolist()
+        """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
+        number, offset, size = self.spans[row, :3].tolist()
         try:
-            return _span_bytes(self.files[number], offset, size)
+            with self.files[number].open("rb") as stream:
+                return _read_bytes(stream, offset, size)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
-        """A text's values for the given rows. DataError lists the texts when it is unknown."""
-        if column not in self.text_columns:
-            raise unknown_text_column(column, self.text_columns)
+        """Return a text's values for some rows."""
         return [self._text(column, row) for row in rows]
 
     def _text(self, column: str, row: int) -> str | None:
-        number, _, _, text, text_size, record, record_size = self.places[row].tolist()
-        file = self.files[number]
-        if column == "txt" and text >= 0:
-            return _text(file, Member(f"row {row}", text, text_size))
-        if record < 0:
-            return None
-        value = _record(_text(file, Member(f"row {row}", record, record_size)), f"{file} row {row}").get(column)
+        number, _, _, text, text_size, record, record_size = self.spans[row].tolist()
+        where = f"{self.files[number]} row {row}"
+        with self.files[number].open("rb") as stream:
+            if column == "txt" and text >= 0:
+                return _read_text(stream, Member("", text, text_size), where)
+            if record < 0:
+                return None
+            value = _read_record(stream, Member("", record, record_size), where).get(column)
         return value if isinstance(value, str) else None
