@@ -37,7 +37,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from gpt4image import load_images
 from gpt4image.describe.question import Question
-from gpt4image.describe.runner import run_tasks
+from gpt4image.describe.runner import Ledger, run_tasks
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionStore
@@ -174,9 +174,9 @@ def runner(images: ImageTable, base_url: str, rank: int = 0, workers: int = 1) -
         tasks = plan_tasks(images, np.arange(len(images)), question, store).shard(rank, workers)
         describer = OpenAIDescriber(MODEL, base_url)
         with store.writer() as writer:
-            tally = run_tasks(
-                RequestMaker(images, question, tasks), [describer], writer, Budget(None, None, 0.0, 300), loop
-            )
+            maker = RequestMaker(images, question, tasks)
+            ledger = Ledger(maker, writer, Budget(None, None, 0.0, 300))
+            tally = run_tasks(maker, [describer], ledger, loop)
         timed = clock.read(len(tasks))
         loop.run(describer.close())
     assert tally.answered == len(tasks)

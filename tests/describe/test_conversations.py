@@ -11,7 +11,7 @@ import pytest
 from gpt4image.core.errors import DescribeError, StoreError
 from gpt4image.describe import clients as session
 from gpt4image.describe.job import DescribeJob
-from gpt4image.describe.runner import RunSettings, ledger, run_tasks
+from gpt4image.describe.runner import Ledger, RunSettings, ledger, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store import DescriptionRecord, conversations
@@ -192,7 +192,8 @@ def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
     """Run a job with other describers; its account, and what its budget says was spent."""
     maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
     with job.store.writer() as writer, job.store.conversations() as begun:
-        return run_tasks(maker, describers, writer, budget, job.session.loop, conversations=begun), budget.spent
+        tally = run_tasks(maker, describers, Ledger(maker, writer, budget, begun), job.session.loop)
+        return tally, budget.spent
 
 
 def test_a_describer_that_answers_all_at_once_is_booked_beside_what_was_kept(image_set, tmp_path):

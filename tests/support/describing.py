@@ -10,7 +10,7 @@ from gpt4image import load_images
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import DescribeJob, open_job
-from gpt4image.describe.runner import RunSettings, run_tasks
+from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
@@ -31,9 +31,8 @@ def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | N
     with opened(image_set, work, *urls, **options) as job, job.store.writer() as writer:
         maker, session = RequestMaker(job.images, job.question, job.plan()), job.session
         with job.store.conversations() as begun:
-            return run_tasks(
-                maker, session.describers, writer, job.budget(), session.loop, patience, conversations=begun
-            )
+            ledger = Ledger(maker, writer, job.budget(), begun)
+            return run_tasks(maker, session.describers, ledger, session.loop, patience)
 
 
 def store_in(work: Path) -> DescriptionStore:

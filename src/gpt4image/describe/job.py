@@ -17,7 +17,7 @@ from gpt4image.describe.batch.jobs import keys_under_way
 from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session
 from gpt4image.describe.question import Question, make_question
-from gpt4image.describe.runner import RunSettings, run_tasks
+from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, Tasks, all_tasks, plan_tasks
 from gpt4image.describe.workers.run_folder import wait_for_workers
@@ -100,16 +100,9 @@ class DescribeJob:
             return Tally(0)
         settings = RunSettings(image_seconds=self.options.image_seconds)
         with writer or self.store.writer() as records, self.store.conversations() as conversations:
-            return run_tasks(
-                RequestMaker(self.images, self.question, tasks),
-                self.session.describers,
-                records,
-                budget or self.budget(),
-                self.session.loop,
-                settings,
-                conversations=conversations,
-                title=title,
-            )
+            maker = RequestMaker(self.images, self.question, tasks)
+            ledger = Ledger(maker, records, budget or self.budget(), conversations)
+            return run_tasks(maker, self.session.describers, ledger, self.session.loop, settings, title=title)
 
     def run_in_batches(self, tasks: Tasks) -> Tally:
         """Describe tasks through a vendor's batch interface; collect the batches that are already under way too.

@@ -111,8 +111,10 @@ class Ledger:
         maker: the tasks.
         writer: takes records and payments.
         budget: what may be spent. Its opening balance holds what earlier processes paid.
-        tally: counts of the run.
         conversations: conversations that earlier processes began; without it, none is resumed or kept.
+
+    Attributes:
+        tally: counts of the run.
     """
 
     def __init__(
@@ -120,11 +122,10 @@ class Ledger:
         maker: RequestMaker,
         writer: RecordWriter,
         budget: Budget,
-        tally: Tally,
         conversations: Conversations | None = None,
     ) -> None:
-        self._maker, self._writer, self._budget, self._tally = maker, writer, budget, tally
-        self._conversations = conversations
+        self._maker, self._writer, self._budget, self._conversations = maker, writer, budget, conversations
+        self.tally = Tally(len(maker))
         self._open: set[Entry] = set()
 
     def begin(self, number: int, request: DescribeRequest | None) -> Attempt:
@@ -195,7 +196,7 @@ class Ledger:
         self._open.discard(entry)
         entry.state, entry.tokens_in, entry.tokens_out = State.UNSAVED, tokens_in, tokens_out
         entry.cost = self._budget.pay(tokens_in, tokens_out)
-        self._tally.uncounted = self._budget.uncounted
+        self.tally.uncounted = self._budget.uncounted
         return entry
 
     # Costs and outcomes on disk.
@@ -225,7 +226,7 @@ class Ledger:
         taken_back = [self._payment(attempt, "counted with the outcome", paid, sign=-1)] if paid else []
         self._writer.write(record, *taken_back)
         for written in (record, *taken_back):
-            self._tally.add(written)
+            self.tally.add(written)
         if self._conversations is not None:
             self._conversations.ended(record.key)
         for entry in attempt.entries:
@@ -238,8 +239,9 @@ class Ledger:
             self.drop(attempt)
             self._write_payment(attempt, "not finished")
 
-    def sync_conversations(self) -> None:
-        """Flush saved answers to disk; from any thread."""
+    def sync(self) -> None:
+        """Flush to disk what was written; from any thread."""
+        self._writer.sync()
         if self._conversations is not None:
             self._conversations.sync()
 
@@ -249,7 +251,7 @@ class Ledger:
         if any(total(entries)):
             payment = self._payment(attempt, reason, entries)
             self._writer.write(payment)
-            self._tally.add(payment)
+            self.tally.add(payment)
             for entry in entries:
                 entry.state = State.PAYMENT
 

@@ -1,9 +1,12 @@
-"""How patient a run is."""
+"""How patient a run is, and what it says when its patience ends."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+
+from gpt4image.core.errors import DescribeError
+from gpt4image.describe.tally import Tally
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
@@ -39,3 +42,20 @@ class RunSettings:
 def retry_delay(failures: int) -> float:
     """Return seconds to wait after some failures: exponential, with jitter so that retries do not bunch."""
     return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
+
+
+def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
+    """Return the error that ends a run in which everything fails: the images are hardly to blame."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
+    return DescribeError(
+        f"{in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {last}. Fix the cause, then "
+        "run the command again with --retry-failed."
+    )
+
+
+def standstill(seconds: float) -> DescribeError:
+    """Return the error that ends a run whose servers turn every request away."""
+    return DescribeError(
+        f"The servers have rate limited every request for {seconds:.0f} s. Answers so far are kept: run the same "
+        "command again later."
+    )

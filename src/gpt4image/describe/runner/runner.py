@@ -24,13 +24,11 @@ from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
 from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.replay import NOT_RECORDED
 from gpt4image.describe.runner.ledger import Attempt, Ledger
-from gpt4image.describe.runner.patience import RunSettings, retry_delay
+from gpt4image.describe.runner.patience import RunSettings, retry_delay, standstill, too_many_failures
 from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import UNREADABLE, Prepared, RequestMaker, feed
-from gpt4image.descriptions.store.conversations import Conversations
-from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.base import Describer, EndpointDownError, RateLimitedError, Reply, RequestFailedError
-from gpt4image.llm.budget import OVER_BUDGET, Budget
+from gpt4image.llm.budget import OVER_BUDGET
 from gpt4image.llm.rate_limiter import RateLimiter
 from gpt4image.llm.server_pool import Server, ServerPool
 
@@ -47,24 +45,20 @@ IGNORED_FAILURES = (UNREADABLE, NOT_RECORDED)
 def run_tasks(
     maker: RequestMaker,
     describers: Sequence[Describer],
-    writer: RecordWriter,
-    budget: Budget,
+    ledger: Ledger,
     loop: asyncio.Runner,
     settings: RunSettings | None = None,
     *,
-    conversations: Conversations | None = None,
     title: str = "Describe",
 ) -> Tally:
-    """Ask for every task. Each outcome is in the writer's file before the event loop looks at the next one.
+    """Ask for every task. Each outcome is on disk before the event loop looks at the next one.
 
     Args:
         maker: makes the tasks' requests.
         describers: servers that share the work; they stay open.
-        writer: takes the records.
-        budget: what may be spent; the tally says so when it ends the run.
+        ledger: books and records; its tally says so when the budget ends the run.
         loop: the event loop of the describers.
         settings: limits of the run.
-        conversations: conversations that earlier processes began; without it, none is resumed or kept.
         title: what the progress line calls the run.
 
     Raises:
@@ -73,7 +67,7 @@ def run_tasks(
         KeyboardInterrupt: a signal stopped the run, after the open requests had finished.
     """
     with console.progress(title, len(maker)) as meter:
-        runner = Runner(maker, writer, budget, settings or RunSettings(), meter, conversations)
+        runner = Runner(maker, ledger, settings or RunSettings(), TallyMeter(ledger.tally, meter))
         tally = loop.run(runner.run(describers))
     if runner.interrupted:
         raise KeyboardInterrupt
@@ -83,19 +77,9 @@ def run_tasks(
 class Runner:
     """One run; for its arguments see `run_tasks`."""
 
-    def __init__(
-        self,
-        maker: RequestMaker,
-        writer: RecordWriter,
-        budget: Budget,
-        settings: RunSettings,
-        meter: console.Meter,
-        conversations: Conversations | None = None,
-    ) -> None:
-        self._maker, self._writer, self._settings = maker, writer, settings
-        self.tally = Tally(len(maker))
-        self._meter = TallyMeter(self.tally, meter)
-        self._ledger = Ledger(maker, writer, budget, self.tally, conversations)
+    def __init__(self, maker: RequestMaker, ledger: Ledger, settings: RunSettings, meter: TallyMeter) -> None:
+        self._maker, self._ledger, self._settings, self._meter = maker, ledger, settings, meter
+        self.tally = ledger.tally
         self.interrupted = False
         # Every attempt without an outcome is in one of these places.
         self._held: Attempt | None = None  # about to be sent
@@ -359,7 +343,7 @@ class Runner:
         try:
             self._ledger.record_unfinished([*self._left, *held, *self._delayed, *self._due])
             self._delayed.clear()
-            self._writer.sync()
+            self._ledger.sync()
         except Gpt4ImageError as error:
             self._fatal = self._fatal or error
 
@@ -369,8 +353,7 @@ class Runner:
             await asyncio.sleep(TICK_SECONDS)
             self._show_progress()
             if tick % SYNC_TICKS == 0:
-                await asyncio.to_thread(self._writer.sync)
-                await asyncio.to_thread(self._ledger.sync_conversations)
+                await asyncio.to_thread(self._ledger.sync)
             idle = self._clock() - self._last_outcome
             if idle > self._settings.patience_seconds and not self._requests and (self._delayed or self._held):
                 self._give_up(standstill(idle))
@@ -386,20 +369,3 @@ async def cancel(tasks: set[asyncio.Task[None]]) -> None:
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
-
-
-def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
-    """Return the error that ends a run in which everything fails: the images are hardly to blame."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
-    return DescribeError(
-        f"{in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {last}. Fix the cause, then "
-        "run the command again with --retry-failed."
-    )
-
-
-def standstill(seconds: float) -> DescribeError:
-    """Return the error that ends a run whose servers turn every request away."""
-    return DescribeError(
-        f"The servers have rate limited every request for {seconds:.0f} s. Answers so far are kept: run the same "
-        "command again later."
-    )
