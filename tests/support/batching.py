@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from gpt4image import load_images
-from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.describe.batch.run import BatchSettings, run_batches
 from gpt4image.describe.question import Question
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, plan_tasks

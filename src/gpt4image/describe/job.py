@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from gpt4image.core.files import exclusive
 from gpt4image.core.options import DescribeOptions
-from gpt4image.describe.batch.jobs import keys_under_way
+from gpt4image.describe.batch.folder import keys_under_way
 from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session
 from gpt4image.describe.question import Question, make_question

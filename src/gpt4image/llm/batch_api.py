@@ -1,11 +1,21 @@
-"""A server's files and batches, through the openai SDK; whatever it raises is sorted out here."""
+"""A vendor's batch interface through the openai SDK: files, batches, and the lines in their result files.
+
+Every call raises one of a few errors that say what the caller can do:
+
+    TryLaterError    temporary: try again; `undecided` if the server may have done it all the same
+    MissingError     the server has no such file, batch or endpoint
+    QueueFullError   the server's queue takes no more requests for now
+    TooLargeError    the server takes no file of that size
+    DescribeError    no call can succeed
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,116 +30,37 @@ from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_failure, shor
 if TYPE_CHECKING:
     from openai import OpenAI
 
-
 ENDPOINT = "/v1/chat/completions"
 
-
-NOT_DONE = ("batch_expired", "batch_cancelled")
-
-
-"""Codes of requests that the server never got to."""
-
-
-OK = 200
-
-
-STATUSES = range(100, 600)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a request.
-
-    Attributes:
-        key: the task.
-        body: the server's JSON where the request went well.
-        trouble: what went wrong otherwise.
-    """
-
-    key: str
-    body: Any = None
-    trouble: FailedCall | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the server has dealt with the request at all."""
-        return self.trouble is None or self.trouble.code not in NOT_DONE
-
-
-def request_line(key: str, body: Body) -> bytes:
-    """A request as a line of an input file."""
-    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
-
-
-def read_result(line: bytes, key: ApiKey) -> Result | None:
-    """Read a line of an output or error file; None where it says of no task what became of it.
-
-    Args:
-        line: the line.
-        key: the server's key, which is cut out of what it says.
-    """
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    name = values.get("custom_id") if isinstance(values, Mapping) else None
-    if not isinstance(name, str):
-        return None
-    response = values.get("response")
-    if not isinstance(response, Mapping):
-        return Result(name, trouble=trouble_of(None, values.get("error"), key))
-    status, body = response.get("status_code"), response.get("body")
-    if status == OK:
-        return Result(name, body)
-    known = status if isinstance(status, int) and status in STATUSES else None
-    error = body.get("error", body) if isinstance(body, Mapping) else body
-    return Result(name, trouble=trouble_of(known, error, key))
-
-
-def trouble_of(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
-    """What went wrong, from an error in the API's form or anything else."""
-    code = str_or_none(error.get("code")) if isinstance(error, Mapping) else None
-    message = str_or_none(error.get("message")) if isinstance(error, Mapping) else None
-    return FailedCall(status, code or "", shorten(key.scrub(message or str(error))))
-
-
+# Key of our ticket in a batch's metadata, and prefix of our files' names.
 MARK = "gpt4image"
 
+# Codes of requests that the server never got to.
+NOT_PROCESSED = ("batch_expired", "batch_cancelled")
 
-"""Name of our mark in a batch's metadata, and how our files' names begin."""
-
-
-NO_SUCH = (404, 405, 501)
-
-
-TOO_LARGE = 413
-
+OVER = ("completed", "failed", "expired", "cancelled")
 
 QUEUE_FULL = "token_limit_exceeded"
 
-
 CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
 
-
-CHUNK = 2**16
-
+CHUNK_BYTES = 2**16
 
 PAGE = 100
 
+# A file may be listed with a wrong size: accept it as it comes after so many downloads that ended early.
+MAX_SHORT_DOWNLOADS = 3
 
-CUT_SHORT_TRIES = 3
-
-
-Found = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 
 class TryLaterError(Exception):
-    """A call failed in a way that passes.
+    """A call failed temporarily.
 
     Args:
         reason: why.
-        wait: seconds that the server wants to be left alone, where it says so.
-        undecided: whether the server may have done all the same what it was asked.
+        wait: seconds that the server asks to wait, if it says so.
+        undecided: whether the server may have done what it was asked all the same.
     """
 
     def __init__(self, reason: str, wait: float | None = None, *, undecided: bool = True) -> None:
@@ -138,19 +69,15 @@ class TryLaterError(Exception):
 
 
 class MissingError(Exception):
-    """The server has no such thing.
+    """The server has no such file, batch or endpoint; `code` is its error code."""
 
-    Args:
-        trouble: what it says.
-    """
-
-    def __init__(self, trouble: FailedCall) -> None:
-        super().__init__(trouble.detail)
-        self.code = trouble.code
+    def __init__(self, call: FailedCall) -> None:
+        super().__init__(call.detail)
+        self.code = call.code
 
 
 class QueueFullError(Exception):
-    """The server's queue of batches takes no more for now."""
+    """The server's queue of batches takes no more requests for now."""
 
 
 class TooLargeError(Exception):
@@ -161,52 +88,48 @@ class BatchServer:
     """A server with the batch interface.
 
     Args:
-        model: the model as the server names it.
+        model: model name as the server knows it.
         base_url: address up to and including `/v1`.
         key: its key.
 
     Attributes:
-        meanings: what its answers mean.
+        classifier: decides what the failures of its requests mean.
     """
 
     def __init__(self, model: str, base_url: str, key: ApiKey | None = None) -> None:
         self.model, self.place = model, check_address(base_url)
         self.key = key or ApiKey()
         self.classifier = ErrorClassifier(self.place, self.key)
-        self._cut_short: Counter[str] = Counter()
-        self._made: OpenAI | None = None
+        self._short_downloads: Counter[str] = Counter()
 
-    @property
+    @cached_property
     def _client(self) -> OpenAI:
-        if self._made is None:
-            from openai import OpenAI, Timeout
+        from openai import OpenAI, Timeout
 
-            timeout = Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
-            self._made = OpenAI(base_url=self.place, api_key=self.key.value or "none", max_retries=0, timeout=timeout)
-        return self._made
+        timeout = Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
+        return OpenAI(base_url=self.place, api_key=self.key.value or "none", max_retries=0, timeout=timeout)
 
     def close(self) -> None:
         """Close the connections."""
-        if self._made is not None:
-            self._made.close()
-            self._made = None
+        if client := self.__dict__.pop("_client", None):
+            client.close()
 
     def check(self) -> None:
-        """Find out, before anything is sent, whether it has batches, takes the key and knows the model.
+        """Check, before anything is sent, that the server has batches, accepts the key and knows the model.
 
         Raises:
             DescribeError: it does not, or it cannot be reached. The message names the fix.
         """
         try:
             self._get("/batches", limit=1)
-            self._look_for_model()
+            self._check_model()
         except MissingError:
             raise self.no_batches() from None
         except TryLaterError as error:
-            raise DescribeError(f"{self.place}: {error}. Give the same command again later.") from None
+            raise DescribeError(f"{self.place}: {error}. Run the same command again later.") from None
 
-    def _look_for_model(self) -> None:
-        """DescribeError where the server says that it does not have the model; not all servers can be asked."""
+    def _check_model(self) -> None:
+        """Raise DescribeError if the server says that it lacks the model; not every server can be asked."""
         try:
             self.classifier.read_models(self._get("/models"))
             self._get(f"/models/{quote(self.model, safe='')}")
@@ -218,69 +141,55 @@ class BatchServer:
                 raise DescribeError(f"{self.place} has no model {self.model!r}.{known}") from None
 
     def no_batches(self) -> DescribeError:
-        """What to raise for a server without the batch interface."""
+        """Return the error for a server without the batch interface."""
         return DescribeError(
-            f"{self.place} has no batch interface (nothing at /files and /batches). Leave out --describer batch: its "
-            "chat completions do the same, at once."
+            f"{self.place} has no batch interface (nothing at /files and /batches). Omit --describer batch: chat "
+            "completions give the same descriptions, immediately."
         )
 
     def upload(self, path: Path, name: str) -> str:
-        """Upload an input file; returns the server's name of it.
-
-        Raises:
-            TooLargeError: the server takes no file of that size.
-        """
+        """Upload an input file and return its id."""
         from openai import Timeout
 
         timeout = Timeout(UPLOAD_SECONDS, connect=CONNECT_SECONDS)
         with path.open("rb") as content:
-            file = (name, content, "application/jsonl")  # an open file goes out piece by piece
+            file = (name, content, "application/jsonl")  # the SDK streams an open file
             found = self._call(lambda: self._client.files.create(file=file, purpose="batch", timeout=timeout))
-        return identity({"id": getattr(found, "id", None)})
+        return id_of({"id": getattr(found, "id", None)})
 
     def find_upload(self, name: str, size: int) -> str | None:
-        """The server's name of a file that was uploaded under one of ours."""
+        """Return the id of a file that was uploaded under a name of ours."""
         for file in self._pages("/files", purpose="batch"):
             if file.get("filename") == name and file.get("bytes") == size:
-                return identity(file)
+                return id_of(file)
         return None
 
     def create(self, file: str, ticket: str) -> str:
-        """Make a batch of an uploaded file; returns the server's name of it.
-
-        Raises:
-            TryLaterError: it was not made, or, where `undecided`, it may have been.
-            QueueFullError: it was not made.
-        """
+        """Create a batch of an uploaded file and return its id."""
         body = {
             "input_file_id": file,
             "endpoint": ENDPOINT,
             "completion_window": "24h",
             "metadata": {MARK: ticket},
         }
-        return identity(self._json(lambda: self._client.post("/batches", cast_to=object, body=body)))
+        return id_of(self._json(lambda: self._client.post("/batches", cast_to=object, body=body)))
 
     def find(self, file: str, ticket: str) -> str | None:
-        """The server's name of the batch that was made of a file with our mark."""
+        """Return the id of the batch that was created of a file with our ticket."""
         for batch in self._pages("/batches"):
-            marks = batch.get("metadata")
-            mark = marks.get(MARK) if isinstance(marks, Mapping) else None
-            unmarked = mark is None and batch.get("status") != "failed"  # some servers drop marks
-            if batch.get("input_file_id") == file and (mark == ticket or unmarked):
-                return identity(batch)
+            metadata = batch.get("metadata")
+            found = metadata.get(MARK) if isinstance(metadata, Mapping) else None
+            no_metadata = found is None and batch.get("status") != "failed"  # some servers drop metadata
+            if batch.get("input_file_id") == file and (found == ticket or no_metadata):
+                return id_of(batch)
         return None
 
-    def look(self, batch: str) -> Found:
-        """What the server says of a batch. MissingError where it knows none."""
-        return self._get(f"/batches/{batch}")
+    def retrieve(self, batch: str) -> BatchReport:
+        """Return what the server reports about a batch."""
+        return read_report(self._get(f"/batches/{batch}"))
 
     def lines(self, file: str) -> Iterator[bytes]:
-        """Lines of a file as they come.
-
-        Raises:
-            MissingError: there is no such file.
-            TryLaterError: not all of it came.
-        """
+        """Yield the lines of a file as they arrive. Raise TryLaterError if it ends early."""
         size, rest = 0, b""
         for chunk in self._content(file):
             size += len(chunk)
@@ -289,41 +198,40 @@ class BatchServer:
         if rest:
             yield rest
         expected = self._get(f"/files/{file}").get("bytes")
-        if isinstance(expected, int) and size < expected and self._cut_short[file] < CUT_SHORT_TRIES:
-            self._cut_short[file] += 1
+        if isinstance(expected, int) and size < expected and self._short_downloads[file] < MAX_SHORT_DOWNLOADS:
+            self._short_downloads[file] += 1
             raise TryLaterError(f"a file of {expected:,} bytes ended after {size:,}")
 
     def _content(self, file: str) -> Iterator[bytes]:
         try:
             with self._client.files.with_streaming_response.content(file) as response:
-                yield from response.iter_bytes(CHUNK)
-        except Exception as error:  # whatever the SDK raises is sorted out in one place
-            raise self._meaning(error) from None
+                yield from response.iter_bytes(CHUNK_BYTES)
+        except Exception as error:  # whatever the SDK raises
+            raise self._classify(error) from None
 
     def delete(self, file: str) -> None:
-        """Delete a file, if it is there. One that the server will not delete is named to the user and left."""
+        """Delete a file, if it exists. If the server refuses, tell the user and leave it."""
         try:
             self._json(lambda: self._client.delete(f"/files/{file}", cast_to=object))
         except MissingError:
             return
         except DescribeError as error:
-            say(f"The file {file} is left at the server: {error}", style="yellow")
+            say(f"The file {file} stays at the server: {error}", style="yellow")
 
-    def _pages(self, path: str, **query: str | int) -> Iterator[Found]:
-        """Everything in a list, page by page."""
+    def _pages(self, path: str, **query: str | int) -> Iterator[Json]:
+        """Yield the entries of a list, page by page."""
         while True:
             page = self._get(path, limit=PAGE, **query)
-            rows = page.get("data")
-            found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-            yield from found
-            if not found or not page.get("has_more"):
+            rows = mappings(page.get("data"))
+            yield from rows
+            if not rows or not page.get("has_more"):
                 return
-            query["after"] = identity(found[-1])
+            query["after"] = id_of(rows[-1])
 
-    def _get(self, path: str, **query: str | int) -> Found:
+    def _get(self, path: str, **query: str | int) -> Json:
         return self._json(lambda: self._client.get(path, cast_to=object, options={"params": query}))
 
-    def _json(self, call: Callable[[], object]) -> Found:
+    def _json(self, call: Callable[[], object]) -> Json:
         found = self._call(call)
         if not isinstance(found, Mapping):
             raise TryLaterError("unreadable answer")
@@ -332,83 +240,144 @@ class BatchServer:
     def _call(self, call: Callable[[], object]) -> object:
         try:
             return call()
-        except Exception as error:  # whatever the SDK raises is sorted out in one place
-            raise self._meaning(error) from None
+        except Exception as error:  # whatever the SDK raises
+            raise self._classify(error) from None
 
-    def _meaning(self, error: Exception) -> Exception:
-        """What a failed call means for the job."""
-        trouble = read_failure(error, self.key)
-        if trouble.code == QUEUE_FULL:
-            return QueueFullError(trouble.detail)
-        if trouble.status in NO_SUCH:
-            return MissingError(trouble)
-        if trouble.status == TOO_LARGE:
-            return TooLargeError(trouble.detail)
-        meaning = self.classifier.classify(trouble, self.model)
-        if isinstance(meaning, RateLimitedError):
-            return TryLaterError(str(meaning), meaning.seconds, undecided=trouble.status != 429)
-        if isinstance(meaning, RequestFailedError) and not meaning.retryable:
-            return DescribeError(f"{self.place} will not have it. It says: {trouble.detail}")
-        return (
-            meaning
-            if isinstance(meaning, DescribeError)
-            else TryLaterError(str(meaning), undecided=not trouble.unreachable)
-        )
+    def _classify(self, error: Exception) -> Exception:  # noqa: PLR0911 - one per error above
+        """Return the error of this module for an exception of the SDK."""
+        call = read_failure(error, self.key)
+        if call.code == QUEUE_FULL:
+            return QueueFullError(call.detail)
+        if call.status in (404, 405, 501):
+            return MissingError(call)
+        if call.status == 413:
+            return TooLargeError(call.detail)
+        match self.classifier.classify(call, self.model):
+            case DescribeError() as fatal:
+                return fatal
+            case RateLimitedError() as busy:
+                return TryLaterError(str(busy), busy.seconds, undecided=call.status != 429)
+            case RequestFailedError(retryable=False):
+                return DescribeError(f"{self.place} refused the call: {call.detail}")
+            case other:  # a server error is undecided; a server that was never reached has done nothing
+                return TryLaterError(str(other), undecided=not call.unreachable)
 
 
-def identity(found: Found) -> str:
-    """The server's name of a thing. TryLaterError where it does not say."""
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a server reports about a batch.
+
+    Attributes:
+        status: such as `in_progress`, or one of OVER.
+        files: ids of the files with its results.
+        answered: requests answered so far.
+        failed: requests failed so far.
+        seconds: time from creation to the end; 0 if not reported.
+        problems: why the batch failed as a whole.
+        queue_full: whether it failed only because the server's queue was full.
+    """
+
+    status: str = ""
+    files: tuple[str, ...] = ()
+    answered: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    problems: tuple[str, ...] = ()
+    queue_full: bool = False
+
+
+def read_report(batch: Json) -> BatchReport:
+    """Read a batch object, of which servers leave out or misspell any part.
+
+    >>> read_report({"errors": {"data": [{"code": "token_limit_exceeded", "message": "Too many.", "line": 3}]}})
+    BatchReport(status='', files=(), answered=0, failed=0, seconds=0.0, problems=('line 3: Too many.',),
+    queue_full=True)
+    """
+    counts = batch.get("request_counts")
+    answered, failed = (
+        number if isinstance(counts, Mapping) and isinstance(number := counts.get(kind), int) else 0
+        for kind in ("completed", "failed")
+    )
+    names = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+    ends = [batch[name] for name in names if isinstance(batch.get(name), int)]
+    start = batch.get("created_at")
+    errors = batch.get("errors")
+    problems = mappings(errors.get("data")) if isinstance(errors, Mapping) else []
+    files = (str_or_none(batch.get(name)) for name in ("output_file_id", "error_file_id"))
+    found = tuple(name for name in files if name)
+    return BatchReport(
+        status=str_or_none(batch.get("status")) or "",
+        files=found,
+        answered=answered,
+        failed=failed,
+        seconds=float(max(0, min(ends) - start)) if ends and isinstance(start, int) else 0.0,
+        problems=tuple(
+            f"line {row['line']}: {row.get('message')}" if row.get("line") else str(row.get("message"))
+            for row in problems
+        ),
+        queue_full=not found and any(row.get("code") == QUEUE_FULL for row in problems),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcome of one request of a batch.
+
+    Attributes:
+        key: its `custom_id`.
+        body: the server's JSON if the request succeeded.
+        failure: what went wrong otherwise.
+    """
+
+    key: str
+    body: Any = None
+    failure: FailedCall | None = None
+
+    @property
+    def processed(self) -> bool:
+        """Whether the server got to the request at all."""
+        return self.failure is None or self.failure.code not in NOT_PROCESSED
+
+
+def request_line(key: str, body: Body) -> bytes:
+    """Return a request as a line of an input file."""
+    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
+
+
+def read_result(line: bytes, key: ApiKey) -> Result | None:
+    """Read a line of an output or error file, with the key removed; None if it names no request."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    name = values.get("custom_id") if isinstance(values, Mapping) else None
+    if not isinstance(name, str):
+        return None
+    response = values.get("response")
+    if not isinstance(response, Mapping):
+        return Result(name, failure=failed_line(None, values.get("error"), key))
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200:
+        return Result(name, body)
+    known = status if isinstance(status, int) and 100 <= status < 600 else None
+    return Result(name, failure=failed_line(known, body.get("error", body) if isinstance(body, Mapping) else body, key))
+
+
+def failed_line(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
+    """Return the failure for an error in the API's form or any other."""
+    values = error if isinstance(error, Mapping) else {}
+    message = str_or_none(values.get("message")) or str(error)
+    return FailedCall(status, str_or_none(values.get("code")) or "", shorten(key.scrub(message)))
+
+
+def mappings(rows: Any) -> list[Json]:  # noqa: ANN401 - whatever a server sends
+    """Return the objects of a JSON array; none if it is no array."""
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def id_of(found: Json) -> str:
+    """Return the server's id of an object. Raise TryLaterError if it has none."""
     name = found.get("id")
     if not isinstance(name, str) or not name:
         raise TryLaterError("unreadable answer")
     return name
-
-
-OVER = ("completed", "failed", "expired", "cancelled")
-
-
-ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
-
-
-def result_files(batch: Found) -> list[str]:
-    """The server's names of the files with a batch's answers."""
-    names: Iterable[str | None] = (str_or_none(batch.get(name)) for name in ("output_file_id", "error_file_id"))
-    return [name for name in names if name]
-
-
-def duration_of(batch: Found) -> float:
-    """Seconds that the server has taken for a batch, 0 where it does not say."""
-    ends = [batch[name] for name in ENDS if isinstance(batch.get(name), int)]
-    start = batch.get("created_at")
-    return float(max(0, min(ends) - start)) if ends and isinstance(start, int) else 0.0
-
-
-def was_turned_away(batch: Found) -> bool:
-    """Whether a batch failed only because the server's queue was full."""
-    return not result_files(batch) and any(code == QUEUE_FULL for code, _ in problems_of(batch))
-
-
-def counts_of(batch: Found) -> tuple[int, int]:
-    """Requests of a batch that are answered by now, and that have failed."""
-    counts = batch.get("request_counts")
-    known = counts if isinstance(counts, Mapping) else {}
-    done, failed = (number if isinstance(number := known.get(kind), int) else 0 for kind in ("completed", "failed"))
-    return done, failed
-
-
-def problems_of(batch: Found) -> list[tuple[str, str]]:
-    """Why a batch failed as a whole: codes and messages."""
-    errors = batch.get("errors")
-    rows = errors.get("data") if isinstance(errors, Mapping) else None
-    found = [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-    return [(str(row.get("code")), problem_text(row)) for row in found]
-
-
-def problem_text(problem: Mapping[str, object]) -> str:
-    """A problem in words.
-
-    >>> problem_text({"message": "No JSON.", "line": 3})
-    'line 3: No JSON.'
-    """
-    line = problem.get("line")
-    return f"line {line}: {problem.get('message')}" if line else str(problem.get("message"))

@@ -8,7 +8,7 @@ import pytest
 
 from gpt4image.core.errors import BusyError, ConfigError, DescribeError
 from gpt4image.core.files import exclusive
-from gpt4image.describe.batch import BatchSettings, run_batches
+from gpt4image.describe.batch.run import BatchSettings, run_batches
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.budget import Budget
@@ -125,11 +125,11 @@ def test_a_batch_that_the_user_cancels_is_not_sent_again_at_once(image_set, tmp_
 class CancellingServer(BatchServer):
     """A server whose user cancels the batch while we wait."""
 
-    def look(self, batch):
-        found = super().look(batch)
-        if found["request_counts"]["completed"] > 5 and found["status"] == "in_progress":
+    def retrieve(self, batch):
+        report = super().retrieve(batch)
+        if report.answered > 5 and report.status == "in_progress":
             self._client.batches.cancel(batch)
-        return found
+        return report
 
 
 def test_a_batch_that_is_refused_as_a_whole_says_why(image_set, tmp_path):
@@ -173,7 +173,7 @@ def test_no_money_left(image_set, tmp_path):
 
 @pytest.mark.parametrize("endpoint", ["batches", "upload"])
 def test_a_server_without_batches_is_named(image_set, tmp_path, endpoint):
-    missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Leave out --describer batch"
+    missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Omit --describer batch"
     with StubServer(Scenario(faults=(missing,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url)
     with pytest.raises(DescribeError, match="could not connect"):
@@ -254,13 +254,16 @@ def test_a_server_that_stays_away(image_set, tmp_path, capsys):
 
 
 def test_a_batch_that_the_server_has_lost(image_set, tmp_path):
-    lost, reason = Fault("status", on="batch", status=404), r"knows no batch batch_\w+\. .* delete .*jobs.* once more"
+    lost, reason = (
+        Fault("status", on="batch", status=404),
+        r"does not know batch batch_\w+\. .* delete .*jobs.* once more",
+    )
     with StubServer(Scenario(faults=(lost,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url)
 
 
 def test_answers_that_the_server_has_lost_hold_up_no_other_batch(image_set, tmp_path):
-    lost, reason = Fault("status", on="content", status=404, numbers=(1,)), r"has no answers of batch \w+ any more"
+    lost, reason = Fault("status", on="content", status=404, numbers=(1,)), r"no longer has the answers of batch \w+"
     with StubServer(Scenario(faults=(lost,))) as server:
         with pytest.raises(DescribeError, match=reason):
             batched(image_set, tmp_path, server.base_url, most_requests=18)

@@ -117,7 +117,7 @@ def test_stopped_by_the_user_while_waiting(image_set, tmp_path):
         client.join()
         seen = " ".join((tmp_path / "seen.txt").read_text().split())
         assert client.exitcode == 1 and "KeyboardInterrupt" in seen
-        assert f"1 batch under way at {server.base_url}, which goes on by itself. The same command collects" in seen
+        assert f"1 batch under way at {server.base_url}, which continues without us. The same command collects" in seen
         assert any(state_of(tmp_path).rglob("state.json"))
         batched(image_set, tmp_path, server.base_url)
         check_all(server, tmp_path)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from gpt4image.core.errors import StoreError
-from gpt4image.describe.batch.inputs import Form, make_input
-from gpt4image.describe.batch.jobs import Asked, BatchFolder, new_job
-from gpt4image.describe.batch.results import written_since
+from gpt4image.describe.batch.collect import written_since
+from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask
+from gpt4image.describe.batch.input_file import InputFile
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm.base import ChatAnswer
 from gpt4image.llm.batch_api import BatchServer, read_result
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import ApiKey
@@ -51,8 +52,8 @@ def test_lines_that_speak_of_no_task(line):
 )
 def test_lines_of_requests_that_failed(rest, status, code, detail):
     result = read_result(f'{{"custom_id": "k", {rest}}}'.encode(), KEY)
-    assert (result.trouble.status, result.trouble.code, result.trouble.detail) == (status, code, detail)
-    assert result.done == (code != "batch_expired")
+    assert (result.failure.status, result.failure.code, result.failure.detail) == (status, code, detail)
+    assert result.processed == (code != "batch_expired")
 
 
 def test_lines_end_at_line_feeds_only():
@@ -70,12 +71,13 @@ def test_lines_end_at_line_feeds_only():
 
 def test_tasks_come_back_from_their_lines(image_set, tmp_path):
     maker = make_maker(image_set, tmp_path, ["questions"])
-    first = Asked.first(maker, 3)
-    told = first.paid(10, 5, 0.25).answered(" One \ud83d.").failed().paid(None, 5, None)
-    assert Asked.from_line(told.line()) == told and not first.begun and told.begun and not told.finished
+    first = BatchTask.first(maker, 3)
+    counted, uncounted = ChatAnswer(" One \ud83d.", "stop", 10, 5), ChatAnswer("", None, None, 5)
+    told = first.charge(counted, 0.25).answer(counted.text).fail().charge(uncounted, None)
+    assert BatchTask.from_line(told.line()) == told and not first.begun and told.begun and not told.finished
     assert (told.record.tokens_in, told.record.tokens_out, told.record.cost) == (None, 10, None)
-    assert told.answers == (" One ?.",) and told.answered("Two. ").answered("").text == "One ?. Two."
-    assert told.answered("").tries == 0 and told.answered("").answered("").finished
+    assert told.answers == (" One ?.",) and told.answer("Two. ").answer("").text == "One ?. Two."
+    assert told.answer("").tries == 0 and told.answer("").answer("").finished
 
 
 def test_memory_does_not_grow_with_an_input_file(image_set, tmp_path):
@@ -83,13 +85,13 @@ def test_memory_does_not_grow_with_an_input_file(image_set, tmp_path):
 
     def peak(times: int) -> tuple[int, int]:
         numbers = np.tile(np.arange(len(few)), times)
-        asked = (Asked.first(few, number) for number in numbers.tolist())
+        tasks = (BatchTask.first(few, number) for number in numbers.tolist())
         tracemalloc.start()
-        form = Form("m", old_limit=True, most_bytes=10**9)
-        steps = deque(make_input(tmp_path / "tasks", tmp_path / "requests", asked, few.part(numbers), form), maxlen=1)
+        file = InputFile("m", old_limit=True, max_bytes=10**9)
+        deque(file.write(tmp_path / "requests", tmp_path / "tasks", tasks, few.part(numbers)), maxlen=0)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return most, steps[0].size
+        return most, file.size
 
     peak(1)
     (small, size), (large, large_size) = peak(3), peak(30)
@@ -99,18 +101,18 @@ def test_memory_does_not_grow_with_an_input_file(image_set, tmp_path):
 
 def test_what_killed_processes_leave_is_tidied(tmp_path):
     folder = BatchFolder(tmp_path)
-    whole, half = (new_job(folder.new_name(), "p", "m", requests=1, size=1, old_limit=True) for _ in range(2))
+    whole, half = (Batch(folder.new_name(), "p", "m", requests=1, size=1, old_limit=True) for _ in range(2))
     folder.save(whole)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / ".x.jsonl.1.tmp").touch()
     (tmp_path / "waiting" / "x.jsonl").touch()  # emptied, and killed before it could be taken away
     folder.tidy()
-    assert folder.jobs() == [whole] and not folder.tasks(half.name).parent.exists()
+    assert folder.batches() == [whole] and not folder.tasks(half.name).parent.exists()
     assert not list((tmp_path / "waiting").iterdir())
     state = folder.tasks(whole.name).with_name("state.json")
     state.write_text(state.read_text().replace("ticket", "tickets"))
     with pytest.raises(StoreError, match="written by another version"):
-        folder.jobs()
+        folder.batches()
 
 
 def test_records_written_since_a_time(tmp_path):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from gpt4image.describe.batch import keys_under_way
+from gpt4image.describe.batch.folder import keys_under_way
 from gpt4image.describe.batch.run import BatchRun
 from gpt4image.llm.budget import OVER_BUDGET
 from support.batching import IMAGES, PRICE, batched, count, leftovers, records, state_of, store_of

@@ -1,52 +1,27 @@
-"""Tasks of this run that are in no batch: new ones, and those that wait for one with something already paid for."""
+"""Tasks of this run that are in no batch: new ones, and ones that wait for the next batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpt4image.describe.batch.jobs import Asked, BatchFolder, read_asked, sorted_keys
+from gpt4image.describe.batch.folder import BatchFolder, BatchTask, read_lines, sorted_keys
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import KEY_TYPE
 
 
-@dataclass(frozen=True)
-class Load:
-    """Tasks for the next batch.
-
-    Attributes:
-        numbers: their numbers in the maker, int64 [n].
-        begun: lines of those that were asked before, by number.
-        files: where these wait.
-        conversations: what was answered elsewhere before.
-    """
-
-    numbers: np.ndarray
-    begun: dict[int, bytes]
-    files: tuple[Path, ...]
-    conversations: Conversations
-
-    def asked(self, maker: RequestMaker) -> Iterator[Asked]:
-        """The tasks."""
-        for number in self.numbers.tolist():
-            line = self.begun.get(number)
-            begun = self.conversations.begun(maker.keys[number].decode())
-            yield Asked.first(maker, number, begun) if line is None else Asked.from_line(line)
-
-
 class Pending:
-    """What is still to be put into batches.
+    """Tasks that are still to be put into batches.
 
     Args:
         maker: the tasks of this run.
-        folder: what is known of batches.
+        folder: the folder of batches.
         answered: keys that the store has an answer to, S32, sorted.
-        conversations: what was answered elsewhere before.
+        conversations: answers from outside the batch interface.
     """
 
     def __init__(
@@ -54,51 +29,60 @@ class Pending:
     ) -> None:
         self._maker, self._folder, self._conversations = maker, folder, conversations
         held = np.union1d(folder.held_keys(), answered)
-        folder.prune(folder.waiting(), held)
+        folder.prune(folder.all_waiting(), held)  # a kill may have left them in two places
         taken = np.union1d(held, folder.waiting_keys())
-        self._new = np.flatnonzero(~contains(taken, maker.keys))
-        self._ours: dict[Path, int] = {}
-        self.survey(folder.waiting())
+        self._new = np.flatnonzero(~contains(taken, maker.keys))  # indices of tasks, int64
+        self._waiting: dict[Path, int] = {}  # number of this run's tasks by file
+        for path in folder.all_waiting():
+            self.recount(path)
 
     def __len__(self) -> int:
-        return len(self._new) + sum(self._ours.values())
+        return len(self._new) + sum(self._waiting.values())
 
-    def survey(self, files: Iterable[Path]) -> None:
-        """Count again how many tasks of this run wait in some files."""
-        for path in files:
-            self._ours[path] = len(self._waiting_in(path)) if path.exists() else 0
+    def recount(self, path: Path) -> None:
+        """Count again how many tasks of this run wait in a file."""
+        self._waiting[path] = len(self._lines(path)) if path.exists() else 0
 
-    def take(self, most: int) -> Load:
-        """Tasks for the next batch, those that were asked before first. They stay pending until `drop`."""
-        begun: dict[int, bytes] = {}
-        files: list[Path] = []
-        for path in (path for path, count in self._ours.items() if count):
-            if len(begun) < most:
-                begun |= self._waiting_in(path)
-                files.append(path)
-        numbers = np.asarray([*begun, *self._new[: max(0, most - len(begun))]], dtype=np.int64)
-        return Load(numbers[:most], begun, tuple(files), self._conversations)
+    def take(self, most: int) -> tuple[np.ndarray, Iterator[BatchTask]]:
+        """Return tasks for the next batch, waiting ones first. They stay pending until `drop`.
 
-    def drop(self, load: Load, keys: Iterable[str]) -> None:
-        """Some tasks of a load are in a batch now, or have an outcome."""
+        Returns:
+            Their indices in the maker, int64 [n], and the tasks in the same order.
+        """
+        lines: dict[int, bytes] = {}
+        for path, count in self._waiting.items():
+            if count and len(lines) < most:
+                lines |= self._lines(path)
+        numbers = np.asarray([*lines, *self._new[: max(0, most - len(lines))]], dtype=np.int64)[:most]
+        return numbers, (self._task(number, lines) for number in numbers.tolist())
+
+    def _task(self, number: int, lines: dict[int, bytes]) -> BatchTask:
+        if number in lines:
+            return BatchTask.from_line(lines[number])
+        return BatchTask.first(self._maker, number, self._conversations.begun(self._maker.keys[number].decode()))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Remove tasks that are in a batch now or have an outcome."""
         gone = sorted_keys(keys)
-        self._folder.prune(load.files, gone)
-        self.survey(load.files)
+        files = [path for path, count in self._waiting.items() if count]
+        self._folder.prune(files, gone)
+        for path in files:
+            self.recount(path)
         self._new = self._new[~contains(gone, self._maker.keys[self._new])]
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Tasks are to be asked from the start; those of another run are left to it."""
+        """Ask tasks from the start; those of other runs are left to them."""
         numbers = self._numbers(list(keys))
         self._new = np.concatenate([self._new, numbers[numbers >= 0]])
 
-    def _waiting_in(self, path: Path) -> dict[int, bytes]:
-        """Lines of the tasks of this run that wait in a file, by number."""
-        rows = list(read_asked(path))
+    def _lines(self, path: Path) -> dict[int, bytes]:
+        """Return the lines of this run's tasks in a file, by index."""
+        rows = list(read_lines(path))
         numbers = self._numbers([key for key, _ in rows]).tolist()
         return {number: line for number, (_, line) in zip(numbers, rows, strict=True) if number >= 0}
 
     def _numbers(self, keys: list[str]) -> np.ndarray:
-        """Numbers of keys in the maker, int64 [N]; -1 where it has none."""
+        """Return the indices of keys in the maker, int64 [n]; -1 if it lacks one."""
         wanted, known = np.asarray(keys, dtype=KEY_TYPE), self._maker.keys
         if not len(known):
             return np.full(len(wanted), -1, dtype=np.int64)

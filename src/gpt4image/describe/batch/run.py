@@ -1,4 +1,10 @@
-"""Runs tasks through the batch interface: makes batches, waits for them, and collects what they bring."""
+"""Describe tasks through the batch interface: make batches, wait for them, collect their results.
+
+    Pending --take--> InputFile --BatchSteps: upload, create--> server --Collection--> records, or waiting tasks
+    (Pending)
+
+The run goes round: advance every batch by as many steps as the server permits, start new ones, pause.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +18,11 @@ from gpt4image.core.console import counted, say
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.core.files import exclusive
 from gpt4image.core.format import rough_duration
-from gpt4image.describe.batch.inputs import Form, Made, make_input
-from gpt4image.describe.batch.jobs import Asked, BatchFolder, Job, Jobs, new_job, read_asked
-from gpt4image.describe.batch.pending import Load, Pending
-from gpt4image.describe.batch.results import Collected, Recorder, collect
+from gpt4image.describe.batch.collect import Collection, Recorder
+from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
+from gpt4image.describe.batch.input_file import TOO_LARGE, InputFile
+from gpt4image.describe.batch.pending import Pending
+from gpt4image.describe.batch.steps import BatchSteps
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store.description_store import DescriptionStore
@@ -23,36 +30,38 @@ from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.llm.base import RequestFailedError
 from gpt4image.llm.batch_api import (
     OVER,
+    BatchReport,
     BatchServer,
-    Found,
     MissingError,
     QueueFullError,
     TooLargeError,
     TryLaterError,
-    counts_of,
-    problems_of,
-    result_files,
-    was_turned_away,
 )
 from gpt4image.llm.budget import OVER_BUDGET, Budget
 from gpt4image.llm.credentials import is_openai
 from gpt4image.llm.errors import shorten
 
+PAUSE_GROWTH = 1.5
+
+LINE_SECONDS = 600.0
+
+MEGA = 10**6
+
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Nothing here decides what is asked.
+    """Sizes and patience; none of this changes what is asked.
 
     Attributes:
-        most_requests: requests of a batch, at most; OpenAI takes no more than the default.
-        most_bytes: size of a batch's input file, at most; likewise.
-        most_batches: batches under way at a time, at most.
-        attempts: times that a question may fail because of its request before that is its outcome.
-        first_pause: seconds between two looks at the batches in the beginning.
-        longest_pause: the pause that it grows to while nothing happens.
-        create_seconds: how long a batch, the answer to whose making was lost, may take to show up in the list.
-        down_seconds: how long the server may be out of reach before the job stops.
-        hopeless: failures of a batch without any answer after which the job stops.
+        most_requests: maximum requests per batch; OpenAI accepts no more than the default.
+        most_bytes: maximum size of a batch's input file; likewise.
+        most_batches: maximum batches at the server.
+        attempts: failures of a question after which they are its outcome.
+        first_pause: seconds between two rounds at first.
+        longest_pause: the pause that this grows to while nothing happens.
+        create_seconds: how long a batch whose creation went unanswered may take to appear in the server's list.
+        down_seconds: how long the server may be unreachable before the job stops.
+        max_failures: failures of a batch without any answer after which the job stops.
     """
 
     most_requests: int = 50_000
@@ -63,42 +72,12 @@ class BatchSettings:
     longest_pause: float = 60.0
     create_seconds: float = 120.0
     down_seconds: float = 3600.0
-    hopeless: int = 20
+    max_failures: int = 20
 
     def __post_init__(self) -> None:
         for name in ("most_requests", "most_bytes", "most_batches", "attempts", "first_pause"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest input file.
-
-    Attributes:
-        requests: its requests, at most.
-        size: its bytes, at most.
-    """
-
-    requests: int
-    size: int
-
-    def times(self, factor: float) -> Limits:
-        """Other limits, one request at least."""
-        return Limits(max(1, int(self.requests * factor)), max(1, int(self.size * factor)))
-
-    def within(self, most: Limits) -> Limits:
-        """These limits where they are below others, else those."""
-        return Limits(min(self.requests, most.requests), min(self.size, most.size))
-
-
-PAUSE_GROWTH = 1.5
-
-
-LINE_SECONDS = 600.0
-
-
-MEGA = 10**6
 
 
 def run_batches(
@@ -111,46 +90,35 @@ def run_batches(
     settings: BatchSettings | None = None,
     title: str = "Describe in batches",
 ) -> Tally:
-    """Have all tasks described through a vendor's batch interface, batches that are under way already included.
+    """Describe tasks through a vendor's batch interface; collect the batches that are already under way too.
 
     Args:
         maker: the tasks, as requests.
-        server: where they are asked; closed at the end.
-        store: what is answered already.
-        writer: takes the records; a part of that store.
-        folder: keeps what is known of batches under way. A process that takes it over goes on where one was killed.
-        budget: what may be spent, at the price of the batch interface; the tally says so when it ends the job.
-        settings: how large batches are, and how patient the job is.
-        title: what the progress line calls it.
+        server: the server; closed at the end.
+        store: the descriptions so far.
+        writer: writes the records; a shard of that store.
+        folder: state of the batches under way. A process that takes it over resumes where the last one was killed.
+        budget: the budget, at the price of the batch interface; the tally says so if it ends the job.
+        settings: sizes and patience.
+        title: title of the progress line.
 
     Raises:
         BusyError: another process is at work on the same batches.
-        DescribeError: no request can go well, or the server is gone. Batches under way go on at the server.
-        KeyboardInterrupt: the job was stopped. Batches under way go on at the server.
-        StoreError: records cannot be written, or the state of batches cannot be read.
+        DescribeError: no request can succeed, or the server is gone. Batches under way continue at the server.
+        KeyboardInterrupt: the user stopped the job. Batches under way continue at the server.
+        StoreError: records cannot be written, or the state of a batch cannot be read.
     """
     with exclusive(folder / "lock", f"the batches in {folder}"), console.progress(title, len(maker)) as meter:
-        run = BatchRun(maker, server, store, writer, folder, budget, settings or BatchSettings(), meter)
+        run = BatchRun(maker, server, store, writer, BatchFolder(folder), budget, settings or BatchSettings(), meter)
         try:
             return run.run()
         finally:
-            run.say_what_goes_on()
+            run.say_what_continues()
             server.close()
 
 
 class BatchRun:
-    """One job.
-
-    Args:
-        maker: the tasks.
-        server: where they are asked.
-        store: what is answered already.
-        writer: takes the records.
-        folder: keeps what is known of batches under way.
-        budget: what may be spent.
-        settings: how large batches are, and how patient the job is.
-        meter: the progress line.
-    """
+    """State of one `run_batches`, whose arguments it takes."""
 
     def __init__(
         self,
@@ -158,77 +126,79 @@ class BatchRun:
         server: BatchServer,
         store: DescriptionStore,
         writer: RecordWriter,
-        folder: Path,
+        folder: BatchFolder,
         budget: Budget,
         settings: BatchSettings,
         meter: console.Meter,
     ) -> None:
         self._maker, self._server, self._budget, self._settings = maker, server, budget, settings
-        self._meter, self._folder = meter, BatchFolder(folder)
-        self._folder.tidy()
-        self._jobs = Jobs(server, self._folder, settings.create_seconds)
+        self._meter, self._folder = meter, folder
+        folder.tidy()
+        self._steps = BatchSteps(server, folder, settings.create_seconds)
         conversations = store.conversations()
-        self._pending = Pending(maker, self._folder, store.keys().answered, conversations)
-        budget.spent += self._folder.spent(server.model)
-        self.tally = Tally(len(self._pending) + self._jobs.requests)
+        self._pending = Pending(maker, folder, store.keys().answered, conversations)
+        budget.spent += folder.spent(server.model)
+        self.tally = Tally(len(self._pending) + self._steps.requests)
         self._recorder = Recorder(writer, budget, self.tally, conversations)
-        self._limits = self._most = Limits(settings.most_requests, settings.most_bytes)
-        self._at_once, self._old_limit = settings.most_batches, not is_openai(server.place)
-        self._counts: dict[str, tuple[int, int]] = {}
-        self._trouble: TryLaterError | None = None
-        self._problem: DescribeError | None = None
+        # What the server turned out to take: fewer requests, smaller files, fewer batches at a time.
+        self._max_requests, self._max_bytes = settings.most_requests, settings.most_bytes
+        self._max_batches, self._old_limit = settings.most_batches, not is_openai(server.place)
+        self._reports: dict[str, BatchReport] = {}
+        self._trouble: TryLaterError | None = None  # of the current round
+        self._fatal: DescribeError | None = None  # raised at the end of the round, after all batches had their turn
         self._wait = settings.first_pause
         self._start = self._in_touch = self._line_at = time.monotonic()
 
     def run(self) -> Tally:
-        """Go on until nothing is under way and nothing more can be sent."""
-        if self._jobs.others:
-            say(f"{counted(self._jobs.others, 'batch')} of other models or servers: their own commands collect them")
-        if self._jobs.all or len(self._pending):
+        """Go round until nothing is under way and nothing more can be sent."""
+        if self._steps.others:
+            say(f"{counted(self._steps.others, 'batch')} of other models or servers: their own commands collect them")
+        if self._steps.all or len(self._pending):
             self._server.check()
             self._go_round()
-        while self._jobs.all:
+        while self._steps.all:
             self._pause()
             self._go_round()
         self.tally.total = self.tally.done + len(self._pending)
         return self.tally
 
-    def say_what_goes_on(self) -> None:
-        """Tell the user, at an early end, what the server goes on with."""
-        under_way = self._jobs.at_server()
-        if under_way:
+    def say_what_continues(self) -> None:
+        """Tell the user at an early end what continues at the server."""
+        if self._steps.at_server:
             say(
-                f"{counted(under_way, 'batch')} under way at {self._server.place}, which goes on by itself. The same "
-                "command collects the answers, now or later."
+                f"{counted(self._steps.at_server, 'batch')} under way at {self._server.place}, which continues without "
+                "us. The same command collects the answers, now or later."
             )
 
+    # A round.
+
     def _go_round(self) -> None:
-        """Bring every batch on, and begin new ones."""
-        before, self._trouble = dict(self._jobs.all), None
+        """Advance every batch, and start new ones."""
+        before, self._trouble = dict(self._steps.all), None
         for name in before:
             self._try(name)
-        while self._may_begin() and self._begin():
+        while self._may_start() and self._start_batch():
             pass
-        if self._problem is not None:
-            raise self._problem
-        self._look_for_silence()
-        if self._jobs.all != before:
+        if self._fatal is not None:
+            raise self._fatal
+        self._check_contact()
+        if self._steps.all != before:
             self._wait = self._settings.first_pause
         self._show()
 
-    def _may_begin(self) -> bool:
-        well = self._problem is None and self._trouble is None and not self.tally.stopped
-        return well and len(self._jobs.all) < self._at_once
+    def _may_start(self) -> bool:
+        well = self._fatal is None and self._trouble is None and not self.tally.stopped
+        return well and len(self._steps.all) < self._max_batches
 
-    def _look_for_silence(self) -> None:
-        """DescribeError where the server has been out of reach for too long."""
+    def _check_contact(self) -> None:
+        """Raise DescribeError if the server has been unreachable for too long."""
         now = time.monotonic()
         if self._trouble is None:
             self._in_touch = now
         elif now - self._in_touch > self._settings.down_seconds:
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)} by now. "
-                "Nothing is lost: give the same command again later."
+                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)}. Nothing is lost: "
+                "run the same command again later."
             )
 
     def _pause(self) -> None:
@@ -236,156 +206,154 @@ class BatchRun:
         time.sleep(max(self._wait, min(asked or 0.0, longest)))
         self._wait = min(self._wait * PAUSE_GROWTH, longest)
 
+    # One batch.
+
     def _try(self, name: str) -> None:
-        """Bring a batch on as far as the server lets it. What ends the job is kept until the others had their turn."""
+        """Advance a batch by as many steps as the server permits."""
         try:
-            self._advance(self._jobs.all[name])
+            self._advance(self._steps.all[name])
         except DescribeError as error:
-            self._problem = self._problem or error
+            self._fatal = self._fatal or error
         except TryLaterError as error:
             self._trouble = error
         except TooLargeError as error:
-            self._make_smaller(self._jobs.all[name], str(error))
+            self._make_smaller(self._steps.all[name], str(error))
         except QueueFullError as error:
-            self._stand_back(self._jobs.all[name], str(error))
+            self._stand_back(self._steps.all[name], str(error))
 
-    def _advance(self, job: Job) -> None:
-        if self.tally.stopped and job.phase in ("made", "uploading", "uploaded"):
-            self._take_apart(job)
+    def _advance(self, batch: Batch) -> None:
+        if self.tally.stopped and batch.phase in ("made", "uploading", "uploaded"):
+            self._take_apart(batch)
             return
-        if job.phase in ("made", "uploading"):
-            job = self._jobs.upload(job)
-        if job.phase == "uploaded" and self._jobs.at_server() < self._at_once:
-            self._jobs.create(job)
-            size = f"{job.size / MEGA:,.1f} MB"
-            say(f"A batch of {counted(job.requests, 'request')} ({size}) is at {self._server.place}.")
-        elif job.phase == "creating":
-            self._jobs.recover(job)
-        elif job.phase == "created":
-            self._look(job)
-        elif job.phase == "collected":
-            self._jobs.clean(job)
+        if batch.phase in ("made", "uploading"):
+            batch = self._steps.upload(batch)
+        if batch.phase == "uploaded" and self._steps.at_server < self._max_batches:
+            self._steps.create(batch)
+            size = f"{batch.size / MEGA:,.1f} MB"
+            say(f"A batch of {counted(batch.requests, 'request')} ({size}) is at {self._server.place}.")
+        elif batch.phase == "creating":
+            self._steps.recover(batch)
+        elif batch.phase == "created":
+            report = self._reports[batch.name] = self._steps.retrieve(batch)
+            if report.status in OVER:
+                if report.queue_full:
+                    raise QueueFullError(self._problems(report))
+                self._collect(batch, report)
+        elif batch.phase == "collected":
+            self._steps.clean(batch)
 
-    def _look(self, job: Job) -> None:
-        batch = self._jobs.look(job)
-        self._counts[job.name] = counts_of(batch)
-        if batch.get("status") not in OVER:
-            return
-        if was_turned_away(batch):
-            raise QueueFullError(self._reasons(batch))
-        self._collect(job, batch)
-
-    def _collect(self, job: Job, batch: Found) -> None:
+    def _collect(self, batch: Batch, report: BatchReport) -> None:
+        collection = Collection(batch, self._server, self._folder, self._recorder, self._settings.attempts)
         try:
-            found = collect(job, batch, self._folder, self._server, self._recorder, self._settings.attempts)
+            collection.run(report)
         except MissingError:
-            raise self._jobs.gone(job, f"has no answers of batch {job.batch} any more") from None
-        job = self._jobs.save(replace(job, phase="collected", results=tuple(result_files(batch))))
-        self._pending.put_back(found.put_back)
-        self._pending.survey(self._folder.waiting_of(job.name))
-        problem = self._judge(job, batch, found)
-        if problem is None:
-            self._jobs.clean(job)
+            raise self._steps.lost(batch, f"no longer has the answers of batch {batch.batch}") from None
+        batch = self._steps.save(replace(batch, phase="collected", results=report.files))
+        self._pending.put_back(collection.put_back)
+        self._pending.recount(self._folder.waiting(batch.name))
+        fatal = self._judge(batch, report, collection)
+        if fatal is None:
+            self._steps.clean(batch)
             return
         with suppress(TryLaterError):
-            self._jobs.clean(job)
-        raise problem
+            self._steps.clean(batch)
+        raise fatal
 
-    def _judge(self, job: Job, batch: Found, found: Collected) -> DescribeError | None:
-        """What a batch's end means for the others; an error where none can go well."""
-        self._old_limit &= not found.refused_limit
-        match batch.get("status"):
+    def _judge(self, batch: Batch, report: BatchReport, collection: Collection) -> DescribeError | None:
+        """Return the error if no other batch can succeed after how this one ended."""
+        self._old_limit &= not collection.refused_limit
+        match report.status:
             case "failed":
                 return DescribeError(
-                    f"{self._server.place} refused a batch of {counted(job.requests, 'request')} as a whole: "
-                    f"{self._reasons(batch)}"
+                    f"{self._server.place} refused a batch of {counted(batch.requests, 'request')} as a whole: "
+                    f"{self._problems(report)}"
                 )
             case "cancelled":
                 self.tally.stopped = "a batch was cancelled at the server"
-            case "expired" if not found.answered:
+            case "expired" if not collection.answered:
                 self.tally.stopped = "a batch expired before the server had answered any of it"
             case _:
-                self._limits = self._limits.times(2).within(self._most)
-        failed = found.failures.total()
-        if found.hopeless is None and not found.answered and failed >= self._settings.hopeless:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.failures.most_common(3))
+                self._max_requests = min(2 * self._max_requests, self._settings.most_requests)
+        failed = collection.failures.total()
+        if collection.fatal is None and not collection.answered and failed >= self._settings.max_failures:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in collection.failures.most_common(3))
             return DescribeError(
-                f"All requests of a batch have failed ({reasons}). Mend that, and try them again: --retry-failed."
+                f"All requests of a batch have failed ({reasons}). Fix the cause and retry them with --retry-failed."
             )
-        return found.hopeless
+        return collection.fatal
 
-    def _reasons(self, batch: Found) -> str:
-        said = "; ".join(message for _, message in problems_of(batch)) or "it does not say why."
-        return shorten(self._server.key.scrub(said))
+    def _problems(self, report: BatchReport) -> str:
+        return shorten(self._server.key.scrub("; ".join(report.problems) or "no reason given."))
 
-    def _stand_back(self, job: Job, reason: str) -> None:
-        """The server's queue is full: wait for our other batches, or send fewer requests."""
-        others = self._jobs.at_server() - (job.phase == "created")
+    # What the server does not take.
+
+    def _stand_back(self, batch: Batch, reason: str) -> None:
+        """Handle a full queue: wait for our other batches, or send fewer requests at a time."""
+        others = self._steps.at_server - (batch.phase == "created")
         if others:
-            self._at_once = others
-            self._jobs.save(replace(job, phase="uploaded", batch=""))
-        elif job.requests > 1:
-            self._limits = replace(self._limits, requests=job.requests // 2)
-            say(f"The server's queue is full: batches of {self._limits.requests:,} now. It says: {reason}")
-            self._take_apart(job)
+            self._max_batches = others
+            self._steps.save(replace(batch, phase="uploaded", batch=""))
+        elif batch.requests > 1:
+            self._max_requests = max(1, batch.requests // 2)
+            say(f"The server's queue is full: batches of {self._max_requests:,} from now on. It says: {reason}")
+            self._take_apart(batch)
         else:
-            self._take_apart(job)
+            self._take_apart(batch)
             raise DescribeError(
                 f"{self._server.place} takes not even one request into its queue. It says: {reason} Wait until other "
-                "batches are over, and give the same command again."
+                "batches have finished, and run the same command again."
             )
 
-    def _make_smaller(self, job: Job, reason: str) -> None:
-        """The server takes no file of that size."""
-        if job.requests > 1:
-            self._limits = self._most = replace(self._limits, size=max(1, job.size // 2))
-            self._take_apart(job)
+    def _make_smaller(self, batch: Batch, reason: str) -> None:
+        """Handle an input file that is too large for the server."""
+        if batch.requests > 1:
+            self._max_bytes = max(1, batch.size // 2)
+            self._take_apart(batch)
             return
-        for _, line in read_asked(self._folder.tasks(job.name)):
-            self._recorder.fail(
-                Asked.from_line(line), RequestFailedError("too large for a batch", reason, retryable=False)
-            )
-        self._jobs.forget(job)
+        for _, line in read_lines(self._folder.tasks(batch.name)):
+            error = RequestFailedError(TOO_LARGE, reason, retryable=False)
+            self._recorder.fail(BatchTask.from_line(line), error)
+        self._steps.forget(batch)
 
-    def _take_apart(self, job: Job) -> None:
-        """Have the tasks of a batch that never was go into others."""
-        asked = [Asked.from_line(line) for _, line in read_asked(self._folder.tasks(job.name))]
-        with self._folder.wait_file(job.name) as waiting:
-            waiting.writelines(task.line() for task in asked if task.begun)
-        job = self._jobs.save(replace(job, phase="collected"))
-        self._pending.put_back(task.record.key for task in asked if not task.begun)
-        self._pending.survey(self._folder.waiting_of(job.name))
+    def _take_apart(self, batch: Batch) -> None:
+        """Return the tasks of a batch that the server never had."""
+        tasks = [BatchTask.from_line(line) for _, line in read_lines(self._folder.tasks(batch.name))]
+        with self._folder.write_waiting(batch.name) as waiting:
+            waiting.writelines(task.line() for task in tasks if task.begun)
+        batch = self._steps.save(replace(batch, phase="collected"))
+        self._pending.put_back(task.record.key for task in tasks if not task.begun)
+        self._pending.recount(self._folder.waiting(batch.name))
         with suppress(TryLaterError):
-            self._jobs.clean(job)
+            self._steps.clean(batch)
 
-    def _begin(self) -> bool:
-        """Make another batch and send it; False where there is nothing to send, or no money for it."""
-        room = self._budget.room(self._jobs.requests)
-        most = self._limits.requests if room is None else min(room, self._limits.requests)
-        load = self._pending.take(most)
-        if len(load.numbers):
-            self._make(load)
-        elif len(self._pending) and not self._jobs.all:
-            self.tally.stopped = OVER_BUDGET
-        return bool(len(load.numbers))
+    # A new batch.
 
-    def _make(self, load: Load) -> None:
-        name, form = self._folder.new_name(), Form(self._server.model, self._old_limit, self._limits.size)
-        files, part = (self._folder.tasks(name), self._folder.requests(name)), self._maker.part(load.numbers)
-        made = Made()
-        for made in make_input(*files, load.asked(self._maker), part, form):
-            self._meter.note(f"a batch in the making: {made.requests:,} requests, {made.size / MEGA:.0f} MB")
-        if made.requests:
-            place, model = self._server.place, form.model
-            job = new_job(name, place, model, requests=made.requests, size=made.size, old_limit=form.old_limit)
-            self._jobs.save(job)
+    def _start_batch(self) -> bool:
+        """Make another batch and send it; return False if there is nothing to send, or no money for it."""
+        room = self._budget.room(self._steps.requests)
+        numbers, tasks = self._pending.take(self._max_requests if room is None else min(room, self._max_requests))
+        if not len(numbers):
+            if len(self._pending) and not self._steps.all:
+                self.tally.stopped = OVER_BUDGET
+            return False
+        name = self._folder.new_name()
+        file = InputFile(self._server.model, old_limit=self._old_limit, max_bytes=self._max_bytes)
+        paths = self._folder.requests(name), self._folder.tasks(name)
+        for _ in file.write(*paths, tasks, self._maker.part(numbers)):
+            self._meter.note(f"preparing a batch: {file.requests:,} requests, {file.size / MEGA:.0f} MB")
+        if file.requests:
+            place, model = self._server.place, self._server.model
+            self._steps.save(Batch(name, place, model, file.requests, file.size, self._old_limit))
         else:
             self._folder.remove(name)
-        for asked, error in made.refused:
-            self._recorder.fail(asked, error)
-        self._pending.drop(load, made.used)
-        if made.requests:
+        for task, error in file.refused:
+            self._recorder.fail(task, error)
+        self._pending.drop(file.used)
+        if file.requests:
             self._try(name)
+        return True
+
+    # Progress.
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -397,11 +365,12 @@ class BatchRun:
             say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}")
 
     def _note(self) -> str:
-        """What is under way, short enough to stand beside a progress bar; at the end, what it has come to."""
-        under_way = [job for job in self._jobs.all.values() if job.phase != "collected"]
-        if not under_way:
+        """Return what is under way, short enough for a progress line; at the end, the counts."""
+        names = [batch.name for batch in self._steps.all.values() if batch.open]
+        if not names:
             return self.tally.note()
-        done, failed = map(sum, zip(*(self._counts.get(job.name, (0, 0)) for job in under_way), strict=True))
-        parts = [counted(len(under_way), "batch"), f"{done:,} of {self._jobs.requests:,} answered"]
+        reports = [self._reports.get(name, BatchReport()) for name in names]
+        answered, failed = (sum(getattr(report, kind) for report in reports) for kind in ("answered", "failed"))
+        parts = [counted(len(names), "batch"), f"{answered:,} of {self._steps.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []
         return ", ".join([*parts, rough_duration(self.tally.seconds)])
