@@ -10,7 +10,7 @@ import torch
 
 from gpt4image import AlignmentLoss
 
-GUIDE = Path(__file__).parents[1] / "docs" / "extend.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
 
 
 def guide_loss(name):

@@ -1,0 +1,97 @@
+"""Every command that README and guide show runs as written, on small images and models and a local server."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from gpt4image.cli.main import main
+from support import ROOT
+from support.stub_server import StubServer
+
+SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
+
+
+def commands(document: str) -> list[str]:
+    """Return the commands of a document, one per line, without comments."""
+    lines = (ROOT / document).read_text().splitlines()
+    found = [
+        line.strip() for line in lines if re.match(r"( {4}gpt4image|\./run gpt4image|\s*accelerate launch)\b", line)
+    ]
+    return [re.sub(r"\s+#.*", "", line).removeprefix("./run ") for line in found]
+
+
+@pytest.fixture
+def folder(image_set: Path, tmp_path: Path) -> Path:
+    """A folder with everything that the commands name."""
+    shutil.copytree(image_set, tmp_path / "photos")
+    shutil.copytree(image_set / "red", tmp_path / "new-photos")
+    weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
+    (config,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide.md").read_text(), flags=re.DOTALL)
+    assert "convnext_tiny" in config
+    (tmp_path / "mine.toml").write_text(
+        config.replace("convnext_tiny", "resnet10t").replace("epochs = 40", "epochs = 1")
+    )
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server():
+    with StubServer() as server:
+        yield server.base_url
+
+
+def small(command: str, server: str) -> list[str]:
+    """Adapt a command to the small stand-ins: image set, server, model, number of epochs."""
+    command = (
+        command.replace("http://localhost:8000/v1", server).replace("WORK", "gpt4image-work").replace("DATA", "photos")
+    )
+    command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace("resnet50", "resnet10t")
+    words = shlex.split(command.replace(" ...", ""))[1:]
+    match words:
+        case ["describe", "check", *_]:
+            extra = "--checkpoint weights.safetensors --image-size 32"
+        case ["describe", "photos", *_] if "--base-url" not in words:
+            extra = f"--base-url {server}"
+        case ["embed", "images", *_]:
+            extra = "--teacher-checkpoint weights.safetensors --teacher-size 32"
+        case ["compare", *_] if "--config" in words:  # other settings than the training before
+            extra = SMALL.replace("--backbone resnet10t ", "--work compared --text gpt4image-work ")
+        case ["train", *_] | ["compare", *_]:
+            extra = SMALL
+        case _:
+            extra = ""
+    return [*words, *extra.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+def test_commands_run_in_the_order_of_the_document(document, folder, server, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    found = [command for command in commands(document) if command.startswith("gpt4image")]
+    assert len(found) >= 6
+    for command in found:
+        status = main(small(command, server))
+        assert status == 0, f"{command}\n{capsys.readouterr().err}"
+
+
+def test_accelerate_runs_the_package_as_a_module():
+    (command,) = [command for command in commands("docs/guide.md") if command.startswith("accelerate")]
+    assert command.split()[4:6] == ["-m", "gpt4image"]
+    assert "gpt4image.__main__" in sys.modules or (ROOT / "src/gpt4image/__main__.py").exists()
+
+
+def test_architecture_names_files_that_exist():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 30
+    missing = {name for name in named if not (ROOT / "src/gpt4image" / name).exists()}
+    assert missing == set()
