@@ -1,20 +1,66 @@
-"""Metrics against scikit-learn."""
+"""Metrics against scikit-learn and torchmetrics; the temperature against known ones."""
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn import metrics
 
-from gpt4image.probing.calibration import measure
+from gpt4image.probing import calibration
+from gpt4image.probing.calibration import calibration_error, fit_temperature, measure, measure_quality
 
 
 def test_metrics_equal_scikit_learn():
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(200, 5)), generator.integers(0, 4, 200)
     found = measure(logits, labels)
-    answers = logits.argmax(axis=1)
+    predicted = logits.argmax(axis=1)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert found.accuracy == metrics.accuracy_score(labels, answers)
+    assert found.accuracy == metrics.accuracy_score(labels, predicted)
     assert found.negative_log_likelihood == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(5)))
-    assert np.array_equal(found.confusion, metrics.confusion_matrix(labels, answers, labels=range(5)))
-    recalls = metrics.recall_score(labels, answers, labels=range(4), average=None)
+    assert np.array_equal(found.confusion, metrics.confusion_matrix(labels, predicted, labels=range(5)))
+    recalls = metrics.recall_score(labels, predicted, labels=range(4), average=None)
     assert found.balanced_accuracy == pytest.approx(recalls.mean())
+
+
+def test_fitted_temperature_undoes_a_known_distortion():
+    generator = np.random.default_rng(0)
+    calibrated = log_softmax(generator.normal(size=(20_000, 5)) * 2, axis=1)
+    labels = (np.exp(calibrated).cumsum(axis=1) < generator.random((20_000, 1))).sum(axis=1)
+    labels = np.minimum(labels, 4)
+    for factor in (0.5, 1.0, 3.0):
+        assert fit_temperature(calibrated * factor, labels) == pytest.approx(factor, rel=0.04)
+    labels[::2] = -1
+    distorted = calibrated.copy()
+    distorted[::2] *= -1
+    assert fit_temperature(distorted, labels) == pytest.approx(1, rel=0.05)
+
+
+def test_temperature_of_a_sample_is_close_to_that_of_all_rows(monkeypatch):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(5000, 3))
+    labels = (logits + generator.gumbel(size=(5000, 3))).argmax(axis=1)
+    whole = fit_temperature(logits, labels)
+    monkeypatch.setattr(calibration, "FITTED_ON", 2000)
+    assert fit_temperature(logits, labels) == pytest.approx(whole, rel=0.15)
+
+
+def test_quality_equals_torchmetrics(monkeypatch):
+    import torch
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+    monkeypatch.setattr(calibration, "BLOCK", 300)
+    generator = np.random.default_rng(0)
+    logits = (generator.normal(size=(1000, 4)) * 3).astype(np.float32)
+    labels = (logits / 2 + generator.gumbel(size=(1000, 4))).argmax(axis=1)
+    labels[generator.random(1000) < 0.1] = -1
+    found = measure_quality(logits, labels, temperature=1.7)
+    known = labels >= 0
+    shares = torch.from_numpy(softmax(logits[known].astype(np.float64) / 1.7, axis=1))
+    right = torch.from_numpy(labels[known])
+    assert found.images == known.sum()
+    assert found.accuracy == pytest.approx(float(multiclass_accuracy(shares, right, 4, average="micro")))
+    assert found.balanced_accuracy == pytest.approx(float(multiclass_accuracy(shares, right, 4, average="macro")))
+    assert found.calibration_error == pytest.approx(float(multiclass_calibration_error(shares, right, 4)), abs=1e-6)
+    loss = torch.nn.functional.nll_loss(shares.log(), right)
+    assert found.negative_log_likelihood == pytest.approx(float(loss))
+    assert calibration_error(np.ones(3), np.asarray([True, True, True])) == 0

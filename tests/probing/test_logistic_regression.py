@@ -1,4 +1,4 @@
-"""The fit is that of scikit-learn, however the rows are cut up and stored."""
+"""The fit equals that of scikit-learn, however the rows are chunked and stored."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.probing import logistic_regression as softmax_regression
-from gpt4image.probing.logistic_regression import _Objective, fit_softmax_regression
+from gpt4image.probing import logistic_regression
+from gpt4image.probing.logistic_regression import _Objective, fit_softmax_regression, standardise
 
 
-def drawn(rows=400, width=12, classes=4, seed=0):
+def make_data(rows=400, width=12, classes=4, seed=0):
     """Overlapping classes on vectors whose mean is far from 0, float16."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, rows)
@@ -28,12 +28,12 @@ def reference(vectors, labels, strength):
 
 @pytest.mark.parametrize("strength", [0.1, 3.0, 100.0])
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("kept", [2**27, 0], ids=["kept", "read-anew"])
+@pytest.mark.parametrize("kept", [2**27, 0], ids=["kept", "read-each-pass"])
 @pytest.mark.parametrize("wide", [8, 0], ids=["axes-of-covariance", "own-axes"])
-def test_probabilities_are_those_of_scikit_learn(monkeypatch, strength, classes, kept, wide):
-    monkeypatch.setattr(softmax_regression, "KEPT", kept)
-    monkeypatch.setattr(softmax_regression, "WIDE", wide)
-    vectors, labels = drawn(classes=classes)
+def test_probabilities_equal_scikit_learn(monkeypatch, strength, classes, kept, wide):
+    monkeypatch.setattr(logistic_regression, "KEPT", kept)
+    monkeypatch.setattr(logistic_regression, "WIDE", wide)
+    vectors, labels = make_data(classes=classes)
     model = fit_softmax_regression(vectors, labels, classes, strength=strength, device="cpu")
     # of two classes scikit-learn fits the difference w alone: W = (-w / 2, w / 2) costs half as much
     same = strength if classes > 2 else 2 * strength
@@ -41,7 +41,8 @@ def test_probabilities_are_those_of_scikit_learn(monkeypatch, strength, classes,
     np.testing.assert_allclose(probabilities(model, vectors), expected, atol=1e-4)
 
 
-def test_correlated_numbers_take_no_more_steps(monkeypatch):
+@pytest.mark.slow
+def test_correlated_vectors_take_few_steps(monkeypatch):
     generator = np.random.default_rng(3)
     labels = generator.integers(0, 4, 2000)
     vectors = generator.normal(size=(2000, 40)) + generator.normal(size=(4, 40))[labels] / 4
@@ -49,16 +50,16 @@ def test_correlated_numbers_take_no_more_steps(monkeypatch):
     models = {}
     for name, spread in {"even": np.ones(40), "uneven": np.logspace(0, -2, 40)}.items():
         models[name] = fit_softmax_regression(vectors * spread @ turn, labels, 4, strength=100, device="cpu")
-    monkeypatch.setattr(softmax_regression, "WIDE", 0)
+    monkeypatch.setattr(logistic_regression, "WIDE", 0)
     own = fit_softmax_regression(vectors * spread @ turn, labels, 4, strength=100, device="cpu")
     assert models["uneven"].steps <= 2 * models["even"].steps < own.steps
     moved = vectors * spread @ turn
     np.testing.assert_allclose(probabilities(models["uneven"], moved), probabilities(own, moved), atol=1e-4)
 
 
-def test_stored_precision_changes_nothing():
+def test_stored_precision_does_not_change_the_fit():
     """Numbers that float16 holds exactly give the same fit, to the last bit, in float32 and float64."""
-    vectors, labels = drawn()
+    vectors, labels = make_data()
     half, single, double = (
         fit_softmax_regression(vectors.astype(kind), labels, 4, device="cpu")
         for kind in (np.float16, np.float32, float)
@@ -68,8 +69,8 @@ def test_stored_precision_changes_nothing():
         np.testing.assert_array_equal(other.bias, half.bias)
 
 
-def test_slopes_are_those_of_automatic_differentiation():
-    vectors, labels = drawn(rows=50, width=5, classes=3)
+def test_gradient_equals_automatic_differentiation():
+    vectors, labels = make_data(rows=50, width=5, classes=3)
     rows = np.arange(5, 45)
     objective = _Objective(vectors, labels, rows, 3, 2.0, "cpu")
     flat = np.random.default_rng(1).normal(size=3 * 6)
@@ -85,13 +86,13 @@ def test_slopes_are_those_of_automatic_differentiation():
     np.testing.assert_allclose(slopes, weights.grad.numpy().ravel(), atol=1e-12)
 
 
-def test_chunks_change_nothing_and_hold_what_they_may(monkeypatch, tmp_path):
-    vectors, labels = drawn(rows=300)
+def test_chunks_hold_at_most_their_size_and_do_not_change_the_fit(monkeypatch, tmp_path):
+    vectors, labels = make_data(rows=300)
     whole = fit_softmax_regression(vectors, labels, 4, device="cpu")
     path = tmp_path / "vectors.npy"
     np.save(path, vectors)
-    monkeypatch.setattr(softmax_regression, "CHUNK", {"cpu": 16 * 7})
-    monkeypatch.setattr(softmax_regression, "KEPT", 0)
+    monkeypatch.setattr(logistic_regression, "CHUNK", {"cpu": 16 * 7})
+    monkeypatch.setattr(logistic_regression, "KEPT", 0)
     stored = np.load(path, mmap_mode="r")
     sizes = {len(part) for part, _ in _Objective(stored, labels, np.arange(300), 4, 3.0, "cpu")._read()}
     assert sizes == {7, 300 % 7}
@@ -99,26 +100,26 @@ def test_chunks_change_nothing_and_hold_what_they_may(monkeypatch, tmp_path):
     np.testing.assert_allclose(probabilities(cut, vectors), probabilities(whole, vectors), atol=1e-5)
 
 
-def test_rows_that_are_left_out_play_no_part():
-    vectors, labels = drawn()
+def test_rows_left_out_have_no_influence():
+    vectors, labels = make_data()
     rows = np.arange(0, 400, 3)
-    spoilt = vectors.copy()
-    spoilt[1::3] = np.nan
-    chosen = fit_softmax_regression(spoilt, labels, 4, rows=rows, device="cpu")
+    damaged = vectors.copy()
+    damaged[1::3] = np.nan
+    chosen = fit_softmax_regression(damaged, labels, 4, rows=rows, device="cpu")
     alone = fit_softmax_regression(vectors[rows], labels[rows], 4, device="cpu")
     np.testing.assert_array_equal(chosen.weights, alone.weights)
     np.testing.assert_array_equal(chosen.bias, alone.bias)
 
 
-def test_the_bias_is_free_so_moved_vectors_give_the_same_answers():
-    vectors, labels = drawn()
+def test_moved_vectors_give_the_same_probabilities():
+    vectors, labels = make_data()
     moved = vectors.astype(np.float64) + 5
     here, there = (fit_softmax_regression(part, labels, 4, device="cpu") for part in (vectors, moved))
     np.testing.assert_allclose(probabilities(here, vectors), probabilities(there, moved), atol=1e-4)
 
 
-def test_classes_without_rows_and_a_single_class_do_not_crash():
-    vectors, labels = drawn(classes=3)
+def test_classes_without_rows_get_a_small_probability_and_a_single_class_all():
+    vectors, labels = make_data(classes=3)
     found = probabilities(fit_softmax_regression(vectors, labels, 5, device="cpu"), vectors)
     assert np.isfinite(found).all()
     assert found[:, 3:].max() < 0.01
@@ -127,8 +128,8 @@ def test_classes_without_rows_and_a_single_class_do_not_crash():
     )
 
 
-def test_what_cannot_be_fitted_is_refused():
-    vectors, labels = drawn()
+def test_invalid_arguments_are_rejected():
+    vectors, labels = make_data()
     for strength in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="strength above 0"):
             fit_softmax_regression(vectors, labels, 4, strength=strength)
@@ -139,8 +140,8 @@ def test_what_cannot_be_fitted_is_refused():
         fit_softmax_regression(vectors, labels, 4)
 
 
-def test_threads_are_as_before_after_a_fit_that_fails(monkeypatch):
-    vectors, labels = drawn()
+def test_number_of_threads_is_restored_even_after_an_error(monkeypatch):
+    vectors, labels = make_data()
     before = torch.get_num_threads()
     used = []
     call = _Objective.__call__
@@ -153,9 +154,27 @@ def test_threads_are_as_before_after_a_fit_that_fails(monkeypatch):
         with pytest.raises(StoreError):
             fit_softmax_regression(vectors, labels, 4, device="cpu")
         assert torch.get_num_threads() == 2
-        monkeypatch.setattr(softmax_regression, "TINY", 0)
+        monkeypatch.setattr(logistic_regression, "TINY", 0)
         used.clear()
-        fit_softmax_regression(*drawn(), 4, device="cpu")
+        fit_softmax_regression(*make_data(), 4, device="cpu")
         assert set(used) == {2}
     finally:
         torch.set_num_threads(before)
+
+
+def test_looser_tolerance_takes_fewer_steps_for_nearly_the_same_probabilities():
+    vectors, labels = make_data()
+    exact, loose = (
+        fit_softmax_regression(vectors, labels, 4, strength=30, tolerance=t, device="cpu") for t in (1e-7, 1e-4)
+    )
+    assert loose.steps < exact.steps
+    np.testing.assert_allclose(probabilities(loose, vectors), probabilities(exact, vectors), atol=5e-3)
+
+
+def test_standardised_vectors_have_mean_0_and_mean_squared_length_1():
+    vectors, _ = make_data()
+    found = standardise(100 * vectors.astype(np.float64) + 7)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
+    assert (found.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=1e-6)
+    assert not standardise(np.ones((5, 3))).any()

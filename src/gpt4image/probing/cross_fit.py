@@ -1,9 +1,10 @@
-"""Each row labelled by a classifier that has seen neither it nor its like."""
+"""The out-of-fold classifier: it predicts each row with a model that has seen neither the row nor its leakage group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,28 +13,25 @@ from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.probing.calibration import LabelQuality, blocks, fit_temperature, measure_quality
 from gpt4image.probing.folds import FOLDS, grouped_folds, number
-from gpt4image.probing.logistic_regression import SoftmaxRegression, fit_softmax_regression
+from gpt4image.probing.logistic_regression import TOLERANCE, SoftmaxRegression, fit_softmax_regression
 
 if TYPE_CHECKING:
     import torch
 
-
-STRENGTH = 3.0
-
-
-"""Inverse strength of the regularisation."""
+STRENGTH = 3.0  # inverse strength of the regularisation
+STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # to choose from, for vectors that `standardise` has scaled
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Cross-fitted answers.
+    """Out-of-fold predictions.
 
     Attributes:
-        logits: log-probabilities, float32 [N, C] unless another array was given to be filled.
-        folds: fold of each row, int64 [N]: it was answered by the model that was fitted to the other folds. -1 where
-            no model has seen the row or its group: the mean of all models' log-probabilities.
-        temperature: divides the logits before the softmax, so that the probabilities of labelled rows fit best.
-        quality: how good the answers to labelled rows are, at that temperature.
+        logits: log-probabilities [N, C], float32 unless an array was given to fill.
+        folds: fold of each row, int64 [N]: the model of that fold, fitted to all others, predicted it. -1 where no
+            model has seen the row or its group: the mean of all models' log-probabilities.
+        temperature: divides the logits before the softmax; fitted to the labelled rows.
+        quality: quality of the predictions for labelled rows, at that temperature.
     """
 
     logits: np.ndarray
@@ -46,46 +44,51 @@ def cross_fit(
     vectors: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    classes: Sequence[str],
+    classes: int,
     *,
     folds: int = FOLDS,
-    strength: float = STRENGTH,
+    strength: float | Sequence[float] = STRENGTH,
     seed: int = 0,
+    tolerance: float = TOLERANCE,
     device: torch.device | str | None = None,
     out: np.ndarray | None = None,
+    title: str = "Label images by their vectors",
 ) -> CrossFit:
-    """Answer each row by a softmax regression that was fitted to the folds in which neither it nor its group lies.
+    """Predict each row by a softmax regression fitted to the folds that hold neither the row nor its group.
 
     Cross-fitting as in Chernozhukov et al., "Double/debiased machine learning", 2018, definition 3.1, with groups kept
-    whole and each class dealt out evenly. A class that is absent from what a model has learned from gets, of 1, the
-    share 1 / (n + 1) of one more row after the n rows learned from (Laplace), divided among all such classes.
+    whole and each class dealt out evenly. A class that is absent from a model's n training rows is given the
+    probability 1 / (n + 1), that of one more row (Laplace), shared among all such classes.
 
     Args:
         vectors: float [N, D] of any precision; may be a memory map.
-        labels: int [N], -1 where there is none.
-        groups: number of each row's group, int [N]: rows that must not vouch for each other, such as copies of an
-            image and images of the same text.
-        classes: names of the C classes.
+        labels: int [N], -1 for none.
+        groups: leakage group of each row, int [N], such as copies of an image and images with the same text.
+        classes: number C of classes.
         folds: number of folds.
-        strength: inverse strength of the regularisation, as `C` of scikit-learn's `LogisticRegression`.
+        strength: inverse strength of the regularisation (`fit_softmax_regression`). Of several, each fold's model gets
+            the one that is right most often within the other folds (nested cross-validation).
         seed: seed of the folds.
-        device: where models are fitted; the fastest available when not given.
+        tolerance: precision of the fits (`fit_softmax_regression`).
+        device: device of the fits; default a GPU if there is one.
         out: array [N, C] to fill, such as a memory map, where the logits do not fit into memory.
+        title: caption of the progress line.
 
     Raises:
-        ConfigError: fewer than two folds, or arrays of different lengths.
-        DataError: labelled rows lie in fewer than two groups, or fewer than two classes have one.
+        ConfigError: fewer than two folds, arrays of different lengths, or a label beyond the classes.
+        DataError: labelled rows lie in fewer than two groups, or belong to fewer than two classes.
     """
     check_arguments(vectors, labels, groups, classes, folds)
     fold_of = deal_out(labels, groups, folds, seed)
-    learnt = np.flatnonzero(labels >= 0)
-    logits = np.empty((len(labels), len(classes)), dtype=np.float32) if out is None else out
-    unseen = np.flatnonzero(fold_of < 0)
+    known, unseen = np.flatnonzero(labels >= 0), np.flatnonzero(fold_of < 0)
+    used = np.unique(fold_of[known]).tolist()  # fewer than `folds` where there are few groups
+    fitter = Fitter(vectors, labels, classes, tolerance, device)
+    logits = np.empty((len(labels), classes), dtype=np.float32) if out is None else out
     logits[unseen] = 0
-    used = np.unique(fold_of[learnt]).tolist()
-    with console.progress("Label images by their vectors", len(used)) as meter:
+    with console.progress(title, len(used)) as meter:
+        chosen = choose_strengths(fitter, fold_of, used, [strength] if isinstance(strength, int | float) else strength)
         for fold in used:
-            model = fit_present(vectors, labels, learnt[fold_of[learnt] != fold], len(classes), strength, device)
+            model = fitter.fit(known[fold_of[known] != fold], chosen[fold])
             for rows in blocks(np.flatnonzero(fold_of == fold)):
                 logits[rows] = model.log_probabilities(vectors[rows])
             for rows in blocks(unseen):
@@ -95,26 +98,27 @@ def cross_fit(
     return CrossFit(logits, fold_of, temperature, measure_quality(logits, labels, temperature))
 
 
-def check_arguments(
-    vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], folds: int
-) -> None:
-    """ConfigError or DataError when nothing can be cross-fitted."""
+def check_arguments(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, folds: int) -> None:
+    """Raise ConfigError or DataError if nothing can be cross-fitted."""
     if folds < 2:
         raise ConfigError(f"Cross-fitting takes at least 2 folds, not {folds}.")
     if not len(vectors) == len(labels) == len(groups):
         raise ConfigError(f"{len(vectors):,} vectors, {len(labels):,} labels and {len(groups):,} groups do not match.")
     known = labels >= 0
     found = len(np.unique(labels[known]))
-    if labels.max(initial=-1) >= len(classes):
-        raise ConfigError(f"Label {labels.max()} is beyond the {len(classes):,} classes.")
+    if labels.max(initial=-1) >= classes:
+        raise ConfigError(f"Label {labels.max()} is beyond the {classes:,} classes.")
     if found < 2:
-        raise DataError(f"Labels can be learnt from two classes and more; labelled rows have {found}.")
+        raise DataError(f"A classifier needs at least two classes; the labelled rows have {found}.")
     if len(np.unique(groups[known])) < 2:
-        raise DataError("All labelled rows lie in one group, such as images of one text: none can vouch for another.")
+        raise DataError("All labelled rows lie in one group, such as images with one text: nothing can be held out.")
 
 
 def deal_out(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Fold of each row, int64 [N]; unlabelled rows share that of their group, -1 where none of it is labelled."""
+    """Draw the fold of each row, int64 [N].
+
+    Unlabelled rows share the fold of their group; it is -1 where no row of the group is labelled.
+    """
     groups = number(groups)
     known = labels >= 0
     fold_of_group = np.full(int(groups.max()) + 1, -1, dtype=np.int64)
@@ -122,15 +126,76 @@ def deal_out(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> n
     return np.asarray(fold_of_group[groups])
 
 
+def choose_strengths(
+    fitter: Fitter, fold_of: np.ndarray, used: Sequence[int], strengths: Sequence[float]
+) -> dict[int, float]:
+    """Choose the strength of each fold's model by nested cross-validation.
+
+    Models fitted to all but two folds are tried on either of the two, and count for the model of the other. No row
+    takes part in a choice that concerns its own prediction.
+
+    Args:
+        fitter: fits the models.
+        fold_of: fold of each row, int64 [N].
+        used: the folds with labelled rows, at least three where there are several strengths.
+        strengths: the strengths to choose from; the first of those that are equally often right is taken.
+    """
+    labels = fitter.labels
+    right = {fold: np.zeros(len(strengths)) for fold in used}
+    for pair in combinations(used, 2) if len(strengths) > 1 else ():
+        train = np.flatnonzero((labels >= 0) & ~np.isin(fold_of, pair))
+        for at, strength in enumerate(strengths):
+            model = fitter.fit(train, strength)
+            for judged, tried in (pair, pair[::-1]):
+                for rows in blocks(np.flatnonzero((labels >= 0) & (fold_of == tried))):
+                    predicted = model.log_probabilities(fitter.vectors[rows]).argmax(axis=1)
+                    right[judged][at] += (predicted == labels[rows]).sum()
+    return {fold: strengths[int(counts.argmax())] for fold, counts in right.items()}
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """Fits models to some of the rows.
+
+    Attributes:
+        vectors: float [N, D].
+        labels: int [N], -1 for none.
+        classes: number C of classes.
+        tolerance: precision of the fits.
+        device: device of the fits.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    classes: int
+    tolerance: float = TOLERANCE
+    device: torch.device | str | None = None
+
+    def fit(self, rows: np.ndarray, strength: float) -> PartialModel:
+        """Fit a model of the classes that occur among some labelled rows, int64 [n]."""
+        seen = np.unique(self.labels[rows])
+        places = np.searchsorted(seen, self.labels)  # the class's column in the model; meaningless outside `rows`
+        model = fit_softmax_regression(
+            self.vectors,
+            places,
+            len(seen),
+            strength=strength,
+            rows=rows,
+            tolerance=self.tolerance,
+            device=self.device,
+        )
+        return PartialModel(model, seen, self.classes, len(rows))
+
+
 @dataclass(frozen=True)
 class PartialModel:
     """A model of some of the classes.
 
     Attributes:
-        model: answers for the classes it has seen.
-        seen: their numbers, int64 [S], sorted.
+        model: model of the classes that it has seen.
+        seen: numbers of these, int64 [S], sorted.
         classes: number C of all classes.
-        rows: number n of rows it has learned from.
+        rows: number n of training rows.
     """
 
     model: SoftmaxRegression
@@ -139,26 +204,11 @@ class PartialModel:
     rows: int
 
     def log_probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Log-probabilities of vectors [B, D] for all classes, float32 [B, C]."""
+        """Return log-probabilities of vectors [B, D] for all classes, float32 [B, C]."""
         absent = self.classes - len(self.seen)
-        answers = self.model.log_probabilities(vectors)
+        known = self.model.log_probabilities(vectors)  # [B, S]
         if not absent:
-            return answers
+            return known
         whole = np.full((len(vectors), self.classes), -np.log((self.rows + 1) * absent), dtype=np.float32)
-        whole[:, self.seen] = answers + np.log(self.rows / (self.rows + 1))
+        whole[:, self.seen] = known + np.log(self.rows / (self.rows + 1))
         return whole
-
-
-def fit_present(
-    vectors: np.ndarray,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    classes: int,
-    strength: float,
-    device: torch.device | str | None,
-) -> PartialModel:
-    """Fit a model of the classes that occur among some rows, int64 [n]."""
-    seen = np.unique(labels[rows])
-    places = np.searchsorted(seen, labels)
-    model = fit_softmax_regression(vectors, places, len(seen), strength=strength, rows=rows, device=device)
-    return PartialModel(model, seen, classes, len(rows))

@@ -201,7 +201,7 @@ def make_labels(
         known.write(layout.scratch / "vectors.npy"),
         known.labels,
         groups,
-        images.classes,
+        len(images.classes),
         folds=origin.folds or FOLDS,
         strength=origin.strength or STRENGTH,
         seed=origin.seed or 0,
