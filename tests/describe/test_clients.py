@@ -1,4 +1,6 @@
-"""What a person is told who has no server, and which address is sent which key."""
+"""Opening describers: advice without a server, which address gets which key, models and prices."""
+
+from __future__ import annotations
 
 import socket
 
@@ -6,16 +8,23 @@ import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.core.options import DescribeOptions
-from gpt4image.describe.clients import ServerProgram, open_session
+from gpt4image.describe.clients import ServerProgram, open_session, price_for
 from gpt4image.describe.clients import state_of as line_of
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm.credentials import ApiKey, check_address, key_for
+from gpt4image.llm.prices import list_price
 from support.describing import described, records
 from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubServer
 
+LONG_KEY = "sk-live-" + "".join(f"{number:02d}" for number in range(40))
 
-def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path, monkeypatch):
+
+async def state_of(url: str) -> str:
+    return await line_of(ServerProgram("vLLM", "no-such-command", url, "vllm serve X"))
+
+
+def test_error_without_a_server_lists_what_would_work(image_set, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for urls in ((), ("http://127.0.0.1:9/v1",)):
         with pytest.raises(DescribeError) as raised:
@@ -26,11 +35,7 @@ def test_without_key_and_server_one_is_told_what_would_work(image_set, tmp_path,
     assert "Could not connect to http://127.0.0.1:9/v1" in text
 
 
-async def state_of(url: str) -> str:
-    return await line_of(ServerProgram("vLLM", "no-such-command", url, "vllm serve X"))
-
-
-def test_a_program_that_runs_is_found():
+def test_running_program_is_detected():
     import asyncio
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -39,7 +44,7 @@ def test_a_program_that_runs_is_found():
     assert "not found here" in asyncio.run(state_of(url))
 
 
-def test_openais_key_goes_to_openai_alone(monkeypatch):
+def test_openai_key_is_sent_to_openai_only(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-secret")
     assert key_for("https://api.openai.com/v1", None).value == "sk-openai-secret"
     for url in ("http://localhost:8000/v1", "https://api.openai.com.evil.example/v1", "https://evilopenai.com/v1"):
@@ -49,7 +54,7 @@ def test_openais_key_goes_to_openai_alone(monkeypatch):
         key_for("http://localhost:8000/v1", "NO_SUCH_KEY")
 
 
-def test_keys_do_not_show(monkeypatch):
+def test_key_is_not_in_repr_pickle_or_scrubbed_text(monkeypatch):
     import pickle
 
     monkeypatch.setenv("A_KEY", "sk-very-secret")
@@ -59,11 +64,8 @@ def test_keys_do_not_show(monkeypatch):
     assert key.scrub("Bearer sk-very-secret is wrong") == "Bearer [key] is wrong"
 
 
-LONG_KEY = "sk-live-" + "".join(f"{number:02d}" for number in range(40))
-
-
 @pytest.mark.parametrize("fault", ["no_choices", "echo"])
-def test_a_server_that_repeats_the_key_where_no_text_is(image_set, tmp_path, monkeypatch, capsys, fault):
+def test_key_echoed_outside_the_text_is_scrubbed(image_set, tmp_path, monkeypatch, capsys, fault):
     """As the reason why an answer ended, and just where what it says is cut to some length."""
     monkeypatch.setenv("A_KEY", LONG_KEY)
     with StubServer(Scenario(faults=(Fault(fault, every=2),))) as server:
@@ -76,20 +78,20 @@ def test_a_server_that_repeats_the_key_where_no_text_is(image_set, tmp_path, mon
     assert LONG_KEY[:12] not in seen and LONG_KEY[:12].encode() not in kept
 
 
-def test_a_key_in_place_of_its_variable_is_not_shown(image_set, tmp_path):
+def test_key_given_as_variable_name_is_not_shown(image_set, tmp_path):
     with pytest.raises(ConfigError, match="--key-env MY_KEY") as raised:
         described(image_set, tmp_path, "http://127.0.0.1:9/v1", key_env=LONG_KEY)
     assert LONG_KEY[:12] not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["https://me:pw@host/v1", "https://host/v1?key=sk-1234", "host:8000", "file:///etc"])
-def test_addresses_hold_no_secrets(url):
+def test_invalid_address_is_rejected_without_its_secrets(url):
     with pytest.raises(ConfigError) as raised:
         check_address(url)
     assert "pw" not in str(raised.value) and "sk-1234" not in str(raised.value)
 
 
-def test_servers_that_do_not_agree_on_a_model(image_set, tmp_path):
+def test_servers_must_agree_on_a_model(image_set, tmp_path):
     with StubServer(Scenario(models=("a",))) as one, StubServer(Scenario(models=("b",))) as other:
         with pytest.raises(DescribeError, match=r"different models \(a, b\)"):
             described(image_set, tmp_path, one.base_url, other.base_url, model=None)
@@ -110,3 +112,13 @@ def test_session_warns_of_the_shutdown_date_in_the_price_file(capsys, tmp_path):
     prices.write_text(f'["{MODEL}"]\ninput = 1\noutput = 2\nuntil = 2020-01-02\n')
     with StubServer() as server, open_session(DescribeOptions(base_url=(server.base_url,), prices=prices)):
         assert "was to shut down on 2020-01-02" in " ".join(capsys.readouterr().err.split())
+
+
+def test_price_comes_from_the_user_then_the_machine_then_the_list(tmp_path):
+    here = DescribeOptions(base_url=("http://localhost:8000/v1",))
+    assert price_for(here, "gpt-4o").input == 0
+    assert price_for(DescribeOptions(base_url=("http://localhost:1/v1", "https://far.example/v1")), "qwen") is None
+    assert price_for(DescribeOptions(price_in=1.0, price_out=2.0, base_url=here.base_url), "gpt-4o").output == 2.0
+    assert price_for(DescribeOptions(), "gpt-4o-mini-2024-07-18").input == list_price("gpt-4o-mini").input
+    with pytest.raises(ConfigError, match="both"):
+        DescribeOptions(price_in=1.0)

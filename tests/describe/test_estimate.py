@@ -1,33 +1,30 @@
-"""Estimates, budgets, and which price applies."""
+"""Estimates: arithmetic, confidence interval, picture sizes, and what measuring costs."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import DescribeOptions
-from gpt4image.describe.clients import price_for
-from gpt4image.describe.estimate import Estimate
-from gpt4image.descriptions.store import DescriptionRecord
-from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
-from gpt4image.llm.prices import Price, list_price
+from gpt4image.describe.estimate import Estimate, estimate
+from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.llm.prices import Price
+from support.describing import described, opened, records
+from support.stub_server import StubServer
 
-
-def test_whose_price_counts(tmp_path):
-    here = DescribeOptions(base_url=("http://localhost:8000/v1",))
-    assert price_for(here, "gpt-4o").input == 0
-    assert price_for(DescribeOptions(base_url=("http://localhost:1/v1", "https://far.example/v1")), "qwen") is None
-    assert price_for(DescribeOptions(price_in=1.0, price_out=2.0, base_url=here.base_url), "gpt-4o").output == 2.0
-    assert price_for(DescribeOptions(), "gpt-4o-mini-2024-07-18").input == list_price("gpt-4o-mini").input
-    with pytest.raises(ConfigError, match="both"):
-        DescribeOptions(price_in=1.0)
+IN, OUT = 1.0, 10.0
+PRICE = {"price_in": IN, "price_out": OUT, "max_tokens": 100}
 
 
 def record(seconds: float, tokens_in: int | None, tokens_out: int | None) -> DescriptionRecord:
     return DescriptionRecord("k", "i", "text", tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds)
 
 
-def test_the_estimate_adds_up():
+def spent(work) -> float:
+    return DescriptionStore(work / "descriptions").spent().cost
+
+
+def test_estimate_by_hand():
     found = Estimate(
         [record(2.0, 1000, 100), record(4.0, 3000, 300)], 10_000, 3.0, 64, Price(1.0, 10.0, 0.5, "2025-01-01"), 768,
         {256: 500, 768: 2000})  # fmt: skip
@@ -43,7 +40,7 @@ def test_the_estimate_adds_up():
     assert "20.0M and 2.0M in all" in text
 
 
-def test_the_range_of_an_estimate_is_that_of_its_mean():
+def test_interval_is_that_of_the_mean_cost():
     costs = [0.9, 1.1, 1.0, 1.3, 0.8, 1.2, 1.0, 0.7]
     records = [record(1.0, round(cost * 1e6), 0) for cost in costs]
     found = Estimate(records, 100, 1.0, 4, Price(1.0, 10.0), None)
@@ -55,21 +52,39 @@ def test_the_range_of_an_estimate_is_that_of_its_mean():
     assert one.margin is None and "to $" not in "\n".join(one.lines())
 
 
-def test_what_is_not_known_is_said():
+def test_unknown_tokens_and_prices_are_stated():
     text = "\n".join(Estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
     assert "does not count them" in text
     assert "--price-in" in text
 
 
-def test_a_budget_counts_what_is_under_way_at_its_worst():
-    budget = Budget(1.0, Price(10.0, 100.0), 0.5, most_out=1000)
-    assert budget.affords(0)
-    assert not budget.affords(1), "before the first answer one at a time"
-    assert budget.pay(5000, 500) == pytest.approx(0.1)
-    assert budget.spent == pytest.approx(0.6)
-    assert budget.affords(1)
-    assert not budget.affords(2)
-    assert Budget(None, None, 0.0, 10).affords(10**6)
-    assert not Budget(UNKNOWN_TOKENS_IN * 1e-5 - 1e-9, Price(10.0, 0.0), 0.0, 1).affords(0)
-    with pytest.raises(ConfigError, match="--price-in"):
-        Budget(1.0, None, 0.0, 10)
+def test_each_picture_size_is_paid_for_once(image_set, tmp_path):
+    with StubServer() as server:
+        for budget in (None, 1.0, 1.0):
+            with opened(image_set, tmp_path, server.base_url, budget=budget, **PRICE) as job:
+                found = estimate(job, sizes=(16, 32, 48))
+            assert list(found.trials) == [16, 32, 48]
+        assert server.paid_by_mark.total() == 8 + 3
+        log = [entry for entry in server.log if entry.paid]
+    assert {entry.settings["max_tokens"] for entry in log[-3:]} == {16}
+    payments = list(DescriptionStore(tmp_path / "descriptions").payments())
+    assert [payment.error for payment in payments] == ["size trial"] * 3
+    assert spent(tmp_path) == pytest.approx(sum(r.cost for r in [*records(tmp_path), *payments]))
+
+
+def test_size_trials_stay_within_the_budget(image_set, tmp_path):
+    with StubServer() as server:
+        with opened(image_set, tmp_path, server.base_url, **PRICE) as job:
+            estimate(job)
+        limit = spent(tmp_path) + 1e-5
+        with opened(image_set, tmp_path, server.base_url, budget=limit, **PRICE) as job:
+            assert estimate(job, sizes=(16, 32, 48)).trials == {}
+        assert server.paid_by_mark.total() == 8
+
+
+def test_measured_records_are_found_by_key(image_set, tmp_path):
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url)
+        with opened(image_set, tmp_path, server.base_url) as job:
+            few = job.first(3)
+            assert sorted(record.key for record in job.records_of(few)) == [key.decode() for key in few.keys.tolist()]

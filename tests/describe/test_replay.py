@@ -1,4 +1,6 @@
-"""A recorded set answers in place of a server."""
+"""Replay: a recorded set answers in place of a server."""
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -55,7 +57,7 @@ def ask_one(describer: ReplayDescriber, asked: DescribeRequest):
 
 
 @pytest.mark.parametrize("form", ["work directory", "store", "exported folder", "Parquet file", "JSON Lines"])
-def test_every_recorded_answer_comes_again(work, shared, tmp_path, form):
+def test_every_recorded_answer_is_replayed(work, shared, tmp_path, form):
     pq.write_table(pa.Table.from_pylist(shared_rows(shared)), tmp_path / "all.parquet")
     place = {
         "work directory": work.folder.parent,
@@ -75,7 +77,7 @@ def test_every_recorded_answer_comes_again(work, shared, tmp_path, form):
     assert {describer.model for describer in describers.values()} == {"m/1", "m2"}
 
 
-def test_a_job_is_replayed_to_the_same_records(work, shared, images, tmp_path):
+def test_replayed_job_writes_the_same_records(work, shared, images, tmp_path):
     """A conversation's one text stays as it is, and what is described again has the keys that it had."""
     question = ask("m/1")
     describer = ReplayDescriber(shared, model="m/1", prompts=question.prompts)
@@ -90,7 +92,7 @@ def test_a_job_is_replayed_to_the_same_records(work, shared, images, tmp_path):
     assert {record.key: record.text for record in store.current()} == {key: text.strip() for key, text in first.items()}
 
 
-def test_exactly_what_is_asked_comes_before_the_order_of_samples(images, tmp_path):
+def test_same_key_is_preferred_to_the_sample_number(images, tmp_path):
     store = fill(tmp_path, images, ask("m", ["plain"]))
     record = store.current()[0]
     other = replace(record, key=digest("larger picture"), text="larger", created="2020-01-01T00:00:00.000000+00:00")
@@ -104,7 +106,7 @@ def test_exactly_what_is_asked_comes_before_the_order_of_samples(images, tmp_pat
 
 
 @pytest.mark.parametrize(("image", "sample"), [("elsewhere", 0), ("first", 1), ("last", 1), ("last", 99)])
-def test_what_was_not_recorded_fails_for_good(work, shared, images, image, sample):
+def test_unrecorded_question_is_not_retryable(work, shared, images, image, sample):
     ids = sorted(images.ids.tolist())
     image_id = {"elsewhere": digest("x"), "first": ids[0].decode(), "last": ids[-1].decode()}[image]
     with pytest.raises(RequestFailedError, match=r"not recorded: red/001\.png, sample") as caught:
@@ -124,7 +126,7 @@ def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):
             ask_one(describer, asked)
 
 
-def test_prompts_that_were_not_recorded_are_found_out_at_once(shared):
+def test_unrecorded_prompt_fails_the_check(shared):
     changed = Prompt("plain", ("Describe the image in a word.",))
     for strategy, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):
         describer = ReplayDescriber(shared, model=models, prompts=[PLAIN, strategy])
@@ -135,7 +137,7 @@ def test_prompts_that_were_not_recorded_are_found_out_at_once(shared):
     asyncio.run(ReplayDescriber(shared, model="m/1", prompts=[PLAIN, QUESTIONS]).check())
 
 
-def test_several_models_need_a_name(shared, work):
+def test_recording_of_several_models_needs_a_name(shared, work):
     for place in (shared, work.folder.parent):
         with pytest.raises(DescribeError, match=r"several models: m/1, m2\. Name one: --model"):
             ReplayDescriber(place)
@@ -143,7 +145,7 @@ def test_several_models_need_a_name(shared, work):
         ReplayDescriber(shared, model="gpt")
 
 
-def test_recordings_that_cannot_be_replayed(shared, images, tmp_path):
+def test_unusable_recording_is_rejected(shared, images, tmp_path):
     with pytest.raises(DescriptionError, match="does not exist"):
         ReplayDescriber(tmp_path / "nowhere")
     (tmp_path / "a.csv").write_text("path,text\nx,y\n")
@@ -161,7 +163,7 @@ def test_recordings_that_cannot_be_replayed(shared, images, tmp_path):
         ReplayDescriber(tmp_path / "work")
 
 
-def test_imported_texts_of_an_unknown_prompt_are_named_so(images, tmp_path):
+def test_imported_texts_of_unknown_prompt_are_listed_as_imported(images, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"path": images.path(0), "text": "a disc"}))
     store = DescriptionStore(tmp_path / "work" / "descriptions")
     import_descriptions(tmp_path / "a.jsonl", images, store)

@@ -1,4 +1,6 @@
-"""The account of a job."""
+"""Counts of a run."""
+
+from __future__ import annotations
 
 from gpt4image.core import console
 from gpt4image.describe.tally import Tally
@@ -6,7 +8,7 @@ from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.descriptions.store.records import payment_of
 
 
-def test_payments_are_money_and_no_outcome():
+def test_payment_adds_cost_but_no_outcome():
     asked = DescriptionRecord("k", "i")
     tally = Tally(2)
     tally.add(DescriptionRecord("k", "i", "text", tokens_in=10, tokens_out=2, cost=0.5))
@@ -15,7 +17,7 @@ def test_payments_are_money_and_no_outcome():
     assert (tally.cost, tally.tokens_in, tally.tokens_out) == (0.75, 17, 2)
 
 
-def test_time_left_is_said_once_it_can_be_told():
+def test_time_left_is_empty_until_known():
     tally = Tally(100, seconds=600.0)
     assert tally.time_left() == ""
     tally.answered = 25
@@ -24,7 +26,7 @@ def test_time_left_is_said_once_it_can_be_told():
     assert tally.time_left() == ""
 
 
-def test_progress_without_a_known_end_shows_how_far_it_is(capsys):
+def test_progress_without_total_shows_the_count(capsys):
     with console.progress("Export") as meter:
         meter.advance(1700)
     with console.progress("Describe in batches", 0):

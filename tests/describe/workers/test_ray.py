@@ -1,4 +1,6 @@
-"""A real Ray on this machine."""
+"""A real Ray cluster on this machine."""
+
+from __future__ import annotations
 
 import os
 import shutil
@@ -45,7 +47,7 @@ def ray_folder(key):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_an_actor_and_a_process_in_one_are_killed(few_images, tmp_path, ray_folder, key):
+def test_killed_actor_and_killed_process_are_replaced(few_images, tmp_path, ray_folder, key):
     killed = []
 
     def kill(rank, victim):
@@ -72,7 +74,7 @@ def test_an_actor_and_a_process_in_one_are_killed(few_images, tmp_path, ray_fold
         assert again.total == 0
 
 
-def test_no_cluster_at_an_address():
+def test_missing_cluster_is_reported():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,6 @@
-"""datatrove's submission to Slurm, with programs in Slurm's place that run the job on this machine."""
+"""datatrove's submission to Slurm, with stand-ins for Slurm's programs that run the job on this machine."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
@@ -43,7 +45,7 @@ def slurm(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_an_array_job_keeps_to_its_budget_and_the_command_goes_on_behind_it(few_images, tmp_path, slurm, key, capfd):
+def test_array_job_stays_within_budget_and_the_command_resumes_after_it(few_images, tmp_path, slurm, key, capfd):
     work = tmp_path / "work"
     asked = {"max_tokens": 30, "budget": 0.0095, "price_in": 1.0, "price_out": 1.0}
     with StubProcess(scenario(latency=0.2)) as server:
@@ -68,7 +70,7 @@ def test_an_array_job_keeps_to_its_budget_and_the_command_goes_on_behind_it(few_
         assert not files_with(key, tmp_path)
 
 
-def test_a_job_that_slurm_does_not_take(few_images, tmp_path, monkeypatch):
+def test_refused_job_is_reported(few_images, tmp_path, monkeypatch):
     put_in_path(tmp_path, monkeypatch, sbatch="#!/bin/sh\necho no such partition >&2\nexit 1\n")
     with StubProcess(scenario()) as server, pytest.raises(DescribeError, match="sbatch refused the job"):
         run_description(DataOptions(str(few_images)), options(server, "slurm", slurm_partition="x"), tmp_path / "work")

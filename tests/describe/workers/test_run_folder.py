@@ -1,6 +1,7 @@
-"""Workers' places in a run, and what is read of what they write."""
+"""A run's folder: locks, reports, and what is read of growing files."""
 
-import os
+from __future__ import annotations
+
 from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event, Thread
@@ -8,10 +9,8 @@ from threading import Event, Thread
 import pytest
 
 from gpt4image.core.files import exclusive
-from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.describe.job import hold_store
-from gpt4image.describe.workers.run_folder import Order, RunFolder, RunMonitor, Tail, workers_folder
-from gpt4image.describe.workers.worker import hold_place, written_before
+from gpt4image.describe.workers.run_folder import RunFolder, RunMonitor, Tail, workers_folder
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.records import record_line
 from gpt4image.llm.budget import OVER_BUDGET
@@ -20,11 +19,6 @@ from gpt4image.llm.budget import OVER_BUDGET
 @pytest.fixture
 def store(tmp_path) -> DescriptionStore:
     return DescriptionStore(tmp_path / "descriptions")
-
-
-def order(store: DescriptionStore, name: str, *, alone: bool = False) -> Order:
-    run = workers_folder(store) / name
-    return Order(DataOptions("x"), DescribeOptions(), store.folder.parent, run, Path.cwd(), alone=alone)
 
 
 def waits_for(context: AbstractContextManager, lock: Path) -> bool:
@@ -43,28 +37,15 @@ def waits_for(context: AbstractContextManager, lock: Path) -> bool:
     return inside.is_set() and not early
 
 
-def test_a_place_is_taken_once(store):
-    mine = order(store, "a")
-    assert waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(0))
-    assert not waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(1))
-
-
-def test_whoever_holds_the_store_waits_for_workers(store):
-    assert waits_for(hold_store(store), RunFolder(workers_folder(store) / "a").lock(3))
-
-
-def test_a_worker_that_nobody_holds_the_store_for_waits_for_those_of_other_runs(store):
-    other = RunFolder(workers_folder(store) / "b").lock(1)
-    assert waits_for(hold_place(order(store, "a", alone=True), 0), other)
-    assert not waits_for(hold_place(order(store, "a", alone=True), 0), RunFolder(workers_folder(store) / "a").lock(1))
-    assert waits_for(hold_place(order(store, "a", alone=True), 0), store.folder / "describe.lock")
-
-
 def line(key: str, cost: float) -> bytes:
     return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
 
 
-def test_a_tail_tells_every_whole_record_once(tmp_path):
+def test_hold_store_waits_for_workers(store):
+    assert waits_for(hold_store(store), RunFolder(workers_folder(store) / "a").lock(3))
+
+
+def test_tail_yields_each_whole_record_once(tmp_path):
     part = tmp_path / "part.jsonl"
     tail = Tail(part)
     assert list(tail.read_new()) == []
@@ -76,17 +57,7 @@ def test_a_tail_tells_every_whole_record_once(tmp_path):
     assert list(tail.read_new()) == []
 
 
-def test_a_worker_goes_on_where_those_before_it_were_killed(tmp_path):
-    run = RunFolder(tmp_path)
-    (tmp_path / "1.jsonl").write_bytes(line("a", 0.5) + line("b", 0.25))
-    state = run.update(0, pid=os.getpid(), parts=(str(tmp_path / "1.jsonl"), str(tmp_path / "removed.jsonl")))
-    keys, spent = written_before(run.read(0))
-    assert (keys.tolist(), spent) == ([b"a" * 32, b"b" * 32], 0.75)
-    assert run.read(0) == state
-    assert not state.ended
-
-
-def test_a_watch_adds_up_all_workers(tmp_path):
+def test_monitor_adds_up_all_workers(tmp_path):
     run = RunFolder(tmp_path)
     watch = RunMonitor(run, 2, total=5)
     watch.update()

@@ -1,5 +1,7 @@
 """The command as a person runs it: killed, interrupted, with keys, twice at a time."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import random
@@ -31,10 +33,6 @@ def command(image_set: Path, work: Path, url: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "gpt4image", "describe", *where, *every, *more]
 
 
-def start(arguments: list[str], **more) -> subprocess.Popen:
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-
-
 def paid_for(server: StubProcess) -> int:
     return server.log_file.read_bytes().count(b'"paid": true') if server.log_file.exists() else 0
 
@@ -45,8 +43,12 @@ def wait_for_answers(is_alive: Callable[[], bool], server: StubProcess, count: i
         time.sleep(0.02)
 
 
+def start(arguments: list[str], **more) -> subprocess.Popen:
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
 @pytest.mark.parametrize(("prompt", "turns", "samples"), [("plain", 1, 40), ("questions", 3, 14)])
-def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tmp_path, prompt, turns, samples):
+def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prompt, turns, samples):
     generator = random.Random(3)
     options = ["--samples", str(samples), "--temperature", "1", "--at-once", str(SLOTS), "--prompts", prompt]
     forks = multiprocessing.get_context("forkserver")
@@ -75,7 +77,7 @@ def test_twenty_kills_pay_for_nothing_twice_but_what_was_under_way(image_set, tm
     assert ended.returncode == 0
 
 
-def test_an_interrupt_lets_paid_answers_come_in(image_set, tmp_path):
+def test_interrupt_waits_for_open_requests(image_set, tmp_path):
     with StubProcess(Scenario(latency=0.5)) as server:
         process = start(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
         wait_for_answers(lambda: process.poll() is None, server, 3)
@@ -87,7 +89,7 @@ def test_an_interrupt_lets_paid_answers_come_in(image_set, tmp_path):
         assert len(records(tmp_path)) == paid_for(server) > 0
 
 
-def test_the_key_is_nowhere(image_set, tmp_path):
+def test_key_is_in_no_output_file_or_process_list(image_set, tmp_path):
     environment = {**os.environ, "THE_KEY": KEY, "OPENAI_LOG": "debug"}
     seen = ""
     for expected in ("sk-another", KEY):
@@ -107,7 +109,7 @@ def test_the_key_is_nowhere(image_set, tmp_path):
     assert len(records(tmp_path)) == 36
 
 
-def test_a_server_that_says_the_key_in_its_answer(image_set, tmp_path):
+def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
     environment = {**os.environ, "THE_KEY": KEY}
     with StubProcess(Scenario(text=f"I know {KEY}.")) as server:
         arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")
@@ -115,7 +117,7 @@ def test_a_server_that_says_the_key_in_its_answer(image_set, tmp_path):
     assert {record.text for record in records(tmp_path)} == {"I know [key]."}
 
 
-def test_two_at_a_time_are_kept_apart(image_set, tmp_path):
+def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
     with StubServer(Scenario(latency=2.5, slots=1)) as server:  # the first needs a minute and a half
         arguments = command(image_set, tmp_path, server.base_url)
         first = start(arguments)
@@ -132,7 +134,7 @@ def test_two_at_a_time_are_kept_apart(image_set, tmp_path):
         assert set(server.paid_by_mark.values()) == {1}
 
 
-def test_money_is_asked_for_first(image_set, tmp_path):
+def test_command_asks_before_it_spends(image_set, tmp_path):
     with StubProcess() as server:
         paid = ["--price-in", "1", "--price-out", "2"]
         arguments = command(image_set, tmp_path, server.base_url, *paid)
@@ -147,7 +149,7 @@ def test_money_is_asked_for_first(image_set, tmp_path):
         assert set(server.paid_by_mark.values()) <= {1, 2}
 
 
-def test_a_damaged_line_costs_only_itself(image_set, tmp_path):
+def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
     with StubProcess() as server:
         arguments = command(image_set, tmp_path, server.base_url)
         process = start(arguments)
@@ -161,7 +163,7 @@ def test_a_damaged_line_costs_only_itself(image_set, tmp_path):
         assert store.current() == kept
 
 
-def test_a_batch_under_way_is_asked_of_nobody_else(image_set, tmp_path):
+def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
     with StubProcess(Scenario(batch_seconds=8.0)) as server:
         batch = command(image_set, tmp_path, server.base_url, "--describer", "batch")
         process = start(batch)

@@ -1,4 +1,4 @@
-"""Tries that failed are paid for all the same: what they cost outlives the process, and is counted once."""
+"""Failed tries: their cost survives a kill, and counts once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ PRICE = {**PRICE_ALONE, "max_tokens": 20}
 THREE_IN_VAIN = (Fault("empty", times=3),)
 
 
-def test_a_kill_forgets_no_more_than_what_was_under_way(image_set, tmp_path):
+def spent_in(store: DescriptionStore, log) -> bool:
+    """Whether a store counts what the server has counted."""
+    spent, paid = store.spent(), [entry for entry in log if entry.paid]
+    tokens = sum(entry.tokens_in for entry in paid), sum(entry.tokens_out for entry in paid)
+    return (spent.tokens_in, spent.tokens_out) == tokens and spent.cost == pytest.approx(cost_of(log))
+
+
+def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
     with StubProcess(Scenario(latency=0.05, slots=AT_ONCE, faults=THREE_IN_VAIN)) as server:
         prices = ["--price-in", "10", "--price-out", "20", "--max-tokens", "20", "--yes", "--at-once", str(AT_ONCE)]
         where = ["--work", str(tmp_path), "--base-url", server.base_url, "--model", MODEL]
@@ -52,7 +59,7 @@ def test_a_kill_forgets_no_more_than_what_was_under_way(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["plain", "questions"])
-def test_each_call_stands_in_one_place(image_set, tmp_path, prompt):
+def test_each_request_is_on_disk_in_one_place(image_set, tmp_path, prompt):
     """On the record of the outcome, among payments, or with an answer that is kept; whatever puts an end to a job."""
     options = {"prompts": (prompt,), "at_once": AT_ONCE, "patience": RunSettings(attempts=9), **PRICE}
     faults = (Fault("quota", numbers=tuple(range(60, 500))), Fault("empty", times=2))
@@ -72,14 +79,7 @@ def test_each_call_stands_in_one_place(image_set, tmp_path, prompt):
     assert spent_in(store, log)
 
 
-def spent_in(store: DescriptionStore, log) -> bool:
-    """Whether a store counts what the server has counted."""
-    spent, paid = store.spent(), [entry for entry in log if entry.paid]
-    tokens = sum(entry.tokens_in for entry in paid), sum(entry.tokens_out for entry in paid)
-    return (spent.tokens_in, spent.tokens_out) == tokens and spent.cost == pytest.approx(cost_of(log))
-
-
-def test_a_record_counts_all_tries_and_their_payments_are_taken_back(image_set, images, tmp_path):
+def test_record_holds_all_tries_and_takes_their_payments_back(image_set, images, tmp_path):
     mark = images.ids[5].decode()[:12]
     with StubServer(Scenario(faults=(Fault("empty", mark=mark, times=2),))) as server:
         tally = described(image_set, tmp_path, server.base_url, **PRICE)
@@ -95,7 +95,7 @@ def test_a_record_counts_all_tries_and_their_payments_are_taken_back(image_set, 
     assert sum(payment.tokens_in for payment in payments) == 0
 
 
-def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set, tmp_path, monkeypatch):
+def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monkeypatch):
     """Which may take a while, in which the process may be killed."""
     seen = []
 
@@ -112,7 +112,7 @@ def test_a_time_that_is_up_is_noted_before_anyone_looks_for_the_fault(image_set,
 
 
 @pytest.mark.parametrize("usage", [True, False])
-def test_answers_from_before_a_price_was_known_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
+def test_unpriced_answers_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
     """What was kept without a cost is given one."""
     monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
     begun = Scenario(usage=usage, faults=(Fault("quota", turn=3),))

@@ -1,4 +1,4 @@
-"""Money: all that is paid for is booked once, at its worst where nobody counts, and no budget is exceeded."""
+"""The budget of a run: every request is charged once, at its worst where nobody counts, and no limit is exceeded."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Iterable
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.describe.estimate import estimate
 from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.llm.budget import Budget
+from gpt4image.llm.budget import UNKNOWN_TOKENS_IN, Budget
 from gpt4image.llm.prices import Price
-from support.describing import described, mark_in, opened, records
+from support.describing import described, mark_in, records
 from support.stub_scenario import Entry, Fault, Scenario
 from support.stub_server import StubServer
 
 IMAGES = 36
 IN, OUT = 1.0, 10.0
 PRICE = {"price_in": IN, "price_out": OUT, "max_tokens": 100}
-CALL = (270 * IN + 15 * OUT) / 1e6
-"""About what a call of one question costs at the stub server."""
 WORST = (4096 * IN + 100 * OUT) / 1e6
 """What a call costs at worst where nothing was counted yet."""
+CALL = (270 * IN + 15 * OUT) / 1e6
+"""About what a call of one question costs at the stub server."""
 
 
 def spent(work) -> float:
@@ -33,7 +32,18 @@ def paid(log: Iterable[Entry]) -> int:
     return sum(entry.paid for entry in log)
 
 
-def test_a_server_that_does_not_count_is_booked_at_its_worst(image_set, tmp_path):
+def test_run_ends_within_its_budget(image_set, tmp_path):
+    prices = {"price_in": 1.0, "price_out": 5.0}
+    with StubServer(Scenario(latency=0.01)) as server:
+        tally = described(image_set, tmp_path, server.base_url, budget=0.0065, **prices)
+        costs = [record.cost for record in records(tmp_path)]
+        assert "budget" in tally.stopped
+        assert 0.004 < sum(costs) <= 0.0065
+        assert sum(entry.paid for entry in server.log) == tally.answered == len(costs) < IMAGES
+        assert described(image_set, tmp_path, server.base_url, budget=0.0065, **prices).answered == 0
+
+
+def test_uncounted_answers_cost_their_worst_case(image_set, tmp_path):
     with StubServer(Scenario(usage=False)) as server:
         tally = described(image_set, tmp_path, server.base_url, budget=10.5 * WORST, **PRICE)
         assert (tally.answered, tally.uncounted, paid(server.log)) == (10, 10, 10)
@@ -44,7 +54,7 @@ def test_a_server_that_does_not_count_is_booked_at_its_worst(image_set, tmp_path
     assert {record.tokens_in for record in records(tmp_path)} == {None}
 
 
-def test_a_server_that_never_counts_is_not_asked_one_by_one_for_ever():
+def test_server_that_never_counts_gets_concurrent_requests_after_a_while():
     budget = Budget(1.0, Price(IN, OUT), 0.0, 100)
     for _ in range(8):
         assert not budget.affords(1)
@@ -52,7 +62,7 @@ def test_a_server_that_never_counts_is_not_asked_one_by_one_for_ever():
     assert budget.affords(1)
 
 
-def test_a_conversation_goes_on_where_it_was_pushed_back(image_set, tmp_path):
+def test_rate_limited_conversation_resumes_and_pays_each_answer_once(image_set, tmp_path):
     faults = (Fault("rate_limit", probability=0.4, seconds=0.0), Fault("status", status=500, every=11))
     with StubServer(Scenario(faults=faults)) as server:
         tally = described(image_set, tmp_path, server.base_url, prompts=("questions",), **PRICE)
@@ -67,7 +77,7 @@ def test_a_conversation_goes_on_where_it_was_pushed_back(image_set, tmp_path):
     assert spent(tmp_path) == pytest.approx((IN * read + OUT * written) / 1e6) == pytest.approx(tally.cost)
 
 
-def test_a_conversation_goes_on_at_another_server(image_set, tmp_path):
+def test_conversation_resumes_at_another_server(image_set, tmp_path):
     dying = Scenario(latency=0.02, faults=(Fault("die", numbers=(20,)),))
     with StubServer(Scenario(latency=0.02)) as steady, StubServer(dying) as mortal:
         urls = steady.base_url, mortal.base_url
@@ -76,7 +86,7 @@ def test_a_conversation_goes_on_at_another_server(image_set, tmp_path):
     assert len(sent) == 3 * IMAGES
 
 
-def test_what_an_answer_says_of_tokens_is_booked_though_it_says_nothing_else(image_set, tmp_path):
+def test_answer_without_choices_costs_its_counted_tokens(image_set, tmp_path):
     budget = 0.012
     with StubServer(Scenario(faults=(Fault("no_choices", every=2),))) as server:
         patience = RunSettings(attempts=30)
@@ -97,7 +107,7 @@ def test_what_an_answer_says_of_tokens_is_booked_though_it_says_nothing_else(ima
     ],
     ids=["truncated", "cut", "gateway", "slow"],
 )
-def test_calls_that_nobody_counted_are_booked_at_their_worst(image_set, tmp_path, fault, patience):
+def test_lost_requests_cost_their_worst_case(image_set, tmp_path, fault, patience):
     with StubServer(Scenario(faults=(fault,))) as server:
         tally = described(image_set, tmp_path, server.base_url, budget=0.012, patience=patience, **PRICE)
         lost = sum(entry.number % 2 == 0 for entry in server.log if entry.endpoint == "chat")
@@ -107,7 +117,7 @@ def test_calls_that_nobody_counted_are_booked_at_their_worst(image_set, tmp_path
     assert 0.8 * (counted + lost * (CALL + 85 * OUT / 1e6)) <= spent(tmp_path) <= 0.012
 
 
-def test_what_waits_when_a_job_ends_is_booked(image_set, tmp_path):
+def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
     """Runs that end at their budget, one after the other, spend it once, and each says what it has spent itself."""
     with StubServer(Scenario(faults=(Fault("empty", every=2),))) as server:
         tallies = [described(image_set, tmp_path, server.base_url, budget=limit, **PRICE) for limit in (0.006, 0.010)]
@@ -129,7 +139,7 @@ def test_what_waits_when_a_job_ends_is_booked(image_set, tmp_path):
         assert described(image_set, tmp_path, server.base_url, **PRICE).answered == IMAGES - answers
 
 
-def test_every_call_of_a_job_without_an_answer_is_booked(image_set, tmp_path):
+def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path):
     """Once all tasks are begun, the one that the budget holds back has been paid for too."""
     options = {"splits": ("test",), "budget": 0.007, "patience": RunSettings(attempts=30), **PRICE}
     with StubServer(Scenario(faults=(Fault("empty"),))) as server:
@@ -140,7 +150,7 @@ def test_every_call_of_a_job_without_an_answer_is_booked(image_set, tmp_path):
     assert spent(tmp_path) == pytest.approx(calls * 270 * IN / 1e6)
 
 
-def test_a_call_that_is_broken_off_is_booked(image_set, tmp_path):
+def test_cancelled_request_costs_its_worst_case(image_set, tmp_path):
     faults = (Fault("slow", seconds=4.0, numbers=(5,)), Fault("quota", numbers=(9,)))
     patience = RunSettings(grace_seconds=0.2)
     with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no money left"):
@@ -149,42 +159,7 @@ def test_a_call_that_is_broken_off_is_booked(image_set, tmp_path):
     assert [payment.cost > CALL for payment in payments] == [True]
 
 
-def test_an_estimate_pays_for_each_picture_size_once(image_set, tmp_path):
-    with StubServer() as server:
-        for budget in (None, 1.0, 1.0):
-            with opened(image_set, tmp_path, server.base_url, budget=budget, **PRICE) as job:
-                found = estimate(job, sizes=(16, 32, 48))
-            assert list(found.trials) == [16, 32, 48]
-        assert server.paid_by_mark.total() == 8 + 3
-        log = [entry for entry in server.log if entry.paid]
-    assert {entry.settings["max_tokens"] for entry in log[-3:]} == {16}
-    payments = list(DescriptionStore(tmp_path / "descriptions").payments())
-    assert [payment.error for payment in payments] == ["size trial"] * 3
-    assert spent(tmp_path) == pytest.approx(sum(r.cost for r in [*records(tmp_path), *payments]))
-
-
-def test_an_estimate_keeps_to_the_budget(image_set, tmp_path):
-    with StubServer() as server:
-        with opened(image_set, tmp_path, server.base_url, **PRICE) as job:
-            estimate(job)
-        limit = spent(tmp_path) + 1e-5
-        with opened(image_set, tmp_path, server.base_url, budget=limit, **PRICE) as job:
-            assert estimate(job, sizes=(16, 32, 48)).trials == {}
-        assert server.paid_by_mark.total() == 8
-
-
-def test_a_budget_that_stops_nothing_is_spoken_of(image_set, tmp_path, capsys):
-    from gpt4image.describe.stage import describe
-
-    for more, told in (({}, True), (PRICE, False)):
-        with StubServer() as server, opened(image_set, tmp_path, server.base_url, budget=9.0, **more) as job:
-            describe(job)
-        said = " ".join(capsys.readouterr().err.split())
-        assert ("the budget stops nothing" in said) == told
-        assert not told or "--price-in" in said
-
-
-def test_several_turns_are_budgeted_at_their_worst(image_set, tmp_path):
+def test_conversation_starts_only_if_all_its_turns_can_be_paid(image_set, tmp_path):
     """A conversation is not begun where its last answers could not be paid."""
     with StubServer() as server:
         tally = described(image_set, tmp_path, server.base_url, prompts=("questions",), budget=0.016, **PRICE)
@@ -193,7 +168,7 @@ def test_several_turns_are_budgeted_at_their_worst(image_set, tmp_path):
     assert spent(tmp_path) <= 0.016
 
 
-def test_money_of_two_models_is_kept_apart(image_set, tmp_path):
+def test_each_model_has_its_own_spending(image_set, tmp_path):
     scenario = Scenario(models=("a", "b"))
     with StubServer(scenario) as server:
         for model in ("a", "b"):
@@ -202,7 +177,21 @@ def test_money_of_two_models_is_kept_apart(image_set, tmp_path):
             assert DescriptionStore(tmp_path / "descriptions").spent(model).cost > 0.006
 
 
+def test_open_requests_count_at_their_worst_case():
+    budget = Budget(1.0, Price(10.0, 100.0), 0.5, most_out=1000)
+    assert budget.affords(0)
+    assert not budget.affords(1), "before the first answer one at a time"
+    assert budget.pay(5000, 500) == pytest.approx(0.1)
+    assert budget.spent == pytest.approx(0.6)
+    assert budget.affords(1)
+    assert not budget.affords(2)
+    assert Budget(None, None, 0.0, 10).affords(10**6)
+    assert not Budget(UNKNOWN_TOKENS_IN * 1e-5 - 1e-9, Price(10.0, 0.0), 0.0, 1).affords(0)
+    with pytest.raises(ConfigError, match="--price-in"):
+        Budget(1.0, None, 0.0, 10)
+
+
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
-def test_a_budget_is_an_amount(dollars):
+def test_budget_must_be_an_amount(dollars):
     with pytest.raises(ConfigError, match="amount of dollars"):
         Budget(dollars, Price(IN, OUT), 0.0, 100)

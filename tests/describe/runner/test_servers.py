@@ -1,4 +1,4 @@
-"""Several servers, some of which fail, hang or ask to be left alone: no image pays for what its server does."""
+"""Several servers: sick, hanging, dying and rate limiting ones, and what that costs an image."""
 
 from __future__ import annotations
 
@@ -26,12 +26,34 @@ def chats(server) -> int:
     return sum(entry.endpoint == "chat" for entry in server.log)
 
 
+def test_servers_share_the_work_and_one_may_die_and_come_back(image_set, tmp_path, capsys):
+    dying = Scenario(latency=0.1, faults=(Fault("die", numbers=(12,), seconds=1.5),))
+    with StubServer(Scenario(latency=0.1)) as steady, StubServer(dying) as flapping:
+        urls = steady.base_url, flapping.base_url
+        tally = described(image_set, tmp_path, *urls, samples=8, temperature=1.0, at_once=4)
+        shares = [sum(entry.paid for entry in server.log) for server in (steady, flapping)]
+    assert tally.answered == 8 * IMAGES
+    assert not tally.failures
+    assert min(shares) > 20
+    assert "its images go to the others" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_dead_server_ends_the_run_and_loses_nothing(image_set, tmp_path, capsys):
+    patience = RunSettings(down_seconds=1.0, attempts=20)
+    with StubServer(Scenario(latency=0.02, faults=(Fault("die", numbers=(20,)),))) as server:
+        with pytest.raises(DescribeError, match="No server has responded for 1 s"):
+            described(image_set, tmp_path, server.base_url, at_once=2, patience=patience)
+        assert "waiting for it" in " ".join(capsys.readouterr().err.split())
+        answered = sum(entry.sent and entry.paid for entry in server.log)
+    assert len(records(tmp_path)) == answered
+    with StubServer() as server:
+        assert described(image_set, tmp_path, server.base_url).answered == IMAGES - answered
+
+
 @pytest.mark.parametrize(
     ("fault", "attempts", "lost"), [(Fault("status", status=500), 2, 0), (Fault("cut"), 1, 1)], ids=["500", "cut"]
 )
-def test_a_server_that_only_fails_takes_no_image_from_one_that_does_well(
-    image_set, tmp_path, capsys, fault, attempts, lost
-):
+def test_failing_server_loses_its_share_to_a_healthy_one(image_set, tmp_path, capsys, fault, attempts, lost):
     """Its first failure alone may be the image's fault."""
     patience = RunSettings(attempts=attempts)
     busy = Scenario(latency=0.1, slots=4, when_full="429", retry_after="none")
@@ -43,7 +65,7 @@ def test_a_server_that_only_fails_takes_no_image_from_one_that_does_well(
     assert all(mark_in(record) for record in records(tmp_path) if record.answered)
 
 
-def test_a_server_that_fails_for_a_while_gets_its_share_again(image_set, tmp_path):
+def test_recovered_server_gets_its_share_again(image_set, tmp_path):
     ill = Scenario(latency=0.1, faults=(Fault("status", status=500, numbers=tuple(range(1, 6))),))
     with StubServer(Scenario(latency=0.1)) as well, StubServer(ill) as recovering:
         urls = well.base_url, recovering.base_url
@@ -52,7 +74,7 @@ def test_a_server_that_fails_for_a_while_gets_its_share_again(image_set, tmp_pat
         assert sum(entry.paid for entry in recovering.log) > 5
 
 
-def test_servers_that_all_fail_end_the_job(image_set, tmp_path):
+def test_run_ends_when_all_servers_fail(image_set, tmp_path):
     scenario, patience = Scenario(faults=(Fault("status", status=500),)), RunSettings(attempts=2)
     with (
         StubServer(scenario) as one,
@@ -62,7 +84,7 @@ def test_servers_that_all_fail_end_the_job(image_set, tmp_path):
         described(image_set, tmp_path, one.base_url, other.base_url, patience=patience)
 
 
-def test_images_at_fault_fail_alone_at_several_servers(image_set, images, tmp_path):
+def test_bad_images_fail_alone_at_several_servers(image_set, images, tmp_path):
     bad = [image_id.decode() for image_id in images.ids[:2]]
     scenario = Scenario(faults=tuple(Fault("status", status=500, mark=name[:12]) for name in bad))
     with StubServer(scenario) as one, StubServer(scenario) as other:
@@ -71,7 +93,7 @@ def test_images_at_fault_fail_alone_at_several_servers(image_set, images, tmp_pa
     assert (tally.answered, tally.failures) == (IMAGES - 2, {"server error 500": 2})
 
 
-def test_a_server_that_hangs_costs_no_image_its_description(image_set, tmp_path, capsys):
+def test_hanging_server_costs_no_image_its_description(image_set, tmp_path, capsys):
     """Stopped as by a debugger: it takes connections, and says nothing any more."""
     with StubServer(Scenario(latency=0.05)) as well, StubProcess(Scenario(latency=0.05)) as hanging:
 
@@ -90,7 +112,7 @@ def test_a_server_that_hangs_costs_no_image_its_description(image_set, tmp_path,
     assert "no longer responds: its images go to the others" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_server_that_hangs_alone_ends_the_job_and_no_image_fails(image_set, tmp_path):
+def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path):
     patience = RunSettings(image_seconds=2.0, check_seconds=0.5, down_seconds=1.0)
     with StubProcess(Scenario(latency=0.02)) as server:
 
@@ -108,7 +130,7 @@ def test_a_server_that_hangs_alone_ends_the_job_and_no_image_fails(image_set, tm
     assert records(tmp_path) and all(record.answered for record in records(tmp_path))
 
 
-def test_an_answer_that_does_not_come_is_sought_elsewhere(image_set, tmp_path):
+def test_timed_out_request_goes_to_another_server(image_set, tmp_path):
     """Of two servers that say what models they have, one never answers a question."""
     deaf = Scenario(faults=(Fault("slow", seconds=2.5),))
     patience = RunSettings(image_seconds=1.5)
@@ -119,7 +141,7 @@ def test_an_answer_that_does_not_come_is_sought_elsewhere(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("takes_connections", [True, False])
-def test_a_server_that_says_nothing_at_all_is_not_begun_with(image_set, tmp_path, monkeypatch, takes_connections):
+def test_unresponsive_server_is_refused_at_the_start(image_set, tmp_path, monkeypatch, takes_connections):
     monkeypatch.setattr(openai_server, "CHECK_SECONDS", 1.0 if takes_connections else 30.0)
     monkeypatch.setattr(openai_server, "CONNECT_SECONDS", 1.0)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -144,7 +166,7 @@ def test_a_server_that_says_nothing_at_all_is_not_begun_with(image_set, tmp_path
     assert records(tmp_path) == []
 
 
-def test_a_server_that_wants_to_be_left_alone_holds_up_no_image(image_set, tmp_path):
+def test_long_retry_after_delays_no_image(image_set, tmp_path):
     told = Scenario(latency=0.01, faults=(Fault("rate_limit", numbers=(1, 2, 3, 4), seconds=60.0),))
     with StubServer(Scenario(latency=0.01)) as free, StubServer(told) as resting:
         began = time.monotonic()
@@ -154,7 +176,7 @@ def test_a_server_that_wants_to_be_left_alone_holds_up_no_image(image_set, tmp_p
         assert time.monotonic() - began < 40.0
 
 
-def test_an_image_is_not_sent_again_before_its_server_wants_it(image_set, tmp_path):
+def test_retry_after_delays_the_retry(image_set, tmp_path):
     scenario = Scenario(faults=(Fault("rate_limit", numbers=(1,), seconds=1.0),))
     with StubServer(scenario) as server:
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES
@@ -163,7 +185,7 @@ def test_an_image_is_not_sent_again_before_its_server_wants_it(image_set, tmp_pa
     assert again[0].at - refused.done_at > 0.9
 
 
-def test_servers_that_push_everything_back_end_the_job(image_set, tmp_path):
+def test_run_ends_when_every_request_is_rate_limited(image_set, tmp_path):
     patience = RunSettings(patience_seconds=1.0)
     with (
         StubServer(Scenario(faults=(Fault("rate_limit"),))) as server,
@@ -173,7 +195,7 @@ def test_servers_that_push_everything_back_end_the_job(image_set, tmp_path):
     assert records(tmp_path) == []
 
 
-def test_slow_failures_add_up_to_the_time_of_an_image(image_set, images, tmp_path):
+def test_time_limit_covers_all_tries_of_an_image(image_set, images, tmp_path):
     mark = images.ids[5].decode()[:12]
     faults = (Fault("status", status=500, mark=mark), Fault("slow", mark=mark, seconds=2.0))
     patience = RunSettings(image_seconds=3.0, attempts=20)
@@ -183,7 +205,7 @@ def test_slow_failures_add_up_to_the_time_of_an_image(image_set, images, tmp_pat
         assert sum(entry.mark == mark for entry in server.log) == 2
 
 
-def test_failures_among_answers_are_not_in_a_row(image_set, tmp_path):
+def test_answers_reset_the_count_of_failures_in_a_row(image_set, tmp_path):
     patience = RunSettings(max_failures_in_a_row=6, max_failures_at_first=6)
     with StubServer(Scenario(faults=(Fault("invalid_image", every=2),))) as server:
         tally = described(image_set, tmp_path, server.base_url, at_once=1, patience=patience)

@@ -1,4 +1,6 @@
-"""Several processes on this machine: killed, stopped, refused, short of money."""
+"""Several processes on this machine: killed, stopped, refused, out of money."""
+
+from __future__ import annotations
 
 import os
 import signal
@@ -27,7 +29,7 @@ from support.running import (
 from support.stub_server import Fault, StubProcess
 
 
-def test_a_killed_worker_costs_what_it_had_under_way(tiny_images, tmp_path, key):
+def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
     with StubProcess(scenario(latency=0.3)) as server:
         launcher = start(tiny_images, tmp_path, server, workers=3, at_once=12)
         wait_until(lambda: written(state(tmp_path, 1)) >= 10)
@@ -51,7 +53,7 @@ def test_a_killed_worker_costs_what_it_had_under_way(tiny_images, tmp_path, key)
         assert (again.total, paid(server)) == (0, before)
 
 
-def test_nothing_is_paid_twice_when_the_launcher_is_killed_and_then_interrupted(few_images, tmp_path):
+def test_nothing_is_paid_twice_after_killed_and_interrupted_launchers(few_images, tmp_path):
     def interrupt():
         wait_until(lambda: latest_run(tmp_path) != first and written(state(tmp_path, 0)) >= 2)
         os.kill(os.getpid(), signal.SIGINT)
@@ -75,7 +77,7 @@ def test_nothing_is_paid_twice_when_the_launcher_is_killed_and_then_interrupted(
         assert set(server.paid_by_mark.values()) == {1}
 
 
-def test_a_worker_that_is_killed_too_often_ends_the_job(few_images, tmp_path, monkeypatch):
+def test_worker_killed_too_often_ends_the_run(few_images, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "MAX_STARTS", 1)
 
     def kill():
@@ -92,7 +94,7 @@ def test_a_worker_that_is_killed_too_often_ends_the_job(few_images, tmp_path, mo
         assert len(records(tmp_path)) >= paid(server) - 2
 
 
-def test_a_refused_key_is_said_once(few_images, tmp_path, key, capfd):
+def test_refused_key_is_reported_once(few_images, tmp_path, key, capfd):
     with (
         StubProcess(scenario(faults=(Fault("wrong_key", every=1),))) as server,
         pytest.raises(DescribeError, match="rejects the key in ENGINE_TEST_KEY") as caught,

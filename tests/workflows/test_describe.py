@@ -1,8 +1,9 @@
-"""Whole ways: a real vision-language model, in process and behind a real server; prompts that know a trained run."""
+"""From images to descriptions and on: real models, prompts that need a trained run, estimate, sample, check, export."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -20,29 +21,12 @@ from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubServer
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+HOSTILE_NAME = "a<b>\x1b[31m\u202e.png"
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     return write_image_set(tmp_path_factory.mktemp("few") / "images", per_class=3)
-
-
-def test_a_real_model_in_this_process(few, tiny_vlm, tmp_path):
-    options = {"describer": "local", "model": str(tiny_vlm), "max_tokens": 8, "splits": ("train",), "local_batch": 4}
-    tally = describe_images(few, tmp_path, **options, prompts=("plain", "questions"))
-    assert tally.answered > 0 and not tally.failures
-    found = records(tmp_path)
-    assert {record.describer for record in found} == {"local"}
-    assert all(record.tokens_in and record.tokens_out and record.cost == 0 for record in found)
-    assert describe_images(few, tmp_path, **options, prompts=("plain", "questions")).total == 0
-
-
-def test_the_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path):
-    options = {"model": str(tiny_vlm), "max_tokens": 8, "at_once": 2, "splits": ("train",)}
-    tally = described(few, tmp_path, vlm_server, **options)
-    assert tally.answered > 0 and not tally.failures
-    assert all(record.text and record.tokens_in for record in records(tmp_path))
-    assert described(few, tmp_path, vlm_server, **options).total == 0
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +37,30 @@ def baseline(image_set, tmp_path_factory):
     return work / "runs" / "baseline-0"
 
 
-def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, baseline, tmp_path):
+def run(folder, work, server, *more: str) -> int:
+    where = [str(folder), "--work", str(work), "--base-url", server.base_url, "--model", MODEL]
+    return main(["describe", *where, *more])
+
+
+def test_real_model_in_this_process(few, tiny_vlm, tmp_path):
+    options = {"describer": "local", "model": str(tiny_vlm), "max_tokens": 8, "splits": ("train",), "local_batch": 4}
+    tally = describe_images(few, tmp_path, **options, prompts=("plain", "questions"))
+    assert tally.answered > 0 and not tally.failures
+    found = records(tmp_path)
+    assert {record.describer for record in found} == {"local"}
+    assert all(record.tokens_in and record.tokens_out and record.cost == 0 for record in found)
+    assert describe_images(few, tmp_path, **options, prompts=("plain", "questions")).total == 0
+
+
+def test_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path):
+    options = {"model": str(tiny_vlm), "max_tokens": 8, "at_once": 2, "splits": ("train",)}
+    tally = described(few, tmp_path, vlm_server, **options)
+    assert tally.answered > 0 and not tally.failures
+    assert all(record.text and record.tokens_in for record in records(tmp_path))
+    assert described(few, tmp_path, vlm_server, **options).total == 0
+
+
+def test_contrast_prompt_names_the_classes_a_run_confuses(image_set, baseline, tmp_path):
     with StubServer() as server:
         options = DescribeOptions(base_url=(server.base_url,), prompts=("contrast",), confusions=baseline)
         tally = run_description(DataOptions(str(image_set)), options, tmp_path)
@@ -64,7 +71,7 @@ def test_contrast_asks_about_the_classes_that_a_run_confuses(image_set, baseline
     assert "mistaken for: blue, green" in red or "mistaken for: green, blue" in red
 
 
-def test_contrast_pays_for_what_is_new_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
+def test_contrast_prompt_stays_the_same_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
     """Another matrix of the same run would give other neighbours: those that were asked about stay."""
     from gpt4image.compare import test_answers as confusion
 
@@ -82,7 +89,7 @@ def test_contrast_pays_for_what_is_new_when_a_folder_grows(image_set, baseline, 
         assert set(server.paid_by_mark.values()) == {1}
 
 
-def test_what_was_described_is_what_trains(image_set, tmp_path, capsys):
+def test_training_uses_the_embedded_descriptions(image_set, tmp_path, capsys):
     with StubServer() as server:
         for prompts in (("plain",), ("attributes",)):
             describe_images(image_set, tmp_path, base_url=(server.base_url,), prompts=prompts)
@@ -97,7 +104,7 @@ def test_what_was_described_is_what_trains(image_set, tmp_path, capsys):
     assert "Did you mean 'plain'" in capsys.readouterr().err
 
 
-def test_another_work_folder_trains_on_the_same_descriptions(image_set, tmp_path, capsys):
+def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_path, capsys):
     """As where a run of other settings is there: nothing is asked again."""
     first, second = tmp_path / "first", tmp_path / "second"
     with StubServer() as server:
@@ -115,7 +122,7 @@ def test_another_work_folder_trains_on_the_same_descriptions(image_set, tmp_path
     assert DescriptionStore(second / "descriptions").is_empty
 
 
-def test_an_estimate_shows_what_the_picture_size_costs(image_set, tmp_path):
+def test_estimate_shows_tokens_by_picture_size(image_set, tmp_path):
     folder = tmp_path / "set"
     for path in image_set.rglob("*.png"):
         target = folder / path.relative_to(image_set)
@@ -132,12 +139,12 @@ def test_an_estimate_shows_what_the_picture_size_costs(image_set, tmp_path):
         assert server.paid_by_mark.total() - kept == 25 - 8
 
 
-def test_an_unknown_option_of_the_python_call_is_an_error(image_set, tmp_path):
+def test_unknown_option_is_rejected(image_set, tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'prompts'"):
         describe_images(image_set, tmp_path, prompt="plain")
 
 
-def test_an_estimate_is_measured_on_small_and_large_pictures_alike(image_set, tmp_path):
+def test_estimate_measures_small_and_large_pictures(image_set, tmp_path):
     folder = tmp_path / "set"
     for number, path in enumerate(sorted(image_set.rglob("*.png"))):
         target = folder / path.relative_to(image_set)
@@ -150,7 +157,7 @@ def test_an_estimate_is_measured_on_small_and_large_pictures_alike(image_set, tm
     assert found.tokens_in * rest.answered == pytest.approx(rest.tokens_in, rel=0.1)
 
 
-def test_a_file_of_prompts_is_asked_where_none_is_named(image_set, tmp_path):
+def test_prompt_file_is_used_when_no_prompt_is_named(image_set, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[short]\nturns = ["What is it?"]\n')
     with StubServer() as server:
@@ -158,7 +165,7 @@ def test_a_file_of_prompts_is_asked_where_none_is_named(image_set, tmp_path):
     assert {record.prompt for record in records(tmp_path)} == {"short"}
 
 
-def test_decisions_of_a_check_can_be_taken_back(image_set, tmp_path, capsys):
+def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
     with StubServer(Scenario(faults=(Fault("refusal_text", every=5),))) as server:
         describe_images(image_set, tmp_path, base_url=(server.base_url,))
     check = ["describe", "check", str(image_set), "--work", str(tmp_path)]
@@ -180,17 +187,17 @@ def test_decisions_of_a_check_can_be_taken_back(image_set, tmp_path, capsys):
     assert "Refusals" not in (tmp_path / "again" / "README.md").read_text(), "those texts are other ones by now"
 
 
-def test_where_nothing_was_described_check_says_so(image_set, tmp_path, capsys):
+def test_check_without_descriptions_names_the_command(image_set, tmp_path, capsys):
     assert main(["describe", "check", str(image_set), "--work", str(tmp_path)]) == 1
     assert "Write some: gpt4image describe" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_address_without_its_end_is_noticed(image_set, tmp_path):
+def test_address_without_v1_is_corrected(image_set, tmp_path):
     with StubServer() as server, pytest.raises(DescribeError, match=r"Did you mean http://.*/v1\?"):
         describe_images(image_set, tmp_path, base_url=(server.base_url.removesuffix("/v1"),))
 
 
-def test_an_exported_set_shows_ones_own_prompts(few, tmp_path):
+def test_exported_card_shows_own_prompts(few, tmp_path):
     own = tmp_path / "own.toml"
     own.write_text('[mine]\nturns = ["Which colour has the {class} thing?"]\n')
     where = [str(few), "--work", str(tmp_path / "work")]
@@ -201,3 +208,36 @@ def test_an_exported_set_shows_ones_own_prompts(few, tmp_path):
         out = tmp_path / f"set-{shown}"
         assert main(["describe", "export", *where, "--out", str(out), *more]) == 0
         assert ("Which colour has the {class} thing?" in (out / "README.md").read_text("utf-8")) == shown
+
+
+def test_sample_is_shown_and_kept(image_set, tmp_path, capsys):
+    with StubServer() as server:
+        assert run(image_set, tmp_path, server, "--sample", "5") == 0
+        first = capsys.readouterr().out
+        assert run(image_set, tmp_path, server, "--sample", "5") == 0
+        assert capsys.readouterr().out == first
+        assert server.paid_by_mark.total() == 5
+        assert run(image_set, tmp_path, server, "--sample", "0") == 1
+    assert first.count("A picture of 48 x 48 pixels") == 5
+    page = (tmp_path / "descriptions" / "preview.html").read_text("utf-8")
+    assert page.count("A picture of 48 x 48 pixels") == 5
+    assert "Describe the image in detail." in page
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot be files there")
+def test_hostile_names_and_texts_are_escaped(image_set, tmp_path, capsys):
+    folder = tmp_path / "set"
+    shutil.copytree(image_set, folder)
+    for path in list(folder.rglob("*.png")):
+        path.rename(path.with_name(path.stem + HOSTILE_NAME))
+    with StubServer(Scenario(faults=(Fault("hostile"),))) as server:
+        assert run(folder, tmp_path / "work", server, "--sample", "4") == 0
+        assert run(folder, tmp_path / "work", server) == 0
+    told = capsys.readouterr()
+    shown = told.out + told.err
+    assert not set("\x1b\x00\u202e\x07") & set(shown)
+    assert r"\x1b[31m" in shown
+    page = (tmp_path / "work" / "descriptions" / "preview.html").read_text("utf-8")
+    assert "<script" not in page and "&lt;script" in page
+    assert not set("\x1b\x00\u202e") & set(page)
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "work"}

@@ -1,10 +1,9 @@
-"""Conversations that are cut off: what was answered is kept, paid for once, and gone on from."""
+"""Conversations that are cut off: answers are kept, paid for once, and resumed from."""
 
 from __future__ import annotations
 
 import gc
 import shutil
-from dataclasses import replace
 
 import pytest
 
@@ -14,18 +13,18 @@ from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.runner import Ledger, RunSettings, ledger, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
-from gpt4image.descriptions.store import DescriptionRecord, conversations
+from gpt4image.descriptions.store import conversations
 from gpt4image.descriptions.store.conversations import Conversations, Turn, read_turns, turn_files
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, Reply
+from gpt4image.llm.base import DescribeRequest, Reply
 from support.describing import cost_of, described, opened, records, store_in
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import StubServer
 
 IMAGES = 36
 PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
-OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
 PROMPTS = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
 QUESTIONS = {**PROMPTS, **PRICE}
+OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
 TURN = Turn("a" * 32, 0, "yes", "m", "m", "stop", 5, 1, 0.25, "2026-01-01")
 
 
@@ -51,7 +50,15 @@ class AllAtOnce:
         return Reply(tuple("new" for _ in request.turns), "stop", 300, 30, "m")
 
 
-def test_another_process_goes_on_from_what_was_answered(image_set, tmp_path):
+def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
+    """Run a job with other describers; its account, and what its budget says was spent."""
+    maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
+    with job.store.writer() as writer, job.store.conversations() as begun:
+        tally = run_tasks(maker, describers, Ledger(maker, writer, budget, begun), job.session.loop)
+        return tally, budget.spent
+
+
+def test_another_process_resumes_behind_kept_answers(image_set, tmp_path):
     log = cut_off(image_set, tmp_path)
     answered = sum(entry.paid for entry in log)
     assert answered >= 8 and not records(tmp_path), "four conversations at least were cut off"
@@ -68,7 +75,7 @@ def test_another_process_goes_on_from_what_was_answered(image_set, tmp_path):
     assert store_in(tmp_path).spent("another").cost == 0
 
 
-def test_what_has_ended_leaves_nothing_behind(image_set, tmp_path):
+def test_finished_conversations_leave_no_file(image_set, tmp_path):
     cut_off(image_set, tmp_path)
     store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
     before, begun = store.spent(), read_turns(turn_files(folder))
@@ -83,7 +90,7 @@ def test_what_has_ended_leaves_nothing_behind(image_set, tmp_path):
     assert store.spent().cost == pytest.approx(sum(record.cost for record in records(tmp_path)))
 
 
-def test_a_budget_counts_what_was_kept_once(image_set, tmp_path):
+def test_budget_counts_kept_answers_once(image_set, tmp_path):
     with StubServer() as server:
         described(image_set, tmp_path / "whole", server.base_url, **QUESTIONS)
         whole = cost_of(server.log)
@@ -98,7 +105,7 @@ def test_a_budget_counts_what_was_kept_once(image_set, tmp_path):
     assert store_in(tmp_path).spent().cost == pytest.approx(whole)
 
 
-def test_another_try_asks_all_questions_again(image_set, tmp_path):
+def test_retry_asks_all_questions_again(image_set, tmp_path):
     with StubServer() as server:
         described(image_set, tmp_path, server.base_url, **QUESTIONS)
         assert not list((tmp_path / "descriptions" / "turns").iterdir()), "every conversation has ended"
@@ -108,7 +115,7 @@ def test_another_try_asks_all_questions_again(image_set, tmp_path):
         assert sum(entry.paid for entry in server.log) == 3 * IMAGES + 3
 
 
-def test_a_failure_ends_a_conversation(image_set, images, tmp_path):
+def test_failure_ends_a_conversation(image_set, images, tmp_path):
     mark = images.ids[5].decode()[:12]
     with StubServer(Scenario(faults=(Fault("refusal", mark=mark, numbers=tuple(range(40, 400))),))) as server:
         described(image_set, tmp_path, server.base_url, patience=RunSettings(attempts=1), **QUESTIONS)
@@ -118,64 +125,7 @@ def test_a_failure_ends_a_conversation(image_set, images, tmp_path):
         assert before.cost == pytest.approx(cost_of(server.log))
 
 
-def test_answers_outlive_a_process_and_lines_that_were_cut_off(tmp_path):
-    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
-    kept = store.conversations()
-    kept.keep(TURN)
-    kept.keep(replace(TURN, number=1, text="no\u2028\x1b[31m", created="2026-01-02"))
-    (path,) = turn_files(folder)  # the process is gone: nothing was closed
-    with path.open("ab") as file:
-        file.write(b'{"key": "aaaa')
-    assert [turn.text for turn in store.conversations().begun(TURN.key)] == ["yes", "no\u2028\x1b[31m"]
-    assert (store.spent().cost, store.spent("m").tokens_in, store.spent("other").cost) == (0.5, 10, 0.0)
-    with store.writer() as writer:
-        writer.write(DescriptionRecord(TURN.key, "i", "yes no", cost=0.5, created="2026-01-03"))
-    assert not store.conversations().begun(TURN.key)
-    assert store.spent().cost == 0.5
-
-
-def test_a_conversation_that_was_begun_again_goes_on_from_the_last_time(tmp_path):
-    again = [replace(TURN, text="again", created="2026-02-01"), replace(TURN, number=2, created="2026-02-02")]
-    found = Conversations(tmp_path, [replace(TURN, number=1, created="2026-01-02"), TURN, *again])
-    assert [turn.text for turn in found.begun(TURN.key)] == ["again"]
-
-
-def test_a_file_does_not_grow_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversations, "FILE_BYTES", 2000)
-    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
-    with store.conversations() as kept:
-        kept.keep(TURN)
-        for number in range(200):
-            key = f"{number:032}"
-            kept.keep(replace(TURN, key=key))
-            kept.ended(key)
-        (path,) = turn_files(folder)
-        assert path.stat().st_size < 3000
-    assert TURN in read_turns(turn_files(folder))
-    with store.conversations() as kept:
-        kept.keep(replace(TURN, key="b" * 32))
-        kept.ended("b" * 32)
-    assert len(turn_files(folder)) == 1, "where every conversation has ended nothing stays behind"
-
-
-def test_files_of_killed_processes_are_put_together(tmp_path, monkeypatch):
-    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
-    for number in range(3):
-        with store.conversations() as kept:
-            kept.keep(replace(TURN, key=f"{number:032}"))
-    before = store.spent()
-    monkeypatch.setattr(conversations, "remove_shard", lambda path: None)
-    store.compact()  # killed before it could delete the old files
-    assert len(turn_files(folder)) == 4 and store.spent() == before
-    monkeypatch.undo()
-    store.compact()
-    (path,) = turn_files(folder)
-    assert store.spent() == before
-    store.compact()
-    assert turn_files(folder) == [path], "what is in order is left as it is"
-
-
-def test_answers_that_cannot_be_kept_end_the_job(image_set, tmp_path, monkeypatch):
+def test_answer_that_cannot_be_kept_ends_the_run(image_set, tmp_path, monkeypatch):
     def full(self, turn):
         raise StoreError("the disk is full: make room")
 
@@ -188,15 +138,7 @@ def test_answers_that_cannot_be_kept_end_the_job(image_set, tmp_path, monkeypatc
     assert len(records(tmp_path)) == IMAGES
 
 
-def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
-    """Run a job with other describers; its account, and what its budget says was spent."""
-    maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
-    with job.store.writer() as writer, job.store.conversations() as begun:
-        tally = run_tasks(maker, describers, Ledger(maker, writer, budget, begun), job.session.loop)
-        return tally, budget.spent
-
-
-def test_a_describer_that_answers_all_at_once_is_booked_beside_what_was_kept(image_set, tmp_path):
+def test_reply_to_all_questions_is_charged_beside_kept_answers(image_set, tmp_path):
     before = cost_of(cut_off(image_set, tmp_path))
     with StubServer() as server, opened(image_set, tmp_path, server.base_url, **QUESTIONS) as job:
         tally, spent = go_on(job, AllAtOnce())
@@ -205,7 +147,7 @@ def test_a_describer_that_answers_all_at_once_is_booked_beside_what_was_kept(ima
     assert store_in(tmp_path).spent().cost == pytest.approx(before + paid) == pytest.approx(spent)
 
 
-def test_an_image_that_is_gone_does_not_take_along_what_was_paid(image_set, tmp_path):
+def test_unreadable_image_keeps_what_its_conversation_cost(image_set, tmp_path):
     folder, work = shutil.copytree(image_set, tmp_path / "images"), tmp_path / "work"
     before = cost_of(cut_off(folder, work))
     with StubServer() as server, opened(folder, work, server.base_url, **QUESTIONS) as job:
@@ -216,7 +158,7 @@ def test_an_image_that_is_gone_does_not_take_along_what_was_paid(image_set, tmp_
     assert store_in(work).spent().cost == pytest.approx(before)
 
 
-def test_a_price_that_only_the_first_process_knew(image_set, tmp_path, monkeypatch):
+def test_price_known_to_the_first_process_only(image_set, tmp_path, monkeypatch):
     before = cost_of(cut_off(image_set, tmp_path))
     monkeypatch.setattr(session, "price_for", lambda *asked: None)
     with StubServer() as server:
@@ -224,7 +166,7 @@ def test_a_price_that_only_the_first_process_knew(image_set, tmp_path, monkeypat
     assert store_in(tmp_path).spent().cost == pytest.approx(before)
 
 
-def test_a_price_that_only_the_second_process_knew(image_set, tmp_path, monkeypatch):
+def test_price_known_to_the_second_process_only(image_set, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(session, "price_for", lambda *asked: None)
         log = cut_off(image_set, tmp_path)
@@ -234,7 +176,7 @@ def test_a_price_that_only_the_second_process_knew(image_set, tmp_path, monkeypa
     assert store_in(tmp_path).spent().cost == pytest.approx(cost_of([*log, *server.log]))
 
 
-def test_a_clock_that_is_set_back(image_set, tmp_path, monkeypatch):
+def test_clock_set_back(image_set, tmp_path, monkeypatch):
     log = cut_off(image_set, tmp_path)
     monkeypatch.setattr(ledger, "now", lambda: "2001-01-01T00:00:00.000000+00:00")
     with StubServer() as server:
@@ -244,7 +186,7 @@ def test_a_clock_that_is_set_back(image_set, tmp_path, monkeypatch):
     assert not list((tmp_path / "descriptions" / "turns").iterdir())
 
 
-def test_a_file_that_cannot_be_written_anew_stays(image_set, tmp_path, monkeypatch):
+def test_file_that_cannot_be_rewritten_stays(image_set, tmp_path, monkeypatch):
     def full(folder, turns):
         raise OSError("no space left")
 
@@ -255,17 +197,7 @@ def test_a_file_that_cannot_be_written_anew_stays(image_set, tmp_path, monkeypat
     assert not list(store_in(tmp_path).payments())
 
 
-def test_many_open_conversations_are_not_written_again_and_again(tmp_path, monkeypatch):
-    written, write = [], conversations.write_turns
-    monkeypatch.setattr(conversations, "FILE_BYTES", 2000)
-    monkeypatch.setattr(conversations, "write_turns", lambda *args: written.append(1) or write(*args))
-    with store_in(tmp_path).conversations() as kept:
-        for number in range(400):
-            kept.keep(replace(TURN, key=f"{number:032}"))
-    assert 1 < len(written) < 10
-
-
-def test_no_picture_waits_for_the_garbage_collection(image_set, tmp_path):
+def test_requests_are_freed_without_garbage_collection(image_set, tmp_path):
     gc.collect()
     gc.disable()
     try:
@@ -274,8 +206,3 @@ def test_no_picture_waits_for_the_garbage_collection(image_set, tmp_path):
         assert not any(type(thing) is DescribeRequest for thing in gc.get_objects())
     finally:
         gc.enable()
-
-
-def test_half_characters_do_not_reach_the_next_question():
-    assert ledger.answer_of(replace(TURN, text="half \ud83d.")).text == "half ?."
-    assert ChatAnswer("half \ud83d.", "stop", 1, 1, "m").text == "half ?."

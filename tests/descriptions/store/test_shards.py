@@ -1,0 +1,96 @@
+"""Shards: whole after a crash, on disk when synced, counted once when compacted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+
+import pytest
+
+from gpt4image.core.errors import StoreError
+from gpt4image.descriptions.store import DescriptionRecord
+from gpt4image.descriptions.store import shards as parts
+from support.describing import described, records, store_in
+from support.stub_scenario import Scenario
+from support.stub_server import StubServer
+
+IMAGES = 36
+
+
+def test_records_are_synced_during_a_run_and_at_its_end(image_set, tmp_path, monkeypatch):
+    """While the job goes on, and all of them at its end."""
+    synced, sync = [], os.fsync
+
+    def count(file: int) -> None:
+        synced.append((os.fstat(file).st_ino, os.fstat(file).st_size))
+        sync(file)
+
+    monkeypatch.setattr(parts.os, "fsync", count)
+    with StubServer(Scenario(latency=0.2, slots=4)) as server:
+        described(image_set, tmp_path, server.base_url)
+    (part,) = (tmp_path / "descriptions" / "parts").glob("*.jsonl")
+    sizes = [size for node, size in synced if node == part.stat().st_ino]
+    assert sizes[-1] == part.stat().st_size
+    assert any(0 < size < sizes[-1] for size in sizes)
+
+
+def test_close_waits_for_a_sync_in_another_thread(tmp_path, monkeypatch):
+    """The event loop closes a file of conversations that another thread brings to the disk."""
+    begun, failed, sync = threading.Event(), [], os.fsync
+
+    def slow(file: int) -> None:
+        begun.set()
+        time.sleep(0.3)
+        try:
+            sync(file)
+        except OSError as error:
+            failed.append(error)
+
+    writer = store_in(tmp_path).writer()
+    writer.write(DescriptionRecord("a" * 32, "i", "text"))
+    monkeypatch.setattr(parts.os, "fsync", slow)
+    thread = threading.Thread(target=writer.sync)
+    thread.start()
+    begun.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.os, "fsync", sync)
+        writer.close()
+    thread.join()
+    writer.sync()
+    assert not failed and len(records(tmp_path)) == 1
+
+
+def test_partial_write_is_rolled_back(tmp_path, monkeypatch):
+    """As on a disk that becomes full: the system takes a part of what it is given."""
+    write = os.write
+    with store_in(tmp_path).writer() as writer:
+        writer.write(DescriptionRecord("a" * 32, "i", "whole"))
+        monkeypatch.setattr(parts.os, "write", lambda file, data: write(file, data[: len(data) // 2]))
+        with pytest.raises(StoreError, match="free some space"):
+            writer.write(DescriptionRecord("b" * 32, "i", "half"))
+        monkeypatch.setattr(parts.os, "write", write)
+        assert writer.path.read_bytes().endswith(b"}\n")
+        writer.write(DescriptionRecord("c" * 32, "i", "whole again"))
+    assert [record.key[0] for record in records(tmp_path)] == ["a", "c"]
+
+
+def test_compacted_shards_count_once_even_if_the_old_ones_survive(image_set, tmp_path):
+    """A process was killed before it could delete the old parts."""
+    store, folder = store_in(tmp_path), tmp_path / "descriptions" / "parts"
+    with StubServer() as server:
+        for prompt in ("plain", "attributes"):
+            described(image_set, tmp_path, server.base_url, prompts=(prompt,), price_in=1.0, price_out=1.0)
+    before = store.spent()
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    store.compact()
+    for old in kept.glob("*.jsonl"):
+        shutil.copy(old, folder)
+    assert len(list(folder.glob("*.jsonl"))) == 2 and len(list(folder.glob("*.parquet"))) == 1
+    assert store.spent().cost == pytest.approx(before.cost)
+    assert len(list(store.records())) == 2 * IMAGES
+    store.compact()
+    assert not list(folder.glob("*.jsonl"))
+    assert len(list(store.records())) == 2 * IMAGES
