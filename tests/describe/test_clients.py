@@ -66,7 +66,7 @@ def test_key_is_not_in_repr_pickle_or_scrubbed_text(monkeypatch):
 
 @pytest.mark.parametrize("fault", ["no_choices", "echo"])
 def test_key_echoed_outside_the_text_is_scrubbed(image_set, tmp_path, monkeypatch, capsys, fault):
-    """As the reason why an answer ended, and just where what it says is cut to some length."""
+    """As finish reason, and right where the detail of a failure is shortened."""
     monkeypatch.setenv("A_KEY", LONG_KEY)
     with StubServer(Scenario(faults=(Fault(fault, every=2),))) as server:
         patience = RunSettings(attempts=1)

@@ -38,7 +38,7 @@ def paid_for(server: StubProcess) -> int:
 
 
 def wait_for_answers(is_alive: Callable[[], bool], server: StubProcess, count: int) -> None:
-    """Wait until the server has answered so often, or the process has ended."""
+    """Wait until the server has answered `count` requests, or the process has ended."""
     while is_alive() and paid_for(server) < count:
         time.sleep(0.02)
 

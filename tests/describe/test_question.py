@@ -20,7 +20,7 @@ def test_renamed_class_is_asked_about_again_alone(image_set, tmp_path):
         for number, name in enumerate(("tench", "goldfish")):
             path.write_text(json.dumps({"red": name}))
             asked = described(image_set, tmp_path, server.base_url, **options).total
-            assert asked == (12 if number else IMAGES), "the other classes are asked about once"
+            assert asked == (12 if number else IMAGES), "the other classes are not asked about again"
         questions = [entry.question for entry in server.log if entry.paid]
     assert sum("goldfish" in question for question in questions) == 12
 

@@ -38,16 +38,16 @@ def shared(work, images, tmp_path_factory):
     return out
 
 
-def request(image_id: str, strategy: Prompt, sample: int = 0, key: str | None = None) -> DescribeRequest:
+def request(image_id: str, prompt: Prompt, sample: int = 0, key: str | None = None) -> DescribeRequest:
     return DescribeRequest(
-        key=key or digest("another setting", image_id, strategy.hash, str(sample)),
+        key=key or digest("another setting", image_id, prompt.hash, str(sample)),
         image_id=image_id,
         name="red/001.png",
         picture=Picture(b"", "image/png", 1, 1),
-        system=strategy.system,
-        turns=strategy.turns,
+        system=prompt.system,
+        turns=prompt.turns,
         sampling=Sampling(),
-        prompt_hash=strategy.hash,
+        prompt_hash=prompt.hash,
         sample=sample,
     )
 
@@ -66,10 +66,10 @@ def test_every_recorded_answer_is_replayed(work, shared, tmp_path, form):
         "Parquet file": tmp_path / "all.parquet",
         "JSON Lines": shared / "metadata.jsonl",
     }[form]
-    strategies = {strategy.hash: strategy for strategy in (PLAIN, QUESTIONS)}
+    prompts = {prompt.hash: prompt for prompt in (PLAIN, QUESTIONS)}
     describers = {model: ReplayDescriber(place, model=model) for model in ("m/1", "m2")}
     for record in work.current():
-        asked = request(record.image_id, strategies[record.prompt_hash], record.sample)
+        asked = request(record.image_id, prompts[record.prompt_hash], record.sample)
         reply = ask_one(describers[record.model], asked)
         assert reply.texts == (record.text,)
         assert (reply.tokens_in, reply.tokens_out) == (record.tokens_in, record.tokens_out)
@@ -78,7 +78,7 @@ def test_every_recorded_answer_is_replayed(work, shared, tmp_path, form):
 
 
 def test_replayed_job_writes_the_same_records(work, shared, images, tmp_path):
-    """A conversation's one text stays as it is, and what is described again has the keys that it had."""
+    """The one text of a conversation stays as it is, and keys are the same as before."""
     question = ask("m/1")
     describer = ReplayDescriber(shared, model="m/1", prompts=question.prompts)
     asyncio.run(describer.check())
@@ -128,12 +128,12 @@ def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):
 
 def test_unrecorded_prompt_fails_the_check(shared):
     changed = Prompt("plain", ("Describe the image in a word.",))
-    for strategy, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):
-        describer = ReplayDescriber(shared, model=models, prompts=[PLAIN, strategy])
-        with pytest.raises(DescribeError, match=rf"'{strategy.name}' as it is now.*plain \({PLAIN.hash}\)"):
+    for prompt, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):
+        describer = ReplayDescriber(shared, model=models, prompts=[PLAIN, prompt])
+        with pytest.raises(DescribeError, match=rf"'{prompt.name}' as it is now.*plain \({PLAIN.hash}\)"):
             asyncio.run(describer.check())
-        with pytest.raises(DescribeError, match=f"of hash {strategy.hash}"):
-            ask_one(describer, request(digest("x"), strategy))
+        with pytest.raises(DescribeError, match=f"of hash {prompt.hash}"):
+            ask_one(describer, request(digest("x"), prompt))
     asyncio.run(ReplayDescriber(shared, model="m/1", prompts=[PLAIN, QUESTIONS]).check())
 
 

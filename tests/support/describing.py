@@ -1,4 +1,4 @@
-"""Jobs against the stub server, put together as the command line does."""
+"""Describe jobs against the stub server, put together as the command line does it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def store_in(work: Path) -> DescriptionStore:
 
 
 def cost_of(log: Iterable[Entry]) -> float:
-    """What the server has counted, in dollars, at 10 a million tokens read and 20 a million written."""
+    """Return what the server's requests cost, at 10 dollars per million tokens read and 20 per million written."""
     return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
 
 
@@ -49,5 +49,5 @@ def records(work: Path) -> list[DescriptionRecord]:
 
 
 def mark_in(record: DescriptionRecord) -> bool:
-    """Whether the text is about the image that it stands beside."""
+    """Whether the text describes the image of its record: the stub server repeats a mark of the image."""
     return record.image_id[:12] in record.text

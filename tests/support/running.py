@@ -1,4 +1,4 @@
-"""Runs on engines, and what can be seen of them from outside."""
+"""Runs with workers, and what can be seen of them from outside."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Event, Thread
 
+from gpt4image.core.files import exclusive
 from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.workers.run_folder import RunFolder, WorkerState
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
+from gpt4image.descriptions.store.records import record_line
 from support.stub_server import MODEL, Scenario, StubProcess
 
 KEY_NAME = "ENGINE_TEST_KEY"
@@ -29,7 +33,7 @@ def options(server: StubProcess, engine: str = "local", **changes) -> DescribeOp
 
 
 def start(image_set: Path, work: Path, server: StubProcess, workers: int, at_once: int) -> subprocess.Popen:
-    """The command line in a process of its own, with local workers."""
+    """Start the command line in a process of its own, with local workers."""
     asked = ["--model", MODEL, "--base-url", server.base_url, "--key-env", KEY_NAME, "--splits", *ALL]
     engine = ["--engine", "local", "--workers", str(workers), "--at-once", str(at_once), "--yes", "--work", str(work)]
     command = [sys.executable, "-m", "gpt4image", "describe", str(image_set), *asked, *engine]
@@ -54,7 +58,7 @@ def state(work: Path, rank: int) -> WorkerState:
 
 
 def written(found: WorkerState) -> int:
-    """Records that a worker has written."""
+    """Return the number of records that a worker has written."""
     return sum(Path(part).read_bytes().count(b"\n") for part in found.parts if Path(part).exists())
 
 
@@ -63,7 +67,7 @@ def records(work: Path) -> list[DescriptionRecord]:
 
 
 def all_once(work: Path, count: int) -> bool:
-    """Whether each of so many images has one record, with a text about it."""
+    """Whether each of `count` images has one record, with a text about it."""
     found = records(work)
     told = all(record.error is None and record.image_id[:12] in record.text for record in found)
     return told and len(found) == count == len({record.image_id for record in found})
@@ -73,11 +77,32 @@ def paid(server: StubProcess) -> int:
     return sum(server.paid_by_mark.values())
 
 
+def record_bytes(key: str, cost: float) -> bytes:
+    """Return a record with a key of one repeated digit, as workers write it."""
+    return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
+
+
+def waits_for(context: AbstractContextManager, lock: Path) -> bool:
+    """Whether a context is entered once a lock is free, and not before."""
+    inside = Event()
+
+    def enter():
+        with context:
+            inside.set()
+
+    thread = Thread(target=enter)
+    with exclusive(lock, "it"):
+        thread.start()
+        early = inside.wait(0.4)
+    thread.join()
+    return inside.is_set() and not early
+
+
 def parent_of(pid: int) -> int:
     return int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)], text=True))
 
 
 def files_with(secret: str, *folders: Path) -> list[Path]:
-    """Files that a secret is in."""
+    """Return the files that contain a secret."""
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return [path for path in files if secret.encode() in path.read_bytes()]

@@ -1,4 +1,4 @@
-"""A store that has been filled as describing fills it: several prompts, samples, failures, dropped texts."""
+"""A store filled as describing fills it: several prompts, samples, failures, dropped texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CREATED = "2026-02-03T04:05:06.000007+00:00"
 
 
 def ask(model: str, prompts: Sequence[str] = ("plain", "questions"), samples: int = 1) -> Question:
-    """A question to a model."""
+    """Return a question to a model."""
     sampling = Sampling(max_tokens=100, temperature=0.5 if samples > 1 else None)
     return Question(
         model, tuple(load_prompts(prompts)), PromptValues(("blue", "green", "red")), sampling, samples=samples
@@ -27,7 +27,7 @@ def ask(model: str, prompts: Sequence[str] = ("plain", "questions"), samples: in
 
 
 def answers(images, question: Question, store: DescriptionStore, rows=None) -> list[DescriptionRecord]:
-    """A record for everything that is still to be asked, each with a text of its own."""
+    """Return a record for every task without an answer, each with a text of its own."""
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
     maker = RequestMaker(images, question, plan_tasks(images, rows, question, store))
     return [answered(maker.record(number)) for number in range(len(maker))]
@@ -49,7 +49,7 @@ def answered(record: DescriptionRecord) -> DescriptionRecord:
 
 
 def fill(folder: Path, images, *questions: Question, rows=None) -> DescriptionStore:
-    """A work directory's store with an answer to everything."""
+    """Return the store of a work directory, with an answer to every task."""
     store = DescriptionStore(folder / "descriptions")
     for question in questions:
         with store.writer() as writer:
@@ -59,5 +59,5 @@ def fill(folder: Path, images, *questions: Question, rows=None) -> DescriptionSt
 
 
 def shared_rows(folder: Path) -> list[dict]:
-    """The rows of an exported set's `metadata.jsonl`."""
+    """Return the rows of an exported set's `metadata.jsonl`."""
     return [json.loads(line) for line in (folder / "metadata.jsonl").read_bytes().split(b"\n") if line]

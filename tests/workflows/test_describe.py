@@ -31,7 +31,7 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def baseline(image_set, tmp_path_factory):
-    """A run that knows which classes look alike to it."""
+    """A trained run, for its confusion matrix."""
     work = tmp_path_factory.mktemp("baseline")
     assert main(["train", str(image_set), "--work", str(work), "--arm", "baseline", *TINY]) == 0
     return work / "runs" / "baseline-0"
@@ -72,7 +72,7 @@ def test_contrast_prompt_names_the_classes_a_run_confuses(image_set, baseline, t
 
 
 def test_contrast_prompt_stays_the_same_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
-    """Another matrix of the same run would give other neighbours: those that were asked about stay."""
+    """A new confusion matrix of the same run would name other classes, and ask everything again."""
     from gpt4image.compare import test_answers as confusion
 
     folder, work = tmp_path / "set", tmp_path / "work"
@@ -105,7 +105,7 @@ def test_training_uses_the_embedded_descriptions(image_set, tmp_path, capsys):
 
 
 def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_path, capsys):
-    """As where a run of other settings is there: nothing is asked again."""
+    """As after a run with other settings: nothing is asked again."""
     first, second = tmp_path / "first", tmp_path / "second"
     with StubServer() as server:
         described(image_set, first, server.base_url, prompts=("plain", "attributes"))
@@ -175,7 +175,7 @@ def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
     export = ["describe", "export", str(image_set), "--work", str(tmp_path), "--out"]
     assert main([*export, str(tmp_path / "dropped")]) == 0
     assert "5 texts that describe check has dropped" in capsys.readouterr().out
-    assert "Refusals" not in (tmp_path / "dropped" / "README.md").read_text(), "they are not in it"
+    assert "Refusals" not in (tmp_path / "dropped" / "README.md").read_text(), "dropped texts are not exported"
     assert main([*check, "--undo"]) == 0
     assert len(records(tmp_path)) == whole
     assert main([*export, str(tmp_path / "whole")]) == 0
@@ -184,7 +184,7 @@ def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
     with StubServer() as server:
         describe_images(image_set, tmp_path, base_url=(server.base_url,))
     assert main([*export, str(tmp_path / "again")]) == 0
-    assert "Refusals" not in (tmp_path / "again" / "README.md").read_text(), "those texts are other ones by now"
+    assert "Refusals" not in (tmp_path / "again" / "README.md").read_text(), "the retry has replaced them"
 
 
 def test_check_without_descriptions_names_the_command(image_set, tmp_path, capsys):

@@ -19,9 +19,9 @@ IMAGES = 36
 IN, OUT = 1.0, 10.0
 PRICE = {"price_in": IN, "price_out": OUT, "max_tokens": 100}
 WORST = (4096 * IN + 100 * OUT) / 1e6
-"""What a call costs at worst where nothing was counted yet."""
+"""Worst case of a request before anything was counted."""
 CALL = (270 * IN + 15 * OUT) / 1e6
-"""About what a call of one question costs at the stub server."""
+"""About what one question costs at the stub server."""
 
 
 def spent(work) -> float:
@@ -118,7 +118,7 @@ def test_lost_requests_cost_their_worst_case(image_set, tmp_path, fault, patienc
 
 
 def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
-    """Runs that end at their budget, one after the other, spend it once, and each says what it has spent itself."""
+    """Runs that each end at their budget spend it once between them, and each tally holds the run's own spending."""
     with StubServer(Scenario(faults=(Fault("empty", every=2),))) as server:
         tallies = [described(image_set, tmp_path, server.base_url, budget=limit, **PRICE) for limit in (0.006, 0.010)]
         tallies += [described(image_set, tmp_path, server.base_url, budget=0.010, **PRICE) for _ in range(2)]
@@ -127,7 +127,7 @@ def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
     store = DescriptionStore(tmp_path / "descriptions")
     assert 0.004 < tallies[0].cost < spent(tmp_path) <= 0.010
     assert sum(tally.cost for tally in tallies) == pytest.approx(spent(tmp_path))
-    assert spent(tmp_path) > sum(record.cost for record in records(tmp_path)), "some wait"
+    assert spent(tmp_path) > sum(record.cost for record in records(tmp_path)), "some tasks have no outcome yet"
     empty = (270 * IN) / 1e6
     answers = len([record for record in records(tmp_path) if record.answered])
     assert spent(tmp_path) == pytest.approx(answers * CALL + (used - answers) * empty, rel=0.2)
@@ -140,7 +140,7 @@ def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
 
 
 def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path):
-    """Once all tasks are begun, the one that the budget holds back has been paid for too."""
+    """With all tasks begun, the one that the budget holds back has been paid for too."""
     options = {"splits": ("test",), "budget": 0.007, "patience": RunSettings(attempts=30), **PRICE}
     with StubServer(Scenario(faults=(Fault("empty"),))) as server:
         tally = described(image_set, tmp_path, server.base_url, **options)
@@ -160,7 +160,7 @@ def test_cancelled_request_costs_its_worst_case(image_set, tmp_path):
 
 
 def test_conversation_starts_only_if_all_its_turns_can_be_paid(image_set, tmp_path):
-    """A conversation is not begun where its last answers could not be paid."""
+    """Its last answers count before its first question is sent."""
     with StubServer() as server:
         tally = described(image_set, tmp_path, server.base_url, prompts=("questions",), budget=0.016, **PRICE)
         assert "budget" in tally.stopped
@@ -180,7 +180,7 @@ def test_each_model_has_its_own_spending(image_set, tmp_path):
 def test_open_requests_count_at_their_worst_case():
     budget = Budget(1.0, Price(10.0, 100.0), 0.5, most_out=1000)
     assert budget.affords(0)
-    assert not budget.affords(1), "before the first answer one at a time"
+    assert not budget.affords(1), "one at a time before the first answer"
     assert budget.pay(5000, 500) == pytest.approx(0.1)
     assert budget.spent == pytest.approx(0.6)
     assert budget.affords(1)

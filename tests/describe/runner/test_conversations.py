@@ -14,7 +14,7 @@ from gpt4image.describe.runner import Ledger, RunSettings, ledger, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store import conversations
-from gpt4image.descriptions.store.conversations import Conversations, Turn, read_turns, turn_files
+from gpt4image.descriptions.store.conversations import Conversations, read_turns, turn_files
 from gpt4image.llm.base import DescribeRequest, Reply
 from support.describing import cost_of, described, opened, records, store_in
 from support.stub_scenario import Fault, Scenario
@@ -25,18 +25,17 @@ PRICE = {"price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
 PROMPTS = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
 QUESTIONS = {**PROMPTS, **PRICE}
 OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
-TURN = Turn("a" * 32, 0, "yes", "m", "m", "stop", 5, 1, 0.25, "2026-01-01")
 
 
 def cut_off(image_set, work, **options) -> list:
-    """Describe until the money of the account is gone, before any conversation has ended. Returns the log."""
+    """Describe until the account runs out of money, before any conversation has ended; return the server's log."""
     with StubServer(OUT_OF_MONEY) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, work, server.base_url, **{**QUESTIONS, **options})
     return server.log
 
 
 class AllAtOnce:
-    """Answers all questions about an image in one go, as a model in this process does."""
+    """Answers all questions about an image with one reply, as a model in this process does."""
 
     name, place, model, max_concurrency = "fake", "here", "m", 4
 
@@ -51,7 +50,7 @@ class AllAtOnce:
 
 
 def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
-    """Run a job with other describers; its account, and what its budget says was spent."""
+    """Run a job with other describers; return its tally, and what its budget counts as spent."""
     maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
     with job.store.writer() as writer, job.store.conversations() as begun:
         tally = run_tasks(maker, describers, Ledger(maker, writer, budget, begun), job.session.loop)
@@ -61,8 +60,8 @@ def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
 def test_another_process_resumes_behind_kept_answers(image_set, tmp_path):
     log = cut_off(image_set, tmp_path)
     answered = sum(entry.paid for entry in log)
-    assert answered >= 8 and not records(tmp_path), "four conversations at least were cut off"
-    assert not list(store_in(tmp_path).payments()), "what is kept is not lost"
+    assert answered >= 8 and not records(tmp_path), "at least four conversations were cut off"
+    assert not list(store_in(tmp_path).payments()), "kept answers are no payments"
     assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(log))
     with StubServer() as server:
         assert described(image_set, tmp_path, server.base_url, **QUESTIONS).stopped == ""
@@ -96,7 +95,7 @@ def test_budget_counts_kept_answers_once(image_set, tmp_path):
         whole = cost_of(server.log)
     spent, margin = cost_of(cut_off(image_set, tmp_path)), 0.015
     kept = spent - sum(record.cost for record in records(tmp_path))
-    assert kept > margin, "counted twice, it would exceed what is left over"
+    assert kept > margin, "counted twice, it would exceed the budget"
     with StubServer() as server:
         tally = described(image_set, tmp_path, server.base_url, budget=spent + 1e-4, **QUESTIONS)
         assert "budget" in tally.stopped and not any(entry.endpoint == "chat" for entry in server.log)
@@ -108,7 +107,7 @@ def test_budget_counts_kept_answers_once(image_set, tmp_path):
 def test_retry_asks_all_questions_again(image_set, tmp_path):
     with StubServer() as server:
         described(image_set, tmp_path, server.base_url, **QUESTIONS)
-        assert not list((tmp_path / "descriptions" / "turns").iterdir()), "every conversation has ended"
+        assert not list((tmp_path / "descriptions" / "turns").iterdir()), "no conversation is open"
         store_in(tmp_path).mark([records(tmp_path)[0].key], "retry", "refusal")
         described(image_set, tmp_path, server.base_url, **QUESTIONS)
         assert [entry.turn for entry in server.log if entry.paid][-3:] == [1, 2, 3]

@@ -25,7 +25,7 @@ THREE_IN_VAIN = (Fault("empty", times=3),)
 
 
 def spent_in(store: DescriptionStore, log) -> bool:
-    """Whether a store counts what the server has counted."""
+    """Whether store and server agree on tokens and cost."""
     spent, paid = store.spent(), [entry for entry in log if entry.paid]
     tokens = sum(entry.tokens_in for entry in paid), sum(entry.tokens_out for entry in paid)
     return (spent.tokens_in, spent.tokens_out) == tokens and spent.cost == pytest.approx(cost_of(log))
@@ -48,7 +48,7 @@ def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
         log = list(server.log)
         one = max(cost_of([entry]) for entry in log)
         spent = store_in(tmp_path).spent().cost
-        assert len(records(tmp_path)) < IMAGES, "most of what was paid for was in vain"
+        assert len(records(tmp_path)) < IMAGES, "most answers were empty"
         assert cost_of(log) - AT_ONCE * one <= spent <= cost_of(log) + 1e-9
 
         tally = described(image_set, tmp_path, server.base_url, budget=1.0, **PRICE)
@@ -60,7 +60,7 @@ def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
 
 @pytest.mark.parametrize("prompt", ["plain", "questions"])
 def test_each_request_is_on_disk_in_one_place(image_set, tmp_path, prompt):
-    """On the record of the outcome, among payments, or with an answer that is kept; whatever puts an end to a job."""
+    """In the record of the outcome, in a payment or with a kept answer, however the run ends."""
     options = {"prompts": (prompt,), "at_once": AT_ONCE, "patience": RunSettings(attempts=9), **PRICE}
     faults = (Fault("quota", numbers=tuple(range(60, 500))), Fault("empty", times=2))
     with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no money left"):
@@ -96,7 +96,7 @@ def test_record_holds_all_tries_and_takes_their_payments_back(image_set, images,
 
 
 def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monkeypatch):
-    """Which may take a while, in which the process may be killed."""
+    """The check may take long, and the process may be killed meanwhile."""
     seen = []
 
     async def looks(self, server) -> bool:
@@ -113,8 +113,8 @@ def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monke
 
 @pytest.mark.parametrize("usage", [True, False])
 def test_unpriced_answers_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
-    """What was kept without a cost is given one."""
-    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
+    """Answers that were kept without a cost get one once the price is known."""
+    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # the price of a remote server is not known
     begun = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
     options = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
     with StubServer(begun) as server, pytest.raises(DescribeError, match="no money left"):

@@ -54,7 +54,7 @@ def test_dead_server_ends_the_run_and_loses_nothing(image_set, tmp_path, capsys)
     ("fault", "attempts", "lost"), [(Fault("status", status=500), 2, 0), (Fault("cut"), 1, 1)], ids=["500", "cut"]
 )
 def test_failing_server_loses_its_share_to_a_healthy_one(image_set, tmp_path, capsys, fault, attempts, lost):
-    """Its first failure alone may be the image's fault."""
+    """Only the first failure of a server may be the image's fault."""
     patience = RunSettings(attempts=attempts)
     busy = Scenario(latency=0.1, slots=4, when_full="429", retry_after="none")
     with StubServer(busy) as well, StubServer(Scenario(faults=(fault,))) as sick:
@@ -94,7 +94,7 @@ def test_bad_images_fail_alone_at_several_servers(image_set, images, tmp_path):
 
 
 def test_hanging_server_costs_no_image_its_description(image_set, tmp_path, capsys):
-    """Stopped as by a debugger: it takes connections, and says nothing any more."""
+    """A process stopped as by a debugger takes connections, and answers nothing."""
     with StubServer(Scenario(latency=0.05)) as well, StubProcess(Scenario(latency=0.05)) as hanging:
 
         def stop_it() -> None:
@@ -131,7 +131,7 @@ def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path
 
 
 def test_timed_out_request_goes_to_another_server(image_set, tmp_path):
-    """Of two servers that say what models they have, one never answers a question."""
+    """One of two servers lists its models, but never answers a question."""
     deaf = Scenario(faults=(Fault("slow", seconds=2.5),))
     patience = RunSettings(image_seconds=1.5)
     with StubServer(Scenario(latency=0.02)) as well, StubServer(deaf) as silent:
@@ -150,7 +150,7 @@ def test_unresponsive_server_is_refused_at_the_start(image_set, tmp_path, monkey
         held.bind(("127.0.0.1", 0))
         held.listen(500 if takes_connections else 0)
         address = held.getsockname()
-        for _ in range(0 if takes_connections else 5):  # the queue of a program that takes no connections is full
+        for _ in range(0 if takes_connections else 5):  # fill the queue of a program that accepts no connections
             waiting.append(socket.socket())
             waiting[-1].setblocking(False)
             waiting[-1].connect_ex(address)

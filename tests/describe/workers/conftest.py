@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt4image.descriptions.store import DescriptionStore
 from support.drawings import COLOURS, SHAPES, draw
 
 KEY_NAME, KEY = "ENGINE_TEST_KEY", "sk-engine-5f3a91c2d4"
@@ -22,7 +23,7 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def few_images(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of twenty of them."""
+    """Twenty of each class."""
     folder = tmp_path_factory.mktemp("few") / "images"
     for path in tiny_images.glob("*/0[01]*.png"):
         copy = folder / path.relative_to(tiny_images)
@@ -33,6 +34,11 @@ def few_images(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The key that the server wants, in the environment alone."""
+    """The key that the server expects; it is in the environment only."""
     monkeypatch.setenv(KEY_NAME, KEY)
     return KEY
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DescriptionStore:
+    return DescriptionStore(tmp_path / "descriptions")

@@ -34,7 +34,9 @@ def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
         launcher = start(tiny_images, tmp_path, server, workers=3, at_once=12)
         wait_until(lambda: written(state(tmp_path, 1)) >= 10)
         listed = subprocess.check_output(["ps", "-eww", "-o", "args"], text=True).splitlines()
-        processes = "\n".join(line for line in listed if "stub_server" not in line)  # the server is told its key
+        processes = "\n".join(
+            line for line in listed if "stub_server" not in line
+        )  # the server's command line holds the key
         os.kill(state(tmp_path, 1).pid, signal.SIGKILL)
         output, said = launcher.communicate()
         assert launcher.returncode == 0, said

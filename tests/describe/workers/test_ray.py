@@ -34,10 +34,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:placement_group:DeprecationWarni
 
 @pytest.fixture
 def ray_folder(key):
-    """Where a cluster of two processors keeps its logs."""
+    """Log folder of a cluster with two processors."""
     import ray
 
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's folders are too long for sockets
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # pytest's paths are too long for sockets
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(folder))
     try:
@@ -66,7 +66,7 @@ def test_killed_actor_and_killed_process_are_replaced(few_images, tmp_path, ray_
         assert len(killed) == 2
         assert (tally.answered, tally.stopped) == (60, "")
         assert all_once(tmp_path, 60)
-        assert paid(server) <= 60 + 2  # the actor's process has ended by itself, and has kept what it paid for
+        assert paid(server) <= 60 + 2  # the actor's process ended in good order and recorded what it paid for
         assert server.peak_concurrency <= 4
         assert not files_with(key, tmp_path, ray_folder)
 

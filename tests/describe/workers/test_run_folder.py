@@ -2,43 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from pathlib import Path
-from threading import Event, Thread
-
-import pytest
-
-from gpt4image.core.files import exclusive
 from gpt4image.describe.job import hold_store
 from gpt4image.describe.workers.run_folder import RunFolder, RunMonitor, Tail, workers_folder
-from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
-from gpt4image.descriptions.store.records import record_line
 from gpt4image.llm.budget import OVER_BUDGET
-
-
-@pytest.fixture
-def store(tmp_path) -> DescriptionStore:
-    return DescriptionStore(tmp_path / "descriptions")
-
-
-def waits_for(context: AbstractContextManager, lock: Path) -> bool:
-    """Whether a context is entered once a lock is free, and not before."""
-    inside = Event()
-
-    def enter():
-        with context:
-            inside.set()
-
-    thread = Thread(target=enter)
-    with exclusive(lock, "it"):
-        thread.start()
-        early = inside.wait(0.4)
-    thread.join()
-    return inside.is_set() and not early
-
-
-def line(key: str, cost: float) -> bytes:
-    return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
+from support.running import record_bytes, waits_for
 
 
 def test_hold_store_waits_for_workers(store):
@@ -49,10 +16,10 @@ def test_tail_yields_each_whole_record_once(tmp_path):
     part = tmp_path / "part.jsonl"
     tail = Tail(part)
     assert list(tail.read_new()) == []
-    part.write_bytes(line("a", 1.0) + b"{damaged\n" + line("b", 1.0)[:20])
+    part.write_bytes(record_bytes("a", 1.0) + b"{damaged\n" + record_bytes("b", 1.0)[:20])
     assert [record.key[0] for record in tail.read_new()] == ["a"]
     with part.open("ab") as file:
-        file.write(line("b", 1.0)[20:] + line("c", 1.0))
+        file.write(record_bytes("b", 1.0)[20:] + record_bytes("c", 1.0))
     assert [record.key[0] for record in tail.read_new()] == ["b", "c"]
     assert list(tail.read_new()) == []
 
@@ -62,7 +29,7 @@ def test_monitor_adds_up_all_workers(tmp_path):
     watch = RunMonitor(run, 2, total=5)
     watch.update()
     assert (watch.tally.done, watch.unfinished()) == (0, [0, 1])
-    for rank, lines in enumerate((line("a", 0.5), line("b", 0.25) + line("c", 0.25))):
+    for rank, lines in enumerate((record_bytes("a", 0.5), record_bytes("b", 0.25) + record_bytes("c", 0.25))):
         (tmp_path / f"{rank}.jsonl").write_bytes(lines)
         run.update(rank, state="done", parts=(str(tmp_path / f"{rank}.jsonl"),), tried_again=2, uncounted=1)
     run.update(1, stopped=OVER_BUDGET)

@@ -3,59 +3,27 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.core.files import exclusive
 from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.workers.run_folder import Order, RunFolder, workers_folder
 from gpt4image.describe.workers.worker import describe_shard, hold_place, report_shard, without_keys, written_before
-from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
-from gpt4image.descriptions.store.records import record_line
+from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.workflows.describe import run_description
-from support.running import options
+from support.describing import cost_of
+from support.running import options, record_bytes, waits_for
 from support.stub_server import Fault, Scenario, StubServer
 
 QUESTIONS = {"prompts": ("questions",), "price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
 
 
-@pytest.fixture
-def store(tmp_path) -> DescriptionStore:
-    return DescriptionStore(tmp_path / "descriptions")
-
-
 def order(store: DescriptionStore, name: str, *, alone: bool = False) -> Order:
     run = workers_folder(store) / name
     return Order(DataOptions("x"), DescribeOptions(), store.folder.parent, run, Path.cwd(), alone=alone)
-
-
-def waits_for(context: AbstractContextManager, lock: Path) -> bool:
-    """Whether a context is entered once a lock is free, and not before."""
-    inside = Event()
-
-    def enter():
-        with context:
-            inside.set()
-
-    thread = Thread(target=enter)
-    with exclusive(lock, "it"):
-        thread.start()
-        early = inside.wait(0.4)
-    thread.join()
-    return inside.is_set() and not early
-
-
-def line(key: str, cost: float) -> bytes:
-    return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
-
-
-def cost_of(server: StubServer) -> float:
-    return sum(10.0 * entry.tokens_in + 20.0 * entry.tokens_out for entry in server.log if entry.paid) / 1e6
 
 
 def out_of_money(turn: int) -> Scenario:
@@ -85,7 +53,7 @@ def test_worker_without_launcher_waits_for_workers_of_other_runs(store):
 
 def test_written_before_counts_killed_predecessors(tmp_path):
     run = RunFolder(tmp_path)
-    (tmp_path / "1.jsonl").write_bytes(line("a", 0.5) + line("b", 0.25))
+    (tmp_path / "1.jsonl").write_bytes(record_bytes("a", 0.5) + record_bytes("b", 0.25))
     state = run.update(0, pid=os.getpid(), parts=(str(tmp_path / "1.jsonl"), str(tmp_path / "removed.jsonl")))
     keys, spent = written_before(run.read(0))
     assert (keys.tolist(), spent) == ([b"a" * 32, b"b" * 32], 0.75)
@@ -120,7 +88,7 @@ def test_conversations_from_before_the_run_cost_it_nothing(few_images, tmp_path,
     run.folder.mkdir(parents=True)
 
     def share(server: StubServer) -> float:
-        """Work at the share; what counted as spent when it began."""
+        """Describe the shard; return what counted as spent when it began."""
         asked = options(server, **{**QUESTIONS, "engine": "here"})
         describe_shard(Order(data, asked, tmp_path, run.folder, tmp_path), run, 0, 1)
         return counted[-1]
@@ -128,14 +96,14 @@ def test_conversations_from_before_the_run_cost_it_nothing(few_images, tmp_path,
     with StubServer(out_of_money(2)) as server, pytest.raises(DescribeError):
         run_description(data, options(server, **{**QUESTIONS, "engine": "here"}), tmp_path)
     before = store.spent().cost
-    assert before == pytest.approx(cost_of(server)) and before > 0
+    assert before == pytest.approx(cost_of(server.log)) and before > 0
     with StubServer(out_of_money(3)) as server, pytest.raises(DescribeError):
         share(server)
     assert counted[-1] == pytest.approx(0.0)
-    paid = cost_of(server)
+    paid = cost_of(server.log)
     assert paid > 0
     with StubServer() as server:
         assert share(server) == pytest.approx(paid)
-        paid += cost_of(server)
+        paid += cost_of(server.log)
         assert share(server) == pytest.approx(paid)
     assert store.spent().cost == pytest.approx(before + paid)

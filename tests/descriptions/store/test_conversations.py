@@ -16,7 +16,7 @@ def test_answers_survive_a_kill_and_a_torn_line(tmp_path):
     kept = store.conversations()
     kept.keep(TURN)
     kept.keep(replace(TURN, number=1, text="no\u2028\x1b[31m", created="2026-01-02"))
-    (path,) = turn_files(folder)  # the process is gone: nothing was closed
+    (path,) = turn_files(folder)  # as after a kill: nothing was closed
     with path.open("ab") as file:
         file.write(b'{"key": "aaaa')
     assert [turn.text for turn in store.conversations().begun(TURN.key)] == ["yes", "no\u2028\x1b[31m"]
@@ -48,7 +48,7 @@ def test_file_is_rewritten_without_finished_conversations(tmp_path, monkeypatch)
     with store.conversations() as kept:
         kept.keep(replace(TURN, key="b" * 32))
         kept.ended("b" * 32)
-    assert len(turn_files(folder)) == 1, "where every conversation has ended nothing stays behind"
+    assert len(turn_files(folder)) == 1, "a process whose conversations have all ended leaves no file"
 
 
 def test_files_of_killed_processes_are_compacted(tmp_path, monkeypatch):
@@ -58,14 +58,14 @@ def test_files_of_killed_processes_are_compacted(tmp_path, monkeypatch):
             kept.keep(replace(TURN, key=f"{number:032}"))
     before = store.spent()
     monkeypatch.setattr(conversations, "remove_shard", lambda path: None)
-    store.compact()  # killed before it could delete the old files
+    store.compact()  # as if killed before the old files were deleted
     assert len(turn_files(folder)) == 4 and store.spent() == before
     monkeypatch.undo()
     store.compact()
     (path,) = turn_files(folder)
     assert store.spent() == before
     store.compact()
-    assert turn_files(folder) == [path], "what is in order is left as it is"
+    assert turn_files(folder) == [path], "a compact folder is left as it is"
 
 
 def test_open_conversations_are_rewritten_rarely(tmp_path, monkeypatch):

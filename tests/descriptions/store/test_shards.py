@@ -20,7 +20,7 @@ IMAGES = 36
 
 
 def test_records_are_synced_during_a_run_and_at_its_end(image_set, tmp_path, monkeypatch):
-    """While the job goes on, and all of them at its end."""
+    """Some while the run goes on, all of them at its end."""
     synced, sync = [], os.fsync
 
     def count(file: int) -> None:
@@ -37,7 +37,7 @@ def test_records_are_synced_during_a_run_and_at_its_end(image_set, tmp_path, mon
 
 
 def test_close_waits_for_a_sync_in_another_thread(tmp_path, monkeypatch):
-    """The event loop closes a file of conversations that another thread brings to the disk."""
+    """The event loop may close a file that another thread is flushing to disk."""
     begun, failed, sync = threading.Event(), [], os.fsync
 
     def slow(file: int) -> None:
@@ -63,7 +63,7 @@ def test_close_waits_for_a_sync_in_another_thread(tmp_path, monkeypatch):
 
 
 def test_partial_write_is_rolled_back(tmp_path, monkeypatch):
-    """As on a disk that becomes full: the system takes a part of what it is given."""
+    """A disk that fills up takes a part of what is written."""
     write = os.write
     with store_in(tmp_path).writer() as writer:
         writer.write(DescriptionRecord("a" * 32, "i", "whole"))
@@ -77,7 +77,7 @@ def test_partial_write_is_rolled_back(tmp_path, monkeypatch):
 
 
 def test_compacted_shards_count_once_even_if_the_old_ones_survive(image_set, tmp_path):
-    """A process was killed before it could delete the old parts."""
+    """As if the process was killed before it could delete the old shards."""
     store, folder = store_in(tmp_path), tmp_path / "descriptions" / "parts"
     with StubServer() as server:
         for prompt in ("plain", "attributes"):
