@@ -83,7 +83,7 @@ def open_session(options: DescribeOptions) -> Iterator[Session]:
         try:
             model, price = describers[0].model, price_for(options, describers[0].model)
             announced = getattr(describers[0], "shutdown_dates", {}).get(model)
-            if warning := shutdown_warning(model, announced or (price.until if price else "")):
+            if warning := shutdown_warning(model, announced or (price.until if price else None)):
                 say(warning, style="yellow")
             yield Session(tuple(describers), loop, price)
         finally:

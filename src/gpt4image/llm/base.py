@@ -177,20 +177,6 @@ class Describer(Protocol):
         ...
 
 
-class Counted(Protocol):
-    """A paid call; a count is None if the server does not report usage."""
-
-    @property
-    def tokens_in(self) -> int | None:
-        """Prompt tokens."""
-        ...
-
-    @property
-    def tokens_out(self) -> int | None:
-        """Completion tokens."""
-        ...
-
-
 class RequestFailedError(Exception):
     """One request failed.
 
@@ -211,7 +197,7 @@ class RequestFailedError(Exception):
         self.tokens_in: int | None = 0
         self.tokens_out: int | None = 0
 
-    def with_tokens(self, calls: Iterable[Counted]) -> Self:
+    def with_tokens(self, calls: Iterable[ChatAnswer]) -> Self:
         """Add the tokens of paid calls whose answers are of no use."""
         calls = list(calls)
         self.tokens_in = add_counts([self.tokens_in, *(call.tokens_in for call in calls)])
@@ -222,6 +208,10 @@ class RequestFailedError(Exception):
         """Mark the tokens as unknown: the model may have worked, and no usage was reported."""
         self.tokens_in = self.tokens_out = None
         return self
+
+
+# What a call costs tokens for: an answer, all answers, or a failure.
+Counted = ChatAnswer | Reply | RequestFailedError
 
 
 class RateLimitedError(Exception):

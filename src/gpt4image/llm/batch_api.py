@@ -37,15 +37,10 @@ MARK = "gpt4image"
 
 # Codes of requests that the server never got to.
 NOT_PROCESSED = ("batch_expired", "batch_cancelled")
-
 OVER = ("completed", "failed", "expired", "cancelled")
-
 QUEUE_FULL = "token_limit_exceeded"
-
 CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
-
 CHUNK_BYTES = 2**16
-
 PAGE = 100
 
 # A file may be listed with a wrong size: accept it as it comes after so many downloads that ended early.
@@ -289,9 +284,10 @@ class BatchReport:
 def read_report(batch: Json) -> BatchReport:
     """Read a batch object, of which servers leave out or misspell any part.
 
-    >>> read_report({"errors": {"data": [{"code": "token_limit_exceeded", "message": "Too many.", "line": 3}]}})
-    BatchReport(status='', files=(), answered=0, failed=0, seconds=0.0, problems=('line 3: Too many.',),
-    queue_full=True)
+    >>> row = {"code": "token_limit_exceeded", "message": "Too many.", "line": 3}
+    >>> report = read_report({"status": "failed", "errors": {"data": [row]}})
+    >>> report.problems, report.queue_full
+    (('line 3: Too many.',), True)
     """
     counts = batch.get("request_counts")
     answered, failed = (

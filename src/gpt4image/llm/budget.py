@@ -14,7 +14,6 @@ UNKNOWN_TOKENS_IN = 4096
 
 # Prompt tokens assumed for each request of a first batch; some models count 37,000 for a picture of 768 pixels.
 UNSEEN_TOKENS_IN = 65_536
-
 OVER_BUDGET = "the budget may not cover one more description of maximum length"
 
 # After this many uncounted calls and no counted one, the server is taken never to count tokens.

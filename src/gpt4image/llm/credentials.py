@@ -11,12 +11,10 @@ from urllib.parse import urlsplit
 from gpt4image.core.errors import ConfigError
 
 HIDDEN = "[key]"
-
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # Shorter keys are placeholders such as `-` or `none`; removing them would garble the text.
 MIN_KEY_LENGTH = 6
-
 OPENAI_KEY = "OPENAI_API_KEY"
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -80,22 +82,24 @@ class ErrorClassifier:
         answered: whether the server has answered a request. From then on, a request that it refuses says nothing about
             the others.
         models: names of the models that the server lists.
-        shutdown_dates: announced shutdown dates by model, ISO 8601, where the server lists them.
+        shutdown_dates: announced shutdown dates by model, where the server lists them.
     """
 
     def __init__(self, place: str, key: ApiKey) -> None:
         self._place, self._key = place, key
         self.answered = False
         self.models: tuple[str, ...] = ()
-        self.shutdown_dates: dict[str, str] = {}
+        self.shutdown_dates: dict[str, date] = {}
 
     def read_models(self, listed: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever a server sends
         """Remember and return the models of a server's list; none if the list is malformed."""
         data = self._key.scrub_all(listed.get("data")) if isinstance(listed, Mapping) else None
         rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, list) else []
-        dates = {row["id"]: row.get("shutdown_date") for row in rows if isinstance(row.get("id"), str)}
-        self.models = tuple(dates)
-        self.shutdown_dates = {name: date for name, date in dates.items() if isinstance(date, str)}
+        rows = [row for row in rows if isinstance(row.get("id"), str)]
+        self.models = tuple(row["id"] for row in rows)
+        for row in rows:
+            with suppress(KeyError, TypeError, ValueError):  # only OpenAI announces dates; any other value is ignored
+                self.shutdown_dates[row["id"]] = date.fromisoformat(row["shutdown_date"])
         return self.models
 
     def classify(self, call: FailedCall, model: str) -> Exception:  # noqa: PLR0911 - one per row of the table above

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 # Time limit for listing the models; the server may be busy with other clients' requests.
 CHECK_SECONDS = 15.0
-
 CONNECT_SECONDS = 15.0
-
 MAX_CONCURRENCY = 128
 
 
@@ -34,7 +33,7 @@ class OpenAIDescriber:
         max_concurrency: maximum requests in flight.
 
     Attributes:
-        shutdown_dates: announced shutdown dates by model, ISO 8601; known after `list_models`.
+        shutdown_dates: announced shutdown dates by model; known after `list_models`.
     """
 
     name = "openai"
@@ -52,7 +51,7 @@ class OpenAIDescriber:
         return make_client(self.place, self._key)
 
     @property
-    def shutdown_dates(self) -> dict[str, str]:  # noqa: D102 - see the class
+    def shutdown_dates(self) -> dict[str, date]:  # noqa: D102 - see the class
         return self._classifier.shutdown_dates
 
     async def list_models(self) -> tuple[str, ...]:

@@ -10,9 +10,7 @@ from gpt4image.images.decode import MAX_PIXELS, decode
 
 # Formats that servers accept: a file in one of them is sent unchanged if nothing has to change.
 PASSED_THROUGH = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-
 JPEG_QUALITY = 90
-
 EXIF_ORIENTATION = 0x0112
 
 

@@ -24,22 +24,25 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
+from gpt4image.core.validation import check_value, field_types
 
 MILLION = 1_000_000
-
-AMOUNTS = ("input", "output", "batch")
-KEYS = (*AMOUNTS, "as_of", "source", "until")
-
 # Warn this many days before a model shuts down; a large image set and its retries take weeks.
 SHUTDOWN_NOTICE_DAYS = 60
 
 # Tokens that list prices are taken at. Tiered models charge more for longer prompts, which descriptions do not have.
 TYPICAL_TOKENS = 1000
+
+
+Amount = Annotated[float, Interval(ge=0, lt=math.inf)]
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,15 @@ class Price:
         batch: factor of both through the batch interface; None if there is none.
         as_of: day of the price, ISO 8601, or the version of the table; empty if the user gave the price.
         source: where the price comes from.
-        until: announced shutdown date of the model, ISO 8601; empty if none is known.
+        until: announced shutdown date of the model; None if none is known.
     """
 
-    input: float
-    output: float
-    batch: float | None = None
+    input: Amount
+    output: Amount
+    batch: Amount | None = None
     as_of: str = ""
     source: str = ""
-    until: str = ""
+    until: date | None = None
 
     def cost(self, tokens_in: int | None, tokens_out: int | None, *, batch: bool = False) -> float | None:
         """Return US dollars for some tokens; None if they were not counted."""
@@ -86,8 +89,7 @@ def load_prices(file: Path, today: date | None = None) -> dict[str, Price]:
         raise ConfigError(f"{file} cannot be read as TOML: {error}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    today = today or datetime.now(UTC).date()
-    return {name: read_price(table, f"{file}, [{name}]", today) for name, table in tables.items()}
+    return {name: read_price(table, f"{file}, [{name}]", today or utc_today()) for name, table in tables.items()}
 
 
 def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - whatever TOML can hold
@@ -95,42 +97,22 @@ def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - 
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table with input and output, US dollars per million tokens.")
     values = {key: value for key, value in table.items() if key != "price"}
-    periods = table.get("price", [])
-    for period in periods if isinstance(periods, list) else [periods]:
-        if not isinstance(period, dict) or not is_date(period.get("from")):
-            raise ConfigError(f"{where}: every price needs the day it starts, such as from = 2026-12-01.")
-    for period in sorted(periods, key=lambda period: period["from"]):
-        if period["from"] <= today:
-            values = values | {key: value for key, value in period.items() if key != "from"}
-    check_values(values, where)
-    texts = {key: str(values.get(key, "")) for key in ("as_of", "source", "until")}
-    return Price(values["input"], values["output"], values.get("batch"), **texts)
-
-
-def check_values(values: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError for an unknown key or an invalid value."""
+    periods = check_value(tuple[dict[str, Any], ...], table.get("price", []), f"{where}: price")
+    starts = [check_value(date, period.get("from"), f"{where}: from of a price") for period in periods]
+    for start, period in sorted(zip(starts, periods, strict=True), key=itemgetter(0)):
+        if start <= today:
+            values |= {key: value for key, value in period.items() if key != "from"}
+    kinds = field_types(Price)
     for key in values:
-        if key not in KEYS:
-            raise ConfigError(f"{where}: {unknown_name('key', key, [*KEYS, 'price'])}")
-    for key in AMOUNTS:
-        if not (is_amount(values.get(key)) or (key == "batch" and key not in values)):
-            raise ConfigError(f"{where}: {key} must be a number from 0 up, not {values.get(key)!r}.")
-    if "until" in values and not is_date(values["until"]):
-        raise ConfigError(f"{where}: until must be a date such as 2026-12-01, not {values['until']!r}.")
+        if key not in kinds:
+            raise ConfigError(f"{where}: {unknown_name('key', key, [*kinds, 'price'])}")
+    values = {"input": None, "output": None, **values, "as_of": str(values.get("as_of", ""))}
+    return Price(**{key: check_value(kinds[key], value, f"{where}: {key}") for key, value in values.items()})
 
 
-def is_amount(value: Any) -> bool:  # noqa: ANN401 - whatever TOML can hold
-    """Return whether a value can be an amount of money.
-
-    >>> is_amount(0.5), is_amount(-1), is_amount(True), is_amount(float("nan"))
-    (True, False, False, False)
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def is_date(value: Any) -> bool:  # noqa: ANN401 - whatever TOML can hold
-    """Return whether TOML read a date without a time."""
-    return isinstance(value, date) and not isinstance(value, datetime)
+def utc_today() -> date:
+    """Return today's date, the same on every machine."""
+    return datetime.now(UTC).date()
 
 
 def find_price(model: str, prices: Mapping[str, Price]) -> Price | None:
@@ -186,20 +168,17 @@ def calculate(name: str, url: str | None, as_of: str) -> Price | None:
     )
 
 
-def shutdown_warning(model: str, until: str, today: date | None = None) -> str:
+def shutdown_warning(model: str, until: date | None, today: date | None = None) -> str:
     """Return a warning if a model's shutdown date is near or past; else an empty string.
 
-    >>> shutdown_warning("old", "2026-12-01", date(2026, 11, 28))
+    >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 11, 28))
     'old shuts down on 2026-12-01, in 3 days. Choose another model for descriptions that have to be added later.'
-    >>> shutdown_warning("old", "2026-12-01", date(2026, 12, 1))
+    >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 12, 1))
     'old was to shut down on 2026-12-01. If its requests fail, choose another model with --model.'
-    >>> shutdown_warning("old", "2026-12-01", date(2026, 1, 1)), shutdown_warning("old", "")
+    >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 1, 1)), shutdown_warning("old", None)
     ('', '')
     """
-    try:
-        days = (date.fromisoformat(until) - (today or datetime.now(UTC).date())).days
-    except ValueError:
-        return ""
+    days = (until - (today or utc_today())).days if until else SHUTDOWN_NOTICE_DAYS + 1
     if days > SHUTDOWN_NOTICE_DAYS:
         return ""
     if days <= 0:

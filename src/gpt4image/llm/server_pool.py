@@ -15,7 +15,6 @@ from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.rate_limiter import START, RateLimiter
 
 CHECK_INTERVAL = 2.0
-
 MAX_ABSENCE = 30.0
 
 # Failures in a row after which a server leaves the pool while another one does well.

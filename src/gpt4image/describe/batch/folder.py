@@ -142,7 +142,7 @@ class BatchTask:
         """The answers as one text."""
         return join_answers(self.answers, self.between)
 
-    def charge(self, call: Counted, cost: float | None) -> BatchTask:
+    def charge(self, call: Counted | Turn, cost: float | None) -> BatchTask:
         """Add the tokens and the cost of a call."""
         old = self.record
         record = replace(

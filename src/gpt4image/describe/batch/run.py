@@ -42,9 +42,7 @@ from gpt4image.llm.credentials import is_openai
 from gpt4image.llm.errors import shorten
 
 PAUSE_GROWTH = 1.5
-
 LINE_SECONDS = 600.0
-
 MEGA = 10**6
 
 

@@ -34,7 +34,6 @@ DEFAULT_LOCAL_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 
 # Requests that arrive within this time of each other share a batch.
 GATHER_SECONDS = 0.004
-
 CLOSE_SECONDS = 10.0
 
 # Files that decide a model's answers; the identity of a folder hashes them.

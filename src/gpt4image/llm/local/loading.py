@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
 REASON_LENGTH = 300
 
 # How torch's errors mention memory, on GPUs, CPUs and in the libraries underneath.

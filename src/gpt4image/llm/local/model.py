@@ -22,7 +22,6 @@ Message = dict[str, Any]
 
 # Probes for chat templates; the texts only have to show up in the rendered prompt.
 SYSTEM, QUESTION = "You describe what you see.", "What is it?"
-
 OUT_OF_MEMORY = "out of memory"
 
 # How torch's errors begin when every further call to the device would fail too.
