@@ -55,7 +55,7 @@ def test_dated_price_applies_from_its_day_on(tmp_path, today, prices):
     [
         ("[m]\ninput = 1\n", "output should be a valid number"),
         ("[m]\ninput = -1\noutput = 1\n", "input should be"),
-        ("[m]\ninput = nan\noutput = 1\n", "input should be greater than or equal to 0, not nan"),
+        ("[m]\ninput = nan\noutput = 1\n", "input should be less than inf, not nan"),
         ("[m]\ninput = 1\noutput = inf\n", "output should be less than inf, not inf"),
         ("[m]\ninput = true\noutput = 1\n", "input should be a valid number, not True"),
         ("[m]\ninput = 1\noutput = 1\nbach = 0.5\n", "Did you mean 'batch'"),
