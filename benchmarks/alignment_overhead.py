@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[float]]) -> None:
-    """Medians, and the ratio step by step with its 95 % interval (order statistics: no assumption on the noise)."""
+    """Medians, and the ratio step by step with its 95% interval (order statistics: no assumption on the noise)."""
     ratios = sorted(b / a for a, b in zip(times["without"], times["with"], strict=True))
     reach = 1.96 * math.sqrt(len(ratios)) / 2
     low = ratios[max(0, math.floor(len(ratios) / 2 - reach) - 1)]
@@ -193,7 +193,7 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
     print(f"without text  {without * 1000:9.1f} ms a step")
     print(f"with text     {with_text * 1000:9.1f} ms a step")
     print(
-        f"ratio         {statistics.median(ratios):9.4f} (median step by step, 95 % interval {low:.4f} to {high:.4f}; ",
+        f"ratio         {statistics.median(ratios):9.4f} (median step by step, 95% interval {low:.4f} to {high:.4f}; ",
         end="",
     )
     print(f"of the medians {with_text / without:.4f})")

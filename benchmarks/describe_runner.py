@@ -8,7 +8,7 @@ python benchmarks/describe_runner.py --memory       # memory with 1,000, 10,000 
 A loopback server of 20 ms and 64 places answers faster than one core can ask through the SDK. So beside its nominal
 capacity stands what it gives to a client that costs nothing, which sends the same bytes over and over; what the SDK
 asks where there is no network and no server, its own code alone; and beside each side's rate the share of a core that
-it kept busy: a side at 100 % of its cores is held back by them and not by the server.
+it kept busy: a side at 100% of its cores is held back by them and not by the server.
 """
 
 from __future__ import annotations

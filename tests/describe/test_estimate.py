@@ -34,7 +34,7 @@ def test_estimate_by_hand():
     assert found.time_span == pytest.approx((3.0 * 10_000 / 64, 3.0 * 10_000 / 2))
     text = "\n".join(found.lines())
     assert found.margin == pytest.approx(12.706 * 2**0.5 * 0.002 / 2**0.5 / 0.004, rel=1e-3)
-    assert "$40.00 online ($0.00 to $294.12, 95 % interval); $20.00 by the batch interface" in text
+    assert "$40.00 online ($0.00 to $294.12, 95% interval); $20.00 by the batch interface" in text
     assert "2025-01-01" in text
     assert "500 at 256, 2,000 at 768 pixels" in text
     assert "20.0M and 2.0M in all" in text
@@ -45,7 +45,7 @@ def test_interval_is_that_of_the_mean_cost():
     records = [record(1.0, round(cost * 1e6), 0) for cost in costs]
     found = Estimate(records, 100, 1.0, 4, Price(1.0, 10.0), None)
     low, high = stats.t.interval(0.95, 7, loc=np.mean(costs), scale=stats.sem(costs))
-    assert f"$100.00 online (${100 * low:.2f} to ${100 * high:.2f}, 95 % interval)" in "\n".join(found.lines())
+    assert f"$100.00 online (${100 * low:.2f} to ${100 * high:.2f}, 95% interval)" in "\n".join(found.lines())
     alike = Estimate([record(1.0, 1000, 0)] * 8, 100, 1.0, 4, Price(1.0, 10.0), None)
     assert "$0.10 online\n" in "\n".join(alike.lines())
     one = Estimate(records[:1], 100, 1.0, 4, Price(1.0, 10.0), None)

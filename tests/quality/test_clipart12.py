@@ -64,7 +64,7 @@ def vectors(report, images, work):
 
 
 def test_texts_know_far_more_than_frozen_features(report):
-    """Measured on 600 images: texts 84 %, features 54 %; on all training images, at 160 pixels: 84 % and 52 %."""
+    """Measured on 600 images: texts 84%, features 54%; on all training images, at 160 pixels: 84% and 52%."""
     knowledge = report.knowledge
     assert knowledge.verdict == "more"
     assert 0.70 < knowledge.text.accuracy < 0.90

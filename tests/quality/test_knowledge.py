@@ -58,7 +58,7 @@ def test_same_does_not_claim_equality():
     outlook = weigh_up(gap, gap, 0.2)
     assert outlook.verdict == "same"
     assert "not shown" in outlook.title
-    assert "+1.0 points (95 % interval -4.0 to +6.0)" in outlook.title
+    assert "+1.0 points (95% interval -4.0 to +6.0)" in outlook.title
 
 
 def test_advice_says_when_texts_that_know_less_hold_something_of_their_own():

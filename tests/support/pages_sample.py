@@ -215,7 +215,7 @@ def make_knowledge(classes=CLASSES, **changes):
         "broken": 0.108,
         "per_class": per_class,
         "verdict": "more",
-        "title": "The texts know more than the image features: +28.7 points (95 % interval +26.0 to +31.4).",
+        "title": "The texts know more than the image features: +28.7 points (95% interval +26.0 to +31.4).",
         "advice": "There is something to learn from them. Whether your model learns it, only a comparison tells.",
         "backbone": "tf_efficientnet_lite0, ImageNet weights",
         "encoder": "minilm",

@@ -42,7 +42,7 @@ class ArmRecord(Record):
 
 
 class Difference(Record):
-    """Paired difference of test accuracy, `arm` minus `reference`, as shares of 1, with a 95 % interval.
+    """Paired difference of test accuracy, `arm` minus `reference`, as shares of 1, with a 95% interval.
 
     `covers` says which luck the interval accounts for: which seeds were drawn and which test images were drawn, or,
     where there is one seed only, the test images alone.

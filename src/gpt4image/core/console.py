@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gpt4image.core.format import printable
+
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
@@ -69,25 +71,6 @@ def progress(title: str, total: int | None = None) -> Iterator[Meter]:
         yield Meter(bars, title, total)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "image"), counted(1200, "copy"), counted(0, "batch")
-    ('1 image', '1,200 copies', '0 batches')
-    """
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("ch") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def say(text: str, style: str = "") -> None:
     """Print a line for the person at the terminal; control characters in it are shown, not obeyed."""
     console.print(Text("\n".join(map(printable, text.split("\n"))), style=style))
-
-
-def printable(text: str) -> str:
-    r"""Make control and escape characters visible, so that untrusted text cannot steer a terminal.
-
-    >>> printable("cat\x1b[31m")
-    'cat\\x1b[31m'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

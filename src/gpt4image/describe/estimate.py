@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gpt4image.core.console import counted
 from gpt4image.core.errors import DescribeError, ImageError
-from gpt4image.core.format import rough_duration, short
+from gpt4image.core.format import compact, counted, duration, money
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
 from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
@@ -74,7 +73,7 @@ class Estimate:
 
     @property
     def margin(self) -> float | None:
-        """Half the width of the 95 % confidence interval of the mean cost (Student's t), as a share of that mean.
+        """Half the width of the 95% confidence interval of the mean cost (Student's t), as a share of that mean.
 
         None below two answers, or where price or tokens are not known.
         """
@@ -109,7 +108,7 @@ class Estimate:
     def _token_line(self) -> str:
         if self.tokens_in is None or self.tokens_out is None:
             return "tokens: this server does not count them"
-        read, written = (short(tokens * self.remaining) for tokens in (self.tokens_in, self.tokens_out))
+        read, written = (compact(tokens * self.remaining) for tokens in (self.tokens_in, self.tokens_out))
         per_description = f"{self.tokens_in:.0f} read and {self.tokens_out:.0f} written a description"
         return f"tokens: {per_description}; {read} and {written} in all"
 
@@ -122,13 +121,13 @@ class Estimate:
         interval = ""
         if margin := self.margin:
             low, high = max(0.0, online * (1 - margin)), online * (1 + margin)
-            interval = f" (${low:,.2f} to ${high:,.2f}, 95 % interval)"
-        half = f"; ${batch:,.2f} by the batch interface (--describer batch)" if self.price.batch is not None else ""
+            interval = f" ({money(low)} to {money(high)}, 95% interval)"
+        half = f"; {money(batch)} by the batch interface (--describer batch)" if self.price.batch is not None else ""
         as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
-        return f"money: ${online:,.2f} online{interval}{half}{as_of}"
+        return f"money: {money(online)} online{interval}{half}{as_of}"
 
     def _time_line(self) -> str:
-        fast, slow = map(rough_duration, self.time_span)
+        fast, slow = map(duration, self.time_span)
         span = slow if self.at_once >= self.max_concurrency else f"{fast} to {slow}"
         return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
 

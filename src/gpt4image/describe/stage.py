@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt4image.core.console import counted, say
+from gpt4image.core.console import say
+from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions
 from gpt4image.describe.estimate import FEW, Estimate, estimate
 from gpt4image.describe.job import DescribeJob

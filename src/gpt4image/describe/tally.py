@@ -6,8 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gpt4image.core import console
-from gpt4image.core.console import counted
-from gpt4image.core.format import dollars, rough_duration, short
+from gpt4image.core.format import compact, counted, duration, money
 from gpt4image.descriptions.store.records import DescriptionRecord
 
 LINE_SECONDS = 60.0
@@ -58,21 +57,21 @@ class Tally:
 
     def note(self) -> str:
         """Return rate, tokens, money and failures, short enough for a progress line."""
-        parts = [f"{self.done / max(self.seconds, 1e-9):.1f}/s", f"{short(self.tokens_in + self.tokens_out)} tok"]
-        parts += [f"${self.cost:.2f}"] if self.cost > 0 else []
+        parts = [f"{self.done / max(self.seconds, 1e-9):.1f}/s", f"{compact(self.tokens_in + self.tokens_out)} tok"]
+        parts += [money(self.cost)] if self.cost > 0 else []
         parts += [f"{self.failures.total():,} failed"] if self.failures else []
         return " ".join(parts)
 
     def time_left(self) -> str:
         """Return the time that the rest takes at the mean rate so far, to end a sentence with; empty if unknown."""
         left = self.total - self.done
-        return f", about {rough_duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
+        return f", about {duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
 
     def line(self) -> str:
         """Return the counts in one line."""
-        parts = [f"{counted(self.answered, 'description')} written in {rough_duration(self.seconds)}"]
+        parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
-        parts += [dollars(self.cost)] if self.cost else []
+        parts += [money(self.cost)] if self.cost else []
         parts += [counted(self.tried_again, "retry")] if self.tried_again else []
         parts += [f"{counted(self.uncounted, 'request')} not counted by the server, at worst"] if self.uncounted else []
         return ", ".join(parts)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
 from gpt4image.core.files import atomic_write, digest
+from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpt4image.core import console
-from gpt4image.core.console import counted
 from gpt4image.core.errors import DataError
+from gpt4image.core.format import counted
 from gpt4image.core.options import (
     DataOptions,
 )

@@ -17,7 +17,7 @@ class Interval:
 
     Attributes:
         mean: mean difference, as a share of 1.
-        low: lower end of the 95 % interval.
+        low: lower end of the 95% interval.
         high: upper end.
         covers: which luck the interval accounts for.
     """

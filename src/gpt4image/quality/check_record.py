@@ -107,7 +107,7 @@ class ClassLeakage(Record):
 
 
 class Probe(Record):
-    """Accuracy out of fold of a linear classifier on frozen vectors, a share of 1, with a 95 % interval."""
+    """Accuracy out of fold of a linear classifier on frozen vectors, a share of 1, with a 95% interval."""
 
     accuracy: float
     low: float
@@ -115,7 +115,7 @@ class Probe(Record):
 
 
 class PairedGap(Record):
-    """Difference of two accuracies on the same images, as shares of 1, with a 95 % interval."""
+    """Difference of two accuracies on the same images, as shares of 1, with a 95% interval."""
 
     mean: float
     low: float

@@ -51,7 +51,7 @@ def weigh_up(text: PairedGap, both: PairedGap, mended: float | None) -> Outlook:
 
 def more(mended: float | None) -> str:
     """What follows where the texts know more."""
-    share = "" if mended is None else f"{100 * mended:.0f} %"
+    share = "" if mended is None else f"{100 * mended:.0f}%"
     errors = f"They are right on {share} of the images that the features get wrong. " if share else ""
     return (
         f"{errors}There is something to be learned from them, so going on is worth a try. It is no promise: on our "
@@ -64,8 +64,8 @@ def more(mended: float | None) -> str:
 def less(both: PairedGap) -> str:
     """What follows where the texts know less."""
     return (
-        f"{of_their_own(both)} In our measurement on 1,968 industrial photographs the texts alone were right on 70 %, "
-        "the image heads on 77 %: aligning with the texts did nothing there (-0.1 points), and soft labels made of "
+        f"{of_their_own(both)} In our measurement on 1,968 industrial photographs the texts alone were right on 70%, "
+        "the image heads on 77%: aligning with the texts did nothing there (-0.1 points), and soft labels made of "
         "them hurt (-1.0). Better not train on these texts as they are: try a prompt that asks for what tells the "
         "classes apart, or a stronger model, on a few hundred images, and check again."
     )
@@ -82,10 +82,10 @@ def points(gap: PairedGap) -> str:
     """A difference in percentage points with its interval.
 
     >>> points(PairedGap(mean=0.293, low=0.25, high=0.335))
-    '+29.3 points (95 % interval +25.0 to +33.5)'
+    '+29.3 points (95% interval +25.0 to +33.5)'
     """
     mean, low, high = (f"{100 * value:+.1f}" for value in (gap.mean, gap.low, gap.high))
-    return f"{mean} points (95 % interval {low} to {high})"
+    return f"{mean} points (95% interval {low} to {high})"
 
 
 MOST_IMAGES = 4000

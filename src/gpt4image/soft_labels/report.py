@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.core.console import counted, printable
 from gpt4image.core.files import atomic_write
+from gpt4image.core.format import counted, printable
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import digest, exclusive, replace_folder, save_array
+from gpt4image.core.format import counted
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher

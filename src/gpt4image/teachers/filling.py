@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from gpt4image.core import console
-from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import FillingArray, digest
+from gpt4image.core.format import counted
 from gpt4image.embed.runner import BATCHES_PER_CHUNK
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.views import PreparedViews

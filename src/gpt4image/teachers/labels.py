@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt4image.core.console import counted
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import digest, exclusive
+from gpt4image.core.format import counted
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, fit_temperature, measure_quality
 from gpt4image.soft_labels.store import (

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpt4image.core.console import printable
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest, hash_file, read_json, write_json
+from gpt4image.core.format import printable
 from gpt4image.core.options import DataOptions, DescribeOptions
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.workdir import WorkDir

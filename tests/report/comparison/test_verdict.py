@@ -18,7 +18,7 @@ def test_interval_above_zero_is_better():
     found = verdict(with_interval(0.014, 0.003, 0.025))
     assert found.kind == "better"
     assert found.headline == (
-        "Training with descriptions made the model better: +1.4 points (95 % interval +0.3 to +2.5)"
+        "Training with descriptions made the model better: +1.4 points (95% interval +0.3 to +2.5)"
     )
     assert found.advice == found.command == ""
 
@@ -27,7 +27,7 @@ def test_interval_below_zero_is_worse():
     found = verdict(with_interval(-0.014, -0.025, -0.003))
     assert found.kind == "worse"
     assert found.claim == "Training with descriptions made the model worse"
-    assert found.measure.replace("\N{MINUS SIGN}", "-") == "-1.4 points (95 % interval -2.5 to -0.3)"
+    assert found.measure.replace("\N{MINUS SIGN}", "-") == "-1.4 points (95% interval -2.5 to -0.3)"
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.005, 0.017), (0.0, 0.017), (-0.017, 0.0)])
@@ -48,7 +48,7 @@ def test_arms_that_answer_alike_tell_nothing():
 
 def test_undecided_shows_mean_and_interval():
     found = verdict(with_interval(0.006, -0.005, 0.017))
-    assert found.measure == "+0.6 points, and the 95 % interval (\N{MINUS SIGN}0.5 to +1.7) includes zero"
+    assert found.measure == "+0.6 points, and the 95% interval (\N{MINUS SIGN}0.5 to +1.7) includes zero"
 
 
 def test_how_much_more_is_needed():
@@ -84,7 +84,7 @@ def test_both_means_are_given():
         for arm in comparison.arms
     ]
     found = verdict(comparison)
-    expected = f"Mean test accuracy: Without descriptions {means[0]:.1f} %, With descriptions {means[1]:.1f} %."
+    expected = f"Mean test accuracy: Without descriptions {means[0]:.1f}%, With descriptions {means[1]:.1f}%."
     assert found.accuracies == expected
     assert found.text.splitlines()[1] == expected
 

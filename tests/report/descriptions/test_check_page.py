@@ -55,10 +55,10 @@ def test_contents_in_order(plain):
     assert_well_structured(page)
     marks = [
         "What do the texts know that the model does not?",
-        "The texts know more than the image features: +28.7 points (95 % interval +26.0 to +31.4).",
+        "The texts know more than the image features: +28.7 points (95% interval +26.0 to +31.4).",
         "only a comparison tells",
         "Mend first:",
-        "1,816 of 1,830 (99.2 %)",
+        "1,816 of 1,830 (99.2%)",
         "server error 500 (11 requests)",
         "What was found, and what it asks for.",
         "Such a text says nothing of the image.",
@@ -74,9 +74,9 @@ def test_figures_say_their_numbers(plain):
     html, page = plain
     labels = [attrs["aria-label"] for attrs in page.all("svg")]
     assert len(labels) == 2
-    assert "texts alone 81.6 % (79.3 % to 83.9 %); image alone 52.9 %" in labels[0]
-    assert "Always the largest class: 20.0 %." in labels[0]
-    assert "image +28.7 (95 % interval +26.0 to +31.4)" in labels[1]
+    assert "texts alone 81.6% (79.3% to 83.9%); image alone 52.9%" in labels[0]
+    assert "Always the largest class: 20.0%." in labels[0]
+    assert "image +28.7 (95% interval +26.0 to +31.4)" in labels[1]
     assert all(f">{name}</text>" in html for name in ("texts alone", "image alone", "both", "81.6", "52.9"))
 
 
@@ -152,7 +152,7 @@ def test_missing_images_labels_and_texts_are_said(tmp_path):
     item = make_finding_item(text="", label=None, prompt=None, model=None, detail="server error 500")
     finding = make_finding("missing", "mend", "Images without a text", [item], 1)
     _, page = write(tmp_path, make_report(findings=[finding]))
-    for words in ("The image cannot be read.", "no class", "No text.", "server error 500", "(1 image, 0.1 %)"):
+    for words in ("The image cannot be read.", "no class", "No text.", "server error 500", "(1 image, 0.1%)"):
         assert words in page.words
 
 
@@ -163,7 +163,7 @@ def test_class_names_in_texts_the_most_frequent_first(tmp_path):
         make_leakage("many", 10, 9),
     ]
     html, page = write(tmp_path, make_report(findings=[], leakage=leakage))
-    assert "12 texts of 110 (10.9 %) name their own class" in page.words
+    assert "12 texts of 110 (10.9%) name their own class" in page.words
     table = page.words[page.words.index("Class Texts Name it Share") :]
     assert table.index("many") < table.index("few") < table.index("n01440764 50")
     assert "no word that a text can hold" in table

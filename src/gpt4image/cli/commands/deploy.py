@@ -52,7 +52,7 @@ class Predict:
 
     def run(self) -> None:
         """Print path, then class and probability in turn; an unreadable image gets its reason."""
-        from gpt4image.core.console import printable
+        from gpt4image.core.format import printable
         from gpt4image.export import predict_images
 
         for found in predict_images(self.model, self.images, top=self.top):

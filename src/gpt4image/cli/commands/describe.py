@@ -68,7 +68,7 @@ class DescribeCheck:
 
     def run(self) -> None:
         """Check, and say what was found and where the page lies."""
-        from gpt4image.core.console import printable
+        from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.terminal import report_lines
         from gpt4image.workflows.check import run_check

@@ -83,7 +83,7 @@ class Label:
 
     def run(self) -> None:
         """Label, and say how good the labels are and which given ones they speak against."""
-        from gpt4image.core.console import printable
+        from gpt4image.core.format import printable
         from gpt4image.workflows.train import run_labelling
 
         account = run_labelling(self.source, self.descriptions, self.labeller, self.work)

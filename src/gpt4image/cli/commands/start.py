@@ -39,7 +39,7 @@ class Images:
 
     def run(self) -> None:
         """Print every file that was left out, and every image that lies there twice, in two splits or two classes."""
-        from gpt4image.core.console import printable
+        from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
         from gpt4image.images import find_duplicates
         from gpt4image.images.open import open_images

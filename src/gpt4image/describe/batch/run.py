@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpt4image.core import console
-from gpt4image.core.console import counted, say
+from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.core.files import exclusive
-from gpt4image.core.format import rough_duration
+from gpt4image.core.format import counted, duration
 from gpt4image.describe.batch.collect import Collection, Recorder
 from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
 from gpt4image.describe.batch.input_file import TOO_LARGE, InputFile
@@ -195,7 +195,7 @@ class BatchRun:
             self._in_touch = now
         elif now - self._in_touch > self._settings.down_seconds:
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, for {rough_duration(now - self._in_touch)}. Nothing is lost: "
+                f"{self._server.place}: {self._trouble}, for {duration(now - self._in_touch)}. Nothing is lost: "
                 "run the same command again later."
             )
 
@@ -371,4 +371,4 @@ class BatchRun:
         answered, failed = (sum(getattr(report, kind) for report in reports) for kind in ("answered", "failed"))
         parts = [counted(len(names), "batch"), f"{answered:,} of {self._steps.requests:,} answered"]
         parts += [f"{failed:,} failed"] if failed else []
-        return ", ".join([*parts, rough_duration(self.tally.seconds)])
+        return ", ".join([*parts, duration(self.tally.seconds)])

@@ -19,8 +19,8 @@ from dataclasses import replace
 from functools import partial
 
 from gpt4image.core import console
-from gpt4image.core.console import counted
 from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
+from gpt4image.core.format import counted
 from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.replay import NOT_RECORDED
 from gpt4image.describe.runner.ledger import Attempt, Ledger

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
 
-from gpt4image.core.console import counted, say
+from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
+from gpt4image.core.format import counted
 from gpt4image.describe.workers.run_folder import Order, RunFolder
 from gpt4image.describe.workers.worker import DescribeStep
 

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from gpt4image.core.console import counted, printable
 from gpt4image.core.files import atomic_write
+from gpt4image.core.format import counted, printable
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.rows import Column
 from gpt4image.descriptions.prompts import Prompt

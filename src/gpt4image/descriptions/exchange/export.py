@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpt4image.core.console import counted, progress
+from gpt4image.core.console import progress
 from gpt4image.core.errors import ConfigError, DescriptionError, ImageError
+from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.card import CardFacts, SetStatistics, SplitSize, write_card
 from gpt4image.descriptions.exchange.rows import Column, chosen_columns, shared_schema

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gpt4image.core.console import counted, progress
+from gpt4image.core.console import progress
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.files import digest
+from gpt4image.core.format import counted
 from gpt4image.core.tables import Table
 from gpt4image.descriptions.exchange.rows import KNOWN, has_provenance, read_shared_rows, shared_files
 from gpt4image.descriptions.readers import IdLookup, OrphanPolicy, read_keyed_texts

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from gpt4image.core.console import printable
 from gpt4image.core.errors import DescriptionError
+from gpt4image.core.format import printable
 from gpt4image.core.tables import Table
 from gpt4image.descriptions.store.records import RECORD_FIELDS, DescriptionRecord
 

@@ -17,9 +17,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gpt4image.core.console import counted, say
+from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest, hash_file
+from gpt4image.core.format import counted
 from gpt4image.images.decode import decode
 from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.loading import Precision, load

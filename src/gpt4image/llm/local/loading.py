@@ -8,8 +8,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpt4image.core.console import printable
 from gpt4image.core.errors import DescribeError, first_line
+from gpt4image.core.format import printable
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gpt4image.core.console import printable
 from gpt4image.core.errors import DescribeError, first_line
 from gpt4image.core.files import digest
+from gpt4image.core.format import printable
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, RequestFailedError
 from gpt4image.llm.local.loading import LoadedModel, is_out_of_memory
 from gpt4image.llm.local.sampling import GenerationDefaults, GumbelSampler

@@ -53,14 +53,14 @@ def find_contradictions(
 ) -> list[Flag]:
     """Texts whose vectors speak clearly of another class than their label.
 
-    The rule: a logistic regression that was fitted to the other folds' texts gives another class at least 70 % and 20
+    The rule: a logistic regression that was fitted to the other folds' texts gives another class at least 70% and 20
     times what it gives the label, and the text lies nearer to the mean of that class's texts in the other folds than
     to the mean of its own. Rows of one group, such as copies of an image or a text, lie in one fold.
 
-    What to expect: were the probabilities exact and every label right, 3 % of the texts of clipart12 would be flagged,
-    those whose label is the less likely one. Measured there: 26 of 1,830 texts (1.4 %) are, nearly all with reason (a
+    What to expect: were the probabilities exact and every label right, 3% of the texts of clipart12 would be flagged,
+    those whose label is the less likely one. Measured there: 26 of 1,830 texts (1.4%) are, nearly all with reason (a
     factory under "office", a lighthouse under "transportation"), and of labels swapped by chance two in three are
-    found when 5 % are swapped, half when 15 % are. What more than one in twenty of a class's texts have in common is
+    found when 5% are swapped, half when 15% are. What more than one in twenty of a class's texts have in common is
     learned and not found, such as a whole series under another class.
 
     Classes in fewer than five groups are left out, and so are rows without a label.
@@ -92,7 +92,7 @@ def find_contradictions(
 
 def detail(classes: Sequence[str], label: int, other: int, probability: np.ndarray) -> str:
     """Both classes with their probabilities."""
-    return f"{classes[other]} {100 * probability[1]:.0f} %, {classes[label]} {100 * probability[0]:.1f} %"
+    return f"{classes[other]} {100 * probability[1]:.0f}%, {classes[label]} {100 * probability[0]:.1f}%"
 
 
 def contradicted(

@@ -84,7 +84,7 @@ def _draw(comparison: Comparison, name: str, title: str, value: Value, width: in
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
         if percent:
-            axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g} %")
+            axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}%")
 
     last = "; ".join(_last(arm, value, percent) for arm in comparison.arms)
     return draw(name, f"{title} by epoch. Last epoch, mean of the seeds: {last}.", Panel(width, 260, left=52), paint)
@@ -197,7 +197,7 @@ def _accuracies(name: str, records: Sequence[ClassRecord], arms: Sequence[ArmRec
                     axes.plot(100 * share, y, style.marker, color=style.colour, markersize=7, zorder=3)
         axes.margins(x=0.06)
         _rows(axes, records)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
 
     label = "Test accuracy by class and arm, in the order of their difference; the numbers are in the table below."
     return draw(name, label, _panel(records), paint)
@@ -226,7 +226,7 @@ def accuracy_figure(comparison: Comparison) -> Markup:
         axes.tick_params(axis="x", length=0, pad=8)
         axes.grid(visible=False, axis="x")
         axes.margins(y=0.12)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
 
     means = [f"{arm.title}: mean {percent(_mean(arm))}" for arm in arms]
     label = f"Test accuracy of every run by arm, runs of one seed joined. {'; '.join(means)}."
@@ -273,7 +273,7 @@ def difference_figure(difference: Difference) -> Markup:
         _mark_sides(axes)
 
     mean, low, high = points((difference.mean, difference.low, difference.high))
-    label = f"Paired difference of test accuracy: mean {mean} points, 95 % interval {low} to {high}. By seed: "
+    label = f"Paired difference of test accuracy: mean {mean} points, 95% interval {low} to {high}. By seed: "
     label += ", ".join(f"{seed}: {points([value])[0]}" for seed, value in pairs) + "."
     return draw("difference", label, Panel(WIDTH, HEIGHT, left=64, bottom=34), paint)
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core.errors import StoreError
-from gpt4image.core.format import count, percent, points, shorten
+from gpt4image.core.format import counted, percent, points, shorten
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
@@ -107,7 +107,7 @@ def _settled(difference: Difference, accuracies: str) -> Verdict:
     return Verdict(
         kind="better" if better else "worse",
         claim=f"Training with descriptions made the model {'better' if better else 'worse'}",
-        measure=f"{mean} points (95 % interval {low} to {high})",
+        measure=f"{mean} points (95% interval {low} to {high})",
         accuracies=accuracies,
         covers=_covers(difference),
     )
@@ -119,7 +119,7 @@ def _undecided(difference: Difference, accuracies: str) -> Verdict:
     return Verdict(
         kind="undecided",
         claim="These runs do not show that the descriptions help or hurt",
-        measure=f"{mean} points, and the 95 % interval ({low} to {high}) includes zero",
+        measure=f"{mean} points, and the 95% interval ({low} to {high}) includes zero",
         accuracies=accuracies,
         covers=_covers(difference),
         advice=_what_would_settle(difference),
@@ -133,7 +133,7 @@ def _one_seed(difference: Difference, accuracies: str) -> Verdict:
     return Verdict(
         kind="one seed",
         claim="One seed cannot tell luck from effect",
-        measure=f"{mean} points in this one pair of runs (95 % interval {low} to {high}, for the test images only)",
+        measure=f"{mean} points in this one pair of runs (95% interval {low} to {high}, for the test images only)",
         accuracies=accuracies,
         covers="The interval covers which test images were drawn. It does not cover which seed was drawn: the same "
         "training with another seed can differ by more than this, whatever the number is.",
@@ -145,8 +145,8 @@ def _one_seed(difference: Difference, accuracies: str) -> Verdict:
 def _covers(difference: Difference) -> str:
     """What an interval over seeds and images accounts for, and what not."""
     return (
-        f"The interval covers which of the seeds ({count(len(difference.seeds), 'pair')} of runs here) and which test "
-        "images were drawn. It says nothing about other data, other models or other settings."
+        f"The interval covers which of the seeds ({counted(len(difference.seeds), 'pair')} of runs here) and which "
+        "test images were drawn. It says nothing about other data, other models or other settings."
     )
 
 

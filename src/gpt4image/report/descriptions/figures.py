@@ -47,7 +47,7 @@ def probe_figure(knowledge: Knowledge) -> Markup:
             _write_beside(axes, y, decimal(100 * bar.probe.accuracy))
         _mark_chance(axes, knowledge.chance)
         axes.set_xlim(0, 100)
-        axes.set_xticks(range(0, 101, 25), [f"{tick} %" for tick in range(0, 101, 25)])
+        axes.set_xticks(range(0, 101, 25), [f"{tick}%" for tick in range(0, 101, 25)])
         _rows(axes, [bar.name for bar in bars], top=-0.9)
 
     shown = "; ".join(f"{bar.name} {_with_interval(bar.probe)}" for bar in bars)
@@ -108,4 +108,4 @@ def _with_interval(probe: Probe) -> str:
 
 def _gap_in_words(gap: PairedGap) -> str:
     mean, low, high = points((gap.mean, gap.low, gap.high))
-    return f"{mean} (95 % interval {low} to {high})"
+    return f"{mean} (95% interval {low} to {high})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpt4image.core.console import counted
+from gpt4image.core.format import counted
 from gpt4image.quality.check_record import Finding, Knowledge, Probe, QualityReport
 
 MEANINGS = "  mend: leave these texts out, or have them written again; look: judge them on the page; know: no harm"
@@ -49,6 +49,6 @@ def percent(probe: Probe) -> str:
     """An accuracy in percent.
 
     >>> percent(Probe(accuracy=0.8164, low=0.79, high=0.84))
-    '81.6 %'
+    '81.6%'
     """
-    return f"{100 * probe.accuracy:.1f} %"
+    return f"{100 * probe.accuracy:.1f}%"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "count", "money", "moment")
+FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "counted", "money", "moment")
 
 
 FILTERS += ("shorten", "breakable", "lines")
@@ -58,4 +58,4 @@ def _environment() -> Environment:
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
     """Make text visible; markup is our own."""
-    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return wording.single_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from gpt4image.core.format import decimal, visible
+from gpt4image.core.format import decimal, single_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ def _inline(source: bytes, name: str, label: str) -> Markup:
             if key != "id" or value.encode() in used
         }
     box = root.attrib["viewBox"]
-    root.attrib = {"viewBox": box, "role": "img", "aria-label": visible(label)}
+    root.attrib = {"viewBox": box, "role": "img", "aria-label": single_line(label)}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
