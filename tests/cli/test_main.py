@@ -144,7 +144,7 @@ def test_images_that_lie_there_twice_are_named(image_set, tmp_path, capsys):
         ("blue", "blue/red.png"),
         ("red", "red/001.png"),
     }
-    assert "Which they are" not in captured.err
+    assert "To list them" not in captured.err
 
 
 def test_text_encoders_are_compared_without_training(image_set, descriptions_file, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""From encoded bytes to the RGB picture that a person would see."""
+"""Decode images: from encoded bytes to the RGB picture that a person would see."""
 
 from __future__ import annotations
 
@@ -17,28 +17,35 @@ from gpt4image.core.errors import ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
-
-MAX_PIXELS = 178_956_970 // 2
-
+MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
-
 
 _SUFFIXES = (
     "jpg jpeg jpe jfif png apng gif bmp dib webp tif tiff avif avifs ppm pgm pbm pnm pfm jp2 j2k jpx jpf mpo ico icns "
     "tga pcx sgi dds qoi psd heic heif jxl"
 )
-
-
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
+
+# How to turn an image upright, by the EXIF tag Orientation.
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image of any mode to what a person would see: upright, 8-bit RGB, on white where it is transparent.
+    """Decode an image of any mode to what a person would see: upright, 8-bit RGB, transparent parts on white.
 
-    Of an animation the first frame is taken. 16-bit grey is scaled by its full range, other integers and floats
-    that exceed it by their own range.
+    An animation gives its first frame. 16-bit grey is scaled by its full range; other integers and floats that exceed
+    it by their own range.
 
     Args:
         data: the encoded file.
@@ -50,19 +57,19 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     with _pillow_errors(name), _open(data, name, max_pixels) as image:
         image.load()
-        return _finish(_upright(image))
+        return _finish(image)
 
 
 def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise what `decode` would raise, as cheaply as can be told.
+    """Raise what `decode` would raise, at the lowest cost.
 
-    A JPEG is decoded at an eighth of its size; that still reads every byte of it, so a cut-off one is found.
+    A JPEG is decoded at an eighth of its size; that still reads every byte of it, so a truncated one is found.
     """
     with _pillow_errors(name), _open(data, name, max_pixels) as image:
         if image.format == "JPEG" and image.mode in ("L", "RGB"):
             image.draft(None, (1, 1))
         image.load()
-        _finish(_upright(image))
+        _finish(image)
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -106,30 +113,21 @@ def _looks_like(data: bytes) -> str:
     return ""
 
 
+def _finish(image: Image.Image) -> Image.Image:
+    rgb = _to_rgb(_upright(image))
+    rgb.info = {}  # a kept EXIF block would turn the picture again, a kept profile would colour it again
+    return rgb
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turn and mirror as the EXIF orientation asks; an unreadable EXIF block asks for nothing."""
     from PIL.Image import Transpose
 
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
     try:
-        turn = turns.get(image.getexif().get(0x0112, 1))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _finish(image: Image.Image) -> Image.Image:
-    rgb = _to_rgb(image)
-    rgb.info = {}  # a kept EXIF block would turn the picture again, a kept profile would colour it again
-    return rgb
+    return image if turn is None else image.transpose(Transpose[turn])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -140,18 +138,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
+        from PIL import Image
+
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
 def _grey_to_rgb(values: np.ndarray) -> Image.Image:
-    """Grey values of more than 8 bits, shape [H, W], to 8-bit RGB by the range they are written in."""
+    """Scale grey values of more than 8 bits, shape [H, W], to 8-bit RGB by the range they are written in."""
     from PIL import Image
 
     low, high = _range(values)
@@ -160,17 +155,17 @@ def _grey_to_rgb(values: np.ndarray) -> Image.Image:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
+    """Return the values that stand for black and white: those of the encoding, else the extremes."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    ranges = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    for top in ranges:
+    for top in (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,):
         if low >= 0 and high <= top:
             return 0.0, top
     return low, high if high > low else low + 1
 
 
 def _profiled_to_rgb(image: Image.Image) -> Image.Image:
-    """CMYK or LAB through its embedded profile; without a usable one CMYK by the plain formula, LAB as CIE D50."""
+    """Convert CMYK or LAB through its embedded profile; without a usable one CMYK by formula, LAB as CIE D50."""
     from PIL import ImageCms
 
     profiles: list[Any] = []
@@ -188,8 +183,9 @@ def _profiled_to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _pillow_errors(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError, and keep its warnings to itself."""
-    _hide_warnings()
+    """Turn whatever Pillow raises into an ImageError, and silence its warnings."""
+    if _filter not in warnings.filters:
+        warnings.filters.insert(0, _filter)  # type: ignore[attr-defined] # tests and libraries may have reset them
     _decoding.active = True
     try:
         yield
@@ -205,9 +201,9 @@ def _pillow_errors(name: str) -> Iterator[None]:
 
 
 class _Decoding(threading.local):
-    """Stands in a warnings filter where a pattern would: matches while this thread decodes.
+    """Takes the place of the pattern in a warnings filter: matches while this thread decodes.
 
-    `warnings.catch_warnings` swaps the filters of the whole process, so it is of no use to several threads.
+    `warnings.catch_warnings` swaps the filters of the whole process, so threads would undo each other's.
     """
 
     active = False
@@ -217,12 +213,4 @@ class _Decoding(threading.local):
 
 
 _decoding = _Decoding()
-
-
 _filter: Any = ("ignore", _decoding, Warning, None, 0)
-
-
-def _hide_warnings() -> None:
-    filters: Any = warnings.filters
-    if _filter not in filters:
-        filters.insert(0, _filter)

@@ -20,8 +20,8 @@ class DuplicateReport:
         groups: number of distinct images that occur more than once.
         surplus: number of images beyond the first of each group.
         copies: id -> paths, for each of these groups.
-        leaked: id -> split -> paths, for images that lie in more than one split.
-        conflicting: id -> class name -> paths, for images that carry more than one label.
+        leaked: id -> split -> paths, for images in more than one split.
+        conflicting: id -> class name -> paths, for images with more than one label.
     """
 
     groups: int
@@ -43,21 +43,22 @@ def find_duplicates(table: ImageTable) -> DuplicateReport:
     conflicting: dict[str, Places] = {}
     for members in np.split(repeated, edges) if len(repeated) else []:
         rows = table.rows.take(members).to_pylist()
-        copies[rows[0]["id"]] = tuple(row["path"] for row in rows)
-        splits = _places((row["split"], row["path"]) for row in rows)
-        names = _places((table.classes[row["label"]], row["path"]) for row in rows if row["label"] >= 0)
+        image_id = rows[0]["id"]
+        copies[image_id] = tuple(row["path"] for row in rows)
+        splits = _group((row["split"], row["path"]) for row in rows)
+        names = _group((table.classes[row["label"]], row["path"]) for row in rows if row["label"] >= 0)
         if len(splits) > 1:
-            leaked[rows[0]["id"]] = splits
+            leaked[image_id] = splits
         if len(names) > 1:
-            conflicting[rows[0]["id"]] = names
+            conflicting[image_id] = names
     surplus = counts[counts > 1] - 1
     return DuplicateReport(len(surplus), int(surplus.sum()), copies, leaked, conflicting)
 
 
 def drop_leaks(table: ImageTable) -> ImageTable:
-    """Remove from train what is also in validation or test, and from validation what is also in test.
+    """Remove from train the images that are also in validation or test, and from validation those also in test.
 
-    What is removed is added to `rejected`.
+    The removed images are added to `rejected`.
     """
     ids, splits = table.ids, table.rows["split"].to_numpy()
     in_test, in_validation = (np.isin(ids, ids[splits == name]) for name in ("test", "validation"))
@@ -74,7 +75,8 @@ def drop_leaks(table: ImageTable) -> ImageTable:
     return replace(table, rows=kept, rejected=(*table.rejected, *rejected))
 
 
-def _places(pairs: Iterable[tuple[str, str]]) -> Places:
+def _group(pairs: Iterable[tuple[str, str]]) -> Places:
+    """Collect the paths of each name, in their order."""
     places: dict[str, tuple[str, ...]] = {}
     for name, path in pairs:
         places[name] = (*places.get(name, ()), path)

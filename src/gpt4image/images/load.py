@@ -1,4 +1,4 @@
-"""From any source to the table of its usable images."""
+"""Load an image set: from any source to the table of its usable images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.format import counted
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
@@ -39,17 +40,17 @@ def load_images(
 
     Args:
         source: a folder of class folders, with or without train/, val/ and test/ above them; a folder with
-            metadata.csv or metadata.jsonl; a CSV, TSV or JSONL file that names images; Parquet or Arrow files or
-            a folder of them; WebDataset tars, a folder or a pattern of them; a folder written by `save_to_disk`;
-            or the name of a dataset on the Hugging Face hub.
-        work: the work directory. It remembers outcomes, so that an image is not read again while it is unchanged,
-            and a scan that was killed goes on where it was.
+            metadata.csv or metadata.jsonl; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that names image files;
+            Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder or a pattern of
+            them; a folder written by `save_to_disk`; or the name of a dataset on the Hugging Face hub.
+        work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
+            killed resumes.
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
-        image_column: the column that holds the images, where it cannot be told.
-        label_column: the column that holds the labels, where it cannot be told.
+        image_column: the column that holds the images, if it has none of the usual names.
+        label_column: the column that holds the labels, if it has none of the usual names.
         max_pixels: the largest width x height that is decoded.
-        validation_share: share of the training images that become validation, where there is none; 0 for none.
-        test_share: share of the training images that become test, where there is none; 0 for none.
+        validation_share: share of the training images that become validation if there is no such split; 0 for none.
+        test_share: share of the training images that become test if there is no such split; 0 for none.
         split_seed: seed of that choice.
         workers: number of threads that read; None for one a processor.
 
@@ -57,7 +58,7 @@ def load_images(
         The usable images.
 
     Raises:
-        ConfigError: an argument cannot be meant.
+        ConfigError: an argument is invalid.
         DataError: the source as a whole cannot be used; the message names the fix.
     """
     if on_bad_image not in get_args(OnBadImage):
@@ -66,14 +67,18 @@ def load_images(
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
     listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column)))
-    _check_labels(listing)
+    _require_labels_outside_train(listing)
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
-    bad = (*listing.bad, *_rejected(listing, outcome))
-    _check_outcome(source, listing, bad, on_bad_image)
     good = outcome["id"].is_valid()
+    faulty = pc.invert(good)
+    faults = zip(
+        listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
+    )
+    bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
+    _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad_image)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
     table = ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
-    _check_classes(table)
+    _require_two_classes(table)
     splits = complete_splits(
         np.asarray(rows["split"].to_numpy(), dtype=str),
         table.ids,
@@ -82,7 +87,9 @@ def load_images(
         test_share=test_share,
         seed=split_seed,
     )
-    return _finished(table, splits)
+    _report_untrained_classes(table, splits)
+    column = rows.schema.get_field_index("split")
+    return replace(table, rows=rows.set_column(column, "split", pa.array(splits, pa.string())))
 
 
 def _without_unlabelled_splits(listing: Listing) -> Listing:
@@ -99,7 +106,7 @@ def _without_unlabelled_splits(listing: Listing) -> Listing:
     return replace(listing, rows=listing.rows.filter(pc.invert(left_out)), others=(*listing.others, *others))
 
 
-def _check_labels(listing: Listing) -> None:
+def _require_labels_outside_train(listing: Listing) -> None:
     unlabelled = pc.and_(pc.less(listing.rows["label"], 0), pc.not_equal(listing.rows["split"], "train"))
     rows = listing.rows.filter(unlabelled)
     if len(rows):
@@ -109,18 +116,7 @@ def _check_labels(listing: Listing) -> None:
         )
 
 
-def _rejected(listing: Listing, outcome: pa.Table) -> list[RejectedImage]:
-    faulty = outcome["id"].is_null()
-    pairs = zip(
-        listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
-    )
-    return [RejectedImage(path, reason) for path, reason in pairs]
-
-
-def _check_outcome(
-    source: str | Path, listing: Listing, bad: tuple[RejectedImage, ...], on_bad_image: OnBadImage
-) -> None:
-    total = len(listing.rows) + len(listing.bad)
+def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total: int, on_bad_image: OnBadImage) -> None:
     first = "".join(f"\n  {image.path}: {image.reason}" for image in bad[:10])
     if len(bad) == total:
         raise DataError(f"None of the {total:,} images in {source} can be used.{first}")
@@ -128,22 +124,20 @@ def _check_outcome(
         raise DataError(f"{len(bad):,} of {total:,} images in {source} cannot be used.{first}")
 
 
-def _check_classes(table: ImageTable) -> None:
+def _require_two_classes(table: ImageTable) -> None:
     labels = table.labels
     present = np.unique(labels[labels >= 0])
     if len(present) < 2:
         names = ", ".join(table.classes[label] for label in present)
         raise DataError(
-            f"{table.source} has usable images of {len(present)} class{'' if len(present) == 1 else 'es'} ({names}); "
-            f"at least 2 are needed. {len(table.rejected):,} images were left out."
+            f"{table.source} has usable images of {counted(len(present), 'class')} ({names}); at least 2 "
+            f"are needed. {len(table.rejected):,} images were left out."
         )
 
 
-def _finished(table: ImageTable, splits: np.ndarray) -> ImageTable:
-    rows = table.rows.set_column(table.rows.schema.get_field_index("split"), "split", pa.array(splits, pa.string()))
+def _report_untrained_classes(table: ImageTable, splits: np.ndarray) -> None:
     labels = table.labels
     untrained = set(labels[splits != "train"].tolist()) - set(labels[splits == "train"].tolist())
     if untrained:
         names = ", ".join(table.classes[label] for label in sorted(untrained))
         say(f"Classes without a training image, which cannot be learnt: {names}.", "yellow")
-    return replace(table, rows=rows)

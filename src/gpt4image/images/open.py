@@ -1,34 +1,28 @@
-"""Load an image set as the options say, and report what was found in it."""
+"""Open the images that the options name, and report what was found."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gpt4image.core import console
+from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
-from gpt4image.core.options import (
-    DataOptions,
-)
+from gpt4image.core.options import DataOptions
 from gpt4image.core.workdir import WorkDir
-
-if TYPE_CHECKING:
-    from gpt4image.images import ImageTable
+from gpt4image.images.duplicates import drop_leaks, find_duplicates
+from gpt4image.images.load import load_images
+from gpt4image.images.table import SPLITS, ImageTable
 
 
 def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = False) -> ImageTable:
-    """Load the images, say what was found, and treat images that lie in two splits as the options say.
+    """Load the images, report what was found, and treat images in two splits as the options say.
 
     Args:
         options: the images.
         workdir: the work directory.
-        names_follow: the caller says which files were left out and which images lie twice.
+        names_follow: the caller lists the files that were left out and the copies.
 
     Raises:
-        DataError: the source is unknown or broken, or images lie in two splits and must not.
+        DataError: the source is unknown or broken, or images are in two splits and must not be.
     """
-    from gpt4image.images import drop_leaks, find_duplicates, load_images
-
     images = load_images(
         options.data,
         work=workdir.folder,
@@ -40,40 +34,36 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         test_share=options.test_share,
         split_seed=options.split_seed,
     )
-    leaked = find_duplicates(images).leaked
-    if leaked and options.leaks == "fail":
-        places = next(iter(leaked.values()))
-        raise DataError(
-            f"{len(leaked):,} images lie in more than one split, such as {dict(places)}. Take them out of "
-            "one, or: --leaks drop."
-        )
-    if leaked and options.leaks == "drop":
+    if options.leaks != "keep":
+        leaked = find_duplicates(images).leaked
+        if leaked and options.leaks == "fail":
+            places = next(iter(leaked.values()))
+            raise DataError(
+                f"{len(leaked):,} images are in more than one split, such as {dict(places)}. Take them out of one, or: "
+                "--leaks drop."
+            )
         images = drop_leaks(images)
-    say_images(images, names_follow=names_follow)
+    report_images(images, names_follow=names_follow)
     return images
 
 
-def say_images(images: ImageTable, *, names_follow: bool = False) -> None:
-    """The image set in a few lines."""
-    from gpt4image.images import SPLITS, find_duplicates
-
+def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
+    """Print the image set in a few lines; `names_follow` if the caller lists files left out and copies."""
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
-    console.say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
+    say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
     duplicates = find_duplicates(images)
     if duplicates.surplus:
-        console.say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
+        say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
     if duplicates.leaked:
-        console.say(
+        say(
             f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results flatter. "
             "To drop copies from the training side: --leaks drop",
-            style="yellow",
+            "yellow",
         )
     if duplicates.conflicting:
-        console.say(f"labels: {counted(len(duplicates.conflicting), 'image')} in more than one class", style="yellow")
+        say(f"labels: {counted(len(duplicates.conflicting), 'image')} in more than one class", "yellow")
     if images.rejected:
         first = images.rejected[0]
-        console.say(
-            f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", style="yellow"
-        )
+        say(f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", "yellow")
     if not names_follow and (duplicates.surplus or images.rejected):
-        console.say(f"Which they are: gpt4image images {images.source}")
+        say(f"To list them: gpt4image images {images.source}")

@@ -1,4 +1,4 @@
-"""Names of splits, and splits for sources that lack some."""
+"""Recognise splits by name, and make those that a source lacks."""
 
 from __future__ import annotations
 
@@ -22,24 +22,21 @@ _NAMES = {
 }
 
 
-KNOWN_NAMES = ", ".join(_NAMES)
-
-
 def split_named(name: str) -> str | None:
-    """The split that a folder or a cell names, None when it names none."""
+    """Return the split that a folder or a cell names, None if it names none."""
     return _NAMES.get(name.strip().casefold())
 
 
 def require_split(name: str, where: str) -> str:
-    """The split that a name means. DataError says where an unknown one stands."""
+    """Return the split that a name means. DataError says where an unknown one was found."""
     split = split_named(name)
     if split is None:
-        raise DataError(f"{where}: {name!r} is not a split. Known names: {KNOWN_NAMES}. Rename it or leave it out.")
+        raise DataError(f"{where}: {name!r} is not a split. Known names: {', '.join(_NAMES)}. Rename it or remove it.")
     return split
 
 
 def split_of_file(path: str) -> str | None:
-    """The split that a file's name holds as a word, else its folder's name.
+    """Return the split that a file's name holds as a word, else the one that its folder's name holds.
 
     >>> split_of_file("data/val-00000-of-00004.parquet"), split_of_file("latest.tar")
     ('validation', None)
@@ -54,7 +51,7 @@ def split_of_file(path: str) -> str | None:
 
 
 def splits_of_files(paths: list[str]) -> list[str]:
-    """Splits of the files of a source, all train when no name holds one. DataError when only some do."""
+    """Return the splits of the files of a source, all train if no name holds one. DataError if only some do."""
     splits = [split_of_file(path) for path in paths]
     if not any(splits):
         return ["train"] * len(paths)
@@ -62,7 +59,7 @@ def splits_of_files(paths: list[str]) -> list[str]:
 
 
 def check_shares(validation_share: float, test_share: float) -> None:
-    """ConfigError when the shares leave nothing to train on."""
+    """Raise ConfigError if the shares leave nothing to train on."""
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
             raise ConfigError(f"{name} is {share}; it must be at least 0 and less than 1.")
@@ -79,19 +76,19 @@ def complete_splits(
     test_share: float,
     seed: int,
 ) -> np.ndarray:
-    """Make the splits that are missing out of train.
+    """Make the missing splits out of train.
 
-    The choice is stratified by label and depends on the seed and the images' ids alone, so neither on their order
-    nor on their names. Copies of an image stay together. Images without a label stay in train, and so does at
-    least one image of every class.
+    The choice is stratified by label and depends on the seed and the images' ids alone, not on their order or names.
+    Copies of an image stay together. Images without a label stay in train, and so does at least one image of every
+    class.
 
     Args:
         splits: names of the splits, shape [N].
         ids: ids, shape [N], dtype S32.
-        labels: labels, shape [N]; -1 where there is none.
-        validation_share: share of the training images that become validation, where there is none.
-        test_share: share of the training images that become test, where there is none.
-        seed: another seed, another choice.
+        labels: labels, shape [N]; -1 for none.
+        validation_share: share of the training images that become validation if there is no such split.
+        test_share: share of the training images that become test if there is no such split.
+        seed: another seed gives another choice.
 
     Returns:
         Names of the splits, shape [N].
@@ -117,14 +114,17 @@ def complete_splits(
 
 
 def _group_labels(labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Label by which a group of copies is stratified: the largest, which no order can change."""
+    """Return the label by which each group of copies is stratified: the largest, whatever their order; shape [U]."""
     result = np.full(count, -1, labels.dtype)
     np.maximum.at(result, groups, labels)
     return result
 
 
 def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
-    """Split of every distinct image, shape [U]."""
+    """Return the split of every distinct image, shape [U].
+
+    Within a class the images are ranked by a hash of seed and id; test takes the first ones, validation the next.
+    """
     ranks = np.array([digest(str(seed), identity) for identity in ids.tolist()], dtype="S32")
     order = np.lexsort((ranks, labels))
     order = order[labels[order] >= 0]
@@ -146,7 +146,7 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
 
 
 def _quotas(counts: np.ndarray, share: float, room: npt.NDArray[np.int64], ties: np.ndarray) -> npt.NDArray[np.int64]:
-    """How many images of each class to take: shares rounded so that their sum is right, at most `room`, shape [C]."""
+    """Return how many images of each class to take, shape [C]: shares rounded by largest remainder, at most `room`."""
     exact = counts * share
     quotas = np.minimum(np.floor(exact).astype(np.int64), room)
     wanted = max(1, round(float(exact.sum()))) - int(quotas.sum())

@@ -1,4 +1,4 @@
-"""One table for every image source: ids, paths, labels and splits, and a way to the encoded bytes."""
+"""One table for every image source: ids, paths, labels and splits, and access to the encoded bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from gpt4image.images.decode import MAX_PIXELS, decode
 if TYPE_CHECKING:
     from PIL import Image
 
-
 SPLITS = ("train", "validation", "test")
 
 
 class ImageReader(Protocol):
-    """Where the encoded bytes of an image set lie. Picklable: DataLoader workers carry it."""
+    """Reads the encoded bytes and the texts of an image set. Picklable: DataLoader workers carry it."""
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -39,7 +38,7 @@ class ImageReader(Protocol):
 
 @dataclass(frozen=True)
 class RejectedImage:
-    """An image that was left out: where it lies and why."""
+    """An image that was left out, and why."""
 
     path: str
     reason: str
@@ -53,11 +52,11 @@ class ImageTable:
         source: the source as the user named it.
         classes: class names; a label is a position in this tuple.
         rows: one row an image with the columns `id` (32 hex digits, the 128-bit hash of the encoded bytes),
-            `path` (relative to the source, or the name inside it), `label` (int32, -1 where there is none),
+            `path` (relative to the source, or the name inside it), `label` (int32, -1 for none),
             `split` (one of `SPLITS`) and `row` (int64, position in the source).
         rejected: the images that were left out.
         reader: reads bytes and text columns.
-        max_pixels: the largest picture that `image` decodes.
+        max_pixels: the largest width x height that `image` decodes.
     """
 
     source: str
@@ -73,29 +72,30 @@ class ImageTable:
     @property
     def ids(self) -> np.ndarray:
         """Ids as ASCII bytes, shape [N], dtype S32."""
+        # Zero-copy from Arrow: 32 bytes each, one after the other.
         binary = self.rows["id"].cast(pa.binary()).cast(pa.binary(32))
         chunks = [np.frombuffer(chunk.buffers()[1], "S32", len(chunk), chunk.offset * 32) for chunk in binary.chunks]
         return np.concatenate(chunks) if chunks else np.empty(0, "S32")
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels, shape [N], dtype int32; -1 where there is none."""
+        """Labels, shape [N], dtype int32; -1 for none."""
         return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
 
     def split(self, name: str) -> np.ndarray:
-        """Positions in the table of the images of a split, shape [n], dtype int64."""
+        """Return the positions in the table of the images of a split, shape [n], dtype int64."""
         return np.flatnonzero(pc.equal(self.rows["split"], name).to_numpy())
 
     def path(self, index: int) -> str:
-        """Path of an image as the source names it."""
+        """Return the path of an image as the source names it."""
         return str(self.rows["path"][index].as_py())
 
     def read(self, index: int) -> bytes:
-        """Encoded bytes of an image. ImageError names the image when they cannot be had."""
+        """Return the encoded bytes of an image. ImageError names the image if they cannot be read."""
         return self.reader.read(self.path(index), self.rows["row"][index].as_py())
 
     def image(self, index: int) -> Image.Image:
-        """The picture as a person would see it, as 8-bit RGB."""
+        """Return the picture as a person would see it, in 8-bit RGB."""
         return decode(self.read(index), self.path(index), self.max_pixels)
 
     def texts(self, column: str) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Small pictures that lie in the page itself."""
+"""Thumbnails that are part of the page itself, as `data:` URLs."""
 
 from __future__ import annotations
 
@@ -16,43 +16,36 @@ from gpt4image.images.table import ImageTable
 if TYPE_CHECKING:
     from PIL import Image
 
-
 THUMBNAIL_PIXELS = 192
 
+# From an image id to a thumbnail, None if the image cannot be read any more.
+Thumbnails = Callable[[str], str | None]
 
-_ADDRESS = re.compile(
-    r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-)
+_URL = re.compile(r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
 def thumbnail(picture: Image.Image) -> str:
-    """A small JPEG as a `data:` address. The picture, 8-bit RGB, is made smaller in place."""
+    """Return a small JPEG as a `data:` URL. The picture, 8-bit RGB, is shrunk in place."""
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def is_thumbnail(address: str) -> bool:
-    """Whether an address is a JPEG or PNG inside the page itself, and nothing else."""
-    return _ADDRESS.fullmatch(address) is not None
+def is_thumbnail(url: str) -> bool:
+    """Whether a URL is a JPEG or PNG inside the page itself, and nothing else."""
+    return _URL.fullmatch(url) is not None
 
 
-def require_thumbnail(address: str) -> str:
-    """The address itself. ValueError when it is anything but a picture inside the page."""
-    if not is_thumbnail(address):
-        raise ValueError(f"a thumbnail must be a JPEG or PNG as a base64 data address, not {address[:60]!r}")
-    return address
-
-
-Thumbnails = Callable[[str], str | None]
-
-
-"""From an image id to a small JPEG or PNG as a `data:` address; None where the image cannot be read any more."""
+def require_thumbnail(url: str) -> str:
+    """Return the URL itself. ValueError if it is anything but a picture inside the page."""
+    if not is_thumbnail(url):
+        raise ValueError(f"a thumbnail must be a JPEG or PNG as a base64 data URL, not {url[:60]!r}")
+    return url
 
 
 def image_thumbnails(images: ImageTable) -> Thumbnails:
-    """Thumbnails of the images of a table, read when they are asked for."""
+    """Return the thumbnails of the images of a table, read on demand."""
 
     def look_up(image_id: str) -> str | None:
         row = pc.index(images.rows["id"], image_id).as_py()
