@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,22 +26,21 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
         DataError: a row is broken, or there is no column of paths or of labels.
     """
     (file,) = files
-    manifest = read_manifest(file, columns)
-    if manifest.label is None:
+    manifest = read_manifest(file, root, columns)
+    if manifest.label_column is None:
         raise DataError(
             f"{file} has no label column ({', '.join(LABEL_COLUMNS)}). Columns: {', '.join(manifest.columns)}. "
             "Name it with label_column."
         )
     builder = ListingBuilder()
     scope = str(root.resolve())
-    for row, value in enumerate(manifest.columns[manifest.path]):
-        path = checked_path(value, manifest.where(row))
-        found = inspect_file(root / path, path, scope)
+    for row, entry in enumerate(manifest.entries):
+        found = inspect_file(root / entry.path, entry.path, scope)
         if found.fault:
-            builder.reject(found.path, f"{found.fault} ({file.name} {manifest.place(row)})")
+            builder.reject(found.path, f"{found.fault} ({entry.note})")
         else:
-            builder.add(path, manifest.label_of(row), manifest.split_of(row) or "train", row, found.key)
-    return builder.listing(ManifestReader(root, manifest.texts, (file,)))
+            builder.add(entry.path, entry.label, entry.split or "train", row, found.key)
+    return builder.listing(ManifestReader(root, manifest.text_columns, (file,)))
 
 
 def find_metadata(root: Path) -> list[Path]:
@@ -63,17 +61,29 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
     Raises:
         DataError: a row is broken, or there is neither a label column nor a class folder.
     """
-    manifests = [read_manifest(file, columns) for file in files]
-    if len({manifest.label for manifest in manifests}) > 1:
-        listed = "; ".join(f"{manifest.table.path}: {manifest.label or 'none'}" for manifest in manifests)
+    manifests = [read_manifest(file, root, columns) for file in files]
+    if len({manifest.label_column for manifest in manifests}) > 1:
+        listed = "; ".join(f"{file}: {m.label_column or 'none'}" for file, m in zip(files, manifests, strict=True))
         raise DataError(f"The metadata files differ in their label column ({listed}). Give them the same one.")
     builder = ListingBuilder()
     named = {file.relative_to(root).as_posix() for file in files}
     divided = bool(split_folders(root))
-    offset = 0
-    for manifest in manifests:
-        named |= _add_metadata_rows(builder, root, manifest, divided=divided, offset=offset)
-        offset += len(manifest.numbers)
+    scope = str(root.resolve())
+    rows = ((file, m, entry) for file, m in zip(files, manifests, strict=True) for entry in m.entries)
+    for row, (file, manifest, entry) in enumerate(rows):  # rows count through all files
+        given = PurePosixPath(entry.path)
+        if given.is_absolute() or ".." in given.parts:
+            builder.reject(str(given), f"the path leads out of the folder ({entry.note})")
+            continue
+        path = PurePosixPath(file.parent.relative_to(root).as_posix()) / given
+        found = inspect_file(root / path, str(path), scope)
+        named.add(str(path))
+        if found.fault:
+            builder.reject(found.path, f"{found.fault} ({entry.note})")
+            continue
+        split = entry.split or (require_split(path.parts[0], entry.where) if divided else "train")
+        class_folder = next(iter(path.parts[divided:-1]), None)
+        builder.add(str(path), entry.label if manifest.label_column else class_folder, split, row, found.key)
     for found in walk(root):
         if found.path not in named:
             reason = "no row of the metadata names it" if is_image_name(found.path) else "not an image"
@@ -83,116 +93,76 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
             f"{files[0]} has no label column and its images lie in no class folders. "
             "Add a column `label`, or name one with label_column."
         )
-    texts = dict.fromkeys(text for manifest in manifests for text in manifest.texts)
+    texts = dict.fromkeys(text for manifest in manifests for text in manifest.text_columns)
     return builder.listing(ManifestReader(root, tuple(texts), tuple(files)))
 
 
-def _add_metadata_rows(
-    builder: ListingBuilder, root: Path, manifest: Manifest, *, divided: bool, offset: int
-) -> set[str]:
-    """Add the rows of one metadata file, counted from `offset`; return the paths of all files that it names."""
-    file = manifest.table.path
-    base = PurePosixPath(file.parent.relative_to(root).as_posix())
-    scope = str(root.resolve())
-    named = set()
-    for row, value in enumerate(manifest.columns[manifest.path]):
-        where = manifest.where(row)
-        given = PurePosixPath(checked_path(value, where))
-        note = f"({file.relative_to(root).as_posix()} {manifest.place(row)})"
-        if given.is_absolute() or ".." in given.parts:
-            builder.reject(str(given), f"the path leads out of the folder {note}")
-            continue
-        path = base / given
-        found = inspect_file(root / path, str(path), scope)
-        named.add(str(path))
-        if found.fault:
-            builder.reject(found.path, f"{found.fault} {note}")
-            continue
-        split = manifest.split_of(row) or (require_split(path.parts[0], where) if divided else "train")
-        folders = path.parts[divided:-1]
-        label = manifest.label_of(row) if manifest.label else next(iter(folders), None)
-        builder.add(str(path), label, split, offset + row, found.key)
-    return named
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table that names image files.
+
+    Attributes:
+        path: the image's path as the table holds it.
+        label: its class name, None if it has none.
+        split: its split, None if the table has no such column.
+        where: file and row, in errors.
+        note: file and row, in the reasons for leaving an image out.
+    """
+
+    path: str
+    label: str | None
+    split: str | None
+    where: str
+    note: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A table that names image files, in memory.
+    """A table that names image files; `label_column` is None if there is none."""
 
-    Attributes:
-        table: the file.
-        numbers: number of each row in the file.
-        columns: name -> values; None if a field is missing or empty.
-        path: name of the column of paths.
-        label: name of the column of labels, None if there is none.
-        split: name of the column of splits, None if there is none.
-    """
-
-    table: Table
-    numbers: list[int]
-    columns: dict[str, list[Any]]
-    path: str
-    label: str | None
-    split: str | None
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Names of the other columns."""
-        return tuple(column for column in self.columns if column not in (self.path, self.label, self.split))
-
-    def place(self, row: int) -> str:
-        """Name a row of the file in messages."""
-        return f"{self.table.unit} {self.numbers[row]}"
-
-    def where(self, row: int) -> str:
-        """Name file and row in messages."""
-        return self.table.where(self.numbers[row])
-
-    def label_of(self, row: int) -> str | None:
-        """Return a row's class name, None if it has none."""
-        return read_label(self.columns[self.label][row], self.where(row)) if self.label else None
-
-    def split_of(self, row: int) -> str | None:
-        """Return a row's split, None without such a column. DataError if the column names none."""
-        return require_split(str(self.columns[self.split][row] or ""), self.where(row)) if self.split else None
+    entries: list[Entry]
+    columns: tuple[str, ...]
+    label_column: str | None
+    text_columns: tuple[str, ...]
 
 
-def read_manifest(file: Path, named: ColumnNames) -> Manifest:
-    """Read a table and tell its columns apart by name.
+def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
+    """Read a table of the image set at `root` and tell its columns apart by name.
 
     Raises:
         DataError: the table has no rows or no column of paths, or a row is broken; file and row are named.
     """
     table = Table(file)
-    numbers: list[int] = []
-    columns: dict[str, list[Any]] = {}
-    for number, row in table.rows():
-        for name in row:
-            if name not in columns:  # the rows of JSON Lines may differ
-                columns[name] = [None] * len(numbers)
-        for name, values in columns.items():
-            value = row.get(name)
-            values.append(None if value == "" else value)
-        numbers.append(number)
-    if not numbers:
+    rows = list(table.rows())
+    if not rows:
         raise DataError(f"{file} holds no rows.")
-    names = list(columns)
-    path = pick_column(names, named.image, PATH_COLUMNS, f"{file}: image_column")
-    label = pick_column(names, named.label, LABEL_COLUMNS, f"{file}: label_column")
+    columns = tuple(dict.fromkeys(name for _, row in rows for name in row))  # rows of JSON Lines may differ
+    path = pick_column(columns, named.image, PATH_COLUMNS, f"{file}: image_column")
+    label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column")
+    split = pick_column(columns, None, SPLIT_COLUMNS)
     if path is None:
         raise DataError(
             f"{file} has no column that names the images ({', '.join(PATH_COLUMNS)}). "
-            f"Columns: {', '.join(names)}. Name it with image_column."
+            f"Columns: {', '.join(columns)}. Name it with image_column."
         )
-    split = pick_column(names, None, SPLIT_COLUMNS)
-    return Manifest(table, numbers, columns, path, label, split if split not in (path, label) else None)
-
-
-def checked_path(value: object, where: str) -> str:
-    """Return an image's path as the table holds it. DataError if it is none."""
-    if isinstance(value, str) and value and "\0" not in value:
-        return value
-    raise DataError(f"{where}: {value!r} is not the path of an image.")
+    if split in (path, label):
+        split = None
+    entries = []
+    for number, row in rows:
+        where = table.where(number)
+        given = row.get(path) or None
+        if not isinstance(given, str) or "\0" in given:
+            raise DataError(f"{where}: {given!r} is not the path of an image.")
+        entry = Entry(
+            given,
+            read_label(row.get(label), where) if label else None,
+            require_split(str(row.get(split) or ""), where) if split else None,
+            where,
+            f"{file.relative_to(root).as_posix()} {table.unit} {number}",
+        )
+        entries.append(entry)
+    texts = tuple(column for column in columns if column not in (path, label, split))
+    return Manifest(entries, columns, label, texts)
 
 
 def names_files(file: Path, image_column: str | None) -> bool:
