@@ -14,7 +14,7 @@ def grown(limit: int = 20, **more) -> RateLimiter:
     return limiter
 
 
-def test_it_grows_only_where_it_was_what_held_requests_back():
+def test_limit_grows_only_if_it_held_requests_back():
     limiter = grown()
     limiter.on_success(1.0, 1.1, was_full=False)
     assert limiter.limit == 20
@@ -22,13 +22,13 @@ def test_it_grows_only_where_it_was_what_held_requests_back():
     assert limiter.limit == 21
 
 
-def test_a_time_out_halves_it():
+def test_timeout_halves_the_limit():
     limiter = grown()
     limiter.on_timeout(1.0, 5.0)
     assert limiter.limit == 10
 
 
-def test_an_answer_slow_because_of_the_queue_lowers_it():
+def test_queued_response_lowers_the_limit():
     limiter = grown(slow_seconds=2.0)
     limiter.on_success(1.0, 3.5, was_full=True)
     assert limiter.limit == pytest.approx(18)
@@ -37,7 +37,7 @@ def test_an_answer_slow_because_of_the_queue_lowers_it():
     assert patient.limit == 20, "slower than half of that does not let it grow"
 
 
-def test_push_backs_of_one_round_trip_cut_it_once():
+def test_rate_limits_of_one_round_trip_cut_the_limit_once():
     limiter = grown()
     for seconds in (0.0, 0.01, 0.02):
         limiter.on_rate_limit(1.0 + seconds, 1.5 + seconds, None)
@@ -46,7 +46,7 @@ def test_push_backs_of_one_round_trip_cut_it_once():
     assert limiter.limit == pytest.approx(12.6)
 
 
-def test_it_is_paused_for_as_long_as_the_server_says():
+def test_pause_lasts_as_long_as_the_server_asks():
     limiter = grown()
     limiter.on_rate_limit(1.0, 1.5, 7.0)
     limiter.on_rate_limit(1.0, 1.6, 2.0)

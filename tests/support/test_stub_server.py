@@ -59,7 +59,7 @@ def text_of(server, number: int = 0, **request) -> str:
     return asyncio.run(ask(server, number, **request)).choices[0].message.content
 
 
-def test_a_text_belongs_to_its_picture():
+def test_text_names_its_picture():
     with StubServer() as server:
         talk = messages(3, size=600, system="Be brief.", answers=("Red.",))
         reply = asyncio.run(ask(server, messages=talk, max_tokens=50, temperature=0.5))
@@ -79,13 +79,13 @@ def test_a_text_belongs_to_its_picture():
     assert server.answers_by_mark == server.paid_by_mark == {mark: 1}
 
 
-def test_answers_are_cut_at_max_tokens():
+def test_answer_is_cut_at_max_tokens():
     with StubServer() as server:
         choice = asyncio.run(ask(server, max_tokens=4)).choices[0]
     assert choice.message.content == "A picture of 48" and choice.finish_reason == "length"
 
 
-def test_models_are_listed_and_others_unknown():
+def test_listed_models_exist_and_others_do_not():
     async def names(server):
         async with client(server) as api:
             return [model.id async for model in api.models.list()]
@@ -95,7 +95,7 @@ def test_models_are_listed_and_others_unknown():
         assert isinstance(failure(server, model="gpt-none"), openai.NotFoundError)
 
 
-def test_a_wrong_key_comes_back_in_the_error_and_is_not_logged():
+def test_wrong_key_is_repeated_in_the_error_and_not_logged():
     with StubServer(Scenario(expected_key="sk-right")) as server:
         assert "Bearer sk-secret" in str(failure(server, settings={"api_key": "sk-secret"}))
         text_of(server)
@@ -116,14 +116,14 @@ def test_a_wrong_key_comes_back_in_the_error_and_is_not_logged():
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
 )
-def test_faults_are_what_the_client_takes_them_for(fault, error):
+def test_faults_raise_the_expected_sdk_errors(fault, error):
     with StubServer(Scenario(faults=(fault,))) as server:
         assert isinstance(failure(server), error)
     assert server.log[0].fault == fault.kind
     assert server.log[0].paid == (fault.kind in ("cut_body", "truncated"))
 
 
-def test_spoilt_answers():
+def test_faulty_answers_have_the_expected_form():
     kinds = ("empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text")
     faults = [Fault(kind, numbers=(number,), text="Words.") for number, kind in enumerate(kinds, 1)]
     with StubServer(Scenario(faults=tuple(faults))) as server:
@@ -139,7 +139,7 @@ def test_spoilt_answers():
     assert [entry.fault for entry in server.log] == list(kinds) and all(entry.paid for entry in server.log)
 
 
-def test_rules_choose_by_number_picture_try_and_chance():
+def test_fault_rules_select_by_number_picture_attempt_and_probability():
     marks = [mark_of(picture(number)) for number in range(3)]
     rules = (Fault("empty", mark=marks[1], times=2), Fault("refusal_text", every=7))
     with StubServer(Scenario(faults=rules)) as server:
@@ -155,7 +155,7 @@ def test_rules_choose_by_number_picture_try_and_chance():
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "ms"])
-def test_too_many_requests_say_when_to_come_back(form):
+def test_rate_limit_says_how_long_to_wait(form):
     with StubServer(Scenario(rate_limit=2, rate_window=30, retry_after=form)) as server:
         asyncio.run(ask_in_turn(server, [0, 1]))
         error = failure(server)
@@ -167,7 +167,7 @@ def test_too_many_requests_say_when_to_come_back(form):
     assert [entry.fault for entry in server.log] == ["", "", "rate"]
 
 
-def test_the_client_waits_as_long_as_it_is_told():
+def test_sdk_waits_as_long_as_told():
     with StubServer(Scenario(rate_limit=1, rate_window=0.3, retry_after_value="0.8")) as server:
         text_of(server)
         text_of(server, settings={"max_retries": 1})
@@ -176,7 +176,7 @@ def test_the_client_waits_as_long_as_it_is_told():
 
 
 @pytest.mark.parametrize(("when_full", "statuses"), [("queue", [200] * 6), ("429", [200] * 2 + [429] * 4)])
-def test_slots(when_full, statuses):
+def test_full_server_queues_or_rejects(when_full, statuses):
     async def ask_all(server):
         async with client(server) as api:
             calls = [api.chat.completions.create(model=MODEL, messages=messages(number)) for number in range(6)]
@@ -190,14 +190,14 @@ def test_slots(when_full, statuses):
         assert max(entry.done_at for entry in server.log) - server.log[0].at >= 1.2
 
 
-def test_parameters_that_a_model_does_not_take():
+def test_unsupported_parameters_are_rejected():
     with StubServer(Scenario(no_max_tokens=True, no_temperature=True)) as server:
         assert "max_completion_tokens" in str(failure(server, max_tokens=9))
         assert "temperature" in str(failure(server, temperature=0))
         assert text_of(server, max_completion_tokens=99, temperature=1)
 
 
-def test_pictures_are_really_looked_at():
+def test_pictures_are_decoded():
     with StubServer() as server:
         talk = messages()
         talk[0]["content"][0]["image_url"]["url"] = "data:image/png;base64," + base64.b64encode(b"words").decode()
@@ -206,7 +206,7 @@ def test_pictures_are_really_looked_at():
         assert failure(server, messages=talk).code == "image_parse_error"
 
 
-def test_a_server_that_is_not_ready():
+def test_server_is_unavailable_until_ready():
     with StubServer(Scenario(ready_after=0.8)) as server:
         assert failure(server).body["message"] == "Loading model"
         time.sleep(0.9)
@@ -217,7 +217,7 @@ def test_a_server_that_is_not_ready():
         assert text_of(server)
 
 
-def test_a_server_that_dies_and_comes_back():
+def test_stopped_server_restarts_on_the_same_port():
     with StubServer(Scenario(faults=(Fault("die", numbers=(2,), seconds=0.8),))) as server:
         text_of(server)
         assert isinstance(failure(server), openai.APIConnectionError)
@@ -227,7 +227,7 @@ def test_a_server_that_dies_and_comes_back():
     assert [entry.fault for entry in server.log] == ["", "die", ""]
 
 
-def test_a_process_that_dies_and_is_started_again():
+def test_killed_process_restarts_on_the_same_port():
     with StubProcess(Scenario(faults=(Fault("die", numbers=(2,)),))) as server:
         text_of(server)
         assert isinstance(failure(server), openai.APIConnectionError)
@@ -239,7 +239,7 @@ def test_a_process_that_dies_and_is_started_again():
         assert len(server.answers_by_mark) == 2
 
 
-def test_scenarios_are_json():
+def test_scenario_survives_a_round_trip_through_json():
     scenario = Scenario(slots=2, faults=(Fault("cut", numbers=(1, 2)), Fault("status", status=500, on="create")))
     assert Scenario.from_json(scenario.to_json()) == scenario
     with pytest.raises(TypeError):
@@ -285,7 +285,7 @@ async def collect(api: openai.AsyncOpenAI, file: str | None) -> dict[str, dict]:
     return {row["custom_id"]: row for row in map(json.loads, content.splitlines())}
 
 
-def test_a_batch_goes_its_way():
+def test_batch_runs_from_upload_to_results():
     async def go(server):
         async with client(server) as api:
             batch = await send(api, lines(*range(8)), job="one")
@@ -309,7 +309,7 @@ def test_a_batch_goes_its_way():
     assert {(entry.batch, entry.endpoint) for entry in server.log if entry.mark} == {(batch.id, "line")}
 
 
-def test_lines_that_fail_are_in_the_error_file():
+def test_failed_lines_are_in_the_error_file():
     faults = (
         Fault("status", on="line", numbers=(1,), status=500),
         Fault("refusal", on="line", numbers=(2,)),
@@ -330,7 +330,7 @@ def test_lines_that_fail_are_in_the_error_file():
 
 
 @pytest.mark.parametrize("way", ["expired", "cancelled"])
-def test_what_is_left_of_a_batch_that_ends_early(way):
+def test_batch_that_ends_early_lists_unprocessed_lines(way):
     async def go(server):
         async with client(server) as api:
             batch = await send(api, lines(*range(4)))
@@ -347,7 +347,7 @@ def test_what_is_left_of_a_batch_that_ends_early(way):
     assert all(row["error"]["code"] == f"batch_{way}" and row["response"] is None for row in bad.values())
 
 
-def test_batches_that_fail_as_a_whole():
+def test_invalid_batches_fail_as_a_whole():
     async def go(server, data):
         async with client(server) as api:
             batch, _ = await wait(api, await send(api, data))
@@ -360,7 +360,7 @@ def test_batches_that_fail_as_a_whole():
         assert status == "failed" and ("token_limit_exceeded", None) in errors
 
 
-def test_batches_outlive_the_process():
+def test_batches_survive_a_restart():
     async def begin(server):
         async with client(server) as api:
             return [await send(api, lines(number), job=str(number)) for number in range(3)]
@@ -380,7 +380,7 @@ def test_batches_outlive_the_process():
         assert server.answers_by_mark == {mark_of(picture(1)): 1}
 
 
-def test_an_answer_that_is_lost_after_the_work_was_done():
+def test_lost_response_is_charged():
     async def go(server):
         async with client(server) as api:
             with pytest.raises(openai.APIConnectionError):
@@ -391,7 +391,7 @@ def test_an_answer_that_is_lost_after_the_work_was_done():
         assert asyncio.run(go(server)) == [{"job": "lost"}]
 
 
-def test_a_client_that_does_not_wait_pays_all_the_same():
+def test_abandoned_request_is_charged():
     with StubServer(Scenario(latency=0.8)) as server:
         assert isinstance(failure(server, timeout=0.5), openai.APITimeoutError)
         time.sleep(0.5)

@@ -34,7 +34,7 @@ def stop(run):
     raise KeyboardInterrupt
 
 
-def test_every_image_is_described_once_at_the_batch_price_and_nothing_is_left(image_set, tmp_path):
+def test_every_image_is_described_once_at_the_batch_price_and_no_file_is_left(image_set, tmp_path):
     with StubServer(Scenario(batch_polls=3)) as server:
         tally = batched(image_set, tmp_path, server.base_url)
         assert (tally.total, tally.answered, tally.failures.total(), tally.stopped) == (IMAGES, IMAGES, 0, "")
@@ -53,7 +53,7 @@ def test_every_image_is_described_once_at_the_batch_price_and_nothing_is_left(im
     assert deleted == 2 and not leftovers(tmp_path)
 
 
-def test_files_are_no_larger_than_they_may_be(image_set, tmp_path):
+def test_input_files_respect_size_limits(image_set, tmp_path):
     with StubServer(Scenario(batch_most_bytes=50_000)) as server:
         assert batched(image_set, tmp_path / "bytes", server.base_url, most_bytes=50_000).answered == IMAGES
         assert len(batch_sizes(server)) > 3 and min(batch_sizes(server)) > 3
@@ -63,7 +63,7 @@ def test_files_are_no_larger_than_they_may_be(image_set, tmp_path):
         assert batch_sizes(server) == [6, 10, 10, 10]
 
 
-def test_a_server_that_takes_only_smaller_files_gets_them(image_set, tmp_path):
+def test_rejected_input_file_is_made_smaller(image_set, tmp_path):
     with StubServer(Scenario(batch_most_bytes=100_000)) as server:
         assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
         assert 413 in {entry.status for entry in server.log}
@@ -71,7 +71,7 @@ def test_a_server_that_takes_only_smaller_files_gets_them(image_set, tmp_path):
     assert not leftovers(tmp_path)
 
 
-def test_batches_at_a_time_are_bounded(image_set, tmp_path):
+def test_number_of_concurrent_batches_is_bounded(image_set, tmp_path):
     with StubServer(Scenario(batch_seconds=0.4)) as server:
         assert batched(image_set, tmp_path, server.base_url, most_requests=6, most_batches=2).answered == IMAGES
         under_way = most = 0
@@ -81,7 +81,7 @@ def test_batches_at_a_time_are_bounded(image_set, tmp_path):
     assert most == 2
 
 
-def test_questions_of_a_conversation_go_out_in_rounds(image_set, tmp_path):
+def test_each_question_of_a_conversation_takes_one_batch(image_set, tmp_path):
     with StubServer() as server:
         tally = batched(image_set, tmp_path, server.base_url, ["questions"])
         lines = [entry for entry in server.log if entry.endpoint == "line"]
@@ -96,7 +96,7 @@ def test_questions_of_a_conversation_go_out_in_rounds(image_set, tmp_path):
     assert not leftovers(tmp_path)
 
 
-def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path):
+def test_paid_answers_survive_a_run_that_exceeds_its_budget(image_set, tmp_path):
     with StubServer() as server:
         batched(image_set, tmp_path / "free", server.base_url, ["questions"])
         cost = store_of(tmp_path / "free").spent().cost
@@ -113,7 +113,7 @@ def test_answers_of_a_round_outlive_a_run_that_cannot_go_on(image_set, tmp_path)
     assert not leftovers(tmp_path)
 
 
-def test_new_images_and_prompts_go_into_new_batches(image_set, tmp_path):
+def test_new_images_and_prompts_get_new_batches(image_set, tmp_path):
     images = shutil.copytree(image_set, tmp_path / "images")
     with StubServer(Scenario(batch_seconds=60.0)) as server:
         stopped_while_waiting(images, tmp_path, server)
@@ -129,7 +129,7 @@ def test_new_images_and_prompts_go_into_new_batches(image_set, tmp_path):
     assert len({record.key for record in records(tmp_path)}) == len(records(tmp_path)) == 2 * IMAGES + 2
 
 
-def test_batches_of_other_prompts_are_collected_too(image_set, tmp_path):
+def test_batches_of_other_prompts_are_collected(image_set, tmp_path):
     with StubServer(Scenario(batch_polls=2)) as server:
         stopped_while_waiting(image_set, tmp_path, server)
         tally = batched(image_set, tmp_path, server.base_url, ["attributes"])
@@ -137,7 +137,7 @@ def test_batches_of_other_prompts_are_collected_too(image_set, tmp_path):
     assert Counter(record.prompt for record in records(tmp_path)) == {"plain": IMAGES, "attributes": IMAGES}
 
 
-def test_a_batch_of_another_model_is_left_to_its_own_command(image_set, tmp_path, capsys):
+def test_batch_of_another_model_is_left_to_its_own_command(image_set, tmp_path, capsys):
     with StubServer(Scenario(models=())) as server:
         stopped_while_waiting(image_set, tmp_path, server)
         assert batched(image_set, tmp_path, server.base_url, model="other").answered == IMAGES
@@ -147,7 +147,7 @@ def test_a_batch_of_another_model_is_left_to_its_own_command(image_set, tmp_path
     assert Counter(record.model for record in records(tmp_path)) == {"other": IMAGES, "stub-vision": IMAGES}
 
 
-def test_a_server_that_is_started_again_meanwhile(image_set, tmp_path):
+def test_server_restart_loses_nothing(image_set, tmp_path):
     scenario = Scenario(batch_seconds=2.0)
     with StubProcess(scenario, state=tmp_path / "server") as server:
         tallies = []
@@ -167,7 +167,7 @@ QUEUES = {"alone": {"most_batches": 8}, "in pieces": {"most_requests": 4}}
 
 
 @pytest.mark.parametrize("way", QUEUES)
-def test_a_full_queue_is_waited_for_and_gets_fewer_requests(image_set, tmp_path, way):
+def test_full_queue_gets_smaller_batches(image_set, tmp_path, way):
     with StubServer(Scenario(batch_most_queued=9, batch_polls=3)) as server:
         tally = batched(image_set, tmp_path, server.base_url, **QUEUES[way])
         assert tally.answered == IMAGES and set(server.paid_by_mark.values()) == {1}
@@ -175,7 +175,7 @@ def test_a_full_queue_is_waited_for_and_gets_fewer_requests(image_set, tmp_path,
     assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
-def test_newer_models_get_the_newer_limit(image_set, tmp_path):
+def test_models_without_max_tokens_get_max_completion_tokens(image_set, tmp_path):
     with StubServer(Scenario(no_max_tokens=True)) as server:
         assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
         assert count(server.log, "create") == 2 and set(server.paid_by_mark.values()) == {1}
@@ -183,7 +183,7 @@ def test_newer_models_get_the_newer_limit(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_the_budget_is_kept(image_set, tmp_path, share):
+def test_budget_is_never_exceeded(image_set, tmp_path, share):
     with StubServer() as server:
         batched(image_set, tmp_path / "free", server.base_url)
         cost = store_of(tmp_path / "free").spent().cost
@@ -196,7 +196,7 @@ def test_the_budget_is_kept(image_set, tmp_path, share):
         assert batched(image_set, tmp_path, server.base_url, dollars=3 * cost).answered == IMAGES - tally.answered
 
 
-def test_nothing_is_asked_where_nothing_is_left(image_set, tmp_path):
+def test_no_call_is_made_when_nothing_is_left(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("status", on="batches", status=404),))) as server, StubServer() as other:
         batched(image_set, tmp_path, other.base_url)
         assert batched(image_set, tmp_path, server.base_url).total == 0 and not server.log

@@ -44,7 +44,7 @@ def check_all(server: StubServer, work: Path, turns: int = 1) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["upload", "create", "batch", "content", "file", "delete"])
-def test_killed_while_the_server_is_busy_with_a_request(image_set, tmp_path, endpoint):
+def test_kill_during_a_request_loses_and_repeats_nothing(image_set, tmp_path, endpoint):
     slow = Fault("slow", on=endpoint, seconds=0.5, times=1)
     with StubServer(Scenario(faults=(slow,))) as server:
         kill_when(server, endpoint, image_set, tmp_path)
@@ -53,7 +53,8 @@ def test_killed_while_the_server_is_busy_with_a_request(image_set, tmp_path, end
         assert count(server.log, "create") == 1
 
 
-def test_a_batch_that_is_made_after_its_process_was_killed_and_we_looked_in_vain(image_set, tmp_path):
+@pytest.mark.slow
+def test_late_creation_after_a_kill_finds_its_input_file_deleted(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=3.0, times=1),))) as server:
         kill_when(server, "create", image_set, tmp_path)
         batched(image_set, tmp_path, server.base_url, create_seconds=0.0)
@@ -63,7 +64,8 @@ def test_a_batch_that_is_made_after_its_process_was_killed_and_we_looked_in_vain
         check_all(server, tmp_path)
 
 
-def test_a_batch_whose_making_was_noted_nowhere_is_found_among_others(image_set, tmp_path):
+@pytest.mark.slow
+def test_unrecorded_batch_is_found_among_other_batches(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=0.3, times=1),))) as server:
         kill_when(server, "create", image_set, tmp_path)
         time.sleep(0.5)
@@ -87,8 +89,9 @@ def post_batch(server: StubServer) -> None:
         api.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments(image_set, tmp_path, seed):
+def test_random_kills_lose_and_repeat_nothing(image_set, tmp_path, seed):
     draw = random.Random(seed)
     slow = tuple(Fault("slow", on=on, seconds=0.03) for on in ("upload", "create", "content", "file", "delete"))
     options = {"prompts": ["questions"], "most_requests": 8, "most_batches": 3, "create_seconds": 5.0}
@@ -109,7 +112,7 @@ def test_killed_at_random_moments(image_set, tmp_path, seed):
     assert killed >= 5 and all(record.text.count("This is answer") == 3 for record in records(tmp_path))
 
 
-def test_stopped_by_the_user_while_waiting(image_set, tmp_path):
+def test_interrupt_while_waiting_leaves_the_batch_at_the_server(image_set, tmp_path):
     with StubServer(Scenario(batch_seconds=1.5)) as server:
         client = start_client(image_set, tmp_path, server.base_url)
         wait_for(lambda: count(server.log, "batch"))

@@ -19,7 +19,7 @@ def cost_of(log, share: float = 1.0) -> float:
     return share * sum(entry.tokens_in + 5.0 * entry.tokens_out for entry in log if entry.paid) / 1e6
 
 
-def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(image_set, tmp_path):
+def test_batch_resumes_conversations_from_online_answers_and_keeps_their_cost(image_set, tmp_path):
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
     with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, tmp_path, server.base_url, **ONLINE)
@@ -39,7 +39,7 @@ def test_a_batch_goes_on_from_what_was_answered_online_and_its_cost_is_kept(imag
     assert not list((tmp_path / "descriptions" / "turns").iterdir())
 
 
-def test_answers_from_before_a_price_was_known_hide_no_cost_of_a_batch(image_set, tmp_path, monkeypatch):
+def test_unpriced_online_answers_do_not_hide_the_cost_of_a_batch(image_set, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
     with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):

@@ -39,7 +39,7 @@ def with_mark(fault: Fault, image_id: str) -> Fault:
     return Fault(fault.kind, on="line", status=fault.status, mark=image_id[:12])
 
 
-def test_requests_that_always_fail_are_records_with_the_usual_reasons(image_set, images, tmp_path):
+def test_lasting_failures_become_records_with_their_reason(image_set, images, tmp_path):
     reasons = one_each(images)
     faults = tuple(with_mark(LASTING[reason], image_id) for image_id, reason in reasons.items())
     with StubServer(Scenario(faults=faults)) as server:
@@ -57,7 +57,7 @@ def test_requests_that_always_fail_are_records_with_the_usual_reasons(image_set,
     assert len(store_of(tmp_path).keys().answered) == IMAGES and not leftovers(tmp_path)
 
 
-def test_what_fails_once_is_asked_again_in_the_next_batch(image_set, tmp_path):
+def test_failed_request_is_retried_in_the_next_batch(image_set, tmp_path):
     faults = (Fault("empty", on="line", times=1, share=0.3), Fault("status", on="line", status=500, times=1, share=0.6))
     with StubServer(Scenario(faults=faults)) as server:
         tally = batched(image_set, tmp_path, server.base_url)
@@ -68,19 +68,19 @@ def test_what_fails_once_is_asked_again_in_the_next_batch(image_set, tmp_path):
     assert len({record.tokens_in for record in found}) == 2  # those that were paid for twice have read twice as much
 
 
-def test_lines_that_cannot_be_read_fail_their_task(image_set, tmp_path):
+def test_unreadable_result_line_fails_its_task(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("truncated", on="line", every=6),))) as server:
         assert batched(image_set, tmp_path, server.base_url).failures == {"missing from the batch": IMAGES // 6}
     assert len(records(tmp_path)) == IMAGES
 
 
-def test_hostile_answers_stand_in_records_and_go_on_in_conversations(image_set, tmp_path):
+def test_hostile_answers_are_recorded_and_repeated_in_conversations(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("hostile", on="line"),))) as server:
         assert batched(image_set, tmp_path, server.base_url, ["questions"]).answered == IMAGES
     assert all(record.text.count("<script>") == 3 for record in records(tmp_path))
 
 
-def test_a_batch_that_expires_again_and_again_is_collected_as_far_as_it_came(image_set, tmp_path):
+def test_expired_batches_are_collected_as_far_as_they_got(image_set, tmp_path):
     with StubServer(Scenario(batch_outcome="expired", batch_done_share=0.5)) as server:
         tally = batched(image_set, tmp_path, server.base_url)
         assert tally.stopped == "a batch expired before the server had answered any of it"
@@ -94,7 +94,7 @@ def test_a_batch_that_expires_again_and_again_is_collected_as_far_as_it_came(ima
     assert len(records(tmp_path)) == IMAGES
 
 
-def test_conversations_go_on_after_a_batch_that_expired(image_set, tmp_path):
+def test_conversations_resume_after_an_expired_batch(image_set, tmp_path):
     with StubServer(Scenario(batch_outcome="expired", batch_done_share=0.7)) as server:
         batched(image_set, tmp_path, server.base_url, ["questions"])
         server.scenario = Scenario()
@@ -106,7 +106,7 @@ def test_conversations_go_on_after_a_batch_that_expired(image_set, tmp_path):
     assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
-def test_a_batch_that_the_user_cancels_is_not_sent_again_at_once(image_set, tmp_path):
+def test_cancelled_batch_stops_the_run_and_is_not_resent(image_set, tmp_path):
     with StubServer(Scenario(batch_polls=50)) as server:
         cancelling = CancellingServer(MODEL, server.base_url)
         store = store_of(tmp_path)
@@ -132,7 +132,7 @@ class CancellingServer(BatchServer):
         return report
 
 
-def test_a_batch_that_is_refused_as_a_whole_says_why(image_set, tmp_path):
+def test_batch_refused_as_a_whole_reports_the_reason(image_set, tmp_path):
     reason = r"refused a batch of 36 requests as a whole: The batch failed\."
     with StubServer(Scenario(batch_outcome="failed")) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url)
@@ -143,7 +143,7 @@ def test_a_batch_that_is_refused_as_a_whole_says_why(image_set, tmp_path):
         assert batched(image_set, tmp_path, server.base_url, most_requests=10).answered == IMAGES
 
 
-def test_not_even_one_request_fits_into_the_queue(image_set, tmp_path):
+def test_queue_that_takes_no_request_stops_the_job(image_set, tmp_path):
     reason = r"not even one request into its queue.*Enqueued token limit"
     with StubServer(Scenario(batch_most_queued=0)) as server:
         with pytest.raises(DescribeError, match=reason):
@@ -155,7 +155,7 @@ def test_not_even_one_request_fits_into_the_queue(image_set, tmp_path):
         assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
 
 
-def test_a_job_stops_where_every_request_fails(image_set, tmp_path):
+def test_job_stops_when_all_requests_of_a_batch_fail(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("invalid_image", on="line"),))) as server:
         with pytest.raises(DescribeError, match=r"All requests of a batch have failed \(25 refused by the server"):
             batched(image_set, tmp_path, server.base_url, most_requests=25, most_batches=1)
@@ -163,7 +163,7 @@ def test_a_job_stops_where_every_request_fails(image_set, tmp_path):
     assert len(records(tmp_path)) == 25
 
 
-def test_no_money_left(image_set, tmp_path):
+def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path):
     faults = (Fault("quota", on="line", numbers=tuple(range(20, 50))),)
     with StubServer(Scenario(faults=faults)) as server:
         with pytest.raises(DescribeError, match="no money left"):
@@ -172,7 +172,7 @@ def test_no_money_left(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("endpoint", ["batches", "upload"])
-def test_a_server_without_batches_is_named(image_set, tmp_path, endpoint):
+def test_server_without_batch_interface_is_reported(image_set, tmp_path, endpoint):
     missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Omit --describer batch"
     with StubServer(Scenario(faults=(missing,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url)
@@ -180,7 +180,7 @@ def test_a_server_without_batches_is_named(image_set, tmp_path, endpoint):
         batched(image_set, tmp_path, server.base_url)
 
 
-def test_an_unknown_model_is_named(image_set, tmp_path):
+def test_unknown_model_is_reported(image_set, tmp_path):
     with StubServer() as server:
         with pytest.raises(DescribeError, match=f"has no model 'gpt'. It has: {MODEL}"):
             batched(image_set, tmp_path, server.base_url, model="gpt")
@@ -195,7 +195,7 @@ def everything_under(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_wrong_key_is_named_and_never_shown(image_set, tmp_path, monkeypatch, capsys):
+def test_wrong_key_is_reported_and_never_shown(image_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VENDOR_KEY", "sk-very-secret-key")
     key = ApiKey.from_environment("VENDOR_KEY")
     reason = "rejects the key in VENDOR_KEY"
@@ -228,7 +228,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-def test_what_passes_is_waited_for_and_nothing_is_paid_twice(image_set, tmp_path, kind):
+def test_temporary_faults_are_waited_out_and_nothing_is_paid_twice(image_set, tmp_path, kind):
     with StubServer(Scenario(faults=tuple(TROUBLES[kind]))) as server:
         tally = batched(image_set, tmp_path, server.base_url, most_requests=10)
         assert tally.answered == IMAGES and tally.failures.total() == 0
@@ -241,7 +241,7 @@ def test_what_passes_is_waited_for_and_nothing_is_paid_twice(image_set, tmp_path
     assert len(records(tmp_path)) == IMAGES and not leftovers(tmp_path)
 
 
-def test_a_server_that_stays_away(image_set, tmp_path, capsys):
+def test_unreachable_server_stops_the_job_and_loses_nothing(image_set, tmp_path, capsys):
     with StubServer(Scenario(faults=(Fault("status", on="batch", status=500),))) as server:
         with pytest.raises(DescribeError, match=r"server error 500.*Nothing is lost"):
             batched(image_set, tmp_path, server.base_url, down_seconds=0.5)
@@ -253,7 +253,7 @@ def test_a_server_that_stays_away(image_set, tmp_path, capsys):
         assert count(server.log, "create") == 1
 
 
-def test_a_batch_that_the_server_has_lost(image_set, tmp_path):
+def test_batch_lost_by_the_server_is_reported(image_set, tmp_path):
     lost, reason = (
         Fault("status", on="batch", status=404),
         r"does not know batch batch_\w+\. .* delete .*jobs.* once more",
@@ -262,7 +262,7 @@ def test_a_batch_that_the_server_has_lost(image_set, tmp_path):
         batched(image_set, tmp_path, server.base_url)
 
 
-def test_answers_that_the_server_has_lost_hold_up_no_other_batch(image_set, tmp_path):
+def test_lost_result_file_does_not_block_other_batches(image_set, tmp_path):
     lost, reason = Fault("status", on="content", status=404, numbers=(1,)), r"no longer has the answers of batch \w+"
     with StubServer(Scenario(faults=(lost,))) as server:
         with pytest.raises(DescribeError, match=reason):
@@ -272,7 +272,7 @@ def test_answers_that_the_server_has_lost_hold_up_no_other_batch(image_set, tmp_
         assert count(server.log, "create") == 2
 
 
-def test_a_second_process_is_told(image_set, tmp_path):
+def test_second_process_gets_a_busy_error(image_set, tmp_path):
     with exclusive(state_of(tmp_path) / "lock", "them"), StubServer() as server:
         with pytest.raises(BusyError, match="Another process is at work on the batches"):
             batched(image_set, tmp_path, server.base_url)
@@ -280,7 +280,7 @@ def test_a_second_process_is_told(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("left", [10, IMAGES - 3])
-def test_a_process_that_ends_while_collecting_collects_again(image_set, tmp_path, monkeypatch, left):
+def test_interrupted_collection_is_repeated_without_duplicates(image_set, tmp_path, monkeypatch, left):
     class Ends(RecordWriter):
         def write(self, record):
             if len(records(tmp_path)) == left:
@@ -298,7 +298,7 @@ def test_a_process_that_ends_while_collecting_collects_again(image_set, tmp_path
     assert len({record.key for record in records(tmp_path)}) == len(records(tmp_path)) == IMAGES
 
 
-def test_pictures_that_cannot_be_had(image_set, tmp_path):
+def test_pictures_too_large_for_a_file_fail_with_the_fix(image_set, tmp_path):
     small = {"most_bytes": 5000}
     with StubServer() as server:
         tally = batched(image_set, tmp_path, server.base_url, **small)
@@ -306,6 +306,6 @@ def test_pictures_that_cannot_be_had(image_set, tmp_path):
     assert "--max-side" in records(tmp_path)[0].detail and not leftovers(tmp_path)
 
 
-def test_settings_that_cannot_be_meant(image_set, tmp_path):
+def test_invalid_settings_are_rejected(image_set, tmp_path):
     with pytest.raises(ConfigError, match="most_bytes must be above 0"):
         batched(image_set, tmp_path, "http://127.0.0.1:1/v1", most_bytes=0)

@@ -1,0 +1,56 @@
+"""Result lines and files of the batch interface."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpt4image.llm.batch_api import BatchServer, read_result
+from gpt4image.llm.credentials import ApiKey
+from support.stub_server import StubServer
+
+KEY = ApiKey("KEY", "sk-secret")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{", b"[]", b"null", b"3", b'{"custom_id": 3}', b'{"response": {}}', b"\xff\xfe", b"[" * 100_000],
+)
+def test_result_line_without_a_request_is_ignored(line):
+    assert read_result(line, KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "code", "detail"),
+    [
+        (
+            '"response": {"status_code": 400, "body": {"error": {"code": "c", "message": "sk-secret"}}}',
+            400,
+            "c",
+            "[key]",
+        ),
+        ('"response": {"status_code": 0, "body": null}', None, "", "None"),
+        ('"response": {"status_code": "500", "body": "oh"}', None, "", "oh"),
+        ('"response": {"status_code": 502, "body": {"detail": "no"}}', 502, "", "{'detail': 'no'}"),
+        ('"response": null, "error": {"code": "batch_expired", "message": "late"}', None, "batch_expired", "late"),
+        ('"error": null', None, "", "None"),
+    ],
+)
+def test_failed_result_line_gives_status_code_and_detail(rest, status, code, detail):
+    result = read_result(f'{{"custom_id": "k", {rest}}}'.encode(), KEY)
+    assert (result.failure.status, result.failure.code, result.failure.detail) == (status, code, detail)
+    assert result.processed == (code != "batch_expired")
+
+
+def test_result_lines_end_at_line_feeds_only():
+    rows = [{"custom_id": "a", "text": "one\u2028two\x85three\u000bfour"}, {"custom_id": "b", "text": "x" * 200_000}]
+    data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    with StubServer() as stub:
+        server = BatchServer("m", stub.base_url)
+        file = server._client.files.create(file=("x.jsonl", data), purpose="batch").id
+        assert [json.loads(line) for line in server.lines(file)] == rows
+        assert server.find_upload("x.jsonl", len(data)) == file and server.find_upload("x.jsonl", 1) is None
+        server.delete(file)
+        server.delete(file)
+        server.close()

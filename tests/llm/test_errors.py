@@ -1,0 +1,121 @@
+"""What a failed call means for the job, status by status."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt4image.core.errors import DescribeError
+from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
+from gpt4image.llm.credentials import ApiKey
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_failure, retry_after, shorten
+
+KEY = ApiKey("A_KEY", "sk-secret-key")
+
+
+def classified(status: int | None, code: str = "", detail: str = "no", *, answered: bool = False, **more) -> Exception:
+    classifier = ErrorClassifier("http://host/v1", KEY)
+    classifier.answered = answered
+    return classifier.classify(FailedCall(status, code, detail, **more), "a-model")
+
+
+@pytest.mark.parametrize(("status", "reason"), [(429, "too many requests"), (503, "server busy"), (529, "server busy")])
+def test_busy_server_is_a_rate_limit_with_its_waiting_time(status, reason):
+    error = classified(status, wait=7.0)
+    assert isinstance(error, RateLimitedError)
+    assert (error.reason, error.seconds) == (reason, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "advice"),
+    [
+        (429, "insufficient_quota", "no money left"),
+        (None, "insufficient_quota", "no money left"),
+        (402, "", "no money left"),
+        (401, "", "rejects the key in A_KEY"),
+        (403, "", "rejects the key in A_KEY"),
+        (404, "", "no model 'a-model'"),
+    ],
+)
+def test_fatal_status_stops_the_job_with_the_fix(status, code, advice):
+    error = classified(status, code)
+    assert isinstance(error, DescribeError)
+    with pytest.raises(DescribeError, match=advice):
+        raise error
+
+
+def test_rejected_sampling_stops_the_job_unless_the_server_has_answered():
+    assert isinstance(classified(400, detail="temperature must be 1"), DescribeError)
+    assert isinstance(classified(400, detail="temperature must be 1", answered=True), RequestFailedError)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_refusal_after_an_answer_fails_one_request_only(status):
+    error = classified(status, answered=True)
+    assert isinstance(error, RequestFailedError)
+    assert (error.retryable, error.server_fault, error.tokens_in) == (False, False, 0)
+
+
+def test_wrong_key_stops_the_job_even_after_an_answer():
+    assert isinstance(classified(401, answered=True), DescribeError)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "counted"),
+    [
+        (500, "server error 500", True),
+        (502, "server error 502", True),
+        (409, "server error 409", True),
+        (425, "server error 425", True),
+        (408, "server error 408", False),
+        (504, "server error 504", False),
+        (524, "server error 524", False),
+        (None, "unreadable answer", False),
+    ],
+)
+def test_server_error_is_retryable_and_unknown_tokens_are_marked(status, reason, counted):
+    error = classified(status)
+    assert isinstance(error, RequestFailedError)
+    assert (error.reason, error.retryable, error.server_fault) == (reason, True, True)
+    assert (error.tokens_in == 0) == counted
+
+
+def test_cut_connection_is_retryable_and_a_missing_server_is_down():
+    assert classified(None, "connection").reason == "connection cut"
+    assert isinstance(classified(None, "connection", unreachable=True), EndpointDownError)
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_other_refusals_are_not_retryable(status):
+    error = classified(status)
+    assert isinstance(error, RequestFailedError)
+    assert (error.reason, error.retryable) == (f"refused by the server ({status})", False)
+
+
+def test_unknown_exception_is_an_unreadable_answer_without_the_key():
+    call = read_failure(ValueError("bad sk-secret-key\n" + "x" * 400), KEY)
+    assert (call.status, call.code, len(call.detail)) == (None, "unreadable", 300)
+    assert call.detail.startswith("bad [key] xxx") and shorten(call.detail) == call.detail
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1.5),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after-ms": "soon"}, None),
+    ],
+)
+def test_retry_after_is_read_in_every_form(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_model_list_gives_names_and_shutdown_dates():
+    classifier = ErrorClassifier("http://host/v1", KEY)
+    rows = [{"id": "a", "shutdown_date": "2027-01-14"}, {"id": "b", "shutdown_date": None}, {"id": 3}, "x"]
+    assert classifier.read_models({"data": rows}) == ("a", "b")
+    assert {name: str(day) for name, day in classifier.shutdown_dates.items()} == {"a": "2027-01-14"}
+    assert classifier.read_models(["no list"]) == ()
