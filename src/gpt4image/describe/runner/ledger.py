@@ -17,8 +17,8 @@ negative payment, written in the same system call, takes its PAYMENT entries bac
     cost on disk     = spent - sum of the costs of UNSAVED entries                        (`DescriptionStore.spent`)
     spent + (open entries + 1) x worst case of a description <= budget, whenever a request is sent
 
-An entry is UNSAVED only between two steps of the event loop, or for the last try of a task; `kill -9` therefore loses
-track of no more than that and the OPEN entries, whose cost nobody knows.
+Whatever settles an entry also saves it before the event loop runs anything else. So `kill -9` at any moment loses track
+of the OPEN entries alone, whose cost nobody knows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
@@ -35,9 +35,7 @@ from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
 from gpt4image.descriptions.store.shards import RecordWriter, now
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, Reply, RequestFailedError, add_counts
 from gpt4image.llm.budget import Budget
-
-if TYPE_CHECKING:
-    from gpt4image.llm.server_pool import Server
+from gpt4image.llm.server_pool import Server
 
 
 class State(Enum):
@@ -77,8 +75,8 @@ class Attempt:
         request: what is asked; None where the picture cannot be read, and once the task has an outcome.
         answers: answers to the first questions of its conversation, from all tries and earlier processes.
         entries: one for each request that was sent, earlier processes' answers first.
-        saved_until: when the last answer of an earlier process was given, ISO 8601 in UTC. What is written from now on
-            is dated later, even by a clock that was set back: a record ends the conversation turns before it.
+        saved_until: when the last saved answer was given, ISO 8601 in UTC. The record of the outcome must not be older,
+            even if the clock was set back: it ends the conversation's turns up to its own date.
         server: the server that was asked last.
         tries: requests that failed because of the task.
         rate_limited: requests that a server turned away.

@@ -234,7 +234,7 @@ class Runner:
             async with asyncio.timeout(self._settings.image_seconds - attempt.seconds):
                 return await describer.describe(request, partial(self._ledger.book_answer, attempt))
         except asyncio.CancelledError:
-            self._ledger.book_failure(attempt, RequestFailedError("broken off", retryable=True).uncounted())
+            self._ledger.book_failure(attempt, RequestFailedError("cancelled", retryable=True).uncounted())
             raise
         finally:
             attempt.seconds += self._clock() - sent
@@ -316,9 +316,8 @@ class Runner:
             return
         self._failed_in_a_row += 1
         settings = self._settings
-        if self._failed_in_a_row >= (
-            settings.max_failures_in_a_row if self.tally.answered else settings.max_failures_at_first
-        ):
+        limit = settings.max_failures_in_a_row if self.tally.answered else settings.max_failures_at_first
+        if self._failed_in_a_row >= limit:
             self._give_up(too_many_failures(self._failed_in_a_row, self.tally, error))
 
     # Stopping, and what the user sees meanwhile.
