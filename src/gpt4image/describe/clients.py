@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from gpt4image.core.console import say
@@ -197,20 +197,12 @@ def only_model(models: Sequence[str], place: str) -> str:
 # What to start where no describer answers.
 
 
-@dataclass(frozen=True)
-class ServerProgram:
-    """A program that serves vision-language models on the user's own machine.
-
-    Attributes:
-        name: its name.
-        command: its command, which tells whether it is installed.
-        url: where it listens by default.
-        start: how to start it.
-    """
+class ServerProgram(NamedTuple):
+    """A program that serves vision-language models on the user's own machine."""
 
     name: str
-    command: str
-    url: str
+    command: str  # tells whether the program is installed
+    url: str  # where it listens by default
     start: str
 
 

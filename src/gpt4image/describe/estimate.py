@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -208,7 +208,11 @@ def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, i
     largest = int(np.argmax(sides))
     if sides[largest] <= min(sizes, default=0):
         return {}
-    known = {(paid.image_id, paid.prompt_hash, paid.settings): paid.tokens_in for paid in earlier_trials(job)}
+    known = {
+        (paid.image_id, paid.prompt_hash, paid.settings): paid.tokens_in
+        for paid in job.store.payments()
+        if paid.error == SIZE_TRIAL and paid.model == job.question.model
+    }
     sampling = replace(job.question.sampling, max_tokens=SIZE_TRIAL_TOKENS)
     trials = {}
     for side in sorted({min(size, sides[largest]) for size in sizes}):
@@ -218,12 +222,6 @@ def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, i
         if tokens_in := tokens_in or measure(job, asked, maker.request(largest)):
             trials[side] = tokens_in
     return trials
-
-
-def earlier_trials(job: DescribeJob) -> Iterator[DescriptionRecord]:
-    """Yield the payments for earlier trials of the same model."""
-    model = job.question.model
-    return (paid for paid in job.store.payments() if paid.error == SIZE_TRIAL and paid.model == model)
 
 
 def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest) -> int | None:

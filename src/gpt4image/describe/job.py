@@ -16,7 +16,7 @@ from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.batch.folder import keys_under_way
 from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session
-from gpt4image.describe.question import Question, make_question
+from gpt4image.describe.question import Question, read_prompts, read_values
 from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, Tasks, all_tasks, plan_tasks
@@ -26,6 +26,7 @@ from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.records import record_from
 from gpt4image.descriptions.store.shards import RecordWriter
 from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.llm.base import Sampling
 from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import key_for
@@ -113,8 +114,7 @@ class DescribeJob:
         """
         place = self.session.describers[0].place
         server = BatchServer(self.question.model, place, key_for(place, self.options.key_env))
-        spent = self.store.spent(self.question.model).cost
-        budget = self.budget_of(self.options.budget, spent, batch=True)
+        budget = self.budget(batch=True)
         maker = RequestMaker(self.images, self.question, tasks)
         with self.store.writer() as writer:
             return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
@@ -126,9 +126,9 @@ class DescribeJob:
             self.run(missing, title)
         return len(missing)
 
-    def budget(self) -> Budget:
+    def budget(self, *, batch: bool = False) -> Budget:
         """Return the user's budget, with what the store says was spent on this model."""
-        return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost)
+        return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost, batch=batch)
 
     def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
         """Return a budget of some dollars, of which some are spent."""
@@ -163,7 +163,15 @@ def open_job(
     Raises:
         ConfigError: an invalid prompt, placeholder or setting.
     """
-    question = make_question(images, session.model, options, confused)
+    question = Question(
+        model=session.model,
+        prompts=read_prompts(options),
+        values=read_values(images, options, confused),
+        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
+        samples=options.samples,
+        max_side=options.max_side or None,
+        retry_temperature=options.retry_temperature,
+    )
     rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
     return DescribeJob(images, rows, question, store, session, options, confused)
 

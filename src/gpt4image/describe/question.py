@@ -76,31 +76,6 @@ def settings_json(sampling: Sampling, max_side: int | None) -> str:
     return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
 
 
-def make_question(
-    images: ImageTable, model: str, options: DescribeOptions, confused: Mapping[int, tuple[int, ...]] | None = None
-) -> Question:
-    """Build the question that the options ask.
-
-    Args:
-        images: the images.
-        model: the model.
-        options: the user's settings.
-        confused: by label, the labels of the classes that each class is confused with; for prompts that name them.
-
-    Raises:
-        ConfigError: an unknown prompt or placeholder, or an invalid setting.
-    """
-    return Question(
-        model=model,
-        prompts=read_prompts(options),
-        values=read_values(images, options, confused),
-        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
-        samples=options.samples,
-        max_side=options.max_side or None,
-        retry_temperature=options.retry_temperature,
-    )
-
-
 def read_prompts(options: DescribeOptions) -> tuple[Prompt, ...]:
     """Read the prompts that the options name: when they name none, all of the user's file, or `plain`.
 

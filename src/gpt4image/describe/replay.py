@@ -22,7 +22,6 @@ from gpt4image.descriptions.store.shards import BATCH_ROWS, to_batch
 from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError
 
 NOT_RECORDED = "not recorded"
-MAX_CONCURRENCY = 64
 
 ORDER = ("image_id", "prompt_hash", "sample", "created", "key")
 COLUMNS = (*ORDER, "text", "model", "served_model", "prompt", "finish_reason", "tokens_in", "tokens_out")
@@ -45,11 +44,21 @@ class ReplayDescriber:
     """
 
     name = "replay"
+    max_concurrency = 64
 
     def __init__(self, recording: Path | str, *, model: str | None = None, prompts: Sequence[Prompt] = ()) -> None:
-        self._recording = Recording(Path(recording), model)
-        self._prompts = prompts
-        self.model, self.place, self.max_concurrency = self._recording.model, str(recording), MAX_CONCURRENCY
+        self.place, self._prompts = str(recording), prompts
+        answers = read_answers(Path(recording))
+        self.model = choose_model(pc.unique(answers["model"]).to_pylist(), model, self.place)
+        answers = answers.filter(pc.equal(answers["model"], self.model))
+        self._answers = answers.sort_by([(name, "ascending") for name in ORDER])  # [N]
+        image_ids, hashes = (self._answers[name].to_pylist() for name in ("image_id", "prompt_hash"))
+        self._recorded: dict[str, str] = dict(zip(hashes, self._answers["prompt"].to_pylist(), strict=True))
+        # Image and prompt together, S64 [N], sorted as the answers are: the samples of a question stand side by side.
+        self._questions = np.asarray([image + prompt for image, prompt in zip(image_ids, hashes, strict=True)], "S64")
+        keys = to_keys(self._answers["key"])
+        self._by_key = np.argsort(keys, kind="stable")  # positions of the answers, int64 [N]
+        self._keys = keys[self._by_key]  # S32 [N], sorted
 
     async def check(self) -> None:
         """Check that the prompts were recorded. DescribeError names those that were."""
@@ -59,9 +68,10 @@ class ReplayDescriber:
     async def describe(self, request: DescribeRequest, on_answer: OnAnswer | None = None) -> Reply:
         """Return the recorded answer."""
         self._require(request.prompt_hash, f"of hash {request.prompt_hash}")
-        found = self._recording.find(request.key, request.image_id, request.prompt_hash, request.sample)
-        if found is None:
+        row = self._find(request)
+        if row is None:
             raise RequestFailedError(NOT_RECORDED, f"{request.name}, sample {request.sample}", retryable=False)
+        found: dict[str, Any] = self._answers.slice(row, 1).to_pylist()[0]
         return Reply(
             texts=(found["text"],),
             finish_reason=found["finish_reason"],
@@ -73,62 +83,27 @@ class ReplayDescriber:
     async def close(self) -> None:
         """Do nothing: no file stays open."""
 
+    def _find(self, request: DescribeRequest) -> int | None:
+        """Find the answer to exactly what is asked, else the one at the sample's place among answers to the prompt."""
+        same = int(np.searchsorted(self._keys, np.bytes_(request.key)))
+        if same < len(self._keys) and self._keys[same].decode() == request.key:
+            return int(self._by_key[same])
+        question = np.bytes_(request.image_id + request.prompt_hash)
+        first, end = (int(np.searchsorted(self._questions, question, side)) for side in ("left", "right"))
+        return first + request.sample if first + request.sample < end else None
+
     def _require(self, prompt_hash: str, called: str) -> None:
         """Raise DescribeError unless a prompt was recorded; other words under the same name are another prompt."""
-        prompts = self._recording.prompts
-        if prompt_hash not in prompts:
-            recorded = ", ".join(f"{name} ({known or 'hash not known'})" for known, name in sorted(prompts.items()))
+        if prompt_hash not in self._recorded:
+            prompts = sorted(self._recorded.items())
+            recorded = ", ".join(f"{name} ({known or 'hash not known'})" for known, name in prompts)
             raise DescribeError(
                 f"{self.place} holds no answer of {self.model} to the prompt {called}. Recorded: {recorded}. Ask one "
                 "of these in the words that were recorded: --prompts NAME, --prompt-file FILE."
             )
 
 
-class Recording:
-    """The answers of one model, in two orders: by key, and by image, prompt and sample.
-
-    Args:
-        place: an exported folder, one of its files, or a work directory.
-        model: the model; may be left out where there is only one.
-
-    Attributes:
-        model: the model.
-        prompts: names of the recorded prompts by hash.
-    """
-
-    def __init__(self, place: Path, model: str | None = None) -> None:
-        answers = read_answers(place)
-        self.model = choose_model(pc.unique(answers["model"]).to_pylist(), model, place)
-        answers = answers.filter(pc.equal(answers["model"], self.model))
-        self._answers = answers.sort_by([(name, "ascending") for name in ORDER])  # [N]
-        hashes = self._answers["prompt_hash"].to_pylist()
-        self.prompts: dict[str, str] = dict(zip(hashes, self._answers["prompt"].to_pylist(), strict=True))
-        image_ids = self._answers["image_id"].to_pylist()
-        # Image and prompt together, S64 [N], sorted as the answers are: the samples of a question stand side by side.
-        self._questions = np.asarray([image + prompt for image, prompt in zip(image_ids, hashes, strict=True)], "S64")
-        keys = to_keys(self._answers["key"])
-        self._by_key = np.argsort(keys, kind="stable")  # positions of the answers, int64 [N]
-        self._keys = keys[self._by_key]  # S32 [N], sorted
-
-    def find(self, key: str, image_id: str, prompt_hash: str, sample: int) -> dict[str, Any] | None:
-        """Find the answer to exactly what is asked, else the one at the sample's place among answers to the prompt.
-
-        Returns:
-            The fields of a record, None where nothing was recorded.
-        """
-        same = int(np.searchsorted(self._keys, np.bytes_(key)))
-        if same < len(self._keys) and self._keys[same].decode() == key:
-            return self._answer(int(self._by_key[same]))
-        question = np.bytes_(image_id + prompt_hash)
-        first, end = (int(np.searchsorted(self._questions, question, side)) for side in ("left", "right"))
-        return self._answer(first + sample) if first + sample < end else None
-
-    def _answer(self, row: int) -> dict[str, Any]:
-        found: dict[str, Any] = self._answers.slice(row, 1).to_pylist()[0]
-        return found
-
-
-def choose_model(recorded: list[str], wanted: str | None, place: Path) -> str:
+def choose_model(recorded: list[str], wanted: str | None, place: str) -> str:
     """Return the model to replay. DescribeError lists the recorded ones where it is not clear."""
     if not recorded:
         raise DescribeError(f"{place} holds no answers. Name a set that gpt4image has exported, or a work directory.")

@@ -89,9 +89,31 @@ def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Est
 
 
 def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: int) -> list[PreviewItem]:
-    """Describe a few images, and show them on a page in the work directory. See `describe_sample`."""
-    page = WorkDir(work).description_preview
-    return with_job(data, options, work, lambda job: describe_sample(job, count, page))
+    """Describe a few images, and show them on a page in the work directory. Earlier descriptions cost nothing.
+
+    Args:
+        data: the images.
+        options: who describes them and what is asked.
+        work: the work directory.
+        count: number of descriptions, of all classes in turn; the same ones at every call.
+
+    Raises:
+        ConfigError: `count` is not above 0.
+        DescribeError: no description can be written.
+    """
+    if count < 1:
+        raise ConfigError(f"A sample has at least one description, not {count}.")
+
+    def describe_sample(job: DescribeJob) -> list[PreviewItem]:
+        chosen = job.first(count)
+        job.run_missing(chosen, title=f"Sample {len(chosen)}")
+        items = preview_items(job, chosen)
+        spent = None if job.session.price is None else job.store.spent(job.question.model).cost
+        head = PreviewHead(job.images.source, job.question.model, version("gpt4image"), now(), spent)
+        write_preview(WorkDir(work).description_preview, items, head)
+        return items
+
+    return with_job(data, options, work, describe_sample)
 
 
 def with_job(data: DataOptions, options: DescribeOptions, work: Path, use: Callable[[DescribeJob], T]) -> T:
@@ -136,29 +158,6 @@ def confused_classes(
         found = most_confused(validation_confusion(run, images, workdir.features))
         write_json(kept, {str(label): others for label, others in found.items()})
     return {int(label): tuple(others) for label, others in read_json(kept).items()}
-
-
-def describe_sample(job: DescribeJob, count: int, page: Path) -> list[PreviewItem]:
-    """Describe a few images, and write a page that shows them. Descriptions from earlier runs cost nothing.
-
-    Args:
-        job: what is to be done.
-        count: number of descriptions, of all classes in turn; the same ones at every call.
-        page: where the page is written.
-
-    Raises:
-        ConfigError: `count` is not above 0.
-        DescribeError: no description can be written.
-    """
-    if count < 1:
-        raise ConfigError(f"A sample has at least one description, not {count}.")
-    chosen = job.first(count)
-    job.run_missing(chosen, title=f"Sample {len(chosen)}")
-    items = preview_items(job, chosen)
-    spent = None if job.session.price is None else job.store.spent(job.question.model).cost
-    head = PreviewHead(job.images.source, job.question.model, version("gpt4image"), now(), spent)
-    write_preview(page, items, head)
-    return items
 
 
 def preview_items(job: DescribeJob, chosen: Tasks) -> list[PreviewItem]:

@@ -106,8 +106,10 @@ class Runner:
                     grace = settings.grace_seconds if self._pool.stopped else None
                     await asyncio.wait(self._requests, timeout=grace)
             finally:
-                ticker.cancel()
-                await cancel(self._requests)
+                left = [ticker, *self._requests]
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
                 await self._pool.close()
                 self._record_unfinished()
                 self._show_progress()
@@ -122,8 +124,12 @@ class Runner:
         async with aclosing(feed(self._maker, ahead)) as prepared:
             while (attempt := await self._next(prepared, most_waiting=2 * ahead)) is not None:
                 self._held = attempt
-                server = await self._choose_server(attempt) if await self._can_pay() else None
-                if server is None:
+                try:
+                    server = await self._pool.choose(attempt.server) if await self._can_pay() else None
+                except DescribeError as error:  # all servers have been down for too long
+                    self._give_up(error)
+                    return
+                if server is None:  # the run is to stop
                     return
                 self._held = None
                 self._send(attempt, server)
@@ -159,14 +165,6 @@ class Runner:
                 return False
             await self._wait_for_news()
         return not self._pool.stopped
-
-    async def _choose_server(self, attempt: Attempt) -> Server | None:
-        """Wait for a server with room; None when nothing more is to be sent."""
-        try:
-            return await self._pool.choose(attempt.server)
-        except DescribeError as error:
-            self._give_up(error)
-            return None
 
     async def _wait_for_news(self) -> None:
         self._news.clear()
@@ -360,11 +358,3 @@ class Runner:
     def _show_progress(self) -> None:
         self.tally.seconds = self._clock() - self._start
         self._meter.show()
-
-
-async def cancel(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and wait until they have ended."""
-    left = list(tasks)  # their done callbacks change the set
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
