@@ -174,7 +174,7 @@ def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
     assert len(records(tmp_path)) == whole - 5
     export = ["describe", "export", str(image_set), "--work", str(tmp_path), "--out"]
     assert main([*export, str(tmp_path / "dropped")]) == 0
-    assert "5 texts that describe check has dropped" in capsys.readouterr().out
+    assert "5 texts dropped by describe check" in capsys.readouterr().out
     assert "Refusals" not in (tmp_path / "dropped" / "README.md").read_text(), "dropped texts are not exported"
     assert main([*check, "--undo"]) == 0
     assert len(records(tmp_path)) == whole
