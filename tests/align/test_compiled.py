@@ -19,7 +19,7 @@ from gpt4image import (
     TextQueue,
     TextTransform,
 )
-from gpt4image.align.functional import LOSSES
+from gpt4image.align.losses import LOSSES
 from support.tensor_sizes import Sizes
 
 
@@ -58,7 +58,7 @@ def step(model, called, mixed=True):
     return [output.logits, output.alignment, *(parameter.grad for parameter in model.parameters())]
 
 
-@pytest.mark.parametrize(("loss", "mixed"), [("clip", False), *((loss, True) for loss in LOSSES)])
+@pytest.mark.parametrize(("loss", "mixed"), [("clip", False), *((loss, True) for loss in LOSSES.names())])
 def test_compiles_without_a_break(loss, mixed):
     torch.compiler.reset()
     targets = {"clip": "similarity", "infonce": "label", "sigmoid": "identity"}.get(loss, "same")
@@ -89,7 +89,7 @@ def test_a_timm_model_compiles():
     torch.testing.assert_close(compiled(images, targets, mixing), model(images, targets, mixing))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LOSSES.names())
 @pytest.mark.parametrize("targets", ["identity", "same", "label", "similarity"])
 def test_no_value_is_read_in_a_step(loss, targets):
     model = make_model(loss, targets=TargetRule(targets))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter
-from gpt4image.align.functional import LOSSES
+from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.align.targets import Texts
 
@@ -46,7 +46,7 @@ def test_a_text_with_gradient_of_its_own_gets_none_where_it_does_not_count():
     assert text.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "cosine"])
+@pytest.mark.parametrize("name", [name for name in LOSSES.names() if name != "cosine"])
 def test_a_learned_temperature_that_fell_too_low_rises_again(name):
     """Where the batch asks for a higher one: all images point away from their texts."""
     loss = AlignmentLoss(name, 0.02, learn_temperature=True)
@@ -75,7 +75,7 @@ def test_likeness_at_a_low_temperature_is_still_a_distribution(tau_t, mixing):
     assert found.item() == pytest.approx(total, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names())
 @pytest.mark.parametrize("mixing", [None, torch.eye(5)])
 def test_images_that_share_everything_or_stand_alone(name, mixing):
     """One image; all images and texts alike; one text: finite, and so are the gradients."""
@@ -91,7 +91,7 @@ def test_images_that_share_everything_or_stand_alone(name, mixing):
             assert value.item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names())
 def test_a_feature_or_text_of_zeros_is_no_trouble(name):
     z, text = vectors(1), vectors(2)
     z[0], text[1] = 0, 0

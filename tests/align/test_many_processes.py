@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAdapter, TextQueue
-from gpt4image.align.functional import LOSSES
+from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.core.errors import ConfigError
 from support.tensor_sizes import Sizes
@@ -28,10 +28,13 @@ SHARES = {
 """Images of each process: in a first step, in an uneven last one of an epoch, and in one more."""
 TARGETS = ("identity", "same", "label", "similarity")
 CASES = [
-    *((loss, targets, mixed, "plain") for loss, targets, mixed in itertools.product(LOSSES, TARGETS, (False, True))),
-    *((loss, "same", False, "learned") for loss in LOSSES if loss != "cosine"),
+    *(
+        (loss, targets, mixed, "plain")
+        for loss, targets, mixed in itertools.product(LOSSES.names(), TARGETS, (False, True))
+    ),
+    *((loss, "same", False, "learned") for loss in LOSSES.names() if loss != "cosine"),
     *((loss, targets, True, "queue") for loss in ("clip", "infonce", "sigmoid") for targets in ("identity", "label")),
-    *((loss, "same", True, "balance") for loss in LOSSES),
+    *((loss, "same", True, "balance") for loss in LOSSES.names()),
 ]
 
 
@@ -124,7 +127,7 @@ def run_cases(rank, processes, wrap):
 def largest_tensors(rank):
     """For each loss how many numbers the largest tensor of a later step holds, and what values were read."""
     sizes = {}
-    for name in LOSSES:
+    for name in LOSSES.names():
         loss = AlignmentLoss(
             name, targets="similarity", queue=TextQueue(64, 8) if name in ("clip", "sigmoid") else None
         )

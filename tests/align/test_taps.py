@@ -80,7 +80,7 @@ def test_a_module_that_answers_no_tensor_is_refused():
 
     module = Pair()
     FeatureTap(module)
-    with pytest.raises(ConfigError, match="Pair answers dict, not a tensor: choose a module inside it"):
+    with pytest.raises(ConfigError, match="Pair returns dict, not a tensor: choose a module inside it"):
         module(torch.zeros(1, 2))
 
 

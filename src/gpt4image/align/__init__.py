@@ -1,1 +1,1 @@
-"""The method: projector, losses, mixing of targets, and the model trained with them. Tensors in, tensors out."""
+"""The method: projector, alignment losses, and the model that is trained with them. Depends on torch alone."""

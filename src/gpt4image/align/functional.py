@@ -1,9 +1,9 @@
 r"""Alignment losses: pure functions of a batch of images and texts.
 
-All take `Pairs` and a temperature tau, and return a sum over the images (or texts) of this process, each weighted by
-the share of it that has a text; `AlignmentLoss` divides by the sum of the weights over all processes. With
-s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; one at i = j and zero elsewhere, where each image has one
-text of its own):
+Each takes `Pairs` and a temperature tau and returns a sum over the images (or texts) of this process, weighted by the
+share of each that has a text; `AlignmentLoss` divides by the sum of the weights over all processes. With
+s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; where each image has one text of its own, 1 for i = j and
+0 elsewhere):
 
 - `clip`:       1/2 sum_i [-sum_j p_ij log softmax_j(s_ij / tau) - sum_j p'_ij log softmax_j(s_ji / tau)]
 - `infonce`:    sum_i -sum_j p_ij log softmax_j(s_ij / tau)
@@ -17,24 +17,11 @@ text of its own):
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gpt4image.align.pairs import Pairs, Rows, only_allowed
-
-LossFunction = Callable[..., Tensor]
-
-
-LOSSES = {
-    "clip": "gpt4image.align.functional:clip_loss",
-    "infonce": "gpt4image.align.functional:infonce_loss",
-    "cosine": "gpt4image.align.functional:cosine_loss",
-    "sigmoid": "gpt4image.align.functional:sigmoid_loss",
-    "relational": "gpt4image.align.functional:relational_loss",
-}
 
 
 def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
@@ -49,42 +36,32 @@ def infonce_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 
 def cosine_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """Squared distance of unit vectors (Grill et al., BYOL, arXiv 2006.07733, equation 2); no temperature."""
-    return (pairs.shares * (2 - 2 * pairs.own)).sum()
+    return (pairs.shares * (2 - 2 * pairs.own)).sum()  # [B]
 
 
 def sigmoid_loss(pairs: Pairs, temperature: Tensor | float, bias: Tensor) -> Tensor:
-    """Each pair by itself, as fitting or not (Zhai et al., SigLIP, arXiv 2303.15343, equation 1)."""
+    """Binary cross-entropy of each pair by itself (Zhai et al., SigLIP, arXiv 2303.15343, equation 1)."""
     rows = pairs.image_to_text(pairwise=True)
-    each = F.binary_cross_entropy_with_logits(rows.similarities / temperature + bias, rows.targets, reduction="none")
+    logits = rows.similarities / temperature + bias  # [B, G]
+    each = F.binary_cross_entropy_with_logits(logits, rows.targets, reduction="none")
     loss: Tensor = (rows.weights * (each * rows.allowed).sum(dim=1)).sum()
     return loss
 
 
 def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
-    """Images are to be like each other as their texts are (Fang et al., SEED, arXiv 2101.04731, equation 5).
+    """Match the similarities among images to those among their texts (Fang et al., SEED, arXiv 2101.04731, equation 5).
 
-    The teacher's similarities are those of the texts, and the queue is the batch.
+    The texts' similarities are the teacher's, and the batch takes the place of SEED's queue.
     """
     rows = pairs.image_to_image()
-    entropy: Tensor = -torch.special.xlogy(rows.targets, rows.targets).sum(dim=1)
+    entropy: Tensor = -torch.special.xlogy(rows.targets, rows.targets).sum(dim=1)  # [B]; 0 log 0 = 0
     return cross_entropy(rows, temperature) - (rows.weights * entropy).sum()
 
 
 def cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
-    """Sum over rows of the cross-entropy of their targets and the softmax over the columns they are compared with.
+    """Sum over rows of the cross-entropy between targets and the softmax over the allowed columns.
 
-    A row without any has weight 0. No shape depends on data, so nothing waits for a device.
+    A row without any column has weight 0. No shape depends on the data, so nothing waits for the device.
     """
-    logits = only_allowed(rows.similarities / temperature, rows.allowed)
+    logits = only_allowed(rows.similarities / temperature, rows.allowed)  # [R, G]
     return -(rows.weights * (rows.targets * logits.log_softmax(dim=1)).sum(dim=1)).sum()
-
-
-def only_known(vectors: Tensor, known: Tensor) -> Tensor:
-    """Rows [N, D] that are known [N]; the others zero, whatever is in them, and their gradients too."""
-    return torch.where(known[:, None], vectors, 0)
-
-
-def unit_length(vectors: Tensor) -> Tensor:
-    """Scale rows to length 1 in at least float32; a zero row stays zero."""
-    exact = vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
-    return F.normalize(exact, dim=-1)

@@ -1,4 +1,4 @@
-"""One alignment: a feature of the model, a projector, a source of vectors, and the loss between them."""
+"""A head: projector, text side and loss between a feature of the model and a source of vectors."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt4image.align.functional import only_known, unit_length
 from gpt4image.align.loss import AlignmentLoss
+from gpt4image.align.pairs import only_known, unit_length
 from gpt4image.align.text import TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError
 
-COLLAPSING = ("cosine", "relational")
-
-
-"""Losses that a text side that learns could bring to nothing by making all texts one."""
-
 
 class Targets(NamedTuple):
-    """What the images of a batch are aligned with: for each source of vectors, such as a text encoder, one a row.
+    """The vectors that a batch is aligned with, from several sources such as text encoders.
 
     Attributes:
-        vectors: of each source [S, D], any length.
+        vectors: vectors of each source [S, D], of any length.
         known: which rows have a vector, for each source bool [S].
-        ids: a number for each row's image, int64 [S]; None where it is not known.
-        labels: class of each row, int64 [S], -1 where there is none; None where it is not known.
-        totals: for each source what its loss is divided by (`AlignmentLoss.forward`); None counts what is there.
+        ids: a number for each row's image, int64 [S]; None where unknown.
+        labels: class of each row, int64 [S], -1 for none; None where unknown.
+        totals: divisor of each source's loss (`AlignmentLoss.forward`); None counts the rows with a vector.
     """
 
     vectors: tuple[Tensor, ...]
@@ -37,20 +32,20 @@ class Targets(NamedTuple):
 
 
 class AlignmentHead(nn.Module):
-    """A projector with what it aligns to.
+    """A projector with the loss that aligns its output.
 
     Args:
         projector: maps features [B, F] to the space of the vectors [B, D].
-        loss: the loss between the two; `clip` when not given.
-        source: which source of vectors.
-        transform: applied to the vectors first.
-        adapter: learned, applied after it.
-        tap: name of the backbone's module whose output is aligned; the classifier's input when not given.
-        pool: how that output becomes one vector an image (`FeatureTap`).
+        loss: the alignment loss; default `clip`.
+        source: number of the source of vectors.
+        transform: fixed transformation of the vectors.
+        adapter: learned transformation, applied after `transform`.
+        tap: name of the backbone's module whose output is aligned; default the classifier's input.
+        pool: how that output becomes one vector per image (`FeatureTap`).
         weight: weight among several heads.
 
     Raises:
-        ConfigError: an adapter with a loss under which it would make all texts one, or with a queue.
+        ConfigError: an adapter together with a loss that would make it collapse, or with a queue.
     """
 
     def __init__(
@@ -69,24 +64,25 @@ class AlignmentHead(nn.Module):
         self.projector, self.loss = projector, loss or AlignmentLoss()
         self.transform, self.adapter = transform, adapter
         self.source, self.tap, self.pool, self.weight = source, tap, pool, weight
-        if adapter is not None and self.loss.name in COLLAPSING:
+        if adapter is not None and self.loss.entry.may_collapse:
             raise ConfigError(
-                f"A text adapter under the loss {self.loss.name!r} learns to make all texts one. Take clip, infonce or "
+                f"With the loss {self.loss.name!r} a text adapter learns to make all texts one. Use clip, infonce or "
                 "sigmoid, or no adapter."
             )
         if adapter is not None and self.loss.queue is not None:
-            raise ConfigError("A queue keeps texts, and an adapter that learns changes them: take one of the two.")
+            raise ConfigError("A text adapter changes the texts that a queue already holds: use one of the two.")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, F] in the space of the vectors [B, D]."""
+        """Project features [B, F] into the space of the vectors [B, D]."""
         projected: Tensor = self.projector(features)
         return projected
 
     def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
-        """The loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
-        text, known = targets.vectors[self.source], targets.known[self.source]
+        """Return the loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
+        text, known = targets.vectors[self.source], targets.known[self.source]  # [S, D], [S]
         with torch.autocast(device_type=projected.device.type, enabled=False):
             for change in (self.transform, self.adapter):
+                # rows without a text may hold anything, NaN too: none of it may reach what is learned
                 text = text if change is None else change(unit_length(only_known(text, known)))
         loss: Tensor = self.loss(
             projected,

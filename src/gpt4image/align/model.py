@@ -1,4 +1,4 @@
-"""A model to be deployed, with what aligns it beside it."""
+"""The model in training: the backbone that will be deployed, and heads beside it that align its features."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gpt4image.core.registry import unknown_name
 
 
 class AlignedOutput(NamedTuple):
-    """What an `AlignedModel` answers.
+    """Output of an `AlignedModel`.
 
     Attributes:
         logits: [B, C].
         features: the classifier's input [B, F].
-        projected: for each head its features in the space of its vectors [B, D].
+        projected: for each head, its features in the space of its vectors [B, D].
         alignment: weighted sum of the heads' losses, a scalar; None without targets or heads.
     """
 
@@ -31,19 +31,19 @@ class AlignedOutput(NamedTuple):
 
 
 class AlignedModel(nn.Module):
-    """A backbone with its classifier, unchanged, and heads beside it that training throws away.
+    """A backbone with its classifier, unchanged, and heads that are discarded after training.
 
-    The features are whatever the classifier layer receives (pooled feature of a CNN, class token of a ViT, dropout
-    included), caught on the way in, so any model whose last layer is a module works and `backbone` stays as it was.
+    A hook catches the input of the classifier layer: the pooled feature of a CNN, the class token of a ViT, dropout
+    included. So any model works whose last layer is a module, and `backbone` stays as it was.
 
     Args:
-        backbone: the model that will be deployed; maps images to logits, or to an answer with `logits`.
-        heads: what is aligned: heads, or a projector alone; none trains the backbone alone.
-        classifier: the backbone's last layer; `backbone.get_classifier()` (timm) when not given.
+        backbone: the model to deploy; maps images to logits, or to an output with `logits`.
+        heads: heads, or bare projectors; with none the backbone is trained alone.
+        classifier: the backbone's last layer; default `backbone.get_classifier()` (timm).
         balance: scale the alignment's gradient at each feature to a share of the classifier's; see `set_share`.
 
     Raises:
-        ConfigError: the backbone does not say which layer is its classifier, or lacks a module that a head names.
+        ConfigError: the backbone's classifier is not known, or it lacks a module that a head names.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class AlignedModel(nn.Module):
         heads = [heads] if isinstance(heads, nn.Module) else heads
         self.heads = nn.ModuleList(h if isinstance(h, AlignmentHead) else AlignmentHead(h) for h in heads)
         self.input_tap = FeatureTap(find_classifier(backbone, classifier), before=True, pool="auto", balance=balance)
+        # heads that share a module and a pool share a tap, so that balancing sees their gradients together
         self._places = sorted({(head.tap, head.pool) for head in self._heads if head.tap is not None})
         self.taps = nn.ModuleList(
             FeatureTap(find_module(backbone, name), pool=pool_of(backbone, pool), balance=balance)
@@ -74,16 +75,16 @@ class AlignedModel(nn.Module):
         return list(self.taps)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor, targets: Targets | None = None, mixing: Tensor | None = None) -> AlignedOutput:
-        """Logits, features and projected features of images [B, 3, H, W]; with targets the alignment loss too.
+        """Return logits, features and projected features, and with targets the alignment loss.
 
         Args:
-            images: the images.
-            targets: what they are aligned with.
-            mixing: share of each source in each image [B, S], where they are mixed.
+            images: [B, 3, H, W].
+            targets: what the images are aligned with.
+            mixing: share of each source in each image [B, S], if they are mixed.
         """
-        answer = self.backbone(images)
-        logits: Tensor = answer if isinstance(answer, Tensor) else answer.logits
-        features = self.input_tap.take()
+        output = self.backbone(images)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits  # [B, C]
+        features = self.input_tap.take()  # [B, F]
         caught = {place: tap.take() for place, tap in zip(self._places, self._taps, strict=True)}
         projected = tuple(head(features if head.tap is None else caught[head.tap, head.pool]) for head in self._heads)
         if targets is None or not projected:
@@ -92,26 +93,26 @@ class AlignedModel(nn.Module):
         return AlignedOutput(logits, features, projected, torch.stack(losses).sum())
 
     def set_share(self, share: float) -> None:
-        """What share of the classifier's gradient the alignment's is scaled to, where the model was made to balance.
+        """Set the share of the classifier's gradient norm that the alignment's is scaled to, if `balance` is on.
 
-        Several places divide it evenly. At an earlier one what comes back from the rest of the model, the later
-        alignments included, counts as the classifier's.
+        Several places divide it evenly. At an earlier place, everything that comes back from the rest of the model
+        counts as the classifier's gradient, including that of later alignments.
         """
         places = len({head.tap for head in self._heads})
         for tap in (self.input_tap, *self._taps):
             tap.share.fill_(share / max(1, places))
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimisers do not decay: those the backbone names, such as its position embedding."""
+        """Name the parameters that timm's optimisers must not decay, such as the backbone's position embedding."""
         named: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in named}
 
 
 def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) -> nn.Module:
-    """The layer that makes logits of features. ConfigError when the backbone has none that can be found."""
+    """Return the layer that turns features into logits. ConfigError if it is neither given nor known."""
     if classifier is None and hasattr(backbone, "get_classifier"):
         found = backbone.get_classifier()  # type: ignore[operator]
-        classifier = found[0] if isinstance(found, tuple) else found
+        classifier = found[0] if isinstance(found, tuple) else found  # distilled models have two
     if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
         raise ConfigError(
             f"{type(backbone).__name__} does not say which layer is its classifier. "
@@ -121,7 +122,7 @@ def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) ->
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The module of a name. ConfigError when the model has none such."""
+    """Return a module by name. ConfigError if there is none of that name."""
     known = dict(model.named_modules())
     if name not in known or not name:
         shallow = [module for module in known if module and module.count(".") < 2]
@@ -131,14 +132,14 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 
 
 def feature_width(backbone: nn.Module, images: Tensor, tap: str | None = None, pool: str = "auto") -> int:
-    """Width F of the features that a head at some place receives for images [B, 3, H, W]; B may be 1."""
+    """Return the width F of the features at a place for images [B, 3, H, W]; B may be 1."""
     return int(probe_feature(backbone, images, tap, pool).shape[1])
 
 
 def probe_feature(backbone: nn.Module, images: Tensor, tap: str | None = None, pool: str = "auto") -> Tensor:
-    """The feature [B, F] that a head at some place receives for images [B, 3, H, W], in evaluation mode.
+    """Return the feature [B, F] that a head at a place receives for images [B, 3, H, W], in evaluation mode.
 
-    It requires a gradient where something that is trained lies before it.
+    It requires a gradient if anything before it is trained. The backbone is left as it was.
     """
     module = find_classifier(backbone) if tap is None else find_module(backbone, tap)
     probe = FeatureTap(module, before=tap is None, pool=pool_of(backbone, pool))
@@ -153,5 +154,5 @@ def probe_feature(backbone: nn.Module, images: Tensor, tap: str | None = None, p
 
 
 def pool_of(backbone: nn.Module, pool: str) -> str:
-    """The pool that `auto` means for a backbone: timm's say where their maps have the channels."""
+    """Return the pool that `auto` stands for, by the layout of the backbone's feature maps (timm's `output_fmt`)."""
     return "auto-last" if pool == "auto" and getattr(backbone, "output_fmt", "NCHW") == "NHWC" else pool

@@ -1,6 +1,6 @@
-"""Texts of earlier batches as further negatives, for batches that are small (He et al., "MoCo", arXiv 1911.05722).
+"""Texts of earlier batches as further negatives for small batches (He et al., "MoCo", arXiv 1911.05722).
 
-Vectors of a frozen text encoder do not grow old, so a queue of them is as good as a larger batch.
+The vectors of a frozen text encoder do not go stale, so a queue of them is as good as a larger batch.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from gpt4image.align.targets import Texts
 from gpt4image.core.errors import ConfigError
 
-NO_ID = torch.iinfo(torch.int64).min
+NO_ID = torch.iinfo(torch.int64).min  # equals no image's number
 
 
 class TextQueue(nn.Module):
-    """The last texts that were seen, as buffers: they are part of a checkpoint. Rows that are no texts take no place.
+    """A ring buffer of the latest Q texts. Its buffers are part of a checkpoint; rows without text are not queued.
 
     Args:
-        size: how many.
+        size: number Q of texts.
         width: length D of a vector.
     """
 
-    vectors: Tensor
-    known: Tensor
-    ids: Tensor
-    labels: Tensor
-    position: Tensor
+    vectors: Tensor  # [Q, D]
+    known: Tensor  # bool [Q]
+    ids: Tensor  # int64 [Q]
+    labels: Tensor  # int64 [Q]
+    position: Tensor  # scalar: the place of the oldest text, which is overwritten next
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -39,7 +39,10 @@ class TextQueue(nn.Module):
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     def texts(self, like: Texts) -> Texts:
-        """What the queue holds, as copies: it may be filled before the backward pass. Ids and labels as `like` has."""
+        """Return the queued texts [Q], with ids and labels if `like` has them.
+
+        They are copies, because the backward pass reads them after `push` has overwritten the buffers.
+        """
         return Texts(
             self.vectors.to(like.vectors.dtype, copy=True),
             self.known.clone(),
@@ -49,10 +52,11 @@ class TextQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, texts: Texts) -> None:
-        """Take the texts of a batch in, in the place of the oldest; of too many the last ones."""
+        """Overwrite the oldest texts with those of a batch [N]; of more than Q texts the last Q are kept."""
         size, known = len(self.known), texts.known
-        age = known.flip(0).cumsum(0).flip(0) - 1  # how many texts come after a row
+        age = known.flip(0).cumsum(0).flip(0) - 1  # [N]: number of texts that come after a row
         kept = known & (age < size)
+        # place Q, beyond the last one, drops a row: no shape depends on data, so nothing waits for the device
         places = torch.where(kept, (self.position + known.sum() - 1 - age) % size, size)
         self._put(places, "vectors", texts.vectors.to(self.vectors.dtype))
         self._put(places, "known", known)
@@ -61,8 +65,7 @@ class TextQueue(nn.Module):
         self.position.copy_((self.position + known.sum()) % size)
 
     def _put(self, places: Tensor, name: str, rows: Tensor) -> None:
-        """Write rows to their places; what goes to the place after the last is dropped. Nothing waits for a device."""
         buffer: Tensor = getattr(self, name)
-        wider = torch.cat([buffer, buffer[:1]])
+        wider = torch.cat([buffer, buffer[:1]])  # [Q + 1, ...]
         wider[places] = rows
         buffer.copy_(wider[:-1])

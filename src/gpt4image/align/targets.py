@@ -1,13 +1,13 @@
 r"""Which texts of a batch fit an image: the targets of the alignment losses.
 
-A target rule gives the affinity A_ij, between 0 and 1, of text i with text j; A_ii = 1. The contrastive losses turn its
-rows into distributions, the sigmoid loss takes each pair by itself.
+A target rule gives the affinity A_ij of text i with text j, from 0 to 1, with A_ii = 1. The contrastive losses turn its
+rows into distributions; the sigmoid loss takes each pair by itself.
 
 - `identity`:   A_ij = 1 if i = j (Ding et al., arXiv 2306.00693, equation 2)
-- `same`:       likewise if i and j belong to one image or are the same text: copies that repeated augmentation makes
-                (Hoffer et al., arXiv 1901.09335), duplicates, texts that are class names
-- `label`:      likewise if i and j have one label (Yang et al., "UniCL", arXiv 2204.03610, equation 3)
-- `similarity`: (1 - share) same_ij + share exp((<t_i, t_j> - 1) / tau_t); its rows, normalised one term at a time, are
+- `same`:       also 1 if i and j belong to one image or are the same text: copies from repeated augmentation (Hoffer
+                et al., arXiv 1901.09335), duplicates, texts that are class names
+- `label`:      also 1 if i and j have the same label (Yang et al., "UniCL", arXiv 2204.03610, equation 3)
+- `similarity`: (1 - share) same_ij + share exp((<t_i, t_j> - 1) / tau_t). Its rows, normalised one term at a time, are
                 (1 - share) same + share softmax_j(<t_i, t_j> / tau_t) (Gao et al., "SoftCLIP", arXiv 2303.17561,
                 section 3.2)
 """
@@ -15,7 +15,7 @@ rows into distributions, the sigmoid loss takes each pair by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,13 +23,8 @@ from torch import Tensor
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 
-TargetName = Literal["identity", "same", "label", "similarity"]
-
-
-SAME_TEXT = 1 - 1e-5
-
-
-"""Cosine from which on two vectors are those of one text: what float16 and float32 lose is less, other texts differ."""
+RULES = ("identity", "same", "label", "similarity")
+SAME_TEXT = 1 - 1e-5  # cosine of one text with itself, after rounding to float16; other texts are further apart
 
 
 class Texts(NamedTuple):
@@ -38,8 +33,8 @@ class Texts(NamedTuple):
     Attributes:
         vectors: unit vectors [N, D].
         known: which rows are texts at all, bool [N].
-        ids: a number for each text's image, int64 [N]; None where it is not known.
-        labels: int64 [N], -1 where there is none; None where it is not known.
+        ids: a number for each text's image, int64 [N]; None where unknown.
+        labels: int64 [N], -1 for none; None where unknown.
     """
 
     vectors: Tensor
@@ -66,32 +61,35 @@ class TargetRule:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(TargetName):
-            raise ConfigError(unknown_name("kind of targets", self.name, list(get_args(TargetName))))
+        if self.name not in RULES:
+            raise ConfigError(unknown_name("kind of targets", self.name, RULES))
         if not self.temperature > 0:
             raise ConfigError(f"The temperature of soft targets must be above 0, not {self.temperature}.")
         if not 0 <= self.share <= 1:
             raise ConfigError(f"The share of soft targets must lie between 0 and 1, not {self.share}.")
 
     def terms(self, own: Texts, others: Texts, first: int | None) -> list[tuple[float, Tensor]]:
-        """Affinities of own texts [N] with others [M], as weights and terms [N, M]; 0 where one is no text.
+        """Return affinities of own texts [N] with others [M] as weighted terms [N, M]; 0 where one is no text.
+
+        The terms stay apart because the contrastive losses normalise each by itself.
 
         Args:
-            own: the texts of the rows.
-            others: the texts of the columns.
-            first: the column of the first own text; None where the own texts are not among the others.
+            own: texts of the rows.
+            others: texts of the columns.
+            first: column of the first own text; None where the own texts are not among the others.
 
         Raises:
-            ConfigError: labels are needed and not given.
+            ConfigError: the rule needs labels, and there are none.
         """
-        both = own.known[:, None] & others.known
+        both = own.known[:, None] & others.known  # [N, M]
         dtype = own.vectors.dtype
+        itself = _is_self(own, others, first)
         if self.name == "identity":
-            return [(1.0, (is_self(own, others, first) & both).to(dtype))]
-        cosine = own.vectors.detach() @ others.vectors.detach().T
-        same = is_self(own, others, first) | is_same(own, others, cosine)
+            return [(1.0, (itself & both).to(dtype))]
+        cosine = own.vectors.detach() @ others.vectors.detach().T  # [N, M]
+        same = itself | _is_same(own, others, cosine)
         if self.name == "label":
-            same = same | has_same_label(own, others)
+            same = same | _has_same_label(own, others)
         hard = (same & both).to(dtype)
         if self.name != "similarity":
             return [(1.0, hard)]
@@ -99,41 +97,41 @@ class TargetRule:
         return [(1 - self.share, hard), (self.share, soft.clamp(max=1))]
 
     def excluded(self, own: Texts, others: Texts) -> Tensor:
-        """Pairs [N, M] that are no negatives either: the same text once more, where the rule does not say it fits."""
+        """Return which pairs [N, M] are neither positive nor negative: the same text again, under `identity`."""
         if self.name != "identity":
             return torch.zeros(len(own.known), len(others.known), dtype=torch.bool, device=own.known.device)
-        same = is_same(own, others, own.vectors.detach() @ others.vectors.detach().T)
+        same = _is_same(own, others, own.vectors.detach() @ others.vectors.detach().T)
         return same & own.known[:, None] & others.known
 
 
-def is_self(own: Texts, others: Texts, first: int | None) -> Tensor:
-    """Which own text is which of the others, bool [N, M]."""
-    rows, columns = (torch.arange(len(texts.known), device=own.known.device) for texts in (own, others))
-    return rows[:, None] + (len(columns) if first is None else first) == columns
-
-
-def is_same(own: Texts, others: Texts, cosine: Tensor) -> Tensor:
-    """Which texts are the same or belong to one image, bool [N, M]."""
-    same = cosine >= SAME_TEXT
-    return same if own.ids is None or others.ids is None else same | (own.ids[:, None] == others.ids)
-
-
-def has_same_label(own: Texts, others: Texts) -> Tensor:
-    """Which texts have one label, bool [N, M]. ConfigError where labels are not known."""
-    if own.labels is None or others.labels is None:
-        raise ConfigError("Targets 'label' need the labels: AlignmentLoss(...)(..., labels=labels), -1 where unknown.")
-    return (own.labels[:, None] == others.labels) & (own.labels[:, None] >= 0)
-
-
 def as_distributions(terms: list[tuple[float, Tensor]]) -> Tensor:
-    """Rows of each term scaled to sum 1, then added up with their weights; rows of zeros stay zero."""
-    least = torch.finfo(terms[0][1].dtype).tiny
-    return sum_up([(weight, term / term.sum(dim=1, keepdim=True).clamp(min=least)) for weight, term in terms])
+    """Scale the rows of each term to sum 1 and add up the terms with their weights; rows of zeros stay zero."""
+    tiny = torch.finfo(terms[0][1].dtype).tiny
+    return weighted_sum([(weight, term / term.sum(dim=1, keepdim=True).clamp(min=tiny)) for weight, term in terms])
 
 
-def sum_up(terms: list[tuple[float, Tensor]]) -> Tensor:
-    """Weighted sum of terms."""
+def weighted_sum(terms: list[tuple[float, Tensor]]) -> Tensor:
+    """Add up terms with their weights."""
     total = terms[0][1] * terms[0][0]
     for weight, term in terms[1:]:
         total = total + weight * term
     return total
+
+
+def _is_self(own: Texts, others: Texts, first: int | None) -> Tensor:
+    """Return which of the others each own text is, bool [N, M]."""
+    rows, columns = (torch.arange(len(texts.known), device=own.known.device) for texts in (own, others))
+    return rows[:, None] + (len(columns) if first is None else first) == columns
+
+
+def _is_same(own: Texts, others: Texts, cosine: Tensor) -> Tensor:
+    """Return which texts are equal or belong to one image, bool [N, M]."""
+    same = cosine >= SAME_TEXT
+    return same if own.ids is None or others.ids is None else same | (own.ids[:, None] == others.ids)
+
+
+def _has_same_label(own: Texts, others: Texts) -> Tensor:
+    """Return which texts have the same label, bool [N, M]; -1 equals nothing."""
+    if own.labels is None or others.labels is None:
+        raise ConfigError("Targets 'label' need the labels: AlignmentLoss(...)(..., labels=labels), -1 where unknown.")
+    return (own.labels[:, None] == others.labels) & (own.labels[:, None] >= 0)

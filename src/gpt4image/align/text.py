@@ -1,10 +1,9 @@
-"""The text side: vectors centred or whitened, and a light adapter that learns."""
+"""The text side: vectors that are centred or whitened, and a small adapter that learns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 
-TextSpace = Literal["raw", "centred", "whitened"]
+SPACES = ("raw", "centred", "whitened")
 
 
 @dataclass
 class Moments:
-    """Mean and covariance of vectors, added up in float64, chunk by chunk.
+    """Mean and covariance of vectors, summed in float64, chunk by chunk.
 
     Attributes:
         count: number of vectors.
@@ -31,7 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, chunks: Iterable[Tensor]) -> Moments:
-        """Moments of vectors that come in chunks [n, D]. ConfigError where there are none."""
+        """Sum over chunks of vectors [n, D]. ConfigError where there are none."""
         found: Moments | None = None
         for chunk in chunks:
             exact = chunk.double()
@@ -42,7 +41,7 @@ class Moments:
         return found
 
     def plus(self, other: Moments) -> Moments:
-        """Moments of both together."""
+        """Return the moments of both sets of vectors together."""
         return Moments(self.count + other.count, self.total + other.total, self.products + other.products)
 
     @property
@@ -57,59 +56,59 @@ class Moments:
 
 
 class TextTransform(nn.Module):
-    """Takes out of text vectors what all have in common.
+    """Removes from text vectors what all texts have in common.
 
     - `raw`:      t
     - `centred`:  t - mean of the training texts (TextTeacher, arXiv 2605.22098)
     - `whitened`: (t - mean) (C + shrinkage trace(C)/D I)^(-1/2), C their covariance (Su et al., arXiv 2103.15316,
-                  with shrinkage, so that few texts do)
+                  with shrinkage, so that few texts suffice)
 
     Args:
         space: `raw`, `centred` or `whitened`.
-        moments: of the training texts.
-        shrinkage: share of the mean variance added to all directions.
+        moments: moments of the training texts.
+        shrinkage: share of the mean variance that is added in all directions.
 
     Raises:
         ConfigError: unknown space.
     """
 
-    mean: Tensor
-    matrix: Tensor | None
+    mean: Tensor  # [D]
+    matrix: Tensor | None  # [D, D]
 
     def __init__(self, space: str, moments: Moments, shrinkage: float = 0.1) -> None:
         super().__init__()
-        if space not in get_args(TextSpace):
-            raise ConfigError(unknown_name("text space", space, list(get_args(TextSpace))))
+        if space not in SPACES:
+            raise ConfigError(unknown_name("text space", space, SPACES))
         self.space = space
         mean = moments.mean if space != "raw" else torch.zeros_like(moments.mean)
         self.register_buffer("mean", mean.float())
         self.register_buffer("matrix", whitening(moments, shrinkage).float() if space == "whitened" else None)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Transform vectors [N, D], not scaled to length 1."""
+        """Transform vectors [N, D]; the result is not of unit length."""
         centred = vectors - self.mean.to(vectors.dtype)
         transformed: Tensor = centred if self.matrix is None else centred @ self.matrix.to(vectors.dtype)
         return transformed
 
 
 def whitening(moments: Moments, shrinkage: float) -> Tensor:
-    """The symmetric matrix [D, D] that makes the covariance, with shrinkage, the identity; float64."""
-    values, directions = torch.linalg.eigh(moments.covariance)
-    values = values.clamp(min=0)
+    """Return the symmetric matrix, float64 [D, D], that turns the shrunk covariance into the identity."""
+    values, directions = torch.linalg.eigh(moments.covariance)  # [D], [D, D] with a direction in each column
+    values = values.clamp(min=0)  # rounding leaves some slightly below 0
     lengths = (values + shrinkage * values.mean() + 1e-12).rsqrt()
     matrix: Tensor = directions * lengths @ directions.T
     return matrix
 
 
 class TextAdapter(nn.Module):
-    """A light bottleneck beside the identity, learned with the projector (Gao et al., CLIP-Adapter, arXiv 2110.04544).
+    """A light bottleneck beside the identity, trained with the projector (Gao et al., CLIP-Adapter, arXiv 2110.04544).
 
-    It starts as the identity. Only contrastive losses may train one: where nothing pushes apart, texts and images fall
-    into one point.
+    It starts as the identity. Only contrastive losses may train one: where nothing pushes texts apart, all texts and
+    images collapse into one point.
 
     Args:
         width: length D of a vector.
-        hidden: width between its two layers; a quarter of D when not given.
+        hidden: width between its two layers; default a quarter of D.
     """
 
     def __init__(self, width: int, hidden: int | None = None) -> None:
@@ -120,7 +119,7 @@ class TextAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Adapt vectors [N, D], not scaled to length 1."""
+        """Adapt vectors [N, D]; the result is not of unit length."""
         exact = vectors.to(self.down.weight.dtype)
         adapted: Tensor = exact + self.up(torch.relu(self.down(exact)))
         return adapted

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
 
+from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.validation import check_fields, check_value, field_types
@@ -130,9 +131,10 @@ class TextSettings:
 class AlignmentSettings:
     """The alignment loss, its weight, and the features that it acts on."""
 
-    loss: Literal["clip", "infonce", "cosine", "sigmoid", "relational"] = "clip"
-    """Alignment loss: symmetric InfoNCE as in CLIP, InfoNCE from image to text only, distance of unit vectors,
-    SigLIP's sigmoid loss, or matching the similarities among images to those among their texts."""
+    loss: str = "clip"
+    """Alignment loss: clip (symmetric InfoNCE, as in CLIP), infonce (from image to text only), cosine (distance of unit
+    vectors), sigmoid (SigLIP's), relational (match the similarities among images to those among their texts), or a loss
+    that an installed package registers."""
     targets: Literal["identity", "same", "label", "similarity"] = "same"
     """Which texts count as positives for an image: its own; also those of its copies and identical texts; all of its
     class; or every text, in proportion to its similarity with the image's own."""
@@ -186,7 +188,6 @@ class SoftLabelSettings:
 
 
 GUIDANCE_SETTINGS = (TextSettings, AlignmentSettings, SoftLabelSettings)  # of no effect in an arm without descriptions
-QUEUE_LOSSES = ("clip", "infonce", "sigmoid")
 
 
 # dataclasses collect the fields of their bases from last to first
@@ -264,12 +265,13 @@ class Recipe(
             )
 
     def _check_alignment(self) -> None:
-        contrastive = f"use one of {', '.join(QUEUE_LOSSES)}"
-        if self.learn_temperature and self.loss == "cosine":
-            raise ConfigError("The cosine loss has no temperature to learn: omit --learn-temperature.")
-        if self.queue and self.loss not in QUEUE_LOSSES:
+        _, loss = find_loss(self.loss)
+        contrastive = "use one of clip, infonce, sigmoid"
+        if self.learn_temperature and not loss.has_temperature:
+            raise ConfigError(f"The {self.loss} loss has no temperature to learn: omit --learn-temperature.")
+        if self.queue and not loss.uses_queue:
             raise ConfigError(f"The {self.loss} loss has no negatives to queue: omit --queue, or {contrastive}.")
-        if self.text_adapter and self.loss not in QUEUE_LOSSES:
+        if self.text_adapter and loss.may_collapse:
             raise ConfigError(
                 f"With the {self.loss} loss a text adapter would collapse all texts into one: {contrastive}."
             )

@@ -1,0 +1,59 @@
+"""The registry of alignment losses. It imports no torch, so a recipe can be checked without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpt4image.core.registry import Registry, resolve
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An alignment loss: its function, and what settings it goes with.
+
+    Attributes:
+        function: takes `Pairs` and a temperature and returns a sum over this process's images
+            (`gpt4image.align.functional`); the function itself, or its "module:attribute".
+        uses_queue: compares images with other images' texts, so texts of earlier batches are further negatives.
+        has_temperature: divides similarities by the temperature, so it can be learned.
+        has_bias: takes a learned bias as third argument.
+        may_collapse: nothing pushes different texts apart, so a text adapter would learn to make all texts one.
+    """
+
+    function: Callable[..., Any] | str
+    uses_queue: bool = False
+    has_temperature: bool = True
+    has_bias: bool = False
+    may_collapse: bool = False
+
+
+LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
+    "loss",
+    {
+        "clip": Loss("gpt4image.align.functional:clip_loss", uses_queue=True),
+        "infonce": Loss("gpt4image.align.functional:infonce_loss", uses_queue=True),
+        "cosine": Loss("gpt4image.align.functional:cosine_loss", has_temperature=False, may_collapse=True),
+        "sigmoid": Loss("gpt4image.align.functional:sigmoid_loss", uses_queue=True, has_bias=True),
+        "relational": Loss("gpt4image.align.functional:relational_loss", may_collapse=True),
+    },
+    group="gpt4image.losses",
+)
+
+
+def find_loss(loss: str | Loss | Callable[..., Any]) -> tuple[str, Loss]:
+    """Return the name and the entry of a loss.
+
+    Args:
+        loss: a registered name, an entry, or a bare function, which may then use a queue and a temperature.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    entry = LOSSES.load(loss) if isinstance(loss, str) else loss
+    entry = entry if isinstance(entry, Loss) else Loss(entry, uses_queue=True)
+    if isinstance(loss, str):
+        return loss, entry
+    function = resolve(entry.function)
+    return getattr(function, "__name__", type(function).__name__), entry
