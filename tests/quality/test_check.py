@@ -1,4 +1,4 @@
-"""A check from texts to marks, on a small set with a store that has every kind of trouble."""
+"""A whole check, from texts to marks, on a small set whose store has every kind of problem."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt4image import load_descriptions, load_images
-from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
+from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.shards import now
@@ -37,14 +37,14 @@ def training_ids(images):
 
 
 def record(image_id, text="", prompt="plain", **changes):
-    strategy = known_prompts().get(prompt)
+    known = known_prompts().get(prompt)
     return DescriptionRecord(
         key=f"{prompt}-{image_id}"[:32].ljust(32, "0"),
         image_id=image_id,
         text=text,
         model="model",
         prompt=prompt,
-        prompt_hash=strategy.hash if strategy else "f" * 32,
+        prompt_hash=known.hash if known else "f" * 32,
         finish_reason=changes.pop("finish_reason", "stop"),
         created=now(),
         **changes,
@@ -72,7 +72,7 @@ def good_records(images):
     return [record(images.ids[row].decode(), plain_text(images, row, n)) for n, row in enumerate(rows)]
 
 
-def with_trouble(images):
+def problem_records(images):
     records = good_records(images)
     texts = {
         0: "I'm sorry, but I can't help with that.",
@@ -91,8 +91,8 @@ def with_trouble(images):
 QUICK = CheckSettings(encoder=None, language="en")
 
 
-def test_every_trouble_is_found_with_its_key_and_image(images, tmp_path):
-    records = with_trouble(images)
+def test_every_problem_is_found_with_its_key_and_image(images, tmp_path):
+    records = problem_records(images)
     fill(tmp_path, records)
     report = check_descriptions(images, tmp_path, settings=QUICK)
     found = {finding.kind: finding for finding in report.findings}
@@ -105,12 +105,12 @@ def test_every_trouble_is_found_with_its_key_and_image(images, tmp_path):
         assert item.path.endswith(".png")
     assert report.findings[0].kind == "missing"
     assert found["missing"].count == 2
-    assert sorted(item.detail for item in found["missing"].items) == ["never asked", "server error 500"]
+    assert sorted(item.detail for item in found["missing"].items) == ["never requested", "server error 500"]
     assert found["missing"].keys == [records[5].key]
 
 
-def test_report_counts_and_is_kept(images, tmp_path):
-    fill(tmp_path, with_trouble(images))
+def test_report_counts_and_is_saved(images, tmp_path):
+    fill(tmp_path, problem_records(images))
     report = check_descriptions(images, tmp_path, settings=QUICK)
     assert (report.images, report.described, report.texts) == (72, 70, 70)
     assert report.failed == {"server error 500": 1}
@@ -131,15 +131,15 @@ def test_image_that_failed_twice_is_missing_once(images, tmp_path):
     assert missing.share == pytest.approx(1 / 72)
 
 
-def test_splits_decide_which_images_were_to_be_described(images, tmp_path):
+def test_splits_decide_which_images_should_have_a_text(images, tmp_path):
     fill(tmp_path, good_records(images))
     both = replace(QUICK, splits=("train", "test"))
     assert check_descriptions(images, tmp_path, settings=QUICK).images == 72
     assert check_descriptions(images, tmp_path, settings=both).images == 78
 
 
-def test_dropped_and_retried_texts_are_marked_and_gone_from_the_next_check(images, tmp_path):
-    records = with_trouble(images)
+def test_marked_texts_are_gone_from_the_next_check(images, tmp_path):
+    records = problem_records(images)
     store = fill(tmp_path, records)
     check_descriptions(images, tmp_path, settings=QUICK, drop=["loop", "empty"], retry=["refusal", "missing"])
     marks = {key: (mark.verdict, mark.reason) for key, mark in store.marks().items()}
@@ -156,7 +156,7 @@ def test_dropped_and_retried_texts_are_marked_and_gone_from_the_next_check(image
     assert sum("dropped" in item.detail for item in missing.items) == 3
 
 
-def test_text_that_is_to_be_dropped_and_retried_is_retried(images, tmp_path):
+def test_retry_wins_over_drop(images, tmp_path):
     records = good_records(images)
     records[0] = replace(records[0], text="I'm sorry, I'm sorry, I'm sorry, I'm sorry, I'm sorry, but no.")
     store = fill(tmp_path, records)
@@ -164,8 +164,8 @@ def test_text_that_is_to_be_dropped_and_retried_is_retried(images, tmp_path):
     assert store.marks()[records[0].key].verdict == "retry"
 
 
-def test_texts_that_nobody_can_write_again_are_spoken_of(images, tmp_path, capsys):
-    """A table does not say what its texts answer, so no prompt would write them again."""
+def test_retry_warns_of_imported_texts(images, tmp_path, capsys):
+    """An imported text has no known prompt, so `describe` cannot write it again."""
     records = good_records(images)
     records[:3] = [replace(one, text="I'm sorry, I can't help with that.") for one in records[:3]]
     records[:2] = [replace(one, key=f"{n:032}", prompt="imported") for n, one in enumerate(records[:2])]
@@ -173,7 +173,7 @@ def test_texts_that_nobody_can_write_again_are_spoken_of(images, tmp_path, capsy
     check_descriptions(images, tmp_path, settings=QUICK, retry=["refusal"])
     said = " ".join(capsys.readouterr().err.split())
     assert "marked: 3 texts (refusal)" in said
-    assert "2 texts of them came from a table that does not say what was asked" in said
+    assert "2 texts of them came from a table without prompts" in said
     assert len(store.current()) == len(records) - 3
 
 
@@ -182,10 +182,10 @@ def test_texts_that_nobody_can_write_again_are_spoken_of(images, tmp_path, capsy
     [
         (["refusals"], [], "Did you mean 'refusal'"),
         (["loop"], ["loop"], "choose one"),
-        (["missing"], [], "nothing that could be dropped"),
+        (["missing"], [], "nothing to drop"),
     ],
 )
-def test_kinds_that_cannot_be_meant_are_refused_before_any_work(images, tmp_path, drop, retry, message):
+def test_invalid_kinds_are_errors_before_any_work(images, tmp_path, drop, retry, message):
     with pytest.raises(ConfigError, match=message):
         check_descriptions(images, tmp_path, drop=drop, retry=retry)
     assert not (tmp_path / "descriptions" / CHECK_FILE).exists()
@@ -197,7 +197,7 @@ def given_descriptions(images, tmp_path, texts):
     return load_descriptions(images, str(file))
 
 
-def test_given_texts_have_no_keys_and_cannot_be_marked(images, tmp_path):
+def test_texts_outside_the_store_have_no_keys_and_cannot_be_marked(images, tmp_path):
     ids = training_ids(images)
     texts = dict.fromkeys(ids, "A disc on noisy pale ground.") | {ids[0]: "I'm sorry, I can't view images."}
     descriptions = given_descriptions(images, tmp_path, texts)
@@ -213,12 +213,12 @@ def test_given_texts_have_no_keys_and_cannot_be_marked(images, tmp_path):
         check_descriptions(images, tmp_path, descriptions, QUICK, drop=["refusal"])
 
 
-def test_nothing_to_check_is_an_error_that_names_the_next_step(images, tmp_path):
+def test_empty_store_is_an_error_that_names_the_next_step(images, tmp_path):
     with pytest.raises(DescriptionError, match="gpt4image describe"):
         check_descriptions(images, tmp_path, settings=QUICK)
 
 
-def test_unknown_language_and_backbone_are_errors_before_the_texts_are_read(images, tmp_path):
+def test_unknown_language_and_backbone_are_errors_before_the_check(images, tmp_path):
     fill(tmp_path, good_records(images))
     with pytest.raises(ConfigError, match="language"):
         check_descriptions(images, tmp_path, settings=replace(QUICK, language="xx"))
@@ -226,7 +226,7 @@ def test_unknown_language_and_backbone_are_errors_before_the_texts_are_read(imag
         check_descriptions(images, tmp_path, settings=replace(QUICK, backbone=FrozenBackbone("resnet5000")))
 
 
-def test_images_in_two_classes_are_not_held_against_a_label(images, tmp_path):
+def test_images_in_two_classes_are_not_compared_with_a_label(images, tmp_path):
     labels = images.labels.copy()
     twice = np.flatnonzero(labels == 0)[:1]
     import pyarrow as pa
@@ -252,7 +252,7 @@ def backbone(tmp_path_factory):
     return FrozenBackbone("resnet10t", file, 32)
 
 
-def test_what_texts_know_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
+def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     testing = [record(images.ids[row].decode(), plain_text(images, row, 5)) for row in images.split("test")]
     fill(tmp_path, good_records(images) + testing)
@@ -266,50 +266,50 @@ def test_what_texts_know_is_measured_on_training_images(images, tmp_path, backbo
     assert report.no_knowledge is None
 
 
-def test_texts_whose_prompt_said_the_class_prove_nothing(images, tmp_path, backbone, minilm, monkeypatch):
+def test_texts_with_the_class_in_the_prompt_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     plain = good_records(images)
-    told = [record(r.image_id, f"{r.text} It is the class.", "class-conditioned") for r in plain]
-    fill(tmp_path, told)
+    prompted = [record(r.image_id, f"{r.text} It is the class.", "class-conditioned") for r in plain]
+    fill(tmp_path, prompted)
     settings = CheckSettings(backbone=backbone)
     report = check_descriptions(images, tmp_path, settings=settings)
     assert report.knowledge is None
-    assert "72 texts written knowing the class prove nothing" in report.no_knowledge
+    assert "72 texts whose prompt named the class" in report.no_knowledge
     assert "without {class}" in report.no_knowledge
     fill(tmp_path, plain)
     both = check_descriptions(images, tmp_path, settings=settings)
     assert both.knowledge.images == 72
-    assert any("Left out of what the texts know: 72 texts" in note for note in both.notes)
+    assert any("Left out of the comparison with the image features: 72 texts" in note for note in both.notes)
 
 
-def test_prompts_that_nobody_knows_may_have_said_the_class(images, tmp_path, backbone, minilm, monkeypatch):
+def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, [record(r.image_id, r.text, "my-own") for r in good_records(images)])
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     assert "my-own" in report.no_knowledge
     assert "--prompt-file" in report.no_knowledge
-    sure = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone, told=False))
-    assert sure.knowledge is not None
+    settings = CheckSettings(backbone=backbone, class_in_prompt=False)
+    assert check_descriptions(images, tmp_path, settings=settings).knowledge is not None
 
 
-def test_prompt_file_says_whether_the_class_was_told(images, tmp_path, backbone, minilm, monkeypatch):
+def test_prompt_file_says_whether_the_class_was_in_the_prompt(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     file = tmp_path / "prompts.toml"
     file.write_text('[my-own]\nturns = ["What is in this picture?"]\n[telling]\nturns = ["Where is the {class}?"]\n')
     own = known_prompts(file)
-    for name, told in (("my-own", False), ("telling", True)):
+    for name, class_in_prompt in (("my-own", False), ("telling", True)):
         work = tmp_path / name
         texts = [replace(record(r.image_id, r.text, name), prompt_hash=own[name].hash) for r in good_records(images)]
         fill(work, texts)
         settings = CheckSettings(backbone=backbone, prompt_file=file)
-        assert (check_descriptions(images, work, settings=settings).knowledge is None) == told
+        assert (check_descriptions(images, work, settings=settings).knowledge is None) == class_in_prompt
 
 
-def test_class_names_are_masked_in_a_second_reading(images, tmp_path, backbone, minilm, monkeypatch):
+def test_class_names_are_masked_in_a_second_measurement(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     rows = images.split("train")
     names = [images.classes[images.labels[row]] for row in rows]
-    numbers = [n % PER_CLASS for n in range(len(rows))]  # the same in every class: only the name tells them apart
+    numbers = [n % PER_CLASS for n in range(len(rows))]  # equal in every class: only the name differs
     texts = [f"A {name} {SHAPES[n % 3]} {PLACES[n % 7]}, number {n}." for n, name in zip(numbers, names, strict=True)]
     fill(tmp_path, [record(images.ids[row].decode(), text) for row, text in zip(rows, texts, strict=True)])
     knowledge = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone)).knowledge
@@ -358,7 +358,7 @@ def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch)
     assert "distinct images" in report.no_knowledge
 
 
-def test_without_a_backbone_the_question_is_left_open(images, tmp_path, minilm, monkeypatch):
+def test_knowledge_needs_a_backbone(images, tmp_path, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     records = good_records(images)
     records[0] = replace(records[0], text="Invoice 4711 is due on Friday; please pay by bank transfer to our account.")
@@ -369,15 +369,9 @@ def test_without_a_backbone_the_question_is_left_open(images, tmp_path, minilm, 
     assert outliers.keys == [records[0].key]
 
 
-def test_refusals_are_not_called_outliers_as_well(images, tmp_path, minilm, monkeypatch):
+def test_unusable_texts_are_not_outliers(images, tmp_path, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
-    fill(tmp_path, with_trouble(images))
+    fill(tmp_path, problem_records(images))
     report = check_descriptions(images, tmp_path)
     kinds = {finding.kind: finding.keys for finding in report.findings}
     assert not set(kinds.get("outlier", [])) & {*kinds["refusal"], *kinds["loop"], *kinds["empty"]}
-
-
-def test_damaged_report_is_named(tmp_path):
-    (tmp_path / CHECK_FILE).write_text('{"version": 1}')
-    with pytest.raises(StoreError, match=CHECK_FILE):
-        QualityReport.load(tmp_path / CHECK_FILE)

@@ -1,4 +1,4 @@
-"""A check of real images and texts, with the packaged weights: numbers that were measured, and faults put in."""
+"""A check of real images and texts with the packaged weights: measured numbers, and inserted errors."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,8 @@ from gpt4image.train.frozen_features import FrozenBackbone
 from gpt4image.workflows.demo import packaged_weights
 from support import CLIPART12
 
-EXAMPLE = CLIPART12
+pytestmark = pytest.mark.slow
+
 IMAGES = 500
 FOREIGN = (
     "Invoice number 4711, total due within 30 days, please pay by bank transfer.",
@@ -33,7 +34,7 @@ FOREIGN = (
 @pytest.fixture(scope="module")
 def images():
     """Distinct training images that lie in one class only."""
-    everything = load_images(EXAMPLE)
+    everything = load_images(CLIPART12)
     facts = ImageFacts(everything)
     rows = sorted(row for row in facts.rows.values() if facts.labels[row] >= 0)
     training = [row for row in rows if row in set(everything.split("train").tolist())]
@@ -48,7 +49,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(images, work):
-    """Series are told by the first word of the file name, as the example's splits are."""
+    """The first word of the file name is the series, as in the example's splits."""
     weights = packaged_weights(work / "imagenet.safetensors")
     words = [re.split(r"[^a-z]+", Path(path).name.lower())[0] for path in images.rows["path"].to_pylist()]
     settings = CheckSettings(backbone=FrozenBackbone("tf_efficientnet_lite0", weights, 128), series=link(words))

@@ -1,10 +1,11 @@
-"""What texts know beside image features, on data of which the truth is known."""
+"""Texts compared with image features, on data with known truth."""
 
 import numpy as np
 import pytest
 
 from gpt4image.core.errors import DescriptionError
-from gpt4image.probing.logistic_regression import STRENGTHS, answer_out_of_fold, scale
+from gpt4image.core.format import MINUS
+from gpt4image.probing.logistic_regression import STRENGTHS, answer_out_of_fold, fit_probe, scale
 from gpt4image.quality.check_record import PairedGap
 from gpt4image.quality.knowledge import choose_images, measure_knowledge, weigh_up
 
@@ -12,7 +13,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 def view(labels, signal, seed, width=12):
-    """Vectors that know the label through noise: views of the same signal and width know equally much of it."""
+    """Noisy vectors of the label: views of equal signal and width are equally informative."""
     noise = np.random.default_rng([seed, width]).standard_normal((len(labels), width))
     return (signal * np.eye(len(CLASSES), width)[labels] + noise).astype(np.float32)
 
@@ -26,7 +27,7 @@ def measure(text, image, labels, groups=None, **options):
     return measure_knowledge(text, image, labels, groups, CLASSES, **options)
 
 
-def test_texts_that_know_more():
+def test_informative_texts_know_more():
     labels = draw_labels()
     found = measure(view(labels, 4, 1), view(labels, 1.5, 2), labels)
     assert found.verdict == "more"
@@ -37,7 +38,7 @@ def test_texts_that_know_more():
     assert found.text.low < found.text.accuracy < found.text.high
 
 
-def test_texts_that_know_less():
+def test_noisy_texts_know_less():
     labels = draw_labels()
     found = measure(view(labels, 1.5, 1), view(labels, 4, 2), labels)
     assert found.verdict == "less"
@@ -45,7 +46,7 @@ def test_texts_that_know_less():
     assert "industrial photographs" in found.advice
 
 
-def test_texts_that_know_the_same_are_seldom_called_better_or_worse():
+def test_equally_informative_texts_are_rarely_called_better_or_worse():
     verdicts = []
     for seed in range(10):
         labels = draw_labels(120, seed)
@@ -55,20 +56,20 @@ def test_texts_that_know_the_same_are_seldom_called_better_or_worse():
 
 def test_same_does_not_claim_equality():
     gap = PairedGap(mean=0.01, low=-0.04, high=0.06)
-    outlook = weigh_up(gap, gap, 0.2)
-    assert outlook.verdict == "same"
-    assert "not shown" in outlook.title
-    assert "+1.0 points (95% interval -4.0 to +6.0)" in outlook.title
+    verdict, title, _ = weigh_up(gap, gap, 0.2)
+    assert verdict == "same"
+    assert "not shown" in title
+    assert f"+1.0 points (95% interval {MINUS}4.0 to +6.0)" in title
 
 
-def test_advice_says_when_texts_that_know_less_hold_something_of_their_own():
+def test_advice_says_whether_weaker_texts_add_to_the_features():
     less = PairedGap(mean=-0.07, low=-0.1, high=-0.04)
-    assert "something of their own" in weigh_up(less, PairedGap(mean=0.03, low=0.01, high=0.05), 0.4).advice
-    assert "Nor is it shown" in weigh_up(less, PairedGap(mean=0.0, low=-0.01, high=0.01), 0.4).advice
+    assert "something of their own" in weigh_up(less, PairedGap(mean=0.03, low=0.01, high=0.05), 0.4)[2]
+    assert "Nor is it shown" in weigh_up(less, PairedGap(mean=0.0, low=-0.01, high=0.01), 0.4)[2]
 
 
-def test_both_together_know_what_either_knows():
-    """Texts tell ants from the rest, features tell bees from cats."""
+def test_both_together_combine_their_knowledge():
+    """Texts separate ants from the rest, features bees from cats."""
     labels = draw_labels(300)
     generator = np.random.default_rng(3)
     text = np.stack([4.0 * (labels == 0), np.zeros(300)], axis=1) + generator.standard_normal((300, 2))
@@ -78,8 +79,8 @@ def test_both_together_know_what_either_knows():
     assert found.both_over_image.low > 0
 
 
-def test_copies_in_other_folds_give_no_advantage():
-    """Features that know nothing but which image it is."""
+def test_copies_share_a_fold():
+    """The features identify the image and nothing else."""
     labels = np.repeat(draw_labels(80), 3)
     images = np.repeat(np.arange(80), 3)
     noise = np.random.default_rng(0).standard_normal((80, 64))[images]
@@ -104,14 +105,12 @@ def test_constant_features_know_nothing():
     assert found.verdict == "more"
 
 
-def test_regularisation_is_chosen_on_either_side():
-    """Wide noisy vectors need a strong one; without the choice they would do worse."""
+def test_regularisation_is_chosen_within_the_training_folds():
+    """Wide noisy vectors need a strong one; a fixed one would do worse."""
     labels = draw_labels(120)
     wide = scale(np.concatenate([view(labels, 3, 1), 2 * view(labels, 0, 2, width=600)], axis=1))[0]
     folds = np.arange(120) % 5
     chosen = (answer_out_of_fold(wide, labels, folds) == labels).mean()
-    from gpt4image.probing.logistic_regression import fit_probe
-
     fixed = []
     for strength in STRENGTHS:
         right = [
@@ -152,7 +151,7 @@ def test_class_of_few_groups_is_left_out_however_many_images_it_has():
     assert list(found.left_out) == ["cat"]
 
 
-def test_class_in_five_groups_is_answered():
+def test_class_in_five_groups_is_classified():
     labels = np.concatenate([np.zeros(60, dtype=int), np.ones(60, dtype=int), np.full(5, 2)])
     found = measure(view(labels, 6, 1), view(labels, 2, 2), labels)
     assert found.left_out == {}
@@ -160,14 +159,14 @@ def test_class_in_five_groups_is_answered():
 
 
 @pytest.mark.parametrize("labels", [np.zeros(100, dtype=int), np.full(100, -1), np.arange(30) % 3])
-def test_too_little_to_tell_is_an_error_that_says_what_it_takes(labels):
+def test_too_few_images_or_classes_is_an_error(labels):
     with pytest.raises(DescriptionError, match="50 images in two classes"):
         measure(view(labels, 3, 1), view(labels, 2, 2), labels)
 
 
-def test_many_images_and_classes_are_chosen_from_by_chance(monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.knowledge.MOST_IMAGES", 100)
-    monkeypatch.setattr("gpt4image.quality.knowledge.MOST_CLASSES", 4)
+def test_large_sets_are_sampled(monkeypatch):
+    monkeypatch.setattr("gpt4image.quality.knowledge.MAX_IMAGES", 100)
+    monkeypatch.setattr("gpt4image.quality.knowledge.MAX_CLASSES", 4)
     labels = np.arange(600) % 10
     rows = choose_images(labels, np.arange(600), 10, seed=0)
     assert len(rows) == 100
@@ -176,13 +175,13 @@ def test_many_images_and_classes_are_chosen_from_by_chance(monkeypatch):
     assert not np.array_equal(rows, choose_images(labels, np.arange(600), 10, seed=1))
 
 
-def test_masked_texts_are_measured_as_well():
+def test_masked_texts_are_measured():
     labels = draw_labels(150)
     found = measure(view(labels, 4, 1), view(labels, 2, 2), labels, masked_vectors=view(labels, 1, 3))
     assert found.masked.accuracy < found.text.accuracy
 
 
-def test_perfect_features_leave_nothing_to_mend():
+def test_perfect_features_have_no_errors_to_fix():
     labels = draw_labels(150)
     found = measure(view(labels, 2, 1), view(labels, 60, 2), labels)
     assert found.image.accuracy == 1
@@ -190,7 +189,7 @@ def test_perfect_features_leave_nothing_to_mend():
     assert found.image.low == found.image.high == 1
 
 
-def test_numbers_are_the_same_every_time():
+def test_results_are_deterministic():
     labels = draw_labels(120)
     text, image = view(labels, 3, 1), view(labels, 2, 2)
     assert measure(text, image, labels) == measure(text, image, labels)

@@ -153,26 +153,26 @@ def example_findings():
     refusal = "I'm sorry, but I can't help with identifying people in images."
     return [
         make_finding(
-            "missing", "mend", "Images without a text", items(rows[:2], lambda _: "", lambda _: "server error 500"), 14
+            "missing", "info", "Images without a text", items(rows[:2], lambda _: "", lambda _: "server error 500"), 14
         ),
         make_finding(
-            "refusal", "mend", "Refusals and apologies",
+            "refusal", "fix", "Refusals and apologies",
             items(rows[2:5], lambda row: f"{refusal} It may be {CLASSES[row['label']]}.", lambda _: refusal),
         ),
         make_finding(
-            "loop", "mend", "Texts that go round in circles",
+            "loop", "fix", "Texts that go round in circles",
             items(rows[5:7], lambda _: "A fork, " + "with three tines, " * 40, lambda _: LOOP),
         ),
         make_finding(
-            "cut-off", "mend", "Texts that end in the middle",
+            "cut-off", "review", "Texts that end in the middle",
             items(rows[7:9], lambda row: (plain(row) + " ") * 6 + "It stands on", lambda _: "finish reason: length"), 9,
         ),
         make_finding(
-            "opening", "know", "The same opening",
+            "opening", "info", "The same opening",
             items(rows[9:16], plain, lambda row: " ".join(plain(row).casefold().split()[:3])), 412,
         ),
         make_finding(
-            "leakage", "look", "Texts that name their class",
+            "leakage", "info", "Texts that name their class",
             items(rows[16:46], lambda row: row["class_conditioned_description"],
                   lambda row: CLASSES[row["label"]]), 1304,
         ),

@@ -1,6 +1,5 @@
-"""Descriptions, their vectors and the images' features to a quality report: what `gpt4image describe check` runs."""
+"""Check descriptions before they are used: bad texts, likely label errors, and what texts know beyond the model."""
 
-from gpt4image.quality.check import CHECK_FILE, check_descriptions
-from gpt4image.quality.settings import CheckSettings
+from gpt4image.quality.check import CHECK_FILE, CheckSettings, check_descriptions
 
 __all__ = ["CHECK_FILE", "CheckSettings", "check_descriptions"]

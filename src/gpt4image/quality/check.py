@@ -1,37 +1,70 @@
-"""One check of all descriptions, from texts to marks."""
+"""Check all descriptions: collect the texts, run the checks, compare with image features, report, mark."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.core.format import counted
+from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions import DescriptionSet
 from gpt4image.descriptions.exchange.import_ import IMPORTED
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.embed import TextEncoder, load_encoder
+from gpt4image.embed import load_encoder
 from gpt4image.images.table import ImageTable
-from gpt4image.quality.check_record import Knowledge, QualityReport
+from gpt4image.quality.check_record import QualityReport
+from gpt4image.quality.checks.catalog import run_checks
+from gpt4image.quality.checks.context import CheckContext
 from gpt4image.quality.checks.language import check_language, main_language
-from gpt4image.quality.checks.run_checks import Against, Flag, check_texts
-from gpt4image.quality.compare_features import Comparison, long_flags, text_vectors, vector_flags
-from gpt4image.quality.findings import check_kinds, mark_findings
-from gpt4image.quality.settings import CheckSettings
-from gpt4image.quality.summary import make_report
-from gpt4image.quality.texts import Collected, ImageFacts, collect_given, collect_stored
+from gpt4image.quality.checks.leakage import leakage_notes, measure_leakage
+from gpt4image.quality.compare_features import FeatureComparison, TextReader
+from gpt4image.quality.findings import make_findings, mark_findings, validate_marks
+from gpt4image.quality.texts import CollectedTexts, ImageFacts, collect_texts
 
-WHENCE = ("key", "prompt")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpt4image.train.frozen_features import FrozenBackbone
+
+CHECK_FILE = "check.json"  # in the folder of the descriptions
 
 
-CHECK_FILE = "check.json"
+@dataclass(frozen=True)
+class CheckSettings:
+    """Settings of a check.
 
+    Attributes:
+        splits: splits that should be described; by default all splits in which any image is described.
+        prompt_file: TOML file with further prompts.
+        class_in_prompt: whether the prompt named the class, for texts with an unknown prompt; None if unknown.
+        language: expected language, ISO 639-1; by default that of most texts.
+        encoder: text encoder; None skips everything that needs vectors.
+        long_text: what to do with texts longer than the encoder reads.
+        embed_batch: texts encoded at a time.
+        backbone: backbone whose frozen features the texts are compared with; None skips the comparison.
+        series: value per row of the image table that images of one series share, so that they lie in one fold.
+        seed: seed of folds and samples.
+    """
 
-"""Name of the report, in the folder of the descriptions."""
+    splits: tuple[str, ...] | None = None
+    prompt_file: Path | None = None
+    class_in_prompt: bool | None = None
+    language: str | None = None
+    encoder: str | None = "minilm"
+    long_text: Literal["truncate", "pool"] = "truncate"
+    embed_batch: int = 64
+    backbone: FrozenBackbone | None = None
+    series: np.ndarray | None = None
+    seed: int = 0
 
 
 def check_descriptions(
@@ -43,136 +76,116 @@ def check_descriptions(
     drop: Sequence[str] = (),
     retry: Sequence[str] = (),
 ) -> QualityReport:
-    """Check the descriptions of a work directory, or given ones, and keep what was found in `check.json`.
+    """Check descriptions and write the report to `check.json`.
 
-    Vectors and features are kept, so a check that was stopped, or is done again after some texts have changed, goes on
-    where it was.
+    Vectors and features are kept, so a check resumes after an interruption and repeats only the work for new texts.
 
     Args:
         images: the images.
         work: the work directory.
-        descriptions: texts to check; those of the work directory's description store when not given.
-        settings: what they are held against.
+        descriptions: texts to check; by default those of the work directory's description store.
+        settings: settings of the check.
         drop: kinds of findings whose texts are left out from now on.
         retry: kinds of findings whose texts are written again when the images are next described.
 
     Raises:
-        ConfigError: unknown language, encoder, backbone or finding; or given texts are to be dropped or tried again.
+        ConfigError: unknown language, encoder, backbone or finding; or marks for texts outside the store.
         DescriptionError: there is no text to check.
     """
-    check_kinds(drop, retry)
+    validate_marks(drop, retry)
     if descriptions is not None and (drop or retry):
         raise ConfigError(
-            f"The texts of {descriptions.source} are not in the description store, so none can be dropped or tried "
-            "again. Bring them in first: gpt4image describe import."
+            f"--drop and --retry work on the description store, and {descriptions.source} is not in it. Import the "
+            "texts first: gpt4image describe import."
         )
     workdir = WorkDir(work)
     store = DescriptionStore(workdir.description_store)
-    report = make_check(images, workdir, store if descriptions is None else descriptions, settings or CheckSettings())
+    report = make_report(images, workdir, store if descriptions is None else descriptions, settings or CheckSettings())
     report.save(workdir.description_store / CHECK_FILE)
     for kind, count in mark_findings(store, report, drop, retry).items():
         console.say(f"marked: {counted(count, 'text')} ({kind})")
-    say_what_nobody_asks(store, report, retry)
+    _warn_of_imported(store, {key for finding in report.findings if finding.kind in retry for key in finding.keys})
     return report
 
 
-def say_what_nobody_asks(store: DescriptionStore, report: QualityReport, retry: Sequence[str]) -> None:
-    """Say which of the texts that are to be written again `describe` cannot write: it never knew what they answer."""
-    marked = {key for finding in report.findings if finding.kind in retry for key in finding.keys}
-    if not marked:
-        return
-    batches = store.current_batches(dropped=True)
-    pairs = ((key, prompt) for b in batches for key, prompt in zip(*(b[n].to_pylist() for n in WHENCE), strict=True))
-    imported = sum(key in marked and prompt == IMPORTED for key, prompt in pairs)
+def _warn_of_imported(store: DescriptionStore, retried: set[str]) -> None:
+    """Warn of texts that are to be written again but were imported, so that `describe` does not know their prompt."""
+    imported = 0
+    for batch in store.current_batches(dropped=True) if retried else ():
+        pairs = zip(batch["key"].to_pylist(), batch["prompt"].to_pylist(), strict=True)
+        imported += sum(key in retried and prompt == IMPORTED for key, prompt in pairs)
     if imported:
         console.say(
-            f"{counted(imported, 'text')} of them came from a table that does not say what was asked. They are left "
-            "out from now on, but nobody writes them again: gpt4image describe asks its own prompts about the images.",
+            f"{counted(imported, 'text')} of them came from a table without prompts. They are left out from now on, "
+            "but gpt4image describe cannot write them again: it only knows its own prompts.",
             style="yellow",
         )
 
 
-def make_check(
+def make_report(
     images: ImageTable, workdir: WorkDir, source: DescriptionStore | DescriptionSet, settings: CheckSettings
 ) -> QualityReport:
-    """Check all texts of a source; nothing is marked and no report kept."""
+    """Check all texts of a store or set, without marking any."""
     if settings.language is not None:
         check_language(settings.language)
     if settings.backbone is not None:
-        settings.backbone.build()  # what cannot be had is said before the texts are read
+        settings.backbone.build()  # fails on unknown names and missing weights before the slow part
     encoder = None if settings.encoder is None else load_encoder(settings.encoder)
-    facts, strategies = ImageFacts(images), parse_prompts(settings.prompt_file)
-    collected = collect(source, facts, settings, strategies)
-    language = settings.language or main_language([text.text for text in collected.texts])
-    flags = check_texts(collected.texts, Against(images.classes, strategies, language))
-    comparison = Comparison(images, facts, workdir, settings)
-    further, knowledge, no_knowledge = read_vectors(collected, flags, comparison, encoder)
-    return make_report(
-        images.source,
-        collected,
-        images.classes,
-        [*flags, *further],
+    facts, prompts = ImageFacts(images), _known_prompts(settings.prompt_file)
+    collected = collect_texts(source, facts, settings.splits, prompts, settings.class_in_prompt)
+    texts, language = collected.texts, settings.language or main_language([text.text for text in collected.texts])
+    context = CheckContext(texts, images.classes, prompts, language, encoder, seed=settings.seed)
+    reader = TextReader(images, encoder, workdir, settings.long_text, settings.embed_batch) if encoder else None
+    context.vectors = reader.vectors(texts) if reader else None
+    flags, notes = run_checks(context), _data_notes(facts, collected, language)
+    knowledge, no_knowledge = None, None
+    try:
+        comparison = FeatureComparison(facts, reader, settings.backbone, settings.series, settings.seed, notes)
+        knowledge = comparison.measure(texts, context.vectors)
+    except DescriptionError as error:
+        no_knowledge = str(error)
+    leakage = measure_leakage(texts, images.classes)
+    lengths = sorted(normalized.count(" ") + 1 if normalized else 0 for normalized in context.normalized)
+    return QualityReport(
+        version=version("gpt4image"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        source=images.source,
+        text_source=collected.source,
+        images=len(collected.wanted),
+        described=len({text.image_id for text in texts}),
+        texts=len(texts),
+        distinct_texts=len({text.text for text in texts}),
+        failed=dict(collected.failed),
+        models=dict(Counter(text.model for text in texts if text.model is not None)),
+        prompts=dict(Counter(text.prompt for text in texts if text.prompt is not None)),
         language=language,
         encoder=settings.encoder,
+        words=(lengths[0], lengths[len(lengths) // 2], lengths[-1]),
+        findings=make_findings(flags, collected, images.classes),
+        leakage=leakage,
         knowledge=knowledge,
         no_knowledge=no_knowledge,
-        notes=[*data_notes(facts, collected, language), *comparison.notes],
+        notes=[*notes, *leakage_notes(leakage)],
     )
 
 
-def parse_prompts(prompt_file: Path | None) -> tuple[Prompt, ...]:
-    """All prompts that are known: the built-in ones and those of a file, also where they have the same name."""
+def _known_prompts(prompt_file: Path | None) -> tuple[Prompt, ...]:
+    """Return the built-in prompts and those of a file, both where they share a name."""
     own = [] if prompt_file is None else known_prompts(prompt_file).values()
-    return tuple({strategy.hash: strategy for strategy in (*known_prompts().values(), *own)}.values())
+    return tuple({prompt.hash: prompt for prompt in (*known_prompts().values(), *own)}.values())
 
 
-def collect(
-    source: DescriptionStore | DescriptionSet,
-    facts: ImageFacts,
-    settings: CheckSettings,
-    strategies: Sequence[Prompt],
-) -> Collected:
-    """The texts of a source. DescriptionError when there are none."""
-    if isinstance(source, DescriptionSet):
-        collected = collect_given(source, facts, settings.splits, settings.told)
-    else:
-        collected = collect_stored(source, facts, settings.splits, strategies, settings.told)
-    if not collected.texts:
-        raise DescriptionError(
-            f"There is no text to check in {collected.source}. Describe images first: gpt4image describe; or name "
-            "texts to check: --text."
-        )
-    return collected
-
-
-def read_vectors(
-    collected: Collected, flags: Sequence[Flag], comparison: Comparison, encoder: TextEncoder | None
-) -> tuple[list[Flag], Knowledge | None, str | None]:
-    """What is found with the texts' vectors, what the texts know, and where that is not known, why."""
-    settings, images, texts = comparison.settings, comparison.images, collected.texts
-    if encoder is None:
-        return [], None, "The texts were not read: name a text encoder, such as --encoder minilm."
-    vectors = text_vectors(texts, images, encoder, comparison.workdir.embeddings(encoder.name), settings)
-    further = long_flags(texts, encoder) + vector_flags(texts, vectors, flags, images.classes, settings.seed)
-    try:
-        return further, comparison.measure(texts, vectors, encoder), None
-    except DescriptionError as error:
-        return further, None, str(error)
-
-
-def data_notes(facts: ImageFacts, collected: Collected, language: str | None) -> list[str]:
-    """What a person should know of the data."""
+def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | None) -> list[str]:
     notes = []
     if facts.conflicting:
         notes.append(
-            f"{counted(facts.conflicting, 'image')} in more than one class: texts of such images are not held against "
-            "a label."
+            f"{counted(facts.conflicting, 'image')} in more than one class: their texts are not compared with a label."
         )
     if language is None:
-        notes.append("Too few texts are long enough to tell their language: to check it, name it with --language.")
-    if any(text.told is None and text.key is None for text in collected.texts):
+        notes.append("Too few texts are long enough to tell their language. Set it with --language to check it.")
+    if any(text.class_in_prompt is None and text.key is None for text in collected.texts):
         notes.append(
-            "It is not known how the texts were written. If whoever wrote them knew the class, what they know of it "
-            "proves nothing."
+            "It is not known how the texts were written. If their author knew the classes, the comparison with the "
+            "image features proves nothing."
         )
     return notes

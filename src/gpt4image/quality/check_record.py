@@ -1,11 +1,14 @@
-"""What checking the descriptions found, as plain records: `descriptions/check.json`. The page reads nothing else."""
+"""The records of a check of descriptions, kept as `descriptions/check.json`; the page reads nothing else."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from gpt4image.core.record import Record
 
+# In the order of the report
 FindingKind = Literal[
     "missing",
     "empty",
@@ -22,28 +25,24 @@ FindingKind = Literal[
     "outlier",
 ]
 
+OLD_SEVERITIES = {"mend": "fix", "look": "review", "know": "info"}  # in files of version 0.1
 
-"""Kinds of findings, in the order in which they are reported."""
-
-
-Severity = Literal["mend", "look", "know"]
-
-
-"""What a finding asks for: `mend` the texts, `look` at them before deciding, or `know` it and go on."""
+# `fix`: drop or retry the texts; `review`: look at them and decide; `info`: nothing has to be done
+Severity = Annotated[Literal["fix", "review", "info"], BeforeValidator(lambda word: OLD_SEVERITIES.get(word, word))]
 
 
 class FindingItem(Record):
-    """One text of a finding, to look at.
+    """One text of a finding, as an example.
 
     Attributes:
-        key: key in the description store, None for texts that were read from a file or column.
+        key: key in the description store, None for texts from a file or column.
         image_id: the image, 32 hex digits.
-        path: the image as the source names it; untrusted.
-        label: its class, None where it has none.
-        text: the description, in full; untrusted. Empty where there is none.
-        prompt: the prompt strategy it answers, None where it is not known.
-        model: the model that wrote it, None where it is not known.
-        detail: what exactly was found in it, such as the words that matched; untrusted.
+        path: path of the image within its source; untrusted.
+        label: class of the image, None for none.
+        text: the whole description, empty if there is none; untrusted.
+        prompt: name of the prompt, None if unknown.
+        model: the model that wrote the text, None if unknown.
+        detail: what exactly was found, such as the matching words; untrusted.
     """
 
     key: str | None
@@ -57,19 +56,19 @@ class FindingItem(Record):
 
 
 class Finding(Record):
-    """One thing that is the matter with some of the texts.
+    """All texts that one check flags.
 
     Attributes:
-        kind: the kind.
-        severity: what it asks for.
-        title: what was found, in a few words.
-        explanation: what that means, one sentence.
-        advice: what to do about it.
-        count: number of texts (images for `missing`) that it concerns.
+        kind: the check.
+        severity: what it asks of the user.
+        title: the problem in a few words.
+        explanation: what it means, one sentence.
+        advice: the remedy.
+        count: number of texts (of images for `missing`).
         share: `count` as a share of all texts (of all images for `missing`), 0 to 1.
-        items: some of them to look at, the clearest first.
-        keys: keys in the description store of all of them; empty for texts that were read from a file or column.
-        image_ids: images of all of them, sorted, each once.
+        items: examples, the clearest first.
+        keys: keys of all texts in the description store; empty for texts from a file or column.
+        image_ids: images of all texts, sorted, each once.
     """
 
     kind: FindingKind
@@ -85,16 +84,16 @@ class Finding(Record):
 
 
 class ClassLeakage(Record):
-    """How many of a class's texts carry its name.
+    """How many texts of a class contain its name.
 
     Attributes:
         name: the class.
-        sayable: whether the name is made of words that a text can hold; `n01440764` is not.
-        texts: texts of the class whose prompt did not say the class, or is not known.
-        with_word: how many of those carry the name.
-        share: `with_word` as a share of `texts`; None where there are none or the name is not sayable.
-        told_texts: texts of the class whose prompt said the class: there the name is expected.
-        told_with_word: how many of those carry the name.
+        sayable: whether the name consists of words that a text can contain; `n01440764` does not.
+        texts: texts of the class whose prompt did not name the class, or is unknown.
+        with_word: how many of those contain the name.
+        share: `with_word` as a share of `texts`; None without such texts or with a name that is not sayable.
+        told_texts: texts of the class whose prompt named the class, where the name is expected.
+        told_with_word: how many of those contain the name.
     """
 
     name: str
@@ -106,8 +105,11 @@ class ClassLeakage(Record):
     told_with_word: int
 
 
+Verdict = Literal["more", "same", "less"]  # of texts compared with image features; `same`: neither was shown
+
+
 class Probe(Record):
-    """Accuracy out of fold of a linear classifier on frozen vectors, a share of 1, with a 95% interval."""
+    """Out-of-fold accuracy of a linear classifier on frozen vectors, a share of 1, with a 95% interval."""
 
     accuracy: float
     low: float
@@ -123,7 +125,7 @@ class PairedGap(Record):
 
 
 class ClassKnowledge(Record):
-    """One class: its images, and the share of them that each classifier gets right out of fold."""
+    """One class: its number of images, and the out-of-fold accuracy of each classifier on them."""
 
     name: str
     images: int
@@ -133,26 +135,26 @@ class ClassKnowledge(Record):
 
 
 class Knowledge(Record):
-    """What the texts know beside what frozen image features know. All numbers are out of fold.
+    """How well texts and frozen image features predict the class, alone and together. All numbers are out-of-fold.
 
     Attributes:
-        images: images that were classified: those with a label, a text and enough others of their class.
-        folds: folds of the cross-fitting.
-        left_out: images left out because their class has too few members, by class.
+        images: images that were classified: with a label, a text and enough others of their class.
+        folds: number of folds.
+        left_out: images of classes with too few members, by class.
         chance: accuracy of always answering the largest class.
         text: classifier on the texts' vectors.
         image: classifier on the frozen image features.
         both: classifier on the two together.
-        masked: classifier on the texts' vectors after class names were taken out of the texts, where it was asked for.
+        masked: classifier on vectors of the texts without class names; None if hardly any text has one.
         text_over_image: accuracy of the texts minus that of the image features.
         both_over_image: accuracy of both minus that of the image features.
-        mended: share of the image classifier's errors that the texts get right; None where it makes none.
-        broken: share of the image classifier's right answers that the texts get wrong; None where it has none.
+        mended: share of the image classifier's errors that the texts get right; None without errors.
+        broken: share of the image classifier's right answers that the texts get wrong; None without right answers.
         per_class: the classes, in the order of their labels.
-        verdict: whether the texts know `more` or `less` than the image features, or neither was shown (`same`).
+        verdict: whether the texts know more or less than the image features.
         title: the verdict in a sentence.
-        advice: what follows for whether to go on.
-        backbone: the backbone of the image features and where its weights are from.
+        advice: what follows from it.
+        backbone: the backbone of the image features and the source of its weights.
         encoder: the text encoder.
     """
 
@@ -169,7 +171,7 @@ class Knowledge(Record):
     mended: float | None
     broken: float | None
     per_class: list[ClassKnowledge]
-    verdict: Literal["more", "same", "less"]
+    verdict: Verdict
     title: str
     advice: str
     backbone: str
@@ -177,28 +179,28 @@ class Knowledge(Record):
 
 
 class QualityReport(Record):
-    """All that checking the descriptions found.
+    """Everything that a check of descriptions found.
 
     Attributes:
         version: version of gpt4image.
-        created: when, ISO 8601 in UTC.
+        created: time of the check, ISO 8601 in UTC.
         source: the image set, as the user named it.
-        text_source: where the texts come from, as the user named it or `description store`.
-        images: distinct images that were to be described.
-        described: how many of those have a text.
-        texts: texts that were checked; more than one an image where several prompts or models answered.
+        text_source: the texts' source, as the user named it, or `description store`.
+        images: distinct images that should have a text.
+        described: how many of those have one.
+        texts: texts that were checked; several per image if several prompts or models answered.
         distinct_texts: how many of those differ.
-        failed: requests that failed and have no answer, by reason.
-        models: texts by the model that wrote them.
-        prompts: texts by the prompt strategy that they answer.
-        language: language that the texts are held against, ISO 639-1; None where there are too few long texts to tell.
-        encoder: the text encoder, None where texts were not encoded.
+        failed: failed requests by reason.
+        models: texts by model.
+        prompts: texts by prompt.
+        language: expected language, ISO 639-1; None if too few texts are long enough to tell.
+        encoder: the text encoder, None if texts were not encoded.
         words: words of the shortest text, the median, and the longest.
-        findings: what was found, in the order of `FindingKind`; kinds of which there is nothing are left out.
+        findings: what was found, in the order of `FindingKind`.
         leakage: class names in the texts, by class in the order of labels.
-        knowledge: what the texts know that the model does not; None where it could not be measured.
-        no_knowledge: why `knowledge` is None, and how to get it.
-        notes: what else a person should know, whole sentences.
+        knowledge: what the texts know beyond the image features; None if it was not measured.
+        no_knowledge: why it was not measured, and how to get it.
+        notes: further notes, whole sentences.
     """
 
     version: str

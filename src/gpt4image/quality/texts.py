@@ -1,34 +1,37 @@
-"""Where the texts that are checked come from: the description store, or a column or file."""
+"""The texts under check, collected from the description store or from a column or file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from gpt4image.core.errors import DescriptionError
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.images.table import SPLITS, ImageTable
 
+CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # placeholders that reveal the class to the model
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedText:
-    """One description.
+    """One description, with what is known about its image and its origin.
 
     Attributes:
         image_id: the image, 32 hex digits.
-        text: the description.
-        path: the image as the source names it.
-        label: its class, -1 where it has none or several.
-        key: key in the description store, None where it is not from there.
-        prompt: the prompt strategy it answers, None where it is not known.
-        model: the model that wrote it, None where it is not known.
-        finish_reason: why the answer ended, as the server said, None where it is not known.
-        told: whether the prompt said the class, None where that is not known.
+        text: the description; empty for an image without one.
+        path: path of the image within its source.
+        label: class of the image, -1 for none or several.
+        key: key in the description store, None for texts from elsewhere.
+        prompt: name of the prompt, None if unknown.
+        model: the model that wrote the text, None if unknown.
+        finish_reason: the server's reason for the end of the answer, None if unknown.
+        class_in_prompt: whether the prompt named the class, None if unknown.
     """
 
     image_id: str
@@ -39,44 +42,30 @@ class CheckedText:
     prompt: str | None = None
     model: str | None = None
     finish_reason: str | None = None
-    told: bool | None = None
-
-    def with_text(self, text: str) -> CheckedText:
-        """The same with another text."""
-        return replace(self, text=text)
-
-
-TELLING = frozenset({"class", "neighbours"})
-
-
-"""Placeholders that say the class."""
+    class_in_prompt: bool | None = None
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The distinct images of a table.
-
-    Attributes:
-        images: the table.
-    """
+    """The distinct images of a table: copies of an image share one id."""
 
     images: ImageTable
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
-        """Position in the table of each image by id; the first of its copies."""
+        """Row of each image id in the table; the first one for copies."""
         ids, first = np.unique(self.images.ids, return_index=True)
         return dict(zip((image_id.decode() for image_id in ids.tolist()), first.tolist(), strict=True))
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Label of each row of the table, int32 [N]; -1 also for images whose copies have different labels."""
+        """Label of each row, int32 [N]; -1 also for images whose copies have different labels."""
         ids, labels = self.images.ids, self.images.labels
-        _, of = np.unique(ids, return_inverse=True)
-        highest, lowest = np.full(of.max() + 1, -1), np.full(of.max() + 1, np.iinfo(np.int32).max)
-        np.maximum.at(highest, of, labels)
-        np.minimum.at(lowest, of, labels)
-        return np.where(highest == lowest, highest, -1)[of].astype(np.int32)
+        _, image_of = np.unique(ids, return_inverse=True)
+        highest, lowest = np.full(image_of.max() + 1, -1), np.full(image_of.max() + 1, np.iinfo(np.int32).max)
+        np.maximum.at(highest, image_of, labels)
+        np.minimum.at(lowest, image_of, labels)
+        return np.where(highest == lowest, highest, -1)[image_of].astype(np.int32)
 
     @cached_property
     def conflicting(self) -> int:
@@ -88,27 +77,35 @@ class ImageFacts:
         paths: list[str] = self.images.rows["path"].to_pylist()
         return paths
 
-    def text(self, image_id: str, text: str = "", **known: str | bool | None) -> CheckedText:
-        """A text of an image with what is known of the image."""
+    def text(self, image_id: str, text: str = "", **origin: str | bool | None) -> CheckedText:
+        """Make a text of an image; `origin` holds the attributes of `CheckedText` from `key` on."""
         row = self.rows[image_id]
-        return CheckedText(image_id, text, self._paths[row], int(self.labels[row]), **known)  # type: ignore[arg-type]
+        return CheckedText(image_id, text, self._paths[row], int(self.labels[row]), **origin)  # type: ignore[arg-type]
 
-    def of_splits(self, splits: Iterable[str]) -> set[str]:
-        """Ids of the images of some splits."""
-        rows = np.concatenate([self.images.split(split) for split in splits])
-        return {image_id.decode() for image_id in self.images.ids[rows].tolist()}
+    def in_splits(self, splits: Iterable[str]) -> set[str]:
+        """Return the ids of all images in the splits."""
+        rows = [self.images.split(split) for split in splits]
+        return {image_id.decode() for image_id in self.images.ids[np.concatenate(rows)].tolist()} if rows else set()
+
+    def wanted(self, splits: Sequence[str] | None, described: set[str]) -> set[str]:
+        """Return the images that should have a text: by default all in splits where any image is described."""
+        if splits is None:
+            rows = np.asarray([self.rows[image_id] for image_id in described], dtype=np.int64)
+            used = set(self.images.rows["split"].take(rows).to_pylist())
+            splits = [split for split in SPLITS if split in used]
+        return self.in_splits(splits)
 
 
 @dataclass(frozen=True)
-class Collected:
-    """Texts to be checked.
+class CollectedTexts:
+    """All texts to check.
 
     Attributes:
         source: where they come from.
         texts: the texts.
-        wanted: ids of the images that were to be described.
-        missing: images that have no text, each with the reason.
-        failed: requests that failed and have no answer, by reason.
+        wanted: ids of the images that should have a text.
+        missing: those without one, each with the reason.
+        failed: failed requests by reason.
     """
 
     source: str
@@ -118,45 +115,60 @@ class Collected:
     failed: Mapping[str, int]
 
 
-def collect_given(
-    descriptions: DescriptionSet, facts: ImageFacts, splits: Sequence[str] | None, told: bool | None
-) -> Collected:
-    """The texts of a description set.
+def collect_texts(
+    source: DescriptionStore | DescriptionSet,
+    facts: ImageFacts,
+    splits: Sequence[str] | None,
+    prompts: Sequence[Prompt],
+    class_in_prompt: bool | None,
+) -> CollectedTexts:
+    """Collect the texts of a description store or set; texts of images outside the table are left out.
 
     Args:
-        descriptions: the texts.
+        source: the store or set.
         facts: the images.
-        splits: splits that were to be described; those that have a text when not given.
-        told: whether the class was known when they were written, None where that is not known.
+        splits: splits that should be described; by default all splits in which any image is described.
+        prompts: the known prompts; they tell whether the class was in the prompt.
+        class_in_prompt: the same for texts with an unknown prompt, None if unknown.
+
+    Raises:
+        DescriptionError: there is no text.
     """
-    wanted = choose_wanted(facts, splits, {image_id for image_id, _ in descriptions.pairs()})
-    texts = [facts.text(i, text, told=told) for i, text in descriptions.pairs() if i in wanted]
+    if isinstance(source, DescriptionSet):
+        collected = _collect_set(source, facts, splits, class_in_prompt)
+    else:
+        collected = _collect_store(source, facts, splits, prompts, class_in_prompt)
+    if not collected.texts:
+        raise DescriptionError(
+            f"No text to check in {collected.source}. Describe images first (gpt4image describe), or pass texts with "
+            "--text."
+        )
+    return collected
+
+
+def _collect_set(
+    descriptions: DescriptionSet, facts: ImageFacts, splits: Sequence[str] | None, class_in_prompt: bool | None
+) -> CollectedTexts:
+    pairs = list(descriptions.pairs())
+    wanted = facts.wanted(splits, {image_id for image_id, _ in pairs})
+    texts = [facts.text(i, text, class_in_prompt=class_in_prompt) for i, text in pairs if i in wanted]
     missing = [(facts.text(i), "no text") for i in sorted(wanted - {text.image_id for text in texts})]
-    return Collected(descriptions.source, texts, wanted, missing, {})
+    return CollectedTexts(descriptions.source, texts, wanted, missing, {})
 
 
-def collect_stored(
+def _collect_store(
     store: DescriptionStore,
     facts: ImageFacts,
     splits: Sequence[str] | None,
-    strategies: Sequence[Prompt],
-    told: bool | None,
-) -> Collected:
-    """The texts of a description store that count.
-
-    Args:
-        store: the texts.
-        facts: the images; texts of others are left out.
-        splits: splits that were to be described; those of which anything was asked when not given.
-        strategies: prompts that are known.
-        told: whether other prompts say the class, None where that is not known.
-    """
-    known = {strategy.hash: bool(strategy.placeholders & TELLING) for strategy in strategies}
-    everything = [record for record in store.current(dropped=True) if record.image_id in facts.rows]
-    wanted = choose_wanted(facts, splits, {record.image_id for record in everything})
-    counting = {record.key for record in store.current()}
-    records = [record for record in everything if record.image_id in wanted]
-    answers = [record for record in records if record.answered and record.key in counting]
+    prompts: Sequence[Prompt],
+    class_in_prompt: bool | None,
+) -> CollectedTexts:
+    with_class = {prompt.hash: bool(prompt.placeholders & CLASS_PLACEHOLDERS) for prompt in prompts}
+    records = [record for record in store.current(dropped=True) if record.image_id in facts.rows]
+    wanted = facts.wanted(splits, {record.image_id for record in records})
+    records = [record for record in records if record.image_id in wanted]
+    kept = {record.key for record in store.current()}  # neither dropped nor marked to be written again
+    answers = [record for record in records if record.answered and record.key in kept]
     texts = [
         facts.text(
             record.image_id,
@@ -165,33 +177,25 @@ def collect_stored(
             prompt=record.prompt,
             model=record.model,
             finish_reason=record.finish_reason,
-            told=known.get(record.prompt_hash, told),
+            class_in_prompt=with_class.get(record.prompt_hash, class_in_prompt),
         )
         for record in answers
     ]
     failed = Counter(record.error for record in records if record.error is not None)
-    lost = wanted - {record.image_id for record in answers}
-    return Collected("description store", texts, wanted, list(explain(lost, records, facts)), failed)
+    undescribed = wanted - {record.image_id for record in answers}
+    missing = list(_explain_missing(undescribed, records, facts))
+    return CollectedTexts("description store", texts, wanted, missing, failed)
 
 
-def explain(
-    lost: set[str], records: Iterable[DescriptionRecord], facts: ImageFacts
+def _explain_missing(
+    undescribed: set[str], records: Iterable[DescriptionRecord], facts: ImageFacts
 ) -> Iterable[tuple[CheckedText, str]]:
-    """Why images have no text: a failure, a mark, or that nothing was ever asked."""
+    """Yield the reason for each missing text: a failure, a mark, or no request at all."""
     asked = set()
     for record in records:
-        if record.image_id in lost:
+        if record.image_id in undescribed:
             asked.add(record.image_id)
             text = facts.text(record.image_id, key=record.key, prompt=record.prompt, model=record.model)
-            yield text, record.error or "its text was dropped or is to be written again"
-    for image_id in sorted(lost - asked):
-        yield facts.text(image_id), "never asked"
-
-
-def choose_wanted(facts: ImageFacts, splits: Sequence[str] | None, touched: set[str]) -> set[str]:
-    """Ids of the images that were to be described: those of the splits, or of all splits that have a touched image."""
-    if splits is not None:
-        return facts.of_splits(splits)
-    rows = np.asarray([facts.rows[image_id] for image_id in touched], dtype=np.int64)
-    there = set(facts.images.rows["split"].take(rows).to_pylist())
-    return facts.of_splits([split for split in SPLITS if split in there]) if there else set()
+            yield text, record.error or "its text was dropped or is marked for another try"
+    for image_id in sorted(undescribed - asked):
+        yield facts.text(image_id), "never requested"

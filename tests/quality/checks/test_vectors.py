@@ -1,9 +1,9 @@
-"""Findings from vectors, on sets of which the truth is known."""
+"""Likely label errors and outliers, on sets whose true classes are known."""
 
 import numpy as np
 import pytest
 
-from gpt4image.probing.folds import FOLDS, grouped_folds, groups_per_class, link, look_alikes, near_copies, to_unit
+from gpt4image.probing.folds import to_unit
 from gpt4image.quality.checks.vectors import find_contradictions, find_outliers
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -18,7 +18,7 @@ def clusters(per_class=60, spread=0.6, seed=0, width=24):
     return to_unit(centres[labels] + noise).astype(np.float32), labels
 
 
-def alone(labels):
+def singletons(labels):
     return np.arange(len(labels))
 
 
@@ -28,17 +28,17 @@ def test_swapped_labels_are_found_and_nothing_else(spread, recall):
     swapped = np.arange(0, len(labels), 15)
     given = labels.copy()
     given[swapped] = (labels[swapped] + 1 + np.arange(len(swapped)) % 4) % len(CLASSES)
-    flags = find_contradictions(vectors, given, alone(labels), CLASSES)
+    flags = find_contradictions(vectors, given, singletons(labels), CLASSES)
     found = {flag.at for flag in flags}
     assert found <= set(swapped.tolist())
     assert len(found) >= recall * len(swapped)
     assert all(CLASSES[labels[flag.at]] in flag.detail and CLASSES[given[flag.at]] in flag.detail for flag in flags)
 
 
-def test_right_labels_of_well_told_classes_are_never_flagged():
+def test_correct_labels_of_separate_classes_are_never_flagged():
     for seed in range(3):
         vectors, labels = clusters(seed=seed)
-        assert find_contradictions(vectors, labels, alone(labels), CLASSES, seed) == []
+        assert find_contradictions(vectors, labels, singletons(labels), CLASSES, seed) == []
 
 
 def test_ambiguous_texts_are_flagged_no_more_often_than_the_rule_says():
@@ -54,7 +54,7 @@ def test_ambiguous_texts_are_flagged_no_more_often_than_the_rule_says():
     assert 0 < max(shares) < 0.03
 
 
-def test_copies_do_not_vouch_for_each_other():
+def test_copies_do_not_confirm_each_other():
     vectors, labels = clusters(spread=0.3)
     wrong = np.repeat(vectors[:1], 40, axis=0)
     everything = np.concatenate([vectors, wrong])
@@ -66,20 +66,20 @@ def test_copies_do_not_vouch_for_each_other():
     assert not apart & set(range(len(labels), len(everything)))
 
 
-def test_classes_in_few_groups_and_rows_without_label_are_not_judged():
+def test_classes_in_few_groups_and_unlabelled_rows_are_skipped():
     vectors, labels = clusters(spread=0.3)
     given = labels.copy()
     given[1] = 3  # an ant called dog
-    assert [flag.at for flag in find_contradictions(vectors, given, alone(labels), CLASSES)] == [1]
-    groups = np.where(given == 3, alone(labels) % 4, alone(labels))  # dogs in four groups
+    assert [flag.at for flag in find_contradictions(vectors, given, singletons(labels), CLASSES)] == [1]
+    groups = np.where(given == 3, singletons(labels) % 4, singletons(labels))  # dogs in four groups
     assert find_contradictions(vectors, given, groups, CLASSES) == []
     given[1] = -1
-    assert find_contradictions(vectors, given, alone(labels), CLASSES) == []
+    assert find_contradictions(vectors, given, singletons(labels), CLASSES) == []
 
 
-def test_one_class_alone_contradicts_nothing():
+def test_single_class_contradicts_nothing():
     vectors, labels = clusters()
-    assert find_contradictions(vectors, np.zeros_like(labels), alone(labels), CLASSES) == []
+    assert find_contradictions(vectors, np.zeros_like(labels), singletons(labels), CLASSES) == []
 
 
 def test_clearest_contradiction_weighs_most():
@@ -87,7 +87,7 @@ def test_clearest_contradiction_weighs_most():
     given = labels.copy()
     given[:3] = 3
     vectors[0] = to_unit(vectors[labels == 0].mean(axis=0, keepdims=True))[0]
-    flags = find_contradictions(vectors, given, alone(labels), CLASSES)
+    flags = find_contradictions(vectors, given, singletons(labels), CLASSES)
     assert max(flags, key=lambda flag: flag.weight).at == 0
 
 
@@ -111,12 +111,12 @@ def test_copies_of_a_foreign_text_are_outliers_together():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_usual_texts_are_no_outliers(seed):
+def test_usual_texts_are_not_outliers(seed):
     vectors, labels = clusters(seed=seed)
-    assert find_outliers(vectors, alone(labels)) == []
+    assert find_outliers(vectors, singletons(labels)) == []
 
 
-def test_small_sets_and_sets_of_one_text_have_no_outliers():
+def test_small_sets_and_sets_of_identical_texts_have_no_outliers():
     vectors, _ = clusters()
     assert find_outliers(vectors[:49], np.arange(49)) == []
     assert find_outliers(np.repeat(vectors[:1], 60, axis=0), np.arange(60)) == []
@@ -124,58 +124,16 @@ def test_small_sets_and_sets_of_one_text_have_no_outliers():
 
 
 def test_neighbours_among_a_sample_find_the_same_outlier(monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.checks.vectors.COMPARED_WITH", 150)
+    monkeypatch.setattr("gpt4image.quality.checks.vectors.MAX_REFERENCE_TEXTS", 150)
     vectors, labels = clusters()
     flags = find_outliers(np.concatenate([vectors, foreign(vectors)]), np.arange(len(labels) + 1))
     assert [flag.at for flag in flags] == [len(labels)]
 
 
-def test_rare_class_that_is_not_among_those_learned_from_is_not_judged(monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.checks.vectors.TRAINED_ON", 40)
+def test_class_missing_from_the_training_sample_is_not_judged(monkeypatch):
+    monkeypatch.setattr("gpt4image.quality.checks.vectors.MAX_TRAINING_TEXTS", 40)
     vectors, labels = clusters()
     keep = np.concatenate([np.flatnonzero(labels < 4), np.flatnonzero(labels == 4)[:5]])
     for seed in range(5):
         flags = find_contradictions(vectors[keep], labels[keep], np.arange(len(keep)), CLASSES, seed)
         assert not [flag for flag in flags if labels[keep][flag.at] == 4]
-
-
-def test_links_run_through_other_rows():
-    assert link(["a", "b", "c", "b"], [1, 2, 3, 1]).tolist() == [0, 0, 1, 0]
-    assert link(np.array([5, 5, 7])).tolist() == [0, 0, 1]
-
-
-def test_values_of_two_columns_are_not_mixed_up():
-    assert link([1, 2], [2, 3]).tolist() == [0, 1]
-
-
-def test_folds_keep_groups_whole_and_give_every_fold_every_class():
-    generator = np.random.default_rng(0)
-    labels = generator.choice(4, 300, p=[0.7, 0.2, 0.07, 0.03])
-    groups = generator.integers(0, 150, 300)
-    folds = grouped_folds(labels, groups, seed=1)
-    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
-    for label in np.flatnonzero(groups_per_class(labels, groups, 4) >= 2 * FOLDS):
-        assert set(folds[labels == label]) == set(range(FOLDS))
-    assert np.bincount(folds).min() > 40
-    assert not np.array_equal(folds, grouped_folds(labels, groups, seed=2))
-
-
-def test_groups_count_for_their_rarest_class():
-    """Five groups hold both classes: every fold needs one of them."""
-    labels = np.concatenate([np.zeros(45, dtype=int), np.tile([0, 1], 5)])
-    groups = np.concatenate([np.arange(45), 45 + np.repeat(np.arange(5), 2)])
-    for seed in range(10):
-        assert set(grouped_folds(labels, groups, seed)[labels == 1]) == set(range(FOLDS))
-
-
-def test_images_that_look_alike_are_grouped_and_chains_are_not():
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((60, 32))
-    features[1] = features[0] + 0.05 * generator.standard_normal(32)
-    groups = look_alikes(features)
-    assert groups[0] == groups[1]
-    assert len(set(groups)) == 59
-    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
-    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    assert len(set(near_copies(circle, 0.8))) == 1
-    assert len(set(look_alikes(circle))) == 200

@@ -1,77 +1,56 @@
-"""Class names in texts: how many of a class's texts carry its name, and texts with all names taken out."""
+"""Class names in texts: how many of a class's texts contain its name, and texts with all class names masked."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+from gpt4image.core.format import count
 from gpt4image.descriptions.prompts.values import speak
-from gpt4image.quality.words import WORD, words
+from gpt4image.quality.check_record import ClassLeakage
+from gpt4image.quality.texts import CheckedText
+from gpt4image.quality.words import WORD, split_words
 
-IRREGULAR = (
-    ("person", "people"),
-    ("man", "men"),
-    ("woman", "women"),
-    ("child", "children"),
-    ("mouse", "mice"),
-    ("goose", "geese"),
-    ("foot", "feet"),
-    ("tooth", "teeth"),
-    ("ox", "oxen"),
-)
-
-
-PREFIX = re.compile(r"^(?:\d+|n\d{8})[\s._-]+")
-
-
-"""Numbers and codes before names, as in `001.Black_footed_Albatross`."""
-
-
+IRREGULAR = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "goose": "geese"}
+IRREGULAR |= {"foot": "feet", "tooth": "teeth", "ox": "oxen"}
+SINGULARS = {plural: singular for singular, plural in IRREGULAR.items()}
+PREFIX = re.compile(r"^(?:\d+|n\d{8})[\s._-]+")  # numbers and codes before names, as in 001.Black_footed_Albatross
 CODE = re.compile(r"[a-z]{1,2}\d{4,}")
-
-
-MASK = "thing"
-
-
-"""What stands in the place of a class name that is taken out."""
-
-
-SHORTEST_STEM = 3
+MASK = "thing"  # replaces a class name
+MIN_STEM = 3
 
 
 class ClassNames:
-    """The names of classes as texts may say them: any case, singular and plural, each of several synonyms.
+    """Class names as texts contain them: in any case, singular and plural, each of several synonyms.
 
-    `tench, Tinca tinca` has two names, `crane (bird)` and `001.crane` are a crane. Names that are no words, such as
-    `n01440764` or `17`, are never found.
+    `tench, Tinca tinca` has two names; `crane (bird)` and `001.crane` are both `crane`. Names that are not words, such
+    as `n01440764` or `17`, are never found.
 
     Args:
-        classes: class names; a label is a position among them.
+        classes: class names; a label is a position in them.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._phrases = [name_phrases(name) for name in classes]
 
     def sayable(self, label: int) -> bool:
-        """Whether the name is made of words."""
+        """Return whether the name consists of words."""
         return bool(self._phrases[label])
 
-    def find(self, found: Sequence[str], label: int) -> str | None:
-        """The class's name as it stands in a text of these words; None where it does not."""
-        joined = f" {' '.join(found)} "
+    def find(self, words: Sequence[str], label: int) -> str | None:
+        """Return the form in which the class's name occurs among the words of a text, None if it does not."""
+        joined = f" {' '.join(words)} "
         return next((phrase for phrase in self._phrases[label] if f" {phrase} " in joined), None)
 
     @cached_property
-    def _all(self) -> dict[str, int]:
+    def _sizes(self) -> dict[str, int]:
+        """Number of words of every phrase of every class."""
         return {phrase: phrase.count(" ") + 1 for phrases in self._phrases for phrase in phrases}
 
-    @cached_property
-    def _longest(self) -> int:
-        return max(self._all.values(), default=0)
-
     def mask(self, text: str) -> str:
-        """The text with the names of all classes taken out, not only of its own: a missing word would tell as much.
+        """Replace the names of all classes: masking the own name alone would reveal the class by what is missing.
 
         >>> ClassNames(["cat", "bus_stop"]).mask("Two cats at a bus stop.")
         'Two thing at a thing.'
@@ -79,65 +58,63 @@ class ClassNames:
         spans = [(match.start(), match.end(), match[0].casefold()) for match in WORD.finditer(text)]
         pieces, end, at = [], 0, 0
         while at < len(spans):
-            size = self._size_at(spans, at)
+            size = self._longest_name(spans, at)
             if size:
                 pieces += [text[end : spans[at][0]], MASK]
                 end = spans[at + size - 1][1]
             at += max(size, 1)
         return "".join([*pieces, text[end:]])
 
-    def _size_at(self, spans: Sequence[tuple[int, int, str]], at: int) -> int:
-        """Words of the longest name that begins at a word, 0 where none does."""
-        for size in range(min(self._longest, len(spans) - at), 0, -1):
-            if " ".join(word for _, _, word in spans[at : at + size]) in self._all:
+    def _longest_name(self, spans: Sequence[tuple[int, int, str]], at: int) -> int:
+        """Return the number of words of the longest name that starts at a word, 0 if none does."""
+        for size in range(min(max(self._sizes.values(), default=0), len(spans) - at), 0, -1):
+            if " ".join(word for _, _, word in spans[at : at + size]) in self._sizes:
                 return size
         return 0
 
 
 def name_phrases(name: str) -> list[str]:
-    """All ways in which a class name may stand in a text, in small letters; none where it is not made of words.
+    """Return all forms in which a text may contain a class name, in lower case; none if it is not made of words.
 
     >>> name_phrases("fox squirrel, eastern fox squirrel")
     ['fox squirrel', 'fox squirrels', 'eastern fox squirrel', 'eastern fox squirrels']
     """
     spoken = speak(re.sub(r"\([^()]*\)", " ", name))
-    names = (words(part) for part in re.split(r"[,;/|]", PREFIX.sub("", spoken)))
-    return list(dict.fromkeys(phrase for found in names if is_words(found) for phrase in inflect(found)))
+    synonyms = (split_words(part) for part in re.split(r"[,;/|]", PREFIX.sub("", spoken)))
+    return list(dict.fromkeys(phrase for words in synonyms if is_words(words) for phrase in _inflect(words)))
 
 
-def is_words(found: Sequence[str]) -> bool:
-    """Whether a name is made of words: one of them has a letter, is no single Latin letter, and no code.
+def is_words(words: Sequence[str]) -> bool:
+    """Return whether a name has a real word: with a letter, no code, and not a single Latin letter.
 
     >>> is_words(["a380"]), is_words(["n01440764"]), is_words(["b"]), is_words(["17"])
     (True, False, False, False)
     """
     return any(
         any(c.isalpha() for c in word) and (len(word) > 1 or not word.isascii()) and not CODE.fullmatch(word)
-        for word in found
+        for word in words
     )
 
 
-def inflect(found: Sequence[str]) -> Iterable[str]:
-    """A name with its last word in singular and plural."""
-    *first, last = found
+def _inflect(words: Sequence[str]) -> Iterator[str]:
+    """Yield a name with its last word in singular and plural."""
+    *first, last = words
     for form in dict.fromkeys((last, *other_number(last))):
         yield " ".join((*first, form))
 
 
 def other_number(word: str) -> list[str]:
-    """Plurals and singulars that a word may have, by the plain rules of English and a few that break them.
+    """Return possible plurals and singulars of a word, by the regular rules of English and a few exceptions.
 
     >>> other_number("berry"), other_number("buses"), other_number("people"), other_number("glass")
     (['berries'], ['buse', 'bus'], ['person'], ['glasses'])
     """
-    for pair in IRREGULAR:
-        if word in pair:
-            return [pair[1 - pair.index(word)]]
-    return [*plurals(word), *singulars(word)]
+    if irregular := IRREGULAR.get(word) or SINGULARS.get(word):
+        return [irregular]
+    return [*_plurals(word), *_singulars(word)]
 
 
-def plurals(word: str) -> list[str]:
-    """Plurals of a word that does not look like one."""
+def _plurals(word: str) -> list[str]:
     if word.endswith(("ss", "x", "z", "ch", "sh", "us")):
         return [word + "es"]
     if word.endswith("y") and word[-2:-1] not in "aeiou":
@@ -146,11 +123,10 @@ def plurals(word: str) -> list[str]:
         return [word + "s", word[:-1] + "ves"]
     if word.endswith("fe"):
         return [word[:-2] + "ves"]
-    return [] if word.endswith("s") else [word + "s"]
+    return [] if word.endswith("s") else [word + "s"]  # a word that looks like a plural has none
 
 
-def singulars(word: str) -> list[str]:
-    """Singulars of a word that looks like a plural."""
+def _singulars(word: str) -> list[str]:
     if not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return []
     stems = [word[:-1]]
@@ -160,4 +136,47 @@ def singulars(word: str) -> list[str]:
         stems += [word[:-3] + "f", word[:-3] + "fe"]
     elif word.endswith("es"):
         stems.append(word[:-2])
-    return [stem for stem in stems if len(stem) >= SHORTEST_STEM]
+    return [stem for stem in stems if len(stem) >= MIN_STEM]
+
+
+def measure_leakage(texts: Sequence[CheckedText], classes: Sequence[str]) -> list[ClassLeakage]:
+    """Count the texts of each class that contain its name; classes without a text are left out."""
+    names = ClassNames(classes)
+    counts: Counter[tuple[int, bool, bool]] = Counter()  # texts by label, class in the prompt, name in the text
+    for text in texts:
+        if text.label >= 0:
+            named = names.find(split_words(text.text), text.label) is not None
+            counts[text.label, bool(text.class_in_prompt), named] += 1
+    records = []
+    for label in sorted({label for label, _, _ in counts}):
+        total = counts[label, False, False] + counts[label, False, True]
+        records.append(
+            ClassLeakage(
+                name=classes[label].encode("utf-8", "replace").decode(),
+                sayable=names.sayable(label),
+                texts=total,
+                with_word=counts[label, False, True],
+                share=counts[label, False, True] / total if total and names.sayable(label) else None,
+                told_texts=counts[label, True, False] + counts[label, True, True],
+                told_with_word=counts[label, True, True],
+            )
+        )
+    return records
+
+
+def leakage_notes(leakage: Sequence[ClassLeakage]) -> list[str]:
+    """Return what a reader must know about these counts."""
+    notes = []
+    unsayable = [record.name for record in leakage if not record.sayable]
+    if unsayable:
+        notes.append(
+            f"{len(unsayable):,} of {count(len(leakage), 'class name')} are not words, such as {unsayable[0]}: no text "
+            "can contain them, so they are not counted."
+        )
+    prompted, named = (sum(getattr(record, key) for record in leakage) for key in ("told_texts", "told_with_word"))
+    if prompted:
+        notes.append(
+            f"{count(prompted, 'text')} answered a prompt that names the class; {named:,} of them contain the class "
+            "name. That is expected and not a finding."
+        )
+    return notes

@@ -1,4 +1,4 @@
-"""Refusals and apologies: where the model speaks of itself in place of the image."""
+"""Find refusals and apologies: the model speaks of itself instead of the image."""
 
 # ruff: noqa: RUF001 - letters and punctuation of other scripts
 
@@ -6,35 +6,18 @@ from __future__ import annotations
 
 import re
 
-from gpt4image.quality.words import APOSTROPHE, without_quotes
+from gpt4image.quality.words import APOSTROPHE, remove_quotes
 
-START = r"(?:^|(?<=[.!?—\n。！？]))[\s*_>\"'-]*"
-
-
-"""Where a sentence begins."""
-
-
+# Pieces of the patterns below. Only a sentence that begins with one of them is a refusal.
+START = r"(?:^|(?<=[.!?—\n。！？]))[\s*_>\"'-]*"  # of a sentence
 LEAD = (
     r"(?:(?:but|however|unfortunately|regrettably|currently|therefore|thus|so|and|since|as|because|certainly|"
     r"at\s+the\s+moment)[,!\s]+)*"
 )
-
-
-JOINT = r"(?<=[,;])\s+(?:(?:so|but|and|because|since|therefore)\s+)"
-
-
-"""Where a sentence goes on."""
-
-
+JOINT = r"(?<=[,;])\s+(?:(?:so|but|and|because|since|therefore)\s+)"  # of two clauses
 SEEMS = r"(?:(?:it\s+)?(?:seems|looks|appears)\s+(?:like\s+|that\s+)*)?"
-
-
 GAP = r"[^.!?\n]"
-
-
 WE = r"(?:i|we)\b"
-
-
 CANNOT = (
     r"(?:\s+(?:can(?:no|')t|can\s+not|could(?:n't|\s+not)|won't|will\s+not)"
     r"|(?:\s+am|'m|\s+are|'re)\s+(?:not\s+able|unable|not\s+allowed|not\s+permitted|not\s+going)\s+to"
@@ -43,31 +26,16 @@ CANNOT = (
     r"|\s+(?:do\s+not|don't)\s+have\s+(?:the\s+)?(?:ability|capability|permission)\s+to)"
     r"(?:\s+(?:be\s+able\s+to|actually|currently|directly|really|reliably|accurately|provide\s+help\s+or))*"
 )
-
-
 PICTURE = r"(?:images?|pictures?|photos?|photographs?|files?|links?|attachments?|urls?|visuals?|contents?)\b"
-
-
 PERSON = r"(?:people|persons?|individuals?|someone|anyone|faces?|who)\b"
-
-
 SERVE = (
     r"(?:help|assist|comply|complete|fulfil+|provide|describe|generate|caption|engage|continue|answer|support|comment|"
     r"proceed|respond|discuss|transcribe|do\s+that)\b"
 )
-
-
 PERCEIVE = r"(?:see|view|access|open|retrieve|process|analy[sz]e|interpret|look\s+at|load|display|read)\b"
-
-
 NAME = r"(?:identify|recogni[sz]e|name|determine|confirm)\b"
-
-
 GIVE = r"(?:upload|re-upload|provide|share|attach|send|resend)\b"
-
-
 GIVEN = r"(?:uploaded|provided|attached|shared|included|sent|supplied)\b"
-
 
 ENGLISH = (
     # "I'm sorry, but...", "I am afraid that I..."; not "I'm Sorry greeting card"
@@ -103,14 +71,11 @@ ENGLISH = (
     r"(?:this|that|it)\s+(?:violates|goes\s+against)\s+(?:my|our|the)\b",
 )
 
-
+# Refusals in the second clause of a sentence
 JOINED = (
     rf"i{CANNOT}\s+(?:{SERVE}|{PERCEIVE})\s+(?:(?:it|this|that|them)(?=\s*[.,;!]|$)|(?:the|this|any)\s+{PICTURE})",
     rf"{SEEMS}(?:there\s+(?:is|was)|there's|i\s+see)\s+no\s+{PICTURE}\s+{GIVEN}",
 )
-
-
-"""Likewise, but in the middle of a sentence."""
 
 
 OTHERS = (
@@ -157,37 +122,30 @@ OTHERS = (
     r"죄송(?:합니다|하지만)",
 )
 
-
+# Finish reasons of servers that withheld the answer
 REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation"})
-
-
-"""Finish reasons of servers that kept an answer back."""
 
 
 PATTERN = re.compile(
     f"{START}(?:{'|'.join((*ENGLISH, *OTHERS))})|{JOINT}(?:{'|'.join(JOINED)})",
     re.IGNORECASE,
 )
-
-
 QUOTES = '"\u201c\u201d \n'
-
-
-SHOWN = 80
+SHOWN = 80  # characters of the detail
 
 
 def find_refusal(text: str, finish_reason: str | None = None) -> str | None:
-    """The words with which a model refuses, apologises or says that it sees no image; None where it does not.
+    """Return the words with which a model refuses, apologises or says that it sees no image, else None.
 
-    Only sentences that begin so count, and nothing that stands in quotation marks: a dog that refuses to move, a
-    letter of apology and a sign saying "sorry" are things to describe.
+    Only the start of a sentence outside quotation marks counts: a dog that refuses to move, a letter of apology and a
+    sign saying "sorry" are things to describe.
 
     >>> find_refusal("I'm sorry, but I can't help with that.")
     "I'm sorry, but I can't help with that."
     >>> find_refusal("A dog refuses to leave the sofa.")
     """
     if finish_reason is not None and finish_reason.casefold() in REFUSED:
-        return f"the server kept it back: {finish_reason}"
-    plain = without_quotes(text.replace(APOSTROPHE, "'").strip(QUOTES))
+        return f"withheld by the server: {finish_reason}"
+    plain = remove_quotes(text.replace(APOSTROPHE, "'").strip(QUOTES))
     found = PATTERN.search(plain)
     return plain[found.start() :].strip()[:SHOWN] if found else None

@@ -174,7 +174,7 @@ def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) 
         figures=None if knowledge is None else (probe_figure(knowledge), gap_figure(knowledge)),
         class_knowledge=[] if knowledge is None else sort_knowledge(knowledge.per_class),
         sections=[make_section(finding, look_up) for finding in report.findings],
-        to_mend=[finding for finding in report.findings if finding.severity == "mend"],
+        to_mend=[finding for finding in report.findings if finding.severity == "fix"],
         leakage=sort_leakage(report.leakage),
         leaks=sum_up(report.leakage),
         told=any(record.told_texts for record in report.leakage),
