@@ -1,4 +1,4 @@
-"""What every page must be, whatever it shows, and a browser to look at it with."""
+"""Properties of every page, whatever it shows, and a browser to check them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Collects what a browser would build: tags, attributes, text, and whether every tag is closed in order."""
+    """Parses a page into tags, attributes and text, and checks that tags are closed in order."""
 
     def __init__(self, html):
         super().__init__()
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def assert_self_contained(html, page):
-    """Nothing is run or loaded, and the page's policy says so too."""
+    """Assert that a page runs and loads nothing, and that its policy forbids it."""
     policy = [attrs["content"] for attrs in page.all("meta") if "http-equiv" in attrs]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
@@ -71,7 +71,7 @@ def assert_self_contained(html, page):
 
 
 def assert_well_structured(page):
-    """Ids are unique, links lead somewhere, headings descend one at a time, tables and pictures have words."""
+    """Assert that ids are unique, links resolve, headings descend by one, and tables and images are labelled."""
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     targets = {attrs["href"][1:] for _, attrs in page.tags if attrs.get("href", "").startswith("#")}
@@ -87,7 +87,7 @@ def assert_well_structured(page):
 
 
 def assert_browser_runs_nothing(dump_dom, path, title):
-    """A real browser shows `HOSTILE` as text, and the title is still the page's own."""
+    """Assert that a real browser shows `HOSTILE` as text and keeps the page's title."""
     dom = dump_dom(path)
     assert dom[dom.index("<title>") + 7 : dom.index("</title>")].startswith(title)
     assert "&lt;script&gt;document.title='pwned'&lt;/script&gt;" in dom
@@ -95,7 +95,7 @@ def assert_browser_runs_nothing(dump_dom, path, title):
 
 
 def assert_hostile_text_is_text(html):
-    """`HOSTILE` stands on the page as words, and what would act unseen is visible."""
+    """Assert that `HOSTILE` is plain text on the page and its invisible characters are escaped."""
     page = Page(html)
     assert_self_contained(html, page)
     assert "<script>document.title='pwned'</script>" in page.words
@@ -105,7 +105,7 @@ def assert_hostile_text_is_text(html):
 
 
 def measured(dump_dom, path, tmp_path, width):
-    """Open every details element of a copy without its policy, in a frame of that width, and read its scroll width."""
+    """Return the scroll width of a copy with all details open, in a frame of the given width."""
     html = path.read_text("utf-8").replace("Content-Security-Policy", "x-none")
     script = (
         "<script>document.querySelectorAll('details').forEach(d => d.open = true);"

@@ -1,4 +1,4 @@
-"""Realistic descriptions of the example's images to draw pages from, without asking a model."""
+"""Realistic descriptions and findings of the example's images, without a model."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def make_finding(kind, severity, title, items, count=None, texts=1830, **changes
         "kind": kind,
         "severity": severity,
         "title": title,
-        "explanation": "Such a text says nothing of the image.",
-        "advice": "Have them written again.",
+        "explanation": "Such a text says nothing about the image.",
+        "advice": "Retry them (--retry) or drop them (--drop).",
         "count": count,
         "share": count / texts,
         "items": items,
@@ -137,7 +137,7 @@ def make_finding(kind, severity, title, items, count=None, texts=1830, **changes
 
 
 def example_findings():
-    """Findings as a check of the example could have them, with its real images."""
+    """Possible findings of a check of the example, with its real images."""
     rows = example_rows(60, step=11)
 
     def items(chosen, text, detail):
@@ -160,19 +160,19 @@ def example_findings():
             items(rows[2:5], lambda row: f"{refusal} It may be {CLASSES[row['label']]}.", lambda _: refusal),
         ),
         make_finding(
-            "loop", "fix", "Texts that go round in circles",
+            "loop", "fix", "Loops",
             items(rows[5:7], lambda _: "A fork, " + "with three tines, " * 40, lambda _: LOOP),
         ),
         make_finding(
-            "cut-off", "review", "Texts that end in the middle",
+            "cut-off", "review", "Cut-off texts",
             items(rows[7:9], lambda row: (plain(row) + " ") * 6 + "It stands on", lambda _: "finish reason: length"), 9,
         ),
         make_finding(
-            "opening", "info", "The same opening",
+            "opening", "info", "A common opening",
             items(rows[9:16], plain, lambda row: " ".join(plain(row).casefold().split()[:3])), 412,
         ),
         make_finding(
-            "leakage", "info", "Texts that name their class",
+            "leakage", "info", "Class names in texts",
             items(rows[16:46], lambda row: row["class_conditioned_description"],
                   lambda row: CLASSES[row["label"]]), 1304,
         ),
@@ -215,8 +215,9 @@ def make_knowledge(classes=CLASSES, **changes):
         "broken": 0.108,
         "per_class": per_class,
         "verdict": "more",
-        "title": "The texts know more than the image features: +28.7 points (95% interval +26.0 to +31.4).",
-        "advice": "There is something to learn from them. Whether your model learns it, only a comparison tells.",
+        "title": "The texts predict the class better than the image features do: +28.7 points (95% interval +26.0 to "
+        "+31.4).",
+        "advice": "There is something to learn from them. Only a comparison tells whether your model learns it.",
         "backbone": "tf_efficientnet_lite0, ImageNet weights",
         "encoder": "minilm",
     }
@@ -244,7 +245,7 @@ def make_report(**changes):
                     for number, name in enumerate(CLASSES)],
         "knowledge": make_knowledge(),
         "no_knowledge": None,
-        "notes": ["21 texts stand on more than one image: they are told apart by nothing."],
+        "notes": ["1 image in more than one class: its texts are not compared with a label."],
     }  # fmt: skip
     return QualityReport(**fields | changes)
 

@@ -1,4 +1,4 @@
-"""Realistic records to draw reports from, without training anything."""
+"""Realistic records of a comparison, without training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_history(rng, epochs, final, aligned):
     noise = rng.normal(0, 0.015, (3, epochs))
     return [
         EpochRecord(
-            epoch=epoch + 1,
+            epoch=epoch,
             learning_rate=0.1 * (1 + np.cos(np.pi * epoch / epochs)) / 2,
             classification_loss=float(2.5 - 1.9 * progress[epoch] + noise[0, epoch]),
             alignment_loss=float(5.5 - 2.2 * progress[epoch] + 3 * noise[1, epoch]) if aligned else None,
@@ -50,7 +50,7 @@ def make_run(rng, arm, seed, accuracy, epochs=30):
     return RunRecord(
         arm=arm,
         seed=seed,
-        best_epoch=max(1, epochs - 2 - seed % 3),
+        best_epoch=max(0, epochs - 3 - seed % 3),
         validation_accuracy=accuracy + 0.01,
         test_accuracy=accuracy,
         balanced_accuracy=accuracy - 0.031,
@@ -166,7 +166,7 @@ def make_comparison(classes=CLIPART, per_seed=(0.012, 0.021, 0.004, 0.017, 0.009
     ]
     fields = {
         "version": "0.1.0",
-        "created": "2025-06-03 14:05 UTC",
+        "created": "2025-06-03T14:05:00+00:00",
         "classes": list(classes),
         "data": make_data(),
         "encoders": [ENCODER],
@@ -209,7 +209,7 @@ def make_item(group="mended", label="music", description="A red accordion with b
 
 
 def example_gallery(count=44):
-    """Real pictures and descriptions of the example data, with made-up answers."""
+    """Real images and descriptions of the example data, with invented answers."""
     rng = np.random.default_rng(3)
     table = pq.read_table(EXAMPLE)
     groups = ("mended", "broken", "both wrong", "both right")

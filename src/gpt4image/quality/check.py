@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core import console
-from gpt4image.core.format import counted
 from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.core.format import counted
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions import DescriptionSet
 from gpt4image.descriptions.exchange.import_ import IMPORTED

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gpt4image.core.format import counted
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.files import digest
+from gpt4image.core.format import counted
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import join_texts
 from gpt4image.embed import TextEncoder, embed_descriptions

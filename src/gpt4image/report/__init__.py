@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page that says what a comparison found and lets its reader check it."""
+"""Self-contained HTML pages that state what was found and let the reader check it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_report(work: Path) -> Path:
         Path of the page.
 
     Raises:
-        StoreError: a record is missing, broken or contradicts itself; the message names the file.
+        StoreError: a record is missing, damaged or contradicts itself; the message names the file.
     """
     from gpt4image.compare.records import Comparison, Gallery
     from gpt4image.report.comparison.page import check_comparison, check_gallery, render

@@ -1,4 +1,4 @@
-"""Names, descriptions and paths that try to act, in a real browser."""
+"""Names, descriptions and paths with malicious content, in a real browser."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def page_path(tmp_path_factory):
     return write_report(save(tmp_path_factory.mktemp("hostile"), *hostile_records()))
 
 
-def test_hostile_text_is_text(page_path):
+def test_hostile_text_is_escaped(page_path):
     assert_hostile_text_is_text(page_path.read_text("utf-8"))
 
 
-def test_names_are_never_formulas(tmp_path):
+def test_names_are_never_parsed_as_formulas(tmp_path):
     names = ["$x_1$", "a_b^c", "$\\frac{1}{0}$", "$broken"]
     html = write_report(save(tmp_path, make_comparison(classes=names))).read_text("utf-8")
     drawn = html[html.index('aria-label="Difference of test accuracy by class') :]
@@ -46,21 +46,21 @@ def test_names_are_never_formulas(tmp_path):
     assert all(f">{name}</text>" in drawn for name in names)
 
 
-def test_a_browser_runs_nothing(page_path, dump_dom):
+def test_browser_runs_nothing(page_path, dump_dom):
     assert_browser_runs_nothing(dump_dom, page_path, "gpt4image report: ")
 
 
-def test_the_same_browser_would_have_run_it(tmp_path, dump_dom):
+def test_browser_runs_the_same_content_unescaped(tmp_path, dump_dom):
     bare = tmp_path / "bare.html"
     bare.write_text("<!doctype html><title>x</title><img src=x onerror=\"document.title='pwned'\">")
     assert "<title>pwned</title>" in dump_dom(bare)
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_no_sideways_scroll(page_path, dump_dom, tmp_path, width):
+def test_page_does_not_scroll_sideways(page_path, dump_dom, tmp_path, width):
     assert measured(dump_dom, page_path, tmp_path, width) == f"{width} of {width}"
 
 
-def test_no_sideways_scroll_with_wide_tables(dump_dom, tmp_path):
+def test_wide_tables_do_not_widen_the_page(dump_dom, tmp_path):
     path = write_report(save(tmp_path, make_comparison(classes=[f"class {number}" for number in range(30)])))
     assert measured(dump_dom, path, tmp_path, 390) == "390 of 390"

@@ -1,4 +1,4 @@
-"""The page as a whole: whatever the records hold, it is complete, self-contained and the same each time."""
+"""The whole page: complete, self-contained and reproducible, whatever the records contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from gpt4image.core.format import NOTHING
 from gpt4image.report import write_report
 from gpt4image.report.html.svg import COLOURS, GRID, INK, MUTED
 from support.page_checks import Page, assert_self_contained, assert_well_structured
-from support.report_sample import make_comparison, make_confusion, make_history, make_item, make_per_class, save
+from support.report_sample import (
+    make_comparison,
+    make_confusion,
+    make_data,
+    make_history,
+    make_item,
+    make_per_class,
+    save,
+)
 
 
 def write(work, comparison, gallery=None):
@@ -29,11 +37,12 @@ def plain(tmp_path_factory):
     return write(tmp_path_factory.mktemp("plain"), make_comparison(), gallery)
 
 
-def test_contents_in_order(plain):
+def test_sections_are_in_order(plain):
     html, page = plain
     assert_self_contained(html, page)
     marks = ["made the model better", 'id="seeds"', 'id="curves"', 'id="classes"', 'id="confusion"', 'id="gallery"',
-             "Mended:", "Broken:", "Wrong either way", "Right either way", 'id="method"', "Recipe"]  # fmt: skip
+             "Fixed:", "Broken:", "Wrong with and without", "Right with and without", 'id="method"',
+             "Recipe"]  # fmt: skip
     places = [html.index(mark) for mark in marks]
     assert places == sorted(places)
     assert [split in page.words for split in ("1,204", "176", "450")] == [True] * 3
@@ -50,7 +59,7 @@ def test_figures_are_labelled_scalable_and_coloured_by_the_page(plain):
         assert f"var(--{name})" in drawn
 
 
-def test_structure(plain):
+def test_page_is_well_structured(plain):
     assert_well_structured(plain[1])
 
 
@@ -60,7 +69,7 @@ def test_same_records_give_the_same_bytes(tmp_path):
     assert first == second
 
 
-def test_user_settings_of_matplotlib_neither_matter_nor_change(tmp_path, plain):
+def test_matplotlib_settings_neither_matter_nor_change(tmp_path, plain):
     import matplotlib
 
     with matplotlib.rc_context({"text.usetex": True, "font.size": 40, "svg.fonttype": "path"}):
@@ -83,7 +92,7 @@ def test_neither_pyplot_nor_torch_is_imported(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 2, 30])
-def test_few_classes_get_matrices(tmp_path, size):
+def test_few_classes_have_confusion_matrices(tmp_path, size):
     html, page = write(tmp_path, make_comparison(classes=[f"class {number}" for number in range(size)]))
     assert len([attrs for attrs in page.all("table") if "confusion" in attrs.get("class", "")]) == 2
     assert_self_contained(html, page)
@@ -98,7 +107,7 @@ def test_matrix_shades_are_shares_of_the_row(tmp_path):
         ("0.750", "30"), ("0.250", "10"), ("0.000", "0"), ("0.000", "0")]  # fmt: skip
 
 
-def test_a_thousand_classes(tmp_path):
+def test_thousand_classes_list_confusions(tmp_path):
     html, page = write(tmp_path, make_comparison(classes=[f"class {number:04}" for number in range(1000)]))
     assert 'class="confusion' not in html
     assert "Most frequent confusions" in html
@@ -119,7 +128,7 @@ def test_most_frequent_confusion_comes_first(tmp_path):
     assert "10,000" in row[: row.index("</tr>", row.index("<tbody>"))]
 
 
-def test_classes_without_test_images(tmp_path):
+def test_classes_without_test_images_have_no_difference(tmp_path):
     rng = np.random.default_rng(0)
     classes = ["a", "b", "c"]
     some = [*make_per_class(rng, classes[:2]), *make_per_class(rng, classes[2:], measured=False)]
@@ -133,7 +142,7 @@ def test_classes_without_test_images(tmp_path):
     assert "No class has test images to compare on." in page.words
 
 
-def test_unequal_and_missing_histories(tmp_path):
+def test_histories_may_differ_in_length_or_be_missing(tmp_path):
     comparison = make_comparison()
     rng = np.random.default_rng(0)
     lengths = {"baseline": [1, 30, 12, 30, 30], "described": [8, 8, 40, 8, 0]}
@@ -157,7 +166,7 @@ def test_unequal_and_missing_histories(tmp_path):
     assert "#curves" not in html
 
 
-def test_no_encoder_no_gallery_no_alignment_and_one_seed(tmp_path):
+def test_page_without_encoder_gallery_and_alignment_of_one_seed(tmp_path):
     comparison = make_comparison(encoders=[], per_seed=(0.02,), notes=[])
     arms = [arm.model_copy(update={"runs": [run.model_copy(update={"history": make_history(
         np.random.default_rng(0), 3, 0.5, False)}) for run in arm.runs]}) for arm in comparison.arms]  # fmt: skip
@@ -165,12 +174,13 @@ def test_no_encoder_no_gallery_no_alignment_and_one_seed(tmp_path):
     assert "none used" in page.words and "No images were kept" in page.words
     assert "Alignment loss" not in page.words
     assert (
-        "One seed cannot tell luck from effect" in page.words and "gpt4image compare DATA ... --seeds 5" in page.words
+        "One seed cannot tell an effect from chance" in page.words
+        and "gpt4image compare DATA ... --seeds 5" in page.words
     )
     assert_self_contained(html, page)
 
 
-def test_more_arms_than_colours(tmp_path):
+def test_more_arms_than_colours_render(tmp_path):
     comparison = make_comparison()
     arms = [
         comparison.arms[0].model_copy(update={"name": f"control {number}", "title": f"Control {number}"})
@@ -181,9 +191,7 @@ def test_more_arms_than_colours(tmp_path):
     assert_self_contained(html, page)
 
 
-def test_leaks_are_a_warning(tmp_path, plain):
-    from support.report_sample import make_data
-
+def test_leaked_images_are_a_warning(tmp_path, plain):
     _, page = write(tmp_path, make_comparison(data=make_data(leaked=12)))
     warnings = [attrs for attrs in page.all("p") if attrs.get("class") == "warning"]
     assert len(warnings) == 2 and "12 images leaked" in page.words
@@ -206,14 +214,14 @@ def test_leaks_are_a_warning(tmp_path, plain):
         "",
     ],
 )
-def test_other_thumbnails_are_refused(tmp_path, thumbnail):
+def test_thumbnails_other_than_embedded_pictures_are_errors(tmp_path, thumbnail):
     save(tmp_path, make_comparison(), Gallery(items=[make_item(thumbnail=thumbnail)]))
     with pytest.raises(StoreError, match=r"gallery\.json.*thumbnail"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_contradictions_are_refused(tmp_path):
+def test_contradicting_records_are_errors(tmp_path):
     comparison = make_comparison()
     first = comparison.arms[0]
     arms = {
@@ -231,7 +239,7 @@ def test_contradictions_are_refused(tmp_path):
         write_report(tmp_path)
 
 
-def test_missing_record_is_named(tmp_path):
+def test_missing_record_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(StoreError, match=r"comparison\.json does not exist"):
         write_report(tmp_path)
 

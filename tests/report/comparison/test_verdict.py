@@ -1,3 +1,5 @@
+"""Claims, intervals and advice of a verdict."""
+
 from __future__ import annotations
 
 import math
@@ -31,7 +33,7 @@ def test_interval_below_zero_is_worse():
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.005, 0.017), (0.0, 0.017), (-0.017, 0.0)])
-def test_interval_with_zero_claims_nothing(low, high):
+def test_interval_including_zero_claims_nothing(low, high):
     found = verdict(with_interval((low + high) / 2, low, high))
     assert found.kind == "undecided"
     assert found.claim == "These runs do not show that the descriptions help or hurt"
@@ -40,10 +42,10 @@ def test_interval_with_zero_claims_nothing(low, high):
     assert found.command == "gpt4image compare DATA ... --seeds 10"
 
 
-def test_arms_that_answer_alike_tell_nothing():
+def test_identical_arms_are_undecided():
     found = verdict(with_interval(0.0, 0.0, 0.0))
     assert found.kind == "undecided"
-    assert "nothing can be told" in found.advice
+    assert "Both arms scored the same on every image" in found.advice
 
 
 def test_undecided_shows_mean_and_interval():
@@ -51,42 +53,61 @@ def test_undecided_shows_mean_and_interval():
     assert found.measure == "+0.6 points, and the 95% interval (\N{MINUS SIGN}0.5 to +1.7) includes zero"
 
 
-def test_how_much_more_is_needed():
+def test_undecided_estimates_how_much_more_is_needed():
     assert "roughly 4 times as many" in verdict(with_interval(0.006, -0.006 + 1e-9, 0.018 - 1e-9)).advice
     assert "than is practical" in verdict(with_interval(0.0001, -0.0199, 0.0201)).advice
     assert "than is practical" in verdict(with_interval(0.0, -0.02, 0.02)).advice
 
 
 @pytest.mark.parametrize("mean", [-0.3, 0.0, 0.3])
-def test_one_seed_never_claims(mean):
+def test_one_seed_claims_nothing(mean):
     found = verdict(with_interval(mean, mean - 0.01, mean + 0.01, seeds=1, covers="images only"))
     assert found.kind == "one seed"
-    assert found.claim == "One seed cannot tell luck from effect"
+    assert found.claim == "One seed cannot tell an effect from chance"
     assert "better" not in found.text and "worse" not in found.text
-    assert "whatever the number is" in found.covers and "does not cover which seed" in found.covers
+    assert "however large the difference is" in found.covers
+    assert "does not account for the random seed" in found.covers
     assert found.command == "gpt4image compare DATA ... --seeds 5"
 
 
 @pytest.mark.parametrize(("seeds", "covers"), [(1, "seeds and images"), (3, "images only")])
-def test_either_sign_of_one_seed_is_enough(seeds, covers):
+def test_images_only_or_a_single_seed_is_one_seed(seeds, covers):
     assert verdict(with_interval(0.1, 0.09, 0.11, seeds, covers)).kind == "one seed"
 
 
-def test_covers_is_said():
+def test_settled_verdict_says_what_the_interval_covers():
     covers = verdict(with_interval(0.014, 0.003, 0.025)).covers
-    assert "seeds (5 pairs of runs here)" in covers and "test images" in covers and "nothing about other data" in covers
+    assert "seeds (5 pairs of runs)" in covers and "test images" in covers and "nothing about other data" in covers
 
 
-def test_both_means_are_given():
+def test_both_mean_accuracies_are_stated():
     comparison = make_comparison()
     means = [
         100 * sum(run.test_accuracy for run in arm.runs) / len(arm.runs)  # by hand
         for arm in comparison.arms
     ]
     found = verdict(comparison)
-    expected = f"Mean test accuracy: Without descriptions {means[0]:.1f}%, With descriptions {means[1]:.1f}%."
+    expected = f"Mean test accuracy: Without descriptions {means[0]:.2f}%, With descriptions {means[1]:.2f}%."
     assert found.accuracies == expected
     assert found.text.splitlines()[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("reference", "arm", "expected"),
+    [
+        (0.5247, 0.5373, "Without descriptions 52.47%, With descriptions 53.73%"),  # rounded, they differ by 1.2
+        (0.5240, 0.5366, "Without descriptions 52.4%, With descriptions 53.7%"),
+    ],
+)
+def test_mean_accuracies_agree_with_the_difference(reference, arm, expected):
+    comparison = with_interval(arm - reference, 0.003, 0.025)
+    arms = [
+        each.model_copy(update={"runs": [run.model_copy(update={"test_accuracy": value}) for run in each.runs]})
+        for each, value in zip(comparison.arms, (reference, arm), strict=True)
+    ]
+    found = verdict(comparison.model_copy(update={"arms": arms}))
+    assert "+1.3 points" in found.measure
+    assert expected in found.accuracies
 
 
 def test_means_use_the_paired_seeds_only():
@@ -101,14 +122,14 @@ def test_small_bounds_are_not_shown_as_zero():
     assert "+0.04 to +2.00" in verdict(with_interval(0.0101, 0.0004, 0.02)).measure
 
 
-def test_titles_cannot_act():
+def test_titles_are_escaped():
     comparison = make_comparison()
     arms = [arm.model_copy(update={"title": f"\x1b[2J\u202e{arm.title}"}) for arm in comparison.arms]
     text = verdict(comparison.model_copy(update={"arms": arms})).text
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b[2J" in text
 
 
-def test_unknown_arm_and_missing_seed_and_nan_are_named():
+def test_unknown_arm_missing_seed_and_nan_are_errors():
     comparison = make_comparison()
     unknown = comparison.difference.model_copy(update={"arm": "shuffled"})
     with pytest.raises(StoreError, match="'shuffled'"):

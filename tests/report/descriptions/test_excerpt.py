@@ -1,10 +1,12 @@
+"""Excerpts of texts around the words that a check found."""
+
 from __future__ import annotations
 
 import time
 
 import pytest
 
-from gpt4image.report.descriptions.check_page import EXCERPT, find_span, make_excerpt
+from gpt4image.report.descriptions.excerpt import EXCERPT, find_span, make_excerpt
 
 LONG = "one two three four five six seven eight nine ten " * 40
 
@@ -25,7 +27,7 @@ LONG = "one two three four five six seven eight nine ten " * 40
         ("", "cat", ""),
     ],
 )
-def test_match(text, found, match):
+def test_match_is_found_and_kept_in_place(text, found, match):
     excerpt = make_excerpt(text, found)
     assert excerpt.match == match and excerpt.whole
     assert excerpt.before + excerpt.match + excerpt.after == text
@@ -35,7 +37,7 @@ def test_whole_words_come_before_parts_of_words():
     assert find_span("A category, and a cat.", "cat") == (18, 21)
 
 
-def test_a_long_text_is_shown_around_the_match():
+def test_long_text_is_cut_around_the_match():
     text = LONG + "HERE" + LONG
     excerpt = make_excerpt(text, "here")
     assert excerpt.match == "HERE" and not excerpt.whole
@@ -44,18 +46,18 @@ def test_a_long_text_is_shown_around_the_match():
     assert text.split(" ").count(excerpt.before[1:].split(" ")[0])  # begins with a word
 
 
-def test_start_and_end():
+def test_start_or_end_is_shown_without_a_match():
     assert make_excerpt(LONG).before == "" and make_excerpt(LONG).after.endswith("…")
     end = make_excerpt(LONG + "the end", end=True)
     assert end.before.endswith("the end") and end.before.startswith("…") and end.after == ""
 
 
-def test_a_match_longer_than_the_excerpt_is_cut():
+def test_match_longer_than_the_excerpt_is_cut():
     excerpt = make_excerpt("x" * 5000, "x" * 5000)
     assert len(excerpt.match) == EXCERPT and excerpt.after == "…"
 
 
-def test_hostile_lengths_are_quick():
+def test_extreme_lengths_are_quick():
     started = time.monotonic()
     make_excerpt("w" * 100_000, "w" * 100_000 + "x")
     make_excerpt("'\"" * 50_000, "'\"" * 50_000)

@@ -1,4 +1,4 @@
-"""The preview: every description with its image, its prompt and its cost, whatever is in them."""
+"""The preview: every description with its image, prompt and cost, whatever they contain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(tmp_path_factory):
     return write(tmp_path_factory.mktemp("plain"), example_items())
 
 
-def test_complete_and_self_contained(plain):
+def test_page_is_complete_and_self_contained(plain):
     html, page = plain
     assert_self_contained(html, page)
     assert_well_structured(page)
@@ -41,22 +41,22 @@ def test_complete_and_self_contained(plain):
     assert len(page.all("img")) == len(page.all("section")) == 6 and len(page.all("article")) == 12
 
 
-def test_text_prompt_and_cost_of_a_description(plain):
+def test_description_shows_text_prompt_and_cost(plain):
     html, _ = plain
     article = html[html.index("<article>", html.index("<article>") + 1) :]
     words = Page(article[: article.index("</article>") + 10]).words
-    assert "finish: stop 1,105 tokens in" in words and "$0.00020" in words
+    assert "finish reason: stop 1,105 tokens in" in words and "$0.00020" in words
     assert "The prompt as sent Question" in words
     assert "This is a picture of: animals. Describe how the animals looks" in html
 
 
-def test_failures_and_cut_off_texts_are_said(plain):
+def test_failures_and_cut_off_texts_are_marked(plain):
     _, page = plain
     assert "Failed: server error 500 The server had an error. Retry later." in page.words
     assert page.words.count("cut off at the token limit") == 1
 
 
-def test_descriptions_of_an_image_stand_together(tmp_path):
+def test_descriptions_of_an_image_are_grouped(tmp_path):
     items = [
         make_item(image_id=f"{image:032x}", path=f"{image}.png", prompt=prompt, sample=sample)
         for prompt in ("plain", "attributes")
@@ -77,25 +77,25 @@ def test_system_message_and_every_question_are_shown(tmp_path):
     assert "Be brief.<br>Say only what is seen." in html and "Question 2 What colour is it?" in page.words
 
 
-def test_another_model_than_asked_for_is_named(tmp_path):
+def test_served_model_is_shown_if_it_differs(tmp_path):
     _, page = write(tmp_path, [make_item(served_model="gpt-4o-mini-2024-07-18")])
     assert "gpt-4o-mini-2024-07-18" in page.words
 
 
-def test_what_was_not_counted_is_not_made_up(tmp_path):
+def test_unknown_counts_and_prices_are_stated(tmp_path):
     nothing = {"tokens_in": None, "tokens_out": None, "cost": None, "finish_reason": None, "text": ""}
     _, page = write(tmp_path, [make_item(thumbnail=None, label=None, **nothing)], spent=None, estimate=())
     assert page.words.count("not counted by this server") == 2
-    assert "the price of this model is not known" in page.words and "The whole set" not in page.words
+    assert "unknown: no price for this model" in page.words and "The whole set" not in page.words
     assert "The answer is empty." in page.words and "no class" in page.words and "cannot be read" in page.words
 
 
-def test_nothing_but_failures_and_nothing_at_all(tmp_path):
+def test_failures_alone_and_no_items_render(tmp_path):
     html, page = write(tmp_path, [make_item(error="too slow", text="")])
     assert "0 descriptions of 1 image" in page.words and "Failed: too slow" in page.words
     assert_self_contained(html, page)
     html, page = write(tmp_path, [])
-    assert "No description was written yet." in page.words
+    assert "No descriptions yet." in page.words
     assert_self_contained(html, page)
 
 
@@ -105,7 +105,7 @@ def test_same_items_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("thumbnail", ["https://example.org/x.jpg", "data:text/html;base64,AAAA", "", "javascript:1"])
-def test_other_thumbnails_are_refused(tmp_path, thumbnail):
+def test_thumbnails_other_than_embedded_pictures_are_errors(tmp_path, thumbnail):
     with pytest.raises(ValueError, match="JPEG or PNG"):
         write_preview(tmp_path / "preview.html", [make_item(thumbnail=thumbnail)], make_head())
     assert not list(tmp_path.iterdir())
@@ -125,16 +125,16 @@ def hostile_path(tmp_path_factory):
     return write_preview(tmp_path_factory.mktemp("hostile") / "preview.html", items, head)
 
 
-def test_hostile_text_is_text(hostile_path):
+def test_hostile_text_is_escaped(hostile_path):
     assert_hostile_text_is_text(hostile_path.read_text("utf-8"))
 
 
-def test_a_browser_runs_nothing(hostile_path, dump_dom):
+def test_browser_runs_nothing(hostile_path, dump_dom):
     assert_browser_runs_nothing(dump_dom, hostile_path, "gpt4image preview: ")
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_no_sideways_scroll(hostile_path, dump_dom, tmp_path, width):
+def test_page_does_not_scroll_sideways(hostile_path, dump_dom, tmp_path, width):
     assert measured(dump_dom, hostile_path, tmp_path, width) == f"{width} of {width}"
 
 

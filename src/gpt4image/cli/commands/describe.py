@@ -70,7 +70,7 @@ class DescribeCheck:
         """Check, and say what was found and where the page lies."""
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.report.descriptions.terminal import report_lines
+        from gpt4image.report.descriptions.check_page import report_lines
         from gpt4image.workflows.check import run_check
 
         report = run_check(self.source, self.descriptions, self.check, self.work)

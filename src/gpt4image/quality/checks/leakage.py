@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from gpt4image.core.format import count
+from gpt4image.core.format import counted
 from gpt4image.descriptions.prompts.values import speak
 from gpt4image.quality.check_record import ClassLeakage
 from gpt4image.quality.texts import CheckedText
@@ -170,13 +170,13 @@ def leakage_notes(leakage: Sequence[ClassLeakage]) -> list[str]:
     unsayable = [record.name for record in leakage if not record.sayable]
     if unsayable:
         notes.append(
-            f"{len(unsayable):,} of {count(len(leakage), 'class name')} are not words, such as {unsayable[0]}: no text "
-            "can contain them, so they are not counted."
+            f"{len(unsayable):,} of {counted(len(leakage), 'class name')} are not words, such as {unsayable[0]}: no "
+            "text can contain them, so they are not counted."
         )
     prompted, named = (sum(getattr(record, key) for record in leakage) for key in ("told_texts", "told_with_word"))
     if prompted:
         notes.append(
-            f"{count(prompted, 'text')} answered a prompt that names the class; {named:,} of them contain the class "
+            f"{counted(prompted, 'text')} answered a prompt that names the class; {named:,} of them contain the class "
             "name. That is expected and not a finding."
         )
     return notes

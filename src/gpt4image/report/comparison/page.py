@@ -1,15 +1,15 @@
-"""The page: the records, put into the words and figures that the template lays out."""
+"""The page of a comparison: check the records, and turn them into the values that the template lays out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gpt4image.core.errors import StoreError
 from gpt4image.images.thumbnails import is_thumbnail
-from gpt4image.report.comparison.confusion import frequent_confusions, matrices
 from gpt4image.report.comparison.figures import (
     accuracy_figure,
     class_figures,
@@ -17,7 +17,7 @@ from gpt4image.report.comparison.figures import (
     difference_figure,
     sort_classes,
 )
-from gpt4image.report.comparison.verdict import verdict
+from gpt4image.report.comparison.verdict import accuracy_digits, verdict
 from gpt4image.report.html.page import render_page
 
 if TYPE_CHECKING:
@@ -25,122 +25,108 @@ if TYPE_CHECKING:
 
     from gpt4image.compare.records import ArmRecord, Comparison, Gallery, GalleryItem, RunRecord
 
-
-GROUPS = {
-    "mended": "Mended: wrong without descriptions, right with them",
+OUTCOMES = {
+    "mended": "Fixed: wrong without descriptions, right with them",
     "broken": "Broken: right without descriptions, wrong with them",
-    "both wrong": "Wrong either way",
-    "both right": "Right either way",
+    "both wrong": "Wrong with and without",
+    "both right": "Right with and without",
 }
-
-
-@dataclass(frozen=True)
-class SeedRow:
-    """One run in the table of seeds."""
-
-    number: int
-    title: str
-    run: RunRecord
-
-
-@dataclass(frozen=True)
-class MeanRow:
-    """An arm's means over its seeds, for the foot of that table."""
-
-    number: int
-    title: str
-    accuracy: float
-    balanced: float
-    likelihood: float
-    validation: float
-
-
-@dataclass(frozen=True)
-class Group:
-    """Test images with the same outcome."""
-
-    title: str
-    items: list[GalleryItem]
+MAX_MATRIX = 30  # classes up to which a confusion matrix is readable; beyond, the most frequent confusions are listed
+MAX_CONFUSIONS = 25
+MEANS = ("test_accuracy", "balanced_accuracy", "negative_log_likelihood", "validation_accuracy")
 
 
 def render(comparison: Comparison, gallery: Gallery) -> str:
-    """The whole page as HTML."""
+    """Render the whole page as HTML."""
+    arms, digits = list(enumerate(comparison.arms)), accuracy_digits(comparison)
+    show_matrices = len(comparison.classes) <= MAX_MATRIX
     return render_page(
         "comparison.html.j2",
         version=comparison.version,
         comparison=comparison,
         data=comparison.data,
         arms=comparison.arms,
+        titles=[arm.title for arm in comparison.arms],
         verdict=verdict(comparison),
-        accuracy_figure=accuracy_figure(comparison),
+        digits=digits,
+        accuracy_figure=accuracy_figure(comparison, digits),
         difference_figure=difference_figure(comparison.difference),
-        seeds=_seeds(comparison),
-        means=[_mean(number, arm) for number, arm in enumerate(comparison.arms) if len(arm.runs) > 1],
+        runs=_runs_by_seed(comparison),
+        means=[
+            (number, arm, {name: fmean(getattr(run, name) for run in arm.runs) for name in MEANS})
+            for number, arm in arms
+            if len(arm.runs) > 1
+        ],
         curves=curve_figures(comparison),
         class_figures=class_figures(comparison),
         class_rows=sort_classes(comparison.per_class),
         intervals=sum(record.low is not None for record in comparison.per_class),
-        matrices=matrices(comparison),
-        confusions=frequent_confusions(comparison),
+        show_matrices=show_matrices,
+        confusions=[] if show_matrices else _frequent_confusions(comparison),
         groups=_groups(gallery),
     )
 
 
-def _seeds(comparison: Comparison) -> dict[int, list[SeedRow]]:
-    """Runs by seed, in the order of the arms."""
-    rows: dict[int, list[SeedRow]] = {}
+def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[int, ArmRecord, RunRecord]]]:
+    """Return number, arm and run of all runs by seed, arms in order."""
+    runs: dict[int, list[tuple[int, ArmRecord, RunRecord]]] = {}
     for number, arm in enumerate(comparison.arms):
         for run in arm.runs:
-            rows.setdefault(run.seed, []).append(SeedRow(number, arm.title, run))
-    return dict(sorted(rows.items()))
+            runs.setdefault(run.seed, []).append((number, arm, run))
+    return dict(sorted(runs.items()))
 
 
-def _mean(number: int, arm: ArmRecord) -> MeanRow:
-    """Means of an arm that has runs."""
-    return MeanRow(
-        number,
-        arm.title,
-        fmean(run.test_accuracy for run in arm.runs),
-        fmean(run.balanced_accuracy for run in arm.runs),
-        fmean(run.negative_log_likelihood for run in arm.runs),
-        fmean(run.validation_accuracy for run in arm.runs),
-    )
+def _frequent_confusions(comparison: Comparison) -> list[tuple[str, str, list[tuple[int, int]]]]:
+    """Return the most frequent confusions over all arms: true class, predicted class, each arm's count and total."""
+    counts = np.array([arm.confusion for arm in comparison.arms], dtype=np.int64)  # [arms, true, predicted]
+    if not counts.size:
+        return []
+    classes, totals, wrong = comparison.classes, counts.sum(axis=2), counts.sum(axis=0)
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    pairs = zip(*(axis.tolist() for axis in np.unravel_index(order, wrong.shape)), strict=True)
+    return [
+        (
+            classes[truth],
+            classes[answer],
+            list(zip(counts[:, truth, answer].tolist(), totals[:, truth].tolist(), strict=True)),
+        )
+        for truth, answer in pairs
+        if wrong[truth, answer]
+    ]
 
 
-def _groups(gallery: Gallery) -> list[Group]:
-    """The gallery by outcome; groups without an image are left out."""
-    groups = [Group(title, [item for item in gallery.items if item.group == name]) for name, title in GROUPS.items()]
-    return [group for group in groups if group.items]
+def _groups(gallery: Gallery) -> list[tuple[str, list[GalleryItem]]]:
+    """Return the images of each outcome with its title; outcomes without images are left out."""
+    groups = [(title, [item for item in gallery.items if item.group == name]) for name, title in OUTCOMES.items()]
+    return [(title, items) for title, items in groups if items]
 
 
 def check_comparison(comparison: Comparison, path: Path) -> None:
-    """StoreError when the comparison contradicts itself; the message names the file and what does not fit."""
-    for fault in _faults(comparison):
-        raise StoreError(f"{path}: {fault}. Run the comparison again.")
+    """Raise StoreError if the comparison contradicts itself; the message names the file and the contradiction."""
+    for contradiction in _contradictions(comparison):
+        raise StoreError(f"{path}: {contradiction}. Run the comparison again.")
 
 
-def _faults(comparison: Comparison) -> Iterator[str]:
-    """What contradicts itself in a comparison."""
-    names = [arm.name for arm in comparison.arms]
-    difference = comparison.difference
+def _contradictions(comparison: Comparison) -> Iterator[str]:
+    names, size = [arm.name for arm in comparison.arms], len(comparison.classes)
     if len(set(names)) < len(names):
         yield f"two arms have the same name (arms {names})"
     for arm in comparison.arms:
-        size = len(comparison.classes)
         if len(arm.confusion) != size or any(len(row) != size for row in arm.confusion):
-            yield f"the confusion matrix of arm {arm.name!r} is not {size} x {size}, one row and column a class"
+            yield f"the confusion matrix of arm {arm.name!r} is not {size} x {size}, a row and a column for each class"
         if len({run.seed for run in arm.runs}) < len(arm.runs):
             yield f"arm {arm.name!r} has two runs of the same seed"
+    difference = comparison.difference
     if len(difference.per_seed) != len(difference.seeds):
         yield f"{len(difference.per_seed)} differences for {len(difference.seeds)} seeds"
 
 
 def check_gallery(gallery: Gallery, path: Path) -> None:
-    """StoreError for a thumbnail that is anything but a JPEG or PNG inside the record itself."""
+    """Raise StoreError for a thumbnail that is not a JPEG or PNG inside the record itself."""
     for item in gallery.items:
         if not is_thumbnail(item.thumbnail):
-            shown = item.thumbnail[:60]
             raise StoreError(
-                f"{path}: the thumbnail of {item.path!r} is no JPEG or PNG as a base64 data address ({shown!r}). "
-                "Run the comparison again."
+                f"{path}: the thumbnail of {item.path!r} is not a base64 data URL of a JPEG or PNG "
+                f"({item.thumbnail[:60]!r}). Run the comparison again."
             )

@@ -1,4 +1,4 @@
-"""What a comparison shows, in plain words, and no more than it shows."""
+"""State what a comparison shows, in plain words, and nothing that it does not show."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from gpt4image.core.format import counted, percent, points, shorten
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
 
-
-SEEDS_TO_START_WITH = 5
+FIRST_SEEDS = 5  # to advise after a run with one seed
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,13 @@ class Verdict:
     """What a comparison shows.
 
     Attributes:
-        kind: what may be claimed; "one seed" never claims anything.
+        kind: which claim is allowed; "one seed" allows none.
         claim: the claim, a clause without a full stop.
         measure: the difference in percentage points with its interval.
-        accuracies: the mean test accuracy of either arm, a sentence.
-        covers: which luck the interval accounts for, and which not.
-        advice: what would settle the question; empty where it is settled.
-        command: the command that follows the advice; empty where there is none.
+        accuracies: both arms' mean test accuracy, a sentence.
+        covers: what the interval accounts for and what it does not.
+        advice: how to settle the question; empty if it is settled.
+        command: the command for it.
     """
 
     kind: Literal["better", "worse", "undecided", "one seed"]
@@ -52,13 +51,10 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Say what the paired difference of a comparison shows.
-
-    Args:
-        comparison: a comparison whose difference names two of its arms.
+    """State what the paired difference of a comparison shows.
 
     Raises:
-        StoreError: the difference names an arm or a seed that the comparison does not hold, or is no number.
+        StoreError: the difference names an unknown arm or seed, or is not a number.
     """
     difference = comparison.difference
     if not all(math.isfinite(value) for value in (difference.mean, difference.low, difference.high)):
@@ -72,16 +68,16 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def find_arm(comparison: Comparison, name: str) -> ArmRecord:
-    """The arm of that name. StoreError lists the arms there are when it is unknown."""
+    """Return the arm of that name. StoreError lists the known arms."""
     for arm in comparison.arms:
         if arm.name == name:
             return arm
     known = ", ".join(repr(arm.name) for arm in comparison.arms) or "none"
-    raise StoreError(f"The comparison's difference names the arm {name!r}, and it holds {known}. Run it again.")
+    raise StoreError(f"The comparison's difference names the arm {name!r}; its arms are: {known}. Run it again.")
 
 
 def mean_accuracy(comparison: Comparison, name: str) -> float:
-    """Mean test accuracy of an arm over the seeds that the paired difference uses."""
+    """Return the mean test accuracy of an arm over the seeds of the paired difference."""
     accuracy = {run.seed: run.test_accuracy for run in find_arm(comparison, name).runs}
     missing = [seed for seed in comparison.difference.seeds if seed not in accuracy]
     if missing or not comparison.difference.seeds:
@@ -89,19 +85,28 @@ def mean_accuracy(comparison: Comparison, name: str) -> float:
     return fmean(accuracy[seed] for seed in comparison.difference.seeds)
 
 
+def accuracy_digits(comparison: Comparison) -> int:
+    """Return the decimals at which both mean accuracies, in per cent, differ by the difference that is shown.
+
+    Rounded to one decimal, 52.47% and 53.73% differ by 1.2 points and their difference, 1.26, reads 1.3.
+    """
+    difference = comparison.difference
+    means = [100 * mean_accuracy(comparison, name) for name in (difference.arm, difference.reference)]
+    apart = round(means[0], 1) - round(means[1], 1)
+    return 1 if math.isclose(apart, round(100 * difference.mean, 1), abs_tol=1e-6) else 2
+
+
 def _accuracies(comparison: Comparison) -> str:
-    """The sentence with both arms' mean accuracies."""
-    arm, reference = comparison.difference.arm, comparison.difference.reference
+    difference, digits = comparison.difference, accuracy_digits(comparison)
     sides = [
-        f"{shorten(find_arm(comparison, name).title, 60)} {percent(mean_accuracy(comparison, name))}"
-        for name in (reference, arm)
+        f"{shorten(find_arm(comparison, name).title, 60)} {percent(mean_accuracy(comparison, name), digits)}"
+        for name in (difference.reference, difference.arm)
     ]
-    mean = "Test accuracy" if len(comparison.difference.seeds) == 1 else "Mean test accuracy"
-    return f"{mean}: {sides[0]}, {sides[1]}."
+    return f"{'Test' if len(difference.seeds) == 1 else 'Mean test'} accuracy: {sides[0]}, {sides[1]}."
 
 
 def _settled(difference: Difference, accuracies: str) -> Verdict:
-    """The interval lies wholly on one side of zero."""
+    """The interval lies on one side of zero."""
     mean, low, high = points((difference.mean, difference.low, difference.high))
     better = difference.low > 0
     return Verdict(
@@ -122,50 +127,47 @@ def _undecided(difference: Difference, accuracies: str) -> Verdict:
         measure=f"{mean} points, and the 95% interval ({low} to {high}) includes zero",
         accuracies=accuracies,
         covers=_covers(difference),
-        advice=_what_would_settle(difference),
-        command=f"gpt4image compare DATA ... --seeds {max(SEEDS_TO_START_WITH, 2 * len(difference.seeds))}",
+        advice=_advice(difference),
+        command=f"gpt4image compare DATA ... --seeds {max(FIRST_SEEDS, 2 * len(difference.seeds))}",
     )
 
 
 def _one_seed(difference: Difference, accuracies: str) -> Verdict:
-    """No second seed to see the luck of training by: nothing is claimed, whatever the number."""
+    """Without a second seed nothing shows how much training varies, so nothing is claimed."""
     mean, low, high = points((difference.mean, difference.low, difference.high))
     return Verdict(
         kind="one seed",
-        claim="One seed cannot tell luck from effect",
+        claim="One seed cannot tell an effect from chance",
         measure=f"{mean} points in this one pair of runs (95% interval {low} to {high}, for the test images only)",
         accuracies=accuracies,
-        covers="The interval covers which test images were drawn. It does not cover which seed was drawn: the same "
-        "training with another seed can differ by more than this, whatever the number is.",
-        advice="Train both arms with more seeds to find out, otherwise with the same options:",
-        command=f"gpt4image compare DATA ... --seeds {SEEDS_TO_START_WITH}",
+        covers="The interval accounts for the sample of test images. It does not account for the random seed: the same "
+        "training with another seed can differ by more than this, however large the difference is.",
+        advice="To find out, train both arms with more seeds and otherwise the same options:",
+        command=f"gpt4image compare DATA ... --seeds {FIRST_SEEDS}",
     )
 
 
 def _covers(difference: Difference) -> str:
-    """What an interval over seeds and images accounts for, and what not."""
     return (
-        f"The interval covers which of the seeds ({counted(len(difference.seeds), 'pair')} of runs here) and which "
-        "test images were drawn. It says nothing about other data, other models or other settings."
+        f"The interval accounts for the random seeds ({counted(len(difference.seeds), 'pair')} of runs) and the sample "
+        "of test images. It says nothing about other data, models or settings."
     )
 
 
-def _what_would_settle(difference: Difference) -> str:
-    """Advice for an interval around zero: more seeds, more test images, and roughly how many."""
+def _advice(difference: Difference) -> str:
+    """Advise more seeds and test images for an interval that includes zero, and estimate how many."""
     if difference.low == difference.high:
         return (
-            "Both arms scored the same on every image, so nothing can be told: models that have hardly learned and "
-            "tiny test sets look like this. More epochs or test images want another --work folder, and --text with the "
-            "name of this one, for its descriptions. More seeds take the same command:"
+            "Both arms scored the same on every image, as models do that have hardly learned, or on a tiny test set. "
+            "For more epochs or test images, use another --work directory, and pass this one as --text to reuse its "
+            "descriptions. For more seeds, run the same command:"
         )
     half = max(difference.high - difference.mean, difference.mean - difference.low)
     times = (half / abs(difference.mean)) ** 2 if difference.mean else math.inf
-    if times <= 1:
-        size = ""
-    elif times <= 25:
+    size = ""
+    if 1 < times <= 25:
         size = f" If the true difference is {points([difference.mean])[0]} points, it takes roughly "
         size += f"{math.ceil(times)} times as many of both to show it."
-    else:
-        size = " A difference as small as the one seen here would take far more of both than is practical."
-    settle = "More seeds and more test images narrow the interval and would settle it."
-    return f"{settle}{size} The same command with more seeds:"
+    elif times > 25:
+        size = " A difference as small as this one would take far more of both than is practical."
+    return f"More seeds and more test images narrow the interval.{size} The same command with more seeds:"

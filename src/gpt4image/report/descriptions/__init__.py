@@ -1,4 +1,4 @@
-"""Pages to look at descriptions: a preview of a few, and what a check of all of them found."""
+"""Pages of descriptions: a preview of a few, and the findings of a check of all."""
 
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.report.descriptions.check_page import write_check_page

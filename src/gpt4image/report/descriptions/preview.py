@@ -1,4 +1,4 @@
-"""A page with some descriptions, to read before the whole set is paid for."""
+"""A page with a few descriptions, to read before paying for all of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreviewItem:
-    """One description, or the failure in its place, with what was asked about which image.
+    """One description, or the failure in its place, with its image and prompt.
 
     Attributes:
         record: the description.
-        path: the image as the source names it; untrusted.
-        label: its class, None where it has none.
-        thumbnail: a small JPEG or PNG as a `data:` address, None where the image cannot be read any more.
+        path: path of the image within its source; untrusted.
+        label: class of the image, None for none.
+        thumbnail: a small JPEG or PNG as a `data:` URL, None if the image cannot be read.
         system: system message as it was sent, if any.
         turns: questions as they were sent.
     """
@@ -38,15 +38,15 @@ class PreviewItem:
 
 @dataclass(frozen=True, slots=True)
 class PreviewHead:
-    """What stands above the descriptions.
+    """The facts at the top of the page.
 
     Attributes:
         source: the image set, as the user named it.
-        model: the model that was asked.
+        model: the requested model.
         version: version of gpt4image.
-        created: when, ISO 8601 in UTC.
-        spent: US dollars that all calls to the model have cost so far, None where no price is known.
-        estimate: what the whole set will take, lines such as `money: $1.20 online`; empty where it was not measured.
+        created: time, ISO 8601 in UTC.
+        spent: cost of all requests to the model so far in US dollars, None without a known price.
+        estimate: what the whole set will take, lines such as `money: $1.20 online`; empty if it was not estimated.
     """
 
     source: str
@@ -57,78 +57,51 @@ class PreviewHead:
     estimate: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """All that was written about one image."""
-
-    path: str
-    label: str | None
-    thumbnail: str | None
-    items: list[PreviewItem]
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over the descriptions of the page; None where a server did not count."""
-
-    answered: int
-    failed: int
-    tokens_in: int | None
-    tokens_out: int | None
-    seconds: float | None
-
-
 def write_preview(path: Path, items: Sequence[PreviewItem], head: PreviewHead) -> Path:
-    """Write a self-contained page with some descriptions, those of one image together.
+    """Write a self-contained page with some descriptions, those of an image together.
 
     Args:
-        path: where to write it.
-        items: the descriptions; images are shown in the order in which they first occur.
-        head: what stands above them.
+        path: the page.
+        items: the descriptions; images keep the order in which they first occur.
+        head: the facts at the top.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: a thumbnail is anything but a picture inside the page.
+        ValueError: a thumbnail is not a picture inside the page.
     """
-    groups = group_by_image(items)
+    groups: dict[str, list[PreviewItem]] = {}
+    for item in items:
+        if item.thumbnail is not None:
+            require_thumbnail(item.thumbnail)
+        groups.setdefault(item.record.image_id, []).append(item)
     page = render_page(
         "preview.html.j2",
         version=head.version,
         head=head,
-        groups=groups,
-        totals=sum_up([item.record for item in items]),
+        groups=list(groups.values()),
+        totals=_sum_up([item.record for item in items]),
         several=any(item.record.sample for item in items),
         estimate=[line.partition(": ")[::2] for line in head.estimate],
     )
     return write_page(path, page)
 
 
-def group_by_image(items: Sequence[PreviewItem]) -> list[Group]:
-    """Descriptions of one image together, images in the order in which they first occur."""
-    groups: dict[str, Group] = {}
-    for item in items:
-        picture = None if item.thumbnail is None else require_thumbnail(item.thumbnail)
-        group = groups.setdefault(item.record.image_id, Group(item.path, item.label, picture, []))
-        group.items.append(item)
-    return list(groups.values())
-
-
-def sum_up(records: Sequence[DescriptionRecord]) -> Totals:
-    """Sums over all records, failures included; the time is the mean of the answered ones."""
+def _sum_up(records: Sequence[DescriptionRecord]) -> dict[str, int | float | None]:
+    """Return counts, sums of tokens and mean seconds; None for what a server did not count."""
     answered = [record for record in records if record.answered]
-    return Totals(
-        answered=len(answered),
-        failed=len(records) - len(answered),
-        tokens_in=total([record.tokens_in for record in answered]),
-        tokens_out=total([record.tokens_out for record in answered]),
-        seconds=fmean(record.seconds for record in answered) if answered else None,
-    )
+    return {
+        "answered": len(answered),
+        "failed": len(records) - len(answered),
+        "tokens_in": total([record.tokens_in for record in answered]),
+        "tokens_out": total([record.tokens_out for record in answered]),
+        "seconds": fmean(record.seconds for record in answered) if answered else None,
+    }
 
 
 def total(counts: Sequence[int | None]) -> int | None:
-    """Sum of counts; None where there are none or one is unknown.
+    """Return the sum of counts; None if there are none or one is unknown.
 
     >>> total([1, 2]), total([1, None]), total([])
     (3, None, None)

@@ -1,4 +1,4 @@
-"""From a template to a page: self-contained, everything escaped, whole on disk or absent."""
+"""Render templates as self-contained pages: everything is escaped, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-
+# Functions of `core.format` that templates use as filters
 FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "counted", "money", "moment")
-
-
 FILTERS += ("shorten", "breakable", "lines")
 
 
@@ -33,7 +31,7 @@ def render_page(template: str, **values: object) -> str:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page, atomically; returns its path."""
+    """Write a page atomically and return its path."""
     with atomic_write(path) as file:
         file.write(html.encode())
     return path
@@ -41,14 +39,13 @@ def write_page(path: Path, html: str) -> Path:
 
 @cache
 def _environment() -> Environment:
-    """Escape everything, and make characters visible that would otherwise act unseen."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("gpt4image.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -56,6 +53,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
-    """Make text visible; markup is our own."""
+def _visible(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
+    """Show control and direction characters as escapes; markup is our own and stays as it is."""
     return wording.single_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""From a matplotlib panel to SVG inside the page: no ids that clash, no fixed size, colours by the page's own names."""
+"""Draw matplotlib panels as SVG elements of a page: scalable, with unique ids and the page's own colours."""
 
 from __future__ import annotations
 
@@ -18,24 +18,13 @@ from gpt4image.core.format import decimal, single_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 INK, MUTED, GRID = "#1f242a", "#5c656f", "#d5dadf"
-
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito, distinct for every kind of colour vision
-
-
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: distinct in every kind of colour vision
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(COLOURS)}
-
-
 FONT_SIZE = 12.0
-
-
-CHARACTER = 6.6  # mean width of a character at FONT_SIZE, generous
-
-
+CHARACTER = 6.6  # mean width of a character at FONT_SIZE, rounded up
 _SETTINGS = {
-    "svg.fonttype": "none",  # words stay words: selectable, searchable, in the page's own font
+    "svg.fonttype": "none",  # text stays text: selectable, searchable, in the page's own font
     "svg.hashsalt": "gpt4image",
     "text.parse_math": False,  # a class named "$x_1$" is not a formula
     "axes.formatter.useoffset": False,
@@ -62,7 +51,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Panel:
-    """Size of a panel and the margins around its axes, in the units of its view box (a CSS pixel at full size)."""
+    """Size of a panel and the margins around its axes, in units of its view box: CSS pixels at full size."""
 
     width: float
     height: float
@@ -73,13 +62,13 @@ class Panel:
 
     @property
     def axes(self) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height of the axes as shares of the panel."""
+        """Left, bottom, width and height of the axes, as shares of the panel."""
         width, height = self.width - self.left - self.right, self.height - self.top - self.bottom
         return self.left / self.width, self.bottom / self.height, width / self.width, height / self.height
 
 
 def sign_ticks(axes: Axes) -> None:
-    """Write the ticks of a difference with their sign, and with the decimals that the range needs."""
+    """Label the ticks of a difference with their sign and as many decimals as the range needs."""
 
     def text(value: float, _: object) -> str:
         low, high = axes.get_xlim()
@@ -94,12 +83,12 @@ def draw(name: str, label: str, panel: Panel, paint: Callable[[Axes], None]) -> 
 
     Args:
         name: prefix of the ids inside, unique on the page.
-        label: what the figure shows, for who cannot see it.
+        label: what the figure shows, for readers who cannot see it.
         panel: size and margins.
         paint: draws on the axes; every colour must be one of this module's.
 
     Returns:
-        An `<svg>` element that scales to the width it is given.
+        An `<svg>` element that scales to the available width.
     """
     from matplotlib.figure import Figure
 
@@ -116,16 +105,16 @@ def draw(name: str, label: str, panel: Panel, paint: Callable[[Axes], None]) -> 
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """The look of the figures, whatever the user's own matplotlib settings are; those are back afterwards."""
+    """Set the look of the figures, whatever the user's matplotlib settings, and restore those afterwards."""
     from matplotlib import style
 
     with style.context(["default", _SETTINGS]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has the fonts that we lack
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has the fonts
         yield
 
 
 def _inline(source: bytes, name: str, label: str) -> Markup:
-    """Make matplotlib's SVG document an element of an HTML page."""
+    """Turn matplotlib's SVG document into an element of an HTML page."""
     root = ElementTree.fromstring(source)
     used = set(re.findall(rb'(?:url\(|xlink:href=")#([\w.-]+)', source))
     for parent in list(root.iter()):
@@ -145,12 +134,12 @@ def _inline(source: bytes, name: str, label: str) -> Markup:
 
 
 def _local(name: str) -> str:
-    """A tag or attribute name without its namespace: HTML knows SVG's by heart."""
+    """Return a tag or attribute name without its namespace, which HTML implies."""
     return name.rpartition("}")[2]
 
 
 def _attribute(key: str, value: str, name: str) -> str:
-    """An attribute with its ids prefixed and its colours replaced by the page's variables."""
+    """Return an attribute with its ids prefixed and its colours replaced by the page's CSS variables."""
     match key:
         case "id":
             return f"{name}-{value}"
