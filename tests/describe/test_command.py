@@ -47,6 +47,7 @@ def start(arguments: list[str], **more) -> subprocess.Popen:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "turns", "samples"), [("plain", 1, 40), ("questions", 3, 14)])
 def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prompt, turns, samples):
     generator = random.Random(3)
@@ -77,6 +78,7 @@ def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prom
     assert ended.returncode == 0
 
 
+@pytest.mark.slow
 def test_interrupt_waits_for_open_requests(image_set, tmp_path):
     with StubProcess(Scenario(latency=0.5)) as server:
         process = start(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
@@ -89,6 +91,7 @@ def test_interrupt_waits_for_open_requests(image_set, tmp_path):
         assert len(records(tmp_path)) == paid_for(server) > 0
 
 
+@pytest.mark.slow
 def test_key_is_in_no_output_file_or_process_list(image_set, tmp_path):
     environment = {**os.environ, "THE_KEY": KEY, "OPENAI_LOG": "debug"}
     seen = ""
@@ -117,6 +120,7 @@ def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
     assert {record.text for record in records(tmp_path)} == {"I know [key]."}
 
 
+@pytest.mark.slow
 def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
     with StubServer(Scenario(latency=2.5, slots=1)) as server:  # the first needs a minute and a half
         arguments = command(image_set, tmp_path, server.base_url)
@@ -134,6 +138,7 @@ def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
         assert set(server.paid_by_mark.values()) == {1}
 
 
+@pytest.mark.slow
 def test_command_asks_before_it_spends(image_set, tmp_path):
     with StubProcess() as server:
         paid = ["--price-in", "1", "--price-out", "2"]
@@ -149,6 +154,7 @@ def test_command_asks_before_it_spends(image_set, tmp_path):
         assert set(server.paid_by_mark.values()) <= {1, 2}
 
 
+@pytest.mark.slow
 def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
     with StubProcess() as server:
         arguments = command(image_set, tmp_path, server.base_url)
@@ -163,6 +169,7 @@ def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
         assert store.current() == kept
 
 
+@pytest.mark.slow
 def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
     with StubProcess(Scenario(batch_seconds=8.0)) as server:
         batch = command(image_set, tmp_path, server.base_url, "--describer", "batch")

@@ -42,6 +42,7 @@ def run(folder, work, server, *more: str) -> int:
     return main(["describe", *where, *more])
 
 
+@pytest.mark.slow
 def test_real_model_in_this_process(few, tiny_vlm, tmp_path):
     options = {"describer": "local", "model": str(tiny_vlm), "max_tokens": 8, "splits": ("train",), "local_batch": 4}
     tally = describe_images(few, tmp_path, **options, prompts=("plain", "questions"))
@@ -52,6 +53,7 @@ def test_real_model_in_this_process(few, tiny_vlm, tmp_path):
     assert describe_images(few, tmp_path, **options, prompts=("plain", "questions")).total == 0
 
 
+@pytest.mark.slow
 def test_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path):
     options = {"model": str(tiny_vlm), "max_tokens": 8, "at_once": 2, "splits": ("train",)}
     tally = described(few, tmp_path, vlm_server, **options)
@@ -60,6 +62,7 @@ def test_same_model_behind_a_real_server(few, tiny_vlm, vlm_server, tmp_path):
     assert described(few, tmp_path, vlm_server, **options).total == 0
 
 
+@pytest.mark.slow
 def test_contrast_prompt_names_the_classes_a_run_confuses(image_set, baseline, tmp_path):
     with StubServer() as server:
         options = DescribeOptions(base_url=(server.base_url,), prompts=("contrast",), confusions=baseline)
@@ -71,6 +74,7 @@ def test_contrast_prompt_names_the_classes_a_run_confuses(image_set, baseline, t
     assert "mistaken for: blue, green" in red or "mistaken for: green, blue" in red
 
 
+@pytest.mark.slow
 def test_contrast_prompt_stays_the_same_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
     """A new confusion matrix of the same run would name other classes, and ask everything again."""
     from gpt4image.compare import test_answers as confusion
@@ -89,6 +93,7 @@ def test_contrast_prompt_stays_the_same_when_a_folder_grows(image_set, baseline,
         assert set(server.paid_by_mark.values()) == {1}
 
 
+@pytest.mark.slow
 def test_training_uses_the_embedded_descriptions(image_set, tmp_path, capsys):
     with StubServer() as server:
         for prompts in (("plain",), ("attributes",)):
@@ -104,6 +109,7 @@ def test_training_uses_the_embedded_descriptions(image_set, tmp_path, capsys):
     assert "Did you mean 'plain'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_path, capsys):
     """As after a run with other settings: nothing is asked again."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -122,6 +128,7 @@ def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_p
     assert DescriptionStore(second / "descriptions").is_empty
 
 
+@pytest.mark.slow
 def test_estimate_shows_tokens_by_picture_size(image_set, tmp_path):
     folder = tmp_path / "set"
     for path in image_set.rglob("*.png"):
@@ -144,6 +151,7 @@ def test_unknown_option_is_rejected(image_set, tmp_path):
         describe_images(image_set, tmp_path, prompt="plain")
 
 
+@pytest.mark.slow
 def test_estimate_measures_small_and_large_pictures(image_set, tmp_path):
     folder = tmp_path / "set"
     for number, path in enumerate(sorted(image_set.rglob("*.png"))):
@@ -165,6 +173,7 @@ def test_prompt_file_is_used_when_no_prompt_is_named(image_set, tmp_path):
     assert {record.prompt for record in records(tmp_path)} == {"short"}
 
 
+@pytest.mark.slow
 def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
     with StubServer(Scenario(faults=(Fault("refusal_text", every=5),))) as server:
         describe_images(image_set, tmp_path, base_url=(server.base_url,))

@@ -150,6 +150,7 @@ def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path)
     assert spent(tmp_path) == pytest.approx(calls * 270 * IN / 1e6)
 
 
+@pytest.mark.slow
 def test_cancelled_request_costs_its_worst_case(image_set, tmp_path):
     faults = (Fault("slow", seconds=4.0, numbers=(5,)), Fault("quota", numbers=(9,)))
     patience = RunSettings(grace_seconds=0.2)

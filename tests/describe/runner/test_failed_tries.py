@@ -31,6 +31,7 @@ def spent_in(store: DescriptionStore, log) -> bool:
     return (spent.tokens_in, spent.tokens_out) == tokens and spent.cost == pytest.approx(cost_of(log))
 
 
+@pytest.mark.slow
 def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
     with StubProcess(Scenario(latency=0.05, slots=AT_ONCE, faults=THREE_IN_VAIN)) as server:
         prices = ["--price-in", "10", "--price-out", "20", "--max-tokens", "20", "--yes", "--at-once", str(AT_ONCE)]
@@ -58,6 +59,7 @@ def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
     assert total - AT_ONCE * one <= spent + tally.cost <= total + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["plain", "questions"])
 def test_each_request_is_on_disk_in_one_place(image_set, tmp_path, prompt):
     """In the record of the outcome, in a payment or with a kept answer, however the run ends."""

@@ -75,6 +75,7 @@ def test_conversation_repeats_its_answers(image_set, tmp_path):
     assert record.tokens_out == len(record.text.split())
 
 
+@pytest.mark.slow
 def test_passing_failures_are_retried(image_set, tmp_path):
     patience = RunSettings(attempts=12, max_failures_at_first=10**6)
     with StubServer(Scenario(faults=MENDED, latency=0.01)) as server:
@@ -114,6 +115,7 @@ def test_failed_requests_cost_their_tokens(image_set, images, tmp_path):
     assert one.cost == pytest.approx((one.tokens_in + one.tokens_out) / 1e6)
 
 
+@pytest.mark.slow
 def test_full_server_is_not_overrun(image_set, tmp_path):
     with StubServer(Scenario(slots=3, when_full="429", latency=0.05, retry_after="none")) as server:
         tally = described(image_set, tmp_path, server.base_url, samples=6, temperature=1.0, at_once=32)
@@ -122,6 +124,7 @@ def test_full_server_is_not_overrun(image_set, tmp_path):
     assert late.count("full") < 0.2 * len(late)
 
 
+@pytest.mark.slow
 def test_no_image_times_out_in_a_queue(image_set, tmp_path):
     with StubServer(Scenario(slots=1, latency=0.15)) as server:
         patience = RunSettings(image_seconds=3.0)
@@ -146,6 +149,7 @@ def test_rate_limit_by_time_window_is_obeyed(image_set, tmp_path, retry_after):
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES
 
 
+@pytest.mark.slow
 def test_slow_start_is_waited_out(image_set, tmp_path):
     with StubServer(Scenario(ready_after=2.0)) as server:
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES

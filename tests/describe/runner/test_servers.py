@@ -26,6 +26,7 @@ def chats(server) -> int:
     return sum(entry.endpoint == "chat" for entry in server.log)
 
 
+@pytest.mark.slow
 def test_servers_share_the_work_and_one_may_die_and_come_back(image_set, tmp_path, capsys):
     dying = Scenario(latency=0.1, faults=(Fault("die", numbers=(12,), seconds=1.5),))
     with StubServer(Scenario(latency=0.1)) as steady, StubServer(dying) as flapping:
@@ -50,6 +51,7 @@ def test_dead_server_ends_the_run_and_loses_nothing(image_set, tmp_path, capsys)
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES - answered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "attempts", "lost"), [(Fault("status", status=500), 2, 0), (Fault("cut"), 1, 1)], ids=["500", "cut"]
 )
@@ -65,6 +67,7 @@ def test_failing_server_loses_its_share_to_a_healthy_one(image_set, tmp_path, ca
     assert all(mark_in(record) for record in records(tmp_path) if record.answered)
 
 
+@pytest.mark.slow
 def test_recovered_server_gets_its_share_again(image_set, tmp_path):
     ill = Scenario(latency=0.1, faults=(Fault("status", status=500, numbers=tuple(range(1, 6))),))
     with StubServer(Scenario(latency=0.1)) as well, StubServer(ill) as recovering:
@@ -84,6 +87,7 @@ def test_run_ends_when_all_servers_fail(image_set, tmp_path):
         described(image_set, tmp_path, one.base_url, other.base_url, patience=patience)
 
 
+@pytest.mark.slow
 def test_bad_images_fail_alone_at_several_servers(image_set, images, tmp_path):
     bad = [image_id.decode() for image_id in images.ids[:2]]
     scenario = Scenario(faults=tuple(Fault("status", status=500, mark=name[:12]) for name in bad))
@@ -93,6 +97,7 @@ def test_bad_images_fail_alone_at_several_servers(image_set, images, tmp_path):
     assert (tally.answered, tally.failures) == (IMAGES - 2, {"server error 500": 2})
 
 
+@pytest.mark.slow
 def test_hanging_server_costs_no_image_its_description(image_set, tmp_path, capsys):
     """A process stopped as by a debugger takes connections, and answers nothing."""
     with StubServer(Scenario(latency=0.05)) as well, StubProcess(Scenario(latency=0.05)) as hanging:
@@ -112,6 +117,7 @@ def test_hanging_server_costs_no_image_its_description(image_set, tmp_path, caps
     assert "no longer responds: its images go to the others" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path):
     patience = RunSettings(image_seconds=2.0, check_seconds=0.5, down_seconds=1.0)
     with StubProcess(Scenario(latency=0.02)) as server:
@@ -195,6 +201,7 @@ def test_run_ends_when_every_request_is_rate_limited(image_set, tmp_path):
     assert records(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_time_limit_covers_all_tries_of_an_image(image_set, images, tmp_path):
     mark = images.ids[5].decode()[:12]
     faults = (Fault("status", status=500, mark=mark), Fault("slow", mark=mark, seconds=2.0))

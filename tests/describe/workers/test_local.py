@@ -29,6 +29,7 @@ from support.running import (
 from support.stub_server import Fault, StubProcess
 
 
+@pytest.mark.slow
 def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
     with StubProcess(scenario(latency=0.3)) as server:
         launcher = start(tiny_images, tmp_path, server, workers=3, at_once=12)
@@ -55,6 +56,7 @@ def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
         assert (again.total, paid(server)) == (0, before)
 
 
+@pytest.mark.slow
 def test_nothing_is_paid_twice_after_killed_and_interrupted_launchers(few_images, tmp_path):
     def interrupt():
         wait_until(lambda: latest_run(tmp_path) != first and written(state(tmp_path, 0)) >= 2)
@@ -79,6 +81,7 @@ def test_nothing_is_paid_twice_after_killed_and_interrupted_launchers(few_images
         assert set(server.paid_by_mark.values()) == {1}
 
 
+@pytest.mark.slow
 def test_worker_killed_too_often_ends_the_run(few_images, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "MAX_STARTS", 1)
 
@@ -96,6 +99,7 @@ def test_worker_killed_too_often_ends_the_run(few_images, tmp_path, monkeypatch)
         assert len(records(tmp_path)) >= paid(server) - 2
 
 
+@pytest.mark.slow
 def test_refused_key_is_reported_once(few_images, tmp_path, key, capfd):
     with (
         StubProcess(scenario(faults=(Fault("wrong_key", every=1),))) as server,

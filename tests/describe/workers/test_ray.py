@@ -47,6 +47,7 @@ def ray_folder(key):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_killed_actor_and_killed_process_are_replaced(few_images, tmp_path, ray_folder, key):
     killed = []
 

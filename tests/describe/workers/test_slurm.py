@@ -45,6 +45,7 @@ def slurm(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_array_job_stays_within_budget_and_the_command_resumes_after_it(few_images, tmp_path, slurm, key, capfd):
     work = tmp_path / "work"
     asked = {"max_tokens": 30, "budget": 0.0095, "price_in": 1.0, "price_out": 1.0}
