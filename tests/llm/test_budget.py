@@ -14,7 +14,7 @@ def test_batch_room_follows_the_worst_case_cost():
     assert Budget(1.0, FREE, 0.0, 100, batch=True).room(0) is None
     budget = Budget(1.0, price, 0.5, 464, batch=True)
     assert budget.room(0) == int(0.5 / (0.5 * 66_000 / 1e6)) and budget.room(1) == 0
-    assert budget.pay(0, 0) == 0 and budget.room(1) == 0  # a failure tells nothing of pictures
+    assert budget.pay(0, 0) == 0 and budget.room(1) == 0  # a failure does not show what a picture costs
     assert budget.pay(1536, 464) == pytest.approx(0.001)
     assert budget.room(0) == 100
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""How many requests a server is sent at a time, by hand."""
+"""The limit on concurrent requests, checked by hand."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gpt4image.llm.rate_limiter import RateLimiter
 
 
 def grown(limit: int = 20, **more) -> RateLimiter:
-    """A limiter that has grown to a limit while answers took a tenth of a second."""
+    """Return a limiter that grew to a limit while responses took a tenth of a second."""
     limiter = RateLimiter(64, **more)
     for _ in range(limit - 4):
         limiter.on_success(0.0, 0.1, was_full=True)

@@ -1,4 +1,4 @@
-"""Batches against the stub server: in this process, or in one of its own that can be killed."""
+"""Batches against the stub server, in this process or in another one that can be killed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def state_of(work: Path) -> Path:
 def make_maker(
     image_set: Path, work: Path, prompts: Sequence[str] = ("plain",), model: str = MODEL, *, retry_failed: bool = False
 ) -> RequestMaker:
-    """All images of a set as requests, those left out that have an outcome."""
+    """Return all images of a set as requests, without those that have an outcome."""
     images = load_images(image_set, work=work, validation_share=0.2, test_share=0.2)
     strategies = tuple(load_prompts(prompts))
     question = Question(model, strategies, PromptValues(images.classes), Sampling(max_tokens=50))
@@ -75,18 +75,18 @@ def batched(
 
 
 def records(work: Path) -> list[DescriptionRecord]:
-    """Every record, in the order written."""
+    """Return all records in the order written."""
     return list(store_of(work).records())
 
 
 def leftovers(work: Path) -> list[str]:
-    """Files that are left of batches: nothing but the lock may be."""
+    """Return the files of batches that are left, apart from the lock."""
     state = state_of(work)
     return [str(path.relative_to(state)) for path in state.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def settle(url: str) -> None:
-    """Bring every batch at the server to its end, those included that nobody has waited for; no file may be left."""
+    """Finish every batch at the server, even ones that nobody waits for; check that no file is left."""
     with openai.OpenAI(base_url=url, api_key="none") as api:
         for batch in api.batches.list(limit=100):
             while api.batches.retrieve(batch.id).status not in OVER:
@@ -99,7 +99,7 @@ def count(log: Sequence[Entry], endpoint: str) -> int:
 
 
 def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> None:
-    """What `batched` does, in a process of its own that writes down what the user sees."""
+    """Run `batched` and write what the user sees to a file."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     work.mkdir(parents=True, exist_ok=True)
     with (work / "seen.txt").open("ab") as seen:
@@ -108,7 +108,7 @@ def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> No
 
 
 def start_client(image_set: Path, work: Path, url: str, **options: Any) -> BaseProcess:
-    """A process that does what `batched` does, started in no time since its libraries are loaded already."""
+    """Start a process that runs `batched`; it starts fast because its libraries are loaded already."""
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["support.batching"])
     process = processes.Process(target=client, args=(image_set, work, url, options))

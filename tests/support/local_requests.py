@@ -1,4 +1,4 @@
-"""Requests to a model in this process, and what comes of them."""
+"""Requests to a model in this process, and their outcomes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ask(number: int, *turns: str, system: str | None = None, **sampling) -> Desc
 
 
 def answers(describer: LocalDescriber, *requests: DescribeRequest) -> list:
-    """What comes of requests that are made at the same time: replies and exceptions."""
+    """Send requests concurrently; return replies and exceptions."""
 
     async def all_at_once():
         return await asyncio.gather(*map(describer.describe, requests), return_exceptions=True)
@@ -57,7 +57,7 @@ def sizes(batches: list[dict]) -> list[int]:
 
 
 def variant(folder: Path, copy: Path, **generation) -> Path:
-    """A copy of a model with other settings of generation."""
+    """Copy a model with changes to its generation config."""
     shutil.copytree(folder, copy)
     file = copy / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **generation}))

@@ -1,4 +1,4 @@
-"""What the stub server answers: a description made of the picture itself, or an error as the real API words it."""
+"""Answers of the stub server: a description made of the picture itself, or an error in the real API's wording."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PICTURE_TOKENS, TILE_TOKENS, TILE = 85, 170, 512
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a chat request asks.
+    """A chat request.
 
     Attributes:
-        width: of the first picture, 0 without.
-        height: likewise.
-        tokens: tokens read: a token for every 4 characters of a message, 4 for the message itself, and for a picture
-            85 + 170 for every tile of 512 x 512 pixels that it covers.
+        width: width of the first picture, 0 without one.
+        height: its height, likewise.
+        tokens: prompt tokens: one per 4 characters of a message, 4 per message, and per picture 85 + 170 per tile of
+            512 x 512 pixels.
     """
 
     mark: str = ""
@@ -51,20 +51,20 @@ class Question:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def note(self, entry: Entry) -> None:
-        """Write down what is asked."""
+        """Copy the request into its log entry."""
         entry.mark, entry.turn, entry.system = self.mark, self.turn, self.system
         entry.question, entry.model, entry.settings = self.text, self.model, self.settings
 
     @property
     def most_tokens(self) -> float:
-        """Most tokens that the answer may have."""
+        """Maximum tokens of the answer."""
         limits = (self.settings.get(name) for name in ("max_tokens", "max_completion_tokens"))
         return min((limit for limit in limits if limit is not None), default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, body and headers of an answer, and whether the model worked for it."""
+    """Status, body and headers of a response, and whether it is charged."""
 
     status: int
     body: bytes
@@ -75,10 +75,10 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """A request is wrong in itself.
+    """A request is invalid.
 
     Args:
-        answer: what the server says to it.
+        answer: the server's response.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -96,13 +96,13 @@ def error(
     fault: str = "",
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    """An error in the API's form."""
+    """Return an error in the API's form."""
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return Answer(status, json.dumps(body).encode(), fault=fault or code or kind, headers=headers or {})
 
 
 def wrong_key(header: str | None) -> Answer:
-    """401 that repeats the header it was sent, as careless servers do."""
+    """Return a 401 that repeats the header it was sent, as careless servers do."""
     message = f"Incorrect API key provided: {header}. You can find your API key in your account settings."
     return error(401, message, "invalid_api_key", fault="wrong_key")
 
@@ -124,10 +124,10 @@ def too_large() -> Answer:
 
 
 def ask(body: bytes | dict[str, Any]) -> Question:
-    """Read a chat request, as it came or as the line of a batch has it.
+    """Parse a chat request from a body or a line of a batch.
 
     Raises:
-        RefusedError: it is not one.
+        RefusedError: it is invalid.
     """
     try:
         data: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else body
@@ -149,14 +149,14 @@ def read_messages(messages: list[dict[str, Any]], model: str, settings: dict[str
             turn, text = turn + 1, words
         for part in parts:
             if part["type"] == "image_url":
-                name, across, down = look_at(part["image_url"]["url"])
+                name, across, down = decode_picture(part["image_url"]["url"])
                 tokens += PICTURE_TOKENS + TILE_TOKENS * math.ceil(across / TILE) * math.ceil(down / TILE)
                 mark, width, height = (mark, width, height) if mark else (name, across, down)
     return Question(mark, width, height, turn, system, text, tokens, model, settings)
 
 
-def look_at(url: str) -> tuple[str, int, int]:
-    """Mark, width and height of the picture in a `data:` address."""
+def decode_picture(url: str) -> tuple[str, int, int]:
+    """Return mark, width and height of the picture in a `data:` URL."""
     head, _, coded = url.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise RefusedError(error(400, f"Failed to download image from {head[:60]}.", "invalid_image_url"))
@@ -170,12 +170,12 @@ def look_at(url: str) -> tuple[str, int, int]:
 
 
 def mark_of(data: bytes) -> str:
-    """The mark of a picture's bytes: the first 12 digits of what `image_id` says of them."""
+    """Return the mark of a picture: the first 12 digits of its `image_id`."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()[:12]
 
 
 def describe(question: Question) -> str:
-    """The text about a picture, the same for the same question."""
+    """Return the description of a picture; equal questions get equal texts."""
     if not question.mark:
         return "There is no picture."
     size = f"{question.width} x {question.height} pixels"
@@ -184,7 +184,7 @@ def describe(question: Question) -> str:
 
 
 def check(question: Question, scenario: Scenario) -> Answer | None:
-    """What is wrong with a request that can be read, if anything."""
+    """Return the error for a well-formed request with unsupported settings, if any."""
     settings = question.settings
     if scenario.models and question.model not in scenario.models:
         return unknown_model(question.model)
@@ -205,7 +205,7 @@ def check(question: Question, scenario: Scenario) -> Answer | None:
 
 
 def fault_answer(question: Question, fault: Fault, entry: Entry, header: str | None) -> Answer | None:
-    """The answer that a fault makes of a question; None where the fault is not about the answer."""
+    """Return the answer that a fault turns a question into; None if the fault does not affect the answer."""
     if fault.kind in ERRORS:
         return error_answer(fault, question.model, header)
     if fault.kind == "no_choices":
@@ -213,19 +213,19 @@ def fault_answer(question: Question, fault: Fault, entry: Entry, header: str | N
     if fault.kind == "echo":
         return completion(question, entry, describe(question), str(header), fault=fault.kind)
     if fault.kind in ANSWERS:
-        text, refusal, reason = spoilt(describe(question), fault)
+        text, refusal, reason = faulty(describe(question), fault)
         return completion(question, entry, text, reason, refusal=refusal, fault=fault.kind)
     return None
 
 
 def unlike_an_answer(answer: Answer, header: str | None) -> Answer:
-    """An answer without its text; what is said in its place bears the key where a text is likely to be cut."""
+    """Return a completion without choices that repeats the key at a position where clients cut long messages."""
     body = {**json.loads(answer.body), "choices": []}
     return replace(answer, body=json.dumps({"note": "x" * 150, "header": header, **body}).encode())
 
 
 def without_usage(answer: Answer) -> Answer:
-    """An answer that does not say what tokens were used."""
+    """Return an answer without usage."""
     body = json.loads(answer.body)
     body.pop("usage", None)
     return replace(answer, body=json.dumps(body).encode())
@@ -253,10 +253,10 @@ def too_many(message: str, headers: dict[str, str], fault: str) -> Answer:
     return error(429, message, "rate_limit_exceeded", kind="requests", fault=fault, headers=headers)
 
 
-def spoilt(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
-    """Content, refusal and finish reason of an answer that a fault spoils."""
+def faulty(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
+    """Return content, refusal and finish reason of an answer with a fault."""
     words = text.split(" ")
-    spoils: dict[str, tuple[str | None, str | None, str]] = {
+    faulty_answers: dict[str, tuple[str | None, str | None, str]] = {
         "empty": ("", None, "stop"),
         "null": (None, None, "stop"),
         "refusal": (None, REFUSAL, "stop"),
@@ -266,7 +266,7 @@ def spoilt(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
         "hostile": (f"{text} {HOSTILE}", None, "stop"),
         "text": (fault.text, None, "stop"),
     }
-    return spoils[fault.kind]
+    return faulty_answers[fault.kind]
 
 
 def completion(
@@ -278,7 +278,7 @@ def completion(
     refusal: str | None = None,
     fault: str = "",
 ) -> Answer:
-    """A finished answer; a text longer than the request allows is cut."""
+    """Return a chat completion; a text longer than the request allows is cut."""
     words = (text or refusal or "").split(" ") if text or refusal else []
     if text and len(words) > question.most_tokens:
         words = words[: int(question.most_tokens)]

@@ -1,4 +1,4 @@
-"""Files and batches of the stub server, on disk: they are still there when the server is killed and started again."""
+"""Files and batches of the stub server, on disk, so that they survive a kill and restart of the server."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ AnswerLine = Callable[[str, str, Record], tuple[Answer, Entry]]
 
 
 def ok(body: Mapping[str, Any]) -> Answer:
-    """A good answer."""
+    """Return a successful answer."""
     return Answer(200, json.dumps(body).encode())
 
 
 def refuse(status: int, message: str, code: str | None = None) -> RefusedError:
-    """What to raise for a request that cannot be done."""
+    """Return the exception for an invalid request."""
     return RefusedError(error(status, message, code))
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
+    """Write a file atomically."""
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.replace(path)
@@ -54,8 +54,8 @@ class BatchStore:
     """Files and batches in a folder.
 
     Args:
-        folder: where they are kept.
-        scenario: how batches go.
+        folder: their folder.
+        scenario: behaviour of batches.
         answer_line: answers a line, given batch, `custom_id` and body.
     """
 
@@ -66,7 +66,7 @@ class BatchStore:
             place.mkdir(parents=True, exist_ok=True)
 
     async def upload(self, request: web.BaseRequest) -> Answer:
-        """Take in a file of requests, as it comes."""
+        """Store an uploaded file as it arrives."""
         if request.content_type != "multipart/form-data":
             raise refuse(400, "A file is uploaded as multipart/form-data.")
         name, purpose, identity = "", "", f"file-{uuid4().hex}"
@@ -111,29 +111,29 @@ class BatchStore:
         return body
 
     def files(self, query: Mapping[str, str]) -> Answer:
-        """A page of files, the newest first."""
+        """Return a page of files, newest first."""
         records = [r["body"] for r in self._records(self._files)]
         purpose = query.get("purpose")
         return page([body for body in records if purpose in (None, body["purpose"])], query, FILES_A_PAGE, FILES_A_PAGE)
 
     def file(self, identity: str) -> Answer:
-        """What is known of a file."""
+        """Return a file object."""
         return ok(self._load(self._files, identity)["body"])
 
     def content(self, identity: str) -> Answer:
-        """A file as it is."""
+        """Return the content of a file."""
         self._load(self._files, identity)
         return Answer(200, self._content_path(identity).read_bytes(), media_type="application/octet-stream")
 
     def delete(self, identity: str) -> Answer:
-        """Take a file away."""
+        """Delete a file."""
         self._load(self._files, identity)
         (self._files / f"{identity}.json").unlink()
         self._content_path(identity).unlink()
         return ok({"id": identity, "object": "file", "deleted": True})
 
     def create(self, body: bytes) -> Answer:
-        """Make a batch of an uploaded file."""
+        """Create a batch of an uploaded file."""
         try:
             asked = json.loads(body)
             file, endpoint, window = (asked[name] for name in ("input_file_id", "endpoint", "completion_window"))
@@ -164,21 +164,21 @@ class BatchStore:
         return ok(batch)
 
     def batch(self, identity: str) -> Answer:
-        """Look at a batch, which brings it on."""
+        """Return a batch; each poll advances it."""
         record = self._load(self._batches, identity)
         record["polls"] += 1
-        self._bring_on(record)
+        self._advance(record)
         return ok(record["body"])
 
     def batches(self, query: Mapping[str, str]) -> Answer:
-        """A page of batches, the newest first; time brings them on, looking at the list does not."""
+        """Return a page of batches, newest first; time advances them, listing does not."""
         records = self._records(self._batches)
         for record in records:
-            self._bring_on(record)
+            self._advance(record)
         return page([record["body"] for record in records], query, PAGE, MOST_A_PAGE)
 
     def cancel(self, identity: str) -> Answer:
-        """End a batch early; what is done by then can be fetched once it is cancelled."""
+        """Cancel a batch; the requests processed so far have results."""
         record = self._load(self._batches, identity)
         batch = record["body"]
         if batch["status"] in OVER:
@@ -189,14 +189,14 @@ class BatchStore:
         return ok(batch)
 
     def _progress(self, record: Record) -> float:
-        """Share of the way that a batch has come."""
+        """Return the progress of a batch, 0 to 1."""
         seconds, polls = self._scenario.batch_seconds, self._scenario.batch_polls
         if seconds is not None:
             return min((time.time() - record["started"]) / max(seconds, 1e-9), 1.0)
         return min(record["polls"] / polls, 1.0) if polls else 1.0
 
-    def _bring_on(self, record: Record) -> None:
-        """Give a batch the status that it has by now."""
+    def _advance(self, record: Record) -> None:
+        """Update the status of a batch."""
         batch, progress = record["body"], self._progress(record)
         if batch["status"] in OVER:
             return
@@ -215,7 +215,7 @@ class BatchStore:
         self._save(self._batches, batch["id"], record)
 
     def _validate(self, batch: Record) -> None:
-        """Let a batch begin, or fail as a whole."""
+        """Start a batch, or fail it as a whole."""
         lines = self._content_path(batch["input_file_id"]).read_bytes().splitlines()
         problems = list(self._problems(lines))
         batch["request_counts"]["total"] = len(lines)
@@ -225,7 +225,7 @@ class BatchStore:
             batch.update(status="in_progress", in_progress_at=int(time.time()))
 
     def _problems(self, lines: list[bytes]) -> Iterator[Record]:
-        """What is wrong with an input file, in the API's form."""
+        """Yield the errors of an input file in the API's form."""
         if self._scenario.batch_outcome == "failed":
             yield problem("server_error", "The batch failed.")
         if not lines:
@@ -257,12 +257,12 @@ class BatchStore:
             seen.add(custom_id)
 
     def _queued(self) -> int:
-        """Lines in batches that are not over."""
+        """Return the number of lines in unfinished batches."""
         bodies = [record["body"] for record in self._records(self._batches)]
         return sum(body["request_counts"]["total"] for body in bodies if body["status"] not in OVER)
 
     def _finish(self, batch: Record, share: float, status: str) -> None:
-        """Write the files of a batch that is over."""
+        """Write the result files of a finished batch."""
         lines = self._content_path(batch["input_file_id"]).read_bytes().splitlines()
         done = int(share * len(lines))
         output: list[bytes] = []
@@ -288,7 +288,7 @@ class BatchStore:
         )
 
     def _write_output(self, batch: str, kind: str, lines: list[bytes]) -> str | None:
-        """Lines in an order of their own as a file; no file where there are none."""
+        """Write lines in random order; return the file's id, None if there are no lines."""
         if not lines:
             return None
         random.Random(self._scenario.seed).shuffle(lines)
@@ -311,13 +311,13 @@ class BatchStore:
             raise refuse(404, f"No such {kind} object: {identity}") from None
 
     def _records(self, place: Path) -> list[Record]:
-        """Every record of a kind, the newest first."""
+        """Return all records of a kind, newest first."""
         records = [json.loads(path.read_bytes()) for path in place.glob("*.json")]
         return sorted(records, key=lambda record: record["order"], reverse=True)
 
 
 def page(bodies: list[Record], query: Mapping[str, str], usual: int, most: int) -> Answer:
-    """A page of a list: what comes after an id, so many at most."""
+    """Return a page of a list: up to `limit` objects after an id."""
     wanted = query.get("limit", str(usual))
     if not wanted.isdecimal() or not 1 <= int(wanted) <= most:
         raise refuse(400, f"Invalid 'limit': {wanted} is not a number from 1 to {most}.", "invalid_value")
@@ -333,18 +333,18 @@ def page(bodies: list[Record], query: Mapping[str, str], usual: int, most: int) 
 
 
 def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> Record:
-    """One of the errors of a batch that failed as a whole."""
+    """Return an error of a batch that failed as a whole."""
     return {"code": code, "message": message, "line": line, "param": param}
 
 
 def output_line(custom_id: str, answer: Answer) -> bytes:
-    """A line of an output or error file."""
+    """Return a line of an output or error file."""
     name = json.dumps(custom_id).encode()
     return OUTPUT % (uuid4().hex.encode(), name, answer.status, uuid4().hex.encode(), answer.body)
 
 
 def left_over_line(custom_id: str, code: str, message: str) -> bytes:
-    """A line of an error file for a request that was never done."""
+    """Return a line of an error file for a request that was never processed."""
     problem = {"code": code, "message": message}
     line = {"id": f"batch_req_{uuid4().hex}", "custom_id": custom_id, "response": None, "error": problem}
     return json.dumps(line).encode()

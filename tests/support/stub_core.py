@@ -1,4 +1,4 @@
-"""The stub server inside an event loop: it takes requests, does what the scenario says, and writes everything down."""
+"""The stub server inside an event loop: handle requests, follow the scenario, log everything."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ LOADING = Answer(503, b'{"error": {"code": 503, "message": "Loading model", "typ
 
 
 def route(method: str, path: str) -> tuple[str, str]:
-    """The kind of a request and what it names; empty where there is no such address."""
+    """Return the kind of a request and the id in its path; empty strings for an unknown path."""
     for wanted, pattern, endpoint in ROUTES:
         if method == wanted and (match := pattern.fullmatch(path)):
             return endpoint, "".join(match.groups())
@@ -69,7 +69,7 @@ def route(method: str, path: str) -> tuple[str, str]:
 
 
 def bind(port: int) -> socket.socket:
-    """A socket that holds a port; connections are refused until something listens."""
+    """Return a socket bound to a port; connections are refused until something listens."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind((HOST, port))
@@ -81,11 +81,11 @@ class Stub:
     """The server itself, inside an event loop.
 
     Args:
-        scenario: how it behaves.
+        scenario: its behaviour.
         state: folder of its files and batches.
-        log: gets every request as it arrives.
-        log_file: gets every request as a line of JSON when it is over.
-        exits: whether to die is to end the process.
+        log: receives every request on arrival.
+        log_file: receives every request as a line of JSON at its end.
+        exits: whether the fault `die` ends the process.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Stub:
         self._ready_at = self._died_at = 0.0
 
     async def start(self, held: socket.socket) -> None:
-        """Begin to listen on a bound socket, at once or when the scenario says so."""
+        """Listen on a bound socket, immediately or after `ready_after`."""
         self._port = held.getsockname()[1]
         self._ready_at = time.monotonic() + self.scenario.ready_after
         if self.scenario.not_ready == "refuse" and self.scenario.ready_after:
@@ -122,14 +122,14 @@ class Stub:
             await self._listen(held)
 
     async def stop(self) -> None:
-        """Cut every connection and let go of the port."""
+        """Cut every connection and release the port."""
         if self._waiting is not None:
             self._waiting.cancel()
         self._cut_all()
         await self._web.shutdown(0)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, or break it off."""
+        """Answer a request, or cut it off."""
         endpoint, name = route(request.method, request.path)
         entry = self._arrive(endpoint, request)
         try:
@@ -145,7 +145,7 @@ class Stub:
             self._leave(entry)
 
     def answer_line(self, batch: str, custom_id: str, body: dict[str, Any]) -> tuple[Answer, Entry]:
-        """Answer a line of a batch; a fault on the line itself is left to who writes it."""
+        """Answer a line of a batch; its caller applies faults of the line itself."""
         self._numbers["line"] += 1
         entry = Entry("line", self._numbers["line"], time.monotonic(), batch=batch, custom_id=custom_id)
         self._log.append(entry)
@@ -200,7 +200,7 @@ class Stub:
     async def _answer(self, request: web.BaseRequest, entry: Entry, name: str) -> Answer:
         header = request.headers.get("Authorization")
         if entry.endpoint in ("chat", "create"):
-            body = await request.read()  # once it is here, the work is done whether or not the client waits
+            body = await request.read()  # from here on the work is done even if the client leaves
         if entry.endpoint == "chat":
             question = self._read(body, entry)
         if entry.at < self._ready_at:
@@ -218,7 +218,7 @@ class Stub:
         entry.tries = self._tries[entry.mark, entry.turn]
 
     def _read(self, body: bytes | dict[str, Any], entry: Entry) -> Question | Answer:
-        """The question, or the answer to one that is wrong in itself."""
+        """Return the question, or the error for an invalid one."""
         if not self.scenario.marks:
             return Question(model=MODEL)
         try:
@@ -255,7 +255,7 @@ class Stub:
     async def _act(
         self, question: Question, entry: Entry, header: str | None, work: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Do the work, or what a fault makes of it."""
+        """Do the work, or apply a fault."""
         await self._wait(entry)
         fault = self.scenario.fault(entry)
         if fault is None:
@@ -311,7 +311,7 @@ class Stub:
         return ok(model_body(name)) if there else unknown_model(name)
 
     def _busy(self) -> Answer | None:
-        """429 where a request is one too many."""
+        """Return a 429 if the request exceeds a limit."""
         scenario, now = self.scenario, time.monotonic()
         if scenario.rate_limit is not None:
             while self._window and self._window[0] <= now - scenario.rate_window:
@@ -325,7 +325,7 @@ class Stub:
         return None
 
     def _later(self, seconds: float) -> dict[str, str]:
-        """What a 429 says about when to come back."""
+        """Return the headers of a 429 that say how long to wait."""
         value, whole = self.scenario.retry_after_value, math.ceil(seconds)
         match self.scenario.retry_after:
             case "seconds":
@@ -337,7 +337,7 @@ class Stub:
         return {}
 
     def _die(self, fault: Fault) -> Answer:
-        """Cut every connection and listen no more; for good, or for some seconds."""
+        """Cut every connection and stop listening, for good or for some seconds."""
         if self._exits and fault.seconds is None:
             for entry in self._open.values():
                 if not entry.done_at:
@@ -358,7 +358,7 @@ class Stub:
                 connection.transport.abort()
 
     async def _send(self, request: web.BaseRequest, entry: Entry, answer: Answer) -> web.StreamResponse:
-        """Write an answer to the end. What is noted is noted before, so that who has the answer finds it in the log."""
+        """Send an answer. Log it first, so that a client that has the answer finds it in the log."""
         entry.fault, entry.status = answer.fault, answer.status
         entry.paid = answer.paid and entry.at > self._died_at
         there = request.transport is not None and not request.transport.is_closing()
@@ -372,11 +372,11 @@ class Stub:
                 cut(request)
             elif answer.fault == "cut_body":
                 await send_half(request, answer)
-        return response  # over a connection that is cut, this writes nothing
+        return response  # writes nothing on a cut connection
 
 
 def model_body(name: str) -> dict[str, Any]:
-    """A model in the API's form."""
+    """Return a model object of the API."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "stub"}
 
 

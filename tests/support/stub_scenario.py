@@ -1,4 +1,4 @@
-"""What the stub server does and when, and what it writes down about every request."""
+"""Behaviour of the stub server, and its log of requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Endpoint = Literal[
     "batches",
     "cancel",
 ]
-"""`line` is one line of a batch; `create` makes a batch, `batch` looks at one, `batches` lists them."""
+"""`line` is one line of a batch; `create` creates a batch, `batch` retrieves one, `batches` lists them."""
 
 AnswerKind = Literal[
     "empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text", "no_choices", "echo"
@@ -45,30 +45,30 @@ OTHER_KINDS = {"status", "rate_limit", "wrong_key", "slow", "cut", "cut_body", "
 
 @dataclass(frozen=True)
 class Fault:
-    """A rule: which requests go wrong, and how. Every condition that is given must hold.
+    """A rule for which requests fail, and how. All given conditions must hold.
 
     Kinds that are answers (status 200, paid): `empty`, `null` (content), `refusal` (message.refusal), `refusal_text`,
     `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text),
-    `no_choices` (an account of tokens and no answer, the key among much else), `echo` (the key as finish reason).
-    Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 that waiting does not help),
+    `no_choices` (usage without an answer, the key in a long text), `echo` (the key as finish reason).
+    Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 for an empty account),
     `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
     `unknown_model` (404).
     Kinds that break the connection or the body: `slow`, `cut` (no work done, no answer), `cut_body` (work done, half
     the answer), `truncated` (status 200, half the JSON), `html` (status 200 or `status`), `missing` (a line of a batch
-    that is in no file), `die` (every connection is cut; nothing listens for `seconds`, or ever again).
+    without a result), `die` (cut every connection; stop listening for `seconds`, or for good).
 
     Attributes:
-        kind: what happens.
-        on: the kind of request; running numbers count each kind on its own.
+        kind: the failure.
+        on: the kind of request; each kind has its own running numbers.
         every: every n-th request.
         numbers: these requests, from 1.
-        mark: requests about the picture whose mark starts so.
+        mark: requests for pictures whose mark starts with this.
         turn: this question of a conversation, from 1.
-        probability: share of the tries, drawn from seed, mark, turn and try, whatever the order of arrival.
-        share: share of the pictures, drawn from seed and mark: such a picture meets the fault at every try.
-        times: only the first tries of a picture's turn, or the first requests of another kind; None for every try.
+        probability: share of the attempts, drawn from seed, mark, turn and attempt, whatever the order of arrival.
+        share: share of the pictures, drawn from seed and mark; such a picture fails at every attempt.
+        times: only the first attempts of a picture's turn, or the first requests of another kind; None for all.
         status: status code of `status` and `html`.
-        seconds: how much longer (`slow`), how long away (`die`), or the Retry-After (`status`, `rate_limit`).
+        seconds: delay (`slow`), downtime (`die`), or Retry-After (`status`, `rate_limit`).
         text: text of `text`.
     """
 
@@ -93,7 +93,7 @@ class Fault:
             raise ValueError("A fault of kind 'status' needs a status.")
 
     def hits(self, entry: Entry, seed: int) -> bool:
-        """Whether a request meets this fault."""
+        """Return whether the rule applies to a request."""
         who = entry.mark or f"#{entry.number}"
         one_try = (seed, who, entry.turn, entry.tries)
         return (
@@ -110,37 +110,37 @@ class Fault:
 
 @dataclass(frozen=True)
 class Scenario:
-    """How the server behaves. The default answers every request at once.
+    """Behaviour of the server. The default answers every request immediately.
 
     Attributes:
-        models: models that are there; another is a 404. Empty: any name is taken, `MODEL` is listed.
+        models: models of the server; any other is a 404. If empty, every name works and `MODEL` is listed.
         shutdown_date: the shutdown date that every listed model announces, as OpenAI's list does.
-        expected_key: key that requests must bear; another or none is a 401 that echoes the header sent.
-        slots: requests at work at a time, those whose client has left included; None for any number.
+        expected_key: the only valid key; any other, or none, is a 401 that echoes the header.
+        slots: maximum concurrent requests, including ones whose client has left; None for no limit.
         when_full: requests beyond the slots wait in a queue, or get a 429.
         latency: seconds that a request takes in its slot.
-        jitter: up to so many seconds more, drawn from the seed.
-        ready_after: seconds after the start at which it is ready.
-        not_ready: until then it answers 503 "Loading model", or refuses connections.
-        rate_limit: requests in a sliding window; more get a 429 and do not count.
+        jitter: maximum additional seconds, drawn from the seed.
+        ready_after: seconds from the start until it is ready.
+        not_ready: until then it responds 503 "Loading model", or refuses connections.
+        rate_limit: requests per sliding window; further ones get a 429 and do not count.
         rate_window: seconds of the window.
-        retry_after: what a 429 says: nothing, whole seconds, a date, or `retry-after-ms` with the seconds beside it.
-        retry_after_value: this value of the header in place of the true one.
-        no_max_tokens: 400 for `max_tokens`, says to use `max_completion_tokens`.
-        no_temperature: 400 for any temperature but 1.
-        marks: look into requests. Without, the body is not read as JSON: no mark, no turn, a fixed answer, full speed.
-        text: a fixed text for every answer in place of the description.
-        usage: whether answers say what tokens were used.
-        faults: the first rule that hits a request decides; any number of `slow` rules come on top.
-        seed: of everything that is drawn.
-        batch_polls: times a batch is looked at until it is done.
-        batch_seconds: seconds until a batch is done, in place of `batch_polls`.
-        batch_outcome: how batches end.
-        batch_done_share: share of the lines done when a batch expires.
-        batch_most_lines: most lines of a batch; one with more fails.
-        batch_most_bytes: largest file that can be uploaded; a larger one is a 413.
-        batch_most_queued: most lines in unfinished batches together; a batch beyond fails with `token_limit_exceeded`.
-        most_bytes: largest body; a larger one is a 413.
+        retry_after: form of a 429's waiting time: none, whole seconds, a date, or `retry-after-ms` beside the seconds.
+        retry_after_value: value of that header instead of the true one.
+        no_max_tokens: reject `max_tokens` with a 400 that names `max_completion_tokens`.
+        no_temperature: reject any temperature but 1 with a 400.
+        marks: parse requests. Otherwise: no mark, no turn, a fixed answer, full speed.
+        text: a fixed text for every answer instead of the description.
+        usage: report usage.
+        faults: the first rule that applies decides; `slow` rules apply in addition.
+        seed: seed of all random draws.
+        batch_polls: times that a batch is retrieved until it is done.
+        batch_seconds: seconds until a batch is done, instead of `batch_polls`.
+        batch_outcome: final status of batches.
+        batch_done_share: share of the lines that are done when a batch expires.
+        batch_most_lines: maximum lines of a batch; one with more fails.
+        batch_most_bytes: maximum size of an upload; a larger one is a 413.
+        batch_most_queued: maximum lines in all unfinished batches; one batch more fails with `token_limit_exceeded`.
+        most_bytes: maximum size of a body; a larger one is a 413.
     """
 
     models: tuple[str, ...] = (MODEL,)
@@ -174,7 +174,7 @@ class Scenario:
 
     @classmethod
     def from_json(cls, text: str) -> Scenario:
-        """A scenario from JSON; TypeError for a name that does not exist."""
+        """Parse a scenario from JSON; TypeError for an unknown name."""
         data = json.loads(text)
         faults = tuple(
             Fault(**{**fault, "numbers": tuple(fault.get("numbers", ()))}) for fault in data.pop("faults", ())
@@ -182,46 +182,45 @@ class Scenario:
         return cls(**{**data, "models": tuple(data.get("models", (MODEL,))), "faults": faults})
 
     def to_json(self) -> str:
-        """The scenario as JSON."""
+        """Return the scenario as JSON."""
         return json.dumps(asdict(self))
 
     def fault(self, entry: Entry) -> Fault | None:
-        """The fault that a request meets, if any, save `slow`."""
+        """Return the fault of a request, if any, apart from `slow`."""
         return next((f for f in self.faults if f.kind != "slow" and f.hits(entry, self.seed)), None)
 
     def extra_seconds(self, entry: Entry) -> float:
-        """Seconds that `slow` rules add to a request."""
+        """Return the seconds that `slow` rules add to a request."""
         return sum(f.seconds or 0.0 for f in self.faults if f.kind == "slow" and f.hits(entry, self.seed))
 
 
 @dataclass(slots=True)
 class Entry:
-    """One request, or one line of a batch, as the server saw it.
+    """Log entry of one request, or one line of a batch.
 
     Attributes:
         endpoint: the kind of request.
         number: running number of its kind, from 1, in order of arrival, since the server started.
-        at: when it arrived, `time.monotonic()`.
-        concurrency: chat requests in the server at its arrival, itself included.
-        has_key: whether it came with an Authorization header.
+        at: arrival, `time.monotonic()`.
+        concurrency: chat requests in the server on arrival, including this one.
+        has_key: whether it had an Authorization header.
         key_ok: whether that was the expected key; the key itself is not kept.
-        mark: first 12 hex digits of the 128-bit BLAKE2b of the picture's bytes, as in `image_id`; empty without.
+        mark: first 12 hex digits of the 128-bit BLAKE2b of the picture's bytes, as in `image_id`; empty without one.
         turn: number of questions in the conversation so far.
-        tries: which try of this picture's turn it is, from 1; for other requests their number.
+        tries: attempt at this picture's turn, from 1; for other requests their number.
         system: whether there was a system message.
         question: the last question.
-        model: model asked for.
-        settings: everything else that was asked: max_tokens, temperature...
-        batch: batch that a line is in.
-        custom_id: of a line of a batch.
-        fault: the fault it met, or what the server itself found wrong (`not_ready`, `full`, `rate`,
-            `left` by the client...); else empty.
-        status: status code of the answer; 0 where there was none.
-        paid: whether the model did its work, that is whether a vendor would charge for it.
-        tokens_in: tokens that the model read.
-        tokens_out: tokens that it wrote.
-        sent: whether the whole answer was handed to an open connection.
-        done_at: when it was over, `time.monotonic()`.
+        model: requested model.
+        settings: all other parameters: max_tokens, temperature...
+        batch: batch of a line.
+        custom_id: `custom_id` of a line.
+        fault: its fault, or the server's own error (`not_ready`, `full`, `rate`, `left` by the client...); else empty.
+        status: status code of the response; 0 if there was none.
+        paid: whether the model did its work, so that a vendor would charge for it.
+        tokens_in: prompt tokens.
+        tokens_out: completion tokens.
+        sent: whether the whole response was handed to an open connection.
+        done_at: end, `time.monotonic()`.
     """
 
     endpoint: str
@@ -248,7 +247,7 @@ class Entry:
     done_at: float = 0.0
 
     def to_json(self) -> str:
-        """The request as a line of JSON."""
+        """Return the entry as a line of JSON."""
         return json.dumps({name: getattr(self, name) for name in ENTRY_FIELDS})
 
 
@@ -256,7 +255,7 @@ ENTRY_FIELDS = tuple(f.name for f in fields(Entry))
 
 
 def read_log(path: Path) -> list[Entry]:
-    """Requests from the log file of a server process, in order of arrival; a last line cut short is left out."""
+    """Read the log file of a server process, in order of arrival, without an incomplete last line."""
     if not path.exists():
         return []
     lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
@@ -264,15 +263,15 @@ def read_log(path: Path) -> list[Entry]:
 
 
 def answers_by_mark(log: Iterable[Entry]) -> Counter[str]:
-    """How often each picture was answered to the end. A conversation counts once a turn."""
+    """Count the complete answers per picture. A conversation counts once per turn."""
     return Counter(entry.mark for entry in log if entry.sent and entry.paid and entry.mark)
 
 
 def paid_by_mark(log: Iterable[Entry]) -> Counter[str]:
-    """How often each picture was paid for, answers that nobody received included."""
+    """Count the charged requests per picture, including answers that nobody received."""
     return Counter(entry.mark for entry in log if entry.paid and entry.mark)
 
 
 def peak_concurrency(log: Iterable[Entry]) -> int:
-    """Most chat requests that were in the server at a time."""
+    """Return the maximum number of concurrent chat requests."""
     return max((entry.concurrency for entry in log), default=0)

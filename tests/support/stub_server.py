@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the OpenAI protocol and misbehaves on a schedule, for tests and benchmarks.
+"""A loopback server with the OpenAI protocol that misbehaves on a schedule, for tests and benchmarks.
 
 In this process, in a thread:
 
@@ -7,10 +7,10 @@ In this process, in a thread:
 
 In a process of its own, for benchmarks and for tests that kill it: `with StubProcess(scenario) as server`, or
 
-    python tests/describe/stub_server.py --port 0 --scenario '{"latency": 0.1, "slots": 4}' --log log.jsonl
+    cd tests; python -m support.stub_server --port 0 --scenario '{"latency": 0.1, "slots": 4}' --log log.jsonl
 
-which prints `{"port": 40123, "base_url": "http://127.0.0.1:40123/v1"}` once it can be reached. `--scenario` is JSON or
-a file of it, as `Scenario.to_json` writes. See `stub_scenario` for what can go wrong.
+which prints `{"port": 40123, "base_url": "http://127.0.0.1:40123/v1"}` once it is reachable. `--scenario` is JSON, or a
+file of it, as written by `Scenario.to_json`. `stub_scenario` lists the faults.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ __all__ = ["MODEL", "Entry", "Fault", "Scenario", "StubProcess", "StubServer", "
 
 
 class Watched:
-    """A server, and what can be seen of it.
+    """A server and its log.
 
     Args:
-        scenario: how it behaves from the next `start` on.
-        state: folder of files and batches, which outlive a restart; a temporary one when not given.
-        port: 0 for any that is free; the same again after a restart.
+        scenario: its behaviour from the next `start` on.
+        state: folder of files and batches, which survive a restart; a temporary one if None.
+        port: 0 for any free port; a restart keeps it.
     """
 
     def __init__(self, scenario: Scenario | None = None, *, state: Path | None = None, port: int = 0) -> None:
@@ -61,35 +61,35 @@ class Watched:
 
     @property
     def log(self) -> list[Entry]:
-        """Every request in order of arrival."""
+        """All requests in order of arrival."""
         raise NotImplementedError
 
     @property
     def base_url(self) -> str:
-        """Address for a client."""
+        """Base URL for clients."""
         return f"http://{HOST}:{self.port}/v1"
 
     @property
     def answers_by_mark(self) -> Counter[str]:
-        """How often each picture was answered to the end."""
+        """Complete answers per picture."""
         return answers_by_mark(self.log)
 
     @property
     def paid_by_mark(self) -> Counter[str]:
-        """How often each picture was paid for."""
+        """Charged requests per picture."""
         return paid_by_mark(self.log)
 
     @property
     def peak_concurrency(self) -> int:
-        """Most chat requests that were in the server at a time."""
+        """Maximum number of concurrent chat requests."""
         return peak_concurrency(self.log)
 
     def start(self) -> Self:
-        """Begin; returns when it can be reached."""
+        """Start; return once it is reachable."""
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Cut every connection and end."""
+        """Cut every connection and stop."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -101,7 +101,7 @@ class Watched:
 
 
 class StubServer(Watched):
-    """The server in a thread of this process. Its log goes on over restarts."""
+    """The server in a thread of this process. Its log continues over restarts."""
 
     def __init__(self, scenario: Scenario | None = None, *, state: Path | None = None, port: int = 0) -> None:
         super().__init__(scenario, state=state, port=port)
@@ -109,11 +109,11 @@ class StubServer(Watched):
 
     @property
     def log(self) -> list[Entry]:
-        """Every request in order of arrival, those at work included."""
+        """All requests in order of arrival, unfinished ones included."""
         return self._log
 
     def start(self) -> Self:
-        """Begin; returns when it can be reached."""
+        """Start; return once it is reachable."""
         held = bind(self.port)
         self.port = held.getsockname()[1]
         started = threading.Event()
@@ -123,7 +123,7 @@ class StubServer(Watched):
         return self
 
     def stop(self) -> None:
-        """Cut every connection and end the thread."""
+        """Cut every connection and stop the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -143,11 +143,11 @@ class StubProcess(Watched):
     """The server in a process of its own.
 
     Args:
-        scenario: how it behaves from the next `start` on.
-        state: folder of files and batches, which outlive a restart; a temporary one when not given.
-        log_file: where requests are written; a temporary file when not given.
-        keep_log: without, nothing is written, for benchmarks.
-        port: 0 for any that is free; the same again after a restart.
+        scenario: its behaviour from the next `start` on.
+        state: folder of files and batches, which survive a restart; a temporary one if None.
+        log_file: file of the log; a temporary one if None.
+        keep_log: write a log; benchmarks do not.
+        port: 0 for any free port; a restart keeps it.
 
     Attributes:
         process: the process.
@@ -167,11 +167,11 @@ class StubProcess(Watched):
 
     @property
     def log(self) -> list[Entry]:
-        """Every request that was answered or broken off, in order of arrival."""
+        """All finished requests in order of arrival."""
         return read_log(self.log_file)
 
     def start(self) -> Self:
-        """Begin; returns when it can be reached."""
+        """Start; return once it is reachable."""
         command = [sys.executable, "-m", "support.stub_server", "--port", str(self.port), "--state", str(self._state)]
         command += ["--scenario", self.scenario.to_json()]
         if self._keep_log:
@@ -186,12 +186,12 @@ class StubProcess(Watched):
         return self
 
     def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """Terminate it and wait."""
         self.process.terminate()
         self.process.wait()
 
     def kill(self) -> None:
-        """End it at once; what is at work is lost and not in the log."""
+        """Kill it; unfinished requests are lost and not in the log."""
         self.process.kill()
         self.process.wait()
 
@@ -213,12 +213,12 @@ async def serve(port: int, scenario: Scenario, state: Path, log_path: Path | Non
 
 
 def main() -> None:
-    """Read the command line and serve."""
+    """Parse the command line and serve."""
     parser = argparse.ArgumentParser(description="A server that speaks the OpenAI protocol and misbehaves.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--scenario", default="{}", help="JSON, or a file of it")
-    parser.add_argument("--state", type=Path, help="folder of files and batches, which outlive a restart")
-    parser.add_argument("--log", type=Path, help="file that gets a line of JSON a request")
+    parser.add_argument("--state", type=Path, help="folder of files and batches, which survive a restart")
+    parser.add_argument("--log", type=Path, help="log file, one line of JSON per request")
     asked = parser.parse_args()
     text = asked.scenario if asked.scenario.lstrip().startswith("{") else Path(asked.scenario).read_text("utf-8")
     with tempfile.TemporaryDirectory(prefix="stub-") as folder:

@@ -1,4 +1,4 @@
-"""The stub server is a faithful stand-in: what the plain openai client makes of it."""
+"""The stub server behaves like the real API as seen by the plain openai client."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ def messages(number: int = 0, size: int = 48, system: str | None = None, answers
 
 
 def client(server, **settings) -> openai.AsyncOpenAI:
-    http = openai.DefaultAsyncHttpxClient(verify=False)  # reading certificates takes longer than all the rest
+    http = openai.DefaultAsyncHttpxClient(verify=False)  # loading certificates would dominate the time
     usual = {"base_url": server.base_url, "api_key": "sk-right", "max_retries": 0, "http_client": http}
     return openai.AsyncOpenAI(**{**usual, **settings})
 
@@ -249,7 +249,7 @@ def test_scenario_survives_a_round_trip_through_json():
 
 
 def lines(*numbers: int, **changes) -> bytes:
-    """An input file of a batch."""
+    """Return an input file of a batch."""
     rows = [
         {
             "custom_id": f"row-{number}",

@@ -21,10 +21,10 @@ SIDE, PATCH = 32, 8
 
 
 def build_tiny_vlm(folder: Path, *, template: str = TEMPLATE, seed: int = 0) -> Path:
-    """Write a LLaVA: two layers of CLIP see, two layers of Llama speak. Returns the folder.
+    """Write a LLaVA with two layers of CLIP and two layers of Llama; return the folder.
 
-    Its words are random, but they follow from the picture and from all that was said before. The end token is as
-    likely as every other; a full stop ends an answer too.
+    Its words are random but depend on the picture and the conversation so far. The end token is as likely as any other
+    token; a full stop ends an answer too.
     """
     import torch
     from transformers import LlavaForConditionalGeneration
@@ -40,7 +40,7 @@ def build_tiny_vlm(folder: Path, *, template: str = TEMPLATE, seed: int = 0) -> 
 
 
 def build_tokenizer():
-    """A BPE of 400 tokens or a little less, trained on the sentences; it knows printable ASCII and the newline."""
+    """Return a BPE of about 400 tokens, trained on the sentences, that covers printable ASCII and the newline."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -66,7 +66,7 @@ def build_tokenizer():
 
 
 def build_processor(template: str):
-    """Pictures to 32 x 32 pixels, texts to tokens, conversations to texts."""
+    """Return a processor for pictures of 32 x 32 pixels, texts and conversations."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     size = {"height": SIDE, "width": SIDE}
@@ -82,7 +82,7 @@ def build_processor(template: str):
 
 
 def tiny_config(tokenizer):
-    """Sizes and spread of the random weights: wide enough that answers depend on what is seen and asked."""
+    """Return the configuration; its weights vary enough for answers to depend on picture and question."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -96,6 +96,6 @@ def tiny_config(tokenizer):
 
 
 def end_tokens(tokenizer):
-    """Where an answer begins, where it ends, and what fills up a batch."""
+    """Return the ids of the begin, end and padding tokens."""
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")]
     return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}

@@ -1,4 +1,4 @@
-"""`transformers serve` as a user starts it: a real server with OpenAI's protocol, for a model in a folder."""
+"""`transformers serve` as a user starts it: a real server with OpenAI's protocol for a model in a folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ READY_SECONDS = 180.0
 
 @contextmanager
 def served(model: Path, work: Path) -> Iterator[str]:
-    """Serve a model on a free port of this machine; yields the address up to `/v1`. Its name is the folder's path.
+    """Serve a model on a free port; yield the address up to `/v1`. The model's name is the folder's path.
 
     Args:
         model: the folder.
-        work: an empty folder for its log, and for the hub's cache that it wants to see.
+        work: an empty folder for its log and its hub cache.
     """
     port, log = free_port(), work / "server.log"
     (work / "hub").mkdir(parents=True)
@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def wait_until_ready(process: subprocess.Popen, address: str, log: Path) -> None:
-    """AssertionError with the server's log when it ends or does not answer in time."""
+    """Wait for the server; AssertionError with its log if it exits or does not respond in time."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -58,7 +58,7 @@ def wait_until_ready(process: subprocess.Popen, address: str, log: Path) -> None
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End the server, by force where it does not go."""
+    """Terminate the server; kill it if that takes too long."""
     process.terminate()
     try:
         process.wait(10)

@@ -1,4 +1,4 @@
-"""Which tasks of a batch have a record already."""
+"""Records that an interrupted collection has written already."""
 
 from __future__ import annotations
 

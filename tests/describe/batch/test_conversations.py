@@ -1,4 +1,4 @@
-"""Conversations that were begun online and go on in batches."""
+"""Conversations that start online and continue in batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_batch_resumes_conversations_from_online_answers_and_keeps_their_cost(im
 
 
 def test_unpriced_online_answers_do_not_hide_the_cost_of_a_batch(image_set, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # elsewhere, what it costs is not known
+    monkeypatch.setattr(session, "is_loopback", lambda url: False)  # a remote server without a known price
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
     with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, tmp_path, server.base_url, prompts=("questions",), max_tokens=50)

@@ -1,4 +1,4 @@
-"""What goes wrong with requests, batches and the server, and what becomes of it."""
+"""Failures of requests, batches and the server, and their consequences."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LASTING = {
 
 
 def one_each(images) -> dict[str, str]:
-    """An image for every lasting failure: reason by image id."""
+    """Return an image for every lasting failure: reason by image id."""
     ids = [images.ids[number].decode() for number in range(len(LASTING))]
     return dict(zip(ids, LASTING, strict=True))
 
@@ -65,7 +65,7 @@ def test_failed_request_is_retried_in_the_next_batch(image_set, tmp_path):
         paid = sum(entry.paid for entry in server.log)
     found = records(tmp_path)
     assert len(found) == IMAGES < paid
-    assert len({record.tokens_in for record in found}) == 2  # those that were paid for twice have read twice as much
+    assert len({record.tokens_in for record in found}) == 2  # retried tasks count the tokens of both requests
 
 
 def test_unreadable_result_line_fails_its_task(image_set, tmp_path):
@@ -268,7 +268,9 @@ def test_lost_result_file_does_not_block_other_batches(image_set, tmp_path):
         with pytest.raises(DescribeError, match=reason):
             batched(image_set, tmp_path, server.base_url, most_requests=18)
         assert len(records(tmp_path)) == IMAGES // 2
-        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES // 2  # they have come back
+        assert (
+            batched(image_set, tmp_path, server.base_url).answered == IMAGES // 2
+        )  # the result file is available again
         assert count(server.log, "create") == 2
 
 

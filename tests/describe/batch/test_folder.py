@@ -27,7 +27,7 @@ def test_tidy_removes_what_killed_processes_leave(tmp_path):
     folder.save(whole)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / ".x.jsonl.1.tmp").touch()
-    (tmp_path / "waiting" / "x.jsonl").touch()  # emptied, and killed before it could be taken away
+    (tmp_path / "waiting" / "x.jsonl").touch()  # pruned to nothing, then killed before the file was deleted
     folder.tidy()
     assert folder.batches() == [whole] and not folder.tasks(half.name).parent.exists()
     assert not list((tmp_path / "waiting").iterdir())

@@ -1,4 +1,4 @@
-"""Processes that die, at moments of our choice and of chance: every image has one record, and each is paid once."""
+"""Processes killed at chosen and at random moments: every image has one record, and each is paid for once."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PATIENCE = 60.0
 def wait_for(what) -> None:
     end = time.monotonic() + PATIENCE
     while not what():
-        assert time.monotonic() < end, "nothing happens"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.005)
 
 
 def kill_when(server: StubServer, endpoint: str, image_set: Path, work: Path, **options) -> None:
-    """Have a process at work until a request of a kind arrives, and kill it while the server is busy with that."""
+    """Kill a process while the server is busy with its first request of a kind."""
     client = start_client(image_set, work, server.base_url, **options)
     wait_for(lambda: count(server.log, endpoint))
-    time.sleep(0.1)  # its body may follow a little later
+    time.sleep(0.1)  # the body may arrive a little later
     client.kill()
     client.join()
     assert client.exitcode == -signal.SIGKILL

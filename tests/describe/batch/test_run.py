@@ -19,12 +19,12 @@ from support.stub_server import StubProcess, StubServer
 
 
 def batch_sizes(server) -> list[int]:
-    """Answered lines of every batch."""
+    """Return the number of answered lines of every batch."""
     return sorted(Counter(entry.batch for entry in server.log if entry.endpoint == "line").values())
 
 
 def stopped_while_waiting(images, work, server):
-    """A run that the user stops once its batches are at the server."""
+    """Run until all batches are at the server, then interrupt."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(BatchRun, "_pause", stop)
         batched(images, work, server.base_url)
@@ -104,7 +104,7 @@ def test_paid_answers_survive_a_run_that_exceeds_its_budget(image_set, tmp_path)
         tally = batched(image_set, tmp_path, server.base_url, ["questions"], dollars=cost / 3)
         assert tally.stopped == OVER_BUDGET and tally.answered < IMAGES
         in_between = sum(server.paid_by_mark.values()) - before
-        assert in_between > 3 * tally.answered  # some conversations have stopped in the middle
+        assert in_between > 3 * tally.answered  # some conversations stopped in the middle
         assert 0 < len(keys_under_way(state_of(tmp_path))) <= IMAGES - tally.answered
         other = batched(image_set, tmp_path, server.base_url)
         assert other.answered == IMAGES

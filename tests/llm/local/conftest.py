@@ -22,7 +22,7 @@ from support.local_requests import IMAGE_TOKENS
 
 @pytest.fixture
 def local():
-    """Makes describers that are closed at the end."""
+    """Make describers that are closed at the end."""
     made = []
 
     def make(folder: Path, **options) -> LocalDescriber:
@@ -41,7 +41,7 @@ def describer(local, tiny_vlm):
 
 @pytest.fixture(scope="session")
 def reference(tiny_vlm) -> Callable:
-    """Answers to a prompt written out by hand, by transformers alone: text, tokens read, tokens written."""
+    """Answer a hand-written prompt by transformers alone: text, prompt tokens, completion tokens."""
     processor = AutoProcessor.from_pretrained(tiny_vlm)
     model = AutoModelForImageTextToText.from_pretrained(tiny_vlm).eval()
 
@@ -62,7 +62,7 @@ def reference(tiny_vlm) -> Callable:
 
 @pytest.fixture
 def batches(monkeypatch) -> list[dict]:
-    """Every call of `generate`, which works as ever: its inputs, its model (weakly), and in the end its tokens."""
+    """Record every call of `generate`: inputs, model (weakly), and tokens at the end."""
     seen, generate = [], LlavaForConditionalGeneration.generate
 
     def watched(self, **inputs):

@@ -103,7 +103,7 @@ def test_broken_picture_fails_alone(describer):
 
 
 def test_request_that_the_model_rejects_fails_alone(describer, batches):
-    """A second picture is announced and never comes: the whole batch fails, then this request alone."""
+    """The prompt mentions a second picture that is missing: the whole batch fails, then this request alone."""
     asked = [ask(3, "Where is the second <image> of it?"), *map(ask, range(3))]
     failure, *replies = answers(describer, *asked)
     assert isinstance(failure, RequestFailedError)

@@ -82,7 +82,7 @@ def test_missing_device_and_invalid_batch_size_are_rejected(tiny_vlm):
 
 @pytest.mark.slow
 def test_hub_model_reports_its_commit(tiny_vlm, tmp_path):
-    """From the hub's cache, as it is left by a download."""
+    """From the hub's cache as a download leaves it."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cached = tmp_path / "hub" / "models--someone--tiny"
     shutil.copytree(tiny_vlm, cached / "snapshots" / commit)
