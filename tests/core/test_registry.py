@@ -71,7 +71,7 @@ def test_resolve_returns_objects_as_they_are():
 
 @pytest.mark.parametrize(
     "module",
-    ["gpt4image.core.registry", "gpt4image.embed.encoders:ENCODERS", "gpt4image.describe.clients:DESCRIBERS"],
+    ["gpt4image.core.registry", "gpt4image.embed.encoders:ENCODERS", "gpt4image.describe.options:DESCRIBERS"],
 )
 def test_names_of_parts_need_no_torch(module):
     module, _, registry = module.partition(":")

@@ -1,12 +1,14 @@
 """Validation of settings by the constraints in their annotations."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import Registry
 from gpt4image.core.validation import check_fields, check_value
 
 
@@ -46,7 +48,17 @@ def test_message_names_setting_constraint_and_value(settings, message):
     assert str(raised.value) == message
 
 
-def test_lists_become_tuples_and_nothing_else_is_converted():
+def test_lists_become_tuples_and_nothing_else_is_converted_unless_lax():
     assert check_value(tuple[str, ...], ["a"], "names") == ("a",)
+    assert check_value(Path | None, "a", "file", strict=False) == Path("a")
+    with pytest.raises(ConfigError, match="file should be an instance of Path"):
+        check_value(Path | None, "a", "file")
     with pytest.raises(ConfigError, match=r"file: names\[0\] should be a valid string, not 1"):
         check_value(tuple[str, ...], [1], "file: names")
+
+
+def test_registry_in_the_annotation_knows_the_value():
+    kind = Annotated[str, Registry("shape", {"square": "math:sqrt"}, group="gpt4image.shapes")]
+    assert check_value(kind, "square", "shape") == "square"
+    with pytest.raises(ConfigError, match=r"Unknown shape 'sqare'\. Did you mean 'square'\?"):
+        check_value(kind, "sqare", "shape")

@@ -7,9 +7,9 @@ import socket
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.clients import ServerProgram, open_session, price_for
 from gpt4image.describe.clients import state_of as line_of
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm.credentials import ApiKey, check_address, key_for
 from gpt4image.llm.prices import list_price

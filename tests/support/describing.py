@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt4image import load_images
-from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import DescribeJob, open_job
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from gpt4image.core.files import exclusive
-from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.workers.run_folder import RunFolder, WorkerState
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.records import record_line

@@ -12,7 +12,8 @@ from PIL import Image
 from gpt4image import describe_images, described_set, load_images
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.options import DataOptions
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.workflows.describe import run_description, run_estimate
 from support.describing import ALL, described, records

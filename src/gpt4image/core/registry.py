@@ -66,17 +66,20 @@ class Registry(Generic[Part]):
             raise ConfigError(f"There is a {self.kind} {name!r} already. Register yours under another name.")
         self._entries[name] = part
 
+    def check(self, name: object) -> None:
+        """Raise ConfigError if no part has this name; the message lists the known ones."""
+        if name not in self:
+            raise ConfigError(unknown_name(self.kind, str(name), self.names()))
+
     def load(self, name: str) -> Part:
         """Return a part, imported where need be.
 
         Raises:
-            ConfigError: no part has this name (the message lists the known ones), or an installed package's part
-                cannot be imported.
+            ConfigError: no part has this name, or an installed package's part cannot be imported.
         """
         if name in self._entries:
             return resolve(self._entries[name])
-        if name not in self._entry_points():
-            raise ConfigError(unknown_name(self.kind, name, self.names()))
+        self.check(name)
         entry = self._entry_points()[name]
         try:
             return cast(Part, entry.load())

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.registry import Registry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
+
+Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 def check_fields(settings: DataclassInstance) -> None:
@@ -22,21 +30,25 @@ def check_fields(settings: DataclassInstance) -> None:
         check_value(kind, getattr(settings, name), name)
 
 
-def check_value(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any field's type and value
-    """Return a value that fits a type, with lists turned into tuples and nothing else converted.
+def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type and value
+    """Return a value that fits a type; lists become tuples, and unless strict, text becomes paths and numbers.
 
     Args:
-        kind: the type, with constraints of `annotated_types` or pydantic.
+        kind: the type, with constraints of `annotated_types` or pydantic, or a `Registry` that knows the value.
         value: a plain value, such as one read from TOML.
         where: name of the setting, for the message.
+        strict: whether to refuse text that stands for a path or a number.
 
     Raises:
         ConfigError: the value does not fit.
     """
     from pydantic import ValidationError
 
+    for part in getattr(kind, "__metadata__", ()):
+        if isinstance(part, Registry):
+            part.check(value)
     try:
-        return adapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        return adapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=strict)
     except ValidationError as error:
         first = error.errors()[0]
         place = where + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
-from gpt4image.core.options import DescribeOptions
-from gpt4image.core.registry import Registry
+from gpt4image.describe.options import DESCRIBERS, DescribeOptions
 from gpt4image.describe.question import read_prompts
 from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for
@@ -26,20 +25,6 @@ if TYPE_CHECKING:
     from gpt4image.llm.openai_client import OpenAIDescriber
 
 T = TypeVar("T")
-
-OpenDescribers = Callable[[DescribeOptions], Awaitable[list[Describer]]]
-"""Opens the describers that the options ask for, and checks that they can answer."""
-
-DESCRIBERS: Registry[OpenDescribers] = Registry(
-    "describer",
-    {
-        "openai": "gpt4image.describe.clients:open_servers",
-        "batch": "gpt4image.describe.clients:open_servers",
-        "local": "gpt4image.describe.clients:open_local",
-        "replay": "gpt4image.describe.clients:open_recording",
-    },
-    group="gpt4image.describers",
-)
 
 OPENAI_URL = "https://api.openai.com/v1"
 PORT_SECONDS = 1.0

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.files import exclusive
-from gpt4image.core.options import DescribeOptions
 from gpt4image.describe.batch.folder import keys_under_way
 from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.question import Question, read_prompts, read_values
 from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.prompt import read_prompt_file
 from gpt4image.descriptions.prompts.values import speak

@@ -15,17 +15,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Interval
 
 from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
-from gpt4image.core.validation import check_fields, check_value, field_types
-
-Count = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Interval(ge=0, le=1)]
+from gpt4image.core.validation import Count, NotNegative, Positive, Share, check_fields, check_value, field_types
 
 
 @dataclass(frozen=True)

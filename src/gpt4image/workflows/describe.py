@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +10,14 @@ from typing import Any, TypeVar
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest, hash_file, read_json, write_json
 from gpt4image.core.format import printable
-from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.options import DataOptions
 from gpt4image.core.registry import unknown_name
+from gpt4image.core.validation import check_value, field_types
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session, run_in_thread_if_needed
 from gpt4image.describe.estimate import Estimate, estimate, outcome_of
 from gpt4image.describe.job import DescribeJob, hold_store, open_job
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.question import read_prompts
 from gpt4image.describe.stage import Confirm, describe, select_backend
 from gpt4image.describe.tally import Tally
@@ -53,10 +54,11 @@ def describe_images(source: str | Path, work: str | Path, **options: Any) -> Tal
         DataError: the images cannot be used.
         DescribeError: no description can be written. Answers so far are kept.
     """
-    known = [field.name for field in fields(DescribeOptions)]
-    if unknown := options.keys() - set(known):
-        raise ConfigError(unknown_name("option", min(unknown), known))
-    return run_description(DataOptions(str(source)), DescribeOptions(**options), Path(work))
+    types = field_types(DescribeOptions)
+    if unknown := options.keys() - types.keys():
+        raise ConfigError(unknown_name("option", min(unknown), types))
+    values = {name: check_value(types[name], value, name, strict=False) for name, value in options.items()}
+    return run_description(DataOptions(str(source)), DescribeOptions(**values), Path(work))
 
 
 def run_description(data: DataOptions, options: DescribeOptions, work: Path, confirm: Confirm | None = None) -> Tally:

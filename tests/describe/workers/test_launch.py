@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from gpt4image.core.errors import ConfigError, MissingExtraError
-from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.options import DataOptions
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.workflows.describe import run_description
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"describer": "batch", "engine": "local"}, "all images at once by itself: leave --engine out"),
-        ({"describer": "replay", "recording": "x", "engine": "ray"}, "leave --engine out"),
-        ({"engine": "slurm"}, "--slurm-partition NAME"),
-        ({"engine": "local", "workers": 0}, "workers must be above 0"),
+        ({"describer": "batch", "engine": "local"}, "contains all images already: leave engine at its default"),
+        ({"describer": "replay", "recording": Path("x"), "engine": "ray"}, "leave engine at its default"),
+        ({"engine": "slurm"}, "--slurm-partition"),
+        ({"engine": "local", "workers": 0}, "workers should be greater than or equal to 1, not 0"),
     ],
 )
 def test_invalid_combination_is_rejected(settings, reason):

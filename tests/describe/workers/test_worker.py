@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.options import DataOptions
 from gpt4image.describe.job import DescribeJob
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.workers.run_folder import Order, RunFolder, workers_folder
 from gpt4image.describe.workers.worker import describe_shard, hold_place, report_shard, without_keys, written_before
 from gpt4image.descriptions.store import DescriptionStore

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import DescribeOptions
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.question import read_values
 from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.values import most_confused

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK, CheckOptions, DataOptions, DescribeOptions, TextOptions
+from gpt4image.core.options import WORK, CheckOptions, DataOptions, TextOptions
+from gpt4image.describe.options import DescribeOptions
 
 if TYPE_CHECKING:
     from gpt4image.describe.estimate import Estimate

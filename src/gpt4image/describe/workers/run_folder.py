@@ -12,8 +12,9 @@ from typing import Any, Literal
 from gpt4image.core.console import say
 from gpt4image.core.errors import BusyError
 from gpt4image.core.files import exclusive
-from gpt4image.core.options import DataOptions, DescribeOptions
+from gpt4image.core.options import DataOptions
 from gpt4image.core.record import Record
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.tally import Tally
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.records import DescriptionRecord

@@ -24,10 +24,10 @@ from datatrove.pipeline.base import PipelineStep
 
 from gpt4image.core.errors import DescribeError, Gpt4ImageError
 from gpt4image.core.files import exclusive
-from gpt4image.core.options import DescribeOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session
 from gpt4image.describe.job import describe_lock, open_job
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import Tasks
 from gpt4image.describe.workers.run_folder import Order, RunFolder, Tail, WorkerState, wait_for_workers
