@@ -63,7 +63,7 @@ def test_path_of_several_images_is_refused(images, tmp_path):
         load_descriptions(twins, str(path))
 
 
-def test_numbering_of_a_table_is_not_taken_for_image_ids(images, tmp_path):
+def test_row_numbers_in_an_id_column_are_not_image_ids(images, tmp_path):
     rows = [{"id": str(i), "path": images.path(i), "text": f"text {i}"} for i in range(3)]
     found = load_descriptions(images, str(write(tmp_path / "texts.csv", rows)))
     assert text_by_path(images, found)[images.path(2)] == "text 2"
@@ -94,7 +94,7 @@ def test_all_texts_of_an_image_are_kept_in_the_order_found(images, tmp_path):
     assert read_descriptions(tmp_path / "saved.parquet", images, "saved").text_hash == found.text_hash
 
 
-def test_hash_knows_ids_texts_and_their_order_within_an_image(images):
+def test_hash_depends_on_ids_texts_and_their_order_within_an_image(images):
     a, b = (images.ids[i].decode() for i in range(2))
     pairs = [(a, "one"), (a, "two"), (b, "one")]
 

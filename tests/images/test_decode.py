@@ -30,20 +30,20 @@ ON_WHITE = 255 - (255 - RGB.astype(float)) * ALPHA[..., None] / 255
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000", "TGA", "GIF"])
-def test_plain_rgb_keeps_its_pixels(kind):
+def test_rgb_keeps_its_pixels(kind):
     flat = np.zeros((4, 4, 3), np.uint8)
     flat[:] = (10, 200, 90)
     options = {"lossless": True} if kind == "WEBP" else {}
     assert (pixels(encode(Image.fromarray(flat), kind, **options)) == flat).all()
 
 
-def test_rgb_with_alpha_lies_on_white():
+def test_rgb_with_alpha_is_put_on_white():
     image = Image.fromarray(np.dstack([RGB, ALPHA]))
     assert np.abs(pixels(encode(image)) - ON_WHITE).max() <= 1
     assert np.abs(pixels(encode(image, "WEBP", lossless=True, exact=True)) - ON_WHITE).max() <= 1
 
 
-def test_grey_with_alpha_lies_on_white():
+def test_grey_with_alpha_is_put_on_white():
     image = Image.merge("LA", [Image.fromarray(RGB[..., 0]), Image.fromarray(ALPHA)])
     assert np.abs(pixels(encode(image)) - grey(ON_WHITE[..., 0])).max() <= 1
 
@@ -171,14 +171,14 @@ def test_animation_shows_its_first_frame():
         assert np.abs(shown - [255, 0, 0]).max() <= 2
 
 
-def test_empty_file():
+def test_empty_file_is_named():
     with pytest.raises(ImageError, match=r"^cat\.png: .*empty"):
         decode(b"", "cat.png")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_truncated_file(kind, share):
+def test_truncated_file_is_found(kind, share):
     data = noise(0, 64, kind)
     for function in (decode, check):
         with pytest.raises(ImageError, match=r"^cat: ."):
@@ -202,7 +202,7 @@ def test_jpeg_without_its_last_bytes_is_found_at_reduced_size(progressive):
         (b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9, "x: "),
     ],
 )
-def test_what_is_no_image(data, reason):
+def test_other_files_are_refused_with_a_reason(data, reason):
     with pytest.raises(ImageError, match=reason):
         decode(data, "x")
 
@@ -218,7 +218,7 @@ def png_claiming(width, height):
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 9_000)])
-def test_decompression_bomb(size):
+def test_decompression_bomb_is_refused(size):
     with pytest.raises(ImageError, match="max_pixels"):
         decode(png_claiming(*size), "x")
 
@@ -256,6 +256,6 @@ def test_pillow_warnings_stay_inside_and_others_do_not():
         assert len(caught) == 1
 
 
-def test_result_does_not_hold_on_to_the_file():
+def test_result_does_not_keep_the_file_open():
     image = decode(noise(0, kind="JPEG"), "x")
     assert type(image) is Image.Image

@@ -57,7 +57,7 @@ def test_only_what_changed_is_read_again(tmp_path):
     assert len(list((tmp_path / "work" / "images").rglob("*.parquet"))) == 1
 
 
-def test_moved_work_directory_and_damaged_part(tmp_path):
+def test_cache_survives_a_move_and_a_damaged_part(tmp_path):
     root = class_folders(tmp_path / "set", {"a": 5, "b": 5})
     first = load_images(root, work=tmp_path / "work")
     shutil.move(tmp_path / "work", tmp_path / "moved")
@@ -66,7 +66,7 @@ def test_moved_work_directory_and_damaged_part(tmp_path):
     assert load_images(root, work=tmp_path / "moved").rows.equals(first.rows)
 
 
-def test_another_limit_is_another_scan(tmp_path):
+def test_each_pixel_limit_has_its_own_cache(tmp_path):
     root = class_folders(tmp_path / "set", {"a": 5, "b": 5})
     write(root / "a" / "large.png", noise(5, 30))
     small = load_images(root, work=tmp_path / "work", max_pixels=100)
@@ -82,7 +82,7 @@ SCAN = """
 """
 
 
-def test_killed_scan_goes_on_where_it_was(tmp_path):
+def test_killed_scan_resumes(tmp_path):
     root, work = tmp_path / "set", tmp_path / "work"
     for number in range(300):
         write(root / "ab"[number > 9] / f"{number}.png", noise(number, 150))
@@ -102,14 +102,14 @@ def test_killed_scan_goes_on_where_it_was(tmp_path):
     assert set(table.ids.tolist()) <= originals
 
 
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_share_a_work_directory(tmp_path):
     root, work = class_folders(tmp_path / "set", {"a": 50, "b": 50}), tmp_path / "work"
     arguments = [sys.executable, "-c", textwrap.dedent(SCAN), root, work]
     processes = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(30) for process in processes] == [0, 0]
 
 
-def test_bad_images(tmp_path):
+def test_bad_images_are_listed_or_refused(tmp_path):
     root = class_folders(tmp_path / "set", {"a": 5, "b": 5})
     write(root / "notes.txt", b"not a bad image")
     assert len(load_images(root, on_bad_image="fail")) == 10
@@ -145,7 +145,7 @@ def test_image_that_could_not_be_read_is_tried_again(tmp_path):
         {"validation_share": 0.5, "test_share": 0.5},
     ],
 )
-def test_options_that_cannot_be_meant(tmp_path, options):
+def test_invalid_options_are_refused(tmp_path, options):
     with pytest.raises(ConfigError):
         load_images(tmp_path, **options)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gpt4image.core.errors import DataError
-from gpt4image.images import drop_leaks, find_duplicates, load_images
+from gpt4image.images import load_images
 from gpt4image.images.splits import complete_splits, split_of_file
-from support.image_files import class_folders, noise, split_sizes, write
+from support.image_files import class_folders
 
 
 def make(ids, labels, splits="train", **options):
@@ -59,7 +59,7 @@ def test_small_classes_and_unlabelled_images_stay_in_train():
     assert make(ids[:4], [0, 0, 1, 1]).tolist().count("train") == 2
 
 
-def test_given_splits_stay():
+def test_given_splits_are_kept():
     ids, labels = many(90, 3)
     given = ["train"] * 30 + ["validation"] * 30 + ["test"] * 30
     assert make(ids, labels, given).tolist() == given
@@ -70,19 +70,19 @@ def test_given_splits_stay():
     assert set(make(ids, labels, validation_share=0, test_share=0).tolist()) == {"train"}
 
 
-def test_too_little_to_split():
+def test_too_few_images_to_split_are_refused():
     with pytest.raises(DataError, match="too few different images to make a test split"):
         make(["a", "b"], [0, 1])
     with pytest.raises(DataError, match="no images to train on"):
         make(["a", "b"], [0, 1], "test")
 
 
-def test_making_a_split_is_said(tmp_path, capfd):
+def test_making_a_split_is_reported(tmp_path, capfd):
     load_images(class_folders(tmp_path, {"train/a": 9, "train/b": 9, "val/a": 2, "val/b": 2}))
     assert "only train, validation: set aside 4 for test out of train" in capfd.readouterr().err
 
 
-def test_class_without_training_images_is_said(tmp_path, capfd):
+def test_classes_without_training_images_are_reported(tmp_path, capfd):
     load_images(class_folders(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "test/c": 1}))
     assert "cannot be learnt: c" in capfd.readouterr().err
 
@@ -102,58 +102,6 @@ def test_splits_of_file_names(name, split):
     assert split_of_file(name) == split
 
 
-def test_file_name_with_two_splits():
+def test_file_name_with_two_splits_is_refused():
     with pytest.raises(DataError, match="more than one split"):
         split_of_file("train-test.tar")
-
-
-@pytest.fixture
-def leaky(tmp_path):
-    class_folders(tmp_path, {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in ("a", "b")})
-    for path in ("train/a/x", "train/a/y", "train/b/z"):  # a repetition within train, under two labels
-        write(tmp_path / f"{path}.png", noise(100))
-    for path in ("train/a/v", "val/a/v"):
-        write(tmp_path / f"{path}.png", noise(101))
-    for path in ("train/a/t", "val/a/t", "test/a/t"):
-        write(tmp_path / f"{path}.png", noise(102))
-    return load_images(tmp_path)
-
-
-def test_duplicates(leaky):
-    report = find_duplicates(leaky)
-    assert (report.groups, report.surplus) == (3, 5)
-    assert sorted(map(len, report.copies.values())) == [2, 3, 3]
-    assert ("train/a/v.png", "val/a/v.png") in report.copies.values()
-    assert sorted(map(dict, report.leaked.values()), key=len) == [
-        {"train": ("train/a/v.png",), "validation": ("val/a/v.png",)},
-        {"train": ("train/a/t.png",), "validation": ("val/a/t.png",), "test": ("test/a/t.png",)},
-    ]
-    (places,) = report.conflicting.values()
-    assert places == {"a": ("train/a/x.png", "train/a/y.png"), "b": ("train/b/z.png",)}
-
-
-def test_leaks_are_dropped_where_they_are_learnt_from(leaky):
-    clean = drop_leaks(leaky)
-    assert split_sizes(leaky) == [11, 8, 7] and split_sizes(clean) == [9, 7, 7]
-    assert find_duplicates(clean).leaked == {}
-    assert {image.path: image.reason for image in clean.rejected} == {
-        "train/a/t.png": "the same image is in the test split",
-        "val/a/t.png": "the same image is in the test split",
-        "train/a/v.png": "the same image is in the validation split",
-    }
-    assert clean.read(len(clean) - 1) == leaky.read(len(leaky) - 1)
-    assert clean.ids.tolist() == clean.rows["id"].cast("binary").to_pylist()
-
-
-def test_no_duplicates(tmp_path):
-    table = load_images(class_folders(tmp_path, {"a": 5, "b": 5}))
-    assert find_duplicates(table).groups == 0
-    assert drop_leaks(table).rows.equals(table.rows)
-
-
-def test_made_splits_do_not_divide_copies(tmp_path):
-    for number in range(30):
-        for copy in "xy":
-            write(tmp_path / "ab"[number % 2] / f"{number}{copy}.png", noise(number))
-    report = find_duplicates(load_images(tmp_path))
-    assert report.groups == 30 and not report.leaked

@@ -46,3 +46,22 @@ def names_of(table, split):
 
 def reasons(table):
     return {image.path: image.reason for image in table.rejected}
+
+
+def samples(count, start=0):
+    """Samples of WebDataset, each with an image, a label and a text."""
+    return [
+        {"__key__": f"s/{start + n:04d}", "png": noise(start + n), "cls": n % 2, "txt": f"text {start + n}"}
+        for n in range(count)
+    ]
+
+
+def shard(path, samples):
+    """Write samples as a WebDataset tar."""
+    import webdataset
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with webdataset.TarWriter(str(path)) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return path

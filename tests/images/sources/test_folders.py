@@ -22,7 +22,7 @@ def test_class_folders_as_torchvision_orders_them(tmp_path):
     assert table.rejected == ()
 
 
-def test_split_folders(tmp_path):
+def test_split_folders_under_usual_names(tmp_path):
     class_folders(tmp_path, {f"{split}/{name}": 2 for split in ("Train", "valid", "test") for name in ("cat", "dog")})
     table = load_images(tmp_path)
     assert split_sizes(table) == [4, 4, 4]
@@ -34,7 +34,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load_images(tmp_path).classes == ("car", "plane", "train")
 
 
-def test_folder_of_an_unknown_split(tmp_path):
+def test_folder_of_an_unknown_split_is_refused(tmp_path):
     class_folders(tmp_path, {"train/cat": 1, "test/cat": 1, "unsupervised": 1})
     with pytest.raises(DataError, match=r"'unsupervised' is not a split.*validation"):
         load_images(tmp_path)
@@ -84,7 +84,7 @@ def test_unlabelled_test_folder_is_listed(tmp_path):
     assert reasons(table)["test/000.png"] == "lies in no class folder"
 
 
-def test_folder_without_classes(tmp_path):
+def test_folder_without_classes_is_refused(tmp_path):
     class_folders(tmp_path, {"": 3})
     write(tmp_path / "labels.csv", b"x,y\n")
     with pytest.raises(DataError, match=r"holds no class folders.*give that file as the source"):
@@ -102,12 +102,3 @@ def test_class_folders_have_no_columns(tmp_path):
     class_folders(tmp_path, {"cat": 3, "dog": 3})
     with pytest.raises(ConfigError, match="no columns"):
         load_images(tmp_path, label_column="label")
-
-
-def test_path_that_does_not_exist(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist\. A source is a folder"):
-        load_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no image source"):
-        load_images(write(tmp_path / "notes.txt", b"words"))
-    with pytest.raises(DataError, match="compressed"):
-        load_images(write(tmp_path / "x.tar.gz", b"words"))

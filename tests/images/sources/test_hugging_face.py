@@ -78,7 +78,7 @@ def test_names_that_look_like_patterns(tmp_path):
     assert len(load_images(folder)) == len(load_images(folder / "part [0].parquet")) == 6
 
 
-def test_split_column(tmp_path):
+def test_split_column_is_read(tmp_path):
     splits = ["train"] * 4 + ["dev", "test"]
     pq.write_table(pa.table(columns(split=splits)), tmp_path / "a.parquet")
     assert split_sizes(load_images(tmp_path / "a.parquet")) == [4, 1, 1]
@@ -87,7 +87,7 @@ def test_split_column(tmp_path):
         load_images(tmp_path / "b.parquet")
 
 
-def test_file_of_no_split_among_others(tmp_path):
+def test_file_of_no_split_among_split_files_is_refused(tmp_path):
     for name in ("train", "test", "unsupervised"):
         pq.write_table(pa.table(columns()), tmp_path / f"{name}.parquet")
     with pytest.raises(DataError, match=r"unsupervised\.parquet.*Known names: train"):
@@ -148,7 +148,7 @@ def test_unlabelled_rows_and_splits(tmp_path):
         ({}, {"label_column": "nothing"}, "label_column 'nothing' does not exist"),
     ],
 )
-def test_columns_that_do_not_fit(tmp_path, change, options, message):
+def test_unusable_columns_are_named(tmp_path, change, options, message):
     pq.write_table(pa.table(columns() | change), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=message):
         load_images(tmp_path / "a.parquet", **options)
@@ -172,7 +172,7 @@ def test_whole_floats_are_labels(tmp_path):
     assert table.classes == ("9", "10") and np.sum(table.labels < 0) == 1
 
 
-def test_damaged_parquet(tmp_path):
+def test_damaged_parquet_is_named(tmp_path):
     write(tmp_path / "a.parquet", b"PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read"):
         load_images(tmp_path / "a.parquet")

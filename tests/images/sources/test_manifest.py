@@ -17,7 +17,7 @@ def images(root, count):
         write(root / f"{number}.png", noise(number))
 
 
-def test_csv(tmp_path):
+def test_csv_with_splits_texts_and_absolute_paths(tmp_path):
     images(tmp_path / "pictures", 6)
     absolute = write(tmp_path / "elsewhere" / "x.png", noise(99))
     lines = ["Filename,Label,split,caption"]
@@ -37,14 +37,14 @@ def test_csv(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "mark"), [("set.tsv", "\t"), ("set.csv", ";")])
-def test_other_delimiters(tmp_path, name, mark):
+def test_other_delimiters_are_detected(tmp_path, name, mark):
     images(tmp_path, 6)
     rows = [("path", "class"), *((f"{n}.png", "ab"[n % 2]) for n in range(6))]
     table = load_images(write(tmp_path / name, "\n".join(mark.join(row) for row in rows).encode()))
     assert table.classes == ("a", "b") and len(table) == 6
 
 
-def test_jsonl(tmp_path):
+def test_json_lines_with_gaps_numbers_and_texts(tmp_path):
     images(tmp_path, 8)
     rows = [{"image": f"{n}.png", "category": n % 2, "caption": f"text {n}", "score": n} for n in range(7)]
     rows.append({"image": "7.png", "extra": None})
@@ -73,13 +73,13 @@ def test_jsonl(tmp_path):
         ("a.jsonl", '{"path": 3, "label": "a"}', "3 is not the path"),
     ],
 )
-def test_malformed_rows(tmp_path, name, content, message):
+def test_malformed_rows_name_file_and_row(tmp_path, name, content, message):
     images(tmp_path, 1)
     with pytest.raises(DataError, match=message):
         load_images(write(tmp_path / name, content.encode()))
 
 
-def test_named_columns(tmp_path):
+def test_named_columns_override_usual_names(tmp_path):
     images(tmp_path, 6)
     rows = ["where,what,label", *(f"{n}.png,{'ab'[n % 2]},words" for n in range(6))]
     file = write(tmp_path / "set.csv", "\n".join(rows).encode())
@@ -89,7 +89,7 @@ def test_named_columns(tmp_path):
         load_images(file, image_column="where", label_column="nothing")
 
 
-def test_unlabelled_images_only_in_train(tmp_path):
+def test_only_training_images_may_lack_a_label(tmp_path):
     images(tmp_path, 5)
     rows = ["path,label,split", "0.png,a,train", "1.png,b,train", "2.png,,train", "3.png,a,test", "4.png,,test"]
     with pytest.raises(DataError, match=r"4\.png in the test split has no label"):

@@ -3,27 +3,10 @@ import json
 import tarfile
 
 import pytest
-import webdataset
 
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
-from gpt4image.images.sources.detect import expand_braces
-from support.image_files import noise, reasons, split_sizes, write
-
-
-def shard(path, samples):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with webdataset.TarWriter(str(path)) as writer:
-        for sample in samples:
-            writer.write(sample)
-    return path
-
-
-def samples(count, start=0):
-    return [
-        {"__key__": f"s/{start + n:04d}", "png": noise(start + n), "cls": n % 2, "txt": f"text {start + n}"}
-        for n in range(count)
-    ]
+from support.image_files import noise, reasons, samples, shard, split_sizes, write
 
 
 def raw_tar(path, members):
@@ -47,21 +30,6 @@ def test_shards_with_splits_in_their_names(tmp_path):
     assert table.rejected == ()
 
 
-@pytest.mark.parametrize("pattern", ["t-{000..001}.tar", "t-*.tar", "t-00{0,1}.tar"])
-def test_patterns(tmp_path, pattern):
-    for number in range(2):
-        shard(tmp_path / f"t-{number:03d}.tar", samples(4, number * 10))
-    shard(tmp_path / "other.tar", samples(4, 50))
-    assert len(load_images(str(tmp_path / pattern))) == 8
-    with pytest.raises(DataError, match=r"t-002\.tar does not exist"):
-        load_images(str(tmp_path / "t-{000..003}.tar"))
-
-
-def test_braces():
-    assert expand_braces("{a,b{1..2}}") == ["a", "b1", "b2"]
-    assert expand_braces("x{8..10}") == ["x8", "x9", "x10"]
-
-
 def test_labels_and_texts_of_records(tmp_path):
     rows = [
         {"__key__": f"{n}", "jpg": noise(n, kind="JPEG"), "json": {"label": ["cat", "dog"][n % 2], "caption": f"c{n}"}}
@@ -74,7 +42,7 @@ def test_labels_and_texts_of_records(tmp_path):
     assert table.texts("caption") == [f"c{n}" for n in range(6)] + [None]
 
 
-def test_what_lies_in_a_tar_is_only_a_name(tmp_path):
+def test_member_names_never_become_paths(tmp_path):
     members = []
     for n, name in enumerate(["../../up", "/abs/olute", "./dot", "plain"]):
         members += [(f"{name}.png", noise(n)), (f"{name}.cls", b"ab"[n % 2 : n % 2 + 1])]
@@ -108,7 +76,7 @@ def test_what_lies_in_a_tar_is_only_a_name(tmp_path):
     assert len(load_images(path, image_column="png").rejected) == 3
 
 
-def test_damaged_tars(tmp_path):
+def test_images_before_the_damage_of_a_tar_are_kept(tmp_path):
     data = shard(tmp_path / "a.tar", samples(9)).read_bytes()
     cut = load_images(write(tmp_path / "cut.tar", data[: len(data) // 2]))
     assert 0 < len(cut) < 9 and any("cut.tar" in path for path in reasons(cut))
@@ -129,6 +97,6 @@ def test_damaged_tars(tmp_path):
         ([("a.png", noise(0)), ("a.json", json.dumps({"label": [1]}).encode())], "not a single name"),
     ],
 )
-def test_malformed_samples(tmp_path, members, message):
+def test_malformed_samples_are_named(tmp_path, members, message):
     with pytest.raises(DataError, match=message):
         load_images(raw_tar(tmp_path / "a.tar", members))
