@@ -94,6 +94,16 @@ def test_all_texts_of_an_image_are_kept_in_the_order_found(images, tmp_path):
     assert read_descriptions(tmp_path / "saved.parquet", images, "saved").text_hash == found.text_hash
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_missing_values_are_no_texts(images, tmp_path, suffix):
+    missing = ["nan", "None", " ", "<NA>"]
+    rows = [{"path": images.path(i), "text": text} for i, text in enumerate([*missing, "a text"])]
+    found = load_descriptions(images, str(write(tmp_path / f"texts{suffix}", rows)))
+    assert [text for _, text in found.pairs()] == ["a text"]
+    (tmp_path / "number.jsonl").write_text(f'{{"path": "{images.path(0)}", "text": NaN}}')
+    assert len(load_descriptions(images, str(tmp_path / "number.jsonl"))) == 0
+
+
 def test_hash_depends_on_ids_texts_and_their_order_within_an_image(images):
     a, b = (images.ids[i].decode() for i in range(2))
     pairs = [(a, "one"), (a, "two"), (b, "one")]

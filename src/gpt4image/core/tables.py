@@ -11,7 +11,9 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,9 @@ JSON_SUFFIXES = (".jsonl", ".ndjson")
 ARROW_SUFFIXES = (".parquet", ".arrow")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 
+# How Python and pandas write a missing value into a text.
+MISSING = frozenset({"nan", "NaN", "None", "<NA>", "NaT"})
+
 Row = dict[str, Any]
 
 _LONGEST_FIELD = 2**30  # the csv module's own limit, 128 KiB, is less than some descriptions
@@ -46,6 +51,18 @@ _ESCAPED = re.compile("[\udc80-\udcff]")  # what the error handler "surrogateesc
 def is_table(path: Path) -> bool:
     """Whether a file's suffix is that of a table, whatever its case."""
     return path.suffix.casefold() in TABLE_SUFFIXES
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell is empty: None, not a number, or a blank or missing value in words."""
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def compose(text: str) -> str:
+    """Return a text with composed characters (NFC): macOS writes decomposed ones, which look the same."""
+    return unicodedata.normalize("NFC", text)
 
 
 def pick_column(columns: Sequence[str], wanted: str | None, known: Sequence[str], option: str = "") -> str | None:

@@ -10,7 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from gpt4image.core.errors import DescriptionError, first_line
-from gpt4image.core.tables import ID_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, Table, is_table, pick_column
+from gpt4image.core.tables import (
+    ID_COLUMNS,
+    PATH_COLUMNS,
+    TABLE_SUFFIXES,
+    TEXT_COLUMNS,
+    Table,
+    compose,
+    is_missing,
+    is_table,
+    pick_column,
+)
 from gpt4image.descriptions.description_set import DescriptionSet, join_texts
 from gpt4image.images.table import ImageTable
 
@@ -43,7 +53,8 @@ def load_descriptions(
     path = Path(source)
     if source in images.reader.text_columns:
         pairs = zip(images.rows["id"].to_pylist(), images.texts(source), strict=True)
-        return join_texts(images, ((image_id, text or "") for image_id, text in pairs), 0, f"column {source}")
+        texts = ((image_id, text) for image_id, text in pairs if text is not None and not is_missing(text))
+        return join_texts(images, texts, 0, f"column {source}")
     if not path.is_file():
         columns = ", ".join(images.reader.text_columns) or "none"
         raise DescriptionError(
@@ -95,10 +106,10 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
                 f"{text_column or ', '.join(TEXT_COLUMNS)}; it has {', '.join(row)}. To name another text column: "
                 "--text-column NAME."
             )
-        key, text = row[key_name], row[text_name]
-        if not isinstance(key, str) or not (text is None or isinstance(text, str)):
+        key, text = row[key_name], "" if is_missing(row[text_name]) else row[text_name]
+        if not isinstance(key, str) or not isinstance(text, str):
             raise DescriptionError(f"{table.where(number)}: {key_name} and {text_name} must be text.")
-        yield key, text or "", by_path
+        yield key, text, by_path
 
 
 @lru_cache
@@ -149,12 +160,12 @@ class IdLookup:
 
 
 def normal_path(path: str) -> str:
-    r"""Return a path with forward slashes and without redundant parts.
+    r"""Return a path with forward slashes, composed characters and no redundant parts.
 
     >>> normal_path("./train\\cat//1.png")
     'train/cat/1.png'
     """
-    return PurePosixPath(path.replace("\\", "/")).as_posix()
+    return PurePosixPath(compose(path).replace("\\", "/")).as_posix()
 
 
 def pair_with_folder(images: ImageTable, path: Path) -> Iterator[tuple[str, str]]:

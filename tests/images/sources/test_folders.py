@@ -1,4 +1,5 @@
 import os
+import unicodedata
 
 import pytest
 
@@ -102,3 +103,16 @@ def test_class_folders_have_no_columns(tmp_path):
     class_folders(tmp_path, {"cat": 3, "dog": 3})
     with pytest.raises(ConfigError, match="no columns"):
         load_images(tmp_path, label_column="label")
+
+
+def test_decomposed_and_composed_folder_names_are_one_class(tmp_path):
+    names = [unicodedata.normalize(form, "Käse") for form in ("NFD", "NFC")]
+    class_folders(tmp_path, {f"train/{names[0]}": 3, "train/dog": 3, f"test/{names[1]}": 2, "test/dog": 2})
+    table = load_images(tmp_path)
+    assert table.classes == (names[1], "dog")
+    assert set(names_of(table, "test").values()) == {names[1], "dog"}
+
+
+def test_names_in_one_spelling_stay_as_they_are(tmp_path):
+    name = unicodedata.normalize("NFD", "Käse")
+    assert load_images(class_folders(tmp_path, {name: 3, "1.0": 3})).classes == ("1.0", name)

@@ -172,6 +172,22 @@ def test_whole_floats_are_labels(tmp_path):
     assert table.classes == ("9", "10") and np.sum(table.labels < 0) == 1
 
 
+def test_integers_and_floats_in_different_splits_are_the_same_classes(tmp_path):
+    pq.write_table(pa.table(columns(label=[1, 2] * 3)), tmp_path / "train.parquet")
+    pq.write_table(pa.table(columns(start=10, label=[1.0, 2.0, 1.0, 2.0, 1.0, 2.0])), tmp_path / "test.parquet")
+    pq.write_table(pa.table(columns(start=20, label=["1", "2"] * 3)), tmp_path / "validation.parquet")
+    table = load_images(tmp_path)
+    assert table.classes == ("1", "2")
+    assert [(table.labels[table.split(name)] == 0).sum() for name in ("train", "validation", "test")] == [3, 3, 3]
+
+
+def test_missing_values_in_words_and_numbers_make_no_class(tmp_path):
+    for name, label in (("a", ["x", "y", "nan", "x", "y", "None"]), ("b", [1.0, 2.0, float("nan"), 1.0, 2.0, None])):
+        pq.write_table(pa.table(columns(label=label)), tmp_path / f"{name}.parquet")
+        table = load_images(tmp_path / f"{name}.parquet", validation_share=0, test_share=0)
+        assert len(table.classes) == 2 and np.sum(table.labels < 0) == 2
+
+
 def test_damaged_parquet_is_named(tmp_path):
     write(tmp_path / "a.parquet", b"PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read"):

@@ -1,8 +1,10 @@
 import json
 import pickle
+import unicodedata
 
 import pytest
 
+from gpt4image import load_descriptions
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 from support.image_files import class_folders, names_of, noise, reasons, split_sizes, write
@@ -143,3 +145,59 @@ def test_metadata_without_any_labels(tmp_path):
     write(tmp_path / "metadata.csv", b"file_name,text\n0.png,a\n")
     with pytest.raises(DataError, match="no label column and its images lie in no class folders"):
         load_images(tmp_path)
+
+
+def test_backslash_paths_are_found(tmp_path):
+    images(tmp_path / "set" / "a b", 6)
+    rows = ["path,label", *(f"a b\\{n}.png,{'xy'[n % 2]}" for n in range(6)), "..\\secret.png,x", "C:\\set\\0.png,x"]
+    write(tmp_path / "secret.png", noise(9))
+    text = "\r\n".join(rows).encode()
+    table = load_images(write(tmp_path / "set" / "images.csv", text))
+    assert table.path(0) == "a b/0.png" and table.read(0) == noise(0)
+    assert len(table) == 7
+    assert reasons(table)["C:\\set\\0.png"].startswith("the file does not exist: the path is that of a Windows drive")
+    write(tmp_path / "set" / "metadata.csv", text)
+    inside = load_images(tmp_path / "set")
+    assert len(inside) == 6
+    assert reasons(inside)["../secret.png"] == "the path leads out of the folder (metadata.csv line 8)"
+
+
+def test_a_backslash_in_a_file_name_is_kept(tmp_path):
+    images(tmp_path, 4)
+    (tmp_path / "0.png").rename(tmp_path / "a\\0.png")
+    rows = ["path,label", "a\\0.png,x", *(f"{n}.png,{'xy'[n % 2]}" for n in range(1, 4))]
+    assert load_images(write(tmp_path / "set.csv", "\n".join(rows).encode())).path(0) == "a\\0.png"
+
+
+@pytest.mark.parametrize("empty", ["", " ", "nan", "NaN", "None", "<NA>"])
+def test_missing_labels_make_no_class(tmp_path, empty):
+    images(tmp_path, 9)
+    rows = ["path,label", *(f"{n}.png,{['cat', 'dog', empty][n % 3]}" for n in range(9))]
+    table = load_images(write(tmp_path / "set.csv", "\n".join(rows).encode()), test_share=0, validation_share=0)
+    assert table.classes == ("cat", "dog") and (table.labels < 0).sum() == 3
+
+
+def test_missing_numbers_of_json_lines_make_no_class(tmp_path):
+    images(tmp_path, 3)
+    lines = ['{"path": "0.png", "label": 1}', '{"path": "1.png", "label": 2}', '{"path": "2.png", "label": NaN}']
+    table = load_images(write(tmp_path / "a.jsonl", "\n".join(lines).encode()), test_share=0, validation_share=0)
+    assert table.classes == ("1", "2") and table.labels.tolist() == [0, 1, -1]
+
+
+def test_whole_numbers_written_as_floats_are_the_same_classes(tmp_path):
+    class_folders(tmp_path, {"train": 4, "test": 4})
+    write(tmp_path / "train" / "metadata.csv", b"file_name,label\n000.png,1\n001.png,2\n002.png,1\n003.png,2\n")
+    write(tmp_path / "test" / "metadata.csv", b"file_name,label\n000.png,1.0\n001.png,2.0\n002.png,1.0\n003.png,2.0\n")
+    table = load_images(tmp_path)
+    assert table.classes == ("1", "2")
+    assert names_of(table, "test")["test/001.png"] == "2"
+
+
+def test_composed_paths_name_decomposed_files(tmp_path):
+    images(tmp_path / unicodedata.normalize("NFD", "Käse"), 4)
+    composed = unicodedata.normalize("NFC", "Käse")
+    rows = ["path,label,text", *(f"{composed}/{n}.png,{'xy'[n % 2]},text {n}" for n in range(4))]
+    file = write(tmp_path / "set.csv", "\n".join(rows).encode())
+    table = load_images(file)
+    assert len(table) == 4 and table.read(0) == noise(0)
+    assert len(load_descriptions(table, str(file))) == 4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +154,16 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def locate(root: Path, path: str) -> str:
+    """Return the spelling under which a path that a table names leads from `root` to a file; else the path itself.
+
+    Tables made on Windows have backslashes, and macOS decomposes the characters of file names (NFD).
+    """
+    slashed = path.replace("\\", "/")
+    spellings = (path, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+    return next((spelling for spelling in spellings if os.path.lexists(root / spelling)), path)
+
+
 def inspect_file(file: Path, path: str, scope: str) -> FoundFile:
     """Look at a file without opening it.
 
@@ -168,7 +180,8 @@ def inspect_file(file: Path, path: str, scope: str) -> FoundFile:
     try:
         status = file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return FoundFile(path, b"", "a link to nowhere" if file.is_symlink() else "the file does not exist")
+        foreign = ": the path is that of a Windows drive, make it relative" if re.match(r"[A-Za-z]:", path) else ""
+        return FoundFile(path, b"", "a link to nowhere" if file.is_symlink() else f"the file does not exist{foreign}")
     except OSError as error:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):

@@ -95,7 +95,7 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
     if first.split and len(named) == 1:
         values = reader.column(first.split).to_pylist()
         splits = [require_split(str(value or ""), f"{root} row {row}") for row, value in enumerate(values)]
-    classes, labels = _labels(reader.column(first.label), first.names)
+    classes, labels = _labels(reader, first.label, first.names)
     keys = [key_of(part._fingerprint, first.image, row) for _, part in named for row in range(len(part))]
     return Listing(to_rows(_paths(reader, named), labels, splits, range(len(labels)), keys), classes, reader)
 
@@ -175,11 +175,12 @@ def _holds_bytes(feature: Feature) -> bool:
     return _dtype(feature) in ("binary", "large_binary")
 
 
-def _labels(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
+def _labels(reader: DatasetReader, column: str, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the class names, and each row's label, shape [N], int32, -1 if it has none."""
     if names is None:
-        return encode_labels([_label(value) for value in column.to_pylist()])
-    labels = pc.fill_null(column, -1).to_numpy().astype(np.int64)
+        # Part by part, since the same numbers may be integers in one part and floats in another.
+        return encode_labels([_label(value) for part in reader.chunks(column) for value in part.to_pylist()])
+    labels = pc.fill_null(reader.column(column), -1).to_numpy().astype(np.int64)
     outside = np.flatnonzero((labels < -1) | (labels >= len(names)))
     if len(outside):
         raise DataError(f"Row {outside[0]} has label {labels[outside[0]]}; there are {len(names)} class names.")
@@ -215,15 +216,20 @@ class DatasetReader:
     text_columns: tuple[str, ...]
     root: Path
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """Return a whole column, mapped rather than read if the storage allows; null in parts that lack it."""
-        present = [part.select_columns([name])[:][name] if name in part.column_names else None for part in self.parts]
-        kind = next(column.type for column in present if column is not None)
-        chunks = [
-            [pa.nulls(len(part), kind)] if column is None else column.cast(kind).chunks
-            for part, column in zip(self.parts, present, strict=True)
+    def chunks(self, name: str) -> list[pa.ChunkedArray]:
+        """Return a column of each part, mapped rather than read if the storage allows; null in parts that lack it."""
+        return [
+            part.select_columns([name])[:][name]
+            if name in part.column_names
+            else pa.chunked_array([pa.nulls(len(part))])
+            for part in self.parts
         ]
-        return pa.chunked_array([chunk for part in chunks for chunk in part], kind)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of all parts."""
+        parts = self.chunks(name)
+        kind = next(part.type for part in parts if not pa.types.is_null(part.type))
+        return pa.chunked_array([chunk for part in parts for chunk in part.cast(kind).chunks], kind)
 
     def read(self, path: str, row: int) -> bytes:
         """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""

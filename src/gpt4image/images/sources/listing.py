@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest
+from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.table import ImageReader, RejectedImage
 
 
@@ -91,12 +91,10 @@ def to_rows(
 
 def read_label(value: object, where: str) -> str | None:
     """Return a cell as a class name, None if it is empty. DataError if it is not a single value."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if is_missing(value):
         return None
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, (bool, int, float)):
-        return str(value)
+    if isinstance(value, (str, bool, int, float)):
+        return str(value).strip()
     raise DataError(f"{where}: the label {value!r} is not a single name or number. An image has one label.")
 
 
@@ -110,12 +108,28 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
     >>> encode_labels(["10", "9", None])[0]
     ('9', '10')
     """
-    names = sorted({value for value in values if value is not None})
+    spelling = merge_spellings({value for value in values if value is not None})
+    names = sorted(set(spelling.values()))
     if by_number and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
         names.sort(key=float)
     position = {name: number for number, name in enumerate(names)}
-    codes = [-1 if value is None else position[value] for value in values]
+    codes = [-1 if value is None else position[spelling[value]] for value in values]
     return tuple(names), np.array(codes, np.int32)
+
+
+def merge_spellings(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to the one spelling of its class: `1.0` to `1`, decomposed characters (NFD) to composed ones (NFC).
+
+    pandas writes whole numbers as floats if one of them is missing, and macOS decomposes file names; part of a set is
+    often written one way and part the other. A name that occurs in one spelling only stays as it is.
+
+    >>> merge_spellings(["1", "1.0", "2.0"])
+    {'1': '1', '1.0': '1', '2.0': '2.0'}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(re.sub(r"^(-?\d+)\.0+$", r"\1", compose(name)), []).append(name)
+    return {name: key if len(group) > 1 else name for key, group in groups.items() for name in group}
 
 
 def key_of(*parts: object) -> bytes:

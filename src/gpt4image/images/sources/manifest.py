@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, pick_column
-from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_name, split_folders, walk
+from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_name, locate, split_folders, walk
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
 from gpt4image.images.splits import require_split, split_named
 
@@ -35,11 +35,12 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
     builder = ListingBuilder()
     scope = str(root.resolve())
     for row, entry in enumerate(manifest.entries):
-        found = inspect_file(root / entry.path, entry.path, scope)
+        path = locate(root, entry.path)
+        found = inspect_file(root / path, path, scope)
         if found.fault:
             builder.reject(found.path, f"{found.fault} ({entry.note})")
         else:
-            builder.add(entry.path, entry.label, entry.split or "train", row, found.key)
+            builder.add(path, entry.label, entry.split or "train", row, found.key)
     return builder.listing(ManifestReader(root, manifest.text_columns, (file,)))
 
 
@@ -71,7 +72,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
     scope = str(root.resolve())
     rows = ((file, m, entry) for file, m in zip(files, manifests, strict=True) for entry in m.entries)
     for row, (file, manifest, entry) in enumerate(rows):  # rows count through all files
-        given = PurePosixPath(entry.path)
+        given = PurePosixPath(locate(file.parent, entry.path))
         if given.is_absolute() or ".." in given.parts:
             builder.reject(str(given), f"the path leads out of the folder ({entry.note})")
             continue
