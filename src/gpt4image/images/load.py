@@ -112,7 +112,8 @@ def _require_labels_outside_train(listing: Listing) -> None:
     if len(rows):
         raise DataError(
             f"{rows['path'][0]} in the {rows['split'][0]} split has no label, as have {len(rows) - 1:,} others outside "
-            "train. Only training images may go without: label them or take them out."
+            "train (empty cells, nan and None are no labels). Only training images may go without: label the others or "
+            "take them out."
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
@@ -10,6 +12,8 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.duplicates import drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
 from gpt4image.images.table import SPLITS, ImageTable
+
+MOST_SHOWN = 5  # names in one line
 
 
 def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = False) -> ImageTable:
@@ -51,6 +55,7 @@ def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
     """Print the image set in a few lines; `names_follow` if the caller lists files left out and copies."""
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
+    _report_labels(images)
     duplicates = find_duplicates(images)
     if duplicates.surplus:
         say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
@@ -67,3 +72,41 @@ def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
         say(f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", "yellow")
     if not names_follow and (duplicates.surplus or images.rejected):
         say(f"To list them: gpt4image images {images.source}")
+
+
+def _report_labels(images: ImageTable) -> None:
+    """Print what is missing for training and testing every class."""
+    counts = images.class_counts()
+    unlabelled = int(counts[-1].sum())
+    if unlabelled:
+        say(
+            f"without a label: {counted(unlabelled, 'training image')}, skipped in training without --unlabelled align "
+            "(empty cells, nan and None are no labels)",
+            "yellow",
+        )
+    single = [name for name, number in zip(images.classes, counts[:-1].sum(axis=1), strict=True) if number == 1]
+    if single:
+        more = ", ..." if len(single) > MOST_SHOWN else ""
+        say(
+            f"too small: {counted(len(single), 'class')} with a single image, which cannot be both learnt and tested: "
+            f"{', '.join(single[:MOST_SHOWN])}{more}",
+            "yellow",
+        )
+
+
+def findings(images: ImageTable) -> Iterator[tuple[str, ...]]:
+    """Yield all that there is to say about an image set: a word for the kind of finding, then its fields."""
+    counts = [[f"{s} {number}" for s, number in zip(SPLITS, row, strict=True)] for row in images.class_counts()]
+    for name, numbers in zip(images.classes, counts[:-1], strict=True):
+        yield "class", name, *numbers
+    if (images.labels < 0).any():
+        yield "no label", "", *counts[-1]
+    for rejected in images.rejected:
+        yield "left out", rejected.path, rejected.reason
+    found = find_duplicates(images)
+    for image_id, paths in found.copies.items():
+        yield "copies", image_id, ", ".join(paths)
+    for kind, several in (("leaked", found.leaked), ("labels", found.conflicting)):
+        for image_id, places in several.items():
+            for name, paths in places.items():
+                yield kind, image_id, name, ", ".join(paths)

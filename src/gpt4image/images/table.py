@@ -86,6 +86,16 @@ class ImageTable:
         """Return the positions in the table of the images of a split, shape [n], dtype int64."""
         return np.flatnonzero(pc.equal(self.rows["split"], name).to_numpy())
 
+    def class_counts(self) -> np.ndarray:
+        """Return the number of images by class and split, shape [C + 1, 3], in the order of `classes` and `SPLITS`.
+
+        The last row counts the images without a label.
+        """
+        counts = np.zeros((len(self.classes) + 1, len(SPLITS)), np.int64)
+        splits = pc.index_in(self.rows["split"], pa.array(SPLITS)).to_numpy()
+        np.add.at(counts, (self.labels, splits), 1)  # label -1 is the last row
+        return counts
+
     def path(self, index: int) -> str:
         """Return the path of an image as the source names it."""
         return str(self.rows["path"][index].as_py())

@@ -38,19 +38,11 @@ class Images:
     """Where the findings are kept, so that no image is read twice."""
 
     def run(self) -> None:
-        """Print every file that was left out, and every image that lies there twice, in two splits or two classes."""
+        """Print the images of each class and split, the files that were left out, and the images that occur twice."""
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.images import find_duplicates
-        from gpt4image.images.open import open_images
+        from gpt4image.images.open import findings, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
-        for rejected in images.rejected:
-            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
-        found = find_duplicates(images)
-        for image_id, paths in found.copies.items():
-            print(f"copies\t{image_id}\t{printable(', '.join(paths))}")
-        for kind, several in (("leaked", found.leaked), ("labels", found.conflicting)):
-            for image_id, places in several.items():
-                for name, paths in places.items():
-                    print(f"{kind}\t{image_id}\t{printable(name)}\t{printable(', '.join(paths))}")
+        for line in findings(images):
+            print("\t".join(map(printable, line)))
