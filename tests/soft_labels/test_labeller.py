@@ -11,8 +11,8 @@ import pytest
 
 from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
-from gpt4image.soft_labels import account_for, labeller, labels_there, write_doubts
-from gpt4image.soft_labels.report import Doubt
+from gpt4image.soft_labels import existing_labels, labeller, report_labels, write_label_issues
+from gpt4image.soft_labels.report import LabelIssue
 from support.labelling_parts import WordEncoder, image_id, make_store, make_table, telling_texts
 
 CLASSES = ("ant", "bee", "cow")
@@ -137,7 +137,7 @@ def test_copies_count_once_and_images_in_two_classes_once_for_each(tmp_path, fit
     labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
     _, fitted, groups = fits[0]
     assert (len(labels), len(fitted), len(np.unique(groups))) == (60, 62, 60)
-    assert len(account_for(labels, images).per_class) == 3
+    assert len(report_labels(labels, images).per_class) == 3
 
 
 def test_the_order_of_the_table_does_not_matter(tmp_path):
@@ -220,10 +220,10 @@ def test_an_image_alone_in_its_class_gets_no_soft_label(tmp_path, capsys):
 def test_labels_made_with_other_settings_are_found(tmp_path):
     images = make_table(LABELS, CLASSES)
     store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
-    assert labels_there(images, [store], tmp_path / "labels") is None
+    assert existing_labels(images, [store], tmp_path / "labels") is None
     label_by_vectors(images, [store], tmp_path / "labels", strength=0.5, folds=3)
-    assert labels_there(images, [store], tmp_path / "labels").manifest.origin.strength == 0.5
-    assert labels_there(make_table([1, *LABELS[1:]], CLASSES), [store], tmp_path / "labels") is None
+    assert existing_labels(images, [store], tmp_path / "labels").manifest.origin.strength == 0.5
+    assert existing_labels(make_table([1, *LABELS[1:]], CLASSES), [store], tmp_path / "labels") is None
 
 
 def test_classes_without_any_described_image_do_no_harm(tmp_path):
@@ -240,20 +240,20 @@ def test_doubted_labels_are_listed_and_shown_not_obeyed(tmp_path):
     images = make_table(given, CLASSES)
     store = make_store(images, texts, tmp_path / "words")
     labels = label_by_vectors(images, [store], tmp_path / "labels", strength=30)
-    account = account_for(labels, images)
-    first = account.doubts[0]
+    report = report_labels(labels, images)
+    first = report.issues[0]
     assert (first.image_id, first.path, first.label, first.likelier) == (image_id(60), "60.png", "bee", "ant")
     assert first.probability * 20 < first.its_probability
-    assert [doubt.probability for doubt in account.doubts] == sorted(doubt.probability for doubt in account.doubts)
-    shares = [share for _, share in account.per_class.values()]
+    assert [issue.probability for issue in report.issues] == sorted(issue.probability for issue in report.issues)
+    shares = [share for _, share in report.per_class.values()]
     assert shares == sorted(shares)
-    assert sum(count for count, _ in account.per_class.values()) == 61
-    lines = "\n".join(account.lines())
+    assert sum(count for count, _ in report.per_class.values()) == 61
+    lines = "\n".join(report.lines())
     assert f"of {labels.manifest.quality.images} images right" in lines
     assert "temperature" in lines
 
-    hostile = Doubt("0" * 32, "a\x1b[31m\tb.png", "c\nd", 0.001, "e\x07", 0.9)
-    write_doubts(tmp_path / "doubtful.tsv", [hostile])
+    hostile = LabelIssue("0" * 32, "a\x1b[31m\tb.png", "c\nd", 0.001, "e\x07", 0.9)
+    write_label_issues(tmp_path / "doubtful.tsv", [hostile])
     heading, line = (tmp_path / "doubtful.tsv").read_text().splitlines()
     assert len(heading.split("\t")) == len(line.split("\t")) == 6
     assert line.split("\t")[1:3] == [r"a\x1b[31m\tb.png", r"c\nd"]

@@ -108,7 +108,7 @@ def test_arrays_of_another_store_and_foreign_fields_are_noticed(labels, tmp_path
     for name in ("ids.npy", "logits.npy"):
         kept = (labels.layout.folder / name).read_bytes()
         (labels.layout.folder / name).write_bytes((other.layout.folder / name).read_bytes())
-        with pytest.raises(StoreError, match="does not fit its manifest"):
+        with pytest.raises(StoreError, match="does not match its manifest"):
             SoftLabels(labels.layout.folder)
         (labels.layout.folder / name).write_bytes(kept)
     manifest = labels.layout.manifest.read_text()

@@ -101,6 +101,17 @@ class File:
         return layout.folder / self.name
 
 
+class Sibling(File):
+    """A file or folder beside the folder of a `Layout`, named like it.
+
+    Args:
+        name: suffix of the folder's name.
+    """
+
+    def __get__(self, layout: Layout, owner: type[Layout]) -> Path:
+        return layout.folder.with_name(layout.folder.name + self.name)
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
     """Write `value` as indented JSON, atomically."""
     with atomic_write(path) as file:

@@ -1,25 +1,28 @@
-"""Soft labels for training images: from the vectors of their texts, cross-fitted, or from a stronger classifier."""
+"""Soft labels for training images: from a cross-fitted classifier on their texts, or from a stronger classifier."""
 
-from gpt4image.probing.calibration import LabelQuality
-from gpt4image.probing.cross_fit import CrossFit, cross_fit
-from gpt4image.soft_labels.labeller import label_by_vectors, labels_there
-from gpt4image.soft_labels.report import ComparedEncoder, LabelAccount, account_for, judge_encoders, write_doubts
+from gpt4image.soft_labels.labeller import existing_labels, label_by_vectors
+from gpt4image.soft_labels.report import (
+    ComparedEncoder,
+    LabelIssue,
+    LabelReport,
+    compare_encoders,
+    report_labels,
+    write_label_issues,
+)
 from gpt4image.soft_labels.store import LabelManifest, LabelOrigin, LabelSource, SoftLabels, write_soft_labels
 
 __all__ = [
     "ComparedEncoder",
-    "CrossFit",
-    "LabelAccount",
+    "LabelIssue",
     "LabelManifest",
     "LabelOrigin",
-    "LabelQuality",
+    "LabelReport",
     "LabelSource",
     "SoftLabels",
-    "account_for",
-    "cross_fit",
-    "judge_encoders",
+    "compare_encoders",
+    "existing_labels",
     "label_by_vectors",
-    "labels_there",
-    "write_doubts",
+    "report_labels",
+    "write_label_issues",
     "write_soft_labels",
 ]

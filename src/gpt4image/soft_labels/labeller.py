@@ -1,4 +1,4 @@
-"""Training images labelled by their texts: a classifier on text vectors that has not seen them."""
+"""Soft labels from texts: a classifier on the texts' vectors labels training images that it has not seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError, DataError, DescriptionError, StoreError
+from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.core.files import digest, exclusive
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
@@ -25,11 +25,85 @@ from gpt4image.soft_labels.store import (
     LabelSource,
     SoftLabels,
     finish_interrupted,
+    open_if_complete,
     replace_labels,
 )
 
 if TYPE_CHECKING:
     import torch
+
+SHOWN = 5  # classes that a message names, at most
+
+
+def label_by_vectors(
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    folder: Path,
+    *,
+    strength: float = STRENGTH,
+    folds: int = FOLDS,
+    seed: int = 0,
+    kind: LabelKind = "text",
+    device: torch.device | str | None = None,
+) -> SoftLabels:
+    """Label the training images by the vectors of their texts, or open the labels that already exist.
+
+    The classifier is a softmax regression on the mean of an image's text vectors. It is cross-fitted: neither the image
+    nor any image that shares a text with it is in the training rows of the model that labels it. Validation and test
+    images are not used. Training images without a label are labelled by the mean of all models. Images without a text
+    get no soft label, nor do images that are alone in their class. The labels are recomputed when images, given labels,
+    texts, encoders or settings have changed.
+
+    Args:
+        images: the images.
+        stores: vectors of their texts, one store per encoder; the unit vectors of several are concatenated.
+        folder: folder of the labels.
+        strength: inverse strength of the regularisation, like `C` of scikit-learn's `LogisticRegression`.
+        folds: number of folds.
+        seed: seed of the folds.
+        kind: what the vectors embed, for the manifest.
+        device: device of the fits; default a GPU if there is one.
+
+    Raises:
+        ConfigError: no store, fewer than two folds, or a strength that is not above 0.
+        DataError: the images have fewer than two classes.
+        DescriptionError: no labelled training image has a text, or fewer than two classes have several.
+    """
+    check_settings(images, stores, strength, folds)
+    known = find_training_vectors(images, stores)
+    origin = known.origin(kind).model_copy(update={"folds": folds, "strength": strength, "seed": seed})
+    layout = LabelLayout(folder)
+    with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
+        finish_interrupted(layout)
+        there = open_if_complete(folder)
+        try:
+            if there and (there.manifest.origin, there.classes) == (origin, tuple(images.classes)):
+                return there
+            return make_labels(known, images, layout, origin, device)
+        finally:
+            shutil.rmtree(layout.scratch, ignore_errors=True)
+
+
+def existing_labels(images: ImageTable, stores: Sequence[EmbeddingStore], folder: Path) -> SoftLabels | None:
+    """Open the labels in a folder if they were made from these images and vectors, with whatever settings."""
+    there = open_if_complete(folder)
+    if there is None:
+        return None
+    settings = {key: getattr(there.manifest.origin, key) for key in ("folds", "strength", "seed")}
+    wanted = find_training_vectors(images, stores).origin("text").model_copy(update=settings)
+    return there if (there.manifest.origin, there.classes) == (wanted, tuple(images.classes)) else None
+
+
+def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
+    """Raise ConfigError or DataError for settings that cannot give labels."""
+    if not stores:
+        raise ConfigError("Labelling needs the vectors of at least one encoder: gpt4image embed.")
+    if not (strength > 0 and np.isfinite(strength)) or folds < 2:
+        raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
+    if len(images.classes) < 2:
+        raise DataError(
+            f"{images.source} has {len(images.classes)} classes; there is nothing to label with fewer than 2."
+        )
 
 
 @dataclass(frozen=True)
@@ -37,9 +111,9 @@ class TrainingVectors:
     """The training images that have a vector in every store.
 
     Attributes:
-        ids: image ids in rising order, S32 [n]; an image that lies in several classes comes once for each.
-        labels: int [n], -1 where there is none.
-        stores: where the vectors are.
+        ids: image ids in ascending order, S32 [n]; an image in several classes comes once for each.
+        labels: int [n], -1 for none.
+        stores: the stores.
         positions: positions of the images in each store, int64 [n] each.
     """
 
@@ -48,19 +122,29 @@ class TrainingVectors:
     stores: Sequence[EmbeddingStore]
     positions: Sequence[np.ndarray]
 
+    def origin(self, kind: LabelKind) -> LabelOrigin:
+        """Return the origin of labels made from these vectors, without the settings."""
+        sources = []
+        for store in self.stores:
+            known = store.manifest
+            content = digest(known.text_hash, known.long_text)
+            sources.append(LabelSource(name=known.encoder, revision=known.revision, content=content))
+        fitted_to = digest(self.ids.tobytes(), self.labels.astype(np.int32).tobytes())
+        return LabelOrigin(kind=kind, sources=tuple(sources), fitted_to=fitted_to)
+
     def groups(self) -> np.ndarray:
-        """Numbers of groups of images with the same id or a text in common, directly or in steps, int64 [n]."""
+        """Number the leakage groups, int64 [n]: images with the same id or a text in common, directly or in steps."""
         owners, texts = [], []
         for store, positions in zip(self.stores, self.positions, strict=True):
             owner, rows = store.all_rows(positions)
             owners.append(owner)
             texts.append(np.load(store.layout.texts, mmap_mode="r")[rows])
-        owner = np.concatenate(owners)
-        _, first = np.unique(owner, return_index=True)
+        owner = np.concatenate(owners)  # [K], the image of each text
+        _, first = np.unique(owner, return_index=True)  # each image has a text, so this is one text of each image [n]
         return np.asarray(link(self.ids[owner], np.concatenate(texts))[first])
 
     def write(self, path: Path) -> np.ndarray:
-        """Write the images' vectors, those of all stores side by side, float16 [n, D]; returns the memory map."""
+        """Write the vectors of all stores side by side, float16 [n, D], and return the memory map."""
         shape = (len(self.ids), sum(store.width for store in self.stores))
         vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
         for rows in blocks(np.arange(len(self.ids))):
@@ -69,8 +153,8 @@ class TrainingVectors:
         return vectors
 
 
-def gather(images: ImageTable, stores: Sequence[EmbeddingStore]) -> TrainingVectors:
-    """Find the training images that have a vector in every store. DescriptionError when none with a label has."""
+def find_training_vectors(images: ImageTable, stores: Sequence[EmbeddingStore]) -> TrainingVectors:
+    """Find the training images with a vector in every store. DescriptionError if none of them has a label."""
     rows = images.split("train")
     ids, labels = images.ids[rows], images.labels[rows]
     order = np.lexsort((labels, ids))
@@ -87,103 +171,6 @@ def gather(images: ImageTable, stores: Sequence[EmbeddingStore]) -> TrainingVect
     return TrainingVectors(ids[chosen], labels[chosen], stores, [found[chosen] for found in positions])
 
 
-def source_of(store: EmbeddingStore) -> LabelSource:
-    """What a store's vectors come from."""
-    known = store.manifest
-    return LabelSource(name=known.encoder, revision=known.revision, content=digest(known.text_hash, known.long_text))
-
-
-SHOWN = 5
-
-
-"""Classes that an error names, at most."""
-
-
-def label_by_vectors(
-    images: ImageTable,
-    stores: Sequence[EmbeddingStore],
-    folder: Path,
-    *,
-    strength: float = STRENGTH,
-    folds: int = FOLDS,
-    seed: int = 0,
-    kind: LabelKind = "text",
-    device: torch.device | str | None = None,
-) -> SoftLabels:
-    """Label the training images by the vectors of their texts, or open the labels that are there.
-
-    The classifier is a softmax regression on the mean of an image's text vectors, cross-fitted: neither the image nor
-    any image that has a text in common with it is among what its labeller has learned from. Validation and test images
-    are not touched. Training images without a label are labelled too, by the mean of all models; those without a text
-    are not, nor is one that is alone in its class. Labels are made anew when images, given labels, texts, encoders or
-    settings have changed.
-
-    Args:
-        images: the images.
-        stores: vectors of their texts, one store an encoder; unit vectors of several are put side by side.
-        folder: where the labels lie.
-        strength: inverse strength of the regularisation, as `C` of scikit-learn's `LogisticRegression`.
-        folds: number of folds.
-        seed: seed of the folds.
-        kind: what the vectors are of, for the manifest.
-        device: where models are fitted; the fastest available when not given.
-
-    Raises:
-        ConfigError: no store, fewer than two folds, or a strength that is not above 0.
-        DataError: the images have fewer than two classes.
-        DescriptionError: no labelled training image has a text, or fewer than two classes have several.
-    """
-    check_settings(images, stores, strength, folds)
-    known = gather(images, stores)
-    origin = origin_of(known, kind).model_copy(update={"folds": folds, "strength": strength, "seed": seed})
-    layout = LabelLayout(folder)
-    with exclusive(layout.lock, f"the soft labels in {folder}", wait=True):
-        finish_interrupted(layout)
-        there = open_if_same(layout, origin, images.classes)
-        try:
-            return there or make_labels(known, images, layout, origin, device)
-        finally:
-            shutil.rmtree(layout.scratch, ignore_errors=True)
-
-
-def labels_there(images: ImageTable, stores: Sequence[EmbeddingStore], folder: Path) -> SoftLabels | None:
-    """The labels in a folder if they were made of these images and vectors, whatever the settings; None otherwise."""
-    try:
-        there = SoftLabels(folder)
-    except StoreError:
-        return None
-    settings = {key: getattr(there.manifest.origin, key) for key in ("folds", "strength", "seed")}
-    wanted = origin_of(gather(images, stores), "text").model_copy(update=settings)
-    return there if (there.manifest.origin, there.classes) == (wanted, tuple(images.classes)) else None
-
-
-def origin_of(known: TrainingVectors, kind: LabelKind) -> LabelOrigin:
-    """What labels are made of, settings aside."""
-    fitted_to = digest(known.ids.tobytes(), known.labels.astype(np.int32).tobytes())
-    return LabelOrigin(kind=kind, sources=tuple(map(source_of, known.stores)), fitted_to=fitted_to)
-
-
-def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
-    """ConfigError or DataError when nothing can be labelled with them."""
-    if not stores:
-        raise ConfigError("Labelling needs the vectors of at least one encoder: gpt4image embed.")
-    if not (strength > 0 and np.isfinite(strength)) or folds < 2:
-        raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
-    if len(images.classes) < 2:
-        raise DataError(
-            f"{images.source} has {len(images.classes)} classes; there is nothing to label with fewer than 2."
-        )
-
-
-def open_if_same(layout: LabelLayout, origin: LabelOrigin, classes: Sequence[str]) -> SoftLabels | None:
-    """The labels in a folder if they are whole and of this origin."""
-    try:
-        there = SoftLabels(layout.folder)
-    except StoreError:
-        return None
-    return there if (there.manifest.origin, there.classes) == (origin, tuple(classes)) else None
-
-
 def make_labels(
     known: TrainingVectors,
     images: ImageTable,
@@ -191,7 +178,7 @@ def make_labels(
     origin: LabelOrigin,
     device: torch.device | str | None,
 ) -> SoftLabels:
-    """Cross-fit and write the labels, in place of what is there."""
+    """Cross-fit and write the labels, replacing earlier ones."""
     groups = known.groups()
     alone = find_alone(known.labels, groups, images.classes)
     shutil.rmtree(layout.scratch, ignore_errors=True)
@@ -208,6 +195,7 @@ def make_labels(
         device=device,
         out=np.lib.format.open_memmap(layout.scratch / "logits.npy", mode="w+", dtype=np.float32, shape=shape),
     )
+    # the rows of an image in several classes have one vector and one group, so one fold and equal logits
     ids, first = np.unique(known.ids, return_index=True)
     kept = ~alone[first]
     logits = fitted.logits if kept.all() and len(ids) == len(known.ids) else fitted.logits[first[kept]]
@@ -215,9 +203,9 @@ def make_labels(
 
 
 def find_alone(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Which rows are of a class whose described images are one, or all share their text, bool [n]; says which classes.
+    """Find rows whose class lies in a single group, bool [n], and warn about these classes.
 
-    Such images would be labelled by a model that has seen nothing of their class, never as what they are: they get no
+    The model that would label such an image has seen nothing of its class, so it could never name it: the image gets no
     soft label.
 
     Raises:
@@ -227,16 +215,16 @@ def find_alone(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -
     lonely = (described > 0) & (groups_per_class(labels, groups, len(classes)) < 2)
     if ((described > 0) & ~lonely).sum() < 2:
         raise DescriptionError(
-            "Soft labels take two classes or more with several described training images, of texts of their own. "
-            "Describe more images."
+            "Soft labels take two classes or more, each with several training images whose texts differ. Describe more "
+            "images."
         )
     if lonely.any():
         at = np.flatnonzero(lonely)
         named = ", ".join(f"{classes[each]!r} ({described[each]:,})" for each in at[:SHOWN].tolist())
         more = f" and {len(at) - SHOWN:,} more" if len(at) > SHOWN else ""
         console.say(
-            "no soft labels for classes with a single described training image, or whose images all share one text: "
-            f"{named}{more}",
+            "no soft labels for classes with a single described training image, or whose images all have the same "
+            f"text: {named}{more}",
             style="yellow",
         )
     return np.asarray((labels >= 0) & lonely[labels])

@@ -1,4 +1,4 @@
-"""Soft labels held against the given ones: which classes the labeller knows least, and which labels it doubts."""
+"""Reports on soft labels: their quality, likely label errors, and a comparison of text encoders."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
 from gpt4image.soft_labels.store import SoftLabels
 
-SHOWN = 5
-
-
-"""Classes that are named."""
-
-
+SHOWN = 5  # classes that the report names
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")
+HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """An image whose given label the labeller finds very unlikely.
+class LabelIssue:
+    """A likely label error.
 
     Attributes:
         image_id: the image, 32 hex digits.
-        path: the image as the source names it; untrusted.
+        path: its path in the source; untrusted.
         label: its given class.
-        probability: what the labeller gives that.
+        probability: soft label of the given class.
         likelier: the likeliest class.
-        its_probability: what the labeller gives that.
+        its_probability: soft label of that class.
     """
 
     image_id: str
@@ -47,31 +43,31 @@ class Doubt:
     its_probability: float
 
     def line(self) -> str:
-        """One line, tab separated, with control characters shown."""
+        """Format a tab-separated line with control characters escaped."""
         cells = (self.image_id, self.path, self.label, f"{self.probability:.6f}", self.likelier)
         return "\t".join(map(printable, (*cells, f"{self.its_probability:.6f}")))
 
 
 @dataclass(frozen=True)
-class LabelAccount:
-    """How soft labels and given ones agree.
+class LabelReport:
+    """How far soft labels agree with the given ones.
 
     Attributes:
         labels: the soft labels.
-        per_class: number of images and share right of each class that has any, by name; lowest share first.
-        doubts: images whose given label is doubted, the least likely label first.
+        per_class: images and share right of each class that has any, by name; lowest share first.
+        issues: likely label errors, the least likely given label first.
     """
 
     labels: SoftLabels
     per_class: dict[str, tuple[int, float]]
-    doubts: list[Doubt]
+    issues: list[LabelIssue]
 
     def lines(self) -> list[str]:
-        """The account in words."""
+        """Format the report for the terminal."""
         known, quality = self.labels.manifest, self.labels.manifest.quality
-        judged = []
+        measured = []
         if quality is not None:
-            judged = [
+            measured = [
                 f"out of fold: {quality.accuracy:.1%} of {counted(quality.images, 'image')} right, mean of the classes "
                 f"{quality.balanced_accuracy:.1%}",
                 f"calibration: temperature {known.temperature:.2f}, error {quality.calibration_error:.3f}, "
@@ -80,82 +76,70 @@ class LabelAccount:
         worst = list(self.per_class.items())[:SHOWN]
         named = ", ".join(f"{name} {share:.0%} of {images:,}" for name, (images, share) in worst)
         return [
-            *judged,
-            f"least known: {named}",
-            f"doubtful: the given label of {counted(len(self.doubts), 'image')}: {self.labels.layout.doubtful}",
+            *measured,
+            f"weakest classes: {named}",
+            f"likely label errors: {counted(len(self.issues), 'image')}: {self.labels.layout.doubtful}",
             f"soft labels of {counted(len(self.labels), 'image')}: {self.labels.layout.folder}",
         ]
 
 
-def account_for(labels: SoftLabels, images: ImageTable) -> LabelAccount:
-    """Hold soft labels against the given labels of the training images.
-
-    A given label is doubted where another class has at least a probability of 0.7 and is 20 times as likely. What is
-    right is then often the given label: it is a list to look at.
+def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
+    """Compare soft labels with the given labels of the training images.
 
     Args:
         labels: the soft labels.
-        images: the images they were made for.
+        images: the images that they were made for.
 
     Raises:
-        StoreError: the labels are of other classes.
+        StoreError: the soft labels have other classes.
     """
     labels.check(images.classes)
     rows = images.split("train")
-    rows = rows[(labels.find(images.ids[rows]) >= 0) & (images.labels[rows] >= 0)]
-    given, doubts = images.labels[rows], []
-    answers = np.empty(len(rows), dtype=np.int64)
+    positions = labels.find(images.ids[rows])
+    chosen = (positions >= 0) & (images.labels[rows] >= 0)
+    rows, positions = rows[chosen], positions[chosen]
+    given, ids = images.labels[rows], images.ids[rows]
+    predicted = np.empty(len(rows), dtype=np.int64)
+    issues = []
     for places in blocks(np.arange(len(rows))):
-        probabilities = labels.take(labels.find(images.ids[rows[places]]))
-        answers[places] = probabilities.argmax(axis=1)
-        doubts += find_doubts(probabilities, given[places], rows[places], images)
+        probabilities = labels.take(positions[places])  # [b, C]
+        predicted[places] = probabilities.argmax(axis=1)
+        likelier = find_label_issues(probabilities, given[places])
+        for at in np.flatnonzero(likelier >= 0).tolist():
+            row, label, other = places[at], given[places[at]], likelier[at]
+            issue = LabelIssue(
+                image_id=ids[row].decode(),
+                path=images.path(int(rows[row])),
+                label=images.classes[label],
+                probability=float(probabilities[at, label]),
+                likelier=images.classes[other],
+                its_probability=float(probabilities[at, other]),
+            )
+            issues.append(issue)
     shares = {
-        images.classes[value]: (int((given == value).sum()), float((answers[given == value] == value).mean()))
+        images.classes[value]: (int((given == value).sum()), float((predicted[given == value] == value).mean()))
         for value in np.unique(given).tolist()
     }
     per_class = dict(sorted(shares.items(), key=lambda item: item[1][1]))
-    return LabelAccount(labels, per_class, sorted(doubts, key=lambda doubt: doubt.probability))
+    return LabelReport(labels, per_class, sorted(issues, key=lambda issue: issue.probability))
 
 
-def find_doubts(probabilities: np.ndarray, given: np.ndarray, rows: np.ndarray, images: ImageTable) -> list[Doubt]:
-    """The doubted labels among images at some rows [n], of probabilities [n, C] and given labels [n]."""
-    likelier = find_label_issues(probabilities, given)
-    ids = images.ids[rows]
-    return [
-        Doubt(
-            image_id=ids[at].decode(),
-            path=images.path(int(rows[at])),
-            label=images.classes[given[at]],
-            probability=float(probabilities[at, given[at]]),
-            likelier=images.classes[likelier[at]],
-            its_probability=float(probabilities[at, likelier[at]]),
-        )
-        for at in np.flatnonzero(likelier >= 0).tolist()
-    ]
-
-
-def write_doubts(path: Path, doubts: Iterable[Doubt]) -> None:
-    """Write doubted labels as a tab-separated table with a heading."""
+def write_label_issues(path: Path, issues: Iterable[LabelIssue]) -> None:
+    """Write likely label errors as a tab-separated table with a heading."""
     with atomic_write(path) as file:
-        for line in ("\t".join(COLUMNS), *(doubt.line() for doubt in doubts)):
+        for line in ("\t".join(COLUMNS), *(issue.line() for issue in issues)):
             file.write(f"{line}\n".encode())
-
-
-HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
-
-
-"""What stands above the lines."""
 
 
 @dataclass(frozen=True)
 class ComparedEncoder:
-    """What one text encoder, or all of them side by side, knows of the classes.
+    """How much one text encoder, or several together, says about the classes.
 
     Attributes:
         name: its name; several joined by +.
-        width: length of a vector, or of several side by side.
-        cut: texts of which the end was not read, and all texts.
-        quality: of a classifier on its vectors, for images that it has not seen.
+        width: length of its vectors, or of the concatenated ones.
+        cut: number of truncated texts, and of all texts.
+        quality: quality of a cross-fitted classifier on its vectors.
     """
 
     name: str
@@ -164,7 +148,7 @@ class ComparedEncoder:
     quality: LabelQuality
 
     def line(self) -> str:
-        """One line of a table."""
+        """Format a line of the table below `HEADING`."""
         found, (cut, texts) = self.quality, self.cut
         return (
             f"{self.name:40.40} {self.width:6,} {cut / max(texts, 1):8.1%} {found.accuracy:9.1%} "
@@ -172,24 +156,24 @@ class ComparedEncoder:
         )
 
 
-def judge_encoders(
+def compare_encoders(
     images: ImageTable, stores: Sequence[EmbeddingStore], folder_of: Callable[[str], Path]
 ) -> list[ComparedEncoder]:
-    """Judge a cross-fitted classifier on the vectors of each encoder; several are also judged side by side.
+    """Cross-fit a classifier on the vectors of each encoder, and on those of all together.
 
     Args:
         images: the images.
-        stores: each encoder's vectors.
-        folder_of: where the labels are kept that vectors of that name give.
+        stores: vectors of each encoder.
+        folder_of: folder for the soft labels of a given name.
 
     Returns:
-        The encoders, the lowest negative log-likelihood first; those left out that no image can judge.
+        The encoders, the lowest negative log-likelihood first.
     """
     found = []
     for chosen in [*((store,) for store in stores), *([tuple(stores)] if len(stores) > 1 else [])]:
         name = "+".join(store.manifest.encoder for store in chosen)
         quality = label_by_vectors(images, chosen, folder_of(f"compared-{name}")).manifest.quality
-        if quality is None:
+        if quality is None:  # never with cross-fitted labels
             continue
         cut, texts = (sum(getattr(s.manifest, key) for s in chosen) for key in ("truncated", "distinct_texts"))
         found.append(ComparedEncoder(name, sum(store.width for store in chosen), (cut, texts), quality))

@@ -1,4 +1,4 @@
-"""Soft labels on disk: a probability for each class, found by image id, read through a memory map by every process."""
+"""The soft label store: class probabilities by image id, read through a memory map that all processes share."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import File, Layout, exclusive, replace_folder, save_array
+from gpt4image.core.files import File, Layout, Sibling, exclusive, replace_folder, save_array
 from gpt4image.core.record import Record
 from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
 LabelKind = Literal["text", "images", "classifier"]
+"""What labels are made from: vectors of texts, vectors of images, or the logits of a stronger classifier."""
 
-
-"""What the labels were made from: vectors of texts, vectors of images, or the logits of a stronger classifier."""
+CREATE = "Create them: gpt4image label DATA --work WORK."
+CREATE_AGAIN = "Delete the folder and create the labels again: gpt4image label DATA --work WORK."
+LOWEST = -60_000.0  # stands for the log-probability of an impossible class: about the lowest float16
 
 
 class LabelSource(Record):
-    """One thing that the labels were made from.
+    """One encoder or classifier behind the labels.
 
     Attributes:
-        name: encoder or classifier, as the user names it.
+        name: its name, as the user writes it.
         revision: hash of its weights.
-        content: hash of what it was given, such as image ids and texts.
+        content: hash of its input, such as image ids and texts.
     """
 
     name: str
@@ -38,15 +40,15 @@ class LabelSource(Record):
 
 
 class LabelOrigin(Record):
-    """All that decides the labels; the same origin gives the same labels.
+    """Everything that determines the labels: the same origin gives the same labels.
 
     Attributes:
-        kind: what they were made from.
-        sources: encoders or classifiers, in the order in which their vectors were joined.
-        fitted_to: hash of the image ids and labels that were learned from, empty where nothing was.
-        folds: number of folds, None where labels are not cross-fitted.
-        strength: inverse strength of the regularisation, likewise.
-        seed: seed of the folds, likewise.
+        kind: what they are made from.
+        sources: encoders or classifiers, in the order in which their vectors are concatenated.
+        fitted_to: hash of the image ids and labels of the training rows; empty where nothing was fitted.
+        folds: number of folds; None without cross-fitting, likewise the next two.
+        strength: inverse strength of the regularisation.
+        seed: seed of the folds.
     """
 
     kind: LabelKind
@@ -58,14 +60,14 @@ class LabelOrigin(Record):
 
 
 class LabelManifest(Record):
-    """What a folder of soft labels holds.
+    """Provenance, size and quality of a soft label store.
 
     Attributes:
-        origin: what decides the labels.
-        classes: class names, in the order of the columns.
+        origin: what determines the labels.
+        classes: names of the C classes, in the order of the columns.
         images: number N of images.
-        temperature: divides the logits before the softmax where no other is asked for.
-        quality: how good the labels are, None where that was not measured.
+        temperature: divides the logits before the softmax, unless another is asked for.
+        quality: quality of the labels; None where it was not measured.
     """
 
     origin: LabelOrigin
@@ -75,63 +77,50 @@ class LabelManifest(Record):
     quality: LabelQuality | None
 
 
-MAKE_THEM = "Make them: gpt4image label DATA --work WORK."
-
-
-MAKE_AGAIN = "Delete the folder and make the labels again: gpt4image label DATA --work WORK."
-
-
 class LabelLayout(Layout):
-    """Files of a soft label store."""
+    """Files of a soft label store, and what lies beside its folder while it is written."""
 
     manifest = File("manifest.json")
-    """What the labels are; written last, so a store with a manifest is whole."""
+    """Written last, so a store that has one is complete."""
     ids = File("ids.npy")
-    """Image ids in rising order, S32 [N]."""
+    """Image ids in ascending order, S32 [N]."""
     logits = File("logits.npy")
     """Log-probabilities at temperature 1, float16 [N, C]."""
     doubtful = File("doubtful.tsv")
-    """Images whose given label is doubted, as a table; there once it was asked for."""
-
-    @property
-    def lock(self) -> Path:
-        """Lock file of whoever writes the store."""
-        return self.folder.with_name(self.folder.name + ".lock")
-
-    @property
-    def building(self) -> Path:
-        """Where a store lies while it is written."""
-        return self.folder.with_name(self.folder.name + ".building")
-
-    @property
-    def scratch(self) -> Path:
-        """What is needed only while labels are made."""
-        return self.folder.with_name(self.folder.name + ".scratch")
+    """Table of likely label errors; written on request."""
+    lock = Sibling(".lock")
+    """Lock file of the writer."""
+    building = Sibling(".building")
+    """The store while it is written; renamed when complete."""
+    scratch = Sibling(".scratch")
+    """Temporary arrays."""
 
 
 class SoftLabels:
-    """Class probabilities by image id. Opens in no time and copies nothing, whatever its size.
+    """Class probabilities by image id. Opens instantly and copies nothing, whatever its size.
 
     Args:
-        folder: a finished store.
+        folder: a complete store.
 
     Raises:
-        StoreError: there is no finished store in the folder, or it is damaged.
+        StoreError: the folder holds no complete store, or a damaged one.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.layout = LabelLayout(Path(folder))
         if not self.layout.manifest.exists():
-            raise StoreError(f"{folder} holds no finished soft labels. {MAKE_THEM}")
+            raise StoreError(f"{folder} holds no complete soft labels. {CREATE}")
         try:
             self.manifest = LabelManifest.load(self.layout.manifest)
-            self._ids: np.ndarray = np.load(self.layout.ids, mmap_mode="r")
+            self.ids: np.ndarray = np.load(self.layout.ids, mmap_mode="r")  # ascending, S32 [N]
             self._logits: np.ndarray = np.load(self.layout.logits, mmap_mode="r")
         except (OSError, ValueError, EOFError, StoreError) as error:
-            raise StoreError(f"{self.layout.folder} is damaged ({str(error).rstrip('.')}). {MAKE_AGAIN}") from None
-        if (self._ids.shape, self._logits.shape) != ((len(self),), (len(self), len(self.classes))):
-            raise StoreError(f"{self.layout.folder} does not fit its manifest. {MAKE_AGAIN}")
+            raise StoreError(f"{self.layout.folder} is damaged ({str(error).rstrip('.')}). {CREATE_AGAIN}") from None
+        self.classes = self.manifest.classes
+        if (self.ids.shape, self._logits.shape) != ((len(self),), (len(self), len(self.classes))):
+            raise StoreError(f"{self.layout.folder} does not match its manifest. {CREATE_AGAIN}")
 
+    # Data loader workers receive the path, not the arrays, and map the same files.
     def __getstate__(self) -> Path:
         return self.layout.folder
 
@@ -141,37 +130,27 @@ class SoftLabels:
     def __len__(self) -> int:
         return self.manifest.images
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the probabilities."""
-        return self.manifest.classes
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Image ids in rising order, S32 [N]."""
-        return self._ids
-
     def check(self, classes: Sequence[str]) -> None:
-        """StoreError when the labels are of other classes than these, or in another order."""
+        """Raise StoreError unless the labels have these classes, in this order."""
         if self.classes != tuple(classes):
             raise StoreError(
-                f"The soft labels in {self.layout.folder} are of other classes ({len(self.classes):,}; now "
-                f"{len(classes):,}) or in another order. {MAKE_AGAIN}"
+                f"The soft labels in {self.layout.folder} have other classes ({len(self.classes):,}; now "
+                f"{len(classes):,}) or another order. {CREATE_AGAIN}"
             )
 
     def find(self, ids: Sequence[str | bytes] | np.ndarray) -> np.ndarray:
-        """Positions of image ids in the store, int64 [B]; -1 for images without a soft label."""
-        return find_sorted(self._ids, np.asarray(ids, dtype="S32"))
+        """Return the positions of image ids [B] in the store, int64 [B]; -1 for images without a soft label."""
+        return find_sorted(self.ids, np.asarray(ids, dtype="S32"))
 
     def take(self, positions: np.ndarray, temperature: float | None = None) -> np.ndarray:
-        """Probabilities of the images at positions that `find` found.
+        """Return the probabilities of images.
 
         Args:
-            positions: int [B].
-            temperature: divides the logits; higher is softer. The one in the manifest when not given.
+            positions: positions from `find`, int [B].
+            temperature: divides the logits; higher is softer. Default: the manifest's.
 
         Returns:
-            float32 [B, C]; rows of zeros where a position is -1.
+            float32 [B, C]; rows of zeros where the position is -1.
 
         Raises:
             ConfigError: the temperature is not above 0.
@@ -184,18 +163,12 @@ class SoftLabels:
         return probabilities
 
 
-def check_temperature(temperature: float) -> None:
-    """ConfigError when it is not above 0."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ConfigError(
-            f"A temperature of soft labels must be above 0, not {temperature}. 1 leaves them as they are."
-        )
-
-
-LOWEST = -60_000.0
-
-
-"""Log-probability of an impossible class: the lowest that float16 holds, roughly."""
+def open_if_complete(folder: Path) -> SoftLabels | None:
+    """Open the store in a folder; None if there is no complete one."""
+    try:
+        return SoftLabels(folder)
+    except StoreError:
+        return None
 
 
 def write_soft_labels(
@@ -208,23 +181,23 @@ def write_soft_labels(
     temperature: float = 1.0,
     quality: LabelQuality | None = None,
 ) -> SoftLabels:
-    """Write a store of soft labels, in place of what is there: from any classifier's logits.
+    """Write a store from the logits of any classifier, replacing an earlier one.
 
-    A process that is killed leaves the earlier store, or none, or the whole new one.
+    If the process is killed, the folder holds the earlier store, none, or the complete new one.
 
     Args:
-        folder: where it will lie.
-        ids: image ids [N], in any order, each once.
-        logits: float [N, C], in the same order; may be a memory map. -inf says impossible.
+        folder: the store's folder.
+        ids: image ids [N], in any order, without duplicates.
+        logits: float [N, C] in the same order; may be a memory map. -inf means impossible.
         classes: names of the C classes.
-        origin: what the labels were made from.
-        temperature: the temperature that suits them best.
-        quality: how good they are, where that was measured.
+        origin: what the labels are made from.
+        temperature: the temperature that fits them best.
+        quality: their quality, if measured.
 
     Raises:
-        BusyError: another process writes there.
-        ConfigError: an id comes twice, shapes do not match, a temperature that is not above 0.
-        StoreError: a row's logits have no finite number, or NaN or +inf.
+        BusyError: another process is writing there.
+        ConfigError: duplicate ids, shapes that do not match, or a temperature that is not above 0.
+        StoreError: a row of logits has no finite number, or holds NaN or +inf.
     """
     layout = LabelLayout(folder)
     with exclusive(layout.lock, f"the soft labels in {folder}"):
@@ -240,7 +213,7 @@ def replace_labels(
     temperature: float,
     quality: LabelQuality | None,
 ) -> SoftLabels:
-    """`write_soft_labels` for a caller that holds the lock."""
+    """Do what `write_soft_labels` does, for a caller that holds the lock."""
     check_temperature(temperature)
     sorted_ids, order = np.unique(np.asarray(ids, dtype="S32"), return_index=True)
     if len(order) != len(ids):
@@ -256,17 +229,22 @@ def replace_labels(
     building.folder.mkdir(parents=True)
     save_array(building.ids, sorted_ids)
     write_logits(building.logits, logits, order)
-    LabelManifest(
+    manifest = LabelManifest(
         origin=origin, classes=tuple(classes), images=len(ids), temperature=temperature, quality=quality
-    ).save(building.manifest)
+    )
+    manifest.save(building.manifest)
     replace_folder(building.folder, layout.folder)
     return SoftLabels(layout.folder)
 
 
 def write_logits(path: Path, logits: np.ndarray, order: np.ndarray) -> None:
-    """Write logits [N, C] in an order [N], as log-probabilities: float16 is finest near 0, where likely ones are."""
-    if not logits.size:
-        return save_array(path, logits.astype(np.float16))
+    """Write logits [N, C] in an order [N], as log-probabilities.
+
+    float16 is finest near 0, where the log-probabilities of likely classes are.
+    """
+    if not logits.size:  # a memory map cannot be empty
+        save_array(path, logits.astype(np.float16))
+        return
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=logits.shape)
     for places in blocks(np.arange(len(order))):
         with np.errstate(invalid="ignore"):
@@ -277,10 +255,17 @@ def write_logits(path: Path, logits: np.ndarray, order: np.ndarray) -> None:
             )
         stored[places] = np.maximum(part, LOWEST)
     stored.flush()
-    return None
 
 
 def finish_interrupted(layout: LabelLayout) -> None:
-    """Put a store in its place whose writer was killed just before that."""
+    """Move a complete store into place whose writer was killed just before it did so."""
     if LabelLayout(layout.building).manifest.exists():
         replace_folder(layout.building, layout.folder)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ConfigError unless the temperature is above 0."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ConfigError(
+            f"The temperature of soft labels must be above 0, not {temperature}. 1 leaves them as they are."
+        )

@@ -144,7 +144,7 @@ def open_soft_labels(
         return ()
     if not stores:
         raise ConfigError("Soft labels come from descriptions, or from a run as a teacher: --teachers run:FOLDER.")
-    from gpt4image.soft_labels import label_by_vectors, labels_there
+    from gpt4image.soft_labels import existing_labels, label_by_vectors
 
     folder = workdir.labels("+".join(store.manifest.encoder for store in stores))
-    return (labels_there(images, stores, folder) or label_by_vectors(images, stores, folder),)
+    return (existing_labels(images, stores, folder) or label_by_vectors(images, stores, folder),)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
-    from gpt4image.soft_labels import ComparedEncoder, LabelAccount, SoftLabels
+    from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
 
@@ -127,19 +127,19 @@ def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> 
 
     No image model is trained. What is embedded is kept for training.
     """
-    from gpt4image.soft_labels import judge_encoders
+    from gpt4image.soft_labels import compare_encoders
 
     images, stores = run_embedding(data, text, work)
-    return judge_encoders(images, stores, WorkDir(work).labels)
+    return compare_encoders(images, stores, WorkDir(work).labels)
 
 
-def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelAccount:
+def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelReport:
     """Have the texts label the training images, and write down which given labels that speaks against.
 
     Raises:
         ConfigError: there is no text.
     """
-    from gpt4image.soft_labels import account_for, label_by_vectors, write_doubts
+    from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
 
     images, stores = run_embedding(data, text, work)
     labels = label_by_vectors(
@@ -150,6 +150,6 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
         folds=options.folds,
         seed=options.label_seed,
     )
-    account = account_for(labels, images)
-    write_doubts(labels.layout.doubtful, account.doubts)
-    return account
+    report = report_labels(labels, images)
+    write_label_issues(labels.layout.doubtful, report.issues)
+    return report

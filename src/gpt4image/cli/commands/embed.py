@@ -86,5 +86,5 @@ class Label:
         from gpt4image.core.format import printable
         from gpt4image.workflows.train import run_labelling
 
-        account = run_labelling(self.source, self.descriptions, self.labeller, self.work)
-        print("\n".join(map(printable, account.lines())))
+        report = run_labelling(self.source, self.descriptions, self.labeller, self.work)
+        print("\n".join(map(printable, report.lines())))
