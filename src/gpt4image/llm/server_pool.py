@@ -58,10 +58,6 @@ class Server:
         self.failures = self.absences = 0
         self.last_response = now
 
-    def absence(self) -> float:
-        """Return the seconds until the next health check, longer after each absence."""
-        return min(MAX_ABSENCE, CHECK_INTERVAL * 2.0 ** min(self.absences - 1, 16))
-
 
 class ServerPool:
     """Chooses a server for every request and takes failing servers out.
@@ -178,7 +174,7 @@ class ServerPool:
         self.wake()
 
     async def _revive(self, server: Server) -> None:
-        await asyncio.sleep(server.absence())
+        await asyncio.sleep(min(MAX_ABSENCE, CHECK_INTERVAL * 2.0 ** min(server.absences - 1, 16)))  # doubles each time
         while True:
             try:
                 await self._check(server)

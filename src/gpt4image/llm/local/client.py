@@ -169,31 +169,26 @@ class LocalDescriber:
 
     def _converse(self, model: VisionModel, batch: list[PendingRequest]) -> RequestFailedError | None:
         """Answer a batch. Return the failure if it fails as a whole."""
-        conversations = [Conversation(pending.request, pending.image, pending.abandoned) for pending in batch]
         try:
-            model.converse(conversations)
+            model.converse(batch)
         except Exception as error:
             return classify_failure(error)
         served_model = f"{self.place}@{model.commit}" if model.commit else self.model
-        for pending, conversation in zip(batch, conversations, strict=True):
+        for pending in batch:
             if not pending.abandoned():
-                pending.outcome = outcome(conversation, served_model)
+                pending.outcome = pending.result(served_model)
         return None
 
 
 @dataclass(eq=False)
-class PendingRequest:
-    """A request that waits for its outcome.
+class PendingRequest(Conversation):
+    """A conversation that `describe` waits for.
 
     Attributes:
-        request: the request.
-        image: its picture, RGB.
         reply: what `describe` waits for; cancelled when its caller gives up.
         outcome: reply or failure, once known.
     """
 
-    request: DescribeRequest
-    image: Image.Image
     reply: asyncio.Future[Reply]
     outcome: Reply | Exception | None = None
 
@@ -202,9 +197,17 @@ class PendingRequest:
         """Sampling parameters that a batch shares: all but the seed."""
         return replace(self.request.sampling, seed=None)
 
-    def abandoned(self) -> bool:
-        """Return whether nobody waits for it any more."""
+    def abandoned(self) -> bool:  # noqa: D102 - see the base class
         return self.reply.cancelled()
+
+    def result(self, model: str) -> Reply | RequestFailedError:
+        """Return the reply of the finished conversation, or the failure if its last answer is empty."""
+        if self.answers[-1].text:
+            return Reply.join(self.answers, model)
+        sampling = self.request.sampling
+        random = sampling.seed is None and sampling.temperature != 0  # otherwise a retry gives the same answer
+        detail = f"finish reason {self.answers[-1].finish_reason}"
+        return RequestFailedError("empty answer", detail, retryable=random).with_tokens(self.answers)
 
     def deliver(self) -> None:
         """Pass the outcome to `describe`."""
@@ -214,16 +217,6 @@ class PendingRequest:
             self.reply.set_result(self.outcome)
         else:
             self.reply.set_exception(self.outcome or RuntimeError("no outcome"))
-
-
-def outcome(conversation: Conversation, model: str) -> Reply | RequestFailedError:
-    """Return the reply of a finished conversation, or the failure if its last answer is empty."""
-    answers, sampling = conversation.answers, conversation.request.sampling
-    if answers[-1].text:
-        return Reply.join(answers, model)
-    random = sampling.seed is None and sampling.temperature != 0  # otherwise a retry gives the same answer
-    detail = f"finish reason {answers[-1].finish_reason}"
-    return RequestFailedError("empty answer", detail, retryable=random).with_tokens(answers)
 
 
 def open_picture(request: DescribeRequest) -> Image.Image:

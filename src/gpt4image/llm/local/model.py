@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +28,24 @@ OUT_OF_MEMORY = "out of memory"
 DEVICE_SIGNS = ("CUDA error", "HIP error")
 
 
-@dataclass
+@dataclass(eq=False)
 class Conversation:
     """A conversation about a picture, with the answers so far.
 
     Attributes:
         request: the questions.
         image: the picture, RGB.
-        abandoned: whether nobody waits for the answers any more.
         answers: answers so far, without surrounding space. `tokens_in` includes the picture but no padding, and
             `tokens_out` includes the end token.
     """
 
     request: DescribeRequest
     image: Image.Image
-    abandoned: Callable[[], bool] = bool
-    answers: list[ChatAnswer] = field(default_factory=list)
+    answers: list[ChatAnswer] = field(default_factory=list, init=False)
+
+    def abandoned(self) -> bool:
+        """Return whether nobody waits for the answers any more."""
+        return False
 
     def messages(self, separate_system: bool) -> list[Message]:
         """Return the conversation up to the next question, in the form of chat templates.
@@ -102,6 +104,8 @@ class VisionModel:
         The conversations share all sampling parameters but the seed. One ends early when it is abandoned or an answer
         is empty.
         """
+        for conversation in conversations:
+            conversation.answers.clear()  # of an earlier attempt in a larger batch
         for turn in range(max(len(conversation.request.turns) for conversation in conversations)):
             batch = [conversation for conversation in conversations if conversation.continues(turn)]
             if batch:
