@@ -20,11 +20,18 @@ def test_public_names_exist_and_are_documented(name):
     assert importlib.import_module(found.__module__)
 
 
-def test_all_is_sorted_and_complete():
-    assert list(gpt4image.__all__) == sorted(gpt4image.__all__)
-    assert set(gpt4image._HOMES) == set(gpt4image.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+def test_public_names_are_those_of_the_stub():
+    stub = (ROOT / "src" / "gpt4image" / "__init__.pyi").read_text()
+    names = re.findall(r"\b(\w+) as \1\b", stub)
+    assert sorted(names) == list(gpt4image.__all__) == dir(gpt4image)
+    assert len(set(names)) == 36
+    with pytest.raises(AttributeError, match="No gpt4image attribute nothing"):
         _ = gpt4image.nothing
+
+
+def test_import_of_public_names_loads_nothing_heavy():
+    code = "import sys; from gpt4image import Gpt4ImageError; print({'torch', 'numpy', 'timm'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_errors_of_the_docstring_are_the_errors_of_the_module():
