@@ -1,9 +1,9 @@
 # The public names. `__init__.py` reads this file and imports each name when it is first used.
 
+from .align.aligned_model import AlignedModel as AlignedModel
 from .align.head import AlignmentHead as AlignmentHead
 from .align.head import Targets as Targets
 from .align.loss import AlignmentLoss as AlignmentLoss
-from .align.model import AlignedModel as AlignedModel
 from .align.projector import Projector as Projector
 from .align.queue import TextQueue as TextQueue
 from .align.taps import FeatureTap as FeatureTap

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, FeatureTap, Targets
-from gpt4image.align.model import feature_width
+from gpt4image.align.aligned_model import feature_width
 from gpt4image.core.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from gpt4image.align.model import AlignedModel
+from gpt4image.align.aligned_model import AlignedModel
 from gpt4image.core.errors import ConfigError
 from gpt4image.train import frozen_features as module
 from gpt4image.train.augment import evaluation_transform, preprocessing

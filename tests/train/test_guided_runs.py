@@ -304,7 +304,7 @@ def test_labels_alone_need_no_vectors(images, soft, small_recipe, tmp_path):
 def test_maps_with_channels_last_are_averaged_over_positions():
     import timm
 
-    from gpt4image.align.model import probe_feature
+    from gpt4image.align.aligned_model import probe_feature
 
     swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=2, num_classes=2)
     assert probe_feature(swin, torch.randn(1, 3, 64, 64), "layers.1").shape == (1, 192)

@@ -151,7 +151,7 @@ class FakeModel(torch.nn.Module):
         self.linear, self.aligned = torch.nn.Linear(3 * 8 * 8, 3 + 5), aligned
 
     def forward(self, inputs, targets=None, mixing=None):
-        from gpt4image.align.model import AlignedOutput
+        from gpt4image.align.aligned_model import AlignedOutput
 
         out = self.linear(inputs.flatten(1))
         loss = None

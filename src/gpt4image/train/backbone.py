@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gpt4image.align.model import find_classifier
+from gpt4image.align.aligned_model import find_classifier
 from gpt4image.core.errors import ConfigError, first_line
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe

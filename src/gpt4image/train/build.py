@@ -10,9 +10,9 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from gpt4image.align.aligned_model import AlignedModel, probe_feature
 from gpt4image.align.head import AlignmentHead
 from gpt4image.align.loss import AlignmentLoss
-from gpt4image.align.model import AlignedModel, probe_feature
 from gpt4image.align.projector import Projector
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule

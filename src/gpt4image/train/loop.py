@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gpt4image.align.model import AlignedModel
+from gpt4image.align.aligned_model import AlignedModel
 from gpt4image.core.console import Meter
 from gpt4image.core.errors import TrainingError
 from gpt4image.train.augment import seed_everything

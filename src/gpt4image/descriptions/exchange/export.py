@@ -158,7 +158,7 @@ def export_descriptions(
         ImageError: an image to include is unreadable or has changed.
     """
     out = Path(out)
-    check_target(out)
+    check_new_folder(out)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -186,7 +186,7 @@ def count_texts(store: DescriptionStore, *, dropped: bool = False) -> int:
     return sum(batch["error"].null_count for batch in store.current_batches(dropped=dropped))
 
 
-def check_target(out: Path) -> None:
+def check_new_folder(out: Path) -> None:
     """Raise `ConfigError` unless the folder is empty or does not exist."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty. Name a new folder, or delete this one.")

@@ -87,11 +87,11 @@ def import_descriptions(
     files = shared_files(Path(source))
     intake = Intake(images, store, model or IMPORTED, text_column, orphan_texts)
     with progress("Import") as meter:
-        store.add_all(follow(intake.batches(files), meter.advance))
+        store.add_all(with_progress(intake.batches(files), meter.advance))
     return intake.summary(files)
 
 
-def follow(batches: Iterator[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+def with_progress(batches: Iterator[pa.RecordBatch], advance: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
     """Yield the batches and report their rows as progress."""
     for batch in batches:
         yield batch

@@ -197,7 +197,7 @@ def shared_files(source: Path) -> list[Path]:
         raise DescriptionError(f"{source} does not exist. Name a folder of descriptions, or a file of them.")
     if store_folder(source) is not None:
         raise DescriptionError(f"{source} is a work directory: export its descriptions, and import what that writes.")
-    inside = (path for path in sorted(source.rglob("*.parquet")) if not is_hidden(path.relative_to(source)))
+    inside = (path for path in sorted(source.rglob("*.parquet")) if not is_in_hidden_folder(path.relative_to(source)))
     found = list(inside) or [path for path in [source / "metadata.jsonl"] if path.is_file()]
     if not found:
         raise DescriptionError(
@@ -212,7 +212,7 @@ def store_folder(folder: Path) -> Path | None:
     return next((path for path in (folder / "descriptions", folder) if (path / "parts").is_dir()), None)
 
 
-def is_hidden(path: Path) -> bool:
+def is_in_hidden_folder(path: Path) -> bool:
     """Whether a path leads through a hidden folder, such as a cache."""
     return any(part.startswith(".") for part in path.parts)
 

@@ -140,7 +140,9 @@ class DescriptionStore:
         spent = Spent()
         for batch in self._batches(("model", "cost", "tokens_in", "tokens_out")):
             rows = batch if model is None else batch.filter(pc.equal(batch["model"], model))
-            spent += Spent(total(rows["cost"]), int(total(rows["tokens_in"])), int(total(rows["tokens_out"])))
+            spent += Spent(
+                column_sum(rows["cost"]), int(column_sum(rows["tokens_in"])), int(column_sum(rows["tokens_out"]))
+            )
         for turn in self._open_turns():
             if model is None or turn.model == model:
                 spent += Spent(turn.cost or 0.0, turn.tokens_in or 0, turn.tokens_out or 0)
@@ -254,6 +256,6 @@ def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.asarray(values[at] == keys)
 
 
-def total(column: pa.Array) -> float:
+def column_sum(column: pa.Array) -> float:
     """Sum a column; 0 if it is empty."""
     return pc.sum(column).as_py() or 0

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, Projector, Targets, TextAdapter, TextQueue
+from gpt4image.align.aligned_model import feature_width
 from gpt4image.align.mixing import label_targets
-from gpt4image.align.model import feature_width
 from gpt4image.core.errors import ConfigError
 
 BACKBONES = {
