@@ -143,14 +143,14 @@ def test_command_asks_before_it_spends(image_set, tmp_path):
     with StubProcess() as server:
         paid = ["--price-in", "1", "--price-out", "2"]
         arguments = command(image_set, tmp_path, server.base_url, *paid)
-        silent = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        assert silent.returncode == 1
-        assert "money: $" in silent.stderr and "--budget" in silent.stderr
+        unattended = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert unattended.returncode == 1
+        assert "money: $" in unattended.stderr and "--budget" in unattended.stderr
         assert paid_for(server) == 8
         estimate = subprocess.run([*arguments, "--estimate"], capture_output=True, text=True, check=True)
         assert "28 descriptions (measured on 8)" in estimate.stdout
-        told = subprocess.run([*arguments, "--yes"], capture_output=True, text=True, check=True)
-        assert "28 descriptions written" in told.stdout
+        confirmed = subprocess.run([*arguments, "--yes"], capture_output=True, text=True, check=True)
+        assert "28 descriptions written" in confirmed.stdout
         assert set(server.paid_by_mark.values()) <= {1, 2}
 
 
@@ -164,8 +164,8 @@ def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
         kept = store.current()
         part = tmp_path / "descriptions" / "parts" / "20000101T000000-0.jsonl"
         part.write_bytes(b"garbage\n" + b'{"key": "half')
-        told = subprocess.run(arguments, capture_output=True, text=True, check=True)
-        assert "1 damaged line" in re.sub(r"\s+", " ", told.stderr)
+        confirmed = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        assert "1 damaged line" in re.sub(r"\s+", " ", confirmed.stderr)
         assert store.current() == kept
 
 

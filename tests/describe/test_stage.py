@@ -12,9 +12,9 @@ PRICE = {"price_in": IN, "price_out": OUT, "max_tokens": 100}
 def test_warning_for_a_budget_without_a_price(image_set, tmp_path, capsys):
     from gpt4image.describe.stage import describe
 
-    for more, told in (({}, True), (PRICE, False)):
+    for more, warned in (({}, True), (PRICE, False)):
         with StubServer() as server, opened(image_set, tmp_path, server.base_url, budget=9.0, **more) as job:
             describe(job)
-        said = " ".join(capsys.readouterr().err.split())
-        assert ("the budget stops nothing" in said) == told
-        assert not told or "--price-in" in said
+        printed = " ".join(capsys.readouterr().err.split())
+        assert ("the budget stops nothing" in printed) == warned
+        assert not warned or "--price-in" in printed

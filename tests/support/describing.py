@@ -30,8 +30,8 @@ def opened(image_set: Path, work: Path, *urls: str, **options) -> Iterator[Descr
 def described(image_set: Path, work: Path, *urls: str, patience: RunSettings | None = None, **options) -> Tally:
     with opened(image_set, work, *urls, **options) as job, job.store.writer() as writer:
         maker, session = RequestMaker(job.images, job.question, job.plan()), job.session
-        with job.store.conversations() as begun:
-            ledger = Ledger(maker, writer, job.budget(), begun)
+        with job.store.conversations() as conversations:
+            ledger = Ledger(maker, writer, job.budget(), conversations)
             return run_tasks(maker, session.describers, ledger, session.loop, patience)
 
 

@@ -69,8 +69,8 @@ def records(work: Path) -> list[DescriptionRecord]:
 def all_once(work: Path, count: int) -> bool:
     """Whether each of `count` images has one record, with a text about it."""
     found = records(work)
-    told = all(record.error is None and record.image_id[:12] in record.text for record in found)
-    return told and len(found) == count == len({record.image_id for record in found})
+    correct = all(record.error is None and record.image_id[:12] in record.text for record in found)
+    return correct and len(found) == count == len({record.image_id for record in found})
 
 
 def paid(server: StubProcess) -> int:

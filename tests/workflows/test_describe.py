@@ -243,8 +243,8 @@ def test_hostile_names_and_texts_are_escaped(image_set, tmp_path, capsys):
     with StubServer(Scenario(faults=(Fault("hostile"),))) as server:
         assert run(folder, tmp_path / "work", server, "--sample", "4") == 0
         assert run(folder, tmp_path / "work", server) == 0
-    told = capsys.readouterr()
-    shown = told.out + told.err
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
     assert not set("\x1b\x00\u202e\x07") & set(shown)
     assert r"\x1b[31m" in shown
     page = (tmp_path / "work" / "descriptions" / "preview.html").read_text("utf-8")

@@ -228,7 +228,7 @@ def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest
     """Ask the first question of a request and book it.
 
     Returns:
-        Tokens that it reads; None where the budget does not cover it, or nobody counts them.
+        Tokens that it reads; None where the budget does not cover it, or the server does not count them.
     """
     budget = job.budget()
     if not budget.affords(0):

@@ -62,7 +62,7 @@ class Question:
         """Return what is asked about an image of a class; None where the prompt names a class and the image has none.
 
         The key of a description is a hash of this and the image: any change to it would ask, and pay, again. Only the
-        placeholders that the prompt uses count, so that a renamed class asks anew about its own images alone.
+        placeholders that the prompt uses count, so a renamed class is asked about again, and no other class is.
         """
         values = self.values.of(label)
         if not prompt.placeholders <= values.keys():

@@ -1,4 +1,4 @@
-"""Counts of a run, and how they are shown while it goes on."""
+"""Counts of a run, and their display while it lasts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The budget of a run: every request is charged once, at its worst where nobody counts, and no limit is exceeded."""
+"""The budget of a run: every request is charged once, uncounted ones at their worst, and no limit is exceeded."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
 
 
 def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path):
-    """With all tasks begun, the one that the budget holds back has been paid for too."""
+    """With all tasks started, the one that the budget holds back has been paid for too."""
     options = {"splits": ("test",), "budget": 0.007, "patience": RunSettings(attempts=30), **PRICE}
     with StubServer(Scenario(faults=(Fault("empty"),))) as server:
         tally = described(image_set, tmp_path, server.base_url, **options)

@@ -52,8 +52,8 @@ class AllAtOnce:
 def go_on(job: DescribeJob, *describers) -> tuple[Tally, float]:
     """Run a job with other describers; return its tally, and what its budget counts as spent."""
     maker, budget = RequestMaker(job.images, job.question, job.plan()), job.budget()
-    with job.store.writer() as writer, job.store.conversations() as begun:
-        tally = run_tasks(maker, describers, Ledger(maker, writer, budget, begun), job.session.loop)
+    with job.store.writer() as writer, job.store.conversations() as conversations_before:
+        tally = run_tasks(maker, describers, Ledger(maker, writer, budget, conversations_before), job.session.loop)
         return tally, budget.spent
 
 
@@ -77,11 +77,11 @@ def test_another_process_resumes_behind_kept_answers(image_set, tmp_path):
 def test_finished_conversations_leave_no_file(image_set, tmp_path):
     cut_off(image_set, tmp_path)
     store, folder = store_in(tmp_path), tmp_path / "descriptions" / "turns"
-    before, begun = store.spent(), read_turns(turn_files(folder))
+    before, kept = store.spent(), read_turns(turn_files(folder))
     store.compact()
     assert store.spent().cost == pytest.approx(before.cost)
     left = read_turns(turn_files(folder))
-    assert {turn.key for turn in left} == {turn.key for turn in begun} - {record.key for record in records(tmp_path)}
+    assert {turn.key for turn in left} == {turn.key for turn in kept} - {record.key for record in records(tmp_path)}
     with StubServer() as server:
         described(image_set, tmp_path, server.base_url, **QUESTIONS)
     store.compact()

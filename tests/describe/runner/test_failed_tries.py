@@ -106,8 +106,8 @@ def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monke
         return False
 
     monkeypatch.setattr(server_pool.ServerPool, "is_unresponsive", looks)
-    silent = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(1,)),))
-    with StubServer(silent) as server:
+    hanging = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(1,)),))
+    with StubServer(hanging) as server:
         options = {"at_once": 1, "patience": RunSettings(image_seconds=0.7), **PRICE}
         described(image_set, tmp_path, server.base_url, **options)
     assert seen and min(seen) > 0
@@ -117,9 +117,9 @@ def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monke
 def test_unpriced_answers_hide_no_later_cost(image_set, tmp_path, monkeypatch, usage):
     """Answers that were kept without a cost get one once the price is known."""
     monkeypatch.setattr(session, "is_loopback", lambda url: False)  # the price of a remote server is not known
-    begun = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
+    cut_off = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
     options = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
-    with StubServer(begun) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(cut_off) as server, pytest.raises(DescribeError, match="no money left"):
         described(image_set, tmp_path, server.base_url, **options)
     with StubServer() as server:
         tally = described(image_set, tmp_path, server.base_url, **options, **PRICE_ALONE)

@@ -112,7 +112,7 @@ def test_opened_request_holds_its_worst_case(images, tmp_path):
     worst = TURNS * PRICE.cost(4096, 100)
     book = Book(images, tmp_path, dollars=2.5 * worst)
     first = book.send()
-    assert not book.ledger.affords_another(), "nobody knows what a picture costs"
+    assert not book.ledger.affords_another(), "the cost of a picture is not known yet"
     book.ledger.book_reply(first, Reply(("a", "b", "c"), "stop", 4096, 30, "m"))
     left = 2.5 * worst - book.budget.spent
     while book.ledger.affords_another():

@@ -16,7 +16,7 @@ from support.stub_scenario import Fault, Scenario
 from support.stub_server import StubServer
 
 IMAGES = 36
-MENDED = (
+PASSING = (
     Fault("empty", every=19),
     Fault("html", every=17),
     Fault("truncated", every=13),
@@ -78,9 +78,9 @@ def test_conversation_repeats_its_answers(image_set, tmp_path):
 @pytest.mark.slow
 def test_passing_failures_are_retried(image_set, tmp_path):
     patience = RunSettings(attempts=12, max_failures_at_first=10**6)
-    with StubServer(Scenario(faults=MENDED, latency=0.01)) as server:
+    with StubServer(Scenario(faults=PASSING, latency=0.01)) as server:
         tally = described(image_set, tmp_path, server.base_url, patience=patience)
-        assert {entry.fault for entry in server.log} >= {fault.kind for fault in MENDED}
+        assert {entry.fault for entry in server.log} >= {fault.kind for fault in PASSING}
     assert (tally.answered, tally.failures.total()) == (IMAGES, 0)
     assert tally.tried_again > 0
     assert all(map(mark_in, records(tmp_path)))
@@ -99,8 +99,8 @@ def test_image_that_always_fails_is_recorded_and_delays_no_other(image_set, imag
         asked = len(server.log)
         assert described(image_set, tmp_path, server.base_url).total == 0
         assert [entry.endpoint for entry in server.log[asked:]] == ["models"]
-    with StubServer() as mended:
-        assert described(image_set, tmp_path, mended.base_url, retry_failed=True).answered == 1
+    with StubServer() as healthy:
+        assert described(image_set, tmp_path, healthy.base_url, retry_failed=True).answered == 1
     assert all(map(mark_in, records(tmp_path)))
 
 
@@ -138,9 +138,9 @@ def test_retry_after_is_obeyed(image_set, tmp_path):
     with StubServer(scenario) as server:
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES
         chat = [entry for entry in server.log if entry.endpoint == "chat"]
-    told = next(entry for entry in chat if entry.fault)
-    later = [entry.at for entry in chat if entry.at > told.done_at + 0.05]
-    assert min(later) - told.done_at > 0.9
+    limited = next(entry for entry in chat if entry.fault)
+    later = [entry.at for entry in chat if entry.at > limited.done_at + 0.05]
+    assert min(later) - limited.done_at > 0.9
 
 
 @pytest.mark.parametrize("retry_after", ["seconds", "date", "ms", "none"])
@@ -173,7 +173,9 @@ def test_run_stops_when_everything_fails(image_set, tmp_path):
         (Scenario(faults=(Fault("unknown_model"),)), {}, "no model"),
     ],
 )
-def test_hopeless_run_stops_at_once(image_set, tmp_path, monkeypatch, scenario, options, message):
+def test_error_that_fails_every_request_stops_the_run_at_once(
+    image_set, tmp_path, monkeypatch, scenario, options, message
+):
     monkeypatch.setenv("STUB_KEY", "sk-wrong-0123456789")
     with StubServer(scenario) as server:
         with pytest.raises(DescribeError, match=f"(?s){message}") as raised:

@@ -138,11 +138,11 @@ def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path
 
 def test_timed_out_request_goes_to_another_server(image_set, tmp_path):
     """One of two servers lists its models, but never answers a question."""
-    deaf = Scenario(faults=(Fault("slow", seconds=2.5),))
+    unanswering = Scenario(faults=(Fault("slow", seconds=2.5),))
     patience = RunSettings(image_seconds=1.5)
-    with StubServer(Scenario(latency=0.02)) as well, StubServer(deaf) as silent:
-        tally = described(image_set, tmp_path, well.base_url, silent.base_url, patience=patience)
-        assert chats(silent)
+    with StubServer(Scenario(latency=0.02)) as well, StubServer(unanswering) as hanging:
+        tally = described(image_set, tmp_path, well.base_url, hanging.base_url, patience=patience)
+        assert chats(hanging)
     assert (tally.answered, tally.failures.total()) == (IMAGES, 0)
 
 
@@ -173,8 +173,8 @@ def test_unresponsive_server_is_refused_at_the_start(image_set, tmp_path, monkey
 
 
 def test_long_retry_after_delays_no_image(image_set, tmp_path):
-    told = Scenario(latency=0.01, faults=(Fault("rate_limit", numbers=(1, 2, 3, 4), seconds=60.0),))
-    with StubServer(Scenario(latency=0.01)) as free, StubServer(told) as resting:
+    limited = Scenario(latency=0.01, faults=(Fault("rate_limit", numbers=(1, 2, 3, 4), seconds=60.0),))
+    with StubServer(Scenario(latency=0.01)) as free, StubServer(limited) as resting:
         began = time.monotonic()
         tally = described(image_set, tmp_path, free.base_url, resting.base_url)
         assert (tally.answered, tally.failures.total()) == (IMAGES, 0)

@@ -39,16 +39,16 @@ def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
             line for line in listed if "stub_server" not in line
         )  # the server's command line holds the key
         os.kill(state(tmp_path, 1).pid, signal.SIGKILL)
-        output, said = launcher.communicate()
-        assert launcher.returncode == 0, said
-        assert "Worker 1 was killed by signal 9 and is started again." in said
+        output, printed = launcher.communicate()
+        assert launcher.returncode == 0, printed
+        assert "Worker 1 was killed by signal 9 and is started again." in printed
         assert output.startswith("300 descriptions written")
         assert all_once(tmp_path, 300)
         assert paid(server) <= 300 + 4
         assert max(server.paid_by_mark.values()) <= 2
         assert server.peak_concurrency <= 12
         assert "launch_pickled_pipeline" in processes
-        assert key not in processes + output + said
+        assert key not in processes + output + printed
         assert not files_with(key, tmp_path)
 
         before = paid(server)
@@ -106,8 +106,8 @@ def test_refused_key_is_reported_once(few_images, tmp_path, key, capfd):
         pytest.raises(DescribeError, match="rejects the key in ENGINE_TEST_KEY") as caught,
     ):
         run_description(DataOptions(str(few_images)), options(server), tmp_path)
-    said = "".join(capfd.readouterr())
-    assert "Traceback" not in said
-    assert "datatrove" not in said
-    assert key not in said + str(caught.value)
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert "datatrove" not in printed
+    assert key not in printed + str(caught.value)
     assert not files_with(key, tmp_path)

@@ -52,9 +52,9 @@ def test_array_job_stays_within_budget_and_the_command_resumes_after_it(few_imag
     with StubProcess(scenario(latency=0.2)) as server:
         chosen = options(server, "slurm", slurm_partition="main", at_once=4, **asked)
         assert run_description(DataOptions(str(few_images)), chosen, work).total == 0
-        said = capfd.readouterr().err
-        assert "submitted: Slurm job 7, 2 workers." in said
-        assert "squeue --job 7" in said
+        printed = capfd.readouterr().err
+        assert "submitted: Slurm job 7, 2 workers." in printed
+        assert "squeue --job 7" in printed
         run = latest_run(work)
         wait_until(lambda: run.read(0).pid and run.read(1).pid)
 

@@ -77,8 +77,8 @@ def test_crash_is_logged_in_the_run_folder_only(few_images, tmp_path):
 
 def test_traceback_is_logged_without_keys(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-another-key")
-    told = without_keys(f"{key} sk-another-key end", DescribeOptions(key_env="ENGINE_TEST_KEY"))
-    assert told == "[key] [key] end"
+    scrubbed = without_keys(f"{key} sk-another-key end", DescribeOptions(key_env="ENGINE_TEST_KEY"))
+    assert scrubbed == "[key] [key] end"
 
 
 def test_conversations_from_before_the_run_cost_it_nothing(few_images, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ IMAGES = 36
 
 
 def test_records_are_synced_during_a_run_and_at_its_end(image_set, tmp_path, monkeypatch):
-    """Some while the run goes on, all of them at its end."""
+    """Some during the run, all of them at its end."""
     synced, sync = [], os.fsync
 
     def count(file: int) -> None:
@@ -38,10 +38,10 @@ def test_records_are_synced_during_a_run_and_at_its_end(image_set, tmp_path, mon
 
 def test_close_waits_for_a_sync_in_another_thread(tmp_path, monkeypatch):
     """The event loop may close a file that another thread is flushing to disk."""
-    begun, failed, sync = threading.Event(), [], os.fsync
+    started, failed, sync = threading.Event(), [], os.fsync
 
     def slow(file: int) -> None:
-        begun.set()
+        started.set()
         time.sleep(0.3)
         try:
             sync(file)
@@ -53,7 +53,7 @@ def test_close_waits_for_a_sync_in_another_thread(tmp_path, monkeypatch):
     monkeypatch.setattr(parts.os, "fsync", slow)
     thread = threading.Thread(target=writer.sync)
     thread.start()
-    begun.wait()
+    started.wait()
     with monkeypatch.context() as patch:
         patch.setattr(parts.os, "fsync", sync)
         writer.close()

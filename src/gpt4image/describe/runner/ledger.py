@@ -3,7 +3,7 @@
 What comes of a request settles its entry, and the place where its cost is written down moves it on:
 
     OPEN ---- answered, or failed with counted tokens -> UNSAVED   cost: the tokens' price
-         |--- timed out, cut off, cancelled -----------> UNSAVED   cost: the worst case, for nobody counted
+         |--- timed out, cut off, cancelled -----------> UNSAVED   cost: the worst case, as it was not counted
          '--- rate limited, server down ---------------> dropped   cost: nothing
 
     UNSAVED - answer inside a conversation ------------> TURN      a line in the conversation's file
@@ -18,7 +18,7 @@ negative payment, written in the same system call, takes its PAYMENT entries bac
     spent + (open entries + 1) x worst case of a description <= budget, whenever a request is sent
 
 Whatever settles an entry also saves it before the event loop runs anything else. So `kill -9` at any moment loses track
-of the OPEN entries alone, whose cost nobody knows.
+of the OPEN entries alone, whose cost is not known yet.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A task under way: what was tried for it and what that cost.
+    """A task on its way to an outcome: what was tried, and what that cost.
 
     Attributes:
         number: the task.
@@ -177,7 +177,7 @@ class Ledger:
             self._settle(attempt, reply.tokens_in, reply.tokens_out)
 
     def book_failure(self, attempt: Attempt, error: RequestFailedError) -> None:
-        """Settle a request that failed: by its tokens, or at worst where nobody counted them."""
+        """Settle a request that failed: by its tokens, or at worst where they were not counted."""
         if attempt.entries_in(State.OPEN):
             entry = self._settle(attempt, error.tokens_in, error.tokens_out)
             if error.tokens_in is None or error.tokens_out is None:

@@ -32,7 +32,7 @@ class Order:
         home: directory that relative paths start from.
         dollars: what one worker may spend; None for no limit.
         launcher: process whose end stops the workers; None for the parent of each.
-        alone: whether nobody holds the store for the workers while they run, as with Slurm.
+        alone: whether the workers hold the store themselves, as with Slurm, where no launcher waits for them.
         confused: labels of the classes that each class is confused with, by label. The launcher looks them up once.
     """
 

@@ -111,7 +111,7 @@ def describe_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Tal
     """Describe what the store lacks of a shard, within the worker's share of the money.
 
     Spent of that share is what this run paid: the records of those killed in this place before, and conversations
-    begun in this run. Conversations from before the run, noted when the first worker in this place began, are not.
+    started in this run. Conversations from before the run, noted when the first worker in this place started, are not.
     """
     workdir = WorkDir(order.work)
     store = DescriptionStore(workdir.description_store)
@@ -140,8 +140,8 @@ def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
 def kept_cost(store: DescriptionStore, shard: Tasks) -> float:
     """Return dollars paid for answers in conversations of a shard that were cut off and will be resumed."""
     with store.conversations() as conversations:
-        begun = (conversations.take(key.decode()) for key in shard.keys.tolist())
-        return sum(turn.cost or 0.0 for turns in begun for turn in turns)
+        kept = (conversations.take(key.decode()) for key in shard.keys.tolist())
+        return sum(turn.cost or 0.0 for turns in kept for turn in turns)
 
 
 def without_keys(text: str, options: DescribeOptions) -> str:
