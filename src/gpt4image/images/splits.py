@@ -14,17 +14,31 @@ from gpt4image.images.table import SPLITS
 
 _NAMES = {
     "train": "train",
+    "training": "train",
     "val": "validation",
     "validation": "validation",
     "valid": "validation",
     "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
+
+# Words in the names of folders that are splits, though not under a name that says which.
+_SPLIT_WORDS = frozenset({*_NAMES, "trainset", "testset", "valset", "devset", "eval", "evaluation", "holdout"})
 
 
 def split_named(name: str) -> str | None:
     """Return the split that a folder or a cell names, None if it names none."""
     return _NAMES.get(name.strip().casefold())
+
+
+def has_split_word(name: str) -> bool:
+    """Whether a folder's name holds the word for a split.
+
+    >>> has_split_word("Test_images2"), has_split_word("testPictures"), has_split_word("contest")
+    (True, True, False)
+    """
+    return any(word.casefold() in _SPLIT_WORDS for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name))
 
 
 def require_split(name: str, where: str) -> str:
@@ -53,7 +67,8 @@ def split_of_file(path: str) -> str | None:
 def splits_of_files(paths: list[str]) -> list[str]:
     """Return the splits of the files of a source, all train if no name holds one. DataError if only some do."""
     splits = [split_of_file(path) for path in paths]
-    if not any(splits):
+    suspicious = len(paths) > 1 and any(has_split_word(path.rpartition("/")[2]) for path in paths)
+    if not any(splits) and not suspicious:
         return ["train"] * len(paths)
     return [split or require_split(path, "file name") for split, path in zip(splits, paths, strict=True)]
 

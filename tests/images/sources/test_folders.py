@@ -116,3 +116,43 @@ def test_decomposed_and_composed_folder_names_are_one_class(tmp_path):
 def test_names_in_one_spelling_stay_as_they_are(tmp_path):
     name = unicodedata.normalize("NFD", "Käse")
     assert load_images(class_folders(tmp_path, {name: 3, "1.0": 3})).classes == ("1.0", name)
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("TRAIN", "testing")])
+def test_training_and_testing_are_splits(tmp_path, names):
+    class_folders(tmp_path, {f"{split}/{name}": 3 for split in names for name in ("cat", "dog", "fox")})
+    table = load_images(tmp_path, validation_share=0)
+    assert table.classes == ("cat", "dog", "fox") and split_sizes(table) == [9, 0, 9]
+
+
+@pytest.mark.parametrize(
+    "names", [("train_images", "test_images"), ("trainset", "holdout"), ("a", "myTest"), ("train", "eval", "extra")]
+)
+def test_splits_under_other_names_are_not_taken_for_classes(tmp_path, names):
+    class_folders(tmp_path, {f"{split}/{name}": 3 for split in names for name in ("cat", "dog", "fox")})
+    with pytest.raises(DataError, match=rf"{', '.join(sorted(names))} look like splits.*train, validation .* and test"):
+        load_images(tmp_path)
+
+
+def test_split_folders_inside_class_folders_are_refused(tmp_path):
+    class_folders(tmp_path, {f"{name}/{split}": 3 for split in ("train", "test") for name in ("cat", "dog")})
+    with pytest.raises(DataError, match="every class folder holds the split folders test, train"):
+        load_images(tmp_path)
+
+
+def test_split_words_inside_class_names_are_no_splits(tmp_path):
+    class_folders(tmp_path, {"contest": 3, "trainer": 3, "test tube": 3, "valley": 3})
+    assert len(load_images(tmp_path).classes) == 4
+
+
+def test_equal_folders_inside_all_classes_are_reported(tmp_path, capfd):
+    class_folders(tmp_path, {f"{name}/{year}": 3 for name in ("cat", "dog") for year in ("2019", "2020")})
+    assert load_images(tmp_path).classes == ("cat", "dog")
+    assert "hold the same folders (2019, 2020)" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize("inner", ["photos/cat", "photos/train/cat"])
+def test_a_folder_too_high_names_the_one_below(tmp_path, inner):
+    class_folders(tmp_path, {inner: 3, inner.replace("cat", "dog"): 3, inner.replace("train", "test"): 1})
+    with pytest.raises(DataError, match=r"in one folder only, photos\. Did you mean .*photos\?"):
+        load_images(tmp_path)

@@ -94,6 +94,18 @@ def test_file_of_no_split_among_split_files_is_refused(tmp_path):
         load_images(tmp_path)
 
 
+@pytest.mark.parametrize("names", [("training", "testing"), ("trainset", "testset")])
+def test_files_of_splits_under_other_names_are_not_all_train(tmp_path, names):
+    for name in names:
+        pq.write_table(pa.table(columns()), tmp_path / f"{name}.parquet")
+    if names[0] == "training":
+        assert split_sizes(load_images(tmp_path, validation_share=0)) == [6, 0, 6]
+    else:
+        with pytest.raises(DataError, match=r"testset\.parquet.*Known names: train"):
+            load_images(tmp_path)
+    assert len(load_images(tmp_path / f"{names[0]}.parquet")) == 6
+
+
 def test_arrow_files(tmp_path):
     made = datasets.Dataset.from_dict(columns(), features=FEATURES)
     made.save_to_disk(tmp_path / "saved")

@@ -14,7 +14,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, key_of
-from gpt4image.images.splits import require_split, split_named
+from gpt4image.images.splits import has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
@@ -30,6 +30,8 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
     if columns != ColumnNames():
         raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
     divisions = split_folders(root) or {"": "train"}
+    if "" in divisions:
+        _refuse_splits_as_classes(root)
     builder = ListingBuilder()
     for folder, split in divisions.items():
         # ImageFolder's order: by class, then folder, then file name.
@@ -46,6 +48,9 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
     if not builder.images:
         raise DataError(_nothing_found(root, divisions))
     listing = builder.listing(FileReader(root), by_number=False)
+    if len(listing.classes) == 1 and "" in divisions and len(subfolders(root / listing.classes[0])) > 1:
+        inner = root / listing.classes[0]
+        raise DataError(f"{root} holds images in one folder only, {inner.name}. Did you mean {inner}?")
     empty = {name for folder in divisions for name in subfolders(root / folder)} - set(listing.classes)
     if empty:
         say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
@@ -68,6 +73,27 @@ def split_folders(root: Path) -> dict[str, str]:
         return {}
     splits = {name: require_split(name, str(root / name)) for name in names}
     return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
+
+
+def _refuse_splits_as_classes(root: Path) -> None:
+    """Raise DataError if folders under unusual names look like splits: as classes they would be learnt."""
+    inner = {name: set(subfolders(root / name)) for name in subfolders(root)}
+    if len(inner) < 2:
+        return
+    known = "Folders of splits are called train, validation (or val) and test, and hold the class folders. Rename them."
+    shared = sorted(set.intersection(*inner.values()))
+    if shared and all(map(split_named, shared)):
+        raise DataError(f"{root}: every class folder holds the split folders {', '.join(shared)}. {known}")
+    words = [name for name in inner if has_split_word(name)]
+    alike = [name for name in words for other in inner if name != other and len(inner[name] & inner[other]) > 1]
+    if alike or len(words) == len(inner):
+        raise DataError(f"{root}: the folders {', '.join(inner)} look like splits, not classes. {known}")
+    if len(shared) > 1 and len({frozenset(names) for names in inner.values()}) == 1:
+        say(
+            f"{root}: {', '.join(inner)} are taken for classes, though all of them hold the same folders "
+            f"({', '.join(shared)}). If those are the classes, put them at the top.",
+            "yellow",
+        )
 
 
 def subfolders(folder: Path) -> list[str]:
