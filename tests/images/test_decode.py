@@ -76,10 +76,25 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     expected = grey(np.rint(values / 257))
     assert (pixels(encode(Image.fromarray(values))) == expected).all()
     assert (pixels(encode(Image.fromarray(values), "TIFF")) == expected).all()
-    dark = encode(Image.fromarray(values // 16))
-    assert (pixels(dark) == grey(np.rint(values // 16 / 257))).all()
     header = b"P5 3 2 65535\n" + values.astype(">u2").tobytes()
     assert (pixels(header) == expected).all()
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_fewer_bits_in_sixteen_are_scaled_by_their_range(bits, kind):
+    values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
+    found = pixels(encode(Image.fromarray(values), kind))
+    assert (found == grey(np.rint(values * (255 / (2**bits - 1))))).all()
+    assert len(np.unique(found)) == 256
+    values[-1, -1] += 1  # needs another bit, so the next range counts
+    assert pixels(encode(Image.fromarray(values), kind)).max() == 16
+
+
+def test_transparent_value_of_sixteen_bit_grey_is_put_on_white():
+    values = np.array([[0, 3000], [4095, 20]], np.uint16)
+    shown = pixels(encode(Image.fromarray(values), transparency=0))
+    assert (shown == grey([[255, 187], [255, 1]])).all()
 
 
 def test_wide_integers_and_floats_are_scaled_by_their_range():
@@ -228,6 +243,14 @@ def test_max_pixels():
     assert pixels(data, max_pixels=400).shape == (20, 20, 3)
     with pytest.raises(ImageError, match="20 x 20"):
         decode(data, "x", max_pixels=399)
+
+
+@pytest.mark.parametrize("size", [(1, 501), (501, 1), (1, 5_000_000), (3, 1501)])
+def test_extremely_narrow_pictures_are_refused(size):
+    for function in (decode, check):
+        with pytest.raises(ImageError, match=r"x: \d+ x \d+ pixels: one side is more than 500 times the other"):
+            function(encode(Image.new("L", size)), "x")
+    assert pixels(encode(Image.new("L", (500, 1)))).shape == (1, 500, 3)
 
 
 def test_a_larger_limit_than_pillows_is_kept(monkeypatch):

@@ -1,9 +1,10 @@
 """What is reported about an image set before anything is spent on it."""
 
 import pytest
+from PIL import Image
 
 from gpt4image.__main__ import main
-from support.image_files import class_folders, noise, write
+from support.image_files import class_folders, encode, noise, write
 
 
 @pytest.fixture
@@ -46,3 +47,10 @@ def test_classes_with_a_single_image_are_named(tmp_path, images_command):
     _, report = images_command(class_folders(tmp_path / "set", sizes))
     assert "too small: 7 classes with a single image" in report
     assert "rare 0, rare 1, rare 2, rare 3, rare 4, ..." in report
+
+
+def test_extremely_narrow_pictures_are_left_out_before_training(tmp_path, images_command):
+    root = class_folders(tmp_path / "set", {"cat": 5, "dog": 5})
+    write(root / "cat" / "line.png", encode(Image.new("L", (5_000_000, 1))))
+    found, _ = images_command(root)
+    assert ["left out", "cat/line.png", "5000000 x 1 pixels: one side is more than 500 times the other"] in found

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
 
+# Models enlarge the shorter side to some hundred pixels: from here on, the longer one would fill the memory.
+MAX_RATIO = 500
+
+# The largest values of 8, 12 and 16 bits: cameras and scanners keep 12 bits in a 16-bit file without scaling them.
+_FULL_SCALES = {"u": (255.0, 4095.0, 65535.0), "i": (255.0, 4095.0, 65535.0), "f": (1.0, 255.0, 65535.0)}
+
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
 
@@ -44,8 +50,8 @@ _TURNS = {
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image of any mode to what a person would see: upright, 8-bit RGB, transparent parts on white.
 
-    An animation gives its first frame. 16-bit grey is scaled by its full range; other integers and floats that exceed
-    it by their own range.
+    An animation gives its first frame. Grey of more than 8 bits is scaled by the smallest full range that holds it (8,
+    12 or 16 bits; for floats 1, 8 or 16 bits); values beyond are scaled by their extremes.
 
     Args:
         data: the encoded file.
@@ -91,6 +97,8 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that are allowed (max_pixels)"
         )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ImageError(f"{name}: {width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
     return image
 
 
@@ -132,7 +140,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_rgb(np.asarray(image))
+        return _grey_to_rgb(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("CMYK", "LAB"):
         return _profiled_to_rgb(image)
     if image.mode == "La":
@@ -145,12 +153,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_rgb(values: np.ndarray) -> Image.Image:
-    """Scale grey values of more than 8 bits, shape [H, W], to 8-bit RGB by the range they are written in."""
+def _grey_to_rgb(values: np.ndarray, transparent: int | None) -> Image.Image:
+    """Scale grey values of more than 8 bits, shape [H, W], to 8-bit RGB; one value may stand for transparent."""
     from PIL import Image
 
     low, high = _range(values)
     scaled = (np.clip(np.nan_to_num(values.astype(np.float64), nan=low), low, high) - low) * (255 / (high - low))
+    if transparent is not None:
+        scaled[values == transparent] = 255
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
@@ -158,7 +168,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     """Return the values that stand for black and white: those of the encoding, else the extremes."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    for top in (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,):
+    for top in _FULL_SCALES[values.dtype.kind]:
         if low >= 0 and high <= top:
             return 0.0, top
     return low, high if high > low else low + 1
