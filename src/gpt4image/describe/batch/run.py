@@ -212,6 +212,8 @@ class BatchRun:
             self._advance(self._steps.all[name])
         except DescribeError as error:
             self._fatal = self._fatal or error
+        except MissingError:
+            self._fatal = self._fatal or self._server.no_batches()
         except TryLaterError as error:
             self._trouble = error
         except TooLargeError as error:

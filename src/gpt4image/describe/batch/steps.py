@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe.batch.folder import Batch, BatchFolder
 from gpt4image.llm.batch_api import MARK, BatchReport, BatchServer, MissingError, TryLaterError
 
-T = TypeVar("T")
-
 
 class BatchSteps:
     """The batches of one model at one server, and their next steps.
+
+    A step raises MissingError if the server has no batch interface; other things that can be missing are handled here.
 
     Args:
         server: the server.
@@ -58,12 +56,10 @@ class BatchSteps:
     def upload(self, batch: Batch) -> Batch:
         """Upload the input file, unless a killed process has uploaded it. Raise TooLargeError if it is too large."""
         name = f"{MARK}-{batch.name}.jsonl"
-        file = None
-        if batch.phase == "uploading":
-            file = self._reach(lambda: self._server.find_upload(name, batch.size))
+        file = self._server.find_upload(name, batch.size) if batch.phase == "uploading" else None
         if file is None:
             self.save(replace(batch, phase="uploading"))
-            file = self._reach(lambda: self._server.upload(self._folder.requests(batch.name), name))
+            file = self._server.upload(self._folder.requests(batch.name), name)
         return self.save(replace(batch, phase="uploaded", file=file))
 
     def create(self, batch: Batch) -> Batch:
@@ -95,16 +91,13 @@ class BatchSteps:
         The request may still be on its way, and succeed after we have looked in vain. So delete the input file before
         another one replaces it: then the old request can no longer succeed, or it has succeeded already.
         """
-        found = self._find(batch)
+        found = self._server.find(batch.file, batch.ticket)
         if found is None and not 0 <= time.time() - batch.asked_at < self._create_seconds:
             self._server.delete(batch.file)
-            found = self._find(batch)
+            found = self._server.find(batch.file, batch.ticket)
             if found is None:
                 return self.save(replace(batch, phase="made", file=""))
         return batch if found is None else self._created(batch, found)
-
-    def _find(self, batch: Batch) -> str | None:
-        return self._reach(lambda: self._server.find(batch.file, batch.ticket))
 
     def _created(self, batch: Batch, identity: str) -> Batch:
         created = self.save(replace(batch, phase="created", batch=identity))
@@ -133,9 +126,3 @@ class BatchSteps:
             self._server.delete(left.pop())
             batch = self.save(replace(batch, file="", results=tuple(left)))
         self.forget(batch)
-
-    def _reach(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except MissingError:
-            raise self._server.no_batches() from None
