@@ -31,7 +31,7 @@ class Describe:
     sample: int | None = None
     """Describe so many images, and show the texts here and as a page."""
     yes: bool = False
-    """Go on without asking, whatever it costs. With --budget nothing is asked either."""
+    """Spend without asking, whatever it costs. --budget skips the question too."""
     work: Path = WORK
     """Where the descriptions are kept."""
 
@@ -142,10 +142,10 @@ class DescribeImport:
 
 
 def ask_person(estimate: Estimate) -> bool:
-    """Show what it will cost, and ask whether to go on. ConfigError where there is nobody to ask."""
+    """Show the estimate and ask whether to continue. ConfigError when standard input is not a terminal."""
     from gpt4image.core.console import say
 
     say("\n".join(estimate.lines()))
     if not sys.stdin.isatty():
-        raise ConfigError("Nobody can be asked whether to go on: give --yes, or --budget DOLLARS.")
-    return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+        raise ConfigError("Not a terminal: pass --yes or --budget DOLLARS.")
+    return input("Continue? [y/N] ").strip().lower() in ("y", "yes")
