@@ -40,9 +40,9 @@ def load_images(
 
     Args:
         source: a folder of class folders, with or without train/, val/ and test/ above them; a folder with
-            metadata.csv or metadata.jsonl; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that names image files;
-            Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder or a pattern of
-            them; a folder written by `save_to_disk`; or the name of a dataset on the Hugging Face hub.
+            metadata.csv, metadata.jsonl or metadata.parquet; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that
+            names image files; Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder
+            or a pattern of them; a folder written by `save_to_disk`; or the name of a dataset on the Hugging Face hub.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
             killed resumes.
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.

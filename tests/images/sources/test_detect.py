@@ -1,11 +1,59 @@
 """Which kind of source a name means."""
 
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from gpt4image import load_descriptions
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 from gpt4image.images.sources.detect import expand_braces
-from support.image_files import samples, shard, write
+from support.image_files import class_folders, noise, reasons, samples, shard, split_sizes, write
+
+
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_captions_beside_class_folders_do_not_hide_them(tmp_path, folder, capfd):
+    sizes = {f"{folder}{name}": 3 for name in ("cat", "dog")}
+    paths = [f"{name}/00{n}.png" for name in sizes for n in range(3)]
+    class_folders(tmp_path, sizes)
+    file = tmp_path / folder / "captions.parquet"
+    pq.write_table(pa.table({"path": paths, "text": [f"about {path}" for path in paths]}), file)
+    table = load_images(tmp_path)
+    assert table.classes == ("cat", "dog") and len(table) == 6
+    assert reasons(table) == {f"{folder}captions.parquet": "not an image (suffix .parquet)"}
+    assert "captions.parquet is not part of the images" in " ".join(capfd.readouterr().err.split())
+    assert len(load_descriptions(table, str(file))) == 6
+
+
+def test_archive_beside_class_folders_does_not_hide_them(tmp_path):
+    class_folders(tmp_path, {"cat": 3, "dog": 3})
+    with tarfile.open(tmp_path / "original.tar", "w") as tar:
+        tar.add(tmp_path / "cat", "cat")
+    assert load_images(tmp_path).classes == ("cat", "dog")
+
+
+def test_shards_and_tables_of_images_win_over_folders_beside_them(tmp_path):
+    class_folders(tmp_path, {"figures": 1, "examples": 1})
+    shard(tmp_path / "a.tar", samples(6))
+    assert load_images(tmp_path).classes == ("0", "1")
+    (tmp_path / "a.tar").unlink()
+    rows = {"image": [noise(n) for n in range(4)], "label": ["x", "y"] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    assert load_images(tmp_path).classes == ("x", "y")
+
+
+def test_metadata_parquet_is_read(tmp_path):
+    class_folders(tmp_path, {"images": 6, "train": 0})
+    rows = {"file_name": [f"images/00{n}.png" for n in range(6)], "label": ["x", "y"] * 3, "text": list("abcdef")}
+    pq.write_table(pa.table({**rows, "split": ["train"] * 4 + ["test"] * 2}), tmp_path / "metadata.parquet")
+    table = load_images(tmp_path, validation_share=0)
+    assert split_sizes(table) == [4, 0, 2] and table.reader.text_columns == ("text",)
+    assert table.texts("text") == list("abcdef")
+    write(tmp_path / "metadata.csv", b"file_name,label\nimages/000.png,x\n")
+    with pytest.raises(DataError, match=r"both metadata\.csv and metadata\.parquet"):
+        load_images(tmp_path)
 
 
 @pytest.mark.parametrize("pattern", ["t-{000..001}.tar", "t-*.tar", "t-00{0,1}.tar"])

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
-from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES
-from gpt4image.images.sources.folders import is_hidden, list_class_folders, subfolders
+from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
+from gpt4image.images.sources.folders import has_class_folders, is_hidden, list_class_folders, subfolders
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
-from gpt4image.images.sources.tars import list_tars
+from gpt4image.images.sources.tars import is_webdataset, list_tars
 from gpt4image.images.splits import split_named
 
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -78,7 +79,7 @@ def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | 
 
 
 def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    return (find_metadata(place.root) or None) if place.is_folder else None
+    return (find_metadata(place.root, columns) or None) if place.is_folder else None
 
 
 def _find_manifest(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -89,11 +90,21 @@ def _find_manifest(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 
 
 def _find_tables_of_images(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    return place.files(ARROW_SUFFIXES) or None
+    files = place.files(ARROW_SUFFIXES)
+    return files if files and not _lie_beside_images(place, files, lambda file: Table(file).holds_bytes()) else None
 
 
 def _find_tars(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    return place.files((".tar",)) or None
+    files = place.files((".tar",))
+    return files if files and not _lie_beside_images(place, files, is_webdataset) else None
+
+
+def _lie_beside_images(place: Place, files: Sequence[Path], is_image_set: Callable[[Path], bool]) -> bool:
+    """Whether files are no image set but lie in one: captions or the original archive beside class folders."""
+    if not place.is_folder or any(map(is_image_set, files)) or not has_class_folders(place.root):
+        return False
+    say(f"{place.root} is read as class folders; {', '.join(file.name for file in files)} is not part of the images.")
+    return True
 
 
 def _find_folder(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -108,7 +119,7 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 # The first kind that finds its files lists them.
 KINDS = (
     Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
-    Kind("a folder with metadata.csv or metadata.jsonl", _find_metadata, list_metadata_folder),
+    Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
     Kind("a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)", _find_manifest, list_manifest),
     Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
     Kind("WebDataset tars", _find_tars, list_tars),

@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from gpt4image.core.console import say
@@ -94,6 +95,19 @@ def _refuse_splits_as_classes(root: Path) -> None:
             f"({', '.join(shared)}). If those are the classes, put them at the top.",
             "yellow",
         )
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether two folders or more hold images, not counting split folders themselves."""
+    folders = [root / name for name in subfolders(root)]
+    divided = [folder for folder in folders if split_named(folder.name)]
+    inner = [folder / name for folder in divided for name in subfolders(folder)]
+
+    def holds_images(folder: Path) -> bool:
+        return any(Path(found.path).suffix.casefold() in IMAGE_SUFFIXES for found in walk(folder))
+
+    candidates = [*(folder for folder in folders if folder not in divided), *inner]
+    return len(list(islice(filter(holds_images, candidates), 2))) == 2
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
 from gpt4image.images.splits import require_split, split_named
 
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
@@ -44,10 +44,11 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
     return builder.listing(ManifestReader(root, manifest.text_columns, (file,)))
 
 
-def find_metadata(root: Path) -> list[Path]:
+def find_metadata(root: Path, columns: ColumnNames) -> list[Path]:
     """Return the metadata files of a folder: its own, else those of its split folders."""
     folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name))]
     found = [path for folder in folders for name in METADATA_NAMES if (path := folder / name).is_file()]
+    found = [path for path in found if path.suffix != ".parquet" or names_files(path, columns.image)]
     for first, second in pairwise(found):
         if first.parent == second.parent:
             raise DataError(f"{first.parent} holds both {first.name} and {second.name}. Keep one.")

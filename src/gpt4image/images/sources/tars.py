@@ -74,6 +74,12 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
     return builder.listing(TarReader(tuple(files), np.array(spans, np.int64).reshape(-1, 7), tuple(texts)))
 
 
+def is_webdataset(file: Path) -> bool:
+    """Whether a label or a record is among the first files of a tar; the archive of an image folder has neither."""
+    first = itertools.islice(_members(file, file.name, ListingBuilder()), 100)
+    return any(member.name.casefold().endswith((".cls", ".json")) for _, member in first)
+
+
 def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[str, Sample]]:
     """Yield the key and the files of each sample; reject what is damaged or no file."""
     for key, group in itertools.groupby(_members(file, name, builder), key=lambda pair: pair[0]):
