@@ -6,7 +6,7 @@ import pytest
 
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
-from support.image_files import noise, reasons, samples, shard, split_sizes, write
+from support.image_files import names_of, noise, reasons, samples, shard, split_sizes, write
 
 
 def raw_tar(path, members):
@@ -74,6 +74,38 @@ def test_member_names_never_become_paths(tmp_path):
     }
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.tar"]
     assert len(load_images(path, image_column="png").rejected) == 3
+
+
+def test_keys_with_a_dot_keep_their_labels(tmp_path):
+    names = ["v6.5 crop", "v6.7 crop", "in/a.b.c", "plain"]
+    members = [
+        (f"{name}.{suffix}", data)
+        for number, name in enumerate(names)
+        for suffix, data in (("png", noise(number)), ("cls", b"ab"[number % 2 :][:1]), ("txt", f"of {name}".encode()))
+    ]
+    table = load_images(raw_tar(tmp_path / "a.tar", members), validation_share=0, test_share=0)
+    assert names_of(table, "train") == {f"a.tar/{name}.png": "ab"[n % 2] for n, name in enumerate(names)}
+    assert table.texts("txt") == [f"of {name}" for name in names]
+    assert table.rejected == ()
+
+
+def test_several_images_of_a_sample_share_its_label(tmp_path):
+    members = []
+    for key, label in (("a", b"x"), ("b", b"y")):
+        members += [(f"{key}.left.png", noise(key == "a")), (f"{key}.right.png", noise(2)), (f"{key}.cls", label)]
+    table = load_images(raw_tar(tmp_path / "a.tar", members), validation_share=0, test_share=0)
+    assert names_of(table, "train") == {"a.tar/a.left.png": "x", "a.tar/b.left.png": "y"}
+    assert reasons(table)["a.tar/a.right.png"] == "a further image of the sample"
+
+
+def test_files_of_a_sample_need_not_be_side_by_side(tmp_path):
+    keys = [f"{n}" for n in range(6)]
+    members = [(f"{key}.png", noise(int(key))) for key in keys]
+    members += [(f"{key}.cls", b"ab"[int(key) % 2 :][:1]) for key in reversed(keys)]
+    members += [("3.png", noise(10)), ("3.cls", b"b")]  # a second tar, joined to the first
+    table = load_images(raw_tar(tmp_path / "a.tar", members), validation_share=0, test_share=0)
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1, 1] and table.rejected == ()
+    assert table.read(6) == noise(10)
 
 
 def test_images_before_the_damage_of_a_tar_are_kept(tmp_path):

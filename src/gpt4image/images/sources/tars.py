@@ -1,4 +1,4 @@
-"""WebDataset tars: the files of a sample share a name up to the first dot. Nothing is unpacked."""
+"""WebDataset tars: the files of a sample share their name up to the first dot, its key. Nothing is unpacked."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Member:
 
 
 Sample = dict[str, Member]  # suffix, in lower case -> file
+
+SIDECARS = ("cls", "json", "txt")
 
 
 def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
@@ -82,6 +84,8 @@ def is_webdataset(file: Path) -> bool:
 
 def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[str, Sample]]:
     """Yield the key and the files of each sample; reject what is damaged or no file."""
+    samples: list[tuple[str, Sample]] = []
+    latest: dict[str, Sample] = {}
     for key, group in itertools.groupby(_members(file, name, builder), key=lambda pair: pair[0]):
         sample: Sample = {}
         for _, member in group:
@@ -90,6 +94,30 @@ def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
                 builder.ignore(f"{name}/{member.name}", "the sample holds this name twice")
             else:
                 sample[suffix] = member
+        if key in latest and latest[key].keys().isdisjoint(sample):
+            latest[key].update(sample)  # the files of one sample, not side by side
+        else:
+            latest[key] = sample  # in joined tars, keys may come again
+            samples.append((key, sample))
+    for key, sample in samples:
+        yield from _split_dotted_keys(key, sample)
+
+
+def _split_dotted_keys(key: str, sample: Sample) -> Iterator[tuple[str, Sample]]:
+    """Yield the samples whose keys hold a dot, such as `v6.5 crop`, of files grouped up to the first dot.
+
+    They are told by labels, records and texts that all share their longer key with an image: in a sample with several
+    images (`a.left.png`, `a.right.png`), the label stands alone (`a.cls`).
+    """
+    by_stem: dict[str, Sample] = {}
+    for suffix, member in sample.items():
+        stem, _, extension = suffix.rpartition(".")
+        by_stem.setdefault(stem, {})[extension] = member
+    described = [stem for stem, files in by_stem.items() if not files.keys().isdisjoint(SIDECARS)]
+    if described and all(stem and _images(by_stem[stem]) for stem in described):
+        for stem, files in by_stem.items():
+            yield f"{key}.{stem}".rstrip("."), files
+    else:
         yield key, sample
 
 
