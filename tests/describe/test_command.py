@@ -54,7 +54,7 @@ def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prom
     options = ["--samples", str(samples), "--temperature", "1", "--at-once", str(SLOTS), "--prompts", prompt]
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["openai", "gpt4image.cli.main", "gpt4image.describe.job", "gpt4image.images"])
-    with StubProcess(Scenario(latency=0.03, slots=SLOTS)) as server:
+    with StubProcess(Scenario(latency=0.05, slots=SLOTS)) as server:
         arguments = command(image_set, tmp_path, server.base_url, *options)
         for _ in range(KILLS):
             process = forks.Process(target=main, args=(arguments[3:],))
@@ -84,7 +84,7 @@ def test_interrupt_waits_for_open_requests(image_set, tmp_path):
         process = start(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
         wait_for_answers(lambda: process.poll() is None, server, 3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate()
         assert process.returncode == 130
         assert "waiting for" in err and "The same command goes on from here." in err
         assert "Traceback" not in err
@@ -122,8 +122,8 @@ def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
 
 @pytest.mark.slow
 def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
-    with StubServer(Scenario(latency=2.5, slots=1)) as server:  # the first needs a minute and a half
-        arguments = command(image_set, tmp_path, server.base_url)
+    with StubServer(Scenario(latency=2.5, slots=1)) as server:  # the first needs half an hour
+        arguments = command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1")
         first = start(arguments)
         while first.poll() is None and not server.paid_by_mark:
             time.sleep(0.02)

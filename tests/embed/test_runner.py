@@ -1,6 +1,5 @@
 """Embedding encodes each distinct text once and resumes after any interruption."""
 
-import signal
 import subprocess
 import sys
 
@@ -95,16 +94,19 @@ def test_pooling_covers_texts_without_spaces(minilm):
 
 
 EMBED = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from gpt4image import embed_descriptions, load_descriptions, load_encoder, load_images
 images = load_images(sys.argv[1])
 encoder = load_encoder("minilm", device="cpu")
-slow = encoder.encode
+plain, batches = encoder.encode, 0
 def encode(texts):
-    time.sleep(0.15)
+    global batches
+    batches += 1
     print("batch", flush=True)
-    return slow(texts)
+    if batches == int(sys.argv[4]):
+        signal.pause()
+    return plain(texts)
 encoder.encode = encode
 embed_descriptions(load_descriptions(images, sys.argv[2]), encoder, Path(sys.argv[3]), batch_size=1)
 """
@@ -118,13 +120,12 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(
     script.write_text(EMBED)
     folder = tmp_path / "store"
     command = [sys.executable, str(script), str(image_set), str(descriptions_file), str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for _ in range(20):
-        assert process.stdout.readline() == "batch\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([*command, "20"], stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(20):
+            assert process.stdout.readline() == "batch\n"
+        process.kill()
     assert not folder.exists()
-    last = subprocess.run(command, capture_output=True, text=True, check=True)
+    last = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
     assert len(descriptions) - 17 <= last.stdout.count("batch") <= len(descriptions) - 16 + 1
 
     whole = embed_descriptions(descriptions, minilm, tmp_path / "whole", batch_size=1)

@@ -82,8 +82,8 @@ def record_bytes(key: str, cost: float) -> bytes:
     return record_line(DescriptionRecord(key=key * 32, image_id="0" * 32, cost=cost))
 
 
-def waits_for(context: AbstractContextManager, lock: Path) -> bool:
-    """Whether a context is entered once a lock is free, and not before."""
+def waits_for(context: AbstractContextManager, lock: Path, seconds: float = 0.4) -> bool:
+    """Whether a context is entered once a lock is free, and not in the seconds before."""
     inside = Event()
 
     def enter():
@@ -93,7 +93,7 @@ def waits_for(context: AbstractContextManager, lock: Path) -> bool:
     thread = Thread(target=enter)
     with exclusive(lock, "it"):
         thread.start()
-        early = inside.wait(0.4)
+        early = inside.wait(seconds)
     thread.join()
     return inside.is_set() and not early
 

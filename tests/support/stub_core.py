@@ -201,6 +201,7 @@ class Stub:
         header = request.headers.get("Authorization")
         if entry.endpoint in ("chat", "create"):
             body = await request.read()  # from here on the work is done even if the client leaves
+        entry.read = True
         if entry.endpoint == "chat":
             question = self._read(body, entry)
         if entry.at < self._ready_at:

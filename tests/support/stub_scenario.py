@@ -220,6 +220,7 @@ class Entry:
         tokens_in: prompt tokens.
         tokens_out: completion tokens.
         sent: whether the whole response was handed to an open connection.
+        read: whether it has arrived, the body of an upload excepted.
         done_at: end, `time.monotonic()`.
     """
 
@@ -244,6 +245,7 @@ class Entry:
     tokens_in: int = 0
     tokens_out: int = 0
     sent: bool = False
+    read: bool = False
     done_at: float = 0.0
 
     def to_json(self) -> str:

@@ -27,7 +27,7 @@ def wait_for(what) -> None:
 def kill_when(server: StubServer, endpoint: str, image_set: Path, work: Path, **options) -> None:
     """Kill a process while the server is busy with its first request of a kind."""
     client = start_client(image_set, work, server.base_url, **options)
-    wait_for(lambda: count(server.log, endpoint))
+    wait_for(lambda: any(entry.read for entry in server.log if entry.endpoint == endpoint))
     time.sleep(0.1)  # the body may arrive a little later
     client.kill()
     client.join()
@@ -45,7 +45,7 @@ def check_all(server: StubServer, work: Path, turns: int = 1) -> None:
 
 @pytest.mark.parametrize("endpoint", ["upload", "create", "batch", "content", "file", "delete"])
 def test_kill_during_a_request_loses_and_repeats_nothing(image_set, tmp_path, endpoint):
-    slow = Fault("slow", on=endpoint, seconds=0.5, times=1)
+    slow = Fault("slow", on=endpoint, seconds=2.0, times=1)
     with StubServer(Scenario(faults=(slow,))) as server:
         kill_when(server, endpoint, image_set, tmp_path)
         batched(image_set, tmp_path, server.base_url, create_seconds=10.0)
@@ -55,7 +55,7 @@ def test_kill_during_a_request_loses_and_repeats_nothing(image_set, tmp_path, en
 
 @pytest.mark.slow
 def test_late_creation_after_a_kill_finds_its_input_file_deleted(image_set, tmp_path):
-    with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=3.0, times=1),))) as server:
+    with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=6.0, times=1),))) as server:
         kill_when(server, "create", image_set, tmp_path)
         batched(image_set, tmp_path, server.base_url, create_seconds=0.0)
         wait_for(lambda: all(entry.done_at for entry in server.log))
@@ -66,9 +66,9 @@ def test_late_creation_after_a_kill_finds_its_input_file_deleted(image_set, tmp_
 
 @pytest.mark.slow
 def test_unrecorded_batch_is_found_among_other_batches(image_set, tmp_path):
-    with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=0.3, times=1),))) as server:
+    with StubServer(Scenario(faults=(Fault("slow", on="create", seconds=2.0, times=1),))) as server:
         kill_when(server, "create", image_set, tmp_path)
-        time.sleep(0.5)
+        wait_for(lambda: all(entry.done_at for entry in server.log))
         for _ in range(120):
             post_batch(server)
         batched(image_set, tmp_path, server.base_url)
@@ -113,7 +113,7 @@ def test_random_kills_lose_and_repeat_nothing(image_set, tmp_path, seed):
 
 
 def test_interrupt_while_waiting_leaves_the_batch_at_the_server(image_set, tmp_path):
-    with StubServer(Scenario(batch_seconds=1.5)) as server:
+    with StubServer(Scenario(batch_seconds=600.0)) as server:
         client = start_client(image_set, tmp_path, server.base_url)
         wait_for(lambda: count(server.log, "batch"))
         os.kill(client.pid, signal.SIGINT)
@@ -122,6 +122,9 @@ def test_interrupt_while_waiting_leaves_the_batch_at_the_server(image_set, tmp_p
         assert client.exitcode == 1 and "KeyboardInterrupt" in seen
         assert f"1 batch under way at {server.base_url}, which continues without us. The same command collects" in seen
         assert any(state_of(tmp_path).rglob("state.json"))
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
         batched(image_set, tmp_path, server.base_url)
         check_all(server, tmp_path)
         assert count(server.log, "create") == 1

@@ -103,7 +103,7 @@ def test_answer_without_choices_costs_its_counted_tokens(image_set, tmp_path):
         (Fault("truncated", every=2), RunSettings(attempts=30)),
         (Fault("cut_body", every=2), RunSettings(attempts=30)),
         (Fault("status", status=504, every=2), RunSettings(attempts=30)),
-        (Fault("slow", every=2, seconds=4.0), RunSettings(image_seconds=1.5)),
+        (Fault("slow", every=2, seconds=10.0), RunSettings(image_seconds=4.0)),
     ],
     ids=["truncated", "cut", "gateway", "slow"],
 )

@@ -33,7 +33,8 @@ def spent_in(store: DescriptionStore, log) -> bool:
 
 @pytest.mark.slow
 def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
-    with StubProcess(Scenario(latency=0.05, slots=AT_ONCE, faults=THREE_IN_VAIN)) as server:
+    held = Fault("slow", numbers=tuple(range(60, 60 + AT_ONCE)), seconds=5.0)  # so that it does not end by itself
+    with StubProcess(Scenario(latency=0.05, slots=AT_ONCE, faults=(*THREE_IN_VAIN, held))) as server:
         prices = ["--price-in", "10", "--price-out", "20", "--max-tokens", "20", "--yes", "--at-once", str(AT_ONCE)]
         where = ["--work", str(tmp_path), "--base-url", server.base_url, "--model", MODEL]
         every = ["--splits", "train", "validation", "test"]

@@ -138,8 +138,8 @@ def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path
 
 def test_timed_out_request_goes_to_another_server(image_set, tmp_path):
     """One of two servers lists its models, but never answers a question."""
-    unanswering = Scenario(faults=(Fault("slow", seconds=2.5),))
-    patience = RunSettings(image_seconds=1.5)
+    unanswering = Scenario(faults=(Fault("slow", seconds=12.0),))
+    patience = RunSettings(image_seconds=5.0)
     with StubServer(Scenario(latency=0.02)) as well, StubServer(unanswering) as hanging:
         tally = described(image_set, tmp_path, well.base_url, hanging.base_url, patience=patience)
         assert chats(hanging)
@@ -204,8 +204,8 @@ def test_run_ends_when_every_request_is_rate_limited(image_set, tmp_path):
 @pytest.mark.slow
 def test_time_limit_covers_all_tries_of_an_image(image_set, images, tmp_path):
     mark = images.ids[5].decode()[:12]
-    faults = (Fault("status", status=500, mark=mark), Fault("slow", mark=mark, seconds=2.0))
-    patience = RunSettings(image_seconds=3.0, attempts=20)
+    faults = (Fault("status", status=500, mark=mark), Fault("slow", mark=mark, seconds=4.0))
+    patience = RunSettings(image_seconds=6.0, attempts=20)
     with StubServer(Scenario(faults=faults)) as server:
         tally = described(image_set, tmp_path, server.base_url, patience=patience)
         assert (tally.answered, tally.failures) == (IMAGES - 1, {"time limit": 1})

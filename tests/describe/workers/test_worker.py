@@ -16,7 +16,7 @@ from gpt4image.describe.workers.worker import describe_shard, hold_place, report
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.workflows.describe import run_description
 from support.describing import cost_of
-from support.running import options, record_bytes, waits_for
+from support.running import LONG, options, record_bytes, waits_for
 from support.stub_server import Fault, Scenario, StubServer
 
 QUESTIONS = {"prompts": ("questions",), "price_in": 10.0, "price_out": 20.0, "max_tokens": 20}
@@ -42,13 +42,14 @@ def spy(counted: list, budget_of):
 def test_place_is_held_by_one_worker(store):
     mine = order(store, "a")
     assert waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(0))
-    assert not waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(1))
+    assert not waits_for(hold_place(mine, 0), RunFolder(mine.run).lock(1), LONG)
 
 
 def test_worker_without_launcher_waits_for_workers_of_other_runs(store):
     other = RunFolder(workers_folder(store) / "b").lock(1)
     assert waits_for(hold_place(order(store, "a", alone=True), 0), other)
-    assert not waits_for(hold_place(order(store, "a", alone=True), 0), RunFolder(workers_folder(store) / "a").lock(1))
+    sibling = RunFolder(workers_folder(store) / "a").lock(1)
+    assert not waits_for(hold_place(order(store, "a", alone=True), 0), sibling, LONG)
     assert waits_for(hold_place(order(store, "a", alone=True), 0), store.folder / "describe.lock")
 
 

@@ -16,6 +16,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from gpt4image.llm.local import client
 from gpt4image.llm.local.client import LocalDescriber
 from support.local_requests import IMAGE_TOKENS
 
@@ -62,7 +63,11 @@ def reference(tiny_vlm) -> Callable:
 
 @pytest.fixture
 def batches(monkeypatch) -> list[dict]:
-    """Record every call of `generate`: inputs, model (weakly), and tokens at the end."""
+    """Record every call of `generate`: inputs, model (weakly), and tokens at the end.
+
+    Requests made at the same time share a batch, however long it takes to open their pictures.
+    """
+    monkeypatch.setattr(client, "GATHER_SECONDS", 0.25)
     seen, generate = [], LlavaForConditionalGeneration.generate
 
     def watched(self, **inputs):

@@ -58,7 +58,7 @@ def test_match_longer_than_the_excerpt_is_cut():
 
 
 def test_extreme_lengths_are_quick():
-    started = time.monotonic()
+    started = time.process_time()
     make_excerpt("w" * 100_000, "w" * 100_000 + "x")
     make_excerpt("'\"" * 50_000, "'\"" * 50_000)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
