@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.align.head import Targets
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
-from gpt4image.train.build import make_model, make_optimizer
+from gpt4image.train.build import build_model, build_optimizer
 from gpt4image.train.data import Batch
 from gpt4image.train.guidance import Guidance, VectorSource
 from gpt4image.train.objective import Objective
@@ -75,14 +75,14 @@ class Side:
         backbone = timm.create_model(recipe.backbone, num_classes=CLASSES, **options)
         sample = {(0, 0): torch.zeros(3, recipe.image_size, recipe.image_size)}
         ids = np.asarray([f"{number:032x}" for number in range(1000)], dtype="S32")
-        model = make_model(backbone, sample, ids, guidance, recipe, seed=0)  # type: ignore[arg-type]
-        self.model, self.optimizer = accelerator.prepare(model, make_optimizer(model, recipe))
+        model = build_model(backbone, sample, ids, guidance, recipe, seed=0)  # type: ignore[arg-type]
+        self.model, self.optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
         if recipe.compile:
             self.model.compile()
         self.objective = Objective(recipe, CLASSES, accelerator, weight=recipe.weight)
         self.guidance, self.accelerator, self.recipe = guidance, accelerator, recipe
         self.heads = accelerator.unwrap_model(self.model).heads
-        self.heads_optimizer = make_optimizer(self.heads, recipe) if len(self.heads) else None
+        self.heads_optimizer = build_optimizer(self.heads, recipe) if len(self.heads) else None
         self.rng = np.random.default_rng(1)
 
     def batch(self, pixels: Tensor, labels: Tensor) -> Batch:

@@ -3,23 +3,9 @@
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
-from sklearn import metrics
 
 from gpt4image.probing import calibration
-from gpt4image.probing.calibration import calibration_error, fit_temperature, measure, measure_quality
-
-
-def test_metrics_equal_scikit_learn():
-    generator = np.random.default_rng(0)
-    logits, labels = generator.normal(size=(200, 5)), generator.integers(0, 4, 200)
-    found = measure(logits, labels)
-    predicted = logits.argmax(axis=1)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert found.accuracy == metrics.accuracy_score(labels, predicted)
-    assert found.negative_log_likelihood == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(5)))
-    assert np.array_equal(found.confusion, metrics.confusion_matrix(labels, predicted, labels=range(5)))
-    recalls = metrics.recall_score(labels, predicted, labels=range(4), average=None)
-    assert found.balanced_accuracy == pytest.approx(recalls.mean())
+from gpt4image.probing.calibration import calibration_error, fit_temperature, measure_quality
 
 
 def test_fitted_temperature_undoes_a_known_distortion():

@@ -90,8 +90,8 @@ def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
 
 def test_logits_are_those_of_the_run_and_of_its_export(images, run, run_teacher, tmp_path):
     from gpt4image import export_model
-    from gpt4image.train.augment import evaluation_transform
     from gpt4image.train.run import load_backbone
+    from gpt4image.train.transforms import evaluation_transform
 
     seen = pictures(images, range(5), evaluation_transform(run.preprocessing))
     with torch.no_grad():

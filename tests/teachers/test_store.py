@@ -46,7 +46,7 @@ def test_vectors_are_found_by_image_id(images, resnet, teacher_store):
 
 def test_training_reads_it_beside_the_text(images, store, teacher_store):
     assert (is_text(store), is_text(teacher_store)) == (True, False)
-    sources = vector_sources((store, teacher_store), side_by_side=True)
+    sources = vector_sources((store, teacher_store), concatenate=True)
     assert [source.width for source in sources] == [384, teacher_store.width]
     ids = images.ids[images.split("train")]
     taken = sources[1].take(sources[1].find(ids), "random", 0, np.arange(len(ids)))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from gpt4image.train.augment import preprocessing, training_transform
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import (
     EpochBatches,
@@ -17,6 +16,7 @@ from gpt4image.train.data import (
     make_loader,
 )
 from gpt4image.train.guidance import Guidance, vector_sources
+from gpt4image.train.transforms import preprocessing, training_transform
 
 
 def flat(batch):
@@ -27,7 +27,7 @@ def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     rows = labelled_rows(images, "train")
     config = preprocessing(build_backbone(recipe, 3), recipe.image_size)
     inputs = ImageInputs(images, rows, training_transform(recipe, config), seed=5)
-    guidance = Guidance(vector_sources([store], side_by_side=False), texts=recipe.texts, seed=5)
+    guidance = Guidance(vector_sources([store], concatenate=False), texts=recipe.texts, seed=5)
     dataset = LabelledInputs(inputs, images, rows, guidance)
     batches = EpochBatches(len(rows), 8, 5, *share)
     batches.epoch, batches.start = epoch, start

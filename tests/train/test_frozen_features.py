@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from gpt4image.align.aligned_model import AlignedModel
 from gpt4image.core.errors import ConfigError
 from gpt4image.train import frozen_features as module
-from gpt4image.train.augment import evaluation_transform, preprocessing
 from gpt4image.train.frozen_features import FrozenBackbone, frozen_features
+from gpt4image.train.transforms import evaluation_transform, preprocessing
 
 NAMES = ("resnet10t", "test_vit", "test_mambaout")
 

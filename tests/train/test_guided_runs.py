@@ -128,7 +128,7 @@ def test_an_image_that_one_encoder_has_no_vector_of_has_none_side_by_side(images
 
     half = list(descriptions.pairs())[::2]
     fewer = embed_descriptions(join_texts(images, half, 0, "half"), LetterEncoder(), tmp_path / "half")
-    (together,) = vector_sources([store, fewer], side_by_side=True)
+    (together,) = vector_sources([store, fewer], concatenate=True)
     known = {image_id for image_id, _ in half}
     expected = [image_id.decode() in known for image_id in images.ids]
     places = together.find(images.ids)
@@ -136,7 +136,7 @@ def test_an_image_that_one_encoder_has_no_vector_of_has_none_side_by_side(images
     vectors = together.take(places, "mean", 0, np.zeros(len(places)))
     assert vectors.shape == (len(images), 410)
     assert not vectors[~np.asarray(expected)].any()
-    apart = vector_sources([store, fewer], side_by_side=False)
+    apart = vector_sources([store, fewer], concatenate=False)
     assert [source.width for source in apart] == [384, 26]
 
 
@@ -215,20 +215,20 @@ def test_images_with_neither_label_nor_text_are_left_out(half_labelled, descript
     chosen = {images.ids[row].decode() for row in unlabelled[:2]}
     texts = [pair for pair in descriptions.pairs() if pair[0] in chosen]
     few = embed_descriptions(join_texts(images, texts, 0, "few"), minilm, tmp_path / "few")
-    guidance = Guidance(vector_sources([few], side_by_side=False))
+    guidance = Guidance(vector_sources([few], concatenate=False))
     rows = training_rows(images, guidance, unlabelled=True)
     assert set(rows) == set(in_train[images.labels[in_train] >= 0]) | set(unlabelled[:2])
 
 
 def test_repeated_images_draw_texts_of_their_own(images, several_store, small_recipe):
-    from gpt4image.train.augment import preprocessing, training_transform
     from gpt4image.train.backbone import build_backbone
     from gpt4image.train.data import ImageInputs
+    from gpt4image.train.transforms import preprocessing, training_transform
 
     recipe = small_recipe()
     rows = images.split("train")
     transform = training_transform(recipe, preprocessing(build_backbone(recipe, 3), 32))
-    guidance = Guidance(vector_sources([several_store], side_by_side=False))
+    guidance = Guidance(vector_sources([several_store], concatenate=False))
     data = LabelledInputs(ImageInputs(images, rows, transform), images, rows, guidance)
     batch = data[Part([(draw, position) for position in range(len(rows)) for draw in range(3)])]
     assert batch.ids.unique(return_counts=True)[1].tolist() == [3] * len(rows)
@@ -267,7 +267,7 @@ def test_side_by_side_vectors_are_centred_as_one(images, several_store, letters,
     models = observe(monkeypatch, lambda _, model, __: model)
     recipe = small_recipe(epochs=1, several_encoders="concatenated", text_space="centred", texts="mean")
     train_model(images, [several_store, letters], recipe, tmp_path / "run")
-    (source,) = vector_sources([several_store, letters], side_by_side=True)
+    (source,) = vector_sources([several_store, letters], concatenate=True)
     ids = np.unique(images.ids[images.split("train")])
     vectors = torch.from_numpy(source.take(source.find(ids), "mean", 0, np.zeros(len(ids))))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(ids)), atol=1e-3, rtol=0)

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import torch
+from gpt4image.compare.test_answers import answer_test_images
 from safetensors.torch import load_file
 
 from gpt4image import train_model
-from gpt4image.compare.test_answers import answer_test_images
 
 SCRIPT = """
 import json, os, sys

@@ -8,12 +8,12 @@ from torch import nn
 from gpt4image import Recipe, named_recipe
 from gpt4image.align.projector import Projector
 from gpt4image.core.errors import ConfigError
-from gpt4image.train.augment import preprocessing, training_transform
 from gpt4image.train.backbone import build_backbone
-from gpt4image.train.build import make_optimizer
+from gpt4image.train.build import build_optimizer
 from gpt4image.train.data import EpochBatches
-from gpt4image.train.loop import learning_rate
 from gpt4image.train.recipe import NamedRecipe, find_recipe, recipe_names
+from gpt4image.train.schedules import learning_rate
+from gpt4image.train.transforms import preprocessing, training_transform
 
 IMAGENET = 1_281_167  # training images of ImageNet-1K
 
@@ -90,7 +90,7 @@ def test_named_recipe_is_printed_as_a_config_file(name, tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_timm_knows_optimizer_and_transforms_of_every_named_recipe(name):
     recipe = named_recipe(name)
-    make_optimizer(nn.Linear(2, 2), recipe)
+    build_optimizer(nn.Linear(2, 2), recipe)
     config = preprocessing(nn.Identity(), recipe.image_size)
     assert training_transform(recipe, config) is not None
 
@@ -117,10 +117,10 @@ def test_reference_recipes_hold_the_numbers_of_the_reference_code():
     for recipe in (resnet, deit):
         assert (recipe.loss, recipe.targets, recipe.text_space, recipe.balance) == ("clip", "identity", "raw", None)
         assert (recipe.crop_scale, recipe.flip, recipe.clip_grad) == ((0.08, 1.0), 0.5, None)
-    sgd = make_optimizer(nn.Linear(2, 2), resnet)
+    sgd = build_optimizer(nn.Linear(2, 2), resnet)
     assert type(sgd) is torch.optim.SGD
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.9, False)
-    assert type(make_optimizer(nn.Linear(2, 2), deit)) is torch.optim.AdamW
+    assert type(build_optimizer(nn.Linear(2, 2), deit)) is torch.optim.AdamW
 
 
 @pytest.mark.parametrize(

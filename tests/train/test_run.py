@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gpt4image.compare.test_answers import answer_test_images
 from safetensors.torch import load_file, save_file
 
 from gpt4image import AlignmentLoss, Recipe, train_model
-from gpt4image.compare.test_answers import answer_test_images
 from gpt4image.core.errors import BusyError, ConfigError, Gpt4ImageError, TrainingError
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import Batch
@@ -102,8 +102,9 @@ def test_frozen_normalisation_keeps_its_statistics(images, small_recipe, tmp_pat
 
 
 def test_stored_features_belong_to_their_weights(small_recipe):
-    from gpt4image.train.augment import preprocessing
     from gpt4image.train.inputs import stem_identity
+
+    from gpt4image.train.transforms import preprocessing
 
     recipe = small_recipe(freeze=("conv1", "bn1"), cached_views=1)
     backbones = [build_backbone(recipe, 3) for _ in range(2)]
@@ -250,7 +251,7 @@ def test_moving_average_is_what_is_kept(images, small_recipe, tmp_path):
     recipe = small_recipe(epochs=1)
     plain = train_model(images, None, recipe, tmp_path / "plain", arm="baseline")
     slow = train_model(images, None, replace(recipe, ema_decay=0.999), tmp_path / "slow", arm="baseline")
-    from gpt4image.train.augment import seed_everything
+    from gpt4image.train.transforms import seed_everything
 
     seed_everything(0)
     start = build_backbone(recipe, 3).state_dict()["fc.weight"]
@@ -263,7 +264,7 @@ def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, sto
     frozen = ("conv1", "bn1", "maxpool", "layer1", "layer2")
     recipe = small_recipe(epochs=2, freeze=frozen, cached_views=2)
     run = train_model(images, store, recipe, tmp_path / "run")
-    from gpt4image.train.augment import seed_everything
+    from gpt4image.train.transforms import seed_everything
 
     seed_everything(0)
     start, weights = build_backbone(recipe, 3).state_dict(), load_file(run.layout.weights)
@@ -275,7 +276,7 @@ def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, sto
     assert len(features) == 2 * len(images.split("train"))
 
     answers = answer_test_images(run, images)
-    from gpt4image.train.augment import evaluation_transform
+    from gpt4image.train.transforms import evaluation_transform
 
     transform = evaluation_transform(run.preprocessing)
     batch = torch.stack([transform(images.image(int(row))) for row in answers.rows])

@@ -1,1 +1,1 @@
-"""Did the text help? Arms x seeds, paired seed by seed. Import `records` alone where torch is not wanted."""
+"""Does text help? Arms x seeds, compared seed by seed. `records` imports no torch."""

@@ -1,4 +1,4 @@
-"""Arms x seeds: train what is not finished, answer the test images once, and compare seed by seed."""
+"""Train every arm with every seed, predict the test images once, and compare seed by seed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt4image.compare.gallery import choose_gallery
+from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison
-from gpt4image.compare.summarize import CANDIDATE, REFERENCE, RunOutcome, record_comparison
-from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.compare.summarize import RunOutcome, record_comparison
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
@@ -20,6 +20,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import train_model
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE
 
 
 def compare_arms(
@@ -34,39 +35,30 @@ def compare_arms(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
 ) -> Comparison:
-    """Train with and without descriptions with each seed and compare the two on the test images.
+    """Train with and without descriptions with each seed, and compare the predictions for the test images.
 
-    Runs that are finished are not trained again; one that was killed goes on where it was. The comparison is also
-    written to `comparison.json` and `gallery.json` in the work directory.
+    Finished runs are not trained again, and an interrupted one resumes. The comparison is also written to
+    `comparison.json` and `gallery.json` in the work directory.
 
     Args:
         images: the images.
         descriptions: their texts.
-        store: vectors of these texts, by one encoder or several, and those of vision teachers.
-        recipe: how both arms are trained.
+        store: vectors of these texts by one or several encoders, and vectors of vision teachers.
+        recipe: recipe of all arms.
         work: the work directory.
-        soft_labels: labels that recipes may mix in.
-        seeds: seeds; both arms are trained with each.
+        soft_labels: soft labels, for recipes that mix them in.
+        seeds: seeds; every arm is trained with each.
         workers: processes that prepare batches.
         checkpoint_seconds: time between two checkpoints of a run.
 
     Raises:
-        ConfigError: no seed or one twice, or a run with other settings is there.
-        StoreError: the vectors are not those of the descriptions.
+        ConfigError: invalid seeds, or a run in the work directory was created with different settings.
+        StoreError: the vectors belong to other descriptions.
     """
-    check_seeds(seeds)
-    if not recipe.soft_labels and not (recipe.weight and recipe.align_until):
-        raise ConfigError("weight, align_until and soft_labels leave nothing to compare: both arms would be the same.")
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
-    for each in stores:
-        if is_text(each):
-            each.check(descriptions)
-    if len(labelled_rows(images, "test")) < 2:
-        raise ConfigError(
-            f"{images.source} has a single test image: that compares nothing. Add images, or raise --test-share."
-        )
+    _check(images, descriptions, stores, recipe, seeds)
     workdir = WorkDir(work)
-    outcomes: dict[str, list[RunOutcome]] = {REFERENCE: [], CANDIDATE: []}
+    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS}
     for seed in seeds:
         for arm, finished in outcomes.items():
             run = train_model(
@@ -81,19 +73,33 @@ def compare_arms(
                 workers=workers,
                 checkpoint_seconds=checkpoint_seconds,
             )
-            finished.append(
-                RunOutcome(run, answer_test_images(run, images, features=workdir.features, workers=workers))
-            )
+            predictions = predict_test_images(run, images, features=workdir.features, workers=workers)
+            finished.append(RunOutcome(run, predictions))
     comparison = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
     if make_accelerator(recipe).is_main_process:
         comparison.save(workdir.comparison)
-        choose_gallery(images, descriptions, {arm: runs[0].answers for arm, runs in outcomes.items()}).save(
-            workdir.gallery
-        )
+        first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, CANDIDATE)}
+        choose_gallery(images, descriptions, first).save(workdir.gallery)
     return comparison
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """ConfigError unless the seeds are some different numbers from 0 up."""
+def _check(
+    images: ImageTable,
+    descriptions: DescriptionSet,
+    stores: Sequence[EmbeddingStore],
+    recipe: Recipe,
+    seeds: Sequence[int],
+) -> None:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds must be different numbers from 0 up, not {list(seeds)}.")
+        raise ConfigError(f"seeds should be different numbers, 0 or greater, not {list(seeds)}.")
+    if not recipe.soft_labels and not (recipe.weight and recipe.align_until):
+        raise ConfigError(
+            "Both arms would be the same: set weight and align_until above 0 to align with descriptions, or "
+            "soft_labels above 0."
+        )
+    for store in filter(is_text, stores):
+        store.check(descriptions)
+    if len(labelled_rows(images, "test")) < 2:
+        raise ConfigError(
+            f"{images.source} has a single test image, too few to compare on. Add images, or raise --test-share."
+        )

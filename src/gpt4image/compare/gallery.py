@@ -1,4 +1,4 @@
-"""Test images to look at: those whose answers the descriptions changed first."""
+"""Test images to look at, beginning with those on which the descriptions changed the predictions most."""
 
 from __future__ import annotations
 
@@ -8,67 +8,52 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.special import softmax
 
+from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import Answer, Gallery, GalleryItem
-from gpt4image.compare.test_answers import AnsweredTestSet
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import thumbnail
 
 Group = Literal["mended", "broken", "both right", "both wrong"]
-
-
 PER_GROUP = 9
 
 
-def choose_gallery(images: ImageTable, descriptions: DescriptionSet, answers: Mapping[str, AnsweredTestSet]) -> Gallery:
-    """Choose images of each group, those on which the arms differ most in the right class's probability first.
+def choose_gallery(images: ImageTable, descriptions: DescriptionSet, arms: Mapping[str, Predictions]) -> Gallery:
+    """Choose images of each group, ranked by how much the arms differ in the probability of the true class.
 
     Args:
         images: the images.
         descriptions: their texts.
-        answers: each arm's answers with one seed; the first arm is the reference, the second the candidate.
+        arms: predictions of two arms with one seed, the reference before the candidate.
     """
-    reference, candidate = answers.values()
-    probabilities = {arm: softmax(found.logits.astype(np.float64), axis=1) for arm, found in answers.items()}
-    own = np.arange(len(reference.rows)), reference.labels
-    before, after = (chances[own] for chances in probabilities.values())
-    was_right, is_right = (found.logits.argmax(axis=1) == found.labels for found in (reference, candidate))
+    probabilities = {arm: softmax(found.logits.astype(np.float64), axis=1) for arm, found in arms.items()}  # [N, C]
+    before, after = arms.values()
+    of_label = np.arange(len(before.rows)), before.labels
+    low, high = (chances[of_label] for chances in probabilities.values())
     members = {
-        "mended": ~was_right & is_right,
-        "broken": was_right & ~is_right,
-        "both right": was_right & is_right,
-        "both wrong": ~was_right & ~is_right,
+        "mended": ~before.correct & after.correct,
+        "broken": before.correct & ~after.correct,
+        "both right": before.correct & after.correct,
+        "both wrong": ~before.correct & ~after.correct,
     }
-    order = np.argsort(-np.abs(after - before), kind="stable")
+    order = np.argsort(-np.abs(high - low), kind="stable")
     items = []
     for group in get_args(Group):
-        for position in [i for i in order if members[group][i]][:PER_GROUP]:
-            items.append(describe_item(images, descriptions, reference, probabilities, int(position), group))
+        for at in [at for at in order if members[group][at]][:PER_GROUP]:
+            row, label = int(before.rows[at]), int(before.labels[at])
+            items.append(
+                GalleryItem(
+                    path=images.path(row),
+                    thumbnail=thumbnail(images.image(row)),
+                    label=images.classes[label],
+                    description=descriptions.texts_of([images.ids[row].decode()])[0],
+                    answers={arm: _answer(images, chances[at], label) for arm, chances in probabilities.items()},
+                    group=group,
+                )
+            )
     return Gallery(items=items)
 
 
-def describe_item(
-    images: ImageTable,
-    descriptions: DescriptionSet,
-    answers: AnsweredTestSet,
-    probabilities: Mapping[str, np.ndarray],
-    position: int,
-    group: Group,
-) -> GalleryItem:
-    """One test image with its text and every arm's answer."""
-    row, label = int(answers.rows[position]), int(answers.labels[position])
-    image_id = images.ids[row].decode()
-    return GalleryItem(
-        path=images.path(row),
-        thumbnail=thumbnail(images.image(row)),
-        label=images.classes[label],
-        description=descriptions.texts_of([image_id])[0],
-        answers={arm: make_answer(images.classes, chances[position], label) for arm, chances in probabilities.items()},
-        group=group,
-    )
-
-
-def make_answer(classes: tuple[str, ...], probabilities: np.ndarray, label: int) -> Answer:
-    """The likeliest class of probabilities [C]."""
+def _answer(images: ImageTable, probabilities: np.ndarray, label: int) -> Answer:
     best = int(probabilities.argmax())
-    return Answer(answer=classes[best], probability=float(probabilities[best]), right=best == label)
+    return Answer(answer=images.classes[best], probability=float(probabilities[best]), right=best == label)

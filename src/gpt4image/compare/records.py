@@ -1,4 +1,4 @@
-"""What a comparison found, as plain records: `comparison.json` and `gallery.json`. The report reads nothing else."""
+"""Records of a comparison, kept as `comparison.json` and `gallery.json`. The report reads nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpt4image.core.record import Record
 
 
 class EpochRecord(Record):
-    """One epoch of one run. Losses are means over the epoch's steps; accuracy is a share of 1."""
+    """One epoch of one run. Losses are means over its steps; accuracies here and below lie between 0 and 1."""
 
     epoch: int
     learning_rate: float
@@ -19,21 +19,21 @@ class EpochRecord(Record):
 
 
 class RunRecord(Record):
-    """One trained model: how it learned and how it did on the test images."""
+    """One trained model."""
 
     arm: str
     seed: int
     best_epoch: int
     validation_accuracy: float
     test_accuracy: float
-    balanced_accuracy: float
-    negative_log_likelihood: float
+    balanced_accuracy: float  # mean recall of the classes that occur in the test split
+    negative_log_likelihood: float  # mean over the test images, in nats
     seconds: float
     history: list[EpochRecord]
 
 
 class ArmRecord(Record):
-    """One way of training, over all its seeds; `confusion[i][j]` counts test images of class i answered j."""
+    """One way of training, over all seeds. `confusion[i][j]` counts test images of class i predicted as class j."""
 
     name: str
     title: str
@@ -42,10 +42,10 @@ class ArmRecord(Record):
 
 
 class Difference(Record):
-    """Paired difference of test accuracy, `arm` minus `reference`, as shares of 1, with a 95% interval.
+    """Paired difference of test accuracy, `arm` minus `reference`, with its 95% confidence interval.
 
-    `covers` says which luck the interval accounts for: which seeds were drawn and which test images were drawn, or,
-    where there is one seed only, the test images alone.
+    `covers` says what the interval covers: seeds and test images, or with a single seed the test images only. See
+    `probing.intervals`.
     """
 
     arm: str
@@ -71,7 +71,7 @@ class ClassRecord(Record):
 
 
 class DataRecord(Record):
-    """The image set and how far the descriptions cover it."""
+    """The images, and how many of them have a description."""
 
     source: str
     images: dict[str, int]
@@ -87,7 +87,7 @@ class DataRecord(Record):
 
 
 class EncoderRecord(Record):
-    """The text encoder and what it could not read."""
+    """A text encoder, and how many texts it truncated."""
 
     name: str
     revision: str
@@ -99,7 +99,7 @@ class EncoderRecord(Record):
 
 
 class Answer(Record):
-    """What one arm's model said of an image (first seed): the class and its probability."""
+    """One arm's prediction for an image with the first seed: the class and its probability."""
 
     answer: str
     probability: float
@@ -107,7 +107,7 @@ class Answer(Record):
 
 
 class GalleryItem(Record):
-    """A test image with its description and every arm's answer. `thumbnail` is a JPEG as a `data:` address."""
+    """A test image with its description and every arm's prediction. `thumbnail` is a JPEG as a `data:` address."""
 
     path: str
     thumbnail: str
@@ -124,7 +124,7 @@ class Gallery(Record):
 
 
 class Comparison(Record):
-    """Everything that a comparison of training with and without text found."""
+    """All results of a comparison of training with and without text."""
 
     version: str
     created: str

@@ -1,4 +1,4 @@
-"""What was found, as records."""
+"""Summarise finished runs as a `Comparison`: accuracies, the paired difference with its interval, and notes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
+import torch
+from scipy.special import log_softmax
+from sklearn.metrics import recall_score
 
+from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import (
     ArmRecord,
     ClassRecord,
@@ -20,34 +24,27 @@ from gpt4image.compare.records import (
     EpochRecord,
     RunRecord,
 )
-from gpt4image.compare.test_answers import AnsweredTestSet
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.probing.calibration import measure
 from gpt4image.probing.intervals import paired_interval
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
+from gpt4image.train.spec import CANDIDATE, REFERENCE
 
-REFERENCE, CANDIDATE = "baseline", "described"
-
-
-KEPT_REJECTS = 200
-
-
-"""Rejected images that are named in the record; all are counted."""
+KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """A finished run and its answers to the test images."""
+    """A finished run and its predictions for the test images."""
 
     run: TrainedRun
-    answers: AnsweredTestSet
+    predictions: Predictions
 
 
 def record_comparison(
@@ -58,83 +55,91 @@ def record_comparison(
     outcomes: dict[str, list[RunOutcome]],
     soft_labels: Sequence[SoftLabels] = (),
 ) -> Comparison:
-    """Everything that was found, as a record."""
-    reference, candidate = outcomes[REFERENCE], outcomes[CANDIDATE]
-    differences = right_answers(candidate) - right_answers(reference)
+    """Summarise the outcomes of S seeds for each arm."""
+    right = {arm: np.stack([o.predictions.correct for o in runs]).astype(float) for arm, runs in outcomes.items()}
+    differences = right[CANDIDATE] - right[REFERENCE]  # [S, N]
     interval = paired_interval(differences)
+    labels = outcomes[REFERENCE][0].predictions.labels
     return Comparison(
         version=version("gpt4image"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=list(images.classes),
-        data=record_data(images, descriptions),
-        encoders=[record_encoder(store) for store in stores if is_text(store)],
+        data=_record_data(images, descriptions),
+        encoders=[_record_encoder(store) for store in stores if is_text(store)],
         recipe=recipe.to_dict(),
-        arms=[record_arm(runs) for runs in outcomes.values()],
+        arms=[_record_arm(runs) for runs in outcomes.values()],
         difference=Difference(
             arm=CANDIDATE,
             reference=REFERENCE,
-            seeds=[outcome.run.seed for outcome in candidate],
+            seeds=[outcome.run.seed for outcome in outcomes[CANDIDATE]],
             per_seed=differences.mean(axis=1).tolist(),
             mean=interval.mean,
             low=interval.low,
             high=interval.high,
             covers=interval.covers,
         ),
-        per_class=[record_class(images, label, outcomes, differences) for label in range(len(images.classes))],
+        per_class=[
+            _record_class(images, label, labels == label, right, differences) for label in range(len(images.classes))
+        ],
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
-        device=describe_device(recipe),
-        notes=[*notes(images, recipe, soft_labels), *teacher_notes(stores)],
+        device=_device(recipe),
+        notes=_notes(images, stores, recipe, soft_labels),
     )
 
 
-def right_answers(outcomes: Sequence[RunOutcome]) -> np.ndarray:
-    """Whether each seed's model answers each test image right, float [S, N]."""
-    return np.stack([(o.answers.logits.argmax(axis=1) == o.answers.labels).astype(float) for o in outcomes])
-
-
-def record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
-    """One arm's runs and its confusion matrix over all seeds."""
-    metrics = [measure(outcome.answers.logits, outcome.answers.labels) for outcome in outcomes]
-    runs = [
-        RunRecord(
-            arm=outcome.run.arm.name,
-            seed=outcome.run.seed,
-            best_epoch=outcome.run.best_epoch,
-            validation_accuracy=outcome.run.best_accuracy,
-            test_accuracy=found.accuracy,
-            balanced_accuracy=found.balanced_accuracy,
-            negative_log_likelihood=found.negative_log_likelihood,
-            seconds=outcome.run.seconds,
-            history=[EpochRecord(**epoch) for epoch in outcome.run.history],
-        )
-        for outcome, found in zip(outcomes, metrics, strict=True)
-    ]
+def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
     arm = outcomes[0].run.arm
-    confusion = np.sum([found.confusion for found in metrics], axis=0)
-    return ArmRecord(name=arm.name, title=arm.title, runs=runs, confusion=confusion.tolist())
+    confusion = np.sum([outcome.predictions.confusion for outcome in outcomes], axis=0)
+    return ArmRecord(
+        name=arm.name, title=arm.title, runs=[record_run(each) for each in outcomes], confusion=confusion.tolist()
+    )
 
 
-def record_class(
-    images: ImageTable, label: int, outcomes: dict[str, list[RunOutcome]], differences: np.ndarray
+def record_run(outcome: RunOutcome) -> RunRecord:
+    """Summarise one run; balanced accuracy is the mean recall of the classes that occur."""
+    run, labels, predictions = outcome.run, outcome.predictions.labels, outcome.predictions
+    likelihood = log_softmax(predictions.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    return RunRecord(
+        arm=run.arm.name,
+        seed=run.seed,
+        best_epoch=run.best_epoch,
+        validation_accuracy=run.best_accuracy,
+        test_accuracy=float(predictions.correct.mean()),
+        balanced_accuracy=float(
+            recall_score(labels, predictions.classes, labels=np.unique(labels), average="macro", zero_division=0)
+        ),
+        negative_log_likelihood=float(-likelihood.mean()),
+        seconds=run.seconds,
+        history=[EpochRecord(**epoch) for epoch in run.history],
+    )
+
+
+def _record_class(
+    images: ImageTable, label: int, chosen: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray
 ) -> ClassRecord:
-    """One class: its images and both arms' accuracy on them."""
-    chosen = outcomes[REFERENCE][0].answers.labels == label
+    """Summarise one class.
+
+    Args:
+        images: the images.
+        label: the class.
+        chosen: which test images belong to it, bool [N].
+        right: correct predictions of each arm, float [S, N].
+        differences: of candidate and reference, float [S, N].
+    """
     count = int(chosen.sum())
     interval = paired_interval(differences[:, chosen]) if count > 1 else None
-    accuracy = {arm: float(right_answers(runs)[:, chosen].mean()) if count else None for arm, runs in outcomes.items()}
     return ClassRecord(
         name=images.classes[label],
         train_images=int((images.labels[images.split("train")] == label).sum()),
         test_images=count,
-        accuracy=accuracy,
+        accuracy={arm: float(rows[:, chosen].mean()) if count else None for arm, rows in right.items()},
         difference=float(differences[:, chosen].mean()) if count else None,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
     )
 
 
-def record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:
-    """The image set and how far the descriptions cover it."""
+def _record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:
     duplicates, coverage = find_duplicates(images), descriptions.coverage
     return DataRecord(
         source=images.source,
@@ -151,8 +156,7 @@ def record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:
     )
 
 
-def record_encoder(store: EmbeddingStore) -> EncoderRecord:
-    """The text encoder and what it could not read."""
+def _record_encoder(store: EmbeddingStore) -> EncoderRecord:
     manifest = store.manifest
     return EncoderRecord(
         name=manifest.encoder,
@@ -165,44 +169,20 @@ def record_encoder(store: EmbeddingStore) -> EncoderRecord:
     )
 
 
-def describe_device(recipe: Recipe) -> str:
-    """The device in words, with the version of torch."""
-    import torch
-
+def _device(recipe: Recipe) -> str:
     accelerator = make_accelerator(recipe)
-    on_gpu = accelerator.device.type == "cuda"
     name = (
         torch.cuda.get_device_name(accelerator.device)
-        if on_gpu
+        if accelerator.device.type == "cuda"
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     )
     return f"{accelerator.num_processes} x {name}, torch {torch.__version__}"
 
 
-def teacher_notes(stores: Sequence[EmbeddingStore]) -> list[str]:
-    """A line for each vision teacher whose vectors were aligned with."""
-    return [
-        f"Arm {CANDIDATE} was also aligned with the vision teacher {store.manifest.encoder} ({store.width} wide)."
-        for store in stores
-        if not is_text(store)
-    ]
-
-
-def soft_label_line(labels: SoftLabels) -> str:
-    """What soft labels come from, and how good they are."""
-    manifest = labels.manifest
-    makers = " and ".join(source.name for source in manifest.origin.sources)
-    of = {"text": "a classifier on vectors of the texts by", "images": "a classifier on vectors of the images by"}
-    line = f"those of {of.get(manifest.origin.kind, 'the classifier')} {makers}"
-    if manifest.origin.folds:
-        line += ", which had not seen the image they are given to"
-    if manifest.quality:
-        line += f", right for {manifest.quality.accuracy:.1%} of the images"
-    return f"{line}; temperature {manifest.temperature:.2f} unless the recipe has its own."
-
-
-def notes(images: ImageTable, recipe: Recipe, soft_labels: Sequence[SoftLabels] = ()) -> list[str]:
-    """What a reader has to know to judge the numbers."""
+def _notes(
+    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, soft_labels: Sequence[SoftLabels]
+) -> list[str]:
+    """Return what a reader must know to judge the numbers."""
     found = [
         "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
         "Both arms start from the same weights and see the same images in the same order with the same seed."
@@ -214,19 +194,37 @@ def notes(images: ImageTable, recipe: Recipe, soft_labels: Sequence[SoftLabels] 
     if recipe.cached_views:
         found.append(
             f"Their output was computed once for {recipe.cached_views} augmented views of each training image and "
-            "stored in float16; training ran on the rest of the network."
+            "stored in float16; the rest of the network was trained on it."
         )
     if recipe.soft_labels:
         share = f"{recipe.soft_labels:.0%} of the labels in training of {CANDIDATE}"
-        found += [f"{share}: {soft_label_line(each)}" for each in soft_labels]
+        found += [f"{share}: {_soft_label_source(each)}" for each in soft_labels]
     unlabelled = int((images.labels[images.split("train")] < 0).sum())
     if unlabelled and recipe.unlabelled == "skip":
         found.append(f"{unlabelled:,} training images without a label were not used.")
     if unlabelled and recipe.unlabelled == "align" and (recipe.weight or recipe.soft_labels):
         found.append(
-            f"Of {unlabelled:,} training images without a label those with a description took part in {CANDIDATE}."
+            f"Of {unlabelled:,} training images without a label, those with a description trained {CANDIDATE}."
         )
     conflicts = len(find_duplicates(images).conflicting)
     if conflicts:
         found.append(f"{conflicts:,} images occur under more than one label.")
+    found += [
+        f"Arm {CANDIDATE} was also aligned with the vision teacher {store.manifest.encoder} ({store.width} wide)."
+        for store in stores
+        if not is_text(store)
+    ]
     return found
+
+
+def _soft_label_source(labels: SoftLabels) -> str:
+    """Describe where soft labels come from and how good they are."""
+    manifest = labels.manifest
+    makers = " and ".join(source.name for source in manifest.origin.sources)
+    of = {"text": "a classifier on vectors of the texts by", "images": "a classifier on vectors of the images by"}
+    line = f"predicted by {of.get(manifest.origin.kind, 'the classifier')} {makers}"
+    if manifest.origin.folds:
+        line += ", for images held out of its training"
+    if manifest.quality:
+        line += f", correct for {manifest.quality.accuracy:.1%} of the images"
+    return f"{line}; temperature {manifest.temperature:.2f} unless the recipe sets another."

@@ -1,4 +1,4 @@
-"""The model as it is deployed: written, proven equal, and used."""
+"""Models for deployment: exported, verified against the trained model, and used for prediction."""
 
 from gpt4image.export.deployed import Prediction, predict_images
 from gpt4image.export.model import Parity, export_model

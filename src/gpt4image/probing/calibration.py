@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax
@@ -32,40 +31,6 @@ class LabelQuality(Record):
     balanced_accuracy: float
     negative_log_likelihood: float
     calibration_error: float
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Quality of predictions for labelled images.
-
-    Attributes:
-        accuracy: share predicted right.
-        balanced_accuracy: mean of that share over the classes that occur.
-        negative_log_likelihood: mean of -log probability of the right class, in nats.
-        confusion: images of class i predicted as j, int64 [C, C].
-    """
-
-    accuracy: float
-    balanced_accuracy: float
-    negative_log_likelihood: float
-    confusion: np.ndarray
-
-
-def measure(logits: np.ndarray, labels: np.ndarray) -> Metrics:
-    """Return the metrics of logits [N, C] against labels [N], N above 0.
-
-    >>> measure(np.array([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]), np.array([0, 1, 1])).accuracy
-    0.6666666666666666
-    """
-    classes, predicted = logits.shape[1], logits.argmax(axis=1)
-    pairs = labels.astype(np.int64) * classes + predicted  # one number for each cell of the confusion matrix
-    likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    return Metrics(
-        accuracy=float((predicted == labels).mean()),
-        balanced_accuracy=_balanced_accuracy(labels, predicted == labels),
-        negative_log_likelihood=float(-likelihood.mean()),
-        confusion=np.bincount(pairs, minlength=classes**2).reshape(classes, classes),
-    )
 
 
 def measure_quality(logits: np.ndarray, labels: np.ndarray, temperature: float) -> LabelQuality:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gpt4image.train.augment import Transform, evaluation_transform
+from gpt4image.train.transforms import Transform, evaluation_transform
 
 CROP_SCALE = (0.35, 1.0)
 

@@ -1,4 +1,4 @@
-"""Backbones: any timm model, from pretrained weights, a local file, or scratch."""
+"""Backbones: any timm model, with pretrained weights, from a local file, or from scratch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from gpt4image.core.errors import ConfigError, first_line
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 
+POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
+
 
 def build_backbone(recipe: Recipe, classes: int) -> nn.Module:
-    """The recipe's backbone with a new classifier for that many classes, on the CPU.
+    """Build the recipe's backbone with a new classifier, on the CPU.
 
     Raises:
-        ConfigError: unknown model, weights that cannot be fetched, or a weights file that does not fit.
+        ConfigError: unknown model, or weights that cannot be downloaded or do not fit.
     """
     model = create_model(
         recipe.backbone,
@@ -31,7 +33,7 @@ def build_backbone(recipe: Recipe, classes: int) -> nn.Module:
 
 
 def fitting_options(recipe: Recipe) -> dict[str, Any]:
-    """Options of `timm.create_model` that the recipe sets; transformers are built for one image size."""
+    """Return the options of `timm.create_model` that a recipe sets."""
     options: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     if takes_image_size(recipe.backbone):
         options["img_size"] = recipe.image_size
@@ -39,7 +41,7 @@ def fitting_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def takes_image_size(name: str) -> bool:
-    """Whether a timm model is built for one image size: those whose pretrained settings fix it."""
+    """Return whether a timm model, such as a transformer, is built for one image size."""
     import timm
 
     try:
@@ -50,7 +52,7 @@ def takes_image_size(name: str) -> bool:
 
 
 def create_model(name: str, pretrained: bool, **options: Any) -> nn.Module:  # noqa: ANN401 - passed on to timm
-    """`timm.create_model` with errors that name the fix."""
+    """Call `timm.create_model`, with errors that name the fix."""
     import timm
 
     if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
@@ -58,36 +60,31 @@ def create_model(name: str, pretrained: bool, **options: Any) -> nn.Module:  # n
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"Backbone {name} cannot be built with {options}: {error}") from None
+        raise ConfigError(f"timm cannot build backbone {name} with {options}: {error}") from None
     except Exception as error:  # what a hub raises depends on the hub's client
         if not pretrained:
             raise
         raise ConfigError(
-            f"The pretrained weights of {name} cannot be fetched ({type(error).__name__}). Without "
-            "network: give a weights file "
-            "with --checkpoint FILE, or start from scratch with --no-pretrained."
+            f"Cannot download the pretrained weights of {name} ({type(error).__name__}). Without network access, "
+            "pass a weights file with --checkpoint FILE, or train from scratch with --no-pretrained."
         ) from None
     return model
 
 
 def near_models(name: str) -> list[str]:
-    """A few timm models of a like name."""
+    """Return a few timm models with similar names."""
     from difflib import get_close_matches
 
     import timm
 
-    return get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or [
-        "resnet50",
-        "convnext_tiny",
-        "vit_small_patch16_224",
-    ]
+    return get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or POPULAR
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weights file into a model; the classifier stays new where the file's has another shape.
+    """Load a weights file into a model; a classifier of another shape is skipped.
 
     Raises:
-        ConfigError: the file cannot be read, or other parts than the classifier do not fit.
+        ConfigError: the file cannot be read, or weights other than the classifier's do not fit.
     """
     from timm.models import clean_state_dict, load_state_dict
 
@@ -98,27 +95,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except Exception as error:  # many readers, many exceptions
         raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
     wanted = model.state_dict()
-    head = classifier_keys(model)
+    classifier = find_classifier(model)
+    prefix = next(name for name, module in model.named_modules() if module is classifier)
+    head = {f"{prefix}.{key}" for key in classifier.state_dict()}
     if any(key in found and found[key].shape != wanted[key].shape for key in head):
         found = {key: value for key, value in found.items() if key not in head}
-    missing = set(wanted) - set(found) - head
     misfits = {key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape}
-    if missing or misfits or set(found) - set(wanted):
-        example = sorted(missing | misfits | (set(found) - set(wanted)))[0]
+    wrong = (wanted.keys() - found.keys() - head) | misfits | (found.keys() - wanted.keys())
+    if wrong:
         raise ConfigError(
-            f"{path} does not hold the weights of this backbone: {example!r} is missing, surplus or of another shape."
+            f"{path} does not hold the weights of this backbone: {min(wrong)!r} is missing, unexpected or of another "
+            "shape."
         )
     model.load_state_dict(found, strict=False)
 
 
-def classifier_keys(model: nn.Module) -> set[str]:
-    """Names of the classifier's tensors in the model's state dict."""
-    classifier = find_classifier(model)
-    prefix = next(name for name, module in model.named_modules() if module is classifier)
-    return {f"{prefix}.{key}" for key in classifier.state_dict()}
-
-
 def whole_state(backbone: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
-    """Weights of the whole backbone, those that were trained taken from the trained part; on the CPU."""
+    """Return the weights of the whole backbone, with those of its trained part replaced, on the CPU."""
     state = {**backbone.state_dict(), **trained.state_dict()}
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}

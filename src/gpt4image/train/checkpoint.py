@@ -1,55 +1,53 @@
-"""Checkpoints: all that is needed to go on as if nothing had happened, written atomically, read without unpickling."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped, written atomically, read without pickle."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
+from gpt4image.core.signals import StopRequests
+from gpt4image.train.loop import Progress, Trainer
 
 
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        epoch: epochs that are finished.
-        step: optimiser steps done in the current epoch.
-        classification_sum: sum of the cross-entropy over those steps.
-        alignment_sum: sum of the alignment loss over those steps.
-        history: one record an epoch (`EpochRecord` as plain values).
-        best_epoch: epoch of the highest validation accuracy, the first of equals.
-        best_accuracy: that accuracy.
-        best_weights: weights of that epoch's trained part, on the CPU.
-        seconds: time spent.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    classification_sum: float = 0.0
-    alignment_sum: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_accuracy: float = -1.0
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def save_checkpoint(path: Path, progress: Progress, states: dict[str, Any]) -> None:
-    """Write progress and state dicts to one file, atomically."""
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write progress and the state of everything that changes in training. All recorded losses must have been read."""
+    progress, watch, scaler = trainer.progress, trainer.watch, trainer.accelerator.scaler
+    progress.classification_sum, progress.alignment_sum = watch.classification_sum, watch.alignment_sum
+    states = {
+        "model": trainer.plain_model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "ema": trainer.ema.module.state_dict() if trainer.ema else None,
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
     with atomic_write(path) as file:
         torch.save({"progress": vars(progress), "states": states}, file)
 
 
-def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """Read a checkpoint; None where there is none. StoreError when it is damaged."""
+def restore_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Put a trainer into the state of a checkpoint, if there is one.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     if not path.exists():
-        return None
+        return
+    progress, states = _read(path)
+    trainer.progress = progress
+    trainer.watch.classification_sum, trainer.watch.alignment_sum = progress.classification_sum, progress.alignment_sum
+    trainer.plain_model.load_state_dict(states["model"])
+    trainer.optimizer.load_state_dict(states["optimizer"])
+    if trainer.ema:
+        trainer.ema.module.load_state_dict(states["ema"])
+    if trainer.accelerator.scaler is not None:
+        trainer.accelerator.scaler.load_state_dict(states["scaler"])
+
+
+def _read(path: Path) -> tuple[Progress, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Progress(**content["progress"]), content["states"]
@@ -57,3 +55,30 @@ def load_checkpoint(path: Path) -> tuple[Progress, dict[str, Any]] | None:
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}). Delete it to train this run from its start."
         ) from None
+
+
+class CheckpointTimer:
+    """Writes a checkpoint if the last one is old enough, and one at a request to stop.
+
+    Args:
+        path: the checkpoint file.
+        seconds: time between two checkpoints.
+        stop: true once training should stop.
+    """
+
+    def __init__(self, path: Path, seconds: float, stop: StopRequests) -> None:
+        self._path, self._seconds, self._stop, self._last = path, seconds, stop, time.monotonic()
+
+    def __call__(self, trainer: Trainer) -> None:
+        """Save if it is time. Losses are read first: a checkpoint must not preserve weights that are not finite.
+
+        Raises:
+            KeyboardInterrupt: training should stop.
+        """
+        if self._stop:
+            trainer.watch.look()
+            save_checkpoint(trainer, self._path)
+            raise KeyboardInterrupt
+        if time.monotonic() - self._last >= self._seconds and trainer.watch.looked:
+            save_checkpoint(trainer, self._path)
+            self._last = time.monotonic()

@@ -1,12 +1,15 @@
-"""Batches of images, labels and text vectors, the same whatever the number of workers and wherever training resumes."""
+"""Batches of images, labels and guidance, independent of the number of workers and of where training resumes.
+
+A sampler chooses the images of a batch (`EpochBatches`, `ShareInOrder`), and `LabelledInputs` makes the batch. Random
+draws depend on seed, draw and image alone, never on the worker that happens to make them.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,23 +17,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gpt4image.core.errors import TrainingError
+from gpt4image.core.files import digest
 from gpt4image.images.table import ImageTable
-from gpt4image.train.augment import Transform, seed_everything
 from gpt4image.train.guidance import Guidance, mean_soft_labels
+from gpt4image.train.transforms import Transform, seed_everything
 
-Key = tuple[int, int]
-
-
-"""Number of the draw, which is the epoch where images are not repeated, and position in the dataset."""
+Key = tuple[int, int]  # draw and position in the dataset; the draw is the epoch, unless images are repeated
 
 
 class Part(NamedTuple):
-    """What one process reads at a time.
+    """The images of one batch of one process.
 
     Attributes:
-        keys: its images.
-        whole: positions of all images of the optimiser step, of all parts and processes; None outside of training.
-        parts: in how many parts the step is done.
+        keys: the images.
+        whole: positions of all images of the optimiser step, over all parts and processes; None outside of training.
+        parts: number of parts that the step is accumulated from.
     """
 
     keys: list[Key]
@@ -39,18 +40,18 @@ class Part(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch.
+    """One batch of B images.
 
     Attributes:
-        inputs: images [B, 3, H, W], or stored features of the frozen modules [B, ...].
-        labels: int64 [B], -1 where there is none.
-        vectors: of each source of vectors, float32 [B, D]; zero where there is none.
+        inputs: images [B, 3, H, W], or cached features of frozen modules [B, ...].
+        labels: int64 [B], -1 if unlabelled.
+        vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
-        soft: soft labels [B, C], zero where there are none; [B, 0] when training without.
+        soft: soft labels [B, C], zero if an image has none; [B, 0] without soft labels.
         ids: a number for each distinct image, int64 [B].
         rows: positions in the image table, int64 [B].
-        counts: images of the optimiser step, of all processes, for one of its parts: those with a label; those without,
-            but with a soft one; and those with a vector of each source; float32 [2 + sources].
+        counts: images of the optimiser step over all processes, divided by its parts: labelled ones, unlabelled ones
+            with a soft label, and those with a vector of each source; float32 [2 + sources].
     """
 
     inputs: Tensor
@@ -63,36 +64,27 @@ class Batch(NamedTuple):
     counts: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """Copy the batch to a device."""
 
-        def move(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=True)
+        def move(part: Any) -> Any:  # noqa: ANN401 - a tensor or a tuple of tensors
+            return tuple(map(move, part)) if isinstance(part, tuple) else part.to(device, non_blocking=True)
 
-        return Batch(
-            move(self.inputs),
-            move(self.labels),
-            tuple(map(move, self.vectors)),
-            tuple(map(move, self.known)),
-            *map(move, self[4:]),
-        )
+        return Batch(*map(move, self))
 
 
 class Inputs(Dataset[Tensor]):
-    """What the model is fed, by number of the draw and position."""
+    """Inputs of the model, by draw and position."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of positions."""
+        """Return the number of positions."""
 
     @abstractmethod
     def __getitem__(self, key: Key) -> Tensor: ...
 
 
 class ImageInputs(Inputs):
-    """Decoded and transformed images of some rows of a table.
-
-    Random transforms draw from (seed, number of the draw, position) alone.
-    """
+    """Decoded and transformed images of some rows of a table; random transforms depend on seed, draw and position."""
 
     def __init__(self, images: ImageTable, rows: np.ndarray, transform: Transform, seed: int = 0) -> None:
         self._images, self._rows, self._transform, self._seed = images, rows, transform, seed
@@ -105,27 +97,30 @@ class ImageInputs(Inputs):
         seed_everything(self._seed, draw, position)
         return self._transform(self._images.image(int(self._rows[position])))
 
+    @property
+    def identity(self) -> str:
+        """Hash of the ids of the images, in order."""
+        return digest(self._images.ids[self._rows].tobytes())
+
 
 class LabelledInputs(Dataset[Batch]):
-    """Inputs with their labels and all guidance, a batch at a time.
+    """Inputs with their labels and guidance, one batch at a time.
 
     Args:
-        inputs: what the model is fed.
-        images: the table of their images.
+        inputs: inputs of the model.
+        images: table of their images.
         rows: positions of the images in the table, int64 [N].
-        guidance: vectors and soft labels; texts are drawn from its seed, the draw's number and the image id alone.
+        guidance: vectors and soft labels. Texts are drawn by its seed, the draw and the image id.
     """
 
     def __init__(self, inputs: Inputs, images: ImageTable, rows: np.ndarray, guidance: Guidance | None = None) -> None:
         self._inputs, self._rows, self._guidance = inputs, rows, guidance or Guidance()
         self._labels = images.labels[rows].astype(np.int64)
-        self._classes = len(images.classes)
         ids = images.ids[rows]
         self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
-        self._places = [source.find(ids) for source in self._guidance.sources]
-        self._soft_places = np.stack(
-            [labels.find(ids) for labels in self._guidance.soft_labels] or [np.full(len(ids), -1)], axis=1
-        )
+        self._places = [source.find(ids) for source in self._guidance.sources]  # [N, stores] each
+        soft = [labels.find(ids) for labels in self._guidance.soft_labels]
+        self._soft_places = np.stack(soft or [np.full(len(ids), -1)], axis=1)  # [N, stores]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -133,25 +128,22 @@ class LabelledInputs(Dataset[Batch]):
     def __getitem__(self, part: Part) -> Batch:
         draws, positions = np.asarray(part.keys, dtype=np.int64).T
         guidance = self._guidance
-        return Batch(
-            torch.stack([self._inputs[key] for key in part.keys]),
-            torch.from_numpy(self._labels[positions]),
-            tuple(
-                torch.from_numpy(source.take(places[positions], guidance.texts, guidance.seed, draws))
-                for source, places in zip(guidance.sources, self._places, strict=True)
-            ),
-            tuple(torch.from_numpy(places[positions, 0] >= 0) for places in self._places),
-            torch.from_numpy(self._soft(positions)),
-            torch.from_numpy(self._ids[positions]),
-            torch.from_numpy(self._rows[positions]),
-            torch.from_numpy(self._counts(positions if part.whole is None else part.whole) / np.float32(part.parts)),
+        vectors = (
+            source.take(places[positions], guidance.texts, guidance.seed, draws)
+            for source, places in zip(guidance.sources, self._places, strict=True)
         )
-
-    def _soft(self, positions: np.ndarray) -> np.ndarray:
-        stores = self._guidance.soft_labels
-        if not stores:
-            return np.zeros((len(positions), 0), dtype=np.float32)
-        return mean_soft_labels(stores, self._soft_places[positions], self._guidance.soft_temperature)
+        soft = mean_soft_labels(guidance.soft_labels, self._soft_places[positions], guidance.soft_temperature)
+        counts = self._counts(positions if part.whole is None else part.whole) / np.float32(part.parts)
+        return Batch(
+            inputs=torch.stack([self._inputs[key] for key in part.keys]),
+            labels=torch.from_numpy(self._labels[positions]),
+            vectors=tuple(map(torch.from_numpy, vectors)),
+            known=tuple(torch.from_numpy(places[positions, 0] >= 0) for places in self._places),
+            soft=torch.from_numpy(soft),
+            ids=torch.from_numpy(self._ids[positions]),
+            rows=torch.from_numpy(self._rows[positions]),
+            counts=torch.from_numpy(counts),
+        )
 
     def _counts(self, whole: np.ndarray) -> np.ndarray:
         labelled = self._labels[whole] >= 0
@@ -161,21 +153,21 @@ class LabelledInputs(Dataset[Batch]):
 
 
 class EpochBatches(Sampler[Part]):
-    """Keys of one epoch's batches for one process, in an order that depends on seed and epoch alone.
+    """Training batches of one epoch for one process, in an order that depends on seed and epoch alone.
 
-    The images of a step are dealt out to its parts, and those of a part to the processes in turn; the last, incomplete
-    step of an epoch is left out. With repeated augmentation (Hoffer et al., arXiv 1901.09335; Touvron et al., DeiT,
-    arXiv 2012.12877) each image comes several times in a row, in draws of its own, and an epoch meets fewer images. Set
-    `epoch` and `start` (the first part) before iterating.
+    The images of a step are dealt out to its parts, and those of a part to the processes in turn. The last, incomplete
+    step of an epoch is dropped. With repeated augmentation (Hoffer et al., arXiv 1901.09335; Touvron et al., DeiT,
+    arXiv 2012.12877) each image comes several times in a row, each time as another draw, and an epoch shows fewer
+    images. Set `epoch` and `start` (the first part) before iterating.
 
     Args:
-        size: images in the dataset.
+        size: number of images in the dataset.
         batch_size: images of an optimiser step, over all parts and processes.
         seed: seed of the order.
         process: rank of this process.
         processes: number of processes.
-        parts: parts of a step, in which gradients are accumulated.
-        repeats: copies of an image.
+        parts: parts of a step, whose gradients are accumulated.
+        repeats: copies of each image.
     """
 
     def __init__(
@@ -188,8 +180,7 @@ class EpochBatches(Sampler[Part]):
         parts: int = 1,
         repeats: int = 1,
     ) -> None:
-        self.epoch = 0
-        self.start = 0
+        self.epoch = self.start = 0
         self._size, self._batch_size, self._seed = size, batch_size, seed
         self._process, self._processes = process, processes
         self._parts, self._repeats = parts, repeats
@@ -211,7 +202,7 @@ class EpochBatches(Sampler[Part]):
 
 
 class ShareInOrder(Sampler[Part]):
-    """Keys of one process's share of a dataset in order, for evaluation."""
+    """Batches of one process's share of a dataset, in order, for evaluation: positions p, p + P, p + 2 P..."""
 
     def __init__(self, size: int, batch_size: int, process: int = 0, processes: int = 1) -> None:
         self._positions = range(process, size, processes)
@@ -225,33 +216,29 @@ class ShareInOrder(Sampler[Part]):
             yield Part([(0, position) for position in self._positions[start : start + self._batch_size]])
 
 
-@dataclass(frozen=True)
-class Loading:
-    """How data are loaded; changes speed, never results.
+def make_loader(
+    dataset: LabelledInputs, batches: Sampler[Part], workers: int, *, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Return a loader whose worker processes live from epoch to epoch.
 
-    Attributes:
-        workers: processes that prepare batches.
-        pin_memory: page-locked memory, for copies to a GPU.
+    Args:
+        dataset: the dataset.
+        batches: order of its batches.
+        workers: processes that prepare batches; affects speed only.
+        pin_memory: use page-locked memory, for copies to a GPU.
     """
-
-    workers: int = 0
-    pin_memory: bool = False
-
-
-def make_loader(dataset: LabelledInputs, batches: Sampler[Part], loading: Loading) -> DataLoader[Batch]:
-    """A loader whose workers stay alive from epoch to epoch."""
     return DataLoader(
         dataset,
         sampler=batches,
         batch_size=None,  # the dataset makes whole batches
-        num_workers=loading.workers,
-        persistent_workers=loading.workers > 0,
-        pin_memory=loading.pin_memory,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
     )
 
 
 def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
-    """Positions of a split's labelled images. TrainingError when there are none."""
+    """Return the table positions of a split's labelled images, int64. TrainingError if it has none."""
     in_split = images.split(split)
     rows: np.ndarray = in_split[images.labels[in_split] >= 0]
     if not len(rows):
@@ -260,10 +247,15 @@ def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
 
 
 def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> np.ndarray:
-    """Positions of the training images: those with a label, and where wished those with a vector or soft label alone.
+    """Return the table positions of the training images, int64.
+
+    Args:
+        images: the images.
+        guidance: their vectors and soft labels.
+        unlabelled: include unlabelled images that have a vector or soft label.
 
     Raises:
-        TrainingError: none has a label.
+        TrainingError: no training image has a label.
     """
     labelled = labelled_rows(images, "train")
     if not unlabelled:
@@ -280,7 +272,7 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> n
 
 
 def fitting_batch_size(batch_size: int, parts: int, images: int) -> int:
-    """The largest batch size up to the wished one that the images fill and that splits into even parts.
+    """Return the largest batch size up to `batch_size` that the images fill and that splits into even parts.
 
     Raises:
         TrainingError: there are too few images for any batch.

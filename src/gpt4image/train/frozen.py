@@ -1,4 +1,8 @@
-"""Frozen modules: they stay as they are, and where they come first their output can be computed once and stored."""
+"""Frozen modules: excluded from training, and if they come first in a model, run once and their output cached.
+
+A model whose first modules are frozen is split into a stem and the rest, rest(stem(x)) = model(x). The output of the
+stem is stored for some augmented views of each image, and training runs the rest alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +18,20 @@ from torch import Tensor, nn
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import exclusive, fill_array
+from gpt4image.core.files import digest, exclusive, fill_array
 from gpt4image.core.registry import unknown_name
+from gpt4image.embed.encoders import hash_weights
+from gpt4image.images.table import ImageTable
 from gpt4image.train.data import ImageInputs, Inputs, Key
+from gpt4image.train.recipe import Recipe
+from gpt4image.train.transforms import evaluation_transform, preprocessing, training_transform
 
-TOLERANCE = 1e-3
-
-
-"""Largest difference of logits, in units of their spread, at which the split model counts as the whole one."""
+TOLERANCE = 1e-3  # largest difference of logits, in units of their spread, between the split model and the whole one
+CACHED_AUGMENTATION = ("crop_scale", "flip", "color_jitter", "auto_augment", "random_erase", "image_size")
 
 
 def frozen_modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """The modules of those names. ConfigError when one does not exist."""
+    """Return modules by name. ConfigError if one does not exist."""
     known = dict(model.named_modules())
     for name in names:
         if name not in known:
@@ -34,9 +41,80 @@ def frozen_modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def freeze(modules: Sequence[nn.Module]) -> None:
-    """Exclude modules from training; the statistics of their normalisation layers stay too."""
+    """Exclude modules from training, the running statistics of their normalisation layers included."""
     for module in modules:
         module.requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class InputSource:
+    """A backbone together with the inputs of its trained part.
+
+    Attributes:
+        trained: the part of the backbone that is trained: all of it, or what follows the cached stem.
+        images: the images.
+        recipe: image size and augmentation.
+        config: preprocessing of the backbone.
+        cache: cache of the stem's output; None if the inputs are images.
+    """
+
+    trained: nn.Module
+    images: ImageTable
+    recipe: Recipe
+    config: dict[str, Any]
+    cache: FeatureCache | None
+
+    def training(self, rows: np.ndarray, seed: int) -> Inputs:
+        """Return augmented inputs of the images at some table positions [N]."""
+        transform = training_transform(self.recipe, self.config)
+        if self.cache is None:
+            return ImageInputs(self.images, rows, transform, seed)
+        images = ImageInputs(self.images, rows, transform)  # without the seed: all runs share the cached views
+        name = f"train-{images.identity[:8]}"  # arms may train on different images
+        return self.cache.fill(name, images, self.recipe.cached_views)
+
+    def evaluation(self, rows: np.ndarray, name: str) -> Inputs:
+        """Return inputs of the images at some table positions [N], resized and cropped deterministically."""
+        images = ImageInputs(self.images, rows, evaluation_transform(self.config))
+        return images if self.cache is None else self.cache.fill(name, images)
+
+
+def prepare_inputs(
+    backbone: nn.Module, images: ImageTable, recipe: Recipe, folder: Path, device: torch.device
+) -> InputSource:
+    """Freeze modules as the recipe says and, if it caches their output, split the backbone.
+
+    Args:
+        backbone: whole backbone, on the CPU.
+        images: the images.
+        recipe: what to freeze, and how to prepare images.
+        folder: folder of cached features.
+        device: device that computes them.
+
+    Raises:
+        ConfigError: the backbone lacks a module to freeze, or cannot be split.
+    """
+    config = preprocessing(backbone, recipe.image_size)
+    freeze(frozen_modules(backbone, recipe.freeze))
+    if not recipe.cached_views:
+        return InputSource(backbone, images, recipe, config, None)
+    sample = torch.linspace(-2, 2, 2 * 3 * recipe.image_size**2).view(2, 3, recipe.image_size, -1)
+    stem, trained = split_model(backbone.eval(), recipe.freeze, sample)
+    identity = _stem_identity(backbone, recipe, config)
+    stem.to(device)
+    stem.to(memory_format=torch.channels_last)  # faster on a CPU: benchmarks/channels_last.py
+    return InputSource(trained, images, recipe, config, FeatureCache(stem, folder / identity[:16], identity, device))
+
+
+def _stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any]) -> str:
+    """Hash everything that cached features depend on, except the images."""
+    weights = {
+        f"{name}.{key}": value
+        for name, module in zip(recipe.freeze, frozen_modules(backbone, recipe.freeze), strict=True)
+        for key, value in module.state_dict().items()
+    }
+    settings = {key: getattr(recipe, key) for key in CACHED_AUGMENTATION}
+    return digest(recipe.backbone, hash_weights(weights), repr(sorted(settings.items())), repr(sorted(config.items())))
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -50,8 +128,8 @@ class FrozenStem(nn.Module):
     """The part of a model up to the output of one of its modules.
 
     Args:
-        model: the whole model; it is not changed.
-        last: the module that comes last in the stem.
+        model: the whole model; it stays unchanged.
+        last: last module of the stem.
     """
 
     def __init__(self, model: nn.Module, last: nn.Module) -> None:
@@ -59,7 +137,7 @@ class FrozenStem(nn.Module):
         self.model, self._last = model, last
 
     def forward(self, images: Tensor) -> Tensor:
-        """Output of the last frozen module for images [B, 3, H, W]."""
+        """Return the output of the last frozen module for images [B, 3, H, W]."""
 
         def stop(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             raise _Reached(output)
@@ -71,24 +149,24 @@ class FrozenStem(nn.Module):
             return reached.output
         finally:
             handle.remove()
-        raise ConfigError("freeze: the modules to store the output of are not run by the backbone.")
+        raise ConfigError("freeze: the backbone never runs the modules whose output is to be cached.")
 
 
 def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[FrozenStem, nn.Module]:
-    """Split a model into its frozen stem and the rest, so that rest(stem(x)) is model(x).
+    """Split a model into its frozen stem and the rest, so that rest(stem(x)) equals model(x).
 
     Args:
         model: the whole model, in evaluation mode.
-        names: names of the frozen modules; together they must be all that comes first.
-        images: a batch [B, 3, H, W] on which the two are compared.
+        names: names of the frozen modules, which together must be everything that runs first.
+        images: a batch [B, 3, H, W] on which to compare the two.
 
     Returns:
-        The stem, and a copy of the model in which the frozen modules pass their input on.
+        The stem, and a copy of the model in which the frozen modules are identities.
 
     Raises:
-        ConfigError: the model cannot be split there: something else takes part before the last frozen module.
+        ConfigError: another module runs before the last frozen one.
     """
-    order = execution_order(model, images)
+    order = _execution_order(model, images)
     positions = [order.index(name) for name in names if name in order]
     if not positions:
         raise ConfigError(f"cached_views: the backbone runs none of the modules {', '.join(names)}.")
@@ -96,28 +174,19 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     rest = copy.deepcopy(model)
     for name in names:
         rest.set_submodule(name, nn.Identity())
-    if not same_answers(model, stem, rest, images):
-        between = [name for name in order[: max(positions)] if not covered(name, names)]
+    if not _same_output(model, stem, rest, images):
+        between = [name for name in order[: max(positions)] if not _covered(name, names)]
         raise ConfigError(
-            f"cached_views: the modules frozen ({', '.join(names)}) are not all that this backbone runs before the "
-            "last of them, so their output cannot stand in for the images. Freeze these as well: "
+            f"cached_views: the backbone runs other modules before the last of the frozen ones ({', '.join(names)}), "
+            "so their output cannot replace the images. Freeze these as well: "
             f"{', '.join(between) or '-'}; or set cached_views to 0."
         )
     return stem, rest
 
 
-def covered(name: str, frozen: Sequence[str]) -> bool:
-    """Whether a module is frozen, lies inside a frozen one, or holds one.
-
-    >>> covered("layer1.0", ["layer1"]), covered("layer1", ["layer1.0"]), covered("maxpool", ["layer1"])
-    (True, True, False)
-    """
-    return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in frozen)
-
-
 @torch.no_grad()
-def execution_order(model: nn.Module, images: Tensor) -> list[str]:
-    """Names of a model's modules in the order in which a forward pass leaves them."""
+def _execution_order(model: nn.Module, images: Tensor) -> list[str]:
+    """Return the names of a model's modules in the order in which a forward pass leaves them."""
     order: list[str] = []
     handles = [
         module.register_forward_hook(lambda _, __, ___, name=name: order.append(name))
@@ -131,8 +200,8 @@ def execution_order(model: nn.Module, images: Tensor) -> list[str]:
 
 
 @torch.no_grad()
-def same_answers(model: nn.Module, stem: nn.Module, rest: nn.Module, images: Tensor) -> bool:
-    """Whether the split model answers as the whole one does, up to rounding."""
+def _same_output(model: nn.Module, stem: nn.Module, rest: nn.Module, images: Tensor) -> bool:
+    """Return whether the split model computes the same logits as the whole one, up to rounding."""
     whole = model(images)
     try:
         split = rest(stem(images))
@@ -141,16 +210,25 @@ def same_answers(model: nn.Module, stem: nn.Module, rest: nn.Module, images: Ten
     return split.shape == whole.shape and bool((split - whole).abs().max() <= TOLERANCE * (1e-6 + whole.std()))
 
 
+def _covered(name: str, frozen: Sequence[str]) -> bool:
+    """Return whether a module is frozen, lies inside a frozen one, or contains one.
+
+    >>> _covered("layer1.0", ["layer1"]), _covered("layer1", ["layer1.0"]), _covered("maxpool", ["layer1"])
+    (True, True, False)
+    """
+    return any(f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.") for other in frozen)
+
+
 @dataclass(frozen=True)
 class FeatureCache:
-    """Stored outputs of a frozen stem.
+    """Cached outputs of a frozen module, in float16.
 
     Attributes:
         stem: computes them.
-        folder: where they lie.
-        identity: hash of all that they depend on, images aside.
-        device: where they are computed.
-        batch_size: images at a time.
+        folder: folder of the `.npy` files.
+        identity: hash of everything that the outputs depend on, except the images.
+        device: device of the stem.
+        batch_size: images computed at a time.
     """
 
     stem: nn.Module
@@ -159,40 +237,44 @@ class FeatureCache:
     device: torch.device
     batch_size: int = 64
 
-    def store(self, name: str, inputs: ImageInputs, views: int, images_hash: str) -> CachedInputs:
-        """Compute what is missing, show progress, and open the result.
+    def fill(self, name: str, images: ImageInputs, views: int = 1) -> CachedInputs:
+        """Compute what is missing, with a progress line, and open the result.
 
         Args:
-            name: name of the file, such as the split's.
-            inputs: the images; view v of an image is its draw of epoch v.
-            views: draws of each image that are stored.
-            images_hash: hash of the images' ids, in order.
+            name: name of the file.
+            images: the images; draw v gives view v.
+            views: number of views of each image.
         """
         path = self.folder / f"{name}.npy"
-        shape = (views * len(inputs), *self._compute(inputs, slice(0, 1)).shape[1:])
+        shape = (views * len(images), *self._compute(images, slice(0, 1)).shape[1:])
         with exclusive(self.folder / f"{name}.lock", f"the features in {path}", wait=True):
-            plan = f"{self.identity} {images_hash} {views}"
-            steps = fill_array(path, shape, "float16", self.batch_size, plan, lambda rows: self._compute(inputs, rows))
+            plan = f"{self.identity} {images.identity} {views}"
+            steps = fill_array(path, shape, "float16", self.batch_size, plan, lambda rows: self._compute(images, rows))
             console.follow(f"Cache {name} features", shape[0], steps)
-        return CachedInputs(path, len(inputs))
+        return CachedInputs(path, len(images))
 
     @torch.no_grad()
-    def _compute(self, inputs: ImageInputs, rows: slice) -> np.ndarray:
-        keys = (divmod(row, len(inputs)) for row in range(rows.start, rows.stop))
-        batch = torch.stack([inputs[key] for key in keys]).to(self.device, memory_format=torch.channels_last)
+    def _compute(self, images: ImageInputs, rows: slice) -> np.ndarray:
+        keys = (divmod(row, len(images)) for row in range(rows.start, rows.stop))  # row = view x N + position
+        batch = torch.stack([images[key] for key in keys]).to(self.device, memory_format=torch.channels_last)
         return np.asarray(self.stem(batch).cpu().numpy())
 
 
 class CachedInputs(Inputs):
-    """Stored features in the place of images; epoch e sees view (e + position) modulo the number of views."""
+    """Cached features instead of images. Draw d of an image is its view (d + position) modulo the number of views.
+
+    Attributes:
+        features: memory-mapped, float16 [views x N, ...].
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
         try:
-            self._features = np.load(path, mmap_mode="r")
+            self.features: np.ndarray = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} is damaged ({error}). Delete it to compute the features again.") from None
 
+    # a loader's worker maps the file again: a pickled memory map would be a copy
     def __getstate__(self) -> tuple[Path, int]:
         return self._path, self._size
 
@@ -203,7 +285,7 @@ class CachedInputs(Inputs):
         return self._size
 
     def __getitem__(self, key: Key) -> Tensor:
-        epoch, position = key
-        views = len(self._features) // self._size
-        row = (epoch + position) % views * self._size + position
-        return torch.from_numpy(self._features[row].astype(np.float32))
+        draw, position = key
+        views = len(self.features) // self._size
+        row = (draw + position) % views * self._size + position
+        return torch.from_numpy(self.features[row].astype(np.float32))

@@ -1,4 +1,4 @@
-"""What training adds to labels: vectors to align with, and soft labels, joined to images by id."""
+"""Guidance: vectors to align with and soft labels, joined to images by id."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import hash_file
 from gpt4image.embed.store import EmbeddingStore, TextChoice
+from gpt4image.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from gpt4image.soft_labels import SoftLabels
 
-
-CHUNK = 8192
+CHUNK = 8192  # images whose vectors are read at a time
 
 
 @dataclass(frozen=True)
 class VectorSource:
-    """One vector an image: of a text encoder, of several side by side, or of a vision teacher.
+    """One vector per image, of a text encoder or a vision teacher, or the concatenation of several text encoders.
 
     Attributes:
-        stores: where they lie; more than one are put side by side.
+        stores: stores of the vectors; several are concatenated.
     """
 
     stores: tuple[EmbeddingStore, ...]
@@ -36,29 +37,30 @@ class VectorSource:
         return sum(store.width for store in self.stores)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Positions of image ids in the stores, int64 [N, stores]; -1 where one of them has no vector of an image."""
+        """Return the positions of image ids [N] in the stores, int64 [N, stores]; -1 if any store lacks the image."""
         places = np.stack([store.find(ids) for store in self.stores], axis=1)
         places[(places < 0).any(axis=1)] = -1
         return places
 
     def take(self, places: np.ndarray, choose: TextChoice, seed: int, draws: np.ndarray) -> np.ndarray:
-        """Unit vectors of images, float32 [B, D]; zero where there is none.
+        """Return unit vectors of images, float32 [B, D]; zero for missing ones.
 
         Args:
-            places: what `find` found [B, stores].
+            places: positions as returned by `find`, int64 [B, stores].
             choose: which of an image's vectors.
-            seed: seed of that choice.
-            draws: number of each image's draw [B]; another number draws anew.
+            seed: seed of the choice.
+            draws: number of each image's draw [B]; each draw chooses anew.
         """
         vectors = np.zeros((len(places), self.width), dtype=np.float32)
         for draw in np.unique(draws):
             rows = draws == draw
-            parts = [store.take(places[rows, at], choose, seed, int(draw)) for at, store in enumerate(self.stores)]
-            vectors[rows] = np.concatenate(parts, axis=1) / np.sqrt(np.float32(len(parts)))
+            vectors[rows] = _unit_rows(
+                [store.take(places[rows, at], choose, seed, int(draw)) for at, store in enumerate(self.stores)]
+            )
         return vectors
 
     def chunks(self, ids: np.ndarray, choose: TextChoice) -> Iterator[Tensor]:
-        """All vectors of some images that training may meet [n, D], chunk by chunk: each text, or each image's mean."""
+        """Yield all vectors [n, D] of some images that training may draw: each text's, or each image's mean."""
         places = self.find(np.unique(ids))
         places = places[places[:, 0] >= 0]
         for start in range(0, len(places), CHUNK):
@@ -67,18 +69,24 @@ class VectorSource:
                 store.take(part[:, at]) if choose == "mean" else store.all_vectors(part[:, at])
                 for at, store in enumerate(self.stores)
             ]
-            yield torch.from_numpy(np.concatenate(columns, axis=1) / np.sqrt(np.float32(len(columns))))
+            yield torch.from_numpy(_unit_rows(columns))
+
+
+def _unit_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate S unit vectors per row to one of length 1: float32 [n, D1]...[n, DS] to [n, D]."""
+    joined: np.ndarray = np.concatenate(columns, axis=1) / np.sqrt(np.float32(len(columns)))
+    return joined
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """All that training knows of images beside their labels.
+    """Everything that training knows about images besides their labels.
 
     Attributes:
         sources: vectors to align with.
-        soft_labels: labels that classifiers on the descriptions, or teachers, give; of several the mean.
-        texts: which of several texts of an image.
-        soft_temperature: temperature of the soft labels; each store's own when not given.
+        soft_labels: soft labels of classifiers on the descriptions, or of teachers; several are averaged.
+        texts: which of an image's texts to use.
+        soft_temperature: temperature of the soft labels; None uses that of each store.
         seed: seed of the choice among texts.
     """
 
@@ -89,7 +97,7 @@ class Guidance:
     seed: int = 0
 
     def identity(self) -> dict[str, Any]:
-        """What decides the guidance, as plain values, for the settings of a run."""
+        """Return plain values that identify the guidance, for the settings of a run."""
         keys = ("encoder", "revision", "long_text", "text_hash")
         manifests = [store.manifest for source in self.sources for store in source.stores]
         return {
@@ -101,29 +109,63 @@ class Guidance:
         }
 
 
-def vector_sources(stores: Sequence[EmbeddingStore], side_by_side: bool) -> tuple[VectorSource, ...]:
-    """Stores as sources: each by itself, or those of texts side by side and teachers by themselves."""
+def choose_guidance(
+    stores: Sequence[EmbeddingStore],
+    soft_labels: Sequence[SoftLabels],
+    recipe: Recipe,
+    classes: Sequence[str],
+    seed: int,
+) -> Guidance:
+    """Select the vectors and soft labels that a recipe uses.
+
+    Raises:
+        ConfigError: the recipe needs soft labels and none are given, or gives a teacher no weight.
+        StoreError: the soft labels have other classes.
+    """
+    if recipe.soft_labels and not soft_labels:
+        raise ConfigError(
+            f"soft_labels = {recipe.soft_labels} needs soft labels: create them from the descriptions with gpt4image "
+            "label, or set soft_labels to 0."
+        )
+    teachers = [store.manifest.encoder for store in stores if not is_text(store)]
+    if teachers and not recipe.weight:
+        raise ConfigError(f"weight = 0 disables the alignment with teacher {teachers[0]}: set a weight above 0.")
+    used = tuple(soft_labels) if recipe.soft_labels else ()
+    for labels in used:
+        labels.check(classes)
+    return Guidance(
+        sources=vector_sources(stores, recipe.several_encoders == "concatenated") if recipe.weight else (),
+        soft_labels=used,
+        texts=recipe.texts,
+        soft_temperature=recipe.soft_temperature,
+        seed=seed,
+    )
+
+
+def vector_sources(stores: Sequence[EmbeddingStore], concatenate: bool) -> tuple[VectorSource, ...]:
+    """Return one source per store, or a single source for all text encoders and one per teacher."""
     texts = tuple(store for store in stores if is_text(store))
-    if not side_by_side or len(texts) < 2:
+    if not concatenate or len(texts) < 2:
         return tuple(VectorSource((store,)) for store in stores)
     teachers = (VectorSource((store,)) for store in stores if not is_text(store))
     return (VectorSource(texts), *teachers)
 
 
 def is_text(store: EmbeddingStore) -> bool:
-    """Whether the vectors are those of texts, not of images."""
+    """Return whether the vectors are those of texts rather than images."""
     return store.manifest.kind == "text"
 
 
 def mean_soft_labels(stores: Sequence[SoftLabels], places: np.ndarray, temperature: float | None) -> np.ndarray:
-    """Mean of the probabilities that some stores give images, float32 [B, C]; zero where none has an image.
+    """Return the mean of the soft labels in several stores, float32 [B, C]; zero for images that no store has.
 
     Args:
-        stores: at least one.
-        places: positions of the images in each store, int64 [B, stores], -1 where it has none.
-        temperature: divides the logits; each store's own when not given.
+        stores: the stores; without any the result is [B, 0].
+        places: positions of the images in each store, int64 [B, stores], -1 if it lacks the image.
+        temperature: divides the logits; None uses that of each store.
     """
-    parts = [store.take(places[:, at], temperature) for at, store in enumerate(stores)]
-    total = np.sum(parts, axis=0)
+    if not stores:
+        return np.zeros((len(places), 0), dtype=np.float32)
+    total = np.sum([store.take(places[:, at], temperature) for at, store in enumerate(stores)], axis=0)
     sums = total.sum(axis=1, keepdims=True)
     return np.asarray(np.divide(total, sums, out=np.zeros_like(total), where=sums > 0), dtype=np.float32)

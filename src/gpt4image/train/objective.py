@@ -1,11 +1,11 @@
-"""What training minimises: cross-entropy with hard and soft labels, and the alignment beside it."""
+"""The training objective: cross-entropy with hard and soft labels, plus the weighted alignment loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator
 from timm.data import Mixup
 from torch import Tensor, nn
 
@@ -14,20 +14,17 @@ from gpt4image.align.mixing import label_targets
 from gpt4image.train.data import Batch
 from gpt4image.train.recipe import Recipe
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 
 @dataclass
 class Objective:
-    """The losses of a batch (arXiv 2306.00693, equation 3), at one moment of the training.
+    """The losses of a batch (arXiv 2306.00693, equation 3) at one moment of the training.
 
     Attributes:
-        recipe: how to train.
-        classes: number of classes.
+        recipe: training recipe.
+        classes: number of classes C.
         accelerator: precision and processes.
-        weight: weight of the alignment loss now.
-        soft_share: share of the labels that is soft now.
+        weight: current weight of the alignment loss.
+        soft_share: current share of the soft labels.
     """
 
     recipe: Recipe
@@ -37,24 +34,25 @@ class Objective:
     soft_share: float = 0.0
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and alignment loss of this process's part of the batch.
+        """Return the cross-entropy and the alignment loss of this process's part of the batch, both scalars.
 
-        Both are divided by what the whole optimiser step holds, so their means over processes and parts, and those of
-        their gradients, do not depend on how it was divided.
+        Sums over images are divided by the counts of the whole optimiser step. So the means of losses and gradients
+        over processes and parts do not depend on how the step was divided.
 
         Args:
-            model: an `AlignedModel`, however wrapped.
-            batch: on the model's device.
+            model: an `AlignedModel`, possibly wrapped.
+            batch: a batch on the model's device.
         """
-        inputs, mixing = batch.inputs, None
-        targets = class_targets(batch, self.classes, self.recipe.label_smoothing, self.soft_share)
+        inputs, mixing = batch.inputs, None  # [B, 3, H, W]
+        targets = class_targets(batch, self.classes, self.recipe.label_smoothing, self.soft_share)  # [B, C]
         if self.recipe.mixes:
-            inputs, mixing = mix_images(self.recipe, inputs)
+            inputs, mixing = mix_images(self.recipe, inputs)  # mixing [B, B]
             targets = mixing @ targets
         with self.accelerator.autocast():
             output = model(inputs, self._vectors(batch), mixing)
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         log_likelihood = (targets * output.logits.float().log_softmax(dim=1)).sum()
+        # gradients are averaged over processes: times their number, they add up
         classification = -log_likelihood * self.accelerator.num_processes / labelled.clamp(min=1e-6)
         alignment = torch.zeros_like(classification) if output.alignment is None else output.alignment
         return classification, alignment
@@ -67,10 +65,10 @@ class Objective:
 
 
 def class_targets(batch: Batch, classes: int, smoothing: float, soft_share: float) -> Tensor:
-    """What the classifier should answer [B, C], in the style of Hinton et al., arXiv 1503.02531, section 2.
+    """Return the targets of the classifier [B, C], after Hinton et al., arXiv 1503.02531, section 2.
 
-    (1 - share) x the smoothed label + share x the soft label; where an image has one of them only, that one alone: the
-    label at its full weight, the soft label at its share. Rows of images with neither are zero.
+    An image with both labels gets (1 - share) x smoothed label + share x soft label, one without a soft label its
+    smoothed label, and one without a label share x soft label. Rows of images with neither are zero.
     """
     hard = label_targets(batch.labels, classes, smoothing)
     if not soft_share or not batch.soft.shape[1]:
@@ -80,11 +78,9 @@ def class_targets(batch: Batch, classes: int, smoothing: float, soft_share: floa
 
 
 def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixup or cutmix of a batch, and the mixing matrix [B, B].
-
-    timm mixes any label; given the images' own positions as labels it returns what share of which image is where.
-    """
+    """Apply mixup or CutMix to images [B, 3, H, W]; return them with the share of each source in each image [B, B]."""
     size = len(inputs)
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
+    # timm mixes one-hot labels along: with the positions as labels they become the mixing matrix
     mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))
     return mixed, mixing

@@ -6,52 +6,88 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import exclusive
+from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-PATIENCE = timedelta(days=2)
-
-
-"""How long processes wait for the first one, which scans and embeds alone."""
+PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
+EVALUATION_BATCH = 64
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """The accelerator of a run. ConfigError when it lacks the precision or the batch cannot be shared out evenly."""
-    from accelerate import Accelerator, InitProcessGroupKwargs
-    from accelerate.state import AcceleratorState
+    """Return the accelerator of a run.
 
-    AcceleratorState._reset_state()  # its precision is fixed otherwise for the life of the process
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    Raises:
+        ConfigError: it does not support the precision, or the processes cannot share the batch evenly.
+    """
+    AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
     try:
-        accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[patience])
+        accelerator = Accelerator(
+            mixed_precision=recipe.precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        )
     except ValueError as error:
-        raise ConfigError(f"precision {recipe.precision} cannot be had here: {error}") from None
+        raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be shared by {accelerator.num_processes} processes x "
+            f"batch_size {recipe.batch_size} cannot be divided by {accelerator.num_processes} processes x "
             f"{recipe.accumulate} parts."
         )
     if recipe.mixes and recipe.batch_size // parts % 2:
         raise ConfigError(
-            f"mixup and cutmix pair the images of a batch: {recipe.batch_size} by {accelerator.num_processes} processes"
-            f" x {recipe.accumulate} parts leaves an odd number."
+            f"mixup and cutmix pair the images of a batch: {recipe.batch_size} divided by "
+            f"{accelerator.num_processes} processes x {recipe.accumulate} parts is odd."
         )
     return accelerator
 
 
 @contextmanager
 def first_process_holds(lock: Path, what: str, accelerator: Accelerator) -> Iterator[None]:
-    """Hold a lock in the first process of several; the others belong to it."""
+    """Hold a lock in the first process, on behalf of all processes of the run."""
     if not accelerator.is_main_process:
         yield
         return
     with exclusive(lock, what):
         yield
+
+
+def evaluation_loader(dataset: LabelledInputs, accelerator: Accelerator, workers: int) -> DataLoader[Batch]:
+    """Return a loader of this process's share of a dataset, in order."""
+    batches = ShareInOrder(len(dataset), EVALUATION_BATCH, accelerator.process_index, accelerator.num_processes)
+    return make_loader(dataset, batches, workers, pin_memory=accelerator.device.type == "cuda")
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, loader: DataLoader[Batch], accelerator: Accelerator) -> np.ndarray:
+    """Return the logits of a whole dataset in its order, float32 [N, C], in every process.
+
+    Args:
+        model: maps inputs to logits; it is put into evaluation mode meanwhile.
+        loader: as returned by `evaluation_loader`.
+        accelerator: the processes that share the work.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    for batch in loader:
+        with accelerator.autocast():
+            parts.append(model(batch.inputs.to(accelerator.device, non_blocking=True)).float())
+    model.train(was_training)
+    return _in_dataset_order(torch.cat(parts), len(loader.dataset), accelerator)  # type: ignore[arg-type]
+
+
+def _in_dataset_order(logits: Tensor, size: int, accelerator: Accelerator) -> np.ndarray:
+    """Join the shares of P processes; process p holds positions p, p + P, p + 2 P..."""
+    share = -(-size // accelerator.num_processes)
+    padded = torch.cat([logits, logits.new_zeros(share - len(logits), logits.shape[1])])
+    everyone = accelerator.gather(padded).view(accelerator.num_processes, share, -1)
+    return np.asarray(everyone.transpose(0, 1).reshape(-1, logits.shape[1])[:size].cpu().numpy())

@@ -1,27 +1,29 @@
-"""What a run is a run of, and where it lies."""
+"""Specification and on-disk layout of a training run, and the arms of a comparison."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
 from gpt4image.core.registry import unknown_name
-from gpt4image.images.table import ImageTable
-from gpt4image.train.guidance import Guidance
 from gpt4image.train.recipe import Recipe, guidance_fields
+
+if TYPE_CHECKING:
+    from gpt4image.images.table import ImageTable
+    from gpt4image.train.guidance import Guidance
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training.
+    """One way of training, compared with others.
 
     Attributes:
-        name: short name, used in folder names.
         title: what it is, in words.
-        uses_text: whether the alignment loss takes part.
+        uses_text: whether descriptions and other guidance take part.
+        name: short name, used in folder names.
     """
 
     name: str
@@ -29,17 +31,18 @@ class Arm:
     uses_text: bool
 
 
+REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("baseline", "labels alone", uses_text=False),
-        Arm("described", "with descriptions", uses_text=True),
+        Arm(REFERENCE, "labels alone", uses_text=False),
+        Arm(CANDIDATE, "with descriptions", uses_text=True),
     )
 }
 
 
 def find_arm(name: str) -> Arm:
-    """The arm of a name. ConfigError lists the known ones."""
+    """Return an arm by name. ConfigError lists the known ones."""
     if name not in ARMS:
         raise ConfigError(unknown_name("arm", name, list(ARMS)))
     return ARMS[name]
@@ -48,31 +51,27 @@ def find_arm(name: str) -> Arm:
 class RunLayout(Layout):
     """Files of a training run."""
 
-    settings = File("settings.json")
-    """What the run is a run of."""
-    checkpoint = File("checkpoint.pt")
-    """State of an unfinished run."""
-    weights = File("best.safetensors")
-    """Backbone and classifier of the best epoch, under timm's names."""
-    result = File("result.json")
-    """Best epoch and history; written last, so a run with a result is finished."""
-    lock = File("run.lock")
-    """Held while a process trains the run."""
+    settings = File("settings.json")  # identifies the run
+    checkpoint = File("checkpoint.pt")  # state of an unfinished run
+    weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
+    result = File("result.json")  # best epoch and history; written last, so a run with a result is finished
+    lock = File("run.lock")  # held while a process trains the run
+    predictions = File("test.safetensors")  # logits of the test images
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to be done.
+class RunSpec:
+    """A run to train.
 
     Attributes:
         images: training and validation images.
-        guidance: vectors to align with, and soft labels; nothing of both trains on labels alone.
-        recipe: how to train.
-        arm: the way of training.
-        seed: seed of the classifier's start, the order, all augmentation, and the texts that are drawn.
-        layout: where the run lies.
-        features: where stored outputs of frozen modules lie.
-        workers: processes that prepare batches; changes speed alone.
+        guidance: vectors to align with, and soft labels; empty in arms that train on labels alone.
+        recipe: training recipe.
+        arm: way of training.
+        seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
+        layout: files of the run.
+        features: folder of cached features.
+        workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
     """
 
@@ -87,10 +86,11 @@ class Job:
     checkpoint_seconds: float
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the result, as plain values."""
+        """Return everything that determines the result, as plain values."""
         columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
         recipe = self.recipe.to_dict()
         start = self.recipe.checkpoint
+        idle = () if self.arm.uses_text else guidance_fields()
         return {
             "arm": self.arm.name,
             "seed": self.seed,
@@ -98,34 +98,36 @@ class Job:
             "classes": list(self.images.classes),
             **self.guidance.identity(),
             "start": start and hash_file(Path(start)),
-            "recipe": {key: recipe[key] for key in recipe if self.arm.uses_text or key not in guidance_fields()},
+            "recipe": {key: value for key, value in recipe.items() if key not in idle},
         }
 
     def claim_folder(self) -> None:
-        """Write down what the run is a run of. ConfigError when the folder holds another one, naming what differs."""
+        """Record the settings in the run's folder.
+
+        Raises:
+            ConfigError: the folder holds a run that was created with different settings; the message lists them.
+        """
         settings = self.settings()
         begun = self.layout.checkpoint.exists() or self.layout.result.exists()
         if not (begun and self.layout.settings.exists()):
             write_json(self.layout.settings, settings)
             return
-        before, now = flatten(read_json(self.layout.settings)), flatten(settings)
-        decisive = now.keys() - {"recipe.checkpoint"}  # where the weights lie does not matter: "start" is their hash
+        before, now = _flatten(read_json(self.layout.settings)), _flatten(settings)
+        del now["recipe.checkpoint"]  # the path may change: "start" is the hash of the file
         changed = [
-            f"{key} was {before.get(key)!r}, is {now[key]!r}"
-            for key in now
-            if before.get(key) != now[key] and key in decisive
+            f"{key} was {before.get(key)!r}, is {value!r}" for key, value in now.items() if before.get(key) != value
         ]
         if changed:
             raise ConfigError(
-                f"{self.layout.folder} holds a run of other settings: {'; '.join(changed[:5])}. Take another --work "
-                "folder, and name this one as --text for its descriptions; or delete this run."
+                f"The run in {self.layout.folder} was created with different settings: {'; '.join(changed[:5])}. Use "
+                "another --work folder, and pass this one as --text to reuse its descriptions; or delete this run."
             )
 
 
-def flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names.
+def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings under dotted names.
 
-    >>> flatten({"seed": 0, "recipe": {"lr": 0.1}})
+    >>> _flatten({"seed": 0, "recipe": {"lr": 0.1}})
     {'seed': 0, 'recipe.lr': 0.1}
     """
     flat: dict[str, Any] = {}

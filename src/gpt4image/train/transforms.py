@@ -1,4 +1,4 @@
-"""Image transforms of a recipe, and randomness that depends on nothing but seed, epoch and image."""
+"""Image transforms, and random draws that depend on nothing but their key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 def seed_everything(*key: int) -> None:
-    """Seed torch, numpy and random with a mixture of the numbers: the same numbers, the same draws, in any process."""
+    """Seed torch, numpy and random from the numbers of a key: the same key gives the same draws in any process."""
     state = np.random.SeedSequence([len(key), *key]).generate_state(3)
     torch.manual_seed(int(state[0]))
     np.random.seed(int(state[1]))
@@ -26,7 +26,7 @@ def seed_everything(*key: int) -> None:
 
 
 def preprocessing(backbone: nn.Module, image_size: int) -> dict[str, Any]:
-    """How images have to be prepared for a timm backbone: input size, mean, std, interpolation, crop share."""
+    """Return the preprocessing of a timm backbone: input size, mean, std, interpolation and crop share."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(backbone, args={"input_size": (3, image_size, image_size)})
@@ -34,10 +34,10 @@ def preprocessing(backbone: nn.Module, image_size: int) -> dict[str, Any]:
 
 
 def training_transform(recipe: Recipe, config: dict[str, Any]) -> Transform:
-    """Random crop, flip and colour changes of a recipe, to a normalised tensor [3, H, W].
+    """Return the recipe's augmentation, from an image to a normalised tensor [3, H, W].
 
     Raises:
-        ConfigError: `auto_augment` is no policy.
+        ConfigError: timm does not know the policy `auto_augment`.
     """
     from timm.data import create_transform
 
@@ -56,12 +56,12 @@ def training_transform(recipe: Recipe, config: dict[str, Any]) -> Transform:
             std=config["std"],
         )
     except (AssertionError, ValueError, IndexError) as error:
-        raise ConfigError(f"auto_augment {recipe.auto_augment!r} is no policy that timm knows ({error}).") from None
+        raise ConfigError(f"timm knows no auto_augment policy {recipe.auto_augment!r} ({error}).") from None
     return transform
 
 
 def evaluation_transform(config: dict[str, Any]) -> Transform:
-    """Resize and centre crop to a normalised tensor [3, H, W]."""
+    """Return resizing and centre cropping to a normalised tensor [3, H, W]."""
     from timm.data import create_transform
 
     return create_transform(**config, is_training=False)  # type: ignore[no-any-return]

@@ -1,0 +1,109 @@
+"""Predictions of finished runs for test and validation images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from sklearn.metrics import confusion_matrix
+
+from gpt4image.core.errors import StoreError
+from gpt4image.core.files import atomic_write, digest, hash_file
+from gpt4image.images.table import ImageTable
+from gpt4image.train.data import LabelledInputs, labelled_rows
+from gpt4image.train.frozen import prepare_inputs
+from gpt4image.train.processes import evaluation_loader, make_accelerator, predict_logits
+from gpt4image.train.run import TrainedRun, load_backbone
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one run for N labelled images.
+
+    Attributes:
+        rows: table positions of the images, int64 [N].
+        labels: true classes, int64 [N].
+        logits: float32 [N, C].
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Predicted classes, int64 [N]."""
+        return np.asarray(self.logits.argmax(axis=1))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Which predictions are correct, bool [N]."""
+        return np.asarray(self.classes == self.labels)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Number of images of class i predicted as class j, int64 [C, C]."""
+        matrix: np.ndarray = confusion_matrix(self.labels, self.classes, labels=range(self.logits.shape[1]))
+        return matrix
+
+
+def predict_test_images(
+    run: TrainedRun, images: ImageTable, *, features: Path | None = None, workers: int = 0
+) -> Predictions:
+    """Return a finished run's predictions for the test images, computed once and then read back.
+
+    Args:
+        run: the run.
+        images: the images it was trained on.
+        features: folder of cached features, as in training.
+        workers: processes that prepare batches.
+
+    Raises:
+        StoreError: the stored predictions are damaged, or belong to other test images or weights.
+    """
+    path, rows = run.layout.predictions, labelled_rows(images, "test")
+    identity = digest(images.ids[rows].tobytes(), hash_file(run.layout.weights))
+    ids_hash = np.frombuffer(identity.encode(), dtype=np.uint8)
+    accelerator = make_accelerator(run.recipe)
+    if not path.exists():
+        logits = _predict(run, images, "test", accelerator, features, workers).logits
+        if accelerator.is_main_process:
+            with atomic_write(path) as file:
+                file.write(save({"logits": logits, "ids_hash": ids_hash}))
+        accelerator.wait_for_everyone()
+    try:
+        stored = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Delete it to predict the test images again.") from None
+    if not np.array_equal(stored["ids_hash"], ids_hash):
+        raise StoreError(f"{path} belongs to other test images or weights. Delete it to predict the test images again.")
+    return Predictions(rows, images.labels[rows].astype(np.int64), stored["logits"])
+
+
+def validation_confusion(run: TrainedRun, images: ImageTable, features: Path | None = None) -> np.ndarray:
+    """Return how many validation images of class i a run predicts as class j, int64 [C, C].
+
+    Test images are not used: what this matrix teaches flows into training.
+
+    Args:
+        run: the run.
+        images: the images it was trained on.
+        features: folder of cached features, as in training.
+    """
+    return _predict(run, images, "validation", make_accelerator(run.recipe), features).confusion
+
+
+def _predict(
+    run: TrainedRun, images: ImageTable, split: str, accelerator: Accelerator, features: Path | None, workers: int = 0
+) -> Predictions:
+    rows = labelled_rows(images, split)
+    source = prepare_inputs(load_backbone(run), images, run.recipe, features or run.layout.folder, accelerator.device)
+    with accelerator.main_process_first():  # the first process fills the cache of frozen features
+        inputs = source.evaluation(rows, split)
+    loader = evaluation_loader(LabelledInputs(inputs, images, rows), accelerator, workers)
+    logits = predict_logits(source.trained.to(accelerator.device), loader, accelerator)
+    return Predictions(rows, images.labels[rows].astype(np.int64), logits)
