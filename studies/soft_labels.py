@@ -26,7 +26,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from gpt4image import EmbeddingStore, SoftLabels, embed_descriptions, load_descriptions, load_encoder, load_images
-from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.files import write_json
 from gpt4image.descriptions import DescriptionSet
 from gpt4image.images import ImageTable, drop_leaks
@@ -186,7 +186,7 @@ def run(work: Path, seeds: int, arms: str = "*") -> None:
                 features=work / "features",
                 soft_labels=[soft[arm.labels]],
             )
-            answers = answer_test_images(trained, images, features=work / "features")
+            answers = predict_test_images(trained, images, features=work / "features")
             right = (answers.logits.argmax(1) == answers.labels).astype(int)
             write_json(answered, right.tolist())
             print(f"seed {seed}  {name:14} {right.mean():.1%}", flush=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpt4image import compare_arms, open_run, write_report
+from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison, Gallery
-from gpt4image.compare.test_answers import answer_test_images
 from gpt4image.core.errors import ConfigError, StoreError
 
 
@@ -25,7 +25,7 @@ def test_records_follow_from_the_answers(work, images):
     right = {}
     for arm in comparison.arms:
         for run in arm.runs:
-            answers = answer_test_images(open_run(folder / "runs" / f"{arm.name}-{run.seed}"), images)
+            answers = predict_test_images(open_run(folder / "runs" / f"{arm.name}-{run.seed}"), images)
             right[arm.name, run.seed] = answers.logits.argmax(axis=1) == answers.labels
             assert run.test_accuracy == pytest.approx(right[arm.name, run.seed].mean())
         assert np.sum(arm.confusion) == 2 * len(images.split("test"))
@@ -84,17 +84,17 @@ def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm,
 def test_difference_is_described_minus_baseline(work, images, descriptions, store):
     """Answers made by hand: baseline right on the first two test images, described on all but one."""
     from gpt4image.compare.gallery import choose_gallery
+    from gpt4image.compare.predictions import Predictions
     from gpt4image.compare.summarize import RunOutcome, record_comparison
-    from gpt4image.compare.test_answers import AnsweredTestSet
 
     folder, recipe = work
-    real = answer_test_images(open_run(folder / "runs" / "baseline-0"), images)
+    real = predict_test_images(open_run(folder / "runs" / "baseline-0"), images)
     count = len(real.labels)
 
     def answered(right):
         wrong = (real.labels + 1) % 3
         answers = np.where(np.isin(np.arange(count), right), real.labels, wrong)
-        return AnsweredTestSet(real.rows, real.labels, np.eye(3, dtype=np.float32)[answers] * 4)
+        return Predictions(real.rows, real.labels, np.eye(3, dtype=np.float32)[answers] * 4)
 
     answers = {"baseline": answered([0, 1]), "described": answered(range(1, count))}
     runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in answers}

@@ -94,7 +94,7 @@ def test_predicts_images_and_goes_on_after_a_broken_one(image_set, exported, tmp
     with pytest.raises(DataError, match="does not exist"):
         list(predict_images(folder, [tmp_path / "nowhere.png"]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"No image in .*empty"):
+    with pytest.raises(DataError, match=r"No images in .*empty"):
         list(predict_images(folder, [tmp_path / "empty"]))
     with pytest.raises(ConfigError, match="no exported model"):
         list(predict_images(tmp_path, [tmp_path / "red.png"]))

@@ -9,7 +9,6 @@ from gpt4image.train.data import (
     EpochBatches,
     ImageInputs,
     LabelledInputs,
-    Loading,
     ShareInOrder,
     fitting_batch_size,
     labelled_rows,
@@ -31,7 +30,7 @@ def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     dataset = LabelledInputs(inputs, images, rows, guidance)
     batches = EpochBatches(len(rows), 8, 5, *share)
     batches.epoch, batches.start = epoch, start
-    return list(make_loader(dataset, batches, Loading(workers)))
+    return list(make_loader(dataset, batches, workers))
 
 
 def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, several_store, small_recipe):

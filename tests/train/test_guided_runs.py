@@ -99,7 +99,7 @@ def test_a_text_adapter_learns(images, store, small_recipe, tmp_path, monkeypatc
     models = observe(monkeypatch, lambda _, model, __: model)
     train_model(images, store, small_recipe(epochs=1, text_adapter=True), tmp_path / "run")
     assert models[0].heads[0].adapter.up.weight.abs().max() > 0
-    with pytest.raises(ConfigError, match="one of the two"):
+    with pytest.raises(ConfigError, match="exclude each other"):
         small_recipe(text_adapter=True, queue=8)
 
 
@@ -286,13 +286,13 @@ def test_settings_that_would_do_nothing_are_refused(images, descriptions, store,
     from gpt4image import compare_arms
 
     frozen = small_recipe(epochs=1, freeze=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
-    with pytest.raises(ConfigError, match="Nothing that is trained lies before 'features'"):
+    with pytest.raises(ConfigError, match="No trained module comes before 'features'"):
         train_model(images, store, frozen, tmp_path / "frozen")
-    with pytest.raises(ConfigError, match="Nothing that is trained lies before 'layer1'"):
+    with pytest.raises(ConfigError, match="No trained module comes before 'layer1'"):
         early = small_recipe(freeze=("conv1", "bn1", "layer1"), align_at=("layer1",))
         train_model(images, store, early, tmp_path / "early")
     for idle in ({"weight": 0.0}, {"align_until": 0.0}):
-        with pytest.raises(ConfigError, match="both arms would be the same"):
+        with pytest.raises(ConfigError, match="Both arms would be the same"):
             compare_arms(images, descriptions, store, small_recipe(**idle), tmp_path / "compared")
 
 

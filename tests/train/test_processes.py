@@ -6,21 +6,21 @@ import subprocess
 import sys
 
 import torch
-from gpt4image.compare.test_answers import answer_test_images
 from safetensors.torch import load_file
 
 from gpt4image import train_model
+from gpt4image.compare.predictions import predict_test_images
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
 import torch
 from gpt4image import EmbeddingStore, Recipe, load_images, train_model
-from gpt4image.compare.test_answers import answer_test_images
+from gpt4image.compare.predictions import predict_test_images
 data, store, out, recipe = sys.argv[1:]
 images = load_images(data, validation_share=0.2, test_share=0.25)
 run = train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out))
-answer_test_images(run, images)
+predict_test_images(run, images)
 torch.distributed.barrier()
 os._exit(0)  # all is written; torch may abort while it takes itself apart after training in several processes on a CPU
 """
@@ -51,4 +51,4 @@ def test_two_processes_train_as_one(images, several_store, image_set, small_reci
         assert abs(mine["classification_loss"] - theirs["classification_loss"]) < 1e-4
         assert mine["validation_accuracy"] == theirs["validation_accuracy"]
     assert (tmp_path / "two" / "test.safetensors").exists()
-    assert answer_test_images(one, images).logits.shape == (len(images.split("test")), 3)
+    assert predict_test_images(one, images).logits.shape == (len(images.split("test")), 3)

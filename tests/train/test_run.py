@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gpt4image.compare.test_answers import answer_test_images
 from safetensors.torch import load_file, save_file
 
 from gpt4image import AlignmentLoss, Recipe, train_model
+from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import BusyError, ConfigError, Gpt4ImageError, TrainingError
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import Batch
@@ -42,13 +42,13 @@ def test_any_backbone_trains_and_leaves_a_plain_timm_model(images, store, small_
 def test_learns_and_answers_test_images_once(images, store, small_recipe, tmp_path):
     recipe = small_recipe(epochs=8, lr=3e-3, crop_scale=(0.8, 1.0))
     run = train_model(images, store, recipe, tmp_path / "run")
-    answers = answer_test_images(run, images)
+    answers = predict_test_images(run, images)
     assert (answers.logits.argmax(axis=1) == answers.labels).mean() > 0.8
     assert run.history[-1]["alignment_loss"] < run.history[0]["alignment_loss"]
 
     stored = run.layout.folder / "test.safetensors"
     before = stored.stat().st_mtime_ns
-    assert np.array_equal(answer_test_images(run, images).logits, answers.logits)
+    assert np.array_equal(predict_test_images(run, images).logits, answers.logits)
     assert stored.stat().st_mtime_ns == before
 
 
@@ -102,8 +102,7 @@ def test_frozen_normalisation_keeps_its_statistics(images, small_recipe, tmp_pat
 
 
 def test_stored_features_belong_to_their_weights(small_recipe):
-    from gpt4image.train.inputs import stem_identity
-
+    from gpt4image.train.frozen import stem_identity
     from gpt4image.train.transforms import preprocessing
 
     recipe = small_recipe(freeze=("conv1", "bn1"), cached_views=1)
@@ -275,7 +274,7 @@ def test_frozen_modules_stay_and_stored_features_train_the_same_rest(images, sto
     assert features.dtype == np.float16
     assert len(features) == 2 * len(images.split("train"))
 
-    answers = answer_test_images(run, images)
+    answers = predict_test_images(run, images)
     from gpt4image.train.transforms import evaluation_transform
 
     transform = evaluation_transform(run.preprocessing)
@@ -364,7 +363,7 @@ def test_mixed_precision_trains(images, store, small_recipe, tmp_path):
     ("changes", "message"),
     [
         ({"optimizer": "adamww"}, "Did you mean 'adamw'"),
-        ({"auto_augment": "rnd-m9"}, "auto_augment 'rnd-m9' is no policy"),
+        ({"auto_augment": "rnd-m9"}, "no auto_augment policy 'rnd-m9'"),
         ({"checkpoint": "nowhere.safetensors"}, "nowhere.safetensors"),
     ],
 )

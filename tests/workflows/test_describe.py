@@ -78,7 +78,7 @@ def test_contrast_prompt_names_the_classes_a_run_confuses(image_set, baseline, t
 @pytest.mark.slow
 def test_contrast_prompt_stays_the_same_when_a_folder_grows(image_set, baseline, tmp_path, monkeypatch):
     """A new confusion matrix of the same run would name other classes, and ask everything again."""
-    from gpt4image.compare import test_answers as confusion
+    from gpt4image.compare import predictions as confusion
 
     folder, work = tmp_path / "set", tmp_path / "work"
     shutil.copytree(image_set, folder)

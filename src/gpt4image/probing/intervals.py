@@ -37,9 +37,9 @@ def paired_interval(differences: np.ndarray) -> Interval:
         Var(mean) = (MS_seeds + MS_images - MS_residual) / (S N),
 
     bounded below by either of the first two alone, with Satterthwaite's degrees of freedom. That approximation is
-    anti-conservative for two or three seeds, so the interval is never narrower than the paired t interval over the means
-    of the seeds. With a single seed nothing is known about the variation between seeds, and the interval is the paired
-    t interval over images.
+    anti-conservative for two or three seeds, so the interval is never narrower than the paired t interval over the
+    means of the seeds. With a single seed nothing is known about the variation between seeds, and the interval is the
+    paired t interval over images.
 
     Sources: Searle, Casella and McCulloch, "Variance Components" (1992), section 4.3 (mean squares); Satterthwaite,
     Biometrics Bulletin 2 (1946), equation 17 (degrees of freedom).

@@ -66,8 +66,8 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""
 
-        def move(part: Any) -> Any:  # noqa: ANN401 - a tensor or a tuple of tensors
-            return tuple(map(move, part)) if isinstance(part, tuple) else part.to(device, non_blocking=True)
+        def move(part: Any) -> Any:  # noqa: ANN401 - a tensor, or several (which a loader turns into a list)
+            return part.to(device, non_blocking=True) if isinstance(part, Tensor) else tuple(map(move, part))
 
         return Batch(*map(move, self))
 

@@ -100,13 +100,13 @@ def prepare_inputs(
         return InputSource(backbone, images, recipe, config, None)
     sample = torch.linspace(-2, 2, 2 * 3 * recipe.image_size**2).view(2, 3, recipe.image_size, -1)
     stem, trained = split_model(backbone.eval(), recipe.freeze, sample)
-    identity = _stem_identity(backbone, recipe, config)
+    identity = stem_identity(backbone, recipe, config)
     stem.to(device)
     stem.to(memory_format=torch.channels_last)  # faster on a CPU: benchmarks/channels_last.py
     return InputSource(trained, images, recipe, config, FeatureCache(stem, folder / identity[:16], identity, device))
 
 
-def _stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any]) -> str:
+def stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any]) -> str:
     """Hash everything that cached features depend on, except the images."""
     weights = {
         f"{name}.{key}": value

@@ -148,7 +148,7 @@ def confused_classes(
     """
     if options.confusions is None:
         return None
-    from gpt4image.compare.test_answers import validation_confusion
+    from gpt4image.compare.predictions import validation_confusion
     from gpt4image.train.run import open_run
 
     run = open_run(options.confusions)
