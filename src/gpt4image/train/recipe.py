@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Interval
 
-from gpt4image.align.losses import find_loss
+from gpt4image.align.losses import LOSSES, find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.validation import Count, NotNegative, Positive, Share, check_fields, check_value, field_types
@@ -126,7 +126,7 @@ class TextSettings:
 class AlignmentSettings:
     """The alignment loss, its weight, and the features that it acts on."""
 
-    loss: str = "clip"
+    loss: Annotated[str, LOSSES] = "clip"
     """Alignment loss: clip (symmetric InfoNCE, as in CLIP), infonce (from image to text only), cosine (distance of unit
     vectors), sigmoid (SigLIP's), relational (match the similarities among images to those among their texts), or a loss
     that an installed package registers."""
