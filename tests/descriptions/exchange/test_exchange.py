@@ -429,7 +429,7 @@ class TestImport:
             ({"settings": "[" * 100_000}, "settings: is nested too deep"),
             ({"settings": "{"}, "settings: "),
             ({"created": "yesterday"}, "created: Invalid isoformat"),
-            ({"created": "2026-01-01"}, "created: must say its time zone"),
+            ({"created": "2026-01-01"}, "created: must have a time zone"),
             ({"created": "0001-01-01T00:00:00+20:00"}, "created: "),
             ({"error": "server error 500"}, "error: Input should be None"),
             ({"text": "other"}, "occurs twice, with different texts"),
