@@ -18,9 +18,9 @@ class CountingTeacher:
         self.name, self.revision, self.width = inner.name, inner.revision, inner.width
         self.classes, self.preparation = inner.classes, inner.preparation
 
-    def answer(self, images: torch.Tensor) -> np.ndarray:
+    def predict(self, images: torch.Tensor) -> np.ndarray:
         self.seen.append(len(images))
-        return self.inner.answer(images)
+        return self.inner.predict(images)
 
 
 def pick(images: ImageTable, places) -> ImageTable:

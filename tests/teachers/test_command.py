@@ -44,6 +44,6 @@ def test_mistakes_are_one_message(image_set, run, tmp_path, capsys):
 
     assert "Did you mean 'timm'" in said("--teacher", "tim:resnet50")
     assert "--teacher-checkpoint FILE" in said("--teacher", "timm:test_resnet")
-    assert "views must be 1 or more, not 0" in said("--teacher", "timm:test_resnet", "--views", "0")
-    assert "workers must be 0 or more" in said("--teacher", "timm:test_resnet", "--workers", "-1")
+    assert "views should be greater than or equal to 1, not 0" in said("--teacher", "timm:test_resnet", "--views", "0")
+    assert "workers should be greater than or equal to 0" in said("--teacher", "timm:test_resnet", "--workers", "-1")
     assert "leave --views out" in said("--teacher", f"run:{run.layout.folder}", "--views", "2")

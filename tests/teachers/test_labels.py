@@ -26,7 +26,7 @@ def same_bytes(first: SoftLabels, second: SoftLabels) -> bool:
 
 def asked(teacher, images, places) -> torch.Tensor:
     """Logits of images at some places, by the plain way."""
-    return torch.from_numpy(teacher.answer(pictures(images, places, teacher.preparation.plain))).double()
+    return torch.from_numpy(teacher.predict(pictures(images, places, teacher.preparation.plain))).double()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_copies_of_labelled_images_judge_nothing(images, run_teacher, tmp_path):
 def test_classes_in_another_order_are_told_apart(images, run_teacher, teacher_labels, tmp_path):
     counting = CountingTeacher(run_teacher)
     counting.classes = run_teacher.classes[::-1]
-    counting.answer = lambda shown: run_teacher.answer(shown)[:, ::-1]
+    counting.predict = lambda shown: run_teacher.predict(shown)[:, ::-1]
     turned = label_images(images, counting, tmp_path / "labels", batch_size=3)
     assert same_bytes(turned, teacher_labels)
 

@@ -44,7 +44,7 @@ def test_timm_features_are_those_of_timm(images, tmp_path, model):
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(seen), pre_logits=True).numpy()
     assert (teacher.width, expected.shape) == (expected.shape[1], (3, teacher.width))
-    np.testing.assert_allclose(teacher.answer(shown), expected, atol=1e-4)
+    np.testing.assert_allclose(teacher.predict(shown), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
@@ -76,7 +76,7 @@ def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
     with torch.no_grad():
         expected = theirs.eval().encode_image(seen).numpy()
     assert (teacher.width, teacher.preparation.size, teacher.classes) == (24, (32, 32), None)
-    np.testing.assert_allclose(teacher.answer(seen), expected, atol=1e-5)
+    np.testing.assert_allclose(teacher.predict(seen), expected, atol=1e-5)
 
     def revision_with(part: str) -> str:
         state = torch.load(weights, weights_only=True)
@@ -98,13 +98,13 @@ def test_logits_are_those_of_the_run_and_of_its_export(images, run, run_teacher,
         expected = load_backbone(run)(seen).numpy()
     assert run_teacher.classes == images.classes
     np.testing.assert_allclose(
-        run_teacher.answer(pictures(images, range(5), run_teacher.preparation.plain)), expected, atol=1e-4
+        run_teacher.predict(pictures(images, range(5), run_teacher.preparation.plain)), expected, atol=1e-4
     )
     export_model(run, images, tmp_path / "model", onnx=False)
     exported = load_teacher(f"run:{tmp_path / 'model'}", "cpu")
     assert exported.classes == images.classes
     assert exported.revision == run_teacher.revision
-    np.testing.assert_allclose(exported.answer(seen), expected, atol=1e-4)
+    np.testing.assert_allclose(exported.predict(seen), expected, atol=1e-4)
 
 
 def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
@@ -117,7 +117,7 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
     refused("tim:resnet50", "Unknown kind of teacher 'tim'. Did you mean 'timm'")
     refused("timm:resnet5", "Unknown timm model 'resnet5'.*Did you mean")
     refused("timm:resnet5", "Unknown", checkpoint=resnet_weights)
-    refused("timm:test_resnet", "cannot be had.*--teacher-checkpoint FILE")
+    refused("timm:test_resnet", "are not available.*--teacher-checkpoint FILE")
     refused("timm:test_vit", "does not hold the weights", checkpoint=resnet_weights)
     refused("timm:test_resnet", "does not exist", checkpoint=tmp_path / "none.pt")
     refused("open-clip:RN50", "MODEL/PRETRAINED")
@@ -131,7 +131,7 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
 
 def test_a_model_that_does_not_pool_is_no_teacher():
     preparation = timm_preparation(CONFIG)
-    with pytest.raises(ConfigError, match=re.escape("answers of shape (5, 22, 30)")):
+    with pytest.raises(ConfigError, match=re.escape("outputs of shape (5, 22, 30)")):
         ImageTeacher(nn.Conv2d(3, 5, 3), preparation, torch.device("cpu"), name="timm:conv")
     with pytest.raises(ConfigError, match="does not take images of"):
         ImageTeacher(nn.Linear(7, 5), preparation, torch.device("cpu"), name="timm:linear")

@@ -37,7 +37,7 @@ def test_vectors_are_found_by_image_id(images, resnet, teacher_store):
     vectors, known = teacher_store.lookup(images.ids)
     assert np.array_equal(np.flatnonzero(known), train)
     assert vectors[~known].abs().max() == 0
-    expected = at_length_1(resnet.answer(pictures(images, train, resnet.preparation.plain)))
+    expected = at_length_1(resnet.predict(pictures(images, train, resnet.preparation.plain)))
     np.testing.assert_allclose(vectors[known], expected, **CLOSE)
     np.testing.assert_allclose(np.linalg.norm(vectors[known], axis=1), 1, atol=1e-3)
     assert teacher_store.vectors.dtype == np.float16
@@ -91,7 +91,7 @@ def test_views_are_rows_of_their_image_drawn_from_seed_and_id_alone(images, resn
         chances = [np.random.default_rng([5, number, int(own, 16)]) for number in (1, 2)]
         shown = [resnet.preparation.plain(picture), *(resnet.preparation.view(picture, chance) for chance in chances)]
         vectors = store.all_vectors(store.find([own]))
-        np.testing.assert_allclose(vectors, at_length_1(resnet.answer(torch.stack(shown))), **CLOSE)
+        np.testing.assert_allclose(vectors, at_length_1(resnet.predict(torch.stack(shown))), **CLOSE)
         assert np.abs(vectors[1] - vectors[2]).max() > 0.01
     assert (
         len({tuple(store.lookup(images.ids[train[:1]], "random", 0, epoch)[0][0].tolist()) for epoch in range(40)}) == 3
@@ -114,7 +114,7 @@ def test_more_images_and_more_views_cost_what_is_new(images, resnet, tmp_path):
     np.testing.assert_array_equal(grown.lookup(images.ids[train[5:]])[0], few.lookup(images.ids[train[5:]])[0])
     np.testing.assert_allclose(
         grown.lookup(images.ids[train[:5]])[0],
-        at_length_1(resnet.answer(pictures(images, train[:5], resnet.preparation.plain))),
+        at_length_1(resnet.predict(pictures(images, train[:5], resnet.preparation.plain))),
         **CLOSE,
     )
     assert seen(images)[1] == 0
@@ -191,7 +191,7 @@ def test_settings_that_cannot_be_meant(images, resnet, run_teacher, tmp_path):
     refused("gives logits, not features: label_images", teacher=run_teacher)
     for value, message in ((np.nan, "not finite"), (0.0, "features that are zero")):
         broken = CountingTeacher(resnet)
-        broken.answer = lambda shown, value=value: np.full((len(shown), resnet.width), value, np.float32)
+        broken.predict = lambda shown, value=value: np.full((len(shown), resnet.width), value, np.float32)
         refused(message, teacher=broken)
 
 
@@ -246,5 +246,5 @@ def test_a_run_stopped_among_other_images_starts_again(images, resnet, tmp_path,
 def test_clip_vectors_are_stored(images, clip_name, tmp_path):
     teacher = load_teacher(clip_name, "cpu")
     store = embed_images(images, teacher, tmp_path / "store")
-    expected = teacher.answer(pictures(images, images.split("train"), teacher.preparation.plain))
+    expected = teacher.predict(pictures(images, images.split("train"), teacher.preparation.plain))
     np.testing.assert_allclose(store.lookup(images.ids[images.split("train")])[0], at_length_1(expected), **CLOSE)

@@ -1,4 +1,4 @@
-"""Images to vectors and labels of frozen vision teachers, each computed once and read back by every training."""
+"""Frozen vision teachers: their vectors and soft labels of images, computed once and read back by every training."""
 
 from gpt4image.teachers.base import Teacher, load_teacher
 from gpt4image.teachers.embedding import embed_images

@@ -1,4 +1,4 @@
-"""Images to a store of teacher vectors, laid out as that of texts."""
+"""Images to a store of a teacher's vectors, in the same format as that of texts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import digest, exclusive, replace_folder, save_array
+from gpt4image.core.files import exclusive, replace_folder, save_array
 from gpt4image.core.format import counted
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher
-from gpt4image.teachers.filling import Answers, OnBadImage, check_finite
-from gpt4image.teachers.views import PreparedViews, ViewPlan, plan_views
-
-BATCH_SIZE = 64
+from gpt4image.teachers.filling import BATCH_SIZE, Loading, OnBadImage, Outputs, check_finite
+from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views
 
 
 def embed_images(
@@ -33,40 +31,43 @@ def embed_images(
 ) -> EmbeddingStore:
     """Compute a teacher's vectors of images, or open the store that already holds them.
 
-    Training reads the store as it reads that of texts: dataset reinforcement, paid once (Faghri et al., arXiv
-    2303.08983; there a student sees the very view whose answer is stored, here an image's vectors stand for all of its
-    views). Each distinct image is computed once. Views that an earlier store in the folder holds are taken from there.
-    A run that was killed goes on where it was and ends in the same bytes.
+    Training reads the store like that of texts: dataset reinforcement, computed once (Faghri et al., arXiv 2303.08983;
+    there a student sees the very view whose output is stored, here an image's vectors stand for all of its views). Each
+    distinct image is computed once, and views that an earlier store in the folder holds are copied. An interrupted run
+    resumes and ends in the same bytes.
 
     Args:
         images: the images.
-        teacher: gives features.
-        folder: where the store lies.
-        splits: splits whose images are meant.
-        batch_size: views at a time.
-        views: vectors of each image: one of the picture as the teacher's evaluation sees it, the others of random
-            crops, flipped half of the time; training takes them as it takes several texts.
+        teacher: returns features.
+        folder: the store's folder.
+        splits: splits whose images are embedded.
+        batch_size: views per batch.
+        views: vectors per image: one of the image as the teacher's evaluation sees it, the others of random crops,
+            flipped half of the time. Training uses them like several texts.
         seed: seed of the crops.
-        workers: processes that prepare views. Changes speed alone.
-        on_bad_image: an image that cannot be read any more is left out and said, to be tried again next time (`skip`),
-            or stops the work (`fail`).
+        workers: processes that prepare views; they affect nothing but the speed.
+        on_bad_image: skip an unreadable image with a warning, and try it again next time (`skip`), or stop (`fail`).
 
     Raises:
-        ConfigError: the teacher gives logits, or features that are no vectors; no view; an unknown split.
+        ConfigError: the teacher returns logits or invalid features, there is no view, or a split is unknown.
         DataError: there are no images in these splits.
-        ImageError: an image cannot be read, where that is to stop the work; or none can.
+        ImageError: an image is unreadable, with `on_bad_image` "fail"; or all are.
     """
     if teacher.classes is not None:
         raise ConfigError(f"Teacher {teacher.name} gives logits, not features: label_images stores them.")
+    loading = Loading(batch_size, workers, on_bad_image)
     with exclusive(folder.parent / f"{folder.name}.lock", f"the embeddings in {folder}", wait=True):
         building = EmbeddingLayout(folder.with_name(folder.name + ".building"))
-        if building.manifest.exists():
+        if building.manifest.exists():  # complete; the process was killed before the rename
             replace_folder(building.folder, folder)
-        earlier = open_if_same_teacher(folder, teacher)
-        plan = plan_views(images, splits, views, seed, np.load(earlier.layout.texts) if earlier else ())
+        earlier = open_vectors_of(teacher.name, folder)
+        if earlier and earlier.manifest.revision != teacher.revision:
+            earlier = None
+        stored = np.load(earlier.layout.texts) if earlier else ()
+        plan = plan_views(images, find_places(images, splits), views, seed, stored)
         if earlier and earlier.manifest.text_hash == hash_keys(plan.keys):
             return earlier
-        answers = Answers(
+        outputs = Outputs(
             teacher=teacher,
             inputs=PreparedViews(images, plan, teacher.preparation, seed),
             path=building.vectors,
@@ -74,45 +75,35 @@ def embed_images(
             blank=0.0,
             finish=lambda found: unit_vectors(found, teacher),
             earlier=earlier.vectors if earlier else None,
-            batch_size=batch_size,
-            workers=workers,
-            on_bad_image=on_bad_image,
+            loading=loading,
         )
-        answers.fill(f"Embed {counted(len(plan), 'view')}")
-        finish_store(plan, answers.present(), teacher, building)
+        write_index(plan, outputs.fill(f"Embed {counted(len(plan), 'view')}"), teacher, building)
         replace_folder(building.folder, folder)
     return EmbeddingStore(folder)
 
 
-def open_if_same_teacher(folder: Path, teacher: Teacher) -> EmbeddingStore | None:
-    """The store in a folder if it is whole and of this teacher."""
+def open_vectors_of(name: str, folder: Path) -> EmbeddingStore | None:
+    """Open the store in a folder; None if there is no complete one, or not of the teacher of that name."""
     try:
         store = EmbeddingStore(folder)
     except StoreError:
         return None
-    known = store.manifest
-    same = (known.kind, known.encoder, known.revision) == ("images", teacher.name, teacher.revision)
-    return store if same else None
-
-
-def hash_keys(keys: np.ndarray) -> str:
-    """Hash of a set of views, whatever their order."""
-    return digest(np.sort(keys).tobytes())
+    return store if (store.manifest.kind, store.manifest.encoder) == ("images", name) else None
 
 
 def unit_vectors(features: np.ndarray, teacher: Teacher) -> np.ndarray:
-    """Features [B, D] at length 1. ConfigError when some are not finite, or zero."""
+    """Scale features [B, D] to length 1. ConfigError if some are not finite, or zero."""
     lengths = np.linalg.norm(check_finite(features, teacher), axis=1, keepdims=True)
     if not lengths.all():
         raise ConfigError(
-            f"Teacher {teacher.name} gives features that are zero: choose one whose weights were trained."
+            f"Teacher {teacher.name} returns features that are zero: choose one whose weights were trained."
         )
     return np.asarray(features / lengths, dtype=np.float32)
 
 
-def finish_store(plan: ViewPlan, rows: np.ndarray, teacher: Teacher, layout: EmbeddingLayout) -> None:
-    """Write the index of the rows [K] that hold a vector and, last, the manifest."""
-    keys = np.zeros_like(plan.keys)
+def write_index(plan: ViewPlan, rows: np.ndarray, teacher: Teacher, layout: EmbeddingLayout) -> None:
+    """Write the index of the rows that hold a vector, int64 [K], and last the manifest."""
+    keys = np.zeros_like(plan.keys)  # an empty key marks a row without a vector
     keys[rows] = plan.keys[rows]
     rows = rows[np.lexsort((plan.views[rows], plan.ids[rows]))]
     ids, starts = np.unique(plan.ids[rows], return_index=True)

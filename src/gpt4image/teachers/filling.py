@@ -1,4 +1,8 @@
-"""A teacher's answers to the views of a plan, written chunk by chunk; a run that was stopped goes on where it was."""
+"""Compute a teacher's outputs for a plan of views into an array on disk, resumably.
+
+The array is filled chunk by chunk (`FillingArray`). Rows of views that cannot be made, because their image is not
+readable, keep a blank value; the caller leaves them out of its index and tries them again next time.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +24,46 @@ from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.views import PreparedViews
 
 OnBadImage = Literal["skip", "fail"]
+"""What to do about an unreadable image: skip it with a warning, or stop."""
+
+BATCH_SIZE = 64
 
 
-"""An image that cannot be read any more: leave it out and say so, or stop."""
+@dataclass(frozen=True)
+class Loading:
+    """How views are loaded.
+
+    Attributes:
+        batch_size: views per batch.
+        workers: processes that prepare views; they affect nothing but the speed.
+        on_bad_image: what to do about an unreadable image.
+    """
+
+    batch_size: int
+    workers: int
+    on_bad_image: OnBadImage
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise ConfigError(
+                f"batch_size must be 1 or more and workers 0 or more, not {self.batch_size} and {self.workers}."
+            )
 
 
 @dataclass
-class Answers:
-    """The answers to a plan's views, row by row, on their way into a file.
+class Outputs:
+    """A teacher's outputs for the views of a plan, as rows of a `.npy` file.
 
     Attributes:
-        teacher: who answers.
+        teacher: the teacher.
         inputs: the views.
-        path: the `.npy` file.
+        path: the file.
         dtype: its element type.
-        blank: what fills the rows of views that cannot be made; no answer is filled with it.
-        finish: what is stored of answers [B, D].
-        earlier: rows that an earlier run has stored, to which the plan's `known` points.
-        batch_size: views at a time.
-        workers: processes that prepare views. Changes speed alone.
-        on_bad_image: what is done about an image that cannot be read.
-        faults: the images that could not be read in this process, and why.
+        blank: value of the rows without an output; no output consists of it alone.
+        finish: turns outputs [B, D] into rows of the file.
+        earlier: rows of an earlier run, to which the plan's `known` points.
+        loading: how views are loaded.
+        faults: the images that were not readable in this process, and why.
     """
 
     teacher: Teacher
@@ -50,59 +73,50 @@ class Answers:
     blank: float
     finish: Callable[[np.ndarray], np.ndarray]
     earlier: np.ndarray | None
-    batch_size: int
-    workers: int
-    on_bad_image: OnBadImage
+    loading: Loading
     faults: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise ConfigError(
-                f"batch_size must be 1 or more and workers 0 or more, not {self.batch_size} and {self.workers}."
-            )
-
-    def fill(self, title: str) -> None:
-        """Answer what has not been answered yet, and show progress.
+    def fill(self, title: str) -> np.ndarray:
+        """Compute what is missing, with a progress line, and return the rows that hold an output, int64 [K].
 
         Raises:
-            ImageError: an image cannot be read, where that is to stop the work.
+            ImageError: an image is unreadable, with `on_bad_image` "fail"; or all are.
         """
         console.follow(title, len(self.inputs.plan), self._steps())
-
-    def present(self) -> np.ndarray:
-        """Rows of the finished file that hold an answer, int64 [K]. ImageError when there is none."""
         stored = np.load(self.path, mmap_mode="r")
-        step = max(1, 2**24 // stored.shape[1])
+        step = max(1, 2**24 // stored.shape[1])  # rows at a time, to bound memory
         parts = [stored[start : start + step] for start in range(0, len(stored), step)]
-        rows = np.flatnonzero(np.concatenate([~self._is_blank(part).all(axis=1) for part in parts]))
-        first = f", such as {self.faults[0]}" if self.faults else ""
+        blank = [np.isnan(part) if np.isnan(self.blank) else part == self.blank for part in parts]
+        rows = np.flatnonzero(~np.concatenate([part.all(axis=1) for part in blank]))
+        example = f", such as {self.faults[0]}" if self.faults else ""
         if not len(rows):
-            raise ImageError(f"None of the images can be read{first}. List them again: gpt4image images.")
+            raise ImageError(f"None of the images can be read{example}. List them again: gpt4image images.")
         if len(rows) < len(stored):
             missing = counted(len(np.unique(np.delete(self.inputs.plan.ids, rows))), "image")
-            console.say(f"left out: {missing} that cannot be read{first}", style="yellow")
+            console.say(f"left out: {missing} that cannot be read{example}", style="yellow")
         return rows
 
-    def _is_blank(self, part: np.ndarray) -> np.ndarray:
-        return np.asarray(np.isnan(part) if np.isnan(self.blank) else part == self.blank)
-
     def _steps(self) -> Iterator[int]:
-        plan, shape = self.inputs.plan, (len(self.inputs.plan), self.teacher.width)
+        """Fill the file, yielding the number of rows that are done."""
+        plan, shape, batch_size = self.inputs.plan, (len(self.inputs.plan), self.teacher.width), self.loading.batch_size
         identity = digest(
-            self.teacher.name, self.teacher.revision, str(self.batch_size), plan.keys.tobytes(), plan.known.tobytes()
+            self.teacher.name, self.teacher.revision, str(batch_size), plan.keys.tobytes(), plan.known.tobytes()
         )
-        array = FillingArray(self.path, shape, self.dtype, self.batch_size * BATCHES_PER_CHUNK, identity)
-        chunks = array.remaining
-        parts = {number: self._batches(array.rows(number)) for number in chunks}
-        answered = self._answer([batch for number in chunks for batch in parts[number]])
-        done = shape[0] - sum(array.rows(number).stop - array.rows(number).start for number in chunks)
-        for number in chunks:
+        array = FillingArray(self.path, shape, self.dtype, batch_size * BATCHES_PER_CHUNK, identity)
+        chunks = [(number, array.rows(number)) for number in array.remaining]
+        batches = [self._batches(rows) for _, rows in chunks]
+        # one loader for all chunks: its workers prepare the next chunk while this one is written
+        outputs = self._predict([batch for of_chunk in batches for batch in of_chunk])
+        done = shape[0] - sum(rows.stop - rows.start for _, rows in chunks)
+        for (number, rows), of_chunk in zip(chunks, batches, strict=True):
             yield done
-            rows = array.rows(number)
-            values = self._recall(rows)
-            for _ in parts[number]:
-                found, answers = next(answered)
-                values[found - rows.start] = answers
+            values = np.full((rows.stop - rows.start, shape[1]), self.blank, dtype=np.float32)
+            known = plan.known[rows]
+            if self.earlier is not None:
+                values[known >= 0] = self.earlier[known[known >= 0]]
+            for _ in of_chunk:
+                made, found = next(outputs)
+                values[made - rows.start] = found
             array.write(number, values)
             done += len(values)
         if chunks:
@@ -110,37 +124,32 @@ class Answers:
         array.finish()
 
     def _batches(self, rows: slice) -> list[np.ndarray]:
-        new = rows.start + np.flatnonzero(self.inputs.plan.known[rows] < 0)
-        return [new[start : start + self.batch_size] for start in range(0, len(new), self.batch_size)]
+        """Cut the rows of a chunk that must be computed into batches, int64 [B] each."""
+        new, size = rows.start + np.flatnonzero(self.inputs.plan.known[rows] < 0), self.loading.batch_size
+        return [new[start : start + size] for start in range(0, len(new), size)]
 
-    def _recall(self, rows: slice) -> np.ndarray:
-        values = np.full((rows.stop - rows.start, self.teacher.width), self.blank, dtype=np.float32)
-        known = self.inputs.plan.known[rows]
-        if self.earlier is not None:
-            values[known >= 0] = self.earlier[known[known >= 0]]
-        return values
-
-    def _answer(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _predict(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, for each batch, the rows of its readable images, int64 [b], and their outputs [b, D]."""
         loader = DataLoader(
             self.inputs,
             sampler=batches,
             batch_size=None,  # the dataset makes whole batches
-            num_workers=self.workers,
+            num_workers=self.loading.workers,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # leaves the global one alone
         )
         for rows, images, faults in loader:
             self.faults += faults
-            if faults and self.on_bad_image == "fail":
+            if faults and self.loading.on_bad_image == "fail":
                 raise ImageError(f"{faults[0]}. List the images again: gpt4image images; or --on-bad-image skip.")
-            answers = self.finish(self.teacher.answer(images)) if len(rows) else np.zeros((0, self.teacher.width))
-            yield rows.numpy(), answers
+            outputs = self.finish(self.teacher.predict(images)) if len(rows) else np.zeros((0, self.teacher.width))
+            yield rows.numpy(), outputs
 
 
-def check_finite(answers: np.ndarray, teacher: Teacher) -> np.ndarray:
-    """The answers [B, D] themselves. ConfigError when some are not finite."""
-    if not np.isfinite(answers).all():
+def check_finite(outputs: np.ndarray, teacher: Teacher) -> np.ndarray:
+    """Return the outputs [B, D]. ConfigError if some are not finite."""
+    if not np.isfinite(outputs).all():
         raise ConfigError(
-            f"Teacher {teacher.name} gives answers that are not finite numbers: choose one whose weights were trained."
+            f"Teacher {teacher.name} returns outputs that are not finite: choose one whose weights were trained."
         )
-    return answers
+    return outputs

@@ -1,9 +1,9 @@
-"""Pooled features of any timm model: supervised, DINO, DINOv2, SigLIP..."""
+"""The teachers of the library: timm models, open_clip image towers, and classifiers that this library has trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from gpt4image.core.files import read_json
 from gpt4image.core.registry import unknown_name
 from gpt4image.embed.encoders import split_clip_name
 from gpt4image.teachers.base import ImageTeacher
-from gpt4image.teachers.preparation import Preparation, timm_config, timm_preparation
+from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
 from gpt4image.train.backbone import create_model, load_weights, near_models, takes_image_size
 from gpt4image.train.run import load_backbone, open_run
 
@@ -21,17 +21,17 @@ SCHEMAS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 class TimmTeacher(ImageTeacher):
-    """A timm model without its classifier, at its own image size and with its own evaluation preprocessing.
+    """Pooled features of a timm model, with its own evaluation preprocessing.
 
     Args:
         model: name of a timm model, `hf-hub:NAME` or `local-dir:FOLDER`.
         device: where it runs.
-        name: the teacher as the user names it.
-        checkpoint: weights file in place of the pretrained weights; a classifier in it is left out.
-        image_size: height and width in pixels in place of its own.
+        name: the teacher's name, as the user writes it.
+        checkpoint: weights file, instead of the pretrained weights; a classifier in it is skipped.
+        image_size: height and width in pixels, instead of its own.
 
     Raises:
-        ConfigError: unknown model, weights that cannot be had or do not fit, or an image size that it does not take.
+        ConfigError: unknown model, weights that are not available or do not fit, or an unsuitable image size.
     """
 
     def __init__(
@@ -43,23 +43,22 @@ class TimmTeacher(ImageTeacher):
         checkpoint: Path | None = None,
         image_size: int | None = None,
     ) -> None:
-        built = build_features(model, checkpoint, image_size)
-        super().__init__(built, timm_preparation(timm_config(built, image_size)), device, name=name)
+        from timm.data import resolve_model_data_config
 
-
-def build_features(model: str, checkpoint: Path | None, image_size: int | None) -> nn.Module:
-    """A timm model that maps images [B, 3, H, W] to pooled features [B, D], on the CPU."""
-    options = {"img_size": image_size} if image_size is not None and takes_image_size(model) else {}
-    if checkpoint is None:
-        return fetch_pretrained(model, options)
-    built = create_model(model, pretrained=False, num_classes=1, **options)
-    load_weights(built, checkpoint)
-    built.reset_classifier(0)  # type: ignore[operator]
-    return built
+        options = {"img_size": image_size} if image_size is not None and takes_image_size(model) else {}
+        if checkpoint is None:
+            built = fetch_pretrained(model, options)
+        else:
+            built = create_model(model, pretrained=False, num_classes=1, **options)
+            load_weights(built, checkpoint)
+            built.reset_classifier(0)  # type: ignore[operator]
+        wanted = {} if image_size is None else {"input_size": (3, image_size, image_size)}
+        config = resolve_model_data_config(built, args=wanted)
+        super().__init__(built, timm_preparation({key: config[key] for key in TIMM_KEYS}), device, name=name)
 
 
 def fetch_pretrained(model: str, options: dict[str, int]) -> nn.Module:
-    """A timm model with its pretrained weights and no classifier. ConfigError when they cannot be had."""
+    """Create a timm model with pretrained weights and no classifier. ConfigError if they are not available."""
     import timm
 
     if not model.startswith(SCHEMAS) and not timm.is_model(model):
@@ -68,37 +67,19 @@ def fetch_pretrained(model: str, options: dict[str, int]) -> nn.Module:
         built: nn.Module = timm.create_model(model, pretrained=True, num_classes=0, **options)
     except Exception as error:  # what a hub raises depends on the hub's client
         raise ConfigError(
-            f"The pretrained weights of {model} cannot be had ({type(error).__name__}: {first_line(error)}). Give a "
-            "weights file: --teacher-checkpoint FILE."
+            f"The pretrained weights of {model} are not available ({type(error).__name__}: {first_line(error)}). Give "
+            "a weights file: --teacher-checkpoint FILE."
         ) from None
     return built
 
 
-class ImageTower(nn.Module):
-    """What an open_clip model says of images; its text tower stays on the CPU.
-
-    Args:
-        model: the whole model.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.visual = model.visual
-        self._encode = model.encode_image  # a bound method: the text tower's weights are not part of this module
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Image vectors [B, D], of any length, of images [B, 3, H, W]."""
-        vectors: Tensor = self._encode(images)  # type: ignore[operator]
-        return vectors
-
-
 class ClipTeacher(ImageTeacher):
-    """An open_clip image tower with open_clip's own evaluation preprocessing.
+    """The image tower of an open_clip model, with its own evaluation preprocessing.
 
     Args:
         model: MODEL/PRETRAINED, where PRETRAINED is a tag or a weights file; `hf-hub:NAME` or `local-dir:FOLDER`.
         device: where it runs.
-        name: the teacher as the user names it.
+        name: the teacher's name, as the user writes it.
 
     Raises:
         ConfigError: the model cannot be loaded.
@@ -115,39 +96,24 @@ class ClipTeacher(ImageTeacher):
             built, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"Teacher {name!r} cannot be loaded: {first_line(error)}") from None
-        super().__init__(
-            ImageTower(built.eval()), clip_preparation(transform, built.visual.preprocess_cfg), device, name=name
-        )
+        config: dict[str, Any] = built.visual.preprocess_cfg
+        size = config["size"]
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        super().__init__(_ImageTower(built.eval()), Preparation.of(transform, size, config), device, name=name)
 
 
-def clip_preparation(transform: Any, config: dict[str, Any]) -> Preparation:  # noqa: ANN401 - open_clip is untyped
-    """Preparation of an open_clip model from its evaluation transform and `preprocess_cfg`."""
-    size = config["size"]
-    return Preparation(
-        plain=transform,
-        size=(size, size) if isinstance(size, int) else tuple(size),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        settings=repr(sorted((key, str(value)) for key, value in config.items())),
-    )
+class _ImageTower(nn.Module):
+    """The image side of an open_clip model; the text tower stays on the CPU."""
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.visual = model.visual
+        self._encode = model.encode_image  # a bound method: the text tower's weights are not part of this module
 
-PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-
-
-class Classifier(NamedTuple):
-    """A trained classifier.
-
-    Attributes:
-        model: maps images [B, 3, H, W] to logits [B, C], on the CPU.
-        preprocessing: how images are prepared, as timm names it.
-        classes: class names.
-    """
-
-    model: nn.Module
-    preprocessing: dict[str, Any]
-    classes: tuple[str, ...]
+    def forward(self, images: Tensor) -> Tensor:
+        """Return image vectors [B, D], of any length, of images [B, 3, H, W]."""
+        vectors: Tensor = self._encode(images)  # type: ignore[operator]
+        return vectors
 
 
 class RunTeacher(ImageTeacher):
@@ -156,7 +122,7 @@ class RunTeacher(ImageTeacher):
     Args:
         model: folder of a finished run, or of an exported model.
         device: where it runs.
-        name: the teacher as the user names it.
+        name: the teacher's name, as the user writes it.
 
     Raises:
         StoreError: the folder holds neither.
@@ -165,26 +131,24 @@ class RunTeacher(ImageTeacher):
 
     def __init__(self, model: str, device: torch.device, *, name: str) -> None:
         folder = Path(model)
-        found = read_exported(folder) if (folder / "config.json").exists() else read_run(folder)
-        super().__init__(found.model, timm_preparation(found.preprocessing), device, name=name, classes=found.classes)
+        if (folder / "config.json").exists():
+            built, config, classes = read_exported(folder)
+        else:
+            run = open_run(folder)
+            built, config, classes = load_backbone(run), run.preprocessing, run.classes
+        super().__init__(built, timm_preparation(config), device, name=name, classes=classes)
 
 
-def read_run(folder: Path) -> Classifier:
-    """The kept model of a finished run. StoreError when it is not finished."""
-    run = open_run(folder)
-    return Classifier(load_backbone(run), run.preprocessing, run.classes)
-
-
-def read_exported(folder: Path) -> Classifier:
-    """A model that was exported for deployment, in timm's layout."""
+def read_exported(folder: Path) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
+    """Read an exported model in timm's layout: the model, its data configuration and its classes."""
     config = read_json(folder / "config.json")
     try:
         model = create_model(
             config["architecture"], pretrained=False, num_classes=config["num_classes"], **config["model_args"]
         )
-        preprocessing = {key: config["pretrained_cfg"][key] for key in PREPROCESSING}
+        preprocessing = {key: config["pretrained_cfg"][key] for key in TIMM_KEYS}
         classes = tuple(config["label_names"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{folder / 'config.json'} is not that of an exported model ({error}).") from None
     load_weights(model, folder / "model.safetensors")
-    return Classifier(model, preprocessing, classes)
+    return model, preprocessing, classes

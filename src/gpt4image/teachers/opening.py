@@ -1,26 +1,26 @@
-"""The teachers that training names: opened where they have answered already, else made to answer."""
+"""The outputs of the teachers that training names: from the work directory, or computed on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.workdir import WorkDir
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels.store import SoftLabels
 from gpt4image.teachers.base import load_teacher
-from gpt4image.teachers.embedding import embed_images
+from gpt4image.teachers.embedding import embed_images, open_vectors_of
 from gpt4image.teachers.labels import label_images
 
 
-class Taught(NamedTuple):
-    """What teachers give training.
+class TeacherOutputs(NamedTuple):
+    """What teachers give to training.
 
     Attributes:
-        stores: vectors to align with, one store a teacher.
-        soft_labels: labels of the teachers that are runs.
+        stores: vectors to align with, one store per teacher.
+        soft_labels: soft labels of the teachers that are runs.
     """
 
     stores: tuple[EmbeddingStore, ...] = ()
@@ -28,7 +28,7 @@ class Taught(NamedTuple):
 
 
 def gives_labels(name: str) -> bool:
-    """Whether the teacher of that name labels images, rather than gives vectors to align with.
+    """Tell by a teacher's name whether it gives soft labels instead of vectors.
 
     >>> gives_labels("run:work/runs/baseline-0"), gives_labels("timm:resnet50")
     (True, False)
@@ -36,16 +36,16 @@ def gives_labels(name: str) -> bool:
     return name.startswith("run:")
 
 
-def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *, workers: int = 0) -> Taught:
-    """What the named teachers give, from the work directory or computed on the way.
+def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *, workers: int = 0) -> TeacherOutputs:
+    """Open or compute the outputs of the named teachers.
 
     Raises:
-        ConfigError: a teacher is named twice, unknown or of other classes; or its vectors are there, made with settings
-            that its name does not tell, and do not cover the training images.
+        ConfigError: a teacher is named twice, unknown or has other classes; or vectors in the work directory lack
+            training images and were made with settings that the name does not tell.
     """
     if len(set(names)) < len(names):
         raise ConfigError(f"Name each vision teacher once, not: {' '.join(names)}.")
-    return Taught(
+    return TeacherOutputs(
         tuple(open_vectors(images, name, workdir, workers) for name in names if not gives_labels(name)),
         tuple(
             label_images(images, load_teacher(name), workdir.labels(name), workers=workers)
@@ -56,9 +56,9 @@ def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *,
 
 
 def open_vectors(images: ImageTable, name: str, workdir: WorkDir, workers: int = 0) -> EmbeddingStore:
-    """A teacher's vectors: those that are there if they cover the training images, whatever weights made them."""
+    """Open a teacher's vectors if they cover the training images, whatever weights made them; else compute them."""
     folder = workdir.image_embeddings(name)
-    there = open_if_named(workdir, name)
+    there = open_vectors_of(name, folder)
     if there and (there.find(images.ids[images.split("train")]) >= 0).all():
         return there
     teacher = load_teacher(name)
@@ -70,12 +70,3 @@ def open_vectors(images: ImageTable, name: str, workdir: WorkDir, workers: int =
             "same --teacher-checkpoint, --teacher-size and --views as before; or delete the folder."
         )
     return embed_images(images, teacher, folder, workers=workers)
-
-
-def open_if_named(workdir: WorkDir, name: str) -> EmbeddingStore | None:
-    """The vectors in the work directory if they are whole and of the teacher of that name."""
-    try:
-        store = EmbeddingStore(workdir.image_embeddings(name))
-    except StoreError:
-        return None
-    return store if (store.manifest.kind, store.manifest.encoder) == ("images", name) else None

@@ -1,4 +1,4 @@
-"""The views of images that a teacher answers: which, in what order, and as tensors."""
+"""The views of images that a teacher sees: which, in what order, and as tensors."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from gpt4image.teachers.preparation import CROP_RATIO, CROP_SCALE, Preparation
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Views in the order in which they are answered: known ones first, then as the images lie in the table.
+    """Views in the order of computation: known ones first, then in the order of the table.
+
+    The views of an image that are to be computed lie side by side.
 
     Attributes:
-        keys: hash that tells a view from all others, S32 [M].
-        ids: its image's id, S32 [M].
+        keys: hash that identifies each view, S32 [M].
+        ids: id of its image, S32 [M].
         places: position of its image in the table, int64 [M].
-        views: its number among the views of its image, int64 [M]; 0 is the picture as evaluation sees it.
-        known: its row in what an earlier run has stored, int64 [M]; -1 where it has to be answered.
+        views: its number among the views of its image, int64 [M]; 0 is the image as evaluation sees it.
+        known: its row in an earlier array, int64 [M]; -1 if it has to be computed.
     """
 
     keys: np.ndarray
@@ -45,32 +47,23 @@ class ViewPlan:
 
 
 def plan_views(
-    images: ImageTable, splits: Sequence[str], views: int, seed: int, stored: Sequence[bytes] | np.ndarray = ()
+    images: ImageTable, places: np.ndarray, views: int = 1, seed: int = 0, stored: Sequence[bytes] | np.ndarray = ()
 ) -> ViewPlan:
-    """Decide which views are answered in which order; the same input gives the same plan.
+    """Decide in which order to compute the views of images; the same input gives the same plan.
 
     Args:
-        images: the images; one that lies in several places is answered once.
-        splits: splits whose images are meant.
-        views: views of each image.
+        images: the images.
+        places: positions of distinct images in the table, int64 [N] (`find_places`).
+        views: views per image.
         seed: seed of the random ones.
-        stored: keys of the views that an earlier run has stored, in their order; empty keys stand for none.
+        stored: keys of the views in an earlier array, in its order; empty keys mark rows without a view.
 
     Raises:
-        ConfigError: no view, a seed below 0, or an unknown split.
-        DataError: there are no images in these splits.
+        ConfigError: fewer than one view, or a seed below 0.
     """
     if views < 1 or seed < 0:
         raise ConfigError(f"Views must be 1 or more and their seed 0 or more, not {views} and {seed}.")
-    return plan_places(images, first_places(images, splits), views, seed, stored)
-
-
-def plan_places(
-    images: ImageTable, places: np.ndarray, views: int = 1, seed: int = 0, stored: Sequence[bytes] | np.ndarray = ()
-) -> ViewPlan:
-    """`plan_views` for the images at some positions of the table [N], each image once."""
-    ids = np.repeat(images.ids[places], views)
-    numbers = np.tile(np.arange(views), len(places))
+    ids, numbers = np.repeat(images.ids[places], views), np.tile(np.arange(views), len(places))  # [M]
     keys = np.asarray([view_key(own, number, seed) for own, number in zip(ids, numbers.tolist(), strict=True)], "S32")
     rows = {key: row for row, key in enumerate(np.asarray(stored, "S32").tolist()) if key}
     known = np.asarray([rows.get(key, -1) for key in keys.tolist()], dtype=np.int64)
@@ -78,8 +71,13 @@ def plan_places(
     return ViewPlan(keys[order], ids[order], np.repeat(places, views)[order], numbers[order], known[order])
 
 
-def first_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
-    """Positions of the distinct images of some splits, in the table's order, int64 [N]."""
+def find_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
+    """Find the distinct images of some splits: their first positions in the table, int64 [N].
+
+    Raises:
+        ConfigError: an unknown split, or none.
+        DataError: there are no images in these splits.
+    """
     unknown = [name for name in splits if name not in SPLITS]
     if unknown or not splits:
         raise ConfigError(f"splits must be some of {', '.join(SPLITS)}, not {', '.join(unknown) or 'none'}.")
@@ -91,17 +89,22 @@ def first_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
 
 
 def view_key(own: bytes, number: int, seed: int) -> bytes:
-    """Hash of an image's view; the id of the image itself for the one that evaluation sees."""
+    """Hash an image's view; the key of the view that evaluation sees is the id of the image."""
     return own if number == 0 else digest(own, f"view {number} of seed {seed} {CROP_SCALE} {CROP_RATIO}").encode()
 
 
+def hash_keys(keys: np.ndarray) -> str:
+    """Hash a set of views [M], in whatever order."""
+    return digest(np.sort(keys).tobytes())
+
+
 class PreparedBatch(NamedTuple):
-    """Some views, without those of images that cannot be read.
+    """Some views, without those of unreadable images.
 
     Attributes:
         rows: their rows in the plan, int64 [B].
         images: float32 [B, 3, H, W].
-        faults: the images that cannot be read, and why.
+        faults: the unreadable images, and why.
     """
 
     rows: Tensor
@@ -111,13 +114,15 @@ class PreparedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedViews(Dataset[PreparedBatch]):
-    """The views of a plan as tensors, a batch of rows at a time. Random ones draw from seed, image id and number alone.
+    """The views of a plan as tensors, a batch of rows at a time.
+
+    Random views are drawn from seed, image id and view number alone, so batches and workers do not change them.
 
     Attributes:
         images: the images.
         plan: the views.
-        preparation: how pictures are prepared.
-        seed: seed of the random views, from 0 up.
+        preparation: how images are prepared.
+        seed: seed of the random views.
     """
 
     images: ImageTable
@@ -129,25 +134,24 @@ class PreparedViews(Dataset[PreparedBatch]):
         made: dict[int, Tensor] = {}
         faults = []
         for place, group in groupby(rows.tolist(), lambda row: int(self.plan.places[row])):
-            own = list(group)  # the views of an image lie side by side: it is decoded once
+            own = list(group)
             try:
-                picture = self._picture(place, self.plan.ids[own[0]])
+                image = self._decode(place, self.plan.ids[own[0]])  # once for all views of an image
             except ImageError as error:
                 faults.append(str(error))
             else:
-                made |= {row: self._prepare(row, picture) for row in own}
+                made |= {row: self._prepare(row, image) for row in own}
         tensors = torch.stack(list(made.values())) if made else torch.zeros(0, 3, *self.preparation.size)
         return PreparedBatch(torch.tensor(list(made), dtype=torch.int64), tensors, faults)
 
-    def _picture(self, place: int, own: bytes) -> Image.Image:
+    def _decode(self, place: int, own: bytes) -> Image.Image:
         data, path = self.images.read(place), self.images.path(place)
         if image_id(data).encode() != own:
             raise ImageError(f"{path}: has changed since the images were listed")
         return decode(data, path, self.images.max_pixels)
 
-    def _prepare(self, row: int, picture: Image.Image) -> Tensor:
+    def _prepare(self, row: int, image: Image.Image) -> Tensor:
         number = int(self.plan.views[row])
         if number == 0:
-            return self.preparation.plain(picture)
-        words = [self.seed, number, int(self.plan.ids[row], 16)]
-        return self.preparation.view(picture, np.random.default_rng(words))
+            return self.preparation.plain(image)
+        return self.preparation.view(image, np.random.default_rng([self.seed, number, int(self.plan.ids[row], 16)]))

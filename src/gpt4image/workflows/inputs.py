@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
-    from gpt4image.teachers.opening import Taught
+    from gpt4image.teachers.opening import TeacherOutputs
     from gpt4image.train.recipe import Recipe
 
 
@@ -102,9 +102,9 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir:
     )
 
 
-def open_taught(
+def open_teacher_outputs(
     images: ImageTable, options: GuidanceOptions, recipe: Recipe, workdir: WorkDir, workers: int = 0
-) -> Taught:
+) -> TeacherOutputs:
     """What the named vision teachers give, computed where it is not there yet.
 
     Raises:
@@ -127,10 +127,10 @@ def open_guidance(
     workers: int = 0,
 ) -> tuple[tuple[EmbeddingStore, ...], tuple[SoftLabels, ...]]:
     """Vectors of the texts, then those of teachers; and soft labels, of teachers that are runs or else of the texts."""
-    taught = open_taught(images, options, recipe, workdir, workers)
+    outputs = open_teacher_outputs(images, options, recipe, workdir, workers)
     stores = open_embeddings(descriptions, options, workdir)
-    soft_labels = taught.soft_labels or open_soft_labels(images, stores, recipe, workdir)
-    return (*stores, *taught.stores), soft_labels
+    soft_labels = outputs.soft_labels or open_soft_labels(images, stores, recipe, workdir)
+    return (*stores, *outputs.stores), soft_labels
 
 
 def open_soft_labels(
