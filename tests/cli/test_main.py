@@ -1,9 +1,6 @@
-"""The command line as a person meets it."""
+"""The command line: what overrides what, errors, and the way from a folder to a deployed model."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -12,29 +9,7 @@ from gpt4image.cli.main import main, parse
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
 
-def in_fresh_python(code: str) -> str:
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=wide).stdout
-
-
-def test_help_and_import_load_nothing_heavy():
-    heavy = "{'torch', 'timm', 'datasets', 'sentence_transformers', 'numpy', 'pyarrow', 'matplotlib'}"
-    assert in_fresh_python(f"import gpt4image, sys; print({heavy} & set(sys.modules))") == "set()\n"
-    code = f"""
-import sys
-from gpt4image.cli.main import main
-try:
-    main(['compare', '--help'])
-except SystemExit as end:
-    print(end.code, {heavy} & set(sys.modules))
-"""
-    output = in_fresh_python(code)
-    assert "--weight FLOAT" in output
-    assert "Weight of the alignment loss relative to the cross-entropy; 0 disables" in output
-    assert output.endswith("0 set()\n")
-
-
-def test_settings_of_the_command_line_come_before_the_file(tmp_path):
+def test_options_override_the_config_file(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("lr = 0.01\nepochs = 3\n")
     for arguments in (["--config", str(path)], [f"--config={path}"]):
@@ -43,7 +18,7 @@ def test_settings_of_the_command_line_come_before_the_file(tmp_path):
         assert command.source.data == "data"
 
 
-def test_a_file_comes_before_a_named_recipe_and_options_before_both(tmp_path):
+def test_config_file_overrides_the_named_recipe_and_options_override_both(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("lr = 0.01\nepochs = 3\n")
     for arguments in (["--recipe", "reference-deit-b"], ["--recipe=reference-deit-b"]):
@@ -54,11 +29,7 @@ def test_a_file_comes_before_a_named_recipe_and_options_before_both(tmp_path):
     assert (alone.lr, alone.targets, alone.clip_grad) == (1e-4, "label", None)
 
 
-def test_named_recipes_are_listed(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "Named recipe to start from: reference-resnet50, reference-deit-b, text-teacher, fine-tune" in shown
+def test_recipes_prints_config_files_and_suggests_the_nearest_name(tmp_path, capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("# Source: ") == 5
@@ -74,7 +45,7 @@ def test_named_recipes_are_listed(tmp_path, capsys):
         )
 
 
-def test_only_a_training_takes_teachers(capsys):
+def test_only_training_commands_accept_teachers(capsys):
     assert parse(["train", "data", "--teachers", "timm:resnet18"]).descriptions.teachers == ("timm:resnet18",)
     for command in (["embed"], ["embed", "compare"], ["label"], ["describe", "check"]):
         with pytest.raises(SystemExit):
@@ -82,7 +53,7 @@ def test_only_a_training_takes_teachers(capsys):
         assert "--teachers" in capsys.readouterr().err
 
 
-def test_errors_are_one_message_and_status_1(tmp_path, capsys, image_set):
+def test_error_is_one_message_with_status_1_and_a_wrong_option_has_status_2(tmp_path, capsys, image_set):
     assert main(["images", str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]) == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ")
@@ -122,7 +93,7 @@ def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, 
     assert set(answers[::2]) == {"blue", "green", "red"}
 
 
-def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, capsys):
+def test_escape_codes_in_file_names_are_escaped(image_set, tmp_path, capsys):
     folder = tmp_path / "set"
     shutil.copytree(image_set, folder)
     (folder / "red" / "a\x1b[31m.png").write_bytes(b"broken")
@@ -132,7 +103,7 @@ def test_escape_codes_in_file_names_are_shown_not_obeyed(image_set, tmp_path, ca
     assert r"a\x1b[31m.png" in captured.out
 
 
-def test_images_that_lie_there_twice_are_named(image_set, tmp_path, capsys):
+def test_images_command_lists_copies_and_conflicting_labels(image_set, tmp_path, capsys):
     folder = shutil.copytree(image_set, tmp_path / "set")
     shutil.copy(folder / "red" / "000.png", folder / "red" / "copy.png")
     shutil.copy(folder / "red" / "001.png", folder / "blue" / "red.png")
@@ -147,9 +118,7 @@ def test_images_that_lie_there_twice_are_named(image_set, tmp_path, capsys):
     assert "To list them" not in captured.err
 
 
-def test_text_encoders_are_compared_without_training(image_set, descriptions_file, tmp_path, capsys):
-    from gpt4image.cli.main import main
-
+def test_embed_compare_needs_no_training(image_set, descriptions_file, tmp_path, capsys):
     arguments = ["--text", str(descriptions_file), "--work", str(tmp_path), "--validation-share", "0.2"]
     assert main(["embed", "compare", str(image_set), *arguments]) == 0
     heading, line = capsys.readouterr().out.splitlines()
@@ -158,3 +127,29 @@ def test_text_encoders_are_compared_without_training(image_set, descriptions_fil
     assert (name, width, cut) == ("minilm", "384", "0.0%")
     assert float(right.rstrip("%")) > 90  # the texts name the class
     assert (tmp_path / "labels" / "compared-minilm" / "manifest.json").exists()
+
+
+def test_interrupted_command_says_how_to_resume(image_set, tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpt4image.images.open.load_images", interrupt)
+    assert main(["images", str(image_set), "--work", str(tmp_path)]) == 130
+    assert "Run the same command again to resume." in capsys.readouterr().err
+
+
+def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from gpt4image.cli.commands.describe import ask_user
+    from gpt4image.core.errors import ConfigError
+
+    estimate = SimpleNamespace(lines=lambda: ["money: $3.00 online"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(ConfigError, match="pass --yes or --budget DOLLARS"):
+        ask_user(estimate)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, expected in (("y", True), ("Yes ", True), ("", False), ("n", False)):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert ask_user(estimate) is expected
+    assert "money: $3.00 online" in capsys.readouterr().err

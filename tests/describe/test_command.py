@@ -86,7 +86,7 @@ def test_interrupt_waits_for_open_requests(image_set, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
         assert process.returncode == 130
-        assert "waiting for" in err and "The same command goes on from here." in err
+        assert "waiting for" in err and "Run the same command again to resume." in err
         assert "Traceback" not in err
         assert len(records(tmp_path)) == paid_for(server) > 0
 

@@ -1,112 +1,115 @@
-"""The command line: parse, run the command, say what went wrong."""
+"""The command line: parse, run the command, print errors in one line."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
+from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.options import DataOptions
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error that the message explains, 130 when interrupted."""
     try:
-        command = parse(list(sys.argv[1:] if arguments is None else arguments))
-        command.run()
-    except Gpt4ImageError as error:
-        from gpt4image.core.console import say
-
-        say(f"error: {error}", style="red")
-        return 1
-    except BrokenPipeError:  # whoever read the output has seen enough
+        parse(list(sys.argv[1:] if arguments is None else arguments)).run()
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, a folder that must not be written to
-        from gpt4image.core.console import say
-
+    except (Gpt4ImageError, OSError) as error:  # OSError: a full disk, a read-only folder
         say(f"error: {error}", style="red")
         return 1
     except KeyboardInterrupt:
-        from gpt4image.core.console import say
-
-        say("Stopped. The same command goes on from here.")
+        say("Stopped. Run the same command again to resume.")
         return 130
     return 0
 
 
 def parse(arguments: list[str]) -> Command:
-    """Arguments to a command; a named recipe, then a `--config` file, take the place of the recipe's defaults.
+    """Return the command with its options.
+
+    Recipe settings come from the defaults, a named recipe, the `--config` file and the options; later ones override
+    earlier ones.
 
     Raises:
-        ConfigError: unknown command or recipe, or a `--config` file that cannot be meant.
-        SystemExit: help was asked for, or an option is wrong.
+        ConfigError: unknown command or recipe, or an invalid setting.
+        SystemExit: help was printed, or an option is unknown.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in (*HELP, HELP_ALL):
         print(overview())
         raise SystemExit(0 if arguments else 2)
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, options = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
-        raise ConfigError(unknown_name("command", name, list(COMMANDS)))
-    kind = COMMANDS[name]
+        raise ConfigError(unknown_name("command", name, COMMANDS))
+    command = COMMANDS[name]
+    if {*HELP, HELP_ALL}.intersection(options):
+        from gpt4image.cli.help import help_text
+
+        print(help_text(name, command, everything=HELP_ALL in options))
+        raise SystemExit(0)
+    import tyro
+
+    program = f"gpt4image {name}"
     default: dict[str, Any] = {}
-    if kind in (Train, Compare) and (recipe := starting_recipe(options)):
-        default = {"default": kind(source=DataOptions(tyro.MISSING), recipe=recipe)}
+    if issubclass(command, Train | Compare):
+        recipe = read_recipe(program, options)
+        default = {"default": command(source=DataOptions(tyro.MISSING), recipe=recipe)}
     chosen: Command = tyro.cli(
-        kind, prog=f"gpt4image {name}", args=options, config=(tyro.conf.OmitArgPrefixes,), **default
+        command, prog=program, args=options, add_help=False, config=(tyro.conf.OmitArgPrefixes,), **default
     )
     return chosen
 
 
+@dataclass(frozen=True)
+class RecipeSource:
+    """The options that choose the recipe that all others change."""
+
+    recipe: str | None = None
+    config: Path | None = None
+
+
+def read_recipe(program: str, options: list[str]) -> Recipe:
+    """Return the named recipe, changed by the `--config` file; the default recipe without either.
+
+    Raises:
+        ConfigError: unknown recipe, or an invalid setting in the file.
+    """
+    import tyro
+
+    source, _ = tyro.cli(RecipeSource, prog=program, args=options, return_unknown_args=True, add_help=False)
+    recipe = Recipe() if source.recipe is None else named_recipe(source.recipe)
+    return recipe if source.config is None else recipe.override(read_toml(source.config), str(source.config))
+
+
 def overview() -> str:
-    """What there is to do, a line a command."""
-    lines = [f"  {name:16} {str(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    """Return the list of commands."""
+    from gpt4image.cli.help import two_columns
+
+    commands = [
+        line
+        for name, command in COMMANDS.items()
+        for line in two_columns(name, str(command.__doc__).splitlines()[0], column=19)
+    ]
     return "\n".join(
         [
             "usage: gpt4image COMMAND ...",
             "",
-            "Better image classifiers of ordinary size: descriptions at training, nothing extra at inference.",
+            "Image classifiers trained with descriptions by a multimodal LLM.",
             "",
-            *lines,
+            *commands,
             "",
-            "gpt4image COMMAND --help shows every setting.",
+            "gpt4image COMMAND --help shows the main options, --help-all every option.",
         ]
     )
-
-
-def starting_recipe(arguments: list[str]) -> Recipe | None:
-    """The recipe that options change: the one named by `--recipe`, changed by the file of `--config`; None for neither.
-
-    Raises:
-        ConfigError: there is no such recipe, or the file cannot be meant.
-    """
-    name, file = option_value(arguments, "--recipe"), option_value(arguments, "--config")
-    if name is None and file is None:
-        return None
-    recipe = Recipe() if name is None else named_recipe(name)
-    return recipe if file is None else recipe.override(read_toml(Path(file)), file)
-
-
-def option_value(arguments: list[str], option: str) -> str | None:
-    """What follows an option, or None without it.
-
-    >>> option_value(["data", "--config=a.toml"], "--config")
-    'a.toml'
-    """
-    for argument, following in pairwise([*arguments, ""]):
-        if argument == option:
-            return following
-        if argument.startswith(f"{option}="):
-            return argument.removeprefix(f"{option}=")
-    return None

@@ -1,8 +1,14 @@
-"""What a person sees while long work goes on: progress bars, notes and tables on standard error."""
+"""Progress lines and notes on standard error, and results on standard output.
+
+Only the first of several training processes writes to standard error.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,51 +21,35 @@ from gpt4image.core.format import printable
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
-"""Writes to standard error, so that standard output holds results alone; quiet in all processes but the first."""
+def say(text: str, style: str = "") -> None:
+    """Print a note on standard error; control characters are escaped."""
+    console.print(Text("\n".join(map(printable, text.split("\n"))), style=style))
 
 
-class Position(MofNCompleteColumn):
-    """How far it is, of how much where that is known."""
-
-    def render(self, task: Task) -> Text:
-        """The numbers."""
-        return super().render(task) if task.total is not None else Text(f"{int(task.completed):,}")
-
-
-class Meter:
-    """Moves one progress line; a fake of three methods is enough to take its place."""
-
-    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=total, note="", visible=total != 0)
-
-    def advance(self, steps: int = 1) -> None:
-        """Go on by some steps."""
-        self._progress.advance(self._task, steps)
-
-    def set(self, done: int) -> None:
-        """Go to a position."""
-        self._progress.update(self._task, completed=done)
-
-    def note(self, text: str) -> None:
-        """Show a short remark beside the bar; it is shown literally."""
-        self._progress.update(self._task, note=text)
+def show(text: str) -> None:
+    """Print a result on standard output, wrapped at a terminal's width; control characters are escaped."""
+    lines = list(map(printable, text.split("\n")))
+    if sys.stdout.isatty():  # a pipe gets whole lines
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in wrap(line, width)]
+    print("\n".join(lines))
 
 
-def follow(title: str, total: int, steps: Iterator[int]) -> None:
-    """Run through steps, each the number of units done so far, with a progress line; none where there is no step."""
-    first = next(steps, None)
-    if first is None:
-        return
-    with progress(title, total) as meter:
-        meter.set(first)
-        for done in steps:
-            meter.set(done)
+def wrap(line: str, width: int) -> list[str]:
+    """Wrap a line that is too long between words, with the indentation of its start.
+
+    >>> wrap("  one two three", 10)
+    ['  one two', '  three']
+    """
+    if len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Meter]:
-    """Show a progress line; where there is no terminal, one line at the end, and none where nothing is to be done."""
+    """Show a progress line; without a terminal, one line at the end, and none if there is nothing to do."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
@@ -71,6 +61,40 @@ def progress(title: str, total: int | None = None) -> Iterator[Meter]:
         yield Meter(bars, title, total)
 
 
-def say(text: str, style: str = "") -> None:
-    """Print a line for the person at the terminal; control characters in it are shown, not obeyed."""
-    console.print(Text("\n".join(map(printable, text.split("\n"))), style=style))
+def follow(title: str, total: int, steps: Iterator[int]) -> None:
+    """Run through steps, each the number of units done so far, with a progress line unless there is no step."""
+    first = next(steps, None)
+    if first is None:
+        return
+    with progress(title, total) as meter:
+        meter.set(first)
+        for done in steps:
+            meter.set(done)
+
+
+class Meter:
+    """Moves one progress line. Any object with its three methods can replace it."""
+
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="", visible=total != 0)
+
+    def advance(self, steps: int = 1) -> None:
+        """Move on by some steps."""
+        self._progress.advance(self._task, steps)
+
+    def set(self, done: int) -> None:
+        """Move to a position."""
+        self._progress.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        """Show a short remark, literally, beside the bar."""
+        self._progress.update(self._task, note=text)
+
+
+class Position(MofNCompleteColumn):
+    """Units done, and their total where it is known."""
+
+    def render(self, task: Task) -> Text:
+        """Return the numbers."""
+        return super().render(task) if task.total is not None else Text(f"{int(task.completed):,}")

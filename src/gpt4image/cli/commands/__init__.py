@@ -1,4 +1,9 @@
-"""The commands, one class each: its fields are the options, `run` is one library call and what is printed of it."""
+"""The commands, one class each: its fields are the options; `run` makes one library call and prints the result.
+
+`--help` shows the options named in `SHORT`, where a class has one; its docstring's first line is shown in the overview.
+"""
+
+from typing import Protocol
 
 from gpt4image.cli.commands.deploy import Export, Predict
 from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
@@ -6,24 +11,12 @@ from gpt4image.cli.commands.embed import Embed, EmbedCompare, EmbedImages, Label
 from gpt4image.cli.commands.start import Demo, Images
 from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 
-Command = (
-    Demo
-    | Images
-    | Describe
-    | DescribeCheck
-    | DescribeExport
-    | DescribeImport
-    | Embed
-    | EmbedImages
-    | EmbedCompare
-    | Label
-    | Train
-    | Compare
-    | Recipes
-    | Report
-    | Export
-    | Predict
-)
+
+class Command(Protocol):
+    """A command with its options."""
+
+    def run(self) -> None:
+        """Do the work and print the result."""
 
 
 COMMANDS: dict[str, type[Command]] = {

@@ -1,10 +1,10 @@
-"""Trained models put to use: exported, and asked."""
+"""Deployment: export a trained model, and predict with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -13,22 +13,27 @@ from gpt4image.core.options import WORK, DataOptions
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's model for deployment, plain timm weights and ONNX, and prove that they answer alike."""
+    """Export a run's model as timm weights and ONNX.
 
+    Compares the exported models' logits with those of the trained one.
+    """
+
+    SHORT: ClassVar = ("run", "out", "onnx", "tolerance", "work")
+    EXAMPLE: ClassVar = "photos --run gpt4image-work/runs/described-0 --out model"
     source: DataOptions
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
-    """The run, such as gpt4image-work/runs/described-0."""
+    """Folder of the run, such as gpt4image-work/runs/described-0."""
     out: Path
-    """Folder for the model."""
+    """Folder for the exported model."""
     onnx: bool = True
-    """Also write ONNX."""
+    """Also export ONNX."""
     tolerance: float = 1e-3
     """Largest allowed difference of a logit."""
     work: Path = WORK
-    """The work directory that the images were checked in."""
+    """Work directory of the images."""
 
     def run(self) -> None:
-        """Export and print how near each form is to the trained model."""
+        """Export, and print the largest difference of the logits."""
         from gpt4image.core.workdir import WorkDir
         from gpt4image.export import export_model
         from gpt4image.images.open import open_images
@@ -41,17 +46,21 @@ class Export:
 
 @dataclass(frozen=True)
 class Predict:
-    """Label images with an exported model: one line an image, tab separated."""
+    """Classify images with an exported model.
 
+    Prints a tab-separated line per image: its path, then classes and their probabilities.
+    """
+
+    EXAMPLE: ClassVar = "model photos/new"
     model: tyro.conf.Positional[Path]
     """Folder of the exported model."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images, or folders of images."""
     top: int = 3
-    """Classes named for each image."""
+    """Number of classes to print."""
 
     def run(self) -> None:
-        """Print path, then class and probability in turn; an unreadable image gets its reason."""
+        """Print path, classes and probabilities; an unreadable image gets the reason."""
         from gpt4image.core.format import printable
         from gpt4image.export import predict_images
 

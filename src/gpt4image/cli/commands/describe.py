@@ -1,11 +1,11 @@
-"""Descriptions: have them written, check them, take them out and in."""
+"""Descriptions: write them, check them, export and import them."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -19,84 +19,94 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Describe:
-    """Have a multimodal LLM describe the images. Says what it will cost first; nothing is paid for twice.
+    """Describe images with a multimodal LLM.
 
-    More: gpt4image describe check, describe export, describe import.
+    Shows the estimated cost before anything is spent; pays for no description twice. See also: gpt4image describe
+    check, describe export, describe import.
     """
 
+    SHORT: ClassVar = (
+        *("model", "base-url", "describer", "prompts", "samples", "splits"),
+        *("budget", "estimate", "sample", "yes", "engine", "work"),
+    )
+    EXAMPLE: ClassVar = "photos --base-url http://localhost:8000/v1 --prompts attributes"
     source: DataOptions
     describer: DescribeOptions = field(default_factory=DescribeOptions)
     estimate: bool = False
-    """Describe a few images, and say what all of them will take: money, tokens, time, at several picture sizes."""
+    """Describe a few images and estimate cost, tokens and time of the rest, for several picture sizes."""
     sample: int | None = None
-    """Describe so many images, and show the texts here and as a page."""
+    """Describe this many images and show the texts, here and on a page."""
     yes: bool = False
-    """Spend without asking, whatever it costs. --budget skips the question too."""
+    """Skip the confirmation of the cost."""
     work: Path = WORK
-    """Where the descriptions are kept."""
+    """Work directory that keeps the descriptions."""
 
     def run(self) -> None:
-        """Describe, and say what was done."""
-        from gpt4image.workflows import describe as describing
-
-        if self.estimate:
-            print("\n".join(describing.run_estimate(self.source, self.describer, self.work).lines()))
-        elif self.sample is not None:
-            self._show_sample(self.sample)
-        else:
-            confirm = None if self.yes else ask_person
-            tally = describing.run_description(self.source, self.describer, self.work, confirm)
-            print(f"{tally.line()}: {self.work / 'descriptions'}")
-
-    def _show_sample(self, count: int) -> None:
+        """Describe, and print the counts."""
+        from gpt4image.core.console import show
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.workflows.describe import preview_line, run_sample
+        from gpt4image.workflows import describe as workflow
 
-        for item in run_sample(self.source, self.describer, self.work, count):
-            print(preview_line(item))
-        print(f"page: {WorkDir(self.work).description_preview}")
+        workdir = WorkDir(self.work)
+        if self.estimate:
+            show("\n".join(workflow.run_estimate(self.source, self.describer, self.work).lines()))
+        elif self.sample is not None:
+            for item in workflow.run_sample(self.source, self.describer, self.work, self.sample):
+                show(workflow.preview_line(item))
+            print(f"page: {workdir.description_preview}")
+        else:
+            confirm = None if self.yes else ask_user
+            tally = workflow.run_description(self.source, self.describer, self.work, confirm)
+            show(f"{tally.line()}: {workdir.description_store}")
 
 
 @dataclass(frozen=True)
 class DescribeCheck:
-    """Look for what is wrong with the descriptions, and measure what they know that the model does not."""
+    """Check descriptions for faults, and measure what they tell about the class.
 
+    Writes a page with the findings and examples.
+    """
+
+    SHORT: ClassVar = ("backbone", "checkpoint", "image-size", "drop", "retry", "undo", "language", "text", "work")
+    EXAMPLE: ClassVar = "photos --backbone resnet50 --drop refusal --retry loop"
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     check: CheckOptions = field(default_factory=CheckOptions)
     work: Path = WORK
-    """Where the descriptions are kept."""
+    """Work directory that keeps the descriptions."""
 
     def run(self) -> None:
-        """Check, and say what was found and where the page lies."""
-        from gpt4image.core.format import printable
+        """Print the findings and where the page is."""
+        from gpt4image.core.console import show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.check_page import report_lines
         from gpt4image.workflows.check import run_check
 
-        report = run_check(self.source, self.descriptions, self.check, self.work)
-        print("\n".join(map(printable, report_lines(report))))
+        show("\n".join(report_lines(run_check(self.source, self.descriptions, self.check, self.work))))
         print(f"page: {WorkDir(self.work).description_check}")
 
 
 @dataclass(frozen=True)
 class DescribeExport:
-    """Write the descriptions as a data set of Parquet files with a data card, as `datasets` loads it."""
+    """Export descriptions as a Parquet dataset with a dataset card, for `datasets` and the Hugging Face hub."""
 
+    SHORT: ClassVar = ("out", "images-inside", "with-cost", "prompt-file", "work")
+    EXAMPLE: ClassVar = "photos --out described-photos"
     source: DataOptions
     out: Path
-    """Folder for the data set. It must not exist, or be empty."""
+    """Folder for the dataset; must be empty or not exist."""
     images_inside: bool = False
-    """Put the images into the Parquet files, so that the set is complete by itself."""
+    """Include the images."""
     with_cost: bool = False
-    """Also say what each text has cost."""
+    """Include what each text cost."""
     prompt_file: Path | None = None
-    """File with prompts of your own, which the card then shows in full."""
+    """TOML file with your own prompts, to show them in full on the card."""
     work: Path = WORK
-    """Where the descriptions are kept."""
+    """Work directory that keeps the descriptions."""
 
     def run(self) -> None:
-        """Export, and say what was written."""
+        """Export, and print the counts."""
+        from gpt4image.core.console import show
         from gpt4image.workflows.check import run_export
 
         found = run_export(
@@ -107,27 +117,30 @@ class DescribeExport:
             with_cost=self.with_cost,
             prompt_file=self.prompt_file,
         )
-        print(found.line())
+        show(found.line())
 
 
 @dataclass(frozen=True)
 class DescribeImport:
-    """Take an exported set, or a table of texts, in among the descriptions; nothing of it is asked again."""
+    """Import an exported dataset or a table of texts, so that they need not be paid for again."""
 
+    SHORT: ClassVar = ("from", "model", "text-column", "skip-orphans", "work")
+    EXAMPLE: ClassVar = "photos --from described-photos"
     source: DataOptions
     descriptions: Annotated[Path, tyro.conf.arg(name="from")]
     """An exported folder or one of its files, or a table of texts keyed by image id or path."""
     model: str | None = None
-    """For a table: the model that wrote the texts, where it is known."""
+    """For a table: the model that wrote the texts, if known."""
     text_column: str | None = None
-    """For a table: its text column, where it is not called text, description or caption."""
+    """For a table: its text column, if it is not called text, description or caption."""
     skip_orphans: bool = False
-    """Leave out texts that fit no image, in place of stopping."""
+    """Leave out texts that belong to no image, instead of stopping."""
     work: Path = WORK
-    """Where the descriptions are kept."""
+    """Work directory that keeps the descriptions."""
 
     def run(self) -> None:
-        """Import, and say what was taken in."""
+        """Import, and print the counts."""
+        from gpt4image.core.console import show
         from gpt4image.workflows.check import run_import
 
         found = run_import(
@@ -138,14 +151,14 @@ class DescribeImport:
             text_column=self.text_column,
             skip_orphans=self.skip_orphans,
         )
-        print(found.line())
+        show(found.line())
 
 
-def ask_person(estimate: Estimate) -> bool:
-    """Show the estimate and ask whether to continue. ConfigError when standard input is not a terminal."""
+def ask_user(estimate: Estimate) -> bool:
+    """Show the estimated cost and ask for confirmation. ConfigError if standard input is no terminal."""
     from gpt4image.core.console import say
 
     say("\n".join(estimate.lines()))
     if not sys.stdin.isatty():
-        raise ConfigError("Not a terminal: pass --yes or --budget DOLLARS.")
+        raise ConfigError("Not a terminal, so you cannot confirm the cost: pass --yes or --budget DOLLARS.")
     return input("Continue? [y/N] ").strip().lower() in ("y", "yes")

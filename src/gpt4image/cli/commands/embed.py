@@ -1,24 +1,30 @@
-"""Vectors and labels made of descriptions, and vectors and labels that vision teachers give."""
+"""Vectors and soft labels from descriptions and from vision teachers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from gpt4image.core.options import WORK, DataOptions, LabelOptions, TeacherOptions, TextOptions
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Turn descriptions into vectors. Goes on where it was; a text that the store holds is not encoded again."""
+    """Embed descriptions with text encoders.
 
+    Encodes only texts that the work directory has no vectors of, and resumes after an interruption.
+    """
+
+    SHORT: ClassVar = ("text", "text-column", "encoder", "long-text", "use-prompts", "use-models", "work")
+    EXAMPLE: ClassVar = "photos --text captions.jsonl --encoder minilm"
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     work: Path = WORK
-    """Where the vectors are kept."""
+    """Work directory."""
 
     def run(self) -> None:
-        """Embed and say where the vectors lie."""
+        """Embed, and print where the vectors are."""
         from gpt4image.workflows.train import run_embedding
 
         for store in run_embedding(self.source, self.descriptions, self.work)[1]:
@@ -28,15 +34,18 @@ class Embed:
 
 @dataclass(frozen=True)
 class EmbedImages:
-    """Have a vision teacher answer the images, once for all trainings: vectors beside the text's, or soft labels."""
+    """Compute a vision teacher's vectors or soft labels, once for all runs."""
 
+    SHORT: ClassVar = ("teacher", "teacher-checkpoint", "splits", "views", "teacher-batch", "workers", "work")
+    EXAMPLE: ClassVar = "photos --teacher timm:vit_small_patch14_dinov2.lvd142m"
     source: DataOptions
     teacher: TeacherOptions
     work: Path = WORK
-    """Where the answers are kept."""
+    """Work directory."""
 
     def run(self) -> None:
-        """Answer what is not answered yet, and say how much there is and where it lies."""
+        """Compute what is missing, and print how much there is and where."""
+        from gpt4image.core.format import percent
         from gpt4image.embed import EmbeddingStore
         from gpt4image.workflows.train import run_teacher
 
@@ -46,7 +55,7 @@ class EmbedImages:
             print(f"{vectors}, {found.width} numbers each: {found.layout.folder}")
             return
         if quality := found.manifest.quality:
-            print(f"validation images: {quality.accuracy:.1%} of {quality.images:,} right")
+            print(f"validation images: {percent(quality.accuracy)} of {quality.images:,} correct")
         print(
             f"soft labels of {len(found):,} distinct images in {len(found.classes):,} classes, "
             f"temperature {found.manifest.temperature:.2f}: {found.layout.folder}"
@@ -55,15 +64,20 @@ class EmbedImages:
 
 @dataclass(frozen=True)
 class EmbedCompare:
-    """Compare text encoders by what a classifier on their vectors knows of images it has not seen. Trains no model."""
+    """Compare text encoders by the out-of-fold accuracy of a classifier on their vectors.
 
+    Trains no image model.
+    """
+
+    SHORT: ClassVar = Embed.SHORT
+    EXAMPLE: ClassVar = "photos --encoder minilm open-clip:ViT-B-32/laion2b_s34b_b79k"
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     work: Path = WORK
-    """Where the vectors are kept."""
+    """Work directory."""
 
     def run(self) -> None:
-        """Print a line an encoder, the best first."""
+        """Print a line per encoder, the best first."""
         from gpt4image.soft_labels.report import HEADING
         from gpt4image.workflows.train import run_encoder_comparison
 
@@ -73,18 +87,22 @@ class EmbedCompare:
 
 @dataclass(frozen=True)
 class Label:
-    """Have the texts label the training images: class probabilities, by a classifier that has not seen them."""
+    """Compute soft labels of the training images from their descriptions, and list likely label errors.
 
+    The labels are out-of-fold class probabilities.
+    """
+
+    SHORT: ClassVar = ("text", "text-column", "encoder", "strength", "folds", "label-seed", "work")
+    EXAMPLE: ClassVar = "photos --text captions.jsonl"
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     labeller: LabelOptions = field(default_factory=LabelOptions)
     work: Path = WORK
-    """Where the labels are kept."""
+    """Work directory."""
 
     def run(self) -> None:
-        """Label, and say how good the labels are and which given ones they speak against."""
-        from gpt4image.core.format import printable
+        """Print the quality of the labels, and likely errors among the given ones."""
+        from gpt4image.core.console import show
         from gpt4image.workflows.train import run_labelling
 
-        report = run_labelling(self.source, self.descriptions, self.labeller, self.work)
-        print("\n".join(map(printable, report.lines())))
+        show("\n".join(run_labelling(self.source, self.descriptions, self.labeller, self.work).lines()))

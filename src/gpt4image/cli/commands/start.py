@@ -1,29 +1,34 @@
-"""First steps: the demo, and what an image set holds."""
+"""First steps: the demo, and a check of an image set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from gpt4image.core.options import WORK, DataOptions
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Do everything on the example images, without network: train, compare, report, export. Takes some minutes."""
+    """Train, compare, report and export on the example images.
+
+    Needs no network and takes some minutes.
+    """
 
     work: Path = Path("gpt4image-demo")
-    """Where everything is written. A demo that was stopped goes on where it was."""
+    """Work directory; an interrupted demo resumes there."""
     seeds: int = 5
-    """Models trained per arm."""
+    """Training runs per arm."""
 
     def run(self) -> None:
-        """Run the demo and say where its products lie."""
+        """Run the demo and print where the results are."""
+        from gpt4image.core.console import show
         from gpt4image.report import verdict
         from gpt4image.workflows.demo import run_demo
 
         result = run_demo(self.work, seeds=self.seeds)
-        print(verdict(result.comparison).text)
+        show(verdict(result.comparison).text)
         for parity in result.parity:
             print(parity.line())
         print(f"report: {result.report}\nmodel:  {result.model}")
@@ -31,18 +36,31 @@ class Demo:
 
 @dataclass(frozen=True)
 class Images:
-    """Check an image set: what is there, what cannot be read and why, which images lie twice."""
+    """Check an image set for unreadable files, duplicates and leakage.
 
+    Prints a tab-separated line for each file left out, and for each image that occurs twice, in two splits or in two
+    classes.
+    """
+
+    EXAMPLE: ClassVar = "photos --leaks fail"
     source: DataOptions
     work: Path = WORK
-    """Where the findings are kept, so that no image is read twice."""
+    """Work directory; it keeps the result, so no later command scans the images again."""
 
     def run(self) -> None:
-        """Print the images of each class and split, the files that were left out, and the images that occur twice."""
+        """Print the findings."""
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.images.open import findings, open_images
+        from gpt4image.images import find_duplicates
+        from gpt4image.images.open import open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
-        for line in findings(images):
-            print("\t".join(map(printable, line)))
+        for rejected in images.rejected:
+            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
+        found = find_duplicates(images)
+        for image_id, paths in found.copies.items():
+            print(f"copies\t{image_id}\t{printable(', '.join(paths))}")
+        for kind, groups in (("leaked", found.leaked), ("labels", found.conflicting)):
+            for image_id, places in groups.items():
+                for name, paths in places.items():
+                    print(f"{kind}\t{image_id}\t{printable(name)}\t{printable(', '.join(paths))}")

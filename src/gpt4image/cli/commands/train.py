@@ -1,87 +1,101 @@
-"""Training: one model, or a comparison with its report; and the recipes."""
+"""Training: one run, or a comparison with its report; and the named recipes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
+from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 
 RecipeName = Annotated[
     str | None,
     tyro.conf.arg(
-        name="recipe", help=f"Named recipe to start from: {', '.join(recipe_names())}. More: gpt4image recipes."
+        name="recipe", help=f"Named recipe to start from: {', '.join(recipe_names())}. See gpt4image recipes."
     ),
 ]
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train one model. A run that was stopped goes on where it was."""
+class TrainingCommand:
+    """The options that both training commands have."""
 
     source: DataOptions
     descriptions: GuidanceOptions = field(default_factory=GuidanceOptions)
     recipe: Recipe = field(default_factory=Recipe)
     recipe_name: RecipeName = None
     config: Path | None = None
-    """TOML file with recipe settings, which come before those of a named recipe; options come before both."""
+    """TOML file with recipe settings. It overrides the named recipe, and options override both."""
+    work: Path = WORK
+    """Work directory."""
+    workers: int = 0
+    """Processes that load images."""
+
+
+@dataclass(frozen=True)
+class Train(TrainingCommand):
+    """Train one model; an interrupted run resumes."""
+
+    SHORT: ClassVar = (
+        *("text", "encoder", "arm", "recipe", "config", "backbone", "image-size"),
+        *("epochs", "batch-size", "lr", "seed", "work"),
+    )
+    EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
     arm: Literal["baseline", "described"] = "described"
     """Train on labels alone, or with descriptions."""
     seed: int = 0
-    """Seed of the classifier's start, the order and all augmentation."""
-    work: Path = WORK
-    """Where everything is written."""
-    workers: int = 0
-    """Processes that prepare batches. Changes speed alone."""
+    """Seed of the initialisation, the order of the images and the augmentation."""
 
     def run(self) -> None:
-        """Train and say where the model lies."""
+        """Train, and print where the model is."""
+        from gpt4image.core.format import percent
         from gpt4image.workflows.train import run_training
 
         run = run_training(
             self.source, self.descriptions, self.recipe, self.work, arm=self.arm, seed=self.seed, workers=self.workers
         )
-        print(f"best epoch {run.best_epoch}, validation accuracy {run.best_accuracy:.1%}: {run.layout.folder}")
+        accuracy = percent(run.best_accuracy)
+        print(f"best epoch {run.best_epoch}, validation accuracy {accuracy}: {run.layout.folder}")
 
 
 @dataclass(frozen=True)
-class Compare:
-    """Train with and without descriptions, and report which is better. Skips what is finished."""
+class Compare(TrainingCommand):
+    """Train with and without descriptions and report the difference.
 
-    source: DataOptions
-    descriptions: GuidanceOptions = field(default_factory=GuidanceOptions)
-    recipe: Recipe = field(default_factory=Recipe)
-    recipe_name: RecipeName = None
-    config: Path | None = None
-    """TOML file with recipe settings, which come before those of a named recipe; options come before both."""
+    Skips finished runs and resumes interrupted ones.
+    """
+
+    SHORT: ClassVar = (
+        *("text", "encoder", "recipe", "config", "backbone", "image-size"),
+        *("epochs", "batch-size", "lr", "seeds", "work"),
+    )
+    EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
     seeds: int = 3
-    """Models trained per arm, with seeds 0, 1, 2... One cannot tell luck from effect."""
-    work: Path = WORK
-    """Where everything is written."""
-    workers: int = 0
-    """Processes that prepare batches. Changes speed alone."""
+    """Runs per arm, with seeds 0, 1, 2 and so on. One run cannot tell an effect from chance."""
 
     def run(self) -> None:
-        """Compare, and say what came out and where the report lies."""
+        """Compare, and print the verdict and where the report is."""
+        from gpt4image.core.console import show
         from gpt4image.report import verdict
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
             self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
         )
-        print(f"{verdict(comparison).text}\nreport: {self.work / 'report.html'}")
+        show(f"{verdict(comparison).text}\nreport: {WorkDir(self.work).report}")
 
 
 @dataclass(frozen=True)
 class Recipes:
-    """List the named recipes: what each is for, where it is from, what it sets. One alone makes a --config file."""
+    """List the named recipes with purpose, source and settings; one alone is a --config file."""
 
+    EXAMPLE: ClassVar = "fine-tune > recipe.toml"
     name: tyro.conf.Positional[str | None] = None
-    """The one to show; all when not given."""
+    """Recipe to print. Default: all."""
 
     def run(self) -> None:
         """Print them."""
@@ -94,10 +108,10 @@ class Report:
     """Write the report of a finished comparison again."""
 
     work: Path = WORK
-    """The comparison's work directory."""
+    """Work directory of the comparison."""
 
     def run(self) -> None:
-        """Write the report and say where it lies."""
+        """Write the report and print where it is."""
         from gpt4image.report import write_report
 
         print(f"report: {write_report(self.work)}")
