@@ -45,6 +45,7 @@ Row = dict[str, Any]
 
 _LONGEST_FIELD = 2**30  # the csv module's own limit, 128 KiB, is less than some descriptions
 _BATCH_ROWS = 4096
+_STRINGS = ("string", "large_string", "string_view")
 _ESCAPED = re.compile("[\udc80-\udcff]")  # what the error handler "surrogateescape" makes of undecodable bytes
 
 
@@ -129,6 +130,10 @@ class Table:
     def holds_bytes(self) -> bool:
         """Whether a column holds bytes, alone or beside a path as in image columns of `datasets`."""
         return self.is_arrow and any(_is_bytes(field.type) or pa.types.is_struct(field.type) for field in self.schema())
+
+    def string_columns(self) -> list[str]:
+        """Return the names of the columns of a Parquet or Arrow file that hold text, encoded one way or another."""
+        return [field.name for field in self.schema() if str(_decoded(field.type)) in _STRINGS]
 
     def rows(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Row]]:
         """Yield (number, row), as `where` numbers them; values of CSV files are strings, "" where a field is empty.
@@ -228,6 +233,11 @@ class Table:
             return stream.schema, lambda names: (batch.select(names) for batch in batches)
         except (OSError, pa.ArrowException) as error:
             raise self.error(f"{self.path} cannot be read as {kind}: {error}.") from None
+
+
+def _decoded(dtype: pa.DataType) -> pa.DataType:
+    """Return the type of a dictionary's values (a pandas category), else the type itself."""
+    return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
 
 
 def _is_bytes(dtype: pa.DataType) -> bool:

@@ -44,6 +44,14 @@ def test_shards_and_tables_of_images_win_over_folders_beside_them(tmp_path):
     assert load_images(tmp_path).classes == ("x", "y")
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_of_paths_is_a_table_whatever_its_kind_of_strings(tmp_path, kind):
+    class_folders(tmp_path, {"images": 6})
+    paths = pa.array([f"images/00{n}.png" for n in range(6)]).cast(kind)
+    pq.write_table(pa.table({"path": paths, "label": ["x", "y"] * 3}), tmp_path / "set.parquet")
+    assert load_images(tmp_path / "set.parquet").classes == ("x", "y")
+
+
 def test_metadata_parquet_is_read(tmp_path):
     class_folders(tmp_path, {"images": 6, "train": 0})
     rows = {"file_name": [f"images/00{n}.png" for n in range(6)], "label": ["x", "y"] * 3, "text": list("abcdef")}

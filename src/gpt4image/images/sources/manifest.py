@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, pick_column
 from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_name, locate, split_folders, walk
@@ -170,7 +168,7 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
 def names_files(file: Path, image_column: str | None) -> bool:
     """Whether a Parquet or Arrow file names image files rather than holding images."""
     table = Table(file)
-    strings = [field.name for field in table.schema() if pa.types.is_string(field.type)]
+    strings = table.string_columns()
     named = image_column in strings if image_column else pick_column(strings, None, PATH_COLUMNS)
     return bool(named) and not table.holds_bytes()
 
