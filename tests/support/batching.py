@@ -24,7 +24,7 @@ from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.prompts import PromptValues, load_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
-from gpt4image.llm import Sampling
+from gpt4image.llm.base import Sampling
 from gpt4image.llm.batch_api import OVER, BatchServer
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import ApiKey

@@ -309,5 +309,5 @@ def test_pictures_too_large_for_a_file_fail_with_the_fix(image_set, tmp_path):
 
 
 def test_invalid_settings_are_rejected(image_set, tmp_path):
-    with pytest.raises(ConfigError, match="most_bytes must be above 0"):
+    with pytest.raises(ConfigError, match="most_bytes should be greater than 0, not 0"):
         batched(image_set, tmp_path, "http://127.0.0.1:1/v1", most_bytes=0)

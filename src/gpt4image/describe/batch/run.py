@@ -12,12 +12,16 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt
 
 from gpt4image.core import console
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, DescribeError
+from gpt4image.core.errors import DescribeError
 from gpt4image.core.files import exclusive
 from gpt4image.core.format import counted, duration
+from gpt4image.core.validation import check_fields
 from gpt4image.describe.batch.collect import Collection, Recorder
 from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
 from gpt4image.describe.batch.input_file import TOO_LARGE, InputFile
@@ -62,20 +66,18 @@ class BatchSettings:
         max_failures: failures of a batch without any answer after which the job stops.
     """
 
-    most_requests: int = 50_000
-    most_bytes: int = 200_000_000
-    most_batches: int = 8
-    attempts: int = 2
-    first_pause: float = 2.0
+    most_requests: Annotated[int, Gt(0)] = 50_000
+    most_bytes: Annotated[int, Gt(0)] = 200_000_000
+    most_batches: Annotated[int, Gt(0)] = 8
+    attempts: Annotated[int, Gt(0)] = 2
+    first_pause: Annotated[float, Gt(0)] = 2.0
     longest_pause: float = 60.0
     create_seconds: float = 120.0
     down_seconds: float = 3600.0
     max_failures: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("most_requests", "most_bytes", "most_batches", "attempts", "first_pause"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
+        check_fields(self)
 
 
 def run_batches(

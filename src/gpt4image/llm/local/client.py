@@ -15,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from annotated_types import Ge
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, ImageError
+from gpt4image.core.errors import ImageError
 from gpt4image.core.files import digest, hash_file
 from gpt4image.core.format import counted
+from gpt4image.core.validation import check_value
 from gpt4image.images.decode import decode
 from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError, Sampling
 from gpt4image.llm.local.loading import Precision, load
@@ -68,8 +71,7 @@ class LocalDescriber:
     def __init__(
         self, model: str | None, *, device: str | None = None, batch_size: int = 8, precision: Precision = "auto"
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
+        check_value(Annotated[int, Ge(1)], batch_size, "batch_size")
         self.place = model or DEFAULT_LOCAL_MODEL
         self.model = identify(self.place)
         self.max_concurrency = 2 * batch_size  # the next batch decodes its pictures while one runs
