@@ -7,6 +7,7 @@ from gpt4image import compare_arms, open_run, write_report
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison, Gallery
 from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.train.spec import ARMS, Arm
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +106,13 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
     assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)
     groups = [item.group for item in choose_gallery(images, descriptions, answers).items]
     assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)
+
+
+def test_added_arm_is_trained_and_reported(work, images, descriptions, store, monkeypatch):
+    folder, recipe = work
+    monkeypatch.setitem(ARMS._entries, "smoothed", Arm("smoothed", "smoother labels", False, {"label_smoothing": 0.3}))
+    comparison = compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1))
+    assert [arm.name for arm in comparison.arms] == ["baseline", "described", "smoothed"]
+    assert open_run(folder / "runs" / "smoothed-0").recipe.label_smoothing == 0.3
+    assert (comparison.difference.arm, comparison.difference.reference) == ("described", "baseline")
+    assert "smoother labels" in write_report(folder).read_text()

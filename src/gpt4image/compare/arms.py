@@ -35,7 +35,7 @@ def compare_arms(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
 ) -> Comparison:
-    """Train with and without descriptions with each seed, and compare the predictions for the test images.
+    """Train every arm, with and without descriptions, with each seed, and compare the predictions for the test images.
 
     Finished runs are not trained again, and an interrupted one resumes. The comparison is also written to
     `comparison.json` and `gallery.json` in the work directory.
@@ -58,7 +58,7 @@ def compare_arms(
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, recipe, seeds)
     workdir = WorkDir(work)
-    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS}
+    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS.names()}
     for seed in seeds:
         for arm, finished in outcomes.items():
             run = train_model(

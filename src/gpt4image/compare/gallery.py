@@ -22,8 +22,6 @@ def choose_gallery(images: ImageTable, descriptions: DescriptionSet, arms: Mappi
     """Choose images of each group, ranked by how much the arms differ in the probability of the true class.
 
     Args:
-        images: the images.
-        descriptions: their texts.
         arms: predictions of two arms with one seed, the reference before the candidate.
     """
     probabilities = {arm: softmax(found.logits.astype(np.float64), axis=1) for arm, found in arms.items()}  # [N, C]

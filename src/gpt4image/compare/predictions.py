@@ -57,7 +57,6 @@ def predict_test_images(
     """Return a finished run's predictions for the test images, computed once and then read back.
 
     Args:
-        run: the run.
         images: the images it was trained on.
         features: folder of cached features, as in training.
         workers: processes that prepare batches.
@@ -90,7 +89,6 @@ def validation_confusion(run: TrainedRun, images: ImageTable, features: Path | N
     Test images are not used: what this matrix teaches flows into training.
 
     Args:
-        run: the run.
         images: the images it was trained on.
         features: folder of cached features, as in training.
     """

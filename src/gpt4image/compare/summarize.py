@@ -120,8 +120,6 @@ def _record_class(
     """Summarise one class.
 
     Args:
-        images: the images.
-        label: the class.
         chosen: which test images belong to it, bool [N].
         right: correct predictions of each arm, float [S, N].
         differences: of candidate and reference, float [S, N].

@@ -37,7 +37,6 @@ class Parity:
     """Agreement of an exported model with the trained one.
 
     Attributes:
-        form: the exported form.
         images: number of real images compared.
         difference: largest absolute difference of a logit.
         same_answers: images with the same predicted class.
@@ -62,7 +61,6 @@ def export_model(
     """Export a run's model and compare each form with the trained model on real images.
 
     Args:
-        run: the finished run.
         images: the images; every form predicts some of them.
         folder: target folder, which must be new, empty, or an earlier export.
         onnx: export ONNX as well.

@@ -44,9 +44,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     """Build everything up to the first step.
 
     Args:
-        spec: the run.
         backbone: whole backbone, on the CPU; its frozen modules get frozen.
-        accelerator: device, processes and precision.
     """
     images, guidance, recipe, seed = spec.images, spec.guidance, spec.recipe, spec.seed
     rows = training_rows(images, guidance, recipe.unlabelled == "align")
@@ -94,11 +92,7 @@ def build_model(
 
     Args:
         trained: the part of the backbone that is trained.
-        inputs: its inputs.
         ids: ids of the training images, whose vectors define the centred or whitened space.
-        guidance: vectors to align with.
-        recipe: training recipe.
-        seed: seed of the heads.
 
     Raises:
         ConfigError: the backbone lacks a module to align, its output cannot be aligned, or nothing before it is

@@ -107,8 +107,6 @@ class LabelledInputs(Dataset[Batch]):
     """Inputs with their labels and guidance, one batch at a time.
 
     Args:
-        inputs: inputs of the model.
-        images: table of their images.
         rows: positions of the images in the table, int64 [N].
         guidance: vectors and soft labels. Texts are drawn by its seed, the draw and the image id.
     """
@@ -161,11 +159,7 @@ class EpochBatches(Sampler[Part]):
     images. Set `epoch` and `start` (the first part) before iterating.
 
     Args:
-        size: number of images in the dataset.
         batch_size: images of an optimiser step, over all parts and processes.
-        seed: seed of the order.
-        process: rank of this process.
-        processes: number of processes.
         parts: parts of a step, whose gradients are accumulated.
         repeats: copies of each image.
     """
@@ -222,8 +216,6 @@ def make_loader(
     """Return a loader whose worker processes live from epoch to epoch.
 
     Args:
-        dataset: the dataset.
-        batches: order of its batches.
         workers: processes that prepare batches; affects speed only.
         pin_memory: use page-locked memory, for copies to a GPU.
     """
@@ -250,8 +242,6 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> n
     """Return the table positions of the training images, int64.
 
     Args:
-        images: the images.
-        guidance: their vectors and soft labels.
         unlabelled: include unlabelled images that have a vector or soft label.
 
     Raises:

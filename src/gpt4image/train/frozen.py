@@ -52,9 +52,6 @@ class InputSource:
 
     Attributes:
         trained: the part of the backbone that is trained: all of it, or what follows the cached stem.
-        images: the images.
-        recipe: image size and augmentation.
-        config: preprocessing of the backbone.
         cache: cache of the stem's output; None if the inputs are images.
     """
 
@@ -86,8 +83,6 @@ def prepare_inputs(
 
     Args:
         backbone: whole backbone, on the CPU.
-        images: the images.
-        recipe: what to freeze, and how to prepare images.
         folder: folder of cached features.
         device: device that computes them.
 
@@ -224,11 +219,8 @@ class FeatureCache:
     """Cached outputs of a frozen module, in float16.
 
     Attributes:
-        stem: computes them.
         folder: folder of the `.npy` files.
         identity: hash of everything that the outputs depend on, except the images.
-        device: device of the stem.
-        batch_size: images computed at a time.
     """
 
     stem: nn.Module
@@ -241,7 +233,6 @@ class FeatureCache:
         """Compute what is missing, with a progress line, and open the result.
 
         Args:
-            name: name of the file.
             images: the images; draw v gives view v.
             views: number of views of each image.
         """

@@ -25,7 +25,6 @@ class FrozenBackbone:
     """A backbone whose features are examined, not trained.
 
     Attributes:
-        name: name of any timm model.
         checkpoint: weights file; None for timm's pretrained weights.
         image_size: height and width of its input in pixels.
     """
@@ -71,10 +70,8 @@ def frozen_features(
     Args:
         images: the images, which are resized and cropped as in the backbone's evaluation.
         rows: table positions, int64 [N], at least one.
-        backbone: the backbone.
         folder: folder of cached features.
         device: device that computes them; the fastest available by default.
-        batch_size: images computed at a time.
 
     Returns:
         Features [N, F], float16, memory-mapped.

@@ -47,8 +47,6 @@ class VectorSource:
 
         Args:
             places: positions as returned by `find`, int64 [B, stores].
-            choose: which of an image's vectors.
-            seed: seed of the choice.
             draws: number of each image's draw [B]; each draw chooses anew.
         """
         vectors = np.zeros((len(places), self.width), dtype=np.float32)
@@ -87,7 +85,6 @@ class Guidance:
         soft_labels: soft labels of classifiers on the descriptions, or of teachers; several are averaged.
         texts: which of an image's texts to use.
         soft_temperature: temperature of the soft labels; None uses that of each store.
-        seed: seed of the choice among texts.
     """
 
     sources: tuple[VectorSource, ...] = ()
@@ -160,7 +157,6 @@ def mean_soft_labels(stores: Sequence[SoftLabels], places: np.ndarray, temperatu
     """Return the mean of the soft labels in several stores, float32 [B, C]; zero for images that no store has.
 
     Args:
-        stores: the stores; without any the result is [B, 0].
         places: positions of the images in each store, int64 [B, stores], -1 if it lacks the image.
         temperature: divides the logits; None uses that of each store.
     """

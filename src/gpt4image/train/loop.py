@@ -62,20 +62,8 @@ class Trainer:
     """Everything that a run trains with.
 
     Attributes:
-        recipe: training recipe.
         seed: seed of order, augmentation, mixing and dropout.
-        model: the model, prepared for its device.
-        optimizer: its optimiser, likewise.
         ema: moving average of the model, if the recipe asks for one.
-        frozen: frozen modules.
-        objective: the losses.
-        loader: loader of the training batches, in the order of `batches`.
-        batches: order of the training batches.
-        validation: loader of the validation images.
-        validation_labels: their labels [N].
-        accelerator: device, processes and precision.
-        watch: collects the losses.
-        progress: how far the run has come.
         save: called after every step and epoch, to write a checkpoint if one is due.
     """
 

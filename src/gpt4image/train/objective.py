@@ -20,9 +20,7 @@ class Objective:
     """The losses of a batch (arXiv 2306.00693, equation 3) at one moment of the training.
 
     Attributes:
-        recipe: training recipe.
         classes: number of classes C.
-        accelerator: precision and processes.
         weight: current weight of the alignment loss.
         soft_share: current share of the soft labels.
     """

@@ -73,7 +73,6 @@ def predict_logits(model: nn.Module, loader: DataLoader[Batch], accelerator: Acc
     Args:
         model: maps inputs to logits; it is put into evaluation mode meanwhile.
         loader: as returned by `evaluation_loader`.
-        accelerator: the processes that share the work.
     """
     was_training = model.training
     model.eval()

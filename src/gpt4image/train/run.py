@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import first_process_holds, make_accelerator
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import CANDIDATE, Arm, RunLayout, RunSpec, find_arm
+from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
 
 if TYPE_CHECKING:
@@ -40,12 +40,6 @@ class TrainedRun:
     """A finished run.
 
     Attributes:
-        layout: its files.
-        arm: way of training.
-        seed: its seed.
-        classes: class names.
-        recipe: its recipe.
-        preprocessing: preprocessing of its backbone.
         best_epoch: epoch whose weights were kept.
         best_accuracy: validation accuracy of that epoch, from 0 to 1.
         seconds: time spent on training and validation.
@@ -87,7 +81,7 @@ def train_model(
         recipe: training recipe.
         folder: folder of the run.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels.
-        arm: `baseline` or `described`.
+        arm: name of an arm, `baseline` or `described`.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
         features: folder of cached features; the run's folder by default.
         workers: processes that prepare batches; affects speed only.
@@ -98,7 +92,8 @@ def train_model(
         TrainingError: the loss is not finite, or there are no images to train on.
         BusyError: another process is training this run.
     """
-    chosen = find_arm(arm)
+    chosen = ARMS.load(arm)
+    recipe = replace(recipe, **chosen.settings)
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
@@ -179,7 +174,7 @@ def open_run(folder: Path) -> TrainedRun:
     try:
         return TrainedRun(
             layout=layout,
-            arm=find_arm(settings["arm"]),
+            arm=ARMS.load(settings["arm"]),
             seed=settings["seed"],
             classes=tuple(settings["classes"]),
             recipe=Recipe.from_dict(settings["recipe"], source=str(layout.settings)),

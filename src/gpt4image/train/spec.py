@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
-from gpt4image.core.registry import unknown_name
+from gpt4image.core.registry import Registry
 from gpt4image.train.recipe import Recipe, guidance_fields
 
 if TYPE_CHECKING:
@@ -21,31 +22,31 @@ class Arm:
     """One way of training, compared with others.
 
     Attributes:
+        name: short name, used in folder names.
         title: what it is, in words.
         uses_text: whether descriptions and other guidance take part.
-        name: short name, used in folder names.
+        settings: recipe settings that only this arm changes.
     """
 
     name: str
     title: str
     uses_text: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm(REFERENCE, "labels alone", uses_text=False),
-        Arm(CANDIDATE, "with descriptions", uses_text=True),
-    )
-}
-
-
-def find_arm(name: str) -> Arm:
-    """Return an arm by name. ConfigError lists the known ones."""
-    if name not in ARMS:
-        raise ConfigError(unknown_name("arm", name, list(ARMS)))
-    return ARMS[name]
+ARMS: Registry[Arm] = Registry(
+    "arm",
+    {
+        arm.name: arm
+        for arm in (
+            Arm(REFERENCE, "labels alone", uses_text=False),
+            Arm(CANDIDATE, "with descriptions", uses_text=True),
+        )
+    },
+    group="gpt4image.arms",
+)
+"""The arms that a comparison trains."""
 
 
 class RunLayout(Layout):
@@ -66,8 +67,6 @@ class RunSpec:
     Attributes:
         images: training and validation images.
         guidance: vectors to align with, and soft labels; empty in arms that train on labels alone.
-        recipe: training recipe.
-        arm: way of training.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
         layout: files of the run.
         features: folder of cached features.

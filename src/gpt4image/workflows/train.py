@@ -69,9 +69,9 @@ def run_training(
     """Images, and where the arm uses them descriptions and vectors, to one trained model."""
     from gpt4image.train.processes import make_accelerator
     from gpt4image.train.run import train_model
-    from gpt4image.train.spec import find_arm
+    from gpt4image.train.spec import ARMS
 
-    uses_text = find_arm(arm).uses_text
+    uses_text = ARMS.load(arm).uses_text
     workdir = WorkDir(work)
     with make_accelerator(recipe).main_process_first():
         images = open_images(data, workdir)

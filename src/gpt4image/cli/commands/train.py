@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import tyro
 
 from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
+from gpt4image.train.spec import ARMS, CANDIDATE
 
 RecipeName = Annotated[
     str | None,
@@ -45,8 +46,8 @@ class Train(TrainingCommand):
         *("epochs", "batch-size", "lr", "seed", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
-    arm: Literal["baseline", "described"] = "described"
-    """Train on labels alone, or with descriptions."""
+    arm: Annotated[str, ARMS] = CANDIDATE
+    """baseline trains on labels alone, described with descriptions as well."""
     seed: int = 0
     """Seed of the initialisation, the order of the images and the augmentation."""
 
