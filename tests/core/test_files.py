@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes, locks and resumable arrays."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt4image.core.errors import BusyError, StoreError
-from gpt4image.core.files import FillingArray, atomic_write, exclusive, fill_array, read_json, write_json
+from gpt4image.core.files import ResumableArray, atomic_write, exclusive, fill_array, read_json, write_json
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):
@@ -24,7 +24,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         read_json(path)
 
 
-def fill(path, computed, plan="plan", stop_after=None):
+def fill_with_ranges(path, computed, plan="plan", stop_after=None):
     def compute(rows):
         if stop_after is not None and len(computed) == stop_after:
             raise KeyboardInterrupt
@@ -34,32 +34,32 @@ def fill(path, computed, plan="plan", stop_after=None):
     list(fill_array(path, (10, 3), "float16", 4, plan, compute))
 
 
-def test_interrupted_array_goes_on_where_it_was(tmp_path):
+def test_interrupted_array_resumes_at_the_first_missing_chunk(tmp_path):
     path, computed = tmp_path / "a.npy", []
     with pytest.raises(KeyboardInterrupt):
-        fill(path, computed, stop_after=2)
+        fill_with_ranges(path, computed, stop_after=2)
     assert not path.exists()
-    fill(path, computed)
+    fill_with_ranges(path, computed)
     assert computed == [slice(0, 4), slice(4, 8), slice(8, 10)]
     assert np.array_equal(np.load(path)[:, 1], np.arange(10))
-    fill(path, computed)
+    fill_with_ranges(path, computed)
     assert len(computed) == 3
 
 
-def test_array_of_another_plan_is_filled_anew(tmp_path):
+def test_array_of_another_plan_is_discarded(tmp_path):
     path, computed = tmp_path / "a.npy", []
     with pytest.raises(KeyboardInterrupt):
-        fill(path, computed, stop_after=1)
-    fill(path, computed, plan="other")
+        fill_with_ranges(path, computed, stop_after=1)
+    fill_with_ranges(path, computed, plan="other")
     assert len(computed) == 1 + 3
-    fill(path, computed, plan="third")
+    fill_with_ranges(path, computed, plan="third")
     assert len(computed) == 1 + 3 + 3
 
 
 def test_chunk_is_marked_only_after_its_rows(tmp_path):
-    array = FillingArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
+    array = ResumableArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
     array.write(1, np.ones((4, 2)))
-    again = FillingArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
+    again = ResumableArray(tmp_path / "a.npy", (8, 2), "float32", 4, "plan")
     assert again.remaining == [0]
     with pytest.raises(StoreError, match="1 of 2 chunks"):
         again.finish()
@@ -71,7 +71,7 @@ def hold(path, held):
         signal.pause()
 
 
-def test_lock_of_a_killed_process_is_free(tmp_path):
+def test_killed_process_releases_its_lock(tmp_path):
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     process = context.Process(target=hold, args=(tmp_path / "lock", held))

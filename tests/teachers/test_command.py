@@ -31,7 +31,7 @@ def test_soft_labels_of_a_run(image_set, run, tmp_path, capsys):
     (folder,) = (tmp_path / "labels").glob("run-*/")
     labels = SoftLabels(folder)
     validation, said = capsys.readouterr().out.splitlines()
-    assert validation == f"validation images: {labels.manifest.quality.accuracy:.1%} of 7 right"
+    assert validation == f"validation images: {labels.manifest.quality.accuracy:.1%} of 7 correct"
     temperature = labels.manifest.temperature
     assert said == f"soft labels of 20 distinct images in 3 classes, temperature {temperature:.2f}: {folder}"
     assert json.loads((folder / "manifest.json").read_text())["origin"]["kind"] == "classifier"
@@ -46,4 +46,4 @@ def test_mistakes_are_one_message(image_set, run, tmp_path, capsys):
     assert "--teacher-checkpoint FILE" in said("--teacher", "timm:test_resnet")
     assert "views should be greater than or equal to 1, not 0" in said("--teacher", "timm:test_resnet", "--views", "0")
     assert "workers should be greater than or equal to 0" in said("--teacher", "timm:test_resnet", "--workers", "-1")
-    assert "leave --views out" in said("--teacher", f"run:{run.layout.folder}", "--views", "2")
+    assert "leave views (--views) at 1" in said("--teacher", f"run:{run.layout.folder}", "--views", "2")

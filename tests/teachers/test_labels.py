@@ -145,16 +145,16 @@ LABEL = """
 import os, signal, sys
 from pathlib import Path
 from gpt4image import label_images, load_images, load_teacher
-from gpt4image.core.files import FillingArray
+from gpt4image.core.files import ResumableArray
 images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
 teacher = load_teacher(sys.argv[2], "cpu")
-after, writes, write = int(sys.argv[4]), [], FillingArray.write
+after, writes, write = int(sys.argv[4]), [], ResumableArray.write
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def slow(self, chunk, values):
     if len(writes) == after: die()
     writes.append(chunk)
     write(self, chunk, values)
-FillingArray.write = slow
+ResumableArray.write = slow
 if after < 0: Path.rename = die
 label_images(images, teacher, Path(sys.argv[3]), batch_size=1)
 """

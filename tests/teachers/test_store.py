@@ -13,7 +13,7 @@ import torch
 
 from gpt4image import EmbeddingStore, embed_images, load_images, load_teacher
 from gpt4image.core.errors import ConfigError, DataError, ImageError, StoreError
-from gpt4image.core.files import FillingArray
+from gpt4image.core.files import ResumableArray
 from gpt4image.train.guidance import is_text, vector_sources
 from support.teacher_parts import CountingTeacher, at_length_1, pick, pictures
 
@@ -199,16 +199,16 @@ EMBED = """
 import os, signal, sys
 from pathlib import Path
 from gpt4image import embed_images, load_images, load_teacher
-from gpt4image.core.files import FillingArray
+from gpt4image.core.files import ResumableArray
 images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
 teacher = load_teacher("timm:test_resnet", "cpu", checkpoint=Path(sys.argv[2]), image_size=32)
-after, writes, write = int(sys.argv[4]), [], FillingArray.write
+after, writes, write = int(sys.argv[4]), [], ResumableArray.write
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def slow(self, chunk, values):
     if len(writes) == after: die()
     writes.append(chunk)
     write(self, chunk, values)
-FillingArray.write = slow
+ResumableArray.write = slow
 if after < 0: Path.rename = die
 embed_images(images, teacher, Path(sys.argv[3]), batch_size=1, views=2, workers=int(sys.argv[5]))
 """
@@ -236,7 +236,7 @@ def test_a_run_stopped_among_other_images_starts_again(images, resnet, tmp_path,
     train = images.split("train")
     some, others = pick(images, train[3:]), pick(images, train[:-3])
     with monkeypatch.context() as patch:
-        patch.setattr(FillingArray, "finish", stop)
+        patch.setattr(ResumableArray, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             embed_images(some, resnet, tmp_path / "store")
     again = embed_images(others, resnet, tmp_path / "store")

@@ -141,7 +141,7 @@ def test_a_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
     nothing = GuidanceOptions(text="none")
     with pytest.raises(ConfigError, match="pass their embeddings"):
         run_training(options(image_set), nothing, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
-    with pytest.raises(ConfigError, match="weight = 0 aligns with nothing, so not with timm:test_resnet"):
+    with pytest.raises(ConfigError, match="weight = 0 disables the alignment with teacher timm:test_resnet"):
         idle = Recipe(**settings, weight=0.0)
         run_training(options(image_set), text, idle, tmp_path, arm="described", seed=1, workers=0)
     with pytest.raises(ConfigError, match="run as a teacher"):

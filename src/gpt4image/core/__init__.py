@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, files, settings, formats, state."""
+"""The base of every other package: errors, files, settings, formats, records, registries."""

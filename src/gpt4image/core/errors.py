@@ -1,24 +1,23 @@
-"""Everything that can go wrong in a way the user can mend, as one tree.
+"""Errors the user can fix, as one tree.
 
     Gpt4ImageError
-    |-- ConfigError            a setting that does not exist or cannot be meant
-    |-- DataError              the image set as a whole cannot be used
+    |-- ConfigError            an invalid setting or combination of settings
+    |-- DataError              the image set cannot be used
     |   |-- ImageError         one image cannot be used
     |   |-- DescriptionError   the descriptions do not fit the images
-    |   `-- StoreError         something on disk does not fit what is asked of it
+    |   `-- StoreError         a file on disk is missing, broken or of other settings
     |-- DescribeError          no description can be written: no server, wrong key, unknown model, budget
-    |-- TrainingError          training cannot go on
-    |-- ExportError            an exported model does not answer as the trained one
-    |-- BusyError              another process is at work in the same place
+    |-- TrainingError          training cannot continue
+    |-- ExportError            an exported model's outputs differ from the trained one's
+    |-- BusyError              another process uses the same files
     `-- MissingExtraError      an optional library is not installed
 
-Every message names what was wrong (file, row, value) and what to do about it. Anything else that is
-raised is a defect of this library.
+Every message names what is wrong (file, row, value) and what to do about it. Any other exception is a bug.
 """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none.
+    """Return the first line of an error's message, or its type if it has none.
 
     >>> first_line(FileNotFoundError())
     'FileNotFoundError'
@@ -31,15 +30,15 @@ class Gpt4ImageError(Exception):
 
 
 class ConfigError(Gpt4ImageError):
-    """A setting that does not exist, or a value or combination that cannot be meant."""
+    """An invalid setting or combination of settings."""
 
 
 class DataError(Gpt4ImageError):
-    """The image set as a whole cannot be used."""
+    """The image set cannot be used."""
 
 
 class ImageError(DataError):
-    """One image cannot be read as a picture."""
+    """One image cannot be read."""
 
 
 class DescriptionError(DataError):
@@ -47,7 +46,7 @@ class DescriptionError(DataError):
 
 
 class StoreError(DataError):
-    """Something stored on disk does not fit what is asked of it."""
+    """A file on disk is missing, broken or was created with different settings."""
 
 
 class DescribeError(Gpt4ImageError):
@@ -55,15 +54,15 @@ class DescribeError(Gpt4ImageError):
 
 
 class TrainingError(Gpt4ImageError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ExportError(Gpt4ImageError):
-    """An exported model does not answer as the trained one does."""
+    """An exported model's outputs differ from those of the trained model."""
 
 
 class BusyError(Gpt4ImageError):
-    """Another process is at work in the same place."""
+    """Another process uses the same files."""
 
 
 class MissingExtraError(Gpt4ImageError):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def digest(*parts: bytes | str) -> str:
-    """128-bit BLAKE2b hash of the parts as 32 hex digits; part boundaries count.
+    """Return the 128-bit BLAKE2b hash of the parts as 32 hex digits; part boundaries count.
 
     >>> digest("ab", "c") == digest("a", "bc")
     False
@@ -33,7 +33,7 @@ def digest(*parts: bytes | str) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """128-bit BLAKE2b hash of a file's bytes as 32 hex digits. StoreError when it cannot be read."""
+    """Return the 128-bit BLAKE2b hash of a file's bytes as 32 hex digits. StoreError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -43,7 +43,7 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes the place of `path` when the block ends well, and leaves it alone otherwise."""
+    """Open a temporary file that replaces `path` if the block ends without an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -119,28 +119,26 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON 
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """Read a JSON file; StoreError names the file when it is missing or broken."""
+    """Read a JSON file; StoreError names the file if it is missing or broken."""
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise StoreError(
-            f"{path} does not exist. Run the step that writes it; gpt4image compare runs them all."
-        ) from None
+        raise StoreError(f"{path} does not exist. Run the step that writes it; gpt4image compare runs all.") from None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Delete it and run the step that writes it again.") from None
 
 
 @contextmanager
 def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`. A killed process lets go of it.
+    """Hold a lock file; the operating system releases it if the process is killed.
 
     Args:
         path: the lock file.
-        what: what it guards, in words.
-        wait: wait while another process holds it.
+        what: what it guards, for the message.
+        wait: whether to wait while another process holds it.
 
     Raises:
-        BusyError: another process holds it and we do not wait.
+        BusyError: another process holds it, and `wait` is off.
     """
     from filelock import FileLock, Timeout
 
@@ -156,18 +154,20 @@ def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-class FillingArray:
-    """A `.npy` file that is filled chunk by chunk and can be interrupted at any moment.
+class ResumableArray:
+    """A `.npy` file that is written chunk by chunk and survives `kill -9` at any moment.
 
-    The rows lie in `<name>.partial`, one byte a chunk in `<name>.done` says which of them are written, and the
-    file gets its own name when all are. A chunk is marked after its rows are flushed, so a process killed in
-    between writes it again. `<name>.plan` says what the rows are, for the partial and the finished file alike.
+    Files: `<name>.partial` holds the rows, `<name>.done` one byte per chunk that is 1 once its rows are written, and
+    `<name>.plan` the identity of the content. The partial file gets its final name when all chunks are written.
+
+    Invariant: a chunk is marked only after its rows are flushed, so that a marked chunk is always complete; a chunk
+    that was written but not marked is written again, with the same values.
 
     Args:
         path: the finished `.npy` file.
-        shape: shape of the whole array, not empty; the first axis is the one that fills up.
+        shape: shape of the whole array, not empty; chunks divide the first axis.
         dtype: element type, as numpy spells it.
-        chunk: rows written at a time.
+        chunk: rows per chunk.
         plan: text that identifies the content; a file of another plan is discarded.
     """
 
@@ -203,22 +203,22 @@ class FillingArray:
 
     @property
     def remaining(self) -> list[int]:
-        """Numbers of the chunks that are still to be written."""
+        """Numbers of the chunks that are not written yet."""
         return [] if self.finished else [number for number, done in enumerate(self._done.tolist()) if not done]
 
     def rows(self, chunk: int) -> slice:
-        """Rows that belong to a chunk."""
+        """Return the rows of a chunk."""
         return slice(chunk * self.chunk, min((chunk + 1) * self.chunk, self.shape[0]))
 
     def write(self, chunk: int, values: np.ndarray) -> None:
-        """Store a chunk's rows, durably."""
+        """Write a chunk's rows and mark the chunk."""
         self._array[self.rows(chunk)] = values
         self._array.flush()
         self._done[chunk] = 1
         self._done.flush()
 
     def finish(self) -> None:
-        """Give the file its own name. StoreError when chunks are missing."""
+        """Give the file its final name. StoreError if chunks are missing."""
         if self.finished:
             return
         if self.remaining:
@@ -237,11 +237,8 @@ def fill_array(
     plan: str,
     compute: Callable[[slice], np.ndarray],
 ) -> Iterator[int]:
-    """Fill `path` with `compute(rows)` chunk by chunk, yielding the number of rows that are done so far.
-
-    Nothing is yielded where nothing is left to do.
-    """
-    array = FillingArray(path, shape, dtype, chunk, plan)
+    """Fill `path` with `compute(rows)` chunk by chunk; yield the number of rows done so far, nothing if all were."""
+    array = ResumableArray(path, shape, dtype, chunk, plan)
     remaining = array.remaining
     if not remaining:
         array.finish()

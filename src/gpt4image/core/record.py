@@ -1,4 +1,4 @@
-"""What stages find, as plain records that are kept as JSON: the base of all of them."""
+"""Records: state and results that are kept as JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from gpt4image.core.files import atomic_write, read_json
 
 
 class Record(BaseModel):
-    """An immutable record that refuses fields it does not know."""
+    """Base of immutable records. A file with an unknown field, or without a required one, is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a record from JSON. StoreError names the file and the field that does not fit."""
+        """Read a record from JSON. StoreError names the file and the invalid field."""
         try:
             return cls.model_validate(read_json(path))
         except ValidationError as error:

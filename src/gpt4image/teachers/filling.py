@@ -1,6 +1,6 @@
 """Compute a teacher's outputs for a plan of views into an array on disk, resumably.
 
-The array is filled chunk by chunk (`FillingArray`). Rows of views that cannot be made, because their image is not
+The array is filled chunk by chunk (`ResumableArray`). Rows of views that cannot be made, because their image is not
 readable, keep a blank value; the caller leaves them out of its index and tries them again next time.
 """
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, ImageError
-from gpt4image.core.files import FillingArray, digest
+from gpt4image.core.files import ResumableArray, digest
 from gpt4image.core.format import counted
 from gpt4image.embed.runner import BATCHES_PER_CHUNK
 from gpt4image.teachers.base import Teacher
@@ -102,7 +102,7 @@ class Outputs:
         identity = digest(
             self.teacher.name, self.teacher.revision, str(batch_size), plan.keys.tobytes(), plan.known.tobytes()
         )
-        array = FillingArray(self.path, shape, self.dtype, batch_size * BATCHES_PER_CHUNK, identity)
+        array = ResumableArray(self.path, shape, self.dtype, batch_size * BATCHES_PER_CHUNK, identity)
         chunks = [(number, array.rows(number)) for number in array.remaining]
         batches = [self._batches(rows) for _, rows in chunks]
         # one loader for all chunks: its workers prepare the next chunk while this one is written

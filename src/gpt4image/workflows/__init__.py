@@ -1,1 +1,1 @@
-"""The stages joined up: what the commands and the Python calls run."""
+"""The stages joined: from a source of images to descriptions, vectors, models and reports. Commands call these."""

@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 
 
 def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work: Path) -> QualityReport:
-    """Check descriptions, keep what was found, and show it on a page in the work directory.
-
-    Args:
-        data: the images.
-        text: the texts, those of the work directory's store where none are named, and the encoder that reads them.
-        options: what they are held against.
-        work: the work directory.
+    """Check descriptions, and write the findings and a page into the work directory.
 
     Raises:
-        ConfigError: a setting that cannot be meant, or texts that are not in the store are to be dropped.
+        ConfigError: an invalid setting, or `drop` or `retry` for texts outside the work directory's store.
         DescriptionError: there is no text to check.
     """
     from gpt4image.descriptions.store import DescriptionStore
@@ -41,7 +35,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     stored = text.text is None and not store.is_empty
     if options.undo:
         store.mark([key for key, mark in store.marks().items() if mark.verdict != "keep"], "keep", "taken back")
-    backbone = options.backbone and FrozenBackbone(options.backbone, options.checkpoint, options.image_size)
+    backbone = FrozenBackbone(options.backbone, options.checkpoint, options.image_size) if options.backbone else None
     settings = CheckSettings(
         splits=options.splits,
         prompt_file=options.prompt_file,
@@ -50,7 +44,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
         encoder=text.encoder[0],
         long_text=text.long_text,
         embed_batch=text.embed_batch,
-        backbone=backbone or None,
+        backbone=backbone,
     )
     given = None if stored else find_descriptions(images, text, workdir)
     report = check_descriptions(images, work, given, settings, drop=options.drop, retry=options.retry)
@@ -67,18 +61,18 @@ def run_export(
     with_cost: bool = False,
     prompt_file: Path | None = None,
 ) -> ExportSummary:
-    """Write the descriptions of a work directory as a data set with a data card.
+    """Export the descriptions of a work directory as a dataset with a dataset card.
 
     Args:
         data: the images.
         work: the work directory.
-        out: folder for the data set.
-        images_inside: put the images into it.
-        with_cost: also say what each text has cost.
-        prompt_file: file with prompts of one's own, which the card then shows.
+        out: folder for the dataset.
+        images_inside: include the images.
+        with_cost: include what each text cost.
+        prompt_file: the user's prompts, which the card then shows in full.
 
     Raises:
-        ConfigError: the folder holds something.
+        ConfigError: the folder is not empty.
         DescriptionError: there is no text to export.
     """
     from gpt4image.descriptions.exchange import export_descriptions
@@ -102,10 +96,10 @@ def run_export(
 def run_import(
     data: DataOptions, source: Path, work: Path, *, model: str | None, text_column: str | None, skip_orphans: bool
 ) -> ImportSummary:
-    """Take descriptions into a work directory: all of them, or none.
+    """Import descriptions into a work directory: all of them, or none.
 
     Raises:
-        DescriptionError: a file or row is broken, or texts fit no image.
+        DescriptionError: a file or row is broken, or texts belong to no image.
     """
     from gpt4image.descriptions.exchange import import_descriptions
     from gpt4image.descriptions.store import DescriptionStore
@@ -118,7 +112,7 @@ def run_import(
 
 
 def known_findings(workdir: WorkDir, store: DescriptionStore) -> dict[str, int]:
-    """What the last check has found in texts that are still what they were then: title and count."""
+    """Return title and count of the last check's findings, in texts that have not changed since."""
     import pyarrow.compute as pc
 
     from gpt4image.quality.check_record import QualityReport
@@ -126,9 +120,9 @@ def known_findings(workdir: WorkDir, store: DescriptionStore) -> dict[str, int]:
     if not workdir.description_findings.exists():
         return {}
     report = QualityReport.load(workdir.description_findings)
-    there: set[str] = set()
+    unchanged: set[str] = set()
     for batch in store.current_batches():
         same = pc.and_(pc.is_null(batch["error"]), pc.less_equal(batch["created"], report.created))
-        there.update(batch["key"].filter(same).to_pylist())
-    counts = {finding.title: len(there.intersection(finding.keys)) for finding in report.findings}
+        unchanged.update(batch["key"].filter(same).to_pylist())
+    counts = {finding.title: len(unchanged.intersection(finding.keys)) for finding in report.findings}
     return {title: count for title, count in counts.items() if count}

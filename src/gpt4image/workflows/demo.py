@@ -1,4 +1,4 @@
-"""The whole way on real images, without network: clipart12, packaged ImageNet weights, a packaged sentence encoder."""
+"""The demo: every stage on clipart12, with packaged ImageNet weights and sentence encoder, without network."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo leaves behind.
+    """Results of the demo.
 
     Attributes:
-        comparison: what was found.
-        report: the page to look at.
+        comparison: the statistics.
+        report: the report page.
         model: folder of the exported model.
-        parity: how near the exported model is to the trained one.
+        parity: largest differences between the logits of the exported and the trained model.
     """
 
     comparison: Comparison
@@ -40,7 +40,7 @@ class DemoResult:
 
 
 def demo_recipe(checkpoint: Path) -> Recipe:
-    """A small fine-tuning that two cores finish in minutes: the early, costly stages are frozen and run once."""
+    """Return a small fine-tuning that two cores finish in minutes: the early, costly stages are frozen and run once."""
     return Recipe(
         backbone="tf_efficientnet_lite0",
         checkpoint=str(checkpoint),
@@ -50,7 +50,7 @@ def demo_recipe(checkpoint: Path) -> Recipe:
         lr=2e-3,
         warmup_epochs=1,
         mixup=0.4,
-        ema_decay=0.97,  # smooths the choice of the epoch, which 176 validation images alone leave to luck
+        ema_decay=0.97,  # smooths the choice of the epoch, for which 176 validation images are few
         freeze=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4", "blocks.5"),
         cached_views=4,
         weight=0.3,
@@ -59,11 +59,11 @@ def demo_recipe(checkpoint: Path) -> Recipe:
 
 
 def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
-    """Train on clipart12 with and without its descriptions, report, and export the described model.
+    """Train on clipart12 with and without its descriptions, report, and export a model.
 
     Args:
         work: the work directory.
-        seeds: seeds per arm.
+        seeds: runs per arm.
 
     Raises:
         MissingExtraError: the packages that carry the weights are not installed.
@@ -71,18 +71,18 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     from gpt4image.export import export_model
     from gpt4image.train.run import open_run
 
+    workdir = WorkDir(work)
     data = DataOptions(str(example_images()), leaks="drop")
     text = GuidanceOptions(text="description", encoder=("minilm",))
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"
-    run = open_run(WorkDir(work).run("described", 0))
-    parity = export_model(run, open_images(data, WorkDir(work)), model)
-    return DemoResult(comparison, work / "report.html", model, parity)
+    parity = export_model(open_run(workdir.run("described", 0)), open_images(data, workdir), model)
+    return DemoResult(comparison, workdir.report, model, parity)
 
 
 def example_images() -> Path:
-    """Folder of clipart12, inside the installed package or in the repository; relative where that is shorter."""
+    """Return the folder of clipart12, in the installed package or in the repository."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_examples" / "clipart12", package.parents[1] / "examples" / "clipart12"):
         if (folder / "train.parquet").exists():
@@ -91,7 +91,7 @@ def example_images() -> Path:
 
 
 def packaged_weights(target: Path) -> Path:
-    """ImageNet weights of EfficientNet-Lite0 under timm's names, from the package that carries them.
+    """Write ImageNet weights of EfficientNet-Lite0 under timm's names, from a package that carries them.
 
     The package holds the tensors of timm's `tf_efficientnet_lite0` in the same order and shapes under other names.
 

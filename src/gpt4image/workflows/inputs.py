@@ -1,4 +1,4 @@
-"""Open what a training learns from: texts, vectors, teachers, soft labels."""
+"""Open what a training learns from: descriptions, text vectors, teachers' vectors, soft labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescriptionError
-from gpt4image.core.options import (
-    GuidanceOptions,
-    TextOptions,
-)
+from gpt4image.core.options import GuidanceOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
@@ -19,37 +16,26 @@ if TYPE_CHECKING:
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
-    from gpt4image.teachers.opening import TeacherOutputs
     from gpt4image.train.recipe import Recipe
 
-
-NO_TEXT = "none"
-
-
-"""In place of a source of texts: teachers alone guide the training."""
-
-
+NO_TEXT = "none"  # the --text of a training that teachers alone guide
 DEFAULT_COLUMN = "description"
 
 
-"""Text column that is read where no other text is named and nothing was described."""
-
-
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
-    """Read the descriptions, say how far they cover the images, and keep them in the work directory."""
+    """Read the descriptions, print their coverage of the images, and keep them in the work directory."""
     descriptions = find_descriptions(images, options, workdir)
-    if options.text == NO_TEXT:
-        return descriptions
-    console.say(descriptions.coverage.line())
-    descriptions.save(workdir.descriptions)
+    if options.text != NO_TEXT:
+        console.say(descriptions.coverage.line())
+        descriptions.save(workdir.descriptions)
     return descriptions
 
 
 def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
-    """The texts that the options name: a column, a file, or what describers have written into the work directory.
+    """Read the descriptions from the source that the options name.
 
     Raises:
-        ConfigError: a prompt or model is chosen that no text has, or of texts that describers did not write.
+        ConfigError: the options choose prompts or models, which the source does not have.
         DescriptionError: the source is unknown or broken.
     """
     from gpt4image.descriptions import DescriptionStore, described_set, load_descriptions
@@ -58,38 +44,37 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
 
     if options.text == NO_TEXT:
         return join_texts(images, (), 0, "none")
-    elsewhere = options.text and store_folder(Path(options.text))
-    store = DescriptionStore(elsewhere or workdir.description_store)
-    chosen = bool(options.use_prompts or options.use_models)
-    if elsewhere or (options.text is None and (chosen or not store.is_empty)):
+    other_store = options.text and store_folder(Path(options.text))
+    store = DescriptionStore(other_store or workdir.description_store)
+    selects = bool(options.use_prompts or options.use_models)
+    if other_store or (options.text is None and (selects or not store.is_empty)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
-    if chosen:
+    if selects:
         raise ConfigError(
-            "Prompts and models are chosen among what describe has written: leave --text out, or "
-            "name a work folder with it."
+            "use_prompts and use_models select descriptions by gpt4image describe: leave text (--text) unset, or set "
+            "it to a work directory."
         )
     if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
         raise DescriptionError(
             f"{workdir.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. "
             "Write some: gpt4image describe; or name texts, or another work directory that holds some: --text."
         )
-    return load_descriptions(
-        images,
-        options.text or DEFAULT_COLUMN,
-        text_column=options.text_column,
-        orphan_texts=options.orphan_texts,
-    )
+    source = options.text or DEFAULT_COLUMN
+    return load_descriptions(images, source, text_column=options.text_column, orphan_texts=options.orphan_texts)
 
 
 def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir: WorkDir) -> tuple[EmbeddingStore, ...]:
-    """Embed the descriptions with each text encoder, or open the embeddings that are there."""
+    """Embed the descriptions with each text encoder, as far as the work directory lacks their vectors.
+
+    Raises:
+        ConfigError: no encoder, or one twice.
+    """
     from gpt4image.embed import embed_descriptions, load_encoder
 
     if options.text == NO_TEXT:
         return ()
     if not options.encoder or len(set(options.encoder)) < len(options.encoder):
-        named = " ".join(options.encoder) or "none"
-        raise ConfigError(f"Name one text encoder, or several different ones, not: {named}.")
+        raise ConfigError(f"Name each text encoder once, and at least one, not: {' '.join(options.encoder) or 'none'}.")
     return tuple(
         embed_descriptions(
             descriptions,
@@ -102,22 +87,6 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir:
     )
 
 
-def open_teacher_outputs(
-    images: ImageTable, options: GuidanceOptions, recipe: Recipe, workdir: WorkDir, workers: int = 0
-) -> TeacherOutputs:
-    """What the named vision teachers give, computed where it is not there yet.
-
-    Raises:
-        ConfigError: a run is named as a teacher, but the recipe mixes in no soft labels.
-    """
-    from gpt4image.teachers.opening import gives_labels, open_teachers
-
-    idle = [name for name in options.teachers if gives_labels(name)]
-    if idle and not recipe.soft_labels:
-        raise ConfigError(f"{idle[0]} teaches by soft labels, and the recipe mixes none in: --soft-labels SHARE.")
-    return open_teachers(images, options.teachers, workdir, workers=workers)
-
-
 def open_guidance(
     images: ImageTable,
     descriptions: DescriptionSet,
@@ -126,25 +95,41 @@ def open_guidance(
     workdir: WorkDir,
     workers: int = 0,
 ) -> tuple[tuple[EmbeddingStore, ...], tuple[SoftLabels, ...]]:
-    """Vectors of the texts, then those of teachers; and soft labels, of teachers that are runs or else of the texts."""
-    outputs = open_teacher_outputs(images, options, recipe, workdir, workers)
+    """Open what guides a training besides labels.
+
+    Returns:
+        The vectors of the texts, then those of the teachers; and, if the recipe mixes in soft labels, those of teachers
+        that are runs, else those made from the texts.
+
+    Raises:
+        ConfigError: a run is a teacher, but the recipe mixes in no soft labels; or it does, and nothing provides them.
+    """
+    from gpt4image.teachers.opening import gives_labels, open_teachers
+
+    labellers = [name for name in options.teachers if gives_labels(name)]
+    if labellers and not recipe.soft_labels:
+        raise ConfigError(
+            f"{labellers[0]} provides soft labels, but the recipe mixes in none: set soft_labels (--soft-labels SHARE)."
+        )
+    outputs = open_teachers(images, options.teachers, workdir, workers=workers)
     stores = open_embeddings(descriptions, options, workdir)
-    soft_labels = outputs.soft_labels or open_soft_labels(images, stores, recipe, workdir)
+    soft_labels = outputs.soft_labels
+    if recipe.soft_labels and not soft_labels:
+        soft_labels = (open_soft_labels(images, stores, workdir),)
     return (*stores, *outputs.stores), soft_labels
 
 
-def open_soft_labels(
-    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, workdir: WorkDir
-) -> tuple[SoftLabels, ...]:
-    """Have a classifier on the texts' vectors label the training images, where the recipe mixes its labels in.
+def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workdir: WorkDir) -> SoftLabels:
+    """Compute soft labels from text vectors, or open those of `gpt4image label`, whatever its settings.
 
-    Labels that `gpt4image label` has made of these texts with other settings are taken as they are.
+    Raises:
+        ConfigError: there are no text vectors.
     """
-    if not recipe.soft_labels:
-        return ()
-    if not stores:
-        raise ConfigError("Soft labels come from descriptions, or from a run as a teacher: --teachers run:FOLDER.")
     from gpt4image.soft_labels import existing_labels, label_by_vectors
 
+    if not stores:
+        raise ConfigError(
+            "Soft labels come from descriptions, or from a run as a teacher: set teachers (--teachers run:FOLDER)."
+        )
     folder = workdir.labels("+".join(store.manifest.encoder for store in stores))
-    return (existing_labels(images, stores, folder) or label_by_vectors(images, stores, folder),)
+    return existing_labels(images, stores, folder) or label_by_vectors(images, stores, folder)

@@ -1,18 +1,12 @@
-"""The stages joined up: from a source of images to a report. The command line and the demo run exactly this."""
+"""From images and descriptions to vectors, soft labels, trained models and the report of a comparison."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import (
-    DataOptions,
-    GuidanceOptions,
-    LabelOptions,
-    TeacherOptions,
-    TextOptions,
-)
+from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TeacherOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.inputs import open_descriptions, open_embeddings, open_guidance
@@ -26,60 +20,81 @@ if TYPE_CHECKING:
     from gpt4image.train.run import TrainedRun
 
 
-def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:
-    """Have a vision teacher answer images: its vectors, or a classifier's soft labels, or those that are there.
+def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
+    """Embed the descriptions with each text encoder; return the images as well."""
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    return images, open_embeddings(open_descriptions(images, text, workdir), text, workdir)
+
+
+def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
+    """Embed the descriptions with each text encoder and evaluate a classifier on each; the best comes first."""
+    from gpt4image.soft_labels import compare_encoders
+
+    images, stores = run_embedding(data, text, work)
+    return compare_encoders(images, stores, WorkDir(work).labels)
+
+
+def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelReport:
+    """Compute soft labels of the training images from their descriptions, and list likely label errors.
 
     Raises:
-        ConfigError: several views are asked of a classifier.
+        ConfigError: there are no descriptions.
+    """
+    from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
+
+    images, stores = run_embedding(data, text, work)
+    folder = WorkDir(work).labels("+".join(text.encoder))
+    labels = label_by_vectors(
+        images, stores, folder, strength=options.strength, folds=options.folds, seed=options.label_seed
+    )
+    report = report_labels(labels, images)
+    write_label_issues(labels.layout.doubtful, report.issues)
+    return report
+
+
+def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:
+    """Compute a vision teacher's vectors of images, or a classifier's soft labels.
+
+    Raises:
+        ConfigError: several views of a classifier.
     """
     from gpt4image.teachers import embed_images, label_images, load_teacher
 
-    workdir = WorkDir(work)
+    workdir, name = WorkDir(work), options.teacher
     images = open_images(data, workdir)
-    name = options.teacher
     teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
+    settings: dict[str, Any] = {
+        "splits": options.splits,
+        "batch_size": options.teacher_batch,
+        "workers": options.workers,
+        "on_bad_image": data.on_bad_image,
+    }
     if teacher.classes is None:
-        return embed_images(
-            images,
-            teacher,
-            workdir.image_embeddings(name),
-            splits=options.splits,
-            batch_size=options.teacher_batch,
-            views=options.views,
-            seed=options.view_seed,
-            workers=options.workers,
-            on_bad_image=data.on_bad_image,
-        )
+        folder = workdir.image_embeddings(name)
+        return embed_images(images, teacher, folder, views=options.views, seed=options.view_seed, **settings)
     if options.views > 1:
-        raise ConfigError(f"{name} gives soft labels, one an image: leave --views out.")
-    return label_images(
-        images,
-        teacher,
-        workdir.labels(name),
-        splits=options.splits,
-        batch_size=options.teacher_batch,
-        workers=options.workers,
-        on_bad_image=data.on_bad_image,
-    )
+        raise ConfigError(f"{name} provides one soft label per image: leave views (--views) at 1.")
+    return label_images(images, teacher, workdir.labels(name), **settings)
 
 
 def run_training(
     data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
 ) -> TrainedRun:
-    """Images, and where the arm uses them descriptions and vectors, to one trained model."""
+    """Train one model on the images and, if its arm uses them, the descriptions."""
     from gpt4image.train.processes import make_accelerator
     from gpt4image.train.run import train_model
     from gpt4image.train.spec import ARMS
 
     uses_text = ARMS.load(arm).uses_text
     workdir = WorkDir(work)
-    with make_accelerator(recipe).main_process_first():
+    stores: tuple[EmbeddingStore, ...] = ()
+    soft_labels: tuple[SoftLabels, ...] = ()
+    with make_accelerator(recipe).main_process_first():  # it fills the caches that the others then read
         images = open_images(data, workdir)
-        stores, soft_labels = (
-            open_guidance(images, open_descriptions(images, text, workdir), text, recipe, workdir, workers)
-            if uses_text
-            else ((), ())
-        )
+        if uses_text:
+            descriptions = open_descriptions(images, text, workdir)
+            stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
     return train_model(
         images,
         stores,
@@ -96,7 +111,7 @@ def run_training(
 def run_comparison(
     data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
 ) -> Comparison:
-    """Images and descriptions to `comparison.json` and `report.html` in the work directory."""
+    """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory."""
     from gpt4image.compare.arms import compare_arms
     from gpt4image.report import write_report
     from gpt4image.train.processes import make_accelerator
@@ -113,43 +128,3 @@ def run_comparison(
     if accelerator.is_main_process:
         write_report(work)
     return comparison
-
-
-def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
-    """The images, and the vectors of their descriptions by each text encoder; nothing is encoded twice."""
-    workdir = WorkDir(work)
-    images = open_images(data, workdir)
-    return images, open_embeddings(open_descriptions(images, text, workdir), text, workdir)
-
-
-def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> list[ComparedEncoder]:
-    """Embed the descriptions with each text encoder, and judge a classifier on each; the best comes first.
-
-    No image model is trained. What is embedded is kept for training.
-    """
-    from gpt4image.soft_labels import compare_encoders
-
-    images, stores = run_embedding(data, text, work)
-    return compare_encoders(images, stores, WorkDir(work).labels)
-
-
-def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelReport:
-    """Have the texts label the training images, and write down which given labels that speaks against.
-
-    Raises:
-        ConfigError: there is no text.
-    """
-    from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
-
-    images, stores = run_embedding(data, text, work)
-    labels = label_by_vectors(
-        images,
-        stores,
-        WorkDir(work).labels("+".join(text.encoder)),
-        strength=options.strength,
-        folds=options.folds,
-        seed=options.label_seed,
-    )
-    report = report_labels(labels, images)
-    write_label_issues(labels.layout.doubtful, report.issues)
-    return report
