@@ -33,6 +33,8 @@ def test_split_folders_under_usual_names(tmp_path):
 def test_a_class_may_be_called_train(tmp_path):
     class_folders(tmp_path, {"car": 5, "plane": 5, "train": 5})
     assert load_images(tmp_path).classes == ("car", "plane", "train")
+    class_folders(tmp_path, {f"{name}/{view}": 2 for name in ("car", "plane", "train") for view in ("front", "side")})
+    assert load_images(tmp_path).classes == ("car", "plane", "train")
 
 
 def test_folder_of_an_unknown_split_is_refused(tmp_path):
