@@ -158,6 +158,7 @@ class Table:
         reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(reader)]
+            # Blank names are the index that pandas writes, and empty columns of spreadsheets.
             repeated = [name for name, count in Counter(header).items() if name and count > 1]
             if repeated:
                 raise self.error(f"{self.where(1)} names the column {repeated[0]!r} twice. Rename one of them.")

@@ -131,6 +131,7 @@ class IdLookup:
         self._by_path: dict[str, str] = {}
         self._ambiguous: set[str] = set()
         for path, image_id in zip(map(normal_path, paths), ids, strict=True):
+            # Copies share id and texts; other images of the same path cannot be told apart.
             if self._by_path.setdefault(path, image_id) != image_id:
                 self._ambiguous.add(path)
         self._rejected = {normal_path(image.path) for image in images.rejected}

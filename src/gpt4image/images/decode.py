@@ -143,7 +143,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _grey_to_rgb(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("CMYK", "LAB"):
         return _profiled_to_rgb(image)
-    if image.mode == "La":
+    if image.mode == "La":  # premultiplied alpha, which Pillow converts to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
         from PIL import Image

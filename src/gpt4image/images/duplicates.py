@@ -33,6 +33,7 @@ class DuplicateReport:
 
 def find_duplicates(table: ImageTable) -> DuplicateReport:
     """Find the exact copies in a table."""
+    # inverse [N]: the group of each image; repeated [R]: rows of images with copies, group by group.
     _, inverse, counts = np.unique(table.ids, return_inverse=True, return_counts=True)
     inverse = inverse.ravel()
     repeated = np.flatnonzero(counts[inverse] > 1)

@@ -69,6 +69,7 @@ def load_images(
     listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column)))
     _require_labels_outside_train(listing)
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
+    # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
     good = outcome["id"].is_valid()
     faulty = pc.invert(good)
     faults = zip(

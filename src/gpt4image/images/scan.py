@@ -83,6 +83,7 @@ def _outcomes(rows: pa.Table, reader: ImageReader, max_pixels: int, threads: int
 
     starts = iter(range(0, len(rows), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
+        # Four blocks a thread: no thread waits for the consumer, and few encoded images are in memory.
         running: deque[Future[list[Outcome]]] = deque(
             pool.submit(block, start) for start in islice(starts, threads * 4)
         )
@@ -149,6 +150,7 @@ class ScanCache:
 
     def look_up(self, keys: pa.Array) -> tuple[pa.Array, pa.Array]:
         """Return ids and reasons for keys, shape [N] each, both null for an unknown key."""
+        # An unknown key has a null place, and a null place takes a null.
         known = self._read()
         places = pc.index_in(keys, value_set=known["key"].combine_chunks())
         return known["id"].combine_chunks().take(places), known["reason"].combine_chunks().take(places)
@@ -171,6 +173,7 @@ class ScanCache:
         """Make one file of all."""
         parts = self._parts()
         if len(parts) > 1:
+            # A kill before the parts are gone leaves outcomes twice, which does no harm.
             self._write(self._read())
             for part in parts:
                 part.unlink()

@@ -118,6 +118,7 @@ def complete_splits(
     missing = {name: share for name, share in shares.items() if name not in given and share > 0}
     if not missing:
         return splits
+    # Copies are one image here: `unique` [U] are the distinct ids of train, `inverse` [n] leads back to its rows.
     train = np.flatnonzero(splits == "train")
     unique, inverse = np.unique(ids[train], return_inverse=True)
     classes = _group_labels(labels[train], inverse.ravel(), len(unique))
@@ -140,14 +141,17 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
 
     Within a class the images are ranked by a hash of seed and id; test takes the first ones, validation the next.
     """
+    # `order` runs through the labelled images class by class, each class in the order of its ranks.
     ranks = np.array([digest(str(seed), identity) for identity in ids.tolist()], dtype="S32")
     order = np.lexsort((ranks, labels))
     order = order[labels[order] >= 0]
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    # Which class gets the last image of a quota depends on the seed, not on the order of the classes.
     ties = np.argsort([digest(str(seed), str(label)) for label in present.tolist()], kind="stable")
     chosen = np.full(len(ids), "train", dtype=f"U{max(map(len, SPLITS))}")
-    taken = np.zeros(len(present), np.int64)
+    taken = np.zeros(len(present), np.int64)  # of each class, by the splits before
     for split, share in shares.items():
+        # One image of each class stays in train.
         quota = _quotas(counts, share, counts - 1 - taken, ties)
         if not quota.sum():
             raise DataError(

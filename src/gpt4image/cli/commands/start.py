@@ -36,10 +36,10 @@ class Demo:
 
 @dataclass(frozen=True)
 class Images:
-    """Check an image set for unreadable files, duplicates and leakage.
+    """Check an image set for missing labels, unreadable files, duplicates and leakage.
 
-    Prints a tab-separated line for each file left out, and for each image that occurs twice, in two splits or in two
-    classes.
+    Prints a tab-separated line for each class with its images a split, for each file left out, and for each image that
+    occurs twice, in two splits or in two classes.
     """
 
     EXAMPLE: ClassVar = "photos --leaks fail"
@@ -51,16 +51,8 @@ class Images:
         """Print the findings."""
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.images import find_duplicates
-        from gpt4image.images.open import open_images
+        from gpt4image.images.open import findings, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
-        for rejected in images.rejected:
-            print(f"left out\t{printable(rejected.path)}\t{printable(rejected.reason)}")
-        found = find_duplicates(images)
-        for image_id, paths in found.copies.items():
-            print(f"copies\t{image_id}\t{printable(', '.join(paths))}")
-        for kind, groups in (("leaked", found.leaked), ("labels", found.conflicting)):
-            for image_id, places in groups.items():
-                for name, paths in places.items():
-                    print(f"{kind}\t{image_id}\t{printable(name)}\t{printable(', '.join(paths))}")
+        for line in findings(images):
+            print("\t".join(map(printable, line)))

@@ -171,6 +171,7 @@ def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], .
         yield FoundFile(prefix, b"", f"the folder cannot be read ({error.strerror})")
         return
     folders = []
+    # Files first: a search for any image need not descend.
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
         if _is_folder(entry):
@@ -178,6 +179,7 @@ def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], .
         else:
             yield inspect_file(Path(entry.path), path, scope)
     for inner, path in folders:
+        # A folder that is its own ancestor is a loop of links; one that is reached twice is not.
         identity = _identity(inner)
         if identity not in above:
             yield from _walk(inner, path, scope, (*above, identity))

@@ -96,6 +96,7 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
         values = reader.column(first.split).to_pylist()
         splits = [require_split(str(value or ""), f"{root} row {row}") for row, value in enumerate(values)]
     classes, labels = _labels(reader, first.label, first.names)
+    # `datasets` gives equal data equal fingerprints, from one session to the next.
     keys = [key_of(part._fingerprint, first.image, row) for _, part in named for row in range(len(part))]
     return Listing(to_rows(_paths(reader, named), labels, splits, range(len(labels)), keys), classes, reader)
 
@@ -126,6 +127,7 @@ def _roles(features: Mapping[str, Feature], columns: ColumnNames, where: str) ->
 
 
 def _image_column(features: Mapping[str, Feature], wanted: str | None) -> str:
+    # Declared image columns come before columns of bytes, which may hold anything.
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     binary = [name for name, feature in features.items() if _holds_bytes(feature)]
     chosen = pick_column(list(features), wanted, (), "image_column")
@@ -233,6 +235,7 @@ class DatasetReader:
 
     def read(self, path: str, row: int) -> bytes:
         """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
+        # ends[i] is the first row behind part i.
         ends = list(accumulate(len(part) for part in self.parts))
         number = bisect.bisect_right(ends, row)
         part = self.parts[number]

@@ -48,6 +48,7 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
     spans: list[tuple[int, ...]] = []
     texts: dict[str, None] = {}
     for number, (file, name, split) in enumerate(zip(files, names, splits_of_files(names), strict=True)):
+        # A tar that changes makes all its images new; inside it the offset tells them apart.
         status = file.stat()
         scope = key_of(file.resolve(), status.st_size, status.st_mtime_ns).hex()
         with file.open("rb") as stream:
