@@ -15,6 +15,7 @@ from PIL import Image
 
 from support.stub_scenario import ANSWERS, ERRORS, Entry, Fault, Scenario
 
+THOUGHT = "The user wants a description. Let me look at the picture."
 REFUSAL = "I'm sorry, but I can't help with that."
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)> \x1b[2J\x1b]0;owned\x07\x1b[31m \u202egnp.exe\u202c "
@@ -214,14 +215,31 @@ def fault_answer(question: Question, fault: Fault, entry: Entry, header: str | N
         return completion(question, entry, describe(question), str(header), fault=fault.kind)
     if fault.kind in ANSWERS:
         text, refusal, reason = faulty(describe(question), fault)
-        return completion(question, entry, text, reason, refusal=refusal, fault=fault.kind)
+        answer = completion(question, entry, text, reason, refusal=refusal, fault=fault.kind)
+        return with_more_fields(answer, fault)
     return None
+
+
+def with_more_fields(answer: Answer, fault: Fault) -> Answer:
+    """Return an answer with the fields that its fault changes."""
+    if fault.kind == "usage":
+        return with_fields(answer, usage=json.loads(fault.text))
+    if fault.kind == "reasoning_cut":
+        (choice,) = json.loads(answer.body)["choices"]
+        choice["message"]["reasoning_content"] = THOUGHT
+        return with_fields(answer, choices=[choice])
+    return answer
 
 
 def unlike_an_answer(answer: Answer, header: str | None) -> Answer:
     """Return a completion without choices that repeats the key at a position where clients cut long messages."""
     body = {**json.loads(answer.body), "choices": []}
     return replace(answer, body=json.dumps({"note": "x" * 150, "header": header, **body}).encode())
+
+
+def with_fields(answer: Answer, **fields: Any) -> Answer:
+    """Return an answer with other fields in its body."""
+    return replace(answer, body=json.dumps({**json.loads(answer.body), **fields}).encode())
 
 
 def without_usage(answer: Answer) -> Answer:
@@ -237,6 +255,7 @@ def error_answer(fault: Fault, model: str, header: str | None) -> Answer:
     long = "This model's maximum context length is 4096 tokens. Please reduce the length of the messages."
     failed = "The server had an error while processing your request. Sorry about that!"
     answers = {
+        "body": Answer(fault.status or 200, fault.text.encode(), fault="body"),
         "rate_limit": too_many("Rate limit reached for requests.", later, "rate_limit"),
         "quota": error(429, quota, "insufficient_quota", kind="insufficient_quota", fault="quota"),
         "invalid_image": invalid_picture(),
@@ -265,6 +284,11 @@ def faulty(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
         "length": (" ".join(words[: len(words) // 2]), None, "length"),
         "hostile": (f"{text} {HOSTILE}", None, "stop"),
         "text": (fault.text, None, "stop"),
+        "thinking": (f"<think>\n{THOUGHT}\n</think>\n\n{text}", None, "stop"),
+        "thinking_cut": (f"<think>\n{THOUGHT}", None, "length"),
+        "reasoning_cut": (None, None, "length"),
+        "usage": (text, None, "stop"),
+        "finish": (" ".join(words[: len(words) // 2]), None, fault.text),
     }
     return faulty_answers[fault.kind]
 

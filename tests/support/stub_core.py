@@ -273,7 +273,8 @@ class Stub:
                 return Answer(fault.status or 200, HTML, fault="html", media_type="text/html")
         answer = await work()
         body = answer.body[: len(answer.body) // 2] if fault.kind == "truncated" else answer.body
-        return replace(answer, body=body, fault=fault.kind)
+        media_type = "text/plain" if fault.kind == "plain" else answer.media_type
+        return replace(answer, body=body, media_type=media_type, fault=fault.kind)
 
     async def _wait(self, entry: Entry) -> None:
         seconds = self.scenario.extra_seconds(entry)

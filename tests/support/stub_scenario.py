@@ -30,12 +30,26 @@ Endpoint = Literal[
 """`line` is one line of a batch; `create` creates a batch, `batch` retrieves one, `batches` lists them."""
 
 AnswerKind = Literal[
-    "empty", "null", "refusal", "refusal_text", "content_filter", "length", "hostile", "text", "no_choices", "echo"
+    "empty",
+    "null",
+    "refusal",
+    "refusal_text",
+    "content_filter",
+    "length",
+    "hostile",
+    "text",
+    "no_choices",
+    "echo",
+    "thinking",
+    "thinking_cut",
+    "reasoning_cut",
+    "finish",
+    "usage",
 ]
 ErrorKind = Literal[
-    "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model"
+    "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model", "body"
 ]
-CutKind = Literal["slow", "cut", "cut_body", "truncated", "html", "missing", "die"]
+CutKind = Literal["slow", "cut", "cut_body", "truncated", "html", "missing", "die", "plain"]
 FaultKind = AnswerKind | ErrorKind | CutKind
 
 ANSWERS, ERRORS, CUTS = (frozenset(get_args(kinds)) for kinds in (AnswerKind, ErrorKind, CutKind))
@@ -49,13 +63,16 @@ class Fault:
 
     Kinds that are answers (status 200, paid): `empty`, `null` (content), `refusal` (message.refusal), `refusal_text`,
     `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text),
-    `no_choices` (usage without an answer, the key in a long text), `echo` (the key as finish reason).
+    `no_choices` (usage without an answer, the key in a long text), `echo` (the key as finish reason), `thinking` (in
+    the content, before the text), `thinking_cut` (in the content, without an end), `reasoning_cut` (in a field of its
+    own, content null), `finish` (half the text, the given text as finish reason), `usage` (the given JSON as usage).
     Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 for an empty account),
     `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
-    `unknown_model` (404).
+    `unknown_model` (404), `body` (the given text as body, status 200 or `status`).
     Kinds that break the connection or the body: `slow`, `cut` (no work done, no answer), `cut_body` (work done, half
-    the answer), `truncated` (status 200, half the JSON), `html` (status 200 or `status`), `missing` (a line of a batch
-    without a result), `die` (cut every connection; stop listening for `seconds`, or for good).
+    the answer), `plain` (the answer as text/plain), `truncated` (status 200, half the JSON), `html` (status 200 or
+    `status`), `missing` (a line of a batch without a result), `die` (cut every connection; stop
+    listening for `seconds`, or for good).
 
     Attributes:
         kind: the failure.
@@ -67,9 +84,9 @@ class Fault:
         probability: share of the attempts, drawn from seed, mark, turn and attempt, whatever the order of arrival.
         share: share of the pictures, drawn from seed and mark; such a picture fails at every attempt.
         times: only the first attempts of a picture's turn, or the first requests of another kind; None for all.
-        status: status code of `status` and `html`.
+        status: status code of `status`, `html` and `body`.
         seconds: delay (`slow`), downtime (`die`), or Retry-After (`status`, `rate_limit`).
-        text: text of `text`.
+        text: text of `text`, `finish`, `usage` and `body`.
     """
 
     kind: FaultKind

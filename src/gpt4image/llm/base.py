@@ -12,10 +12,11 @@ decides by the class of the error:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from gpt4image.llm.picture import Picture
+from gpt4image.llm.thinking import find_thinking, strip_thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,12 @@ class ChatAnswer:
     """The answer to one question of a conversation.
 
     Attributes:
-        text: the answer.
+        text: the answer, without the thinking that may precede it.
         finish_reason: why generation stopped, such as `stop`, `length` or `content_filter`.
         tokens_in: prompt tokens; None if the server does not report usage.
         tokens_out: completion tokens, likewise.
         model: model name as reported by the server.
+        thought: whether the text held thinking.
     """
 
     text: str
@@ -62,11 +64,19 @@ class ChatAnswer:
     tokens_in: int | None
     tokens_out: int | None
     model: str = ""
+    thought: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         # The next request of the conversation repeats the text, and UTF-8 cannot encode lone surrogates.
-        object.__setattr__(self, "text", self.text.encode("utf-8", "replace").decode())
+        object.__setattr__(self, "thought", find_thinking(self.text) is not None)
+        object.__setattr__(self, "text", strip_thinking(self.text).encode("utf-8", "replace").decode())
 
+
+# Finish reasons of servers that stopped an answer at its maximum length.
+CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+
+# Reason of the failure when a model reaches the maximum length before its answer.
+CUT_OFF_THINKING = "cut off while thinking"
 
 # Called with each answer as it arrives, before the next question is sent.
 OnAnswer = Callable[[ChatAnswer], None]
@@ -208,6 +218,15 @@ class RequestFailedError(Exception):
         """Mark the tokens as unknown: the model may have worked, and no usage was reported."""
         self.tokens_in = self.tokens_out = None
         return self
+
+
+def thought_too_long(answers: Sequence[ChatAnswer]) -> RequestFailedError:
+    """Return the failure of a model that reached the token limit before its answer; a retry would end the same way."""
+    used = answers[-1].tokens_out
+    detail = (
+        f"all {used:,} tokens" if used else "all tokens of the answer"
+    ) + " went into thinking: raise --max-tokens, or have the model think less (--extra-body, see its help)"
+    return RequestFailedError(CUT_OFF_THINKING, detail, retryable=False).with_tokens(answers)
 
 
 # What a call costs tokens for: an answer, all answers, or a failure.

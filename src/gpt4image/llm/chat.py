@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, RequestFailedError
+from gpt4image.llm.base import CUT_OFF, ChatAnswer, DescribeRequest, RequestFailedError, thought_too_long
 
 Body = dict[str, Any]
 
 DETAIL_LENGTH = 200
+
+# The highest token count to believe: nothing larger is an answer, and the store holds no integer above 2**63.
+MAX_TOKENS = 10**9
 
 
 def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, old_limit: bool = True) -> Body:
@@ -47,8 +50,8 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     answer = ChatAnswer(
         text=content_text(message.get("content")),
         finish_reason=str_or_none(choice.get("finish_reason")),
-        tokens_in=token_count(body, "prompt_tokens"),
-        tokens_out=token_count(body, "completion_tokens"),
+        tokens_in=prompt_tokens(body),
+        tokens_out=completion_tokens(body),
         model=str_or_none(body.get("model")) or "",
     )
     refusal = str_or_none(message.get("refusal"))
@@ -56,7 +59,11 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
         raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
     if answer.finish_reason == "content_filter":
         raise RequestFailedError("stopped by the content filter", answer.text, retryable=False).with_tokens([answer])
+    if answer.finish_reason == "error":
+        raise broken_off(choice, answer)
     if not answer.text.strip():
+        if (answer.finish_reason or "").casefold() in CUT_OFF:
+            raise thought_too_long([answer])
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
@@ -66,8 +73,17 @@ def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a ser
     """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
     error = RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], retryable=True, server_fault=True)
     usage = body if isinstance(body, Mapping) else {}
-    counts = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+    counts = prompt_tokens(usage), completion_tokens(usage)
     return error.with_tokens([ChatAnswer("", None, *counts)])
+
+
+def broken_off(choice: Mapping[str, Any], answer: ChatAnswer) -> RequestFailedError:
+    """Return the error for an answer that the server broke off."""
+    error = choice.get("error")
+    detail = str_or_none(error.get("message")) if isinstance(error, Mapping) else None
+    reason = "broken off by the server"
+    failure = RequestFailedError(reason, detail or answer.text[:DETAIL_LENGTH], retryable=True, server_fault=True)
+    return failure.with_tokens([answer])
 
 
 def content_text(content: Any) -> str:  # noqa: ANN401 - whatever a server sends
@@ -83,7 +99,20 @@ def str_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever a server s
 
 
 def token_count(body: Mapping[str, Any], name: str) -> int | None:
-    """Return a token count from the `usage` of a response; None if it is missing or invalid."""
+    """Return a token count from the `usage` of a response; None if it is missing or no plausible count."""
     usage = body.get("usage")
     value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
+
+
+def prompt_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a call has read."""
+    return token_count(body, "prompt_tokens")
+
+
+def completion_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a call has written. Some servers count thinking in `total_tokens` only."""
+    total, read, written = (token_count(body, f"{name}_tokens") for name in ("total", "prompt", "completion"))
+    if total is None or read is None:
+        return written
+    return max(written or 0, total - read) if total > read else written

@@ -25,8 +25,16 @@ LASTING = {
     "empty answer": Fault("null", on="line"),
     "refused by the model": Fault("refusal", on="line"),
     "stopped by the content filter": Fault("content_filter", on="line"),
+    "cut off while thinking": Fault("thinking_cut", on="line"),
     "missing from the batch": Fault("missing", on="line"),
 }
+PAID = {
+    "empty answer": 0,
+    "refused by the model": 8,
+    "stopped by the content filter": 0,
+    "cut off while thinking": 11,
+}
+"""Tokens written for the failures that are paid for."""
 
 
 def one_each(images) -> dict[str, str]:
@@ -50,7 +58,7 @@ def test_lasting_failures_become_records_with_their_reason(image_set, images, tm
         assert {image_id: record.error for image_id, record in failed.items()} == reasons
         assert all(record.describer == "batch" and not record.text for record in failed.values())
         paid = {record.error: record.tokens_out for record in failed.values() if record.tokens_in}
-        assert paid == {"empty answer": 0, "refused by the model": 8, "stopped by the content filter": 0}
+        assert paid == PAID
         assert batched(image_set, tmp_path, server.base_url).total == 0
     with StubServer() as mended:
         assert batched(image_set, tmp_path, mended.base_url, retry_failed=True).answered == len(LASTING)

@@ -20,8 +20,9 @@ from transformers import (
 )
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.llm.base import DescribeRequest, Reply, RequestFailedError
+from gpt4image.llm.base import ChatAnswer, DescribeRequest, Reply, RequestFailedError
 from gpt4image.llm.local.client import DEFAULT_LOCAL_MODEL, LocalDescriber
+from gpt4image.llm.local.model import VisionModel
 from gpt4image.llm.picture import Picture
 from support.local_requests import ENDLESS, IMAGE_TOKENS, QUESTIONS, answers, ask, encoded, picture, sizes, variant
 from support.tiny_vlm import TEMPLATE, build_tiny_vlm
@@ -292,3 +293,11 @@ def test_transformers_serve_gives_the_reference_answer(vlm_server, tiny_vlm, ref
     text, read, _ = reference("<s>user: <image>What is it?</s>assistant:", picture(1), max_new_tokens=12)
     assert answer.choices[0].message.content.strip() == text
     assert answer.usage.prompt_tokens == read
+
+
+def test_answer_cut_off_while_thinking_names_the_fix(describer, monkeypatch):
+    monkeypatch.setattr(
+        VisionModel, "_answer", lambda _, batch: [ChatAnswer("<think>A cat?", "length", 9, 7) for _ in batch]
+    )
+    failure = answers(describer, ask(0, "What?", "And?"))[0]
+    assert (failure.reason, failure.retryable, failure.tokens_out) == ("cut off while thinking", False, 7)

@@ -54,6 +54,8 @@ def test_every_check_of_single_texts_finds_its_kind():
         labelled(1, "A cat sits there.", class_in_prompt=False),
         labelled(0, "spam and eggs spam and eggs spam and eggs"),
         labelled(0, "Describe the image in detail. A bird on a twig."),
+        labelled(0, "<think>Is it a cow?</think> A brown horse stands on a meadow."),
+        CheckedText("2" * 32, "A tall white tower stands near", finish_reason="paused"),
     ]
     assert flagged(texts, ("dog", "cat"), tuple(known_prompts().values()), "en") == [
         (0, "leakage"),
@@ -64,6 +66,8 @@ def test_every_check_of_single_texts_finds_its_kind():
         (6, "leakage"),
         (7, "loop"),
         (8, "prompt-echo"),
+        (9, "thinking"),
+        (10, "unknown-end"),
     ]
 
 

@@ -25,7 +25,15 @@ from gpt4image.core.files import digest, hash_file
 from gpt4image.core.format import counted
 from gpt4image.core.validation import check_value
 from gpt4image.images.decode import decode
-from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError, Sampling
+from gpt4image.llm.base import (
+    CUT_OFF,
+    DescribeRequest,
+    OnAnswer,
+    Reply,
+    RequestFailedError,
+    Sampling,
+    thought_too_long,
+)
 from gpt4image.llm.local.loading import Precision, load
 from gpt4image.llm.local.model import OUT_OF_MEMORY, Conversation, VisionModel, classify_failure, free_memory
 
@@ -206,6 +214,8 @@ class PendingRequest(Conversation):
         """Return the reply of the finished conversation, or the failure if its last answer is empty."""
         if self.answers[-1].text:
             return Reply.join(self.answers, model)
+        if self.answers[-1].thought and self.answers[-1].finish_reason in CUT_OFF:
+            return thought_too_long(self.answers)
         sampling = self.request.sampling
         random = sampling.seed is None and sampling.temperature != 0  # otherwise a retry gives the same answer
         detail = f"finish reason {self.answers[-1].finish_reason}"

@@ -6,20 +6,24 @@ from collections.abc import Iterator, Sequence
 
 from gpt4image.core import console
 from gpt4image.embed.runner import count_all_tokens
+from gpt4image.llm.base import CUT_OFF
+from gpt4image.llm.thinking import find_thinking
 from gpt4image.quality.check_record import FindingKind
 from gpt4image.quality.checks.context import MIN_WORDS, Check, CheckContext, Flag
 from gpt4image.quality.checks.language import find_other_language
 from gpt4image.quality.checks.leakage import ClassNames
-from gpt4image.quality.checks.refusals import find_refusal
+from gpt4image.quality.checks.refusals import REFUSED, find_refusal
 from gpt4image.quality.checks.repetition import PromptEcho, find_loop, find_openings, find_repeated
 from gpt4image.quality.checks.vectors import find_contradicting_texts, find_unusual_texts
 from gpt4image.quality.texts import CheckedText
 
-# Finish reasons of servers that stopped a text at its maximum length
-CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+# Finish reasons of a text that ended by itself
+COMPLETE = frozenset(
+    {"", "stop", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token", "complete", "completed"}
+)
 
 # Texts with these flags say nothing about their image: checks of vectors skip them
-UNUSABLE: frozenset[FindingKind] = frozenset({"empty", "refusal", "loop", "language"})
+UNUSABLE: frozenset[FindingKind] = frozenset({"empty", "refusal", "thinking", "loop", "language"})
 
 
 def run_checks(context: CheckContext) -> dict[FindingKind, list[Flag]]:
@@ -52,6 +56,12 @@ def _find_refusals(context: CheckContext) -> Iterator[Flag]:
 def find_cut_off(finish_reason: str | None) -> str | None:
     """Return the finish reason if it says that the server stopped the text at its maximum length, else None."""
     return f"finish reason: {finish_reason}" if (finish_reason or "").casefold() in CUT_OFF else None
+
+
+def find_unknown_end(finish_reason: str | None) -> str | None:
+    """Return the finish reason if it is none that a server is known to give, else None."""
+    known = (finish_reason or "").casefold() in COMPLETE | CUT_OFF | REFUSED
+    return None if known else f"finish reason: {finish_reason}"
 
 
 def _find_languages(context: CheckContext) -> Iterator[Flag]:
@@ -117,6 +127,14 @@ CHECKS = (
         _find_refusals,
     ),
     Check(
+        "thinking",
+        "fix",
+        "Thinking in the text",
+        "The model's thoughts about the task stand in the text, next to the description or instead of it.",
+        "Retry them (--retry thinking): thinking before an answer is no longer stored.",
+        lambda context: context.flag(lambda text, _: find_thinking(text.text)),
+    ),
+    Check(
         "loop",
         "fix",
         "Loops",
@@ -131,6 +149,14 @@ CHECKS = (
         "The server stopped the text at the token limit, so its end is missing.",
         "Read a few. Keep them if the rest is good; else retry with a higher --max-tokens, or ask for fewer sentences.",
         lambda context: context.flag(lambda text, _: find_cut_off(text.finish_reason)),
+    ),
+    Check(
+        "unknown-end",
+        "info",
+        "Unknown finish reasons",
+        "The server stopped the text for a reason that is not in the protocol, so it may be incomplete.",
+        "Read a few. If they are incomplete, retry them.",
+        lambda context: context.flag(lambda text, _: find_unknown_end(text.finish_reason)),
     ),
     Check(
         "language",

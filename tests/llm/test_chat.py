@@ -1,0 +1,93 @@
+"""Answers in the forms that real servers send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpt4image.llm.base import ChatAnswer, RequestFailedError
+from gpt4image.llm.chat import read_answer
+from gpt4image.llm.thinking import find_thinking
+
+
+def body(content: str | None = "A cat.", reason: str = "stop", usage: Any = None, **message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": content, **message}, "finish_reason": reason}], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<think>\nA <b>cat</b>?\n</think>\n\nA cat.",
+        "A cat? Yes.\n</think>\n\nA cat.",
+        "<think></think>A cat.",
+        "<thinking>A cat?</thinking>\nA cat.",
+        "<THOUGHT>A cat?</THOUGHT> A cat.",
+        "[THINK]A cat?[/THINK]A cat.",
+        "◁think▷A cat?◁/think▷A cat.",
+        "<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A cat.",
+    ],
+)
+def test_thinking_before_the_answer_is_stripped(content):
+    assert find_thinking(content)
+    assert read_answer(body(content)).text == "A cat."
+    assert ChatAnswer(content, "stop", 1, 1).text == "A cat."  # as conversations repeat older answers
+
+
+def test_markers_inside_an_answer_stay_for_the_check_to_find():
+    text = "A cat on a sofa. <think>Is it a dog?</think> It sleeps."
+    assert read_answer(body(text)).text == text and find_thinking(text) == "<think>"
+    assert find_thinking("A sign says: I think, therefore I am.") is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        body("<think>A cat?", "length"),
+        body(None, "length", reasoning="A cat?"),
+        body("", "length", reasoning_content="A cat?"),
+        body("", "MAX_TOKENS", {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 305}),
+        body("", "length", {"completion_tokens": 300, "completion_tokens_details": {"reasoning_tokens": 300}}),
+    ],
+)
+def test_answer_cut_off_while_thinking_is_not_retried_and_names_the_fix(answer):
+    with pytest.raises(RequestFailedError, match=r"--max-tokens.*--extra-body") as caught:
+        read_answer(answer)
+    assert (caught.value.reason, caught.value.retryable) == ("cut off while thinking", False)
+
+
+def test_thoughts_without_an_answer_are_retried():
+    with pytest.raises(RequestFailedError) as caught:
+        read_answer(body("<think>A cat?", "stop"))
+    assert (caught.value.reason, caught.value.retryable) == ("empty answer", True)
+
+
+def test_answer_that_the_server_broke_off_is_a_failure_with_its_tokens():
+    answer = body("A ca", "error", {"prompt_tokens": 5, "completion_tokens": 2})
+    answer["choices"][0]["error"] = {"code": 502, "message": "upstream died"}
+    with pytest.raises(RequestFailedError, match="upstream died") as caught:
+        read_answer(answer)
+    assert (caught.value.retryable, caught.value.tokens_in, caught.value.tokens_out) == (True, 5, 2)
+
+
+@pytest.mark.parametrize("count", [10**20, -1, 3.0, 1e300, "12", True, None, [7]])
+def test_implausible_token_count_counts_as_not_reported(count):
+    usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
+    answer = read_answer(body(usage=usage))
+    assert (answer.tokens_in, answer.tokens_out) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, (10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115}, (10, 105)),
+        ({"prompt_tokens": 10, "total_tokens": 115}, (10, 105)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 3}, (10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 10**20}, (10, 5)),
+        ({"completion_tokens": 5, "total_tokens": 115}, (None, 5)),
+    ],
+)
+def test_tokens_that_only_the_total_shows_are_counted_as_written(usage, counts):
+    answer = read_answer(body(usage=usage))
+    assert (answer.tokens_in, answer.tokens_out) == counts
