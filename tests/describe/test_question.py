@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from support.describing import described
+from gpt4image.core.errors import ConfigError
+from gpt4image.describe.options import DescribeOptions
+from gpt4image.describe.question import read_extra_body
+from support.describing import described, opened
 from support.stub_scenario import Scenario
 from support.stub_server import StubServer
 
@@ -32,6 +36,54 @@ def test_setting_that_changes_the_answer_is_another_question(image_set, tmp_path
         assert described(image_set, tmp_path, server.base_url, **first).total == IMAGES
         assert described(image_set, tmp_path, server.base_url, **first).total == 0
         assert described(image_set, tmp_path, server.base_url, **{**first, **changed}).total == IMAGES
+
+
+@pytest.mark.parametrize("describer", ["openai", "batch"])
+def test_extra_body_is_sent_and_is_another_question(image_set, tmp_path, describer):
+    path = tmp_path / "extra.json"
+    path.write_text('{"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false}}')
+    with StubServer() as server:
+        with opened(image_set, tmp_path, server.base_url, describer=describer) as job:
+            plain = job.plan()
+            assert json.loads(job.question.settings) == {"max_side": 768, "max_tokens": 300}
+        with opened(image_set, tmp_path, server.base_url, describer=describer, extra_body=path) as job:
+            assert not np.isin(job.plan().keys, plain.keys).any()
+            tally = job.run_in_batches(job.plan()) if describer == "batch" else job.run(job.plan())
+            assert tally.answered == IMAGES
+            again = tmp_path / "same.json"
+            again.write_text('{"chat_template_kwargs": {"enable_thinking": false},\n "reasoning_effort": "low"}')
+        assert len(described_plan(image_set, tmp_path, server.base_url, again)) == 0
+        sent = [entry.settings for entry in server.log if entry.paid]
+    extra = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}}
+    assert sent == [{"max_tokens": 300, **extra}] * IMAGES
+
+
+def described_plan(image_set, work, url, extra_body):
+    with opened(image_set, work, url, extra_body=extra_body) as job:
+        return job.plan()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[1]", "must hold a JSON object"),
+        ("{}", "must hold a JSON object"),
+        ("{", "cannot be read as JSON"),
+        ('{"top_k": NaN}', "NaN is no JSON value"),
+        ('{"max_tokens": 5}', "use --max-tokens"),
+        ('{"api_key": "x"}', "use --key-env"),
+    ],
+)
+def test_invalid_extra_body_is_rejected(tmp_path, text, problem):
+    path = tmp_path / "extra.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        read_extra_body(path)
+
+
+def test_model_in_this_process_takes_no_extra_body(tmp_path):
+    with pytest.raises(ConfigError, match="omit extra_body"):
+        DescribeOptions(describer="local", extra_body=tmp_path / "extra.json")
 
 
 def test_int_and_float_settings_are_the_same_question(image_set, tmp_path):

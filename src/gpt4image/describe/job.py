@@ -16,7 +16,7 @@ from gpt4image.describe.batch.folder import keys_under_way
 from gpt4image.describe.batch.run import run_batches
 from gpt4image.describe.clients import Session
 from gpt4image.describe.options import DescribeOptions
-from gpt4image.describe.question import Question, read_prompts, read_values
+from gpt4image.describe.question import Question, read_extra_body, read_prompts, read_values
 from gpt4image.describe.runner import Ledger, RunSettings, run_tasks
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, Tasks, all_tasks, plan_tasks
@@ -163,11 +163,12 @@ def open_job(
     Raises:
         ConfigError: an invalid prompt, placeholder or setting.
     """
+    extra_body = None if options.extra_body is None else read_extra_body(options.extra_body)
     question = Question(
         model=session.model,
         prompts=read_prompts(options),
         values=read_values(images, options, confused),
-        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed),
+        sampling=Sampling(options.max_tokens, options.temperature, options.top_p, options.seed, extra_body),
         samples=options.samples,
         max_side=options.max_side or None,
         retry_temperature=options.retry_temperature,

@@ -85,6 +85,9 @@ class QuestionOptions:
     """Sampling seed, for servers that support one."""
     retry_temperature: NotNegative | None = None
     """Sampling temperature for descriptions that are written again. Default: as for the first."""
+    extra_body: Path | None = None
+    """JSON file with further fields of every request, such as {"reasoning_effort": "low"}, for servers that support
+    them."""
     max_side: Annotated[int, Ge(0)] = 768
     """Longest side of the pictures sent, in pixels; larger ones are scaled down. 0 sends the original files."""
 
@@ -155,6 +158,8 @@ class DescribeOptions(WorkerOptions, LocalModelOptions, CostOptions, QuestionOpt
                 "The replay describer needs a recording: set recording (--recording FOLDER) to a set that gpt4image "
                 "describe export has written."
             )
+        if self.describer == "local" and self.extra_body is not None:
+            raise ConfigError("A model in this process has no request body: omit extra_body (--extra-body).")
         if self.describer == "batch" and len(self.base_url) > 1:
             raise ConfigError("A batch goes to one server: set a single base_url.")
         if self.engine != "here" and self.describer == "batch":

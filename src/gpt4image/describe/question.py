@@ -16,6 +16,20 @@ from gpt4image.descriptions.prompts.values import speak
 from gpt4image.images.table import ImageTable
 from gpt4image.llm.base import Sampling
 
+RESERVED_FIELDS = {
+    "model": "use --model",
+    "messages": "use --prompts or --prompt-file",
+    "max_tokens": "use --max-tokens",
+    "max_completion_tokens": "use --max-tokens",
+    "temperature": "use --temperature",
+    "top_p": "use --top-p",
+    "seed": "use --seed",
+    "n": "use --samples",
+    "stream": "answers are read whole",
+    "api_key": "use --key-env, so that the key reaches no file",
+}
+"""Fields of a request's body that other options set, and which."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -107,6 +121,23 @@ def read_values(
     names = tuple(given.get(name, speak(name)) for name in images.classes)
     neighbours = {label: tuple(names[other] for other in others) for label, others in (confused or {}).items()}
     return PromptValues(names, neighbours)
+
+
+def read_extra_body(path: Path) -> str:
+    """Read further fields of a request's body as JSON, keys in order. ConfigError names the file when it is invalid."""
+    try:
+        fields = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(fields, dict) or not fields:
+        raise ConfigError(f'{path} must hold a JSON object of request fields, such as {{"reasoning_effort": "low"}}.')
+    for name in sorted(fields.keys() & RESERVED_FIELDS.keys()):
+        raise ConfigError(f"{path}: {name} cannot be set here: {RESERVED_FIELDS[name]}.")
+    return json.dumps(fields, sort_keys=True)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
 
 
 def read_class_names(path: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ decides by the class of the error:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -28,12 +29,14 @@ class Sampling:
         temperature: 0 for greedy decoding, higher for more variety.
         top_p: probability mass of nucleus sampling.
         seed: random seed, for servers that support one.
+        extra_body: further fields of the request's body, such as `reasoning_effort`, as a JSON object.
     """
 
     max_tokens: int = 300
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    extra_body: str | None = None
 
     def __post_init__(self) -> None:
         # 1 and 1.0 must give the same description key, which hashes these values as JSON.
@@ -43,7 +46,8 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters that are set, as JSON values."""
-        return {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        values = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        return values if self.extra_body is None else {**values, "extra_body": json.loads(self.extra_body)}
 
 
 @dataclass(frozen=True, slots=True)

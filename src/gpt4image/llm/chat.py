@@ -32,7 +32,8 @@ def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, o
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
     sampling = request.sampling.to_dict()
     limit = {"max_tokens" if old_limit else "max_completion_tokens": sampling.pop("max_tokens")}
-    return {"model": model, "messages": messages, **limit, **sampling}
+    extra: Body = sampling.pop("extra_body", {})
+    return {"model": model, "messages": messages, **limit, **sampling, **extra}
 
 
 def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server sends
