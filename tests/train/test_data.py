@@ -1,21 +1,28 @@
-"""The same batches whatever the number of workers or processes, and the right text beside each image."""
+"""Batches do not depend on workers, processes or resumption, and hold the right text beside each image."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from gpt4image import embed_descriptions, train_model
+from gpt4image.descriptions.description_set import join_texts
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import (
     EpochBatches,
     ImageInputs,
     LabelledInputs,
+    Part,
     ShareInOrder,
     fitting_batch_size,
     labelled_rows,
     make_loader,
+    training_rows,
 )
 from gpt4image.train.guidance import Guidance, vector_sources
 from gpt4image.train.transforms import preprocessing, training_transform
+from support.training import observe, same_weights
 
 
 def flat(batch):
@@ -33,7 +40,7 @@ def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     return list(make_loader(dataset, batches, workers))
 
 
-def test_batches_do_not_depend_on_workers_or_on_where_an_epoch_starts(images, several_store, small_recipe):
+def test_batches_do_not_depend_on_workers_or_resumption(images, several_store, small_recipe):
     recipe = small_recipe(color_jitter=0.4, auto_augment="rand-m9", random_erase=0.5)
     alone, helped = one_epoch(images, several_store, recipe, 0), one_epoch(images, several_store, recipe, 2)
     resumed = one_epoch(images, several_store, recipe, 0, start=1)
@@ -48,7 +55,7 @@ def text_by_row(batches):
     return {int(row): text for batch in batches for row, text in zip(batch.rows, batch.vectors[0], strict=True)}
 
 
-def test_texts_are_drawn_alike_in_all_processes_and_anew_in_each_epoch(images, several_store, small_recipe):
+def test_text_draws_depend_on_epoch_but_not_on_process(images, several_store, small_recipe):
     recipe = small_recipe()
     alone = text_by_row(one_epoch(images, several_store, recipe, 0))
     shared = [text_by_row(one_epoch(images, several_store, recipe, p, share=(p, 2))) for p in range(2)]
@@ -76,9 +83,6 @@ def test_each_image_has_its_own_text_and_label(images, store, descriptions, smal
 
 
 def test_images_without_text_are_marked(images, descriptions, minilm, tmp_path, small_recipe):
-    from gpt4image import embed_descriptions
-    from gpt4image.descriptions.description_set import join_texts
-
     pairs = list(descriptions.pairs())[::2]
     store = embed_descriptions(join_texts(images, pairs, 0, "half"), minilm, tmp_path / "half")
     known = {image_id for image_id, _ in pairs}
@@ -90,7 +94,7 @@ def test_images_without_text_are_marked(images, descriptions, minilm, tmp_path, 
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batches_of_one(processes):
+def test_processes_share_the_batches_of_a_single_process(processes):
     def epoch(process, count):
         return list(EpochBatches(30, 8, 3, process, count))
 
@@ -104,7 +108,7 @@ def test_processes_share_the_batches_of_one(processes):
     assert sorted(position for _, position in in_order) == list(range(11))
 
 
-def test_every_image_once_an_epoch_in_a_new_order():
+def test_every_epoch_shows_each_image_once_in_a_new_order():
     batches = EpochBatches(24, 8, seed=0)
     first = [position for batch in batches for _, position in batch.keys]
     batches.epoch = 1
@@ -114,7 +118,7 @@ def test_every_image_once_an_epoch_in_a_new_order():
     assert np.array_equal(first, [p for batch in EpochBatches(24, 8, seed=0) for _, p in batch.keys])
 
 
-def test_parts_of_a_step_know_the_whole_of_it():
+def test_parts_of_a_step_hold_the_positions_of_the_whole_step():
     whole = list(EpochBatches(30, 8, seed=3))
     parts = list(EpochBatches(30, 8, seed=3, parts=4))
     assert len(parts) == 4 * len(whole)
@@ -125,7 +129,7 @@ def test_parts_of_a_step_know_the_whole_of_it():
         assert part.parts == 4
 
 
-def test_repeated_images_come_in_a_row_in_draws_of_their_own():
+def test_repeated_images_are_adjacent_and_drawn_separately():
     batches = EpochBatches(24, 8, seed=0, repeats=3)
     seen = []
     for epoch in range(2):
@@ -139,6 +143,59 @@ def test_repeated_images_come_in_a_row_in_draws_of_their_own():
     assert len(set(seen)) == 48
 
 
-def test_small_sets_make_small_batches():
+def test_batch_size_shrinks_to_small_image_sets():
     assert fitting_batch_size(64, 1, 100) == 64
     assert fitting_batch_size(64, 1, 11) == 10
+
+
+def test_repeated_images_draw_separate_texts(images, several_store, small_recipe):
+    recipe = small_recipe()
+    rows = images.split("train")
+    transform = training_transform(recipe, preprocessing(build_backbone(recipe, 3), 32))
+    guidance = Guidance(vector_sources([several_store], concatenate=False))
+    data = LabelledInputs(ImageInputs(images, rows, transform), images, rows, guidance)
+    batch = data[Part([(draw, position) for position in range(len(rows)) for draw in range(3)])]
+    assert batch.ids.unique(return_counts=True)[1].tolist() == [3] * len(rows)
+    for draw in range(3):
+        expected = several_store.lookup(images.ids[rows], "random", epoch=draw)[0]
+        assert torch.equal(batch.vectors[0][draw::3], expected)
+    assert not torch.equal(batch.inputs[0], batch.inputs[1])
+
+
+@pytest.mark.slow
+def test_weights_do_not_depend_on_loader_workers(images, several_store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, mixup=0.4, drop_path=0.3)
+    runs = [train_model(images, several_store, recipe, tmp_path / str(n), workers=n) for n in (0, 2)]
+    assert same_weights(*(run.layout.weights for run in runs))
+
+
+def test_unlabelled_images_train_on_their_alignment(half_labelled, store, small_recipe, tmp_path, monkeypatch):
+    images = half_labelled
+    in_train = images.split("train")
+    unlabelled = set(in_train[images.labels[in_train] < 0].tolist())
+    assert len(unlabelled) == len(in_train) // 2 > 4
+    batches = observe(monkeypatch, lambda *arguments: arguments[2])
+    recipe = small_recipe(epochs=1, unlabelled="align", batch_size=6)
+    train_model(images, store, recipe, tmp_path / "run")
+    met = {int(row) for batch in batches for row in batch.rows}
+    assert met & unlabelled and met - unlabelled
+    for batch in batches:
+        without = torch.tensor([int(row) in unlabelled for row in batch.rows])
+        assert batch.labels[without].tolist() == [-1] * int(without.sum())
+        assert batch.counts.tolist() == [6 - int(without.sum()), 0, 6]
+    batches.clear()
+    train_model(images, store, replace(recipe, unlabelled="skip"), tmp_path / "skip")
+    train_model(images, None, recipe, tmp_path / "baseline", arm="baseline")
+    assert not {int(row) for batch in batches for row in batch.rows} & unlabelled
+
+
+def test_images_without_label_and_text_are_skipped(half_labelled, descriptions, minilm, tmp_path):
+    images = half_labelled
+    in_train = images.split("train")
+    unlabelled = in_train[images.labels[in_train] < 0]
+    chosen = {images.ids[row].decode() for row in unlabelled[:2]}
+    texts = [pair for pair in descriptions.pairs() if pair[0] in chosen]
+    few = embed_descriptions(join_texts(images, texts, 0, "few"), minilm, tmp_path / "few")
+    guidance = Guidance(vector_sources([few], concatenate=False))
+    rows = training_rows(images, guidance, unlabelled=True)
+    assert set(rows) == set(in_train[images.labels[in_train] >= 0]) | set(unlabelled[:2])

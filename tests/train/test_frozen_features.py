@@ -1,4 +1,4 @@
-"""Pooled features of a frozen backbone: the ones its classifier reads, computed once."""
+"""Pooled features of a frozen backbone: the input of its classifier, computed once."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def save_weights(name, folder, seed=0):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_features_are_what_the_classifier_reads(images, tmp_path, name):
+def test_features_are_the_input_of_the_classifier(images, tmp_path, name):
     model, file = save_weights(name, tmp_path)
     rows = np.array([3, 0, 7])
     found = frozen_features(images, rows, FrozenBackbone(name, file, 32), tmp_path, device=torch.device("cpu"))
@@ -36,7 +36,7 @@ def test_features_are_what_the_classifier_reads(images, tmp_path, name):
     np.testing.assert_allclose(found, wanted.numpy(), rtol=2e-2, atol=2e-3)
 
 
-def test_features_are_computed_once_and_again_for_other_images_or_weights(images, tmp_path, monkeypatch):
+def test_features_are_recomputed_only_for_other_images_or_weights(images, tmp_path, monkeypatch):
     _, file = save_weights("resnet10t", tmp_path)
     backbone = FrozenBackbone("resnet10t", file, 32)
     first = np.array(frozen_features(images, np.arange(6), backbone, tmp_path))
@@ -55,14 +55,14 @@ def test_features_are_computed_once_and_again_for_other_images_or_weights(images
     np.testing.assert_allclose(moved[:5], others[1:], rtol=1e-2, atol=1e-3)
 
 
-def test_what_cannot_be_had_is_named(images, tmp_path):
+def test_unknown_backbone_and_missing_weights_are_named(images, tmp_path):
     with pytest.raises(ConfigError, match="Unknown backbone"):
         FrozenBackbone("resnet5000").build()
     with pytest.raises(ConfigError, match="does not exist"):
         FrozenBackbone("resnet10t", tmp_path / "none.pth").build()
 
 
-def test_features_that_are_not_finite_are_refused(images, tmp_path):
+def test_non_finite_features_are_refused(images, tmp_path):
     model, _ = save_weights("resnet10t", tmp_path)
     state = model.state_dict()
     state["conv1.0.weight"][:] = float("nan")

@@ -76,9 +76,9 @@ class CheckpointTimer:
             KeyboardInterrupt: training should stop.
         """
         if self._stop:
-            trainer.watch.look()
+            trainer.watch.flush()
             save_checkpoint(trainer, self._path)
             raise KeyboardInterrupt
-        if time.monotonic() - self._last >= self._seconds and trainer.watch.looked:
+        if time.monotonic() - self._last >= self._seconds and trainer.watch.flushed:
             save_checkpoint(trainer, self._path)
             self._last = time.monotonic()

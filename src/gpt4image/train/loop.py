@@ -139,7 +139,7 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
         progress.step = step + 1
         meter.advance()
         trainer.save(trainer)
-    trainer.watch.look()
+    trainer.watch.flush()
     return rate
 
 
@@ -237,20 +237,20 @@ class LossWatch:
         """Record a step's losses [2], classification and alignment, and its images' table positions [B]."""
         self._pending.append((epoch, step, rows, losses.detach()))
         if len(self._pending) >= self._interval:
-            self.look()
+            self.flush()
 
     @property
-    def looked(self) -> bool:
+    def flushed(self) -> bool:
         """Whether all recorded losses have been read."""
         return not self._pending
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Read the pending losses and add their means over processes to the sums.
 
         Raises:
             TrainingError: a loss is not finite.
         """
-        if self.looked:
+        if self.flushed:
             return
         own = torch.stack([losses for *_, losses in self._pending])  # [steps, 2]
         means = self._gather(own[None]).mean(dim=0).tolist()

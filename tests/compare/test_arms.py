@@ -1,4 +1,6 @@
-"""Two arms, their seeds, and records that add up."""
+"""Comparisons: every arm with every seed, resumed, recorded and reported."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -10,24 +12,14 @@ from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.train.spec import ARMS, Arm
 
 
-@pytest.fixture(scope="module")
-def work(images, descriptions, store, tmp_path_factory):
-    from gpt4image import Recipe
-
-    folder = tmp_path_factory.mktemp("compare")
-    recipe = Recipe(backbone="resnet10t", pretrained=False, image_size=32, epochs=2, batch_size=8, lr=2e-3)
-    compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1))
-    return folder, recipe
-
-
-def test_records_follow_from_the_answers(work, images):
+def test_records_follow_from_the_predictions(work, images):
     folder, _ = work
     comparison = Comparison.load(folder / "comparison.json")
     right = {}
     for arm in comparison.arms:
         for run in arm.runs:
-            answers = predict_test_images(open_run(folder / "runs" / f"{arm.name}-{run.seed}"), images)
-            right[arm.name, run.seed] = answers.logits.argmax(axis=1) == answers.labels
+            predictions = predict_test_images(open_run(folder / "runs" / f"{arm.name}-{run.seed}"), images)
+            right[arm.name, run.seed] = predictions.logits.argmax(axis=1) == predictions.labels
             assert run.test_accuracy == pytest.approx(right[arm.name, run.seed].mean())
         assert np.sum(arm.confusion) == 2 * len(images.split("test"))
     expected = [right["described", s].mean() - right["baseline", s].mean() for s in (0, 1)]
@@ -42,7 +34,7 @@ def test_records_follow_from_the_answers(work, images):
     )
 
 
-def test_gallery_groups_say_what_the_answers_say(work):
+def test_gallery_groups_follow_from_the_predictions(work):
     gallery = Gallery.load(work[0] / "gallery.json")
     assert gallery.items
     for item in gallery.items:
@@ -69,7 +61,7 @@ def test_report_is_written(work):
     assert "A red disc" in page
 
 
-def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm, tmp_path):
+def test_invalid_seeds_and_foreign_embeddings_are_refused(work, images, descriptions, store, minilm, tmp_path):
     from gpt4image import embed_descriptions
     from gpt4image.descriptions.description_set import join_texts
 
@@ -82,34 +74,15 @@ def test_seeds_and_stores_are_checked(work, images, descriptions, store, minilm,
         compare_arms(images, descriptions, embed_descriptions(other, minilm, tmp_path / "o"), recipe, folder)
 
 
-def test_difference_is_described_minus_baseline(work, images, descriptions, store):
-    """Answers made by hand: baseline right on the first two test images, described on all but one."""
-    from gpt4image.compare.gallery import choose_gallery
-    from gpt4image.compare.predictions import Predictions
-    from gpt4image.compare.summarize import RunOutcome, record_comparison
-
-    folder, recipe = work
-    real = predict_test_images(open_run(folder / "runs" / "baseline-0"), images)
-    count = len(real.labels)
-
-    def answered(right):
-        wrong = (real.labels + 1) % 3
-        answers = np.where(np.isin(np.arange(count), right), real.labels, wrong)
-        return Predictions(real.rows, real.labels, np.eye(3, dtype=np.float32)[answers] * 4)
-
-    answers = {"baseline": answered([0, 1]), "described": answered(range(1, count))}
-    runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in answers}
-    outcomes = {arm: [RunOutcome(runs[arm], answers[arm])] for arm in answers}
-    found = record_comparison(images, descriptions, [store], recipe, outcomes)
-    assert found.difference.mean == pytest.approx((count - 3) / count)
-    assert found.difference.covers == "images only"
-    assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)
-    groups = [item.group for item in choose_gallery(images, descriptions, answers).items]
-    assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)
+@pytest.mark.parametrize("idle", [{"weight": 0.0}, {"align_until": 0.0}])
+def test_arms_that_would_be_the_same_are_refused(images, descriptions, store, small_recipe, tmp_path, idle):
+    with pytest.raises(ConfigError, match="Both arms would be the same"):
+        compare_arms(images, descriptions, store, small_recipe(**idle), tmp_path)
 
 
-def test_added_arm_is_trained_and_reported(work, images, descriptions, store, monkeypatch):
-    folder, recipe = work
+@pytest.mark.slow
+def test_added_arm_is_trained_and_reported(work, images, descriptions, store, tmp_path, monkeypatch):
+    folder, recipe = shutil.copytree(work[0], tmp_path / "work"), work[1]
     monkeypatch.setitem(ARMS._entries, "smoothed", Arm("smoothed", "smoother labels", False, {"label_smoothing": 0.3}))
     comparison = compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1))
     assert [arm.name for arm in comparison.arms] == ["baseline", "described", "smoothed"]

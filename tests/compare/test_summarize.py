@@ -1,0 +1,53 @@
+"""Records of a comparison from made-up predictions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from gpt4image import open_run
+from gpt4image.compare.gallery import choose_gallery
+from gpt4image.compare.predictions import Predictions, predict_test_images
+from gpt4image.compare.summarize import RunOutcome, record_comparison, record_run
+
+
+def test_metrics_equal_those_of_scikit_learn(work):
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(200, 5)), generator.integers(0, 4, 200)  # class 4 never occurs
+    run = open_run(work[0] / "runs" / "baseline-0")
+    predictions = Predictions(np.arange(200), labels, logits)
+    found = record_run(RunOutcome(replace(run, history=[]), predictions))
+    classes = logits.argmax(axis=1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert found.test_accuracy == metrics.accuracy_score(labels, classes)
+    assert found.negative_log_likelihood == pytest.approx(metrics.log_loss(labels, probabilities, labels=range(5)))
+    assert np.array_equal(predictions.confusion, metrics.confusion_matrix(labels, classes, labels=range(5)))
+    recalls = metrics.recall_score(labels, classes, labels=range(4), average=None)
+    assert found.balanced_accuracy == pytest.approx(recalls.mean())
+    by_hand = np.zeros((5, 5))
+    for label, predicted in zip(labels, classes, strict=True):
+        by_hand[label, predicted] += 1
+    assert np.array_equal(predictions.confusion, by_hand)
+
+
+def test_difference_is_described_minus_baseline(work, images, descriptions, store):
+    """Made-up predictions: baseline correct on the first two test images, described on all but the first."""
+    folder, recipe = work
+    real = predict_test_images(open_run(folder / "runs" / "baseline-0"), images)
+    count = len(real.labels)
+
+    def predictions(right):
+        wrong = (real.labels + 1) % 3
+        classes = np.where(np.isin(np.arange(count), right), real.labels, wrong)
+        return Predictions(real.rows, real.labels, np.eye(3, dtype=np.float32)[classes] * 4)
+
+    arms = {"baseline": predictions([0, 1]), "described": predictions(range(1, count))}
+    runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in arms}
+    outcomes = {arm: [RunOutcome(runs[arm], arms[arm])] for arm in arms}
+    found = record_comparison(images, descriptions, [store], recipe, outcomes)
+    assert found.difference.mean == pytest.approx((count - 3) / count)
+    assert found.difference.covers == "images only"
+    assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)
+    groups = [item.group for item in choose_gallery(images, descriptions, arms).items]
+    assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)
