@@ -5,7 +5,6 @@ import pytest
 
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.format import MINUS
-from gpt4image.probing.logistic_regression import STRENGTHS, answer_out_of_fold, fit_probe, scale
 from gpt4image.quality.check_record import PairedGap
 from gpt4image.quality.knowledge import choose_images, measure_knowledge, weigh_up
 
@@ -103,23 +102,6 @@ def test_constant_features_know_nothing():
     found = measure(view(labels, 3, 1), np.ones((150, 4)), labels)
     assert found.image.accuracy <= found.chance + 0.02
     assert found.verdict == "more"
-
-
-def test_regularisation_is_chosen_within_the_training_folds():
-    """Wide noisy vectors need a strong one; a fixed one would do worse."""
-    labels = draw_labels(120)
-    wide = scale(np.concatenate([view(labels, 3, 1), 2 * view(labels, 0, 2, width=600)], axis=1))[0]
-    folds = np.arange(120) % 5
-    chosen = (answer_out_of_fold(wide, labels, folds) == labels).mean()
-    fixed = []
-    for strength in STRENGTHS:
-        right = [
-            fit_probe(wide[folds != fold], labels[folds != fold], strength).predict(wide[folds == fold])
-            == labels[folds == fold]
-            for fold in range(5)
-        ]
-        fixed.append(np.concatenate(right).mean())
-    assert chosen >= max(fixed) - 0.06
 
 
 def test_per_class_numbers_add_up():

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.format import points
-from gpt4image.probing.folds import FOLDS, grouped_folds, groups_per_class, number
-from gpt4image.probing.logistic_regression import answer_out_of_fold, scale
+from gpt4image.probing.cross_fit import STRENGTHS, cross_fit
+from gpt4image.probing.folds import FOLDS, groups_per_class, number
+from gpt4image.probing.logistic_regression import standardise
 from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, Verdict
 
 MAX_IMAGES = 4000  # an interval of about 1.5 points either way
@@ -35,8 +35,8 @@ def measure_knowledge(
 ) -> Knowledge:
     """Compare a classifier on the texts with one on frozen image features, both out-of-fold.
 
-    Each is a logistic regression on vectors of mean 0 and mean squared length 1, whose regularisation is chosen within
-    the training folds (`answer_out_of_fold`); `both` concatenates the two vectors. Intervals are percentile bootstraps
+    Each is a logistic regression on standardised vectors whose regularisation is chosen within the training folds
+    (`cross_fit`); `both` concatenates the two vectors. Intervals are percentile bootstraps
     over groups: they cover which images were sampled, not how the folds fell.
 
     Args:
@@ -55,12 +55,14 @@ def measure_knowledge(
     """
     rows = choose_images(labels, groups, len(classes), seed)
     label, group = labels[rows], number(groups[rows])
-    folds, bootstrap = grouped_folds(label, group, seed), GroupBootstrap(group, seed)
-    text, image = scale(text_vectors[rows])[0], scale(image_features[rows])[0]
-    sides = [text, image, np.concatenate([text, image], axis=1)]
+    text, image = standardise(text_vectors[rows]), standardise(image_features[rows])
+    sides = {"texts": text, "image features": image, "both": np.concatenate([text, image], axis=1)}
     if masked_vectors is not None:
-        sides.append(scale(masked_vectors[rows])[0])
-    by_text, by_image, by_both, *by_masked = _correct_answers(sides, label, folds)
+        sides["texts without class names"] = standardise(masked_vectors[rows])
+    by_text, by_image, by_both, *by_masked = (
+        _correct_answers(side, label, group, seed, f"Classify by {name}") for name, side in sides.items()
+    )
+    bootstrap = GroupBootstrap(group, seed)
     text_over_image, both_over_image = bootstrap.gap(by_text, by_image), bootstrap.gap(by_both, by_image)
     fixed = _share(by_text, ~by_image)
     verdict, title, advice = weigh_up(text_over_image, both_over_image, fixed)
@@ -130,14 +132,14 @@ def rare_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str])
     return {classes[label]: int(counts[label]) for label in np.flatnonzero(rare).tolist()}
 
 
-def _correct_answers(sides: Sequence[np.ndarray], labels: np.ndarray, folds: np.ndarray) -> list[np.ndarray]:
-    """For each set of vectors [N, ...], return which rows a classifier answers correctly out of fold, bool [N]."""
-    correct = []
-    with console.progress("Compare texts with image features", len(sides)) as meter:
-        for vectors in sides:
-            correct.append(answer_out_of_fold(vectors, labels, folds) == labels)
-            meter.advance()
-    return correct
+def _correct_answers(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int, title: str) -> np.ndarray:
+    """Return which rows [N, D] a classifier answers correctly out of fold, bool [N]."""
+    labels = number(labels)
+    # The rough tolerance is enough to tell which class is the likeliest.
+    fitted = cross_fit(
+        vectors, labels, groups, int(labels.max()) + 1, strength=STRENGTHS, seed=seed, tolerance=1e-4, title=title
+    )
+    return np.asarray(fitted.logits.argmax(axis=1) == labels)
 
 
 def _share(true: np.ndarray, among: np.ndarray) -> float | None:
