@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.probing.intervals import paired_interval
+from gpt4image.probing.intervals import paired_interval, small_sample_interval
 
 
 def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
@@ -68,3 +68,38 @@ def test_image_luck_stays_however_many_seeds():
 def test_no_difference_at_all():
     found = paired_interval(np.zeros((3, 20)))
     assert (found.mean, found.low, found.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_small_sample_interval_of_identical_arms_is_not_empty(seeds):
+    same = np.zeros((seeds, 3))
+    assert paired_interval(same).low == paired_interval(same).high == 0
+    low, high = small_sample_interval(same)
+    assert -1 <= low < -0.3 and 0.3 < high <= 1
+
+
+@pytest.mark.parametrize(("images", "right"), [(2, 2), (3, 3), (5, 4), (50, 50)])
+def test_small_sample_interval_contains_the_difference_within_its_range(images, right):
+    differences = (np.arange(images) < right).astype(float)[None]
+    low, high = small_sample_interval(differences)
+    assert -1 <= low < differences.mean() <= high <= 1
+
+
+def test_small_sample_interval_approaches_the_plain_one():
+    differences = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (5, 2000), p=[0.1, 0.75, 0.15])
+    plain, (low, high) = paired_interval(differences), small_sample_interval(differences)
+    assert (low, high) == pytest.approx((plain.low, plain.high), abs=2e-3)
+
+
+@pytest.mark.parametrize(("seeds", "images"), [(1, 3), (1, 10), (3, 3), (3, 10)])
+def test_small_sample_interval_covers_the_truth_at_least_as_often(seeds, images):
+    """Arms of 95% and 80% accuracy: on few images, they often differ on none."""
+    generator, covered, plain = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        right = generator.random((2, seeds, images)) < np.array([0.95, 0.8])[:, None, None]
+        differences = right[0].astype(float) - right[1]
+        low, high = small_sample_interval(differences)
+        covered += low <= 0.15 <= high
+        plain += paired_interval(differences).low <= 0.15 <= paired_interval(differences).high
+    assert covered >= 0.95 * 300
+    assert covered >= plain

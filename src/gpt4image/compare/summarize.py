@@ -28,7 +28,7 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.probing.intervals import paired_interval
+from gpt4image.probing.intervals import paired_interval, small_sample_interval
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
@@ -125,15 +125,15 @@ def _record_class(
         differences: of candidate and reference, float [S, N].
     """
     count = int(chosen.sum())
-    interval = paired_interval(differences[:, chosen]) if count > 1 else None
+    low, high = small_sample_interval(differences[:, chosen]) if count > 1 else (None, None)
     return ClassRecord(
         name=images.classes[label],
         train_images=int((images.labels[images.split("train")] == label).sum()),
         test_images=count,
         accuracy={arm: float(rows[:, chosen].mean()) if count else None for arm, rows in right.items()},
         difference=float(differences[:, chosen].mean()) if count else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
+        low=low,
+        high=high,
     )
 
 

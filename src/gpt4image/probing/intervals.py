@@ -63,6 +63,22 @@ def paired_interval(differences: np.ndarray) -> Interval:
     return Interval(mean, mean - reach, mean + reach, "seeds and images")
 
 
+def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
+    """Return both ends of an interval that also holds for few test images, such as those of one class.
+
+    The plain interval of two arms that are right on the same 3 images has a width of zero. As Bonett and Price,
+    "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", Journal of
+    Educational and Behavioral Statistics 37 (2012), this adds one image that only the first arm gets right and one that
+    only the second does: the paired form of the Agresti-Coull interval, which approximates Wilson's.
+
+    Args:
+        differences: float [S, N], N at least 1, as for `paired_interval`.
+    """
+    added = np.broadcast_to([1.0, -1.0], (len(differences), 2))
+    interval = paired_interval(np.concatenate([differences, added], axis=1))
+    return max(interval.low, -1.0), min(interval.high, 1.0)
+
+
 def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean squares [3] of rows, columns and residual of a table [S, N], and their degrees of freedom [3]."""
     rows, columns = table.shape

@@ -60,7 +60,7 @@ class Train(TrainingCommand):
             self.source, self.descriptions, self.recipe, self.work, arm=self.arm, seed=self.seed, workers=self.workers
         )
         accuracy = percent(run.best_accuracy)
-        print(f"best epoch {run.best_epoch}, validation accuracy {accuracy}: {run.layout.folder}")
+        print(f"best epoch {run.best_epoch} (counted from 0), validation accuracy {accuracy}: {run.layout.folder}")
 
 
 @dataclass(frozen=True)
