@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_failure, retry_after, shorten
+from gpt4image.llm.error_body import server_message
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure, retry_after, shorten
 
 KEY = ApiKey("A_KEY", "sk-secret-key")
 
@@ -119,3 +122,70 @@ def test_model_list_gives_names_and_shutdown_dates():
     assert classifier.read_models({"data": rows}) == ("a", "b")
     assert {name: str(day) for name, day in classifier.shutdown_dates.items()} == {"a": "2027-01-14"}
     assert classifier.read_models(["no list"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        ({"code": 429, "message": "slow down"}, RateLimitedError, "too many requests"),
+        ({"code": "rate_limit_exceeded", "message": "slow down"}, RateLimitedError, "too many requests"),
+        ({"status": "RESOURCE_EXHAUSTED", "message": "slow down"}, RateLimitedError, "too many requests"),
+        ({"type": "overloaded_error"}, RateLimitedError, "server busy"),
+        ({"code": "402", "message": "Add credits"}, DescribeError, "no money left.*Add credits"),
+        ({"code": "insufficient_quota"}, DescribeError, "no money left"),
+        ({"code": 401, "message": "No auth"}, DescribeError, "rejects the key"),
+        ({"code": 400, "message": "bad"}, RequestFailedError, r"refused by the server \(400\): bad"),
+        ({"code": 502, "message": "upstream"}, RequestFailedError, "server error 502: upstream"),
+        ({"code": 10**20, "message": "odd"}, RequestFailedError, "server error: odd"),
+        ("Model unloaded sk-secret-key", RequestFailedError, r"server error: Model unloaded \[key\]"),
+    ],
+)
+def test_error_in_a_body_of_status_200_counts_as_its_status(error, kind, said):
+    for body in ({"error": error}, {"error": error, "choices": []}):
+        call = read_error_body(body, KEY)
+        found = ErrorClassifier("http://host/v1", KEY).classify(call, "a-model")
+        assert isinstance(found, kind) and re.search(said, str(found))
+        assert getattr(found, "tokens_in", 0) == 0
+
+
+def test_answer_next_to_an_error_is_no_error():
+    choice = {"message": {"content": "A cat."}, "finish_reason": "stop"}
+    assert read_error_body({"error": {"code": 500}, "choices": [choice]}, KEY) is None
+    assert read_error_body({"error": None, "choices": [choice]}, KEY) is None
+    broken = {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 429, "message": "later"}}
+    assert read_error_body({"choices": [broken]}, KEY).status == 429
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"detail": "Unsupported: seed"}, "Unsupported: seed"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": "not permitted", "type": "x"}]}, "body.seed: not permitted"),
+        ({"message": "no"}, "no"),
+        ({"error": "no"}, "no"),
+        ({"error": {"message": "no"}}, "no"),
+        ({"errors": [{"message": "a"}, {"message": "b"}]}, "a; b"),
+        ({"message": "Provider returned error", "metadata": {"raw": "too big"}}, "Provider returned error: too big"),
+        ("plain words\n", "plain words"),
+        ("<html><head><title>413 Too Large</title></head><body>x</body></html>", "413 Too Large"),
+        ("<h1>Bad</h1>", "Bad"),
+        ({"code": 7}, ""),
+        (None, ""),
+    ],
+)
+def test_words_of_the_server_are_found_in_every_form(body, said):
+    assert server_message(body) == said
+
+
+@pytest.mark.parametrize(
+    ("detail", "one_image"),
+    [
+        ("This model requires moderation. Your input was flagged for violence.", True),
+        ("The image was rejected by our safety system", True),
+        ("Your account has been flagged", False),
+        ("This API key has no access to the moderated model", False),
+        ("Forbidden", False),
+    ],
+)
+def test_moderation_of_the_first_picture_concerns_it_alone(detail, one_image):
+    assert isinstance(classified(403, detail=detail), RequestFailedError if one_image else DescribeError)

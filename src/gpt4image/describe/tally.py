@@ -11,6 +11,8 @@ from gpt4image.descriptions.store.records import DescriptionRecord
 
 LINE_SECONDS = 60.0
 
+MAX_DETAILS = 100
+
 
 @dataclass
 class Tally:
@@ -20,6 +22,7 @@ class Tally:
         total: tasks of the run.
         answered: tasks answered.
         failures: reasons of the tasks that failed.
+        details: the first MAX_DETAILS different messages of each reason.
         tokens_in: tokens read.
         tokens_out: tokens written.
         cost: US dollars; 0 where no price is known.
@@ -32,6 +35,7 @@ class Tally:
     total: int
     answered: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    details: dict[str, Counter[str]] = field(default_factory=dict)
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
@@ -51,6 +55,9 @@ class Tally:
             self.answered += 1
         elif not record.is_payment:
             self.failures[record.error] += 1
+            details = self.details.setdefault(record.error, Counter())
+            if record.detail in details or (record.detail and len(details) < MAX_DETAILS):
+                details[record.detail] += 1
         self.tokens_in += record.tokens_in or 0
         self.tokens_out += record.tokens_out or 0
         self.cost += record.cost or 0.0
@@ -77,8 +84,12 @@ class Tally:
         return ", ".join(parts)
 
     def failure_lines(self) -> list[str]:
-        """Return a line for each reason, the most frequent first."""
-        return [f"failed: {count:,} {reason}" for reason, count in self.failures.most_common()]
+        """Return a line for each reason, the most frequent first, with its most frequent message."""
+        lines = []
+        for reason, count in self.failures.most_common():
+            said = next((detail for detail, _ in self.details.get(reason, Counter()).most_common(1)), "")
+            lines.append(f"failed: {count:,} {reason}" + (f', mostly with "{said}"' if said else ""))
+        return lines
 
 
 class TallyMeter:

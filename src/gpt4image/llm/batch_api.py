@@ -25,7 +25,8 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_failure, shorten
+from gpt4image.llm.error_body import parse_json, server_message
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure, shorten
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -227,7 +228,7 @@ class BatchServer:
         return self._json(lambda: self._client.get(path, cast_to=object, options={"params": query}))
 
     def _json(self, call: Callable[[], object]) -> Json:
-        found = self._call(call)
+        found = parse_json(self._call(call))
         if not isinstance(found, Mapping):
             raise TryLaterError("unreadable answer")
         return found
@@ -354,7 +355,7 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
         return Result(name, failure=failed_line(None, values.get("error"), key))
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
-        return Result(name, body)
+        return Result(name, body, read_error_body(body, key))
     known = status if isinstance(status, int) and 100 <= status < 600 else None
     return Result(name, failure=failed_line(known, body.get("error", body) if isinstance(body, Mapping) else body, key))
 
@@ -362,7 +363,7 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
 def failed_line(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
     """Return the failure for an error in the API's form or any other."""
     values = error if isinstance(error, Mapping) else {}
-    message = str_or_none(values.get("message")) or str(error)
+    message = server_message(error) or str(error)
     return FailedCall(status, str_or_none(values.get("code")) or "", shorten(key.scrub(message)))
 
 

@@ -1,7 +1,8 @@
 """Map every failed call to one of the errors of `base`. This is the one place that decides what a status code means.
 
-A call fails in one of two forms: the openai SDK raises an exception, or a line of a batch's error file holds a status
-and a message. `read_failure` (here) and `batch_api.read_result` bring both into one form, `FailedCall`.
+A call fails in one of three forms: the openai SDK raises an exception, a line of a batch's error file holds a status
+and a message, or a response of status 200 holds an error. `read_failure`, `batch_api.read_result` and `read_error_body`
+bring all into one form, `FailedCall`.
 `ErrorClassifier.classify` then decides, by the status:
 
     no connection                      EndpointDownError    leave the server out until it returns
@@ -13,6 +14,7 @@ and a message. `read_failure` (here) and `batch_api.read_result` bring both into
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,12 +26,19 @@ from typing import Any
 from gpt4image.core.errors import DescribeError, first_line
 from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey, address_hint
+from gpt4image.llm.error_body import error_status, error_with_answer, server_message
 
 DETAIL_LENGTH = 300
 
 # Class names, anywhere in the chain of causes, that mean that nothing listens at the address. The SDK's own classes do
 # not tell: it reports a connection that was cut as a time-out while connecting.
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
+
+# A 403 with these words concerns one picture; with words of the second pattern, the account.
+MODERATION = re.compile(
+    r"moderat|flagged|content[ _-]?(?:policy|filter|management)|safety|inappropriate", re.IGNORECASE
+)
+ACCOUNT = re.compile(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,7 @@ class FailedCall:
         detail: the server's message without the key, shortened; untrusted.
         unreachable: nothing listens at the address.
         wait: seconds that the server asks to wait, if it says so.
+        in_body: the server sent the error in a body of status 200.
     """
 
     status: int | None
@@ -49,6 +59,13 @@ class FailedCall:
     detail: str
     unreachable: bool = False
     wait: float | None = None
+    in_body: bool = False
+
+    @property
+    def is_moderation(self) -> bool:
+        """Whether the server objects to the picture, not to the account."""
+        said = f"{self.code} {self.detail}"
+        return MODERATION.search(said) is not None and ACCOUNT.search(said) is None
 
     @property
     def is_unsupported_limit(self) -> bool:
@@ -69,6 +86,16 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
             return FailedCall(None, "connection", detail, unreachable=nothing_listens(error))
         case _:
             return FailedCall(None, "unreadable", detail)
+
+
+def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN401 - whatever a server sends
+    """Read an error that a server sends with status 200; None if the body is an answer, or neither."""
+    error = error_with_answer(body)
+    if error is None:
+        return None
+    detail = shorten(key.scrub(server_message(error) or str(error)))
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return FailedCall(error_status(error), code if isinstance(code, str) else "", detail, in_body=True)
 
 
 class ErrorClassifier:
@@ -116,15 +143,14 @@ class ErrorClassifier:
             case None if call.unreachable:
                 return EndpointDownError(f"could not connect to {self._place}")
             case None:
-                reason = "connection cut" if call.code == "connection" else "unreadable answer"
-                return server_error(reason, call).uncounted()
+                return without_status(call)
             case 429:
                 return RateLimitedError("too many requests", call.wait)
             case 503 | 529:
                 return RateLimitedError("server busy", call.wait)
             case 401:
                 return self._fatal(self._key_advice(), call)
-            case 403 if first:
+            case 403 if first and not call.is_moderation:
                 return self._fatal(self._key_advice(), call)
             case 404 if first:
                 known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
@@ -152,11 +178,18 @@ def server_error(reason: str, call: FailedCall) -> RequestFailedError:
     return RequestFailedError(reason, call.detail, retryable=True, server_fault=True)
 
 
+def without_status(call: FailedCall) -> RequestFailedError:
+    """Return the failure of a call without a status. It may have cost tokens, unless the server says that it failed."""
+    if call.in_body:
+        return server_error("server error", call)
+    reason = "connection cut" if call.code == "connection" else "unreadable answer"
+    return server_error(reason, call).uncounted()
+
+
 def message_of(error: Exception) -> str:
     """Return an exception's message, with its cause if the message says little."""
-    body = getattr(error, "body", None)
-    if isinstance(body, Mapping) and isinstance(body.get("message"), str):
-        return str(body["message"])
+    if said := server_message(getattr(error, "body", None)):
+        return said
     text = str(getattr(error, "message", "")) or str(error)
     return f"{text} {first_line(error.__cause__)}" if error.__cause__ else text
 

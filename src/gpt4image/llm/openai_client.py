@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply
 from gpt4image.llm.chat import chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.errors import ErrorClassifier, read_failure
+from gpt4image.llm.error_body import parse_json
+from gpt4image.llm.errors import ErrorClassifier, read_error_body, read_failure
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -64,7 +65,7 @@ class OpenAIDescriber:
         client = self._client  # importing the SDK takes time that is not the server's
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                listed = await client.get("/models", cast_to=object)
+                listed = parse_json(await client.get("/models", cast_to=object))
         except TimeoutError:
             reason = f"{self.place} accepts connections but did not respond within {CHECK_SECONDS:.0f} s"
             raise EndpointDownError(reason) from None
@@ -96,13 +97,15 @@ class OpenAIDescriber:
     async def _ask(self, request: DescribeRequest, answers: list[str]) -> ChatAnswer:
         body = chat_body(self.model, request, answers, old_limit=self._old_limit)
         try:
-            response = await self._client.post("/chat/completions", cast_to=object, body=body)
+            response = parse_json(await self._client.post("/chat/completions", cast_to=object, body=body))
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
             if call.is_unsupported_limit and "max_tokens" in body:
                 self._old_limit = False
                 return await self._ask(request, answers)
             raise self._classifier.classify(call, self.model) from None
+        if (failed := read_error_body(response, self._key)) is not None:
+            raise self._classifier.classify(failed, self.model)
         return read_answer(self._key.scrub_all(response))
 
 

@@ -26,6 +26,9 @@ LASTING = {
     "refused by the model": Fault("refusal", on="line"),
     "stopped by the content filter": Fault("content_filter", on="line"),
     "cut off while thinking": Fault("thinking_cut", on="line"),
+    "server error 502": Fault(
+        "body", on="line", text='{"error": {"code": 502, "message": "upstream"}, "usage": {"prompt_tokens": 9}}'
+    ),
     "missing from the batch": Fault("missing", on="line"),
 }
 PAID = {
@@ -44,7 +47,7 @@ def one_each(images) -> dict[str, str]:
 
 
 def with_mark(fault: Fault, image_id: str) -> Fault:
-    return Fault(fault.kind, on="line", status=fault.status, mark=image_id[:12])
+    return Fault(fault.kind, on="line", status=fault.status, mark=image_id[:12], text=fault.text)
 
 
 def test_lasting_failures_become_records_with_their_reason(image_set, images, tmp_path):
@@ -53,7 +56,7 @@ def test_lasting_failures_become_records_with_their_reason(image_set, images, tm
     with StubServer(Scenario(faults=faults)) as server:
         tally = batched(image_set, tmp_path, server.base_url)
         assert tally.failures == dict.fromkeys(LASTING, 1) and tally.answered == IMAGES - len(LASTING)
-        assert tally.tried_again == 3 and count(server.log, "create") == 2
+        assert tally.tried_again == 4 and count(server.log, "create") == 2
         failed = {record.image_id: record for record in records(tmp_path) if not record.answered}
         assert {image_id: record.error for image_id, record in failed.items()} == reasons
         assert all(record.describer == "batch" and not record.text for record in failed.values())

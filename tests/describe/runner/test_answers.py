@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from gpt4image.core.errors import DescribeError
 from gpt4image.descriptions.store import DescriptionStore
-from support.describing import described, mark_in, records
+from support.describing import described, mark_in, records, store_in
 from support.stub_answers import THOUGHT
-from support.stub_scenario import Fault, Scenario
+from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubServer
 
 IMAGES = 36
@@ -62,3 +63,44 @@ def test_thinking_that_only_the_total_shows_is_paid_for(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("usage", text=usage),))) as server:
         tally = described(image_set, tmp_path, server.base_url, price_in=1.0, price_out=1.0)
     assert tally.cost == pytest.approx(IMAGES * 115 / 1e6)
+
+
+def test_rate_limit_inside_status_200_is_waited_out_and_costs_nothing(image_set, tmp_path):
+    busy = Fault("body", every=6, text='{"error": {"code": 429, "message": "Rate limited upstream"}}')
+    with StubServer(Scenario(faults=(busy,))) as server:
+        tally = described(image_set, tmp_path, server.base_url, price_in=1.0, price_out=1.0)
+        paid = sum(entry.tokens_in + entry.tokens_out for entry in server.log)
+    assert (tally.answered, tally.failures.total(), tally.uncounted) == (IMAGES, 0, 0)
+    assert tally.cost == pytest.approx(paid / 1e6)
+
+
+def test_no_credit_inside_status_200_ends_the_job_and_costs_nothing(image_set, tmp_path):
+    broke = Fault("body", text='{"error": {"code": 402, "message": "Insufficient credits"}}')
+    with (
+        StubServer(Scenario(faults=(broke,))) as server,
+        pytest.raises(DescribeError, match=r"no money left.*Insufficient credits"),
+    ):
+        described(image_set, tmp_path, server.base_url, price_in=1.0, price_out=1.0)
+    assert store_in(tmp_path).spent(MODEL).cost == 0
+
+
+def test_moderated_first_picture_fails_alone(image_set, tmp_path):
+    said = json.dumps({"error": {"code": 403, "message": "Your input was flagged for violence"}})
+    with StubServer(Scenario(faults=(Fault("body", status=403, numbers=(1,), text=said),))) as server:
+        tally = described(image_set, tmp_path, server.base_url, at_once=1)
+    assert (tally.failures, tally.answered) == ({"refused by the server (403)": 1}, IMAGES - 1)
+
+
+def test_commonest_words_of_the_server_are_shown(image_set, images, tmp_path):
+    marks = [images.ids[number].decode()[:12] for number in range(3)]
+    texts = ['{"detail": "Extra inputs: seed"}'] * 2 + ['{"message": "other"}']
+    faults = tuple(Fault("body", status=422, mark=mark, text=text) for mark, text in zip(marks, texts, strict=True))
+    with StubServer(Scenario(faults=faults)) as server:
+        tally = described(image_set, tmp_path, server.base_url, at_once=1)
+    assert tally.failure_lines() == ['failed: 3 refused by the server (422), mostly with "Extra inputs: seed"']
+
+
+def test_json_sent_as_plain_text_is_an_answer(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("plain"),))) as server:
+        assert described(image_set, tmp_path, server.base_url).answered == IMAGES
+    assert all(map(mark_in, records(tmp_path)))
