@@ -72,7 +72,9 @@ def test_row_numbers_in_an_id_column_are_not_image_ids(images, tmp_path):
 def test_texts_that_fit_no_image(images, tmp_path):
     rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
     path = write(tmp_path / "texts.csv", rows)
-    with pytest.raises(DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*--orphan-texts skip"):
+    with pytest.raises(
+        DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*orphan_texts to skip \(--orphan-texts skip"
+    ):
         load_descriptions(images, str(path))
     found = load_descriptions(images, str(path), orphan_texts="skip")
     assert (len(found), found.coverage.orphans) == (1, 1)

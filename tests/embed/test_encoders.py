@@ -51,5 +51,5 @@ def test_encoder_errors_name_the_fix():
         load_encoder("openclip:RN50/openai")
     with pytest.raises(ConfigError, match="MODEL/PRETRAINED"):
         load_encoder("open-clip:RN50")
-    with pytest.raises(ConfigError, match="--encoder minilm"):
+    with pytest.raises(ConfigError, match="packaged encoder, minilm"):
         load_encoder("no-such-model-anywhere")

@@ -119,7 +119,7 @@ def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_p
     where, train = [str(image_set), "--work", str(first)], [*TINY, "--arm", "described"]
     assert main(["train", *where, *train]) == 0
     assert main(["train", *where, *train, "--epochs", "2"]) == 1
-    assert "pass this one as --text" in " ".join(capsys.readouterr().err.split())
+    assert "pass this one as text (--text)" in " ".join(capsys.readouterr().err.split())
     where[-1] = str(second)
     assert main(["train", *where, *train, "--epochs", "2"]) == 1
     assert "another work directory that holds some: --text" in " ".join(capsys.readouterr().err.split())

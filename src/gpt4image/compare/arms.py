@@ -101,5 +101,6 @@ def _check(
         store.check(descriptions)
     if len(labelled_rows(images, "test")) < 2:
         raise ConfigError(
-            f"{images.source} has a single test image, too few to compare on. Add images, or raise --test-share."
+            f"{images.source} has a single test image, too few to compare on. Add images, or raise "
+            "test_share (--test-share)."
         )

@@ -164,7 +164,7 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
     if not names:
         raise DescribeError(await advice("; ".join(down).capitalize() + "."))
     if len(names) > 1:
-        raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): name one with --model.")
+        raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): set model (--model).")
     for trouble in down:
         say(f"{trouble}: the other servers take its share until it answers", style="yellow")
     for describer in describers:
@@ -176,7 +176,7 @@ def only_model(models: Sequence[str], place: str) -> str:
     if len(models) == 1:
         return models[0]
     known = f" It has: {', '.join(models[:20])}." if models else ""
-    raise DescribeError(f"Name the model that {place} is to use: --model NAME.{known}{address_hint(place)}")
+    raise DescribeError(f"Name the model that {place} is to use as model (--model NAME).{known}{address_hint(place)}")
 
 
 # What to start where no describer answers.

@@ -61,7 +61,7 @@ class Question:
             raise ConfigError(f"samples must be at least 1, not {self.samples}.")
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ConfigError(
-                f"{self.samples} samples at temperature 0 are {self.samples} times the same: set --temperature above 0."
+                f"{self.samples} samples at temperature 0 are {self.samples} times the same: set a temperature above 0."
             )
         if self.max_side is not None and self.max_side < 1:
             raise ConfigError(f"max_side must be at least 1, not {self.max_side}.")

@@ -99,7 +99,7 @@ class ReplayDescriber:
             recorded = ", ".join(f"{name} ({known or 'hash not known'})" for known, name in prompts)
             raise DescribeError(
                 f"{self.place} holds no answer of {self.model} to the prompt {called}. Recorded: {recorded}. Ask one "
-                "of these in the words that were recorded: --prompts NAME, --prompt-file FILE."
+                "of these in the words that were recorded: prompts (--prompts), prompt_file (--prompt-file)."
             )
 
 
@@ -109,7 +109,7 @@ def choose_model(recorded: list[str], wanted: str | None, place: str) -> str:
         raise DescribeError(f"{place} holds no answers. Name a set that gpt4image has exported, or a work directory.")
     if wanted is None and len(recorded) > 1:
         raise DescribeError(
-            f"{place} holds answers of several models: {', '.join(sorted(recorded))}. Name one: --model."
+            f"{place} holds answers of several models: {', '.join(sorted(recorded))}. Name one as model (--model)."
         )
     if wanted is not None and wanted not in recorded:
         raise DescribeError(f"{place}: {unknown_name('model', wanted, recorded)}")

@@ -59,7 +59,7 @@ def load_descriptions(
         columns = ", ".join(images.reader.text_columns) or "none"
         raise DescriptionError(
             f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
-            f"columns: {columns}. Name one of them, or a file, with --text."
+            f"columns: {columns}. Name one of them, or a file (--text)."
         )
     if path.suffix in LIST_SUFFIXES:
         return join_texts(images, pair_with_folder(images, path), 0, path.name)
@@ -83,7 +83,7 @@ def join_table(images: ImageTable, path: Path, text_column: str | None, orphan_t
         raise DescriptionError(
             f"{path}: {len(orphans):,} of {len(orphans) + len(found):,} texts fit no image of {images.source}, such as "
             f"{', '.join(map(repr, orphans[:5]))}. Keys are image ids or paths relative to the image set, such as "
-            f"{images.path(0)!r}. To leave these texts out: --orphan-texts skip."
+            f"{images.path(0)!r}. To leave these texts out, set orphan_texts to skip (--orphan-texts skip)."
         )
     return join_texts(images, found, len(orphans), path.name)
 
@@ -103,8 +103,8 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
         if key_name is None or text_name is None:
             raise DescriptionError(
                 f"{table.where(number)}: needs one of the columns {', '.join(ID_COLUMNS + PATH_COLUMNS)} and one of "
-                f"{text_column or ', '.join(TEXT_COLUMNS)}; it has {', '.join(row)}. To name another text column: "
-                "--text-column NAME."
+                f"{text_column or ', '.join(TEXT_COLUMNS)}; it has {', '.join(row)}. To name another text column, "
+                "set text_column (--text-column NAME)."
             )
         key, text = row[key_name], "" if is_missing(row[text_name]) else row[text_name]
         if not isinstance(key, str) or not isinstance(text, str):

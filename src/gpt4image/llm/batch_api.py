@@ -139,7 +139,7 @@ class BatchServer:
     def no_batches(self) -> DescribeError:
         """Return the error for a server without the batch interface."""
         return DescribeError(
-            f"{self.place} has no batch interface (nothing at /files and /batches). Omit --describer batch: chat "
+            f"{self.place} has no batch interface (nothing at /files and /batches). Use another describer: chat "
             "completions give the same descriptions, immediately."
         )
 

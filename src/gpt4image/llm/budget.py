@@ -54,8 +54,8 @@ class Budget:
     ) -> None:
         if dollars is not None and price is None:
             raise ConfigError(
-                "A budget needs the price of the model, which is not known: give it with --prices FILE, or with "
-                "--price-in and --price-out in dollars per million tokens."
+                "A budget needs the price of the model, which is not known: set prices (--prices FILE), or "
+                "price_in and price_out (--price-in, --price-out) in dollars per million tokens."
             )
         if dollars is not None and not 0 <= dollars < float("inf"):
             raise ConfigError(f"The budget must be an amount of dollars, not {dollars}.")

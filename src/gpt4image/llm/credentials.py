@@ -43,7 +43,7 @@ class ApiKey:
         if not VARIABLE_NAME.fullmatch(variable):
             raise ConfigError(
                 "The value given for the key is not the name of an environment variable. Keys are read from the "
-                "environment only: export MY_KEY=..., then --key-env MY_KEY."
+                "environment only: export MY_KEY=..., then set key_env (--key-env MY_KEY)."
             )
         value = os.environ.get(variable, "").strip()
         if not value:
@@ -93,7 +93,7 @@ def check_address(url: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The address of {parts.hostname} holds more than host, port and path. Keys are read from the environment "
-            "only: --key-env NAME."
+            "only: set key_env (--key-env NAME)."
         )
     return url.rstrip("/")
 

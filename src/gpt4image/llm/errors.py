@@ -156,7 +156,7 @@ class ErrorClassifier:
                 known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
                 return self._fatal(f"no model {model!r}, or no chat completions at this address.{known}", call)
             case 400 | 422 if first and ("temperature" in call.detail or "top_p" in call.detail):
-                return self._fatal("the model rejects these settings: omit --temperature and --top-p.", call)
+                return self._fatal("the model rejects these settings: omit temperature and top_p.", call)
             case 408 | 504 | 524:  # a proxy did not wait for the model, whose answer may be charged
                 return server_error(f"server error {call.status}", call).uncounted()
             case status if status >= 500 or status in (409, 425):
@@ -170,7 +170,7 @@ class ErrorClassifier:
     def _key_advice(self) -> str:
         if self._key.variable:
             return f"the server rejects the key in {self._key.variable}. Export the right one."
-        return "the server requires a key. Name the environment variable that holds it: --key-env NAME."
+        return "the server requires a key. Name the environment variable that holds it in key_env (--key-env NAME)."
 
 
 def server_error(reason: str, call: FailedCall) -> RequestFailedError:

@@ -95,7 +95,7 @@ def check_descriptions(
     validate_marks(drop, retry)
     if descriptions is not None and (drop or retry):
         raise ConfigError(
-            f"--drop and --retry work on the description store, and {descriptions.source} is not in it. Import the "
+            f"drop and retry work on the description store, and {descriptions.source} is not in it. Import the "
             "texts first: gpt4image describe import."
         )
     workdir = WorkDir(work)

@@ -124,11 +124,11 @@ class FeatureComparison:
 
         reader, images = self.reader, self.facts.images
         if reader is None or vectors is None:
-            raise DescriptionError("The texts were not encoded: pass an encoder, such as --encoder minilm.")
+            raise DescriptionError("The texts were not encoded: pass an encoder, such as minilm (--encoder).")
         if self.backbone is None:
             raise DescriptionError(
-                "No backbone to compare the texts with. Name the one you will train: --backbone NAME, and --checkpoint "
-                "FILE for your own weights or without a network."
+                "No backbone to compare the texts with. Name the one you will train (--backbone), and its weights "
+                "file (--checkpoint) if they are your own or you have no network."
             )
         rows = self._unbiased(texts, vectors)
         described = join_by_image([texts[at] for at in rows], vectors[rows])

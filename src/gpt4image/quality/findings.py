@@ -84,9 +84,9 @@ def validate_marks(drop: Sequence[str], retry: Sequence[str]) -> None:
         if kind not in KINDS:
             raise ConfigError(unknown_name("finding", kind, list(KINDS)))
     if both := sorted(set(drop) & set(retry)):
-        raise ConfigError(f"Finding {both[0]!r} is in both --drop and --retry: choose one.")
+        raise ConfigError(f"Finding {both[0]!r} is in both drop and retry: choose one.")
     if "missing" in drop:
-        raise ConfigError("Images without a text have nothing to drop: leave out --drop missing.")
+        raise ConfigError("Images without a text have nothing to drop: leave missing out of drop.")
 
 
 def mark_findings(

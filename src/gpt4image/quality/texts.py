@@ -140,8 +140,8 @@ def collect_texts(
         collected = _collect_store(source, facts, splits, prompts, class_in_prompt)
     if not collected.texts:
         raise DescriptionError(
-            f"No text to check in {collected.source}. Describe images first (gpt4image describe), or pass texts with "
-            "--text."
+            f"No text to check in {collected.source}. Describe images first (gpt4image describe), or pass texts "
+            "(--text)."
         )
     return collected
 

@@ -66,7 +66,7 @@ def create_model(name: str, pretrained: bool, **options: Any) -> nn.Module:  # n
             raise
         raise ConfigError(
             f"Cannot download the pretrained weights of {name} ({type(error).__name__}). Without network access, "
-            "pass a weights file with --checkpoint FILE, or train from scratch with --no-pretrained."
+            "set checkpoint (--checkpoint FILE), or train from scratch with pretrained off (--no-pretrained)."
         ) from None
     return model
 

@@ -264,7 +264,7 @@ class LossWatch:
     def _diagnosis(self, own: Tensor) -> str:
         """Return the message for the first of this process's losses [steps, 2] that is not finite."""
         advice = (
-            "Try a lower --lr, --clip-grad 1.0, --precision no or a higher --temperature, and inspect these images: "
+            "Try a lower lr, clip_grad 1.0, precision no or a higher temperature, and inspect these images: "
             "gpt4image images DATA."
         )
         bad = (~torch.isfinite(own)).any(dim=1).nonzero()

@@ -263,9 +263,9 @@ class Recipe(
         _, loss = find_loss(self.loss)
         contrastive = "use one of clip, infonce, sigmoid"
         if self.learn_temperature and not loss.has_temperature:
-            raise ConfigError(f"The {self.loss} loss has no temperature to learn: omit --learn-temperature.")
+            raise ConfigError(f"The {self.loss} loss has no temperature to learn: leave learn_temperature off.")
         if self.queue and not loss.uses_queue:
-            raise ConfigError(f"The {self.loss} loss has no negatives to queue: omit --queue, or {contrastive}.")
+            raise ConfigError(f"The {self.loss} loss has no negatives to queue: leave queue at 0, or {contrastive}.")
         if self.text_adapter and loss.may_collapse:
             raise ConfigError(
                 f"With the {self.loss} loss a text adapter would collapse all texts into one: {contrastive}."

@@ -98,7 +98,7 @@ def train_model(
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     if chosen.uses_text and not stores and (recipe.weight or not recipe.soft_labels):
-        raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or use --arm baseline.")
+        raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or train the baseline arm.")
     guidance = choose_guidance(stores, soft_labels, recipe, images.classes, seed) if chosen.uses_text else Guidance()
     spec = RunSpec(
         images=images,

@@ -119,7 +119,8 @@ class RunSpec:
         if changed:
             raise ConfigError(
                 f"The run in {self.layout.folder} was created with different settings: {'; '.join(changed[:5])}. Use "
-                "another --work folder, and pass this one as --text to reuse its descriptions; or delete this run."
+                "another work directory, and pass this one as text (--text) to reuse its descriptions, or delete this "
+                "run."
             )
 
 

@@ -184,7 +184,7 @@ def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path):
 
 @pytest.mark.parametrize("endpoint", ["batches", "upload"])
 def test_server_without_batch_interface_is_reported(image_set, tmp_path, endpoint):
-    missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Omit --describer batch"
+    missing, reason = Fault("status", on=endpoint, status=404), r"no batch interface.*Use another describer"
     with StubServer(Scenario(faults=(missing,))) as server, pytest.raises(DescribeError, match=reason):
         batched(image_set, tmp_path, server.base_url)
     with pytest.raises(DescribeError, match="could not connect"):

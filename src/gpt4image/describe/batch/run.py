@@ -280,7 +280,8 @@ class BatchRun:
         if collection.fatal is None and not collection.answered and failed >= self._settings.max_failures:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in collection.failures.most_common(3))
             return DescribeError(
-                f"All requests of a batch have failed ({reasons}). Fix the cause and retry them with --retry-failed."
+                f"All requests of a batch have failed ({reasons}). Fix the cause and retry them: "
+                "retry_failed (--retry-failed)."
             )
         return collection.fatal
 

@@ -49,7 +49,7 @@ def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeE
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
     return DescribeError(
         f"{in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {last}. Fix the cause, then "
-        "run the command again with --retry-failed."
+        "run it again with retry_failed (--retry-failed)."
     )
 
 

@@ -195,7 +195,7 @@ class Intake:
         return (
             f"{where}: {self._orphan_count:,} of {texts:,} texts match no image in {self._images.source}, such "
             f"as {shown}. Images are found by id (the hash of their bytes) or, if a row has none, by path relative to "
-            "the image set. To import the other texts: --skip-orphans."
+            "the image set. To import the other texts, skip these (--skip-orphans)."
         )
 
 

@@ -114,7 +114,9 @@ def load_prompts(names: Sequence[str], file: Path | None = None) -> list[Prompt]
         raise ConfigError(f"No prompt given. Known: {', '.join(sorted(known))}.")
     for name in names:
         if name not in known:
-            raise ConfigError(unknown_name("prompt", name, list(known)) + " To add your own: --prompt-file FILE.")
+            raise ConfigError(
+                unknown_name("prompt", name, list(known)) + " To add your own, set prompt_file (--prompt-file FILE)."
+            )
     return [known[name] for name in dict.fromkeys(names)]
 
 

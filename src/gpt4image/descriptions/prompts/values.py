@@ -39,9 +39,9 @@ class PromptValues:
         for prompt in prompts:
             if "neighbours" in prompt.placeholders and not self.neighbours:
                 raise ConfigError(
-                    f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Name a "
-                    "baseline run to take those from: --confusions WORK/runs/baseline-0 (to train one: gpt4image train "
-                    "DATA --arm baseline)."
+                    f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Set "
+                    "confusions to a baseline run (--confusions WORK/runs/baseline-0); to train one: gpt4image train "
+                    "DATA --arm baseline."
                 )
 
 
