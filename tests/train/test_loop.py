@@ -47,7 +47,7 @@ def test_loss_watch_names_images_of_a_nan_loss():
 
 
 def test_nan_loss_stops_training_and_names_step_and_images(images, small_recipe, tmp_path):
-    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+ .*\.png.*lower --lr"):
+    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+ .*\.png.*lower lr"):
         train_model(
             images,
             None,
