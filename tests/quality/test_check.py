@@ -252,6 +252,7 @@ def backbone(tmp_path_factory):
     return FrozenBackbone("resnet10t", file, 32)
 
 
+@pytest.mark.slow
 def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     testing = [record(images.ids[row].decode(), plain_text(images, row, 5)) for row in images.split("test")]
@@ -266,6 +267,7 @@ def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, mi
     assert report.no_knowledge is None
 
 
+@pytest.mark.slow
 def test_texts_with_the_class_in_the_prompt_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     plain = good_records(images)
@@ -282,6 +284,7 @@ def test_texts_with_the_class_in_the_prompt_are_left_out(images, tmp_path, backb
     assert any("Left out of the comparison with the image features: 72 texts" in note for note in both.notes)
 
 
+@pytest.mark.slow
 def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, [record(r.image_id, r.text, "my-own") for r in good_records(images)])
@@ -292,6 +295,7 @@ def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minil
     assert check_descriptions(images, tmp_path, settings=settings).knowledge is not None
 
 
+@pytest.mark.slow
 def test_prompt_file_says_whether_the_class_was_in_the_prompt(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     file = tmp_path / "prompts.toml"
@@ -305,6 +309,7 @@ def test_prompt_file_says_whether_the_class_was_in_the_prompt(images, tmp_path, 
         assert (check_descriptions(images, work, settings=settings).knowledge is None) == class_in_prompt
 
 
+@pytest.mark.slow
 def test_class_names_are_masked_in_a_second_measurement(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     rows = images.split("train")
@@ -317,6 +322,7 @@ def test_class_names_are_masked_in_a_second_measurement(images, tmp_path, backbo
     assert knowledge.masked.accuracy < 0.6
 
 
+@pytest.mark.slow
 def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     plain = good_records(images)
@@ -348,6 +354,7 @@ def test_vectors_of_an_image_are_averaged():
     np.testing.assert_allclose(mean_by(np.array([0, 0]), np.eye(2, dtype=np.float32)), [[half, half]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch):
     monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
     fill(tmp_path, good_records(images))

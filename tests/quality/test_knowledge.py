@@ -45,6 +45,7 @@ def test_noisy_texts_know_less():
     assert "industrial photographs" in found.advice
 
 
+@pytest.mark.slow
 def test_equally_informative_texts_are_rarely_called_better_or_worse():
     verdicts = []
     for seed in range(10):
@@ -67,6 +68,7 @@ def test_advice_says_whether_weaker_texts_add_to_the_features():
     assert "Nor is it shown" in weigh_up(less, PairedGap(mean=0.0, low=-0.01, high=0.01), 0.4)[2]
 
 
+@pytest.mark.slow
 def test_both_together_combine_their_knowledge():
     """Texts separate ants from the rest, features bees from cats."""
     labels = draw_labels(300)
@@ -78,6 +80,7 @@ def test_both_together_combine_their_knowledge():
     assert found.both_over_image.low > 0
 
 
+@pytest.mark.slow
 def test_copies_share_a_fold():
     """The features identify the image and nothing else."""
     labels = np.repeat(draw_labels(80), 3)
@@ -90,6 +93,7 @@ def test_copies_share_a_fold():
     assert honest.image.high - honest.image.low > 1.3 * 2 * 1.96 * (0.25 / 240) ** 0.5 * 0.9
 
 
+@pytest.mark.slow
 def test_scale_and_offset_of_vectors_do_not_matter():
     labels = draw_labels(150)
     text, image = view(labels, 3, 1), view(labels, 2, 2)
@@ -157,6 +161,7 @@ def test_large_sets_are_sampled(monkeypatch):
     assert not np.array_equal(rows, choose_images(labels, np.arange(600), 10, seed=1))
 
 
+@pytest.mark.slow
 def test_masked_texts_are_measured():
     labels = draw_labels(150)
     found = measure(view(labels, 4, 1), view(labels, 2, 2), labels, masked_vectors=view(labels, 1, 3))
