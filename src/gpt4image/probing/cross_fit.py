@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -85,8 +86,10 @@ def cross_fit(
     fitter = Fitter(vectors, labels, classes, tolerance, device)
     logits = np.empty((len(labels), classes), dtype=np.float32) if out is None else out
     logits[unseen] = 0
-    with console.progress(title, len(used)) as meter:
-        chosen = choose_strengths(fitter, fold_of, used, [strength] if isinstance(strength, int | float) else strength)
+    strengths = [strength] if isinstance(strength, int | float) else strength
+    trials = math.comb(len(used), 2) * len(strengths) if len(strengths) > 1 else 0
+    with console.progress(title, trials + len(used)) as meter:
+        chosen = choose_strengths(fitter, fold_of, used, strengths, meter.advance)
         for fold in used:
             model = fitter.fit(known[fold_of[known] != fold], chosen[fold])
             for rows in blocks(np.flatnonzero(fold_of == fold)):
@@ -127,7 +130,11 @@ def deal_out(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> n
 
 
 def choose_strengths(
-    fitter: Fitter, fold_of: np.ndarray, used: Sequence[int], strengths: Sequence[float]
+    fitter: Fitter,
+    fold_of: np.ndarray,
+    used: Sequence[int],
+    strengths: Sequence[float],
+    fitted: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
     """Choose the strength of each fold's model by nested cross-validation.
 
@@ -139,6 +146,7 @@ def choose_strengths(
         fold_of: fold of each row, int64 [N].
         used: the folds with labelled rows, at least three where there are several strengths.
         strengths: the strengths to choose from; the first of those that are equally often right is taken.
+        fitted: called after each fit.
     """
     labels = fitter.labels
     right = {fold: np.zeros(len(strengths)) for fold in used}
@@ -150,6 +158,7 @@ def choose_strengths(
                 for rows in blocks(np.flatnonzero((labels >= 0) & (fold_of == tried))):
                     predicted = model.log_probabilities(fitter.vectors[rows]).argmax(axis=1)
                     right[judged][at] += (predicted == labels[rows]).sum()
+            fitted()
     return {fold: strengths[int(counts.argmax())] for fold, counts in right.items()}
 
 

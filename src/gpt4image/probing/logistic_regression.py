@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from gpt4image.core.errors import ConfigError, StoreError
 
@@ -113,15 +115,25 @@ def fit_softmax_regression(
 
 @contextmanager
 def _fitting_threads(products: int) -> Iterator[None]:
-    """Let torch use one thread for passes of few products; restore the number of threads afterwards."""
+    """Let torch and BLAS use one thread for passes of few products; restore the number of threads afterwards."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if products <= TINY else before)
-    try:
+    if products > TINY:
         yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _blas().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Find the loaded BLAS libraries; this takes longer than a small fit."""
+    return ThreadpoolController()
 
 
 class _Objective:
@@ -267,5 +279,7 @@ def standardise(vectors: np.ndarray) -> np.ndarray:
 
     One strength then fits vectors of any kind.
     """
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
-    return np.asarray(centred / max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12), dtype=np.float32)
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors.astype(np.float32) - mean.astype(np.float32)
+    length = (np.einsum("nd,nd->", centred, centred, dtype=np.float64) / len(centred)) ** 0.5
+    return np.asarray(centred / np.float32(max(length, 1e-6)))

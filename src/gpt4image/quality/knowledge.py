@@ -135,10 +135,11 @@ def rare_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str])
 def _correct_answers(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int, title: str) -> np.ndarray:
     """Return which rows [N, D] a classifier answers correctly out of fold, bool [N]."""
     labels = number(labels)
+    classes = int(labels.max()) + 1
+    # With two classes the strength counts twice (`fit_softmax_regression`).
+    strengths = [strength / 2 for strength in STRENGTHS] if classes == 2 else STRENGTHS
     # The rough tolerance is enough to tell which class is the likeliest.
-    fitted = cross_fit(
-        vectors, labels, groups, int(labels.max()) + 1, strength=STRENGTHS, seed=seed, tolerance=1e-4, title=title
-    )
+    fitted = cross_fit(vectors, labels, groups, classes, strength=strengths, seed=seed, tolerance=1e-4, title=title)
     return np.asarray(fitted.logits.argmax(axis=1) == labels)
 
 

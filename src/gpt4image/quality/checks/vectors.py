@@ -66,16 +66,20 @@ def find_contradictions(
     if enough.sum() < 2:
         return []
     vectors, labels = vectors[rows], labels[rows]
-    known = np.full(
-        len(rows), -1
-    )  # labels that classifiers learn from; for all other rows their predictions are averaged
+    known = np.full(len(rows), -1)  # labels to learn from; for all other rows the classifiers' predictions are averaged
     sample = np.random.default_rng(seed).permutation(len(rows))[:MAX_TRAINING_TEXTS]
     known[sample] = labels[sample]
     with TemporaryFile() as file:  # a million texts of a thousand classes take 4 GB
         out = np.memmap(file, np.float32, "w+", shape=(len(rows), len(classes)))
-        title = "Compare texts with labels"
         fitted = cross_fit(
-            standardise(vectors), known, groups[rows], len(classes), strength=STRENGTH, seed=seed, out=out, title=title
+            standardise(vectors),
+            known,
+            groups[rows],
+            len(classes),
+            strength=STRENGTH / 2 if enough.sum() == 2 else STRENGTH,  # with two classes it counts twice
+            seed=seed,
+            out=out,
+            title="Compare texts with labels",
         )
         flags = []
         for fold in np.unique(fitted.folds).tolist():
