@@ -19,7 +19,7 @@ import pytest
 from gpt4image.cli.main import main
 from gpt4image.descriptions.store import DescriptionStore
 from support.describing import records
-from support.stub_scenario import Scenario
+from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubProcess, StubServer
 
 KILLS = 20
@@ -187,3 +187,26 @@ def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
         assert "36 descriptions written" in collected.stdout
         assert set(server.paid_by_mark.values()) == {1}
     assert len(records(tmp_path)) == 36
+
+
+@pytest.mark.parametrize(
+    ("faults", "more", "status"),
+    [
+        ((), (), 0),
+        ((Fault("invalid_image", numbers=(3,)),), (), 3),
+        ((Fault("invalid_image", share=1.0),), (), 1),
+        ((), ("--budget", "0.0001", "--price-in", "1", "--price-out", "1"), 1),
+    ],
+)
+def test_exit_status_tells_whether_all_some_or_none_are_written(image_set, tmp_path, faults, more, status):
+    with StubServer(Scenario(faults=faults)) as server:
+        arguments = command(image_set, tmp_path, server.base_url, "--yes", *more)[3:]
+        assert main(arguments) == status
+
+
+def test_all_failed_is_no_success_even_for_few_images(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("invalid_image", share=1.0),))) as server:
+        arguments = command(image_set, tmp_path, server.base_url, "--yes")[3:]
+        few = [word for word in arguments if word not in ("train", "test")]
+        assert main(few) == 1
+        assert len(records(tmp_path)) < 20

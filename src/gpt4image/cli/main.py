@@ -21,9 +21,12 @@ HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 1 for an error that the message explains, 130 when interrupted."""
+    """Run the command line and return the exit status.
+
+    0 is success, 1 an error that the message explains, 3 a description that failed, 130 an interrupt.
+    """
     try:
-        parse(list(sys.argv[1:] if arguments is None else arguments)).run()
+        return parse(list(sys.argv[1:] if arguments is None else arguments)).run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -33,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to resume.")
         return 130
-    return 0
 
 
 def parse(arguments: list[str]) -> Command:

@@ -49,6 +49,13 @@ class Tally:
         """Tasks with an outcome."""
         return self.answered + self.failures.total()
 
+    @property
+    def exit_status(self) -> int:
+        """0 if all tasks are answered, 3 if some failed, 1 if none is answered or the run stopped early."""
+        if self.stopped or self.done < self.total or (self.total and not self.answered):
+            return 1
+        return 3 if self.failures else 0
+
     def add(self, record: DescriptionRecord) -> None:
         """Count an outcome, or a payment without one."""
         if record.error is None:

@@ -15,8 +15,8 @@ from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 class Command(Protocol):
     """A command with its options."""
 
-    def run(self) -> None:
-        """Do the work and print the result."""
+    def run(self) -> int | None:
+        """Do the work, print the result and return the exit status; None is success."""
 
 
 COMMANDS: dict[str, type[Command]] = {

@@ -23,6 +23,9 @@ class Describe:
 
     Shows the estimated cost before anything is spent; pays for no description twice. See also: gpt4image describe
     check, describe export, describe import.
+
+    Exit status: 0 if every description asked for is written, 3 if some failed, 1 if none is written or the run stopped
+    early, 130 if it was interrupted.
     """
 
     SHORT: ClassVar = (
@@ -41,8 +44,8 @@ class Describe:
     work: Path = WORK
     """Work directory that keeps the descriptions."""
 
-    def run(self) -> None:
-        """Describe, and print the counts."""
+    def run(self) -> int:
+        """Describe, print the counts and return the exit status."""
         from gpt4image.core.console import show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.workflows import describe as workflow
@@ -58,6 +61,8 @@ class Describe:
             confirm = None if self.yes else ask_user
             tally = workflow.run_description(self.source, self.describer, self.work, confirm)
             show(f"{tally.line()}: {workdir.description_store}")
+            return tally.exit_status
+        return 0
 
 
 @dataclass(frozen=True)

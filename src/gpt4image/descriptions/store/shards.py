@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 
@@ -41,6 +41,9 @@ REPLACES = b"gpt4image.replaces"
 """Metadata key of a Parquet shard: names of the shards whose records it contains."""
 
 BATCH_ROWS = 4096
+
+UNREPRESENTABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
+"""Raised for rows whose values do not fit into the columns, such as an integer above 2**63."""
 
 
 def now() -> str:
@@ -187,22 +190,40 @@ def read_shard(shard: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[
 
 
 def _read_lines(shard: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
-    rows: list[DescriptionRecord] = []
     damaged = 0
     with shard.open("rb") as file:
-        for line in file:
+        while lines := list(islice(file, BATCH_ROWS)):
+            # All columns, so that the same lines are skipped whichever are asked for.
+            rows = [row for line in lines if (row := _row_of(line)) is not None]
             try:
-                rows.append(DescriptionRecord(**json.loads(line)))
-            except (ValueError, TypeError):
-                damaged += line.endswith(b"\n")  # a torn last line is no damage: its writer was killed, or is at work
-            if len(rows) == BATCH_ROWS:
-                yield to_batch(rows, schema)
-                rows = []
-    if rows:
-        yield to_batch(rows, schema)
+                batch = to_batch(rows)
+            except UNREPRESENTABLE:
+                rows = [row for row in rows if _is_representable(row)]
+                batch = to_batch(rows)
+            # A torn last line is no damage: its writer was killed, or is at work.
+            damaged += len(lines) - len(rows) - (not lines[-1].endswith(b"\n") and _row_of(lines[-1]) is None)
+            if rows:
+                yield batch.select(list(columns))
     if damaged:
         say(f"{shard}: skipped {damaged:,} damaged lines; their images count as not described.", style="yellow")
+
+
+def _row_of(line: bytes) -> DescriptionRecord | None:
+    """Return the record in a line; None if there is none, or what identifies it is no text."""
+    try:
+        row = DescriptionRecord(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    identifying = (row.key, row.image_id, row.created)
+    return row if all(isinstance(value, str) and value.isascii() for value in identifying) else None
+
+
+def _is_representable(row: DescriptionRecord) -> bool:
+    try:
+        to_batch([row])
+    except UNREPRESENTABLE:
+        return False
+    return True
 
 
 def to_batch(rows: Iterable[DescriptionRecord], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
