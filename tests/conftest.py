@@ -1,4 +1,4 @@
-"""Small real parts that all tests share."""
+"""Fixtures that tests of several packages share: small real images, texts, stores and models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from support.drawings import write_image_set
 from support.page_checks import chromium, dump_dom  # noqa: F401 - fixtures
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-if "PYTEST_XDIST_WORKER" in os.environ:  # files of tests run side by side: two threads each only hinder one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more threads per process only slow them down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def image_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of 3 x 12 images, with `<folder>-descriptions.jsonl` beside it; a test that changes one copies it."""
+    """A folder of 3 x 12 images, with `<folder>-descriptions.jsonl` next to it. Copy it to change an image."""
     folder = write_image_set(tmp_path_factory.mktemp("set") / "images")
     written = contents(folder.parent)
     yield folder
-    assert contents(folder.parent) == written, "a test has changed the images that all tests share"
+    assert contents(folder.parent) == written, "a test has changed the shared images"
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -64,7 +64,7 @@ def store(descriptions, minilm, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def several_descriptions(images, descriptions):
-    """One, two or three texts an image."""
+    """One, two or three texts per image."""
     from gpt4image.descriptions.description_set import join_texts
 
     pairs = [
@@ -103,7 +103,7 @@ def small_recipe() -> Callable:
 
 @pytest.fixture(scope="session")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny real vision-language model."""
+    """Folder of a tiny but real vision-language model."""
     from support.tiny_vlm import build_tiny_vlm
 
     return build_tiny_vlm(tmp_path_factory.mktemp("models") / "tiny-vlm")
@@ -111,7 +111,7 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vlm_server(tiny_vlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address, up to `/v1`, of a real server of that model; the model's name there is `str(tiny_vlm)`."""
+    """Address, up to `/v1`, of a real server of that model, which it calls `str(tiny_vlm)`."""
     from support.transformers_server import served
 
     with served(tiny_vlm, tmp_path_factory.mktemp("transformers-serve")) as base_url:

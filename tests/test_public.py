@@ -1,4 +1,4 @@
-"""The public names, and the promises of the README."""
+"""The public names, and the Python examples of the README."""
 
 import importlib
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gpt4image
+from support.stub_server import StubServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +35,7 @@ def test_import_of_public_names_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_errors_of_the_docstring_are_the_errors_of_the_module():
+def test_docstring_of_errors_lists_every_error():
     from gpt4image.core import errors
 
     named = set(re.findall(r"(\w+Error)\b", errors.__doc__))
@@ -42,10 +43,7 @@ def test_errors_of_the_docstring_are_the_errors_of_the_module():
 
 
 @pytest.fixture
-def model_server(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tests" / "describe")
-    from support.stub_server import StubServer
-
+def model_server():
     with StubServer() as server:
         yield server.base_url
 
@@ -54,8 +52,9 @@ def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(python_blocks())))
-def test_python_examples_of_the_readme_run(number, image_set, descriptions_file, store, model_server, tmp_path):
+def test_python_example_of_the_readme_runs(number, image_set, descriptions_file, store, model_server, tmp_path):
     code = python_blocks()[number].replace("http://localhost:8000/v1", model_server)
     code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
     code = code.replace('"work/embeddings/minilm"', repr(str(store.layout.folder)))
@@ -68,7 +67,7 @@ def test_python_examples_of_the_readme_run(number, image_set, descriptions_file,
     assert result.returncode == 0, result.stderr
 
 
-def test_method_in_someone_elses_loop_is_short():
+def test_alignment_in_your_own_loop_takes_less_than_15_lines():
     loops = [block for block in python_blocks() if "AlignmentLoss(" in block]
     assert loops
     assert all(len(block.strip().splitlines()) < 15 for block in loops)

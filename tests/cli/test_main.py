@@ -70,6 +70,7 @@ def test_error_is_one_message_with_status_1_and_a_wrong_option_has_status_2(tmp_
         assert end.value.code == status
 
 
+@pytest.mark.slow
 def test_from_folder_to_report_and_deployed_model(image_set, descriptions_file, tmp_path, capsys):
     work, model = tmp_path / "work", tmp_path / "model"
     where = [str(image_set), "--work", str(work)]
@@ -118,6 +119,7 @@ def test_images_command_lists_copies_and_conflicting_labels(image_set, tmp_path,
     assert "To list them" not in captured.err
 
 
+@pytest.mark.slow
 def test_embed_compare_needs_no_training(image_set, descriptions_file, tmp_path, capsys):
     arguments = ["--text", str(descriptions_file), "--work", str(tmp_path), "--validation-share", "0.2"]
     assert main(["embed", "compare", str(image_set), *arguments]) == 0

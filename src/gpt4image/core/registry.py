@@ -18,7 +18,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from gpt4image.core.errors import ConfigError, first_line
 
@@ -101,11 +101,6 @@ def resolve(target: Part | str) -> Part:
         return target
     module, _, attribute = target.partition(":")
     return cast(Part, getattr(importlib.import_module(module), attribute))
-
-
-def load_part(table: Mapping[str, str], name: str, what: str) -> Any:  # noqa: ANN401 - the caller knows the type
-    """Import the part that a table `name -> "module:attribute"` holds under a name."""
-    return Registry[Any](what, table, group="gpt4image.none").load(name)
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
