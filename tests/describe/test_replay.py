@@ -126,6 +126,18 @@ def test_dropped_texts_and_failures_are_not_replayed(images, tmp_path):
             ask_one(describer, asked)
 
 
+def test_recorded_thinking_is_not_replayed(images, tmp_path):
+    work = fill(tmp_path, images, ask("m/1", ["plain"]))
+    thought, cut, *_ = work.current()
+    with work.writer() as writer:
+        writer.write(replace(thought, text=f"<think>A cat?</think>\n{thought.text}", created="2999"))
+        writer.write(replace(cut, text="<think>A cat?", created="2999"))
+    describer = ReplayDescriber(work.folder, model="m/1")
+    assert ask_one(describer, request(thought.image_id, PLAIN)).texts == (thought.text,)
+    with pytest.raises(RequestFailedError, match="cut off while thinking"):
+        ask_one(describer, request(cut.image_id, PLAIN))
+
+
 def test_unrecorded_prompt_fails_the_check(shared):
     changed = Prompt("plain", ("Describe the image in a word.",))
     for prompt, models in ((ATTRIBUTES, "m/1"), (changed, "m/1"), (QUESTIONS, "m2")):

@@ -19,7 +19,8 @@ from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.descriptions.store.records import SCHEMA
 from gpt4image.descriptions.store.shards import BATCH_ROWS, to_batch
-from gpt4image.llm.base import DescribeRequest, OnAnswer, Reply, RequestFailedError
+from gpt4image.llm.base import CUT_OFF_THINKING, DescribeRequest, OnAnswer, Reply, RequestFailedError
+from gpt4image.llm.thinking import strip_thinking
 
 NOT_RECORDED = "not recorded"
 
@@ -72,8 +73,11 @@ class ReplayDescriber:
         if row is None:
             raise RequestFailedError(NOT_RECORDED, f"{request.name}, sample {request.sample}", retryable=False)
         found: dict[str, Any] = self._answers.slice(row, 1).to_pylist()[0]
+        text = strip_thinking(found["text"])
+        if found["text"] and not text:
+            raise RequestFailedError(CUT_OFF_THINKING, f"recorded: {found['text'][:200]}", retryable=False)
         return Reply(
-            texts=(found["text"],),
+            texts=(text,),
             finish_reason=found["finish_reason"],
             tokens_in=found["tokens_in"],
             tokens_out=found["tokens_out"],

@@ -24,6 +24,8 @@ def strip_thinking(text: str) -> str:
     >>> strip_thinking("<think>A cat?</think>A cat."), strip_thinking("A cat?</think> A cat.")
     ('A cat.', 'A cat.')
     """
+    if find_thinking(text) is None:
+        return text
     text = text.lstrip()
     while close := CLOSE.search(text):
         opening = OPEN.search(text)
