@@ -109,7 +109,8 @@ def test_choices_come_from_the_registry(capsys, monkeypatch):
     monkeypatch.setattr(LOSSES, "_entries", {**LOSSES._entries, "hinge": Loss("builtins:len")})
     with pytest.raises(SystemExit):
         main(["train", "--help-all"])
-    assert "--loss {clip,infonce,cosine,sigmoid,relational,hinge}" in capsys.readouterr().out
+    assert {"clip", "hinge"} < set(LOSSES.names())
+    assert f"--loss {{{','.join(LOSSES.names())}}}" in capsys.readouterr().out
 
 
 def test_named_recipes_are_listed(capsys):
