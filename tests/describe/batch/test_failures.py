@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,12 +175,22 @@ def test_job_stops_when_all_requests_of_a_batch_fail(image_set, tmp_path):
     assert len(records(tmp_path)) == 25
 
 
-def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path):
-    faults = (Fault("quota", on="line", numbers=tuple(range(20, 50))),)
+@pytest.mark.parametrize(
+    "fault", [Fault("quota", on="line"), Fault("body", on="line", text='{"error": {"code": 402, "message": "Top up"}}')]
+)
+def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path, fault):
+    faults = (replace(fault, numbers=tuple(range(20, 50))),)
     with StubServer(Scenario(faults=faults)) as server:
         with pytest.raises(DescribeError, match="no money left"):
             batched(image_set, tmp_path, server.base_url)
         assert len(records(tmp_path)) == 19 and all(record.answered for record in records(tmp_path))
+
+
+def test_moderated_first_picture_fails_alone(image_set, tmp_path):
+    text = '{"error": {"code": 403, "message": "Your input was flagged for violence"}}'
+    with StubServer(Scenario(faults=(Fault("body", on="line", status=403, numbers=(1,), text=text),))) as server:
+        tally = batched(image_set, tmp_path, server.base_url)
+    assert (tally.failures, tally.answered) == ({"refused by the server (403)": 1}, IMAGES - 1)
 
 
 @pytest.mark.parametrize("endpoint", ["batches", "upload"])
