@@ -95,7 +95,7 @@ def test_random_kills_lose_and_repeat_nothing(image_set, tmp_path, seed):
     draw = random.Random(seed)
     slow = tuple(Fault("slow", on=on, seconds=0.03) for on in ("upload", "create", "content", "file", "delete"))
     options = {"prompts": ["questions"], "most_requests": 8, "most_batches": 3, "create_seconds": 5.0}
-    with StubServer(Scenario(batch_seconds=0.2, faults=slow)) as server:
+    with StubServer(Scenario(batch_seconds=0.4, faults=slow)) as server:
         killed = 0
         while killed < 10:
             asked = len(server.log)
