@@ -1,13 +1,12 @@
-"""What the alignment costs: the same training step without text and with it, in turn, in one run.
+"""Cost of the alignment: the same training step with and without text.
 
     python benchmarks/alignment_overhead.py --backbone resnet18 --image-size 160 --batch-size 64
 
-A step reads its batch (vectors from a memory-mapped store of 100,000 images, pixels from memory), runs forward,
-backward and the optimiser. The two sides take turns, so that whatever else the machine does falls on both. Where
-a machine's speed drifts by more than the alignment costs, the ratio needs many steps; so beside it stands what the
-alignment adds timed by itself (reading the vectors, projector, loss, their gradients and updates), which does not
-drown in the rest, and what no machine's mood changes: floating-point operations, and calls of operators (on a GPU
-about a kernel each).
+A step reads its batch (vectors from a memory-mapped store of 100,000 images, pixels from memory) and runs forward,
+backward and the optimiser. The two sides take turns, so other load on the machine affects both. If the machine's speed
+drifts by more than the alignment costs, the ratio needs many steps. The benchmark therefore also times what the
+alignment adds on its own (reading the vectors, projector, loss, gradients and updates), and counts what does not depend
+on the machine: floating-point operations and operator calls (about one kernel each on a GPU).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ IMAGES, CLASSES = 100_000, 1000
 
 
 def write_store(folder: Path, width: int) -> EmbeddingStore:
-    """A store of random unit vectors."""
+    """Write a store of random unit vectors."""
     layout, rng = EmbeddingLayout(folder), np.random.default_rng(0)
     folder.mkdir()
     vectors = rng.standard_normal((IMAGES, width)).astype(np.float32)
@@ -57,7 +56,7 @@ def write_store(folder: Path, width: int) -> EmbeddingStore:
 
 
 class CallCounter(TorchDispatchMode):
-    """Counts calls of operators that compute; views and what only asks cost next to nothing."""
+    """Counts calls of operators, except views, which cost next to nothing."""
 
     count = 0
 
@@ -67,7 +66,7 @@ class CallCounter(TorchDispatchMode):
 
 
 class Side:
-    """One of the two trainings."""
+    """Training with or without text."""
 
     def __init__(self, recipe: Recipe, guidance: Guidance, accelerator: Accelerator) -> None:
         torch.manual_seed(0)
@@ -86,7 +85,7 @@ class Side:
         self.rng = np.random.default_rng(1)
 
     def batch(self, pixels: Tensor, labels: Tensor) -> Batch:
-        """A batch with the vectors of random images."""
+        """Return a batch with the vectors of random images."""
         size = len(labels)
         places = self.rng.integers(0, IMAGES, (size, 1))
         vectors = tuple(
@@ -100,7 +99,7 @@ class Side:
         )
 
     def step(self, pixels: Tensor, labels: Tensor) -> float:
-        """Seconds of one step."""
+        """Run a step and return its seconds."""
         started = self.now()
         batch = self.batch(pixels, labels).to(self.accelerator.device)
         classification, alignment = self.objective.losses(self.model, batch)
@@ -110,7 +109,7 @@ class Side:
         return self.now() - started
 
     def step_of_heads(self, pixels: Tensor, labels: Tensor) -> float:
-        """Seconds of what the heads add to a step, with features as they come from the backbone."""
+        """Run what the heads add to a step, on random features, and return its seconds."""
         (head,) = self.heads
         device = self.accelerator.device
         features = torch.randn(len(labels), head.projector[0].in_features, device=device, requires_grad=True)
@@ -125,13 +124,13 @@ class Side:
         return self.now() - started
 
     def now(self) -> float:
-        """The time when all that was asked of the device is done."""
+        """Return the time once the device has finished its work."""
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def work(self, pixels: Tensor, labels: Tensor) -> tuple[int, int]:
-        """Floating-point operations of a step, and its calls of operators."""
+        """Return the floating-point operations and operator calls of a step."""
         with FlopCounterMode(display=False) as flops, CallCounter() as calls:
             self.step(pixels, labels)
         return flops.get_total_flops(), calls.count
@@ -176,13 +175,13 @@ def main() -> None:
                 times[name].append(side.step(pixels, labels))
             times["heads"].append(with_text.step_of_heads(pixels, labels))
         report_time(chosen.backbone, accelerator, times)
-        if not chosen.compile:  # a compiled step is not seen operator by operator
+        if not chosen.compile:  # the operators of a compiled step are not visible
             report_work(without.work(pixels, labels), with_text.work(pixels, labels))
         report_memory(without.parameters, with_text.parameters)
 
 
 def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[float]]) -> None:
-    """Medians, and the ratio step by step with its 95% interval (order statistics: no assumption on the noise)."""
+    """Print medians, and the median ratio per step with its 95% interval by order statistics."""
     ratios = sorted(b / a for a, b in zip(times["without"], times["with"], strict=True))
     reach = 1.96 * math.sqrt(len(ratios)) / 2
     low = ratios[max(0, math.floor(len(ratios) / 2 - reach) - 1)]
@@ -193,7 +192,7 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
     print(f"without text  {without * 1000:9.1f} ms a step")
     print(f"with text     {with_text * 1000:9.1f} ms a step")
     print(
-        f"ratio         {statistics.median(ratios):9.4f} (median step by step, 95% interval {low:.4f} to {high:.4f}; ",
+        f"ratio         {statistics.median(ratios):9.4f} (median over steps, 95% interval {low:.4f} to {high:.4f}; ",
         end="",
     )
     print(f"of the medians {with_text / without:.4f})")
@@ -201,17 +200,17 @@ def report_time(backbone: str, accelerator: Accelerator, times: dict[str, list[f
 
 
 def report_work(without: tuple[int, int], with_text: tuple[int, int]) -> None:
-    """What a step computes."""
+    """Print what a step computes."""
     (flops, calls), (flops_with, calls_with) = without, with_text
     print(f"work          {flops / 1e9:,.1f} GFLOP and {(flops_with - flops) / flops:.3%} more with text; ", end="")
     print(f"{calls:,} operator calls and {calls_with - calls:,} more")
 
 
 def report_memory(plain: int, aligned: int) -> None:
-    """Parameters that come with the text."""
+    """Print the parameters that the text adds."""
     extra = aligned - plain
     print(f"memory        {extra:,} parameters more ({extra / plain:.1%}), {extra * 16 / 2**20:.1f} MiB", end=" ")
-    print("with gradients and AdamW's state, during training alone")
+    print("with gradients and AdamW's state, during training only")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Frozen stages on a CPU: channels-last against the default memory format, in one run.
+"""Speed of frozen stages on a CPU: channels-last against the default memory format.
 
 python benchmarks/channels_last.py
 """

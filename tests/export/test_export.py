@@ -1,4 +1,4 @@
-"""The exported model is a plain timm model that answers as the trained one."""
+"""Exported models are plain timm models with the predictions of the trained one."""
 
 import json
 import shutil
@@ -10,30 +10,25 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpt4image import export_model, predict_images, train_model
+from gpt4image import Recipe, export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError, DataError, ExportError
+from gpt4image.export import model as module
 from gpt4image.export.model import sample_images
 from gpt4image.train.run import load_backbone
 
 
 @pytest.fixture(scope="module")
 def run(images, store, tmp_path_factory):
-    from gpt4image import Recipe
-
     recipe = Recipe(
         backbone="resnet10t", pretrained=False, image_size=32, epochs=6, batch_size=8, lr=3e-3, crop_scale=(0.8, 1.0)
     )
     return train_model(images, store, recipe, tmp_path_factory.mktemp("run") / "described-0")
 
 
-@pytest.fixture(scope="module")
-def exported(run, images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "model"
-    return folder, export_model(run, images, folder)
-
-
-def test_plain_timm_and_onnx_answer_alike(run, images, exported):
-    folder, parity = exported
+@pytest.mark.slow
+def test_timm_and_onnx_exports_compute_the_trained_logits(run, images, tmp_path):
+    folder = tmp_path / "model"
+    parity = export_model(run, images, folder)
     sample = sample_images(run, images)
     with torch.no_grad():
         expected = load_backbone(run)(sample).numpy()
@@ -43,8 +38,8 @@ def test_plain_timm_and_onnx_answer_alike(run, images, exported):
         np.testing.assert_allclose(local(sample).numpy(), expected, atol=1e-6)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     for size in (1, 5):
-        answered = session.run(None, {"images": sample[:size].numpy()})[0]
-        np.testing.assert_allclose(answered, expected[:size], atol=1e-3)
+        logits = session.run(None, {"images": sample[:size].numpy()})[0]
+        np.testing.assert_allclose(logits, expected[:size], atol=1e-3)
     assert [found.form for found in parity] == ["timm safetensors", "ONNX"]
     assert all(found.difference <= 1e-3 and found.images == len(sample) for found in parity)
     config = json.loads((folder / "config.json").read_text())
@@ -53,9 +48,7 @@ def test_plain_timm_and_onnx_answer_alike(run, images, exported):
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
 
 
-def test_difference_above_the_tolerance_leaves_nothing(run, images, tmp_path, monkeypatch):
-    import gpt4image.export.model as module
-
+def test_export_beyond_the_tolerance_writes_nothing(run, images, tmp_path, monkeypatch):
     plain = module.save_file
 
     def corrupt(state, path):
@@ -67,7 +60,7 @@ def test_difference_above_the_tolerance_leaves_nothing(run, images, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_of_something_else_is_left_alone(run, images, tmp_path):
+def test_folder_with_other_files_is_refused(run, images, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="something else"):
@@ -75,20 +68,21 @@ def test_folder_of_something_else_is_left_alone(run, images, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_predicts_images_and_goes_on_after_a_broken_one(image_set, exported, tmp_path):
-    folder, _ = exported
+def test_predictions_continue_after_an_unreadable_image(run, images, image_set, tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    export_model(run, images, folder, onnx=False)
     for name in ("red", "blue"):
         shutil.copy(image_set / name / "004.png", tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "README.md").write_text("no image, nor called like one")
-    (tmp_path / ".hidden.png").write_bytes(b"of the system")
+    (tmp_path / "README.md").write_text("neither an image nor named like one")
+    (tmp_path / ".hidden.png").write_bytes(b"hidden")
     found = {p.path.name: p for p in predict_images(folder, [tmp_path], top=2)}
     assert found["red.png"].answers[0][0] == "red"
     assert found["blue.png"].answers[0][0] == "blue"
     assert len(found["red.png"].answers) == 2
     assert found["red.png"].answers[0][1] > found["red.png"].answers[1][1]
     assert found["broken.png"].answers == ()
-    assert found["broken.png"].error and "broken.png" not in found["broken.png"].error, "the path stands beside it"
+    assert found["broken.png"].error and "broken.png" not in found["broken.png"].error, "the path is a field of its own"
     assert len(found) == 3
 
     with pytest.raises(DataError, match="does not exist"):
@@ -100,7 +94,7 @@ def test_predicts_images_and_goes_on_after_a_broken_one(image_set, exported, tmp
         list(predict_images(tmp_path, [tmp_path / "red.png"]))
 
 
-def test_exporting_again_replaces_the_earlier_export(run, images, tmp_path):
+def test_repeated_export_replaces_the_earlier_one(run, images, tmp_path):
     export_model(run, images, tmp_path / "model", onnx=False)
     state = load_file(tmp_path / "model" / "model.safetensors")
     save_file({key: value * 0 for key, value in state.items()}, tmp_path / "model" / "model.safetensors")
