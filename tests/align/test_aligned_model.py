@@ -1,4 +1,4 @@
-"""Any timm backbone, its features, and targets that are mixed as the images are."""
+"""Backbones of all kinds in an aligned model: logits, features, heads and their losses."""
 
 import copy
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, Projector, Targets, TextAdapter, TextQueue
 from gpt4image.align.aligned_model import feature_width
-from gpt4image.align.mixing import label_targets
 from gpt4image.core.errors import ConfigError
 
 BACKBONES = {
@@ -21,7 +20,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_features_are_what_the_classifier_reads(name):
+def test_features_are_the_input_of_the_classifier(name):
     backbone = timm.create_model(name, num_classes=5, **BACKBONES[name]).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = backbone(images)
@@ -34,7 +33,7 @@ def test_features_are_what_the_classifier_reads(name):
     assert set(backbone.state_dict()) == set(timm.create_model(name, num_classes=5, **BACKBONES[name]).state_dict())
 
 
-def test_plain_module_with_its_classifier_named():
+def test_classifier_of_a_plain_module_can_be_given():
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     output = AlignedModel(backbone, classifier=backbone[-1])(torch.randn(2, 3, 2, 2))
     assert output.features.shape == (2, 4)
@@ -43,47 +42,13 @@ def test_plain_module_with_its_classifier_named():
         AlignedModel(backbone)
 
 
-def test_copy_catches_its_own_features():
+def test_copied_model_catches_its_own_features():
     model = AlignedModel(timm.create_model("resnet10t", num_classes=5)).eval()
     other = copy.deepcopy(model)
     nn.init.zeros_(other.backbone.get_classifier().weight)
     assert other(torch.randn(2, 3, 32, 32)).features.shape == (2, 512)
     with pytest.raises(ConfigError, match="was not run"):
         model.input_tap.take()
-
-
-def test_projectors_of_the_reference():
-    batch_norm = Projector(2048, 1024)
-    assert [type(layer) for layer in batch_norm] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
-    assert batch_norm[0].weight.shape == (2048, 2048)
-    assert batch_norm[0].bias is None
-    plain = Projector(768, 1024, kind="mlp")
-    assert [type(layer) for layer in plain] == [nn.Linear, nn.ReLU, nn.Linear]
-    assert plain[0].weight.std().item() == pytest.approx(1024**-0.5, rel=0.02)
-
-
-def test_projectors_of_each_kind():
-    kinds = {
-        "mlp-bn": [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear],
-        "mlp-ln": [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Linear],
-        "mlp": [nn.Linear, nn.ReLU, nn.Linear],
-        "bottleneck": [nn.Linear, nn.ReLU, nn.Linear],
-        "linear": [nn.Linear],
-    }
-    for kind, layers in kinds.items():
-        projector = Projector(64, 24, kind=kind)
-        assert [type(layer) for layer in projector] == layers
-        assert projector(torch.zeros(4, 64)).shape == (4, 24)
-    assert Projector(64, 24, kind="bottleneck")[0].out_features == 6
-    assert Projector(64, 24, 9, kind="bottleneck")[0].out_features == 9
-    with pytest.raises(ConfigError, match="Did you mean 'mlp-bn'"):
-        Projector(64, 24, kind="mlp-bm")
-
-
-def test_labels_become_distributions():
-    found = label_targets(torch.tensor([1, -1, 0]), classes=4, smoothing=0.2)
-    expected = [[0.05, 0.85, 0.05, 0.05], [0, 0, 0, 0], [0.85, 0.05, 0.05, 0.05]]
-    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def aligned(**heads):
@@ -99,7 +64,7 @@ def targets(size=4):
     return Targets((text, teacher), (has, torch.tensor([True, False] * (size // 2))))
 
 
-def test_several_heads_add_up_by_weight():
+def test_alignment_is_the_weighted_sum_of_the_heads():
     places = [
         (512, {"weight": 0.5}),
         (256, {"tap": "layer3", "source": 1, "loss": AlignmentLoss("cosine")}),
@@ -119,7 +84,7 @@ def test_several_heads_add_up_by_weight():
     assert model(images).alignment is None
 
 
-def test_what_does_not_go_together_is_refused():
+def test_heads_that_cannot_work_are_rejected():
     for loss in ("cosine", "relational"):
         with pytest.raises(ConfigError, match="make all texts one"):
             AlignmentHead(nn.Linear(4, 4), AlignmentLoss(loss), adapter=TextAdapter(4))

@@ -1,4 +1,4 @@
-"""What compilers and devices ask of a step: no break in the graph, and no value read, which would wait for it."""
+"""A training step compiles into one graph and never reads a value, which would wait for the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpt4image import (
     TextTransform,
 )
 from gpt4image.align.losses import LOSSES
-from support.tensor_sizes import Sizes
+from support.tensors import Sizes
 
 
 def inputs():
@@ -32,7 +32,7 @@ def inputs():
 
 
 def make_model(loss, **more):
-    """A small network with a head at its end and one in its middle, and all that can be learned or balanced."""
+    """A small balanced network with a head at its end and one in its middle, and everything learned that can be."""
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)
     backbone = nn.Sequential(*layers)
@@ -59,7 +59,7 @@ def step(model, called, mixed=True):
 
 
 @pytest.mark.parametrize(("loss", "mixed"), [("clip", False), *((loss, True) for loss in LOSSES.names())])
-def test_compiles_without_a_break(loss, mixed):
+def test_step_compiles_without_graph_break(loss, mixed):
     torch.compiler.reset()
     targets = {"clip": "similarity", "infonce": "label", "sigmoid": "identity"}.get(loss, "same")
     plain, compiled = (make_model(loss, targets=targets) for _ in range(2))
@@ -71,7 +71,7 @@ def test_compiles_without_a_break(loss, mixed):
 
 
 @pytest.mark.parametrize("loss", ["clip", "sigmoid"])
-def test_gradients_through_a_compiler_are_the_same(loss):
+def test_compiled_gradients_equal_eager_ones(loss):
     torch.compiler.reset()
     plain, compiled = (make_model(loss) for _ in range(2))
     expected = step(plain, plain)
@@ -80,7 +80,7 @@ def test_gradients_through_a_compiler_are_the_same(loss):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
-def test_a_timm_model_compiles():
+def test_timm_model_compiles_without_graph_break():
     torch.compiler.reset()
     model = AlignedModel(timm.create_model("resnet10t", num_classes=3), Projector(512, 6)).eval()
     images, targets, mixing = inputs()
@@ -91,7 +91,7 @@ def test_a_timm_model_compiles():
 
 @pytest.mark.parametrize("loss", LOSSES.names())
 @pytest.mark.parametrize("targets", ["identity", "same", "label", "similarity"])
-def test_no_value_is_read_in_a_step(loss, targets):
+def test_step_reads_no_value_from_the_device(loss, targets):
     model = make_model(loss, targets=TargetRule(targets))
     with Sizes() as seen:
         step(model, model)
@@ -99,4 +99,4 @@ def test_no_value_is_read_in_a_step(loss, targets):
     assert not seen.reads
     with Sizes() as seen:
         int(torch.ones(2).sum())
-    assert seen.reads  # what is asserted above could be seen
+    assert seen.reads  # a read would have been seen

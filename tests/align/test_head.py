@@ -1,4 +1,4 @@
-"""What a head hands to its loss: vectors of its source, transformed and adapted, and all that is known of them."""
+"""A head passes to its loss the vectors of its source, transformed and adapted, with ids, labels and mixing."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ import torch
 from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, Moments, Targets, TextAdapter, TextTransform
+from support.tensors import draw_vectors
 
 
-def vectors(seed, width=4):
-    return 5 * torch.randn(6, width, generator=torch.Generator().manual_seed(seed))
+def features(seed, width=4):
+    return 5 * draw_vectors(seed, 6, width, torch.float32)
 
 
 def targets(**more):
     known = torch.ones(6, dtype=torch.bool)
     few = torch.tensor([True, False, True, True, True, False])
-    return Targets((vectors(1, 3), vectors(2)), (known, few), **more)
+    return Targets((features(1, 3), features(2)), (known, few), **more)
 
 
 def make_head(loss, **more):
     torch.manual_seed(0)
-    unit = nn.functional.normalize(vectors(2), dim=1)
+    unit = nn.functional.normalize(features(2), dim=1)
     adapter = TextAdapter(4)
     nn.init.normal_(adapter.up.weight)
     transform = TextTransform("whitened", Moments.of([unit]))
     return AlignmentHead(nn.Linear(3, 4), loss, source=1, transform=transform, adapter=adapter, **more)
 
 
-def test_unit_vectors_are_transformed_made_unit_vectors_again_and_adapted():
+def test_vectors_are_normalised_before_transform_and_adapter():
     head, wanted = make_head(AlignmentLoss("clip")), targets()
     unit = nn.functional.normalize
-    text = head.adapter(unit(head.transform(unit(vectors(2), dim=1)), dim=1))
-    z = head(vectors(3, 3))
+    text = head.adapter(unit(head.transform(unit(features(2), dim=1)), dim=1))
+    z = head(features(3, 3))
     found = head.align(z, wanted)
     torch.testing.assert_close(found, AlignmentLoss("clip")(z, text, wanted.known[1]))
-    scaled = wanted._replace(vectors=(vectors(1, 3), vectors(2) * torch.arange(1, 7)[:, None]))
+    scaled = wanted._replace(vectors=(features(1, 3), features(2) * torch.arange(1, 7)[:, None]))
     torch.testing.assert_close(found, head.align(z, scaled))
 
 
-def test_what_is_known_of_the_images_and_what_to_divide_by_goes_along():
-    head, z = make_head(AlignmentLoss("infonce", targets="label")), vectors(4)
-    text = head.adapter(nn.functional.normalize(head.transform(nn.functional.normalize(vectors(2), dim=1)), dim=1))
+def test_ids_labels_mixing_and_totals_reach_the_loss():
+    head, z = make_head(AlignmentLoss("infonce", targets="label")), features(4)
+    text = head.adapter(nn.functional.normalize(head.transform(nn.functional.normalize(features(2), dim=1)), dim=1))
     ids, labels = torch.tensor([1, 2, 1, 3, 4, 5]), torch.tensor([-1, -1, -1, 1, 1, 0])
     mixing = torch.eye(6) * 0.75 + torch.eye(6).flip(0) * 0.25
     plain = head.align(z, targets(labels=labels), mixing)
@@ -53,10 +54,10 @@ def test_what_is_known_of_the_images_and_what_to_divide_by_goes_along():
     assert divided.item() == pytest.approx(found.item() / 2, rel=1e-5)
 
 
-def test_a_model_hands_on_the_mixing():
+def test_model_passes_the_mixing_to_its_heads():
     head = AlignmentHead(nn.Linear(3, 4), source=1, weight=3)
     backbone = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    model, images = AlignedModel(backbone, head, classifier=backbone[1]), vectors(5, 2)
+    model, images = AlignedModel(backbone, head, classifier=backbone[1]), features(5, 2)
     mixing = torch.eye(6) * 0.75 + torch.eye(6).flip(0) * 0.25
     output = model(images, targets(), mixing)
     torch.testing.assert_close(output.alignment, 3 * head.align(head(output.features), targets(), mixing))

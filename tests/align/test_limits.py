@@ -1,8 +1,9 @@
-"""Numbers at their limits: what is not there, what is too small, what fell too low."""
+"""Losses, targets and gradients at their numerical limits."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,16 +13,16 @@ from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAda
 from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.align.targets import Texts
+from support.tensors import draw_vectors
 
 NAN = float("nan")
 
 
-def vectors(seed, size=5, width=4):
-    return torch.randn(size, width, generator=torch.Generator().manual_seed(seed))
+vectors = partial(draw_vectors, size=5, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("unknown", [NAN, math.inf, 0.0, 1e38])
-def test_whatever_is_in_the_row_of_no_text_an_adapter_learns_nothing_of_it(unknown):
+def test_adapter_learns_nothing_from_rows_without_text(unknown):
     found = []
     for filler in (unknown, 1.0):
         torch.manual_seed(0)
@@ -33,11 +34,11 @@ def test_whatever_is_in_the_row_of_no_text_an_adapter_learns_nothing_of_it(unkno
         loss = head.align(vectors(2), Targets((text,), (known,)))
         loss.backward()
         found.append([loss, *(parameter.grad for parameter in adapter.parameters())])
-    for strange, plain in zip(*found, strict=True):
-        torch.testing.assert_close(strange, plain)
+    for odd, plain in zip(*found, strict=True):
+        torch.testing.assert_close(odd, plain)
 
 
-def test_a_text_with_gradient_of_its_own_gets_none_where_it_does_not_count():
+def test_rows_without_text_get_no_gradient():
     text = vectors(1)
     text[2] = NAN
     text.requires_grad_()
@@ -47,8 +48,8 @@ def test_a_text_with_gradient_of_its_own_gets_none_where_it_does_not_count():
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES.names() if name != "cosine"])
-def test_a_learned_temperature_that_fell_too_low_rises_again(name):
-    """Where the batch asks for a higher one: all images point away from their texts."""
+def test_learned_temperature_recovers_from_the_lower_bound(name):
+    """All images point away from their texts, so the batch favours a higher temperature."""
     loss = AlignmentLoss(name, 0.02, learn_temperature=True)
     loss.log_scale.data.fill_(50.0)
     text = vectors(3)
@@ -61,8 +62,8 @@ def test_a_learned_temperature_that_fell_too_low_rises_again(name):
 
 
 @pytest.mark.parametrize(("tau_t", "mixing"), [(0.1, None), (0.005, None), (0.1, torch.eye(5)), (0.02, torch.eye(5))])
-def test_likeness_at_a_low_temperature_is_still_a_distribution(tau_t, mixing):
-    """In float32, against float64 loops: no exponential of a cosine is too small."""
+def test_relational_targets_are_exact_at_low_temperatures(tau_t, mixing):
+    """In float32 against float64 loops: no exponential of a cosine underflows."""
     text, z = nn.functional.normalize(vectors(5), dim=1), nn.functional.normalize(vectors(6), dim=1)
     found = AlignmentLoss("relational", 0.3, targets=TargetRule("same", tau_t))(z, text, mixing=mixing)
     total = 0.0
@@ -77,8 +78,8 @@ def test_likeness_at_a_low_temperature_is_still_a_distribution(tau_t, mixing):
 
 @pytest.mark.parametrize("name", LOSSES.names())
 @pytest.mark.parametrize("mixing", [None, torch.eye(5)])
-def test_images_that_share_everything_or_stand_alone(name, mixing):
-    """One image; all images and texts alike; one text: finite, and so are the gradients."""
+def test_single_and_identical_images_give_finite_losses_and_gradients(name, mixing):
+    """One image; identical images and texts; a single text."""
     for size, known in ((1, [True]), (5, [True] * 5), (5, [False, False, True, False, False])):
         z = torch.ones(size, 4, requires_grad=True)
         loss = AlignmentLoss(name, 0.01)
@@ -92,7 +93,7 @@ def test_images_that_share_everything_or_stand_alone(name, mixing):
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_a_feature_or_text_of_zeros_is_no_trouble(name):
+def test_zero_features_and_texts_give_finite_losses_and_gradients(name):
     z, text = vectors(1), vectors(2)
     z[0], text[1] = 0, 0
     z.requires_grad_()
@@ -101,8 +102,8 @@ def test_a_feature_or_text_of_zeros_is_no_trouble(name):
     assert value.isfinite() and z.grad.isfinite().all()
 
 
-def test_same_text_is_told_from_a_similar_one():
-    """What float16 loses of a text leaves it the same text; a cosine of 0.9999 does not make it one."""
+def test_rounded_text_is_the_same_and_a_similar_one_is_not():
+    """Rounding to float16 leaves a text the same; a cosine of 0.9999 with another does not make it the same."""
     text = nn.functional.normalize(torch.randn(2, 384, generator=torch.Generator().manual_seed(1)), dim=1)
     turned = nn.functional.normalize(text[0] + 0.015 * text[1], dim=0)
     assert 0.9998 < float(turned @ text[0]) < 0.99995
@@ -113,8 +114,8 @@ def test_same_text_is_told_from_a_similar_one():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_balance_holds_in_every_precision(dtype):
-    """With a share so large that no half-precision number holds the scale itself."""
+def test_balanced_gradients_are_right_in_every_precision(dtype):
+    """The scale itself is too large for half precision."""
     feature = torch.ones(4, 8, dtype=dtype, requires_grad=True)
     first, second = split_balanced(feature, torch.tensor(1.0))
     of_first, of_second = torch.full((4, 8), 8.0, dtype=dtype), torch.full((4, 8), 2.0**-14, dtype=dtype)

@@ -1,69 +1,99 @@
-"""Losses against other libraries and the reference's formulas; precision and arguments."""
+"""Losses from outside the library: a function, a registered name, and an installed package's entry point."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from gpt4image import AlignmentLoss
+from gpt4image import AlignmentHead, AlignmentLoss, Recipe, TextAdapter, TextQueue
+from gpt4image.align.losses import LOSSES, Loss
 from gpt4image.core.errors import ConfigError
 
-TAU = 0.17
+
+def hinge_loss(pairs, temperature):
+    """Pull only images that are further from their text than the temperature."""
+    return (pairs.shares * (1 - temperature - pairs.own).clamp(min=0) ** 2).sum()
 
 
-def vectors(seed: int, size: int = 7, width: int = 5) -> torch.Tensor:
-    return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def shifted_loss(pairs, temperature, bias):
+    return hinge_loss(pairs, temperature) + (pairs.shares * bias).sum()
 
 
-def test_clip_equals_open_clip():
-    from open_clip import ClipLoss
-
-    z, t = (nn.functional.normalize(vectors(seed), dim=1) for seed in (5, 6))
-    assert AlignmentLoss("clip", TAU)(z, t).item() == pytest.approx(ClipLoss()(z, t, 1 / TAU).item(), abs=1e-12)
-
-
-def test_infonce_equals_pytorch_metric_learning():
-    from pytorch_metric_learning.losses import NTXentLoss
-
-    z, t, labels = vectors(7), vectors(8), torch.arange(7)
-    theirs = NTXentLoss(temperature=TAU)(z, labels, ref_emb=t, ref_labels=labels.clone())
-    assert AlignmentLoss("infonce", TAU)(z, t).item() == pytest.approx(theirs.item(), abs=1e-9)
+@pytest.fixture
+def registered(monkeypatch):
+    """A registry that forgets after the test what the test adds."""
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES._entries))
+    LOSSES.register("hinge", Loss(hinge_loss, may_collapse=True))
+    LOSSES.register("shifted", Loss(shifted_loss, has_temperature=False, uses_queue=True, has_bias=True))
+    return LOSSES
 
 
-def test_cosine_equals_lightly():
-    from lightly.loss import NegativeCosineSimilarity
-
-    z, t = vectors(9), vectors(10)
-    assert AlignmentLoss("cosine")(z, t).item() == pytest.approx(2 + 2 * NegativeCosineSimilarity()(z, t).item())
+def example():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(5, 4, generator=generator), torch.randn(5, 4, generator=generator)
 
 
-def test_equals_the_reference_formulas():
-    """The reference's three losses as its formulas state them: unit image vectors, texts already of unit length."""
-    z, t = nn.functional.normalize(vectors(11), dim=1), nn.functional.normalize(vectors(12), dim=1)
-    logits, diagonal = z @ t.T / TAU, torch.arange(7)
-    cross_entropy = nn.functional.cross_entropy
-    reference = {
-        "clip": (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2,
-        "infonce": cross_entropy(logits, diagonal),
-        "cosine": (2 - 2 * (z * t).sum(dim=-1)).mean(),
-    }
-    for name, expected in reference.items():
-        assert AlignmentLoss(name, TAU)(vectors(11), t).item() == pytest.approx(expected.item(), abs=1e-12), name
+def test_function_is_a_loss():
+    z, text = example()
+    cosines = nn.functional.cosine_similarity(z, text)
+    expected = (0.7 - cosines).clamp(min=0).square().mean()
+    torch.testing.assert_close(AlignmentLoss(hinge_loss, 0.3)(z, text), expected)
+    assert AlignmentLoss(hinge_loss, learn_temperature=True, queue=TextQueue(8, 4)).name == "hinge_loss"
 
 
-def test_half_precision_is_computed_in_float32():
-    z, t = vectors(14).to(torch.bfloat16), vectors(15).to(torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = AlignmentLoss("clip", 0.01)(z, t)
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(AlignmentLoss("clip", 0.01)(z.double(), t.double()).item(), rel=1e-5)
+def test_registered_loss_is_known_by_name(registered):
+    z, text = example()
+    torch.testing.assert_close(AlignmentLoss("hinge", 0.3)(z, text), AlignmentLoss(hinge_loss, 0.3)(z, text))
+    assert registered.names()[-2:] == ("hinge", "shifted")
+    with pytest.raises(ConfigError, match="Did you mean 'hinge'"):
+        AlignmentLoss("hing")
 
 
-def test_arguments_are_checked():
-    with pytest.raises(ConfigError, match="Did you mean 'clip'"):
-        AlignmentLoss("clp")
-    with pytest.raises(ConfigError, match="above 0"):
-        AlignmentLoss("clip", temperature=0)
-    with pytest.raises(ConfigError, match="out_features"):
-        AlignmentLoss()(torch.zeros(4, 3), torch.zeros(4, 5))
-    with pytest.raises(ConfigError, match="has_text"):
-        AlignmentLoss()(torch.zeros(4, 3), torch.zeros(4, 3), torch.ones(3, dtype=torch.bool))
+def test_loss_with_bias_learns_it(registered):
+    loss = AlignmentLoss("shifted", bias=2.0)
+    value = loss(*example())
+    value.backward()
+    assert loss.bias.item() == 2
+    assert loss.bias.grad.item() == pytest.approx(1)
+
+
+def test_settings_are_checked_against_the_entry(registered):
+    with pytest.raises(ConfigError, match="of no use"):
+        AlignmentLoss("hinge", queue=TextQueue(8, 4))
+    with pytest.raises(ConfigError, match="no temperature to learn"):
+        AlignmentLoss("shifted", learn_temperature=True)
+    with pytest.raises(ConfigError, match="make all texts one"):
+        AlignmentHead(nn.Identity(), AlignmentLoss("hinge"), adapter=TextAdapter(4))
+    assert AlignmentHead(nn.Identity(), AlignmentLoss("shifted"), adapter=TextAdapter(4)).loss.name == "shifted"
+
+
+def test_recipe_takes_a_registered_loss_and_checks_its_settings(registered):
+    assert Recipe(loss="hinge", learn_temperature=True).loss == "hinge"
+    with pytest.raises(ConfigError, match="no negatives to queue"):
+        Recipe(loss="hinge", queue=64)
+    with pytest.raises(ConfigError, match="collapse all texts"):
+        Recipe(loss="hinge", text_adapter=True)
+    with pytest.raises(ConfigError, match="no temperature to learn"):
+        Recipe(loss="shifted", learn_temperature=True)
+
+
+def test_command_line_takes_a_registered_loss(registered):
+    from gpt4image.cli.main import parse
+
+    command = parse(["train", "data", "--loss", "hinge", "--temperature", "0.3"])
+    assert (command.recipe.loss, command.recipe.temperature) == ("hinge", 0.3)
+
+
+@pytest.mark.parametrize("part", [Loss(hinge_loss), hinge_loss])
+def test_entry_point_of_an_installed_package_is_a_loss(monkeypatch, part):
+    monkeypatch.setitem(sys.modules, "hinge_package", SimpleNamespace(hinge=part))
+    entry = EntryPoint("hinge", "hinge_package:hinge", "gpt4image.losses")
+    monkeypatch.setattr(LOSSES, "_installed", {"hinge": entry})
+    z, text = example()
+    torch.testing.assert_close(AlignmentLoss("hinge", 0.3)(z, text), AlignmentLoss(hinge_loss, 0.3)(z, text))
+    assert Recipe(loss="hinge").loss == "hinge"

@@ -1,4 +1,4 @@
-"""Features of any module of any model, and the balance of the two gradients that meet there."""
+"""Taps catch features of any module of any model and balance the gradients that meet there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt4image import AlignedModel, AlignmentHead, AlignmentLoss, FeatureTap, Pr
 from gpt4image.core.errors import ConfigError
 
 
-def test_pools():
+def test_each_pool_makes_a_vector_per_image():
     maps, tokens = torch.randn(2, 5, 3, 4), torch.randn(2, 7, 5)
     expected = {
         ("auto", maps): maps.mean(dim=(2, 3)),
@@ -36,7 +36,7 @@ def test_pools():
         FeatureTap(module, pool="tokn")
 
 
-def test_a_detectors_backbone_in_a_loop_of_ones_own():
+def test_tap_works_in_a_detector_and_a_custom_loop():
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
     model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).train()
@@ -52,7 +52,7 @@ def test_a_detectors_backbone_in_a_loop_of_ones_own():
     assert next(stage.parameters()).grad.abs().max() > 0
 
 
-def test_a_transformers_model_and_its_classifier():
+def test_transformers_model_is_aligned_at_its_classifier_and_inside():
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
@@ -73,7 +73,7 @@ def test_a_transformers_model_and_its_classifier():
     output.alignment.backward()
 
 
-def test_a_module_that_answers_no_tensor_is_refused():
+def test_module_that_returns_no_tensor_is_rejected():
     class Pair(nn.Module):
         def forward(self, x):
             return {"out": x}
@@ -84,7 +84,7 @@ def test_a_module_that_answers_no_tensor_is_refused():
         module(torch.zeros(1, 2))
 
 
-def test_the_first_of_several_answers_is_taken_and_all_are_passed_on():
+def test_first_of_several_outputs_is_caught_and_all_are_passed_on():
     class Pair(nn.Module):
         def forward(self, x):
             return x * 2, "other"
@@ -95,7 +95,7 @@ def test_the_first_of_several_answers_is_taken_and_all_are_passed_on():
     assert answer[1] == "other" and torch.equal(answer[0], tap.take())
 
 
-def test_a_copy_of_a_model_listens_to_itself():
+def test_tap_of_a_copied_model_hooks_the_copy():
     model = AlignedModel(timm.create_model("resnet10t", num_classes=2), AlignmentHead(nn.Linear(256, 4), tap="layer3"))
     other = copy.deepcopy(model.eval())
     other.backbone(torch.randn(1, 3, 32, 32))
@@ -134,7 +134,7 @@ def losses(balance, share=0.25, text=True):
     return model, inputs, classification, output.alignment
 
 
-def test_the_pull_of_the_alignment_is_a_share_of_the_classifiers():
+def test_balanced_gradient_is_a_share_of_the_classifiers():
     model, inputs, classification, alignment = losses(balance=False)
     parameters = [model.backbone.stem.bias, *model.heads.parameters()]
     apart = [
@@ -163,7 +163,7 @@ def test_the_pull_of_the_alignment_is_a_share_of_the_classifiers():
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.0, True), (0.25, False)])
-def test_without_a_share_or_without_text_the_classifier_is_alone(share, text):
+def test_no_share_or_no_text_leaves_the_classifiers_gradient(share, text):
     model, _, classification, alignment = losses(True, share, text)
     (classification + alignment).backward()
     alone, _, classification, _ = losses(False)
@@ -171,6 +171,6 @@ def test_without_a_share_or_without_text_the_classifier_is_alone(share, text):
     torch.testing.assert_close(model.backbone.stem.weight.grad, alone.backbone.stem.weight.grad)
 
 
-def test_balance_changes_no_answer():
+def test_balance_does_not_change_the_losses():
     plain, balanced = losses(False), losses(True)
     assert plain[2].item() == balanced[2].item() and plain[3].item() == balanced[3].item()

@@ -1,4 +1,4 @@
-"""Training images are labelled by texts that their labeller has not seen, and labelled again when something changed."""
+"""Out-of-fold soft labels from texts: leakage groups, splits, recomputation after changes, interruption."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.soft_labels import existing_labels, labeller, report_labels, write_label_issues
 from gpt4image.soft_labels.report import LabelIssue
-from support.labelling_parts import WordEncoder, image_id, make_store, make_table, telling_texts
+from support.labelling_parts import WordEncoder, image_id, informative_texts, make_store, make_table
 
 CLASSES = ("ant", "bee", "cow")
 LABELS = [number % 3 for number in range(60)]
@@ -25,21 +25,21 @@ def positions(labels, images):
 
 @pytest.fixture
 def fits(monkeypatch):
-    """Arguments of each cross-fit, in order."""
+    """Record the arguments of each cross-fit."""
     found = []
     fit = labeller.cross_fit
 
-    def noting(vectors, labels, groups, *arguments, **settings):
+    def record(vectors, labels, groups, *arguments, **settings):
         found.append((np.asarray(vectors), labels.copy(), groups))
         return fit(vectors, labels, groups, *arguments, **settings)
 
-    monkeypatch.setattr(labeller, "cross_fit", noting)
+    monkeypatch.setattr(labeller, "cross_fit", record)
     return found
 
 
-def test_texts_that_tell_the_class_label_the_images(tmp_path):
+def test_informative_texts_label_their_images(tmp_path):
     images = make_table(LABELS, CLASSES)
-    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    store = make_store(images, informative_texts(LABELS, CLASSES), tmp_path / "words")
     labels = label_by_vectors(images, [store], tmp_path / "labels")
     shares = labels.take(positions(labels, images))
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
@@ -54,7 +54,7 @@ def test_texts_that_tell_the_class_label_the_images(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "labels.lock", "words", "words.lock"]
 
 
-def test_images_of_one_text_do_not_vouch_for_each_other(tmp_path, monkeypatch):
+def test_images_with_one_text_leak_nothing(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     pair_labels = generator.integers(0, 3, 60)
     images = make_table(np.repeat(pair_labels, 2).tolist(), CLASSES)
@@ -67,7 +67,7 @@ def test_images_of_one_text_do_not_vouch_for_each_other(tmp_path, monkeypatch):
     assert leaky.manifest.quality.accuracy > 0.8
 
 
-def test_any_text_in_common_links_images_through_all_stores(tmp_path, fits):
+def test_shared_texts_in_any_store_form_leakage_groups(tmp_path, fits):
     images = make_table(LABELS, CLASSES)
     several = [[f"own{row}", f"more{row}"] for row in range(60)]
     several[4].append("own0")
@@ -90,11 +90,11 @@ def test_any_text_in_common_links_images_through_all_stores(tmp_path, fits):
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
 
 
-def test_validation_and_test_images_are_not_touched(tmp_path, monkeypatch, fits):
+def test_validation_and_test_images_are_not_used(tmp_path, monkeypatch, fits):
     splits = ["train", "train", "train", "train", "validation", "test"] * 10
     labels = np.random.default_rng(0).integers(0, 3, 60).tolist()
     images = make_table(labels, CLASSES, splits)
-    store = make_store(images, telling_texts(labels, CLASSES), tmp_path / "words")
+    store = make_store(images, informative_texts(labels, CLASSES), tmp_path / "words")
     taken = []
     take = EmbeddingStore.take
     monkeypatch.setattr(EmbeddingStore, "take", lambda self, at, *more: taken.extend(at) or take(self, at, *more))
@@ -105,9 +105,9 @@ def test_validation_and_test_images_are_not_touched(tmp_path, monkeypatch, fits)
     assert len(fits[0][1]) == 40
 
 
-def test_unlabelled_images_are_labelled_and_undescribed_ones_are_not(tmp_path):
+def test_images_without_label_get_soft_labels_and_those_without_text_none(tmp_path):
     given = [-1 if number % 10 == 5 else label for number, label in enumerate(LABELS)]
-    texts = telling_texts(LABELS, CLASSES)
+    texts = informative_texts(LABELS, CLASSES)
     texts[7] = []
     images = make_table(given, CLASSES)
     labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
@@ -119,9 +119,9 @@ def test_unlabelled_images_are_labelled_and_undescribed_ones_are_not(tmp_path):
     assert labels.manifest.quality.images == 53
 
 
-def test_only_images_in_all_stores_are_labelled(tmp_path):
+def test_images_missing_from_a_store_get_no_soft_label(tmp_path):
     images = make_table(LABELS, CLASSES)
-    texts = telling_texts(LABELS, CLASSES)
+    texts = informative_texts(LABELS, CLASSES)
     whole = make_store(images, texts, tmp_path / "words")
     part = make_store(images, [*texts[:50], *([[]] * 10)], tmp_path / "two", WordEncoder("two"))
     labels = label_by_vectors(images, [whole, part], tmp_path / "labels")
@@ -129,19 +129,19 @@ def test_only_images_in_all_stores_are_labelled(tmp_path):
     assert [source.name for source in labels.manifest.origin.sources] == ["words", "two"]
 
 
-def test_copies_count_once_and_images_in_two_classes_once_for_each(tmp_path, fits):
+def test_copies_count_once_and_images_in_several_classes_once_each(tmp_path, fits):
     numbers = [*range(60), 0, 1, 2, 2]
     given = [*LABELS, 0, 1, 0, -1]  # copies of 0 and 1 as they are, one of 2 in another class and one in none
     images = make_table(given, CLASSES, numbers=numbers)
-    texts = [*telling_texts(LABELS, CLASSES), [], [], [], []]
+    texts = [*informative_texts(LABELS, CLASSES), [], [], [], []]
     labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
     _, fitted, groups = fits[0]
     assert (len(labels), len(fitted), len(np.unique(groups))) == (60, 62, 60)
     assert len(report_labels(labels, images).per_class) == 3
 
 
-def test_the_order_of_the_table_does_not_matter(tmp_path):
-    texts = telling_texts(LABELS, CLASSES)
+def test_order_of_the_table_does_not_matter(tmp_path):
+    texts = informative_texts(LABELS, CLASSES)
     images = make_table(LABELS, CLASSES)
     store = make_store(images, texts, tmp_path / "words")
     there = label_by_vectors(images, [store], tmp_path / "labels")
@@ -151,9 +151,10 @@ def test_the_order_of_the_table_does_not_matter(tmp_path):
     assert there.manifest == again.manifest
 
 
-def test_labels_are_made_again_when_something_changed(tmp_path, fits):
+@pytest.mark.slow
+def test_labels_are_recomputed_only_after_a_change(tmp_path, fits):
     folder = tmp_path / "labels"
-    texts = telling_texts(LABELS, CLASSES)
+    texts = informative_texts(LABELS, CLASSES)
     images = make_table(LABELS, CLASSES)
     store = make_store(images, texts, tmp_path / "words")
 
@@ -182,9 +183,9 @@ def test_labels_are_made_again_when_something_changed(tmp_path, fits):
     assert [label(store=newer), label(store=newer)] == [1, 0]
 
 
-def test_errors_name_what_is_missing(tmp_path):
+def test_errors_name_the_missing_input(tmp_path):
     images = make_table(LABELS, CLASSES)
-    texts = telling_texts(LABELS, CLASSES)
+    texts = informative_texts(LABELS, CLASSES)
     store = make_store(images, texts, tmp_path / "words")
     folder = tmp_path / "labels"
     with pytest.raises(ConfigError, match="gpt4image embed"):
@@ -208,35 +209,37 @@ def test_errors_name_what_is_missing(tmp_path):
     assert not folder.exists()
 
 
-def test_an_image_alone_in_its_class_gets_no_soft_label(tmp_path, capsys):
+def test_image_alone_in_its_class_gets_no_soft_label(tmp_path, capsys):
     images = make_table([2, *[number % 2 for number in range(59)]], CLASSES)
-    store = make_store(images, telling_texts([2, *[number % 2 for number in range(59)]], CLASSES), tmp_path / "words")
+    store = make_store(
+        images, informative_texts([2, *[number % 2 for number in range(59)]], CLASSES), tmp_path / "words"
+    )
     labels = label_by_vectors(images, [store], tmp_path / "labels")
 
     assert (positions(labels, images) < 0).tolist() == [True] + [False] * 59
     assert "'cow' (1)" in capsys.readouterr().err
 
 
-def test_labels_made_with_other_settings_are_found(tmp_path):
+def test_existing_labels_are_found_whatever_their_settings(tmp_path):
     images = make_table(LABELS, CLASSES)
-    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    store = make_store(images, informative_texts(LABELS, CLASSES), tmp_path / "words")
     assert existing_labels(images, [store], tmp_path / "labels") is None
     label_by_vectors(images, [store], tmp_path / "labels", strength=0.5, folds=3)
     assert existing_labels(images, [store], tmp_path / "labels").manifest.origin.strength == 0.5
     assert existing_labels(make_table([1, *LABELS[1:]], CLASSES), [store], tmp_path / "labels") is None
 
 
-def test_classes_without_any_described_image_do_no_harm(tmp_path):
+def test_classes_without_descriptions_get_a_small_probability(tmp_path):
     images = make_table(LABELS, [*CLASSES, "yak"])
-    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    store = make_store(images, informative_texts(LABELS, CLASSES), tmp_path / "words")
     labels = label_by_vectors(images, [store], tmp_path / "labels")
     shares = labels.take(positions(labels, images))
     assert ((shares[:, 3] > 0) & (shares[:, 3] < 0.05)).all()
 
 
-def test_doubted_labels_are_listed_and_shown_not_obeyed(tmp_path):
+def test_likely_label_errors_are_listed_with_control_characters_escaped(tmp_path):
     given = [*LABELS, 1]
-    texts = [*telling_texts(LABELS, CLASSES), "ant antish ant antish"]
+    texts = [*informative_texts(LABELS, CLASSES), "ant antish ant antish"]
     images = make_table(given, CLASSES)
     store = make_store(images, texts, tmp_path / "words")
     labels = label_by_vectors(images, [store], tmp_path / "labels", strength=30)
@@ -259,7 +262,7 @@ def test_doubted_labels_are_listed_and_shown_not_obeyed(tmp_path):
     assert line.split("\t")[1:3] == [r"a\x1b[31m\tb.png", r"c\nd"]
 
 
-LABELLING = """
+SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
@@ -280,13 +283,14 @@ label_by_vectors(make_table(LABELS, CLASSES), [EmbeddingStore(sys.argv[2])], Pat
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["fitting", "writing", "renaming"])
 def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
     images = make_table(LABELS, CLASSES)
-    store = make_store(images, telling_texts(LABELS, CLASSES), tmp_path / "words")
+    store = make_store(images, informative_texts(LABELS, CLASSES), tmp_path / "words")
     folder = tmp_path / "labels"
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", LABELLING, here, str(store.layout.folder), str(folder), moment]
+    command = [sys.executable, "-c", SCRIPT, here, str(store.layout.folder), str(folder), moment]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert not folder.exists()
@@ -299,7 +303,7 @@ def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
     assert left == {"words", "words.lock", "labels", "labels.lock", "whole", "whole.lock"}
 
 
-def test_the_command_labels_and_says_how_well(image_set, descriptions_file, tmp_path, capsys):
+def test_label_command_reports_quality_and_label_issues(image_set, descriptions_file, tmp_path, capsys):
     from gpt4image.cli.main import main
 
     command = ["label", str(image_set), "--text", str(descriptions_file), "--work", str(tmp_path)]
@@ -312,4 +316,4 @@ def test_the_command_labels_and_says_how_well(image_set, descriptions_file, tmp_
     assert (origin.folds, origin.strength, origin.seed) == (4, 10.0, 3)
     assert (folder / "doubtful.tsv").read_text().startswith("id\tpath\tlabel\t")
     assert main([*command, "--folds", "1"]) == 1
-    assert "2 folds" in capsys.readouterr().err
+    assert "folds should be greater than or equal to 2, not 1" in capsys.readouterr().err

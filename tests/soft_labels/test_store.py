@@ -1,4 +1,4 @@
-"""Soft labels come back as they were written, from any process, and are never half there."""
+"""Soft labels come back as written, in any process, and a store is complete or absent."""
 
 import os
 import pickle
@@ -24,13 +24,13 @@ ORIGIN = LabelOrigin(kind="classifier", sources=(LabelSource(name="big-model", r
 IDS = [image_id(number) for number in range(9)]
 
 
-def some_logits(seed=0, rows=9):
+def draw_logits(seed=0, rows=9):
     return (np.random.default_rng(seed).normal(size=(rows, 3)) * 8 + 30).astype(np.float32)
 
 
 @pytest.fixture
 def labels(tmp_path):
-    return write_soft_labels(tmp_path / "big", IDS, some_logits(), CLASSES, ORIGIN, temperature=1.5)
+    return write_soft_labels(tmp_path / "big", IDS, draw_logits(), CLASSES, ORIGIN, temperature=1.5)
 
 
 def test_round_trip_by_id_in_any_order(labels):
@@ -41,7 +41,7 @@ def test_round_trip_by_id_in_any_order(labels):
     assert found[[1, 4]].tolist() == [-1, -1]
     shares = labels.take(found, 2.0)
     assert shares.dtype == np.float32
-    expected = softmax(some_logits()[[4, 0, 4]] / 2, axis=1)
+    expected = softmax(draw_logits()[[4, 0, 4]] / 2, axis=1)
     np.testing.assert_allclose(shares[[0, 2, 3]], expected, atol=2e-3)
     assert not shares[[1, 4]].any()
     np.testing.assert_array_equal(labels.take(found), labels.take(found, 1.5))
@@ -50,19 +50,19 @@ def test_round_trip_by_id_in_any_order(labels):
     assert labels.take(np.empty(0, dtype=int)).shape == (0, 3)
 
 
-def test_what_is_stored_is_said(labels, tmp_path):
+def test_manifest_holds_origin_temperature_and_quality(labels, tmp_path):
     quality = LabelQuality(
         images=9, accuracy=0.5, balanced_accuracy=0.4, negative_log_likelihood=1.0, calibration_error=0.1
     )
     assert SoftLabels(labels.layout.folder).manifest == labels.manifest
     assert labels.manifest.origin == ORIGIN
     assert labels.manifest.quality is None
-    again = write_soft_labels(tmp_path / "other", IDS, some_logits(), CLASSES, ORIGIN, quality=quality)
+    again = write_soft_labels(tmp_path / "other", IDS, draw_logits(), CLASSES, ORIGIN, quality=quality)
     assert SoftLabels(str(again.layout.folder)).manifest.quality == quality
     assert again.manifest.temperature == 1
 
 
-def test_likely_classes_keep_their_precision_whatever_the_logits(tmp_path):
+def test_likely_classes_are_precise_at_extreme_logits(tmp_path):
     logits = np.asarray([[1000.0, 999.0, 0.0], [-np.inf, 5.0, 5.0], [0, -1e5, -1e9]])
     labels = write_soft_labels(tmp_path / "far", IDS[:3], logits, CLASSES, ORIGIN)
     shares = labels.take(labels.find(IDS[:3]), 1.0)
@@ -82,7 +82,7 @@ class Taken(Dataset):
         return torch.from_numpy(self.labels.take(self.labels.find([IDS[number]])))
 
 
-def test_pickles_as_its_path_and_serves_workers(labels):
+def test_pickled_store_is_its_path_and_serves_workers(labels):
     content = pickle.dumps(labels)
     assert len(content) < 500
     assert pickle.loads(content).manifest == labels.manifest  # noqa: S301 - our own
@@ -93,7 +93,7 @@ def test_pickles_as_its_path_and_serves_workers(labels):
 
 @pytest.mark.parametrize("name", ["manifest.json", "ids.npy", "logits.npy"])
 @pytest.mark.parametrize("content", [b"", b"{", None])
-def test_damage_is_an_error_that_says_what_to_do(labels, name, content):
+def test_damaged_store_is_an_error_with_a_remedy(labels, name, content):
     path = labels.layout.folder / name
     if content is None:
         path.unlink()
@@ -103,8 +103,8 @@ def test_damage_is_an_error_that_says_what_to_do(labels, name, content):
         SoftLabels(labels.layout.folder)
 
 
-def test_arrays_of_another_store_and_foreign_fields_are_noticed(labels, tmp_path):
-    other = write_soft_labels(tmp_path / "other", IDS[:5], some_logits(rows=5), CLASSES, ORIGIN)
+def test_arrays_and_manifest_must_match(labels, tmp_path):
+    other = write_soft_labels(tmp_path / "other", IDS[:5], draw_logits(rows=5), CLASSES, ORIGIN)
     for name in ("ids.npy", "logits.npy"):
         kept = (labels.layout.folder / name).read_bytes()
         (labels.layout.folder / name).write_bytes((other.layout.folder / name).read_bytes())
@@ -117,49 +117,49 @@ def test_arrays_of_another_store_and_foreign_fields_are_noticed(labels, tmp_path
         SoftLabels(labels.layout.folder)
 
 
-def test_other_classes_are_refused(labels):
+def test_other_classes_or_another_order_are_rejected(labels):
     labels.check(CLASSES)
     for other in (CLASSES[:2], CLASSES[::-1]):
         with pytest.raises(StoreError, match="other classes"):
             labels.check(other)
 
 
-def test_what_cannot_be_written_is_refused_and_leaves_what_is_there(labels):
+def test_invalid_input_is_rejected_and_leaves_the_store_unchanged(labels):
     folder = labels.layout.folder
     with pytest.raises(ConfigError, match="2 image ids come more than once"):
-        write_soft_labels(folder, [*IDS[:7], IDS[0], IDS[1]], some_logits(), CLASSES, ORIGIN)
+        write_soft_labels(folder, [*IDS[:7], IDS[0], IDS[1]], draw_logits(), CLASSES, ORIGIN)
     with pytest.raises(ConfigError, match=r"shape \(9, 3\) do not fit 8 images"):
-        write_soft_labels(folder, IDS[:8], some_logits(), CLASSES, ORIGIN)
+        write_soft_labels(folder, IDS[:8], draw_logits(), CLASSES, ORIGIN)
     with pytest.raises(ConfigError, match="do not fit 9 images and 2 classes"):
-        write_soft_labels(folder, IDS, some_logits(), CLASSES[:2], ORIGIN)
+        write_soft_labels(folder, IDS, draw_logits(), CLASSES[:2], ORIGIN)
     for wrong in (np.nan, np.inf):
-        logits = some_logits()
+        logits = draw_logits()
         logits[5, 1] = wrong
         with pytest.raises(StoreError, match="not numbers"):
             write_soft_labels(folder, IDS, logits, CLASSES, ORIGIN)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="above 0"):
-            write_soft_labels(folder, IDS, some_logits(), CLASSES, ORIGIN, temperature=temperature)
+            write_soft_labels(folder, IDS, draw_logits(), CLASSES, ORIGIN, temperature=temperature)
         with pytest.raises(ConfigError, match="above 0"):
             labels.take(np.asarray([0]), temperature)
     with exclusive(labels.layout.lock, "a test"), pytest.raises(BusyError, match="soft labels"):
-        write_soft_labels(folder, IDS, some_logits(), CLASSES, ORIGIN)
+        write_soft_labels(folder, IDS, draw_logits(), CLASSES, ORIGIN)
     np.testing.assert_array_equal(SoftLabels(folder).take(np.arange(9)), labels.take(np.arange(9)))
 
 
-def test_no_image_is_a_store_too(tmp_path):
+def test_store_may_be_empty(tmp_path):
     labels = write_soft_labels(tmp_path / "none", [], np.empty((0, 3)), CLASSES, ORIGIN)
     assert labels.find(IDS).tolist() == [-1] * 9
     assert labels.take(labels.find(IDS)).shape == (9, 3)
 
 
-def test_many_rows_are_written_in_blocks(tmp_path, monkeypatch):
+def test_rows_are_written_in_blocks(tmp_path, monkeypatch):
     from gpt4image.probing import calibration
 
     monkeypatch.setattr(calibration, "BLOCK", 4)
-    labels = write_soft_labels(tmp_path / "big", IDS, some_logits(), CLASSES, ORIGIN)
+    labels = write_soft_labels(tmp_path / "big", IDS, draw_logits(), CLASSES, ORIGIN)
     stored = np.load(labels.layout.logits)[labels.find(IDS)]
-    np.testing.assert_allclose(stored, log_softmax(some_logits(), axis=1), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(stored, log_softmax(draw_logits(), axis=1), rtol=1e-3, atol=1e-5)
 
 
 KILLED = """
@@ -187,11 +187,12 @@ write_soft_labels(Path(sys.argv[1]), sys.argv[4:], np.load(sys.argv[3]), ("cat",
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["ids", "logits", "manifest", "removing", "renaming", "never"])
-def test_a_killed_writer_leaves_the_old_labels_or_the_new(labels, tmp_path, moment):
+def test_killed_writer_leaves_the_old_or_the_new_labels(labels, tmp_path, moment):
     folder, logits = labels.layout.folder, tmp_path / "new.npy"
     before = labels.take(np.arange(9)).copy()
-    np.save(logits, some_logits(1))
+    np.save(logits, draw_logits(1))
     command = [sys.executable, "-c", KILLED, str(folder), moment, str(logits), *IDS]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert result.returncode == (0 if moment == "never" else -signal.SIGKILL), result.stderr
@@ -204,6 +205,6 @@ def test_a_killed_writer_leaves_the_old_labels_or_the_new(labels, tmp_path, mome
         case _:
             assert SoftLabels(folder).manifest.origin == ORIGIN
             np.testing.assert_array_equal(SoftLabels(folder).take(np.arange(9)), before)
-    new = write_soft_labels(folder, IDS, some_logits(2), CLASSES, ORIGIN)
-    np.testing.assert_allclose(new.take(new.find(IDS)), softmax(some_logits(2), axis=1), atol=2e-3)
+    new = write_soft_labels(folder, IDS, draw_logits(2), CLASSES, ORIGIN)
+    np.testing.assert_allclose(new.take(new.find(IDS)), softmax(draw_logits(2), axis=1), atol=2e-3)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["big", "big.lock", "new.npy"]

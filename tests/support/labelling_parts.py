@@ -1,4 +1,4 @@
-"""Image tables, texts and vectors that the tests make up."""
+"""Synthetic image tables, texts and vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt4image.images import ImageTable
 
 
 class WordEncoder:
-    """Texts to the unit mean of a fixed random vector a word."""
+    """Encodes a text as the unit mean of fixed random vectors of its words."""
 
     max_tokens = 100
 
@@ -41,7 +41,7 @@ def image_id(number: int) -> str:
 def make_table(
     labels: Sequence[int], classes: Sequence[str], splits: Sequence[str] | None = None, numbers=None
 ) -> ImageTable:
-    """A table without files; images of the same number are the same."""
+    """Make a table without files; images of the same number are copies."""
     count = len(labels)
     numbers = range(count) if numbers is None else numbers
     rows = pa.table(
@@ -59,15 +59,15 @@ def make_table(
 def make_store(
     images: ImageTable, texts: Sequence[str | Sequence[str]], folder: Path, encoder: WordEncoder | None = None
 ) -> EmbeddingStore:
-    """Vectors of each image's text or texts, none where there is none."""
+    """Embed the text or texts of each image; an empty list stands for none."""
     ids = images.rows["id"].to_pylist()
     several = [[text] if isinstance(text, str) else text for text in texts]
     pairs = [(name, text) for name, own in zip(ids, several, strict=True) for text in own]
     return embed_descriptions(join_texts(images, pairs, 0, "made up"), encoder or WordEncoder(), folder)
 
 
-def telling_texts(labels: Sequence[int], classes: Sequence[str], seed: int = 0) -> list[str]:
-    """A text an image, each another, of which some words go with the class."""
+def informative_texts(labels: Sequence[int], classes: Sequence[str], seed: int = 0) -> list[str]:
+    """Write a distinct text for each image, with words that depend on its class."""
     generator = np.random.default_rng(seed)
     texts = []
     for row, label in enumerate(labels):

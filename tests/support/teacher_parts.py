@@ -1,4 +1,4 @@
-"""What the tests of teachers share."""
+"""Teachers that count their views, and images as they see them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt4image.images.table import ImageTable
 
 
 class CountingTeacher:
-    """A real teacher that counts the views it is shown."""
+    """A real teacher that counts the views it computes."""
 
     def __init__(self, inner) -> None:
         self.inner, self.seen = inner, []
@@ -24,15 +24,15 @@ class CountingTeacher:
 
 
 def pick(images: ImageTable, places) -> ImageTable:
-    """A table of some of the rows, in that order."""
+    """Return a table of some of the rows, in that order."""
     return replace(images, rows=images.rows.take(places))
 
 
-def pictures(images: ImageTable, places, transform) -> torch.Tensor:
-    """Images as a transform prepares them [n, 3, H, W]."""
+def prepare(images: ImageTable, places, transform) -> torch.Tensor:
+    """Prepare images with a transform [n, 3, H, W]."""
     return torch.stack([transform(images.image(int(place))) for place in places])
 
 
-def at_length_1(vectors) -> np.ndarray:
+def to_unit(vectors) -> np.ndarray:
     vectors = np.asarray(vectors)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Tiny real teachers with weights of their own."""
+"""Tiny real teachers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def resnet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def resnet(resnet_weights: Path):
-    """It as a teacher, for small pictures."""
+    """The same model as a teacher of small images."""
     from gpt4image import load_teacher
 
     return load_teacher("timm:test_resnet", "cpu", checkpoint=resnet_weights, image_size=32)
@@ -58,7 +58,7 @@ def run(images, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def run_teacher(run):
-    """It as a teacher."""
+    """That run as a teacher."""
     from gpt4image import load_teacher
 
     return load_teacher(f"run:{run.layout.folder}", "cpu")

@@ -1,4 +1,4 @@
-"""gpt4image embed images, as a person meets it."""
+"""The command gpt4image embed images."""
 
 import json
 
@@ -8,7 +8,7 @@ from gpt4image.cli.main import main
 SHARES = ["--validation-share", "0.2", "--test-share", "0.25"]
 
 
-def test_vectors_of_a_teacher(image_set, resnet_weights, tmp_path, capsys):
+def test_embed_images_command_stores_vectors(image_set, resnet_weights, tmp_path, capsys):
     weights = ["--teacher", "timm:test_resnet", "--teacher-checkpoint", str(resnet_weights), "--teacher-size", "32"]
     command = ["embed", "images", str(image_set), "--work", str(tmp_path), *SHARES, *weights]
     assert (
@@ -24,7 +24,7 @@ def test_vectors_of_a_teacher(image_set, resnet_weights, tmp_path, capsys):
     assert store.manifest.kind == "images"
 
 
-def test_soft_labels_of_a_run(image_set, run, tmp_path, capsys):
+def test_embed_images_command_stores_soft_labels_of_a_run(image_set, run, tmp_path, capsys):
     command = ["embed", "images", str(image_set), "--work", str(tmp_path), *SHARES]
     command += ["--teacher", f"run:{run.layout.folder}"]
     assert main(command) == 0
@@ -37,7 +37,7 @@ def test_soft_labels_of_a_run(image_set, run, tmp_path, capsys):
     assert json.loads((folder / "manifest.json").read_text())["origin"]["kind"] == "classifier"
 
 
-def test_mistakes_are_one_message(image_set, run, tmp_path, capsys):
+def test_mistakes_end_in_one_message(image_set, run, tmp_path, capsys):
     def said(*options: str) -> str:
         assert main(["embed", "images", str(image_set), "--work", str(tmp_path), *options]) == 1
         return " ".join(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""A classifier's logits as soft labels: for the same classes, joined by id, paid once."""
+"""A classifier's logits as soft labels: same classes, looked up by id, computed once."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from gpt4image import SoftLabels, label_images, load_images
 from gpt4image.core.errors import ConfigError, DataError, ImageError
-from support.teacher_parts import CountingTeacher, pick, pictures
+from support.teacher_parts import CountingTeacher, pick, prepare
 
 STORED = ("ids.npy", "logits.npy", "manifest.json")
 
@@ -24,9 +24,9 @@ def same_bytes(first: SoftLabels, second: SoftLabels) -> bool:
     )
 
 
-def asked(teacher, images, places) -> torch.Tensor:
-    """Logits of images at some places, by the plain way."""
-    return torch.from_numpy(teacher.predict(pictures(images, places, teacher.preparation.plain))).double()
+def predict(teacher, images, places) -> torch.Tensor:
+    """Compute the logits of images directly."""
+    return torch.from_numpy(teacher.predict(prepare(images, places, teacher.preparation.plain))).double()
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def teacher_labels(images, run_teacher, tmp_path_factory):
     return label_images(images, run_teacher, tmp_path_factory.mktemp("teacher") / "labels", batch_size=3)
 
 
-def test_labels_are_what_the_run_says(images, run, run_teacher, teacher_labels):
+def test_soft_labels_are_the_runs_probabilities(images, run, run_teacher, teacher_labels):
     train, labels = images.split("train"), teacher_labels
     assert np.flatnonzero(labels.find(images.ids) >= 0).tolist() == train.tolist()
     labels.check(images.classes)
-    expected = asked(run_teacher, images, train)
+    expected = predict(run_teacher, images, train)
     found = labels.take(labels.find(images.ids[train]), temperature=1.0)
     np.testing.assert_allclose(found, expected.softmax(1), atol=2e-3)
     origin = labels.manifest.origin
@@ -47,7 +47,7 @@ def test_labels_are_what_the_run_says(images, run, run_teacher, teacher_labels):
 
 def test_temperature_and_quality_come_from_validation_images(images, run_teacher, teacher_labels, tmp_path):
     validation = images.split("validation")
-    logits, given = asked(run_teacher, images, validation), torch.from_numpy(images.labels[validation]).long()
+    logits, given = predict(run_teacher, images, validation), torch.from_numpy(images.labels[validation]).long()
 
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / np.exp(log_temperature), given))
@@ -68,7 +68,7 @@ def test_temperature_and_quality_come_from_validation_images(images, run_teacher
         assert (itself.temperature, itself.quality) == (1.0, None)
 
 
-def test_copies_of_labelled_images_judge_nothing(images, run_teacher, tmp_path):
+def test_copies_of_labelled_images_are_not_held_out(images, run_teacher, tmp_path):
     rows = images.rows.take(
         np.concatenate([images.split("train"), images.split("train")[:4], images.split("validation")])
     )
@@ -78,7 +78,7 @@ def test_copies_of_labelled_images_judge_nothing(images, run_teacher, tmp_path):
     assert labels.manifest.quality.images == len(images.split("validation"))
 
 
-def test_classes_in_another_order_are_told_apart(images, run_teacher, teacher_labels, tmp_path):
+def test_classes_may_have_another_order(images, run_teacher, teacher_labels, tmp_path):
     counting = CountingTeacher(run_teacher)
     counting.classes = run_teacher.classes[::-1]
     counting.predict = lambda shown: run_teacher.predict(shown)[:, ::-1]
@@ -86,7 +86,7 @@ def test_classes_in_another_order_are_told_apart(images, run_teacher, teacher_la
     assert same_bytes(turned, teacher_labels)
 
 
-def test_other_classes_and_other_teachers_are_refused(images, run_teacher, resnet, tmp_path):
+def test_other_classes_and_invalid_teachers_are_rejected(images, run_teacher, resnet, tmp_path):
     other = replace(images, classes=("blue", "green", "violet"))
     with pytest.raises(ConfigError, match=r"other classes.*does not know: violet\. The images have no: red\. Take"):
         label_images(other, run_teacher, tmp_path / "labels")
@@ -101,7 +101,7 @@ def test_other_classes_and_other_teachers_are_refused(images, run_teacher, resne
     assert not (tmp_path / "labels").exists()
 
 
-def test_more_images_cost_what_is_new(images, run_teacher, tmp_path):
+def test_only_new_images_are_computed(images, run_teacher, tmp_path):
     train, counting = images.split("train"), CountingTeacher(run_teacher)
 
     def label(table, **options) -> tuple[SoftLabels, int]:
@@ -120,7 +120,7 @@ def test_more_images_cost_what_is_new(images, run_teacher, tmp_path):
     assert not grown.layout.scratch.exists()
 
 
-def test_unreadable_images_are_left_out_or_stop_it(image_set, run_teacher, tmp_path, capsys):
+def test_unreadable_images_are_skipped_or_stop_the_labelling(image_set, run_teacher, tmp_path, capsys):
     shutil.copytree(image_set, tmp_path / "set")
     table = load_images(tmp_path / "set", validation_share=0.2, test_share=0.25)
     train = table.split("train")
@@ -130,12 +130,12 @@ def test_unreadable_images_are_left_out_or_stop_it(image_set, run_teacher, tmp_p
     assert "left out: 1 image that cannot be read, such as " in " ".join(capsys.readouterr().err.split())
     assert (len(labels), labels.find(table.ids[train[:1]]).tolist()) == (19, [-1])
     validation, quality = table.split("validation")[1:], labels.manifest.quality
-    scaled = (asked(run_teacher, table, validation) / labels.manifest.temperature).log_softmax(1)
+    scaled = (predict(run_teacher, table, validation) / labels.manifest.temperature).log_softmax(1)
     given = table.labels[validation].tolist()
     likelihood = -float(scaled[range(len(given)), given].mean())
     assert quality.images == len(given) == 6
     assert quality.negative_log_likelihood == pytest.approx(likelihood, abs=1e-4)
-    expected = asked(run_teacher, table, train[1:]).softmax(1)
+    expected = predict(run_teacher, table, train[1:]).softmax(1)
     np.testing.assert_allclose(labels.take(labels.find(table.ids[train[1:]]), 1.0), expected, atol=2e-3)
     with pytest.raises(ImageError, match="--on-bad-image skip"):
         label_images(table, run_teacher, tmp_path / "strict", on_bad_image="fail")
@@ -160,8 +160,9 @@ label_images(images, teacher, Path(sys.argv[3]), batch_size=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "left"), [(1, 12 + 7), (3, 7), (-1, 0)])
-def test_killed_labelling_goes_on_and_ends_in_the_same_bytes(images, image_set, run_teacher, tmp_path, after, left):
+def test_killed_labelling_resumes_and_ends_in_the_same_bytes(images, image_set, run_teacher, tmp_path, after, left):
     folder, counting = tmp_path / "labels", CountingTeacher(run_teacher)
     command = [sys.executable, "-c", LABEL, str(image_set), run_teacher.name, str(folder), str(after)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)

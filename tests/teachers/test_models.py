@@ -1,4 +1,4 @@
-"""A teacher answers as its own library does."""
+"""Teachers return what their own libraries return."""
 
 import re
 
@@ -12,7 +12,7 @@ from gpt4image import load_teacher
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import CROP_SCALE, draw_box, timm_preparation
-from support.teacher_parts import pictures
+from support.teacher_parts import prepare
 
 CONFIG = {
     "input_size": (3, 24, 32),
@@ -25,7 +25,7 @@ CONFIG = {
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
-def test_timm_features_are_those_of_timm(images, tmp_path, model):
+def test_timm_features_equal_timm(images, tmp_path, model):
     import timm
     from safetensors.torch import save_file
     from timm.data import create_transform, resolve_model_data_config
@@ -38,8 +38,8 @@ def test_timm_features_are_those_of_timm(images, tmp_path, model):
     assert teacher.preparation.size == config["input_size"][1:] == (160, 160)
     assert teacher.classes is None
 
-    seen = pictures(images, range(3), create_transform(**config, is_training=False))
-    shown = pictures(images, range(3), teacher.preparation.plain)
+    seen = prepare(images, range(3), create_transform(**config, is_training=False))
+    shown = prepare(images, range(3), teacher.preparation.plain)
     assert torch.equal(seen, shown)
     with torch.no_grad():
         expected = theirs.forward_head(theirs.forward_features(seen), pre_logits=True).numpy()
@@ -48,7 +48,7 @@ def test_timm_features_are_those_of_timm(images, tmp_path, model):
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
-def test_another_image_size_is_another_teacher(tmp_path, model):
+def test_image_size_is_part_of_the_revision(tmp_path, model):
     import timm
     from safetensors.torch import save_file
 
@@ -65,14 +65,14 @@ def test_another_image_size_is_another_teacher(tmp_path, model):
     assert own.revision == same.revision != small.revision
 
 
-def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
+def test_clip_vectors_equal_open_clip(images, clip_name, tmp_path):
     import open_clip
 
     teacher = load_teacher(clip_name, "cpu")
     weights = clip_name.partition("/")[2]
     theirs, _, transform = open_clip.create_model_and_transforms("tiny-teacher", pretrained=weights)
-    seen = pictures(images, range(4), transform)
-    assert torch.equal(seen, pictures(images, range(4), teacher.preparation.plain))
+    seen = prepare(images, range(4), transform)
+    assert torch.equal(seen, prepare(images, range(4), teacher.preparation.plain))
     with torch.no_grad():
         expected = theirs.eval().encode_image(seen).numpy()
     assert (teacher.width, teacher.preparation.size, teacher.classes) == (24, (32, 32), None)
@@ -88,17 +88,17 @@ def test_clip_vectors_are_those_of_open_clip(images, clip_name, tmp_path):
     assert revision_with("transformer.") == teacher.revision != revision_with("visual.")
 
 
-def test_logits_are_those_of_the_run_and_of_its_export(images, run, run_teacher, tmp_path):
+def test_logits_equal_those_of_the_run_and_of_its_export(images, run, run_teacher, tmp_path):
     from gpt4image import export_model
     from gpt4image.train.run import load_backbone
     from gpt4image.train.transforms import evaluation_transform
 
-    seen = pictures(images, range(5), evaluation_transform(run.preprocessing))
+    seen = prepare(images, range(5), evaluation_transform(run.preprocessing))
     with torch.no_grad():
         expected = load_backbone(run)(seen).numpy()
     assert run_teacher.classes == images.classes
     np.testing.assert_allclose(
-        run_teacher.predict(pictures(images, range(5), run_teacher.preparation.plain)), expected, atol=1e-4
+        run_teacher.predict(prepare(images, range(5), run_teacher.preparation.plain)), expected, atol=1e-4
     )
     export_model(run, images, tmp_path / "model", onnx=False)
     exported = load_teacher(f"run:{tmp_path / 'model'}", "cpu")
@@ -129,7 +129,7 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
     refused(f"run:{tmp_path}", "not that of an exported model")
 
 
-def test_a_model_that_does_not_pool_is_no_teacher():
+def test_model_that_returns_no_vectors_is_rejected():
     preparation = timm_preparation(CONFIG)
     with pytest.raises(ConfigError, match=re.escape("outputs of shape (5, 22, 30)")):
         ImageTeacher(nn.Conv2d(3, 5, 3), preparation, torch.device("cpu"), name="timm:conv")
@@ -137,7 +137,7 @@ def test_a_model_that_does_not_pool_is_no_teacher():
         ImageTeacher(nn.Linear(7, 5), preparation, torch.device("cpu"), name="timm:linear")
 
 
-def test_views_are_crops_flipped_half_of_the_time_and_normalised():
+def test_views_are_normalised_crops_flipped_half_of_the_time():
     preparation = timm_preparation(CONFIG)
     left_to_right = np.tile(np.linspace(0, 255, 100, dtype=np.uint8), (60, 1))
     picture = Image.fromarray(np.stack([left_to_right] * 3, axis=2))
@@ -153,7 +153,7 @@ def test_views_are_crops_flipped_half_of_the_time_and_normalised():
     assert torch.equal(again, views[7])
 
 
-def test_boxes_lie_inside_and_are_spread_over_shapes_and_places():
+def test_boxes_lie_inside_and_cover_shapes_and_places():
     boxes = np.asarray([draw_box(90, 60, np.random.default_rng([number])) for number in range(500)])
     left, top, right, bottom = boxes.T
     assert (left >= 0).all() and (top >= 0).all() and (right <= 90).all() and (bottom <= 60).all()

@@ -1,4 +1,4 @@
-"""Training with teachers: vectors beside those of the text, and a run's soft labels in place of the text's."""
+"""Training with teachers: their vectors beside those of texts, and soft labels of a run instead of the texts'."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def tiny_teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def work(image_set, tiny_teacher, tmp_path_factory):
-    """A work directory in which the teacher has looked, with a weights file of its own."""
+    """A work directory with vectors of the teacher, made from its own weights file."""
     folder = tmp_path_factory.mktemp("work")
     workdir = WorkDir(folder)
     embed_images(open_images(options(image_set), workdir), tiny_teacher, workdir.embeddings(f"images-{NAME}"))
@@ -65,7 +65,7 @@ def options(image_set) -> DataOptions:
     return DataOptions(str(image_set), validation_share=0.2, test_share=0.25)
 
 
-def test_text_and_teacher_are_two_heads(image_set, descriptions_file, settings, work, capsys):
+def test_text_and_teacher_get_a_head_each(image_set, descriptions_file, settings, work, capsys):
     text = GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
     run = run_training(
         options(image_set), text, Recipe(**settings, weight=1.0), work, arm="described", seed=0, workers=0
@@ -76,7 +76,7 @@ def test_text_and_teacher_are_two_heads(image_set, descriptions_file, settings, 
     assert "Look at" not in capsys.readouterr().err
 
 
-def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, trained, tmp_path):
+def test_run_as_teacher_gives_soft_labels(image_set, descriptions_file, settings, trained, tmp_path):
     name = f"run:{trained.layout.folder}"
     text = GuidanceOptions(text=str(descriptions_file), teachers=(name,))
     recipe = Recipe(**settings, soft_labels=0.5)
@@ -90,7 +90,7 @@ def test_a_run_teaches_by_soft_labels(image_set, descriptions_file, settings, tr
         run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
 
 
-def test_vectors_of_texts_come_first_and_alone_label(image_set, descriptions_file, settings, work):
+def test_text_vectors_come_first_and_alone_make_soft_labels(image_set, descriptions_file, settings, work):
     workdir, text = WorkDir(work), GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
     images = open_images(options(image_set), workdir)
     stores, soft = open_guidance(
@@ -100,7 +100,7 @@ def test_vectors_of_texts_come_first_and_alone_label(image_set, descriptions_fil
     assert [source.name for source in soft[0].manifest.origin.sources] == ["minilm"]
 
 
-def test_vectors_of_other_weights_are_not_mixed(images, tiny_teacher, tmp_path, monkeypatch):
+def test_vectors_of_different_weights_are_not_mixed(images, tiny_teacher, tmp_path, monkeypatch):
     from dataclasses import replace
 
     from gpt4image.teachers import opening
@@ -121,7 +121,8 @@ def test_vectors_of_other_weights_are_not_mixed(images, tiny_teacher, tmp_path, 
         open_teachers(images, [NAME, NAME], workdir)
 
 
-def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, tmp_path):
+@pytest.mark.slow
+def test_comparison_uses_text_and_teacher(image_set, descriptions_file, work, tmp_path):
     shutil.copytree(work / "embeddings", tmp_path / "embeddings")
     recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
     split = ["--validation-share", "0.2", "--test-share", "0.25"]
@@ -133,7 +134,7 @@ def test_a_comparison_with_text_and_teacher(image_set, descriptions_file, work, 
     assert any(f"vision teacher {NAME}" in note for note in found["notes"])
 
 
-def test_a_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
+def test_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
     shutil.copytree(work / "embeddings", tmp_path / "embeddings")
     text = GuidanceOptions(text="none", teachers=(NAME,))
     run = run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=0, workers=0)

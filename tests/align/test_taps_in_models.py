@@ -1,4 +1,4 @@
-"""Taps in models that change features in place, share them, or are copied half-way; widths and errors."""
+"""Taps in models that change features in place, share them or are copied; widths and errors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gpt4image.core.errors import ConfigError
 
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5, 5)])
-def test_what_comes_next_may_work_in_place(balance, shape):
-    """The feature is what the module answered, not what the next made of it; the answer stays as it was."""
+def test_next_module_may_change_the_feature_in_place(balance, shape):
+    """The tap catches the output of the module, not what the next module made of it."""
     first, model = nn.BatchNorm1d(3) if len(shape) == 2 else nn.BatchNorm2d(3), nn.ReLU(inplace=True)
     whole = nn.Sequential(first, model).eval()
     inputs = torch.randn(shape, requires_grad=True)
@@ -34,8 +34,8 @@ def test_what_comes_next_may_work_in_place(balance, shape):
 
 
 @pytest.mark.parametrize("balance", [False, True])
-def test_a_model_whose_classifier_starts_in_place(balance):
-    """As torchvision's EfficientNet: dropout in place is part of the classifier."""
+def test_classifier_may_start_with_an_in_place_module(balance):
+    """As in torchvision's EfficientNet, whose classifier begins with in-place dropout."""
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Linear(6, 2))
     backbone = nn.Sequential(nn.Linear(5, 6), classifier)
@@ -48,7 +48,7 @@ def test_a_model_whose_classifier_starts_in_place(balance):
     assert backbone[0].weight.grad.abs().max() > 0
 
 
-def test_a_model_that_was_run_by_itself_can_be_copied_and_saved():
+def test_model_with_caught_features_can_be_copied_and_pickled():
     backbone = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model = AlignedModel(backbone, AlignmentHead(nn.Linear(4, 4), tap="0"), classifier=backbone[1])
     model.backbone(torch.randn(2, 3))  # features with gradient are left in the taps
@@ -60,7 +60,7 @@ def test_a_model_that_was_run_by_itself_can_be_copied_and_saved():
     assert model.taps[0].share.item() == 1
 
 
-def test_a_feature_is_taken_once():
+def test_feature_can_be_taken_once():
     module = nn.Linear(2, 3)
     tap = FeatureTap(module)
     module(torch.zeros(1, 2))
@@ -69,7 +69,7 @@ def test_a_feature_is_taken_once():
         tap.take()
 
 
-def test_a_module_that_is_given_no_tensor_first_is_refused():
+def test_module_without_tensor_as_first_argument_is_rejected():
     class Named(nn.Module):
         def forward(self, *, x):
             return x
@@ -80,7 +80,7 @@ def test_a_module_that_is_given_no_tensor_first_is_refused():
         module(x=torch.zeros(1, 2))
 
 
-def test_before_and_after():
+def test_tap_catches_the_input_or_the_output():
     module = nn.Linear(2, 3)
     before, after = FeatureTap(module, before=True), FeatureTap(module)
     inputs = torch.randn(4, 2)
@@ -98,7 +98,7 @@ def test_before_and_after():
                                           "embed_dim": 16}, "layers.0", "channels-last"),
     ],
 )  # fmt: skip
-def test_intermediate_stages_of_timm_models(name, options, tap, pool):
+def test_heads_at_intermediate_stages_of_timm_models_get_pooled_features(name, options, tap, pool):
     torch.manual_seed(0)
     size = options.get("img_size", 32)
     backbone = timm.create_model(name, num_classes=3, **options).eval()
@@ -122,7 +122,7 @@ def test_intermediate_stages_of_timm_models(name, options, tap, pool):
     torch.testing.assert_close(output.projected[0], model.heads[0].projector(by_hand))
 
 
-def test_measuring_a_width_leaves_the_model_as_it_was():
+def test_feature_width_leaves_the_model_unchanged():
     backbone = timm.create_model("resnet10t", num_classes=3).train()
     backbone.layer1.eval()
     before = (
@@ -137,14 +137,14 @@ def test_measuring_a_width_leaves_the_model_as_it_was():
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in backbone.modules())
 
 
-def test_a_backbone_alone_has_no_alignment():
+def test_backbone_without_heads_has_no_alignment():
     backbone = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model = AlignedModel(backbone, classifier=backbone[1])
     output = model(torch.randn(2, 3), Targets((torch.randn(2, 4),), (torch.ones(2, dtype=torch.bool),)))
     assert output.alignment is None and output.projected == ()
 
 
-def test_two_pools_of_one_place_and_two_heads_of_one_pool():
+def test_heads_of_one_module_and_pool_share_a_tap():
     torch.manual_seed(0)
     backbone = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3)
     heads = [
@@ -164,7 +164,7 @@ def test_two_pools_of_one_place_and_two_heads_of_one_pool():
     torch.testing.assert_close(projected[2], heads[2].projector(tokens.mean(dim=1)))
 
 
-def test_balance_holds_for_the_heads_of_a_place_together():
+def test_balance_covers_all_heads_of_a_place_together():
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     heads = [AlignmentHead(nn.Linear(6, 4).double(), AlignmentLoss(name), tap="0") for name in ("clip", "cosine")]

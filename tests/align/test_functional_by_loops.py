@@ -1,4 +1,4 @@
-"""Every loss with every kind of targets against plain loops: mixing, missing texts, duplicates, queues."""
+"""Every loss with every kind of targets equals plain loops: mixing, missing texts, duplicates, queues."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
 from support.align_loops import LOOPS, Case
+from support.tensors import draw_vectors
 
 LOSSES = list(LOOPS)
 TARGETS = ["identity", "same", "label", "similarity"]
@@ -19,13 +20,9 @@ IDS = [4, 9, 4, 7, 1, 2]
 LABELS = [0, 1, 0, -1, 1, -1]
 
 
-def vectors(seed, size=6, width=4):
-    return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def texts():
     """Six texts, of which 1 and 5 are the same."""
-    found = vectors(2)
+    found = draw_vectors(2)
     found[5] = found[1] * 3
     return found
 
@@ -56,7 +53,7 @@ def make_loss(name, case, queue=None):
 def make_case(targets, mixing, missing, **more):
     rows = 6 if mixing is None else len(mixing)
     return Case(
-        images=vectors(1, rows).tolist(),
+        images=draw_vectors(1, rows).tolist(),
         texts=texts().tolist(),
         has_text=[at not in missing for at in range(6)],
         mixing=None if mixing is None else mixing.tolist(),
@@ -83,7 +80,7 @@ def call(loss, case, images=None):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("targets", TARGETS)
-def test_values_equal_plain_loops(name, targets):
+def test_losses_equal_plain_loops(name, targets):
     for mixing, missing in itertools.product(MIXINGS.values(), MISSING.values()):
         case = make_case(targets, mixing, missing)
         assert call(make_loss(name, case), case).item() == pytest.approx(LOOPS[name](case), abs=1e-11), (
@@ -94,20 +91,22 @@ def test_values_equal_plain_loops(name, targets):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("targets", TARGETS)
-def test_gradcheck(name, targets):
+def test_gradients_equal_finite_differences(name, targets):
     case = make_case(targets, MIXINGS["mixup"], (3,))
     loss = make_loss(name, case)
     images = torch.tensor(case.images, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z: call(loss, case, z), images)
 
 
-QUEUED = [(vectors(5)[at].tolist(), number, label) for at, (number, label) in enumerate([(50, 0), (9, 1), (51, 1)])]
+QUEUED = [
+    (draw_vectors(5)[at].tolist(), number, label) for at, (number, label) in enumerate([(50, 0), (9, 1), (51, 1)])
+]
 
 
 @pytest.mark.parametrize("name", ["clip", "infonce", "sigmoid"])
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("size", [5, 4, 3], ids=["partly filled", "full", "wrapped"])
-def test_texts_of_earlier_batches_are_further_negatives(name, targets, size):
+def test_queued_texts_are_further_negatives(name, targets, size):
     """Image 9 is in the queue too, and text 3 once more."""
     mixing = MIXINGS["elementwise"]
     again = (texts()[3].tolist(), 52, -1)
@@ -123,10 +122,10 @@ def test_texts_of_earlier_batches_are_further_negatives(name, targets, size):
     assert abs(LOOPS[name](case) - LOOPS[name](without)) > 1e-3
 
 
-def test_a_queue_fills_in_training_alone_and_may_do_so_before_the_backward_pass():
+def test_queue_fills_in_training_mode_only_and_before_the_backward_pass():
     queue = TextQueue(8, 4).double()
     loss = AlignmentLoss("infonce", queue=queue).double()
-    z = vectors(1).requires_grad_()
+    z = draw_vectors(1).requires_grad_()
     loss(z, texts(), torch.tensor([True, False, True, True, True, True]), ids=torch.tensor(IDS)).backward()
     assert queue.known.tolist() == [True] * 5 + [False] * 3
     assert queue.ids.tolist()[:5] == [IDS[0], *IDS[2:]]
@@ -135,79 +134,79 @@ def test_a_queue_fills_in_training_alone_and_may_do_so_before_the_backward_pass(
     assert int(queue.position) == 3
     loss.eval()(z, texts())
     assert int(queue.position) == 3
-    queue.push(Texts(vectors(3, 20), torch.ones(20, dtype=torch.bool)))
-    assert torch.equal(queue.vectors[(queue.position + torch.arange(8)) % 8], vectors(3, 20)[-8:])
+    queue.push(Texts(draw_vectors(3, 20), torch.ones(20, dtype=torch.bool)))
+    assert torch.equal(queue.vectors[(queue.position + torch.arange(8)) % 8], draw_vectors(3, 20)[-8:])
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_what_has_no_text_costs_nothing_and_changes_nothing(name):
+def test_rows_without_text_change_neither_loss_nor_gradients(name):
     loss = AlignmentLoss(name, 0.1).double()
-    z = vectors(13).requires_grad_()
+    z = draw_vectors(13).requires_grad_()
     nothing = loss(z, torch.full((6, 4), float("nan")).double(), torch.zeros(6, dtype=torch.bool))
     nothing.backward()
     assert nothing.item() == 0 and z.grad.abs().max() == 0
     has_text = torch.tensor([True, True, False, True, False, True])
     text = texts()
     text[~has_text] = float("nan")
-    z = vectors(13).requires_grad_()
+    z = draw_vectors(13).requires_grad_()
     some = loss(z, text, has_text)
     some.backward()
-    few = loss(vectors(13)[has_text], text[has_text])
+    few = loss(draw_vectors(13)[has_text], text[has_text])
     assert some.item() == pytest.approx(few.item(), abs=1e-12)
     assert z.grad[~has_text].abs().max() == 0
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_order_and_an_idle_mixing_change_nothing(name):
+def test_loss_ignores_the_order_and_an_identity_mixing(name):
     loss, order = AlignmentLoss(name, 0.2).double(), torch.randperm(6, generator=torch.Generator().manual_seed(1))
-    plain = loss(vectors(1), texts())
-    assert loss(vectors(1)[order], texts()[order]).item() == pytest.approx(plain.item(), abs=1e-12)
-    assert loss(vectors(1), texts(), mixing=torch.eye(6)).item() == pytest.approx(plain.item(), abs=1e-12)
+    plain = loss(draw_vectors(1), texts())
+    assert loss(draw_vectors(1)[order], texts()[order]).item() == pytest.approx(plain.item(), abs=1e-12)
+    assert loss(draw_vectors(1), texts(), mixing=torch.eye(6)).item() == pytest.approx(plain.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_sum_is_divided_by_what_is_said(name):
+def test_total_divides_the_sum(name):
     loss = AlignmentLoss(name, 0.2).double()
-    plain = loss(vectors(1), texts())
-    assert loss(vectors(1), texts(), total=12.0).item() == pytest.approx(plain.item() / 2, abs=1e-12)
+    plain = loss(draw_vectors(1), texts())
+    assert loss(draw_vectors(1), texts(), total=12.0).item() == pytest.approx(plain.item() / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "cosine"])
-def test_a_learned_temperature_starts_where_it_is_said_and_gets_a_gradient(name):
+def test_learned_temperature_starts_at_its_setting_and_gets_a_gradient(name):
     fixed, learned = AlignmentLoss(name, 0.2).double(), AlignmentLoss(name, 0.2, learn_temperature=True).double()
-    found = learned(vectors(1), texts())
-    assert found.item() == pytest.approx(fixed(vectors(1), texts()).item(), abs=1e-7)
+    found = learned(draw_vectors(1), texts())
+    assert found.item() == pytest.approx(fixed(draw_vectors(1), texts()).item(), abs=1e-7)
     found.backward()
     step = 1e-4
     near = [AlignmentLoss(name, 0.2 * torch.tensor(x).exp().item()).double() for x in (-step, step)]
-    below, above = (loss(vectors(1), texts()).item() for loss in near)
+    below, above = (loss(draw_vectors(1), texts()).item() for loss in near)
     assert -learned.log_scale.grad.item() == pytest.approx((above - below) / (2 * step), rel=1e-3, abs=1e-5)
     learned.log_scale.data.fill_(100.0)
-    learned(vectors(1), texts())
+    learned(draw_vectors(1), texts())
     assert learned.temperature.item() == pytest.approx(0.01)
 
 
-def test_siglip_equals_open_clip():
+def test_sigmoid_equals_open_clip():
     from open_clip.loss import SigLipLoss
 
-    z, t = (nn.functional.normalize(vectors(seed), dim=1) for seed in (5, 6))
+    z, t = (nn.functional.normalize(draw_vectors(seed), dim=1) for seed in (5, 6))
     mine = AlignmentLoss("sigmoid", 0.1, bias=-3.0).double()(z, t)
     theirs = SigLipLoss()(z, t, torch.tensor(10.0).double(), torch.tensor(-3.0).double())
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-12)
 
 
-def test_label_targets_equal_supervised_contrastive_ones():
+def test_label_targets_equal_supervised_contrastive_loss():
     """Both average the log-likelihood over the positives of an anchor (Khosla et al., arXiv 2004.11362, equation 2)."""
     from pytorch_metric_learning.losses import SupConLoss
 
-    z, t, labels = vectors(7), vectors(8), torch.tensor([0, 1, 0, 2, 1, 0])
+    z, t, labels = draw_vectors(7), draw_vectors(8), torch.tensor([0, 1, 0, 2, 1, 0])
     theirs = SupConLoss(temperature=0.3)(z, labels, ref_emb=t, ref_labels=labels.clone())
     mine = AlignmentLoss("infonce", 0.3, targets="label").double()(z, t, labels=labels)
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-9)
 
 
-def test_distance_to_several_crops_is_the_mean_of_each():
+def test_cosine_loss_of_several_crops_is_the_mean_over_them():
     loss = AlignmentLoss("cosine").double()
-    both = loss(vectors(1, 12), texts(), mixing=crop_matrix(2, 6))
-    each = [loss(part, texts()).item() for part in vectors(1, 12).split(6)]
+    both = loss(draw_vectors(1, 12), texts(), mixing=crop_matrix(2, 6))
+    each = [loss(part, texts()).item() for part in draw_vectors(1, 12).split(6)]
     assert both.item() == pytest.approx(sum(each) / 2, abs=1e-12)

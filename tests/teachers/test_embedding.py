@@ -1,4 +1,4 @@
-"""Each distinct image once, the same bytes after any interruption, found by image id, read by training like a text."""
+"""Teacher vectors: each image once, equal bytes after an interruption, looked up by id, read like those of texts."""
 
 import json
 import pickle
@@ -15,7 +15,7 @@ from gpt4image import EmbeddingStore, embed_images, load_images, load_teacher
 from gpt4image.core.errors import ConfigError, DataError, ImageError, StoreError
 from gpt4image.core.files import ResumableArray
 from gpt4image.train.guidance import is_text, vector_sources
-from support.teacher_parts import CountingTeacher, at_length_1, pick, pictures
+from support.teacher_parts import CountingTeacher, pick, prepare, to_unit
 
 STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
 CLOSE = {"atol": 2e-3, "rtol": 0}
@@ -37,14 +37,14 @@ def test_vectors_are_found_by_image_id(images, resnet, teacher_store):
     vectors, known = teacher_store.lookup(images.ids)
     assert np.array_equal(np.flatnonzero(known), train)
     assert vectors[~known].abs().max() == 0
-    expected = at_length_1(resnet.predict(pictures(images, train, resnet.preparation.plain)))
+    expected = to_unit(resnet.predict(prepare(images, train, resnet.preparation.plain)))
     np.testing.assert_allclose(vectors[known], expected, **CLOSE)
     np.testing.assert_allclose(np.linalg.norm(vectors[known], axis=1), 1, atol=1e-3)
     assert teacher_store.vectors.dtype == np.float16
     assert pickle.loads(pickle.dumps(teacher_store)).width == resnet.width  # noqa: S301 - our own
 
 
-def test_training_reads_it_beside_the_text(images, store, teacher_store):
+def test_training_reads_the_vectors_beside_the_text(images, store, teacher_store):
     assert (is_text(store), is_text(teacher_store)) == (True, False)
     sources = vector_sources((store, teacher_store), concatenate=True)
     assert [source.width for source in sources] == [384, teacher_store.width]
@@ -53,7 +53,7 @@ def test_training_reads_it_beside_the_text(images, store, teacher_store):
     np.testing.assert_array_equal(taken, teacher_store.lookup(ids)[0])
 
 
-def test_text_stores_from_before_are_read(store, tmp_path):
+def test_text_stores_without_kind_can_be_read(store, tmp_path):
     shutil.copytree(store.layout.folder, tmp_path / "old")
     manifest = json.loads((tmp_path / "old" / "manifest.json").read_text())
     assert manifest.pop("kind") == "text"
@@ -61,7 +61,7 @@ def test_text_stores_from_before_are_read(store, tmp_path):
     assert EmbeddingStore(tmp_path / "old").manifest == store.manifest
 
 
-def test_a_shuffled_table_with_copies_gives_the_same_vectors(images, resnet, teacher_store, tmp_path):
+def test_order_and_copies_do_not_change_the_vectors(images, resnet, teacher_store, tmp_path):
     order = np.random.default_rng(0).permutation(np.concatenate([np.arange(len(images)), images.split("train")[:7]]))
     counting = CountingTeacher(resnet)
     shuffled = embed_images(pick(images, order), counting, tmp_path / "store", batch_size=5)
@@ -70,7 +70,7 @@ def test_a_shuffled_table_with_copies_gives_the_same_vectors(images, resnet, tea
     np.testing.assert_allclose(shuffled.lookup(images.ids)[0], teacher_store.lookup(images.ids)[0], **CLOSE)
 
 
-def test_loader_processes_change_nothing_and_batches_next_to_nothing(images, resnet, tmp_path):
+def test_workers_do_not_change_the_bytes_and_batches_hardly_the_vectors(images, resnet, tmp_path):
     stores = [
         embed_images(images, resnet, tmp_path / f"{batch}-{workers}", batch_size=batch, workers=workers, views=2)
         for batch, workers in ((4, 0), (4, 2), (1, 0), (64, 0))
@@ -82,7 +82,7 @@ def test_loader_processes_change_nothing_and_batches_next_to_nothing(images, res
         np.testing.assert_allclose(np.float32(other.vectors), np.float32(stores[0].vectors), **CLOSE)
 
 
-def test_views_are_rows_of_their_image_drawn_from_seed_and_id_alone(images, resnet, teacher_store, tmp_path):
+def test_views_depend_on_seed_and_id_alone(images, resnet, teacher_store, tmp_path):
     train = images.split("train")
     store = embed_images(images, resnet, tmp_path / "store", views=3, seed=5, batch_size=4)
     assert (len(store), store.manifest.texts, store.manifest.distinct_texts) == (len(train), 60, 60)
@@ -91,7 +91,7 @@ def test_views_are_rows_of_their_image_drawn_from_seed_and_id_alone(images, resn
         chances = [np.random.default_rng([5, number, int(own, 16)]) for number in (1, 2)]
         shown = [resnet.preparation.plain(picture), *(resnet.preparation.view(picture, chance) for chance in chances)]
         vectors = store.all_vectors(store.find([own]))
-        np.testing.assert_allclose(vectors, at_length_1(resnet.predict(torch.stack(shown))), **CLOSE)
+        np.testing.assert_allclose(vectors, to_unit(resnet.predict(torch.stack(shown))), **CLOSE)
         assert np.abs(vectors[1] - vectors[2]).max() > 0.01
     assert (
         len({tuple(store.lookup(images.ids[train[:1]], "random", 0, epoch)[0][0].tolist()) for epoch in range(40)}) == 3
@@ -100,7 +100,7 @@ def test_views_are_rows_of_their_image_drawn_from_seed_and_id_alone(images, resn
     np.testing.assert_allclose(first, teacher_store.lookup(images.ids[train])[0], **CLOSE)
 
 
-def test_more_images_and_more_views_cost_what_is_new(images, resnet, tmp_path):
+def test_only_new_images_and_views_are_computed(images, resnet, tmp_path):
     train, counting = images.split("train"), CountingTeacher(resnet)
 
     def seen(table, **options) -> tuple[EmbeddingStore, int]:
@@ -114,7 +114,7 @@ def test_more_images_and_more_views_cost_what_is_new(images, resnet, tmp_path):
     np.testing.assert_array_equal(grown.lookup(images.ids[train[5:]])[0], few.lookup(images.ids[train[5:]])[0])
     np.testing.assert_allclose(
         grown.lookup(images.ids[train[:5]])[0],
-        at_length_1(resnet.predict(pictures(images, train[:5], resnet.preparation.plain))),
+        to_unit(resnet.predict(prepare(images, train[:5], resnet.preparation.plain))),
         **CLOSE,
     )
     assert seen(images)[1] == 0
@@ -127,7 +127,7 @@ def test_more_images_and_more_views_cost_what_is_new(images, resnet, tmp_path):
     assert seen(images, views=2, seed=1)[1] == 20
 
 
-def test_other_weights_under_the_name_are_another_teacher(images, resnet, tmp_path):
+def test_other_weights_under_the_same_name_are_computed_again(images, resnet, tmp_path):
     counting = CountingTeacher(resnet)
     embed_images(images, counting, tmp_path / "store")
     counting.revision = "other"
@@ -136,7 +136,7 @@ def test_other_weights_under_the_name_are_another_teacher(images, resnet, tmp_pa
 
 
 @pytest.mark.parametrize("damage", ["manifest.json", "vectors.npy", "ids.npy", "offsets.npy", "rows.npy"])
-def test_a_damaged_store_is_an_error_and_is_computed_anew(images, resnet, teacher_store, tmp_path, damage):
+def test_damaged_store_is_an_error_and_is_computed_again(images, resnet, teacher_store, tmp_path, damage):
     shutil.copytree(teacher_store.layout.folder, tmp_path / "store")
     (tmp_path / "store" / damage).write_bytes(b"{")
     with pytest.raises(StoreError, match=r"[Dd]elete"):
@@ -146,7 +146,7 @@ def test_a_damaged_store_is_an_error_and_is_computed_anew(images, resnet, teache
 
 @pytest.fixture
 def own_set(image_set, tmp_path):
-    """A folder of images of one's own, one of them cut off after it was listed, and one another picture since."""
+    """A copy of the images of which one was truncated and one replaced after they were listed."""
     folder = tmp_path / "set"
     shutil.copytree(image_set, folder)
     table = load_images(folder, validation_share=0.2, test_share=0.25)
@@ -156,7 +156,7 @@ def own_set(image_set, tmp_path):
     return table
 
 
-def test_images_that_cannot_be_read_are_left_out_and_said_or_stop_it(own_set, images, resnet, tmp_path, capsys):
+def test_unreadable_images_are_skipped_with_a_warning_or_stop_the_work(own_set, images, resnet, tmp_path, capsys):
     train, counting = own_set.split("train"), CountingTeacher(resnet)
     with pytest.raises(ImageError, match=r"has changed since the images were listed.*--on-bad-image skip"):
         embed_images(own_set, resnet, tmp_path / "strict", on_bad_image="fail")
@@ -177,7 +177,7 @@ def test_images_that_cannot_be_read_are_left_out_and_said_or_stop_it(own_set, im
         embed_images(pick(own_set, train[:2]), resnet, tmp_path / "none")
 
 
-def test_settings_that_cannot_be_meant(images, resnet, run_teacher, tmp_path):
+def test_invalid_settings_are_rejected(images, resnet, run_teacher, tmp_path):
     def refused(message, error=ConfigError, table=images, teacher=resnet, **options):
         with pytest.raises(error, match=message):
             embed_images(table, teacher, tmp_path / "store", **options)
@@ -214,8 +214,9 @@ embed_images(images, teacher, Path(sys.argv[3]), batch_size=1, views=2, workers=
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "workers", "left"), [(0, 0, 40), (3, 0, 16), (2, 1, 24), (-1, 0, 0)])
-def test_killed_runs_go_on_and_end_in_the_same_bytes(
+def test_killed_embedding_resumes_and_ends_in_the_same_bytes(
     images, image_set, resnet, resnet_weights, tmp_path, after, workers, left
 ):
     folder, counting = tmp_path / "store", CountingTeacher(resnet)
@@ -229,7 +230,7 @@ def test_killed_runs_go_on_and_end_in_the_same_bytes(
     assert {path.name for path in tmp_path.iterdir()} == {"store", "store.lock", "whole", "whole.lock"}
 
 
-def test_a_run_stopped_among_other_images_starts_again(images, resnet, tmp_path, monkeypatch):
+def test_interrupted_work_on_other_images_is_discarded(images, resnet, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -243,8 +244,8 @@ def test_a_run_stopped_among_other_images_starts_again(images, resnet, tmp_path,
     assert same_bytes(again, embed_images(others, resnet, tmp_path / "whole"))
 
 
-def test_clip_vectors_are_stored(images, clip_name, tmp_path):
+def test_clip_vectors_can_be_stored(images, clip_name, tmp_path):
     teacher = load_teacher(clip_name, "cpu")
     store = embed_images(images, teacher, tmp_path / "store")
-    expected = teacher.predict(pictures(images, images.split("train"), teacher.preparation.plain))
-    np.testing.assert_allclose(store.lookup(images.ids[images.split("train")])[0], at_length_1(expected), **CLOSE)
+    expected = teacher.predict(prepare(images, images.split("train"), teacher.preparation.plain))
+    np.testing.assert_allclose(store.lookup(images.ids[images.split("train")])[0], to_unit(expected), **CLOSE)

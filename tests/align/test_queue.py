@@ -1,4 +1,4 @@
-"""The queue of earlier texts: what it keeps, in which order, and whose image they belong to."""
+"""The queue of earlier texts: what it holds, in which order, and which images they match."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def batch(size, seed, known=None, **more):
 
 
 def held(queue):
-    """The ids, labels and vectors in it, oldest first: those from the position on, then those before it."""
+    """The ids, labels and vectors in it, oldest first."""
     order = [(int(queue.position) + at) % len(queue.known) for at in range(len(queue.known))]
     return [
         (int(queue.ids[at]), int(queue.labels[at]), queue.vectors[at].tolist()) for at in order if bool(queue.known[at])
     ]
 
 
-def test_it_holds_the_last_texts_as_a_list_would():
+def test_queue_holds_the_latest_texts():
     draw = random.Random(3)
     queue, kept, number = TextQueue(7, 3), [], 0
     for seed in range(40):
@@ -46,8 +46,8 @@ def test_it_holds_the_last_texts_as_a_list_would():
         assert int(queue.known.sum()) == len(kept)
 
 
-def test_rows_without_text_take_no_place():
-    """So that a queue holds the same however a batch is padded, and however many images have no text."""
+def test_rows_without_text_are_not_queued():
+    """The content does not depend on padding, nor on how many images have no text."""
     queue = TextQueue(3, 3)
     queue.push(batch(2, 0))
     queue.push(batch(50, 1, [False] * 50))
@@ -55,8 +55,8 @@ def test_rows_without_text_take_no_place():
     assert torch.equal(queue.vectors[:2], batch(2, 0).vectors)
 
 
-def test_texts_that_came_without_id_or_label_are_nobodys():
-    """An image with id 0, or with the id that was at that place before, is not theirs."""
+def test_queued_texts_without_id_or_label_match_no_image():
+    """Neither an image with id 0 nor one with the id that was there before."""
     queue = TextQueue(2, 3).double()
     queue.push(batch(2, 0, ids=torch.tensor([7, 8]), labels=torch.tensor([1, 1])))
     queue.push(batch(2, 1))
@@ -69,7 +69,7 @@ def test_texts_that_came_without_id_or_label_are_nobodys():
     assert found[0] == pytest.approx(found[1]) == pytest.approx(found[2])
 
 
-def test_a_label_in_the_queue_is_found_again():
+def test_queued_text_with_the_same_label_is_a_positive():
     queue = TextQueue(4, 3)
     queue.push(batch(2, 0, ids=torch.tensor([1, 2]), labels=torch.tensor([5, -1])))
     loss = AlignmentLoss("infonce", 0.5, targets="label", queue=queue).eval()
@@ -81,7 +81,7 @@ def test_a_label_in_the_queue_is_found_again():
     assert alone.item() == pytest.approx(-logs[0].item(), rel=1e-5)
 
 
-def test_it_is_part_of_a_checkpoint():
+def test_queue_is_part_of_a_checkpoint():
     first, second = (AlignmentLoss("clip", queue=TextQueue(4, 3)) for _ in range(2))
     first(torch.randn(3, 3), torch.randn(3, 3), ids=torch.arange(3))
     second.load_state_dict(first.state_dict())
@@ -90,7 +90,7 @@ def test_it_is_part_of_a_checkpoint():
     assert held(first.queue) == held(second.queue)
 
 
-def test_sizes_and_losses_that_make_no_sense():
+def test_invalid_sizes_and_losses_without_use_for_a_queue_are_rejected():
     with pytest.raises(ConfigError, match="at least one text, not 0"):
         TextQueue(0, 3)
     for loss in ("cosine", "relational"):
@@ -98,8 +98,8 @@ def test_sizes_and_losses_that_make_no_sense():
             AlignmentLoss(loss, queue=TextQueue(3, 3))
 
 
-def test_what_was_read_stays_when_more_is_pushed():
-    """A loss may look at it in its backward pass."""
+def test_texts_that_were_read_survive_a_push():
+    """A loss may read them in its backward pass."""
     queue = TextQueue(2, 3)
     queue.push(batch(2, 0, ids=torch.tensor([1, 2]), labels=torch.tensor([3, 4])))
     read = queue.texts(batch(1, 1, ids=torch.tensor([5]), labels=torch.tensor([5])))

@@ -1,4 +1,4 @@
-"""Gradients of all that is learned, number by number, against those of plain loops."""
+"""Gradients of everything that is learned equal those of plain loops, number by number."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
 from support.align_loops import LOOPS, Case
+from support.tensors import draw_vectors
 
 STEP = 1e-30
 MIXING = torch.tensor([[0.9, 0, 0, 0.1], [0, 0.25, 0.75, 0], [0, 0, 0, 1.0], [0.4, 0, 0, 0.6]]).double()
@@ -24,20 +25,16 @@ BATCHES = {
 }
 
 
-def vectors(seed, size, width=3):
-    return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def make_case(targets, mixing, missing, queued):
-    texts = vectors(2, 4)
+    texts = draw_vectors(2, 4, 3)
     texts[3] = texts[0] / 2
     known = [at not in missing for at in range(4)]
-    queue = [(row, 40 + at, at % 2) for at, row in enumerate(vectors(3, 3).tolist())] if queued else []
+    queue = [(row, 40 + at, at % 2) for at, row in enumerate(draw_vectors(3, 3, 3).tolist())] if queued else []
     if queued:
         queue[1] = (queue[1][0], 7, -1)
         queue.append((texts[3].tolist(), 50, 0))
     return Case(
-        images=vectors(1, 4 if mixing is None else len(mixing)).tolist(),
+        images=draw_vectors(1, 4 if mixing is None else len(mixing), 3).tolist(),
         texts=texts.tolist(),
         has_text=known,
         mixing=None if mixing is None else mixing.tolist(),
@@ -94,7 +91,7 @@ def of_module(name, case):
 
 @pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("targets", ["identity", "same", "label", "similarity"])
-def test_gradients_equal_those_of_plain_loops(name, targets):
+def test_gradients_equal_plain_loops(name, targets):
     queues = (False, True) if name in ("clip", "infonce", "sigmoid") else (False,)
     for (mixing, missing), queued in ((batch, queued) for batch in BATCHES.values() for queued in queues):
         case = make_case(targets, mixing, missing, queued)

@@ -1,4 +1,4 @@
-"""What tensors a computation makes, and whether it reads them."""
+"""Random vectors, and a record of the tensors that a computation makes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 
 
+def draw_vectors(seed, size=6, width=4, dtype=torch.float64):
+    """Draw normally distributed vectors [size, width]."""
+    return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
 class Sizes(TorchDispatchMode):
-    """Notes the most numbers that any tensor holds, and reads of values, which wait for a device."""
+    """Records the size of the largest tensor, and reads of values, which wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()

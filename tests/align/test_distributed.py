@@ -1,4 +1,4 @@
-"""The gradient of a batch spread over processes is that of the whole batch on one, for all that is learned."""
+"""The gradients of a batch spread over processes equal those of the whole batch on a single process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAda
 from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.core.errors import ConfigError
-from support.tensor_sizes import Sizes
+from support.tensors import Sizes
 
 WIDTH = 6
 SHARES = {
@@ -39,12 +39,12 @@ CASES = [
 
 
 def steps(case):
-    """A queue of nine is full after the first step, and begins anew in the third."""
+    """A queue of nine is full after the first step and wraps around in the third."""
     return range(3 if case[3] == "queue" else 2)
 
 
 def data(step):
-    """One step's batch: inputs, texts, which are there (none of the last process's), ids and labels."""
+    """One step's batch: inputs, texts, which are known (none of the last process), ids and labels."""
     size = sum(SHARES[1][step])
     generator = torch.Generator().manual_seed(step)
     inputs, text = (torch.randn(size, WIDTH, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -55,7 +55,7 @@ def data(step):
 
 
 def blocks(step):
-    """The images of one step in the smallest portions that any number of processes divides them into."""
+    """Cuts of one step's images into the smallest portions that any number of processes divides them into."""
     cuts = {0}
     for shares in SHARES.values():
         cuts |= {sum(shares[step][:at]) for at in range(1, len(shares[step]) + 1)}
@@ -63,7 +63,7 @@ def blocks(step):
 
 
 def mixing_of(step, rows):
-    """Mixing within those portions, so that it is the same however the batch is shared out."""
+    """Mixing within those portions, so it does not depend on the number of processes."""
     size = sum(SHARES[1][step])
     whole, cuts = torch.zeros(size, size, dtype=torch.float64), blocks(step)
     for start, end in itertools.pairwise(cuts):
@@ -110,7 +110,7 @@ def gradients(model, case, step, rows, processes):
 
 
 def run_cases(rank, processes, wrap):
-    """Losses and gradients of each case and step, and what is in the queues at the end."""
+    """Losses and gradients of each case and step, and the content of the queues at the end."""
     found, queues = [], []
     for case in CASES:
         plain = Model(case).double()
@@ -125,7 +125,7 @@ def run_cases(rank, processes, wrap):
 
 
 def largest_tensors(rank):
-    """For each loss how many numbers the largest tensor of a later step holds, and what values were read."""
+    """For each loss the size of the largest tensor of a later step, and the values that were read."""
     sizes = {}
     for name in LOSSES.names():
         loss = AlignmentLoss(
@@ -141,7 +141,7 @@ def largest_tensors(rank):
 
 
 def refusal():
-    """What is said when a later batch is larger than the first."""
+    """The message when a later batch is larger than the first."""
     loss = AlignmentLoss("cosine")
     loss(torch.randn(3, 4), torch.randn(3, 4))
     try:
@@ -192,6 +192,7 @@ def alone():
     return run_cases(0, 1, lambda model: model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_gradients_do_not_depend_on_the_number_of_processes(processes, alone, tmp_path):
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "gpt4image.align.head", "pytest"])
