@@ -1,14 +1,14 @@
-"""Intervals that keep their promise."""
+"""Confidence intervals cover the truth at least as often as they claim."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.probing.intervals import paired_interval, small_sample_interval
+from gpt4image.probing.intervals import GroupBootstrap, paired_interval, small_sample_interval
 
 
 def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
-    """Share of simulated tables of mean 0 whose interval holds 0."""
+    """Return the share of simulated tables of mean 0 whose interval contains 0."""
     generator = np.random.default_rng(0)
     held = 0
     for _ in range(tables):
@@ -24,12 +24,12 @@ def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
 
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 @pytest.mark.parametrize(("seed_spread", "image_spread"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.5), (0.05, 0.5)])
-def test_interval_holds_the_truth_at_least_as_often_as_it_says(seeds, seed_spread, image_spread):
+def test_interval_covers_the_truth_at_least_as_often_as_it_claims(seeds, seed_spread, image_spread):
     assert coverage(seeds, 100, seed_spread, image_spread, noise=0.5) >= 0.93
 
 
-def test_naive_interval_over_images_would_not():
-    """Why seeds must count: with seed luck, images alone cover far less than they claim."""
+def test_interval_over_images_alone_would_cover_it_too_rarely():
+    """With variation between seeds, an interval over images alone covers the truth far less often than it claims."""
     generator = np.random.default_rng(1)
     held = 0
     for _ in range(300):
@@ -39,15 +39,15 @@ def test_naive_interval_over_images_would_not():
     assert held / 300 < 0.8
 
 
-def test_seed_luck_alone_is_the_paired_t_test():
-    """Where every image differs alike, the interval over seeds is scipy's."""
+def test_variation_between_seeds_alone_gives_the_paired_t_test():
+    """If all images have the same difference, the interval is the one over seeds."""
     by_seed = np.array([0.01, 0.05, -0.02, 0.03])
     found = paired_interval(np.repeat(by_seed[:, None], 50, axis=1))
     low, high = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
     assert (found.mean, found.low, found.high) == pytest.approx((by_seed.mean(), low, high))
 
 
-def test_one_seed_is_the_paired_t_test_over_images():
+def test_one_seed_gives_the_paired_t_test_over_images():
     differences = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], 80)
     found = paired_interval(differences[None])
     low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
@@ -55,8 +55,8 @@ def test_one_seed_is_the_paired_t_test_over_images():
     assert found.covers == "images only"
 
 
-def test_image_luck_stays_however_many_seeds():
-    """A hundred seeds on ten images that differ among themselves do not make the ten images more."""
+def test_more_seeds_do_not_reduce_variation_between_images():
+    """A hundred seeds do not turn ten different images into more."""
     table = np.random.default_rng(3).standard_normal((1, 10)) + 1e-3 * np.random.default_rng(4).standard_normal(
         (100, 10)
     )
@@ -65,7 +65,7 @@ def test_image_luck_stays_however_many_seeds():
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-2)
 
 
-def test_no_difference_at_all():
+def test_identical_arms_have_an_empty_interval():
     found = paired_interval(np.zeros((3, 20)))
     assert (found.mean, found.low, found.high) == (0, 0, 0)
 
@@ -103,3 +103,16 @@ def test_small_sample_interval_covers_the_truth_at_least_as_often(seeds, images)
         plain += paired_interval(differences).low <= 0.15 <= paired_interval(differences).high
     assert covered >= 0.95 * 300
     assert covered >= plain
+
+
+def test_group_bootstrap_covers_the_truth_where_images_would_not():
+    """Images of a group share half of their variance; groups resampled as single images give too narrow intervals."""
+    generator, covered, naive = np.random.default_rng(0), 0, 0
+    groups = np.repeat(np.arange(40), 5)
+    for seed in range(100):
+        values = generator.standard_normal(40)[groups] + generator.standard_normal(200)
+        by_group, by_image = (GroupBootstrap(each, seed).mean(values) for each in (groups, np.arange(200)))
+        assert by_group.mean == by_image.mean == values.mean()
+        covered += by_group.low <= 0 <= by_group.high
+        naive += by_image.low <= 0 <= by_image.high
+    assert covered >= 88 > naive

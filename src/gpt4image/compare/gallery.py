@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from scipy.special import softmax
 
 from gpt4image.compare.predictions import Predictions
-from gpt4image.compare.records import Answer, Gallery, GalleryItem
+from gpt4image.compare.records import Answer, Gallery, GalleryItem, Group
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import thumbnail
 
-Group = Literal["mended", "broken", "both right", "both wrong"]
 PER_GROUP = 9
 
 

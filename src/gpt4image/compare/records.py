@@ -106,6 +106,9 @@ class Answer(Record):
     right: bool
 
 
+Group = Literal["mended", "broken", "both right", "both wrong"]
+
+
 class GalleryItem(Record):
     """A test image with its description and every arm's prediction. `thumbnail` is a JPEG as a `data:` address."""
 
@@ -114,7 +117,7 @@ class GalleryItem(Record):
     label: str
     description: str | None
     answers: dict[str, Answer]
-    group: Literal["mended", "broken", "both right", "both wrong"]
+    group: Group
 
 
 class Gallery(Record):

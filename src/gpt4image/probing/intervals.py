@@ -1,4 +1,7 @@
-"""Confidence intervals of paired differences over seeds and test images; the verdict of a comparison rests on them."""
+"""Confidence intervals: of a comparison over seeds and test images, and of accuracies over groups of images.
+
+The verdict of a comparison rests on `paired_interval`, that of `gpt4image describe check` on `GroupBootstrap`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference with its 95% confidence interval.
+    """A mean with its 95% confidence interval.
 
     Attributes:
-        mean: mean difference, between -1 and 1.
+        mean: the mean, such as a difference of accuracies between -1 and 1.
         low: lower end of the interval.
         high: upper end of the interval.
         covers: the sources of randomness that the interval covers.
@@ -98,3 +102,34 @@ def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _t_reach(error: float, degrees: float) -> float:
     """Return half the width of the confidence interval of a mean with a standard error."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error if error > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class GroupBootstrap:
+    """Percentile bootstrap that resamples whole groups, because the images of a group are not independent.
+
+    Field and Welsh, "Bootstrapping clustered data", Journal of the Royal Statistical Society B 69 (2007).
+
+    Attributes:
+        groups: group numbers from 0, int [N].
+        seed: seed of the resampling.
+    """
+
+    groups: np.ndarray
+    seed: int
+
+    def mean(self, values: np.ndarray) -> Interval:
+        """Return the mean of values, float [N], with its interval."""
+        sums, sizes = np.bincount(self.groups, weights=values), np.bincount(self.groups).astype(np.float64)
+        interval = stats.bootstrap(
+            (sums, sizes),
+            lambda total, size, axis=-1: total.sum(axis=axis) / size.sum(axis=axis),
+            paired=True,  # a group keeps its sum and its size
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=100,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            random_state=np.random.default_rng(self.seed),
+        ).confidence_interval
+        return Interval(float(values.mean()), float(interval.low), float(interval.high), "images only")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,14 +10,13 @@ from gpt4image.core.errors import DescriptionError
 from gpt4image.core.format import points
 from gpt4image.probing.cross_fit import STRENGTHS, cross_fit
 from gpt4image.probing.folds import FOLDS, groups_per_class, number
+from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.logistic_regression import standardise
 from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, Verdict
 
 MAX_IMAGES = 4000  # an interval of about 1.5 points either way
 MAX_CLASSES = 50
 MIN_IMAGES = 50
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 def measure_knowledge(
@@ -63,7 +61,7 @@ def measure_knowledge(
         _correct_answers(side, label, group, seed, f"Classify by {name}") for name, side in sides.items()
     )
     bootstrap = GroupBootstrap(group, seed)
-    text_over_image, both_over_image = bootstrap.gap(by_text, by_image), bootstrap.gap(by_both, by_image)
+    text_over_image, both_over_image = _gap(by_text, by_image, bootstrap), _gap(by_both, by_image, bootstrap)
     fixed = _share(by_text, ~by_image)
     verdict, title, advice = weigh_up(text_over_image, both_over_image, fixed)
     return Knowledge(
@@ -71,10 +69,10 @@ def measure_knowledge(
         folds=FOLDS,
         left_out=rare_classes(labels, groups, classes),
         chance=float(np.bincount(label).max() / len(label)),
-        text=bootstrap.probe(by_text),
-        image=bootstrap.probe(by_image),
-        both=bootstrap.probe(by_both),
-        masked=bootstrap.probe(by_masked[0]) if by_masked else None,
+        text=_accuracy(by_text, bootstrap),
+        image=_accuracy(by_image, bootstrap),
+        both=_accuracy(by_both, bootstrap),
+        masked=_accuracy(by_masked[0], bootstrap) if by_masked else None,
         text_over_image=text_over_image,
         both_over_image=both_over_image,
         mended=fixed,
@@ -148,45 +146,16 @@ def _share(true: np.ndarray, among: np.ndarray) -> float | None:
     return float(true[among].mean()) if among.any() else None
 
 
-@dataclass(frozen=True)
-class GroupBootstrap:
-    """Percentile bootstrap of accuracies that resamples whole groups.
+def _accuracy(correct: np.ndarray, bootstrap: GroupBootstrap) -> Probe:
+    """Return the accuracy of answers, bool [N], with its interval."""
+    found = bootstrap.mean(correct.astype(np.float64))
+    return Probe(accuracy=found.mean, low=found.low, high=found.high)
 
-    Attributes:
-        groups: group numbers, int [N].
-        seed: seed of the resampling.
-    """
 
-    groups: np.ndarray
-    seed: int
-
-    def probe(self, correct: np.ndarray) -> Probe:
-        """Return the accuracy of correct and wrong answers, bool [N]."""
-        mean, low, high = self._mean(correct.astype(np.float64))
-        return Probe(accuracy=mean, low=low, high=high)
-
-    def gap(self, one: np.ndarray, other: np.ndarray) -> PairedGap:
-        """Return the accuracy of one minus that of the other, given their correct answers, bool [N] each."""
-        mean, low, high = self._mean(one.astype(np.float64) - other)
-        return PairedGap(mean=mean, low=low, high=high)
-
-    def _mean(self, values: np.ndarray) -> tuple[float, float, float]:
-        """Return the mean of values [N] with both ends of its interval."""
-        from scipy.stats import bootstrap
-
-        sums, sizes = np.bincount(self.groups, weights=values), np.bincount(self.groups).astype(np.float64)
-        interval = bootstrap(
-            (sums, sizes),
-            lambda total, size, axis=-1: total.sum(axis=axis) / size.sum(axis=axis),
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=100,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            random_state=np.random.default_rng(self.seed),
-        ).confidence_interval
-        return float(values.mean()), float(interval.low), float(interval.high)
+def _gap(one: np.ndarray, other: np.ndarray, bootstrap: GroupBootstrap) -> PairedGap:
+    """Return the accuracy of one classifier minus that of another, given their correct answers, bool [N] each."""
+    found = bootstrap.mean(one.astype(np.float64) - other)
+    return PairedGap(mean=found.mean, low=found.low, high=found.high)
 
 
 def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Verdict, str, str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.files import exclusive
 from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
 
@@ -48,16 +44,6 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"{accelerator.num_processes} processes x {recipe.accumulate} parts is odd."
         )
     return accelerator
-
-
-@contextmanager
-def first_process_holds(lock: Path, what: str, accelerator: Accelerator) -> Iterator[None]:
-    """Hold a lock in the first process, on behalf of all processes of the run."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    with exclusive(lock, what):
-        yield
 
 
 def evaluation_loader(dataset: LabelledInputs, accelerator: Accelerator, workers: int) -> DataLoader[Batch]:

@@ -261,7 +261,7 @@ class Recipe(
 
     def _check_alignment(self) -> None:
         _, loss = find_loss(self.loss)
-        contrastive = "use one of clip, infonce, sigmoid"
+        contrastive = "use a contrastive loss such as clip"
         if self.learn_temperature and not loss.has_temperature:
             raise ConfigError(f"The {self.loss} loss has no temperature to learn: leave learn_temperature off.")
         if self.queue and not loss.uses_queue:

@@ -15,7 +15,7 @@ from torch import nn
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import atomic_write, read_json, write_json
+from gpt4image.core.files import atomic_write, exclusive, read_json, write_json
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
@@ -24,7 +24,7 @@ from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.loop import Trainer, fit
-from gpt4image.train.processes import first_process_holds, make_accelerator
+from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
@@ -112,7 +112,8 @@ def train_model(
         checkpoint_seconds=checkpoint_seconds,
     )
     accelerator = make_accelerator(recipe)
-    with first_process_holds(spec.layout.lock, f"the run in {folder}", accelerator):
+    first = accelerator.is_main_process  # holds the lock for all processes
+    with exclusive(spec.layout.lock, f"the run in {folder}") if first else nullcontext():
         with accelerator.main_process_first():
             spec.claim_folder()
         if not spec.layout.result.exists():
