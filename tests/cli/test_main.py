@@ -1,6 +1,7 @@
 """The command line: what overrides what, errors, and the way from a folder to a deployed model."""
 
 import shutil
+from importlib.metadata import version
 
 import pytest
 
@@ -155,3 +156,16 @@ def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
         assert ask_user(estimate) is expected
     assert "money: $3.00 online" in capsys.readouterr().err
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"gpt4image {version('gpt4image')}\n"
+
+
+@pytest.mark.parametrize("option", ["--class-was-told", "--class-was-told=True"])
+def test_renamed_option_names_the_new_one(option, capsys):
+    assert main(["describe", "check", "photos", option]) == 1
+    assert "--class-was-told is now --class-in-prompt" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+
+# Options that got another name. They are no longer taken, but the error names the new one.
+RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no-class-in-prompt"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,15 +50,21 @@ def parse(arguments: list[str]) -> Command:
 
     Raises:
         ConfigError: unknown command or recipe, or an invalid setting.
-        SystemExit: help was printed, or an option is unknown.
+        SystemExit: help or the version was printed, or an option is unknown.
     """
     if not arguments or arguments[0] in (*HELP, HELP_ALL):
         print(overview())
         raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(f"gpt4image {version('gpt4image')}")
+        raise SystemExit(0)
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, options = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         raise ConfigError(unknown_name("command", name, COMMANDS))
+    for option in options:
+        if (old := option.partition("=")[0]) in RENAMED:
+            raise ConfigError(f"{old} is now {RENAMED[old]}.")
     command = COMMANDS[name]
     if {*HELP, HELP_ALL}.intersection(options):
         from gpt4image.cli.help import help_text
@@ -112,6 +122,6 @@ def overview() -> str:
             "",
             *commands,
             "",
-            "gpt4image COMMAND --help shows the main options, --help-all every option.",
+            "gpt4image COMMAND --help shows the main options, --help-all every option; --version the version.",
         ]
     )

@@ -137,7 +137,7 @@ class CheckOptions:
     """Splits that should have descriptions. Default: those with any."""
     prompt_file: Path | None = None
     """TOML file with your own prompts."""
-    class_was_told: bool | None = None
+    class_in_prompt: bool | None = None
     """For texts of unknown prompts: whether the prompt named the class."""
     drop: tuple[str, ...] = ()
     """Kinds of findings whose texts to exclude from training, such as refusal or loop."""

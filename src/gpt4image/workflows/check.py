@@ -39,7 +39,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     settings = CheckSettings(
         splits=options.splits,
         prompt_file=options.prompt_file,
-        class_in_prompt=options.class_was_told,
+        class_in_prompt=options.class_in_prompt,
         language=options.language,
         encoder=text.encoder[0],
         long_text=text.long_text,
