@@ -34,7 +34,7 @@ def test_recipes_prints_config_files_and_suggests_the_nearest_name(tmp_path, cap
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("# Source: ") == 5
-    assert "# fine-tune: A pretrained model" in listed
+    assert "# fine-tune: Fine-tune a pretrained model" in listed
     assert main(["recipes", "fine-tune"]) == 0
     (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
     named = parse(["train", "data", "--recipe", "fine-tune"]).recipe
