@@ -25,7 +25,7 @@ from gpt4image.images.decode import check
 from gpt4image.images.sources.listing import Listing
 from gpt4image.images.table import ImageReader
 
-# An outcome is on disk within so many outcomes or seconds: a killed scan repeats no more than that.
+# Outcomes reach the disk after this many outcomes or seconds: the most that a killed scan repeats.
 PART_ROWS = 2048
 PART_SECONDS = 10.0
 

@@ -44,7 +44,7 @@ CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
 CHUNK_BYTES = 2**16
 PAGE = 100
 
-# A file may be listed with a wrong size: accept it as it comes after so many downloads that ended early.
+# A server may list a wrong file size: after this many short downloads, accept the file as it is.
 MAX_SHORT_DOWNLOADS = 3
 
 Json = Mapping[str, Any]

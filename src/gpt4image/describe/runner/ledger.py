@@ -146,7 +146,7 @@ class Ledger:
     # One request: opened when it is sent, settled once.
 
     def affords_another(self) -> bool:
-        """Whether the budget covers one more description beside the open ones, each at its worst."""
+        """Whether the budget covers the open requests and one more, each at its worst case."""
         return self._budget.affords(len(self._open))
 
     def open(self, attempt: Attempt) -> None:
