@@ -1,7 +1,7 @@
 """Decide which of several records of a key counts, without holding any text in memory.
 
 An answer counts more than a failure, and a later record more than an earlier one. A `retry` mark voids the answers
-written before it, so that they count no more than a failure.
+written before it: they count only until a new answer arrives.
 """
 
 from __future__ import annotations
