@@ -25,7 +25,7 @@ def test_public_names_are_those_of_the_stub():
     stub = (ROOT / "src" / "gpt4image" / "__init__.pyi").read_text()
     names = re.findall(r"\b(\w+) as \1\b", stub)
     assert sorted(names) == list(gpt4image.__all__) == dir(gpt4image)
-    assert len(set(names)) == 36
+    assert len(set(names)) == len(names)
     with pytest.raises(AttributeError, match="No gpt4image attribute nothing"):
         _ = gpt4image.nothing
 
@@ -54,10 +54,9 @@ def python_blocks() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(python_blocks())))
-def test_python_example_of_the_readme_runs(number, image_set, descriptions_file, store, model_server, tmp_path):
+def test_python_example_of_the_readme_runs(number, image_set, descriptions_file, model_server, tmp_path):
     code = python_blocks()[number].replace("http://localhost:8000/v1", model_server)
     code = code.replace('"photos"', repr(str(image_set))).replace('"captions.jsonl"', repr(str(descriptions_file)))
-    code = code.replace('"work/embeddings/minilm"', repr(str(store.layout.folder)))
     code = code.replace('"work"', repr(str(tmp_path))).replace(
         '"work/descriptions"', repr(str(tmp_path / "descriptions"))
     )
@@ -67,7 +66,7 @@ def test_python_example_of_the_readme_runs(number, image_set, descriptions_file,
     assert result.returncode == 0, result.stderr
 
 
-def test_alignment_in_your_own_loop_takes_less_than_15_lines():
-    loops = [block for block in python_blocks() if "AlignmentLoss(" in block]
-    assert loops
-    assert all(len(block.strip().splitlines()) < 15 for block in loops)
+def test_alignment_touches_five_lines_of_your_own_loop():
+    (loop,) = [block for block in python_blocks() if "TextAlignment(" in block]
+    added = [line for line in loop.splitlines() if "align" in line.lower() or "targets" in line]
+    assert len([line for line in added if not line.startswith(("from", "import"))]) <= 5

@@ -24,6 +24,9 @@ from .export import export_model as export_model
 from .export import predict_images as predict_images
 from .images import ImageTable as ImageTable
 from .images import load_images as load_images
+from .integrations import TextAlignment as TextAlignment
+from .integrations import TextTargets as TextTargets
+from .integrations import text_targets as text_targets
 from .report import write_report as write_report
 from .soft_labels import SoftLabels as SoftLabels
 from .soft_labels import label_by_vectors as label_by_vectors
