@@ -79,7 +79,7 @@ def test_key_echoed_outside_the_text_is_scrubbed(image_set, tmp_path, monkeypatc
 
 
 def test_key_given_as_variable_name_is_not_shown(image_set, tmp_path):
-    with pytest.raises(ConfigError, match=r"set key_env \(--key-env MY_KEY\)") as raised:
+    with pytest.raises(ConfigError, match=r"set key_env") as raised:
         described(image_set, tmp_path, "http://127.0.0.1:9/v1", key_env=LONG_KEY)
     assert LONG_KEY[:12] not in str(raised.value)
 

@@ -151,7 +151,7 @@ def test_unrecorded_prompt_fails_the_check(shared):
 
 def test_recording_of_several_models_needs_a_name(shared, work):
     for place in (shared, work.folder.parent):
-        with pytest.raises(DescribeError, match=r"several models: m/1, m2\. Name one as model \(--model\)"):
+        with pytest.raises(DescribeError, match=r"several models: m/1, m2\. Name one as model"):
             ReplayDescriber(place)
     with pytest.raises(DescribeError, match=r"Unknown model 'gpt'.*Known: m/1, m2"):
         ReplayDescriber(shared, model="gpt")

@@ -47,7 +47,7 @@ def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
     assert texts.pop(images.path(5)) is None
     assert all(text == f'of "{path}",\nline two' for path, text in texts.items())
     assert sum(found.coverage.without_text.values()) == 1
-    assert "35 of 36 images have a text" in found.coverage.line()
+    assert "35 of 36 images with a text" in found.coverage.line()
     assert "an image;" not in found.coverage.line()
 
 
@@ -72,9 +72,7 @@ def test_row_numbers_in_an_id_column_are_not_image_ids(images, tmp_path):
 def test_texts_that_fit_no_image(images, tmp_path):
     rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
     path = write(tmp_path / "texts.csv", rows)
-    with pytest.raises(
-        DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*orphan_texts to skip \(--orphan-texts skip"
-    ):
+    with pytest.raises(DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*orphan_texts to skip\."):
         load_descriptions(images, str(path))
     found = load_descriptions(images, str(path), orphan_texts="skip")
     assert (len(found), found.coverage.orphans) == (1, 1)
@@ -91,7 +89,7 @@ def test_all_texts_of_an_image_are_kept_in_the_order_found(images, tmp_path):
     assert found.rows["id"].to_pylist() == sorted([*ids[:3], ids[0], ids[0]])
     assert found.texts_of(ids) == ["same", "same", "same", None]
     assert (found.coverage.repeated, found.coverage.texts, found.coverage.most_texts) == (1, 5, 3)
-    assert "none; 5 texts, up to 3 per image; 0 texts without an image, 1 text on several" in found.coverage.line()
+    assert "33 without; 5 texts, up to 3 per image; 0 texts without an image, 1 text on several" in found.coverage.line()
     found.save(tmp_path / "saved.parquet")
     assert read_descriptions(tmp_path / "saved.parquet", images, "saved").text_hash == found.text_hash
 
@@ -122,7 +120,7 @@ def test_hash_depends_on_ids_texts_and_their_order_within_an_image(images):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"path": "x", "text": "t"}\n{"path": \n', r"a\.jsonl, line 2 is not JSON"),
-        ("a.csv", "path,words\nx,t\n", r"line 2: needs one of.*--text-column"),
+        ("a.csv", "path,words\nx,t\n", r"line 2: needs one of.*set text_column"),
         ("a.jsonl", '{"path": 3, "text": "t"}\n', "line 1: path and text must be text"),
         ("a.parquet", "not parquet", "cannot be read as Parquet"),
         ("a.xlsx", "", "come as"),

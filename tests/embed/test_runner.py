@@ -66,7 +66,7 @@ def test_truncation_is_counted_and_shown(images, minilm, tmp_path, capsys):
     assert store.manifest.longest == {images.ids[2].decode(): 403, images.ids[0].decode(): 402}
     output = " ".join(capsys.readouterr().err.split())
     assert "2 of 3 texts are longer than the 256 tokens" in output
-    assert "--long-text pool" in output
+    assert "set long_text to pool" in output
 
 
 def test_pooling_covers_long_texts(images, minilm, tmp_path):

@@ -46,4 +46,4 @@ def test_mistakes_end_in_one_message(image_set, run, tmp_path, capsys):
     assert "--teacher-checkpoint FILE" in said("--teacher", "timm:test_resnet")
     assert "views should be greater than or equal to 1, not 0" in said("--teacher", "timm:test_resnet", "--views", "0")
     assert "workers should be greater than or equal to 0" in said("--teacher", "timm:test_resnet", "--workers", "-1")
-    assert "leave views (--views) at 1" in said("--teacher", f"run:{run.layout.folder}", "--views", "2")
+    assert "leave --views at 1" in said("--teacher", f"run:{run.layout.folder}", "--views", "2")

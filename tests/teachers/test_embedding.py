@@ -158,7 +158,7 @@ def own_set(image_set, tmp_path):
 
 def test_unreadable_images_are_skipped_with_a_warning_or_stop_the_work(own_set, images, resnet, tmp_path, capsys):
     train, counting = own_set.split("train"), CountingTeacher(resnet)
-    with pytest.raises(ImageError, match=r"has changed since the images were listed.*--on-bad-image skip"):
+    with pytest.raises(ImageError, match=r"has changed since the images were listed.*on_bad_image to skip"):
         embed_images(own_set, resnet, tmp_path / "strict", on_bad_image="fail")
 
     partial = embed_images(own_set, counting, tmp_path / "store", views=2, batch_size=3)

@@ -137,7 +137,7 @@ def test_unreadable_images_are_skipped_or_stop_the_labelling(image_set, run_teac
     assert quality.negative_log_likelihood == pytest.approx(likelihood, abs=1e-4)
     expected = predict(run_teacher, table, train[1:]).softmax(1)
     np.testing.assert_allclose(labels.take(labels.find(table.ids[train[1:]]), 1.0), expected, atol=2e-3)
-    with pytest.raises(ImageError, match="--on-bad-image skip"):
+    with pytest.raises(ImageError, match="on_bad_image to skip"):
         label_images(table, run_teacher, tmp_path / "strict", on_bad_image="fail")
 
 

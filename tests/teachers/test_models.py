@@ -117,7 +117,7 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
     refused("tim:resnet50", "Unknown kind of teacher 'tim'. Did you mean 'timm'")
     refused("timm:resnet5", "Unknown timm model 'resnet5'.*Did you mean")
     refused("timm:resnet5", "Unknown", checkpoint=resnet_weights)
-    refused("timm:test_resnet", "are not available.*--teacher-checkpoint FILE")
+    refused("timm:test_resnet", "are not available.*weights file as checkpoint")
     refused("timm:test_vit", "does not hold the weights", checkpoint=resnet_weights)
     refused("timm:test_resnet", "does not exist", checkpoint=tmp_path / "none.pt")
     refused("open-clip:RN50", "MODEL/PRETRAINED")

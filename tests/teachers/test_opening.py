@@ -86,7 +86,7 @@ def test_run_as_teacher_gives_soft_labels(image_set, descriptions_file, settings
     assert [source.name for source in labels.manifest.origin.sources] == [name]
     assert [path.name for path in (tmp_path / "labels").iterdir() if path.is_dir()] == [labels.layout.folder.name]
     assert len(json.loads(run.layout.settings.read_text())["soft_labels"]) == 1
-    with pytest.raises(ConfigError, match="--soft-labels SHARE"):
+    with pytest.raises(ConfigError, match="set soft_labels"):
         run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
 
 

@@ -28,5 +28,5 @@ def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path
 
 
 def test_failed_download_names_the_alternatives(small_recipe, monkeypatch):
-    with pytest.raises(ConfigError, match=r"--checkpoint FILE.*--no-pretrained"):
+    with pytest.raises(ConfigError, match=r"set checkpoint, or .*pretrained off"):
         build_backbone(small_recipe(pretrained=True), classes=3)

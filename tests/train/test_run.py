@@ -59,7 +59,7 @@ def test_seeds_give_different_weights(images, small_recipe, tmp_path):
 
 def test_settings_may_change_before_the_first_checkpoint(images, small_recipe, tmp_path):
     """Following an error's advice must not lead to the next error."""
-    with pytest.raises(ConfigError, match="--no-pretrained"):
+    with pytest.raises(ConfigError, match="pretrained off"):
         train_model(images, None, small_recipe(pretrained=True, epochs=1), tmp_path / "run", arm="baseline")
     run = train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline")
     assert not run.recipe.pretrained

@@ -119,10 +119,10 @@ def test_another_work_directory_trains_on_the_same_descriptions(image_set, tmp_p
     where, train = [str(image_set), "--work", str(first)], [*TINY, "--arm", "described"]
     assert main(["train", *where, *train]) == 0
     assert main(["train", *where, *train, "--epochs", "2"]) == 1
-    assert "pass this one as text (--text)" in " ".join(capsys.readouterr().err.split())
+    assert "pass this one as --text" in " ".join(capsys.readouterr().err.split())
     where[-1] = str(second)
     assert main(["train", *where, *train, "--epochs", "2"]) == 1
-    assert "another work directory that holds some: --text" in " ".join(capsys.readouterr().err.split())
+    assert "set --text to a file or another work directory that holds some" in " ".join(capsys.readouterr().err.split())
     assert main(["embed", *where, "--text", str(first), "--use-prompts", "plain"]) == 0
     assert "36 distinct texts of 36 images" in capsys.readouterr().out
     assert main(["train", *where, *train, "--epochs", "2", "--text", str(first)]) == 0

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
 
+from gpt4image.core.invocation import in_users_words
 from gpt4image.core.registry import Registry
 from gpt4image.core.validation import field_types
 
@@ -47,7 +48,7 @@ class Option:
 
 def two_columns(left: str, right: str, column: int = HELP_COLUMN) -> list[str]:
     """Return lines with a term on the left and its explanation, wrapped at the terminal's width, on the right."""
-    wrapped = textwrap.wrap(right, terminal_width() - column, break_on_hyphens=False)
+    wrapped = textwrap.wrap(in_users_words(right), terminal_width() - column, break_on_hyphens=False)
     first, indent = f"  {left} ".ljust(column), " " * column
     if len(first) > column:
         return [first.rstrip(), *(indent + line for line in wrapped)]

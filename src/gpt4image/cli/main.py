@@ -14,11 +14,13 @@ from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
+from gpt4image.core.invocation import NAME, Invocation, in_users_words, invoked, typed_program
 from gpt4image.core.options import DataOptions
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+HELP_WORDS = ("help", "usage", "-help", "-?")
 
 # Options that got another name. They are no longer taken, but the error names the new one.
 RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no-class-in-prompt"}
@@ -29,8 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 is success, 1 an error that the message explains, 3 a description that failed, 130 an interrupt.
     """
+    program = typed_program() if arguments is None else NAME
+    typed = tuple(sys.argv[1:] if arguments is None else arguments)
+    with invoked(Invocation(program, typed, frozenset(name.split()[0] for name in COMMANDS))):
+        return run(list(typed))
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and run a command, and print its error."""
     try:
-        return parse(list(sys.argv[1:] if arguments is None else arguments)).run() or 0
+        return parse(arguments).run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -53,7 +63,7 @@ def parse(arguments: list[str]) -> Command:
         SystemExit: help or the version was printed, or an option is unknown.
     """
     if not arguments or arguments[0] in (*HELP, HELP_ALL):
-        print(overview())
+        print(in_users_words(overview()))
         raise SystemExit(0 if arguments else 2)
     if arguments[0] == "--version":
         print(f"gpt4image {version('gpt4image')}")
@@ -61,7 +71,7 @@ def parse(arguments: list[str]) -> Command:
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, options = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
-        raise ConfigError(unknown_name("command", name, COMMANDS))
+        raise ConfigError(unknown_command(name))
     for option in options:
         if (old := option.partition("=")[0]) in RENAMED:
             raise ConfigError(f"{old} is now {RENAMED[old]}.")
@@ -69,11 +79,11 @@ def parse(arguments: list[str]) -> Command:
     if {*HELP, HELP_ALL}.intersection(options):
         from gpt4image.cli.help import help_text
 
-        print(help_text(name, command, everything=HELP_ALL in options))
+        print(in_users_words(help_text(name, command, everything=HELP_ALL in options)))
         raise SystemExit(0)
     import tyro
 
-    program = f"gpt4image {name}"
+    program = in_users_words(f"{NAME} {name}")
     default: dict[str, Any] = {}
     if issubclass(command, Train | Compare):
         recipe = read_recipe(program, options)
@@ -82,6 +92,16 @@ def parse(arguments: list[str]) -> Command:
         command, prog=program, args=options, add_help=False, config=(tyro.conf.OmitArgPrefixes,), **default
     )
     return chosen
+
+
+def unknown_command(name: str) -> str:
+    """Return the message for an unknown command, which suggests what was probably meant."""
+    parts = [command for command in COMMANDS if name in command.split()[1:]]
+    if name in (*HELP_WORDS, "version"):
+        parts = ["--version" if name == "version" else "--help"]
+    if not parts:
+        return unknown_name("command", name, COMMANDS)
+    return f"Unknown command {name!r}. Did you mean {' or '.join(f'{NAME} {part}' for part in parts)}?"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from gpt4image.compare.records import (
     EpochRecord,
     RunRecord,
 )
+from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
@@ -206,7 +207,7 @@ def _notes(
         )
     conflicts = len(find_duplicates(images).conflicting)
     if conflicts:
-        found.append(f"{conflicts:,} images occur under more than one label.")
+        found.append(f"Under more than one label: {counted(conflicts, 'image')}.")
     found += [
         f"Arm {CANDIDATE} was also aligned with the vision teacher {store.manifest.encoder} ({store.width} wide)."
         for store in stores

@@ -17,18 +17,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.text import Text
 
 from gpt4image.core.format import printable
+from gpt4image.core.invocation import in_users_words
 
 console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a note on standard error; control characters are escaped."""
-    console.print(Text("\n".join(map(printable, text.split("\n"))), style=style))
+    """Print a note on standard error, in the user's words; control characters are escaped."""
+    console.print(Text("\n".join(map(printable, in_users_words(text).split("\n"))), style=style))
 
 
 def show(text: str) -> None:
-    """Print a result on standard output, wrapped at a terminal's width; control characters are escaped."""
-    lines = list(map(printable, text.split("\n")))
+    """Print a result on standard output, in the user's words and wrapped at a terminal's width.
+
+    Control characters are escaped.
+    """
+    lines = list(map(printable, in_users_words(text).split("\n")))
     if sys.stdout.isatty():  # a pipe gets whole lines
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in wrap(line, width)]

@@ -15,6 +15,8 @@
 Every message names what is wrong (file, row, value) and what to do about it. Any other exception is a bug.
 """
 
+from gpt4image.core.invocation import in_users_words
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if it has none.
@@ -27,6 +29,9 @@ def first_line(error: BaseException) -> str:
 
 class Gpt4ImageError(Exception):
     """Base of every error this library raises on purpose."""
+
+    def __str__(self) -> str:
+        return in_users_words(super().__str__())
 
 
 class ConfigError(Gpt4ImageError):

@@ -41,10 +41,11 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
     """
     tasks = job.plan()
     print_plan(job, tasks)
+    # planned again below: the estimate has described a few
     if confirm is not None and len(tasks) > FEW and may_cost(job) and not confirm(estimate(job)):
-        tally = Tally(len(tasks), stopped=DECLINED)
+        tally = Tally(len(job.plan()), stopped=DECLINED)
     else:
-        tally = run() if run else job.run(job.plan())  # planned again: the estimate has described a few
+        tally = run() if run else job.run(job.plan())
     print_outcome(tally)
     return tally
 
@@ -100,5 +101,5 @@ def print_outcome(tally: Tally) -> None:
     if tally.failures:
         say("gpt4image describe check lists them. To retry: --retry-failed", style="yellow")
     if tally.stopped:
-        left = f"{tally.total - tally.done:,} are left: {tally.stopped}."
-        say(f"{left} {REMEDIES.get(tally.stopped, RESUME)}", style="yellow")
+        left = counted(tally.total - tally.done, "description")
+        say(f"{left} left: {tally.stopped}. {REMEDIES.get(tally.stopped, RESUME)}", style="yellow")

@@ -53,8 +53,9 @@ class Coverage:
         )
         several = f"{self.texts:,} texts, up to {self.most_texts:,} per image; " if self.most_texts > 1 else ""
         return (
-            f"descriptions: {have:,} of {have + lack:,} images have a text ({splits}), {lack:,} have none; {several}"
-            f"{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several images"
+            f"descriptions: {have:,} of {counted(have + lack, 'image')} with a text ({splits}), {lack:,} without; "
+            f"{several}{counted(self.orphans, 'text')} without an image, {counted(self.repeated, 'text')} on several "
+            "images"
         )
 
 

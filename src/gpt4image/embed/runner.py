@@ -15,6 +15,7 @@ import numpy as np
 from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError, StoreError
 from gpt4image.core.files import digest, exclusive, fill_array, replace_folder, save_array
+from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.encoders import TextEncoder
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
@@ -137,7 +138,7 @@ def _encode_texts(
     hashes = (value.decode() for value in plan.hashes.tolist())
     identity = digest(encoder.name, encoder.revision, long_text, str(batch_size), *hashes)
     steps = fill_array(layout.vectors, shape, "float16", batch_size * BATCHES_PER_CHUNK, identity, compute)
-    console.follow(f"Embed {len(plan.texts):,} texts", len(plan.texts), steps)
+    console.follow(f"Embed {counted(len(plan.texts), 'text')}", len(plan.texts), steps)
 
 
 def encode_batch(texts: Sequence[str], encoder: TextEncoder, long_text: LongText) -> np.ndarray:
@@ -229,6 +230,6 @@ def _report_truncation(manifest: EmbeddingManifest) -> None:
     console.say(
         f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the {manifest.max_tokens} tokens "
         f"that {manifest.encoder} reads and were truncated; the longest (image, tokens): {worst}. To encode them in "
-        "full: --long-text pool.",
+        "full: set long_text to pool (--long-text pool).",
         style="yellow",
     )

@@ -75,7 +75,7 @@ def export_model(
     if onnx:
         for library in ("onnx", "onnxscript", "onnxruntime"):
             if find_spec(library) is None:
-                raise MissingExtraError(library, "onnx", "ONNX export (which onnx=False or --no-onnx skips)")
+                raise MissingExtraError(library, "onnx", "ONNX export, which is optional (--no-onnx),")
     draft = ExportLayout(folder.with_name(f".{folder.name}.draft"))
     shutil.rmtree(draft.folder, ignore_errors=True)
     draft.folder.mkdir(parents=True)

@@ -121,7 +121,7 @@ def _require_labels_outside_train(listing: Listing) -> None:
 def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total: int, on_bad_image: OnBadImage) -> None:
     first = "".join(f"\n  {image.path}: {image.reason}" for image in bad[:10])
     if len(bad) == total:
-        raise DataError(f"None of the {total:,} images in {source} can be used.{first}")
+        raise DataError(f"No image in {source} can be used, of {total:,}.{first}")
     if bad and on_bad_image == "fail":
         raise DataError(f"{len(bad):,} of {total:,} images in {source} cannot be used.{first}")
 
@@ -133,7 +133,7 @@ def _require_two_classes(table: ImageTable) -> None:
         names = ", ".join(table.classes[label] for label in present)
         raise DataError(
             f"{table.source} has usable images of {counted(len(present), 'class')} ({names}); at least 2 "
-            f"are needed. {len(table.rejected):,} images were left out."
+            f"are needed. Left out: {counted(len(table.rejected), 'image')}."
         )
 
 

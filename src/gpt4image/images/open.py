@@ -43,8 +43,8 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         if leaked and options.leaks == "fail":
             places = next(iter(leaked.values()))
             raise DataError(
-                f"{len(leaked):,} images are in more than one split, such as {dict(places)}. Take them out of one, or: "
-                "--leaks drop."
+                f"{counted(len(leaked), 'image')} in more than one split, such as {dict(places)}. Take them out of "
+                "one, or set leaks to drop (--leaks drop)."
             )
         images = drop_leaks(images)
     report_images(images, names_follow=names_follow)
@@ -54,7 +54,7 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
 def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
     """Print the image set in a few lines; `names_follow` if the caller lists files left out and copies."""
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
-    say(f"images: {len(images):,} in {len(images.classes)} classes ({splits})")
+    say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
     _report_labels(images)
     duplicates = find_duplicates(images)
     if duplicates.surplus:
@@ -62,7 +62,7 @@ def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
     if duplicates.leaked:
         say(
             f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results flatter. "
-            "To drop copies from the training side: --leaks drop",
+            "To drop copies from the training side, set leaks to drop (--leaks drop).",
             "yellow",
         )
     if duplicates.conflicting:
@@ -80,8 +80,8 @@ def _report_labels(images: ImageTable) -> None:
     unlabelled = int(counts[-1].sum())
     if unlabelled:
         say(
-            f"without a label: {counted(unlabelled, 'training image')}, skipped in training without --unlabelled align "
-            "(empty cells, nan and None are no labels)",
+            f"without a label: {counted(unlabelled, 'training image')}, skipped in training unless unlabelled is "
+            "align (--unlabelled align); empty cells, nan and None are no labels",
             "yellow",
         )
     single = [name for name, number in zip(images.classes, counts[:-1].sum(axis=1), strict=True) if number == 1]

@@ -182,7 +182,7 @@ def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | No
             f"{counted(facts.conflicting, 'image')} in more than one class: their texts are not compared with a label."
         )
     if language is None:
-        notes.append("Too few texts are long enough to tell their language. Set it with --language to check it.")
+        notes.append("Too few texts are long enough to tell their language. Set language (--language) to check it.")
     if any(text.class_in_prompt is None and text.key is None for text in collected.texts):
         notes.append(
             "It is not known how the texts were written. If their author knew the classes, the comparison with the "

@@ -188,8 +188,8 @@ def _advice_if_more(fixed: float | None) -> str:
         f"{errors}There is something to learn from them, so training with them is worth a try. It is no promise: on "
         "our example set clipart12 the texts know far more than the features, and still aligning a small head with "
         f"them showed no gain ({small[0]} points, {small[1]} to {small[2]}), and soft labels made from them hardly any "
-        f"({soft[0]}, {soft[1]} to {soft[2]}). Train with a baseline: gpt4image compare, with the same DATA, --work "
-        "and --backbone."
+        f"({soft[0]}, {soft[1]} to {soft[2]}). Train with a baseline: gpt4image compare, on the same images, "
+        "work directory and backbone."
     )
 
 

@@ -141,7 +141,10 @@ class Outputs:
         for rows, images, faults in loader:
             self.faults += faults
             if faults and self.loading.on_bad_image == "fail":
-                raise ImageError(f"{faults[0]}. List the images again: gpt4image images; or --on-bad-image skip.")
+                raise ImageError(
+                    f"{faults[0]}. List the images again: gpt4image images; or set on_bad_image to skip "
+                    "(--on-bad-image skip)."
+                )
             outputs = self.finish(self.teacher.predict(images)) if len(rows) else np.zeros((0, self.teacher.width))
             yield rows.numpy(), outputs
 

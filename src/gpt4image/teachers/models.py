@@ -68,7 +68,7 @@ def fetch_pretrained(model: str, options: dict[str, int]) -> nn.Module:
     except Exception as error:  # what a hub raises depends on the hub's client
         raise ConfigError(
             f"The pretrained weights of {model} are not available ({type(error).__name__}: {first_line(error)}). Give "
-            "a weights file: --teacher-checkpoint FILE."
+            "a weights file as checkpoint (--teacher-checkpoint FILE)."
         ) from None
     return built
 

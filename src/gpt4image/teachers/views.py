@@ -83,7 +83,7 @@ def find_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
         raise ConfigError(f"splits must be some of {', '.join(SPLITS)}, not {', '.join(unknown) or 'none'}.")
     places = np.sort(np.concatenate([images.split(name) for name in dict.fromkeys(splits)]))
     if not len(places):
-        raise DataError(f"{images.source} has no images in {', '.join(splits)}. Name other splits: --splits.")
+        raise DataError(f"{images.source} has no images in {', '.join(splits)}. Name other splits (--splits).")
     first = np.sort(np.unique(images.ids[places], return_index=True)[1])
     return np.asarray(places[first], dtype=np.int64)
 

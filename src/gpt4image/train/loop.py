@@ -263,10 +263,7 @@ class LossWatch:
 
     def _diagnosis(self, own: Tensor) -> str:
         """Return the message for the first of this process's losses [steps, 2] that is not finite."""
-        advice = (
-            "Try a lower lr, clip_grad 1.0, precision no or a higher temperature, and inspect these images: "
-            "gpt4image images DATA."
-        )
+        advice = "Try a lower lr, clip_grad 1.0, precision no or a higher temperature, and look at these images."
         bad = (~torch.isfinite(own)).any(dim=1).nonzero()
         if not len(bad):
             return f"The loss of another process is not a finite number. {advice}"
@@ -275,6 +272,6 @@ class LossWatch:
         names = self._name_images(rows.tolist())
         more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
         return (
-            f"The loss is not a finite number at epoch {epoch}, step {step} (classification {classification}, "
+            f"The loss is not a finite number in epoch {epoch + 1}, step {step + 1} (classification {classification}, "
             f"alignment {alignment}). Images of the batch: {', '.join(names[:SHOWN_IDS])}{more}. {advice}"
         )

@@ -57,7 +57,7 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
         raise DescriptionError(
             f"{workdir.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. "
-            "Write some: gpt4image describe; or name texts, or another work directory that holds some: --text."
+            "Write some: gpt4image describe; or set text (--text) to a file or another work directory that holds some."
         )
     source = options.text or DEFAULT_COLUMN
     return load_descriptions(images, source, text_column=options.text_column, orphan_texts=options.orphan_texts)

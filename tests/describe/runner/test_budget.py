@@ -188,7 +188,7 @@ def test_open_requests_count_at_their_worst_case():
     assert not budget.affords(2)
     assert Budget(None, None, 0.0, 10).affords(10**6)
     assert not Budget(UNKNOWN_TOKENS_IN * 1e-5 - 1e-9, Price(10.0, 0.0), 0.0, 1).affords(0)
-    with pytest.raises(ConfigError, match="--price-in"):
+    with pytest.raises(ConfigError, match="price_in and price_out"):
         Budget(1.0, None, 0.0, 10)
 
 

@@ -530,7 +530,7 @@ class TestPlainTables:
         store = empty(tmp_path)
         with pytest.raises(DescriptionError, match=r"1 of 4 texts match no image.*'elsewhere\.png'"):
             import_descriptions(path, images, store, text_column="words")
-        with pytest.raises(DescriptionError, match="--text-column"):
+        with pytest.raises(DescriptionError, match="text_column"):
             import_descriptions(path, images, store)
         summary = import_descriptions(path, images, store, text_column="words", model="blip", orphan_texts="skip")
         assert (summary.added, summary.known, summary.empty, summary.orphans) == (3, 1, 1, 1)

@@ -98,6 +98,6 @@ def test_neighbours_use_the_class_names_of_the_user(images, tmp_path):
 
 def test_prompt_with_neighbours_needs_a_run():
     contrast = load_prompts(["contrast"])
-    with pytest.raises(ConfigError, match=r"confusions to .*--confusions.*--arm baseline"):
+    with pytest.raises(ConfigError, match=r"confusions to a baseline run; .*--arm baseline"):
         PromptValues(("a", "b")).check(contrast)
     PromptValues(("a", "b"), {0: ("b",), 1: ("a",)}).check(contrast)

@@ -34,6 +34,7 @@ class Export:
 
     def run(self) -> None:
         """Export, and print the largest difference of the logits."""
+        from gpt4image.core.console import show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.export import export_model
         from gpt4image.images.open import open_images
@@ -41,7 +42,7 @@ class Export:
 
         images = open_images(self.source, WorkDir(self.work))
         found = export_model(open_run(self.run_folder), images, self.out, onnx=self.onnx, tolerance=self.tolerance)
-        print("\n".join(parity.line() for parity in found) + f"\nmodel: {self.out}")
+        show("\n".join([*(parity.line() for parity in found), f"model: {self.out}"]))
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ class DescribeCheck:
         from gpt4image.report.descriptions.check_page import report_lines
         from gpt4image.workflows.check import run_check
 
-        show("\n".join(report_lines(run_check(self.source, self.descriptions, self.check, self.work))))
-        print(f"page: {WorkDir(self.work).description_check}")
+        lines = report_lines(run_check(self.source, self.descriptions, self.check, self.work))
+        show("\n".join([*lines, f"page: {WorkDir(self.work).description_check}"]))
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,13 @@ class Embed:
 
     def run(self) -> None:
         """Embed, and print where the vectors are."""
+        from gpt4image.core.console import show
+        from gpt4image.core.format import counted
         from gpt4image.workflows.train import run_embedding
 
         for store in run_embedding(self.source, self.descriptions, self.work)[1]:
-            texts = f"{store.manifest.distinct_texts:,} distinct texts of {len(store):,} images"
-            print(f"{texts}, {store.width} numbers each: {store.layout.folder}")
+            texts = f"{counted(store.manifest.distinct_texts, 'distinct text')} of {counted(len(store), 'image')}"
+            show(f"{texts}, {store.width} numbers each: {store.layout.folder}")
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,20 @@ class EmbedImages:
 
     def run(self) -> None:
         """Compute what is missing, and print how much there is and where."""
-        from gpt4image.core.format import percent
+        from gpt4image.core.console import show
+        from gpt4image.core.format import counted, percent
         from gpt4image.embed import EmbeddingStore
         from gpt4image.workflows.train import run_teacher
 
         found = run_teacher(self.source, self.teacher, self.work)
         if isinstance(found, EmbeddingStore):
-            vectors = f"{found.manifest.texts:,} vectors of {len(found):,} distinct images"
-            print(f"{vectors}, {found.width} numbers each: {found.layout.folder}")
+            vectors = f"{counted(found.manifest.texts, 'vector')} of {counted(len(found), 'distinct image')}"
+            show(f"{vectors}, {found.width} numbers each: {found.layout.folder}")
             return
         if quality := found.manifest.quality:
-            print(f"validation images: {percent(quality.accuracy)} of {quality.images:,} correct")
-        print(
-            f"soft labels of {len(found):,} distinct images in {len(found.classes):,} classes, "
+            show(f"validation images: {percent(quality.accuracy)} of {quality.images:,} correct")
+        show(
+            f"soft labels of {counted(len(found), 'distinct image')} in {counted(len(found.classes), 'class')}, "
             f"temperature {found.manifest.temperature:.2f}: {found.layout.folder}"
         )
 

@@ -29,9 +29,11 @@ class Demo:
 
         result = run_demo(self.work, seeds=self.seeds)
         show(verdict(result.comparison).text)
-        for parity in result.parity:
-            print(parity.line())
-        print(f"report: {result.report}\nmodel:  {result.model}")
+        show(
+            "\n".join(
+                [*(parity.line() for parity in result.parity), f"report: {result.report}", f"model: {result.model}"]
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,15 @@ class Train(TrainingCommand):
 
     def run(self) -> None:
         """Train, and print where the model is."""
+        from gpt4image.core.console import show
         from gpt4image.core.format import percent
         from gpt4image.workflows.train import run_training
 
         run = run_training(
             self.source, self.descriptions, self.recipe, self.work, arm=self.arm, seed=self.seed, workers=self.workers
         )
-        accuracy = percent(run.best_accuracy)
-        print(f"best epoch {run.best_epoch} (counted from 0), validation accuracy {accuracy}: {run.layout.folder}")
+        epoch = f"best epoch {run.best_epoch + 1} of {len(run.history)}"
+        show(f"{epoch}, validation accuracy {percent(run.best_accuracy)}: {run.layout.folder}")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Report:
 
     def run(self) -> None:
         """Write the report and print where it is."""
+        from gpt4image.core.console import show
         from gpt4image.report import write_report
 
-        print(f"report: {write_report(self.work)}")
+        show(f"report: {write_report(self.work)}")

@@ -106,7 +106,7 @@ MISSING = Check(
     "info",
     "Images without a text",
     "These images train on their labels alone.",
-    "Run the describe command again, with --retry-failed for failed requests.",
+    "Run the describe command again, with retry_failed (--retry-failed) for failed requests.",
     lambda _: [],  # found while the texts are collected: there is no text to check
 )
 CHECKS = (
@@ -115,7 +115,7 @@ CHECKS = (
         "fix",
         "Empty or nearly empty texts",
         "Fewer than three words describe nothing, but still become a vector that images are aligned with.",
-        "Retry them (--retry empty) or drop them (--drop empty).",
+        "Retry or drop them.",
         _find_empty,
     ),
     Check(
@@ -131,7 +131,7 @@ CHECKS = (
         "fix",
         "Thinking in the text",
         "The model's thoughts about the task stand in the text, next to the description or instead of it.",
-        "Retry them (--retry thinking): thinking before an answer is no longer stored.",
+        "Retry them: thinking before an answer is no longer stored.",
         lambda context: context.flag(lambda text, _: find_thinking(text.text)),
     ),
     Check(
@@ -147,7 +147,8 @@ CHECKS = (
         "review",
         "Cut-off texts",
         "The server stopped the text at the token limit, so its end is missing.",
-        "Read a few. Keep them if the rest is good; else retry with a higher --max-tokens, or ask for fewer sentences.",
+        "Read a few. Keep them if the rest is good; else retry with a higher max_tokens (--max-tokens), or ask for "
+        "fewer sentences.",
         lambda context: context.flag(lambda text, _: find_cut_off(text.finish_reason)),
     ),
     Check(
@@ -196,7 +197,8 @@ CHECKS = (
         "review",
         "Longer than the encoder reads",
         "The vector ignores everything after the encoder's last token.",
-        "Read whole texts with --long-text pool, choose an encoder that reads more, or ask for fewer sentences.",
+        "Read whole texts by setting long_text to pool (--long-text pool), choose an encoder that reads more, or ask "
+        "for fewer sentences.",
         _find_too_long,
     ),
     Check(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from gpt4image.core.format import columns, decimal, percent, points, shorten
+from gpt4image.core.format import columns, counted, decimal, percent, points, shorten
 from gpt4image.report.html.svg import CHARACTER, COLOURS, GRID, INK, MUTED, Panel, draw, sign_ticks
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def class_figures(comparison: Comparison) -> list[TitledFigure]:
     losses = [record for record in measured if (record.difference or 0) < 0][-MAX_EACH_WAY:][::-1]
     return [
         TitledFigure(
-            f"Largest {name}, in points ({len(records)} classes)",
+            f"Largest {name}, in points ({counted(len(records), 'class')})",
             _differences(f"class-{name}", records),
             shows_arms=False,
         )

@@ -1,0 +1,113 @@
+"""How the user calls gpt4image, so that messages name commands and settings in the user's own words.
+
+Messages are written as `gpt4image describe` and `test_share (--test-share)`. On the command line the first becomes what
+was typed, such as `./run gpt4image describe`, and the second `--test-share`; a Python call reads `test_share`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "gpt4image"
+VARIABLE = "GPT4IMAGE_COMMAND"  # set by scripts that wrap the command, such as ./run
+
+_OPTION = re.compile(r" \(--[a-z][^()]*\)")
+_TWICE = re.compile(r"\b([a-z]+(?:_[a-z]+)*) \((--([a-z][\w-]*)[^()]*)\)")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command as it was typed.
+
+    Attributes:
+        program: what starts the command line, such as `python -m gpt4image`.
+        arguments: everything after it.
+        commands: first words of all known commands.
+    """
+
+    program: str
+    arguments: tuple[str, ...] = ()
+    commands: frozenset[str] = frozenset()
+
+    def with_option(self, name: str, value: object) -> str:
+        """Return the command line with another value of one option.
+
+        >>> Invocation("gpt4image", ("compare", "my photos", "--seeds=3")).with_option("--seeds", 9)
+        "gpt4image compare 'my photos' --seeds 9"
+        """
+        kept, words = [], iter(self.arguments)
+        for word in words:
+            if word == name:
+                next(words, None)
+            elif not word.startswith(f"{name}="):
+                kept.append(word)
+        return f"{self.program} {shlex.join([*kept, name, str(value)])}"
+
+
+_CURRENT: ContextVar[Invocation | None] = ContextVar("invocation", default=None)
+
+
+def current_invocation() -> Invocation | None:
+    """Return the command that is running; None in a Python program."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def invoked(invocation: Invocation) -> Iterator[None]:
+    """Let messages name commands and settings as on this command line."""
+    token = _CURRENT.set(invocation)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def in_users_words(text: str) -> str:
+    """Return a message with commands and settings as the user calls them.
+
+    >>> in_users_words("Set test_share (--test-share SHARE), or pretrained off (--no-pretrained).")
+    'Set test_share, or pretrained off.'
+    >>> with invoked(Invocation("./run gpt4image", commands=frozenset({"train"}))):
+    ...     in_users_words("Set test_share (--test-share SHARE): gpt4image train.")
+    'Set --test-share SHARE: ./run gpt4image train.'
+    """
+    invocation = _CURRENT.get()
+    if invocation is None:
+        return _OPTION.sub("", text)
+    text = _TWICE.sub(lambda found: found[2] if found[1] == found[3].replace("-", "_") else found[0], text)
+    if invocation.program == NAME:
+        return text
+    before = re.escape(invocation.program.removesuffix(NAME))  # a message may come here twice
+    known = "|".join(map(re.escape, sorted(invocation.commands)))
+    return re.sub(rf"(?<!{before})\b{NAME}(?= (?:--|COMMAND\b|(?:{known})\b))", lambda _: invocation.program, text)
+
+
+def typed_program() -> str:
+    """Return what the user typed before the first argument."""
+    if program := os.environ.get(VARIABLE):
+        return program
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what a launcher starts differs from what was typed
+        return f"accelerate launch --num_processes {os.environ['WORLD_SIZE']} -m {NAME}"
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return _module_call(sys.orig_argv)
+    found = shutil.which(started.name)
+    return started.name if found and Path(found).absolute() == started.absolute() else str(started)
+
+
+def _module_call(words: Sequence[str]) -> str:
+    """Return the part of a command line that runs the package as a module.
+
+    >>> _module_call(["python3", "-m", "gpt4image", "compare"])
+    'python3 -m gpt4image'
+    """
+    return shlex.join(words[: words.index(NAME) + 1]) if NAME in words else f"python -m {NAME}"
