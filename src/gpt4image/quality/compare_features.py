@@ -169,8 +169,8 @@ class FeatureComparison:
             reasons.append(f"{counted(with_class, 'text')} whose prompt named the class, which proves nothing")
         if unknown:
             reasons.append(
-                f"texts of unknown prompts, which may have named the class: {', '.join(unknown)} (set prompt_file to their "
-                "file, or class_in_prompt to false if they named none)"
+                f"texts of unknown prompts, which may have named the class: {', '.join(unknown)} (set prompt_file to "
+                "their file, or class_in_prompt to false if they named none)"
             )
         if reasons and not unbiased:
             raise DescriptionError(
