@@ -39,7 +39,7 @@ def test_images_without_a_label_are_counted(tmp_path, images_command):
     found, report = images_command(file)
     assert [line[1] for line in found if line[0] == "class"] == ["cat", "dog", "fox"]
     assert ["no label", "", "train 16", "validation 0", "test 0"] in found
-    assert "without a label: 16 training images, skipped in training unless unlabelled is align" in report
+    assert "without a label: 16 training images, used with soft labels, texts or teachers" in report
 
 
 def test_classes_with_a_single_image_are_named(tmp_path, images_command):

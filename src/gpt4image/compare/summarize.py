@@ -182,10 +182,11 @@ def _notes(
     images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, soft_labels: Sequence[SoftLabels]
 ) -> list[str]:
     """Return what a reader must know to judge the numbers."""
+    unlabelled = int((images.labels[images.split("train")] < 0).sum())
     found = [
         "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
         "Both arms start from the same weights and see the same images in the same order with the same seed."
-        if recipe.unlabelled == "skip"
+        if recipe.unlabelled == "skip" or not unlabelled
         else f"Both arms start from the same weights; {CANDIDATE} also sees images without a label.",
     ]
     if recipe.freeze:
@@ -198,7 +199,6 @@ def _notes(
     if recipe.soft_labels:
         share = f"{recipe.soft_labels:.0%} of the labels in training of {CANDIDATE}"
         found += [f"{share}: {_soft_label_source(each)}" for each in soft_labels]
-    unlabelled = int((images.labels[images.split("train")] < 0).sum())
     if unlabelled and recipe.unlabelled == "skip":
         found.append(f"{unlabelled:,} training images without a label were not used.")
     if unlabelled and recipe.unlabelled == "align" and (recipe.weight or recipe.soft_labels):

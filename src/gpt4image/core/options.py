@@ -29,6 +29,9 @@ class DataOptions:
 
     data: Annotated[str, tyro.conf.Positional]
     """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a hub name."""
+    unlabelled: tuple[str, ...] = ()
+    """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
+    labels of the image set itself are unlabelled as well."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """Leave out and list images that cannot be read, or stop."""
     leaks: Literal["keep", "drop", "fail"] = "keep"

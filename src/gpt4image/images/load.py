@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +17,7 @@ from gpt4image.core.format import counted
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
+from gpt4image.images.sources.joined import join_listings
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
@@ -26,6 +28,7 @@ OnBadImage = Literal["skip", "fail"]
 def load_images(
     source: str | Path,
     *,
+    unlabelled: Sequence[str | Path] = (),
     work: str | Path | None = None,
     on_bad_image: OnBadImage = "skip",
     image_column: str | None = None,
@@ -43,6 +46,8 @@ def load_images(
             metadata.csv, metadata.jsonl or metadata.parquet; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that
             names image files; Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder
             or a pattern of them; a folder written by `save_to_disk`; or the name of a dataset on the Hugging Face hub.
+        unlabelled: sources of further training images, whose labels and splits, if any, are not used. Copies of
+            images that have a label are left out.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
             killed resumes.
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
@@ -68,6 +73,8 @@ def load_images(
     check_shares(validation_share, test_share)
     listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column)))
     _require_labels_outside_train(listing)
+    without = ColumnNames(image_column, labelled=False)
+    listing = join_listings(listing, {str(further): list_source(further, without) for further in unlabelled})
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
     # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
     good = outcome["id"].is_valid()
@@ -78,10 +85,12 @@ def load_images(
     bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad_image)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
-    table = ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
+    table = _without_labelled_copies(
+        ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
+    )
     _require_two_classes(table)
     splits = complete_splits(
-        np.asarray(rows["split"].to_numpy(), dtype=str),
+        np.asarray(table.rows["split"].to_numpy(), dtype=str),
         table.ids,
         table.labels,
         validation_share=validation_share,
@@ -89,8 +98,8 @@ def load_images(
         seed=split_seed,
     )
     _report_untrained_classes(table, splits)
-    column = rows.schema.get_field_index("split")
-    return replace(table, rows=rows.set_column(column, "split", pa.array(splits, pa.string())))
+    column = table.rows.schema.get_field_index("split")
+    return replace(table, rows=table.rows.set_column(column, "split", pa.array(splits, pa.string())))
 
 
 def _without_unlabelled_splits(listing: Listing) -> Listing:
@@ -116,6 +125,19 @@ def _require_labels_outside_train(listing: Listing) -> None:
             "train (empty cells, nan and None are no labels). Only training images may go without: label the others or "
             "take them out."
         )
+
+
+def _without_labelled_copies(table: ImageTable) -> ImageTable:
+    """Leave out unlabelled copies of images that have a label, which may be test images."""
+    labels, ids = table.labels, table.ids
+    copies = labels < 0
+    copies[copies] = np.isin(ids[copies], ids[labels >= 0])
+    if not copies.any():
+        return table
+    rejected = [
+        RejectedImage(path, "the same image has a label") for path in table.rows["path"].filter(copies).to_pylist()
+    ]
+    return replace(table, rows=table.rows.filter(~copies).combine_chunks(), rejected=(*table.rejected, *rejected))
 
 
 def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total: int, on_bad_image: OnBadImage) -> None:

@@ -29,6 +29,7 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
     """
     images = load_images(
         options.data,
+        unlabelled=options.unlabelled,
         work=workdir.folder,
         on_bad_image=options.on_bad_image,
         image_column=options.image_column,
@@ -80,9 +81,8 @@ def _report_labels(images: ImageTable) -> None:
     unlabelled = int(counts[-1].sum())
     if unlabelled:
         say(
-            f"without a label: {counted(unlabelled, 'training image')}, skipped in training unless unlabelled is "
-            "align (--unlabelled align); empty cells, nan and None are no labels",
-            "yellow",
+            f"without a label: {counted(unlabelled, 'training image')}, used with soft labels, texts or teachers; "
+            "training on labels alone leaves them out"
         )
     single = [name for name, number in zip(images.classes, counts[:-1].sum(axis=1), strict=True) if number == 1]
     if single:

@@ -12,6 +12,9 @@ from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.files import digest
 from gpt4image.images.table import SPLITS
 
+# The split of training images without labels. It lasts while a source is listed: `ListingBuilder` makes it train.
+UNLABELLED = "unlabelled"
+
 _NAMES = {
     "train": "train",
     "training": "train",
@@ -21,7 +24,10 @@ _NAMES = {
     "dev": "validation",
     "test": "test",
     "testing": "test",
+    "unlabelled": UNLABELLED,
+    "unlabeled": UNLABELLED,
 }
+_LABELLED = {"labelled": "train", "labeled": "train"}  # beside `unlabelled`; in the names of files they say nothing
 
 # Words in the names of folders that are splits, though not under a name that says which.
 _SPLIT_WORDS = frozenset({*_NAMES, "trainset", "testset", "valset", "devset", "eval", "evaluation", "holdout"})
@@ -29,7 +35,7 @@ _SPLIT_WORDS = frozenset({*_NAMES, "trainset", "testset", "valset", "devset", "e
 
 def split_named(name: str) -> str | None:
     """Return the split that a folder or a cell names, None if it names none."""
-    return _NAMES.get(name.strip().casefold())
+    return (_NAMES | _LABELLED).get(name.strip().lstrip("_").casefold())
 
 
 def has_split_word(name: str) -> bool:
@@ -57,6 +63,8 @@ def split_of_file(path: str) -> str | None:
     """
     for part in reversed(path.split("/")):
         found = {split for word in re.split(r"[^a-z]+", part.casefold()) if (split := _NAMES.get(word))}
+        if UNLABELLED in found:
+            found.discard("train")
         if len(found) > 1:
             raise DataError(f"{path}: the name holds more than one split ({', '.join(sorted(found))}). Rename it.")
         if found:

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.align.losses import LOSSES, find_loss
@@ -118,8 +119,8 @@ class TextSettings:
     """Train a small adapter on top of the text vectors."""
     several_encoders: Literal["heads", "concatenated"] = "heads"
     """With several text encoders: a projector and loss for each, or one for their concatenated vectors."""
-    unlabelled: Literal["skip", "align"] = "skip"
-    """Training images with a description but no label: skip them, or train on their alignment."""
+    unlabelled: Annotated[Literal["skip", "align"], tyro.conf.arg(name="train-unlabelled")] = "align"
+    """Training images without a label: train on their alignment and soft labels where they have any, or skip them."""
 
 
 @dataclass(frozen=True)

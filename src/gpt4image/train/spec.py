@@ -89,7 +89,9 @@ class RunSpec:
         columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
         recipe = self.recipe.to_dict()
         start = self.recipe.checkpoint
-        idle = () if self.arm.uses_text else guidance_fields()
+        idle = set() if self.arm.uses_text else set(guidance_fields())
+        if (self.images.labels >= 0).all():
+            idle.add("unlabelled")  # versions differ in its default
         return {
             "arm": self.arm.name,
             "seed": self.seed,

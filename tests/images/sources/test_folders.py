@@ -158,3 +158,25 @@ def test_a_folder_too_high_names_the_one_below(tmp_path, inner):
     class_folders(tmp_path, {inner: 3, inner.replace("cat", "dog"): 3, inner.replace("train", "test"): 1})
     with pytest.raises(DataError, match=r"in one folder only, photos\. Did you mean .*photos\?"):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "_unlabelled", "Unlabeled"])
+def test_folder_of_unlabelled_images_is_no_class(tmp_path, name, capfd):
+    table = load_images(class_folders(tmp_path, {"cat": 4, "dog": 4, name: 3, f"{name}/inner": 1}))
+    assert table.classes == ("cat", "dog")
+    assert table.class_counts()[-1].tolist() == [4, 0, 0]
+    assert "make no class" not in capfd.readouterr().err
+
+
+def test_folder_of_unlabelled_images_beside_split_folders(tmp_path):
+    sizes = {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "unlabelled": 4, "unlabelled/owl": 2}
+    table = load_images(class_folders(tmp_path, sizes), validation_share=0)
+    assert table.classes == ("cat", "dog")
+    assert table.class_counts()[-1].tolist() == [6, 0, 0]
+    assert split_sizes(table) == [12, 0, 2]
+
+
+def test_labelled_and_unlabelled_folders_are_parts_of_one_set(tmp_path):
+    table = load_images(class_folders(tmp_path, {"labelled/cat": 5, "labelled/dog": 5, "unlabelled": 2}))
+    assert table.classes == ("cat", "dog")
+    assert table.class_counts().sum(axis=1).tolist() == [5, 5, 2]

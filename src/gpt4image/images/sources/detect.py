@@ -15,7 +15,13 @@ from pathlib import Path
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
-from gpt4image.images.sources.folders import has_class_folders, is_hidden, list_class_folders, subfolders
+from gpt4image.images.sources.folders import (
+    has_class_folders,
+    holds_images,
+    is_hidden,
+    list_class_folders,
+    subfolders,
+)
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
@@ -90,20 +96,27 @@ def _find_manifest(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 
 
 def _find_tables_of_images(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    def holds_bytes(file: Path) -> bool:
+        return Table(file).holds_bytes()
+
     files = place.files(ARROW_SUFFIXES)
-    return files if files and not _lie_beside_images(place, files, lambda file: Table(file).holds_bytes()) else None
+    return None if not files or _lie_beside_images(place, files, columns, holds_bytes) else files
 
 
 def _find_tars(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     files = place.files((".tar",))
-    return files if files and not _lie_beside_images(place, files, is_webdataset) else None
+    return None if not files or _lie_beside_images(place, files, columns, is_webdataset) else files
 
 
-def _lie_beside_images(place: Place, files: Sequence[Path], is_image_set: Callable[[Path], bool]) -> bool:
+def _lie_beside_images(
+    place: Place, files: Sequence[Path], columns: ColumnNames, is_image_set: Callable[[Path], bool]
+) -> bool:
     """Whether files are no image set but lie in one: captions or the original archive beside class folders."""
-    if not place.is_folder or any(map(is_image_set, files)) or not has_class_folders(place.root):
+    has_images = has_class_folders if columns.labelled else holds_images
+    if not place.is_folder or any(map(is_image_set, files)) or not has_images(place.root):
         return False
-    say(f"{place.root} is read as class folders; {', '.join(file.name for file in files)} is not part of the images.")
+    kind = "class folders" if columns.labelled else "a folder of images"
+    say(f"{place.root} is read as {kind}; {', '.join(file.name for file in files)} is not part of the images.")
     return True
 
 
@@ -138,7 +151,8 @@ def list_source(source: str | Path, columns: ColumnNames) -> Listing:
     for kind in KINDS:
         files = kind.find(place, columns)
         if files is not None:
-            return kind.list(place.root, files, columns)
+            listing = kind.list(place.root, files, columns)
+            return listing if columns.labelled else listing.without_labels()
     known = f"A source is {', '.join(kind.name for kind in KINDS[:-1])}, or {KINDS[-1].name}."
     if not place.named:
         raise DataError(f"{place.root} does not exist. {known}")

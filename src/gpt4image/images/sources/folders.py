@@ -14,8 +14,8 @@ from pathlib import Path
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.images.decode import IMAGE_SUFFIXES
-from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, key_of
-from gpt4image.images.splits import has_split_word, require_split, split_named
+from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of
+from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
@@ -28,10 +28,10 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
         ConfigError: the user names columns, which folders do not have.
         DataError: there are no class folders.
     """
-    if columns != ColumnNames():
+    if columns != ColumnNames(labelled=columns.labelled):
         raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
-    divisions = split_folders(root) or {"": "train"}
-    if "" in divisions:
+    divisions = (split_folders(root) or {"": "train"}) if columns.labelled else {"": UNLABELLED}
+    if divisions.get("") == "train":
         _refuse_splits_as_classes(root)
     builder = ListingBuilder()
     for folder, split in divisions.items():
@@ -42,18 +42,19 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
                 builder.ignore(found.path, f"not an image (suffix {Path(found.path).suffix})")
             elif found.fault:
                 builder.reject(found.path, found.fault)
-            elif not name:
+            elif not name and split != UNLABELLED:
                 builder.ignore(found.path, "lies in no class folder")
             else:
                 builder.add(found.path, name, split, len(builder.images), found.key)
     if not builder.images:
-        raise DataError(_nothing_found(root, divisions))
+        raise DataError(_nothing_found(root, divisions) if columns.labelled else f"{root} holds no images.")
     listing = builder.listing(FileReader(root), by_number=False)
     if len(listing.classes) == 1 and "" in divisions and len(subfolders(root / listing.classes[0])) > 1:
         inner = root / listing.classes[0]
         raise DataError(f"{root} holds images in one folder only, {inner.name}. Did you mean {inner}?")
-    empty = {name for folder in divisions for name in subfolders(root / folder)} - set(listing.classes)
-    if empty:
+    labelled = [folder for folder, split in divisions.items() if split != UNLABELLED]
+    empty = {name for folder in labelled for name in subfolders(root / folder)} - set(listing.classes)
+    if empty := {name for name in empty if not is_unlabelled(name)}:
         say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
     return listing
 
@@ -61,19 +62,19 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
 def split_folders(root: Path) -> dict[str, str]:
     """Map the split folders in a folder to their splits; empty if the folder is not divided into splits.
 
-    A folder is divided when all its folders are named after splits, or `train` and one more are. A lone folder
-    `train` among others is taken for a class.
+    A folder is divided when all its folders are named after splits, or `train` and one more are, not counting
+    `unlabelled`. A lone folder `train` among others is taken for a class.
 
     Raises:
         DataError: the folder is divided and one of its folders is no split.
     """
     names = subfolders(root)
     known = {name: split for name in names if (split := split_named(name))}
-    divided = bool(known) and (len(known) == len(names) or (len(known) > 1 and "train" in known.values()))
-    if not divided:
+    labelled = [split for split in known.values() if split != UNLABELLED]
+    if not known or (len(known) < len(names) and (len(labelled) < 2 or "train" not in labelled)):
         return {}
     splits = {name: require_split(name, str(root / name)) for name in names}
-    return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[1])))
+    return dict(sorted(splits.items(), key=lambda item: (*SPLITS, UNLABELLED).index(item[1])))
 
 
 def _refuse_splits_as_classes(root: Path) -> None:
@@ -104,11 +105,13 @@ def has_class_folders(root: Path) -> bool:
     divided = [folder for folder in folders if split_named(folder.name)]
     inner = [folder / name for folder in divided for name in subfolders(folder)]
 
-    def holds_images(folder: Path) -> bool:
-        return any(Path(found.path).suffix.casefold() in IMAGE_SUFFIXES for found in walk(folder))
-
     candidates = [*(folder for folder in folders if folder not in divided), *inner]
     return len(list(islice(filter(holds_images, candidates), 2))) == 2
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a folder or one below it holds images."""
+    return any(Path(found.path).suffix.casefold() in IMAGE_SUFFIXES for found in walk(folder))
 
 
 def subfolders(folder: Path) -> list[str]:

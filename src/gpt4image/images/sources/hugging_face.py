@@ -17,8 +17,16 @@ import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError, ImageError, first_line
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
-from gpt4image.images.sources.listing import ColumnNames, Listing, encode_labels, key_of, read_label, to_rows
-from gpt4image.images.splits import require_split, splits_of_files
+from gpt4image.images.sources.listing import (
+    ColumnNames,
+    Listing,
+    encode_labels,
+    is_unlabelled,
+    key_of,
+    read_label,
+    to_rows,
+)
+from gpt4image.images.splits import UNLABELLED, require_split, splits_of_files
 from gpt4image.images.table import SPLITS
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes")
@@ -33,7 +41,8 @@ def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) ->
     Raises:
         DataError: a file cannot be read, or there is no image or label column.
     """
-    splits = splits_of_files([file.relative_to(root).as_posix() for file in files])
+    names = [file.relative_to(root).as_posix() for file in files]
+    splits = splits_of_files(names) if columns.labelled else ["train"] * len(files)
     by_split: dict[str, list[str]] = {}
     for file, split in zip(files, splits, strict=True):
         by_split.setdefault(split, []).append(glob.escape(str(file.resolve())))
@@ -42,7 +51,7 @@ def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) ->
     # One call a split: the splits may differ in their text columns.
     loaded = {
         split: _load("load_dataset", problem, kind, data_files=by_split[split], split="train")
-        for split in SPLITS
+        for split in (*SPLITS, UNLABELLED)
         if split in by_split
     }
     return list_datasets(loaded, root, columns)
@@ -77,13 +86,19 @@ def _load(function: str, problem: str, *args: str, **options: object) -> Any:  #
 
 def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnNames) -> Listing:
     """List the images of datasets by split name; image files that they name lie below `root`."""
-    named = [(require_split(name, f"split {name!r}"), part) for name, part in loaded.items() if len(part)]
+    named = [
+        (require_split(name, f"split {name!r}") if columns.labelled else name, part)
+        for name, part in loaded.items()
+        if len(part)
+    ]
     if not named:
         raise DataError(f"{root} holds no rows.")
-    roles = [_roles(part.features, columns, f"{root}, {name}") for name, part in named]
+    named.sort(key=lambda pair: pair[0] == UNLABELLED)  # the first part has the labels
+    roles = [_roles(part.features, columns, name, f"{root}, {name}") for name, part in named]
     first = roles[0]
     for (name, _), other in zip(named, roles, strict=True):
-        if (other.image, other.label, other.names) != (first.image, first.label, first.names):
+        labels_differ = name != UNLABELLED and (other.label, other.names) != (first.label, first.names)
+        if other.image != first.image or labels_differ:
             raise DataError(
                 f"{root}: the {name} split has other image or label columns or class names than {named[0][0]}. "
                 "Make them equal."
@@ -92,10 +107,12 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
     texts = tuple(dict.fromkeys(text for other in roles for text in other.texts))
     reader = DatasetReader(parts, first.image, texts, root)
     splits = [name for name, part in named for _ in range(len(part))]
-    if first.split and len(named) == 1:
+    if first.split and len(named) == 1 and columns.labelled:
         values = reader.column(first.split).to_pylist()
         splits = [require_split(str(value or ""), f"{root} row {row}") for row, value in enumerate(values)]
-    classes, labels = _labels(reader, first.label, first.names)
+    unlabelled = np.array([split == UNLABELLED for split in splits])
+    splits = ["train" if split == UNLABELLED else split for split in splits]
+    classes, labels = _labels(reader, first, unlabelled)
     # `datasets` gives equal data equal fingerprints, from one session to the next.
     keys = [key_of(part._fingerprint, first.image, row) for _, part in named for row in range(len(part))]
     return Listing(to_rows(_paths(reader, named), labels, splits, range(len(labels)), keys), classes, reader)
@@ -103,26 +120,30 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns of a dataset by meaning; `names` are the class names if the label column declares them."""
+    """The columns of a dataset by meaning; `names` are the class names if the label column declares them.
+
+    `label` is None where no labels are needed.
+    """
 
     image: str
-    label: str
+    label: str | None
     split: str | None
     texts: tuple[str, ...]
     names: tuple[str, ...] | None
 
 
-def _roles(features: Mapping[str, Feature], columns: ColumnNames, where: str) -> Roles:
-    """Tell the columns apart. DataError lists them if there is no image or label column, or several."""
+def _roles(features: Mapping[str, Feature], columns: ColumnNames, split_name: str, where: str) -> Roles:
+    """Tell the columns of a split apart. DataError lists them if there is no image or label column, or several."""
     try:
         image = _image_column(features, columns.image)
-        label = _label_column(features, columns.label, image)
+        needed = columns.labelled and split_name != UNLABELLED
+        label = _label_column(features, columns.label, image) if needed else None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     strings = [name for name, feature in features.items() if _dtype(feature) in ("string", "large_string")]
     split = "split" if "split" in strings and label != "split" else None
     texts = tuple(name for name in strings if name not in (image, label, split))
-    names = getattr(features[label], "names", None)
+    names = getattr(features[label], "names", None) if label else None
     return Roles(image, label, split, texts, tuple(names) if names else None)
 
 
@@ -177,16 +198,28 @@ def _holds_bytes(feature: Feature) -> bool:
     return _dtype(feature) in ("binary", "large_binary")
 
 
-def _labels(reader: DatasetReader, column: str, names: tuple[str, ...] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the class names, and each row's label, shape [N], int32, -1 if it has none."""
+def _labels(reader: DatasetReader, roles: Roles, unlabelled: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names, and each row's label, shape [N], int32, -1 if it has none.
+
+    `unlabelled` [N] says which rows have none, whatever the column holds.
+    """
+    column, names = roles.label, roles.names
+    if column is None:
+        return (), np.full(len(unlabelled), -1, np.int32)
     if names is None:
         # Part by part, since the same numbers may be integers in one part and floats in another.
-        return encode_labels([_label(value) for part in reader.chunks(column) for value in part.to_pylist()])
+        values = [value for part in reader.chunks(column) for value in part.to_pylist()]
+        pairs = zip(values, unlabelled.tolist(), strict=True)
+        return encode_labels([None if without else _label(value) for value, without in pairs])
     labels = pc.fill_null(reader.column(column), -1).to_numpy().astype(np.int64)
+    labels[unlabelled] = -1
     outside = np.flatnonzero((labels < -1) | (labels >= len(names)))
     if len(outside):
         raise DataError(f"Row {outside[0]} has label {labels[outside[0]]}; there are {len(names)} class names.")
-    return names, labels.astype(np.int32)
+    # A class called unlabelled is none; those behind it move up.
+    kept = np.array([not is_unlabelled(name) for name in names])
+    places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # [C + 1]; the last is for label -1
+    return tuple(name for name in names if not is_unlabelled(name)), places[labels].astype(np.int32)
 
 
 def _label(value: object) -> str | None:

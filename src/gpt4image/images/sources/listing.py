@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow as pa
 from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest
 from gpt4image.core.tables import compose, is_missing
+from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage
 
 
@@ -34,13 +35,25 @@ class Listing:
     bad: tuple[RejectedImage, ...] = ()
     others: tuple[RejectedImage, ...] = ()
 
+    def without_labels(self) -> Listing:
+        """Return the same images as unlabelled training images."""
+        rows = self.rows
+        for name, value in (("label", pa.scalar(-1, pa.int32())), ("split", pa.scalar("train"))):
+            rows = rows.set_column(rows.schema.get_field_index(name), name, pa.repeat(value, len(rows)))
+        return replace(self, rows=rows, classes=())
+
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """The columns that the user names; None for those that are recognised by their usual names."""
+    """The columns that the user names; None for those that are recognised by their usual names.
+
+    `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
+    splits it holds.
+    """
 
     image: str | None = None
     label: str | None = None
+    labelled: bool = True
 
 
 @dataclass
@@ -52,7 +65,9 @@ class ListingBuilder:
     others: list[RejectedImage] = field(default_factory=list)
 
     def add(self, path: str, label: str | None, split: str, row: int, key: bytes) -> None:
-        """Add an image."""
+        """Add an image; in the split `UNLABELLED` it has no label."""
+        if split == UNLABELLED:
+            label, split = None, "train"
         self.images.append((path, label, split, row, key))
 
     def reject(self, path: str, reason: str) -> None:
@@ -99,22 +114,33 @@ def read_label(value: object, where: str) -> str | None:
 
 
 def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the class names, sorted, and each value's position among them, shape [N], int32, -1 for None.
+    """Return the class names, sorted, and each value's position among them, shape [N], int32, -1 for no label.
+
+    None and the names of `is_unlabelled` are no labels.
 
     Args:
         values: the class name of each image, shape [N].
         by_number: sort the names as numbers if all of them are.
 
-    >>> encode_labels(["10", "9", None])[0]
+    >>> encode_labels(["10", "9", None, "unlabelled"])[0]
     ('9', '10')
     """
-    spelling = merge_spellings({value for value in values if value is not None})
+    spelling = merge_spellings({value for value in values if value is not None and not is_unlabelled(value)})
     names = sorted(set(spelling.values()))
     if by_number and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
         names.sort(key=float)
     position = {name: number for number, name in enumerate(names)}
-    codes = [-1 if value is None else position[spelling[value]] for value in values]
+    codes = [-1 if value not in spelling else position[spelling[value]] for value in values]
     return tuple(names), np.array(codes, np.int32)
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a class folder or a cell says that its images have no label.
+
+    >>> is_unlabelled("_Unlabeled"), is_unlabelled("labelled")
+    (True, False)
+    """
+    return name.strip().lstrip("_").casefold() in ("unlabelled", "unlabeled")
 
 
 def merge_spellings(names: Iterable[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
     """
     (file,) = files
     manifest = read_manifest(file, root, columns)
-    if manifest.label_column is None:
+    if manifest.label_column is None and columns.labelled:
         raise DataError(
             f"{file} has no label column ({', '.join(LABEL_COLUMNS)}). Columns: {', '.join(manifest.columns)}. "
             "Name it with label_column."
@@ -67,7 +67,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
         raise DataError(f"The metadata files differ in their label column ({listed}). Give them the same one.")
     builder = ListingBuilder()
     named = {file.relative_to(root).as_posix() for file in files}
-    divided = bool(split_folders(root))
+    divided = columns.labelled and bool(split_folders(root))
     scope = str(root.resolve())
     rows = ((file, m, entry) for file, m in zip(files, manifests, strict=True) for entry in m.entries)
     for row, (file, manifest, entry) in enumerate(rows):  # rows count through all files
@@ -89,7 +89,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
         if found.path not in named:
             reason = "no row of the metadata names it" if is_image_name(found.path) else "not an image"
             builder.ignore(found.path, found.fault or reason)
-    if not builder.has_labels:
+    if columns.labelled and not builder.has_labels:
         raise DataError(
             f"{files[0]} has no label column and its images lie in no class folders. "
             "Add a column `label`, or name one with label_column."
@@ -156,8 +156,8 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
             raise DataError(f"{where}: {given!r} is not the path of an image.")
         entry = Entry(
             given,
-            read_label(row.get(label), where) if label else None,
-            require_split(str(row.get(split) or ""), where) if split else None,
+            read_label(row.get(label), where) if label and named.labelled else None,
+            require_split(str(row.get(split) or ""), where) if split and named.labelled else None,
             where,
             f"{file.relative_to(root).as_posix()} {table.unit} {number}",
         )

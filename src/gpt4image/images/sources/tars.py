@@ -44,10 +44,11 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
         DataError: a tar is compressed, a file in one is malformed, or no sample has a label.
     """
     names = [file.relative_to(root).as_posix() for file in files]
+    splits = splits_of_files(names) if columns.labelled else ["train"] * len(files)
     builder = ListingBuilder()
     spans: list[tuple[int, ...]] = []
     texts: dict[str, None] = {}
-    for number, (file, name, split) in enumerate(zip(files, names, splits_of_files(names), strict=True)):
+    for number, (file, name, split) in enumerate(zip(files, names, splits, strict=True)):
         # A tar that changes makes all its images new; inside it the offset tells them apart.
         status = file.stat()
         scope = key_of(file.resolve(), status.st_size, status.st_mtime_ns).hex()
@@ -69,7 +70,7 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
                 texts.update(dict.fromkeys(sample_texts))
                 builder.add(path, label, split, len(spans), key_of(scope, image.offset))
                 spans.append((number, image.offset, image.size, *_span(sample.get("txt")), *_span(sample.get("json"))))
-    if not builder.has_labels:
+    if columns.labelled and not builder.has_labels:
         raise DataError(
             f"No sample in {files[0]} has a label: no .cls file and no {'/'.join(LABEL_COLUMNS[:4])} in a .json file. "
             "Name another key with label_column; a tar of class folders has to be unpacked first."
