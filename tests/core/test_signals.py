@@ -11,6 +11,14 @@ import pytest
 from gpt4image.core.signals import STOP_SIGNALS, catch_stop_signals
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_not_ignored():
+    """A shell starts background jobs with SIGINT ignored, also the one that runs these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 

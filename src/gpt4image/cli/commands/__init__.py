@@ -8,7 +8,7 @@ from typing import Protocol
 from gpt4image.cli.commands.deploy import Export, Predict
 from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
 from gpt4image.cli.commands.embed import Embed, EmbedCompare, EmbedImages, Label
-from gpt4image.cli.commands.start import Demo, Images
+from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
 from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 
 
@@ -36,4 +36,6 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "export": Export,
     "predict": Predict,
+    "doctor": Doctor,
+    "completion": Completion,
 }

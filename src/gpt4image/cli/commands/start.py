@@ -1,10 +1,12 @@
-"""First steps: the demo, and a check of an image set."""
+"""First steps: the demo, a check of an image set, a look at the installation, shell completion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import tyro
 
 from gpt4image.core.options import WORK, DataOptions
 
@@ -58,3 +60,57 @@ class Images:
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
         for line in findings(images):
             print("\t".join(map(printable, line)))
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions, devices, keys, servers, free disk space, and what is missing for what.
+
+    Starts nothing, sends nothing, and shows no key.
+    """
+
+    work: Path = WORK
+    """Work directory whose disk is looked at."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the findings, section by section."""
+        from gpt4image.core.console import show
+        from gpt4image.core.format import printable
+        from gpt4image.workflows.doctor import examine_installation
+
+        findings = examine_installation(self.work)
+        if self.json:
+            import json
+
+            print(json.dumps([finding._asdict() for finding in findings], indent=2))
+            return
+        marks = {"ok": " ", "missing": "-", "warning": "!"}
+        for section in dict.fromkeys(finding.section for finding in findings):
+            lines = [
+                f"  {marks[finding.state]} {finding.name:<22}{finding.detail}"
+                for finding in findings
+                if finding.section == section
+            ]
+            show("\n".join([section, *map(printable, lines)]))
+        show("- cannot be used here, ! needs attention")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print a script that completes commands and options in a shell.
+
+    For bash: eval "$(gpt4image completion bash)", for instance in ~/.bashrc.
+    """
+
+    EXAMPLE: ClassVar = "bash"
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
+    """The shell."""
+
+    def run(self) -> None:
+        """Print the script."""
+        from gpt4image.cli.commands import COMMANDS
+        from gpt4image.cli.completion import completion_script
+
+        print(completion_script(COMMANDS, self.shell))

@@ -1,0 +1,58 @@
+"""Shell completion: the commands and their options as shtab takes them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+
+from gpt4image.cli.help import Option, option_groups
+
+
+def completion_script(commands: Mapping[str, type], shell: str) -> str:
+    """Return a script that completes commands, options and choices in a shell that shtab knows."""
+    import shtab
+
+    parser = argparse.ArgumentParser("gpt4image", add_help=False)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    first_words = parser.add_subparsers()
+    groups: dict[str, argparse.ArgumentParser] = {}
+    seconds: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
+    for name, command in commands.items():  # a command comes before those whose names it begins
+        first, _, second = name.partition(" ")
+        about = str(command.__doc__).splitlines()[0].replace("%", "%%")
+        if not second:
+            groups[first] = first_words.add_parser(first, help=about, add_help=False)
+            add_options(groups[first], command)
+            continue
+        if first not in seconds:
+            seconds[first] = groups[first].add_subparsers()
+        add_options(seconds[first].add_parser(second, help=about, add_help=False), command)
+    return str(shtab.complete(parser, shell))
+
+
+def add_options(parser: argparse.ArgumentParser, command: type) -> None:
+    """Add the options of a command to a parser that only shtab reads."""
+    import shtab
+
+    for name, about in (("--help", "show the main options"), ("--help-all", "show every option")):
+        parser.add_argument(name, action="store_true", help=about)
+    for option in (option for options in option_groups(command).values() for option in options):
+        for flag in () if option.positional else flags(option):
+            choices = re.search(r"\{(.*)\}", option.usage)
+            about = option.about.replace("%", "%%")
+            if " " not in option.usage.replace(", ", ","):
+                parser.add_argument(flag, action="store_true", help=about)
+            else:
+                added = parser.add_argument(flag, help=about, choices=choices[1].split(",") if choices else None)
+                if not choices:
+                    added.complete = shtab.FILE  # type: ignore[attr-defined] # where shtab looks
+
+
+def flags(option: Option) -> list[str]:
+    """Return an option's spellings.
+
+    >>> flags(Option("onnx", "--onnx, --no-onnx", "", False))
+    ['--onnx', '--no-onnx']
+    """
+    return re.findall(r"--[\w-]+", option.usage)
