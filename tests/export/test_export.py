@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -14,6 +16,7 @@ from gpt4image import Recipe, export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError, DataError, ExportError
 from gpt4image.export import model as module
 from gpt4image.export.model import sample_images
+from gpt4image.export.onnx import export_onnx
 from gpt4image.train.run import load_backbone
 
 
@@ -46,6 +49,48 @@ def test_timm_and_onnx_exports_compute_the_trained_logits(run, images, tmp_path)
     assert config["label_names"] == list(images.classes)
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+    for path in folder.iterdir():
+        for place in (site_packages(), Path.cwd(), Path.home() / ".cache", folder):
+            assert bytes(place) not in path.read_bytes(), f"{path.name} names {place}"
+
+
+def site_packages():
+    return Path(torch.__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_model_that_the_graph_exporter_cannot_decompose_is_exported_by_tracing(tmp_path):
+    model = timm.create_model("maxvit_rmlp_pico_rw_256", num_classes=3, img_size=32).eval()
+    sample = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert export_onnx(model, tmp_path / "model.onnx", sample).difference <= 1e-3
+
+
+def test_failed_onnx_export_keeps_the_verified_timm_form(run, images, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("Failed to decompose the graph.\n" + "137 lines\n" * 137)
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ExportError) as raised:
+        export_model(run, images, tmp_path / "model")
+    said = str(raised.value)
+    assert "cannot be exported to ONNX (Failed to decompose the graph.)" in said and "137" not in said
+    assert f"{tmp_path / 'model'} holds the verified timm form" in said and "--no-onnx" in said
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.safetensors", "config.json"}
+    assert next(predict_images(tmp_path / "model", [images_path(images)])).answers
+
+
+def images_path(images):
+    return Path(images.source) / images.path(0)
+
+
+def test_run_of_a_local_timm_model_is_exported_by_its_architecture(run, images, tmp_path):
+    export_model(run, images, tmp_path / "first", onnx=False)
+    recipe = replace(run.recipe, backbone=f"local-dir:{tmp_path / 'first'}", pretrained=True, epochs=1)
+    again = train_model(images, None, recipe, tmp_path / "run", arm="baseline")
+    export_model(again, images, tmp_path / "model", onnx=False)
+    shutil.rmtree(tmp_path / "first")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"] == "resnet10t"
+    assert next(predict_images(tmp_path / "model", [images_path(images)])).answers
 
 
 def test_export_beyond_the_tolerance_writes_nothing(run, images, tmp_path, monkeypatch):
@@ -55,7 +100,7 @@ def test_export_beyond_the_tolerance_writes_nothing(run, images, tmp_path, monke
         plain({key: value + 0.01 if key == "fc.bias" else value for key, value in state.items()}, path)
 
     monkeypatch.setattr(module, "save_file", corrupt)
-    with pytest.raises(ExportError, match=r"timm safetensors: largest logit difference 1.0e-02.*nothing was exported"):
+    with pytest.raises(ExportError, match=r"timm safetensors: largest logit difference 1.0e-02.*not exported"):
         export_model(run, images, tmp_path / "model", onnx=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -222,7 +222,7 @@ def test_unknown_language_and_backbone_are_errors_before_the_check(images, tmp_p
     fill(tmp_path, good_records(images))
     with pytest.raises(ConfigError, match="language"):
         check_descriptions(images, tmp_path, settings=replace(QUICK, language="xx"))
-    with pytest.raises(ConfigError, match="Unknown backbone"):
+    with pytest.raises(ConfigError, match="Unknown timm model"):
         check_descriptions(images, tmp_path, settings=replace(QUICK, backbone=FrozenBackbone("resnet5000")))
 
 

@@ -1,5 +1,6 @@
-"""Backbones from weights files and from the hub."""
+"""Backbones from weights files and from the hub, their names and their image sizes."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 
 from gpt4image import train_model
 from gpt4image.core.errors import ConfigError
-from gpt4image.train.backbone import build_backbone
+from gpt4image.train.backbone import build_backbone, check_image_size
 
 
 def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path):
@@ -23,10 +24,67 @@ def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path
     (tmp_path / "broken.pth").write_bytes(b"broken")
     with pytest.raises(ConfigError, match="cannot be read as model weights"):
         build_backbone(replace(recipe, checkpoint=str(tmp_path / "broken.pth")), classes=3)
-    with pytest.raises(ConfigError, match="Unknown backbone 'resnet10'"):
+    with pytest.raises(ConfigError, match="Unknown timm model 'resnet10'"):
         build_backbone(replace(recipe, backbone="resnet10"), classes=3)
 
 
 def test_failed_download_names_the_alternatives(small_recipe, monkeypatch):
     with pytest.raises(ConfigError, match=r"set checkpoint, or .*pretrained off"):
         build_backbone(small_recipe(pretrained=True), classes=3)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "timm/resnet10t", "hf_hub:timm/resnet10t.c3_in1k", "hf:timm/resnet10t"])
+def test_name_on_the_hub_is_timms_own(name, small_recipe):
+    assert build_backbone(small_recipe(backbone=name), classes=3).pretrained_cfg["architecture"] == "resnet10t"
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet10t.nosuchtag", "Unknown pretrained weights of resnet10t 'nosuchtag'.*Known: c3_in1k"),
+        ("timm/resnet10t.c3_in", "Unknown pretrained weights of resnet10t 'c3_in'.*Did you mean 'c3_in1k'"),
+        ("resnet10", "Unknown timm model 'resnet10'"),
+        ("hf-hub:timm/resnet10t.c3", "Unknown pretrained weights of resnet10t 'c3'"),
+        ("me/my-resnet", "write hf-hub:me/my-resnet"),
+        ("local-dir:nowhere", "local-dir:nowhere"),
+    ],
+)
+def test_unknown_name_or_tag_is_refused_with_its_cause(name, message, pretrained, small_recipe):
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(small_recipe(backbone=name, pretrained=pretrained), classes=3)
+
+
+def test_model_without_pretrained_weights_says_so(small_recipe):
+    with pytest.raises(ConfigError, match="No pretrained weights exist for resnetblur18"):
+        build_backbone(small_recipe(backbone="resnetblur18", pretrained=True), classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("efficientformer_l1", 64, "does not take images of 64 x 64 pixels .* such as 224"),
+        ("levit_128s", 60, "does not take images of 60 x 60 pixels"),
+        ("test_vit", 60, "divisible by patch size"),
+        ("vit_tiny_patch16_224", 60, "cannot see the last 12 rows and columns of 60 x 60 pixels, 36% .*: 48 or 64"),
+        ("vit_tiny_patch16_224", 64, None),
+        ("resmlp_12_224", 60, "cannot see the last 12 rows"),
+        ("convnext_atto", 60, None),
+        ("regnetx_002", 33, None),
+    ],
+)
+def test_size_that_does_not_fit_the_backbone_is_refused(name, size, message, small_recipe):
+    model = build_backbone(small_recipe(backbone=name, image_size=size), classes=3)
+    with pytest.raises(ConfigError, match=message) if message else nullcontext():
+        check_image_size(model, name, size)
+    assert model.training
+
+
+def test_size_that_a_backbone_cannot_be_built_for_is_refused(small_recipe):
+    with pytest.raises(ConfigError, match=r"cannot build xcit_nano_12_p16_224 .*another image size"):
+        build_backbone(small_recipe(backbone="xcit_nano_12_p16_224", image_size=60), classes=3)
+
+
+def test_training_refuses_a_size_that_does_not_fit(images, small_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="cannot see the last 12 rows"):
+        train_model(images, None, small_recipe(backbone="resmlp_12_224", image_size=60), tmp_path, arm="baseline")

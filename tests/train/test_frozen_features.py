@@ -56,7 +56,7 @@ def test_features_are_recomputed_only_for_other_images_or_weights(images, tmp_pa
 
 
 def test_unknown_backbone_and_missing_weights_are_named(images, tmp_path):
-    with pytest.raises(ConfigError, match="Unknown backbone"):
+    with pytest.raises(ConfigError, match="Unknown timm model"):
         FrozenBackbone("resnet5000").build()
     with pytest.raises(ConfigError, match="does not exist"):
         FrozenBackbone("resnet10t", tmp_path / "none.pth").build()

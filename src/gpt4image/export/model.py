@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
 from gpt4image.core.files import File, Layout, write_json
+from gpt4image.export.onnx import export_onnx
+from gpt4image.export.parity import Parity, compare_logits
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options
 from gpt4image.train.run import TrainedRun, load_backbone
@@ -32,29 +32,6 @@ class ExportLayout(Layout):
     config = File("config.json")  # architecture, class names and preprocessing, in timm's format
 
 
-@dataclass(frozen=True)
-class Parity:
-    """Agreement of an exported model with the trained one.
-
-    Attributes:
-        images: number of real images compared.
-        difference: largest absolute difference of a logit.
-        same_answers: images with the same predicted class.
-    """
-
-    form: str
-    images: int
-    difference: float
-    same_answers: int
-
-    def line(self) -> str:
-        """Return the result as one line of text."""
-        return (
-            f"{self.form}: largest logit difference {self.difference:.1e} on {self.images} real images, "
-            f"{self.same_answers}/{self.images} same predictions"
-        )
-
-
 def export_model(
     run: TrainedRun, images: ImageTable, folder: Path, *, onnx: bool = True, tolerance: float = TOLERANCE
 ) -> list[Parity]:
@@ -67,7 +44,8 @@ def export_model(
         tolerance: largest allowed difference of a logit.
 
     Raises:
-        ExportError: an exported form differs too much; the folder is left as it was.
+        ExportError: a form cannot be exported or differs too much. If it is the ONNX form, the timm form is kept; else
+            the folder is left as it was.
         ConfigError: the folder holds something else.
         MissingExtraError: the libraries for ONNX are not installed.
     """
@@ -82,17 +60,28 @@ def export_model(
     try:
         model = load_backbone(run)
         sample = sample_images(run, images)
-        found = [_export_timm(run, model, draft, sample)]
+        found = [_verified(_export_timm(run, model, draft, sample), tolerance)]
+        failure = None
         if onnx:
-            found.append(_export_onnx(model, draft, sample))
-        for parity in found:
-            if not parity.difference <= tolerance:  # also true for NaN
-                raise ExportError(f"{parity.line()}. The tolerance is {tolerance:.1e}; nothing was exported.")
+            try:
+                found.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
+            except ExportError as error:
+                failure = f"{error} {folder} holds the verified timm form; for that alone: onnx=False or --no-onnx."
+                draft.onnx.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         draft.folder.rename(folder)
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
+    if failure is not None:
+        raise ExportError(failure)
     return found
+
+
+def _verified(parity: Parity, tolerance: float) -> Parity:
+    """Return a parity within the tolerance. ExportError if it is not."""
+    if not parity.difference <= tolerance:  # also true for NaN
+        raise ExportError(f"{parity.line()}. The tolerance is {tolerance:.1e}; this form was not exported.")
+    return parity
 
 
 def _check_target(folder: Path) -> None:
@@ -114,8 +103,9 @@ def _export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample
     """Write weights and the config of `timm.create_model("local-dir:...")`, and load them back as a user would."""
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
     classes, options = {"num_classes": len(run.classes), "label_names": list(run.classes)}, fitting_options(run.recipe)
+    architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index] # not the name on a hub
     config = {
-        "architecture": run.recipe.backbone,
+        "architecture": architecture,
         **classes,
         "model_args": options,
         "pretrained_cfg": {**run.preprocessing, **classes},
@@ -123,41 +113,10 @@ def _export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample
     write_json(layout.config, config)
     shutil.copymode(layout.config, layout.weights)
     plain = create_model(
-        run.recipe.backbone,
+        architecture,
         pretrained=False,
         num_classes=len(run.classes),
         checkpoint_path=str(layout.weights),
         **options,
     )
-    return _compare("timm safetensors", model, plain.eval(), sample)
-
-
-def _export_onnx(model: nn.Module, layout: ExportLayout, sample: Tensor) -> Parity:
-    """Write an ONNX graph with a free batch size, and run it with ONNX Runtime."""
-    import onnxruntime
-
-    torch.onnx.export(
-        model,
-        (sample[:2],),
-        str(layout.onnx),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    session = onnxruntime.InferenceSession(str(layout.onnx), providers=["CPUExecutionProvider"])
-
-    def run_graph(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
-
-    return _compare("ONNX", model, run_graph, sample)
-
-
-@torch.no_grad()
-def _compare(form: str, model: nn.Module, exported: Callable[[Tensor], Tensor], sample: Tensor) -> Parity:
-    """Compare the logits of an exported form with those of the trained model on images [N, 3, H, W]."""
-    expected, found = model(sample), exported(sample)
-    same = int((expected.argmax(dim=1) == found.argmax(dim=1)).sum())
-    return Parity(form, len(sample), float((expected - found).abs().max()), same)
+    return compare_logits("timm safetensors", model, plain.eval(), sample)

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import read_json
-from gpt4image.core.registry import unknown_name
 from gpt4image.embed.encoders import split_clip_name
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
-from gpt4image.train.backbone import create_model, load_weights, near_models, takes_image_size
+from gpt4image.train.backbone import check_image_size, create_model, model_options
 from gpt4image.train.run import load_backbone, open_run
-
-SCHEMAS = ("hf-hub:", "hf_hub:", "local-dir:")
+from gpt4image.train.weights import load_weights
 
 
 class TimmTeacher(ImageTeacher):
@@ -45,32 +43,19 @@ class TimmTeacher(ImageTeacher):
     ) -> None:
         from timm.data import resolve_model_data_config
 
-        options = {"img_size": image_size} if image_size is not None and takes_image_size(model) else {}
+        options = model_options(model, image_size)
         if checkpoint is None:
-            built = fetch_pretrained(model, options)
+            remedy = "give a weights file as checkpoint (--teacher-checkpoint FILE)"
+            built = create_model(model, pretrained=True, remedy=remedy, num_classes=0, **options)
         else:
             built = create_model(model, pretrained=False, num_classes=1, **options)
             load_weights(built, checkpoint)
             built.reset_classifier(0)  # type: ignore[operator]
+        if image_size is not None:
+            check_image_size(built, name, image_size)
         wanted = {} if image_size is None else {"input_size": (3, image_size, image_size)}
         config = resolve_model_data_config(built, args=wanted)
         super().__init__(built, timm_preparation({key: config[key] for key in TIMM_KEYS}), device, name=name)
-
-
-def fetch_pretrained(model: str, options: dict[str, int]) -> nn.Module:
-    """Create a timm model with pretrained weights and no classifier. ConfigError if they are not available."""
-    import timm
-
-    if not model.startswith(SCHEMAS) and not timm.is_model(model):
-        raise ConfigError(unknown_name("timm model", model, near_models(model)) + " All names: timm.list_models().")
-    try:
-        built: nn.Module = timm.create_model(model, pretrained=True, num_classes=0, **options)
-    except Exception as error:  # what a hub raises depends on the hub's client
-        raise ConfigError(
-            f"The pretrained weights of {model} are not available ({type(error).__name__}: {first_line(error)}). Give "
-            "a weights file as checkpoint (--teacher-checkpoint FILE)."
-        ) from None
-    return built
 
 
 class ClipTeacher(ImageTeacher):

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from gpt4image.align.aligned_model import find_classifier
 from gpt4image.core.errors import ConfigError, first_line
+from gpt4image.core.files import read_json
+from gpt4image.core.format import percent
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
+from gpt4image.train.weights import load_weights
 
+HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
+MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
 
 
@@ -35,40 +40,138 @@ def build_backbone(recipe: Recipe, classes: int) -> nn.Module:
 def fitting_options(recipe: Recipe) -> dict[str, Any]:
     """Return the options of `timm.create_model` that a recipe sets."""
     options: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    if takes_image_size(recipe.backbone):
-        options["img_size"] = recipe.image_size
-    return options
+    return options | model_options(recipe.backbone, recipe.image_size)
 
 
-def takes_image_size(name: str) -> bool:
-    """Return whether a timm model, such as a transformer, is built for one image size."""
+def model_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """Return the arguments that a model's configuration holds, and its image size if it is built for one."""
     import timm
 
+    known = timm_name(name)
+    source, _, place = known.partition(":")
+    options: dict[str, Any] = {}
     try:
-        cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError:
-        return False
-    return bool(cfg and cfg.fixed_input_size)
+        if source == "local-dir":
+            config = read_json(Path(place) / "config.json")
+            options, fixed = config.get("model_args", {}), config.get("pretrained_cfg", {}).get("fixed_input_size")
+        elif source == "hf-hub":
+            config, _, options = timm.models.load_model_config_from_hf(place)
+            fixed = config.get("fixed_input_size")
+        else:
+            fixed = timm.models.get_pretrained_cfg_value(known, "fixed_input_size")
+    except Exception:  # `create_model` says why
+        return {}
+    sized = image_size is not None and (fixed or "img_size" in (options or {}))
+    return (options or {}) | ({"img_size": image_size} if sized else {})
 
 
-def create_model(name: str, pretrained: bool, **options: Any) -> nn.Module:  # noqa: ANN401 - passed on to timm
-    """Call `timm.create_model`, with errors that name the fix."""
+def timm_name(name: str) -> str:
+    """Return the name that timm knows a model by: `timm/NAME`, as the hub has it, is timm's own NAME.
+
+    >>> timm_name("hf_hub:timm/resnet10t.c3_in1k"), timm_name("hf:me/mine"), timm_name("resnet50")
+    ('resnet10t.c3_in1k', 'hf-hub:me/mine', 'resnet50')
+    """
     import timm
 
-    if not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
-        raise ConfigError(unknown_name("backbone", name, near_models(name)) + " All names: timm.list_models().")
+    source, _, place = name.partition(":")
+    on_hub = source in HUB_SOURCES and bool(place)
+    plain = (place if on_hub else name).removeprefix("timm/")
+    if timm.is_model(plain):
+        return plain
+    return f"hf-hub:{place}" if on_hub else name
+
+
+def create_model(
+    name: str,
+    pretrained: bool,
+    *,
+    remedy: str = "set checkpoint (--checkpoint FILE), or train from scratch with pretrained off (--no-pretrained)",
+    **options: Any,  # noqa: ANN401 - passed on to timm
+) -> nn.Module:
+    """Call `timm.create_model`, with errors that name the fix.
+
+    Args:
+        name: name of the model, see `timm_name`.
+        pretrained: load pretrained weights.
+        remedy: what to do where there are none.
+        options: the options of `timm.create_model`.
+    """
+    import timm
+
+    known = timm_name(name)
+    check_name(known)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"timm cannot build backbone {name} with {options}: {error}") from None
-    except Exception as error:  # what a hub raises depends on the hub's client
-        if not pretrained:
-            raise
+        model: nn.Module = timm.create_model(known, pretrained=pretrained, **options)
+    except Exception as error:  # whatever a model or the hub's client raises
+        if pretrained:
+            create_model(name, pretrained=False, **options)  # raises if the weights are not the reason
+            raise ConfigError(
+                f"The pretrained weights of {name} are not available ({type(error).__name__}: {first_line(error)}). "
+                f"Without network access, {remedy}."
+            ) from None
         raise ConfigError(
-            f"Cannot download the pretrained weights of {name} ({type(error).__name__}). Without network access, "
-            "set checkpoint (--checkpoint FILE), or train from scratch with pretrained off (--no-pretrained)."
+            f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
         ) from None
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError if timm has no model of a name, or no pretrained weights of its tag."""
+    import timm
+    from timm.models import get_arch_pretrained_cfgs
+
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return
+    if not timm.is_model(name):
+        hub = f" For a model on the Hugging Face hub, write hf-hub:{name}." if name.count("/") == 1 else ""
+        raise ConfigError(unknown_name("timm model", name, near_models(name)) + f"{hub} All names: timm.list_models().")
+    architecture, _, tag = name.partition(".")
+    weights = get_arch_pretrained_cfgs(architecture)
+    if tag and name not in weights:
+        tags = [known.partition(".")[2] for known in weights]
+        raise ConfigError(unknown_name(f"pretrained weights of {architecture}", tag, tags))
+
+
+@torch.no_grad()
+def check_image_size(model: nn.Module, name: str, size: int) -> None:
+    """Try a backbone on one image, and see whether it looks at the margins.
+
+    Raises:
+        ConfigError: the backbone does not take images of this size, or misses many of their pixels.
+    """
+    training = model.training
+    try:
+        lost = unseen_margin(model.eval(), size)
+    except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
+        own = model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
+        raise ConfigError(
+            f"{name} does not take images of {size} x {size} pixels ({first_line(error)}). Choose another image size, "
+            f"such as {own}, for which it was made (--image-size)."
+        ) from None
+    finally:
+        model.train(training)
+    share = 1 - (1 - lost / size) ** 2
+    if share > MOST_UNSEEN:
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        better = f"{size - lost} or {size - lost + patch[0]}" if patch else f"{size - lost}"
+        raise ConfigError(
+            f"{name} cannot see the last {lost} rows and columns of {size} x {size} pixels, {percent(share, 0)} of the "
+            f"image. Choose another image size: {better} (--image-size)."
+        )
+
+
+def unseen_margin(model: nn.Module, size: int) -> int:
+    """Return how many of an image's last rows a model's output ignores: NaN in a pixel reaches all else."""
+    seen, unseen = size, 0  # counts of last rows: the output depends on the former, not on the latter
+    while seen - unseen > 1:
+        rows = (seen + unseen) // 2 if unseen else 1
+        image = torch.zeros(1, 3, size, size)
+        image[:, :, size - rows :] = torch.nan
+        if model(image).isnan().any():
+            seen = rows
+        else:
+            unseen = rows
+    return unseen
 
 
 def near_models(name: str) -> list[str]:
@@ -78,36 +181,6 @@ def near_models(name: str) -> list[str]:
     import timm
 
     return get_close_matches(name, timm.list_models(), n=5, cutoff=0.3) or POPULAR
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weights file into a model; a classifier of another shape is skipped.
-
-    Raises:
-        ConfigError: the file cannot be read, or weights other than the classifier's do not fit.
-    """
-    from timm.models import clean_state_dict, load_state_dict
-
-    if not path.is_file():
-        raise ConfigError(f"Weights file {path} does not exist.")
-    try:
-        found: dict[str, Tensor] = clean_state_dict(load_state_dict(str(path), use_ema=True, weights_only=True))
-    except Exception as error:  # many readers, many exceptions
-        raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
-    wanted = model.state_dict()
-    classifier = find_classifier(model)
-    prefix = next(name for name, module in model.named_modules() if module is classifier)
-    head = {f"{prefix}.{key}" for key in classifier.state_dict()}
-    if any(key in found and found[key].shape != wanted[key].shape for key in head):
-        found = {key: value for key, value in found.items() if key not in head}
-    misfits = {key for key in wanted.keys() & found.keys() if wanted[key].shape != found[key].shape}
-    wrong = (wanted.keys() - found.keys() - head) | misfits | (found.keys() - wanted.keys())
-    if wrong:
-        raise ConfigError(
-            f"{path} does not hold the weights of this backbone: {min(wrong)!r} is missing, unexpected or of another "
-            "shape."
-        )
-    model.load_state_dict(found, strict=False)
 
 
 def whole_state(backbone: nn.Module, trained: nn.Module) -> dict[str, Tensor]:

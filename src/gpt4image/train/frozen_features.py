@@ -13,7 +13,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
 from gpt4image.embed.encoders import hash_weights
 from gpt4image.images.table import ImageTable
-from gpt4image.train.backbone import build_backbone
+from gpt4image.train.backbone import build_backbone, check_image_size
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
 from gpt4image.train.recipe import Recipe
@@ -47,11 +47,12 @@ class FrozenBackbone:
         """Build the backbone without its classifier, on the CPU: images [B, 3, H, W] to pooled features [B, F].
 
         Raises:
-            ConfigError: unknown model, or weights that are not available or do not fit.
+            ConfigError: unknown model, weights that are not available or do not fit, or an unsuitable image size.
         """
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         recipe = Recipe(backbone=self.name, checkpoint=checkpoint, image_size=self.image_size)
         model = build_backbone(recipe, classes=1)
+        check_image_size(model, self.name, self.image_size)
         model.reset_classifier(0)  # type: ignore[operator]
         return model.eval().requires_grad_(False)
 

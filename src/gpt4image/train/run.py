@@ -19,7 +19,7 @@ from gpt4image.core.files import atomic_write, exclusive, read_json, write_json
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
-from gpt4image.train.backbone import build_backbone, create_model, fitting_options, load_weights, whole_state
+from gpt4image.train.backbone import build_backbone, check_image_size, create_model, fitting_options, whole_state
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.guidance import Guidance, choose_guidance
@@ -28,6 +28,7 @@ from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
+from gpt4image.train.weights import load_weights
 
 if TYPE_CHECKING:
     from gpt4image.soft_labels import SoftLabels
@@ -126,6 +127,7 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(spec.seed)
     backbone = build_backbone(spec.recipe, len(spec.images.classes))
+    check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
     trainer = build_trainer(spec, backbone, accelerator)
     restore_checkpoint(trainer, spec.layout.checkpoint)
     alone = accelerator.num_processes == 1  # several receive the signal at different steps and would wait forever

@@ -1,0 +1,132 @@
+"""Weights files of other code: containers, prefixes, averages, counters, and what does not fit."""
+
+from __future__ import annotations
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.train.weights import load_weights
+
+CLASSES = 3
+
+
+def backbone(classes=CLASSES):
+    return timm.create_model("test_resnet", num_classes=classes)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """State of a model whose weights differ from those of a new one."""
+    torch.manual_seed(5)
+    return {name: tensor.clone() for name, tensor in backbone(7).state_dict().items()}
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def damaged(state):
+    return {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+
+
+def loaded(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    model = backbone()
+    load_weights(model, path)
+    return model.state_dict()
+
+
+PLACES = {
+    "plain": lambda s: s,
+    "module.": lambda s: prefixed(s, "module."),
+    "backbone.": lambda s: prefixed(s, "backbone."),
+    "compiled parallel": lambda s: prefixed(s, "_orig_mod.module."),
+    "compiled inside": lambda s: {name.replace("layer1.", "layer1._orig_mod."): w for name, w in s.items()},
+    "Lightning": lambda s: {"state_dict": prefixed(s, "model."), "epoch": 3, "optimizer_states": [{"state": {}}]},
+    "timm": lambda s: {"state_dict": damaged(s), "state_dict_ema": s, "args": argparse.Namespace(lr=0.1)},
+    "student and teacher": lambda s: {
+        "student": prefixed(damaged(s), "module.backbone."),
+        "teacher": prefixed(s, "backbone."),
+    },
+    "one module for both": lambda s: prefixed(damaged(s), "student.backbone.") | prefixed(s, "teacher.backbone."),
+    "average of weights": lambda s: {"n_averaged": torch.tensor(8), **prefixed(s, "module.")},
+    "momentum encoder": lambda s: {"model": prefixed(s, "encoder_q."), "optimizer": {"state": {0: {"step": 1}}}},
+    "nested": lambda s: {"checkpoint": {"net": {"trunk": s}}},
+    "with operation counts": lambda s: s | {"total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1)},
+    "without step counts": lambda s: {name: w for name, w in s.items() if not name.endswith("num_batches_tracked")},
+    "another classifier": lambda s: {name.replace("fc.", "fc.1."): w for name, w in s.items()},
+    "no classifier": lambda s: {name: w for name, w in s.items() if not name.startswith("fc.")},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_are_found_wherever_other_code_puts_them(place, trained, tmp_path):
+    state = loaded(PLACES[place](trained), tmp_path)
+    for name, tensor in trained.items():
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
+            assert torch.equal(state[name], tensor), name
+    assert state["fc.weight"].shape[0] == CLASSES
+
+
+def test_prefix_and_modules_left_out_are_named(trained, tmp_path, capsys):
+    projector = {"model.projector.weight": torch.zeros(2, 2)}
+    loaded({"state_dict": prefixed(trained, "model.") | projector}, tmp_path)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "under state_dict.model; left out: projector" in said
+    loaded(trained, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"bn1.bias": None}, "'bn1.bias' is missing"),
+        ({"conv1.0.weight": torch.zeros(9, 3, 3, 3)}, r"'conv1.0.weight' has the shape \[9, 3, 3, 3\] instead of \["),
+        ({"layer1.1.conv1.weight": torch.zeros(1)}, "'layer1.1.conv1.weight' is not part of the backbone"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_first_tensor_that_does_not_fit_is_named(changed, reason, prefix, trained, tmp_path):
+    content = {name: tensor for name, tensor in {**trained, **changed}.items() if tensor is not None}
+    with pytest.raises(ConfigError, match=r"weights\.pth does not hold .*\d+ of \d+ tensors fit, and " + reason):
+        loaded(prefixed(content, prefix), tmp_path)
+
+
+def test_deeper_model_of_the_same_family_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"layer\d.* is not part of the backbone"):
+        path = tmp_path / "resnet34.safetensors"
+        save_file(timm.create_model("resnet34").state_dict(), path)
+        load_weights(timm.create_model("resnet18", num_classes=CLASSES), path)
+
+
+def test_both_classifiers_of_a_distilled_model_may_have_another_size(tmp_path):
+    options = {"img_size": 32, "depth": 1}
+    theirs, mine = (timm.create_model("deit_tiny_distilled_patch16_224", num_classes=c, **options) for c in (7, 3))
+    save_file(theirs.state_dict(), tmp_path / "deit.safetensors")
+    load_weights(mine, tmp_path / "deit.safetensors")
+    assert torch.equal(mine.dist_token, theirs.dist_token)
+
+
+def test_object_that_could_run_code_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ConfigError, match=r"could run code.*torch\.save\(model\.state_dict\(\), FILE\)"):
+        loaded({"model": SimpleNamespace(weight=torch.zeros(1))}, tmp_path)
+
+
+def test_file_that_holds_itself_is_read(trained, tmp_path):
+    content = dict(trained)
+    content["self"] = content
+    assert torch.equal(loaded(content, tmp_path)["conv1.0.weight"], trained["conv1.0.weight"])
+
+
+def test_folder_as_weights_file_asks_for_the_file_inside(tmp_path):
+    with pytest.raises(ConfigError, match=r"name the weights file in it, such as best\.safetensors"):
+        load_weights(backbone(), tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_weights(backbone(), tmp_path / "nothing.pth")
