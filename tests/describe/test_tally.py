@@ -17,6 +17,36 @@ def test_payment_adds_cost_but_no_outcome():
     assert (tally.cost, tally.tokens_in, tally.tokens_out) == (0.75, 17, 2)
 
 
+def failed(*pairs: tuple[str, str]) -> Tally:
+    tally = Tally(len(pairs))
+    for reason, said in pairs:
+        tally.add(DescriptionRecord("k", "i", error=reason, detail=said))
+    return tally
+
+
+def test_remedy_follows_the_words_of_the_server():
+    tally = failed(("refused by the server (400)", "The prompt is too long"), ("server error 500", "seed"))
+    assert tally.failure_lines() == [
+        'failed: 1 refused by the server (400), mostly with "The prompt is too long": send smaller pictures: lower '
+        "max_side (--max-side)",
+        'failed: 1 server error 500, mostly with "seed"',
+    ]
+
+
+def test_retry_is_advised_for_what_may_succeed_only():
+    refused, passing = ("refused by the server (400)", ""), ("server error 500", "")
+    assert "--retry-failed" not in failed(refused, ("unreadable picture", "")).retry_line()
+    assert failed(passing).retry_line() == "To retry them: retry_failed (--retry-failed)."
+    assert "1 of them would fail again" in failed(refused, passing).retry_line()
+
+
+def test_answers_of_other_models_are_counted():
+    tally = Tally(3)
+    for served in ("gpt-4o-2024-08-06", "gpt-4o-mini", ""):
+        tally.add(DescriptionRecord("k", "i", "text", model="openai/gpt-4o", served_model=served))
+    assert tally.other_models == {"gpt-4o-mini": 1}
+
+
 def test_time_left_is_empty_until_known():
     tally = Tally(100, seconds=600.0)
     assert tally.time_left() == ""

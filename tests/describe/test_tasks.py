@@ -50,7 +50,7 @@ def test_plan_counts_earlier_failures_apart(image_set, images, tmp_path):
         for retry, expected in ((False, (0, 35, 1)), (True, (1, 35, 0))):
             with opened(image_set, tmp_path, server.base_url, retry_failed=retry) as job:
                 plan = job.plan()
-            assert (len(plan), plan.done, plan.failed) == expected
+            assert (len(plan), plan.done, plan.failed.total()) == expected
 
 
 def test_image_that_changed_since_the_scan_raises(image_set, tmp_path):

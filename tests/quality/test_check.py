@@ -13,6 +13,7 @@ from gpt4image.descriptions.store.shards import now
 from gpt4image.quality import CHECK_FILE, CheckSettings, check_descriptions
 from gpt4image.quality.check_record import QualityReport
 from gpt4image.quality.compare_features import mean_by
+from gpt4image.report.descriptions.check_page import report_lines
 from gpt4image.train.frozen_features import FrozenBackbone
 from support.drawings import COLOURS, SHAPES, draw
 
@@ -120,6 +121,18 @@ def test_report_counts_and_is_saved(images, tmp_path):
     assert report.knowledge is None
     assert "pass an encoder" in report.no_knowledge
     assert QualityReport.load(tmp_path / "descriptions" / CHECK_FILE) == report
+
+
+def test_commonest_message_and_other_models_are_in_the_report(images, tmp_path):
+    ids, refused = training_ids(images), "refused by the server (400)"
+    said = ["The prompt is too long", "other", "The prompt is too long"]
+    failed = [record(ids[at], error=refused, detail=said[at]) for at in range(3)]
+    fill(tmp_path, [*failed, *(replace(each, served_model="gpt-x-mini") for each in good_records(images)[3:])])
+    report = check_descriptions(images, tmp_path, settings=QUICK)
+    assert report.failed_with[refused].startswith(', mostly with "The prompt is too long": send smaller pictures')
+    assert f"failed: 3 {refused}{report.failed_with[refused]}" in report_lines(report)
+    assert report.served_models == {"gpt-x-mini": report.texts}
+    assert any("'gpt-x-mini'" in note for note in report.notes)
 
 
 def test_image_that_failed_twice_is_missing_once(images, tmp_path):

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import socket
+import ssl
 import sys
 import time
 from collections import Counter, deque
@@ -42,6 +43,8 @@ from support.stub_scenario import ANSWERS, ERRORS, MODEL, Entry, Fault, Scenario
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
+CERTIFICATE = Path(__file__).parents[1] / "data" / "localhost.pem"
+"""A self-signed certificate of this machine's loopback addresses, and its key, which protects nothing."""
 EXIT_CODE = 3
 ROUTES = (
     ("POST", re.compile(r"/v1/chat/completions"), "chat"),
@@ -66,6 +69,13 @@ def route(method: str, path: str) -> tuple[str, str]:
         if method == wanted and (match := pattern.fullmatch(path)):
             return endpoint, "".join(match.groups())
     return "", ""
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return the server's side of an encryption whose certificate only those trust who are given it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
 
 
 def bind(port: int) -> socket.socket:
@@ -165,7 +175,8 @@ class Stub:
     async def _listen(self, held: socket.socket, after: float = 0.0) -> None:
         try:
             await asyncio.sleep(after)
-            self._listener = await asyncio.get_running_loop().create_server(self._web, sock=held, backlog=BACKLOG)
+            loop, encryption = asyncio.get_running_loop(), tls_context() if self.scenario.tls else None
+            self._listener = await loop.create_server(self._web, sock=held, backlog=BACKLOG, ssl=encryption)
         except asyncio.CancelledError:
             held.close()
             raise

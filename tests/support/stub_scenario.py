@@ -158,6 +158,7 @@ class Scenario:
         batch_most_bytes: maximum size of an upload; a larger one is a 413.
         batch_most_queued: maximum lines in all unfinished batches; one batch more fails with `token_limit_exceeded`.
         most_bytes: maximum size of a body; a larger one is a 413.
+        tls: speak HTTPS, with a certificate that no authority signed.
     """
 
     models: tuple[str, ...] = (MODEL,)
@@ -188,6 +189,7 @@ class Scenario:
     batch_most_bytes: int = 200 * 10**6
     batch_most_queued: int | None = None
     most_bytes: int = 64 * 2**20
+    tls: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Scenario:

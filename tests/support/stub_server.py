@@ -67,7 +67,7 @@ class Watched:
     @property
     def base_url(self) -> str:
         """Base URL for clients."""
-        return f"http://{HOST}:{self.port}/v1"
+        return f"http{'s' * self.scenario.tls}://{HOST}:{self.port}/v1"
 
     @property
     def answers_by_mark(self) -> Counter[str]:

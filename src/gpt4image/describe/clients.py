@@ -162,7 +162,7 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
             continue
         names.add(describer.model or only_model(models, describer.place))
     if not names:
-        raise DescribeError(await advice("; ".join(down).capitalize() + "."))
+        raise DescribeError(await advice(f"{down[0][0].upper()}{'; '.join(down)[1:]}."))
     if len(names) > 1:
         raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): set model (--model).")
     for trouble in down:
@@ -211,10 +211,11 @@ async def advice(trouble: str) -> str:
     return "\n".join(
         [
             f"{trouble} What would work:",
-            f"  a vendor's server: export {OPENAI_KEY}=... and --model NAME; any other: --base-url URL --key-env NAME",
+            f"  OpenAI's server: export {OPENAI_KEY}=... and set model (--model NAME)",
+            "  another vendor's: set base_url, key_env and model (--base-url URL --key-env VARIABLE --model NAME)",
             *states,
-            f"  a model in this process ({local}): --describer local --model FOLDER-OR-HUB-NAME",
-            "  a recorded set: --describer replay --recording FOLDER",
+            f"  a model in this process ({local}): set describer and model (--describer local --model FOLDER-OR-NAME)",
+            "  a recorded set: set describer and recording (--describer replay --recording FOLDER)",
         ]
     )
 
@@ -222,9 +223,9 @@ async def advice(trouble: str) -> str:
 async def state_of(program: ServerProgram) -> str:
     """Return a line: whether a program is up, whether it is installed, how to start it."""
     if await is_listening(program.url):
-        return f"  {program.name}: something answers at {program.url}: --base-url {program.url}"
+        return f"  {program.name}: something answers at {program.url}: set base_url (--base-url {program.url})"
     state = "installed, not running" if shutil.which(program.command) else "not found here"
-    return f"  {program.name} ({state}): {program.start}\n      then --base-url {program.url}"
+    return f"  {program.name} ({state}): {program.start}\n      then base_url (--base-url {program.url})"
 
 
 async def is_listening(url: str) -> bool:

@@ -115,7 +115,7 @@ class Estimate:
     def _money_line(self) -> str:
         online, batch = self.dollars(), self.dollars(batch=True)
         if self.price is None or online is None:
-            return "money: the price of this model is not known; set it with --price-in and --price-out"
+            return "money: the price of this model is not known: set price_in and price_out (--price-in, --price-out)"
         if not online:
             return f"money: none ({self.price.source or 'a price of 0'})"
         interval = ""
@@ -136,7 +136,7 @@ class Estimate:
             return []
         sizes = ", ".join(f"{tokens:,} at {side}" for side, tokens in self.trials.items())
         now = "now as they are" if self.max_side is None else f"now {self.max_side}"
-        return [f"picture size (--max-side, {now}): one picture and its question read {sizes} pixels"]
+        return [f"picture size (max_side, {now}): one picture and its question read {sizes} pixels"]
 
 
 def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
@@ -155,12 +155,12 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
     elapsed = time.monotonic() - started
     records = [record for record in job.records_of(few) if record.answered]
     if not records:
-        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)}))
+        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)})) or asked.stopped
         raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
     return Estimate(
         records,
         remaining=len(job.plan()),
-        elapsed=elapsed if asked else sum(record.seconds for record in records),
+        elapsed=elapsed if asked.total else sum(record.seconds for record in records),
         max_concurrency=job.session.max_concurrency,
         price=job.session.price,
         max_side=job.question.max_side,

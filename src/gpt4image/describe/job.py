@@ -119,12 +119,9 @@ class DescribeJob:
         with self.store.writer() as writer:
             return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
 
-    def run_missing(self, tasks: Tasks, title: str) -> int:
-        """Describe those of some tasks that have no answer, failed ones again; return their number."""
-        missing = tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True))
-        if len(missing):
-            self.run(missing, title)
-        return len(missing)
+    def run_missing(self, tasks: Tasks, title: str) -> Tally:
+        """Describe those of some tasks that have no answer, failed ones again."""
+        return self.run(tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True)), title)
 
     def budget(self, *, batch: bool = False) -> Budget:
         """Return the user's budget, with what the store says was spent on this model."""

@@ -19,10 +19,8 @@ from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.descriptions.store.records import SCHEMA
 from gpt4image.descriptions.store.shards import BATCH_ROWS, to_batch
-from gpt4image.llm.base import CUT_OFF_THINKING, DescribeRequest, OnAnswer, Reply, RequestFailedError
+from gpt4image.llm.base import CUT_OFF_THINKING, NOT_RECORDED, DescribeRequest, OnAnswer, Reply, RequestFailedError
 from gpt4image.llm.thinking import strip_thinking
-
-NOT_RECORDED = "not recorded"
 
 ORDER = ("image_id", "prompt_hash", "sample", "created", "key")
 COLUMNS = (*ORDER, "text", "model", "served_model", "prompt", "finish_reason", "tokens_in", "tokens_out")

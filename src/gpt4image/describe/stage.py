@@ -22,8 +22,8 @@ DECLINED = "nothing more was sent"
 RESUME = "The same command resumes."
 REMEDIES = {
     DECLINED: "The measured descriptions are kept.",
-    OVER_BUDGET: "Raise --budget (--estimate shows what the rest will take), or lower --max-tokens, which bounds the "
-    "longest answer.",
+    OVER_BUDGET: "Raise budget (--budget; --estimate shows what the rest will take), or lower max_tokens "
+    "(--max-tokens), which bounds the longest answer.",
 }
 """What to do when a run ends early, where it is not to give the same command again."""
 
@@ -83,13 +83,15 @@ def print_plan(job: DescribeJob, tasks: Tasks) -> None:
     if job.options.budget is not None and job.session.price is FREE:
         say(
             "Servers on this machine count as free, so the budget stops nothing. If yours passes the images on to a "
-            "paid service, set its prices: --price-in and --price-out.",
+            "paid service, set its prices: price_in and price_out (--price-in, --price-out).",
             style="yellow",
         )
     if tasks.failed:
-        say(f"{counted(tasks.failed, 'description')} failed before; to retry: --retry-failed", style="yellow")
+        before = Tally(0, failures=tasks.failed)
+        say(f"{counted(tasks.failed.total(), 'description')} failed before. {before.retry_line()}", style="yellow")
     if tasks.in_batches:
-        say(f"{counted(tasks.in_batches, 'description')} in batches under way: collect them with --describer batch")
+        under_way = f"{counted(tasks.in_batches, 'description')} in batches under way"
+        say(f"{under_way}: to collect them, set describer to batch (--describer batch)")
     if tasks.without_class:
         say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class and the image has none")
 
@@ -99,7 +101,9 @@ def print_outcome(tally: Tally) -> None:
     for line in tally.failure_lines():
         say(line, style="yellow")
     if tally.failures:
-        say("gpt4image describe check lists them. To retry: --retry-failed", style="yellow")
+        say(f"gpt4image describe check lists them. {tally.retry_line()}", style="yellow")
+    for served, count in tally.other_models.most_common():
+        say(f"{counted(count, 'answer')} from {served!r}, not from the model asked for.", style="yellow")
     if tally.stopped:
         left = counted(tally.total - tally.done, "description")
         say(f"{left} left: {tally.stopped}. {REMEDIES.get(tally.stopped, RESUME)}", style="yellow")

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from gpt4image.core import console
 from gpt4image.core.format import compact, counted, duration, money
 from gpt4image.descriptions.store.records import DescriptionRecord
+from gpt4image.llm.base import fails_again
+from gpt4image.llm.chat import is_other_model
+from gpt4image.llm.errors import commonest
 
 LINE_SECONDS = 60.0
 
@@ -30,6 +33,7 @@ class Tally:
         tried_again: retries.
         uncounted: requests whose tokens the server did not count; `cost` holds their worst case.
         stopped: why the run ended before all tasks were done; empty if it did not.
+        other_models: answers by models other than the one asked for.
     """
 
     total: int
@@ -43,6 +47,7 @@ class Tally:
     tried_again: int = 0
     uncounted: int = 0
     stopped: str = ""
+    other_models: Counter[str] = field(default_factory=Counter)
 
     @property
     def done(self) -> int:
@@ -60,14 +65,20 @@ class Tally:
         """Count an outcome, or a payment without one."""
         if record.error is None:
             self.answered += 1
+            if is_other_model(record.model, record.served_model):
+                self.other_models[record.served_model] += 1
         elif not record.is_payment:
             self.failures[record.error] += 1
             details = self.details.setdefault(record.error, Counter())
             if record.detail in details or (record.detail and len(details) < MAX_DETAILS):
                 details[record.detail] += 1
-        self.tokens_in += record.tokens_in or 0
-        self.tokens_out += record.tokens_out or 0
-        self.cost += record.cost or 0.0
+        self.count_paid(record.tokens_in, record.tokens_out, record.cost)
+
+    def count_paid(self, tokens_in: int | None, tokens_out: int | None, cost: float | None, sign: int = 1) -> None:
+        """Add tokens and US dollars, as far as they are known; a sign of -1 takes out what another process paid."""
+        self.tokens_in += sign * (tokens_in or 0)
+        self.tokens_out += sign * (tokens_out or 0)
+        self.cost += sign * (cost or 0.0)
 
     def note(self) -> str:
         """Return rate, tokens, money and failures, short enough for a progress line."""
@@ -92,11 +103,20 @@ class Tally:
 
     def failure_lines(self) -> list[str]:
         """Return a line for each reason, the most frequent first, with its most frequent message."""
-        lines = []
-        for reason, count in self.failures.most_common():
-            said = next((detail for detail, _ in self.details.get(reason, Counter()).most_common(1)), "")
-            lines.append(f"failed: {count:,} {reason}" + (f', mostly with "{said}"' if said else ""))
-        return lines
+        return [
+            f"failed: {count:,} {reason}{commonest(reason, self.details.get(reason, Counter()))}"
+            for reason, count in self.failures.most_common()
+        ]
+
+    def retry_line(self) -> str:
+        """Return what may come of retrying the failures; empty if there is none."""
+        lasting = sum(count for reason, count in self.failures.items() if fails_again(reason))
+        if not self.failures:
+            return ""
+        if lasting < self.failures.total():
+            others = f"; {lasting:,} of them would fail again as they are" if lasting else ""
+            return f"To retry them: retry_failed (--retry-failed){others}."
+        return "They would fail again as they are: change the settings, the images or the server first."
 
 
 class TallyMeter:

@@ -6,11 +6,11 @@ images x prompts x samples -> keys, each once -> minus answered (and failed) one
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,9 +29,6 @@ from gpt4image.llm.picture import prepare_picture
 BLOCK = 8
 """Requests prepared by one thread in one go: enough to hide the cost of handing them over."""
 
-UNREADABLE = "unreadable picture"
-"""Why a task fails whose picture cannot be read."""
-
 Prepared = tuple[int, DescribeRequest | ImageError]
 """Number of a task with its request, or with the reason why its picture cannot be read."""
 
@@ -47,7 +44,7 @@ class Tasks:
         samples: numbers of the samples, int16 [N].
         again: whether it was asked before and failed, or was marked for a retry, bool [N].
         done: number of tasks that are answered already.
-        failed: number of tasks that failed before and are not retried.
+        failed: tasks that failed before and are not retried, by reason.
         in_batches: number of tasks that a batch at a vendor holds.
         without_class: number of tasks left out because their prompt names a class and the image has none.
     """
@@ -58,7 +55,7 @@ class Tasks:
     samples: np.ndarray
     again: np.ndarray
     done: int = 0
-    failed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
     in_batches: int = 0
     without_class: int = 0
 
@@ -93,11 +90,13 @@ def plan_tasks(
     todo = wanted.part(states.pending(wanted.keys, retry_failed=retry_failed))
     marked = (key.encode() for key, mark in store.marks().items() if mark.verdict == "retry")
     again = {*states.failed.tolist(), *marked}
-    failed = 0 if retry_failed else int(np.isin(wanted.keys, states.failed).sum())
+    failed: Counter[str] = Counter()
+    if not retry_failed:
+        failed.update(states.reasons[np.isin(states.failed, wanted.keys)].tolist())
     return replace(
         todo,
         again=np.asarray([key in again for key in todo.keys.tolist()], dtype=bool),
-        done=len(wanted) - len(todo) - failed,
+        done=len(wanted) - len(todo) - failed.total(),
         failed=failed,
     )
 

@@ -82,6 +82,19 @@ CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"
 # Reason of the failure when a model reaches the maximum length before its answer.
 CUT_OFF_THINKING = "cut off while thinking"
 
+# Reason of a rate limit while a server loads its model.
+MODEL_LOADING = "model loading"
+
+# Reason of the failure when a server withholds the answer.
+FILTERED = "stopped by the content filter"
+
+# Start of the reason where a server refuses a request for what is in it.
+REFUSED = "refused by the server"
+
+# Reasons of failures that the same request would meet again.
+UNREADABLE, NOT_RECORDED, TOO_LARGE = "unreadable picture", "not recorded", "too large for a batch"
+LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, UNREADABLE, NOT_RECORDED, TOO_LARGE)
+
 # Called with each answer as it arrives, before the next question is sent.
 OnAnswer = Callable[[ChatAnswer], None]
 
@@ -229,7 +242,7 @@ def thought_too_long(answers: Sequence[ChatAnswer]) -> RequestFailedError:
     used = answers[-1].tokens_out
     detail = (
         f"all {used:,} tokens" if used else "all tokens of the answer"
-    ) + " went into thinking: raise --max-tokens, or have the model think less (--extra-body, see its help)"
+    ) + " went into thinking: raise max_tokens (--max-tokens), or have the model think less (--extra-body)"
     return RequestFailedError(CUT_OFF_THINKING, detail, retryable=False).with_tokens(answers)
 
 
@@ -243,15 +256,22 @@ class RateLimitedError(Exception):
     Args:
         reason: kind of refusal in a few words, such as `too many requests`.
         seconds: how long the server asks to wait, if it says so.
+        detail: the server's words; untrusted.
+        long: whether a quota of a day or longer is used up, so that it is of no use to try again soon.
     """
 
-    def __init__(self, reason: str, seconds: float | None = None) -> None:
+    def __init__(self, reason: str, seconds: float | None = None, detail: str = "", *, long: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.seconds = reason, seconds
+        self.reason, self.seconds, self.detail, self.long = reason, seconds, detail, long
 
 
 class EndpointDownError(Exception):
     """The server cannot be reached. The message says why."""
+
+
+def fails_again(reason: str) -> bool:
+    """Return whether a failure comes of the request itself, so that the same request would fail again."""
+    return reason.startswith(LASTING)
 
 
 def add_counts(counts: Iterable[int | None]) -> int | None:

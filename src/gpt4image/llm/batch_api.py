@@ -25,8 +25,8 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.error_body import parse_json, server_message
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure, shorten
+from gpt4image.llm.error_body import parse_json
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -352,19 +352,12 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
         return None
     response = values.get("response")
     if not isinstance(response, Mapping):
-        return Result(name, failure=failed_line(None, values.get("error"), key))
+        return Result(name, failure=failed_body(None, values.get("error"), key))
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         return Result(name, body, read_error_body(body, key))
     known = status if isinstance(status, int) and 100 <= status < 600 else None
-    return Result(name, failure=failed_line(known, body.get("error", body) if isinstance(body, Mapping) else body, key))
-
-
-def failed_line(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
-    """Return the failure for an error in the API's form or any other."""
-    values = error if isinstance(error, Mapping) else {}
-    message = server_message(error) or str(error)
-    return FailedCall(status, str_or_none(values.get("code")) or "", shorten(key.scrub(message)))
+    return Result(name, failure=failed_body(known, body.get("error", body) if isinstance(body, Mapping) else body, key))
 
 
 def mappings(rows: Any) -> list[Json]:  # noqa: ANN401 - whatever a server sends

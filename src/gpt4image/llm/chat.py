@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt4image.llm.base import CUT_OFF, ChatAnswer, DescribeRequest, RequestFailedError, thought_too_long
+from gpt4image.llm.base import CUT_OFF, FILTERED, ChatAnswer, DescribeRequest, RequestFailedError, thought_too_long
 
 Body = dict[str, Any]
 
 DETAIL_LENGTH = 200
+
+# What a server may add to a model's name: a date, a number of three digits or more, a tag.
+VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
 
 # The highest token count to believe: nothing larger is an answer, and the store holds no integer above 2**63.
 MAX_TOKENS = 10**9
@@ -59,7 +63,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     if refusal and not answer.text.strip():
         raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
     if answer.finish_reason == "content_filter":
-        raise RequestFailedError("stopped by the content filter", answer.text, retryable=False).with_tokens([answer])
+        raise RequestFailedError(FILTERED, answer.text, retryable=False).with_tokens([answer])
     if answer.finish_reason == "error":
         raise broken_off(choice, answer)
     if not answer.text.strip():
@@ -68,6 +72,17 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
+
+
+def is_other_model(asked: str, served: str) -> bool:
+    """Return whether a server names another model than it was asked for; folders, versions and tags aside.
+
+    >>> is_other_model("openai/gpt-4o", "gpt-4o-2024-08-06"), is_other_model("gpt-4o", "gpt-4o-mini")
+    (False, True)
+    """
+    names = (name.casefold().rpartition("/")[2].removesuffix("-latest") for name in (asked, served))
+    shorter, longer = sorted(names, key=len)
+    return bool(shorter) and not (longer.startswith(shorter) and VERSION.fullmatch(longer[len(shorter) :]))
 
 
 def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends

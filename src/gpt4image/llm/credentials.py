@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from gpt4image.core.errors import ConfigError
 
@@ -16,6 +17,12 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Shorter keys are placeholders such as `-` or `none`; removing them would garble the text.
 MIN_KEY_LENGTH = 6
 OPENAI_KEY = "OPENAI_API_KEY"
+
+# Keys in the forms of the large vendors, tokens in headers, passwords in addresses.
+SECRET = re.compile(
+    r"\b(?:sk|gsk|xai|hf|csk|pplx)[-_][\w-]{16,}|\bAIza[\w-]{30,}|(?<=Bearer )[^\s\"',]{8,}|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
+)
+DATA_URL = re.compile(r"data:[\w/+.-]*;base64,[\w+/=]*")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class ApiKey:
     def scrub(self, text: str) -> str:
         """Replace the key wherever a text repeats it."""
         return text if len(self.value) < MIN_KEY_LENGTH else text.replace(self.value, HIDDEN)
+
+    def scrub_message(self, text: str) -> str:
+        """Replace the key in a server's message, whatever looks like another secret, and pictures sent back."""
+        return DATA_URL.sub("data:...", SECRET.sub(HIDDEN, self.scrub(text)))
 
     def scrub_all(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
         """Replace the key in every string of a JSON value. Scrub before you shorten: half a key is not recognised."""
@@ -105,6 +116,15 @@ def address_hint(url: str) -> str:
     (' Did you mean http://localhost:8000/v1?', '')
     """
     return "" if urlsplit(url).path.strip("/") else f" Did you mean {url}/v1?"
+
+
+def proxy_for(url: str) -> str:
+    """Return the proxy that the environment names for an address, and the variable; empty if there is none."""
+    parts, proxies = urlsplit(url), getproxies()
+    kind = next((kind for kind in (parts.scheme, "all") if proxies.get(kind)), None)
+    if kind is None or proxy_bypass(parts.hostname or ""):
+        return ""
+    return f"The proxy {proxies[kind].rpartition('@')[2]} ({kind.upper()}_PROXY)"  # not its user and password
 
 
 def is_loopback(url: str) -> bool:

@@ -1,14 +1,75 @@
-"""Errors in the bodies of responses: the server's own words, and errors that come with status 200."""
+"""Errors in the bodies of responses: the server's own words and their meaning, and errors that come with status 200."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<style.*?</style>|<script.*?</script>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+
+
+def words(*patterns: str) -> re.Pattern[str]:
+    """Return a pattern that finds any of some others, in lower or upper case."""
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+# What servers mean, whatever the status. The patterns are searched in an error's code and message.
+MODERATION = words("moderat", "flagged", "content[ _-]?(?:policy|filter|management)", "safety", "inappropriate")
+ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b")
+NO_MONEY = words(
+    "insufficient[ _](?:account )?(?:quota|balance|credits?|funds)",
+    "credit[ _]balance|balance is too low|arrearage|account is suspended|enable billing",
+    r"\b(?:any|no|available|out of|more|included) credits\b",
+    "credits? (?:is|are|were|have been) (?:depleted|exhausted|used)",
+    "budget(?: has been |[ _])exceeded|hard[ _]limit|spending (?:cap|limit)|key limit exceeded|exceeded_current_quota",
+)
+LONG_QUOTA = words(
+    r"per[ _-]?day|\bdaily\b|\b[RT]PD\b|regain access",
+    "(?:hourly|weekly|monthly|API) usage limit|usage limit (?:reached|exceeded)",
+)
+BAD_KEY = words(
+    "api[ _-]?key (?:is )?(?:not valid|invalid|not found|expired)", "(?:invalid|incorrect|expired) api[ _-]?key"
+)
+NO_PICTURES = words(
+    "(?:not|n't) support (?:image|vision|multi-?modal)|not a (?:multi-?modal|vision)|image input is not|mmproj",
+    "endpoints found that support image|at most 0 image|missing data required for image",
+    "content (?:part )?type[^.]{0,20}image_url|unknown variant `?image_url",
+)
+LOADING = words(r"\bload(?:ing|ed yet)\b", "warming up", "starting up")
+UNKNOWN_PATH = words("unexpected endpoint")  # LM Studio says so with status 200
+TOO_LONG = words(
+    "context[ _](?:length|window|size)|maximum (?:model|context|prompt)|max_model_len|max_input|`inputs`",
+    r"too many (?:\w+ )?tokens|reduce the (?:length|size)|image.{0,40}(?:too (?:large|big)|exceeds)",
+    r"(?:prompt|input|request|messages?|body|entity|payload)\b.{0,40}\btoo (?:long|large|big)",
+)
+SETTINGS = (
+    (words(r"\btemperature\b", r"\btop_p\b"), "omit temperature and top_p (--temperature, --top-p)"),
+    (words(r"\bseed\b"), "omit seed (--seed)"),
+    (words(r"\bmax_(?:completion_|new_|output_)?tokens\b"), "lower max_tokens (--max-tokens)"),
+    (
+        words(
+            "extra (?:inputs|fields?) |extra_forbidden|reasoning_effort|thinking",
+            "(?:unknown|unrecognized|unsupported) (?:request )?(?:argument|parameter|field)",
+        ),
+        "omit the field that it names from extra_body (--extra-body)",
+    ),
+)
+"""Settings that a server may refuse, by the words that name them, and what to do then."""
+
+UNIT = r"(ms|milli|s|m|h|d)"
+PART = re.compile(rf"(\d+(?:\.\d+)?)\s*{UNIT}[a-z]*", re.IGNORECASE)
+DURATION = words(
+    rf"(?:again|retry|wait|reset\w*|available)\b[^.;]{{0,20}}?\b(?:in|after|for)\s+(?P<span>(?:{PART.pattern}\s*)+)"
+)
+DATE = words(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?")
+SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MILLISECONDS = 10**11
+"""Times since 1970 above this are in milliseconds."""
 
 STATUS_BY_CODE = {
     "invalid_request_error": 400,
@@ -45,7 +106,7 @@ def parse_json(found: Any) -> Any:  # noqa: ANN401 - whatever a server sends
         return found
 
 
-def server_message(body: Any) -> str:  # noqa: ANN401 - whatever a server sends; one per form
+def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a server sends; one return per form
     """Return what a server says in the body of an error, whichever form it has; empty if it says nothing.
 
     >>> server_message({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]})
@@ -53,18 +114,76 @@ def server_message(body: Any) -> str:  # noqa: ANN401 - whatever a server sends;
     """
     match body:
         case str():
+            if body.lstrip().startswith(("{", "[")) and (inner := server_message(as_object(body))):
+                return inner  # a gateway passes on another server's error as text
             title = HTML_TITLE.search(body)
             return (title.group(1) if title else TAG.sub(" ", body)).strip()
         case {"msg": str(said), "loc": list(place)}:  # FastAPI
             return f"{'.'.join(map(str, place))}: {said}"
         case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on what the provider says
-            return f"{said}: {raw}"
+            return f"{said}: {server_message(raw)}"
         case Mapping():
             names = ("error", "message", "detail", "errors", "msg", "title")
             return next(filter(None, (server_message(body.get(name)) for name in names)), "")
         case list():
             return "; ".join(filter(None, map(server_message, body)))
     return ""
+
+
+def as_object(text: str) -> Any:  # noqa: ANN401 - whatever a server sends
+    """Return the JSON object or list in a text; None if there is none."""
+    found = parse_json(text)
+    return found if isinstance(found, Mapping | list) else None
+
+
+def remedy(said: str) -> str:
+    """Return what helps against a refusal, by the server's words; empty if they name nothing that is known.
+
+    >>> remedy("Unsupported parameter: seed")
+    'omit seed (--seed)'
+    >>> remedy("prompt is too long: 9000 tokens > 4096")
+    'send smaller pictures: lower max_side (--max-side)'
+    """
+    if TOO_LONG.search(said):
+        return "send smaller pictures: lower max_side (--max-side)"
+    return next((advice for words, advice in SETTINGS if words.search(said)), "")
+
+
+def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever a server sends
+    """Return the seconds that a server asks to wait in the body of an error; None if it does not say.
+
+    Google sends a `retryDelay`, OpenRouter the time of the reset, others say it in their message.
+
+    >>> asked_wait({"details": [{"retryDelay": "39600s"}]}, ""), asked_wait(None, "Please try again in 3h12m1.5s.")
+    (39600.0, 11521.5)
+    """
+    for name, value in pairs(body):
+        if name == "retrydelay" and (found := PART.match(str(value))):
+            return float(found[1]) * SECONDS[found[2].casefold()]
+        if name == "x-ratelimit-reset" and str(value).isdecimal():
+            since_1970 = int(str(value)[:15])
+            return max(0.0, (since_1970 / 1000 if since_1970 > MILLISECONDS else since_1970) - time.time())
+    if found := DURATION.search(said):
+        return sum((float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(found["span"])), 0.0)
+    if found := DATE.search(said):
+        try:
+            reset = datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}").replace(tzinfo=UTC)
+        except ValueError:
+            return None
+        return max(0.0, reset.timestamp() - time.time())
+    return None
+
+
+def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a server sends
+    """Yield every name, in lower case, and value in an error's body, however deep."""
+    match body:
+        case Mapping():
+            for name, value in body.items():
+                yield str(name).casefold(), value
+                yield from pairs(value)
+        case list():
+            for part in body:
+                yield from pairs(part)
 
 
 def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
@@ -81,6 +200,8 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sen
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
     """Return the HTTP status that an error object names by number or by name; None if it names none."""
+    if isinstance(error, str) and UNKNOWN_PATH.search(error):
+        return 404
     values = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
     for value in values:
         if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(str(value)[:9]) < 600:

@@ -5,28 +5,48 @@ and a message, or a response of status 200 holds an error. `read_failure`, `batc
 bring all into one form, `FailedCall`.
 `ErrorClassifier.classify` then decides, by the status:
 
-    no connection                      EndpointDownError    leave the server out until it returns
-    429, 503, 529                      RateLimitedError     send fewer requests, retry
-    402, insufficient_quota, 401, 403  DescribeError        stop the job
+    no connection, a proxy in between  EndpointDownError    leave the server out until it returns
+    429, 503, 529, quota used up       RateLimitedError     send fewer requests, retry
+    no money, 401, 403, bad settings   DescribeError        stop the job
     408, 409, 425, 5xx, cut, garbled   RequestFailedError   retryable, the server's fault
     400 and all others                 RequestFailedError   not retryable
+
+Where vendors use statuses differently, their words decide (`error_body`): an empty account is a 400, 402, 403 or 429.
 """
 
 from __future__ import annotations
 
 import re
+import ssl
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from gpt4image.core.errors import DescribeError, first_line
-from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
-from gpt4image.llm.credentials import ApiKey, address_hint
-from gpt4image.llm.error_body import error_status, error_with_answer, server_message
+from gpt4image.llm.base import MODEL_LOADING, REFUSED, EndpointDownError, RateLimitedError, RequestFailedError
+from gpt4image.llm.credentials import ApiKey, address_hint, proxy_for
+from gpt4image.llm.error_body import (
+    ACCOUNT,
+    BAD_KEY,
+    LOADING,
+    LONG_QUOTA,
+    MODERATION,
+    NO_MONEY,
+    NO_PICTURES,
+    TOO_LONG,
+    asked_wait,
+    error_status,
+    error_with_answer,
+    parse_json,
+    remedy,
+    server_message,
+)
 
 DETAIL_LENGTH = 300
 
@@ -34,11 +54,9 @@ DETAIL_LENGTH = 300
 # not tell: it reports a connection that was cut as a time-out while connecting.
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 
-# A 403 with these words concerns one picture; with words of the second pattern, the account.
-MODERATION = re.compile(
-    r"moderat|flagged|content[ _-]?(?:policy|filter|management)|safety|inappropriate", re.IGNORECASE
-)
-ACCOUNT = re.compile(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b", re.IGNORECASE)
+
+# OpenSSL's codes for a certificate of another name or address.
+WRONG_NAME = (62, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,9 @@ class FailedCall:
         unreachable: nothing listens at the address.
         wait: seconds that the server asks to wait, if it says so.
         in_body: the server sent the error in a body of status 200.
+        long_quota: a quota of a day or longer is used up.
+        untrusted: what is wrong with the encryption; empty if nothing is.
+        is_json: the server answered, and in JSON, as a proxy's error page does not.
     """
 
     status: int | None
@@ -60,12 +81,18 @@ class FailedCall:
     unreachable: bool = False
     wait: float | None = None
     in_body: bool = False
+    long_quota: bool = False
+    untrusted: str = ""
+    is_json: bool = True
+
+    def says(self, meaning: re.Pattern[str]) -> bool:
+        """Return whether code or message have some words in them."""
+        return meaning.search(f"{self.code} {self.detail}") is not None
 
     @property
     def is_moderation(self) -> bool:
         """Whether the server objects to the picture, not to the account."""
-        said = f"{self.code} {self.detail}"
-        return MODERATION.search(said) is not None and ACCOUNT.search(said) is None
+        return self.says(MODERATION) and not self.says(ACCOUNT)
 
     @property
     def is_unsupported_limit(self) -> bool:
@@ -77,13 +104,22 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
     """Read an exception of the openai SDK; any other exception counts as an unreadable response."""
     import openai
 
-    detail = shorten(key.scrub(message_of(error)))
+    said = key.scrub_message(message_of(error))
+    detail = shorten(said)
     match error:
         case openai.APIStatusError():  # the server responded; its subclasses are one per status
-            wait = retry_after(error.response.headers)
-            return FailedCall(error.status_code, str(error.code or ""), detail, wait=wait)
+            wait, body = retry_after(error.response.headers), error.body
+            return FailedCall(
+                error.status_code,
+                str(error.code or ""),
+                detail,
+                wait=asked_wait(body, said) if wait is None else wait,
+                long_quota=LONG_QUOTA.search(f"{said} {body}") is not None,
+                is_json=isinstance(parse_json(error.response.text), Mapping | list),
+            )
         case openai.APIConnectionError():  # also APITimeoutError
-            return FailedCall(None, "connection", detail, unreachable=nothing_listens(error))
+            untrusted = tls_problem(error)
+            return FailedCall(None, "connection", detail, unreachable=nothing_listens(error), untrusted=untrusted)
         case _:
             return FailedCall(None, "unreadable", detail)
 
@@ -91,11 +127,20 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
 def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN401 - whatever a server sends
     """Read an error that a server sends with status 200; None if the body is an answer, or neither."""
     error = error_with_answer(body)
-    if error is None:
-        return None
-    detail = shorten(key.scrub(server_message(error) or str(error)))
+    return None if error is None else replace(failed_body(error_status(error), error, key), in_body=True)
+
+
+def failed_body(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
+    """Return the failure for an error without headers, in the API's form or any other."""
+    said = key.scrub_message(server_message(error) or str(error))
     code = error.get("code") if isinstance(error, Mapping) else None
-    return FailedCall(error_status(error), code if isinstance(code, str) else "", detail, in_body=True)
+    return FailedCall(
+        status,
+        code if isinstance(code, str) else "",
+        shorten(said),
+        wait=asked_wait(error, said),
+        long_quota=LONG_QUOTA.search(f"{said} {error}") is not None,
+    )
 
 
 class ErrorClassifier:
@@ -129,40 +174,69 @@ class ErrorClassifier:
                 self.shutdown_dates[row["id"]] = date.fromisoformat(row["shutdown_date"])
         return self.models
 
-    def classify(self, call: FailedCall, model: str) -> Exception:  # noqa: PLR0911 - one per row of the table above
+    def classify(self, call: FailedCall, model: str) -> Exception:
         """Return the error that a describer raises for a failed call.
 
         Args:
             call: the call.
             model: the requested model.
         """
+        return self._by_words(call, model) or self._by_status(call, model)
+
+    def _by_words(self, call: FailedCall, model: str) -> Exception | None:  # noqa: PLR0911 - one per meaning
+        """Return the error where it is not the status that tells; None elsewhere."""
         first = not self.answered  # nothing has worked yet, so the fault may lie in every request
         match call.status:
-            case status if status == 402 or call.code == "insufficient_quota":  # OpenAI sends this code with a 429
-                return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+            case None if call.untrusted:
+                return DescribeError(f"{self._place}: {call.untrusted}")
             case None if call.unreachable:
-                return EndpointDownError(f"could not connect to {self._place}")
+                return EndpointDownError(f"could not connect to {self._place}{self._proxy_hint()}")
+            case _ if first and not call.is_json and (hint := self._proxy_hint()):
+                return EndpointDownError(f"a proxy answers in place of {self._place} ({call.detail}){hint}")
+            case None | 400 | 403 | 429 if call.long_quota:
+                return RateLimitedError("quota used up", call.wait, call.detail, long=True)
+            case None | 400 | 401 | 402 | 403 | 429 if call.status == 402 or call.says(NO_MONEY):
+                return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+            case 400 if call.says(BAD_KEY):
+                return self._fatal(self._key_advice(), call)
+            case int() if first and call.says(NO_PICTURES):
+                return self._fatal(f"{model} takes no pictures. Choose a vision model, or load its projector.", call)
+            case 400 | 422 if first and not call.says(TOO_LONG) and (advice := remedy(call.detail)):
+                return self._fatal(f"the model rejects these settings: {advice}.", call)
+        return None
+
+    def _by_status(self, call: FailedCall, model: str) -> Exception:  # noqa: PLR0911 - one per row of the table above
+        first = not self.answered
+        match call.status:
             case None:
                 return without_status(call)
-            case 429:
-                return RateLimitedError("too many requests", call.wait)
+            case 429 if not call.says(TOO_LONG):  # else it exceeds the limit of a minute, and never gets through
+                return RateLimitedError("too many requests", call.wait, call.detail)
             case 503 | 529:
-                return RateLimitedError("server busy", call.wait)
+                reason = MODEL_LOADING if call.says(LOADING) else "server busy"
+                return RateLimitedError(reason, call.wait, call.detail)
             case 401:
                 return self._fatal(self._key_advice(), call)
+            case 407:
+                return self._fatal("the proxy requires a user and a password, as in http://USER:PASSWORD@HOST.", call)
             case 403 if first and not call.is_moderation:
                 return self._fatal(self._key_advice(), call)
             case 404 if first:
                 known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
                 return self._fatal(f"no model {model!r}, or no chat completions at this address.{known}", call)
-            case 400 | 422 if first and ("temperature" in call.detail or "top_p" in call.detail):
-                return self._fatal("the model rejects these settings: omit temperature and top_p.", call)
             case 408 | 504 | 524:  # a proxy did not wait for the model, whose answer may be charged
                 return server_error(f"server error {call.status}", call).uncounted()
-            case status if status >= 500 or status in (409, 425):
+            case status if status >= 500 or status in (409, 424, 425, 499):
                 return server_error(f"server error {status}", call)
             case status:
-                return RequestFailedError(f"refused by the server ({status})", call.detail, retryable=False)
+                return RequestFailedError(f"{REFUSED} ({status})", call.detail, retryable=False)
+
+    def _proxy_hint(self) -> str:
+        """Return how to get around the proxy that the environment names for the server; empty if there is none."""
+        proxy, host = proxy_for(self._place), urlsplit(self._place).hostname
+        if not proxy:
+            return ""
+        return f". {proxy} takes its requests; if it should not: export NO_PROXY={host}"
 
     def _fatal(self, problem: str, call: FailedCall) -> DescribeError:
         return DescribeError(f"{self._place}: {problem} The server says: {call.detail}")
@@ -186,6 +260,15 @@ def without_status(call: FailedCall) -> RequestFailedError:
     return server_error(reason, call).uncounted()
 
 
+def commonest(reason: str, details: Counter[str]) -> str:
+    """Return the commonest of the messages that failures of one reason came with, and what helps, to end a line."""
+    said = details.most_common(1)[0][0] if details else ""
+    if not said:
+        return ""
+    advice = remedy(said) if reason.startswith(REFUSED) else ""
+    return f', mostly with "{said}"' + (f": {advice}" if advice else "")
+
+
 def message_of(error: Exception) -> str:
     """Return an exception's message, with its cause if the message says little."""
     if said := server_message(getattr(error, "body", None)):
@@ -200,14 +283,33 @@ def shorten(text: str) -> str:
     return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 3] + "..."
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def nothing_listens(error: BaseException) -> bool:
     """Return whether the connection was never established."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return any(kind.__name__ in UNREACHABLE for link in chain for kind in type(link).__mro__)
+    return any(kind.__name__ in UNREACHABLE for link in causes(error) for kind in type(link).__mro__)
+
+
+def tls_problem(error: BaseException) -> str:
+    """Return why the encryption of a connection failed, and the remedy; empty if it did not."""
+    for link in causes(error):  # aiohttp's own subclasses of these errors lack the reason
+        if isinstance(link, ssl.SSLCertVerificationError) and (reason := getattr(link, "verify_message", "")):
+            advice = "If it is the right server: export SSL_CERT_FILE=FILE, the certificate of its authority"
+            if link.verify_code in WRONG_NAME:
+                advice = "Write the name that the certificate is for in base_url (--base-url)"
+            return f"the server's certificate is not trusted ({reason.rstrip('.')}). {advice}."
+        if isinstance(link, ssl.SSLError) and (reason := getattr(link, "reason", "")):
+            problem = reason.replace("_", " ").lower()
+            return f"no encrypted connection ({problem}). If the server speaks plain HTTP, write http:// in base_url."
+    return ""
 
 
 def retry_after(headers: Mapping[str, Any]) -> float | None:

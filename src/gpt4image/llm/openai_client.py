@@ -7,6 +7,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply
 from gpt4image.llm.chat import chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address
@@ -71,8 +72,10 @@ class OpenAIDescriber:
             raise EndpointDownError(reason) from None
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
-            if call.status in (401, 403) or call.unreachable:
-                raise self._classifier.classify(call, self.model) from None
+            failure = self._classifier.classify(call, self.model)
+            fatal = call.status in (None, 401, 403, 407) and isinstance(failure, DescribeError)
+            if fatal or isinstance(failure, EndpointDownError):
+                raise failure from None
             return ()
         return self._classifier.read_models(listed)
 

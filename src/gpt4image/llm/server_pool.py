@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TypeVar
 
 from gpt4image.core import console
 from gpt4image.core.errors import DescribeError
+from gpt4image.core.format import duration
 from gpt4image.llm.base import Describer, EndpointDownError
 from gpt4image.llm.rate_limiter import START, RateLimiter
 
+T = TypeVar("T")
+
 CHECK_INTERVAL = 2.0
+DAY = 86400.0
 MAX_ABSENCE = 30.0
 
 # Failures in a row after which a server leaves the pool while another one does well.
@@ -34,6 +39,9 @@ class Server:
         failures: calls in a row that failed because of the server.
         absences: times in a row that it left the pool without a successful call in between.
         last_response: when it last responded.
+        answered_at: when it first answered a request; None while it has not, and may still be loading its model.
+        said_loading: whether the user knows that it may be loading its model.
+        left_out: whether it is out of use for hours.
         check_lock: held during a health check, so that many hanging requests cause one check.
     """
 
@@ -46,6 +54,8 @@ class Server:
         self.trouble = ""
         self.failures = self.absences = 0
         self.last_response = 0.0
+        self.answered_at: float | None = None
+        self.said_loading = self.left_out = False
         self.check_lock = asyncio.Lock()
 
     @property
@@ -57,6 +67,7 @@ class Server:
         """Forget earlier failures."""
         self.failures = self.absences = 0
         self.last_response = now
+        self.answered_at = self.answered_at or now
 
 
 class ServerPool:
@@ -144,6 +155,37 @@ class ServerPool:
             self.mark_down(server, f"{server.describer.place} fails every request ({trouble})")
         return server.failures > 1
 
+    async def wait_for(self, answer: asyncio.Future[T], server: Server, seconds: float, load_seconds: float) -> None:
+        """Wait for an answer; raise TimeoutError when its time is up.
+
+        A server that has answered nothing yet may be loading its model. Until it has, no request's time runs, and none
+        is sent again: some servers stop loading when the client leaves.
+
+        Args:
+            answer: the answer.
+            server: the server that owes it.
+            seconds: time of the request.
+            load_seconds: time of the server for its first answer.
+        """
+        clock = asyncio.get_running_loop().time
+        sent = clock()
+        give_up = sent + (load_seconds if server.answered_at is None else seconds)
+        while not answer.done():
+            await asyncio.wait({answer}, timeout=min(seconds, give_up - clock()))
+            if answer.done():
+                return
+            if server.answered_at is not None:
+                give_up = min(give_up, max(sent, server.answered_at) + seconds)
+            elif await self.is_unresponsive(server):
+                raise TimeoutError
+            elif not server.said_loading:
+                server.said_loading = True
+                console.say(
+                    f"{server.describer.place} may be loading its model: waiting up to {duration(load_seconds)}."
+                )
+            if clock() >= give_up:
+                raise TimeoutError
+
     async def is_unresponsive(self, server: Server) -> bool:
         """Run a health check on a server that owes a response; return whether it failed."""
         async with server.check_lock:
@@ -160,21 +202,30 @@ class ServerPool:
         async with asyncio.timeout(self._check_seconds):
             await server.describer.check()
 
-    def mark_down(self, server: Server, trouble: str) -> None:
-        """Take a server out of the pool, and check now and then whether it is back."""
+    def mark_down(self, server: Server, trouble: str, rest: float = 0.0) -> None:
+        """Take a server out of the pool, and check now and then whether it is back, after some seconds of rest."""
         if not server.alive:
             return
         server.alive, server.trouble = False, trouble
         server.absences += 1
         consequence = "its images go to the others" if len(self.all) > 1 else "waiting for it"
         console.say(f"{trouble}: {consequence}", style="yellow")
-        task = asyncio.create_task(self._revive(server))
+        task = asyncio.create_task(self._revive(server, rest))
         self._revivals.add(task)  # the event loop holds tasks weakly
         task.add_done_callback(self._revivals.discard)
         self.wake()
 
-    async def _revive(self, server: Server) -> None:
-        await asyncio.sleep(min(MAX_ABSENCE, CHECK_INTERVAL * 2.0 ** min(server.absences - 1, 16)))  # doubles each time
+    def leave_out(self, server: Server, trouble: str, seconds: float | None = None) -> bool:
+        """Send a server nothing for hours, or a day where it is not known; return whether another one is left."""
+        server.left_out = True
+        if all(other.left_out for other in self.all):
+            return False
+        self.mark_down(server, trouble, rest=seconds if seconds and seconds > MAX_ABSENCE else DAY)
+        return True
+
+    async def _revive(self, server: Server, rest: float) -> None:
+        absence = min(MAX_ABSENCE, CHECK_INTERVAL * 2.0 ** min(server.absences - 1, 16))  # doubles each time
+        await asyncio.sleep(max(rest, absence))
         while True:
             try:
                 await self._check(server)
@@ -184,7 +235,7 @@ class ServerPool:
         start = 1 if server.failures >= MAX_FAILURES else START  # one request at a time for a server that only failed
         server.failures = min(server.failures, MAX_FAILURES - 1)  # the next failure takes it out again
         server.limiter = RateLimiter(server.limiter.most, start, server.limiter.slow_seconds)
-        server.alive = True
+        server.alive, server.left_out = True, False
         console.say(f"{server.describer.place} responds again")
         self.wake()
 

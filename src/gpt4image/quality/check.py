@@ -21,6 +21,7 @@ from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.embed import load_encoder
 from gpt4image.images.table import ImageTable
+from gpt4image.llm.errors import commonest
 from gpt4image.quality.check_record import QualityReport
 from gpt4image.quality.checks.catalog import run_checks
 from gpt4image.quality.checks.context import CheckContext
@@ -155,8 +156,10 @@ def make_report(
         described=len({text.image_id for text in texts}),
         texts=len(texts),
         distinct_texts=len({text.text for text in texts}),
-        failed=dict(collected.failed),
+        failed={reason: details.total() for reason, details in collected.failed.items()},
+        failed_with={reason: commonest(reason, details) for reason, details in collected.failed.items()},
         models=dict(Counter(text.model for text in texts if text.model is not None)),
+        served_models=dict(collected.served),
         prompts=dict(Counter(text.prompt for text in texts if text.prompt is not None)),
         language=language,
         encoder=settings.encoder,
@@ -181,6 +184,10 @@ def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | No
         notes.append(
             f"{counted(facts.conflicting, 'image')} in more than one class: their texts are not compared with a label."
         )
+    notes += [
+        f"{counted(count, 'text')} from the model {served!r}, which is not the one that was asked for."
+        for served, count in collected.other_models.most_common()
+    ]
     if language is None:
         notes.append("Too few texts are long enough to tell their language. Set language (--language) to check it.")
     if any(text.class_in_prompt is None and text.key is None for text in collected.texts):

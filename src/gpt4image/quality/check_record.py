@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from gpt4image.core.record import Record
 
@@ -193,7 +193,9 @@ class QualityReport(Record):
         texts: texts that were checked; several per image if several prompts or models answered.
         distinct_texts: how many of those differ.
         failed: failed requests by reason.
-        models: texts by model.
+        failed_with: the commonest message of each reason and what helps, to follow the reason; untrusted.
+        models: texts by model, as it was asked for.
+        served_models: texts by model, as the servers named it.
         prompts: texts by prompt.
         language: expected language, ISO 639-1; None if too few texts are long enough to tell.
         encoder: the text encoder, None if texts were not encoded.
@@ -214,7 +216,9 @@ class QualityReport(Record):
     texts: int
     distinct_texts: int
     failed: dict[str, int]
+    failed_with: dict[str, str] = Field(default_factory=dict)
     models: dict[str, int]
+    served_models: dict[str, int] = Field(default_factory=dict)
     prompts: dict[str, int]
     language: str | None
     encoder: str | None

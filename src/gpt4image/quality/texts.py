@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.llm.chat import is_other_model
 
 CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # placeholders that reveal the class to the model
 
@@ -105,14 +106,18 @@ class CollectedTexts:
         texts: the texts.
         wanted: ids of the images that should have a text.
         missing: those without one, each with the reason.
-        failed: failed requests by reason.
+        failed: failed requests by reason, and of each reason by message.
+        served: texts by model, as the servers named it.
+        other_models: of these, texts by a model other than the one that was asked for.
     """
 
     source: str
     texts: list[CheckedText]
     wanted: set[str]
     missing: list[tuple[CheckedText, str]]
-    failed: Mapping[str, int]
+    failed: Mapping[str, Counter[str]] = field(default_factory=dict)
+    served: Counter[str] = field(default_factory=Counter)
+    other_models: Counter[str] = field(default_factory=Counter)
 
 
 def collect_texts(
@@ -153,7 +158,7 @@ def _collect_set(
     wanted = facts.wanted(splits, {image_id for image_id, _ in pairs})
     texts = [facts.text(i, text, class_in_prompt=class_in_prompt) for i, text in pairs if i in wanted]
     missing = [(facts.text(i), "no text") for i in sorted(wanted - {text.image_id for text in texts})]
-    return CollectedTexts(descriptions.source, texts, wanted, missing, {})
+    return CollectedTexts(descriptions.source, texts, wanted, missing)
 
 
 def _collect_store(
@@ -181,10 +186,16 @@ def _collect_store(
         )
         for record in answers
     ]
-    failed = Counter(record.error for record in records if record.error is not None)
+    failed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        if record.error is not None:
+            failed[record.error][record.detail] += 1
+    served = Counter(record.served_model for record in answers if record.served_model)
+    pairs = ((record.model, record.served_model) for record in answers)
+    other_models = Counter(served for asked, served in pairs if is_other_model(asked, served))
     undescribed = wanted - {record.image_id for record in answers}
     missing = list(_explain_missing(undescribed, records, facts))
-    return CollectedTexts("description store", texts, wanted, missing, failed)
+    return CollectedTexts("description store", texts, wanted, missing, failed, served, other_models)
 
 
 def _explain_missing(

@@ -30,6 +30,7 @@ def test_batch_resumes_conversations_from_online_answers_and_keeps_their_cost(im
     with StubServer() as server:
         tally = batched(image_set, tmp_path, server.base_url, ["questions"])
         lines = [entry for entry in server.log if entry.endpoint == "line"]
+    assert tally.cost == pytest.approx(cost_of(lines, 0.5)), "the tally counts what this run paid"
     assert tally.answered > 0 and len(records(tmp_path)) == IMAGES
     assert answered + len(lines) == 3 * IMAGES
     assert all(record.text.count("This is answer") == 3 for record in records(tmp_path))

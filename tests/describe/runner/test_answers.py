@@ -97,7 +97,8 @@ def test_commonest_words_of_the_server_are_shown(image_set, images, tmp_path):
     faults = tuple(Fault("body", status=422, mark=mark, text=text) for mark, text in zip(marks, texts, strict=True))
     with StubServer(Scenario(faults=faults)) as server:
         tally = described(image_set, tmp_path, server.base_url, at_once=1)
-    assert tally.failure_lines() == ['failed: 3 refused by the server (422), mostly with "Extra inputs: seed"']
+    said = 'mostly with "Extra inputs: seed": omit seed (--seed)'
+    assert tally.failure_lines() == [f"failed: 3 refused by the server (422), {said}"]
 
 
 def test_json_sent_as_plain_text_is_an_answer(image_set, tmp_path):

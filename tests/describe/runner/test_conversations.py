@@ -64,7 +64,9 @@ def test_another_process_resumes_behind_kept_answers(image_set, tmp_path):
     assert not list(store_in(tmp_path).payments()), "kept answers are no payments"
     assert store_in(tmp_path).spent().cost == pytest.approx(cost_of(log))
     with StubServer() as server:
-        assert described(image_set, tmp_path, server.base_url, **QUESTIONS).stopped == ""
+        tally = described(image_set, tmp_path, server.base_url, **QUESTIONS)
+    assert (tally.stopped, tally.cost) == ("", pytest.approx(cost_of(server.log)))
+    assert tally.tokens_in == sum(entry.tokens_in for entry in server.log if entry.paid)
     log += server.log
     assert sum(entry.paid for entry in log) == 3 * IMAGES
     found = records(tmp_path)

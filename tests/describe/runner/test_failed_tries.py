@@ -107,7 +107,7 @@ def test_time_out_is_paid_for_before_the_health_check(image_set, tmp_path, monke
         return False
 
     monkeypatch.setattr(server_pool.ServerPool, "is_unresponsive", looks)
-    hanging = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(1,)),))
+    hanging = Scenario(faults=(Fault("slow", seconds=1.5, numbers=(2,)),))
     with StubServer(hanging) as server:
         options = {"at_once": 1, "patience": RunSettings(image_seconds=0.7), **PRICE}
         described(image_set, tmp_path, server.base_url, **options)

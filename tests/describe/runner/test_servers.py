@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
+from collections import Counter
 
 import pytest
 
 from gpt4image.core.errors import DescribeError
+from gpt4image.describe.estimate import estimate
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm import openai_client as openai_server
-from support.describing import described, mark_in, records
+from support.describing import described, mark_in, opened, records
 from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubProcess, StubServer
 
@@ -217,3 +220,77 @@ def test_answers_reset_the_count_of_failures_in_a_row(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("invalid_image", every=2),))) as server:
         tally = described(image_set, tmp_path, server.base_url, at_once=1, patience=patience)
     assert tally.failures.total() == tally.answered == IMAGES // 2
+
+
+DAILY = json.dumps({"error": {"message": "Quota exceeded: requests per day", "details": [{"retryDelay": "39600s"}]}})
+
+
+def test_daily_quota_ends_the_run_at_once_and_says_when_it_resets(image_set, tmp_path):
+    spent = Fault("body", status=429, text=DAILY, numbers=tuple(range(11, 200)))
+    with StubServer(Scenario(faults=(spent,))) as server:
+        tally = described(image_set, tmp_path, server.base_url, at_once=4)
+        assert len(server.log) < 20
+    assert (tally.answered, tally.failures.total(), tally.exit_status) == (10, 0, 1)
+    assert "it resets in 11 h, at 20" in tally.stopped and "Quota exceeded: requests per day" in tally.stopped
+    with StubServer() as server:
+        assert described(image_set, tmp_path, server.base_url).answered == IMAGES - 10
+
+
+def test_retry_after_of_hours_ends_the_run_at_once(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("rate_limit", seconds=7200.0),))) as server:
+        tally = described(image_set, tmp_path, server.base_url)
+    assert (tally.answered, tally.failures.total()) == (0, 0) and "it resets in 2 h" in tally.stopped
+
+
+def test_other_servers_take_over_when_one_is_out_of_quota(image_set, tmp_path, capsys):
+    with StubServer(Scenario(faults=(Fault("body", status=429, text=DAILY),))) as spent, StubServer() as well:
+        tally = described(image_set, tmp_path, spent.base_url, well.base_url)
+        assert chats(spent) <= 4
+    assert (tally.answered, tally.stopped) == (IMAGES, "")
+    assert "its images go to the others" in " ".join(capsys.readouterr().err.split())
+
+
+def test_estimate_without_quota_says_so(image_set, tmp_path):
+    spent = Fault("body", status=429, text=DAILY)
+    with (
+        StubServer(Scenario(faults=(spent,))) as server,
+        opened(image_set, tmp_path, server.base_url) as job,
+        pytest.raises(DescribeError, match="it resets in 11 h"),
+    ):
+        estimate(job)
+
+
+@pytest.mark.slow
+def test_loading_of_the_model_costs_no_image_its_description(image_set, tmp_path, capsys):
+    loading = Fault("slow", seconds=4.0, numbers=(1, 2, 3, 4))
+    with StubServer(Scenario(faults=(loading,))) as server:
+        tally = described(image_set, tmp_path, server.base_url, patience=RunSettings(image_seconds=1.5))
+        assert max(Counter(entry.mark for entry in server.log if entry.mark).values()) == 1
+    assert (tally.answered, tally.failures.total(), tally.uncounted) == (IMAGES, 0, 0)
+    assert "may be loading its model" in capsys.readouterr().err
+
+
+def test_server_that_never_answers_ends_the_run_without_blaming_an_image(image_set, tmp_path):
+    patience = RunSettings(image_seconds=0.5, load_seconds=1.0)
+    with (
+        StubServer(Scenario(latency=3.0)) as server,
+        pytest.raises(DescribeError, match=r"takes requests and has answered none in 1\.0 s"),
+    ):
+        described(image_set, tmp_path, server.base_url, patience=patience)
+    assert records(tmp_path) == []
+
+
+def test_loading_said_with_a_503_is_waited_for_beyond_the_patience_for_rate_limits(image_set, tmp_path):
+    patience = RunSettings(patience_seconds=0.3, load_seconds=20.0)
+    with StubServer(Scenario(ready_after=2.0)) as server:
+        tally = described(image_set, tmp_path, server.base_url, patience=patience)
+    assert tally.answered == IMAGES
+
+
+def test_standstill_quotes_the_last_refusal(image_set, tmp_path):
+    busy = Fault("body", status=429, text='{"message": "Requests rate limit exceeded"}')
+    with (
+        StubServer(Scenario(faults=(busy,))) as server,
+        pytest.raises(DescribeError, match=r"too many requests \(Requests rate limit exceeded\)"),
+    ):
+        described(image_set, tmp_path, server.base_url, patience=RunSettings(patience_seconds=1.0))

@@ -49,6 +49,7 @@ class Recorder:
         for turn in self._conversations.take(record.key):
             cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             task, created = task.charge(turn, cost), max(created, turn.created)
+            self.tally.count_paid(turn.tokens_in, turn.tokens_out, None, sign=-1)
         finished = replace(task.record, created=created)
         self.writer.write(finished)
         self.tally.add(finished)

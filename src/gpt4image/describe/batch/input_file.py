@@ -10,13 +10,11 @@ from typing import IO
 
 from gpt4image.core.errors import ImageError
 from gpt4image.describe.batch.folder import BatchTask
-from gpt4image.describe.tasks import BLOCK, UNREADABLE, RequestMaker, prepare_ahead
+from gpt4image.describe.tasks import BLOCK, RequestMaker, prepare_ahead
 from gpt4image.images.scan import available_processors
-from gpt4image.llm.base import DescribeRequest, RequestFailedError
+from gpt4image.llm.base import TOO_LARGE, UNREADABLE, DescribeRequest, RequestFailedError
 from gpt4image.llm.batch_api import request_line
 from gpt4image.llm.chat import chat_body
-
-TOO_LARGE = "too large for a batch"
 
 
 class InputFile:
@@ -71,7 +69,7 @@ class InputFile:
         if self.size + len(line) > self._max_bytes:
             if self.requests:
                 return False
-            detail = f"{len(line):,} bytes, but a file may hold {self._max_bytes:,}: send smaller pictures, --max-side"
+            detail = f"{len(line):,} bytes, but a file may hold {self._max_bytes:,}: lower max_side (--max-side)"
             self._refuse(task, RequestFailedError(TOO_LARGE, detail, retryable=False))
             return True
         request_file.write(line)

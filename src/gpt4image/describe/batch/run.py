@@ -24,14 +24,14 @@ from gpt4image.core.format import counted, duration
 from gpt4image.core.validation import check_fields
 from gpt4image.describe.batch.collect import Collection, Recorder
 from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
-from gpt4image.describe.batch.input_file import TOO_LARGE, InputFile
+from gpt4image.describe.batch.input_file import InputFile
 from gpt4image.describe.batch.pending import Pending
 from gpt4image.describe.batch.steps import BatchSteps
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.shards import RecordWriter
-from gpt4image.llm.base import RequestFailedError
+from gpt4image.llm.base import TOO_LARGE, RequestFailedError
 from gpt4image.llm.batch_api import (
     OVER,
     BatchReport,
@@ -138,6 +138,7 @@ class BatchRun:
         conversations = store.conversations()
         self._pending = Pending(maker, folder, store.keys().answered, conversations)
         budget.spent += folder.spent(server.model)
+        self._spent_before = budget.spent
         self.tally = Tally(len(self._pending) + self._steps.requests)
         self._recorder = Recorder(writer, budget, self.tally, conversations)
         # What the server turned out to take: fewer requests, smaller files, fewer batches at a time.
@@ -361,6 +362,7 @@ class BatchRun:
     def _show(self) -> None:
         now = time.monotonic()
         self.tally.seconds = now - self._start
+        self.tally.cost = self._budget.spent - self._spent_before  # records hold what earlier processes paid as well
         self._meter.set(self.tally.done)
         self._meter.note(self._note())
         if not console.console.is_terminal and now - self._line_at > LINE_SECONDS:

@@ -75,6 +75,7 @@ class Attempt:
         request: what is asked; None where the picture cannot be read, and once the task has an outcome.
         answers: answers to the first questions of its conversation, from all tries and earlier processes.
         entries: one for each request that was sent, earlier processes' answers first.
+        earlier: number of entries of earlier processes.
         saved_until: when the last saved answer was given, ISO 8601 in UTC. The record of the outcome must not be older,
             even if the clock was set back: it ends the conversation's turns up to its own date.
         server: the server that was asked last.
@@ -89,6 +90,7 @@ class Attempt:
     request: DescribeRequest | None = None
     answers: list[ChatAnswer] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    earlier: int = 0
     saved_until: str = ""
     server: Server | None = None
     tries: int = 0
@@ -141,6 +143,7 @@ class Ledger:
             cost = self._budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             attempt.entries.append(Entry(State.TURN, turn.tokens_in, turn.tokens_out, cost))
             attempt.saved_until = max(attempt.saved_until, turn.created)
+        attempt.earlier = len(attempt.entries)
         return attempt
 
     # One request: opened when it is sent, settled once.
@@ -225,6 +228,7 @@ class Ledger:
         self._writer.write(record, *taken_back)
         for written in (record, *taken_back):
             self.tally.add(written)
+        self.tally.count_paid(*total(attempt.entries[: attempt.earlier]), sign=-1)
         if self._conversations is not None:
             self._conversations.ended(record.key)
         for entry in attempt.entries:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from gpt4image.core.errors import DescribeError
+from gpt4image.core.format import duration, moment
 from gpt4image.describe.tally import Tally
+from gpt4image.llm.base import RateLimitedError
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
+LONG_WAIT = 60.0
+"""A shorter wait beside a quota of a day is not the time of its reset."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class RunSettings:
         attempts: requests for one description that may fail because of it.
         servers_lost: times that a server may go down, or only fail, under one description before that counts as failed.
         patience_seconds: how long the servers may rate limit every request before the run stops.
+        load_seconds: how long a server may take to load its model, that is, to its first answer.
         down_seconds: how long all servers may be down before the run stops.
         check_seconds: time limit of a health check of a server that owes an answer.
         max_failures_at_first: failed descriptions before the first answer after which the run stops.
@@ -32,6 +38,7 @@ class RunSettings:
     attempts: int = 4
     servers_lost: int = 10
     patience_seconds: float = 600.0
+    load_seconds: float = 1800.0
     down_seconds: float = 60.0
     check_seconds: float = 15.0
     max_failures_at_first: int = 20
@@ -53,9 +60,25 @@ def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeE
     )
 
 
-def standstill(seconds: float) -> DescribeError:
+def standstill(seconds: float, last: RateLimitedError | None) -> DescribeError:
     """Return the error that ends a run whose servers turn every request away."""
+    words = f" The last refusal: {last.reason}{f' ({last.detail})' if last.detail else ''}." if last else ""
     return DescribeError(
-        f"The servers have rate limited every request for {seconds:.0f} s. Answers so far are kept: run the same "
-        "command again later."
+        f"The servers have rate limited every request for {seconds:.0f} s.{words} Answers so far are kept: run the "
+        "same command again later."
     )
+
+
+def out_of_quota(place: str, error: RateLimitedError) -> str:
+    """Return why a server that asks for hours of patience gets no more requests."""
+    when = "it resets within a day"
+    if error.seconds is not None and error.seconds >= LONG_WAIT:
+        reset = datetime.now(UTC) + timedelta(seconds=error.seconds)
+        when = f"it resets in {duration(error.seconds)}, at {moment(reset.isoformat())}"
+    said = f'; it says "{error.detail}"' if error.detail else ""
+    return f"the quota at {place} is used up: {when}{said}"
+
+
+def never_answered(place: str, seconds: float) -> str:
+    """Return why a server that takes requests and answers none gets no more of them."""
+    return f"{place} takes requests and has answered none in {duration(seconds)}. Its log may say what it waits for"

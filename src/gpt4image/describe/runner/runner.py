@@ -22,12 +22,27 @@ from gpt4image.core import console
 from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
 from gpt4image.core.format import counted
 from gpt4image.core.signals import catch_stop_signals
-from gpt4image.describe.replay import NOT_RECORDED
 from gpt4image.describe.runner.ledger import Attempt, Ledger
-from gpt4image.describe.runner.patience import RunSettings, retry_delay, standstill, too_many_failures
+from gpt4image.describe.runner.patience import (
+    RunSettings,
+    never_answered,
+    out_of_quota,
+    retry_delay,
+    standstill,
+    too_many_failures,
+)
 from gpt4image.describe.tally import Tally, TallyMeter
-from gpt4image.describe.tasks import UNREADABLE, Prepared, RequestMaker, feed
-from gpt4image.llm.base import Describer, EndpointDownError, RateLimitedError, Reply, RequestFailedError
+from gpt4image.describe.tasks import Prepared, RequestMaker, feed
+from gpt4image.llm.base import (
+    MODEL_LOADING,
+    NOT_RECORDED,
+    UNREADABLE,
+    Describer,
+    EndpointDownError,
+    RateLimitedError,
+    Reply,
+    RequestFailedError,
+)
 from gpt4image.llm.budget import OVER_BUDGET
 from gpt4image.llm.rate_limiter import RateLimiter
 from gpt4image.llm.server_pool import Server, ServerPool
@@ -89,6 +104,7 @@ class Runner:
         self._left: list[Attempt] = []  # its request ended with an error that ends the run
         self._fatal: BaseException | None = None
         self._failed_in_a_row = 0
+        self._last_refusal: RateLimitedError | None = None
 
     async def run(self, describers: Sequence[Describer]) -> Tally:
         """Send all tasks, wait for the open requests, and return the counts."""
@@ -199,7 +215,7 @@ class Runner:
     async def _try(self, attempt: Attempt, server: Server, limiter: RateLimiter) -> None:
         sent, was_full = self._clock(), limiter.room <= 0
         try:
-            reply = await self._ask(attempt, server.describer)
+            reply = await self._ask(attempt, server)
         except TimeoutError:
             limiter.on_timeout(sent, self._clock())
             await self._timed_out(attempt, server, sent)
@@ -207,6 +223,12 @@ class Runner:
             limiter.on_rate_limit(sent, self._clock(), error.seconds)
             server.last_response = self._clock()
             self._ledger.drop(attempt)
+            self._last_refusal = error
+            if error.long or (error.seconds or 0.0) > self._settings.patience_seconds:
+                trouble = out_of_quota(server.describer.place, error)
+                if not self._pool.leave_out(server, trouble, error.seconds):
+                    self.tally.stopped = trouble
+                    self._pool.stop()
             attempt.rate_limited += 1
             # Where the server says how long to wait, the limiter waits: another server may take the request at once.
             self._retry(attempt, retry_delay(attempt.rate_limited) if error.seconds is None else 0.0)
@@ -223,19 +245,23 @@ class Runner:
             server.record_success(self._clock())
             self._answered(attempt, server, reply)
 
-    async def _ask(self, attempt: Attempt, describer: Describer) -> Reply:
+    async def _ask(self, attempt: Attempt, server: Server) -> Reply:
         """Ask the questions that are left, within what is left of the image's time."""
         assert attempt.request is not None
         request = replace(attempt.request, answers=tuple(attempt.answers))
-        sent = self._clock()
+        sent, left = self._clock(), self._settings.image_seconds - attempt.seconds
+        book = partial(self._ledger.book_answer, attempt)
+        answer = asyncio.ensure_future(server.describer.describe(request, book))
         try:
-            async with asyncio.timeout(self._settings.image_seconds - attempt.seconds):
-                return await describer.describe(request, partial(self._ledger.book_answer, attempt))
+            await self._pool.wait_for(answer, server, left, self._settings.load_seconds)
+            return answer.result()
         except asyncio.CancelledError:
             self._ledger.book_failure(attempt, RequestFailedError("cancelled", retryable=True).uncounted())
             raise
         finally:
-            attempt.seconds += self._clock() - sent
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+            attempt.seconds += max(0.0, self._clock() - max(sent, server.answered_at or sent))
 
     async def _timed_out(self, attempt: Attempt, server: Server, sent: float) -> None:
         """Follow up on a time-out: a hanging server must not cost the image its description."""
@@ -245,7 +271,11 @@ class Runner:
         self._ledger.save_failed_try(attempt)  # the health check below may take long, and the process may be killed
         seconds = self._clock() - sent
         silent = server.last_response < sent + seconds / 2  # it answered nothing else either
-        if not silent or not await self._server_is_to_blame(attempt, server, error):
+        if server.alive and server.answered_at is None and not server.in_process:
+            trouble = never_answered(server.describer.place, self._settings.load_seconds)
+            if not self._pool.leave_out(server, trouble):
+                self._give_up(DescribeError(f"{trouble}. Answers so far are kept: the same command resumes."))
+        elif not silent or not await self._server_is_to_blame(attempt, server, error):
             self._fail(attempt, error)
             return
         attempt.seconds = max(0.0, attempt.seconds - seconds)
@@ -352,8 +382,14 @@ class Runner:
             if tick % SYNC_TICKS == 0:
                 await asyncio.to_thread(self._ledger.sync)
             idle = self._clock() - self._last_outcome
-            if idle > self._settings.patience_seconds and not self._requests and (self._delayed or self._held):
-                self._give_up(standstill(idle))
+            if idle > self._patience and not self._requests and (self._delayed or self._held):
+                self._give_up(standstill(idle, self._last_refusal))
+
+    @property
+    def _patience(self) -> float:
+        """Seconds without an outcome after which the run stops; more while a model is loading."""
+        loading = self._last_refusal is not None and self._last_refusal.reason == MODEL_LOADING
+        return self._settings.load_seconds if loading and not self.tally.done else self._settings.patience_seconds
 
     def _show_progress(self) -> None:
         self.tally.seconds = self._clock() - self._start

@@ -197,6 +197,7 @@ class RunMonitor:
         self.tally, self.failure = Tally(total), ""
         self._run, self._ranks = run, range(workers)
         self._tails: dict[str, Tail] = {}
+        self._kept = 0.0  # US dollars in the records that were paid before the run
         self._start = time.monotonic()
 
     def update(self) -> None:
@@ -205,6 +206,8 @@ class RunMonitor:
         for path in (path for state in states for path in state.parts):
             for record in self._tails.setdefault(path, Tail(Path(path))).read_new():
                 self.tally.add(record)
+        kept = sum(state.kept for state in states if state.state == "done" and not state.stopped)
+        self.tally.cost, self._kept = self.tally.cost + self._kept - kept, kept
         self.tally.seconds = time.monotonic() - self._start
         self.tally.tried_again = sum(state.tried_again for state in states)
         self.tally.uncounted = sum(state.uncounted for state in states)

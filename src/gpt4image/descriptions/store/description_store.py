@@ -94,6 +94,7 @@ class DescriptionStore:
     def keys(self) -> KeyStates:
         """Return which keys are answered and which failed, taking `retry` marks into account."""
         answered, failed = [np.empty(0, KEY_TYPE)], [np.empty(0, KEY_TYPE)]
+        reasons = [np.empty(0, object)]
         retried = {key: mark.created for key, mark in self.marks().items() if mark.verdict == "retry"}
         for batch in self._batches(("key", "error", "created")):
             keys = to_keys(batch["key"])
@@ -101,8 +102,11 @@ class DescriptionStore:
             counts = ~decided_later(batch, retried) & (keys != b"")
             answered.append(keys[good & counts])
             failed.append(keys[~good & counts])
+            reasons.append(batch["error"].to_numpy(zero_copy_only=False)[~good & counts])
         done = np.unique(np.concatenate(answered))
-        return KeyStates(done, np.setdiff1d(np.concatenate(failed), done))
+        without, at = np.unique(np.concatenate(failed), return_index=True)
+        left = ~contains(done, without)
+        return KeyStates(done, without[left], np.concatenate(reasons)[at][left])
 
     def records(self) -> Iterator[DescriptionRecord]:
         """Yield every record, including failures, superseded ones and payments."""
@@ -225,10 +229,12 @@ class KeyStates:
     Attributes:
         answered: keys with an answer, sorted, S32 [N].
         failed: keys that failed and have no answer, sorted, S32 [M].
+        reasons: why each of these failed, str [M].
     """
 
     answered: np.ndarray
     failed: np.ndarray
+    reasons: np.ndarray
 
     def pending(self, keys: np.ndarray, *, retry_failed: bool) -> np.ndarray:
         """Select the keys, S32 [N], that are still to be described, bool [N]."""

@@ -127,7 +127,9 @@ def report_lines(report: QualityReport) -> list[str]:
         f"{report.described:,} of {counted(report.images, 'image')} described, {counted(report.texts, 'text')}, "
         f"{report.distinct_texts:,} of them distinct"
     )
-    failed = [f"failed: {number:,} {reason}" for reason, number in report.failed.items()]
+    failed = [
+        f"failed: {number:,} {reason}{report.failed_with.get(reason, '')}" for reason, number in report.failed.items()
+    ]
     findings = ["No problems found in the texts."]
     if report.findings:
         rows = [

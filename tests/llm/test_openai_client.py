@@ -1,0 +1,291 @@
+"""Errors in the forms of different vendors' servers, from the wire to what they mean for the job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt4image.core.errors import DescribeError
+from gpt4image.llm.base import DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError, Sampling
+from gpt4image.llm.openai_client import OpenAIDescriber
+from gpt4image.llm.picture import Picture, prepare_picture
+from support.stub_core import CERTIFICATE
+from support.stub_scenario import MODEL, Fault, Scenario
+from support.stub_server import StubServer
+
+GOOGLE = "type.googleapis.com/google.rpc."
+
+
+@pytest.fixture(scope="module")
+def picture(image_set: Path) -> Picture:
+    path = next(image_set.rglob("*.png"))
+    return prepare_picture(path.read_bytes(), path.name, None, 10**8)
+
+
+def outcome(picture: Picture, url: str, *, check: bool = False, settled: bool = False) -> Exception | str:
+    """Ask about a picture, after a good answer if `settled`; return the text or what was raised."""
+
+    async def ask() -> str:
+        describer = OpenAIDescriber(MODEL, url)
+        try:
+            if check:
+                await describer.check()
+            request = DescribeRequest("k", "i", "i.png", picture, None, ("What?",), Sampling(), "p")
+            for _ in range(settled):
+                await describer.describe(request, lambda answer: None)
+            return (await describer.describe(request, lambda answer: None)).texts[0]
+        finally:
+            await describer.close()
+
+    try:
+        return asyncio.run(ask())
+    except Exception as error:  # what is tested
+        return error
+
+
+def said(picture: Picture, status: int, body: object, *, settled: bool = False) -> Exception | str:
+    text = body if isinstance(body, str) else json.dumps(body)
+    fault = Fault("body", status=status, text=text, numbers=(1 + settled,))
+    with StubServer(Scenario(faults=(fault,))) as server:
+        return outcome(picture, server.base_url, settled=settled)
+
+
+NO_MONEY = [
+    (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}}),
+    (403, {"code": "permission-denied", "error": "Your newly created team doesn't have any credits or licenses yet."}),
+    (429, {"error": "Your team has used all available credits or reached its monthly spending limit."}),
+    (
+        400,
+        {"error": {"message": "Budget has been exceeded! Cost: 1.5", "type": "budget_exceeded", "code": "400"}},
+    ),
+    (
+        400,
+        {
+            "error": {
+                "code": "Arrearage",
+                "message": "Access denied, make sure it is in good standing.",
+            }
+        },
+    ),
+    (402, {"error": "You have exceeded your monthly included credits for Inference Providers."}),
+    (400, {"error": {"code": "billing_hard_limit_reached", "message": "Billing hard limit has been reached"}}),
+    (429, {"error": {"type": "exceeded_current_quota_error", "message": "Your account is suspended"}}),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), NO_MONEY)
+def test_empty_account_stops_the_job_whatever_the_status(picture, status, body):
+    error = said(picture, status, body, settled=True)
+    assert isinstance(error, DescribeError) and "no money left" in str(error)
+
+
+DAILY = [
+    (
+        429,
+        {"error": {"message": "Rate limit exceeded: free-models-per-day. Add 10 credits to unlock", "code": 429}},
+    ),
+    (
+        429,
+        [
+            {
+                "error": {
+                    "code": 429,
+                    "message": "You exceeded your current quota, please check your plan and billing details.",
+                    "status": "RESOURCE_EXHAUSTED",
+                    "details": [
+                        {
+                            "@type": f"{GOOGLE}QuotaFailure",
+                            "violations": [{"quotaId": "GenerateRequestsPerDay"}],
+                        },
+                        {"@type": f"{GOOGLE}RetryInfo", "retryDelay": "31s"},
+                    ],
+                }
+            }
+        ],
+    ),
+    (
+        429,
+        {"error": {"message": "Rate limit reached on tokens per day (TPD). Please try again in 3h12m."}},
+    ),
+    (
+        400,
+        {"error": {"message": "You have reached your API usage limits. You will regain access on 2099-01-01."}},
+    ),
+    (403, {"error": {"message": "Key limit exceeded (daily limit).", "code": 403}}),
+    (200, {"error": {"message": "Rate limit exceeded: free-models-per-day.", "code": 429}}),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), DAILY)
+def test_quota_of_a_day_is_told_from_a_rate_limit(picture, status, body):
+    error = said(picture, status, body)
+    assert isinstance(error, RateLimitedError) and error.long
+
+
+def test_rate_limit_of_a_minute_is_none_of_a_day(picture):
+    details = [{"violations": [{"quotaId": "GenerateRequestsPerMinutePerProject"}]}, {"retryDelay": "31s"}]
+    error = said(picture, 429, [{"error": {"code": 429, "message": "You exceeded your quota", "details": details}}])
+    assert isinstance(error, RateLimitedError) and not error.long and error.seconds == 31.0
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ({"error": {"message": "Please retry after 86400 seconds."}}, 86400.0),
+        ({"error": {"message": "Please try again in 7m12s. Visit our page"}}, 432.0),
+        ({"error": {"message": "Try again in 250ms."}}, 0.25),
+        ({"error": {"message": "slow", "details": [{"retryDelay": "39600.5s"}]}}, 39600.5),
+        ({"error": {"message": "slow", "metadata": {"headers": {"X-RateLimit-Reset": "{reset}"}}}}, 7200.0),
+    ],
+)
+def test_wait_is_read_from_the_body(picture, body, seconds):
+    error = said(picture, 429, json.dumps(body).replace("{reset}", str(round((time.time() + 7200) * 1000))))
+    assert isinstance(error, RateLimitedError) and error.seconds == pytest.approx(
+        seconds, abs=30 if seconds == 7200 else 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            400,
+            [{"error": {"code": 400, "message": "API key not valid. Pass a valid API key."}}],
+            "requires a key",
+        ),
+        (400, {"code": "invalid-argument", "error": "Incorrect API key provided: xa***89."}, "requires a key"),
+        (401, {"statusCode": 401, "message": "Access denied due to invalid subscription key."}, "requires a key"),
+        (500, {"error": {"code": 500, "message": "image input is not supported - hint: mmproj"}}, "takes no pictures"),
+        (404, {"error": {"message": "No endpoints found that support image input", "code": 404}}, "takes no pictures"),
+        (
+            400,
+            {"object": "error", "message": "At most 0 image(s) may be provided."},
+            "takes no pictures",
+        ),
+        (
+            422,
+            {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+            r"omit seed \(--seed\)",
+        ),
+        (400, {"error": {"message": "Unrecognized request argument supplied: reasoning_effort"}}, "--extra-body"),
+        (400, {"error": {"message": "max_tokens is too large: 30000. At most 16384 are supported."}}, "--max-tokens"),
+        (
+            200,
+            {"error": "Unexpected endpoint or method. (POST /chat/completions)"},
+            "no chat completions at this address",
+        ),
+    ],
+)
+def test_fault_of_every_request_stops_the_job_with_the_remedy(picture, status, body, words):
+    error = said(picture, status, body)
+    with pytest.raises(DescribeError, match=words):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (
+            400,
+            {"object": "error", "message": "The prompt (length 15983) is longer than the maximum model length"},
+        ),
+        (
+            400,
+            {
+                "error": {
+                    "message": "This model's maximum context length is 4096 tokens. Reduce the length",
+                    "code": "x",
+                }
+            },
+        ),
+        (
+            400,
+            {
+                "error": {
+                    "type": "exceed_context_size_error",
+                    "message": "it exceeds the available context size",
+                }
+            },
+        ),
+        (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"}),
+        (
+            429,
+            {"error": {"message": "Request too large for gpt-4o on tokens per min (TPM): Requested 30601"}},
+        ),
+        (413, "<html><title>413 Request Entity Too Large</title></html>"),
+    ],
+)
+def test_picture_of_too_many_tokens_fails_alone_even_as_the_first(picture, status, body):
+    error = said(picture, status, body)
+    assert isinstance(error, RequestFailedError) and not error.retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (424, {"error": "Request failed during generation: Server error", "error_type": "generation"}),
+        (500, {"error": {"message": "model requires more system memory (5.5 GiB) than is available"}}),
+        (499, [{"error": {"code": 499, "status": "CANCELLED", "message": "The operation was cancelled."}}]),
+    ],
+)
+def test_failure_of_the_server_may_be_retried(picture, status, body):
+    error = said(picture, status, body)
+    assert isinstance(error, RequestFailedError) and error.retryable and error.server_fault
+
+
+def test_words_of_a_server_behind_a_gateway_are_unpacked_and_free_of_secrets(picture):
+    inner = json.dumps(
+        {"error": {"code": 400, "message": "Bad image sk-abcdefghijklmnopqrst data:image/png;base64,AAAA"}}
+    )
+    for body in ({"error": {"message": inner}}, {"error": {"message": "Provider error", "metadata": {"raw": inner}}}):
+        error = said(picture, 400, body)
+        assert isinstance(error, RequestFailedError)
+        assert error.detail.removeprefix("Provider error: ") == "Bad image [key] data:..."
+
+
+def test_untrusted_certificate_is_named_with_the_remedy(picture, monkeypatch):
+    with StubServer(Scenario(tls=True)) as server:
+        for check in (True, False):
+            error = outcome(picture, server.base_url, check=check)
+            assert isinstance(error, DescribeError)
+            assert "certificate is not trusted (self" in str(error) and "SSL_CERT_FILE" in str(error)
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        assert "answer 1" in str(outcome(picture, server.base_url, check=True))
+        assert "Write the name" in str(outcome(picture, server.base_url.replace("127.0.0.1", "localhost")))
+
+
+def test_encrypted_address_of_a_plain_server_is_named_with_the_remedy(picture):
+    with StubServer() as server:
+        error = outcome(picture, server.base_url.replace("http:", "https:"))
+    assert isinstance(error, DescribeError) and "http:// in base_url" in str(error)
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_proxy_that_catches_a_local_address_is_named_with_the_remedy(picture, monkeypatch, variable):
+    page = Fault("html", status=503)
+    catches = Scenario(faults=(page, Fault("html", on="models", status=503)))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with StubServer(catches) as proxy, StubServer() as server:
+        monkeypatch.setenv(variable, f"http://user:password@127.0.0.1:{proxy.port}")
+        for check in (True, False):
+            error = outcome(picture, server.base_url, check=check)
+            assert isinstance(error, EndpointDownError)
+            assert f"127.0.0.1:{proxy.port} ({variable})" in str(error) and "NO_PROXY=127.0.0.1" in str(error)
+            assert "password" not in str(error)
+        proxy.stop()
+        assert "NO_PROXY=127.0.0.1" in str(outcome(picture, server.base_url))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert "answer 1" in str(outcome(picture, server.base_url, check=True))
+
+
+def test_proxy_that_wants_a_password_says_so(picture, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with StubServer(Scenario(faults=(Fault("body", status=407, text='{"message": "Login"}'),))) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        error = outcome(picture, "http://far.example/v1")
+    assert isinstance(error, DescribeError) and "proxy requires a user and a password" in str(error)
