@@ -30,7 +30,7 @@ def test_error_without_a_server_lists_what_would_work(image_set, tmp_path, monke
         with pytest.raises(DescribeError) as raised:
             described(image_set, tmp_path, *urls)
         text = str(raised.value)
-        for hint in ("vllm serve", "ollama pull", "llama-server -hf", "--base-url", "--describer local", "--key-env"):
+        for hint in ("vllm serve", "ollama pull", "llama-server -hf", "base_url", "describer to local", "key_env"):
             assert hint in text
     assert "Could not connect to http://127.0.0.1:9/v1" in text
 

@@ -17,4 +17,4 @@ def test_warning_for_a_budget_without_a_price(image_set, tmp_path, capsys):
             describe(job)
         printed = " ".join(capsys.readouterr().err.split())
         assert ("the budget stops nothing" in printed) == warned
-        assert not warned or "--price-in" in printed
+        assert not warned or "price_in" in printed

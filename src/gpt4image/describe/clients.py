@@ -214,8 +214,9 @@ async def advice(trouble: str) -> str:
             f"  OpenAI's server: export {OPENAI_KEY}=... and set model (--model NAME)",
             "  another vendor's: set base_url, key_env and model (--base-url URL --key-env VARIABLE --model NAME)",
             *states,
-            f"  a model in this process ({local}): set describer and model (--describer local --model FOLDER-OR-NAME)",
-            "  a recorded set: set describer and recording (--describer replay --recording FOLDER)",
+            f"  a model in this process ({local}): set describer to local (--describer local), and model (--model "
+            "FOLDER-OR-HUB-NAME)",
+            "  a recorded set: set describer to replay (--describer replay), and recording (--recording FOLDER)",
         ]
     )
 
