@@ -49,7 +49,7 @@ def load_images(
         unlabelled: sources of further training images, whose labels and splits, if any, are not used. Copies of
             images that have a label are left out.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
-            killed resumes.
+            killed resumes. It keeps the splits that are made: added images move no other.
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
         image_column: the column that holds the images, if it has none of the usual names.
         label_column: the column that holds the labels, if it has none of the usual names.
@@ -96,6 +96,8 @@ def load_images(
         validation_share=validation_share,
         test_share=test_share,
         seed=split_seed,
+        work=Path(work) if work is not None else None,
+        source=str(source),
     )
     _report_untrained_classes(table, splits)
     column = table.rows.schema.get_field_index("split")

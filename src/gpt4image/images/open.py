@@ -94,13 +94,21 @@ def _report_labels(images: ImageTable) -> None:
         )
 
 
-def findings(images: ImageTable) -> Iterator[tuple[str, ...]]:
-    """Yield all that there is to say about an image set: a word for the kind of finding, then its fields."""
+def findings(images: ImageTable, *, splits: bool = False) -> Iterator[tuple[str, ...]]:
+    """Yield all that there is to say about an image set: a word for the kind of finding, then its fields.
+
+    Args:
+        images: the image set.
+        splits: yield the split of each image as well.
+    """
     counts = [[f"{s} {number}" for s, number in zip(SPLITS, row, strict=True)] for row in images.class_counts()]
     for name, numbers in zip(images.classes, counts[:-1], strict=True):
         yield "class", name, *numbers
     if (images.labels < 0).any():
         yield "no label", "", *counts[-1]
+    if splits:
+        for row in images.rows.select(["split", "path", "id"]).to_pylist():
+            yield "split", row["split"], row["path"], row["id"]
     for rejected in images.rejected:
         yield "left out", rejected.path, rejected.reason
     found = find_duplicates(images)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,8 @@ import numpy.typing as npt
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.files import digest
+from gpt4image.core.format import counted
+from gpt4image.images.kept_splits import KeptSplit, open_kept_split
 from gpt4image.images.table import SPLITS
 
 # The split of training images without labels. It lasts while a source is listed: `ListingBuilder` makes it train.
@@ -27,6 +31,7 @@ _NAMES = {
     "unlabelled": UNLABELLED,
     "unlabeled": UNLABELLED,
 }
+_WIDE = f"U{max(map(len, SPLITS))}"  # a type that holds every name of a split
 _LABELLED = {"labelled": "train", "labeled": "train"}  # beside `unlabelled`; in the names of files they say nothing
 
 # Words in the names of folders that are splits, though not under a name that says which.
@@ -98,12 +103,15 @@ def complete_splits(
     validation_share: float,
     test_share: float,
     seed: int,
+    work: Path | None = None,
+    source: str = "",
 ) -> np.ndarray:
     """Make the missing splits out of train.
 
-    The choice is stratified by label and depends on the seed and the images' ids alone, not on their order or names.
+    The first choice is stratified by label and depends on the seed and the images' ids alone, not on their order or
+    names. A work directory keeps it: images added later are placed by the hash of seed and id, and move no other.
     Copies of an image stay together. Images without a label stay in train, and so does at least one image of every
-    class.
+    class. Other shares or another seed make another split, which is kept as well.
 
     Args:
         splits: names of the splits, shape [N].
@@ -112,12 +120,15 @@ def complete_splits(
         validation_share: share of the training images that become validation if there is no such split.
         test_share: share of the training images that become test if there is no such split.
         seed: another seed gives another choice.
+        work: the work directory that keeps the choice; None keeps nothing.
+        source: name of the image set.
 
     Returns:
         Names of the splits, shape [N].
 
     Raises:
         DataError: there is no train split, or it is too small to be divided.
+        StoreError: the kept split is damaged.
     """
     given = set(splits.tolist())
     if "train" not in given:
@@ -130,11 +141,69 @@ def complete_splits(
     train = np.flatnonzero(splits == "train")
     unique, inverse = np.unique(ids[train], return_inverse=True)
     classes = _group_labels(labels[train], inverse.ravel(), len(unique))
-    chosen = _choose(unique, classes, missing, seed)
-    result = splits.astype(chosen.dtype)  # wide enough for every name
+    only = f"The source has only {', '.join(name for name in SPLITS if name in given)}"
+    if work is None:
+        chosen = _choose(unique, classes, missing, seed)
+        say(f"{only}: set aside {_sizes(chosen, missing)} out of train.")
+    else:
+        with open_kept_split(work, missing, seed) as kept:
+            chosen = _complete_kept(kept, unique, classes, missing, seed, only, source)
+    result = splits.astype(_WIDE)
     result[train] = chosen[inverse.ravel()]
-    _announce(result, given, missing)
     return result
+
+
+def _complete_kept(
+    kept: KeptSplit,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    shares: dict[str, float],
+    seed: int,
+    only: str,
+    source: str,
+) -> np.ndarray:
+    """Return the split of every distinct image, shape [U]: the kept one, or a new one that is kept from now on.
+
+    DataError if no image is left of a split.
+    """
+    labelled = labels >= 0
+    known = np.where(labelled, kept.look_up(ids), "")
+    new = labelled & (known == "")
+    if not (known != "").any():  # a new set, or another one in the same work directory
+        chosen = _choose(ids, labels, shares, seed)
+        say(f"{only}: set aside {_sizes(chosen, shares)} out of train, kept in {kept.file}.")
+    else:
+        chosen = np.where(new, _place(ids, shares, seed), np.where(labelled, known, "train"))
+        _leave_one_in_train(chosen, labels, new)
+        gone = kept.count_gone(ids, source)
+        parts = [f"{only}: {_sizes(chosen[~new], shares)} out of train as before"]
+        if new.any():
+            names = [name for name in SPLITS if name == "train" or name in shares]
+            parts.append(f"{counted(int(new.sum()), 'new image')} added: {_sizes(chosen[new], names)}")
+        if gone:
+            parts.append(f"{counted(gone, 'image')} of before not there")
+        say(f"{'; '.join(parts)} ({kept.file}).")
+        for name in shares:
+            if not (chosen == name).any():
+                raise DataError(f"No {name} image of {kept.file} is left. Delete that file to divide the images anew.")
+    kept.add(ids[new], chosen[new], source)
+    return chosen
+
+
+def _place(ids: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+    """Return splits by the hash of seed and id alone, shape [U]; in expectation they have the shares."""
+    # The rank of `_choose` as a number from 0 to 1.
+    heights = np.array([int(digest(str(seed), identity)[:12], 16) / 16**12 for identity in ids.tolist()])
+    limits = np.cumsum(list(shares.values()))
+    return np.array([*shares, "train"])[np.searchsorted(limits, heights, side="right")]
+
+
+def _leave_one_in_train(chosen: np.ndarray, labels: np.ndarray, new: np.ndarray) -> None:
+    """Put the first new image, by id, of each class without a training image into train."""
+    in_train = np.unique(labels[chosen == "train"])
+    at = np.flatnonzero(new & ~np.isin(labels, in_train))
+    _, first = np.unique(labels[at], return_index=True)
+    chosen[at[first]] = "train"
 
 
 def _group_labels(labels: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
@@ -156,7 +225,7 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     # Which class gets the last image of a quota depends on the seed, not on the order of the classes.
     ties = np.argsort([digest(str(seed), str(label)) for label in present.tolist()], kind="stable")
-    chosen = np.full(len(ids), "train", dtype=f"U{max(map(len, SPLITS))}")
+    chosen = np.full(len(ids), "train", dtype=_WIDE)
     taken = np.zeros(len(present), np.int64)  # of each class, by the splits before
     for split, share in shares.items():
         # One image of each class stays in train.
@@ -187,7 +256,5 @@ def _quotas(counts: np.ndarray, share: float, room: npt.NDArray[np.int64], ties:
     return quotas
 
 
-def _announce(splits: np.ndarray, given: set[str], made: dict[str, float]) -> None:
-    counts = {name: int((splits == name).sum()) for name in SPLITS}
-    parts = " and ".join(f"{counts[name]:,} for {name}" for name in made)
-    say(f"The source has only {', '.join(n for n in SPLITS if n in given)}: set aside {parts} out of train.")
+def _sizes(splits: np.ndarray, names: Iterable[str]) -> str:
+    return " and ".join(f"{int((splits == name).sum()):,} for {name}" for name in names)

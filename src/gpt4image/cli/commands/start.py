@@ -50,6 +50,8 @@ class Images:
     source: DataOptions
     work: Path = WORK
     """Work directory; it keeps the result, so no later command scans the images again."""
+    splits: bool = False
+    """Also print a line for each image with its split, path and id."""
 
     def run(self) -> None:
         """Print the findings."""
@@ -58,7 +60,7 @@ class Images:
         from gpt4image.images.open import findings, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
-        for line in findings(images):
+        for line in findings(images, splits=self.splits):
             print("\t".join(map(printable, line)))
 
 
