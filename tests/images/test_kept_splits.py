@@ -13,7 +13,7 @@ from gpt4image.__main__ import main
 from gpt4image.core.errors import DataError, StoreError
 from gpt4image.images import load_images
 from gpt4image.images.splits import complete_splits
-from support.image_files import class_folders, noise, write
+from support.image_files import class_folders, hash_of, noise, write
 
 
 def splits_of(table):
@@ -33,7 +33,7 @@ def work(tmp_path):
 def grow(root, sizes, seed=9):
     for folder, count in sizes.items():
         for number in range(count):
-            write(root / folder / f"new{number}.png", noise((seed, len(folder), number)))
+            write(root / folder / f"new{number}.png", noise((seed, hash_of(folder), number)))
 
 
 def kept_files(work):
