@@ -278,7 +278,8 @@ def test_interrupted_training_resumes_from_its_checkpoint(said, run):
 
 
 def test_exported_model_predicts_the_same_classes(said, run):
-    rows = [line.split("\t") for line in run("predict", "model", "photos/test", "--top", "1").splitlines()]
+    head, *rows = (line.split("\t") for line in run("predict", "model", "photos/test", "--top", "1").splitlines())
+    assert head == ["path", "class_1", "probability_1", "error"]
     expected = [line.split("\t") for line in said["printed"]["predict"].splitlines()]
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     assert [float(row[2]) for row in rows] == pytest.approx([float(row[2]) for row in expected], abs=1e-3)

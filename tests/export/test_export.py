@@ -12,20 +12,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpt4image import Recipe, export_model, predict_images, train_model
-from gpt4image.core.errors import ConfigError, DataError, ExportError
+from gpt4image import export_model, predict_images, train_model
+from gpt4image.core.errors import ConfigError, ExportError
 from gpt4image.export import model as module
 from gpt4image.export.model import sample_images
 from gpt4image.export.onnx import export_onnx
 from gpt4image.train.run import load_backbone
-
-
-@pytest.fixture(scope="module")
-def run(images, store, tmp_path_factory):
-    recipe = Recipe(
-        backbone="resnet10t", pretrained=False, image_size=32, epochs=6, batch_size=8, lr=3e-3, crop_scale=(0.8, 1.0)
-    )
-    return train_model(images, store, recipe, tmp_path_factory.mktemp("run") / "described-0")
 
 
 @pytest.mark.slow
@@ -111,32 +103,6 @@ def test_folder_with_other_files_is_refused(run, images, tmp_path):
     with pytest.raises(ConfigError, match="something else"):
         export_model(run, images, tmp_path, onnx=False)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_predictions_continue_after_an_unreadable_image(run, images, image_set, tmp_path_factory, tmp_path):
-    folder = tmp_path_factory.mktemp("export") / "model"
-    export_model(run, images, folder, onnx=False)
-    for name in ("red", "blue"):
-        shutil.copy(image_set / name / "004.png", tmp_path / f"{name}.png")
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "README.md").write_text("neither an image nor named like one")
-    (tmp_path / ".hidden.png").write_bytes(b"hidden")
-    found = {p.path.name: p for p in predict_images(folder, [tmp_path], top=2)}
-    assert found["red.png"].answers[0][0] == "red"
-    assert found["blue.png"].answers[0][0] == "blue"
-    assert len(found["red.png"].answers) == 2
-    assert found["red.png"].answers[0][1] > found["red.png"].answers[1][1]
-    assert found["broken.png"].answers == ()
-    assert found["broken.png"].error and "broken.png" not in found["broken.png"].error, "the path is a field of its own"
-    assert len(found) == 3
-
-    with pytest.raises(DataError, match="does not exist"):
-        list(predict_images(folder, [tmp_path / "nowhere.png"]))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"No images in .*empty"):
-        list(predict_images(folder, [tmp_path / "empty"]))
-    with pytest.raises(ConfigError, match="no exported model"):
-        list(predict_images(tmp_path, [tmp_path / "red.png"]))
 
 
 def test_repeated_export_replaces_the_earlier_one(run, images, tmp_path):

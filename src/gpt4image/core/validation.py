@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -26,8 +27,9 @@ def check_fields(settings: DataclassInstance) -> None:
     Raises:
         ConfigError: a value has the wrong type or violates a constraint.
     """
-    for name, kind in field_types(type(settings)).items():
-        check_value(kind, getattr(settings, name), name)
+    kinds = field_types(type(settings))
+    for field in fields(settings):
+        check_value(kinds[field.name], getattr(settings, field.name), field.name)
 
 
 def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type and value

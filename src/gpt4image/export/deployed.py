@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,8 +13,8 @@ from torch import nn
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import read_json
 from gpt4image.export.model import ExportLayout
-from gpt4image.images import decode
-from gpt4image.images.sources.folders import is_hidden, is_image_name
+from gpt4image.images import MAX_PIXELS, decode
+from gpt4image.images.sources.folders import inspect_file, is_image_name, walk
 from gpt4image.train.backbone import create_model
 from gpt4image.train.transforms import Transform, evaluation_transform
 
@@ -24,8 +25,8 @@ class Prediction:
 
     Attributes:
         path: the image.
-        answers: the most probable classes with their probabilities, in descending order; empty if it is unreadable.
-        error: why it is unreadable.
+        answers: the most probable classes with their probabilities, in descending order; empty if it cannot be read.
+        error: why it cannot be read.
     """
 
     path: Path
@@ -61,52 +62,67 @@ class DeployedModel:
         transform = evaluation_transform({key: config["pretrained_cfg"][key] for key in keys})
         return cls(network.eval(), tuple(config["label_names"]), transform)
 
-    def predict(self, paths: Sequence[Path], top: int) -> list[Prediction]:
+    def predict(self, files: Sequence[ImageFile], top: int, max_pixels: int) -> list[Prediction]:
         """Predict one batch of images; an unreadable one gets its error."""
-        found: dict[Path, Prediction] = {}
+        found = []
         readable = {}
-        for path in paths:
+        for at, file in enumerate(files):
+            reason = file.fault
             try:
-                readable[path] = self.transform(decode(path.read_bytes(), str(path)))
-            except (ImageError, OSError) as error:
-                found[path] = Prediction(path, (), str(error).removeprefix(f"{path}: "))
+                if not reason:
+                    readable[at] = self.transform(decode(file.path.read_bytes(), str(file.path), max_pixels))
+            except ImageError as error:
+                reason = str(error).removeprefix(f"{file.path}: ")
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror or error})"
+            found.append(Prediction(file.path, (), reason or None))
         if readable:
             with torch.no_grad():
                 probabilities = self.network(torch.stack(list(readable.values()))).softmax(dim=1)  # [B, C]
             best = probabilities.topk(min(top, len(self.classes)), dim=1)
-            for path, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
+            for at, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
                 names = [self.classes[label] for label in labels]
-                found[path] = Prediction(path, tuple(zip(names, values, strict=True)))
-        return [found[path] for path in paths]
+                found[at] = Prediction(files[at].path, tuple(zip(names, values, strict=True)))
+        return found
 
 
-def predict_images(model: Path, sources: Sequence[Path], *, top: int = 3, batch_size: int = 32) -> Iterator[Prediction]:
-    """Predict the classes of images with an exported model; an unreadable image gets its error.
+def predict_images(
+    model: Path, sources: Sequence[Path], *, top: int = 3, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+) -> Iterator[Prediction]:
+    """Predict the classes of images with an exported model; an unreadable or missing image gets its error.
 
     Args:
         model: folder of the exported model.
-        sources: image files, or folders; in folders, files with the extension of an image.
+        sources: image files, or folders; in folders, the files that training takes for images.
         top: number of classes to return per image.
         batch_size: images at a time.
+        max_pixels: largest width x height to decode.
 
     Raises:
         ConfigError: the folder holds no exported model.
-        DataError: a source does not exist, or there is no image at all.
+        DataError: there is no image at all.
     """
     deployed = DeployedModel.load(model)
-    files = list(_image_files(sources))
+    files = list(image_files(sources))
     if not files:
         raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
     for start in range(0, len(files), batch_size):
-        yield from deployed.predict(files[start : start + batch_size], top)
+        yield from deployed.predict(files[start : start + batch_size], top, max_pixels)
 
 
-def _image_files(sources: Iterable[Path]) -> Iterator[Path]:
+class ImageFile(NamedTuple):
+    """An image file, and why it cannot be read, if that is known."""
+
+    path: Path
+    fault: str
+
+
+def image_files(sources: Iterable[Path]) -> Iterator[ImageFile]:
+    """Yield the named files, and those in the named folders that training takes for images, in the order of names."""
     for source in sources:
         if source.is_dir():
-            inside = (path for path in source.rglob("*") if is_image_name(path.name) and not is_hidden(path.name))
-            yield from sorted(path for path in inside if path.is_file())
-        elif source.exists():
-            yield source
+            inside = sorted(walk(source), key=lambda found: found.path)
+            yield from (ImageFile(source / found.path, found.fault) for found in inside if is_image_name(found.path))
         else:
-            raise DataError(f"{source} does not exist.")
+            named = inspect_file(source, str(source), "")
+            yield ImageFile(Path(named.path), named.fault)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import WORK, DataOptions
+from gpt4image.core.validation import Count, check_fields
+
+PAIR = ("class", "probability")
 
 
 @dataclass(frozen=True)
@@ -49,23 +56,63 @@ class Export:
 class Predict:
     """Classify images with an exported model.
 
-    Prints a tab-separated line per image: its path, then classes and their probabilities.
+    Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
+    read.
+
+    Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
 
+    SHORT: ClassVar = ("top", "csv", "json", "max-pixels")
     EXAMPLE: ClassVar = "model photos/new"
     model: tyro.conf.Positional[Path]
     """Folder of the exported model."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images, or folders of images."""
-    top: int = 3
+    top: Count = 3
     """Number of classes to print."""
+    csv: bool = False
+    """Separate by commas and quote as CSV, instead of by tabs."""
+    json: bool = False
+    """Print a JSON object per line: path, predictions, error."""
+    max_pixels: Count = 89_478_485
+    """Largest width x height to decode."""
+    batch_size: Count = 32
+    """Images at a time."""
 
-    def run(self) -> None:
-        """Print path, classes and probabilities; an unreadable image gets the reason."""
-        from gpt4image.core.format import printable
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.csv and self.json:
+            raise ConfigError("csv and json are two forms of the same table (--csv, --json): choose one.")
+
+    def run(self) -> int:
+        """Print the table as it grows, and return the exit status."""
+        from gpt4image.core.console import say
+        from gpt4image.core.format import counted
         from gpt4image.export import predict_images
 
-        for found in predict_images(self.model, self.images, top=self.top):
-            answers = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
-            cells = [str(found.path), *(answers or [f"error: {found.error}"])]
-            print("\t".join(map(printable, cells)))
+        settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
+        counts = {True: 0, False: 0}  # images with and without an error
+        if not self.json:
+            self._print_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"])
+        for found in predict_images(self.model, self.images, **settings):
+            counts[found.error is not None] += 1
+            if self.json:
+                predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
+                print(json.dumps({"path": str(found.path), "predictions": predictions, "error": found.error}))
+            else:
+                cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
+                missing = [""] * (2 * self.top - len(cells))
+                self._print_row([str(found.path), *cells, *missing, found.error or ""])
+        if counts[True]:
+            say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
+        return 0 if not counts[True] else 3 if counts[False] else 1
+
+    def _print_row(self, cells: list[str]) -> None:
+        from gpt4image.core.format import printable
+
+        if not self.csv or sys.stdout.isatty():
+            cells = list(map(printable, cells))
+        if self.csv:
+            csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+        else:
+            print("\t".join(cells))

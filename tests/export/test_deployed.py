@@ -1,0 +1,108 @@
+"""Predictions for files and folders: the files that training takes for images, each with an answer or a reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+from gpt4image import load_images, predict_images
+from gpt4image.__main__ import main
+from gpt4image.core.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def folder(image_set, tmp_path):
+    """Two class folders that hold all that a folder of images may hold besides images."""
+    place = tmp_path / "photos"
+    for name in ("red", "blue"):
+        (place / name).mkdir(parents=True)
+        shutil.copy(image_set / name / "004.png", place / name / "1.png")
+        shutil.copy(image_set / name / "005.png", place / name / "2.png")
+    for hidden in ("__MACOSX/red", ".ipynb_checkpoints", "red/.thumbnails", "red/@eaDir"):
+        (place / hidden).mkdir(parents=True)
+        shutil.copy(image_set / "red" / "006.png", place / hidden / "copy.png")
+    (place / "red" / ".hidden.png").write_bytes(b"hidden")
+    (place / "red" / "Thumbs.db").write_bytes(b"thumbnails")
+    (place / "red" / "notes.md").write_text("neither an image nor named like one")
+    (place / "red" / "dead.png").symlink_to("nowhere.png")
+    (place / "red" / "broken.png").write_bytes(b"no image")
+    (place / "red" / "around").symlink_to(place / "red", target_is_directory=True)
+    return place
+
+
+def test_folder_gives_the_images_that_training_takes(exported, folder):
+    table = load_images(folder)
+    rejected = {found.path: found.reason for found in table.rejected if not found.path.endswith(".md")}
+    found = {str(p.path.relative_to(folder)): p for p in predict_images(exported, [folder])}
+    assert set(found) == {table.path(row) for row in range(len(table))} | rejected.keys()
+    assert {path: p.error for path, p in found.items() if p.error} == rejected
+    assert set(rejected) == {"red/dead.png", "red/broken.png"}
+
+
+def test_answers_are_the_most_probable_classes(exported, image_set):
+    red, blue = predict_images(exported, [image_set / name / "004.png" for name in ("red", "blue")], top=2)
+    assert (red.answers[0][0], blue.answers[0][0]) == ("red", "blue")
+    assert len(red.answers) == 2 and red.answers[0][1] > red.answers[1][1]
+
+
+def test_one_image_named_twice_is_predicted_twice(exported, image_set):
+    path = image_set / "red" / "004.png"
+    first, second = predict_images(exported, [path, path])
+    assert first == second and first.answers
+
+
+def test_unusable_images_are_named_and_the_rest_is_predicted(exported, image_set, tmp_path):
+    large = tmp_path / "large.png"
+    Image.new("RGB", (60, 50)).save(large)
+    os.mkfifo(tmp_path / "pipe.png")
+    names = [tmp_path / "nowhere.png", large, tmp_path / "pipe.png", image_set / "red" / "004.png"]
+    nowhere, large, pipe, red = predict_images(exported, names, max_pixels=2999)
+    assert nowhere.error == "the file does not exist"
+    assert large.error.startswith("60 x 50 pixels are more than the 2,999 that are allowed")
+    assert pipe.error == "not a regular file"
+    assert red.answers and red.error is None
+
+
+def test_nothing_to_predict_is_an_error(exported, image_set, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"No images in .*empty"):
+        list(predict_images(exported, [tmp_path / "empty"]))
+    with pytest.raises(ConfigError, match="no exported model"):
+        list(predict_images(tmp_path, [image_set / "red" / "004.png"]))
+
+
+def test_command_prints_a_table_and_fails_for_unreadable_images(exported, folder, capsys):
+    broken, good = str(folder / "red" / "broken.png"), str(folder / "red" / "1.png")
+    assert main(["predict", str(exported), good, "--top", "2"]) == 0
+    head, row = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert head == ["path", "class_1", "probability_1", "class_2", "probability_2", "error"]
+    assert row[:2] == [good, "red"] and row[-1] == ""
+
+    assert main(["predict", str(exported), good, broken, "--top", "2"]) == 3
+    captured = capsys.readouterr()
+    row = captured.out.splitlines()[-1].split("\t")
+    assert row[:5] == [broken, "", "", "", ""] and row[5].startswith("not an image")
+    assert "1 image could not be read" in captured.err
+    assert main(["predict", str(exported), broken]) == 1
+    assert main(["predict", str(exported), good, "--top", "0"]) == 1
+
+
+def test_csv_and_json_hold_names_as_they_are(exported, folder, capsys):
+    odd = folder / 'a "red"\t, \x1b[31m\n.png'
+    shutil.copy(folder / "red" / "1.png", odd)
+    assert main(["predict", str(exported), str(odd), "--csv"]) == 0
+    printed = capsys.readouterr().out
+    (row,) = csv.DictReader(io.StringIO(printed, newline=""))
+    assert (row["path"], row["class_1"], row["error"]) == (str(odd), "red", "")
+
+    assert main(["predict", str(exported), str(odd), str(folder / "no.png"), "--json"]) == 3
+    found, missing = map(json.loads, capsys.readouterr().out.splitlines())
+    assert found["path"] == str(odd) and found["predictions"][0]["class"] == "red" and found["error"] is None
+    assert missing == {"path": str(folder / "no.png"), "predictions": [], "error": "the file does not exist"}
+    assert main(["predict", str(exported), str(odd), "--json", "--csv"]) == 1
