@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,27 @@ def digest(*parts: bytes | str) -> str:
         hasher.update(len(data).to_bytes(8, "little"))
         hasher.update(data)
     return hasher.hexdigest()
+
+
+def digests(first: Sequence[str], last: Iterable[bytes | str]) -> Iterator[str]:
+    """Yield `digest(*first, part)` for each last part, several times faster than one call each.
+
+    >>> list(digests(["a"], ["b", b"c"])) == [digest("a", "b"), digest("a", b"c")]
+    True
+    """
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in first:
+        hasher.update(framed(part))
+    for each in last:
+        copy = hasher.copy()
+        copy.update(framed(each))
+        yield copy.hexdigest()
+
+
+def framed(part: bytes | str) -> bytes:
+    """Return a part of a digest after its length in bytes."""
+    data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+    return len(data).to_bytes(8, "little") + data
 
 
 def hash_file(path: Path) -> str:

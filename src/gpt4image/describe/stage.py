@@ -15,7 +15,7 @@ from gpt4image.describe.tasks import Tasks
 from gpt4image.llm.budget import OVER_BUDGET
 from gpt4image.llm.prices import FREE
 
-Run = Callable[[], Tally]
+Run = Callable[[Tasks], Tally]
 Confirm = Callable[[Estimate], bool]
 
 DECLINED = "nothing more was sent"
@@ -41,11 +41,11 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
     """
     tasks = job.plan()
     print_plan(job, tasks)
-    # planned again below: the estimate has described a few
-    if confirm is not None and len(tasks) > FEW and may_cost(job) and not confirm(estimate(job)):
-        tally = Tally(len(job.plan()), stopped=DECLINED)
-    else:
-        tally = run() if run else job.run(job.plan())
+    agreed = True
+    if confirm is not None and len(tasks) > FEW and may_cost(job):
+        agreed = confirm(estimate(job))
+        tasks = job.plan()  # the estimate has described a few
+    tally = (run or job.run)(tasks) if agreed else Tally(len(tasks), stopped=DECLINED)
     print_outcome(tally)
     return tally
 
@@ -65,12 +65,12 @@ def select_backend(job: DescribeJob, data: DataOptions, work: Path) -> Run:
         work: the work directory.
     """
     if job.options.describer == "batch":
-        return lambda: job.run_in_batches(job.unanswered())
+        return lambda _: job.run_in_batches(job.unanswered())
     if job.options.engine == "here":
-        return lambda: job.run(job.plan())
+        return job.run
     from gpt4image.describe.workers.launch import run_workers
 
-    return lambda: run_workers(job, job.plan(), data, work)
+    return lambda tasks: run_workers(job, tasks, data, work)
 
 
 def print_plan(job: DescribeJob, tasks: Tasks) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError
-from gpt4image.core.files import digest
+from gpt4image.core.files import digest, digests
 from gpt4image.core.format import counted
 from gpt4image.images.kept_splits import KeptSplit, open_kept_split
 from gpt4image.images.table import SPLITS
@@ -219,7 +219,7 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
     Within a class the images are ranked by a hash of seed and id; test takes the first ones, validation the next.
     """
     # `order` runs through the labelled images class by class, each class in the order of its ranks.
-    ranks = np.array([digest(str(seed), identity) for identity in ids.tolist()], dtype="S32")
+    ranks = np.array(list(digests([str(seed)], ids.tolist())), dtype="S32")
     order = np.lexsort((ranks, labels))
     order = order[labels[order] >= 0]
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)

@@ -12,6 +12,7 @@ import pytest
 from gpt4image.core.errors import StoreError
 from gpt4image.descriptions.store import DescriptionRecord
 from gpt4image.descriptions.store import shards as parts
+from gpt4image.descriptions.store.records import plain_values, record_line
 from support.describing import described, records, store_in
 from support.stub_scenario import Scenario
 from support.stub_server import StubServer
@@ -94,3 +95,37 @@ def test_compacted_shards_count_once_even_if_the_old_ones_survive(image_set, tmp
     store.compact()
     assert not list(folder.glob("*.jsonl"))
     assert len(list(store.records())) == 2 * IMAGES
+
+
+def test_large_shard_is_not_written_again_for_a_few_new_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "SMALL_BYTES", 100_000)
+    folder = tmp_path / "parts"
+
+    def add(first, count):
+        with parts.RecordWriter(folder) as writer:
+            for number in range(first, first + count):
+                writer.write(DescriptionRecord(f"{number:032x}", f"{number:032x}", os.urandom(200).hex()))
+        if chosen := parts.worth_merging(parts.list_shards(folder)):
+            parts.merge_shards(chosen, folder)
+
+    add(0, 2000)
+    (large,) = folder.glob("*.parquet")
+    for number in range(12):
+        add(10_000 + number, 1)
+    assert large.exists()
+    shards = parts.list_shards(folder)
+    assert len(shards) == 2 and not list(folder.glob("*.jsonl"))
+    assert sum(batch.num_rows for shard in shards for batch in parts.read_shard(shard, ("key",))) == 2012
+
+
+def test_lines_parsed_at_once_make_the_records_that_they_make_one_by_one(tmp_path):
+    rows = [
+        DescriptionRecord(f"{number:032x}", "i" * 32, text, created="2026-01-01T00:00:00", cost=cost, seconds=2)
+        for number, (text, cost) in enumerate([("Grüße 😀 \u2028 \\ \n\"'", 1e-7), ("", None), ("2020-01-01", 3)])
+    ]
+    lines = [record_line(row) for row in rows]
+    at_once = parts._parse_intact(lines)
+    assert at_once is not None and at_once.equals(parts._parse_one_by_one(lines))
+    assert at_once.to_pylist() == [plain_values(row) for row in rows]
+    for other in (lines[0].replace(b'"sample": 0, ', b""), lines[0].replace("ü".encode(), b"\xfc")):
+        assert parts._parse_intact([*lines, other]) is None

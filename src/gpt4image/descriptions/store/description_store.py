@@ -39,6 +39,7 @@ from gpt4image.descriptions.store.shards import (
     merge_shards,
     now,
     read_shard,
+    worth_merging,
 )
 
 
@@ -103,7 +104,7 @@ class DescriptionStore:
             answered.append(keys[good & counts])
             failed.append(keys[~good & counts])
             reasons.append(batch["error"].to_numpy(zero_copy_only=False)[~good & counts])
-        done = np.unique(np.concatenate(answered))
+        done = sort_distinct(np.concatenate(answered))
         without, at = np.unique(np.concatenate(failed), return_index=True)
         left = ~contains(done, without)
         return KeyStates(done, without[left], np.concatenate(reasons)[at][left])
@@ -181,15 +182,15 @@ class DescriptionStore:
         return found
 
     def compact(self) -> None:
-        """Merge the closed shards into one Parquet shard; does nothing while another process does so."""
+        """Merge closed shards into Parquet shards; does nothing while another process does so."""
         if not self._shards.exists() and not self._turns.exists():
             return
         try:
             with exclusive(self.folder / "compact.lock", f"the descriptions in {self.folder}"):
                 self._remove_replaced()
                 closed = [shard for shard in list_shards(self._shards) if is_closed(shard)]
-                if any(shard.suffix == ".jsonl" for shard in closed):
-                    merge_shards(closed, self._shards)
+                if merged := worth_merging(closed):
+                    merge_shards(merged, self._shards)
                 if turn_files(self._turns):
                     compact_turns(self._turns, self._outcomes(read_turns(turn_files(self._turns))))
         except BusyError:
@@ -252,6 +253,12 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.cost + other.cost, self.tokens_in + other.tokens_in, self.tokens_out + other.tokens_out)
+
+
+def sort_distinct(keys: np.ndarray) -> np.ndarray:
+    """Sort keys [N] and drop repeated ones, S32 [M]; several times faster than `np.unique`, which hashes texts."""
+    ordered = np.sort(keys)
+    return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]])
 
 
 def contains(values: np.ndarray, keys: np.ndarray) -> np.ndarray:

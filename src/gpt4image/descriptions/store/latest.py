@@ -84,7 +84,7 @@ def _status(batch: pa.RecordBatch, retried: Mapping[str, str], excluded: Mapping
     answered = np.asarray(pc.is_null(batch["error"]).to_numpy(zero_copy_only=False), dtype=bool)
     return RecordStatus(
         keys=to_keys(batch["key"]),
-        created=np.asarray([text.encode() for text in batch["created"].to_pylist()], dtype=np.bytes_),
+        created=to_bytes(batch["created"]),
         answered=answered,
         void=decided_later(batch, retried),
         dropped=answered & decided_later(batch, excluded),
@@ -98,7 +98,17 @@ def _concatenate(statuses: Sequence[RecordStatus]) -> RecordStatus:
 
 def to_keys(column: pa.Array) -> np.ndarray:
     """Convert a column of keys to S32 [N]."""
-    return np.asarray(column.to_pylist(), dtype=KEY_TYPE)
+    return to_bytes(column).astype(KEY_TYPE, copy=False)
+
+
+def to_bytes(column: pa.Array) -> np.ndarray:
+    """Convert a column of ASCII texts to bytes as long as the longest, S [N]; without a copy if all are as long."""
+    lengths = pc.binary_length(column)
+    width = pc.max(lengths).as_py() or 1
+    if pc.all(pc.equal(lengths, width)).as_py():
+        fixed = column.cast(pa.binary()).cast(pa.binary(width))
+        return np.frombuffer(fixed.buffers()[1], f"S{width}", len(fixed), fixed.offset * width)
+    return np.asarray([text.encode() for text in column.to_pylist()], dtype=np.bytes_)
 
 
 def decided_later(batch: pa.RecordBatch, decided: Mapping[str, str]) -> np.ndarray:
