@@ -9,7 +9,7 @@ from scipy import stats
 from gpt4image.describe.estimate import Estimate, estimate
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.llm.prices import Price
-from support.describing import described, opened, records
+from support.describing import described, opened, store_in
 from support.stub_server import StubServer
 
 IN, OUT = 1.0, 10.0
@@ -69,7 +69,8 @@ def test_each_picture_size_is_paid_for_once(image_set, tmp_path):
     assert {entry.settings["max_tokens"] for entry in log[-3:]} == {16}
     payments = list(DescriptionStore(tmp_path / "descriptions").payments())
     assert [payment.error for payment in payments] == ["size trial"] * 3
-    assert spent(tmp_path) == pytest.approx(sum(r.cost for r in [*records(tmp_path), *payments]))
+    found = store_in(tmp_path).current(trials=True)
+    assert len(found) == 8 and spent(tmp_path) == pytest.approx(sum(r.cost for r in [*found, *payments]))
 
 
 def test_size_trials_stay_within_the_budget(image_set, tmp_path):

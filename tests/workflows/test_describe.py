@@ -11,11 +11,13 @@ from PIL import Image
 
 from gpt4image import describe_images, described_set, load_images
 from gpt4image.cli.main import main
-from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.core.options import DataOptions
+from gpt4image.core.errors import ConfigError, DescribeError, DescriptionError
+from gpt4image.core.options import DataOptions, TextOptions
+from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.workflows.describe import run_description, run_estimate
+from gpt4image.workflows.describe import run_description, run_estimate, run_sample
+from gpt4image.workflows.inputs import open_descriptions
 from support.describing import ALL, described, records
 from support.drawings import write_image_set
 from support.stub_scenario import Fault, Scenario
@@ -251,3 +253,66 @@ def test_hostile_names_and_texts_are_escaped(image_set, tmp_path, capsys):
     assert "<script" not in page and "&lt;script" in page
     assert not set("\x1b\x00\u202e") & set(page)
     assert {path.name for path in tmp_path.iterdir()} == {"set", "work"}
+
+
+def look(image_set, work, url: str, **options) -> None:
+    run_sample(DataOptions(str(image_set)), DescribeOptions(model=MODEL, base_url=(url,), **options), work, 4)
+
+
+def texts_for_training(image_set, work, **text):
+    return open_descriptions(load_images(image_set, work=work), TextOptions(**text), WorkDir(work))
+
+
+def test_look_at_another_prompt_is_no_training_data_until_it_is_run_or_named(image_set, tmp_path, capsys):
+    with StubServer() as server:
+        whole = describe_images(image_set, tmp_path, model=MODEL, base_url=(server.base_url,)).answered
+        look(image_set, tmp_path, server.base_url, prompts=("class-conditioned",))
+        assert "4 descriptions for a look" in capsys.readouterr().err
+        assert texts_for_training(image_set, tmp_path).origins == {("plain", MODEL): whole}
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"written: {whole} texts of plain by {MODEL}" in said
+        assert f"left out: 4 texts of class-conditioned by {MODEL}" in said
+        named = texts_for_training(image_set, tmp_path, use_prompts=("class-conditioned",))
+        assert named.origins == {("class-conditioned", MODEL): 4}
+        both = texts_for_training(image_set, tmp_path, use_models=(MODEL,))
+        assert both.origins == {("plain", MODEL): whole}
+        describe_images(image_set, tmp_path, model=MODEL, base_url=(server.base_url,), prompts=("class-conditioned",))
+        assert set(server.paid_by_mark.values()) == {2}, "the look was not paid for again"
+    found = texts_for_training(image_set, tmp_path)
+    assert found.origins == {("class-conditioned", MODEL): whole, ("plain", MODEL): whole} and not found.trials
+
+
+def test_look_at_other_settings_or_another_model_is_no_training_data(image_set, tmp_path):
+    with StubServer(Scenario(models=(MODEL, "other"))) as server:
+        whole = describe_images(image_set, tmp_path, model=MODEL, base_url=(server.base_url,)).answered
+        look(image_set, tmp_path, server.base_url, temperature=0.5)
+        options = DescribeOptions(model="other", base_url=(server.base_url,))
+        run_estimate(DataOptions(str(image_set)), options, tmp_path)
+    found = texts_for_training(image_set, tmp_path)
+    assert found.origins == {("plain", MODEL): whole}
+    assert found.trials == {("plain", "other"): 8, ("plain", MODEL): 4}
+    assert texts_for_training(image_set, tmp_path, use_models=("other",)).origins == {("plain", "other"): 8}
+
+
+def test_store_of_nothing_but_looks_is_refused_with_the_remedy(image_set, tmp_path):
+    with StubServer() as server:
+        look(image_set, tmp_path, server.base_url)
+    with pytest.raises(DescriptionError, match=r"nothing but 4 texts of plain by .*: set use_prompts"):
+        texts_for_training(image_set, tmp_path)
+
+
+def test_declined_estimate_leaves_no_training_data(image_set, tmp_path, capsys):
+    with StubServer() as server:
+        options = DescribeOptions(model=MODEL, base_url=(server.base_url,), price_in=1.0, price_out=1.0)
+        run_description(DataOptions(str(image_set)), options, tmp_path, confirm=lambda estimate: False)
+    assert "8 descriptions for a look" in capsys.readouterr().err
+    assert not DescriptionStore(WorkDir(tmp_path).description_store).current()
+
+
+def test_further_look_at_a_prompt_that_was_stopped_counts(image_set, tmp_path):
+    with StubServer() as server:
+        limited = {"budget": 0.05, "price_in": 10.0, "price_out": 10.0, "max_tokens": 20}
+        tally = describe_images(image_set, tmp_path, model=MODEL, base_url=(server.base_url,), **limited)
+        assert tally.stopped and tally.answered > 0
+        look(image_set, tmp_path, server.base_url, max_tokens=20)
+    assert not texts_for_training(image_set, tmp_path).trials

@@ -151,7 +151,7 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
     """
     few = spread_by_size(job, FEW)
     started = time.monotonic()
-    asked = job.run_missing(few, title=f"Measure {len(few)}")
+    asked = job.run_trial(few, title=f"Measure {len(few)}")
     elapsed = time.monotonic() - started
     records = [record for record in job.records_of(few) if record.answered]
     if not records:

@@ -119,9 +119,32 @@ class DescribeJob:
         with self.store.writer() as writer:
             return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
 
-    def run_missing(self, tasks: Tasks, title: str) -> Tally:
-        """Describe those of some tasks that have no answer, failed ones again."""
-        return self.run(tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True)), title)
+    def run_trial(self, tasks: Tasks, title: str) -> Tally:
+        """Describe those of some tasks that have no answer, failed ones again.
+
+        Texts of a question that was never run in full are trials: until it is, nothing but a look at them uses them.
+        The marks come first, so that no kill turns a trial into training data.
+        """
+        missing = tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True))
+        maker, run_before = RequestMaker(self.images, self.question, missing), self.store.run_questions()
+        asked = map(maker.record, range(len(missing)))
+        new = [each.key for each in asked if (each.model, each.prompt_hash, each.settings) not in run_before]
+        if new:
+            self.store.mark(new, "trial", "asked for a look")
+        return self.run(missing, title)
+
+    def trials(self) -> list[str]:
+        """Return the keys of this job's tasks that are marked as trials."""
+        trials = self.store.trial_keys()
+        if not len(trials):  # listing all tasks takes a while
+            return []
+        ours = all_tasks(self.images, self.rows, self.question).keys
+        return [key.decode() for key in ours[contains(trials, ours)].tolist()]
+
+    def count_trials(self) -> None:
+        """Let the trials among this job's tasks count as descriptions, now that it is run in full."""
+        if trials := self.trials():
+            self.store.mark(trials, "keep", "run in full")
 
     def budget(self, *, batch: bool = False) -> Budget:
         """Return the user's budget, with what the store says was spent on this model."""

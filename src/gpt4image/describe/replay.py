@@ -130,7 +130,7 @@ def read_answers(place: Path) -> pa.Table:
 
 def stored_answers(folder: Path) -> Iterator[pa.RecordBatch]:
     """Yield the current answers of a store, failures left out."""
-    for batch in DescriptionStore(folder).current_batches():
+    for batch in DescriptionStore(folder).current_batches(trials=True):
         yield batch.filter(batch["error"].is_null())
 
 

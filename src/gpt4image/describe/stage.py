@@ -45,7 +45,12 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
     if confirm is not None and len(tasks) > FEW and may_cost(job):
         agreed = confirm(estimate(job))
         tasks = job.plan()  # the estimate has described a few
-    tally = (run or job.run)(tasks) if agreed else Tally(len(tasks), stopped=DECLINED)
+    if agreed:
+        job.count_trials()
+        tally = (run or job.run)(tasks)
+    else:
+        tally = Tally(len(tasks), stopped=DECLINED)
+        print_trials(job)
     print_outcome(tally)
     return tally
 
@@ -94,6 +99,15 @@ def print_plan(job: DescribeJob, tasks: Tasks) -> None:
         say(f"{under_way}: to collect them, set describer to batch (--describer batch)")
     if tasks.without_class:
         say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class and the image has none")
+
+
+def print_trials(job: DescribeJob) -> None:
+    """Print that descriptions made for a look are no training data."""
+    if trials := job.trials():
+        say(
+            f"{counted(len(trials), 'description')} for a look: training leaves them out until all images are described"
+            " like this, or use_prompts (--use-prompts) or use_models (--use-models) name them."
+        )
 
 
 def print_outcome(tally: Tally) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -19,8 +19,12 @@ from gpt4image.core.files import atomic_write, digest
 from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
+from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.images.table import SPLITS, ImageTable
+
+Origin = tuple[str, str]
+"""Prompt and model of a text."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,15 @@ class DescriptionSet:
             distinct and keep the order of their source.
         source: origin of the texts, as the user named it.
         coverage: how well they cover the images.
+        origins: number of texts by prompt and model; empty for texts that `describe` has not written.
+        trials: the same for trials that are left out.
     """
 
     rows: pa.Table
     source: str
     coverage: Coverage
+    origins: Mapping[Origin, int] = field(default_factory=dict)
+    trials: Mapping[Origin, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._first_texts)
@@ -81,6 +89,15 @@ class DescriptionSet:
     def texts(self) -> int:
         """Number of texts."""
         return int(self.rows.num_rows)
+
+    def lines(self) -> list[str]:
+        """Summarise where the texts come from and how well they cover the images, a line each."""
+        lines = [self.coverage.line()]
+        if self.origins:
+            lines.append(f"written: {describe_origins(self.origins)}")
+        if self.trials:
+            lines.append(f"left out: {describe_origins(self.trials)}, written for a look and never run in full")
+        return lines
 
     @cached_property
     def text_hash(self) -> str:
@@ -192,7 +209,8 @@ def described_set(
 ) -> DescriptionSet:
     """Collect the texts that a store holds for some images, sorted by prompt, model and sample.
 
-    Texts that were marked to be dropped are excluded.
+    Texts that were marked to be dropped are excluded. So are trials: texts of a prompt or model that was only looked at
+    and never run in full, unless it is named.
 
     Args:
         store: the descriptions.
@@ -202,19 +220,51 @@ def described_set(
 
     Raises:
         ConfigError: no text has that prompt or model; the message lists the known ones.
-        DescriptionError: the store holds no text.
+        DescriptionError: the store holds no text, or trials only.
     """
     texts = pa.Table.from_batches(answered_batches(store), TEXT_SCHEMA)
     if not len(texts):
         raise DescriptionError(f"{store.folder} holds no descriptions. Write some: gpt4image describe.")
-    chosen = np.ones(len(texts), dtype=bool)
+    trial = contains(store.trial_keys(), to_keys(texts["key"]))
+    chosen, named = np.ones(len(texts), dtype=bool), np.zeros(len(texts), dtype=bool)
     for column, wanted in (("prompt", prompts), ("model", models)):
         check_names(column, wanted, pc.unique(texts[column]).to_pylist())
         if wanted:
-            chosen &= pc.is_in(texts[column], pa.array(wanted, pa.string())).to_numpy()
+            is_wanted = pc.is_in(texts[column], pa.array(wanted, pa.string()))
+            chosen &= is_wanted.to_numpy()
+            run_in_full = pc.unique(texts[column].filter(pa.array(~trial)))
+            named |= pc.and_(is_wanted, pc.invert(pc.is_in(texts[column], run_in_full))).to_numpy()
+    used = chosen & (~trial | named)
+    if chosen.any() and not used.any():
+        raise only_trials(store, count_origins(texts, chosen))
     there = ImageLookup(images).find(texts["image_id"]) >= 0
-    pairs = ordered_pairs(texts, chosen & there)
-    return join_texts(images, pairs, int((chosen & ~there).sum()), f"descriptions of {store.folder.parent}")
+    pairs = ordered_pairs(texts, used & there)
+    joined = join_texts(images, pairs, int((used & ~there).sum()), f"descriptions of {store.folder.parent}")
+    trials = count_origins(texts, chosen & ~used)
+    return replace(joined, origins=count_origins(texts, used & there), trials=trials)
+
+
+def count_origins(texts: pa.Table, wanted: np.ndarray) -> dict[Origin, int]:
+    """Count the wanted rows, bool [N], by prompt and model."""
+    pairs = zip(*(texts[column].filter(pa.array(wanted)).to_pylist() for column in ("prompt", "model")), strict=True)
+    return dict(sorted(Counter(pairs).items()))
+
+
+def describe_origins(counts: Mapping[Origin, int]) -> str:
+    """Return counts of texts by prompt and model in words."""
+    return ", ".join(
+        f"{counted(count, 'text')} of {prompt}" + (f" by {model}" if model else "")
+        for (prompt, model), count in counts.items()
+    )
+
+
+def only_trials(store: DescriptionStore, trials: Mapping[Origin, int]) -> DescriptionError:
+    """Return the error for a choice of texts that are all trials."""
+    prompts = " ".join(dict.fromkeys(prompt for prompt, _ in trials))
+    return DescriptionError(
+        f"{store.folder} holds nothing but {describe_origins(trials)}, written for a look. Describe all images: "
+        f"gpt4image describe; or use these few: set use_prompts (--use-prompts {prompts})."
+    )
 
 
 def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -227,8 +277,8 @@ def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, st
 
 
 def answered_batches(store: DescriptionStore) -> Iterator[pa.RecordBatch]:
-    """Yield the texts that count, with the columns that select and sort them."""
-    for batch in store.current_batches():
+    """Yield the texts that count, trials included, with the columns that select and sort them."""
+    for batch in store.current_batches(trials=True):
         yield batch.filter(batch["error"].is_null()).select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA)
 
 

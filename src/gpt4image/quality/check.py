@@ -188,6 +188,8 @@ def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | No
         f"{counted(count, 'text')} from the model {served!r}, which is not the one that was asked for."
         for served, count in collected.other_models.most_common()
     ]
+    if collected.trials:
+        notes.append(f"{counted(collected.trials, 'text')} written for a look: training leaves them out, unless named.")
     if language is None:
         notes.append("Too few texts are long enough to tell their language. Set language (--language) to check it.")
     if any(text.class_in_prompt is None and text.key is None for text in collected.texts):

@@ -109,6 +109,7 @@ class CollectedTexts:
         failed: failed requests by reason, and of each reason by message.
         served: texts by model, as the servers named it.
         other_models: of these, texts by a model other than the one that was asked for.
+        trials: texts written for a look, which training leaves out.
     """
 
     source: str
@@ -118,6 +119,7 @@ class CollectedTexts:
     failed: Mapping[str, Counter[str]] = field(default_factory=dict)
     served: Counter[str] = field(default_factory=Counter)
     other_models: Counter[str] = field(default_factory=Counter)
+    trials: int = 0
 
 
 def collect_texts(
@@ -172,7 +174,8 @@ def _collect_store(
     records = [record for record in store.current(dropped=True) if record.image_id in facts.rows]
     wanted = facts.wanted(splits, {record.image_id for record in records})
     records = [record for record in records if record.image_id in wanted]
-    kept = {record.key for record in store.current()}  # neither dropped nor marked to be written again
+    kept = {record.key for record in store.current(trials=True)}  # neither dropped nor marked to be written again
+    trial_keys = set(store.trial_keys().tolist())
     answers = [record for record in records if record.answered and record.key in kept]
     texts = [
         facts.text(
@@ -193,9 +196,10 @@ def _collect_store(
     served = Counter(record.served_model for record in answers if record.served_model)
     pairs = ((record.model, record.served_model) for record in answers)
     other_models = Counter(served for asked, served in pairs if is_other_model(asked, served))
+    trials = sum(record.key.encode() in trial_keys for record in answers)
     undescribed = wanted - {record.image_id for record in answers}
     missing = list(_explain_missing(undescribed, records, facts))
-    return CollectedTexts("description store", texts, wanted, missing, failed, served, other_models)
+    return CollectedTexts("description store", texts, wanted, missing, failed, served, other_models, trials)
 
 
 def _explain_missing(

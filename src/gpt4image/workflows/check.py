@@ -34,7 +34,9 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     store = DescriptionStore(workdir.description_store)
     stored = text.text is None and not store.is_empty
     if options.undo:
-        store.mark([key for key, mark in store.marks().items() if mark.verdict != "keep"], "keep", "taken back")
+        store.mark(
+            [key for key, mark in store.marks().items() if mark.verdict in ("drop", "retry")], "keep", "taken back"
+        )
     backbone = FrozenBackbone(options.backbone, options.checkpoint, options.image_size) if options.backbone else None
     settings = CheckSettings(
         splits=options.splits,

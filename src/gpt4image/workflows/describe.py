@@ -19,7 +19,7 @@ from gpt4image.describe.estimate import Estimate, estimate, outcome_of
 from gpt4image.describe.job import DescribeJob, hold_store, open_job
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.question import read_prompts
-from gpt4image.describe.stage import Confirm, describe, select_backend
+from gpt4image.describe.stage import Confirm, describe, print_outcome, print_trials, select_backend
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
 from gpt4image.descriptions.prompts.values import most_confused
@@ -87,7 +87,13 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
 
 def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Estimate:
     """Measure what all descriptions will take on a few, which are kept."""
-    return with_job(data, options, work, lambda job: estimate(job, sizes=SIZES))
+
+    def measure(job: DescribeJob) -> Estimate:
+        found = estimate(job, sizes=SIZES)
+        print_trials(job)
+        return found
+
+    return with_job(data, options, work, measure)
 
 
 def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: int) -> list[PreviewItem]:
@@ -108,7 +114,8 @@ def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: i
 
     def describe_sample(job: DescribeJob) -> list[PreviewItem]:
         chosen = job.first(count)
-        job.run_missing(chosen, title=f"Sample {len(chosen)}")
+        print_outcome(job.run_trial(chosen, title=f"Sample {len(chosen)}"))
+        print_trials(job)
         items = preview_items(job, chosen)
         spent = None if job.session.price is None else job.store.spent(job.question.model).cost
         head = PreviewHead(job.images.source, job.question.model, version("gpt4image"), now(), spent)

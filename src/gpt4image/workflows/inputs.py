@@ -26,7 +26,7 @@ def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     """Read the descriptions, print their coverage of the images, and keep them in the work directory."""
     descriptions = find_descriptions(images, options, workdir)
     if options.text != NO_TEXT:
-        console.say(descriptions.coverage.line())
+        console.say("\n".join(descriptions.lines()))
         descriptions.save(workdir.descriptions)
     return descriptions
 

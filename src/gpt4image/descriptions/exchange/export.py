@@ -103,6 +103,7 @@ class ExportSummary:
         orphan_texts: texts left out because their image is not in the image set.
         failures: failed requests.
         dropped: texts left out because a check dropped them.
+        trials: texts left out because they were written for a look.
     """
 
     folder: Path
@@ -111,6 +112,7 @@ class ExportSummary:
     orphan_texts: int
     failures: int
     dropped: int
+    trials: int
 
     def line(self) -> str:
         """Summarise the export in one line."""
@@ -121,6 +123,7 @@ class ExportSummary:
         )
         left_out += [counted(self.failures, "failed request")] if self.failures else []
         left_out += [f"{counted(self.dropped, 'text')} dropped by describe check"] if self.dropped else []
+        left_out += [f"{counted(self.trials, 'text')} written for a look"] if self.trials else []
         tail = f"; left out: {', '.join(left_out)}" if left_out else ""
         return f"{counted(self.texts, 'text')} of {counted(self.images, 'image')} in {self.folder}{tail}"
 
@@ -169,7 +172,9 @@ def export_descriptions(
                 writer.add(table)
                 meter.advance(table.num_rows)
             splits = writer.finish()
-        statistics.dropped = count_texts(store, dropped=True) - count_texts(store)
+        with_trials = count_texts(store, trials=True)
+        trials = with_trials - count_texts(store)
+        statistics.dropped = count_texts(store, dropped=True) - with_trials
         check_not_empty(statistics, store, images)
         write_card(draft / "README.md", CardFacts(statistics, columns, splits, prompts, findings or {}))
         if out.exists():
@@ -178,12 +183,12 @@ def export_descriptions(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     left_out = statistics.orphan_texts, statistics.failures.total(), statistics.dropped
-    return ExportSummary(out, statistics.texts, statistics.with_text, *left_out)
+    return ExportSummary(out, statistics.texts, statistics.with_text, *left_out, trials)
 
 
-def count_texts(store: DescriptionStore, *, dropped: bool = False) -> int:
-    """Count the texts of a store, optionally with those that a mark drops."""
-    return sum(batch["error"].null_count for batch in store.current_batches(dropped=dropped))
+def count_texts(store: DescriptionStore, **included: bool) -> int:
+    """Count the texts of a store, with what else of `current_batches` is to be included."""
+    return sum(batch["error"].null_count for batch in store.current_batches(**included))
 
 
 def check_new_folder(out: Path) -> None:

@@ -114,22 +114,39 @@ class DescriptionStore:
         for batch in self._batches():
             yield from map(record_from, batch.to_pylist())
 
-    def current(self, *, dropped: bool = False) -> list[DescriptionRecord]:
+    def current(self, *, dropped: bool = False, trials: bool = False) -> list[DescriptionRecord]:
         """Return the record of every key that counts: its answer or, failing that, its failure.
 
         Args:
-            dropped: include those that a mark excludes.
+            dropped: include those that a mark excludes, trials as well.
+            trials: include trials: texts of a prompt that was never run in full.
 
         Returns:
             Records sorted by image id, prompt, model and sample.
         """
-        batches = self.current_batches(dropped=dropped)
+        batches = self.current_batches(dropped=dropped, trials=trials)
         found = (record_from(values) for batch in batches for values in batch.to_pylist())
         return sorted(found, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
 
-    def current_batches(self, *, dropped: bool = False) -> Iterator[pa.RecordBatch]:
+    def current_batches(self, *, dropped: bool = False, trials: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield what `current` returns in batches, unsorted, without holding all texts in memory."""
-        yield from latest_batches(list_shards(self._shards), self.marks(), dropped=dropped)
+        yield from latest_batches(list_shards(self._shards), self.marks(), dropped=dropped, trials=dropped or trials)
+
+    def trial_keys(self) -> np.ndarray:
+        """Return the keys marked as trials, S32, sorted."""
+        return np.unique(
+            np.asarray([key for key, mark in self.marks().items() if mark.verdict == "trial"], dtype=KEY_TYPE)
+        )
+
+    def run_questions(self) -> set[tuple[str, ...]]:
+        """Return model, hash of the prompt and settings of all that was ever asked, trials aside."""
+        columns, trials = ("model", "prompt_hash", "settings"), pa.array(self.trial_keys().astype(str), pa.string())
+        found: set[tuple[str, ...]] = set()
+        for batch in self._batches(("key", *columns)):
+            no_trial = pc.invert(pc.or_(pc.is_in(batch["key"], trials), pc.equal(batch["key"], "")))
+            distinct = pa.Table.from_batches([batch.filter(no_trial)]).group_by(columns).aggregate([])
+            found.update(zip(*(distinct[column].to_pylist() for column in columns), strict=True))
+        return found
 
     def payments(self) -> Iterator[DescriptionRecord]:
         """Yield the payments: money spent on tasks without an outcome."""

@@ -19,6 +19,9 @@ from gpt4image.descriptions.store.shards import read_shard
 
 KEY_TYPE = "S32"
 
+# Sorts after every date.
+AFTER_ALL = "~"
+
 
 @dataclass(frozen=True)
 class RecordStatus:
@@ -55,16 +58,21 @@ EMPTY = RecordStatus(
 )
 
 
-def latest_batches(shards: Sequence[Path], marks: Mapping[str, Mark], *, dropped: bool) -> Iterator[pa.RecordBatch]:
+def latest_batches(
+    shards: Sequence[Path], marks: Mapping[str, Mark], *, dropped: bool, trials: bool
+) -> Iterator[pa.RecordBatch]:
     """Yield the record of every key that counts, in the order of the shards, which are read twice.
 
     Args:
         shards: the shards; rows added in the meantime are ignored.
         marks: the latest mark of each key.
         dropped: include the records that a mark excludes.
+        trials: include trials.
     """
     retried = {key: mark.created for key, mark in marks.items() if mark.verdict == "retry"}
-    excluded = {key: mark.created for key, mark in marks.items() if mark.verdict != "keep"}
+    excluded = {key: mark.created for key, mark in marks.items() if mark.verdict in ("drop", "retry")}
+    if not trials:
+        excluded |= {key: AFTER_ALL for key, mark in marks.items() if mark.verdict == "trial"}
     statuses = [
         _concatenate([_status(batch, retried, excluded) for batch in read_shard(shard, ("key", "error", "created"))])
         for shard in shards

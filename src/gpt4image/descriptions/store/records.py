@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-Verdict = Literal["drop", "retry", "keep"]
+Verdict = Literal["drop", "retry", "keep", "trial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class Mark:
 
     Attributes:
         key: the description.
-        verdict: `drop` excludes it from training, `retry` has it written again, `keep` reverts either.
+        verdict: `drop` excludes it from training, `retry` has it written again, `keep` reverts either. `trial`, made
+            before it is written, excludes it until its prompt is run in full.
         reason: the finding behind the decision.
         created: ISO 8601 in UTC.
     """
