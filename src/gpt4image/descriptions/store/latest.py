@@ -104,8 +104,10 @@ def _concatenate(statuses: Sequence[RecordStatus]) -> RecordStatus:
     return RecordStatus(*(np.concatenate([getattr(part, name) for part in (EMPTY, *statuses)]) for name in names))
 
 
-def to_keys(column: pa.Array) -> np.ndarray:
+def to_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Convert a column of keys to S32 [N]."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
     return to_bytes(column).astype(KEY_TYPE, copy=False)
 
 
