@@ -270,8 +270,8 @@ def test_look_at_another_prompt_is_no_training_data_until_it_is_run_or_named(ima
         assert "4 descriptions for a look" in capsys.readouterr().err
         assert texts_for_training(image_set, tmp_path).origins == {("plain", MODEL): whole}
         said = " ".join(capsys.readouterr().err.split())
-        assert f"written: {whole} texts of plain by {MODEL}" in said
-        assert f"left out: 4 texts of class-conditioned by {MODEL}" in said
+        assert f"texts: plain by {MODEL} ({whole})" in said
+        assert f"left out: class-conditioned by {MODEL} (4)" in said
         named = texts_for_training(image_set, tmp_path, use_prompts=("class-conditioned",))
         assert named.origins == {("class-conditioned", MODEL): 4}
         both = texts_for_training(image_set, tmp_path, use_models=(MODEL,))
@@ -297,7 +297,7 @@ def test_look_at_other_settings_or_another_model_is_no_training_data(image_set, 
 def test_store_of_nothing_but_looks_is_refused_with_the_remedy(image_set, tmp_path):
     with StubServer() as server:
         look(image_set, tmp_path, server.base_url)
-    with pytest.raises(DescriptionError, match=r"nothing but 4 texts of plain by .*: set use_prompts"):
+    with pytest.raises(DescriptionError, match=r"for a look: plain by .* \(4\).*set use_prompts"):
         texts_for_training(image_set, tmp_path)
 
 

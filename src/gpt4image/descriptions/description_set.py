@@ -94,9 +94,9 @@ class DescriptionSet:
         """Summarise where the texts come from and how well they cover the images, a line each."""
         lines = [self.coverage.line()]
         if self.origins:
-            lines.append(f"written: {describe_origins(self.origins)}")
+            lines.append(f"texts: {describe_origins(self.origins)}")
         if self.trials:
-            lines.append(f"left out: {describe_origins(self.trials)}, written for a look and never run in full")
+            lines.append(f"left out: {describe_origins(self.trials)}: written for a look and never run in full")
         return lines
 
     @cached_property
@@ -253,8 +253,7 @@ def count_origins(texts: pa.Table, wanted: np.ndarray) -> dict[Origin, int]:
 def describe_origins(counts: Mapping[Origin, int]) -> str:
     """Return counts of texts by prompt and model in words."""
     return ", ".join(
-        f"{counted(count, 'text')} of {prompt}" + (f" by {model}" if model else "")
-        for (prompt, model), count in counts.items()
+        prompt + (f" by {model}" if model else "") + f" ({count:,})" for (prompt, model), count in counts.items()
     )
 
 
@@ -262,7 +261,7 @@ def only_trials(store: DescriptionStore, trials: Mapping[Origin, int]) -> Descri
     """Return the error for a choice of texts that are all trials."""
     prompts = " ".join(dict.fromkeys(prompt for prompt, _ in trials))
     return DescriptionError(
-        f"{store.folder} holds nothing but {describe_origins(trials)}, written for a look. Describe all images: "
+        f"{store.folder} holds only texts written for a look: {describe_origins(trials)}. Describe all images: "
         f"gpt4image describe; or use these few: set use_prompts (--use-prompts {prompts})."
     )
 
