@@ -15,6 +15,7 @@ from gpt4image.probing.folds import link
 from gpt4image.quality import CheckSettings, check_descriptions
 from gpt4image.quality.checks.vectors import find_contradictions, find_outliers
 from gpt4image.quality.texts import ImageFacts
+from gpt4image.soft_labels import label_by_vectors, report_labels
 from gpt4image.train.frozen_features import FrozenBackbone
 from gpt4image.workflows.demo import packaged_weights
 from support import CLIPART12
@@ -81,6 +82,13 @@ def test_clean_texts_are_hardly_flagged(report):
     assert counts.get("contradiction", 0) <= 0.04 * IMAGES
     assert counts["leakage"] <= 0.08 * IMAGES
     assert report.language == "en"
+
+
+def test_check_and_label_doubt_the_same_labels(report, images, work):
+    store = EmbeddingStore(WorkDir(work).embeddings("minilm"))
+    issues = report_labels(label_by_vectors(images, [store], work / "labels"), images).issues
+    (flagged,) = (finding.image_ids for finding in report.findings if finding.kind == "contradiction")
+    assert {issue.image_id for issue in issues} == set(flagged)
 
 
 def test_swapped_labels_are_found(images, vectors):

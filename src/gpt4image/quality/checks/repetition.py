@@ -28,7 +28,7 @@ ECHO_WORDS = 8  # in a row shared by text and prompt: more than chance
 ECHO_SENTENCE_WORDS = 4  # of the shortest prompt sentence that counts as an echo
 
 # Texts of several images
-MIN_SHARED_IMAGES = 3  # two images may well show the same
+MIN_SHARED_IMAGES = 2
 OPENING_WORDS = range(3, 9)  # lengths of openings that are compared
 OPENING_SHARE = 0.5  # of a prompt's texts
 OPENING_TEXTS = 20  # fewest texts that make a common opening worth reporting
