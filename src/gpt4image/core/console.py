@@ -19,7 +19,8 @@ from rich.text import Text
 from gpt4image.core.format import printable
 from gpt4image.core.invocation import in_users_words
 
-console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+# in a notebook rich would need widgets; plain lines need nothing
+console = Console(stderr=True, highlight=False, force_jupyter=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(text: str, style: str = "") -> None:
