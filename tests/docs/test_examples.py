@@ -21,7 +21,9 @@ SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch
 
 def commands(document: str) -> list[str]:
     """Return the commands of a document, one per line, without comments."""
-    lines = (ROOT / document).read_text().splitlines()
+    text = (ROOT / document).read_text()
+    fenced = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = [*text.splitlines(), *(f"    {line}" for line in fenced.splitlines())]
     found = [
         line.strip() for line in lines if re.match(r"( {4}gpt4image|\./run gpt4image|\s*accelerate launch)\b", line)
     ]
@@ -73,7 +75,7 @@ def small(command: str, server: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/guide.md"])
 def test_commands_run_in_the_order_of_the_document(document, folder, server, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     found = [command for command in commands(document) if command.startswith("gpt4image")]
