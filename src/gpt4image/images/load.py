@@ -71,10 +71,11 @@ def load_images(
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
-    listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column)))
+    kept = Path(work) / "images" / "tars" if work is not None else None
+    listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column), kept))
     _require_labels_outside_train(listing)
     without = ColumnNames(image_column, labelled=False)
-    listing = join_listings(listing, {str(further): list_source(further, without) for further in unlabelled})
+    listing = join_listings(listing, {str(further): list_source(further, without, kept) for further in unlabelled})
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
     # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
     good = outcome["id"].is_valid()

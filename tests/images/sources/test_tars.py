@@ -1,11 +1,13 @@
 import io
 import json
+import os
 import tarfile
 
 import pytest
 
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
+from gpt4image.images.sources import tars
 from support.image_files import names_of, noise, reasons, samples, shard, split_sizes, write
 
 
@@ -132,3 +134,67 @@ def test_images_before_the_damage_of_a_tar_are_kept(tmp_path):
 def test_malformed_samples_are_named(tmp_path, members, message):
     with pytest.raises(DataError, match=message):
         load_images(raw_tar(tmp_path / "a.tar", members))
+
+
+@pytest.fixture
+def walked(monkeypatch):
+    """The names of the tars that are walked through from now on."""
+    names, read = [], tars.read_contents
+
+    def note(file, name, *rest):
+        names.append(name)
+        return read(file, name, *rest)
+
+    monkeypatch.setattr(tars, "read_contents", note)
+    return names
+
+
+def same_images(first, second):
+    ids = [table.rows.drop_columns(["row"]).to_pylist() for table in (first, second)]
+    return ids[0] == ids[1] and first.rejected == second.rejected and first.classes == second.classes
+
+
+def test_listings_of_tars_are_kept(tmp_path, walked):
+    for number in range(2):
+        shard(tmp_path / "set" / f"a-train-{number}.tar", samples(5, 10 * number))
+    raw_tar(tmp_path / "set" / "b-train.tar", [("x.png", noise(99)), ("x.cls", b"1"), ("y.cls", b"0")])
+    first = load_images(tmp_path / "set", work=tmp_path / "work")
+    assert sorted(walked) == ["a-train-0.tar", "a-train-1.tar", "b-train.tar"] and reasons(first)
+    second = load_images(tmp_path / "set", work=tmp_path / "work")
+    assert len(walked) == 3 and same_images(first, second)
+    assert [second.read(n) for n in range(len(second))] == [first.read(n) for n in range(len(first))]
+    assert second.texts("txt") == first.texts("txt")
+    assert len(load_images(tmp_path / "set")) == len(first) and len(walked) == 6
+
+
+def test_tar_that_is_replaced_is_listed_again(tmp_path, walked):
+    """Even by one of the same size and modification time."""
+    shard(tmp_path / "set" / "a-train.tar", samples(6))
+    place = shard(tmp_path / "set" / "b-train.tar", samples(4, 10))
+    load_images(tmp_path / "set", work=tmp_path / "work", validation_share=0, test_share=0)
+    status = place.stat()
+    place.write_bytes(place.read_bytes().replace(b"s/0010.", b"s/0099."))
+    raw = bytearray(place.read_bytes())
+    for start in range(0, len(raw), 512):
+        if raw[start : start + 7] == b"s/0099.":
+            raw[start + 148 : start + 156] = b" " * 8
+            raw[start + 148 : start + 156] = b"%06o\0 " % sum(raw[start : start + 512])
+    place.write_bytes(raw)
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert place.stat().st_size == status.st_size
+    walked.clear()
+    again = load_images(tmp_path / "set", work=tmp_path / "work", validation_share=0, test_share=0)
+    assert walked == ["b-train.tar"]
+    assert "b-train.tar/s/0099.png" in again.rows["path"].to_pylist()
+    assert len(list((tmp_path / "work" / "images" / "tars").iterdir())) == 2
+
+
+def test_damaged_kept_listing_is_made_again(tmp_path, walked):
+    shard(tmp_path / "a-train.tar", samples(6))
+    first = load_images(tmp_path / "a-train.tar", work=tmp_path / "work")
+    (kept,) = (tmp_path / "work" / "images" / "tars").iterdir()
+    for damaged in (kept.read_bytes()[:100], b"", b"words"):
+        kept.write_bytes(damaged)
+        walked.clear()
+        assert same_images(first, load_images(tmp_path / "a-train.tar", work=tmp_path / "work"))
+        assert walked == ["a-train.tar"]

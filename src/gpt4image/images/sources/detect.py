@@ -72,11 +72,13 @@ class Kind:
         name: what the user can name.
         find: returns the files of the source that list its images, None if the place is of another kind.
         list: lists the images of a source, given its `root`, those files, and the columns that the user names.
+        keeps: whether `list` takes a folder as well, in which it keeps what takes long to find out.
     """
 
     name: str
     find: Callable[[Place, ColumnNames], Sequence[Path] | None]
-    list: Callable[[Path, Sequence[Path], ColumnNames], Listing]
+    list: Callable[..., Listing]
+    keeps: bool = False
 
 
 def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -135,14 +137,19 @@ KINDS = (
     Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
     Kind("a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)", _find_manifest, list_manifest),
     Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
-    Kind("WebDataset tars", _find_tars, list_tars),
+    Kind("WebDataset tars", _find_tars, list_tars, keeps=True),
     Kind("a folder of class folders", _find_folder, list_class_folders),
     Kind("the name of a dataset on the Hugging Face hub", _find_hub_name, list_hub_dataset),
 )
 
 
-def list_source(source: str | Path, columns: ColumnNames) -> Listing:
+def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = None) -> Listing:
     """List the images of a source of any kind.
+
+    Args:
+        source: the source as the user named it.
+        columns: the columns that the user names.
+        kept: a folder for listings that take long to make; None for none.
 
     Raises:
         DataError: the source does not exist or is of no known kind.
@@ -151,7 +158,7 @@ def list_source(source: str | Path, columns: ColumnNames) -> Listing:
     for kind in KINDS:
         files = kind.find(place, columns)
         if files is not None:
-            listing = kind.list(place.root, files, columns)
+            listing = kind.list(place.root, files, columns, *([kept] if kind.keeps else []))
             return listing if columns.labelled else listing.without_labels()
     known = f"A source is {', '.join(kind.name for kind in KINDS[:-1])}, or {KINDS[-1].name}."
     if not place.named:

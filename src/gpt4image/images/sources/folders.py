@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.images.decode import IMAGE_SUFFIXES
-from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of
+from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of, state_of
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
@@ -36,8 +37,7 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
     builder = ListingBuilder()
     for folder, split in divisions.items():
         # ImageFolder's order: by class, then folder, then file name.
-        for found in sorted(walk(root, folder), key=lambda found: (*_class_and_folder(found, folder), found.path)):
-            name, _ = _class_and_folder(found, folder)
+        for (name, _, _), found in sorted((_position(found, folder), found) for found in walk(root, folder)):
             if not is_image_name(found.path):
                 builder.ignore(found.path, f"not an image (suffix {Path(found.path).suffix})")
             elif found.fault:
@@ -127,15 +127,15 @@ def is_hidden(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's name may be an image's: it has a known suffix, or none."""
-    suffix = Path(name).suffix.casefold()
-    return not suffix or suffix in IMAGE_SUFFIXES
+    suffix = os.path.splitext(name)[1].casefold()  # noqa: PTH122 - asked of every file of a set
+    return suffix in ("", ".") or suffix in IMAGE_SUFFIXES
 
 
-def _class_and_folder(found: FoundFile, folder: str) -> tuple[str, str]:
-    """Return a file's class, empty if it lies in no class folder, and the folder that holds it."""
+def _position(found: FoundFile, folder: str) -> tuple[str, str, str]:
+    """Return a file's class, empty if it lies in no class folder, the folder that holds it, and its path."""
     parent = found.path.rpartition("/")[0]
     inner = parent.removeprefix(folder).removeprefix("/")
-    return inner.partition("/")[0], parent
+    return inner.partition("/")[0], parent, found.path
 
 
 def _nothing_found(root: Path, divisions: dict[str, str]) -> str:
@@ -148,8 +148,7 @@ def _nothing_found(root: Path, divisions: dict[str, str]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A file found by `walk`; `fault` says why it cannot be an image, `key` changes when the file does."""
 
     path: str
@@ -180,7 +179,7 @@ def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], .
         if _is_folder(entry):
             folders.append((Path(entry.path), path))
         else:
-            yield inspect_file(Path(entry.path), path, scope)
+            yield inspect_file(entry.path, path, scope)
     for inner, path in folders:
         # A folder that is its own ancestor is a loop of links; one that is reached twice is not.
         identity = _identity(inner)
@@ -210,13 +209,13 @@ def locate(root: Path, path: str) -> str:
     return next((spelling for spelling in spellings if os.path.lexists(root / spelling)), path)
 
 
-def inspect_file(file: Path, path: str, scope: str) -> FoundFile:
+def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
     """Look at a file without opening it.
 
     Args:
         file: the file.
         path: what messages and the table call it.
-        scope: the folder that its key depends on beside path, size and modification time.
+        scope: the folder that its key depends on, beside its path and state.
     """
     try:
         path.encode()
@@ -224,15 +223,18 @@ def inspect_file(file: Path, path: str, scope: str) -> FoundFile:
         readable = os.fsencode(path).decode("utf-8", "replace")
         return FoundFile(readable, b"", "the file name is not valid UTF-8: rename the file")
     try:
-        status = file.stat()
+        status = os.stat(file)  # noqa: PTH116 - a path object for each of a million files takes longer than the call
+        state = state_of(file, status)
     except (FileNotFoundError, NotADirectoryError):
         foreign = ": the path is that of a Windows drive, make it relative" if re.match(r"[A-Za-z]:", path) else ""
-        return FoundFile(path, b"", "a link to nowhere" if file.is_symlink() else f"the file does not exist{foreign}")
+        return FoundFile(
+            path, b"", "a link to nowhere" if Path(file).is_symlink() else f"the file does not exist{foreign}"
+        )
     except OSError as error:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
         return FoundFile(path, b"", "not a regular file")
-    return FoundFile(path, key_of(scope, path, status.st_size, status.st_mtime_ns))
+    return FoundFile(path, key_of(scope, "\0".join((path, *map(str, state)))))
 
 
 @dataclass(frozen=True)

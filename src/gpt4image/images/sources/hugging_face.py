@@ -114,7 +114,7 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
     splits = ["train" if split == UNLABELLED else split for split in splits]
     classes, labels = _labels(reader, first, unlabelled)
     # `datasets` gives equal data equal fingerprints, from one session to the next.
-    keys = [key for _, part in named for key in keys_of((part._fingerprint, first.image), len(part))]
+    keys = [key for _, part in named for key in keys_of((part._fingerprint, first.image), range(len(part)))]
     return Listing(to_rows(_paths(reader, named), labels, splits, range(len(labels)), keys), classes, reader)
 
 

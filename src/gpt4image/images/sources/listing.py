@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +16,9 @@ from gpt4image.core.files import digest, digests
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage
+
+CLOCK_TICK = 0.02
+"""Seconds by which the times of two writes to a file may be equal: Linux stamps files by a clock of 4 to 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
     >>> encode_labels(["10", "9", None, "unlabelled"])[0]
     ('9', '10')
     """
-    spelling = merge_spellings({value for value in values if value is not None and not is_unlabelled(value)})
+    spelling = merge_spellings({value for value in set(values) if value is not None and not is_unlabelled(value)})
     names = sorted(set(spelling.values()))
     if by_number and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
         names.sort(key=float)
@@ -158,9 +163,32 @@ def merge_spellings(names: Iterable[str]) -> dict[str, str]:
     return {name: key if len(group) > 1 else name for key, group in groups.items() for name in group}
 
 
-def keys_of(parts: Sequence[object], count: int) -> Iterator[bytes]:
-    """Yield the key of each row of a table; equal to `key_of(*parts, row)`."""
-    return map(bytes.fromhex, digests([str(part) for part in parts], map(str, range(count))))
+def state_of(file: str | os.PathLike[str], status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes whenever a file is written: its size and its times of modification and of change, in ns.
+
+    As git does for its index, size and times are trusted instead of reading the file again. The time of change cannot
+    be set, so a file that was replaced by one of the same size and modification time is noticed too. A file that was
+    written within the last tick of the clock may be written again in the same tick: it is looked at once the tick is
+    over.
+
+    Args:
+        file: the file.
+        status: what `stat` said of it.
+
+    Raises:
+        OSError: the file is gone since.
+    """
+    tick = 2.0 if status.st_ctime_ns % 1_000_000_000 == 0 else CLOCK_TICK  # some file systems count whole seconds
+    age = time.time() - status.st_ctime_ns / 1e9
+    if 0 <= age < tick:
+        time.sleep(tick - age)
+        status = os.stat(file)  # noqa: PTH116 - a path object for each of a million files takes longer than the call
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def keys_of(parts: Sequence[object], rows: Iterable[int]) -> Iterator[bytes]:
+    """Yield the key of each row or place in a file; equal to `key_of(*parts, row)`."""
+    return map(bytes.fromhex, digests([str(part) for part in parts], map(str, rows)))
 
 
 def key_of(*parts: object) -> bytes:

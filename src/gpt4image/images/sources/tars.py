@@ -11,12 +11,26 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 
+from gpt4image.core.console import progress
 from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.files import digest
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.folders import is_hidden
-from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, key_of, read_label
+from gpt4image.images.sources.listing import (
+    ColumnNames,
+    Listing,
+    ListingBuilder,
+    encode_labels,
+    key_of,
+    keys_of,
+    read_label,
+    state_of,
+    to_rows,
+)
+from gpt4image.images.sources.tar_contents import CONTENTS, SPANS, TarContents, load_contents, save_contents
 from gpt4image.images.splits import splits_of_files
 
 
@@ -34,48 +48,93 @@ Sample = dict[str, Member]  # suffix, in lower case -> file
 SIDECARS = ("cls", "json", "txt")
 
 
-def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
+def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
     """List the images of tars; splits come from the tars' names.
 
     A sample's label is its `.cls` file (a number or a name), else a key of its `.json` file. Texts are its `.txt`
     file and the strings of its `.json` file.
+
+    Args:
+        root: the folder that the names of the tars are relative to.
+        files: the tars.
+        columns: names of the image and the label, where the user gives them.
+        kept: the folder that keeps what is in a tar until it changes; None for none.
 
     Raises:
         DataError: a tar is compressed, a file in one is malformed, or no sample has a label.
     """
     names = [file.relative_to(root).as_posix() for file in files]
     splits = splits_of_files(names) if columns.labelled else ["train"] * len(files)
-    builder = ListingBuilder()
-    spans: list[tuple[int, ...]] = []
-    texts: dict[str, None] = {}
-    for number, (file, name, split) in enumerate(zip(files, names, splits, strict=True)):
-        # A tar that changes makes all its images new; inside it the offset tells them apart.
-        status = file.stat()
-        scope = key_of(file.resolve(), status.st_size, status.st_mtime_ns).hex()
-        with file.open("rb") as stream:
-            for key, sample in _samples(file, name, builder):
-                image = _pick_image(sample, columns.image)
-                if image is None:
-                    builder.ignore(f"{name}/{key}", "the sample holds no image")
-                    continue
-                for further in _images(sample):
-                    if further is not image:
-                        builder.ignore(f"{name}/{further.name}", "a further image of the sample")
-                path = f"{name}/{image.name}"
-                try:
-                    label, sample_texts = _read_sidecars(stream, f"{name}/{key}", sample, columns.label)
-                except ImageError as error:
-                    builder.reject(path, str(error))
-                    continue
-                texts.update(dict.fromkeys(sample_texts))
-                builder.add(path, label, split, len(spans), key_of(scope, image.offset))
-                spans.append((number, image.offset, image.size, *_span(sample.get("txt")), *_span(sample.get("json"))))
-    if columns.labelled and not builder.has_labels:
+    contents = open_contents(files, names, columns, kept)
+    rows = pa.concat_tables(found.rows for found in contents)
+    labels = rows["label"].to_pylist()
+    if columns.labelled and labels and not any(label is not None for label in labels):
         raise DataError(
             f"No sample in {files[0]} has a label: no .cls file and no {'/'.join(LABEL_COLUMNS[:4])} in a .json file. "
             "Name another key with label_column; a tar of class folders has to be unpacked first."
         )
-    return builder.listing(TarReader(tuple(files), np.array(spans, np.int64).reshape(-1, 7), tuple(texts)))
+    sizes = [len(found.rows) for found in contents]
+    spans = np.column_stack([np.repeat(np.arange(len(files)), sizes), *(rows[name].to_numpy() for name in SPANS)])
+    texts = dict.fromkeys(text for found in contents for text in found.texts)
+    classes, codes = encode_labels(labels)
+    # A tar that changes makes all its images new; inside it the offset tells them apart.
+    keys = [key for found in contents for key in keys_of([found.state], found.rows["image_at"].to_pylist())]
+    listed = to_rows(rows["path"], codes, np.repeat(splits, sizes).tolist(), range(len(rows)), keys)
+    return Listing(
+        listed,
+        classes,
+        TarReader(tuple(files), spans, tuple(texts)),
+        tuple(image for found in contents for image in found.bad),
+        tuple(image for found in contents for image in found.others),
+    )
+
+
+def read_contents(file: Path, name: str, columns: ColumnNames, state: str) -> TarContents:
+    """Read what is in a tar. DataError if it cannot be read, or a file in it is malformed."""
+    builder, texts = ListingBuilder(), dict[str, None]()
+    rows: list[tuple[str | int | None, ...]] = []
+    with file.open("rb") as stream:
+        for key, sample in _samples(file, name, builder):
+            image = _pick_image(sample, columns.image)
+            if image is None:
+                builder.ignore(f"{name}/{key}", "the sample holds no image")
+                continue
+            for further in _images(sample):
+                if further is not image:
+                    builder.ignore(f"{name}/{further.name}", "a further image of the sample")
+            path = f"{name}/{image.name}"
+            try:
+                label, sample_texts = _read_sidecars(stream, f"{name}/{key}", sample, columns.label)
+            except ImageError as error:
+                builder.reject(path, str(error))
+                continue
+            texts.update(dict.fromkeys(sample_texts))
+            spans = image.offset, image.size, *_span(sample.get("txt")), *_span(sample.get("json"))
+            rows.append((path, label, *spans))
+    values = zip(*rows, strict=True) if rows else [()] * len(CONTENTS)
+    table = pa.table([pa.array(column, kind.type) for column, kind in zip(values, CONTENTS, strict=True)], CONTENTS)
+    return TarContents(state, table, tuple(texts), tuple(builder.bad), tuple(builder.others))
+
+
+def open_contents(
+    files: Sequence[Path], names: Sequence[str], columns: ColumnNames, kept: Path | None
+) -> list[TarContents]:
+    """Return what is in each tar, kept from an earlier time or read now."""
+    states = [key_of(file.resolve(), *state_of(file, file.stat())).hex() for file in files]
+    wanted = str(columns.image), str(columns.label)
+    paths = [
+        kept and kept / f"{digest(str(file.resolve()), name, *wanted)}.parquet"
+        for file, name in zip(files, names, strict=True)
+    ]
+    found = [path and load_contents(path, state) for path, state in zip(paths, states, strict=True)]
+    with progress("Listing tars", found.count(None)) as meter:
+        for number, path in enumerate(paths):
+            if found[number] is None:
+                found[number] = contents = read_contents(files[number], names[number], columns, states[number])
+                if path:
+                    save_contents(contents, path)
+                meter.advance()
+    return [contents for contents in found if contents]
 
 
 def is_webdataset(file: Path) -> bool:
