@@ -7,6 +7,7 @@ import pytest
 
 from gpt4image import load_descriptions, load_images
 from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.descriptions.exchange.import_ import IMPORTED
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.shards import now
@@ -304,6 +305,9 @@ def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minil
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     assert "my-own" in report.no_knowledge
     assert "prompt_file" in report.no_knowledge
+    fill(tmp_path / "imported", [record(r.image_id, r.text, IMPORTED) for r in good_records(images)])
+    report = check_descriptions(images, tmp_path / "imported", settings=CheckSettings(backbone=backbone))
+    assert "class_in_prompt to false" in report.no_knowledge and "prompt_file" not in report.no_knowledge
     settings = CheckSettings(backbone=backbone, class_in_prompt=False)
     assert check_descriptions(images, tmp_path, settings=settings).knowledge is not None
 

@@ -1,6 +1,7 @@
 """Small image files for tests."""
 
 import io
+import tarfile
 import zlib
 
 import numpy as np
@@ -64,4 +65,13 @@ def shard(path, samples):
     with webdataset.TarWriter(str(path)) as writer:
         for sample in samples:
             writer.write(sample)
+    return path
+
+
+def raw_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     return path

@@ -20,6 +20,7 @@ from gpt4image.workflows.describe import run_description, run_estimate, run_samp
 from gpt4image.workflows.inputs import open_descriptions
 from support.describing import ALL, described, records
 from support.drawings import write_image_set
+from support.image_files import noise, raw_tar
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubServer
 
@@ -253,6 +254,15 @@ def test_hostile_names_and_texts_are_escaped(image_set, tmp_path, capsys):
     assert "<script" not in page and "&lt;script" in page
     assert not set("\x1b\x00\u202e") & set(page)
     assert {path.name for path in tmp_path.iterdir()} == {"set", "work"}
+
+
+def test_captions_of_a_webdataset_are_found_and_named(tmp_path, capsys):
+    members = [(f"{n}.{kind}", data) for n in range(4) for kind, data in (("png", noise(n)), ("txt", b"text %d" % n))]
+    path = raw_tar(tmp_path / "a.tar", [*members, *((f"{n}.cls", b"%d" % (n % 2)) for n in range(4))])
+    images = load_images(path, validation_share=0, test_share=0)
+    found = open_descriptions(images, TextOptions(), WorkDir(tmp_path / "work"))
+    assert {text for _, text in found.pairs()} == {"text 0", "text 1", "text 2", "text 3"}
+    assert "texts: column txt" in capsys.readouterr().err
 
 
 def look(image_set, work, url: str, **options) -> None:

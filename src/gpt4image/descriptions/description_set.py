@@ -95,6 +95,8 @@ class DescriptionSet:
         lines = [self.coverage.line()]
         if self.origins:
             lines.append(f"texts: {describe_origins(self.origins)}")
+        elif self.texts:
+            lines.append(f"texts: {self.source}")
         if self.trials:
             lines.append(f"left out: {describe_origins(self.trials)}: written for a look and never run in full")
         return lines

@@ -14,6 +14,7 @@ from gpt4image.core.files import digest
 from gpt4image.core.format import counted
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import join_texts
+from gpt4image.descriptions.exchange.import_ import IMPORTED
 from gpt4image.embed import TextEncoder, embed_descriptions
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.folds import link, look_alikes, to_unit
@@ -164,21 +165,24 @@ class FeatureComparison:
     def _note_left_out(self, left_out: Sequence[CheckedText], unbiased: Sequence[int]) -> None:
         with_class = sum(text.class_in_prompt is True for text in left_out)
         unknown = sorted({text.prompt or "" for text in left_out if text.class_in_prompt is None})
-        reasons = []
+        reasons, remedies = [], []
         if with_class:
             reasons.append(f"{counted(with_class, 'text')} whose prompt named the class, which proves nothing")
         if unknown:
-            reasons.append(
-                f"texts of unknown prompts, which may have named the class: {', '.join(unknown)} (set prompt_file to "
-                "their file, or class_in_prompt to false if they named none)"
-            )
+            reasons.append(f"texts of unknown prompts, which may have named the class: {', '.join(unknown)}")
+            remedies.append("set class_in_prompt to false (--class-in-prompt False) if these prompts did not name it")
+        if set(unknown) - {IMPORTED}:
+            remedies.append("set prompt_file (--prompt-file FILE) to the file of these prompts")
         if reasons and not unbiased:
+            if with_class:
+                remedies.append("describe some images with a prompt without {class}, such as plain")
             raise DescriptionError(
                 f"No text shows what can be seen without knowing the class. There are only {' and '.join(reasons)}. "
-                "Describe some images with a prompt without {class}, such as plain."
+                f"What helps: {'; or '.join(remedies)}."
             )
         if reasons:
-            self.notes.append(f"Left out of the comparison with the image features: {' and '.join(reasons)}.")
+            helps = f" What helps: {'; or '.join(remedies)}." if remedies else ""
+            self.notes.append(f"Left out of the comparison with the image features: {' and '.join(reasons)}.{helps}")
 
     def _note_sample(self, labels: np.ndarray, chosen: np.ndarray) -> None:
         labelled = int((labels >= 0).sum())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpt4image.train.recipe import Recipe
 
 NO_TEXT = "none"  # the --text of a training that teachers alone guide
-DEFAULT_COLUMN = "description"
+DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps captions in files NAME.txt
 
 
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
@@ -54,12 +54,15 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
             "use_prompts and use_models select descriptions by gpt4image describe: leave text (--text) unset, or set "
             "it to a work directory."
         )
-    if options.text is None and DEFAULT_COLUMN not in images.reader.text_columns:
+    columns = images.reader.text_columns
+    found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
+    if options.text is None and found is None:
+        known = f"; its text columns: {', '.join(columns)}" if columns else ""
         raise DescriptionError(
-            f"{workdir.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMN!r}. "
+            f"{workdir.folder} holds no descriptions, and {images.source} has no column {DEFAULT_COLUMNS[0]!r}{known}. "
             "Write some: gpt4image describe; or set text (--text) to a file or another work directory that holds some."
         )
-    source = options.text or DEFAULT_COLUMN
+    source = options.text or found or ""
     return load_descriptions(images, source, text_column=options.text_column, orphan_texts=options.orphan_texts)
 
 

@@ -63,6 +63,23 @@ def test_unknown_prompt_lists_the_known_ones(tmp_path):
         load_prompts(["plain"], tmp_path / "nowhere.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("animals", ("how the animals look in", "that they are animals and none")),
+        ("dog", ("how the dog looks in", "that it is a dog and none")),
+        ("apple tree", ("how the apple tree looks in", "that it is an apple tree and none")),
+        ("bus", ("how the bus looks in", "that it is a bus and none")),
+    ],
+)
+def test_built_in_prompts_agree_with_the_class_name(name, words):
+    values = {"class": name, "neighbours": "cats, cows"}
+    prompts = load_prompts(["class-conditioned", "contrast"])
+    for prompt, expected in zip(prompts, words, strict=True):
+        assert expected in " ".join(prompt.fill(values)[1])
+        assert prompt.hash == load_prompts([prompt.name])[0].hash, "names cost no second answer"
+
+
 def test_placeholders_inside_values_are_not_filled_in():
     strategy = Prompt("x", ("{class} in {{braces}}",))
     assert strategy.fill({"class": "{classes} {class}"})[1] == ("{classes} {class} in {braces}",)

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import tarfile
@@ -8,16 +7,7 @@ import pytest
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 from gpt4image.images.sources import tars
-from support.image_files import names_of, noise, reasons, samples, shard, split_sizes, write
-
-
-def raw_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+from support.image_files import names_of, noise, raw_tar, reasons, samples, shard, split_sizes, write
 
 
 def test_shards_with_splits_in_their_names(tmp_path):

@@ -22,6 +22,12 @@ PLACEHOLDERS = ("class", "classes", "neighbours")
 FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
+NEXT_TO_CLASS = re.compile(
+    r"(?<!\{)(?:(?P<subject>\bit is )(?=an? ))?(?P<article>\b[Aa]n? )?\{class\}(?P<verb> (?:is|looks|has|was|does)\b)?"
+)
+PLURAL_VERBS = {" is": " are", " looks": " look", " has": " have", " was": " were", " does": " do"}
+
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -93,10 +99,36 @@ def check_placeholders(text: str, name: str) -> None:
 def fill(text: str, values: Mapping[str, str]) -> str:
     """Fill in placeholders; a value is never searched for placeholders itself.
 
+    Articles and verbs next to the class follow its name. The hash of a prompt does not, so names cost no second answer.
+
     >>> fill("A {class}, not {{this}}.", {"class": "{classes}"})
     'A {classes}, not {this}.'
+    >>> fill("Say that it is a {class}, and how the {class} looks.", {"class": "farm animals"})
+    'Say that they are farm animals, and how the farm animals look.'
     """
+    if "class" in values:
+        text = NEXT_TO_CLASS.sub(lambda match: agree(match, values["class"]), text)
     return FIELD.sub(lambda match: values[match[1]] if match[1] else match[0][0], text)
+
+
+def agree(match: re.Match[str], name: str) -> str:
+    """Return the words around the placeholder of a class as they have to be with its name."""
+    subject, article, verb = (match[part] or "" for part in ("subject", "article", "verb"))
+    if is_plural(name):
+        return ("they are " if subject else "") + "{class}" + PLURAL_VERBS.get(verb, verb)
+    if article:
+        article = article[0] + ("n " if name[:1].lower() in "aeiou" else " ")
+    return f"{subject}{article}{{class}}{verb}"
+
+
+def is_plural(name: str) -> bool:
+    """Return whether a class name is a plural, by its last word.
+
+    >>> [is_plural(name) for name in ("farm animals", "bus", "glass", "tennis", "sheep")]
+    [True, False, False, False, False]
+    """
+    word = name.casefold().rpartition(" ")[2]
+    return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "as", "lens"))
 
 
 def load_prompts(names: Sequence[str], file: Path | None = None) -> list[Prompt]:
