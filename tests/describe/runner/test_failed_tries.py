@@ -126,5 +126,6 @@ def test_unpriced_answers_hide_no_later_cost(image_set, tmp_path, monkeypatch, u
         tally = described(image_set, tmp_path, server.base_url, **options, **PRICE_ALONE)
         charged = cost_of(server.log)
     assert all(record.cost for record in records(tmp_path))
-    assert store_in(tmp_path).spent().cost >= charged > 0
-    assert tally.cost >= charged
+    least = charged * (1 - 1e-9)  # sums of floats in another order
+    assert store_in(tmp_path).spent().cost >= least > 0
+    assert tally.cost >= least

@@ -153,7 +153,7 @@ def test_unlabelled_rows_and_splits(tmp_path):
     ("change", "options", "message"),
     [
         ({"image": [1] * 6}, {}, "no image column. Columns: image, label, caption"),
-        ({"image": ["a"] * 6}, {}, r"None of the 6 images.*\n  a: the file does not exist \(a\.parquet row 1\)"),
+        ({"image": ["a"] * 6}, {}, r"can be used, of 6\.\n  a: the file does not exist \(a\.parquet row 1\)"),
         ({"second": [noise(n) for n in range(6)]}, {"image_column": "caption"}, "holds no images"),
         ({"label": [1.5] * 6}, {}, "label 1.5 is no class"),
         ({"label": [[1, 2]] * 6}, {}, "one number or name an image"),
