@@ -11,7 +11,7 @@ from gpt4image.describe.clients import ServerProgram, open_session, price_for
 from gpt4image.describe.clients import state_of as line_of
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.runner import RunSettings
-from gpt4image.llm.credentials import ApiKey, check_address, key_for
+from gpt4image.llm.credentials import ApiKey, address_hint, check_address, key_for
 from gpt4image.llm.prices import list_price
 from support.describing import described, records
 from support.stub_scenario import MODEL, Fault, Scenario
@@ -89,6 +89,13 @@ def test_invalid_address_is_rejected_without_its_secrets(url):
     with pytest.raises(ConfigError) as raised:
         check_address(url)
     assert "pw" not in str(raised.value) and "sk-1234" not in str(raised.value)
+
+
+@pytest.mark.parametrize("rest", ["?api-version=2024-10-21", "/openai/deployments/gpt-4o?api-version=2024-10-21"])
+def test_old_address_of_azure_is_rejected_with_the_one_that_works(rest):
+    with pytest.raises(ConfigError, match=r"neither deployment nor api-version.*model to the name of the deployment"):
+        check_address(f"https://mine.openai.azure.com{rest}")
+    assert address_hint("https://mine.openai.azure.com") == " Did you mean https://mine.openai.azure.com/openai/v1?"
 
 
 def test_servers_must_agree_on_a_model(image_set, tmp_path):

@@ -43,6 +43,7 @@ QUEUE_FULL = "token_limit_exceeded"
 CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
 CHUNK_BYTES = 2**16
 PAGE = 100
+DAY = 86400.0
 
 # A server may list a wrong file size: after this many short downloads, accept the file as it is.
 MAX_SHORT_DOWNLOADS = 3
@@ -252,7 +253,8 @@ class BatchServer:
             case DescribeError() as fatal:
                 return fatal
             case RateLimitedError() as busy:
-                return TryLaterError(str(busy), busy.seconds, undecided=call.status != 429)
+                wait = max(busy.seconds or 0.0, DAY) if busy.long else busy.seconds
+                return TryLaterError(f"{busy} ({busy.detail})", wait, undecided=call.status != 429)
             case RequestFailedError(retryable=False):
                 return DescribeError(f"{self.place} refused the call: {call.detail}")
             case other:  # a server error is undecided; a server that was never reached has done nothing

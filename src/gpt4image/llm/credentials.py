@@ -18,6 +18,14 @@ VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MIN_KEY_LENGTH = 6
 OPENAI_KEY = "OPENAI_API_KEY"
 
+# Paths of vendors' servers that are not /v1, by the end of the host's name.
+VENDOR_PATHS = {
+    "azure.com": "/openai/v1",
+    "generativelanguage.googleapis.com": "/v1beta/openai",
+    "api.groq.com": "/openai/v1",
+    "openrouter.ai": "/api/v1",
+}
+
 # Keys in the forms of the large vendors, tokens in headers, passwords in addresses.
 SECRET = re.compile(
     r"\b(?:sk|gsk|xai|hf|csk|pplx)[-_][\w-]{16,}|\bAIza[\w-]{30,}|(?<=Bearer )[^\s\"',]{8,}|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
@@ -101,6 +109,11 @@ def check_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"Not a server address ({parts.scheme or 'no scheme'}): write http://HOST:PORT/v1.")
+    if "api-version" in parts.query or "/deployments/" in parts.path:
+        raise ConfigError(
+            f"Azure's current address names neither deployment nor api-version: set base_url (--base-url "
+            f"https://{parts.hostname}/openai/v1), and model (--model NAME) to the name of the deployment."
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"The address of {parts.hostname} holds more than host, port and path. Keys are read from the environment "
@@ -110,12 +123,19 @@ def check_address(url: str) -> str:
 
 
 def address_hint(url: str) -> str:
-    """Suggest the path that an address may lack.
+    """Suggest the path that an address may lack, or have too much of.
 
     >>> address_hint("http://localhost:8000"), address_hint("http://localhost:8000/v1")
     (' Did you mean http://localhost:8000/v1?', '')
+    >>> address_hint("https://openrouter.ai/v1"), address_hint("http://localhost:8000/v1/chat/completions")
+    (' Did you mean https://openrouter.ai/api/v1?', ' Did you mean http://localhost:8000/v1?')
     """
-    return "" if urlsplit(url).path.strip("/") else f" Did you mean {url}/v1?"
+    parts = urlsplit(url)
+    path = next((path for host, path in VENDOR_PATHS.items() if (parts.hostname or "").endswith(host)), None)
+    if path is None:
+        path = parts.path.removesuffix("/chat/completions").rstrip("/") or "/v1"
+    meant = parts._replace(path=path).geturl()
+    return "" if meant == url.rstrip("/") else f" Did you mean {meant}?"
 
 
 def proxy_for(url: str) -> str:

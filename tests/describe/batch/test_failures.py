@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,27 @@ def test_batch_refused_as_a_whole_reports_the_reason(image_set, tmp_path):
             batched(image_set, tmp_path, server.base_url)
         assert not leftovers(tmp_path) and not records(tmp_path)
         assert batched(image_set, tmp_path, server.base_url, most_requests=10).answered == IMAGES
+
+
+def test_size_that_the_queue_refused_is_not_tried_again_at_once(image_set, tmp_path):
+    with StubServer(Scenario(batch_most_queued=5, batch_polls=1)) as server:
+        tally = batched(image_set, tmp_path, server.base_url, most_batches=1)
+        assert tally.answered == IMAGES
+        sizes = Counter(entry.batch for entry in server.log if entry.endpoint == "line")
+        assert list(sizes.values()) == [4] * (IMAGES // 4), "36, 18 and 9 were refused once, 4 is taken each time"
+        assert count(server.log, "create") == 3 + len(sizes)
+
+
+def test_quota_of_hours_stops_the_job_at_once_and_loses_nothing(image_set, tmp_path):
+    with StubServer(Scenario(faults=(Fault("rate_limit", on="create", seconds=7200.0),))) as server:
+        with pytest.raises(
+            DescribeError, match=r"too many requests \(Rate limit.*\), and to wait 2 h.*Nothing is lost"
+        ):
+            batched(image_set, tmp_path, server.base_url)
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES
 
 
 def test_queue_that_takes_no_request_stops_the_job(image_set, tmp_path):

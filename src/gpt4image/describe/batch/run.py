@@ -48,6 +48,8 @@ from gpt4image.llm.errors import shorten
 PAUSE_GROWTH = 1.5
 LINE_SECONDS = 600.0
 MEGA = 10**6
+PROBING_BATCHES = 10
+"""Good batches between two attempts at a size that the server's queue had no room for."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class BatchRun:
         # What the server turned out to take: fewer requests, smaller files, fewer batches at a time.
         self._max_requests, self._max_bytes = settings.most_requests, settings.most_bytes
         self._max_batches, self._old_limit = settings.most_batches, not is_openai(server.place)
+        self._refused = self._good_batches = 0  # requests of the last batch that found no room; good ones since
         self._reports: dict[str, BatchReport] = {}
         self._trouble: TryLaterError | None = None  # of the current round
         self._fatal: DescribeError | None = None  # raised at the end of the round, after all batches had their turn
@@ -196,10 +199,12 @@ class BatchRun:
         now = time.monotonic()
         if self._trouble is None:
             self._in_touch = now
-        elif now - self._in_touch > self._settings.down_seconds:
+            return
+        silent, asked = now - self._in_touch, self._trouble.wait or 0.0
+        if max(silent, asked) > self._settings.down_seconds:
+            span = f"for {duration(silent)}" if silent > asked else f"and to wait {duration(asked)}"
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, for {duration(now - self._in_touch)}. Nothing is lost: "
-                "run the same command again later."
+                f"{self._server.place}: {self._trouble}, {span}. Nothing is lost: run the same command again later."
             )
 
     def _pause(self) -> None:
@@ -276,7 +281,7 @@ class BatchRun:
             case "expired" if not collection.answered:
                 self.tally.stopped = "a batch expired before the server had answered any of it"
             case _:
-                self._max_requests = min(2 * self._max_requests, self._settings.most_requests)
+                self._grow(batch.requests)
         failed = collection.failures.total()
         if collection.fatal is None and not collection.answered and failed >= self._settings.max_failures:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in collection.failures.most_common(3))
@@ -285,6 +290,12 @@ class BatchRun:
                 "retry_failed (--retry-failed)."
             )
         return collection.fatal
+
+    def _grow(self, taken: int) -> None:
+        """Let batches grow after a good one of some requests; once a size was refused, only now and then."""
+        self._good_batches += 1
+        if taken >= self._refused or self._good_batches % PROBING_BATCHES == 0:
+            self._max_requests = min(2 * self._max_requests, self._settings.most_requests)
 
     def _problems(self, report: BatchReport) -> str:
         return shorten(self._server.key.scrub("; ".join(report.problems) or "no reason given."))
@@ -298,6 +309,7 @@ class BatchRun:
             self._max_batches = others
             self._steps.save(replace(batch, phase="uploaded", batch=""))
         elif batch.requests > 1:
+            self._refused, self._good_batches = batch.requests, 0
             self._max_requests = max(1, batch.requests // 2)
             say(f"The server's queue is full: batches of {self._max_requests:,} from now on. It says: {reason}")
             self._take_apart(batch)
