@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -56,6 +58,12 @@ def test_unknown_tokens_and_prices_are_stated():
     text = "\n".join(Estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
     assert "does not count them" in text
     assert "--price-in" in text
+
+
+def test_estimate_says_when_another_price_begins_to_hold():
+    price = Price(1.0, 10.0, changes=date(2026, 12, 24))
+    text = "\n".join(Estimate([record(1.0, 10, 10)], 100, 1.0, 4, price, None).lines())
+    assert "from 2026-12-24 on another price holds" in text
 
 
 def test_each_picture_size_is_paid_for_once(image_set, tmp_path):

@@ -26,12 +26,29 @@ def body(content: str | None = "A cat.", reason: str = "stop", usage: Any = None
         "[THINK]A cat?[/THINK]A cat.",
         "◁think▷A cat?◁/think▷A cat.",
         "<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A cat.",
+        "<seed:think>A cat?</seed:think>A cat.",
+        "<analysis>A cat?</analysis>\nA cat.",
+        "<think>\nA cat?\n</think>\n<answer>\nA cat.</answer>",
+        "<think>A cat?</think><|begin_of_box|>A cat.<|end_of_box|>",
+        "<|START_THINKING|>A cat?<|END_THINKING|><|START_RESPONSE|>A cat.<|END_RESPONSE|>",
     ],
 )
 def test_thinking_before_the_answer_is_stripped(content):
     assert find_thinking(content)
     assert read_answer(body(content)).text == "A cat."
     assert ChatAnswer(content, "stop", 1, 1).text == "A cat."  # as conversations repeat older answers
+
+
+def test_thinking_in_a_part_of_its_own_is_left_out():
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "A cat?"}]}
+    assert read_answer(body([thinking, {"type": "text", "text": "A cat."}])).text == "A cat."
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "content_filter: PROHIBITED_CONTENT", "SAFETY", "RECITATION"])
+def test_answer_that_a_filter_cut_is_a_failure_whatever_the_filter_is_called(reason):
+    with pytest.raises(RequestFailedError) as caught:
+        read_answer(body("A ca", reason))
+    assert (caught.value.reason, caught.value.retryable) == ("stopped by the content filter", False)
 
 
 def test_markers_inside_an_answer_stay_for_the_check_to_find():
@@ -62,8 +79,9 @@ def test_thoughts_without_an_answer_are_retried():
     assert (caught.value.reason, caught.value.retryable) == ("empty answer", True)
 
 
-def test_answer_that_the_server_broke_off_is_a_failure_with_its_tokens():
-    answer = body("A ca", "error", {"prompt_tokens": 5, "completion_tokens": 2})
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_answer_that_the_server_broke_off_is_a_failure_with_its_tokens(reason):
+    answer = body("A ca", reason, {"prompt_tokens": 5, "completion_tokens": 2})
     answer["choices"][0]["error"] = {"code": 502, "message": "upstream died"}
     with pytest.raises(RequestFailedError, match="upstream died") as caught:
         read_answer(answer)

@@ -148,6 +148,19 @@ def test_error_in_a_body_of_status_200_counts_as_its_status(error, kind, said):
         assert getattr(found, "tokens_in", 0) == 0
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        [{"error": {"code": 429, "message": "slow down"}}],
+        {"object": "error", "message": "slow down", "code": 429},
+        {"code": "429", "msg": "slow down"},
+    ],
+)
+def test_error_of_status_200_is_found_without_its_usual_place(body):
+    assert read_error_body(body, KEY).status == 429
+    assert read_error_body({"choices": [], "message": "hello"}, KEY) is None
+
+
 def test_answer_next_to_an_error_is_no_error():
     choice = {"message": {"content": "A cat."}, "finish_reason": "stop"}
     assert read_error_body({"error": {"code": 500}, "choices": [choice]}, KEY) is None

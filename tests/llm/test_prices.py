@@ -48,6 +48,7 @@ def test_dated_price_applies_from_its_day_on(tmp_path, today, prices):
     price = load_prices(path, today)["old-model"]
     assert (price.input, price.output, price.batch) == prices
     assert price.until == date(2027, 1, 14)
+    assert price.changes == next((day for day in (date(2026, 6, 1), date(2026, 12, 1)) if day > today), None)
 
 
 @pytest.mark.parametrize(

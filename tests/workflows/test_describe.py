@@ -265,6 +265,12 @@ def test_captions_of_a_webdataset_are_found_and_named(tmp_path, capsys):
     assert "texts: column txt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("faults", "status"), [((), 0), ((Fault("invalid_image", every=2),), 3)])
+def test_exit_status_of_a_sample_tells_whether_some_failed(few, tmp_path, faults, status):
+    with StubServer(Scenario(faults=faults)) as server:
+        assert run(few, tmp_path, server, "--sample", "4") == status
+
+
 def look(image_set, work, url: str, **options) -> None:
     run_sample(DataOptions(str(image_set)), DescribeOptions(model=MODEL, base_url=(url,), **options), work, 4)
 

@@ -124,7 +124,8 @@ class Estimate:
             interval = f" ({money(low)} to {money(high)}, 95% interval)"
         half = f"; {money(batch)} by the batch interface (--describer batch)" if self.price.batch is not None else ""
         as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
-        return f"money: {money(online)} online{interval}{half}{as_of}"
+        changes = f"; from {self.price.changes} on another price holds" if self.price.changes else ""
+        return f"money: {money(online)} online{interval}{half}{as_of}{changes}"
 
     def _time_line(self) -> str:
         fast, slow = map(duration, self.time_span)

@@ -12,6 +12,9 @@ Body = dict[str, Any]
 
 DETAIL_LENGTH = 200
 
+# Starts of finish reasons, in lower case, of servers that withhold an answer; Google adds its own reason to the first.
+FILTERS = ("content_filter", "safety", "prohibited_content", "blocklist", "recitation", "spii")
+
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
 
@@ -62,12 +65,13 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     refusal = str_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
         raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
-    if answer.finish_reason == "content_filter":
+    reason = (answer.finish_reason or "").casefold()
+    if reason.startswith(FILTERS):
         raise RequestFailedError(FILTERED, answer.text, retryable=False).with_tokens([answer])
-    if answer.finish_reason == "error":
+    if reason in ("error", "abort"):  # vLLM and SGLang abort what they cannot finish
         raise broken_off(choice, answer)
     if not answer.text.strip():
-        if (answer.finish_reason or "").casefold() in CUT_OFF:
+        if reason in CUT_OFF:
             raise thought_too_long([answer])
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])

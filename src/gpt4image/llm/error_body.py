@@ -188,6 +188,8 @@ def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a 
 
 def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
     """Return the error in a body of status 200; None if there is none, or an answer next to it."""
+    if isinstance(body, list) and len(body) == 1:  # Google's errors come in a list
+        body = body[0]
     if not isinstance(body, Mapping):
         return None
     match body.get("choices"):
@@ -195,7 +197,7 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sen
             return error
         case [_, *_]:
             return None
-    return body.get("error") or None
+    return body.get("error") or (body if "choices" not in body and server_message(body) else None)
 
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends

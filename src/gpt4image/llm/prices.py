@@ -1,8 +1,7 @@
 """Prices of models: the user's file comes first, then the list prices of the genai-prices package.
 
 genai-prices bundles its table, so this works offline. It covers batch discounts and dated price changes, but no
-shutdown
-dates: those come from the server's list of models or from the user's file, which looks like this:
+shutdown dates: those come from the server's list of models or from the user's file, which looks like this:
 
     ["my-model"]
     input = 0.30             # US dollars per million prompt tokens
@@ -56,6 +55,7 @@ class Price:
         as_of: day of the price, ISO 8601, or the version of the table; empty if the user gave the price.
         source: where the price comes from.
         until: announced shutdown date of the model; None if none is known.
+        changes: day on which another price begins to hold; None if none is known.
     """
 
     input: Amount
@@ -64,6 +64,7 @@ class Price:
     as_of: str = ""
     source: str = ""
     until: date | None = None
+    changes: date | None = None
 
     def cost(self, tokens_in: int | None, tokens_out: int | None, *, batch: bool = False) -> float | None:
         """Return US dollars for some tokens; None if they were not counted."""
@@ -102,12 +103,13 @@ def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - 
     for start, period in sorted(zip(starts, periods, strict=True), key=itemgetter(0)):
         if start <= today:
             values |= {key: value for key, value in period.items() if key != "from"}
-    kinds = field_types(Price)
+    kinds = {name: kind for name, kind in field_types(Price).items() if name != "changes"}
     for key in values:
         if key not in kinds:
             raise ConfigError(f"{where}: {unknown_name('key', key, [*kinds, 'price'])}")
     values = {"input": None, "output": None, **values, "as_of": str(values.get("as_of", ""))}
-    return Price(**{key: check_value(kinds[key], value, f"{where}: {key}") for key, value in values.items()})
+    checked = {key: check_value(kinds[key], value, f"{where}: {key}") for key, value in values.items()}
+    return Price(**checked, changes=min((start for start in starts if start > today), default=None))
 
 
 def utc_today() -> date:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 
-# Markers around thinking: DeepSeek, Qwen and many others; Kimi; Magistral; the channels of gpt-oss.
-NAMES = "think|thinking|thought|reasoning"
+# Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; channels of gpt-oss.
+NAMES = "(?:seed:)?think|thinking|thought|reasoning|analysis"
+CHANNEL = r"(?:<\|start\|>assistant)?<\|channel\|>"
 OPEN = re.compile(
-    rf"<(?:{NAMES})>|◁think▷|\[THINK\]|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)\b.*?<\|message\|>",
+    rf"<(?:{NAMES})>|◁think▷|\[THINK\]|<\|START_THINKING\|>|{CHANNEL}(?:analysis|commentary)\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 CLOSE = re.compile(
-    rf"</(?:{NAMES})>|◁/think▷|\[/THINK\]|(?:<\|start\|>assistant)?<\|channel\|>final\b.*?<\|message\|>",
+    rf"</(?:{NAMES})>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|{CHANNEL}final\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
+
+# Markers around the answer of models that think: Hunyuan and others trained like R1; GLM; Command.
+AROUND_ANSWER = re.compile(
+    r"</?(?:answer|response)>|<\|(?:begin|end)_of_box\|>|<\|(?:START|END)_RESPONSE\|>", re.IGNORECASE
+)
+
+
+BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")
 
 
 def strip_thinking(text: str) -> str:
@@ -21,17 +30,17 @@ def strip_thinking(text: str) -> str:
 
     Only the closing marker is sure to be there: some chat templates put the opening one into the prompt.
 
-    >>> strip_thinking("<think>A cat?</think>A cat."), strip_thinking("A cat?</think> A cat.")
+    >>> strip_thinking("<think>A cat?</think><answer>A cat.</answer>"), strip_thinking("A cat?</think> A cat.")
     ('A cat.', 'A cat.')
     """
     if find_thinking(text) is None:
-        return text
+        return BOX.sub("", text)
     text = text.lstrip()
     while close := CLOSE.search(text):
         opening = OPEN.search(text)
         if opening is not None and 0 < opening.start() < close.start():
             return text  # the answer precedes it
-        text = text[close.end() :].lstrip()
+        text = AROUND_ANSWER.sub("", text[close.end() :]).lstrip()
     return "" if OPEN.match(text) else text
 
 

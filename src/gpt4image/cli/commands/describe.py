@@ -54,9 +54,12 @@ class Describe:
         if self.estimate:
             show("\n".join(workflow.run_estimate(self.source, self.describer, self.work).lines()))
         elif self.sample is not None:
-            for item in workflow.run_sample(self.source, self.describer, self.work, self.sample):
+            items = workflow.run_sample(self.source, self.describer, self.work, self.sample)
+            for item in items:
                 show(workflow.preview_line(item))
             print(f"page: {workdir.description_preview}")
+            answered = sum(item.record.answered for item in items)
+            return 1 if not answered else 3 if answered < len(items) else 0
         else:
             confirm = None if self.yes else ask_user
             tally = workflow.run_description(self.source, self.describer, self.work, confirm)
