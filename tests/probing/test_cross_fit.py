@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.probing import cross_fit as crossfit
-from gpt4image.probing.cross_fit import STRENGTHS, Fitter, choose_strengths, cross_fit
+from gpt4image.probing.cross_fit import STRENGTHS, Fitter, Refits, choose_strengths, cross_fit
 from gpt4image.probing.logistic_regression import standardise
 
 CLASSES = ("a", "b", "c", "d")
@@ -202,3 +202,51 @@ def test_choice_of_strength_counts_only_folds_that_the_model_learns_from(monkeyp
     monkeypatch.setattr(Model, "log_probabilities", lambda self, rows: np.eye(2)[labels[rows] ^ (self.strength < 30)])
     assert choose_strengths(fitter, fold_of, [0, 1, 2], [0.3, 30]) == {0: 30, 1: 30, 2: 30}
     assert fits == [{2}, {2}, {1}, {1}, {0}, {0}] * 2
+
+
+def test_examples_are_learned_from_by_every_model_and_lie_in_no_fold(seen):
+    labels = np.random.default_rng(0).integers(0, 4, 80)
+    vectors = informative_vectors(np.concatenate([labels, np.arange(4)]))
+    examples = np.arange(84) >= 80
+    found = cross_fit(vectors, np.append(labels, np.arange(4)), np.arange(84), 4, folds=4, examples=examples)
+    assert all(set(range(80, 84)) <= set(rows.tolist()) for rows in seen)
+    assert (found.folds[80:] == -1).all()
+    assert found.quality.images == 80
+
+
+def test_prior_is_added_to_the_log_probabilities():
+    labels = np.random.default_rng(0).integers(0, 4, 80)
+    vectors = informative_vectors(labels)
+    prior = np.log(np.random.default_rng(1).dirichlet(np.ones(4), 80))
+    plain, found = (cross_fit(vectors, labels, np.arange(80), 4, prior=each) for each in (None, prior))
+    joint = np.exp(plain.logits.astype(float) + prior)
+    np.testing.assert_allclose(np.exp(found.logits), joint / joint.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("refits", [Refits(trims=2), Refits(rounds=2, sure=0.3), Refits(trims=1, rounds=1)])
+def test_refitted_models_do_not_learn_the_labels_that_they_predict(refits):
+    labels = np.random.default_rng(0).integers(0, 4, 300)
+    found = cross_fit(random_vectors(300, width=100), labels, np.arange(300), 4, folds=3, strength=30, refits=refits)
+    assert found.quality.accuracy < 0.33
+
+
+def test_trimming_leaves_out_the_labels_that_other_folds_believe_least():
+    true = np.random.default_rng(0).integers(0, 4, 400)
+    vectors, wrong = informative_vectors(true), np.random.default_rng(1).random(400) < 0.3
+    labels = np.where(wrong, (true + 1) % 4, true)
+    fitter, train = Fitter(vectors, labels, 4), np.arange(400)
+    kept = Refits(trims=1)._trust(fitter, train, train, np.arange(400), 3.0, 0)
+    assert np.bincount(labels[kept]).tolist() == [n - int(0.3 * n) for n in np.bincount(labels).tolist()]
+    assert wrong[kept].mean() < 0.6 * wrong.mean()
+
+
+def test_self_training_learns_from_sure_guesses_alone(seen):
+    true = np.random.default_rng(0).integers(0, 4, 300)
+    vectors = informative_vectors(true)
+    labels = np.where(np.arange(300) < 20, true, -1)
+    fitter, train = Fitter(vectors, labels, 4), np.arange(20)
+    first = fitter.fit(train, 3.0)
+    Refits(rounds=1, sure=0.6).refit(fitter, first, train, np.arange(300), 3.0, 0)
+    sure = np.exp(first.log_probabilities(vectors[20:]).max(axis=1)) > 0.6
+    assert 0 < sure.sum() < 280
+    assert set(seen[-1].tolist()) == {*range(20), *(20 + np.flatnonzero(sure)).tolist()}

@@ -113,8 +113,16 @@ class TeacherOptions:
 class LabelOptions:
     """Classifier on the texts."""
 
-    strength: Annotated[Positive, Interval(lt=float("inf"))] = 3.0
-    """Inverse regularisation strength: higher fits the texts more closely."""
+    classes: Path | None = None
+    """File with the classes' names, one per line, or a table with the columns class and text, whose texts describe the
+    classes. Default: the names of the images' classes."""
+    label_form: Literal["hard", "sharp", "soft"] = "hard"
+    """Text labels: the likeliest class, calibrated probabilities, or these sharpened."""
+    abstain: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Give no text label to images whose likeliest class is less probable than this."""
+    strength: Annotated[Positive, Interval(lt=float("inf"))] | None = None
+    """Inverse regularisation strength: higher fits the texts more closely. Default: 3 for soft labels, 10 for text
+    labels."""
     folds: Annotated[int, Ge(2)] = 5
     """Folds of cross-fitting: a classifier that has not seen an image's fold labels the image."""
     label_seed: int = 0

@@ -48,6 +48,14 @@ class WorkDir(Layout):
         """
         return self.folder / "labels" / file_name(name)
 
+    def text_labels(self, name: str) -> Path:
+        """Return the folder of text labels made from the vectors of text encoders, or of frozen image features.
+
+        >>> WorkDir(Path("work")).text_labels("minilm").as_posix()
+        'work/labels/text-minilm'
+        """
+        return self.labels(f"text-{name}")
+
     def run(self, arm: str, seed: int) -> Path:
         """Return the folder of one training run."""
         return self.folder / "runs" / f"{arm}-{seed}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import log_softmax
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DataError
@@ -54,6 +56,9 @@ def cross_fit(
     device: torch.device | str | None = None,
     out: np.ndarray | None = None,
     title: str = "Label images by their vectors",
+    examples: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
+    refits: Refits | None = None,
 ) -> CrossFit:
     """Predict each row by a softmax regression fitted to the folds that hold neither the row nor its group.
 
@@ -74,16 +79,21 @@ def cross_fit(
         device: device of the fits; default a GPU if there is one.
         out: array [N, C] to fill, such as a memory map, where the logits do not fit into memory.
         title: caption of the progress line.
+        examples: labelled rows that every model learns from and that are in no fold, such as the classes' names, bool
+            [N]; each in a group of its own.
+        prior: added to every model's log-probabilities, float [N, C], such as the likeness to the classes' names.
+        refits: how each fold's model is fitted again after looking at all rows; default not at all.
 
     Raises:
         ConfigError: fewer than two folds, arrays of different lengths, or a label beyond the classes.
         DataError: labelled rows lie in fewer than two groups, or belong to fewer than two classes.
     """
-    check_arguments(vectors, labels, groups, classes, folds)
-    fold_of = deal_out(labels, groups, folds, seed)
+    judged = labels if examples is None else np.where(examples, -1, labels)
+    check_arguments(vectors, judged, groups, classes, folds)
+    fold_of = deal_out(judged, groups, folds, seed)
     known, unseen = np.flatnonzero(labels >= 0), np.flatnonzero(fold_of < 0)
-    used = np.unique(fold_of[known]).tolist()  # fewer than `folds` where there are few groups
-    fitter = Fitter(vectors, labels, classes, tolerance, device)
+    used = np.unique(fold_of[judged >= 0]).tolist()  # fewer than `folds` where there are few groups
+    fitter = Fitter(vectors, labels, classes, tolerance, device, prior)
     logits = np.empty((len(labels), classes), dtype=np.float32) if out is None else out
     logits[unseen] = 0
     strengths = [strength] if isinstance(strength, int | float) else strength
@@ -91,14 +101,17 @@ def cross_fit(
     with console.progress(title, trials + len(used)) as meter:
         chosen = choose_strengths(fitter, fold_of, used, strengths, meter.advance)
         for fold in used:
-            model = fitter.fit(known[fold_of[known] != fold], chosen[fold])
+            train = known[fold_of[known] != fold]
+            model = fitter.fit(train, chosen[fold])
+            if refits is not None:
+                model = refits.refit(fitter, model, train, groups, chosen[fold], seed)
             for rows in blocks(np.flatnonzero(fold_of == fold)):
-                logits[rows] = model.log_probabilities(vectors[rows])
+                logits[rows] = fitter.predict(model, rows)
             for rows in blocks(unseen):
-                logits[rows] += model.log_probabilities(vectors[rows]) / len(used)
+                logits[rows] += fitter.predict(model, rows) / len(used)
             meter.advance()
-    temperature = fit_temperature(logits, labels, seed)
-    return CrossFit(logits, fold_of, temperature, measure_quality(logits, labels, temperature))
+    temperature = fit_temperature(logits, judged, seed)
+    return CrossFit(logits, fold_of, temperature, measure_quality(logits, judged, temperature))
 
 
 def check_arguments(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, folds: int) -> None:
@@ -156,7 +169,7 @@ def choose_strengths(
             model = fitter.fit(train, strength)
             for judged, tried in (pair, pair[::-1]):
                 for rows in blocks(np.flatnonzero((labels >= 0) & (fold_of == tried))):
-                    predicted = model.log_probabilities(fitter.vectors[rows]).argmax(axis=1)
+                    predicted = fitter.predict(model, rows).argmax(axis=1)
                     right[judged][at] += (predicted == labels[rows]).sum()
             fitted()
     return {fold: strengths[int(counts.argmax())] for fold, counts in right.items()}
@@ -172,6 +185,7 @@ class Fitter:
         classes: number C of classes.
         tolerance: precision of the fits.
         device: device of the fits.
+        prior: added to the models' log-probabilities, float [N, C].
     """
 
     vectors: np.ndarray
@@ -179,6 +193,7 @@ class Fitter:
     classes: int
     tolerance: float = TOLERANCE
     device: torch.device | str | None = None
+    prior: np.ndarray | None = None
 
     def fit(self, rows: np.ndarray, strength: float) -> PartialModel:
         """Fit a model of the classes that occur among some labelled rows, int64 [n]."""
@@ -194,6 +209,102 @@ class Fitter:
             device=self.device,
         )
         return PartialModel(model, seen, self.classes, len(rows))
+
+    def predict(self, model: PartialModel, rows: np.ndarray) -> np.ndarray:
+        """Return a model's log-probabilities for some rows [B], with the prior, float32 [B, C]."""
+        found = model.log_probabilities(self.vectors[rows])
+        if self.prior is None:
+            return found
+        return np.asarray(log_softmax(found + self.prior[rows], axis=1), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Refits:
+    """How a model is fitted again: without the labels that it doubts, and with its own labels for other rows.
+
+    Attributes:
+        trims: number of fits without the doubtful labels of the last.
+        trimmed: share of each class's labels that are left out: those that a model which has not seen them believes
+            least (iterative trimming; Shen and Sanghavi, arXiv 1810.11874).
+        rounds: number of fits with the model's own labels (self-training; Scudder, "Probability of error of some
+            adaptive pattern-recognition machines", 1965).
+        sure: probability above which such a label is used.
+    """
+
+    trims: int = 0
+    trimmed: float = 0.3
+    rounds: int = 0
+    sure: float = 0.7
+
+    def refit(
+        self, fitter: Fitter, model: PartialModel, train: np.ndarray, groups: np.ndarray, strength: float, seed: int
+    ) -> PartialModel:
+        """Return the last of the fits.
+
+        Labels of rows outside `train` have no part in it, so the model is still out-of-fold for them; their vectors
+        take part in self-training.
+
+        Args:
+            fitter: fits the models.
+            model: model of all of `train`.
+            train: labelled rows to learn from, int64 [n].
+            groups: leakage groups of all rows, int [N].
+            strength: inverse strength of the regularisation.
+            seed: seed of the inner folds.
+        """
+        trusted = train
+        for _ in range(self.trims):
+            trusted = self._trust(fitter, train, trusted, groups, strength, seed)
+        if self.trims:
+            model = fitter.fit(trusted, strength)
+        return self.self_train(fitter, partial(fitter.predict, model), trusted, strength) if self.rounds else model
+
+    def self_train(
+        self, fitter: Fitter, guess: Callable[[np.ndarray], np.ndarray], trusted: np.ndarray, strength: float
+    ) -> PartialModel:
+        """Fit models to some rows' labels and to the guesses for all others that are sure enough, and guess again.
+
+        Args:
+            fitter: fits the models.
+            guess: returns log-probabilities of some rows, [B] to [B, C]; those of the last model after the first round.
+            trusted: rows whose labels are used, int64 [n].
+            strength: inverse strength of the regularisation.
+        """
+        others = np.setdiff1d(np.arange(len(fitter.labels)), trusted)
+        for _ in range(self.rounds):
+            guessed = np.concatenate([guess(rows) for rows in blocks(others)] or [np.empty((0, fitter.classes))])
+            sure = guessed.max(axis=1) > math.log(self.sure)
+            labels = fitter.labels.copy()
+            labels[others[sure]] = guessed[sure].argmax(axis=1)
+            model = replace(fitter, labels=labels).fit(np.concatenate([trusted, others[sure]]), strength)
+            guess = partial(fitter.predict, model)
+        return model
+
+    def _trust(
+        self,
+        fitter: Fitter,
+        train: np.ndarray,
+        trusted: np.ndarray,
+        groups: np.ndarray,
+        strength: float,
+        seed: int,
+    ) -> np.ndarray:
+        """Return the rows of `train` [n] that models fitted to the trusted rows of other folds believe most."""
+        labels = fitter.labels[train]
+        fold_of = deal_out(labels, groups[train], FOLDS, seed)
+        believed = np.empty(len(train))  # log-probability of the given label
+        is_trusted = np.isin(train, trusted)
+        for fold in np.unique(fold_of).tolist():
+            model = fitter.fit(train[(fold_of != fold) & is_trusted], strength)
+            for places in blocks(np.flatnonzero(fold_of == fold)):
+                found = fitter.predict(model, train[places])
+                believed[places] = found[np.arange(len(places)), labels[places]]
+        kept = np.zeros(len(train), dtype=bool)
+        for value in np.unique(labels):
+            of_class = np.flatnonzero(labels == value)
+            doubtful = int(self.trimmed * len(of_class))
+            kept[of_class[np.argsort(believed[of_class], kind="stable")[doubtful:]]] = True
+        return train[kept]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,27 @@ def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
     return max(interval.low, -1.0), min(interval.high, 1.0)
 
 
+def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
+    """Return a weighted share of true values with Wilson's interval for the effective number of values.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927); effective number of
+    values: Kish, "Survey Sampling" (1965), section 11.7.
+
+    Args:
+        true: bool [N].
+        weights: float [N], not all 0.
+
+    >>> found = weighted_share(np.array([True] * 8 + [False] * 2), np.ones(10))
+    >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+    (0.8, 0.49, 0.943)
+    """
+    share = float(weights @ true / weights.sum())
+    count, z = float(weights.sum() ** 2 / (weights**2).sum()), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return Interval(share, max(centre - reach, 0.0), min(centre + reach, 1.0), "images only")
+
+
 def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean squares [3] of rows, columns and residual of a table [S, N], and their degrees of freedom [3]."""
     rows, columns = table.shape

@@ -1,18 +1,30 @@
-"""Soft labels for training images: from a cross-fitted classifier on their texts, or from a stronger classifier."""
+"""Labels from texts or a stronger classifier: soft labels to mix in, and text labels in place of the given ones."""
 
+from gpt4image.soft_labels.classes import ClassTexts
 from gpt4image.soft_labels.labeller import existing_labels, label_by_vectors
 from gpt4image.soft_labels.report import (
     ComparedEncoder,
     LabelIssue,
     LabelReport,
     compare_encoders,
+    describe_text_labels,
     report_labels,
     write_label_issues,
 )
-from gpt4image.soft_labels.store import LabelManifest, LabelOrigin, LabelSource, SoftLabels, write_soft_labels
+from gpt4image.soft_labels.store import (
+    LabelEstimate,
+    LabelManifest,
+    LabelOrigin,
+    LabelSource,
+    SoftLabels,
+    write_soft_labels,
+)
+from gpt4image.soft_labels.text_labels import label_by_texts
 
 __all__ = [
+    "ClassTexts",
     "ComparedEncoder",
+    "LabelEstimate",
     "LabelIssue",
     "LabelManifest",
     "LabelOrigin",
@@ -20,7 +32,9 @@ __all__ = [
     "LabelSource",
     "SoftLabels",
     "compare_encoders",
+    "describe_text_labels",
     "existing_labels",
+    "label_by_texts",
     "label_by_vectors",
     "report_labels",
     "write_label_issues",

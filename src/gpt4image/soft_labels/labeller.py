@@ -108,19 +108,21 @@ def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strengt
 
 @dataclass(frozen=True)
 class TrainingVectors:
-    """The training images that have a vector in every store.
+    """The training images, and validation images if wanted, that have a vector in every store.
 
     Attributes:
         ids: image ids in ascending order, S32 [n]; an image in several classes comes once for each.
         labels: int [n], -1 for none.
         stores: the stores.
         positions: positions of the images in each store, int64 [n] each.
+        held_out: which are validation images, bool [n].
     """
 
     ids: np.ndarray
     labels: np.ndarray
     stores: Sequence[EmbeddingStore]
     positions: Sequence[np.ndarray]
+    held_out: np.ndarray
 
     def origin(self, kind: LabelKind) -> LabelOrigin:
         """Return the origin of labels made from these vectors, without the settings."""
@@ -129,7 +131,8 @@ class TrainingVectors:
             known = store.manifest
             content = digest(known.text_hash, known.long_text)
             sources.append(LabelSource(name=known.encoder, revision=known.revision, content=content))
-        fitted_to = digest(self.ids.tobytes(), self.labels.astype(np.int32).tobytes())
+        held_out = [self.held_out.tobytes()] if self.held_out.any() else []
+        fitted_to = digest(self.ids.tobytes(), self.labels.astype(np.int32).tobytes(), *held_out)
         return LabelOrigin(kind=kind, sources=tuple(sources), fitted_to=fitted_to)
 
     def groups(self) -> np.ndarray:
@@ -148,27 +151,46 @@ class TrainingVectors:
         shape = (len(self.ids), sum(store.width for store in self.stores))
         vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
         for rows in blocks(np.arange(len(self.ids))):
-            parts = [store.take(at[rows]) for store, at in zip(self.stores, self.positions, strict=True)]
-            vectors[rows] = np.concatenate(parts, axis=1)
+            vectors[rows] = self.take(rows)
         return vectors
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of some images [B], of all stores side by side, float32 [B, D]."""
+        parts = [store.take(at[rows]) for store, at in zip(self.stores, self.positions, strict=True)]
+        return np.concatenate(parts, axis=1)
 
-def find_training_vectors(images: ImageTable, stores: Sequence[EmbeddingStore]) -> TrainingVectors:
-    """Find the training images with a vector in every store. DescriptionError if none of them has a label."""
-    rows = images.split("train")
+
+def find_training_vectors(
+    images: ImageTable, stores: Sequence[EmbeddingStore], *, validation: bool = False, labelled: bool = True
+) -> TrainingVectors:
+    """Find the training images with a vector in every store.
+
+    Args:
+        images: the images.
+        stores: the stores.
+        validation: include validation images.
+        labelled: at least one training image must have a label.
+
+    Raises:
+        DescriptionError: there is none, or none with a label.
+    """
+    rows = np.concatenate([images.split("train"), images.split("validation")[: None if validation else 0]])
     ids, labels = images.ids[rows], images.labels[rows]
-    order = np.lexsort((labels, ids))
-    ids, labels = ids[order], labels[order]
+    held_out = np.arange(len(rows)) >= len(images.split("train"))
+    order = np.lexsort((held_out, labels, ids))
+    ids, labels, held_out = ids[order], labels[order], held_out[order]
     positions = [store.find(ids) for store in stores]
     chosen = np.all([found >= 0 for found in positions], axis=0)
     chosen[1:] &= (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # the same file twice counts once
-    if not (labels[chosen] >= 0).any():
+    if not (chosen & ~held_out & (labels >= 0 if labelled else True)).any():
         raise DescriptionError(
-            f"None of the {len(ids):,} training images of {images.source} has a label and a vector in "
-            f"{', '.join(str(store.layout.folder) for store in stores)}. Describe and embed training images: "
+            f"None of the {(~held_out).sum():,} training images of {images.source} has {'a label and ' * labelled}a "
+            f"vector in {', '.join(str(store.layout.folder) for store in stores)}. Describe and embed training images: "
             "gpt4image describe, gpt4image embed."
         )
-    return TrainingVectors(ids[chosen], labels[chosen], stores, [found[chosen] for found in positions])
+    return TrainingVectors(
+        ids[chosen], labels[chosen], stores, [found[chosen] for found in positions], held_out[chosen]
+    )
 
 
 def make_labels(

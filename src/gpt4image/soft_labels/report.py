@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.format import counted, printable
 from gpt4image.embed.store import EmbeddingStore
@@ -15,7 +16,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
-from gpt4image.soft_labels.store import SoftLabels
+from gpt4image.soft_labels.store import Share, SoftLabels
 
 SHOWN = 5  # classes that the report names
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")
@@ -122,6 +123,52 @@ def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
     }
     per_class = dict(sorted(shares.items(), key=lambda item: item[1][1]))
     return LabelReport(labels, per_class, sorted(issues, key=lambda issue: issue.probability))
+
+
+def describe_text_labels(labels: SoftLabels) -> list[str]:
+    """Say in a few lines what text labels will be worth.
+
+    Raises:
+        StoreError: they are soft labels.
+    """
+    known = labels.manifest.estimate
+    if known is None:
+        raise StoreError(f"{labels.layout.folder} holds soft labels, not text labels.")
+    lines = [f"labeller: {known.method}"]
+    if known.accuracy is not None and (known.unlabelled or known.replaced):
+        of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
+        lines.append(f"expected to be right: {_percent(known.accuracy)} {of}")
+    elif known.accuracy is None:
+        lines.append("no given labels, so nothing tells how many of the new ones are right: label 10 images per class")
+    measured = [(share.mean, name) for name, share in zip(labels.classes, known.per_class, strict=True) if share]
+    if measured:
+        worst = ", ".join(f"{name} {share:.0%}" for share, name in sorted(measured)[:SHOWN])
+        lines.append(f"weakest classes, out of fold: {worst}")
+    if known.wrong is not None:
+        fate = f"{known.changed:,} replaced" if known.replaced else "all kept"
+        lines.append(f"wrong among {counted(known.labelled, 'given label')}: {_percent(known.wrong)}; {fate}")
+        lines.append(f"which class is labelled as which: {labels.layout.transition}")
+    elif known.labelled:
+        lines.append(f"{counted(known.labelled, 'given label')}, too few to estimate how many are wrong: all kept")
+    if known.abstained:
+        lines.append(f"no label: {counted(known.abstained, 'image')}, because no class is likely enough")
+    return [*lines, f"text labels of {counted(len(labels), 'image')}: {labels.layout.folder}"]
+
+
+def write_transition(labels: SoftLabels) -> None:
+    """Write how often each class is labelled as which, as a tab-separated table: a row per true class."""
+    known = labels.manifest.estimate
+    if known is None or known.transition is None:
+        return
+    names = [printable(name) for name in labels.classes]
+    with atomic_write(labels.layout.transition) as file:
+        file.write(("\t".join(["true class", *names]) + "\n").encode())
+        for name, row in zip(names, known.transition, strict=True):
+            file.write(("\t".join([name, *(f"{share:.4f}" for share in row)]) + "\n").encode())
+
+
+def _percent(share: Share) -> str:
+    return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
 def write_label_issues(path: Path, issues: Iterable[LabelIssue]) -> None:

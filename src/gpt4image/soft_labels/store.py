@@ -49,6 +49,7 @@ class LabelOrigin(Record):
         folds: number of folds; None without cross-fitting, likewise the next two.
         strength: inverse strength of the regularisation.
         seed: seed of the folds.
+        settings: hash of everything else that text labels depend on, such as the texts of the classes.
     """
 
     kind: LabelKind
@@ -57,6 +58,44 @@ class LabelOrigin(Record):
     folds: int | None = None
     strength: float | None = None
     seed: int | None = None
+    settings: str = ""
+
+
+class Share(Record):
+    """An estimated share with its 95% confidence interval, each from 0 to 1."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class LabelEstimate(Record):
+    """What text labels will be worth, estimated before anyone trains on them.
+
+    Attributes:
+        method: how the labeller was fitted.
+        labelled: training and validation images with a given label.
+        unlabelled: training images without one.
+        abstained: images that get no label, because no class is likely enough.
+        accuracy: share of right labels among unlabelled images, or among all if given ones are replaced; None if there
+            are too few given labels to measure it.
+        per_class: the same for each class's images; None for a class without a given label.
+        wrong: share of wrong labels among the given ones; None if there are too few to estimate it.
+        transition: row k: how often images of class k are labelled as each class; None likewise.
+        replaced: whether given labels are replaced by the posterior of the true class.
+        changed: images whose likeliest class is not the given one.
+    """
+
+    method: str
+    labelled: int
+    unlabelled: int
+    abstained: int
+    accuracy: Share | None
+    per_class: tuple[Share | None, ...]
+    wrong: Share | None
+    transition: tuple[tuple[float, ...], ...] | None
+    replaced: bool
+    changed: int
 
 
 class LabelManifest(Record):
@@ -68,6 +107,8 @@ class LabelManifest(Record):
         images: number N of images.
         temperature: divides the logits before the softmax, unless another is asked for.
         quality: quality of the labels; None where it was not measured.
+        estimate: of text labels, which stand in for the given ones in training and validation; None for soft labels,
+            which are mixed with the given ones.
     """
 
     origin: LabelOrigin
@@ -75,6 +116,7 @@ class LabelManifest(Record):
     images: int
     temperature: float
     quality: LabelQuality | None
+    estimate: LabelEstimate | None = None
 
 
 class LabelLayout(Layout):
@@ -88,6 +130,8 @@ class LabelLayout(Layout):
     """Log-probabilities at temperature 1, float16 [N, C]."""
     doubtful = File("doubtful.tsv")
     """Table of likely label errors; written on request."""
+    transition = File("transition.tsv")
+    """Table of how often each class is labelled as which; written on request, for text labels."""
     lock = Sibling(".lock")
     """Lock file of the writer."""
     building = Sibling(".building")
@@ -212,6 +256,7 @@ def replace_labels(
     origin: LabelOrigin,
     temperature: float,
     quality: LabelQuality | None,
+    estimate: LabelEstimate | None = None,
 ) -> SoftLabels:
     """Do what `write_soft_labels` does, for a caller that holds the lock."""
     check_temperature(temperature)
@@ -230,7 +275,12 @@ def replace_labels(
     save_array(building.ids, sorted_ids)
     write_logits(building.logits, logits, order)
     manifest = LabelManifest(
-        origin=origin, classes=tuple(classes), images=len(ids), temperature=temperature, quality=quality
+        origin=origin,
+        classes=tuple(classes),
+        images=len(ids),
+        temperature=temperature,
+        quality=quality,
+        estimate=estimate,
     )
     manifest.save(building.manifest)
     replace_folder(building.folder, layout.folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescriptionError
-from gpt4image.core.options import GuidanceOptions, TextOptions
+from gpt4image.core.options import GuidanceOptions, LabelOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
@@ -136,3 +136,32 @@ def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workd
         )
     folder = workdir.labels("+".join(store.manifest.encoder for store in stores))
     return existing_labels(images, stores, folder) or label_by_vectors(images, stores, folder)
+
+
+def make_text_labels(
+    images: ImageTable, stores: Sequence[EmbeddingStore], text: TextOptions, options: LabelOptions, workdir: WorkDir
+) -> SoftLabels:
+    """Compute text labels, or open those that exist with the same settings.
+
+    Raises:
+        ConfigError: there are no text vectors, or the file of classes does not fit the images.
+    """
+    from gpt4image.embed import load_encoder
+    from gpt4image.soft_labels import ClassTexts, label_by_texts
+    from gpt4image.soft_labels.labelling import STRENGTH
+    from gpt4image.soft_labels.report import write_transition
+
+    labels = label_by_texts(
+        images,
+        stores,
+        workdir.text_labels("+".join(text.encoder)),
+        classes=ClassTexts.read(options.classes) if options.classes else None,
+        encoders=[load_encoder(name) for name in text.encoder] if stores else (),
+        form=options.label_form,
+        abstain=options.abstain,
+        strength=options.strength or STRENGTH,
+        folds=options.folds,
+        seed=options.label_seed,
+    )
+    write_transition(labels)
+    return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TeacherOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
-from gpt4image.workflows.inputs import open_descriptions, open_embeddings, open_guidance
+from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open_embeddings, open_guidance
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
@@ -35,22 +36,44 @@ def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> 
     return compare_encoders(images, stores, WorkDir(work).labels)
 
 
-def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabelReport:
-    """Compute soft labels of the training images from their descriptions, and list likely label errors.
+def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabellingResult:
+    """Compute text labels and soft labels from descriptions, and list likely label errors.
 
     Raises:
-        ConfigError: there are no descriptions.
+        ConfigError: there are no descriptions, or the file of classes does not fit the images.
     """
+    from gpt4image.probing.cross_fit import STRENGTH
     from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
 
     images, stores = run_embedding(data, text, work)
-    folder = WorkDir(work).labels("+".join(text.encoder))
+    text_labels = make_text_labels(images, stores, text, options, WorkDir(work))
+    if not (images.labels[images.split("train")] >= 0).any():
+        return LabellingResult(text_labels, None)
     labels = label_by_vectors(
-        images, stores, folder, strength=options.strength, folds=options.folds, seed=options.label_seed
+        images,
+        stores,
+        WorkDir(work).labels("+".join(text.encoder)),
+        strength=options.strength or STRENGTH,
+        folds=options.folds,
+        seed=options.label_seed,
     )
     report = report_labels(labels, images)
     write_label_issues(labels.layout.doubtful, report.issues)
-    return report
+    return LabellingResult(text_labels, report)
+
+
+@dataclass(frozen=True)
+class LabellingResult:
+    """Text labels, and the report on soft labels; None without a given label."""
+
+    text_labels: SoftLabels
+    report: LabelReport | None
+
+    def lines(self) -> list[str]:
+        """Format both for the terminal."""
+        from gpt4image.soft_labels import describe_text_labels
+
+        return [*describe_text_labels(self.text_labels), *(self.report.lines() if self.report else [])]
 
 
 def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:

@@ -90,12 +90,12 @@ class EmbedCompare:
 
 @dataclass(frozen=True)
 class Label:
-    """Compute soft labels of the training images from their descriptions, and list likely label errors.
+    """Label images from their descriptions, say how many labels will be right, and list likely label errors.
 
-    The labels are out-of-fold class probabilities.
+    Text labels stand in for missing and wrong labels; soft labels are out-of-fold class probabilities to mix in.
     """
 
-    SHORT: ClassVar = ("text", "text-column", "encoder", "strength", "folds", "label-seed", "work")
+    SHORT: ClassVar = ("text", "text-column", "encoder", "classes", "label-form", "abstain", "folds", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
@@ -104,7 +104,7 @@ class Label:
     """Work directory."""
 
     def run(self) -> None:
-        """Print the quality of the labels, and likely errors among the given ones."""
+        """Print what the labels are worth, and likely errors among the given ones."""
         from gpt4image.core.console import show
         from gpt4image.workflows.train import run_labelling
 

@@ -1,0 +1,142 @@
+"""Text labels: labels from descriptions that stand in for missing and wrong ones, in training and in validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import digest, exclusive
+from gpt4image.embed.store import EmbeddingStore
+from gpt4image.images.table import ImageTable
+from gpt4image.probing.calibration import measure_quality
+from gpt4image.probing.folds import FOLDS
+from gpt4image.probing.intervals import Interval
+from gpt4image.soft_labels.classes import ClassTexts
+from gpt4image.soft_labels.labeller import TrainingVectors, check_settings, find_training_vectors
+from gpt4image.soft_labels.labelling import STRENGTH, Examples, Labelling, label_rows
+from gpt4image.soft_labels.store import (
+    LabelEstimate,
+    LabelKind,
+    LabelLayout,
+    LabelOrigin,
+    Share,
+    SoftLabels,
+    finish_interrupted,
+    open_if_complete,
+    replace_labels,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpt4image.embed.encoders import TextEncoder
+
+Form = Literal["hard", "sharp", "soft"]
+TEMPERATURES: dict[Form, float] = {"hard": 0.01, "sharp": 0.5, "soft": 1.0}
+
+
+def label_by_texts(
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    folder: Path,
+    *,
+    classes: ClassTexts | None = None,
+    encoders: Sequence[TextEncoder] = (),
+    form: Form = "hard",
+    abstain: float = 0.0,
+    strength: float = STRENGTH,
+    folds: int = FOLDS,
+    seed: int = 0,
+    kind: LabelKind = "text",
+    device: torch.device | str | None = None,
+) -> SoftLabels:
+    """Label training and validation images by the vectors of their texts, or open the labels that already exist.
+
+    Unlabelled training images are labelled by a classifier of all labels (`label_rows`). Given labels of training and
+    validation images stay as they are, unless enough of them turn out wrong: then the posterior of the true class takes
+    their place. Validation labels are not learned from.
+
+    Args:
+        images: the images.
+        stores: vectors of their texts, one store per encoder; the unit vectors of several are concatenated.
+        folder: folder of the labels.
+        classes: texts of the classes, by default their names; needs `encoders`.
+        encoders: the encoders of `stores`, to embed the texts of the classes; without any, these are not used.
+        form: hard labels (the likeliest class), calibrated soft ones, or soft ones sharpened to their square.
+        abstain: images whose likeliest class is less probable than this get no label.
+        strength: inverse strength of the regularisation.
+        folds: number of folds.
+        seed: seed of folds and resampling.
+        kind: what the vectors embed, for the manifest.
+        device: device of the fits; default a GPU if there is one.
+
+    Raises:
+        ConfigError: no store, a class without texts, or an invalid setting.
+        DataError: the images have fewer than two classes, or labelled ones of fewer than two and no texts of classes.
+        DescriptionError: no image has a text.
+    """
+    check_settings(images, stores, strength, folds)
+    if not 0 <= abstain < 1:
+        raise ConfigError(f"abstain should be a probability below 1, not {abstain}.")
+    known = find_training_vectors(images, stores, validation=True, labelled=not encoders)
+    texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
+    settings = digest(repr((texts.texts if encoders else (), form, abstain)))
+    origin = known.origin(kind).model_copy(
+        update={"folds": folds, "strength": strength, "seed": seed, "settings": settings}
+    )
+    layout = LabelLayout(folder)
+    with exclusive(layout.lock, f"the text labels in {folder}", wait=True):
+        finish_interrupted(layout)
+        there = open_if_complete(folder)
+        if there and (there.manifest.origin, there.classes) == (origin, tuple(images.classes)):
+            return there
+        examples = Examples(*texts.embed(encoders)) if encoders else None
+        vectors = known.take(np.arange(len(known.ids)))
+        fitted = np.where(known.held_out, -1, known.labels)
+        found = label_rows(
+            vectors, fitted, known.groups(), len(images.classes), examples,
+            strength=strength, folds=folds, seed=seed, device=device,
+        )  # fmt: skip
+        return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain)
+
+
+def _write(
+    layout: LabelLayout,
+    known: TrainingVectors,
+    images: ImageTable,
+    found: Labelling,
+    origin: LabelOrigin,
+    temperature: float,
+    abstain: float,
+) -> SoftLabels:
+    """Write the labels of images that have one given label at most; the others keep theirs."""
+    logits = found.of_labels(known.labels)
+    _, inverse, counts = np.unique(known.ids, return_inverse=True, return_counts=True)
+    judged = ~known.held_out | (known.labels >= 0)  # a validation image without a label serves no purpose
+    sure = np.exp(logits.max(axis=1)) >= abstain
+    kept = (counts[inverse] == 1) & judged & sure
+    labelled, train = known.labels >= 0, ~known.held_out
+    estimate = LabelEstimate(
+        method=found.method,
+        labelled=int(labelled.sum()),
+        unlabelled=int((train & ~labelled).sum()),
+        abstained=int((judged & ~sure).sum()),
+        accuracy=_share(found.accuracy),
+        per_class=tuple(map(_share, found.per_class)),
+        wrong=_share(found.wrong),
+        transition=None if found.noise is None else tuple(map(tuple, np.exp(found.noise.log_transition).tolist())),
+        replaced=found.replaced,
+        changed=int((labelled & (logits.argmax(axis=1) != known.labels)).sum()),
+    )
+    quality = None
+    if (train & labelled).any() and found.accuracy is not None:
+        quality = measure_quality(found.out_of_fold, np.where(train, known.labels, -1), 1.0)
+    return replace_labels(layout, known.ids[kept], logits[kept], images.classes, origin, temperature, quality, estimate)
+
+
+def _share(interval: Interval | None) -> Share | None:
+    return None if interval is None else Share(mean=interval.mean, low=interval.low, high=interval.high)
