@@ -232,6 +232,17 @@ def test_finished_comparison_reports_the_recorded_numbers_without_training(said,
         assert found[name] == recorded[name], name
 
 
+def test_recipe_setting_that_version_0_1_did_not_have_makes_no_other_run(said, run):
+    for path in Path("work/runs").glob("*/settings.json"):
+        settings = json.loads(path.read_text("utf-8"))
+        for name in ("repeats", "color_jitter", "compile"):
+            del settings["recipe"][name]
+        path.write_text(json.dumps(settings), "utf-8")
+    with counted() as counts:
+        run("compare", *DATA, *PLAIN, *TINY, *made.COMPARED)
+    assert not counts["steps"]
+
+
 def test_report_renders_from_recorded_comparison(said, run):
     Path("work/report.html").unlink()
     run("report", "--work", "work")

@@ -163,9 +163,11 @@ def sigmoid(case: Case) -> float:
     batch = Batch(case)
     total = 0.0
     for i, cosines, targets in image_rows(batch, scale=False):
+        positives = sum(targets)
+        odds = positives / max(len(targets) - positives, 1e-6)
         for s, p in zip(cosines, targets, strict=True):
-            x = s / case.tau + case.bias
-            total -= batch.weight[i] * (p * log_sigmoid(x) + (1 - p) * log_sigmoid(-x))
+            x = s / case.tau + case.bias + cmath.log(odds)
+            total -= batch.weight[i] / positives * (p * log_sigmoid(x) + (1 - p) * log_sigmoid(-x))
     return total / batch.total
 
 

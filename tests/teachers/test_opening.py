@@ -140,7 +140,7 @@ def test_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
     run = run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=0, workers=0)
     assert [source["encoder"] for source in json.loads(run.layout.settings.read_text())["text"]] == [NAME]
     nothing = GuidanceOptions(text="none")
-    with pytest.raises(ConfigError, match="pass their embeddings"):
+    with pytest.raises(ConfigError, match="nothing guides the training: set teachers"):
         run_training(options(image_set), nothing, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
     with pytest.raises(ConfigError, match="weight = 0 disables the alignment with teacher timm:test_resnet"):
         idle = Recipe(**settings, weight=0.0)
@@ -148,3 +148,36 @@ def test_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):
     with pytest.raises(ConfigError, match="run as a teacher"):
         soft = Recipe(**settings, soft_labels=0.5)
         run_training(options(image_set), nothing, soft, tmp_path, arm="described", seed=1, workers=0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_soft_labels_of_a_run_need_no_text(image_set, settings, trained, tmp_path, weight):
+    text = GuidanceOptions(text="none", teachers=(f"run:{trained.layout.folder}",))
+    recipe = Recipe(**settings, soft_labels=0.5, weight=weight)
+    run = run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
+    assert run.history[0]["alignment_loss"] is None
+    assert len(json.loads(run.layout.settings.read_text())["soft_labels"]) == 1
+
+
+def test_arm_on_labels_alone_says_that_it_leaves_teachers_out(image_set, settings, trained, tmp_path, capsys):
+    text = GuidanceOptions(text="none", teachers=(f"run:{trained.layout.folder}",))
+    recipe = Recipe(**settings, soft_labels=0.5)
+    run_training(options(image_set), text, recipe, tmp_path, arm="baseline", seed=0, workers=0)
+    assert "trains on labels alone, without run:" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_comparison_with_soft_labels_of_a_run_needs_no_text(image_set, trained, tmp_path):
+    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    guidance = ["--text", "none", "--teachers", f"run:{trained.layout.folder}", "--soft-labels", "0.5"]
+    split = ["--validation-share", "0.2", "--test-share", "0.25"]
+    assert main(["compare", str(image_set), *split, *guidance, *recipe, "--seeds", "2", "--work", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("loss", ["cosine", "relational"])
+@pytest.mark.parametrize("targets", ["label", "similarity"])
+def test_targets_that_the_loss_ignores_are_refused(image_set, descriptions_file, settings, tmp_path, loss, targets):
+    text, recipe = GuidanceOptions(text=str(descriptions_file)), Recipe(**settings, loss=loss, targets=targets)
+    with pytest.raises(ConfigError, match=f"{loss} loss knows no targets, so '{targets}' would have no effect"):
+        run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)

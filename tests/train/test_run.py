@@ -1,12 +1,14 @@
 """Training runs: what they learn, what identifies them, and what they refuse."""
 
+import json
+
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from gpt4image import train_model
+from gpt4image import open_run, train_model
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import BusyError, ConfigError, Gpt4ImageError
 from gpt4image.core.files import exclusive
@@ -75,10 +77,33 @@ def test_run_created_with_different_settings_is_refused(images, store, small_rec
     other_text = small_recipe(epochs=1, weight=9.0, texts="mean")
     again = train_model(images, store, other_text, tmp_path / "base", arm="baseline")
     assert again.arm.name == "baseline"
-    with pytest.raises(ConfigError, match="pass their embeddings"):
+    with pytest.raises(ConfigError, match="pass their vectors"):
         train_model(images, None, small_recipe(), tmp_path / "new")
     with pytest.raises(ConfigError, match=r"Unknown arm 'descibed'\. Did you mean 'described'"):
         train_model(images, store, small_recipe(), tmp_path / "new", arm="descibed")
+
+
+def test_setting_that_the_run_has_not_recorded_counts_as_the_default(images, small_recipe, tmp_path):
+    """An earlier version, which did not have the setting, did what its default does."""
+    run = train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline")
+    settings = json.loads(run.layout.settings.read_text())
+    assert settings["recipe"].pop("repeats") == 1
+    run.layout.settings.write_text(json.dumps(settings))
+    assert train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline").history == run.history
+    with pytest.raises(ConfigError, match=r"recipe\.repeats was 1, is 2"):
+        train_model(images, None, small_recipe(epochs=1, repeats=2), tmp_path, arm="baseline")
+
+
+def test_run_of_an_earlier_definition_of_the_loss_is_refused(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=1, loss="sigmoid")
+    run = train_model(images, store, recipe, tmp_path)
+    settings = json.loads(run.layout.settings.read_text())
+    assert train_model(images, store, recipe, tmp_path).history == run.history
+    del settings["loss_version"]
+    run.layout.settings.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="loss_version was None, is 2"):
+        train_model(images, store, recipe, tmp_path)
+    assert open_run(tmp_path).recipe == recipe
 
 
 def test_weights_file_is_identified_by_its_content(images, small_recipe, tmp_path):

@@ -8,7 +8,8 @@ s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; where each image 
 - `clip`:       1/2 sum_i [-sum_j p_ij log softmax_j(s_ij / tau) - sum_j p'_ij log softmax_j(s_ji / tau)]
 - `infonce`:    sum_i -sum_j p_ij log softmax_j(s_ij / tau)
 - `cosine`:     sum_i (2 - 2 s_ii)
-- `sigmoid`:    sum_i -sum_j [p_ij log sigma(s_ij / tau + b) + (1 - p_ij) log sigma(-s_ij / tau - b)], 0 <= p_ij <= 1
+- `sigmoid`:    sum_i -1/P_i sum_j [a_ij log sigma(s_ij / tau + b_i) + (1 - a_ij) log sigma(-s_ij / tau - b_i)] with
+                affinities a_ij from 0 to 1, their sum P_i, and b_i = b + log(P_i / (columns - P_i))
 - `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i, whatever p
 
 `clip`, `infonce` and `cosine` with targets `identity` are those of Ding et al., "GPT4Image", arXiv 2306.00693
@@ -21,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt4image.align.pairs import Pairs, Rows, only_allowed
+from gpt4image.align.pairs import TINY, Pairs, Rows, only_allowed
+
+FEWEST = 1e-6  # negatives in the log odds of a row that has none: it is satisfied from the start
 
 
 def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
@@ -40,10 +43,16 @@ def cosine_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 
 
 def sigmoid_loss(pairs: Pairs, temperature: Tensor | float, bias: Tensor) -> Tensor:
-    """Binary cross-entropy of each pair by itself (Zhai et al., SigLIP, arXiv 2303.15343, equation 1)."""
+    """Binary cross-entropy of each pair by itself (Zhai et al., SigLIP, arXiv 2303.15343, equation 1).
+
+    The bias is learned as an offset from the log odds of a positive among the row's columns, and a row is divided by
+    its positives: while nothing is known, the gradient is that of InfoNCE, whatever the targets, batch and queue.
+    """
     rows = pairs.image_to_text(pairwise=True)
-    logits = rows.similarities / temperature + bias  # [B, G]
-    each = F.binary_cross_entropy_with_logits(logits, rows.targets, reduction="none")
+    positives = (rows.targets * rows.allowed).sum(dim=1, keepdim=True).clamp(min=TINY)  # [B, 1]
+    negatives = (rows.allowed.sum(dim=1, keepdim=True) - positives).clamp(min=FEWEST)
+    logits = rows.similarities / temperature + bias + (positives / negatives).log()  # [B, G]
+    each = F.binary_cross_entropy_with_logits(logits, rows.targets, reduction="none") / positives
     loss: Tensor = (rows.weights * (each * rows.allowed).sum(dim=1)).sum()
     return loss
 

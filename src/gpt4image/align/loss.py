@@ -28,7 +28,7 @@ class AlignmentLoss(nn.Module):
         temperature: divides the similarities; `cosine` has none.
         learn_temperature: learn the temperature, starting there, as CLIP does.
         targets: which texts fit an image: a name, or a `TargetRule` with its settings.
-        bias: initial value of the bias that `sigmoid` learns.
+        bias: initial value of the offset that `sigmoid` learns from its balanced bias.
         queue: texts of earlier batches as further negatives, for `clip`, `infonce` and `sigmoid`.
         slots: largest number of images of a process in a batch. By default several processes agree on the largest of
             their first batches, for which they wait for each other once.
@@ -48,7 +48,7 @@ class AlignmentLoss(nn.Module):
         *,
         learn_temperature: bool = False,
         targets: str | TargetRule = "same",
-        bias: float = -10.0,
+        bias: float = 0.0,
         queue: TextQueue | None = None,
         slots: int | None = None,
     ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import Registry, resolve
 
 
@@ -18,8 +19,10 @@ class Loss:
             (`gpt4image.align.functional`); the function itself, or its "module:attribute".
         uses_queue: compares images with other images' texts, so texts of earlier batches are further negatives.
         has_temperature: divides similarities by the temperature, so it can be learned.
-        has_bias: takes a learned bias as third argument.
+        has_bias: takes a learned bias, which starts at 0, as third argument.
         may_collapse: nothing pushes different texts apart, so a text adapter would learn to make all texts one.
+        uses_targets: texts other than the image's own may be positives; without it, targets are of no effect.
+        version: number of its definition; runs of different versions are not the same.
     """
 
     function: Callable[..., Any] | str
@@ -27,6 +30,8 @@ class Loss:
     has_temperature: bool = True
     has_bias: bool = False
     may_collapse: bool = False
+    uses_targets: bool = True
+    version: int = 1
 
 
 LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
@@ -34,9 +39,11 @@ LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
     {
         "clip": Loss("gpt4image.align.functional:clip_loss", uses_queue=True),
         "infonce": Loss("gpt4image.align.functional:infonce_loss", uses_queue=True),
-        "cosine": Loss("gpt4image.align.functional:cosine_loss", has_temperature=False, may_collapse=True),
-        "sigmoid": Loss("gpt4image.align.functional:sigmoid_loss", uses_queue=True, has_bias=True),
-        "relational": Loss("gpt4image.align.functional:relational_loss", may_collapse=True),
+        "cosine": Loss(
+            "gpt4image.align.functional:cosine_loss", has_temperature=False, may_collapse=True, uses_targets=False
+        ),
+        "sigmoid": Loss("gpt4image.align.functional:sigmoid_loss", uses_queue=True, has_bias=True, version=2),
+        "relational": Loss("gpt4image.align.functional:relational_loss", may_collapse=True, uses_targets=False),
     },
     group="gpt4image.losses",
 )
@@ -57,3 +64,12 @@ def find_loss(loss: str | Loss | Callable[..., Any]) -> tuple[str, Loss]:
         return loss, entry
     function = resolve(entry.function)
     return getattr(function, "__name__", type(function).__name__), entry
+
+
+def check_targets(loss: str, targets: str) -> None:
+    """Raise ConfigError if a loss ignores targets that name further positives."""
+    if targets in ("label", "similarity") and not find_loss(loss)[1].uses_targets:
+        raise ConfigError(
+            f"The {loss} loss knows no targets, so {targets!r} would have no effect: set targets to same (--targets "
+            "same), or use a contrastive loss such as clip."
+        )

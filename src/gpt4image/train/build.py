@@ -12,6 +12,7 @@ from torch import nn
 from gpt4image.align.aligned_model import AlignedModel, probe_feature
 from gpt4image.align.head import AlignmentHead
 from gpt4image.align.loss import AlignmentLoss
+from gpt4image.align.losses import check_targets
 from gpt4image.align.projector import Projector
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
@@ -95,9 +96,11 @@ def build_model(
         ids: ids of the training images, whose vectors define the centred or whitened space.
 
     Raises:
-        ConfigError: the backbone lacks a module to align, its output cannot be aligned, or nothing before it is
-            trained.
+        ConfigError: the backbone lacks a module to align, its output cannot be aligned, nothing before it is
+            trained, or the loss ignores the targets.
     """
+    if guidance.sources:
+        check_targets(recipe.loss, recipe.targets)
     seed_everything(seed, HEAD_STREAM)
     sample = inputs[(0, 0)].unsqueeze(0)  # [1, 3, H, W] or [1, ...] of cached features
     heads = []

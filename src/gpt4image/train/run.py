@@ -78,7 +78,8 @@ def train_model(
 
     Args:
         images: training and validation images; test images are not used.
-        store: text vectors of one or several encoders, and vectors of vision teachers; required by arms that use text.
+        store: text vectors of one or several encoders, and vectors of vision teachers; an arm that uses text needs
+            some, or soft labels.
         recipe: training recipe.
         folder: folder of the run.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels.
@@ -98,8 +99,11 @@ def train_model(
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
-    if chosen.uses_text and not stores and (recipe.weight or not recipe.soft_labels):
-        raise ConfigError(f"Arm {arm!r} trains with descriptions: pass their embeddings, or train the baseline arm.")
+    if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels):
+        raise ConfigError(
+            f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
+            "baseline (--arm baseline)."
+        )
     guidance = choose_guidance(stores, soft_labels, recipe, images.classes, seed) if chosen.uses_text else Guidance()
     spec = RunSpec(
         images=images,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
 from gpt4image.core.registry import Registry
@@ -98,9 +99,15 @@ class RunSpec:
             "images": digest(*columns),
             "classes": list(self.images.classes),
             **self.guidance.identity(),
+            **self._loss_version(),
             "start": start and hash_file(Path(start)),
             "recipe": {key: value for key, value in recipe.items() if key not in idle},
         }
+
+    def _loss_version(self) -> dict[str, int]:
+        """Return the version of the loss if it is not its first: runs of earlier ones did not record any."""
+        version = find_loss(self.recipe.loss)[1].version if self.guidance.sources else 1
+        return {"loss_version": version} if version > 1 else {}
 
     def claim_folder(self) -> None:
         """Record the settings in the run's folder.
@@ -113,7 +120,8 @@ class RunSpec:
         if not (begun and self.layout.settings.exists()):
             write_json(self.layout.settings, settings)
             return
-        before, now = _flatten(read_json(self.layout.settings)), _flatten(settings)
+        defaults = {"recipe": Recipe().to_dict()}  # a file of an earlier version lacks the settings that came later
+        before, now = _flatten(defaults) | _flatten(read_json(self.layout.settings)), _flatten(settings)
         del now["recipe.checkpoint"]  # the path may change: "start" is the hash of the file
         changed = [
             f"{key} was {before.get(key)!r}, is {value!r}" for key, value in now.items() if before.get(key) != value

@@ -105,10 +105,18 @@ def open_guidance(
         that are runs, else those made from the texts.
 
     Raises:
-        ConfigError: a run is a teacher, but the recipe mixes in no soft labels; or it does, and nothing provides them.
+        ConfigError: a run is a teacher, but the recipe mixes in no soft labels; or it does, and nothing provides them;
+            there is neither a text nor a teacher; or the loss ignores the targets.
     """
+    from gpt4image.align.losses import check_targets
     from gpt4image.teachers.opening import gives_labels, open_teachers
 
+    if options.text == NO_TEXT and not options.teachers:
+        raise ConfigError(
+            "Without texts (--text none), nothing guides the training: set teachers (--teachers), to timm:MODEL for "
+            "vectors or to a run as a teacher, run:FOLDER, for soft labels."
+        )
+    check_targets(recipe.loss, recipe.targets)
     labellers = [name for name in options.teachers if gives_labels(name)]
     if labellers and not recipe.soft_labels:
         raise ConfigError(

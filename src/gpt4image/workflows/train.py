@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TeacherOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
@@ -115,6 +116,8 @@ def run_training(
     soft_labels: tuple[SoftLabels, ...] = ()
     with make_accelerator(recipe).main_process_first():  # it fills the caches that the others then read
         images = open_images(data, workdir)
+        if not uses_text and text.teachers:
+            console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
             stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
