@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from gpt4image.core.errors import ImageError
-from gpt4image.images.decode import check, decode
+from gpt4image.images.decode import EncodedImage, check, decode
 from support.image_files import encode, noise
 
 
@@ -277,6 +278,60 @@ def test_pillow_warnings_stay_inside_and_others_do_not():
         assert not caught
         warnings.warn("mine", stacklevel=1)
         assert len(caught) == 1
+
+
+def whole(data):
+    image = EncodedImage(data, "x")
+    return image.region((0, 0, *image.size), at_least=image.size)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}])
+@pytest.mark.parametrize("at_least", [(1000, 1000), (60, 50), (30, 20), (2, 2)])
+def test_both_decoders_of_jpegs_give_the_same_pixels(mode, options, at_least, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    data = encode(Image.open(io.BytesIO(noise(1, 131))).convert(mode), "JPEG", quality=80, **options)
+    box = (3, 1, 128, 110)
+    fast = EncodedImage(data, "x").region(box, at_least)
+    monkeypatch.setattr(sys.modules[decode.__module__], "simplejpeg", None)
+    assert np.array_equal(EncodedImage(data, "x").region(box, at_least), fast)
+    assert fast.shape[0] >= min(at_least[1], 109) and fast.shape[1] >= min(at_least[0], 125)
+
+
+def test_region_is_part_of_the_picture_in_every_mode():
+    images = [Image.fromarray(RGB), Image.fromarray(np.dstack([RGB, ALPHA])), Image.fromarray(ALPHA)]
+    files = [encode(image) for image in images]
+    files += [encode(Image.new("CMYK", (16, 16), CMYK), "JPEG", quality=100, subsampling=0)]
+    files += [encode(Image.fromarray(RGB[..., 0].astype(np.uint16) * 257))]
+    files += [encode(Image.new("RGB", (6, 6), (1, 2, 3)), transparency=(1, 2, 3)), noise(0, 40, "JPEG")]
+    for data in files:
+        image = EncodedImage(data, "x")
+        assert np.array_equal(image.region((1, 2, 4, 6), at_least=(9, 9)), pixels(data)[2:6, 1:4])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_region_is_upright(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.open(io.BytesIO(noise(0, 40))).crop((0, 0, 40, 24)), kind, exif=exif)
+    image = EncodedImage(data, "x")
+    assert image.size == decode(data, "x").size == ((40, 24) if orientation < 5 else (24, 40))
+    assert np.array_equal(image.region((2, 3, 20, 22), at_least=(18, 19)), pixels(data)[3:22, 2:20])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_jpeg_is_found_in_any_region(share):
+    data = noise(0, 64, "JPEG")
+    part = data[: int(len(data) * share)]
+    with pytest.raises(ImageError, match=r"^x: .*cut off"):
+        whole(part)
+
+
+def test_damage_that_pillow_forgives_is_forgiven():
+    data = noise(0, 64, "JPEG")
+    damaged = data[:-2] + b"\0\0\0" + data[-2:]
+    assert np.array_equal(whole(damaged), pixels(damaged))
 
 
 def test_result_does_not_keep_the_file_open():

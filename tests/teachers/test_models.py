@@ -11,7 +11,7 @@ from torch import nn
 from gpt4image import load_teacher
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.teachers.base import ImageTeacher
-from gpt4image.teachers.preparation import CROP_SCALE, draw_box, timm_preparation
+from gpt4image.teachers.preparation import timm_preparation
 from support.teacher_parts import prepare
 
 CONFIG = {
@@ -151,14 +151,3 @@ def test_views_are_normalised_crops_flipped_half_of_the_time():
     assert 0.4 < flipped < 0.6
     again = preparation.view(picture, np.random.default_rng([7]))
     assert torch.equal(again, views[7])
-
-
-def test_boxes_lie_inside_and_cover_shapes_and_places():
-    boxes = np.asarray([draw_box(90, 60, np.random.default_rng([number])) for number in range(500)])
-    left, top, right, bottom = boxes.T
-    assert (left >= 0).all() and (top >= 0).all() and (right <= 90).all() and (bottom <= 60).all()
-    shares = (right - left) * (bottom - top) / (90 * 60)
-    assert CROP_SCALE[0] <= shares.min() < 0.4 and 0.8 < shares.max() <= 1
-    ratios = (right - left) / (bottom - top)
-    assert 0.74 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.34
-    assert left.max() > 30 and top.max() > 15

@@ -1,15 +1,42 @@
 """Alignment heads: one per source of vectors and place."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from gpt4image import train_model
 from gpt4image.align.aligned_model import probe_feature
 from gpt4image.core.errors import ConfigError
+from gpt4image.train.build import build_optimizer
+from gpt4image.train.checkpoint import lay_out_as_weights
 from gpt4image.train.guidance import vector_sources
 from support.training import observe
+
+
+def test_fused_optimiser_takes_the_plain_steps_whatever_the_order_in_memory(small_recipe):
+    layer = nn.Conv2d(6, 8, 3, bias=False)
+    faster = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    fused = build_optimizer(faster, small_recipe(lr=0.1))
+    assert [group["fused"] for group in fused.param_groups] == [True]
+    plain = torch.optim.AdamW([{**fused.param_groups[0], "params": [layer.weight], "fused": None}])
+    for optimizer, model in ((plain, layer), (fused, faster)):
+        for step in range(3):
+            gradient = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(step))
+            (model.weight * gradient).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step == 0:  # a checkpoint from a device with another order in memory
+                state = optimizer.state_dict()
+                for values in state["state"].values():
+                    values.update({name: value.contiguous() for name, value in values.items()})
+                optimizer.load_state_dict(state)
+                lay_out_as_weights(optimizer)
+    assert faster.weight.is_contiguous(memory_format=torch.channels_last) and not faster.weight.is_contiguous()
+    torch.testing.assert_close(faster.weight, layer.weight)
 
 
 def test_text_adapter_learns(images, store, small_recipe, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from gpt4image.train.data import (
     training_rows,
 )
 from gpt4image.train.guidance import Guidance, vector_sources
-from gpt4image.train.transforms import preprocessing, training_transform
+from gpt4image.train.transforms import augmented_view, preprocessing
 from support.training import observe, same_weights
 
 
@@ -32,7 +32,7 @@ def flat(batch):
 def one_epoch(images, store, recipe, workers, epoch=1, start=0, share=(0, 1)):
     rows = labelled_rows(images, "train")
     config = preprocessing(build_backbone(recipe, 3), recipe.image_size)
-    inputs = ImageInputs(images, rows, training_transform(recipe, config), seed=5)
+    inputs = ImageInputs(images, rows, augmented_view(recipe, config), seed=5)
     guidance = Guidance(vector_sources([store], concatenate=False), texts=recipe.texts, seed=5)
     dataset = LabelledInputs(inputs, images, rows, guidance)
     batches = EpochBatches(len(rows), 8, 5, *share)
@@ -151,9 +151,9 @@ def test_batch_size_shrinks_to_small_image_sets():
 def test_repeated_images_draw_separate_texts(images, several_store, small_recipe):
     recipe = small_recipe()
     rows = images.split("train")
-    transform = training_transform(recipe, preprocessing(build_backbone(recipe, 3), 32))
+    view = augmented_view(recipe, preprocessing(build_backbone(recipe, 3), 32))
     guidance = Guidance(vector_sources([several_store], concatenate=False))
-    data = LabelledInputs(ImageInputs(images, rows, transform), images, rows, guidance)
+    data = LabelledInputs(ImageInputs(images, rows, view), images, rows, guidance)
     batch = data[Part([(draw, position) for position in range(len(rows)) for draw in range(3)])]
     assert batch.ids.unique(return_counts=True)[1].tolist() == [3] * len(rows)
     for draw in range(3):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from gpt4image import train_model
 from gpt4image.compare.predictions import predict_test_images
+from gpt4image.train.processes import memory_format, on_this_machine
 
 SCRIPT = """
 import json, os, sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from gpt4image import EmbeddingStore, Recipe, load_images, train_model
 from gpt4image.compare.predictions import predict_test_images
+from gpt4image.train.processes import memory_format, on_this_machine
 data, store, out, recipe = sys.argv[1:]
 images = load_images(data, validation_share=0.2, test_share=0.25)
 run = train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out))
@@ -25,6 +27,16 @@ predict_test_images(run, images)
 torch.distributed.barrier()
 os._exit(0)  # skip torch's teardown, which may abort after training in several processes on a CPU
 """
+
+
+def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):
+    assert train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline").recipe.precision == "no"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert on_this_machine(small_recipe()).precision == "bf16"
+    assert on_this_machine(small_recipe(precision="fp16")).precision == "fp16"
+    assert memory_format(small_recipe(precision="no"), torch.device("cuda")) == torch.contiguous_format
+    assert memory_format(small_recipe(), torch.device("cuda")) == torch.channels_last
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from gpt4image.train.build import build_optimizer
 from gpt4image.train.data import EpochBatches
 from gpt4image.train.recipe import NamedRecipe, find_recipe, recipe_names
 from gpt4image.train.schedules import learning_rate
-from gpt4image.train.transforms import preprocessing, training_transform
+from gpt4image.train.transforms import augmented_view, preprocessing
 
 IMAGENET = 1_281_167  # training images of ImageNet-1K
 
@@ -92,7 +92,7 @@ def test_timm_knows_optimizer_and_transforms_of_every_named_recipe(name):
     recipe = named_recipe(name)
     build_optimizer(nn.Linear(2, 2), recipe)
     config = preprocessing(nn.Identity(), recipe.image_size)
-    assert training_transform(recipe, config) is not None
+    assert augmented_view(recipe, config) is not None
 
 
 @pytest.mark.parametrize("name", ["reference-resnet50", "reference-deit-b", "text-teacher"])

@@ -9,6 +9,7 @@ from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison
 from gpt4image.compare.summarize import RunOutcome, record_comparison
+from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
@@ -17,10 +18,10 @@ from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
-from gpt4image.train.processes import make_accelerator
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.processes import make_accelerator, on_this_machine
+from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run import train_model
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunLayout
 
 
 def compare_arms(
@@ -57,8 +58,9 @@ def compare_arms(
     """
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, recipe, seeds)
-    workdir = WorkDir(work)
+    workdir, recipe = WorkDir(work), on_this_machine(recipe)
     outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS.names()}
+    augmentation = _augmentation([RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes])
     for seed in seeds:
         for arm, finished in outcomes.items():
             run = train_model(
@@ -72,6 +74,7 @@ def compare_arms(
                 features=workdir.features,
                 workers=workers,
                 checkpoint_seconds=checkpoint_seconds,
+                augmentation=augmentation,
             )
             predictions = predict_test_images(run, images, features=workdir.features, workers=workers)
             finished.append(RunOutcome(run, predictions))
@@ -81,6 +84,17 @@ def compare_arms(
         first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, CANDIDATE)}
         choose_gallery(images, descriptions, first).save(workdir.gallery)
     return comparison
+
+
+def _augmentation(runs: Sequence[RunLayout]) -> int:
+    """Return the version of the augmentation of all runs: the oldest that one of them began with."""
+    version = min((run.augmentation for run in runs if run.augmentation), default=AUGMENTATION)
+    if version < AUGMENTATION and not all(run.result.exists() for run in runs):
+        console.say(
+            f"Some of these runs began with version {version} of the augmentation, so the others get it too. In a new "
+            f"work directory they would get version {AUGMENTATION}."
+        )
+    return version
 
 
 def _check(

@@ -16,7 +16,7 @@ from gpt4image.core.files import atomic_write, digest, hash_file
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import LabelledInputs, labelled_rows
 from gpt4image.train.frozen import prepare_inputs
-from gpt4image.train.processes import evaluation_loader, make_accelerator, predict_logits
+from gpt4image.train.processes import evaluation_loader, make_accelerator, memory_format, predict_logits
 from gpt4image.train.run import TrainedRun, load_backbone
 
 
@@ -99,9 +99,18 @@ def _predict(
     run: TrainedRun, images: ImageTable, split: str, accelerator: Accelerator, features: Path | None, workers: int = 0
 ) -> Predictions:
     rows = labelled_rows(images, split)
-    source = prepare_inputs(load_backbone(run), images, run.recipe, features or run.layout.folder, accelerator.device)
+    source = prepare_inputs(
+        load_backbone(run),
+        images,
+        run.recipe,
+        features or run.layout.folder,
+        accelerator.device,
+        run.augmentation,
+    )
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs = source.evaluation(rows, split)
     loader = evaluation_loader(LabelledInputs(inputs, images, rows), accelerator, workers)
-    logits = predict_logits(source.trained.to(accelerator.device), loader, accelerator)
+    device = accelerator.device
+    model = source.trained.to(device, memory_format=memory_format(run.recipe, device))  # type: ignore[call-overload]
+    logits = predict_logits(model, loader, source.normalize, accelerator)
     return Predictions(rows, images.labels[rows].astype(np.int64), logits)

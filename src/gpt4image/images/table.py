@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError
-from gpt4image.images.decode import MAX_PIXELS, decode
+from gpt4image.images.decode import MAX_PIXELS, EncodedImage, decode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,6 +107,10 @@ class ImageTable:
     def image(self, index: int) -> Image.Image:
         """Return the picture as a person would see it, in 8-bit RGB."""
         return decode(self.read(index), self.path(index), self.max_pixels)
+
+    def encoded(self, index: int) -> EncodedImage:
+        """Return the picture before it is decoded."""
+        return EncodedImage(self.read(index), self.path(index), self.max_pixels)
 
     def texts(self, column: str) -> list[str | None]:
         """Return a text column of the source, shape [N]. DataError lists the columns if it is unknown."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gpt4image.train.transforms import Transform, evaluation_transform
+from gpt4image.train.transforms import Transform, draw_box, evaluation_transform
 
 CROP_SCALE = (0.35, 1.0)  # smallest and largest share of the image's area that a random view keeps
-CROP_RATIO = 4 / 3  # largest ratio of its longer side to the shorter
-CROP_TRIES = 10
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -58,31 +55,13 @@ class Preparation:
         Returns:
             float32 [3, H, W].
         """
-        box = draw_box(image.width, image.height, generator)
+        box = draw_box(image.width, image.height, CROP_SCALE, generator)
         cropped = image.resize(self.size[::-1], FILTERS.get(self.interpolation, FILTERS["bicubic"]), box=box)
         if generator.random() < 0.5:
             cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         colours = np.asarray(cropped, dtype=np.float32) / 255  # [H, W, 3]
         normal = (colours - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
-
-
-def draw_box(width: int, height: int, generator: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draw a crop: left, top, right and bottom in pixels. If none fits, it is the largest square in the middle.
-
-    >>> draw_box(100, 1, np.random.default_rng(0))
-    (49.5, 0.0, 50.5, 1.0)
-    """
-    for _ in range(CROP_TRIES):
-        area = width * height * generator.uniform(*CROP_SCALE)
-        ratio = CROP_RATIO ** generator.uniform(-1, 1)
-        across, down = math.sqrt(area * ratio), math.sqrt(area / ratio)
-        if across <= width and down <= height:
-            left, top = generator.uniform(0, width - across), generator.uniform(0, height - down)
-            return left, top, left + across, top + down
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
 
 
 def timm_preparation(config: Mapping[str, Any]) -> Preparation:

@@ -19,7 +19,8 @@ from gpt4image.images import SPLITS
 from gpt4image.images.decode import decode
 from gpt4image.images.scan import image_id
 from gpt4image.images.table import ImageTable
-from gpt4image.teachers.preparation import CROP_RATIO, CROP_SCALE, Preparation
+from gpt4image.teachers.preparation import CROP_SCALE, Preparation
+from gpt4image.train.transforms import CROP_RATIO
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -32,7 +34,7 @@ from gpt4image.train.frozen import frozen_modules, prepare_inputs
 from gpt4image.train.guidance import Guidance
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.objective import Objective
-from gpt4image.train.processes import evaluation_loader
+from gpt4image.train.processes import evaluation_loader, memory_format
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import RunSpec
 from gpt4image.train.transforms import seed_everything
@@ -50,11 +52,12 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     images, guidance, recipe, seed = spec.images, spec.guidance, spec.recipe, spec.seed
     rows = training_rows(images, guidance, recipe.unlabelled == "align")
     validation_rows = labelled_rows(images, "validation")
-    source = prepare_inputs(backbone, images, recipe, spec.features, accelerator.device)
+    source = prepare_inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
     batches = order_batches(recipe, len(rows), seed, accelerator)
     model = build_model(source.trained, inputs, images.ids[rows], guidance, recipe, seed)
+    model.to(memory_format=memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     if recipe.compile:
         model.compile()
@@ -83,6 +86,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         watch=LossWatch(
             1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_READS, name_images, accelerator.gather
         ),
+        normalize=source.normalize,
     )
 
 
@@ -102,7 +106,7 @@ def build_model(
     if guidance.sources:
         check_targets(recipe.loss, recipe.targets)
     seed_everything(seed, HEAD_STREAM)
-    sample = inputs[(0, 0)].unsqueeze(0)  # [1, 3, H, W] or [1, ...] of cached features
+    sample = inputs[(0, 0)].unsqueeze(0).float()  # [1, 3, H, W] or [1, ...] of cached features; for its shape alone
     heads = []
     for number, source in enumerate(guidance.sources):
         transform = None
@@ -140,11 +144,17 @@ def build_model(
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the recipe's optimiser. ConfigError if timm has none of that name."""
+    """Build the recipe's optimiser, fused where torch can. ConfigError if timm has none of that name."""
     if recipe.optimizer not in list_optimizers():
         raise ConfigError(unknown_name("optimizer", recipe.optimizer, list_optimizers()))
+    takes = signature(get_optimizer_class(recipe.optimizer, bind_defaults=False)).parameters
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        **({"fused": True} if "fused" in takes else {}),
     )
     return optimizer
 

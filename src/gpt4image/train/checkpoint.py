@@ -41,10 +41,22 @@ def restore_checkpoint(trainer: Trainer, path: Path) -> None:
     trainer.watch.classification_sum, trainer.watch.alignment_sum = progress.classification_sum, progress.alignment_sum
     trainer.plain_model.load_state_dict(states["model"])
     trainer.optimizer.load_state_dict(states["optimizer"])
+    lay_out_as_weights(trainer.optimizer)
     if trainer.ema:
         trainer.ema.module.load_state_dict(states["ema"])
     if trainer.accelerator.scaler is not None:
         trainer.accelerator.scaler.load_state_dict(states["scaler"])
+
+
+def lay_out_as_weights(optimizer: Any) -> None:  # noqa: ANN401 - accelerate's wrapper
+    """Bring the state into the weights' order in memory, which fused optimisers assume without a check.
+
+    The checkpoint may come from a device on which the order is another (`memory_format`).
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, Any]]:

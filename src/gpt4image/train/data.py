@@ -20,7 +20,7 @@ from gpt4image.core.errors import TrainingError
 from gpt4image.core.files import digest
 from gpt4image.images.table import ImageTable
 from gpt4image.train.guidance import Guidance, mean_soft_labels
-from gpt4image.train.transforms import Transform, seed_everything
+from gpt4image.train.transforms import View
 
 Key = tuple[int, int]  # draw and position in the dataset; the draw is the epoch, unless images are repeated
 
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     """One batch of B images.
 
     Attributes:
-        inputs: images [B, 3, H, W], or cached features of frozen modules [B, ...].
+        inputs: pixels uint8 [B, 3, H, W], normalised ones, or cached features of frozen modules [B, ...].
         labels: int64 [B], -1 if unlabelled.
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
@@ -84,18 +84,17 @@ class Inputs(Dataset[Tensor]):
 
 
 class ImageInputs(Inputs):
-    """Decoded and transformed images of some rows of a table; random transforms depend on seed, draw and position."""
+    """Views of the images of some rows of a table; random ones depend on seed, draw and position."""
 
-    def __init__(self, images: ImageTable, rows: np.ndarray, transform: Transform, seed: int = 0) -> None:
-        self._images, self._rows, self._transform, self._seed = images, rows, transform, seed
+    def __init__(self, images: ImageTable, rows: np.ndarray, view: View, seed: int = 0) -> None:
+        self._images, self._rows, self._view, self._seed = images, rows, view, seed
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, key: Key) -> Tensor:
         draw, position = key
-        seed_everything(self._seed, draw, position)
-        return self._transform(self._images.image(int(self._rows[position])))
+        return self._view(self._images.encoded(int(self._rows[position])), (self._seed, draw, position))
 
     @property
     def identity(self) -> str:

@@ -23,8 +23,8 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.embed.encoders import hash_weights
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import ImageInputs, Inputs, Key
-from gpt4image.train.recipe import Recipe
-from gpt4image.train.transforms import evaluation_transform, preprocessing, training_transform
+from gpt4image.train.recipe import AUGMENTATION, Recipe
+from gpt4image.train.transforms import Normalization, augmented_view, evaluated_view, preprocessing
 
 TOLERANCE = 1e-3  # largest difference of logits, in units of their spread, between the split model and the whole one
 CACHED_AUGMENTATION = ("crop_scale", "flip", "color_jitter", "auto_augment", "random_erase", "image_size")
@@ -53,6 +53,7 @@ class InputSource:
     Attributes:
         trained: the part of the backbone that is trained: all of it, or what follows the cached stem.
         cache: cache of the stem's output; None if the inputs are images.
+        augmentation: version of the augmentation.
     """
 
     trained: nn.Module
@@ -60,24 +61,35 @@ class InputSource:
     recipe: Recipe
     config: dict[str, Any]
     cache: FeatureCache | None
+    augmentation: int = AUGMENTATION
+
+    @property
+    def normalize(self) -> Normalization:
+        """What prepares the inputs on their device."""
+        return Normalization.of(self.config)
 
     def training(self, rows: np.ndarray, seed: int) -> Inputs:
         """Return augmented inputs of the images at some table positions [N]."""
-        transform = training_transform(self.recipe, self.config)
+        view = augmented_view(self.recipe, self.config, self.augmentation)
         if self.cache is None:
-            return ImageInputs(self.images, rows, transform, seed)
-        images = ImageInputs(self.images, rows, transform)  # without the seed: all runs share the cached views
+            return ImageInputs(self.images, rows, view, seed)
+        images = ImageInputs(self.images, rows, view)  # without the seed: all runs share the cached views
         name = f"train-{images.identity[:8]}"  # arms may train on different images
         return self.cache.fill(name, images, self.recipe.cached_views)
 
     def evaluation(self, rows: np.ndarray, name: str) -> Inputs:
         """Return inputs of the images at some table positions [N], resized and cropped deterministically."""
-        images = ImageInputs(self.images, rows, evaluation_transform(self.config))
+        images = ImageInputs(self.images, rows, evaluated_view(self.config))
         return images if self.cache is None else self.cache.fill(name, images)
 
 
 def prepare_inputs(
-    backbone: nn.Module, images: ImageTable, recipe: Recipe, folder: Path, device: torch.device
+    backbone: nn.Module,
+    images: ImageTable,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    augmentation: int = AUGMENTATION,
 ) -> InputSource:
     """Freeze modules as the recipe says and, if it caches their output, split the backbone.
 
@@ -85,6 +97,7 @@ def prepare_inputs(
         backbone: whole backbone, on the CPU.
         folder: folder of cached features.
         device: device that computes them.
+        augmentation: version of the augmentation.
 
     Raises:
         ConfigError: the backbone lacks a module to freeze, or cannot be split.
@@ -92,16 +105,17 @@ def prepare_inputs(
     config = preprocessing(backbone, recipe.image_size)
     freeze(frozen_modules(backbone, recipe.freeze))
     if not recipe.cached_views:
-        return InputSource(backbone, images, recipe, config, None)
+        return InputSource(backbone, images, recipe, config, None, augmentation)
     sample = torch.linspace(-2, 2, 2 * 3 * recipe.image_size**2).view(2, 3, recipe.image_size, -1)
     stem, trained = split_model(backbone.eval(), recipe.freeze, sample)
-    identity = stem_identity(backbone, recipe, config)
+    identity = stem_identity(backbone, recipe, config, augmentation)
     stem.to(device)
-    stem.to(memory_format=torch.channels_last)  # faster on a CPU: benchmarks/channels_last.py
-    return InputSource(trained, images, recipe, config, FeatureCache(stem, folder / identity[:16], identity, device))
+    stem.to(memory_format=torch.channels_last)  # faster on a CPU
+    cache = FeatureCache(stem, folder / identity[:16], identity, device, Normalization.of(config))
+    return InputSource(trained, images, recipe, config, cache, augmentation)
 
 
-def stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any]) -> str:
+def stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any], augmentation: int = AUGMENTATION) -> str:
     """Hash everything that cached features depend on, except the images."""
     weights = {
         f"{name}.{key}": value
@@ -109,7 +123,9 @@ def stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any]) -
         for key, value in module.state_dict().items()
     }
     settings = {key: getattr(recipe, key) for key in CACHED_AUGMENTATION}
-    return digest(recipe.backbone, hash_weights(weights), repr(sorted(settings.items())), repr(sorted(config.items())))
+    version = () if augmentation == 1 else (f"augmentation {augmentation}",)
+    known = (repr(sorted(part.items())) for part in (settings, config))
+    return digest(recipe.backbone, hash_weights(weights), *known, *version)
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -221,12 +237,14 @@ class FeatureCache:
     Attributes:
         folder: folder of the `.npy` files.
         identity: hash of everything that the outputs depend on, except the images.
+        normalize: what prepares the images on the device.
     """
 
     stem: nn.Module
     folder: Path
     identity: str
     device: torch.device
+    normalize: Normalization
     batch_size: int = 64
 
     def fill(self, name: str, images: ImageInputs, views: int = 1) -> CachedInputs:
@@ -248,7 +266,7 @@ class FeatureCache:
     def _compute(self, images: ImageInputs, rows: slice) -> np.ndarray:
         keys = (divmod(row, len(images)) for row in range(rows.start, rows.stop))  # row = view x N + position
         batch = torch.stack([images[key] for key in keys]).to(self.device, memory_format=torch.channels_last)
-        return np.asarray(self.stem(batch).cpu().numpy())
+        return np.asarray(self.stem(self.normalize(batch)).cpu().numpy())
 
 
 class CachedInputs(Inputs):

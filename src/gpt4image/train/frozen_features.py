@@ -17,7 +17,7 @@ from gpt4image.train.backbone import build_backbone, check_image_size
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.transforms import evaluation_transform, preprocessing
+from gpt4image.train.transforms import Normalization, evaluated_view, preprocessing
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def frozen_features(
     identity = digest(backbone.name, hash_weights(model.state_dict()), repr(sorted(config.items())))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    cache = FeatureCache(model, folder / identity[:16], identity, device, batch_size)
-    features = cache.fill("pooled", ImageInputs(images, rows, evaluation_transform(config))).features
+    cache = FeatureCache(model, folder / identity[:16], identity, device, Normalization.of(config), batch_size)
+    features = cache.fill("pooled", ImageInputs(images, rows, evaluated_view(config))).features
     if features.ndim != 2 or not np.isfinite(features).all():
         raise ConfigError(
             f"{backbone.title} computes features of shape {features.shape[1:]}, or values that are not finite. Choose "

@@ -24,7 +24,7 @@ from gpt4image.train.objective import Objective
 from gpt4image.train.processes import predict_logits
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.schedules import alignment_weight, learning_rate, soft_label_share
-from gpt4image.train.transforms import seed_everything
+from gpt4image.train.transforms import Normalization, seed_everything
 
 STEP_STREAM = 1  # separates the draws of training steps from those of images, whose keys are shorter
 SHOWN_IDS = 8
@@ -64,6 +64,7 @@ class Trainer:
     Attributes:
         seed: seed of order, augmentation, mixing and dropout.
         ema: moving average of the model, if the recipe asks for one.
+        normalize: what prepares the inputs on their device.
         save: called after every step and epoch, to write a checkpoint if one is due.
     """
 
@@ -80,6 +81,7 @@ class Trainer:
     validation_labels: Tensor
     accelerator: Accelerator
     watch: LossWatch
+    normalize: Normalization
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Trainer], None] = lambda _: None
 
@@ -164,12 +166,14 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
     for part in range(parts):
         batch = next(batches)
         rows.append(batch.rows)
+        batch = batch.to(device)
+        batch = batch._replace(inputs=trainer.normalize(batch.inputs))
         # mixing and dropout draw from this key alone; after `next`, as the loader may draw in this process too
         process = trainer.accelerator.process_index
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
         last = part == parts - 1  # processes exchange gradients once per step
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
-            classification, alignment = trainer.objective.losses(trainer.model, batch.to(device))
+            classification, alignment = trainer.objective.losses(trainer.model, batch)
             trainer.accelerator.backward((classification + trainer.objective.weight * alignment) / parts)
         total += torch.stack([classification.detach(), alignment.detach()]) / parts
     return total, torch.cat(rows)
@@ -188,7 +192,7 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
 
 def validate(trainer: Trainer) -> float:
     """Return the accuracy on the validation images."""
-    logits = predict_logits(trainer.kept_backbone, trainer.validation, trainer.accelerator)
+    logits = predict_logits(trainer.kept_backbone, trainer.validation, trainer.normalize, trainer.accelerator)
     predictions = torch.from_numpy(logits).argmax(dim=1)
     return float((predictions == trainer.validation_labels).double().mean())
 

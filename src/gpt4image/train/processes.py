@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -14,9 +15,28 @@ from torch.utils.data import DataLoader
 from gpt4image.core.errors import ConfigError
 from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
+from gpt4image.train.transforms import Normalization
 
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
 EVALUATION_BATCH = 64
+
+
+def on_this_machine(recipe: Recipe) -> Recipe:
+    """Return the recipe with the precision that `auto` stands for here."""
+    if recipe.precision != "auto":
+        return recipe
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return replace(recipe, precision="bf16" if gpu else "no")
+
+
+def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
+    """Return the faster order of images and convolutions in memory.
+
+    Channels come last on a CPU and, for the tensor cores, on a GPU in half precision:
+    https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html
+    """
+    half = on_this_machine(recipe).precision != "no"
+    return torch.channels_last if half or device.type == "cpu" else torch.contiguous_format
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -28,7 +48,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
     try:
         accelerator = Accelerator(
-            mixed_precision=recipe.precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+            mixed_precision=on_this_machine(recipe).precision,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:
         raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
@@ -53,19 +74,22 @@ def evaluation_loader(dataset: LabelledInputs, accelerator: Accelerator, workers
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, loader: DataLoader[Batch], accelerator: Accelerator) -> np.ndarray:
+def predict_logits(
+    model: nn.Module, loader: DataLoader[Batch], normalize: Normalization, accelerator: Accelerator
+) -> np.ndarray:
     """Return the logits of a whole dataset in its order, float32 [N, C], in every process.
 
     Args:
         model: maps inputs to logits; it is put into evaluation mode meanwhile.
         loader: as returned by `evaluation_loader`.
+        normalize: what prepares the inputs on their device.
     """
     was_training = model.training
     model.eval()
     parts = []
     for batch in loader:
         with accelerator.autocast():
-            parts.append(model(batch.inputs.to(accelerator.device, non_blocking=True)).float())
+            parts.append(model(normalize(batch.inputs.to(accelerator.device, non_blocking=True))).float())
     model.train(was_training)
     return _in_dataset_order(torch.cat(parts), len(loader.dataset), accelerator)  # type: ignore[arg-type]
 

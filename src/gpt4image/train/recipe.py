@@ -77,8 +77,8 @@ class OptimizationSettings:
     """Label smoothing: the share of each label that is spread evenly over all classes."""
     ema_decay: Annotated[float, Interval(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights. If set, the average is validated and saved."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision. auto: bf16 on a GPU that computes in it, no elsewhere."""
     compile: bool = False
     """Compile the model with torch.compile: a slow start, then faster steps."""
 
@@ -183,6 +183,7 @@ class SoftLabelSettings:
     """Share of the training after which they no longer are."""
 
 
+AUGMENTATION = 2  # version of what this library makes of `AugmentationSettings`; a run keeps the one it began with
 GUIDANCE_SETTINGS = (TextSettings, AlignmentSettings, SoftLabelSettings)  # of no effect in an arm without descriptions
 
 

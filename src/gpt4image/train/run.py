@@ -24,8 +24,8 @@ from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.loop import Trainer, fit
-from gpt4image.train.processes import make_accelerator
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.processes import make_accelerator, on_this_machine
+from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
@@ -45,6 +45,7 @@ class TrainedRun:
         best_accuracy: validation accuracy of that epoch, from 0 to 1.
         seconds: time spent on training and validation.
         history: one record per epoch.
+        augmentation: version of the augmentation.
     """
 
     layout: RunLayout
@@ -57,6 +58,7 @@ class TrainedRun:
     best_accuracy: float
     seconds: float
     history: list[dict[str, Any]] = field(repr=False)
+    augmentation: int = AUGMENTATION
 
 
 def train_model(
@@ -71,6 +73,7 @@ def train_model(
     features: Path | None = None,
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
+    augmentation: int | None = None,
 ) -> TrainedRun:
     """Train one model, resume its training, or return it if it is finished.
 
@@ -88,6 +91,7 @@ def train_model(
         features: folder of cached features; the run's folder by default.
         workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
+        augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
 
     Raises:
         ConfigError: the run in the folder was created with different settings, or settings exclude each other.
@@ -95,7 +99,7 @@ def train_model(
         BusyError: another process is training this run.
     """
     chosen = ARMS.load(arm)
-    recipe = replace(recipe, **chosen.settings)
+    recipe = on_this_machine(replace(recipe, **chosen.settings))
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
@@ -105,16 +109,18 @@ def train_model(
             "baseline (--arm baseline)."
         )
     guidance = choose_guidance(stores, soft_labels, recipe, images.classes, seed) if chosen.uses_text else Guidance()
+    layout = RunLayout(folder)
     spec = RunSpec(
         images=images,
         guidance=guidance,
         recipe=recipe,
         arm=chosen,
         seed=seed,
-        layout=RunLayout(folder),
+        layout=layout,
         features=features or folder,
         workers=workers,
         checkpoint_seconds=checkpoint_seconds,
+        augmentation=augmentation or layout.augmentation or AUGMENTATION,
     )
     accelerator = make_accelerator(recipe)
     first = accelerator.is_main_process  # holds the lock for all processes
@@ -186,6 +192,7 @@ def open_run(folder: Path) -> TrainedRun:
             classes=tuple(settings["classes"]),
             recipe=Recipe.from_dict(settings["recipe"], source=str(layout.settings)),
             **result,
+            augmentation=settings.get("augmentation", 1),
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"{folder} is damaged or of another version ({error}). Delete it to train it again.") from None

@@ -11,7 +11,7 @@ from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
 from gpt4image.core.registry import Registry
-from gpt4image.train.recipe import Recipe, guidance_fields
+from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
 
 if TYPE_CHECKING:
     from gpt4image.images.table import ImageTable
@@ -60,6 +60,16 @@ class RunLayout(Layout):
     lock = File("run.lock")  # held while a process trains the run
     predictions = File("test.safetensors")  # logits of the test images
 
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return self.settings.exists() and (self.checkpoint.exists() or self.result.exists())
+
+    @property
+    def augmentation(self) -> int | None:
+        """Version of the augmentation that the run began with, None if there is no run."""
+        return int(read_json(self.settings).get("augmentation", 1)) if self.begun else None
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -73,6 +83,7 @@ class RunSpec:
         features: folder of cached features.
         workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
+        augmentation: version of the augmentation.
     """
 
     images: ImageTable
@@ -84,6 +95,7 @@ class RunSpec:
     features: Path
     workers: int
     checkpoint_seconds: float
+    augmentation: int = AUGMENTATION
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the result, as plain values."""
@@ -101,6 +113,7 @@ class RunSpec:
             **self.guidance.identity(),
             **self._loss_version(),
             "start": start and hash_file(Path(start)),
+            **({"augmentation": self.augmentation} if self.augmentation > 1 else {}),
             "recipe": {key: value for key, value in recipe.items() if key not in idle},
         }
 
@@ -116,8 +129,7 @@ class RunSpec:
             ConfigError: the folder holds a run that was created with different settings; the message lists them.
         """
         settings = self.settings()
-        begun = self.layout.checkpoint.exists() or self.layout.result.exists()
-        if not (begun and self.layout.settings.exists()):
+        if not self.layout.begun:
             write_json(self.layout.settings, settings)
             return
         defaults = {"recipe": Recipe().to_dict()}  # a file of an earlier version lacks the settings that came later
