@@ -18,7 +18,7 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.describe.options import DESCRIBERS, DescribeOptions
 from gpt4image.describe.question import read_prompts
 from gpt4image.llm.base import Describer, EndpointDownError
-from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for
+from gpt4image.llm.credentials import OPENAI_KEY, address_hint, is_loopback, key_for, proxy_for
 from gpt4image.llm.prices import FREE, Price, find_price, list_price, load_prices, shutdown_warning
 
 if TYPE_CHECKING:
@@ -160,9 +160,11 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
         except EndpointDownError as error:
             down.append(str(error))
             continue
-        names.add(describer.model or only_model(models, describer.place))
+        names.add(describer.model or only_model(models, describer))
     if not names:
-        raise DescribeError(await advice(f"{down[0][0].upper()}{'; '.join(down)[1:]}."))
+        trouble = f"{down[0][0].upper()}{'; '.join(down)[1:]}."
+        in_between = any(proxy_for(describer.place) for describer in describers)  # then no other server helps
+        raise DescribeError(trouble if in_between else await advice(trouble))
     if len(names) > 1:
         raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): set model (--model).")
     for trouble in down:
@@ -171,12 +173,13 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
         describer.model = next(iter(names))
 
 
-def only_model(models: Sequence[str], place: str) -> str:
+def only_model(models: Sequence[str], describer: OpenAIDescriber) -> str:
     """Return the model of a server that has just one. DescribeError lists them where there are more."""
     if len(models) == 1:
         return models[0]
-    known = f" It has: {', '.join(models[:20])}." if models else ""
-    raise DescribeError(f"Name the model that {place} is to use as model (--model NAME).{known}{address_hint(place)}")
+    place, said = describer.place, f' It says "{describer.said}".' if describer.said else ""
+    known = f" It has: {', '.join(models[:20])}." if models else said
+    raise DescribeError(f"Set model (--model NAME) to the model that {place} is to use.{known}{address_hint(place)}")
 
 
 # What to start where no describer answers.
@@ -212,7 +215,7 @@ async def advice(trouble: str) -> str:
         [
             f"{trouble} What would work:",
             f"  OpenAI's server: export {OPENAI_KEY}=... and set model (--model NAME)",
-            "  another vendor's: set base_url, key_env and model (--base-url URL --key-env VARIABLE --model NAME)",
+            "  another vendor's: set base_url (--base-url URL), key_env (--key-env VARIABLE) and model (--model NAME)",
             *states,
             f"  a model in this process ({local}): set describer to local (--describer local), and model (--model "
             "FOLDER-OR-HUB-NAME)",

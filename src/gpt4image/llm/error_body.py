@@ -36,7 +36,8 @@ BAD_KEY = words(
     "api[ _-]?key (?:is )?(?:not valid|invalid|not found|expired)", "(?:invalid|incorrect|expired) api[ _-]?key"
 )
 NO_PICTURES = words(
-    "(?:not|n't) support (?:image|vision|multi-?modal)|not a (?:multi-?modal|vision)|image input is not|mmproj",
+    r"(?:not|n't) support (?:images?\b(?! ?(?:format|type|file|size|larger))|vision|multi-?modal)|mmproj",
+    "not a (?:multi-?modal|vision)|image input is not (?:supported|enabled)",
     "endpoints found that support image|at most 0 image|missing data required for image",
     "content (?:part )?type[^.]{0,20}image_url|unknown variant `?image_url",
 )

@@ -36,6 +36,7 @@ class OpenAIDescriber:
 
     Attributes:
         shutdown_dates: announced shutdown dates by model; known after `list_models`.
+        said: what the server said in place of a list of its models; empty if it sent one.
     """
 
     name = "openai"
@@ -45,7 +46,7 @@ class OpenAIDescriber:
     ) -> None:
         self.model, self.place, self.max_concurrency = model, check_address(base_url), max_concurrency
         self._key = key or ApiKey()
-        self._old_limit = True
+        self._old_limit, self.said = True, ""
         self._classifier = ErrorClassifier(self.place, self._key)
 
     @cached_property
@@ -76,6 +77,7 @@ class OpenAIDescriber:
             fatal = call.status in (None, 401, 403, 407) and isinstance(failure, DescribeError)
             if fatal or isinstance(failure, EndpointDownError):
                 raise failure from None
+            self.said = call.detail
             return ()
         return self._classifier.read_models(listed)
 
