@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
+from gpt4image.core.validation import Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 from gpt4image.train.spec import ARMS, CANDIDATE
@@ -33,8 +34,11 @@ class TrainingCommand:
     """TOML file with recipe settings. It overrides the named recipe, and options override both."""
     work: Path = WORK
     """Work directory."""
-    workers: int = 0
+    workers: Whole = 0
     """Processes that load images."""
+
+    def __post_init__(self) -> None:
+        check_value(Whole, self.workers, "workers")
 
 
 @dataclass(frozen=True)
