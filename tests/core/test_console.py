@@ -1,6 +1,7 @@
 """Notes and results: escaped, and wrapped on a terminal only."""
 
 import sys
+import threading
 
 import pytest
 
@@ -46,3 +47,24 @@ def test_follow_shows_nothing_without_a_step(capsys):
     assert capsys.readouterr().err == ""
     console.follow("Embed", 3, iter((1, 3)))
     assert "Embed" in capsys.readouterr().err
+
+
+def test_step_that_takes_long_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
+    said = threading.Event()
+    say = console.say
+    monkeypatch.setattr(console, "say", lambda text: (say(text), said.set()))
+    with console.doing("Listing a\x1b[31m"):
+        assert said.wait(60)
+    assert capsys.readouterr().err == "Listing a\\x1b[31m ...\n"
+
+
+@pytest.mark.parametrize("speak", [console.say, console.show, lambda text: console.progress(text, 3).__enter__()])
+def test_step_is_not_named_once_something_else_is_said(speak, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 1e6)
+    before = threading.active_count()
+    with console.doing("Listing"), console.doing("Listing more"):
+        (notice,) = console._waiting
+        speak("3 images")
+        assert console._waiting == [] and notice.finished.is_set()
+    assert threading.active_count() <= before + 3

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,8 +24,35 @@ from gpt4image.core.invocation import in_users_words
 console = Console(stderr=True, highlight=False, force_jupyter=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
+QUIET_SECONDS = 0.5
+"""Time after which a command that has said nothing says what it is doing."""
+
+_waiting: list[threading.Timer] = []
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say what a step does if it takes longer than half a second and nothing else is printed."""
+    _hush()
+    notice = threading.Timer(QUIET_SECONDS, say, (f"{what} ...",))
+    notice.daemon = True  # it must not keep a process that ends
+    _waiting.append(notice)
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
+
+
+def _hush() -> None:
+    """Drop the notices that wait to be printed: something else is said."""
+    while _waiting:
+        _waiting.pop().cancel()
+
+
 def say(text: str, style: str = "") -> None:
     """Print a note on standard error, in the user's words; control characters are escaped."""
+    _hush()
     console.print(Text("\n".join(map(printable, in_users_words(text).split("\n"))), style=style))
 
 
@@ -33,6 +61,7 @@ def show(text: str) -> None:
 
     Control characters are escaped.
     """
+    _hush()
     lines = list(map(printable, in_users_words(text).split("\n")))
     if sys.stdout.isatty():  # a pipe gets whole lines
         width = shutil.get_terminal_size().columns
@@ -55,6 +84,8 @@ def wrap(line: str, width: int) -> list[str]:
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Meter]:
     """Show a progress line; without a terminal, one line at the end, and none if there is nothing to do."""
+    if total != 0:
+        _hush()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import digest
 from gpt4image.core.registry import Registry
@@ -63,12 +64,11 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
         ConfigError: the kind is unknown, or the model cannot be loaded.
         MissingExtraError: its library is not installed.
     """
-    if name == "minilm":
-        return SentenceEncoder(minilm_location(), device, name=name)
     kind, separator, model = name.partition(":")
     if not separator:
-        kind, model = "sentence-transformers", name
-    return ENCODERS.load(kind)(model, device, name=name)
+        kind, model = "sentence-transformers", minilm_location() if name == "minilm" else name
+    with doing(f"Loading the text encoder {name}"):
+        return ENCODERS.load(kind)(model, device, name=name)
 
 
 def minilm_location() -> str:

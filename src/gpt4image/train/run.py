@@ -136,10 +136,11 @@ def train_model(
 def train_to_end(spec: RunSpec, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(spec.seed)
-    backbone = build_backbone(spec.recipe, len(spec.images.classes))
-    check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
-    trainer = build_trainer(spec, backbone, accelerator)
-    restore_checkpoint(trainer, spec.layout.checkpoint)
+    with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
+        backbone = build_backbone(spec.recipe, len(spec.images.classes))
+        check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
+        trainer = build_trainer(spec, backbone, accelerator)
+        restore_checkpoint(trainer, spec.layout.checkpoint)
     alone = accelerator.num_processes == 1  # several receive the signal at different steps and would wait forever
     stopping = catch_stop_signals(partial(console.say, STOPPING), first_only=True)
     with (

@@ -24,7 +24,8 @@ DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps 
 
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
     """Read the descriptions, print their coverage of the images, and keep them in the work directory."""
-    descriptions = find_descriptions(images, options, workdir)
+    with console.doing("Reading the descriptions"):
+        descriptions = find_descriptions(images, options, workdir)
     if options.text != NO_TEXT:
         console.say("\n".join(descriptions.lines()))
         descriptions.save(workdir.descriptions)
