@@ -29,7 +29,8 @@ class DataOptions:
     """Images."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a hub name."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or OWNER/NAME
+    (hf:NAME) on the Hugging Face hub."""
     unlabelled: tuple[str, ...] = ()
     """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
     labels of the image set itself are unlabelled as well."""
