@@ -16,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def no_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands print must not depend on how long their steps take."""
+    monkeypatch.setattr("gpt4image.core.console.QUIET_SECONDS", 1e6)
+
+
 @pytest.fixture(scope="session")
 def image_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of 3 x 12 images, with `<folder>-descriptions.jsonl` next to it. Copy it to change an image."""

@@ -1,11 +1,11 @@
 """Notes and results: escaped, and wrapped on a terminal only."""
 
 import sys
+import threading
 
 import pytest
 
 from gpt4image.core import console
-from gpt4image.core.format import ELLIPSIS
 
 LINE = "These runs do not show that the descriptions help or hurt: +0.6 points, and the 95% interval includes zero."
 
@@ -49,36 +49,22 @@ def test_follow_shows_nothing_without_a_step(capsys):
     assert "Embed" in capsys.readouterr().err
 
 
-def test_lines_inside_a_line_move_it_and_stay(capsys):
-    """The outer line counts a run that ended earlier, and ends at its total."""
-    with console.progress("All 3 runs", 3, done=1) as overall:
-        for number in (2, 3):
-            with console.progress(f"Run {number} of 3", 7, part_of=overall) as meter:
-                meter.start(2 if number == 2 else 0)
-                for _ in range(5 if number == 2 else 7):
-                    meter.advance()
-    shown = capsys.readouterr().err
-    shown = [" ".join(line.split()) for line in shown.splitlines()]
-    assert [line[:10] for line in shown] == ["Run 2 of 3", "Run 3 of 3", "All 3 runs"]
-    assert "7/7" in shown[0] and "3/3" in shown[2]
+def test_step_that_takes_long_is_named(capsys, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 0)
+    said = threading.Event()
+    say = console.say
+    monkeypatch.setattr(console, "say", lambda text: (say(text), said.set()))
+    with console.doing("Listing a\x1b[31m"):
+        assert said.wait(60)
+    assert capsys.readouterr().err == "Listing a\\x1b[31m ...\n"
 
 
-def test_a_step_says_what_it_does_before_it_does_it(capsys):
-    with console.step("Load PyTorch"):
-        assert capsys.readouterr().err == f"Load PyTorch{ELLIPSIS}\n"
-
-
-def test_without_a_terminal_long_work_is_logged(capsys, monkeypatch):
-    monkeypatch.setattr(console, "LOG_SECONDS", -1)
-    with console.progress("Embed 9 texts", 9) as meter:
-        meter.advance(4)
-        assert capsys.readouterr().err == "Embed 9 texts: 4 of 9\n"
-
-
-def test_commands_are_never_broken(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    console.show_command(f"gpt4image compare '{LINE}'")
-    assert capsys.readouterr().out == f"  gpt4image compare '{LINE}'\n"
-    console.show_command("")
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize("speak", [console.say, console.show, lambda text: console.progress(text, 3).__enter__()])
+def test_step_is_not_named_once_something_else_is_said(speak, monkeypatch):
+    monkeypatch.setattr(console, "QUIET_SECONDS", 1e6)
+    before = threading.active_count()
+    with console.doing("Listing"), console.doing("Listing more"):
+        (notice,) = console._waiting
+        speak("3 images")
+        assert console._waiting == [] and notice.finished.is_set()
+    assert threading.active_count() <= before + 3

@@ -57,6 +57,12 @@ def test_lists_become_tuples_and_nothing_else_is_converted_unless_lax():
         check_value(tuple[str, ...], [1], "file: names")
 
 
+def test_checked_list_is_kept_as_a_tuple():
+    options = Options(names=["a", "b"])
+    check_fields(options)
+    assert options.names == ("a", "b")
+
+
 def test_registry_in_the_annotation_knows_the_value():
     kind = Annotated[str, Registry("shape", {"square": "math:sqrt"}, group="gpt4image.shapes")]
     assert check_value(kind, "square", "shape") == "square"

@@ -70,8 +70,8 @@ def described_plan(image_set, work, url, extra_body):
         ("{}", "must hold a JSON object"),
         ("{", "cannot be read as JSON"),
         ('{"top_k": NaN}', "NaN is no JSON value"),
-        ('{"max_tokens": 5}', "use --max-tokens"),
-        ('{"api_key": "x"}', "use --key-env"),
+        ('{"max_tokens": 5}', "set max_tokens"),
+        ('{"api_key": "x"}', "set key_env"),
     ],
 )
 def test_invalid_extra_body_is_rejected(tmp_path, text, problem):

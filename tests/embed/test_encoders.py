@@ -52,4 +52,4 @@ def test_encoder_errors_name_the_fix():
     with pytest.raises(ConfigError, match="MODEL/PRETRAINED"):
         load_encoder("open-clip:RN50")
     with pytest.raises(ConfigError, match="packaged encoder, minilm"):
-        load_encoder("no-such-model-anywhere")
+        load_encoder("sentence-transformers:no-such-model-anywhere")

@@ -14,6 +14,8 @@ from gpt4image.core.options import DataOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.teachers import load_teacher
+from gpt4image.teachers.base import TEACHERS, TeacherKind
+from gpt4image.teachers.models import RunTeacher
 from gpt4image.teachers.opening import open_teachers
 from gpt4image.train.guidance import is_text
 from gpt4image.workflows.inputs import open_descriptions, open_guidance
@@ -164,6 +166,34 @@ def test_arm_on_labels_alone_says_that_it_leaves_teachers_out(image_set, setting
     recipe = Recipe(**settings, soft_labels=0.5)
     run_training(options(image_set), text, recipe, tmp_path, arm="baseline", seed=0, workers=0)
     assert "trains on labels alone, without run:" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def run_of(trained, monkeypatch):
+    """A registered kind of teacher that returns logits, and takes an image size."""
+
+    def build(model, device, *, name, image_size=32):
+        assert image_size == 32
+        return RunTeacher(str(trained.layout.folder), device, name=name)
+
+    monkeypatch.setattr(TEACHERS, "_entries", dict(TEACHERS._entries))
+    TEACHERS.register("mine", TeacherKind(build, gives_labels=True, settings=("image_size",)))
+
+
+def test_registered_kind_that_gives_labels_needs_no_text(image_set, settings, run_of, tmp_path):
+    text, recipe = GuidanceOptions(text="none", teachers=("mine:x",)), Recipe(**settings, soft_labels=0.5)
+    run = run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
+    assert len(json.loads(run.layout.settings.read_text())["soft_labels"]) == 1
+    with pytest.raises(ConfigError, match="mine:x provides soft labels"):
+        run_training(options(image_set), text, Recipe(**settings), tmp_path, arm="described", seed=1, workers=0)
+
+
+def test_registered_kind_takes_the_settings_that_it_names(run_of, tmp_path):
+    assert load_teacher("mine:x", "cpu", image_size=32).classes
+    with pytest.raises(AssertionError):
+        load_teacher("mine:x", "cpu", image_size=64)
+    with pytest.raises(ConfigError, match="takes no weights file"):
+        load_teacher("mine:x", "cpu", checkpoint=tmp_path / "weights.pt")
 
 
 @pytest.mark.slow

@@ -310,6 +310,17 @@ def test_look_at_other_settings_or_another_model_is_no_training_data(image_set, 
     assert texts_for_training(image_set, tmp_path, use_models=("other",)).origins == {("plain", "other"): 8}
 
 
+def test_look_does_not_replace_the_texts_that_images_come_with(image_set, tmp_path):
+    table = tmp_path / "images.csv"
+    rows = [f"{path},{path.parent.name},a text of {path.name}" for path in sorted(image_set.rglob("*.png"))]
+    table.write_text("\n".join(["path,label,description", *rows]) + "\n")
+    with StubServer() as server:
+        look(table, tmp_path / "work", server.base_url)
+        assert texts_for_training(table, tmp_path / "work").source == "column description"
+        describe_images(table, tmp_path / "work", model=MODEL, base_url=(server.base_url,))
+    assert texts_for_training(table, tmp_path / "work").origins
+
+
 def test_store_of_nothing_but_looks_is_refused_with_the_remedy(image_set, tmp_path):
     with StubServer() as server:
         look(image_set, tmp_path, server.base_url)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
-from gpt4image.core.console import say
+from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.invocation import NAME, Invocation, in_users_words, invoked, typed_program
 from gpt4image.core.options import DataOptions
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Parse and run a command, and print its error."""
     try:
-        return parse(arguments).run() or 0
+        command = parse(arguments)
+        with doing("Starting"):
+            return command.run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

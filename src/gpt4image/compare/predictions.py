@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from sklearn.metrics import confusion_matrix
 
+from gpt4image.core.console import doing
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write, digest, hash_file
 from gpt4image.images.table import ImageTable
@@ -69,7 +70,8 @@ def predict_test_images(
     ids_hash = np.frombuffer(identity.encode(), dtype=np.uint8)
     accelerator = make_accelerator(run.recipe)
     if not path.exists():
-        logits = _predict(run, images, "test", accelerator, features, workers).logits
+        with doing(f"Predicting the test images ({run.arm.name}, seed {run.seed})"):
+            logits = _predict(run, images, "test", accelerator, features, workers).logits
         if accelerator.is_main_process:
             with atomic_write(path) as file:
                 file.write(save({"logits": logits, "ids_hash": ids_hash}))

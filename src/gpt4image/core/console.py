@@ -9,27 +9,50 @@ import os
 import shutil
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import timedelta
-from typing import cast
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gpt4image.core.format import ELLIPSIS, printable
+from gpt4image.core.format import printable
 from gpt4image.core.invocation import in_users_words
-
-LOG_SECONDS = 60
 
 # in a notebook rich would need widgets; plain lines need nothing
 console = Console(stderr=True, highlight=False, force_jupyter=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
+QUIET_SECONDS = 0.5
+"""Time after which a command that has said nothing says what it is doing."""
+
+_waiting: list[threading.Timer] = []
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say what a step does if it takes longer than half a second and nothing else is printed."""
+    _hush()
+    notice = threading.Timer(QUIET_SECONDS, say, (f"{what} ...",))
+    notice.daemon = True  # it must not keep a process that ends
+    _waiting.append(notice)
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
+
+
+def _hush() -> None:
+    """Drop the notices that wait to be printed: something else is said."""
+    while _waiting:
+        _waiting.pop().cancel()
+
+
 def say(text: str, style: str = "") -> None:
     """Print a note on standard error, in the user's words; control characters are escaped."""
+    _hush()
     console.print(Text("\n".join(map(printable, in_users_words(text).split("\n"))), style=style))
 
 
@@ -38,17 +61,12 @@ def show(text: str) -> None:
 
     Control characters are escaped.
     """
+    _hush()
     lines = list(map(printable, in_users_words(text).split("\n")))
     if sys.stdout.isatty():  # a pipe gets whole lines
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in wrap(line, width)]
     print("\n".join(lines))
-
-
-def show_command(command: str) -> None:
-    """Print a command on standard output as one line, so that it can be copied; nothing if it is empty."""
-    if command:
-        print(f"  {printable(command)}")
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -63,71 +81,20 @@ def wrap(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-OpenProgress = Callable[[int], AbstractContextManager["Meter"]]
-"""Opens a progress line, given the number of units."""
-
-
 @contextmanager
-def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None) -> Iterator[Meter]:
-    """Show a progress line, below those that are open; without a terminal, one a minute and one at the end.
-
-    Args:
-        title: what is going on.
-        total: number of units; no line is shown if nothing is to be done.
-        done: units done before.
-        part_of: line that moves on by one unit while this one moves from start to end.
-    """
-    with _open_lines() as lines:
-        meter = Meter(lines, title, total, done, part_of)
-        try:
-            yield meter
-        finally:
-            if len(_OPEN) > 1:
-                meter.close(keep=True)
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """Say what is going on while something takes its time that cannot be counted."""
-    if not console.is_terminal:
-        say(f"{title}{ELLIPSIS}")
-        yield
-        return
-    with _open_lines(transient=True) as lines:
-        meter = Meter(lines, title, None)
-        try:
-            yield
-        finally:
-            meter.close(keep=False)
-
-
-_OPEN: list[Progress] = []  # the block of lines on the screen, once for each nested use
-
-
-@contextmanager
-def _open_lines(transient: bool = False) -> Iterator[Progress]:
-    """Open the block of progress lines, or join the open one: a terminal has room for one."""
+def progress(title: str, total: int | None = None) -> Iterator[Meter]:
+    """Show a progress line; without a terminal, one line at the end, and none if there is nothing to do."""
+    if total != 0:
+        _hush()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         Position(),
-        Clock(elapsed_when_finished=True),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with ExitStack() as stack:
-        if _OPEN:
-            lines = _OPEN[-1]
-        else:
-            # standard output is not redirected, as results may go into a file; the period spans slow steps
-            lines = Progress(
-                *columns, console=console, transient=transient, redirect_stdout=False, speed_estimate_period=600
-            )
-            stack.enter_context(lines)
-        _OPEN.append(lines)
-        try:
-            yield lines
-        finally:
-            _OPEN.pop()
+    with Progress(*columns, console=console, transient=False) as bars:
+        yield Meter(bars, title, total)
 
 
 def follow(title: str, total: int, steps: Iterator[int]) -> None:
@@ -142,68 +109,28 @@ def follow(title: str, total: int, steps: Iterator[int]) -> None:
 
 
 class Meter:
-    """Moves one progress line. Any object with the methods `advance`, `start`, `set` and `note` can replace it."""
+    """Moves one progress line. Any object with its three methods can replace it."""
 
-    def __init__(
-        self, lines: Progress, title: str, total: int | None, done: float = 0, part_of: Meter | None = None
-    ) -> None:
-        self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
-        self._before = part_of._done if part_of is not None else 0.0
-        self._visible = total is None or total != done
-        self._task = lines.add_task(title, total=total, completed=int(done), note="", visible=self._visible)
-        self._logged = time.monotonic()
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task(title, total=total, note="", visible=total != 0)
 
-    def advance(self, units: float = 1) -> None:
-        """Move on by some units."""
-        self.set(self._done + units)
+    def advance(self, steps: int = 1) -> None:
+        """Move on by some steps."""
+        self._progress.advance(self._task, steps)
 
-    def set(self, done: float) -> None:
+    def set(self, done: int) -> None:
         """Move to a position."""
-        self._done = done
-        self._lines.update(self._task, completed=done)
-        if self._part_of is not None and self._total:
-            self._part_of.set(self._before + done / self._total)
-        self._log()
-
-    def start(self, done: float) -> None:
-        """Begin at a position that earlier work reached, which says nothing about the time that is left."""
-        self._done = done
-        self._lines.reset(self._task, completed=cast(int, done))  # any number will do
-        if self._part_of is not None and self._total:
-            self._part_of.start(self._before + done / self._total)
+        self._progress.update(self._task, completed=done)
 
     def note(self, text: str) -> None:
         """Show a short remark, literally, beside the bar."""
-        self._lines.update(self._task, note=text)
-
-    def close(self, *, keep: bool) -> None:
-        """Take the line out of the block; print it above if it is to be kept."""
-        if keep and self._visible:
-            console.print(self._lines.make_tasks_table([each for each in self._lines.tasks if each.id == self._task]))
-        self._lines.remove_task(self._task)
-
-    def _log(self) -> None:
-        """Without a terminal, print the position once a minute."""
-        if not console.is_terminal and time.monotonic() - self._logged > LOG_SECONDS:
-            self._logged = time.monotonic()
-            say(f"{self._title}: {self._done:,.0f}" + (f" of {self._total:,}" if self._total else ""))
+        self._progress.update(self._task, note=text)
 
 
 class Position(MofNCompleteColumn):
     """Units done, and their total where it is known."""
 
     def render(self, task: Task) -> Text:
-        """Return the numbers; nothing for a step that counts none."""
-        if task.total is None:
-            return Text(f"{int(task.completed):,}" if task.completed else "")
-        return super().render(task)
-
-
-class Clock(TimeRemainingColumn):
-    """Time that is left; the time so far, where the total is not known."""
-
-    def render(self, task: Task) -> Text:
-        """Return the time."""
-        if task.total is not None:
-            return super().render(task)
-        return Text(str(timedelta(seconds=int(task.elapsed or 0))), style="progress.elapsed")
+        """Return the numbers."""
+        return super().render(task) if task.total is not None else Text(f"{int(task.completed):,}")

@@ -16,10 +16,11 @@ import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.validation import Count, Positive, check_fields
+from gpt4image.core.validation import Count, Positive, Whole, check_fields
 
 WORK = Path("gpt4image-work")  # the default work directory
 
+HeldOut = Annotated[float, Interval(ge=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -28,7 +29,8 @@ class DataOptions:
     """Images."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or a hub name."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or OWNER/NAME
+    (hf:NAME) on the Hugging Face hub."""
     unlabelled: tuple[str, ...] = ()
     """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
     labels of the image set itself are unlabelled as well."""
@@ -40,14 +42,18 @@ class DataOptions:
     """Column that holds the images, if it cannot be recognised."""
     label_column: str | None = None
     """Column that holds the labels, if it cannot be recognised."""
-    max_pixels: int = 89_478_485
+    max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
-    validation_share: float = 0.1
+    validation_share: HeldOut = 0.1
     """Share of the images to hold out for validation if the source has no such split."""
-    test_share: float = 0.2
+    test_share: HeldOut = 0.2
     """Share of the images to hold out for testing if the source has no such split."""
-    split_seed: int = 0
+    split_seed: Whole = 0
     """Seed of these splits."""
+
+    def __post_init__(self) -> None:
+        if self.data is not tyro.MISSING:  # the command line fills it in later
+            check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,11 @@ class TextOptions:
     """Text encoders: minilm, sentence-transformers:MODEL or open-clip:MODEL/PRETRAINED."""
     long_text: Literal["truncate", "pool"] = "truncate"
     """Truncate texts that are longer than the encoder's context, or encode them in chunks and pool the vectors."""
-    embed_batch: int = 64
+    embed_batch: Count = 64
     """Texts per encoder batch."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,11 @@ class TeacherOptions:
     """Splits to compute. Training needs train only."""
     views: Count = 1
     """Vectors per image: the whole picture first, then random crops."""
-    view_seed: Annotated[int, Ge(0)] = 0
+    view_seed: Whole = 0
     """Seed of these crops."""
     teacher_batch: Count = 64
     """Images per batch."""
-    workers: Annotated[int, Ge(0)] = 0
+    workers: Whole = 0
     """Processes that load images."""
 
     def __post_init__(self) -> None:
@@ -125,7 +134,7 @@ class LabelOptions:
     labels."""
     folds: Annotated[int, Ge(2)] = 5
     """Folds of cross-fitting: a classifier that has not seen an image's fold labels the image."""
-    label_seed: int = 0
+    label_seed: Whole = 0
     """Seed of the folds."""
 
     def __post_init__(self) -> None:
@@ -140,7 +149,7 @@ class CheckOptions:
     """The timm model to be trained. Compares what the texts tell about the class with what its frozen features tell."""
     checkpoint: Path | None = None
     """Weights file of that model, instead of timm's pretrained weights."""
-    image_size: int = 224
+    image_size: Count = 224
     """Height and width of its input in pixels."""
     language: str | None = None
     """Expected language of the texts, such as en. Default: the language of most texts."""
@@ -156,6 +165,9 @@ class CheckOptions:
     """Kinds of findings whose texts the next `gpt4image describe` writes again."""
     undo: bool = False
     """First undo all earlier --drop and --retry."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def check_splits(splits: Collection[str]) -> None:

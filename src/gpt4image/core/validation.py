@@ -19,17 +19,21 @@ Count = Annotated[int, Ge(1)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+Whole = Annotated[int, Ge(0)]
 
 
 def check_fields(settings: DataclassInstance) -> None:
-    """Check every field of a dataclass against its annotation.
+    """Check every field of a dataclass against its annotation; lists become tuples.
 
     Raises:
         ConfigError: a value has the wrong type or violates a constraint.
     """
     kinds = field_types(type(settings))
     for field in fields(settings):
-        check_value(kinds[field.name], getattr(settings, field.name), field.name)
+        value = getattr(settings, field.name)
+        checked = check_value(kinds[field.name], value, field.name)
+        if isinstance(value, list):
+            object.__setattr__(settings, field.name, checked)  # the dataclass is frozen
 
 
 def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type and value

@@ -21,6 +21,7 @@ class WorkDir(Layout):
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids
     features = File("features")  # outputs of frozen modules, shared by all runs
     comparison = File("comparison.json")
+    comparison_inputs = File("comparison-inputs.json")  # what it was made from; written last
     gallery = File("gallery.json")
     report = File("report.html")
 

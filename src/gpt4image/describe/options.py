@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge
-
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import SplitName, check_splits
 from gpt4image.core.registry import Registry
-from gpt4image.core.validation import Count, NotNegative, Positive, check_fields
+from gpt4image.core.validation import Count, NotNegative, Positive, Whole, check_fields
 
 if TYPE_CHECKING:
     from gpt4image.llm.base import Describer
@@ -88,7 +86,7 @@ class QuestionOptions:
     extra_body: Path | None = None
     """JSON file with further fields of every request, such as {"reasoning_effort": "low"}, for servers that support
     them."""
-    max_side: Annotated[int, Ge(0)] = 768
+    max_side: Whole = 768
     """Longest side of the pictures sent, in pixels; larger ones are scaled down. 0 sends the original files."""
 
 
@@ -128,7 +126,7 @@ class WorkerOptions:
     """CPUs per worker on Ray and Slurm."""
     worker_memory: Count = 2
     """Memory per CPU in GB on Ray and Slurm."""
-    worker_gpus: Annotated[int, Ge(0)] = 0
+    worker_gpus: Whole = 0
     """GPUs per worker on Ray and Slurm, for a local model."""
     ray_address: str | None = None
     """Ray cluster that this machine belongs to, such as HOST:6379. Default: RAY_ADDRESS, else a new one on this

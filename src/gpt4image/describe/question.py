@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.describe.options import DescribeOptions
@@ -17,16 +18,16 @@ from gpt4image.images.table import ImageTable
 from gpt4image.llm.base import Sampling
 
 RESERVED_FIELDS = {
-    "model": "use --model",
-    "messages": "use --prompts or --prompt-file",
-    "max_tokens": "use --max-tokens",
-    "max_completion_tokens": "use --max-tokens",
-    "temperature": "use --temperature",
-    "top_p": "use --top-p",
-    "seed": "use --seed",
-    "n": "use --samples",
+    "model": "set model (--model)",
+    "messages": "set prompts (--prompts) or prompt_file (--prompt-file)",
+    "max_tokens": "set max_tokens (--max-tokens)",
+    "max_completion_tokens": "set max_tokens (--max-tokens)",
+    "temperature": "set temperature (--temperature)",
+    "top_p": "set top_p (--top-p)",
+    "seed": "set seed (--seed)",
+    "n": "set samples (--samples)",
     "stream": "answers are read whole",
-    "api_key": "use --key-env, so that the key reaches no file",
+    "api_key": "set key_env (--key-env), so that the key reaches no file",
 }
 """Fields of a request's body that other options set, and which."""
 
@@ -125,27 +126,31 @@ def read_values(
 
 def read_extra_body(path: Path) -> str:
     """Read further fields of a request's body as JSON, keys in order. ConfigError names the file when it is invalid."""
-    try:
-        fields = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(fields, dict) or not fields:
-        raise ConfigError(f'{path} must hold a JSON object of request fields, such as {{"reasoning_effort": "low"}}.')
+    fields = read_object(path, 'request fields, such as {"reasoning_effort": "low"}')
     for name in sorted(fields.keys() & RESERVED_FIELDS.keys()):
         raise ConfigError(f"{path}: {name} cannot be set here: {RESERVED_FIELDS[name]}.")
     return json.dumps(fields, sort_keys=True)
 
 
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
-
-
 def read_class_names(path: Path) -> dict[str, str]:
     """Read class names as prompts say them, by class. ConfigError names the file when it is invalid."""
-    try:
-        names = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ConfigError(f'{path} must hold names by class, such as {{"n01440764": "tench"}}.')
+    what = 'names by class, such as {"n01440764": "tench"}'
+    names = read_object(path, what)
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ConfigError(f"{path} must hold {what}.")
     return names
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object that is not empty. ConfigError names the file, and what it must hold, when it is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(f"{path} must hold a JSON object of {what}.")
+    return found
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import digest
-from gpt4image.core.registry import Registry
+from gpt4image.core.hub import HUB_PREFIX, hub_access
+from gpt4image.core.registry import Registry, unknown_name
 
 ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
     "text encoder",
@@ -56,19 +60,25 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
     Args:
         name: `minilm` (all-MiniLM-L6-v2, from the package that the `demo` extra installs, otherwise from the Hub);
             `sentence-transformers:MODEL` with a Hub name or a folder; `open-clip:MODEL/PRETRAINED` with a tag or a
-            weights file, or `open-clip:hf-hub:NAME`. A bare name is a sentence-transformers model.
+            weights file, or `open-clip:hf-hub:NAME`. A folder, OWNER/NAME and `hf:NAME` are sentence-transformers
+            models.
         device: torch device; by default the fastest available.
 
     Raises:
         ConfigError: the kind is unknown, or the model cannot be loaded.
         MissingExtraError: its library is not installed.
     """
-    if name == "minilm":
-        return SentenceEncoder(minilm_location(), device, name=name)
     kind, separator, model = name.partition(":")
-    if not separator:
-        kind, model = "sentence-transformers", name
-    return ENCODERS.load(kind)(model, device, name=name)
+    if not separator and name != "minilm" and "/" not in name and not Path(name).exists():
+        raise ConfigError(
+            f"{unknown_name('text encoder', name, [DEFAULT_ENCODER])} For a model on the Hugging Face hub, write "
+            f"sentence-transformers:{name}."
+        )
+    if not separator or name.startswith(HUB_PREFIX):
+        plain = name.removeprefix(HUB_PREFIX)
+        kind, model = "sentence-transformers", minilm_location() if name == "minilm" else plain
+    with doing(f"Loading the text encoder {name}"):
+        return ENCODERS.load(kind)(model, device, name=name)
 
 
 def minilm_location() -> str:
@@ -100,11 +110,12 @@ class SentenceEncoder:
 
         disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            self._model = SentenceTransformer(model, device=device)
+            with nullcontext() if Path(model).exists() else hub_access():
+                self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {first_line(error)} Name a folder or, without "
-                "network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
+                f"Text encoder {name or model!r} cannot be loaded: {first_line(error).rstrip('.')}. Name a folder or, "
+                "without network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
             ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or model
@@ -148,10 +159,13 @@ class ClipEncoder:
         architecture, pretrained = split_clip_name(model)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            self._model = open_clip.create_model(architecture, pretrained=pretrained, device=self._device)
-            self._tokenizer = open_clip.get_tokenizer(architecture)
+            with hub_access():
+                self._model = open_clip.create_model(architecture, pretrained=pretrained, device=self._device)
+                self._tokenizer = open_clip.get_tokenizer(architecture)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"Text encoder {name or model!r} cannot be loaded: {first_line(error)}") from None
+            raise ConfigError(
+                f"Text encoder {name or model!r} cannot be loaded: {first_line(error).rstrip('.')}."
+            ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or f"open-clip:{model}"
         text_weights = {k: v for k, v in self._model.state_dict().items() if not k.startswith("visual.")}

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
 from gpt4image.core.files import File, Layout, write_json
 from gpt4image.export.onnx import export_onnx
@@ -58,13 +59,15 @@ def export_model(
     shutil.rmtree(draft.folder, ignore_errors=True)
     draft.folder.mkdir(parents=True)
     try:
-        model = load_backbone(run)
-        sample = sample_images(run, images)
-        found = [_verified(_export_timm(run, model, draft, sample), tolerance)]
+        with doing("Writing and checking the timm form"):
+            model = load_backbone(run)
+            sample = sample_images(run, images)
+            found = [_verified(_export_timm(run, model, draft, sample), tolerance)]
         failure = None
         if onnx:
             try:
-                found.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
+                with doing("Writing and checking the ONNX form"):
+                    found.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
             except ExportError as error:
                 failure = f"{error} {folder} holds the verified timm form; for that alone: onnx=False or --no-onnx."
                 draft.onnx.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.console import say
+from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.format import counted
 from gpt4image.images.decode import MAX_PIXELS
@@ -72,7 +72,8 @@ def load_images(
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" / "tars" if work is not None else None
-    listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column), kept))
+    with doing(f"Listing {source}"):
+        listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column), kept))
     _require_labels_outside_train(listing)
     without = ColumnNames(image_column, labelled=False)
     listing = join_listings(listing, {str(further): list_source(further, without, kept) for further in unlabelled})

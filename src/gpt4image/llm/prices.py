@@ -176,7 +176,7 @@ def shutdown_warning(model: str, until: date | None, today: date | None = None) 
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 11, 28))
     'old shuts down on 2026-12-01, in 3 days. Choose another model for descriptions that have to be added later.'
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 12, 1))
-    'old was to shut down on 2026-12-01. If its requests fail, choose another model with --model.'
+    'old was to shut down on 2026-12-01. If its requests fail, set model (--model) to another one.'
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 1, 1)), shutdown_warning("old", None)
     ('', '')
     """
@@ -184,6 +184,6 @@ def shutdown_warning(model: str, until: date | None, today: date | None = None) 
     if days > SHUTDOWN_NOTICE_DAYS:
         return ""
     if days <= 0:
-        return f"{model} was to shut down on {until}. If its requests fail, choose another model with --model."
+        return f"{model} was to shut down on {until}. If its requests fail, set model (--model) to another one."
     left = f"in {days} days" if days > 1 else "tomorrow"
     return f"{model} shuts down on {until}, {left}. Choose another model for descriptions that have to be added later."

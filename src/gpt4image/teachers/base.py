@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,20 +14,36 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
-from gpt4image.core.registry import Registry
+from gpt4image.core.registry import Registry, resolve
 from gpt4image.embed.encoders import hash_weights
 from gpt4image.teachers.preparation import Preparation
 
-TEACHERS: Registry[Callable[..., Teacher]] = Registry(
+
+@dataclass(frozen=True)
+class TeacherKind:
+    """A kind of teacher: what builds one, and what is known before that.
+
+    Attributes:
+        build: called as `build(model, device, name="kind:model")`; the callable itself, or its "module:attribute".
+        gives_labels: its teachers return logits, which become soft labels, instead of features.
+        settings: what `build` takes as well: `checkpoint`, `image_size`.
+    """
+
+    build: Callable[..., Teacher] | str
+    gives_labels: bool = False
+    settings: tuple[str, ...] = ()
+
+
+TEACHERS: Registry[TeacherKind | Callable[..., Teacher]] = Registry(
     "kind of teacher",
     {
-        "open-clip": "gpt4image.teachers.models:ClipTeacher",
-        "run": "gpt4image.teachers.models:RunTeacher",
-        "timm": "gpt4image.teachers.models:TimmTeacher",
+        "open-clip": TeacherKind("gpt4image.teachers.models:ClipTeacher"),
+        "run": TeacherKind("gpt4image.teachers.models:RunTeacher", gives_labels=True),
+        "timm": TeacherKind("gpt4image.teachers.models:TimmTeacher", settings=("checkpoint", "image_size")),
     },
     group="gpt4image.teachers",
 )
-"""Each is called as `teacher(model, device, name="kind:model")`."""
+"""A bare callable is a kind whose teachers return features and take no settings."""
 
 
 class Teacher(Protocol):
@@ -65,9 +82,27 @@ def load_teacher(
         image_size: height and width in pixels of a timm model's input, instead of its own.
 
     Raises:
-        ConfigError: the kind is unknown, or the model cannot be loaded or returns no vectors.
+        ConfigError: the kind is unknown, or the model cannot be loaded, returns no vectors or takes no such setting.
         MissingExtraError: the library for it is not installed.
         StoreError: the folder holds no finished run.
+    """
+    kind, model = find_kind(name)
+    given = {"checkpoint": checkpoint, "image_size": image_size}
+    settings = {key: value for key, value in given.items() if value is not None}
+    for key in settings.keys() - set(kind.settings):
+        raise ConfigError(
+            f"{name} takes no {'weights file' if key == 'checkpoint' else 'image size'}; timm teachers do. A weights "
+            "file of open_clip is part of the name: open-clip:MODEL/FILE."
+        )
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return resolve(kind.build)(model, where, name=name, **settings)
+
+
+def find_kind(name: str) -> tuple[TeacherKind, str]:
+    """Return the kind of a teacher, and the model that its name holds.
+
+    Raises:
+        ConfigError: the name is none of a teacher, or its kind is unknown.
     """
     kind, _, model = name.partition(":")
     if not model:
@@ -75,15 +110,8 @@ def load_teacher(
             f"{name!r} names no teacher. Write timm:MODEL, such as timm:resnet50; open-clip:MODEL/PRETRAINED; or "
             "run:FOLDER with a finished run."
         )
-    load = TEACHERS.load(kind)
-    if kind != "timm" and (checkpoint is not None or image_size is not None):
-        raise ConfigError(
-            f"A weights file and an image size are for timm teachers, not for {name}. A weights file of open_clip is "
-            "part of the name: open-clip:MODEL/FILE."
-        )
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    options = {"checkpoint": checkpoint, "image_size": image_size} if kind == "timm" else {}
-    return load(model, where, name=name, **options)
+    found = TEACHERS.load(kind)
+    return found if isinstance(found, TeacherKind) else TeacherKind(found), model
 
 
 class ImageTeacher:

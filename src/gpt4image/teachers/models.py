@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import read_json
+from gpt4image.core.hub import hub_access
 from gpt4image.embed.encoders import split_clip_name
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
@@ -78,9 +79,10 @@ class ClipTeacher(ImageTeacher):
             raise MissingExtraError("open_clip_torch", "clip", f"Teacher {name!r}") from None
         architecture, pretrained = split_clip_name(model)
         try:
-            built, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
+            with hub_access():
+                built, _, transform = open_clip.create_model_and_transforms(architecture, pretrained=pretrained)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"Teacher {name!r} cannot be loaded: {first_line(error)}") from None
+            raise ConfigError(f"Teacher {name!r} cannot be loaded: {first_line(error).rstrip('.')}.") from None
         config: dict[str, Any] = built.visual.preprocess_cfg
         size = config["size"]
         size = (size, size) if isinstance(size, int) else tuple(size)

@@ -10,7 +10,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels.store import SoftLabels
-from gpt4image.teachers.base import load_teacher
+from gpt4image.teachers.base import find_kind, load_teacher
 from gpt4image.teachers.embedding import embed_images, open_vectors_of
 from gpt4image.teachers.labels import label_images
 
@@ -20,7 +20,7 @@ class TeacherOutputs(NamedTuple):
 
     Attributes:
         stores: vectors to align with, one store per teacher.
-        soft_labels: soft labels of the teachers that are runs.
+        soft_labels: soft labels of the teachers that return logits, such as runs.
     """
 
     stores: tuple[EmbeddingStore, ...] = ()
@@ -33,7 +33,7 @@ def gives_labels(name: str) -> bool:
     >>> gives_labels("run:work/runs/baseline-0"), gives_labels("timm:resnet50")
     (True, False)
     """
-    return name.startswith("run:")
+    return find_kind(name)[0].gives_labels
 
 
 def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *, workers: int = 0) -> TeacherOutputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ConfigError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.format import percent
+from gpt4image.core.hub import HubError, described, hub_access
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.weights import load_weights
@@ -55,7 +57,8 @@ def model_options(name: str, image_size: int | None) -> dict[str, Any]:
             config = read_json(Path(place) / "config.json")
             options, fixed = config.get("model_args", {}), config.get("pretrained_cfg", {}).get("fixed_input_size")
         elif source == "hf-hub":
-            config, _, options = timm.models.load_model_config_from_hf(place)
+            with hub_access():
+                config, _, options = timm.models.load_model_config_from_hf(place)
             fixed = config.get("fixed_input_size")
         else:
             fixed = timm.models.get_pretrained_cfg_value(known, "fixed_input_size")
@@ -100,15 +103,19 @@ def create_model(
 
     known = timm_name(name)
     check_name(known)
+    local = not (pretrained or known.startswith("hf-hub:")) or known.startswith("local-dir:")
     try:
-        model: nn.Module = timm.create_model(known, pretrained=pretrained, **options)
+        with nullcontext() if local else hub_access():
+            model: nn.Module = timm.create_model(known, pretrained=pretrained, **options)
     except Exception as error:  # whatever a model or the hub's client raises
         if pretrained:
             create_model(name, pretrained=False, **options)  # raises if the weights are not the reason
             raise ConfigError(
-                f"The pretrained weights of {name} are not available ({type(error).__name__}: {first_line(error)}). "
+                f"The pretrained weights of {name} are not available ({described(error)}). "
                 f"Without network access, {remedy}."
             ) from None
+        if isinstance(error, HubError):
+            raise ConfigError(f"{name} cannot be loaded: {error}. Name a timm model, or local-dir:FOLDER.") from None
         raise ConfigError(
             f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
         ) from None

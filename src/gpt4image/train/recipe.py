@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 
 from gpt4image.align.losses import LOSSES, find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
-from gpt4image.core.validation import Count, NotNegative, Positive, Share, check_fields, check_value, field_types
+from gpt4image.core.validation import Count, NotNegative, Positive, Share, Whole, check_fields, check_value, field_types
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ModelSettings:
     """Stochastic depth rate, for backbones that support it."""
     freeze: tuple[str, ...] = ()
     """Modules of the backbone to freeze, such as conv_stem bn1 blocks.0 blocks.1."""
-    cached_views: Annotated[int, Ge(0)] = 0
+    cached_views: Whole = 0
     """Compute the output of frozen early modules once, for this many augmented views of each image, instead of at
     every step. 0 disables the cache."""
 
@@ -142,7 +142,7 @@ class AlignmentSettings:
     """Temperature of the loss; the cosine loss has none."""
     learn_temperature: bool = False
     """Learn the temperature, starting from the given one."""
-    queue: Annotated[int, Ge(0)] = 0
+    queue: Whole = 0
     """Texts of earlier batches to keep as additional negatives, for small batches."""
     weight: NotNegative = 0.3
     """Weight of the alignment loss relative to the cross-entropy; 0 disables the alignment."""

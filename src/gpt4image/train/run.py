@@ -74,7 +74,6 @@ def train_model(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     augmentation: int | None = None,
-    progress: console.OpenProgress | None = None,
 ) -> TrainedRun:
     """Train one model, resume its training, or return it if it is finished.
 
@@ -93,7 +92,6 @@ def train_model(
         workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
         augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
-        progress: opens the line that shows the steps, by default one of its own.
 
     Raises:
         ConfigError: the run in the folder was created with different settings, or settings exclude each other.
@@ -130,15 +128,15 @@ def train_model(
         with accelerator.main_process_first():
             spec.claim_folder()
         if not spec.layout.result.exists():
-            train_to_end(spec, accelerator, progress or partial(console.progress, f"Train {arm}, seed {seed}"))
+            train_to_end(spec, accelerator)
     accelerator.wait_for_everyone()
     return open_run(folder)
 
 
-def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.OpenProgress) -> None:
+def train_to_end(spec: RunSpec, accelerator: Accelerator) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
-    with console.step(f"Build {spec.recipe.backbone}"):
-        seed_everything(spec.seed)
+    seed_everything(spec.seed)
+    with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
         backbone = build_backbone(spec.recipe, len(spec.images.classes))
         check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
         trainer = build_trainer(spec, backbone, accelerator)
@@ -147,7 +145,9 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.Open
     stopping = catch_stop_signals(partial(console.say, STOPPING), first_only=True)
     with (
         stopping if alone else nullcontext(StopRequests()) as stop,
-        progress(spec.recipe.epochs * trainer.steps_per_epoch) as meter,
+        console.progress(
+            f"Train {spec.arm.name}, seed {spec.seed}", spec.recipe.epochs * trainer.steps_per_epoch
+        ) as meter,
     ):
         if accelerator.is_main_process:
             trainer.save = CheckpointTimer(spec.layout.checkpoint, spec.checkpoint_seconds, stop)

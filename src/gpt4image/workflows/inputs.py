@@ -24,7 +24,8 @@ DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps 
 
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
     """Read the descriptions, print their coverage of the images, and keep them in the work directory."""
-    descriptions = find_descriptions(images, options, workdir)
+    with console.doing("Reading the descriptions"):
+        descriptions = find_descriptions(images, options, workdir)
     if options.text != NO_TEXT:
         console.say("\n".join(descriptions.lines()))
         descriptions.save(workdir.descriptions)
@@ -47,15 +48,17 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     other_store = options.text and store_folder(Path(options.text))
     store = DescriptionStore(other_store or workdir.description_store)
     selects = bool(options.use_prompts or options.use_models)
-    if other_store or (options.text is None and (selects or not store.is_empty)):
+    columns = images.reader.text_columns
+    found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
+    # a look at what a model writes does not replace the texts that the images come with
+    is_described = bool(store.run_questions()) if found else not store.is_empty
+    if other_store or (options.text is None and (selects or is_described)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
     if selects:
         raise ConfigError(
             "use_prompts and use_models select descriptions by gpt4image describe: leave text (--text) unset, or set "
             "it to a work directory."
         )
-    columns = images.reader.text_columns
-    found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
     if options.text is None and found is None:
         known = f"; its text columns: {', '.join(columns)}" if columns else ""
         raise DescriptionError(

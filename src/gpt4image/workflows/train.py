@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
+
+PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Environment variables in which launchers say how many processes take part, as `accelerate` reads them."""
 
 
 def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
@@ -106,7 +111,6 @@ def run_training(
     data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
 ) -> TrainedRun:
     """Train one model on the images and, if its arm uses them, the descriptions."""
-    from gpt4image.train.processes import make_accelerator
     from gpt4image.train.run import train_model
     from gpt4image.train.spec import ARMS
 
@@ -114,7 +118,7 @@ def run_training(
     workdir = WorkDir(work)
     stores: tuple[EmbeddingStore, ...] = ()
     soft_labels: tuple[SoftLabels, ...] = ()
-    with make_accelerator(recipe).main_process_first():  # it fills the caches that the others then read
+    with first_process(recipe):
         images = open_images(data, workdir)
         if not uses_text and text.teachers:
             console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
@@ -138,19 +142,41 @@ def run_comparison(
     data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory."""
-    from gpt4image.compare.arms import compare_arms
-    from gpt4image.report import write_report
-    from gpt4image.train.processes import make_accelerator
+    from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
 
     workdir = WorkDir(work)
-    accelerator = make_accelerator(recipe)
-    with accelerator.main_process_first():
+    with nullcontext() if is_alone() else first_process(recipe):
         images = open_images(data, workdir)
         descriptions = open_descriptions(images, text, workdir)
+        inputs = hash_inputs(images, descriptions, text, recipe, seeds)
+        if finished := find_finished(inputs, text, recipe, work, seeds):
+            console.say("This comparison is finished: same images, descriptions and settings, and no file has changed.")
+            return finished
+        with console.doing("Loading what training needs"):
+            from gpt4image.compare.arms import compare_arms
+            from gpt4image.report import write_report
+            from gpt4image.train.processes import make_accelerator
+
+            accelerator = make_accelerator(recipe)
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
     comparison = compare_arms(
         images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
     )
     if accelerator.is_main_process:
-        write_report(work)
+        with console.doing("Writing the report"):
+            write_report(work)
+        save_finished(inputs, text, recipe, work, seeds)
     return comparison
+
+
+def is_alone() -> bool:
+    """Whether no other process takes part in this training, as far as the launchers' variables tell."""
+    return not any(int(os.environ.get(name, "1")) > 1 for name in PROCESS_COUNTS)
+
+
+def first_process(recipe: Recipe) -> AbstractContextManager[None]:
+    """Return a context that the first process passes before the others, so that it fills the caches they read."""
+    from gpt4image.train.processes import make_accelerator
+
+    context: AbstractContextManager[None] = make_accelerator(recipe).main_process_first()
+    return context

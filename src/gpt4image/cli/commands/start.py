@@ -25,14 +25,12 @@ class Demo:
 
     def run(self) -> None:
         """Run the demo and print where the results are."""
-        from gpt4image.core.console import show, show_command
+        from gpt4image.core.console import show
         from gpt4image.report import verdict
         from gpt4image.workflows.demo import run_demo
 
         result = run_demo(self.work, seeds=self.seeds)
-        found = verdict(result.comparison)
-        show(found.text)
-        show_command(found.command)
+        show(verdict(result.comparison).text)
         show(
             "\n".join(
                 [*(parity.line() for parity in result.parity), f"report: {result.report}", f"model: {result.model}"]

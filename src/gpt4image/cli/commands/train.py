@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
+from gpt4image.core.validation import Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 from gpt4image.train.spec import ARMS, CANDIDATE
@@ -33,8 +34,11 @@ class TrainingCommand:
     """TOML file with recipe settings. It overrides the named recipe, and options override both."""
     work: Path = WORK
     """Work directory."""
-    workers: int = 0
+    workers: Whole = 0
     """Processes that load images."""
+
+    def __post_init__(self) -> None:
+        check_value(Whole, self.workers, "workers")
 
 
 @dataclass(frozen=True)
@@ -81,17 +85,14 @@ class Compare(TrainingCommand):
 
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
-        from gpt4image.core.console import show, show_command
+        from gpt4image.core.console import show
         from gpt4image.report import verdict
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
             self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
         )
-        found = verdict(comparison)
-        show(found.text)
-        show_command(found.command)
-        show(f"report: {WorkDir(self.work).report}")
+        show(f"{verdict(comparison).text}\nreport: {WorkDir(self.work).report}")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def check_engine(engine: str) -> None:
     """
     for library, extra in (("datatrove", "cluster"), *([("ray", "ray")] if engine == "ray" else [])):
         if find_spec(library) is None:
-            raise MissingExtraError(library, extra, f"--engine {engine}")
+            raise MissingExtraError(library, extra, f"engine {engine} (--engine {engine})")
     if engine == "slurm" and shutil.which("sbatch") is None:
         raise ConfigError("sbatch was not found: run the command on a machine that submits to Slurm.")
 

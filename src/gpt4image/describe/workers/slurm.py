@@ -52,6 +52,6 @@ def submit(order: Order, workers: int) -> None:
     say(
         f"submitted: Slurm job {job.job_id}, {counted(workers, 'worker')}. Logs: {order.run}\n"
         f"Status: squeue --job {job.job_id}\n"
-        "Afterwards: the same command with --engine here waits for the job, describes what is left and compacts the "
-        "store."
+        "Afterwards: the same command with engine set to here (--engine here) waits for the job, describes what is "
+        "left and compacts the store."
     )

@@ -10,10 +10,12 @@ import glob
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
+from gpt4image.core.hub import HUB_PREFIX
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
 from gpt4image.images.sources.folders import (
     has_class_folders,
@@ -127,8 +129,12 @@ def _find_folder(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 
 
 def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    there = place.named or place.root.exists()
-    return [] if not there and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", place.name) else None
+    if place.named or place.root.exists():
+        return None
+    name = place.name.removeprefix(HUB_PREFIX)
+    # `owner/name` without prefix may be a mistyped path: if the folder `owner` is here, it is.
+    asked = name != place.name or ("/" in name and not place.root.parent.exists())
+    return [] if asked and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else None
 
 
 # The first kind that finds its files lists them.
@@ -139,7 +145,7 @@ KINDS = (
     Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
     Kind("WebDataset tars", _find_tars, list_tars, keeps=True),
     Kind("a folder of class folders", _find_folder, list_class_folders),
-    Kind("the name of a dataset on the Hugging Face hub", _find_hub_name, list_hub_dataset),
+    Kind("the name of a dataset on the Hugging Face hub (OWNER/NAME or hf:NAME)", _find_hub_name, list_hub_dataset),
 )
 
 
@@ -162,10 +168,17 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
             return listing if columns.labelled else listing.without_labels()
     known = f"A source is {', '.join(kind.name for kind in KINDS[:-1])}, or {KINDS[-1].name}."
     if not place.named:
-        raise DataError(f"{place.root} does not exist. {known}")
+        raise DataError(f"{place.root} does not exist. {_near(place.root)}{known}")
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:
         raise DataError(f"{place.named[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
     raise DataError(f"{place.named[0]} is no image source. {known}")
+
+
+def _near(path: Path) -> str:
+    """Return a question that names the most similar file or folder beside a path; nothing if there is none."""
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    found = get_close_matches(path.name, beside, n=1)
+    return f"Did you mean {path.with_name(found[0])}? " if found else ""
 
 
 def find_place(source: str) -> Place:

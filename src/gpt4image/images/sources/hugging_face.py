@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError, ImageError, first_line
+from gpt4image.core.hub import HUB_PREFIX, HubError, hub_access
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.sources.listing import (
     ColumnNames,
@@ -65,20 +66,27 @@ def list_saved_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames)
 
 def list_hub_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images of a dataset on the Hugging Face hub, whose name is `root`. DataError says what was tried."""
-    problem = (
-        f"{str(root)!r} is neither a file or folder here ({root.absolute()} does not exist) nor a dataset that could "
-        "be loaded from the Hugging Face hub"
-    )
-    return list_datasets(_load("load_dataset", problem, root.as_posix()), Path.cwd(), columns)
+    name = root.as_posix().removeprefix(HUB_PREFIX)
+    problem = f"{name!r} could not be loaded from the Hugging Face hub"
+    if name == root.as_posix():
+        problem = (
+            f"{name!r} is neither a file or folder here ({root.absolute()} does not exist) nor a dataset that could "
+            "be loaded from the Hugging Face hub"
+        )
+    return list_datasets(_load("load_dataset", problem, name), Path.cwd(), columns)
 
 
 def _load(function: str, problem: str, *args: str, **options: object) -> Any:  # noqa: ANN401 - a dataset or several
     """Call a function of `datasets` without its progress bars; DataError says what the problem is."""
     import datasets
 
+    on_hub = function == "load_dataset" and not options
     with _no_progress_bars():
         try:
-            return getattr(datasets, function)(*args, **options)
+            with hub_access() if on_hub else nullcontext():
+                return getattr(datasets, function)(*args, **options)
+        except HubError as error:
+            raise DataError(f"{problem}: {error}.") from error
         except Exception as error:  # the builders wrap pyarrow's errors in their own and in others
             cause = error.__cause__ or error
             raise DataError(f"{problem}: {type(cause).__name__}: {first_line(cause)}") from error

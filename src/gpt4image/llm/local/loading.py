@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt4image.core.errors import DescribeError, first_line
 from gpt4image.core.format import printable
+from gpt4image.core.hub import hub_access
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
-HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 REASON_LENGTH = 300
 
 # How torch's errors mention memory, on GPUs, CPUs and in the libraries underneath.
@@ -54,7 +56,8 @@ def load(location: str, device: str | None, precision: Precision) -> LoadedModel
         DescribeError: the model cannot be loaded. The message names the fix.
     """
     try:
-        return load_from(location, choose_device(device), precision)
+        with nullcontext() if Path(location).is_dir() else hub_access():
+            return load_from(location, choose_device(device), precision)
     except Exception as error:  # transformers, the hub's client and torch share no base class
         reason = shorten(printable(first_line(error)), REASON_LENGTH)
         raise DescribeError(
@@ -86,7 +89,7 @@ def find_commit(location: str) -> str | None:
     if Path(location).is_dir():
         return None
     if not HUB_NAME.fullmatch(location):
-        raise FileNotFoundError("there is no such folder.")
+        raise FileNotFoundError("there is no such folder, and a name on the hub is OWNER/NAME.")
     return Path(str(cached_file(location, "config.json"))).parent.name
 
 

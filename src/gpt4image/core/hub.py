@@ -1,0 +1,102 @@
+"""Access to the Hugging Face hub that fails within seconds where there is no hub to reach.
+
+The libraries that load from it would each wait and retry for up to a minute, and print every attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+
+from gpt4image.core.console import say
+from gpt4image.core.errors import first_line
+
+SECONDS = 6.0  # to wait for the hub's first answer
+FAILED = 500  # the first HTTP status that says the server is at fault
+
+HUB_PREFIX = "hf:"
+"""What a name begins with that is to be looked up on the hub and nowhere else."""
+
+
+class HubError(OSError):
+    """Something could not be loaded, and the hub cannot be reached."""
+
+
+def described(error: Exception) -> str:
+    """Return the first line of an error that a library raised, with its type where that tells more."""
+    return str(error) if isinstance(error, HubError) else f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def hub_access() -> Iterator[None]:
+    """Let libraries load from the hub; only from its cache if the hub does not answer.
+
+    Raises:
+        HubError: loading failed, and the hub does not answer.
+    """
+    # At every retry of a request these print a line with its address.
+    for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "datasets.utils.file_utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    fault = find_fault()
+    if fault is None:
+        yield
+        return
+    try:
+        with offline():
+            yield
+    except Exception as error:
+        if not any(isinstance(each, OSError) for each in causes(error)):
+            raise
+        raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy") from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@cache
+def find_fault() -> str | None:
+    """Return why the hub does not answer; None if it does, or if the user forbids asking. The hub is asked once."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    faults = [f"no answer within {SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            status = get_session().head(constants.ENDPOINT, timeout=SECONDS).status_code
+            faults[:] = [f"status {status}"] if status >= FAILED else []
+        except Exception as error:  # versions of the client differ in the library below them
+            faults[:] = [first_line(error)]
+
+    # Looking up a host's name has no time-out of its own.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(SECONDS)
+    fault = next(iter(faults), None)
+    if fault:
+        say(f"The Hugging Face hub does not answer ({fault}). Its cache is used where it holds a copy.", "yellow")
+    return fault
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the libraries that are loaded from asking the hub."""
+    from huggingface_hub import constants
+
+    flags: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
+    with ExitStack() as stack:
+        for module in flags:
+            stack.callback(setattr, module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE)
+            module.HF_HUB_OFFLINE = True
+        yield
