@@ -1,9 +1,11 @@
 """Notes and results: escaped, and wrapped on a terminal only."""
 
+import io
 import sys
 import threading
 
 import pytest
+from rich.console import Console
 
 from gpt4image.core import console
 
@@ -64,7 +66,60 @@ def test_step_is_not_named_once_something_else_is_said(speak, monkeypatch):
     monkeypatch.setattr(console, "QUIET_SECONDS", 1e6)
     before = threading.active_count()
     with console.doing("Listing"), console.doing("Listing more"):
-        (notice,) = console._waiting
+        assert len(console._waiting) == 1
         speak("3 images")
-        assert console._waiting == [] and notice.finished.is_set()
+        assert console._waiting == []
     assert threading.active_count() <= before + 3
+
+
+def test_lines_inside_a_line_move_it_and_stay(capsys):
+    """The outer line counts a run that ended earlier, and ends at its total."""
+    with console.progress("All 3 runs", 3, done=1) as overall:
+        for number in (2, 3):
+            with console.progress(f"Run {number} of 3", 7, part_of=overall) as meter:
+                meter.start(2 if number == 2 else 0)
+                for _ in range(5 if number == 2 else 7):
+                    meter.advance()
+    shown = capsys.readouterr().err
+    shown = [" ".join(line.split()) for line in shown.splitlines()]
+    assert [line[:10] for line in shown] == ["Run 2 of 3", "Run 3 of 3", "All 3 runs"]
+    assert "7/7" in shown[0] and "3/3" in shown[2]
+
+
+def test_without_a_terminal_long_work_is_logged(capsys, monkeypatch):
+    monkeypatch.setattr(console, "LOG_SECONDS", -1)
+    with console.progress("Embed 9 texts", 9) as meter:
+        meter.advance(4)
+        assert capsys.readouterr().err == "Embed 9 texts: 4 of 9\n"
+
+
+def test_commands_are_never_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console.write(f"  gpt4image compare '{LINE}'")
+    assert capsys.readouterr().out == f"  gpt4image compare '{LINE}'\n"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """What appears on a terminal, as text."""
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, width=80, highlight=False))
+    return shown
+
+
+def test_a_terminal_shows_at_once_what_is_going_on(terminal):
+    with console.doing("Loading PyTorch"):
+        assert "Loading PyTorch" in terminal.getvalue()
+    assert console._OPEN == [] and console._waiting == []
+
+
+def test_results_come_after_what_was_going_on_is_taken_off_the_terminal(terminal, capsys):
+    with console.doing("Starting"):
+        console.write("red\t0.9")
+        assert console._OPEN == []
+        with console.progress("All 2 runs", 2), console.doing("Preparing"):
+            assert "Preparing" in terminal.getvalue()
+            console.say("a note")
+    assert console._OPEN == [] and capsys.readouterr().out == "red\t0.9\n"
+    assert "a note" in terminal.getvalue()

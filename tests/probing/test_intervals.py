@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.probing.intervals import GroupBootstrap, paired_interval, small_sample_interval
+from gpt4image.probing.intervals import GroupBootstrap, SampleSize, paired_interval, sample_size, small_sample_interval
 
 
 def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
@@ -63,6 +63,38 @@ def test_more_seeds_do_not_reduce_variation_between_images():
     found = paired_interval(table)
     low, high = stats.ttest_1samp(table.mean(axis=0), 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-2)
+
+
+def simulated(generator, mean, seeds, images, seed_spread, image_spread):
+    """Return a table [S, N] whose mean over many draws is `mean`."""
+    spread = seed_spread * generator.standard_normal((seeds, 1)) + image_spread * generator.standard_normal((1, images))
+    return mean + spread + 0.3 * generator.standard_normal((seeds, images))
+
+
+def test_recommended_seeds_show_the_effect_in_about_four_cases_of_five():
+    generator = np.random.default_rng(0)
+    of_seeds = generator.standard_normal((6, 1))
+    of_seeds *= 0.03 / of_seeds.std(ddof=1)  # six draws with just the variance that they stand for
+    pilot = of_seeds + simulated(generator, 0.0, seeds=6, images=200, seed_spread=0.0, image_spread=0.02)
+    pilot += 0.03 - pilot.mean()  # an effect that six seeds leave undecided
+    found = sample_size(pilot)
+    assert found.times_images == 1 and 6 < found.seeds <= 30
+    shown = [paired_interval(simulated(generator, 0.03, found.seeds, 200, 0.03, 0.02)).low > 0 for _ in range(300)]
+    assert 0.65 < np.mean(shown) < 0.97
+
+
+def test_more_images_are_recommended_where_seeds_alone_do_not_help():
+    generator = np.random.default_rng(0)
+    pilot = simulated(generator, 0.0, seeds=6, images=200, seed_spread=0.0, image_spread=0.5)
+    found = sample_size(pilot + 0.06 - pilot.mean())
+    assert found.times_images > 1 and found.seeds is not None
+
+
+def test_no_practical_number_shows_a_tiny_effect():
+    generator = np.random.default_rng(0)
+    pilot = simulated(generator, 0.0, seeds=3, images=100, seed_spread=0.02, image_spread=0.1)
+    assert sample_size(pilot + 1e-5 - pilot.mean()) == SampleSize(None)
+    assert sample_size(np.zeros((3, 100))) == SampleSize(None)
 
 
 def test_identical_arms_have_an_empty_interval():

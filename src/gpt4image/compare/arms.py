@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from gpt4image.compare.gallery import choose_gallery
+from gpt4image.compare.model_facts import measure_model
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.compare.records import Comparison
+from gpt4image.compare.records import CommandRecord, Comparison
 from gpt4image.compare.summarize import RunOutcome, record_comparison
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.invocation import current_invocation
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
@@ -39,7 +43,7 @@ def compare_arms(
     """Train every arm, with and without descriptions, with each seed, and compare the predictions for the test images.
 
     Finished runs are not trained again, and an interrupted one resumes. The comparison is also written to
-    `comparison.json` and `gallery.json` in the work directory.
+    `comparison.json` and `gallery.json` in the work directory, whenever all arms have finished a seed.
 
     Args:
         images: the images.
@@ -58,32 +62,62 @@ def compare_arms(
     """
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, recipe, seeds)
-    workdir, recipe = WorkDir(work), on_this_machine(recipe)
+    workdir, recipe, seeds = WorkDir(work), on_this_machine(recipe), tuple(seeds)
     outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS.names()}
-    augmentation = _augmentation([RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes])
-    for seed in seeds:
-        for arm, finished in outcomes.items():
-            run = train_model(
-                images,
-                stores,
-                recipe,
-                workdir.run(arm, seed),
-                soft_labels=soft_labels,
-                arm=arm,
-                seed=seed,
-                features=workdir.features,
-                workers=workers,
-                checkpoint_seconds=checkpoint_seconds,
-                augmentation=augmentation,
-            )
-            predictions = predict_test_images(run, images, features=workdir.features, workers=workers)
-            finished.append(RunOutcome(run, predictions))
-    comparison = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
-    if make_accelerator(recipe).is_main_process:
-        comparison.save(workdir.comparison)
-        first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, CANDIDATE)}
-        choose_gallery(images, descriptions, first).save(workdir.gallery)
+    layouts = {(seed, arm): RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes}
+    done = {key for key, layout in layouts.items() if layout.result.exists()}
+    augmentation, numbers, model = _augmentation(tuple(layouts.values())), count(1), None
+    with console.progress(f"All {len(layouts)} runs", len(layouts), done=len(done)) as overall:
+        for seed in seeds:
+            for arm, finished in outcomes.items():
+                title = f"Run {next(numbers)} of {len(layouts)}: {arm}, seed {seed}"
+                run = train_model(
+                    images,
+                    stores,
+                    recipe,
+                    layouts[seed, arm].folder,
+                    soft_labels=soft_labels,
+                    arm=arm,
+                    seed=seed,
+                    features=workdir.features,
+                    workers=workers,
+                    checkpoint_seconds=checkpoint_seconds,
+                    augmentation=augmentation,
+                    progress=partial(console.progress, title, part_of=overall),
+                )
+                predictions = predict_test_images(run, images, features=workdir.features, workers=workers)
+                finished.append(RunOutcome(run, predictions))
+            if seed != seeds[-1] and all((seed, arm) in done for arm in outcomes):
+                continue
+            with console.doing("Summarising the runs"):  # those so far, so that a report can be written meanwhile
+                model = model or measure_model(outcomes[CANDIDATE][0].run)
+                found = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
+                setting = {"planned_seeds": len(seeds), "model": model, "command": _record_command(workdir)}
+                comparison = found.model_copy(update=setting)
+                if make_accelerator(recipe).is_main_process:
+                    _save(comparison, images, descriptions, outcomes, workdir)
     return comparison
+
+
+def _save(
+    comparison: Comparison,
+    images: ImageTable,
+    descriptions: DescriptionSet,
+    outcomes: Mapping[str, Sequence[RunOutcome]],
+    workdir: WorkDir,
+) -> None:
+    """Write the records that the report reads."""
+    first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, CANDIDATE)}
+    choose_gallery(images, descriptions, first).save(workdir.gallery)
+    comparison.save(workdir.comparison)
+
+
+def _record_command(workdir: WorkDir) -> CommandRecord | None:
+    """Return the command line that is running; None in a Python program."""
+    typed = current_invocation()
+    if typed is None:
+        return None
+    return CommandRecord(program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder))
 
 
 def _augmentation(runs: Sequence[RunLayout]) -> int:

@@ -41,11 +41,18 @@ class ArmRecord(Record):
     confusion: list[list[int]]
 
 
+class Needed(Record):
+    """What it takes to tell a difference as large as the measured one from zero, see `probing.intervals.SampleSize`."""
+
+    seeds: int | None
+    times_images: int
+
+
 class Difference(Record):
     """Paired difference of test accuracy, `arm` minus `reference`, with its 95% confidence interval.
 
     `covers` says what the interval covers: seeds and test images, or with a single seed the test images only. See
-    `probing.intervals`.
+    `probing.intervals`. `needed` is None with a single seed, and in records of version 0.1.
     """
 
     arm: str
@@ -56,6 +63,7 @@ class Difference(Record):
     low: float
     high: float
     covers: Literal["seeds and images", "images only"]
+    needed: Needed | None = None
 
 
 class ClassRecord(Record):
@@ -84,6 +92,35 @@ class DataRecord(Record):
     without_text: dict[str, int]
     orphan_texts: int
     repeated_texts: int
+
+
+class TextOriginRecord(Record):
+    """Texts of one model and prompt, and what they cost in US dollars; None without a known price."""
+
+    model: str
+    prompt: str
+    texts: int
+    cost: float | None
+
+
+class ModelRecord(Record):
+    """The model that is deployed: its size, and its speed on the device of the comparison, in float32.
+
+    `multiply_adds` are those of one image; `images_per_second` is measured on batches of `batch` images.
+    """
+
+    parameters: int
+    multiply_adds: int
+    batch: int
+    images_per_second: float
+
+
+class CommandRecord(Record):
+    """The command line of a comparison, see `core.invocation.Invocation`, and its work directory."""
+
+    program: str
+    arguments: list[str]
+    work: str
 
 
 class EncoderRecord(Record):
@@ -127,7 +164,11 @@ class Gallery(Record):
 
 
 class Comparison(Record):
-    """All results of a comparison of training with and without text."""
+    """All results of a comparison of training with and without text.
+
+    While runs are still going, it covers the seeds that are finished, of `planned_seeds`. The fields with a default are
+    missing in records of version 0.1; `command` is None for a Python call.
+    """
 
     version: str
     created: str
@@ -141,3 +182,7 @@ class Comparison(Record):
     seconds: float
     device: str
     notes: list[str]
+    planned_seeds: int | None = None
+    command: CommandRecord | None = None
+    text_origins: tuple[TextOriginRecord, ...] = ()
+    model: ModelRecord | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -22,14 +22,16 @@ from gpt4image.compare.records import (
     Difference,
     EncoderRecord,
     EpochRecord,
+    Needed,
     RunRecord,
+    TextOriginRecord,
 )
 from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.probing.intervals import paired_interval, small_sample_interval
+from gpt4image.probing.intervals import paired_interval, sample_size, small_sample_interval
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
@@ -78,6 +80,7 @@ def record_comparison(
             low=interval.low,
             high=interval.high,
             covers=interval.covers,
+            needed=Needed(**asdict(sample_size(differences))) if len(differences) > 1 else None,
         ),
         per_class=[
             _record_class(images, label, labels == label, right, differences) for label in range(len(images.classes))
@@ -85,6 +88,10 @@ def record_comparison(
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=_device(recipe),
         notes=_notes(images, stores, recipe, soft_labels),
+        text_origins=tuple(
+            TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
+            for (prompt, model), texts in descriptions.origins.items()
+        ),
     )
 
 

@@ -10,8 +10,11 @@ import shutil
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
+from typing import cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -20,34 +23,43 @@ from rich.text import Text
 from gpt4image.core.format import printable
 from gpt4image.core.invocation import in_users_words
 
+LOG_SECONDS = 60
+
 # in a notebook rich would need widgets; plain lines need nothing
 console = Console(stderr=True, highlight=False, force_jupyter=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 QUIET_SECONDS = 0.5
-"""Time after which a command that has said nothing says what it is doing."""
+"""Time after which a command without a terminal that has said nothing says what it is doing."""
 
-_waiting: list[threading.Timer] = []
+_waiting: list[Callable[[], None]] = []  # takes back what steps say, or would say after a while
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say what a step does if it takes longer than half a second and nothing else is printed."""
+    """Show what a step does until it ends or something else is said.
+
+    Without a terminal, say so only if it takes longer than half a second.
+    """
     _hush()
-    notice = threading.Timer(QUIET_SECONDS, say, (f"{what} ...",))
-    notice.daemon = True  # it must not keep a process that ends
-    _waiting.append(notice)
-    notice.start()
-    try:
+    with ExitStack() as stack:
+        if console.is_terminal:
+            meter = Meter(stack.enter_context(_open_lines(transient=True)), what, None)
+            stack.callback(meter.close, keep=False)
+        else:
+            notice = threading.Timer(QUIET_SECONDS, say, (f"{what} ...",))
+            notice.daemon = True  # it must not keep a process that ends
+            stack.callback(notice.cancel)
+            notice.start()
+        _waiting.append(stack.close)
+        stack.callback(lambda: _waiting.remove(stack.close) if stack.close in _waiting else None)
         yield
-    finally:
-        notice.cancel()
 
 
 def _hush() -> None:
-    """Drop the notices that wait to be printed: something else is said."""
+    """Take back what steps say: something else is said."""
     while _waiting:
-        _waiting.pop().cancel()
+        _waiting.pop()()
 
 
 def say(text: str, style: str = "") -> None:
@@ -69,6 +81,12 @@ def show(text: str) -> None:
     print("\n".join(lines))
 
 
+def write(text: str) -> None:
+    """Print text on standard output as it is: rows of a table, or a command to copy."""
+    _hush()
+    print(text)
+
+
 def wrap(line: str, width: int) -> list[str]:
     """Wrap a line that is too long between words, with the indentation of its start.
 
@@ -81,20 +99,58 @@ def wrap(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
+OpenProgress = Callable[[int], AbstractContextManager["Meter"]]
+"""Opens a progress line, given the number of units."""
+
+
 @contextmanager
-def progress(title: str, total: int | None = None) -> Iterator[Meter]:
-    """Show a progress line; without a terminal, one line at the end, and none if there is nothing to do."""
-    if total != 0:
+def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None) -> Iterator[Meter]:
+    """Show a progress line, below those that are open; without a terminal, one a minute and one at the end.
+
+    Args:
+        title: what is going on.
+        total: number of units; no line is shown if nothing is to be done.
+        done: units done before.
+        part_of: line that moves on by one unit while this one moves from start to end.
+    """
+    if total != done:
         _hush()
+    with _open_lines() as lines:
+        meter = Meter(lines, title, total, done, part_of)
+        try:
+            yield meter
+        finally:
+            if len(_OPEN) > 1:
+                meter.close(keep=True)
+
+
+_OPEN: list[Progress] = []  # the block of lines on the screen, once for each nested use
+
+
+@contextmanager
+def _open_lines(transient: bool = False) -> Iterator[Progress]:
+    """Open the block of progress lines, or join the open one: a terminal has room for one."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         Position(),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        Clock(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=False) as bars:
-        yield Meter(bars, title, total)
+    with ExitStack() as stack:
+        if _OPEN:
+            lines = _OPEN[-1]
+        else:
+            # standard output is not redirected, as results may go into a file; the period spans slow steps
+            lines = Progress(
+                *columns, console=console, transient=transient, redirect_stdout=False, speed_estimate_period=600
+            )
+            stack.enter_context(lines)
+        _OPEN.append(lines)
+        try:
+            yield lines
+        finally:
+            _OPEN.pop()
 
 
 def follow(title: str, total: int, steps: Iterator[int]) -> None:
@@ -109,28 +165,68 @@ def follow(title: str, total: int, steps: Iterator[int]) -> None:
 
 
 class Meter:
-    """Moves one progress line. Any object with its three methods can replace it."""
+    """Moves one progress line. Any object with the methods `advance`, `start`, `set` and `note` can replace it."""
 
-    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=total, note="", visible=total != 0)
+    def __init__(
+        self, lines: Progress, title: str, total: int | None, done: float = 0, part_of: Meter | None = None
+    ) -> None:
+        self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
+        self._before = part_of._done if part_of is not None else 0.0
+        self._visible = total is None or total != done
+        self._task = lines.add_task(title, total=total, completed=int(done), note="", visible=self._visible)
+        self._logged = time.monotonic()
 
-    def advance(self, steps: int = 1) -> None:
-        """Move on by some steps."""
-        self._progress.advance(self._task, steps)
+    def advance(self, units: float = 1) -> None:
+        """Move on by some units."""
+        self.set(self._done + units)
 
-    def set(self, done: int) -> None:
+    def set(self, done: float) -> None:
         """Move to a position."""
-        self._progress.update(self._task, completed=done)
+        self._done = done
+        self._lines.update(self._task, completed=done)
+        if self._part_of is not None and self._total:
+            self._part_of.set(self._before + done / self._total)
+        self._log()
+
+    def start(self, done: float) -> None:
+        """Begin at a position that earlier work reached, which says nothing about the time that is left."""
+        self._done = done
+        self._lines.reset(self._task, completed=cast(int, done))  # any number will do
+        if self._part_of is not None and self._total:
+            self._part_of.start(self._before + done / self._total)
 
     def note(self, text: str) -> None:
         """Show a short remark, literally, beside the bar."""
-        self._progress.update(self._task, note=text)
+        self._lines.update(self._task, note=text)
+
+    def close(self, *, keep: bool) -> None:
+        """Take the line out of the block; print it above if it is to be kept."""
+        if keep and self._visible:
+            console.print(self._lines.make_tasks_table([each for each in self._lines.tasks if each.id == self._task]))
+        self._lines.remove_task(self._task)
+
+    def _log(self) -> None:
+        """Without a terminal, print the position once a minute."""
+        if not console.is_terminal and time.monotonic() - self._logged > LOG_SECONDS:
+            self._logged = time.monotonic()
+            say(f"{self._title}: {self._done:,.0f}" + (f" of {self._total:,}" if self._total else ""))
 
 
 class Position(MofNCompleteColumn):
     """Units done, and their total where it is known."""
 
     def render(self, task: Task) -> Text:
-        """Return the numbers."""
-        return super().render(task) if task.total is not None else Text(f"{int(task.completed):,}")
+        """Return the numbers; nothing for a step that counts none."""
+        if task.total is None:
+            return Text(f"{int(task.completed):,}" if task.completed else "")
+        return super().render(task)
+
+
+class Clock(TimeRemainingColumn):
+    """Time that is left; the time so far, where the total is not known."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time."""
+        if task.total is not None:
+            return super().render(task)
+        return Text(str(timedelta(seconds=int(task.elapsed or 0))), style="progress.elapsed")

@@ -74,6 +74,7 @@ class DescriptionSet:
         coverage: how well they cover the images.
         origins: number of texts by prompt and model; empty for texts that `describe` has not written.
         trials: the same for trials that are left out.
+        costs: US dollars paid for the texts by prompt and model, where the price was known.
     """
 
     rows: pa.Table
@@ -81,6 +82,7 @@ class DescriptionSet:
     coverage: Coverage
     origins: Mapping[Origin, int] = field(default_factory=dict)
     trials: Mapping[Origin, int] = field(default_factory=dict)
+    costs: Mapping[Origin, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._first_texts)
@@ -200,7 +202,14 @@ class ImageLookup:
 TEXT_ORDER = ("image_id", "prompt", "prompt_hash", "model", "sample", "key")
 
 
-TEXT_SCHEMA = pa.schema({**dict.fromkeys(TEXT_ORDER, pa.string()), "sample": pa.int32(), "text": pa.large_string()})
+TEXT_SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(TEXT_ORDER, pa.string()),
+        "sample": pa.int32(),
+        "text": pa.large_string(),
+        "cost": pa.float64(),
+    }
+)
 
 
 PAIRS_AT_ONCE = 65_536
@@ -243,13 +252,21 @@ def described_set(
     pairs = ordered_pairs(texts, used & there)
     joined = join_texts(images, pairs, int((used & ~there).sum()), f"descriptions of {store.folder.parent}")
     trials = count_origins(texts, chosen & ~used)
-    return replace(joined, origins=count_origins(texts, used & there), trials=trials)
+    origins, costs = count_origins(texts, used & there), add_costs(texts.filter(pa.array(used & there)))
+    return replace(joined, origins=origins, trials=trials, costs=costs)
 
 
 def count_origins(texts: pa.Table, wanted: np.ndarray) -> dict[Origin, int]:
     """Count the wanted rows, bool [N], by prompt and model."""
     pairs = zip(*(texts[column].filter(pa.array(wanted)).to_pylist() for column in ("prompt", "model")), strict=True)
     return dict(sorted(Counter(pairs).items()))
+
+
+def add_costs(texts: pa.Table) -> dict[Origin, float]:
+    """Add up the known costs of texts by prompt and model."""
+    priced = texts.filter(pc.is_valid(texts["cost"]))
+    sums = priced.group_by(["prompt", "model"]).aggregate([("cost", "sum")])
+    return {(row["prompt"], row["model"]): row["cost_sum"] for row in sums.to_pylist()}
 
 
 def describe_origins(counts: Mapping[Origin, int]) -> str:

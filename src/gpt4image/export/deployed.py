@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import read_json
 from gpt4image.export.model import ExportLayout
@@ -102,7 +103,8 @@ def predict_images(
         ConfigError: the folder holds no exported model.
         DataError: there is no image at all.
     """
-    deployed = DeployedModel.load(model)
+    with doing("Loading the model"):
+        deployed = DeployedModel.load(model)
     files = list(image_files(sources))
     if not files:
         raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")

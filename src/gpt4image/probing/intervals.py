@@ -12,6 +12,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+POWER = 0.8  # of a comparison that is planned: how often it is to find an effect that exists
+MOST_SEEDS, MOST_TIMES = 30, 10  # runs per arm, and times as many test images, beyond which nobody goes
 RESAMPLES = 2000
 
 
@@ -65,6 +67,44 @@ def paired_interval(differences: np.ndarray) -> Interval:
     seeds_alone = _t_reach((squares[0] / differences.size) ** 0.5, seeds - 1)
     reach = max(both, seeds_alone)
     return Interval(mean, mean - reach, mean + reach, "seeds and images")
+
+
+@dataclass(frozen=True)
+class SampleSize:
+    """What a comparison takes to tell an effect as large as the measured one from zero, in four cases of five.
+
+    Attributes:
+        seeds: runs per arm; None if no practical number is enough.
+        times_images: factor on the number of test images; 1 if more seeds are enough.
+    """
+
+    seeds: int | None
+    times_images: int = 1
+
+
+def sample_size(differences: np.ndarray) -> SampleSize:
+    """Return what it takes to show the mean of paired differences, float [S, N] with at least 2 seeds.
+
+    The variance components of the two-way table (see `paired_interval`) give the interval for other numbers of seeds
+    and images; the mean has to exceed its reach by enough for the power (Searle, Casella and McCulloch, section 4.3).
+    """
+    seeds, images = differences.shape
+    of_seeds, of_images, rest = mean_squares(differences)[0]
+    by_seed, by_image = max(0.0, of_seeds - rest) / images, max(0.0, of_images - rest) / seeds
+    mean, margin = abs(float(differences.mean())), float(stats.norm.ppf(POWER))
+    if not mean:
+        return SampleSize(None)
+    for times in range(1, MOST_TIMES + 1):
+        number = np.arange(seeds + 1 if times == 1 else seeds, MOST_SEEDS + 1)
+        seeds_error = np.sqrt((by_seed + rest / (images * times)) / number)
+        error = np.sqrt(seeds_error**2 + by_image / (images * times))
+        reach = np.maximum(
+            stats.t.ppf((1 + CONFIDENCE) / 2, number - 1) * seeds_error, stats.norm.ppf((1 + CONFIDENCE) / 2) * error
+        )
+        enough = number[reach + margin * error <= mean]
+        if len(enough):
+            return SampleSize(int(enough[0]), times)
+    return SampleSize(None)
 
 
 def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:

@@ -106,7 +106,7 @@ class Trainer:
 def fit(trainer: Trainer, meter: Meter) -> None:
     """Train from `trainer.progress` to the last epoch; the meter advances by one per step."""
     progress = trainer.progress
-    meter.set(progress.epoch * trainer.steps_per_epoch + progress.step)
+    meter.start(progress.epoch * trainer.steps_per_epoch + progress.step)
     while progress.epoch < trainer.recipe.epochs:
         started = time.monotonic()
         rate = train_epoch(trainer, meter)

@@ -74,6 +74,7 @@ def train_model(
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
     augmentation: int | None = None,
+    progress: console.OpenProgress | None = None,
 ) -> TrainedRun:
     """Train one model, resume its training, or return it if it is finished.
 
@@ -92,6 +93,7 @@ def train_model(
         workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
         augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
+        progress: opens the line that shows the steps, by default one of its own.
 
     Raises:
         ConfigError: the run in the folder was created with different settings, or settings exclude each other.
@@ -128,12 +130,12 @@ def train_model(
         with accelerator.main_process_first():
             spec.claim_folder()
         if not spec.layout.result.exists():
-            train_to_end(spec, accelerator)
+            train_to_end(spec, accelerator, progress or partial(console.progress, f"Train {arm}, seed {seed}"))
     accelerator.wait_for_everyone()
     return open_run(folder)
 
 
-def train_to_end(spec: RunSpec, accelerator: Accelerator) -> None:
+def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.OpenProgress) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(spec.seed)
     with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
@@ -145,9 +147,7 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator) -> None:
     stopping = catch_stop_signals(partial(console.say, STOPPING), first_only=True)
     with (
         stopping if alone else nullcontext(StopRequests()) as stop,
-        console.progress(
-            f"Train {spec.arm.name}, seed {spec.seed}", spec.recipe.epochs * trainer.steps_per_epoch
-        ) as meter,
+        progress(spec.recipe.epochs * trainer.steps_per_epoch) as meter,
     ):
         if accelerator.is_main_process:
             trainer.save = CheckpointTimer(spec.layout.checkpoint, spec.checkpoint_seconds, stop)

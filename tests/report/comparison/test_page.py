@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpt4image.compare.records import Gallery
+from gpt4image.compare.records import CommandRecord, Gallery, ModelRecord, TextOriginRecord
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import NOTHING
 from gpt4image.report import write_report
@@ -51,7 +51,7 @@ def test_sections_are_in_order(plain):
 def test_figures_are_labelled_scalable_and_coloured_by_the_page(plain):
     html, page = plain
     figures = [attrs for attrs in page.all("svg") if attrs.get("role") == "img"]
-    assert len(figures) == 7
+    assert len(figures) == 8
     assert all(attrs["aria-label"] and "width" not in attrs and "height" not in attrs for attrs in figures)
     drawn = " ".join(re.findall(r"<svg viewbox.*?</svg>", html, re.DOTALL | re.IGNORECASE))
     assert not re.findall(r"#[0-9a-f]{6}\b", drawn)
@@ -94,7 +94,7 @@ def test_neither_pyplot_nor_torch_is_imported(tmp_path):
 @pytest.mark.parametrize("size", [1, 2, 30])
 def test_few_classes_have_confusion_matrices(tmp_path, size):
     html, page = write(tmp_path, make_comparison(classes=[f"class {number}" for number in range(size)]))
-    assert len([attrs for attrs in page.all("table") if "confusion" in attrs.get("class", "")]) == 2
+    assert len([attrs for attrs in page.all("table") if "confusion" in attrs.get("class", "")]) == 3
     assert_self_contained(html, page)
 
 
@@ -173,10 +173,8 @@ def test_page_without_encoder_gallery_and_alignment_of_one_seed(tmp_path):
     html, page = write(tmp_path, comparison.model_copy(update={"arms": arms}), Gallery(items=[]))
     assert "none used" in page.words and "No images were kept" in page.words
     assert "Alignment loss" not in page.words
-    assert (
-        "One seed cannot tell an effect from chance" in page.words
-        and "gpt4image compare DATA ... --seeds 5" in page.words
-    )
+    assert "One seed cannot tell an effect from chance" in page.words
+    assert "train both arms with 5 seeds" in page.words and "<code>gpt4image" not in html
     assert_self_contained(html, page)
 
 
@@ -189,6 +187,49 @@ def test_more_arms_than_colours_render(tmp_path):
     html, page = write(tmp_path, comparison.model_copy(update={"arms": [*comparison.arms, *arms]}))
     assert "Control 3" in page.words
     assert_self_contained(html, page)
+
+
+def test_page_says_who_wrote_the_texts_what_was_typed_and_what_the_model_costs(tmp_path, plain):
+    facts = {
+        "command": CommandRecord(program="./run gpt4image", arguments=["compare", "my photos"], work="work"),
+        "text_origins": (
+            TextOriginRecord(model="gpt-4o-mini", prompt="plain", texts=1190, cost=0.534),
+            TextOriginRecord(model="qwen", prompt="attributes", texts=1, cost=None),
+        ),
+        "model": ModelRecord(parameters=25_557_032, multiply_adds=4_089_184_256, batch=8, images_per_second=12.34),
+    }
+    _, page = write(tmp_path, make_comparison(**facts))
+    assert "./run gpt4image compare 'my photos'" in page.words
+    assert "gpt-4o-mini , prompt plain : 1,190 texts, $0.53" in page.words.replace(" ,", " ,")
+    assert "1 text, cost unknown" in page.words
+    assert "25.6M" in page.words and "4.1G" in page.words and "12 images a second" in page.words
+    assert "unknown: the source does not say" in plain[1].words and "Multiply-adds" not in plain[1].words
+
+
+def test_difference_matrix_is_the_candidate_minus_the_reference(tmp_path):
+    comparison = make_comparison(classes=["cat", "dog"])
+    matrices = [[[30, 10], [20, 20]], [[36, 4], [25, 15]]]
+    arms = [arm.model_copy(update={"confusion": matrix}) for arm, matrix in zip(comparison.arms, matrices, strict=True)]
+    html, _ = write(tmp_path, comparison.model_copy(update={"arms": arms}))
+    cells = re.findall(r'--share:([\d.]+)" class="(arm-\d)[^"]*">([^<]+)<', html[html.index("confusion change") :])
+    less = "\N{MINUS SIGN}"
+    assert cells == [
+        ("1.000", "arm-1", "+6"), ("1.000", "arm-0", f"{less}6"), ("0.833", "arm-1", "+5"),
+        ("0.833", "arm-0", f"{less}5")]  # fmt: skip
+
+
+def test_images_without_a_description_have_no_place_for_one(tmp_path):
+    _, page = write(tmp_path, make_comparison(), Gallery(items=[make_item(description=None)] * 18))
+    assert "these have no description" in page.words and "No description." not in page.words
+
+
+def test_best_epoch_counts_from_one(tmp_path):
+    comparison = make_comparison()
+    run = comparison.arms[0].runs[0].model_copy(update={"best_epoch": 0})
+    arms = [comparison.arms[0].model_copy(update={"runs": [run, *comparison.arms[0].runs[1:]]}), comparison.arms[1]]
+    html, _ = write(tmp_path, comparison.model_copy(update={"arms": arms}))
+    row = html[html.index("All runs on the test images") :]
+    assert re.findall(r'<td class="n">(\d+)</td>', row)[0] == "1"
 
 
 def test_leaked_images_are_a_warning(tmp_path, plain):

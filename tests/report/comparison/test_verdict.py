@@ -6,14 +6,19 @@ import math
 
 import pytest
 
+from gpt4image.compare.records import CommandRecord, Needed
 from gpt4image.core.errors import StoreError
 from gpt4image.report import verdict
 from support.report_sample import make_comparison, make_difference
 
+TYPED = CommandRecord(
+    program="./run gpt4image", arguments=["compare", "my photos", "--seeds", "3", "--lr", "1e-4"], work="w"
+)
+
 
 def with_interval(mean, low, high, seeds=5, covers="seeds and images"):
     changes = {"mean": mean, "low": low, "high": high, "covers": covers}
-    return make_comparison(difference=make_difference((mean,) * seeds).model_copy(update=changes))
+    return make_comparison(difference=make_difference((mean,) * seeds).model_copy(update=changes), command=TYPED)
 
 
 def test_interval_above_zero_is_better():
@@ -22,7 +27,8 @@ def test_interval_above_zero_is_better():
     assert found.headline == (
         "Training with descriptions made the model better: +1.4 points (95% interval +0.3 to +2.5)"
     )
-    assert found.advice == found.command == ""
+    assert found.advice == "Use the model that was trained with descriptions."
+    assert found.command == "./run gpt4image export examples/clipart12 --run w/runs/described-0 --out model --work w"
 
 
 def test_interval_below_zero_is_worse():
@@ -30,6 +36,7 @@ def test_interval_below_zero_is_worse():
     assert found.kind == "worse"
     assert found.claim == "Training with descriptions made the model worse"
     assert found.measure.replace("\N{MINUS SIGN}", "-") == "-1.4 points (95% interval -2.5 to -0.3)"
+    assert "--run w/runs/baseline-0" in found.command
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.005, 0.017), (0.0, 0.017), (-0.017, 0.0)])
@@ -38,14 +45,14 @@ def test_interval_including_zero_claims_nothing(low, high):
     assert found.kind == "undecided"
     assert found.claim == "These runs do not show that the descriptions help or hurt"
     assert "includes zero" in found.measure
-    assert "More seeds and more test images" in found.advice
-    assert found.command == "gpt4image compare DATA ... --seeds 10"
+    assert "To learn how many, compare again" in found.advice  # a record of version 0.1 does not say how many
+    assert found.command == ""
 
 
 def test_identical_arms_are_undecided():
     found = verdict(with_interval(0.0, 0.0, 0.0))
     assert found.kind == "undecided"
-    assert "Both arms scored the same on every image" in found.advice
+    assert "Both arms were right on the same test images" in found.advice and found.command == ""
 
 
 def test_undecided_shows_mean_and_interval():
@@ -53,10 +60,31 @@ def test_undecided_shows_mean_and_interval():
     assert found.measure == "+0.6 points, and the 95% interval (\N{MINUS SIGN}0.5 to +1.7) includes zero"
 
 
-def test_undecided_estimates_how_much_more_is_needed():
-    assert "roughly 4 times as many" in verdict(with_interval(0.006, -0.006 + 1e-9, 0.018 - 1e-9)).advice
-    assert "than is practical" in verdict(with_interval(0.0001, -0.0199, 0.0201)).advice
-    assert "than is practical" in verdict(with_interval(0.0, -0.02, 0.02)).advice
+@pytest.mark.parametrize(
+    ("seeds", "times_images", "advice", "command"),
+    [
+        (19, 1, "19 seeds in all show it", "./run gpt4image compare 'my photos' --lr 1e-4 --seeds 19"),
+        (8, 4, "about 4 times as many test images, and 8 seeds", ""),
+        (None, 1, "is not practical. Take the two as equal to within 1.7 points", ""),
+    ],
+)
+def test_advice_and_command_of_an_undecided_comparison_agree(seeds, times_images, advice, command):
+    comparison = with_interval(0.006, -0.005, 0.017)
+    needed = comparison.difference.model_copy(update={"needed": Needed(seeds=seeds, times_images=times_images)})
+    found = verdict(comparison.model_copy(update={"difference": needed}))
+    assert advice in found.advice
+    assert found.command == command
+
+
+def test_running_comparison_says_how_far_it_is_and_advises_to_wait():
+    found = verdict(with_interval(0.014, 0.003, 0.025, seeds=2).model_copy(update={"planned_seeds": 5}))
+    assert found.claim == "So far, with 2 of 5 seeds: training with descriptions made the model better"
+    assert found.advice == "Wait for the other 3 seeds before you conclude anything." and found.command == ""
+
+
+def test_python_calls_get_advice_without_a_command():
+    comparison = with_interval(0.014, 0.003, 0.025).model_copy(update={"command": None})
+    assert verdict(comparison).advice and verdict(comparison).command == ""
 
 
 @pytest.mark.parametrize("mean", [-0.3, 0.0, 0.3])
@@ -67,7 +95,8 @@ def test_one_seed_claims_nothing(mean):
     assert "better" not in found.text and "worse" not in found.text
     assert "however large the difference is" in found.covers
     assert "does not account for the random seed" in found.covers
-    assert found.command == "gpt4image compare DATA ... --seeds 5"
+    assert found.advice == "To find out, train both arms with 5 seeds."
+    assert found.command == "./run gpt4image compare 'my photos' --lr 1e-4 --seeds 5"
 
 
 @pytest.mark.parametrize(("seeds", "covers"), [(1, "seeds and images"), (3, "images only")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Predict:
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
-        from gpt4image.core.console import say
+        from gpt4image.core.console import say, write
         from gpt4image.core.format import counted
         from gpt4image.export import predict_images
 
@@ -98,7 +99,7 @@ class Predict:
             counts[found.error is not None] += 1
             if self.json:
                 predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
-                print(json.dumps({"path": str(found.path), "predictions": predictions, "error": found.error}))
+                write(json.dumps({"path": str(found.path), "predictions": predictions, "error": found.error}))
             else:
                 cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
                 missing = [""] * (2 * self.top - len(cells))
@@ -108,11 +109,12 @@ class Predict:
         return 0 if not counts[True] else 3 if counts[False] else 1
 
     def _print_row(self, cells: list[str]) -> None:
+        from gpt4image.core.console import write
         from gpt4image.core.format import printable
 
         if not self.csv or sys.stdout.isatty():
             cells = list(map(printable, cells))
+        row = io.StringIO()
         if self.csv:
-            csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
-        else:
-            print("\t".join(cells))
+            csv.writer(row, lineterminator="").writerow(cells)
+        write(row.getvalue() if self.csv else "\t".join(cells))

@@ -57,7 +57,7 @@ class Describe:
             items = workflow.run_sample(self.source, self.describer, self.work, self.sample)
             for item in items:
                 show(workflow.preview_line(item))
-            print(f"page: {workdir.description_preview}")
+            show(f"page: {workdir.description_preview}")
             answered = sum(item.record.answered for item in items)
             return 1 if not answered else 3 if answered < len(items) else 0
         else:

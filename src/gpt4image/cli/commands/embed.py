@@ -81,11 +81,12 @@ class EmbedCompare:
 
     def run(self) -> None:
         """Print a line per encoder, the best first."""
+        from gpt4image.core.console import show
         from gpt4image.soft_labels.report import HEADING
         from gpt4image.workflows.train import run_encoder_comparison
 
         found = run_encoder_comparison(self.source, self.descriptions, self.work)
-        print("\n".join([HEADING, *(each.line() for each in found)]))
+        show("\n".join([HEADING, *(each.line() for each in found)]))
 
 
 @dataclass(frozen=True)

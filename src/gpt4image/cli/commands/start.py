@@ -25,12 +25,15 @@ class Demo:
 
     def run(self) -> None:
         """Run the demo and print where the results are."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import show, write
         from gpt4image.report import verdict
         from gpt4image.workflows.demo import run_demo
 
         result = run_demo(self.work, seeds=self.seeds)
-        show(verdict(result.comparison).text)
+        found = verdict(result.comparison)
+        show(found.text)
+        if found.command:
+            write(f"  {found.command}")
         show(
             "\n".join(
                 [*(parity.line() for parity in result.parity), f"report: {result.report}", f"model: {result.model}"]
@@ -55,13 +58,14 @@ class Images:
 
     def run(self) -> None:
         """Print the findings."""
+        from gpt4image.core.console import write
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
         from gpt4image.images.open import findings, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
         for line in findings(images, splits=self.splits):
-            print("\t".join(map(printable, line)))
+            write("\t".join(map(printable, line)))
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Doctor:
 
     def run(self) -> None:
         """Print the findings, section by section."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import show, write
         from gpt4image.core.format import printable
         from gpt4image.workflows.doctor import examine_installation
 
@@ -86,7 +90,7 @@ class Doctor:
         if self.json:
             import json
 
-            print(json.dumps([finding._asdict() for finding in findings], indent=2))
+            write(json.dumps([finding._asdict() for finding in findings], indent=2))
             return
         marks = {"ok": " ", "missing": "-", "warning": "!"}
         for section in dict.fromkeys(finding.section for finding in findings):
@@ -114,5 +118,6 @@ class Completion:
         """Print the script."""
         from gpt4image.cli.commands import COMMANDS
         from gpt4image.cli.completion import completion_script
+        from gpt4image.core.console import write
 
-        print(completion_script(COMMANDS, self.shell))
+        write(completion_script(COMMANDS, self.shell))

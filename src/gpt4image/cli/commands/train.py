@@ -85,14 +85,18 @@ class Compare(TrainingCommand):
 
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import show, write
         from gpt4image.report import verdict
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
             self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
         )
-        show(f"{verdict(comparison).text}\nreport: {WorkDir(self.work).report}")
+        found = verdict(comparison)
+        show(found.text)
+        if found.command:
+            write(f"  {found.command}")
+        show(f"report: {WorkDir(self.work).report}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,10 @@ class Recipes:
 
     def run(self) -> None:
         """Print them."""
+        from gpt4image.core.console import write
+
         names = recipe_names() if self.name is None else (self.name,)
-        print("\n\n".join("\n".join(find_recipe(name).lines()) for name in names))
+        write("\n\n".join("\n".join(find_recipe(name).lines()) for name in names))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,33 @@ def _paint_arm(axes: Axes, x: int, arm: ArmRecord, digits: int) -> None:
     axes.annotate(decimal(mean, digits), (x + 0.23 * side, mean), color=INK, va="center", ha=align, fontweight="bold")
 
 
+def verdict_figure(difference: Difference) -> Markup:
+    """Draw the mean difference with its interval, and the seeds as small dots, between worse and better."""
+    low, mean, high = (100 * value for value in (difference.low, difference.mean, difference.high))
+    seeds = [100 * value for value in difference.per_seed]
+
+    def paint(axes: Axes) -> None:
+        axes.plot(seeds, [0.55] * len(seeds), "o", color=MUTED, markersize=6, alpha=0.8, zorder=3)
+        axes.plot([low, high], [0, 0], color=INK, linewidth=4, zorder=3)
+        axes.plot(mean, 0, "D", color=INK, markersize=10, zorder=4)
+        axes.annotate(points([difference.mean])[0], (mean, 0), (0, -20), textcoords="offset points", ha="center",
+                      color=INK, fontweight="bold")  # fmt: skip
+        reach = 1.2 * max(*map(abs, (low, high, *seeds)), 0.1)
+        axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-0.9, 1.35)
+        axes.grid(visible=False, axis="y")
+        axes.set_yticks([])
+        axes.text(-reach, 1.1, "descriptions hurt", color=MUTED, ha="left")
+        axes.text(reach, 1.1, "descriptions help", color=MUTED, ha="right")
+        axes.spines["left"].set_visible(False)
+        sign_ticks(axes)
+
+    shown = points((difference.mean, difference.low, difference.high))
+    label = f"Difference of test accuracy in points: {shown[0]}, 95% interval {shown[1]} to {shown[2]}."
+    return draw("verdict", label, Panel(WIDTH, 130, left=14, bottom=28), paint)
+
+
 def difference_figure(difference: Difference) -> Markup:
     """Draw the paired difference of every seed, and their mean with its interval."""
     pairs = list(zip(difference.seeds, difference.per_seed, strict=True))
@@ -150,6 +177,8 @@ def _draw_curve(comparison: Comparison, name: str, title: str, value: Value, wid
             marker = "o" if len(mean) == 1 else None
             x, y = list(mean), list(mean.values())
             axes.plot(x, y, marker=marker, color=style.colour, linewidth=2.4, ls=style.dashes)
+            if name == "validation":
+                _mark_kept(axes, comparison.arms[number], style)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6))
@@ -165,9 +194,20 @@ def _draw_curve(comparison: Comparison, name: str, title: str, value: Value, wid
     return draw(name, f"{title} by epoch. Last epoch, mean of the seeds: {last}.", Panel(width, 260, left=52), paint)
 
 
+def _mark_kept(axes: Axes, arm: ArmRecord, style: ArmStyle) -> None:
+    """Mark the epoch of each run whose weights were kept."""
+    for run in arm.runs:
+        for epoch in run.history:
+            if epoch.epoch == run.best_epoch:
+                accuracy = 100 * epoch.validation_accuracy
+                axes.plot(epoch.epoch + 1, accuracy, style.marker, color=style.colour, markersize=6, zorder=4)
+
+
 def _curves(arm: ArmRecord, value: Value) -> list[dict[int, float]]:
     """Return epoch to value of every run that has any."""
-    curves = [{epoch.epoch: found for epoch in run.history if (found := value(epoch)) is not None} for run in arm.runs]
+    curves = [
+        {epoch.epoch + 1: found for epoch in run.history if (found := value(epoch)) is not None} for run in arm.runs
+    ]
     return [curve for curve in curves if curve]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from gpt4image.report.comparison.figures import (
     curve_figures,
     difference_figure,
     sort_classes,
+    verdict_figure,
 )
 from gpt4image.report.comparison.verdict import accuracy_digits, verdict
 from gpt4image.report.html.page import render_page
@@ -50,6 +52,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         verdict=verdict(comparison),
         digits=digits,
         accuracy_figure=accuracy_figure(comparison, digits),
+        verdict_figure=verdict_figure(comparison.difference),
         difference_figure=difference_figure(comparison.difference),
         runs=_runs_by_seed(comparison),
         means=[
@@ -62,6 +65,9 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         class_rows=sort_classes(comparison.per_class),
         intervals=sum(record.low is not None for record in comparison.per_class),
         show_matrices=show_matrices,
+        **_confusion_changes(comparison),
+        command=_command_line(comparison),
+        described=sum(item.description is not None for item in gallery.items),
         confusions=[] if show_matrices else _frequent_confusions(comparison),
         groups=_groups(gallery),
     )
@@ -74,6 +80,25 @@ def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[int, ArmRecord
         for run in arm.runs:
             runs.setdefault(run.seed, []).append((number, arm, run))
     return dict(sorted(runs.items()))
+
+
+def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
+    """Return the candidate's confusion matrix minus the reference's, its largest entry, and both arms with numbers."""
+    names = [arm.name for arm in comparison.arms]
+    compared = [names.index(name) for name in (comparison.difference.arm, comparison.difference.reference)]
+    matrices = [np.array(comparison.arms[number].confusion, dtype=np.int64) for number in compared]
+    changes = matrices[0] - matrices[1]
+    return {
+        "changes": changes.tolist(),
+        "most_changed": max(int(np.abs(changes).max(initial=0)), 1),
+        "compared": [(number, comparison.arms[number]) for number in compared],
+    }
+
+
+def _command_line(comparison: Comparison) -> str:
+    """Return the command of the comparison as it was typed, empty if there was none."""
+    typed = comparison.command
+    return f"{typed.program} {shlex.join(typed.arguments)}" if typed else ""
 
 
 def _frequent_confusions(comparison: Comparison) -> list[tuple[str, str, list[tuple[int, int]]]]:

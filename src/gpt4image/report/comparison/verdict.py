@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from gpt4image.core.errors import StoreError
-from gpt4image.core.format import counted, percent, points, shorten
+from gpt4image.core.format import counted, percent, points, printable, shorten
+from gpt4image.report.comparison.advice import Kind, next_step
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
 
-FIRST_SEEDS = 5  # to advise after a run with one seed
+CLAIMS: dict[Kind, str] = {
+    "better": "training with descriptions made the model better",
+    "worse": "training with descriptions made the model worse",
+    "undecided": "these runs do not show that the descriptions help or hurt",
+    "one seed": "one seed cannot tell an effect from chance",
+}
+ONE_SEED_COVERS = (
+    "The interval accounts for the sample of test images. It does not account for the random seed: the same training "
+    "with another seed can differ by more than this, however large the difference is."
+)
 
 
 @dataclass(frozen=True)
@@ -26,17 +36,17 @@ class Verdict:
         measure: the difference in percentage points with its interval.
         accuracies: both arms' mean test accuracy, a sentence.
         covers: what the interval accounts for and what it does not.
-        advice: how to settle the question; empty if it is settled.
-        command: the command for it.
+        advice: what to do now.
+        command: the command for it, as the user would type it; empty if there is none.
     """
 
-    kind: Literal["better", "worse", "undecided", "one seed"]
+    kind: Kind
     claim: str
     measure: str
     accuracies: str
     covers: str
-    advice: str = ""
-    command: str = ""
+    advice: str
+    command: str
 
     @property
     def headline(self) -> str:
@@ -45,9 +55,8 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """Everything as plain lines, safe to print on a terminal."""
-        lines = [f"{self.headline}.", self.accuracies, self.covers, self.advice, self.command and f"  {self.command}"]
-        return "\n".join(line for line in lines if line)
+        """Everything but the command as plain lines, safe to print on a terminal."""
+        return "\n".join([f"{self.headline}.", self.accuracies, self.covers, self.advice])
 
 
 def verdict(comparison: Comparison) -> Verdict:
@@ -59,12 +68,38 @@ def verdict(comparison: Comparison) -> Verdict:
     difference = comparison.difference
     if not all(math.isfinite(value) for value in (difference.mean, difference.low, difference.high)):
         raise StoreError("The comparison's difference is not a finite number. Run the comparison again.")
-    accuracies = _accuracies(comparison)
+    kind = _kind(difference)
+    advice, command = next_step(kind, comparison)
+    finished = len(difference.seeds)
+    planned = comparison.planned_seeds or finished
+    claim = f"So far, with {finished} of {planned} seeds: {CLAIMS[kind]}" if finished < planned else CLAIMS[kind]
+    return Verdict(
+        kind=kind,
+        claim=claim[0].upper() + claim[1:],
+        measure=_measure(kind, difference),
+        accuracies=_accuracies(comparison),
+        covers=ONE_SEED_COVERS if kind == "one seed" else _covers(difference),
+        advice=advice,
+        command=printable(command),
+    )
+
+
+def _kind(difference: Difference) -> Kind:
+    """Return what may be claimed; without a second seed nothing shows how much training varies."""
     if difference.covers == "images only" or len(difference.seeds) < 2:
-        return _one_seed(difference, accuracies)
-    if difference.low > 0 or difference.high < 0:
-        return _settled(difference, accuracies)
-    return _undecided(difference, accuracies)
+        return "one seed"
+    if difference.low > 0:
+        return "better"
+    return "worse" if difference.high < 0 else "undecided"
+
+
+def _measure(kind: Kind, difference: Difference) -> str:
+    mean, low, high = points((difference.mean, difference.low, difference.high))
+    if kind == "one seed":
+        return f"{mean} points in this one pair of runs (95% interval {low} to {high}, for the test images only)"
+    if kind == "undecided":
+        return f"{mean} points, and the 95% interval ({low} to {high}) includes zero"
+    return f"{mean} points (95% interval {low} to {high})"
 
 
 def find_arm(comparison: Comparison, name: str) -> ArmRecord:
@@ -105,69 +140,8 @@ def _accuracies(comparison: Comparison) -> str:
     return f"{'Test' if len(difference.seeds) == 1 else 'Mean test'} accuracy: {sides[0]}, {sides[1]}."
 
 
-def _settled(difference: Difference, accuracies: str) -> Verdict:
-    """The interval lies on one side of zero."""
-    mean, low, high = points((difference.mean, difference.low, difference.high))
-    better = difference.low > 0
-    return Verdict(
-        kind="better" if better else "worse",
-        claim=f"Training with descriptions made the model {'better' if better else 'worse'}",
-        measure=f"{mean} points (95% interval {low} to {high})",
-        accuracies=accuracies,
-        covers=_covers(difference),
-    )
-
-
-def _undecided(difference: Difference, accuracies: str) -> Verdict:
-    """The interval includes zero."""
-    mean, low, high = points((difference.mean, difference.low, difference.high))
-    return Verdict(
-        kind="undecided",
-        claim="These runs do not show that the descriptions help or hurt",
-        measure=f"{mean} points, and the 95% interval ({low} to {high}) includes zero",
-        accuracies=accuracies,
-        covers=_covers(difference),
-        advice=_advice(difference),
-        command=f"gpt4image compare DATA ... --seeds {max(FIRST_SEEDS, 2 * len(difference.seeds))}",
-    )
-
-
-def _one_seed(difference: Difference, accuracies: str) -> Verdict:
-    """Without a second seed nothing shows how much training varies, so nothing is claimed."""
-    mean, low, high = points((difference.mean, difference.low, difference.high))
-    return Verdict(
-        kind="one seed",
-        claim="One seed cannot tell an effect from chance",
-        measure=f"{mean} points in this one pair of runs (95% interval {low} to {high}, for the test images only)",
-        accuracies=accuracies,
-        covers="The interval accounts for the sample of test images. It does not account for the random seed: the same "
-        "training with another seed can differ by more than this, however large the difference is.",
-        advice="To find out, train both arms with more seeds and otherwise the same options:",
-        command=f"gpt4image compare DATA ... --seeds {FIRST_SEEDS}",
-    )
-
-
 def _covers(difference: Difference) -> str:
     return (
         f"The interval accounts for the random seeds ({counted(len(difference.seeds), 'pair')} of runs) and the sample "
         "of test images. It says nothing about other data, models or settings."
     )
-
-
-def _advice(difference: Difference) -> str:
-    """Advise more seeds and test images for an interval that includes zero, and estimate how many."""
-    if difference.low == difference.high:
-        return (
-            "Both arms scored the same on every image, as models do that have hardly learned, or on a tiny test set. "
-            "For more epochs or test images, use another --work directory, and pass this one as --text to reuse its "
-            "descriptions. For more seeds, run the same command:"
-        )
-    half = max(difference.high - difference.mean, difference.mean - difference.low)
-    times = (half / abs(difference.mean)) ** 2 if difference.mean else math.inf
-    size = ""
-    if 1 < times <= 25:
-        size = f" If the true difference is {points([difference.mean])[0]} points, it takes roughly "
-        size += f"{math.ceil(times)} times as many of both to show it."
-    elif times > 25:
-        size = " A difference as small as this one would take far more of both than is practical."
-    return f"More seeds and more test images narrow the interval.{size} The same command with more seeds:"

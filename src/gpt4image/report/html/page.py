@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Functions of `core.format` that templates use as filters
 FILTERS: tuple[str, ...] = ("percent", "signed_points", "duration", "decimal", "counted", "money", "moment")
-FILTERS += ("shorten", "breakable", "lines")
+FILTERS += ("compact", "shorten", "breakable", "lines")
 
 
 def render_page(template: str, **values: object) -> str:
