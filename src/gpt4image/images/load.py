@@ -15,6 +15,7 @@ from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.format import counted
 from gpt4image.images.decode import MAX_PIXELS
+from gpt4image.images.label_forms import check_label_forms
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
 from gpt4image.images.sources.joined import join_listings
@@ -23,6 +24,7 @@ from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 
 OnBadImage = Literal["skip", "fail"]
+UnusualLabels = Literal["fail", "keep"]
 
 
 def load_images(
@@ -33,6 +35,7 @@ def load_images(
     on_bad_image: OnBadImage = "skip",
     image_column: str | None = None,
     label_column: str | None = None,
+    unusual_labels: UnusualLabels = "fail",
     max_pixels: int = MAX_PIXELS,
     validation_share: float = 0.1,
     test_share: float = 0.2,
@@ -53,6 +56,8 @@ def load_images(
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
         image_column: the column that holds the images, if it has none of the usual names.
         label_column: the column that holds the labels, if it has none of the usual names.
+        unusual_labels: "fail" refuses labels that look like numbers to predict, or like several labels of an image in
+            one; "keep" takes them for classes.
         max_pixels: the largest width x height that is decoded.
         validation_share: share of the training images that become validation if there is no such split; 0 for none.
         test_share: share of the training images that become test if there is no such split; 0 for none.
@@ -66,8 +71,12 @@ def load_images(
         ConfigError: an argument is invalid.
         DataError: the source as a whole cannot be used; the message names the fix.
     """
-    if on_bad_image not in get_args(OnBadImage):
-        raise ConfigError(f"on_bad_image is {on_bad_image!r}; known are {', '.join(get_args(OnBadImage))}.")
+    for name, value, kind in (
+        ("on_bad_image", on_bad_image, OnBadImage),
+        ("unusual_labels", unusual_labels, UnusualLabels),
+    ):
+        if value not in get_args(kind):
+            raise ConfigError(f"{name} is {value!r}; known are {', '.join(get_args(kind))}.")
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
@@ -75,6 +84,8 @@ def load_images(
     with doing(f"Listing {source}"):
         listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column), kept))
     _require_labels_outside_train(listing)
+    if unusual_labels == "fail":
+        check_label_forms(listing, str(source))
     without = ColumnNames(image_column, labelled=False)
     listing = join_listings(listing, {str(further): list_source(further, without, kept) for further in unlabelled})
     outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)

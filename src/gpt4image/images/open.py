@@ -34,6 +34,7 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         on_bad_image=options.on_bad_image,
         image_column=options.image_column,
         label_column=options.label_column,
+        unusual_labels=options.unusual_labels,
         max_pixels=options.max_pixels,
         validation_share=options.validation_share,
         test_share=options.test_share,

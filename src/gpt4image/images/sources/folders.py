@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
                 builder.add(found.path, name, split, len(builder.images), found.key)
     if not builder.images:
         raise DataError(_nothing_found(root, divisions) if columns.labelled else f"{root} holds no images.")
-    listing = builder.listing(FileReader(root), by_number=False)
+    listing = replace(builder.listing(FileReader(root), by_number=False), folders=True)
     if len(listing.classes) == 1 and "" in divisions and len(subfolders(root / listing.classes[0])) > 1:
         inner = root / listing.classes[0]
         raise DataError(f"{root} holds images in one folder only, {inner.name}. Did you mean {inner}?")

@@ -21,6 +21,9 @@ CLOCK_TICK = 0.02
 """Seconds by which the times of two writes to a file may be equal: Linux stamps files by a clock of 4 to 10 ms."""
 
 
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
 @dataclass(frozen=True)
 class Listing:
     """The images of a source, unread.
@@ -32,6 +35,7 @@ class Listing:
         reader: reads bytes and text columns.
         bad: images that cannot be read.
         others: files and rows that are no images of the set.
+        folders: whether the classes are folders.
     """
 
     rows: pa.Table
@@ -39,6 +43,7 @@ class Listing:
     reader: ImageReader
     bad: tuple[RejectedImage, ...] = ()
     others: tuple[RejectedImage, ...] = ()
+    folders: bool = False
 
     def without_labels(self) -> Listing:
         """Return the same images as unlabelled training images."""
@@ -132,7 +137,7 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
     """
     spelling = merge_spellings({value for value in set(values) if value is not None and not is_unlabelled(value)})
     names = sorted(set(spelling.values()))
-    if by_number and all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+    if by_number and all(NUMBER.fullmatch(name) for name in names):
         names.sort(key=float)
     position = {name: number for number, name in enumerate(names)}
     codes = [-1 if value not in spelling else position[spelling[value]] for value in values]
