@@ -47,12 +47,19 @@ def test_name_on_the_hub_is_timms_own(name, small_recipe):
         ("resnet10", "Unknown timm model 'resnet10'"),
         ("hf-hub:timm/resnet10t.c3", "Unknown pretrained weights of resnet10t 'c3'"),
         ("me/my-resnet", "write hf-hub:me/my-resnet"),
-        ("local-dir:nowhere", "local-dir:nowhere"),
+        ("local-dir:nowhere", "local-dir:nowhere cannot be loaded: .*with its config.json"),
+        ("hf_hub:me/my-resnet", "hf_hub:me/my-resnet cannot be loaded: .*Name a timm model"),
     ],
 )
 def test_unknown_name_or_tag_is_refused_with_its_cause(name, message, pretrained, small_recipe):
     with pytest.raises(ConfigError, match=message):
         build_backbone(small_recipe(backbone=name, pretrained=pretrained), classes=3)
+
+
+def test_weights_file_that_does_not_exist_is_refused_before_training(images, small_recipe, tmp_path):
+    for path, message in ((tmp_path, "is a folder: name the weights file"), (tmp_path / "no.pth", "does not exist")):
+        with pytest.raises(ConfigError, match=message):
+            train_model(images, None, small_recipe(checkpoint=str(path)), tmp_path / "run", arm="baseline")
 
 
 def test_model_without_pretrained_weights_says_so(small_recipe):

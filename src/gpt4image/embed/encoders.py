@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -194,9 +195,10 @@ def split_clip_name(model: str) -> tuple[str, str | None]:
 
     >>> split_clip_name("ViT-B-32/laion2b_s34b_b79k")
     ('ViT-B-32', 'laion2b_s34b_b79k')
-    >>> split_clip_name("hf-hub:timm/ViT-B-16-SigLIP")
+    >>> split_clip_name("hf_hub:timm/ViT-B-16-SigLIP")
     ('hf-hub:timm/ViT-B-16-SigLIP', None)
     """
+    model = re.sub("^hf(_hub)?:", "hf-hub:", model)
     if model.startswith(("hf-hub:", "local-dir:")):
         return model, None
     architecture, separator, pretrained = model.partition("/")

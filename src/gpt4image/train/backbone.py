@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ConfigError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.format import percent
-from gpt4image.core.hub import HubError, described, hub_access
+from gpt4image.core.hub import described, hub_access
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.weights import load_weights
 
+SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
@@ -114,8 +115,11 @@ def create_model(
                 f"The pretrained weights of {name} are not available ({described(error)}). "
                 f"Without network access, {remedy}."
             ) from None
-        if isinstance(error, HubError):
-            raise ConfigError(f"{name} cannot be loaded: {error}. Name a timm model, or local-dir:FOLDER.") from None
+        if known.startswith(SOURCES):
+            raise ConfigError(
+                f"{name} cannot be loaded: {described(error)}. Name a timm model, or local-dir:FOLDER with its "
+                "config.json and model.safetensors."
+            ) from None
         raise ConfigError(
             f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
         ) from None
@@ -127,7 +131,7 @@ def check_name(name: str) -> None:
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
-    if name.startswith(("hf-hub:", "local-dir:")):
+    if name.startswith(SOURCES):
         return
     if not timm.is_model(name):
         hub = f" For a model on the Hugging Face hub, write hf-hub:{name}." if name.count("/") == 1 else ""

@@ -98,10 +98,18 @@ class RunSpec:
     augmentation: int = AUGMENTATION
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that determines the result, as plain values."""
+        """Return everything that determines the result, as plain values.
+
+        Raises:
+            ConfigError: the weights file to start from does not exist.
+        """
+        from gpt4image.train.weights import require_file
+
         columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
         recipe = self.recipe.to_dict()
         start = self.recipe.checkpoint
+        if start is not None:
+            require_file(Path(start))
         idle = set() if self.arm.uses_text else set(guidance_fields())
         if (self.images.labels >= 0).all():
             idle.add("unlabelled")  # versions differ in its default

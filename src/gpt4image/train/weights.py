@@ -57,9 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ConfigError: the file does not exist, or cannot be read without running code.
     """
-    if not path.is_file():
-        hint = " It is a folder: name the weights file in it, such as best.safetensors." if path.is_dir() else ""
-        raise ConfigError(f"Weights file {path} {'is not a file' if hint else 'does not exist'}.{hint}")
+    require_file(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -76,6 +74,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # many readers, many exceptions
         raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
     return flatten(content)
+
+
+def require_file(path: Path) -> None:
+    """Raise ConfigError if there is no weights file of this name."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name the weights file in it, such as best.safetensors.")
+    if not path.is_file():
+        raise ConfigError(f"The weights file {path} does not exist.")
 
 
 def flatten(content: object) -> dict[str, Tensor]:
