@@ -224,6 +224,8 @@ def with_more_fields(answer: Answer, fault: Fault) -> Answer:
     """Return an answer with the fields that its fault changes."""
     if fault.kind == "usage":
         return with_fields(answer, usage=json.loads(fault.text))
+    if fault.kind == "model":
+        return with_fields(answer, model=fault.text)
     if fault.kind == "reasoning_cut":
         (choice,) = json.loads(answer.body)["choices"]
         choice["message"]["reasoning_content"] = THOUGHT
@@ -288,6 +290,7 @@ def faulty(text: str, fault: Fault) -> tuple[str | None, str | None, str]:
         "thinking_cut": (f"<think>\n{THOUGHT}", None, "length"),
         "reasoning_cut": (None, None, "length"),
         "usage": (text, None, "stop"),
+        "model": (text, None, "stop"),
         "finish": (" ".join(words[: len(words) // 2]), None, fault.text),
     }
     return faulty_answers[fault.kind]

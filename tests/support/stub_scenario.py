@@ -45,6 +45,7 @@ AnswerKind = Literal[
     "reasoning_cut",
     "finish",
     "usage",
+    "model",
 ]
 ErrorKind = Literal[
     "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model", "body"
@@ -65,7 +66,8 @@ class Fault:
     `content_filter`, `length` (half the text), `hostile` (script, terminal codes, bidi, NUL), `text` (the given text),
     `no_choices` (usage without an answer, the key in a long text), `echo` (the key as finish reason), `thinking` (in
     the content, before the text), `thinking_cut` (in the content, without an end), `reasoning_cut` (in a field of its
-    own, content null), `finish` (half the text, the given text as finish reason), `usage` (the given JSON as usage).
+    own, content null), `finish` (half the text, the given text as finish reason), `usage` (the given JSON as usage),
+    `model` (the given name as the model that answered).
     Kinds that are errors: `status` (500, 502, 503...), `rate_limit` (429), `quota` (429 for an empty account),
     `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
     `unknown_model` (404), `body` (the given text as body, status 200 or `status`).
@@ -86,7 +88,7 @@ class Fault:
         times: only the first attempts of a picture's turn, or the first requests of another kind; None for all.
         status: status code of `status`, `html` and `body`.
         seconds: delay (`slow`), downtime (`die`), or Retry-After (`status`, `rate_limit`).
-        text: text of `text`, `finish`, `usage` and `body`.
+        text: text of `text`, `finish`, `usage`, `model` and `body`.
     """
 
     kind: FaultKind

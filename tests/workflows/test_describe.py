@@ -321,6 +321,15 @@ def test_look_does_not_replace_the_texts_that_images_come_with(image_set, tmp_pa
     assert texts_for_training(table, tmp_path / "work").origins
 
 
+def test_model_that_answered_in_place_of_another_is_named(image_set, tmp_path, capsys):
+    served = Fault("model", text="another-model", every=5)
+    with StubServer(Scenario(faults=(served,))) as server:
+        assert run(image_set, tmp_path, server, "--yes") == 0
+    assert "5 answers from 'another-model', not from the model asked for" in " ".join(capsys.readouterr().err.split())
+    origins = texts_for_training(image_set, tmp_path).origins
+    assert origins == {("plain", MODEL): 20, ("plain", f"{MODEL}, answered by another-model"): 5}
+
+
 def test_store_of_nothing_but_looks_is_refused_with_the_remedy(image_set, tmp_path):
     with StubServer() as server:
         look(image_set, tmp_path, server.base_url)

@@ -22,6 +22,7 @@ from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.llm.chat import is_other_model
 
 Origin = tuple[str, str]
 """Prompt and model of a text."""
@@ -204,7 +205,7 @@ TEXT_ORDER = ("image_id", "prompt", "prompt_hash", "model", "sample", "key")
 
 TEXT_SCHEMA = pa.schema(
     {
-        **dict.fromkeys(TEXT_ORDER, pa.string()),
+        **dict.fromkeys((*TEXT_ORDER, "served_model"), pa.string()),
         "sample": pa.int32(),
         "text": pa.large_string(),
         "cost": pa.float64(),
@@ -251,9 +252,17 @@ def described_set(
     there = ImageLookup(images).find(texts["image_id"]) >= 0
     pairs = ordered_pairs(texts, used & there)
     joined = join_texts(images, pairs, int((used & ~there).sum()), f"descriptions of {store.folder.parent}")
+    texts = name_substitutes(texts)
     trials = count_origins(texts, chosen & ~used)
     origins, costs = count_origins(texts, used & there), add_costs(texts.filter(pa.array(used & there)))
     return replace(joined, origins=origins, trials=trials, costs=costs)
+
+
+def name_substitutes(texts: pa.Table) -> pa.Table:
+    """Return texts whose model names the one that answered in its place as well, where another did."""
+    pairs = list(zip(texts["model"].to_pylist(), texts["served_model"].fill_null("").to_pylist(), strict=True))
+    names = {pair: f"{pair[0]}, answered by {pair[1]}" if is_other_model(*pair) else pair[0] for pair in set(pairs)}
+    return texts.set_column(texts.schema.get_field_index("model"), "model", [[names[pair] for pair in pairs]])
 
 
 def count_origins(texts: pa.Table, wanted: np.ndarray) -> dict[Origin, int]:

@@ -92,8 +92,9 @@ FILTERED = "stopped by the content filter"
 REFUSED = "refused by the server"
 
 # Reasons of failures that the same request would meet again.
-UNREADABLE, NOT_RECORDED, TOO_LARGE = "unreadable picture", "not recorded", "too large for a batch"
-LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, UNREADABLE, NOT_RECORDED, TOO_LARGE)
+UNREADABLE, UNDECODED = "unreadable picture", "picture cannot be decoded"
+NOT_RECORDED, TOO_LARGE = "not recorded", "too large for a batch"
+LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, UNREADABLE, UNDECODED, NOT_RECORDED, TOO_LARGE)
 
 # Called with each answer as it arrives, before the next question is sent.
 OnAnswer = Callable[[ChatAnswer], None]

@@ -48,7 +48,7 @@ from gpt4image.llm.error_body import (
     server_message,
 )
 
-DETAIL_LENGTH = 300
+DETAIL_LENGTH, SAID_LENGTH = 300, 4000
 
 # Class names, anywhere in the chain of causes, that mean that nothing listens at the address. The SDK's own classes do
 # not tell: it reports a connection that was cut as a time-out while connecting.
@@ -67,6 +67,7 @@ class FailedCall:
         status: HTTP status; None if there was no response.
         code: the server's error code, such as `insufficient_quota`.
         detail: the server's message without the key, shortened; untrusted.
+        said: the same at greater length, to look for words in.
         unreachable: nothing listens at the address.
         wait: seconds that the server asks to wait, if it says so.
         in_body: the server sent the error in a body of status 200.
@@ -78,6 +79,7 @@ class FailedCall:
     status: int | None
     code: str
     detail: str
+    said: str = ""
     unreachable: bool = False
     wait: float | None = None
     in_body: bool = False
@@ -87,7 +89,7 @@ class FailedCall:
 
     def says(self, meaning: re.Pattern[str]) -> bool:
         """Return whether code or message have some words in them."""
-        return meaning.search(f"{self.code} {self.detail}") is not None
+        return meaning.search(f"{self.code} {self.said or self.detail}") is not None
 
     @property
     def is_moderation(self) -> bool:
@@ -97,31 +99,26 @@ class FailedCall:
     @property
     def is_unsupported_limit(self) -> bool:
         """Whether the server insists on `max_completion_tokens`."""
-        return self.status in (400, 422) and "max_completion_tokens" in self.detail
+        return self.status in (400, 422) and "max_completion_tokens" in (self.said or self.detail)
 
 
 def read_failure(error: Exception, key: ApiKey) -> FailedCall:
     """Read an exception of the openai SDK; any other exception counts as an unreadable response."""
     import openai
 
-    said = key.scrub_message(message_of(error))
-    detail = shorten(said)
     match error:
         case openai.APIStatusError():  # the server responded; its subclasses are one per status
-            wait, body = retry_after(error.response.headers), error.body
-            return FailedCall(
-                error.status_code,
-                str(error.code or ""),
-                detail,
-                wait=asked_wait(body, said) if wait is None else wait,
-                long_quota=LONG_QUOTA.search(f"{said} {body}") is not None,
-                is_json=isinstance(parse_json(error.response.text), Mapping | list),
+            call, wait = (
+                failed_body(error.status_code, error.body or error.message, key),
+                retry_after(error.response.headers),
             )
+            is_json = isinstance(parse_json(error.response.text), Mapping | list)
+            return replace(call, wait=call.wait if wait is None else wait, is_json=is_json)
         case openai.APIConnectionError():  # also APITimeoutError
-            untrusted = tls_problem(error)
+            detail, untrusted = shorten(key.scrub_message(message_of(error))), tls_problem(error)
             return FailedCall(None, "connection", detail, unreachable=nothing_listens(error), untrusted=untrusted)
         case _:
-            return FailedCall(None, "unreadable", detail)
+            return FailedCall(None, "unreadable", shorten(key.scrub_message(message_of(error))))
 
 
 def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN401 - whatever a server sends
@@ -138,6 +135,7 @@ def failed_body(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # n
         status,
         code if isinstance(code, str) else "",
         shorten(said),
+        said=said[:SAID_LENGTH],
         wait=asked_wait(error, said),
         long_quota=LONG_QUOTA.search(f"{said} {error}") is not None,
     )
@@ -201,7 +199,7 @@ class ErrorClassifier:
                 return self._fatal(self._key_advice(), call)
             case int() if first and call.says(NO_PICTURES):
                 return self._fatal(f"{model} takes no pictures. Choose a vision model, or load its projector.", call)
-            case 400 | 422 if first and not call.says(TOO_LONG) and (advice := remedy(call.detail)):
+            case 400 | 422 if first and not call.says(TOO_LONG) and (advice := remedy(call.said or call.detail)):
                 return self._fatal(f"the model rejects these settings: {advice}.", call)
         return None
 
@@ -271,8 +269,6 @@ def commonest(reason: str, details: Counter[str]) -> str:
 
 def message_of(error: Exception) -> str:
     """Return an exception's message, with its cause if the message says little."""
-    if said := server_message(getattr(error, "body", None)):
-        return said
     text = str(getattr(error, "message", "")) or str(error)
     return f"{text} {first_line(error.__cause__)}" if error.__cause__ else text
 

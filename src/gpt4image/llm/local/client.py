@@ -27,6 +27,7 @@ from gpt4image.core.validation import check_value
 from gpt4image.images.decode import decode
 from gpt4image.llm.base import (
     CUT_OFF,
+    UNDECODED,
     DescribeRequest,
     OnAnswer,
     Reply,
@@ -237,7 +238,7 @@ def open_picture(request: DescribeRequest) -> Image.Image:
     try:
         return decode(picture.data, request.name, picture.width * picture.height)
     except ImageError as error:
-        raise RequestFailedError("picture cannot be decoded", str(error), retryable=False) from None
+        raise RequestFailedError(UNDECODED, str(error), retryable=False) from None
 
 
 def identify(location: str) -> str:
