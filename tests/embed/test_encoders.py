@@ -8,7 +8,7 @@ import open_clip
 import pytest
 import torch
 
-from gpt4image import load_encoder
+from gpt4image import embed_descriptions, load_encoder
 from gpt4image.core.errors import ConfigError
 from gpt4image.embed.encoders import minilm_location
 
@@ -53,3 +53,15 @@ def test_encoder_errors_name_the_fix():
         load_encoder("open-clip:RN50")
     with pytest.raises(ConfigError, match="packaged encoder, minilm"):
         load_encoder("sentence-transformers:no-such-model-anywhere")
+
+
+def test_vectors_in_bfloat16_stay_close_and_are_another_revision(minilm, descriptions, tmp_path):
+    texts = ["A red disc on a pale, noisy ground.", "word " * 60, "An animal with striped fur beside a river"]
+    lower = load_encoder("minilm", "cpu", precision="bfloat16")
+    vectors, exact = lower.encode(texts), minilm.encode(texts)
+    assert vectors.dtype == np.float32 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert 0 < 1 - (vectors * exact).sum(axis=1).min() < 1e-4
+    assert lower.revision != minilm.revision and lower.count_tokens(texts) == minilm.count_tokens(texts)
+    first = embed_descriptions(descriptions, minilm, tmp_path / "minilm")
+    again = embed_descriptions(descriptions, lower, tmp_path / "minilm")
+    assert again.manifest.revision == lower.revision != first.manifest.revision

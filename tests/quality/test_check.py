@@ -268,7 +268,7 @@ def backbone(tmp_path_factory):
 
 @pytest.mark.slow
 def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     testing = [record(images.ids[row].decode(), plain_text(images, row, 5)) for row in images.split("test")]
     fill(tmp_path, good_records(images) + testing)
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
@@ -283,7 +283,7 @@ def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, mi
 
 @pytest.mark.slow
 def test_texts_with_the_class_in_the_prompt_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     plain = good_records(images)
     prompted = [record(r.image_id, f"{r.text} It is the class.", "class-conditioned") for r in plain]
     fill(tmp_path, prompted)
@@ -300,7 +300,7 @@ def test_texts_with_the_class_in_the_prompt_are_left_out(images, tmp_path, backb
 
 @pytest.mark.slow
 def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     fill(tmp_path, [record(r.image_id, r.text, "my-own") for r in good_records(images)])
     report = check_descriptions(images, tmp_path, settings=CheckSettings(backbone=backbone))
     assert "my-own" in report.no_knowledge
@@ -314,7 +314,7 @@ def test_texts_of_unknown_prompts_are_left_out(images, tmp_path, backbone, minil
 
 @pytest.mark.slow
 def test_prompt_file_says_whether_the_class_was_in_the_prompt(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     file = tmp_path / "prompts.toml"
     file.write_text('[my-own]\nturns = ["What is in this picture?"]\n[telling]\nturns = ["Where is the {class}?"]\n')
     own = known_prompts(file)
@@ -328,7 +328,7 @@ def test_prompt_file_says_whether_the_class_was_in_the_prompt(images, tmp_path, 
 
 @pytest.mark.slow
 def test_class_names_are_masked_in_a_second_measurement(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     rows = images.split("train")
     names = [images.classes[images.labels[row]] for row in rows]
     numbers = [n % PER_CLASS for n in range(len(rows))]  # equal in every class: only the name differs
@@ -341,7 +341,7 @@ def test_class_names_are_masked_in_a_second_measurement(images, tmp_path, backbo
 
 @pytest.mark.slow
 def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     plain = good_records(images)
     more = [record(r.image_id, f"Seen closely: {r.text}", "attributes") for r in plain[:40]]
     fill(tmp_path, plain + more)
@@ -350,7 +350,7 @@ def test_several_texts_of_an_image_count_as_one(images, tmp_path, backbone, mini
 
 
 def test_second_check_encodes_new_texts_only(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     records = good_records(images)
     fill(tmp_path, records[:-1])
     first = check_descriptions(images, tmp_path)
@@ -373,7 +373,7 @@ def test_vectors_of_an_image_are_averaged():
 
 @pytest.mark.slow
 def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     fill(tmp_path, good_records(images))
     series = np.arange(len(images)) // 1000
     settings = CheckSettings(backbone=backbone, series=series)
@@ -383,7 +383,7 @@ def test_series_lie_in_one_fold(images, tmp_path, backbone, minilm, monkeypatch)
 
 
 def test_knowledge_needs_a_backbone(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     records = good_records(images)
     records[0] = replace(records[0], text="Invoice 4711 is due on Friday; please pay by bank transfer to our account.")
     fill(tmp_path, records)
@@ -394,7 +394,7 @@ def test_knowledge_needs_a_backbone(images, tmp_path, minilm, monkeypatch):
 
 
 def test_unusable_texts_are_not_outliers(images, tmp_path, minilm, monkeypatch):
-    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name: minilm)
+    monkeypatch.setattr("gpt4image.quality.check.load_encoder", lambda name, **_: minilm)
     fill(tmp_path, problem_records(images))
     report = check_descriptions(images, tmp_path)
     kinds = {finding.kind: finding.keys for finding in report.findings}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -55,7 +55,11 @@ class TextEncoder(Protocol):
         ...
 
 
-def load_encoder(name: str, device: str | None = None) -> TextEncoder:
+Precision = Literal["float32", "bfloat16"]
+"""Number format of an encoder's matrix products."""
+
+
+def load_encoder(name: str, device: str | None = None, precision: Precision = "float32") -> TextEncoder:
     """Load a text encoder.
 
     Args:
@@ -64,6 +68,7 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
             weights file, or `open-clip:hf-hub:NAME`. A folder, OWNER/NAME and `hf:NAME` are sentence-transformers
             models.
         device: torch device; by default the fastest available.
+        precision: `bfloat16` is faster on processors and GPUs that have it; its vectors are others.
 
     Raises:
         ConfigError: the kind is unknown, or the model cannot be loaded.
@@ -79,7 +84,35 @@ def load_encoder(name: str, device: str | None = None) -> TextEncoder:
         plain = name.removeprefix(HUB_PREFIX)
         kind, model = "sentence-transformers", minilm_location() if name == "minilm" else plain
     with doing(f"Loading the text encoder {name}"):
-        return ENCODERS.load(kind)(model, device, name=name)
+        encoder = ENCODERS.load(kind)(model, device, name=name)
+    return encoder if precision == "float32" else Bfloat16Encoder(encoder, device)
+
+
+class Bfloat16Encoder:
+    """An encoder whose matrix products are computed in bfloat16.
+
+    The vectors of all-MiniLM-L6-v2 move by a cosine distance below 1e-4, so they are another revision.
+    """
+
+    def __init__(self, encoder: TextEncoder, device: str | None = None) -> None:
+        import torch
+
+        self._encoder = encoder
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+        self.name, self.width, self.max_tokens = encoder.name, encoder.width, encoder.max_tokens
+        self.revision = digest(encoder.revision, "bfloat16")
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, special tokens included, without truncation."""
+        return self._encoder.count_tokens(texts)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts to unit vectors, float32 [N, D]."""
+        import torch
+
+        with torch.autocast(self._device, dtype=torch.bfloat16):
+            vectors = self._encoder.encode(texts)
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
 def minilm_location() -> str:

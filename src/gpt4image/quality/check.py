@@ -20,6 +20,7 @@ from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.embed import load_encoder
+from gpt4image.embed.encoders import Precision
 from gpt4image.images.table import ImageTable
 from gpt4image.llm.errors import commonest
 from gpt4image.quality.check_record import QualityReport
@@ -51,6 +52,7 @@ class CheckSettings:
         encoder: text encoder; None skips everything that needs vectors.
         long_text: what to do with texts longer than the encoder reads.
         embed_batch: texts encoded at a time.
+        embed_precision: number format of the encoder.
         backbone: backbone whose frozen features the texts are compared with; None skips the comparison.
         series: value per row of the image table that images of one series share, so that they lie in one fold.
         seed: seed of folds and samples.
@@ -63,6 +65,7 @@ class CheckSettings:
     encoder: str | None = "minilm"
     long_text: Literal["truncate", "pool"] = "truncate"
     embed_batch: int = 64
+    embed_precision: Precision = "float32"
     backbone: FrozenBackbone | None = None
     series: np.ndarray | None = None
     seed: int = 0
@@ -131,7 +134,7 @@ def make_report(
         check_language(settings.language)
     if settings.backbone is not None:
         settings.backbone.build()  # fails on unknown names and missing weights before the slow part
-    encoder = None if settings.encoder is None else load_encoder(settings.encoder)
+    encoder = None if settings.encoder is None else load_encoder(settings.encoder, precision=settings.embed_precision)
     facts, prompts = ImageFacts(images), _known_prompts(settings.prompt_file)
     collected = collect_texts(source, facts, settings.splits, prompts, settings.class_in_prompt)
     texts, language = collected.texts, settings.language or main_language([text.text for text in collected.texts])

@@ -46,6 +46,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
         encoder=text.encoder[0],
         long_text=text.long_text,
         embed_batch=text.embed_batch,
+        embed_precision=text.embed_precision,
         backbone=backbone,
     )
     given = None if stored else find_descriptions(images, text, workdir)

@@ -84,7 +84,7 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir:
     return tuple(
         embed_descriptions(
             descriptions,
-            load_encoder(name),
+            load_encoder(name, precision=options.embed_precision),
             workdir.embeddings(name),
             long_text=options.long_text,
             batch_size=options.embed_batch,
@@ -167,7 +167,7 @@ def make_text_labels(
         stores,
         workdir.text_labels("+".join(text.encoder)),
         classes=ClassTexts.read(options.classes) if options.classes else None,
-        encoders=[load_encoder(name) for name in text.encoder] if stores else (),
+        encoders=[load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else (),
         form=options.label_form,
         abstain=options.abstain,
         strength=options.strength or STRENGTH,
