@@ -136,6 +136,13 @@ def test_commonest_message_and_other_models_are_in_the_report(images, tmp_path):
     assert any("'gpt-x-mini'" in note for note in report.notes)
 
 
+def test_check_of_nothing_but_failures_quotes_the_server(images, tmp_path):
+    refused = "refused by the server (422)"
+    fill(tmp_path, [record(each, error=refused, detail="seed: not permitted") for each in training_ids(images)[:3]])
+    with pytest.raises(DescriptionError, match=r"failed: 3 refused .*mostly with \"seed: not permitted\": omit seed"):
+        check_descriptions(images, tmp_path, settings=QUICK)
+
+
 def test_image_that_failed_twice_is_missing_once(images, tmp_path):
     ids = training_ids(images)
     failed = [record(ids[0], prompt=prompt, error="time limit") for prompt in ("plain", "attributes")]

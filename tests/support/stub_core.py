@@ -120,7 +120,7 @@ class Stub:
         self._web = web.Server(self.handle, request_factory=self._request, access_log=None)
         self._listener: asyncio.Server | None = None
         self._waiting: asyncio.Task[None] | None = None
-        self._ready_at = self._died_at = 0.0
+        self._ready_at = self._died_at = self._loaded_at = 0.0
 
     async def start(self, held: socket.socket) -> None:
         """Listen on a bound socket, immediately or after `ready_after`."""
@@ -290,6 +290,8 @@ class Stub:
     async def _wait(self, entry: Entry) -> None:
         seconds = self.scenario.extra_seconds(entry)
         if entry.endpoint == "chat":
+            self._loaded_at = self._loaded_at or time.monotonic() + self.scenario.load_seconds
+            seconds += max(0.0, self._loaded_at - time.monotonic())
             draw = random.Random(f"{self.scenario.seed} {entry.number}").random() if self.scenario.jitter else 0.0
             seconds += self.scenario.latency + self.scenario.jitter * draw
         if seconds:

@@ -160,6 +160,7 @@ class Scenario:
         batch_most_bytes: maximum size of an upload; a larger one is a 413.
         batch_most_queued: maximum lines in all unfinished batches; one batch more fails with `token_limit_exceeded`.
         most_bytes: maximum size of a body; a larger one is a 413.
+        load_seconds: time that the model takes to load, from the first question on; until then no question is answered.
         tls: speak HTTPS, with a certificate that no authority signed.
     """
 
@@ -191,6 +192,7 @@ class Scenario:
     batch_most_bytes: int = 200 * 10**6
     batch_most_queued: int | None = None
     most_bytes: int = 64 * 2**20
+    load_seconds: float = 0.0
     tls: bool = False
 
     @classmethod

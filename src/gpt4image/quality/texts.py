@@ -15,6 +15,7 @@ from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.llm.chat import is_other_model
+from gpt4image.llm.errors import commonest
 
 CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # placeholders that reveal the class to the model
 
@@ -146,8 +147,10 @@ def collect_texts(
     else:
         collected = _collect_store(source, facts, splits, prompts, class_in_prompt)
     if not collected.texts:
+        failed = [f"{said.total():,} {reason}{commonest(reason, said)}" for reason, said in collected.failed.items()]
+        tried = f"; failed: {'; '.join(failed)}" if failed else ""
         raise DescriptionError(
-            f"No text to check in {collected.source}. Describe images first (gpt4image describe), or pass texts "
+            f"No text to check in {collected.source}{tried}. Describe images first (gpt4image describe), or pass texts "
             "(--text)."
         )
     return collected

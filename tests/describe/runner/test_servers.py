@@ -262,8 +262,7 @@ def test_estimate_without_quota_says_so(image_set, tmp_path):
 
 @pytest.mark.slow
 def test_loading_of_the_model_costs_no_image_its_description(image_set, tmp_path, capsys):
-    loading = Fault("slow", seconds=4.0, numbers=(1, 2, 3, 4))
-    with StubServer(Scenario(faults=(loading,))) as server:
+    with StubServer(Scenario(load_seconds=4.0)) as server:
         tally = described(image_set, tmp_path, server.base_url, patience=RunSettings(image_seconds=1.5))
         assert max(Counter(entry.mark for entry in server.log if entry.mark).values()) == 1
     assert (tally.answered, tally.failures.total(), tally.uncounted) == (IMAGES, 0, 0)
