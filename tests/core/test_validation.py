@@ -57,6 +57,12 @@ def test_lists_become_tuples_and_nothing_else_is_converted_unless_lax():
         check_value(tuple[str, ...], [1], "file: names")
 
 
+def test_message_lists_choices_in_the_order_of_the_annotation():
+    for kind, choices in ((Literal["b", "a"], "'b' or 'a'"), (Literal["a", "b"], "'a' or 'b'")):
+        with pytest.raises(ConfigError, match=f"mode should be {choices}"):
+            check_value(kind, "c", "mode")
+
+
 def test_checked_list_is_kept_as_a_tuple():
     options = Options(names=["a", "b"])
     check_fields(options)

@@ -54,7 +54,8 @@ def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> An
         if isinstance(part, Registry):
             part.check(value)
     try:
-        return adapter(kind).validate_python(tuple(value) if isinstance(value, list) else value, strict=strict)
+        plain = tuple(value) if isinstance(value, list) else value
+        return adapter(kind, repr(kind)).validate_python(plain, strict=strict)
     except ValidationError as error:
         first = error.errors()[0]
         place = where + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
@@ -68,8 +69,11 @@ def field_types(kind: type) -> dict[str, Any]:
 
 
 @cache
-def adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any field's type
-    """Return the validator of a type; building one takes longer than using it."""
+def adapter(kind: Any, _spelling: str) -> TypeAdapter[Any]:  # noqa: ANN401 - any field's type
+    """Return the validator of a type; building one takes longer than using it.
+
+    Choices in another order are the same type but another message, so types are also told apart by their spelling.
+    """
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
