@@ -247,6 +247,16 @@ def test_unknown_language_and_backbone_are_errors_before_the_check(images, tmp_p
         check_descriptions(images, tmp_path, settings=replace(QUICK, backbone=FrozenBackbone("resnet5000")))
 
 
+def test_missing_weights_do_not_keep_the_findings_back(images, tmp_path):
+    texts = good_records(images)
+    fill(tmp_path, [replace(texts[0], text=""), *texts[1:]])
+    settings = replace(QUICK, backbone=FrozenBackbone("resnet10t"))  # HF_HUB_OFFLINE: its weights are out of reach
+    report = check_descriptions(images, tmp_path, settings=settings)
+    assert "weights of resnet10t are not available" in report.no_knowledge
+    assert "name a weights file as checkpoint" in report.no_knowledge
+    assert "empty" in {finding.kind for finding in report.findings}
+
+
 def test_images_in_two_classes_are_not_compared_with_a_label(images, tmp_path):
     labels = images.labels.copy()
     twice = np.flatnonzero(labels == 0)[:1]

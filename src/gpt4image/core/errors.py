@@ -2,6 +2,7 @@
 
     Gpt4ImageError
     |-- ConfigError            an invalid setting or combination of settings
+    |   `-- WeightsError       pretrained weights are not available here
     |-- DataError              the image set cannot be used
     |   |-- ImageError         one image cannot be used
     |   |-- DescriptionError   the descriptions do not fit the images
@@ -36,6 +37,10 @@ class Gpt4ImageError(Exception):
 
 class ConfigError(Gpt4ImageError):
     """An invalid setting or combination of settings."""
+
+
+class WeightsError(ConfigError):
+    """Pretrained weights are not available here."""
 
 
 class DataError(Gpt4ImageError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.core.errors import ConfigError, DescriptionError, WeightsError
 from gpt4image.core.format import counted
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions import DescriptionSet
@@ -132,8 +132,12 @@ def make_report(
     """Check all texts of a store or set, without marking any."""
     if settings.language is not None:
         check_language(settings.language)
-    if settings.backbone is not None:
-        settings.backbone.build()  # fails on unknown names and missing weights before the slow part
+    backbone, no_weights = settings.backbone, ""
+    if backbone is not None:
+        try:
+            backbone.build()  # fails on unknown names before the slow part
+        except WeightsError as error:  # the texts can be checked all the same
+            backbone, no_weights = None, str(error)
     encoder = None if settings.encoder is None else load_encoder(settings.encoder, precision=settings.embed_precision)
     facts, prompts = ImageFacts(images), _known_prompts(settings.prompt_file)
     collected = collect_texts(source, facts, settings.splits, prompts, settings.class_in_prompt)
@@ -144,10 +148,10 @@ def make_report(
     flags, notes = run_checks(context), _data_notes(facts, collected, language)
     knowledge, no_knowledge = None, None
     try:
-        comparison = FeatureComparison(facts, reader, settings.backbone, settings.series, settings.seed, notes)
+        comparison = FeatureComparison(facts, reader, backbone, settings.series, settings.seed, notes)
         knowledge = comparison.measure(texts, context.vectors)
     except DescriptionError as error:
-        no_knowledge = str(error)
+        no_knowledge = no_weights or str(error)
     leakage = measure_leakage(texts, images.classes)
     lengths = sorted(normalized.count(" ") + 1 if normalized else 0 for normalized in context.normalized)
     return QualityReport(

@@ -107,7 +107,8 @@ class ClassLeakage(Record):
     told_with_word: int
 
 
-Verdict = Literal["more", "same", "less"]  # of texts compared with image features; `same`: neither was shown
+# Of texts compared with image features. `adds`: not better alone, but both together are; `same`: nothing was shown
+Verdict = Literal["more", "adds", "same", "less"]
 
 
 class Probe(Record):

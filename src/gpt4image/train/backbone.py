@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt4image.core.errors import ConfigError, first_line
+from gpt4image.core.errors import ConfigError, WeightsError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.format import percent
 from gpt4image.core.hub import described, hub_access
@@ -23,17 +23,24 @@ MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margin
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
 
 
-def build_backbone(recipe: Recipe, classes: int) -> nn.Module:
+def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:
     """Build the recipe's backbone with a new classifier, on the CPU.
 
+    Args:
+        recipe: its name, weights and image size.
+        classes: number of classes.
+        messages: the `remedy` of `create_model`.
+
     Raises:
-        ConfigError: unknown model, or weights that cannot be downloaded or do not fit.
+        ConfigError: unknown model, or weights that do not fit.
+        WeightsError: the pretrained weights cannot be downloaded.
     """
     model = create_model(
         recipe.backbone,
         pretrained=recipe.pretrained and recipe.checkpoint is None,
         num_classes=classes,
         **fitting_options(recipe),
+        **messages,
     )
     if recipe.checkpoint is not None:
         load_weights(model, Path(recipe.checkpoint))
@@ -111,7 +118,7 @@ def create_model(
     except Exception as error:  # whatever a model or the hub's client raises
         if pretrained:
             create_model(name, pretrained=False, **options)  # raises if the weights are not the reason
-            raise ConfigError(
+            raise WeightsError(
                 f"The pretrained weights of {name} are not available ({described(error)}). "
                 f"Without network access, {remedy}."
             ) from None

@@ -51,7 +51,7 @@ class FrozenBackbone:
         """
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         recipe = Recipe(backbone=self.name, checkpoint=checkpoint, image_size=self.image_size)
-        model = build_backbone(recipe, classes=1)
+        model = build_backbone(recipe, classes=1, remedy="name a weights file as checkpoint (--checkpoint FILE)")
         check_image_size(model, self.name, self.image_size)
         model.reset_classifier(0)  # type: ignore[operator]
         return model.eval().requires_grad_(False)

@@ -81,6 +81,14 @@ def test_figures_are_labelled_with_their_numbers(plain):
     assert all(f">{name}</text>" in html for name in ("texts alone", "image alone", "both", "81.6", "52.9"))
 
 
+def test_colours_mean_the_same_as_in_a_comparison(plain):
+    """Without descriptions is the first arm's colour, with them the second's."""
+    html, _ = plain
+    figure = html[html.index("<figure>") :]
+    bars = re.findall(r"fill: ?var\(--(arm-\d)\)", figure[: figure.index("</figure>")])
+    assert list(dict.fromkeys(bars)) == ["arm-2", "arm-0", "arm-1"]  # texts alone, image alone, both
+
+
 def test_texts_without_class_names_have_their_own_bar(tmp_path):
     html, page = write(tmp_path, make_report(knowledge=make_knowledge(masked=make_probe(0.75))))
     assert ">without class names</text>" in html
