@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from gpt4image import compare_arms, open_run, write_report
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison, Gallery
 from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.train.run import load_backbone, train_model
 from gpt4image.train.spec import ARMS, Arm
 
 
@@ -53,6 +56,54 @@ def test_finished_runs_are_not_trained_again(work, images, descriptions, store):
     assert [path.stat().st_mtime_ns for path in weights] == before
     first = Comparison.load(folder / "comparison.json")
     assert again.difference == first.difference
+
+
+def test_report_of_a_running_comparison_covers_its_finished_seeds(
+    work, images, descriptions, store, tmp_path, monkeypatch
+):
+    folder, recipe = work
+    running = shutil.copytree(folder, tmp_path / "running")
+    for name in ("comparison.json", "gallery.json", "runs/baseline-1/result.json", "runs/described-1/result.json"):
+        (running / name).unlink()
+    with pytest.raises(StoreError, match="no seed has finished in every arm yet"):
+        write_report(running)
+
+    def train_or_stop(*arguments, seed, **settings):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return train_model(*arguments, seed=seed, **settings)
+
+    monkeypatch.setattr("gpt4image.compare.arms.train_model", train_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare_arms(images, descriptions, store, recipe, running, seeds=(0, 1))
+    found = Comparison.load(running / "comparison.json")
+    assert (found.planned_seeds, found.difference.seeds) == (2, [0])
+    assert "So far, with 1 of 2 seeds" in write_report(running).read_text()
+    monkeypatch.undo()
+    found = compare_arms(images, descriptions, store, recipe, running, seeds=(0, 1))
+    assert (found.planned_seeds, found.difference.seeds) == (2, [0, 1])
+
+
+def test_size_of_the_model_is_recorded(work):
+    """Multiply-adds as counted by hand: outputs of each layer times the weights that each takes."""
+    run = open_run(work[0] / "runs" / "described-0")
+    model, counted = load_backbone(run), []
+
+    def count(layer, _, output):
+        counted.append(output.numel() * layer.weight[0].numel())
+
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    model(torch.zeros(1, 3, 32, 32))
+    found = Comparison.load(work[0] / "comparison.json").model
+    assert found.multiply_adds == sum(counted)
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert found.images_per_second > 0
+
+
+def test_python_calls_record_no_command_line(work):
+    assert Comparison.load(work[0] / "comparison.json").command is None
 
 
 def test_report_is_written(work):

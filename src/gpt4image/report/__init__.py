@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt4image.core.errors import StoreError
 from gpt4image.report.comparison.verdict import Verdict, verdict
 
 __all__ = ["Verdict", "verdict", "write_report"]
@@ -15,7 +16,7 @@ def write_report(work: Path) -> Path:
     The page needs no network, no script and no other file, and the same records give the same bytes.
 
     Args:
-        work: the work directory of a finished comparison.
+        work: the work directory of a comparison, in which at least one seed has finished in every arm.
 
     Returns:
         Path of the page.
@@ -27,6 +28,8 @@ def write_report(work: Path) -> Path:
     from gpt4image.report.comparison.page import check_comparison, check_gallery, render
     from gpt4image.report.html.page import write_page
 
+    if (work / "runs").is_dir() and not (work / "comparison.json").exists():
+        raise StoreError(f"{work}: no seed has finished in every arm yet. Write the report when one has.")
     comparison, gallery = Comparison.load(work / "comparison.json"), Gallery.load(work / "gallery.json")
     check_comparison(comparison, work / "comparison.json")
     check_gallery(gallery, work / "gallery.json")

@@ -117,7 +117,7 @@ class Recipes:
 
 @dataclass(frozen=True)
 class Report:
-    """Write the report of a finished comparison again."""
+    """Write the report of a comparison, also while its runs are still going."""
 
     work: Path = WORK
     """Work directory of the comparison."""
