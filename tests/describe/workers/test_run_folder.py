@@ -47,3 +47,16 @@ def test_monitor_adds_up_all_workers(tmp_path):
     run.update(0, state="failed", message="no server")
     watch.update()
     assert watch.failure == "no server"
+
+
+def test_monitor_leaves_out_what_was_paid_before_the_run(tmp_path):
+    run = RunFolder(tmp_path)
+    watch = RunMonitor(run, 1, total=2)
+    (tmp_path / "0.jsonl").write_bytes(record_bytes("a", 0.5) + record_bytes("b", 0.25))
+    run.update(0, parts=(str(tmp_path / "0.jsonl"),), kept=0.125)
+    watch.update()
+    assert watch.tally.cost == 0.75, "it is not known which of the conversations have ended"
+    run.update(0, state="done")
+    for _ in range(2):
+        watch.update()
+        assert watch.tally.cost == 0.625

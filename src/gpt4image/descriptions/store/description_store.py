@@ -103,7 +103,7 @@ class DescriptionStore:
             counts = ~decided_later(batch, retried) & (keys != b"")
             answered.append(keys[good & counts])
             failed.append(keys[~good & counts])
-            reasons.append(batch["error"].to_numpy(zero_copy_only=False)[~good & counts])
+            reasons.append(np.asarray(batch["error"].filter(pa.array(~good & counts)).to_pylist(), dtype=object))
         done = sort_distinct(np.concatenate(answered))
         without, at = np.unique(np.concatenate(failed), return_index=True)
         left = ~contains(done, without)
