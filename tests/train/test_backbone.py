@@ -1,5 +1,6 @@
 """Backbones from weights files and from the hub, their names and their image sizes."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from gpt4image import train_model
 from gpt4image.core.errors import ConfigError
-from gpt4image.train.backbone import build_backbone, check_image_size
+from gpt4image.train.backbone import build_backbone, check_image_size, fitting_options
 
 
 def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path):
@@ -54,6 +55,17 @@ def test_name_on_the_hub_is_timms_own(name, small_recipe):
 def test_unknown_name_or_tag_is_refused_with_its_cause(name, message, pretrained, small_recipe):
     with pytest.raises(ConfigError, match=message):
         build_backbone(small_recipe(backbone=name, pretrained=pretrained), classes=3)
+
+
+def test_arguments_of_a_local_model_are_those_of_its_configuration_and_the_recipe(small_recipe, tmp_path):
+    arguments = {"img_size": 224, "depth": 1, "num_classes": 9, "drop_path_rate": 0.3}
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = small_recipe(backbone=f"local-dir:{tmp_path}", image_size=64, drop_path=0.1)
+    assert fitting_options(recipe) == {"img_size": 64, "depth": 1, "drop_path_rate": 0.1}
+    model = build_backbone(recipe, classes=3)
+    check_image_size(model, recipe.backbone, 64)
+    assert len(model.blocks) == 1 and model.get_classifier().out_features == 3
 
 
 def test_weights_file_that_does_not_exist_is_refused_before_training(images, small_recipe, tmp_path):

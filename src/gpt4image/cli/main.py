@@ -29,7 +29,7 @@ RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0 is success, 1 an error that the message explains, 3 a description that failed, 130 an interrupt.
+    0 is success, 1 an error that the message explains, 3 if some descriptions or predictions failed, 130 an interrupt.
     """
     program = typed_program() if arguments is None else NAME
     typed = tuple(sys.argv[1:] if arguments is None else arguments)

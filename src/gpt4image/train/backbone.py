@@ -50,7 +50,7 @@ def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:
 def fitting_options(recipe: Recipe) -> dict[str, Any]:
     """Return the options of `timm.create_model` that a recipe sets."""
     options: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    return options | model_options(recipe.backbone, recipe.image_size)
+    return model_options(recipe.backbone, recipe.image_size) | options
 
 
 def model_options(name: str, image_size: int | None) -> dict[str, Any]:
@@ -59,21 +59,23 @@ def model_options(name: str, image_size: int | None) -> dict[str, Any]:
 
     known = timm_name(name)
     source, _, place = known.partition(":")
-    options: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    options: dict[str, Any] | None = None
     try:
         if source == "local-dir":
-            config = read_json(Path(place) / "config.json")
-            options, fixed = config.get("model_args", {}), config.get("pretrained_cfg", {}).get("fixed_input_size")
+            settings = read_json(Path(place) / "config.json")
+            config, options = settings.get("pretrained_cfg", {}), settings.get("model_args")
         elif source == "hf-hub":
             with hub_access():
                 config, _, options = timm.models.load_model_config_from_hf(place)
-            fixed = config.get("fixed_input_size")
         else:
-            fixed = timm.models.get_pretrained_cfg_value(known, "fixed_input_size")
+            config = {"fixed_input_size": timm.models.get_pretrained_cfg_value(known, "fixed_input_size")}
     except Exception:  # `create_model` says why
         return {}
-    sized = image_size is not None and (fixed or "img_size" in (options or {}))
-    return (options or {}) | ({"img_size": image_size} if sized else {})
+    options = {key: value for key, value in (options or {}).items() if key not in ("num_classes", "pretrained")}
+    if image_size is not None and (config.get("fixed_input_size") or "img_size" in options):
+        options["img_size"] = image_size
+    return options
 
 
 def timm_name(name: str) -> str:

@@ -29,12 +29,14 @@ class ModelSettings:
     """The model, its initial weights, and which of its modules are trained."""
 
     backbone: str = "resnet50"
-    """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100."""
+    """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
+    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format."""
     pretrained: bool = True
     """Start from timm's pretrained weights, downloaded from the Hugging Face hub; --no-pretrained trains from
     scratch."""
     checkpoint: str | None = None
-    """Start from this weights file (.safetensors or .pth) instead. A classifier of another size is skipped."""
+    """Start from this weights file (.safetensors, .pth or .ckpt, of any training code) instead. Prefixes of wrappers are
+    removed, and a classifier of another size is skipped."""
     image_size: Count = 224
     """Height and width of the model's input in pixels."""
     drop_path: Share = 0.0
