@@ -81,15 +81,15 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert (pixels(header) == expected).all()
 
 
-@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize(("bits", "wider"), [(8, 10), (10, 12), (12, 14), (14, 16)])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_fewer_bits_in_sixteen_are_scaled_by_their_range(bits, kind):
+def test_fewer_bits_in_sixteen_are_scaled_by_their_range(bits, wider, kind):
     values = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
     found = pixels(encode(Image.fromarray(values), kind))
     assert (found == grey(np.rint(values * (255 / (2**bits - 1))))).all()
     assert len(np.unique(found)) == 256
     values[-1, -1] += 1  # needs another bit, so the next range counts
-    assert pixels(encode(Image.fromarray(values), kind)).max() == 16
+    assert pixels(encode(Image.fromarray(values), kind)).max() == round(2**bits * 255 / (2**wider - 1))
 
 
 def test_transparent_value_of_sixteen_bit_grey_is_put_on_white():
@@ -337,3 +337,11 @@ def test_damage_that_pillow_forgives_is_forgiven():
 def test_result_does_not_keep_the_file_open():
     image = decode(noise(0, kind="JPEG"), "x")
     assert type(image) is Image.Image
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_fewer_bits_in_a_wider_file_keep_their_levels(bits, kind):
+    values = np.linspace(0, 2**bits - 1, 4096).reshape(64, 64).astype(kind)
+    found = pixels(encode(Image.fromarray(values), "TIFF"))
+    assert len(np.unique(found)) == 256 and found.min() == 0 and found.max() == 255

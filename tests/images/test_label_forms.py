@@ -34,6 +34,9 @@ NUMBERS = np.random.default_rng(0)
         (["cat|dog", "cat", "dog"] * 5, "several labels"),
         (["['cat', 'dog']", "['cat']"] * 5, "several labels"),
         ([f"a photo of thing {number}" for number in range(30)], "names or texts of single images"),
+        (["Cat", "cat", "dog"] * 5, "one class written in several ways.*such as 'Cat', 'cat'"),
+        (["sea lion", "sea\u00a0lion", "otter"] * 5, "one class written in several ways"),
+        (["01", "1", "2"] * 5, "one class written in several ways"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, looks):
@@ -52,6 +55,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, looks):
         ["tench, Tinca tinca", "crane", "maillot", "maillot, tank suit"] * 5,
         ["salt and pepper", "salt", "pepper", "fish/chips", "fish"] * 4,
         ["1.5", "2"] * 20,
+        ["a", "A", "b", "B"] * 4,
         ["New York, NY", "Albany, NY"] * 10,
     ],
 )
@@ -68,3 +72,8 @@ def test_folders_with_numbers_for_names_are_classes(tmp_path):
 def test_folders_of_several_labels_are_refused(tmp_path):
     with pytest.raises(DataError, match="several labels of an image in one"):
         load_images(class_folders(tmp_path, {"cat": 4, "dog": 4, "cat,dog": 4}))
+
+
+@pytest.mark.parametrize("labels", [["0.0", "1.0", ""] * 5, [0.0, 1.0, None] * 5])
+def test_whole_numbers_that_pandas_made_floats_are_whole_again(tmp_path, labels):
+    assert load_images(table(tmp_path, labels)).classes == ("0", "1")

@@ -43,7 +43,8 @@ class DataOptions:
     label_column: str | None = None
     """Column that holds the labels, if it cannot be recognised."""
     unusual_labels: Literal["fail", "keep"] = "fail"
-    """If the labels look like numbers to predict, or like several labels in one: stop, or take them for classes."""
+    """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
+    set: stop, or take them for classes."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     validation_share: HeldOut = 0.1

@@ -38,8 +38,8 @@ JSON_SUFFIXES = (".jsonl", ".ndjson")
 ARROW_SUFFIXES = (".parquet", ".arrow")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 
-# How Python and pandas write a missing value into a text.
-MISSING = frozenset({"nan", "NaN", "None", "<NA>", "NaT"})
+# How Python, pandas, R, databases and spreadsheets write a missing value into a text.
+MISSING = frozenset(["nan", "NaN", "NAN", "None", "<NA>", "NaT", "NA", "N/A", "n/a", "#N/A", "#NA", "null", "NULL"])
 
 Row = dict[str, Any]
 

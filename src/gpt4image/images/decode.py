@@ -27,8 +27,8 @@ MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here,
 # Models enlarge the shorter side to some hundred pixels: from here on, the longer one would fill the memory.
 MAX_RATIO = 500
 
-# The largest values of 8, 12 and 16 bits: cameras and scanners keep 12 bits in a 16-bit file without scaling them.
-_FULL_SCALES = {"u": (255.0, 4095.0, 65535.0), "i": (255.0, 4095.0, 65535.0), "f": (1.0, 255.0, 65535.0)}
+# The largest values of 8 to 16 bits: cameras and scanners keep 10, 12 or 14 bits in a 16-bit file without scaling them.
+_FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
@@ -254,8 +254,10 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     """Return the values that stand for black and white: those of the encoding, else the extremes."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    for top in _FULL_SCALES[values.dtype.kind]:
-        if low >= 0 and high <= top:
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    for top in _FULL_SCALES:
+        if low >= 0 and high < top + 1:
             return 0.0, top
     return low, high if high > low else low + 1
 

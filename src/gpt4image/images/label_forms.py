@@ -1,4 +1,5 @@
-"""Labels that look like something else than one class an image: numbers to predict, several labels, names of images."""
+"""Labels that look like something else than one class an image: numbers to predict, several labels, names of images,
+one class in two spellings, or folders that hold the classes."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
+from gpt4image.core.tables import compose
 from gpt4image.images.sources.listing import NUMBER, Listing
 
 SHOWN = 3  # labels that a message names
@@ -24,22 +26,29 @@ def check_label_forms(listing: Listing, source: str) -> None:
     counts = np.bincount(listing.rows["label"].to_numpy() + 1, minlength=len(listing.classes) + 1)[1:]
     classes = [name for name, count in zip(listing.classes, counts.tolist(), strict=True) if count]
     images = int(counts.sum())
-    several = find_several(classes)
-    if several:
+    several, alike = find_several(classes), find_alike(classes)
+    shared = shared_folders(listing) if listing.folders else []
+    if shared:
+        looks, shown = f"parts of the set, which all hold the same folders ({', '.join(shared[:SHOWN])})", classes
+        remedy = "Call folders of splits train, validation and test, or put the folders of the classes on top"
+    elif alike:
+        looks, shown = "one class written in several ways", alike
+        remedy = "Write each class in one way"
+    elif several:
         looks, shown = "several labels of an image in one", several
-        remedy = "An image has one class: leave one in each cell, or name another column with label_column"
+        remedy = "An image has one class: leave one in each, or name another column with label_column (--label-column)"
     elif not listing.folders and are_measured(classes, images):
         looks, shown = "numbers to predict (regression)", classes
-        remedy = "Name a column of classes with label_column, or group the numbers into classes"
+        remedy = "Name a column of classes with label_column (--label-column), or group the numbers into classes"
     elif images >= MANY and 2 * len(classes) > images:
         looks, shown = "names or texts of single images", classes
-        remedy = "Name a column of classes with label_column"
+        remedy = "Name a column of classes with label_column (--label-column)"
     else:
         return
     examples = ", ".join(map(repr, shown[:SHOWN]))
     raise DataError(
         f"{source}: the labels look like {looks}, not like classes: {len(classes):,} different ones of "
-        f"{counted(images, 'image')}, such as {examples}. {remedy} (--label-column). If they are classes, set "
+        f"{counted(images, 'image')}, such as {examples}. {remedy}. If they are classes, set "
         "unusual_labels to keep (--unusual-labels keep)."
     )
 
@@ -58,6 +67,34 @@ def find_several(classes: list[str]) -> list[str]:
     return [
         name for name in classes if LIST.fullmatch(name) or (len(parts[name]) > 1 and atoms.issuperset(parts[name]))
     ]
+
+
+def find_alike(classes: list[str]) -> list[str]:
+    """Return the first class names that differ only in case, spaces or leading zeros; letters alone may.
+
+    >>> find_alike(["Sea_lion", "sea lion", "otter"]), find_alike(["01", "1"]), find_alike(["a", "A"])
+    (['Sea_lion', 'sea lion'], ['01', '1'], [])
+    """
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", name).strip()
+        plain = words.casefold() if len(words) > 1 else words
+        groups.setdefault(re.sub(r"^0+(?=\d)", "", plain), []).append(name)
+    return next((group for group in groups.values() if len(group) > 1), [])
+
+
+def shared_folders(listing: Listing) -> list[str]:
+    """Return the names of the folders that all classes hold, if there are several and they are most of them."""
+    inner: dict[int, set[str]] = {}
+    for path, label in zip(listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist(), strict=True):
+        if label >= 0:
+            # From the end: class, folder, file; split folders may lie above.
+            names = path.split("/")
+            at = next((n for n, name in enumerate(names[:2]) if compose(name) == compose(listing.classes[label])), 0)
+            inner.setdefault(label, set()).update(names[at + 1 : at + 2] if len(names) > at + 2 else ())
+    shared = set.intersection(*inner.values()) if len(inner) > 1 else set()
+    every = set.union(*inner.values()) if inner else set()
+    return sorted(shared) if len(shared) > 1 and 2 * len(shared) > len(every) else []
 
 
 def are_measured(classes: list[str], images: int) -> bool:

@@ -56,8 +56,8 @@ def load_images(
         on_bad_image: "skip" lists images that cannot be used in `rejected`, "fail" makes them an error.
         image_column: the column that holds the images, if it has none of the usual names.
         label_column: the column that holds the labels, if it has none of the usual names.
-        unusual_labels: "fail" refuses labels that look like numbers to predict, or like several labels of an image in
-            one; "keep" takes them for classes.
+        unusual_labels: "fail" refuses labels that look like numbers to predict, like several labels of an image in
+            one, like one class in two spellings, or like parts of the set; "keep" takes them for classes.
         max_pixels: the largest width x height that is decoded.
         validation_share: share of the training images that become validation if there is no such split; 0 for none.
         test_share: share of the training images that become test if there is no such split; 0 for none.

@@ -169,7 +169,7 @@ def test_a_backslash_in_a_file_name_is_kept(tmp_path):
     assert load_images(write(tmp_path / "set.csv", "\n".join(rows).encode())).path(0) == "a\\0.png"
 
 
-@pytest.mark.parametrize("empty", ["", " ", "nan", "NaN", "None", "<NA>"])
+@pytest.mark.parametrize("empty", ["", " ", "nan", "NaN", "None", "<NA>", "NA", "N/A", "null", "NULL", "#N/A"])
 def test_missing_labels_make_no_class(tmp_path, empty):
     images(tmp_path, 9)
     rows = ["path,label", *(f"{n}.png,{['cat', 'dog', empty][n % 3]}" for n in range(9))]
@@ -201,3 +201,48 @@ def test_composed_paths_name_decomposed_files(tmp_path):
     table = load_images(file)
     assert len(table) == 4 and table.read(0) == noise(0)
     assert len(load_descriptions(table, str(file))) == 4
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda path, _: f" {path} ",
+        lambda path, _: path.replace(" ", "%20"),
+        lambda path, root: f"file://{root}/{path}".replace(" ", "%20"),
+        lambda path, root: f"{root}/{path}",
+        lambda path, _: ".\\" + path.replace("/", "\\"),
+    ],
+)
+def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
+    paths = [f"sub {n}/{n}.png" for n in range(8)]
+    for n, path in enumerate(paths):
+        write(tmp_path / path, noise(n))
+    rows = ["path,label", *(f"{spell(path, tmp_path)},{'ab'[n % 2]}" for n, path in enumerate(paths))]
+    table = load_images(write(tmp_path / "set.csv", "\n".join(rows).encode()))
+    assert [table.read(n) for n in range(8)] == [noise(n) for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("https://example.org/a.png", "it is a web address, download"), ("\\\\server\\a.png", "that of a Windows drive")],
+)
+def test_paths_that_lead_nowhere_here_are_explained(tmp_path, path, reason):
+    file = write(tmp_path / "set.csv", f"path,label\n{path},a\n".encode())
+    with pytest.raises(DataError, match=reason):
+        load_images(file)
+
+
+@pytest.mark.parametrize("name", ["metadata.tsv", "Metadata.CSV", "metadata.ndjson"])
+def test_metadata_of_every_text_form_is_read(tmp_path, name):
+    class_folders(tmp_path, {"x": 8})
+    rows = [{"file_name": f"x/{n:03d}.png", "label": "ab"[n % 2]} for n in range(8)]
+    separator = "\t" if name.endswith("tsv") else ","
+    table = "\n".join([separator.join(rows[0]), *(separator.join(row.values()) for row in rows)])
+    write(tmp_path / name, ("\n".join(map(json.dumps, rows)) if "json" in name else table).encode())
+    assert load_images(tmp_path).classes == ("a", "b")
+
+
+def test_table_called_metadata_that_names_no_image_is_no_part_of_the_set(tmp_path):
+    root = class_folders(tmp_path, {"cat": 4, "dog": 4})
+    write(root / "metadata.tsv", b"author\tyear\nme\t2020\n")
+    assert load_images(root).classes == ("cat", "dog")

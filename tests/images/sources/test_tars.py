@@ -188,3 +188,8 @@ def test_damaged_kept_listing_is_made_again(tmp_path, walked):
         walked.clear()
         assert same_images(first, load_images(tmp_path / "a-train.tar", work=tmp_path / "work"))
         assert walked == ["a-train.tar"]
+
+
+def test_byte_order_mark_is_no_part_of_a_label(tmp_path):
+    made = [{"__key__": f"{n}", "png": noise(n), "cls": b"\xef\xbb\xbfcat" if n % 2 else b"dog\r\n"} for n in range(8)]
+    assert load_images(shard(tmp_path / "a.tar", made)).classes == ("cat", "dog")

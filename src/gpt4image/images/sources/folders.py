@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.core.tables import compose
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of, state_of
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
@@ -49,14 +51,30 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
     if not builder.images:
         raise DataError(_nothing_found(root, divisions) if columns.labelled else f"{root} holds no images.")
     listing = replace(builder.listing(FileReader(root), by_number=False), folders=True)
-    if len(listing.classes) == 1 and "" in divisions and len(subfolders(root / listing.classes[0])) > 1:
-        inner = root / listing.classes[0]
-        raise DataError(f"{root} holds images in one folder only, {inner.name}. Did you mean {inner}?")
+    if len(listing.classes) == 1:
+        _refuse_outer_folder(root, divisions, listing.classes[0])
     labelled = [folder for folder, split in divisions.items() if split != UNLABELLED]
     empty = {name for folder in labelled for name in subfolders(root / folder)} - set(listing.classes)
-    if empty := {name for name in empty if not is_unlabelled(name)}:
+    if empty := {name for name in empty if compose(name) not in listing.classes and not is_unlabelled(name)}:
         say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
     return listing
+
+
+def _refuse_outer_folder(root: Path, divisions: dict[str, str], name: str) -> None:
+    """Raise DataError if the only class folder holds the class folders."""
+    first = root / next(iter(divisions)) / name
+    inner = first
+    while len(inside := subfolders(inner)) == 1:
+        inner /= inside[0]
+    if not inside:
+        return
+    if "" not in divisions:
+        folder = inner.relative_to(first.parent)
+        raise DataError(
+            f"{root}: {', '.join(divisions)} hold images in one folder only, {name}. If {', '.join(inside)} are the "
+            f"classes, move them from {folder} into {first.parent.name}, and likewise in the other splits."
+        )
+    raise DataError(f"{root} holds images in one folder only, {name}. Did you mean {inner}?")
 
 
 def split_folders(root: Path) -> dict[str, str]:
@@ -91,12 +109,6 @@ def _refuse_splits_as_classes(root: Path) -> None:
     # One class of several may well be called train.
     if len(words) == len(inner) or (alike and 2 * len(words) >= len(inner)):
         raise DataError(f"{root}: the folders {', '.join(inner)} look like splits, not classes. {known}")
-    if len(shared) > 1 and len({frozenset(names) for names in inner.values()}) == 1:
-        say(
-            f"{root}: {', '.join(inner)} are taken for classes, though all of them hold the same folders "
-            f"({', '.join(shared)}). If those are the classes, put them at the top.",
-            "yellow",
-        )
 
 
 def has_class_folders(root: Path) -> bool:
@@ -202,10 +214,12 @@ def _identity(folder: Path) -> tuple[int, int]:
 def locate(root: Path, path: str) -> str:
     """Return the spelling under which a path that a table names leads from `root` to a file; else the path itself.
 
-    Tables made on Windows have backslashes, and macOS decomposes the characters of file names (NFD).
+    Tables made on Windows have backslashes, macOS decomposes the characters of file names (NFD), and tables from the
+    web hold addresses of files (`file:///a%20b.png`).
     """
-    slashed = path.replace("\\", "/")
-    spellings = (path, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")))
+    slashed = path.strip().removeprefix("file://").replace("\\", "/")
+    plain = (slashed, unquote(slashed))
+    spellings = (path, *(unicodedata.normalize(form, name) for name in plain for form in ("NFC", "NFD")), *plain)
     return next((spelling for spelling in spellings if os.path.lexists(root / spelling)), path)
 
 
@@ -226,15 +240,22 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
         status = os.stat(file)  # noqa: PTH116 - a path object for each of a million files takes longer than the call
         state = state_of(file, status)
     except (FileNotFoundError, NotADirectoryError):
-        foreign = ": the path is that of a Windows drive, make it relative" if re.match(r"[A-Za-z]:", path) else ""
-        return FoundFile(
-            path, b"", "a link to nowhere" if Path(file).is_symlink() else f"the file does not exist{foreign}"
-        )
+        missing = f"the file does not exist{_foreign(path)}"
+        return FoundFile(path, b"", "a link to nowhere" if Path(file).is_symlink() else missing)
     except OSError as error:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
         return FoundFile(path, b"", "not a regular file")
     return FoundFile(path, key_of(scope, "\0".join((path, *map(str, state)))))
+
+
+def _foreign(path: str) -> str:
+    """Return why a path cannot lead to a file here, as the end of a sentence; nothing if it could."""
+    if re.match(r"[A-Za-z][\w+.-]+://", path):
+        return ": it is a web address, download the images first"
+    if re.match(r"[A-Za-z]:|\\\\", path):
+        return ": the path is that of a Windows drive, make it relative"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -130,12 +130,14 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
 
     Args:
         values: the class name of each image, shape [N].
-        by_number: sort the names as numbers if all of them are.
+        by_number: sort the names as numbers if all of them are, and write whole ones without decimals.
 
     >>> encode_labels(["10", "9", None, "unlabelled"])[0]
     ('9', '10')
     """
     spelling = merge_spellings({value for value in set(values) if value is not None and not is_unlabelled(value)})
+    if by_number and all(re.fullmatch(r"-?\d+(\.0+)?", name) for name in spelling.values()):
+        spelling = {value: name.partition(".")[0] for value, name in spelling.items()}
     names = sorted(set(spelling.values()))
     if by_number and all(NUMBER.fullmatch(name) for name in names):
         names.sort(key=float)

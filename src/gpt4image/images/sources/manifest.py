@@ -9,12 +9,13 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gpt4image.core.errors import DataError
-from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, Table, pick_column
+from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, TABLE_SUFFIXES, Table, pick_column
 from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_name, locate, split_folders, walk
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
 from gpt4image.images.splits import require_split, split_named
 
-METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_OF_DATASETS = ("metadata.csv", "metadata.jsonl")  # these are never anything else
+METADATA_NAMES = frozenset(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
 
 
 def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
@@ -45,8 +46,9 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
 def find_metadata(root: Path, columns: ColumnNames) -> list[Path]:
     """Return the metadata files of a folder: its own, else those of its split folders."""
     folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name))]
-    found = [path for folder in folders for name in METADATA_NAMES if (path := folder / name).is_file()]
-    found = [path for path in found if path.suffix != ".parquet" or names_files(path, columns.image)]
+    entries = (path for folder in folders for path in sorted(folder.iterdir()))
+    found = [path for path in entries if path.name.casefold() in METADATA_NAMES and path.is_file()]
+    found = [path for path in found if path.name in METADATA_OF_DATASETS or names_files(path, columns.image)]
     for first, second in pairwise(found):
         if first.parent == second.parent:
             raise DataError(f"{first.parent} holds both {first.name} and {second.name}. Keep one.")
@@ -167,9 +169,9 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
 
 
 def names_files(file: Path, image_column: str | None) -> bool:
-    """Whether a Parquet or Arrow file names image files rather than holding images."""
+    """Whether a table names image files; a Parquet or Arrow file may hold images instead."""
     table = Table(file)
-    strings = table.string_columns()
+    strings = table.string_columns() if table.is_arrow else table.columns()
     named = image_column in strings if image_column else pick_column(strings, None, PATH_COLUMNS)
     return bool(named) and not table.holds_bytes()
 

@@ -257,7 +257,7 @@ def _read_record(stream: IO[bytes], member: Member, where: str) -> dict[str, Any
 
 def _read_text(stream: IO[bytes], member: Member, where: str) -> str:
     try:
-        return _read_bytes(stream, member.offset, member.size).decode("utf-8")
+        return _read_bytes(stream, member.offset, member.size).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{where} is not UTF-8 text.") from None
 
