@@ -35,8 +35,8 @@ class ModelSettings:
     """Start from timm's pretrained weights, downloaded from the Hugging Face hub; --no-pretrained trains from
     scratch."""
     checkpoint: str | None = None
-    """Start from this weights file (.safetensors, .pth or .ckpt, of any training code) instead. Prefixes of wrappers are
-    removed, and a classifier of another size is skipped."""
+    """Start from this weights file (.safetensors, .pth or .ckpt, of any training code) instead. Prefixes of wrappers
+    are removed, and a classifier of another size is skipped."""
     image_size: Count = 224
     """Height and width of the model's input in pixels."""
     drop_path: Share = 0.0
