@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gpt4image.core.errors import ConfigError, DescriptionError, StoreError
+from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.core.files import atomic_write, digest
 from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
@@ -149,18 +149,6 @@ def measure_coverage(images: ImageTable, pairs: Sequence[tuple[str, str]], orpha
         texts=len(pairs),
         most_texts=max(texts_of.values(), default=0),
     )
-
-
-def read_descriptions(path: Path, images: ImageTable, source: str) -> DescriptionSet:
-    """Read a saved description set. StoreError names the file if it is unreadable."""
-    try:
-        rows = pq.read_table(path, columns=["id", "text"])
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read as descriptions: {error}") from None
-    known = set(images.rows["id"].to_pylist())
-    pairs = list(zip(rows["id"].to_pylist(), rows["text"].to_pylist(), strict=True))
-    fitting = [(image_id, text) for image_id, text in pairs if image_id in known]
-    return join_texts(images, fitting, len(pairs) - len(fitting), source)
 
 
 class ImageLookup:
