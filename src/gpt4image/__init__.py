@@ -4,6 +4,11 @@
 the help of the command line loads torch.
 """
 
+import os
+
 import lazy_loader
 
+from gpt4image.core.waiting import wait_passively
+
+wait_passively(os.environ)
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
