@@ -58,6 +58,15 @@ def test_an_unknown_command_is_answered_with_the_nearest_known_one(word, hint, c
     assert hint in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_misspelt_second_word_is_answered_with_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", "chek", "photos"]) == 1
+    assert "Did you mean gpt4image describe check?" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "chek").mkdir()  # a folder of images may have such a name
+    assert main(["describe", "chek", "--estimate"]) == 1
+    assert "Did you mean" not in capsys.readouterr().err
+
+
 def test_program_is_named_as_it_was_started():
     def error_of(*words, **environment):
         found = subprocess.run(words, check=False, capture_output=True, text=True, env=os.environ | environment)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def parse(arguments: list[str]) -> Command:
     name, options = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         raise ConfigError(unknown_command(name))
+    check_subcommand(name, options)
     for option in options:
         if (old := option.partition("=")[0]) in RENAMED:
             raise ConfigError(f"{old} is now {RENAMED[old]}.")
@@ -94,6 +96,15 @@ def parse(arguments: list[str]) -> Command:
         command, prog=program, args=options, add_help=False, config=(tyro.conf.OmitArgPrefixes,), **default
     )
     return chosen
+
+
+def check_subcommand(name: str, options: list[str]) -> None:
+    """Raise ConfigError if the second word is a misspelt part of a command's name rather than a source of images."""
+    parts = [command.removeprefix(f"{name} ") for command in COMMANDS if command.startswith(f"{name} ")]
+    word = next(iter(options), "")
+    near = get_close_matches(word, parts, n=1, cutoff=0.7)
+    if near and not Path(word).exists():
+        raise ConfigError(f"There is no {word!r} here. Did you mean {NAME} {name} {near[0]}?")
 
 
 def unknown_command(name: str) -> str:

@@ -135,7 +135,8 @@ def make_report(
     backbone, no_weights = settings.backbone, ""
     if backbone is not None:
         try:
-            backbone.build()  # fails on unknown names before the slow part
+            with console.doing(f"Loading {backbone.name}"):
+                backbone.build()  # fails on unknown names before the slow part
         except WeightsError as error:  # the texts can be checked all the same
             backbone, no_weights = None, str(error)
     encoder = None if settings.encoder is None else load_encoder(settings.encoder, precision=settings.embed_precision)

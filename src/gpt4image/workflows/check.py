@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from gpt4image.core.console import doing
 from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
@@ -51,7 +52,8 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     )
     given = None if stored else find_descriptions(images, text, workdir)
     report = check_descriptions(images, work, given, settings, drop=options.drop, retry=options.retry)
-    write_check_page(workdir.description_check, report, image_thumbnails(images))
+    with doing("Writing the page"):
+        write_check_page(workdir.description_check, report, image_thumbnails(images))
     return report
 
 

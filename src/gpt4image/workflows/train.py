@@ -92,7 +92,8 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
 
     workdir, name = WorkDir(work), options.teacher
     images = open_images(data, workdir)
-    teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
+    with console.doing(f"Loading the teacher {name}"):
+        teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
     settings: dict[str, Any] = {
         "splits": options.splits,
         "batch_size": options.teacher_batch,
