@@ -168,6 +168,14 @@ def test_arm_on_labels_alone_says_that_it_leaves_teachers_out(image_set, setting
     assert "trains on labels alone, without run:" in " ".join(capsys.readouterr().err.split())
 
 
+def test_descriptions_without_weight_are_said_to_have_no_effect(
+    image_set, descriptions_file, settings, tmp_path, capsys
+):
+    text, recipe = GuidanceOptions(text=str(descriptions_file)), Recipe(**settings, weight=0.0)
+    run_training(options(image_set), text, recipe, tmp_path, arm="described", seed=0, workers=0)
+    assert "the arm described trains on labels alone" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.fixture
 def run_of(trained, monkeypatch):
     """A registered kind of teacher that returns logits, and takes an image size."""

@@ -143,6 +143,11 @@ def test_soft_labels_alone_need_no_vectors(images, soft, small_recipe, tmp_path)
     assert train_model(images, None, recipe, tmp_path / "run", soft_labels=[soft]).history[0]["alignment_loss"] is None
 
 
+def test_soft_labels_that_the_recipe_does_not_use_are_refused(images, store, soft, small_recipe, tmp_path):
+    with pytest.raises(ConfigError, match="makes no use of the soft labels"):
+        train_model(images, store, small_recipe(), tmp_path / "run", soft_labels=[soft])
+
+
 def test_mixed_precision_trains(images, store, small_recipe, tmp_path):
     run = train_model(images, store, small_recipe(epochs=1, precision="bf16", ema_decay=0.9), tmp_path / "run")
     assert np.isfinite(run.history[0]["classification_loss"])

@@ -116,7 +116,7 @@ def choose_guidance(
     """Select the vectors and soft labels that a recipe uses.
 
     Raises:
-        ConfigError: the recipe needs soft labels and none are given, or gives a teacher no weight.
+        ConfigError: the recipe needs soft labels and none are given, or makes no use of what is given.
         StoreError: the soft labels have other classes.
     """
     if recipe.soft_labels and not soft_labels:
@@ -124,6 +124,8 @@ def choose_guidance(
             f"soft_labels = {recipe.soft_labels} needs soft labels: create them from the descriptions with gpt4image "
             "label, or set soft_labels to 0."
         )
+    if soft_labels and not recipe.soft_labels:
+        raise ConfigError("soft_labels = 0 makes no use of the soft labels that are given: set a share above 0.")
     teachers = [store.manifest.encoder for store in stores if not is_text(store)]
     if teachers and not recipe.weight:
         raise ConfigError(f"weight = 0 disables the alignment with teacher {teachers[0]}: set a weight above 0.")
