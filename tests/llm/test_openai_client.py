@@ -127,6 +127,10 @@ def test_quota_of_a_day_is_told_from_a_rate_limit(picture, status, body):
 
 
 def test_rate_limit_of_a_minute_is_none_of_a_day(picture):
+    azure = "Requests to the ChatCompletions_Create Operation have exceeded the call rate limit. Retry after 6 seconds."
+    for words in (azure, "Your request rate exceeds the limit, try again in 6 s"):
+        error = said(picture, 429, {"error": {"code": "429", "message": words}})
+        assert isinstance(error, RateLimitedError) and not error.long and error.seconds == 6.0
     details = [{"violations": [{"quotaId": "GenerateRequestsPerMinutePerProject"}]}, {"retryDelay": "31s"}]
     error = said(picture, 429, [{"error": {"code": 429, "message": "You exceeded your quota", "details": details}}])
     assert isinstance(error, RateLimitedError) and not error.long and error.seconds == 31.0
@@ -216,6 +220,8 @@ def test_fault_of_every_request_stops_the_job_with_the_remedy(picture, status, b
             429,
             {"error": {"message": "Request too large for gpt-4o on tokens per min (TPM): Requested 30601"}},
         ),
+        (400, [{"error": {"code": 400, "message": "Request payload size exceeds the limit: 20971520 bytes."}}]),
+        (400, {"error": {"message": "image dimensions exceed max allowed size: 8000 pixels"}}),
         (413, "<html><title>413 Request Entity Too Large</title></html>"),
     ],
 )

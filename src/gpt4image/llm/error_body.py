@@ -45,7 +45,8 @@ LOADING = words(r"\bload(?:ing|ed yet)\b", "warming up", "starting up")
 UNKNOWN_PATH = words("unexpected endpoint")  # LM Studio says so with status 200
 TOO_LONG = words(
     "context[ _](?:length|window|size)|maximum (?:model|context|prompt)|max_model_len|max_input|`inputs`",
-    r"too many (?:\w+ )?tokens|reduce the (?:length|size)|image.{0,40}(?:too (?:large|big)|exceeds)",
+    r"too many (?:\w+ )?tokens|reduce the (?:length|size)|image.{0,40}(?:too (?:large|big)|exceeds?)",
+    "(?:payload|body)(?: size)? exceeds",
     r"(?:prompt|input|request|messages?|body|entity|payload)\b.{0,40}\btoo (?:long|large|big)",
 )
 SETTINGS = (

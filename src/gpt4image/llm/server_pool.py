@@ -63,11 +63,15 @@ class Server:
         """Whether it is in the pool and its last call succeeded."""
         return self.alive and not self.failures
 
+    def record_answer(self, now: float) -> None:
+        """Note that the model has worked, whether its answer is of use or not."""
+        self.last_response = now
+        self.answered_at = self.answered_at or now
+
     def record_success(self, now: float) -> None:
         """Forget earlier failures."""
         self.failures = self.absences = 0
-        self.last_response = now
-        self.answered_at = self.answered_at or now
+        self.record_answer(now)
 
 
 class ServerPool:

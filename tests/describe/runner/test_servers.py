@@ -279,6 +279,14 @@ def test_server_that_never_answers_ends_the_run_without_blaming_an_image(image_s
     assert records(tmp_path) == []
 
 
+def test_server_whose_answers_are_of_no_use_has_loaded_its_model(image_set, tmp_path):
+    faults = (Fault("empty", numbers=(1,)), Fault("slow", numbers=(2,), seconds=4.0))
+    patience = RunSettings(image_seconds=1.0, attempts=1)
+    with StubServer(Scenario(faults=faults)) as server:
+        tally = described(image_set, tmp_path, server.base_url, at_once=1, patience=patience)
+    assert (tally.failures, tally.answered) == ({"empty answer": 1, "time limit": 1}, IMAGES - 2)
+
+
 def test_loading_said_with_a_503_is_waited_for_beyond_the_patience_for_rate_limits(image_set, tmp_path):
     patience = RunSettings(patience_seconds=0.3, load_seconds=20.0)
     with StubServer(Scenario(ready_after=2.0)) as server:

@@ -237,6 +237,8 @@ class Runner:
             self._pool.mark_down(server, str(error))
             self._lost_server(attempt, RequestFailedError("server gone", str(error), retryable=True))
         except RequestFailedError as error:
+            if error.tokens_out:
+                server.record_answer(self._clock())
             if error.server_fault and server.failures:  # not its first failure in a row
                 limiter.on_timeout(sent, self._clock())
             self._failed(attempt, server, error)
