@@ -36,6 +36,8 @@ class DataOptions:
     labels of the image set itself are unlabelled as well."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """Leave out and list images that cannot be read, or stop."""
+    corrections: Path | None = None
+    """Corrected labels: the corrections.csv that the page of `gpt4image audit` saves."""
     leaks: Literal["keep", "drop", "fail"] = "keep"
     """If the same image is in two splits: keep it and warn, drop it from the training side, or stop."""
     image_column: str | None = None

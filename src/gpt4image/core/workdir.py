@@ -18,6 +18,8 @@ class WorkDir(Layout):
     description_preview = File("descriptions/preview.html")
     description_findings = File("descriptions/check.json")
     description_check = File("descriptions/check.html")
+    audit = File("audit/audit.json")
+    audit_page = File("audit/audit.html")
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids
     features = File("features")  # outputs of frozen modules, shared by all runs
     comparison = File("comparison.json")

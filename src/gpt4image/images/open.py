@@ -9,6 +9,7 @@ from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions
 from gpt4image.core.workdir import WorkDir
+from gpt4image.images.corrections import apply_corrections
 from gpt4image.images.duplicates import drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
 from gpt4image.images.table import SPLITS, ImageTable
@@ -25,7 +26,7 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         names_follow: the caller lists the files that were left out and the copies.
 
     Raises:
-        DataError: the source is unknown or broken, or images are in two splits and must not be.
+        DataError: the source or the corrections are unknown or broken, or images are in two splits and must not be.
     """
     images = load_images(
         options.data,
@@ -40,6 +41,8 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         test_share=options.test_share,
         split_seed=options.split_seed,
     )
+    if options.corrections is not None:
+        images = apply_corrections(images, options.corrections)
     if options.leaks != "keep":
         leaked = find_duplicates(images).leaked
         if leaked and options.leaks == "fail":

@@ -75,12 +75,24 @@ class Labelling:
         Args:
             labels: int [N], -1 for none; may name labels that the classifier was not fitted to.
         """
-        if self.noise is not None and self.replaced:
-            return NoiseModel(np.ones(1), self.noise.log_transition).posterior([self.out_of_fold], labels)
+        if self.replaced:
+            return self.posterior(labels)
         known, found = np.flatnonzero(labels >= 0), self.out_of_fold.copy()
         found[known] = -np.inf
         found[known, labels[known]] = 0.0
         return found
+
+    def posterior(self, labels: np.ndarray) -> np.ndarray:
+        """Return log-probabilities of the true class given labels that may be wrong, float64 [N, C].
+
+        s_i(k) is proportional to q_i(k) T_k,y_i; where T was not estimated, s = q.
+
+        Args:
+            labels: int [N], -1 for none.
+        """
+        if self.noise is None:
+            return self.out_of_fold
+        return NoiseModel(np.ones(1), self.noise.log_transition).posterior([self.out_of_fold], labels)
 
 
 def label_rows(

@@ -1,7 +1,8 @@
-"""Check, export and import the descriptions of a work directory."""
+"""Check, export and import the descriptions of a work directory, and audit the labels by them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,11 +10,13 @@ from gpt4image.core.console import doing
 from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
-from gpt4image.workflows.inputs import find_descriptions
+from gpt4image.workflows.inputs import find_descriptions, open_descriptions, open_embeddings
 
 if TYPE_CHECKING:
     from gpt4image.descriptions.exchange import ExportSummary, ImportSummary
     from gpt4image.descriptions.store import DescriptionStore
+    from gpt4image.quality.audit import Audit
+    from gpt4image.quality.audit_export import AuditFormat
     from gpt4image.quality.check_record import QualityReport
 
 
@@ -55,6 +58,40 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     with doing("Writing the page"):
         write_check_page(workdir.description_check, report, image_thumbnails(images))
     return report
+
+
+def run_audit(
+    data: DataOptions, text: TextOptions, work: Path, *, limit: int, forms: Sequence[AuditFormat] = ()
+) -> Audit:
+    """List labels that a person should check, and write the list and a page for it into the work directory.
+
+    Args:
+        data: the images.
+        text: their descriptions.
+        work: the work directory.
+        limit: largest number of images of each kind.
+        forms: other tools to write the audit for, in folders beside the page.
+
+    Raises:
+        DescriptionError: no labelled image has a text.
+    """
+    from gpt4image.embed import load_encoder
+    from gpt4image.quality.audit import audit_labels
+    from gpt4image.quality.audit_export import export_audit
+    from gpt4image.report.descriptions.audit_page import write_audit_page
+
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    descriptions = open_descriptions(images, text, workdir)
+    stores = open_embeddings(descriptions, text, workdir)
+    encoders = [load_encoder(name) for name in text.encoder]
+    audit, judgement = audit_labels(images, descriptions, stores, encoders=encoders, limit=limit)
+    workdir.audit.parent.mkdir(parents=True, exist_ok=True)
+    audit.save(workdir.audit)
+    write_audit_page(workdir.audit_page, audit)
+    for form in forms:
+        export_audit(form, audit, judgement, images, workdir.audit.parent / form)
+    return audit
 
 
 def run_export(

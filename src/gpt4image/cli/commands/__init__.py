@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gpt4image.cli.commands.deploy import Export, Predict
 from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
-from gpt4image.cli.commands.embed import Embed, EmbedCompare, EmbedImages, Label
+from gpt4image.cli.commands.embed import Audit, Embed, EmbedCompare, EmbedImages, Label
 from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
 from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, type[Command]] = {
     "embed images": EmbedImages,
     "embed compare": EmbedCompare,
     "label": Label,
+    "audit": Audit,
     "train": Train,
     "compare": Compare,
     "recipes": Recipes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gpt4image.core.options import WORK, DataOptions, LabelOptions, TeacherOptions, TextOptions
 
@@ -110,3 +110,41 @@ class Label:
         from gpt4image.workflows.train import run_labelling
 
         show("\n".join(run_labelling(self.source, self.descriptions, self.labeller, self.work).lines()))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """List labels that are likely wrong, on a page where a person decides about each.
+
+    The page saves corrections.csv, which every command takes (--corrections). Test images are left alone.
+    """
+
+    SHORT: ClassVar = ("text", "text-column", "encoder", "limit", "write", "work")
+    EXAMPLE: ClassVar = "photos --text captions.jsonl"
+    source: DataOptions
+    descriptions: TextOptions = field(default_factory=TextOptions)
+    limit: int = 300
+    """Largest number of images of each kind on the page."""
+    write: tuple[Literal["cleanlab", "fiftyone", "label-studio"], ...] = ()
+    """Also write the result for other tools."""
+    work: Path = WORK
+    """Work directory."""
+
+    def run(self) -> None:
+        """Print what was found, and where the page is."""
+        from gpt4image.core.console import show
+        from gpt4image.core.format import counted, percent
+        from gpt4image.core.workdir import WorkDir
+        from gpt4image.workflows.check import run_audit
+
+        audit = run_audit(self.source, self.descriptions, self.work, limit=self.limit, forms=self.write)
+        if audit.wrong is not None:
+            span = f"{percent(audit.wrong.low)} to {percent(audit.wrong.high)}"
+            show(f"wrong among {counted(audit.examined, 'label')}: {percent(audit.wrong.mean)} ({span})")
+        kinds = {
+            "label": "labels likely wrong",
+            "duplicate": "copies with other labels",
+            "no class": "texts that fit no class",
+        }
+        show(", ".join(f"{kinds[kind]}: {number:,}" for kind, number in audit.found.items()))
+        show(f"decide and save corrections.csv: {WorkDir(self.work).audit_page}")

@@ -1,0 +1,248 @@
+"""The label audit: images whose label a person should look at, with what their description says.
+
+A classifier on the vectors of the descriptions, out of fold, gives q_i(k); with the transition matrix T of the given
+labels the posterior of the true class is s_i(k), proportional to q_i(k) T_k,y_i (`probing.label_noise`). A label is
+listed if another class has the higher posterior, so even after the label itself was taken into account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gpt4image.core.record import Record
+from gpt4image.descriptions.description_set import DescriptionSet
+from gpt4image.descriptions.store.shards import now
+from gpt4image.embed.store import EmbeddingStore
+from gpt4image.images.duplicates import find_duplicates
+from gpt4image.images.table import ImageTable
+from gpt4image.images.thumbnails import image_thumbnails
+from gpt4image.probing.label_issues import find_label_issues
+from gpt4image.soft_labels.classes import ClassTexts
+from gpt4image.soft_labels.labeller import TrainingVectors, find_training_vectors
+from gpt4image.soft_labels.labelling import Examples, Labelling, label_rows
+from gpt4image.soft_labels.store import Share
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpt4image.embed.encoders import TextEncoder
+
+FITS_NONE = 0.35  # highest probability of a class, below which a text fits none
+MOST_LISTED = 300
+
+Kind = Literal["label", "duplicate", "no class"]
+
+
+class AuditItem(Record):
+    """One image to look at.
+
+    Attributes:
+        image_id: the image, 32 hex digits.
+        path: its path in the source; untrusted.
+        split: its split.
+        kind: why it is listed: its `label` is likely wrong; it is a `duplicate` with another label; its text fits
+            `no class`.
+        given: its label; None for a duplicate, which has several.
+        labels: all labels it was given.
+        suggested: the likeliest class.
+        confidence: posterior probability of `suggested`.
+        given_probability: the same of the given label.
+        description: its description, None for none; untrusted.
+        thumbnail: a small JPEG as a `data:` URL, None if the image cannot be read.
+    """
+
+    image_id: str
+    path: str
+    split: str
+    kind: Kind
+    given: str | None
+    labels: list[str]
+    suggested: str | None
+    confidence: float | None
+    given_probability: float | None
+    description: str | None
+    thumbnail: str | None
+
+
+class Audit(Record):
+    """The result of an audit.
+
+    Attributes:
+        version: version of gpt4image.
+        created: time, ISO 8601 in UTC.
+        source: the image set, as the user named it.
+        classes: names of the classes.
+        examined: number of labelled images with a description.
+        wrong: estimated share of wrong labels among them; None if there are too few to tell.
+        found: number of images of each kind, before the list is cut.
+        items: the images, the least credible label first.
+    """
+
+    version: str
+    created: str
+    source: str
+    classes: list[str]
+    examined: int
+    wrong: Share | None
+    found: dict[Kind, int]
+    items: list[AuditItem]
+
+
+def audit_labels(
+    images: ImageTable,
+    descriptions: DescriptionSet,
+    stores: Sequence[EmbeddingStore],
+    *,
+    encoders: Sequence[TextEncoder] = (),
+    limit: int = MOST_LISTED,
+    device: torch.device | str | None = None,
+) -> tuple[Audit, Judgement]:
+    """Look for labels that a person should check, among training and validation images.
+
+    Args:
+        images: the images. Test images are left alone.
+        descriptions: their texts.
+        stores: vectors of the texts.
+        encoders: the encoders of `stores`, which embed the class names as further evidence.
+        limit: largest number of images of each kind to list.
+        device: device of the fits.
+
+    Returns:
+        The audit, and the probabilities that it rests on.
+
+    Raises:
+        DescriptionError: no labelled image has a text.
+        DataError: there are fewer than two classes.
+    """
+    judgement = judge_labels(images, stores, encoders=encoders, device=device)
+    doubtful = judgement.doubtful()
+    unfit = np.flatnonzero(judgement.probabilities.max(axis=1) < FITS_NONE)
+    unfit = unfit[np.argsort(judgement.probabilities[unfit].max(axis=1), kind="stable")]
+    maker = _Items(images, descriptions, judgement)
+    copies = list(maker.duplicates())
+    listed = set(doubtful[:limit].tolist())
+    items = [
+        *(maker.item(row, "label") for row in doubtful[:limit].tolist()),
+        *copies[:limit],
+        *(maker.item(row, "no class") for row in unfit[:limit].tolist() if row not in listed),
+    ]
+    wrong = judgement.labelling.wrong
+    audit = Audit(
+        version=version("gpt4image"),
+        created=now(),
+        source=images.source,
+        classes=list(images.classes),
+        examined=int((judgement.known.labels >= 0).sum()),
+        wrong=None if wrong is None else Share(mean=wrong.mean, low=wrong.low, high=wrong.high),
+        found={"label": len(doubtful), "duplicate": len(copies), "no class": len(unfit)},
+        items=items,
+    )
+    return audit, judgement
+
+
+class Judgement:
+    """What the texts say about the labels of training and validation images.
+
+    Args:
+        known: the images, n of them.
+        labelling: the labeller's result for them.
+
+    Attributes:
+        probabilities: out-of-fold probabilities q of the classes, which know nothing of the label, float64 [n, C].
+        posterior: probabilities s of the true class given the label as well, float64 [n, C].
+    """
+
+    def __init__(self, known: TrainingVectors, labelling: Labelling) -> None:
+        self.known, self.labelling = known, labelling
+        self.probabilities = np.exp(labelling.out_of_fold)
+        self.posterior = np.exp(labelling.posterior(known.labels))
+
+    def doubtful(self) -> np.ndarray:
+        """Return the images whose label is likely wrong, the least credible label first, int64 [m].
+
+        Where T was estimated, those for which another class has the higher posterior; else `find_label_issues`.
+        """
+        labels = self.known.labels
+        likely = find_label_issues(self.probabilities, labels) >= 0
+        if self.labelling.noise is not None:
+            likely = (labels >= 0) & (self.posterior.argmax(axis=1) != labels)
+        given = self.posterior[np.arange(len(labels)), np.maximum(labels, 0)]
+        found = np.flatnonzero(likely)
+        return found[np.argsort(given[found], kind="stable")]
+
+
+def judge_labels(
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    *,
+    encoders: Sequence[TextEncoder] = (),
+    device: torch.device | str | None = None,
+) -> Judgement:
+    """Hold the labels of training and validation images against their texts.
+
+    Raises:
+        DescriptionError: no labelled image has a text.
+    """
+    known = find_training_vectors(images, stores, validation=True)
+    texts = ClassTexts.of_names(images.classes)
+    examples = Examples(*texts.embed(encoders)) if encoders else None
+    vectors = known.take(np.arange(len(known.ids)))
+    labelling = label_rows(vectors, known.labels, known.groups(), len(images.classes), examples, device=device)
+    return Judgement(known, labelling)
+
+
+class _Items:
+    """Makes the items of an audit."""
+
+    def __init__(self, images: ImageTable, descriptions: DescriptionSet, judgement: Judgement) -> None:
+        self._images, self._descriptions, self._judgement = images, descriptions, judgement
+        self._thumbnails = image_thumbnails(images)
+        self._row_of = {
+            (image_id, label): row
+            for row, (image_id, label) in enumerate(
+                zip(images.rows["id"].to_pylist(), images.labels.tolist(), strict=True)
+            )
+        }
+        self._position_of = {image_id.decode(): row for row, image_id in enumerate(judgement.known.ids.tolist())}
+
+    def item(self, position: int, kind: Kind) -> AuditItem:
+        """Return the item of an image of the judgement."""
+        known = self._judgement.known
+        image_id, label = known.ids[position].decode(), int(known.labels[position])
+        return self._make(image_id, self._row_of[image_id, label], position, kind)
+
+    def duplicates(self) -> Iterator[AuditItem]:
+        """Yield every image that occurs with more than one label."""
+        for image_id, places in find_duplicates(self._images).conflicting.items():
+            row = self._row_of[image_id, self._images.classes.index(next(iter(places)))]
+            yield self._make(image_id, row, self._position_of.get(image_id), "duplicate", list(places))
+
+    def _make(
+        self, image_id: str, row: int, position: int | None, kind: Kind, several: list[str] | None = None
+    ) -> AuditItem:
+        label = int(self._images.labels[row])
+        name = self._images.classes[label] if label >= 0 else None
+        suggested = confidence = given = None
+        if position is not None:
+            # of a duplicate every label is in doubt, so only the text counts
+            shares = (self._judgement.probabilities if several else self._judgement.posterior)[position]
+            best = int(shares.argmax())
+            suggested, confidence = self._images.classes[best], float(shares[best])
+            given = float(shares[label]) if label >= 0 and not several else None
+        return AuditItem(
+            image_id=image_id,
+            path=self._images.path(row),
+            split=str(self._images.rows["split"][row].as_py()),
+            kind=kind,
+            given=None if several else name,
+            labels=several or [name for name in (name,) if name is not None],
+            suggested=suggested,
+            confidence=confidence,
+            given_probability=given,
+            description=self._descriptions.texts_of([image_id])[0],
+            thumbnail=self._thumbnails(image_id),
+        )
