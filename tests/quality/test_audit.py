@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from gpt4image import embed_descriptions, load_images
-from gpt4image.quality.audit import Audit, audit_labels
+from gpt4image.quality.audit import audit_labels
 from gpt4image.quality.audit_export import export_audit
+from gpt4image.quality.audit_record import Audit
 from support.image_files import class_folders
 from support.texts import described
 from support.training import LetterEncoder

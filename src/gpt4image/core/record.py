@@ -31,3 +31,11 @@ class Record(BaseModel):
         """Write the record as JSON, atomically."""
         with atomic_write(path) as file:
             file.write((self.model_dump_json(indent=2) + "\n").encode())
+
+
+class Share(Record):
+    """An estimated share with its 95% confidence interval, each from 0 to 1."""
+
+    mean: float
+    low: float
+    high: float

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4image.core.record import Record
+from gpt4image.core.record import Share
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.store.shards import now
 from gpt4image.embed.store import EmbeddingStore
@@ -21,10 +21,10 @@ from gpt4image.images.duplicates import find_duplicates
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.probing.label_issues import find_label_issues
+from gpt4image.quality.audit_record import Audit, AuditItem, Kind
 from gpt4image.soft_labels.classes import ClassTexts
 from gpt4image.soft_labels.labeller import TrainingVectors, find_training_vectors
 from gpt4image.soft_labels.labelling import Examples, Labelling, label_rows
-from gpt4image.soft_labels.store import Share
 
 if TYPE_CHECKING:
     import torch
@@ -33,63 +33,6 @@ if TYPE_CHECKING:
 
 FITS_NONE = 0.35  # highest probability of a class, below which a text fits none
 MOST_LISTED = 300
-
-Kind = Literal["label", "duplicate", "no class"]
-
-
-class AuditItem(Record):
-    """One image to look at.
-
-    Attributes:
-        image_id: the image, 32 hex digits.
-        path: its path in the source; untrusted.
-        split: its split.
-        kind: why it is listed: its `label` is likely wrong; it is a `duplicate` with another label; its text fits
-            `no class`.
-        given: its label; None for a duplicate, which has several.
-        labels: all labels it was given.
-        suggested: the likeliest class.
-        confidence: posterior probability of `suggested`.
-        given_probability: the same of the given label.
-        description: its description, None for none; untrusted.
-        thumbnail: a small JPEG as a `data:` URL, None if the image cannot be read.
-    """
-
-    image_id: str
-    path: str
-    split: str
-    kind: Kind
-    given: str | None
-    labels: list[str]
-    suggested: str | None
-    confidence: float | None
-    given_probability: float | None
-    description: str | None
-    thumbnail: str | None
-
-
-class Audit(Record):
-    """The result of an audit.
-
-    Attributes:
-        version: version of gpt4image.
-        created: time, ISO 8601 in UTC.
-        source: the image set, as the user named it.
-        classes: names of the classes.
-        examined: number of labelled images with a description.
-        wrong: estimated share of wrong labels among them; None if there are too few to tell.
-        found: number of images of each kind, before the list is cut.
-        items: the images, the least credible label first.
-    """
-
-    version: str
-    created: str
-    source: str
-    classes: list[str]
-    examined: int
-    wrong: Share | None
-    found: dict[Kind, int]
-    items: list[AuditItem]
 
 
 def audit_labels(

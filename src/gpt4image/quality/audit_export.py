@@ -13,7 +13,8 @@ import numpy as np
 
 from gpt4image.core.files import atomic_write, write_json
 from gpt4image.images.table import ImageTable
-from gpt4image.quality.audit import Audit, Judgement
+from gpt4image.quality.audit import Judgement
+from gpt4image.quality.audit_record import Audit
 
 AuditFormat = Literal["cleanlab", "fiftyone", "label-studio"]
 

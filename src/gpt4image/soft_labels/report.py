@@ -11,12 +11,13 @@ import numpy as np
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.format import counted, printable
+from gpt4image.core.record import Share
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
-from gpt4image.soft_labels.store import Share, SoftLabels
+from gpt4image.soft_labels.store import SoftLabels
 
 SHOWN = 5  # classes that the report names
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import File, Layout, Sibling, exclusive, replace_folder, save_array
-from gpt4image.core.record import Record
+from gpt4image.core.record import Record, Share
 from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
@@ -59,14 +59,6 @@ class LabelOrigin(Record):
     strength: float | None = None
     seed: int | None = None
     settings: str = ""
-
-
-class Share(Record):
-    """An estimated share with its 95% confidence interval, each from 0 to 1."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class LabelEstimate(Record):

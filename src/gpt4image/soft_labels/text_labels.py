@@ -10,6 +10,7 @@ import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
+from gpt4image.core.record import Share
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import measure_quality
@@ -23,7 +24,6 @@ from gpt4image.soft_labels.store import (
     LabelKind,
     LabelLayout,
     LabelOrigin,
-    Share,
     SoftLabels,
     finish_interrupted,
     open_if_complete,

@@ -15,8 +15,8 @@ from gpt4image.workflows.inputs import find_descriptions, open_descriptions, ope
 if TYPE_CHECKING:
     from gpt4image.descriptions.exchange import ExportSummary, ImportSummary
     from gpt4image.descriptions.store import DescriptionStore
-    from gpt4image.quality.audit import Audit
     from gpt4image.quality.audit_export import AuditFormat
+    from gpt4image.quality.audit_record import Audit
     from gpt4image.quality.check_record import QualityReport
 
 

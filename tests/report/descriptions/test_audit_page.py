@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from gpt4image.quality.audit import Audit, AuditItem
+from gpt4image.core.record import Share
+from gpt4image.quality.audit_record import Audit, AuditItem
 from gpt4image.report.descriptions.audit_page import write_audit_page
-from gpt4image.soft_labels.store import Share
 from support.page_checks import HOSTILE, Page, assert_well_structured, measured
 from support.report_sample import make_thumbnail
 

@@ -14,7 +14,7 @@ from gpt4image.images.thumbnails import require_thumbnail
 from gpt4image.report.html.page import render_page, write_page
 
 if TYPE_CHECKING:
-    from gpt4image.quality.audit import Audit
+    from gpt4image.quality.audit_record import Audit
 
 
 def write_audit_page(path: Path, audit: Audit) -> Path:
