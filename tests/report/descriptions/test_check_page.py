@@ -251,6 +251,7 @@ def hostile_path(tmp_path_factory):
                                **dict.fromkeys(("title", "advice", "backbone", "encoder"), HOSTILE))  # fmt: skip
     counts = {HOSTILE: 3, UNBROKEN: 4}
     report = make_report(findings=[finding], knowledge=knowledge, failed=counts, models=counts, prompts=counts,
+                         failed_with={HOSTILE: HOSTILE, UNBROKEN: UNBROKEN},
                          leakage=[make_leakage(HOSTILE), make_leakage(UNBROKEN)], notes=[HOSTILE, UNBROKEN],
                          **dict.fromkeys(("version", "created", "source", "text_source", "language", "encoder"),
                                          HOSTILE))  # fmt: skip
