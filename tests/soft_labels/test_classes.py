@@ -29,7 +29,7 @@ def test_table_may_give_a_class_several_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "bus\n", "names 1 classes"),
+        ("a.txt", "bus\n", "names 1 class,"),
         ("a.csv", "text\nlong vehicle\n", "no column 'class' or 'label'"),
         ("a.csv", "class,text\nbus,x\n,y\n", "line 3: the class has no name"),
     ],

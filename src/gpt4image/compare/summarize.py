@@ -207,10 +207,10 @@ def _notes(
         share = f"{recipe.soft_labels:.0%} of the labels in training of {CANDIDATE}"
         found += [f"{share}: {_soft_label_source(each)}" for each in soft_labels]
     if unlabelled and recipe.unlabelled == "skip":
-        found.append(f"{unlabelled:,} training images without a label were not used.")
+        found.append(f"Not used: {counted(unlabelled, 'training image')} without a label.")
     if unlabelled and recipe.unlabelled == "align" and (recipe.weight or recipe.soft_labels):
         found.append(
-            f"Of {unlabelled:,} training images without a label, those with a description trained {CANDIDATE}."
+            f"Of {counted(unlabelled, 'training image')} without a label, those with a description trained {CANDIDATE}."
         )
     conflicts = len(find_duplicates(images).conflicting)
     if conflicts:

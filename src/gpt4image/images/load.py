@@ -135,10 +135,10 @@ def _require_labels_outside_train(listing: Listing) -> None:
     unlabelled = pc.and_(pc.less(listing.rows["label"], 0), pc.not_equal(listing.rows["split"], "train"))
     rows = listing.rows.filter(unlabelled)
     if len(rows):
+        more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
         raise DataError(
-            f"{rows['path'][0]} in the {rows['split'][0]} split has no label, as have {len(rows) - 1:,} others outside "
-            "train (empty cells, nan and None are no labels). Only training images may go without: label the others or "
-            "take them out."
+            f"{rows['path'][0]} in the {rows['split'][0]} split has no label{more} (empty cells, nan and None are no "
+            "labels). Only training images may go without: label the others or take them out."
         )
 
 

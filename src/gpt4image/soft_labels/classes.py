@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.format import counted
 from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, is_missing, is_table, pick_column
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class ClassTexts:
             if text and text not in own:
                 own.append(text)
         if len(found) < 2:
-            raise ConfigError(f"{path} names {len(found)} classes, and labelling takes two: one name per line.")
+            raise ConfigError(
+                f"{path} names {counted(len(found), 'class')}, and labelling takes two: one name per line."
+            )
         named = cls.of_names(list(found))
         texts = (tuple(own) or default for own, default in zip(found.values(), named.texts, strict=True))
         return cls(named.names, tuple(texts))

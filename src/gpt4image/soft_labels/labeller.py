@@ -13,6 +13,7 @@ import numpy as np
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.core.files import digest, exclusive
+from gpt4image.core.format import counted
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import blocks
@@ -102,7 +103,7 @@ def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strengt
         raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
     if len(images.classes) < 2:
         raise DataError(
-            f"{images.source} has {len(images.classes)} classes; there is nothing to label with fewer than 2."
+            f"{images.source} has {counted(len(images.classes), 'class')}; there is nothing to label with fewer than 2."
         )
 
 
