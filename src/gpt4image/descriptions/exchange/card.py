@@ -1,37 +1,27 @@
-"""The dataset card of an exported set: contents, provenance, known problems.
-
-Texts of models, servers and file names are untrusted: the template escapes every text unless a filter made it Markdown.
-"""
+"""The dataset card of an exported set: contents, provenance, known problems."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from gpt4image.core.files import atomic_write
-from gpt4image.core.format import counted, printable
+from gpt4image.core.markdown import one_line, render_card
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.rows import Column
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.images.table import SPLITS
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 
 class Covered(NamedTuple):
@@ -145,40 +135,6 @@ class SetStatistics:
         return Covered(name, len(rows), int(np.count_nonzero(texts)), int(texts.sum()))
 
 
-ACTIVE = re.compile(r"[!-+/:-@\[-`{-~]|(?<=www)\.", re.IGNORECASE)
-"""ASCII punctuation with a meaning in Markdown or HTML, and the dot that turns `www.` into a link."""
-
-
-def one_line(text: str) -> str:
-    r"""Join a text to one line and make control and bidirectional characters visible.
-
-    >>> one_line("a\n---\nb\u202ec")
-    'a --- b\\u202ec'
-    """
-    return printable(" ".join(text.split()))
-
-
-def escaped(text: str) -> str:
-    """Escape a text for a line or table cell of Markdown: possible markup becomes character references.
-
-    >>> escaped("<b>|cat| www.x.org</b>")
-    '&#60;b&#62;&#124;cat&#124; www&#46;x.org&#60;&#47;b&#62;'
-    """
-    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
-
-
-def fenced(text: str) -> str:
-    r"""Format a text as a code block whose fence is longer than any in the text.
-
-    >>> fenced("a\n```\nb")
-    '````text\na\n```\nb\n````'
-    """
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    lines = "\n".join(map(printable, text.splitlines()))
-    return f"{fence}text\n{lines}\n{fence}"
-
-
 MOST_CLASSES = 60
 """With more classes than this, the card gives a summary instead of a line for each."""
 
@@ -247,7 +203,9 @@ def front_matter(facts: CardFacts) -> str:
 def body(facts: CardFacts) -> str:
     """Render the Markdown of the card."""
     classes = facts.statistics.by_class()
-    return _environment().from_string((files(__package__) / "card.md.j2").read_text("utf-8")).render(
+    return render_card(
+        __package__,
+        {"plain_settings": plain_settings},
         facts=facts,
         statistics=facts.statistics,
         images_inside=any(column.dtype == "image" for column in facts.columns),
@@ -257,33 +215,7 @@ def body(facts: CardFacts) -> str:
         class_texts=sorted(covered.texts for covered in classes),
         known={prompt.hash: prompt for prompt in (*known_prompts().values(), *facts.prompts)},
         version=version("gpt4image"),
-    )  # fmt: skip
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "count": lambda number: f"{number:,}",
-        "counted": counted,
-        "fenced": lambda text: Markup(fenced(text)),
-        "plain_settings": plain_settings,
-    }
-    return environment
-
-
-def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
-    """Escape a text, unless a filter made it."""
-    return Markup(escaped(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def plain_settings(settings: str) -> str:

@@ -1,0 +1,80 @@
+"""Cards: Markdown made from templates that escape every text unless a filter made it Markdown.
+
+Texts of models, servers and file names are untrusted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from gpt4image.core.format import counted, printable
+
+ACTIVE = re.compile(r"[!-+/:-@\[-`{-~]|(?<=www)\.", re.IGNORECASE)
+"""ASCII punctuation with a meaning in Markdown or HTML, and the dot that turns `www.` into a link."""
+
+
+def one_line(text: str) -> str:
+    r"""Join a text to one line and make control and bidirectional characters visible.
+
+    >>> one_line("a\n---\nb\u202ec")
+    'a --- b\\u202ec'
+    """
+    return printable(" ".join(text.split()))
+
+
+def escaped(text: str) -> str:
+    """Escape a text for a line or table cell of Markdown: possible markup becomes character references.
+
+    >>> escaped("<b>|cat| www.x.org</b>")
+    '&#60;b&#62;&#124;cat&#124; www&#46;x.org&#60;&#47;b&#62;'
+    """
+    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
+
+
+def fenced(text: str, language: str = "text") -> str:
+    r"""Format a text as a code block whose fence is longer than any in the text.
+
+    >>> fenced("a\n```\nb")
+    '````text\na\n```\nb\n````'
+    """
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = "\n".join(map(printable, text.splitlines()))
+    return f"{fence}{language}\n{lines}\n{fence}"
+
+
+def render_card(package: str, filters: Mapping[str, Callable[..., object]], **values: object) -> str:
+    """Render the template `card.md.j2` of a package.
+
+    Args:
+        package: name of the package that holds the template.
+        filters: filters besides `count`, `counted` and `fenced`.
+        values: the template's variables.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "count": lambda number: f"{number:,}",
+        "counted": counted,
+        "fenced": lambda text, language="text": Markup(fenced(text, language)),
+        **filters,
+    }
+    return environment.from_string((files(package) / "card.md.j2").read_text("utf-8")).render(values)
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
+    """Escape a text, unless a filter made it."""
+    return Markup(escaped(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
