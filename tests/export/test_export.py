@@ -14,16 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from gpt4image import export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError, ExportError
+from gpt4image.export import benchmark
 from gpt4image.export import model as module
 from gpt4image.export.model import sample_images
 from gpt4image.export.onnx import export_onnx
 from gpt4image.train.run import load_backbone
+from gpt4image.train.transforms import evaluation_transform
 
 
 @pytest.mark.slow
-def test_timm_and_onnx_exports_compute_the_trained_logits(run, images, tmp_path):
+def test_all_forms_compute_the_trained_logits_for_any_batch_size(run, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ROUNDS", 3)
     folder = tmp_path / "model"
-    parity = export_model(run, images, folder)
+    summary = export_model(run, images, folder, torch_export=True, int8=True, benchmark=True)
     sample = sample_images(run, images)
     with torch.no_grad():
         expected = load_backbone(run)(sample).numpy()
@@ -31,19 +34,41 @@ def test_timm_and_onnx_exports_compute_the_trained_logits(run, images, tmp_path)
         np.testing.assert_allclose(plain(sample).numpy(), expected, atol=1e-6)
         local = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         np.testing.assert_allclose(local(sample).numpy(), expected, atol=1e-6)
+        program = torch.export.load(folder / "model.pt2").module()
+        for size in (1, 5):
+            np.testing.assert_allclose(program(sample[:size]).numpy(), expected[:size], atol=1e-5)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    quantized = onnxruntime.InferenceSession(str(folder / "model.int8.onnx"))
     for size in (1, 5):
         logits = session.run(None, {"images": sample[:size].numpy()})[0]
         np.testing.assert_allclose(logits, expected[:size], atol=1e-3)
-    assert [found.form for found in parity] == ["timm safetensors", "ONNX"]
-    assert all(found.difference <= 1e-3 and found.images == len(sample) for found in parity)
+        rough = quantized.run(None, {"images": sample[:size].numpy()})[0]
+        assert 0 < np.abs(rough - expected[:size]).max() < 0.2 * np.abs(expected).max()
+    assert [found.form for found in summary.parity] == ["timm safetensors", "torch.export", "ONNX"]
+    assert all(found.difference <= 1e-3 and found.images == len(sample) for found in summary.parity)
     config = json.loads((folder / "config.json").read_text())
     assert config["label_names"] == list(images.classes)
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
-    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+    forms = {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx"}
+    assert {path.name for path in folder.iterdir()} == forms | {"config.json", "README.md"}
     for path in folder.iterdir():
         for place in (site_packages(), Path.cwd(), Path.home() / ".cache", folder):
             assert bytes(place) not in path.read_bytes(), f"{path.name} names {place}"
+    check_measures(summary, run, images)
+
+
+def check_measures(summary, run, images):
+    """Int8's accuracy is that on the test images, and every form has a time for each batch size."""
+    rows = images.split("test")
+    transform = evaluation_transform(run.preprocessing)
+    with torch.no_grad():
+        answers = load_backbone(run)(torch.stack([transform(images.image(int(row))) for row in rows])).argmax(dim=1)
+    right = float((answers.numpy() == images.labels[rows]).mean())
+    assert (summary.int8.images, summary.int8.before) == (len(rows), right)
+    assert f"ONNX int8: accuracy {summary.int8.after:.1%} on {len(rows)} test images" in summary.lines()[3]
+    timed = {(found.form, found.batch) for found in summary.latencies}
+    assert timed == {(form, size) for form in ("timm", "torch.export", "ONNX", "ONNX int8") for size in (1, 32)}
+    assert all(0 < found.low <= found.median <= found.high for found in summary.latencies)
 
 
 def site_packages():
@@ -66,9 +91,25 @@ def test_failed_onnx_export_keeps_the_verified_timm_form(run, images, tmp_path, 
         export_model(run, images, tmp_path / "model")
     said = str(raised.value)
     assert "cannot be exported to ONNX (Failed to decompose the graph.)" in said and "137" not in said
-    assert f"{tmp_path / 'model'} holds the verified timm form" in said and "--no-onnx" in said
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.safetensors", "config.json"}
+    assert f"{tmp_path / 'model'} holds the verified timm form" in said and "onnx=False or --no-onnx" in said
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert next(predict_images(tmp_path / "model", [images_path(images)])).answers
+
+
+def test_failed_program_keeps_the_other_forms(run, images, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("Constraints violated.")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(ExportError, match=r"by torch.export \(Constraints violated.\). .*torch_export=False"):
+        export_model(run, images, tmp_path / "model", onnx=False, torch_export=True)
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+
+
+def test_int8_without_onnx_is_refused(run, images, tmp_path):
+    with pytest.raises(ConfigError, match="leave onnx on"):
+        export_model(run, images, tmp_path / "model", onnx=False, int8=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def images_path(images):
@@ -103,6 +144,13 @@ def test_folder_with_other_files_is_refused(run, images, tmp_path):
     with pytest.raises(ConfigError, match="something else"):
         export_model(run, images, tmp_path, onnx=False)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_folder_with_nothing_but_a_readme_is_refused(run, images, tmp_path):
+    (tmp_path / "README.md").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else"):
+        export_model(run, images, tmp_path, onnx=False)
+    assert (tmp_path / "README.md").read_text() == "years of work"
 
 
 def test_repeated_export_replaces_the_earlier_one(run, images, tmp_path):

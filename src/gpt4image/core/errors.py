@@ -10,6 +10,7 @@
     |-- DescribeError          no description can be written: no server, wrong key, unknown model, budget
     |-- TrainingError          training cannot continue
     |-- ExportError            an exported model's outputs differ from the trained one's
+    |-- PushError              a push to the Hugging Face Hub failed
     |-- BusyError              another process uses the same files
     `-- MissingExtraError      an optional library is not installed
 
@@ -69,6 +70,10 @@ class TrainingError(Gpt4ImageError):
 
 class ExportError(Gpt4ImageError):
     """An exported model's outputs differ from those of the trained model."""
+
+
+class PushError(Gpt4ImageError):
+    """A push to the Hugging Face Hub failed."""
 
 
 class BusyError(Gpt4ImageError):

@@ -178,6 +178,20 @@ class CheckOptions:
         check_fields(self)
 
 
+@dataclass(frozen=True)
+class PushOptions:
+    """Hugging Face Hub."""
+
+    push: str | None = None
+    """Upload the folder to this repository of the Hub, USER/NAME, with the token in HF_TOKEN. Default: push nothing."""
+    private: bool = False
+    """Make that repository private."""
+
+    def __post_init__(self) -> None:
+        if self.private and self.push is None:
+            raise ConfigError("private (--private) is about the repository to push to: name one with push (--push).")
+
+
 def check_splits(splits: Collection[str]) -> None:
     """Raise ConfigError if no split is named."""
     if not splits:

@@ -1,8 +1,11 @@
-"""Export of a trained model: plain timm weights and ONNX, each verified against the trained model on real images."""
+"""Export of a trained model: plain timm weights and other forms, verified against the trained model on real images."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +17,12 @@ from torch import Tensor, nn
 from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
 from gpt4image.core.files import File, Layout, write_json
-from gpt4image.export.onnx import export_onnx
+from gpt4image.export.benchmark import Latency, measure_latencies
+from gpt4image.export.card import CardFacts, write_card
+from gpt4image.export.int8 import QuantizationLoss, quantize
+from gpt4image.export.onnx import export_onnx, graph_runner
 from gpt4image.export.parity import Parity, compare_logits
+from gpt4image.export.program import export_program
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options
 from gpt4image.train.run import TrainedRun, load_backbone
@@ -29,28 +36,68 @@ class ExportLayout(Layout):
     """Files of an exported model."""
 
     weights = File("model.safetensors")  # under timm's names
+    program = File("model.pt2")
     onnx = File("model.onnx")
+    int8 = File("model.int8.onnx")
     config = File("config.json")  # architecture, class names and preprocessing, in timm's format
+    card = File("README.md")
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was exported, and how it compares with the trained model.
+
+    Attributes:
+        parity: one entry for each form that should compute the same logits.
+        int8: what 8-bit integers cost; None without that form.
+        latencies: times of each form; empty if they were not measured.
+        failures: why forms are missing, by the setting that leaves them out.
+    """
+
+    parity: list[Parity] = field(default_factory=list)
+    int8: QuantizationLoss | None = None
+    latencies: list[Latency] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Return the results as lines of text."""
+        int8 = [self.int8.line()] if self.int8 else []
+        return [*(found.line() for found in self.parity), *int8, *(found.line() for found in self.latencies)]
 
 
 def export_model(
-    run: TrainedRun, images: ImageTable, folder: Path, *, onnx: bool = True, tolerance: float = TOLERANCE
-) -> list[Parity]:
-    """Export a run's model and compare each form with the trained model on real images.
+    run: TrainedRun,
+    images: ImageTable,
+    folder: Path,
+    *,
+    onnx: bool = True,
+    int8: bool = False,
+    torch_export: bool = False,
+    benchmark: bool = False,
+    tolerance: float = TOLERANCE,
+    repo: str | None = None,
+) -> ExportSummary:
+    """Export a run's model with a model card, and compare each form with the trained model on real images.
 
     Args:
         images: the images; every form predicts some of them.
         folder: target folder, which must be new, empty, or an earlier export.
         onnx: export ONNX as well.
-        tolerance: largest allowed difference of a logit.
+        int8: quantise the ONNX form to 8-bit integers as well, and compare the accuracies on the test images.
+        torch_export: export a program of `torch.export` as well.
+        benchmark: measure how fast each form is on this machine's processor.
+        tolerance: largest allowed difference of a logit; int8 is exempt.
+        repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
-        ExportError: a form cannot be exported or differs too much. If it is the ONNX form, the timm form is kept; else
-            the folder is left as it was.
-        ConfigError: the folder holds something else.
+        ExportError: a form cannot be exported or differs too much. If it is another than the timm form, the rest is
+            kept; else the folder is left as it was.
+        ConfigError: the folder holds something else, or settings exclude each other.
         MissingExtraError: the libraries for ONNX are not installed.
     """
     _check_target(folder)
+    if int8 and not onnx:
+        raise ConfigError("int8 is made from the ONNX form: leave onnx on, or leave int8 (--int8) out.")
     if onnx:
         for library in ("onnx", "onnxscript", "onnxruntime"):
             if find_spec(library) is None:
@@ -60,24 +107,56 @@ def export_model(
     draft.folder.mkdir(parents=True)
     try:
         with doing("Writing and checking the timm form"):
-            model = load_backbone(run)
-            sample = sample_images(run, images)
-            found = [_verified(_export_timm(run, model, draft, sample), tolerance)]
-        failure = None
+            model, sample = load_backbone(run), sample_images(run, images)
+            summary = ExportSummary([_verified(_export_timm(run, model, draft, sample), tolerance)])
+        if torch_export:
+            with doing("Writing and checking the torch.export form"), _optional(summary, "torch_export", draft.program):
+                summary.parity.append(_verified(export_program(model, draft.program, sample), tolerance))
         if onnx:
-            try:
-                with doing("Writing and checking the ONNX form"):
-                    found.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
-            except ExportError as error:
-                failure = f"{error} {folder} holds the verified timm form; for that alone: onnx=False or --no-onnx."
-                draft.onnx.unlink(missing_ok=True)
+            with doing("Writing and checking the ONNX form"), _optional(summary, "onnx", draft.onnx):
+                summary.parity.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
+        if int8 and draft.onnx.exists():
+            with _optional(summary, "int8", draft.int8):
+                summary = replace(summary, int8=quantize(run, model, images, draft.onnx, draft.int8))
+        if benchmark:
+            with doing("Measuring how fast each form is"):
+                summary.latencies.extend(measure_latencies(_runners(model, draft), sample))
+        write_card(draft.card, CardFacts(run, images, summary.lines(), repo))
         shutil.rmtree(folder, ignore_errors=True)
         draft.folder.rename(folder)
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
-    if failure is not None:
-        raise ExportError(failure)
-    return found
+    if summary.failures:
+        without = ", ".join(f"{name}=False" for name in summary.failures)
+        raise ExportError(
+            f"{' '.join(summary.failures.values())} {folder} holds the verified timm form and all others that were "
+            f"asked for; for these alone: {without} or {_options(summary.failures)}."
+        )
+    return summary
+
+
+def _options(names: Iterable[str]) -> str:
+    """Return command line options that leave forms out."""
+    return ", ".join(f"--no-{name.replace('_', '-')}" for name in names)
+
+
+@contextmanager
+def _optional(summary: ExportSummary, name: str, path: Path) -> Iterator[None]:
+    """Export one more form; if that fails, note why and leave no file."""
+    try:
+        yield
+    except ExportError as error:
+        summary.failures[name] = str(error)
+        path.unlink(missing_ok=True)
+
+
+def _runners(model: nn.Module, layout: ExportLayout) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return a function from images to logits for each form that a folder holds."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {"timm": model}
+    if layout.program.exists():
+        found["torch.export"] = torch.export.load(layout.program).module()
+    graphs = {"ONNX": layout.onnx, "ONNX int8": layout.int8}
+    return found | {name: graph_runner(path) for name, path in graphs.items() if path.exists()}
 
 
 def _verified(parity: Parity, tolerance: float) -> Parity:
@@ -89,9 +168,13 @@ def _verified(parity: Parity, tolerance: float) -> Parity:
 
 def _check_target(folder: Path) -> None:
     """Raise ConfigError if an export would overwrite something that is no export."""
+    if not folder.exists():
+        return
     target = ExportLayout(folder)
-    own = {target.weights, target.onnx, target.config}
-    if folder.exists() and not (folder.is_dir() and set(folder.iterdir()) <= own):
+    needed = {target.weights, target.config}
+    own = needed | {target.program, target.onnx, target.int8, target.card}
+    inside = set(folder.iterdir()) if folder.is_dir() else {folder}
+    if inside and not needed <= inside <= own:
         raise ConfigError(f"{folder} holds something else than an exported model. Choose another folder.")
 
 

@@ -224,6 +224,12 @@ class Recipe(
         """Return plain values that JSON can hold, with tuples as lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def lines(self) -> list[str]:
+        """Return the settings that differ from the defaults, as lines of a `--config` file."""
+        default = Recipe().to_dict()
+        changed = {key: value for key, value in self.to_dict().items() if value != default[key]}
+        return [f"{key} = {json.dumps('none' if value is None else value)}" for key, value in changed.items()]
+
     def override(self, values: Mapping[str, Any], source: str) -> Recipe:
         """Return a copy with some fields replaced. The text "none" stands for None, which TOML lacks.
 
@@ -323,10 +329,7 @@ class NamedRecipe:
 
     def lines(self) -> list[str]:
         """Return the settings that differ from the defaults, below name, purpose and source, as a `--config` file."""
-        default = Recipe().to_dict()
-        changed = {key: value for key, value in self.recipe.to_dict().items() if value != default[key]}
-        settings = [f"{key} = {json.dumps('none' if value is None else value)}" for key, value in changed.items()]
-        return [f"# {self.name}: {self.about}", f"# Source: {self.source}", *settings]
+        return [f"# {self.name}: {self.about}", f"# Source: {self.source}", *self.recipe.lines()]
 
 
 def named_recipe(name: str) -> Recipe:

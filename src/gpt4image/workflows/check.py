@@ -102,6 +102,7 @@ def run_export(
     images_inside: bool = False,
     with_cost: bool = False,
     prompt_file: Path | None = None,
+    repo: str | None = None,
 ) -> ExportSummary:
     """Export the descriptions of a work directory as a dataset with a dataset card.
 
@@ -112,6 +113,7 @@ def run_export(
         images_inside: include the images.
         with_cost: include what each text cost.
         prompt_file: the user's prompts, which the card then shows in full.
+        repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -132,6 +134,7 @@ def run_export(
         with_cost=with_cost,
         prompts=read_prompt_file(prompt_file) if prompt_file else (),
         findings=known_findings(workdir, store),
+        repo=repo,
     )
 
 

@@ -77,8 +77,8 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"
-    parity = export_model(open_run(workdir.run("described", 0)), open_images(data, workdir), model)
-    return DemoResult(comparison, workdir.report, model, parity)
+    exported = export_model(open_run(workdir.run("described", 0)), open_images(data, workdir), model)
+    return DemoResult(comparison, workdir.report, model, exported.parity)
 
 
 def example_images() -> Path:

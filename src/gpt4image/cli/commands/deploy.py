@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK, DataOptions
+from gpt4image.core.options import WORK, DataOptions, PushOptions
 from gpt4image.core.validation import Count, check_fields
 
 PAIR = ("class", "probability")
@@ -21,12 +21,23 @@ PAIR = ("class", "probability")
 
 @dataclass(frozen=True)
 class Export:
-    """Export a run's model as timm weights and ONNX.
+    """Export a run's model as timm weights and ONNX, with a model card.
 
-    Compares the exported models' logits with those of the trained one.
+    Compares the exported models' logits with those of the trained one. See also: gpt4image predict.
     """
 
-    SHORT: ClassVar = ("run", "out", "onnx", "tolerance", "work")
+    SHORT: ClassVar = (
+        "run",
+        "out",
+        "onnx",
+        "int8",
+        "torch-export",
+        "benchmark",
+        "push",
+        "private",
+        "tolerance",
+        "work",
+    )
     EXAMPLE: ClassVar = "photos --run gpt4image-work/runs/described-0 --out model"
     source: DataOptions
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
@@ -35,22 +46,43 @@ class Export:
     """Folder for the exported model."""
     onnx: bool = True
     """Also export ONNX."""
+    int8: bool = False
+    """Also quantise the ONNX form to 8-bit integers, and print what that costs on the test images."""
+    torch_export: bool = False
+    """Also export a program for torch.export.load."""
+    benchmark: bool = False
+    """Measure how fast each form is on this machine's processor."""
     tolerance: float = 1e-3
     """Largest allowed difference of a logit."""
     work: Path = WORK
     """Work directory of the images."""
+    hub: PushOptions = field(default_factory=PushOptions)
 
     def run(self) -> None:
-        """Export, and print the largest difference of the logits."""
+        """Export, print how each form compares with the trained model, and push if asked to."""
         from gpt4image.core.console import show
+        from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.core.workdir import WorkDir
         from gpt4image.export import export_model
         from gpt4image.images.open import open_images
         from gpt4image.train.run import open_run
 
-        images = open_images(self.source, WorkDir(self.work))
-        found = export_model(open_run(self.run_folder), images, self.out, onnx=self.onnx, tolerance=self.tolerance)
-        show("\n".join([*(parity.line() for parity in found), f"model: {self.out}"]))
+        if self.hub.push:
+            hub_token(self.hub.push)  # before the work
+        found = export_model(
+            open_run(self.run_folder),
+            open_images(self.source, WorkDir(self.work)),
+            self.out,
+            onnx=self.onnx,
+            int8=self.int8,
+            torch_export=self.torch_export,
+            benchmark=self.benchmark,
+            tolerance=self.tolerance,
+            repo=self.hub.push,
+        )
+        show("\n".join([*found.lines(), f"model: {self.out}"]))
+        if place := push_folder(self.out, self.hub, kind="model", old=["model.*"]):
+            show(f"pushed: {place}")
 
 
 @dataclass(frozen=True)

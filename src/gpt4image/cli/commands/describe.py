@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK, CheckOptions, DataOptions, TextOptions
+from gpt4image.core.options import WORK, CheckOptions, DataOptions, PushOptions, TextOptions
 from gpt4image.describe.options import DescribeOptions
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class DescribeCheck:
 class DescribeExport:
     """Export descriptions as a Parquet dataset with a dataset card, for `datasets` and the Hugging Face hub."""
 
-    SHORT: ClassVar = ("out", "images-inside", "with-cost", "prompt-file", "work")
+    SHORT: ClassVar = ("out", "images-inside", "with-cost", "prompt-file", "push", "private", "work")
     EXAMPLE: ClassVar = "photos --out described-photos"
     source: DataOptions
     out: Path
@@ -111,12 +111,16 @@ class DescribeExport:
     """TOML file with your own prompts, to show them in full on the card."""
     work: Path = WORK
     """Work directory that keeps the descriptions."""
+    hub: PushOptions = field(default_factory=PushOptions)
 
     def run(self) -> None:
-        """Export, and print the counts."""
+        """Export, print the counts, and push if asked to."""
         from gpt4image.core.console import show
+        from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.workflows.check import run_export
 
+        if self.hub.push:
+            hub_token(self.hub.push)  # before the work
         found = run_export(
             self.source,
             self.work,
@@ -124,8 +128,11 @@ class DescribeExport:
             images_inside=self.images_inside,
             with_cost=self.with_cost,
             prompt_file=self.prompt_file,
+            repo=self.hub.push,
         )
         show(found.line())
+        if place := push_folder(self.out, self.hub, kind="dataset", old=["data/*", "metadata.jsonl"]):
+            show(f"pushed: {place}")
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class CardFacts:
         splits: size by split.
         prompts: prompts whose wording is known besides the built-in ones.
         findings: findings of the last check, title and number of texts.
+        repo: the repository on the Hub, USER/NAME; None if the folder stays here.
     """
 
     statistics: SetStatistics
@@ -164,6 +165,7 @@ class CardFacts:
     splits: Mapping[str, SplitSize]
     prompts: Sequence[Prompt]
     findings: Mapping[str, int]
+    repo: str | None = None
 
     @property
     def source(self) -> str:
@@ -206,6 +208,7 @@ def body(facts: CardFacts) -> str:
     return render_card(
         __package__,
         {"plain_settings": plain_settings},
+        loading=f'import datasets\n\ntexts = datasets.load_dataset("{facts.repo or "path/to/this/folder"}")',
         facts=facts,
         statistics=facts.statistics,
         images_inside=any(column.dtype == "image" for column in facts.columns),

@@ -138,6 +138,7 @@ def export_descriptions(
     prompts: Sequence[Prompt] = (),
     findings: Mapping[str, int] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    repo: str | None = None,
 ) -> ExportSummary:
     """Write the descriptions of an image set as a dataset.
 
@@ -154,6 +155,7 @@ def export_descriptions(
         prompts: custom prompts, whose wording the card shows; it knows the built-in ones.
         findings: findings of the last check for the card, title and number of texts.
         shard_bytes: size of a Parquet file.
+        repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -176,7 +178,7 @@ def export_descriptions(
         trials = with_trials - count_texts(store)
         statistics.dropped = count_texts(store, dropped=True) - with_trials
         check_not_empty(statistics, store, images)
-        write_card(draft / "README.md", CardFacts(statistics, columns, splits, prompts, findings or {}))
+        write_card(draft / "README.md", CardFacts(statistics, columns, splits, prompts, findings or {}, repo))
         if out.exists():
             out.rmdir()
         draft.rename(out)

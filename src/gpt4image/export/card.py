@@ -1,0 +1,204 @@
+"""The model card of an exported model: results, training, data, licences, use."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from gpt4image.compare.records import Comparison, Difference, RunRecord
+from gpt4image.core import console
+from gpt4image.core.errors import StoreError
+from gpt4image.core.files import atomic_write
+from gpt4image.core.format import percent, points
+from gpt4image.core.markdown import one_line, render_card
+from gpt4image.export.licences import Part, parts_of, public_name, work_of
+from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.train.run import TrainedRun
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+MOST_CLASSES = 60
+"""With more classes than this, the card gives their number only."""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything a card states.
+
+    Attributes:
+        run: the run whose model it is.
+        images: the images it was trained on.
+        checks: how each exported form was verified, measured and timed, a line each.
+        repo: the repository on the Hub, USER/NAME; None if the folder stays here.
+    """
+
+    run: TrainedRun
+    images: ImageTable
+    checks: Sequence[str]
+    repo: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Name of the image set, without its parent folders."""
+        return Path(self.images.source).name or self.images.source
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone, without folders of this machine."""
+        return public_name(self.run.recipe.backbone)
+
+    @property
+    def recipe(self) -> str:
+        """The recipe as a file for `--config`."""
+        checkpoint = self.run.recipe.checkpoint and Path(self.run.recipe.checkpoint).name
+        return "\n".join(replace(self.run.recipe, backbone=self.backbone, checkpoint=checkpoint).lines())
+
+
+def write_card(path: Path, facts: CardFacts) -> None:
+    """Write the card, the `README.md` of a model."""
+    comparison, parts = find_comparison(facts.run), parts_of(facts.run)
+    front = front_matter(facts, comparison, parts)
+    with atomic_write(path) as file:
+        file.write(f"---\n{front}---\n\n{body(facts, comparison, parts)}".encode())
+
+
+def find_comparison(run: TrainedRun) -> Comparison | None:
+    """Return the comparison that a run is part of, from its work directory; None if there is none."""
+    path = work_of(run).comparison
+    if not path.exists():
+        return None
+    try:
+        comparison = Comparison.load(path)
+    except StoreError as error:
+        console.say(f"{error} The model card says nothing of the comparison.", "yellow")
+        return None
+    return comparison if recorded_run(run, comparison) else None
+
+
+def recorded_run(run: TrainedRun, comparison: Comparison) -> RunRecord | None:
+    """Return the record of this very run in a comparison."""
+    return next(
+        (
+            found
+            for arm in comparison.arms
+            for found in arm.runs
+            if (found.arm, found.seed, found.best_epoch, found.validation_accuracy)
+            == (run.arm.name, run.seed, run.best_epoch, run.best_accuracy)
+        ),
+        None,
+    )
+
+
+def front_matter(facts: CardFacts, comparison: Comparison | None, parts: Sequence[Part]) -> str:
+    """Render the YAML block that the Hugging Face Hub reads."""
+    from huggingface_hub import ModelCardData
+
+    start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
+    card = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["gpt4image", "image-classification", "timm", "transformers"],
+        base_model=start,
+        metrics=["accuracy"],
+        model_name=one_line(f"{facts.backbone} on {facts.source}"),
+        eval_results=results(facts, comparison),
+    )
+    return str(card.to_yaml()) + "\n"
+
+
+def results(facts: CardFacts, comparison: Comparison | None) -> list[EvalResult]:
+    """Return the accuracies of the run, for the `model-index`."""
+    from huggingface_hub import EvalResult
+
+    values = {("validation", "accuracy", "Accuracy"): facts.run.best_accuracy}
+    record = comparison and recorded_run(facts.run, comparison)
+    if record:
+        values |= {
+            ("test", "accuracy", "Accuracy"): record.test_accuracy,
+            ("test", "balanced_accuracy", "Balanced accuracy"): record.balanced_accuracy,
+        }
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="imagefolder",
+            dataset_name=one_line(facts.source),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for (split, metric, name), value in values.items()
+    ]
+
+
+def body(facts: CardFacts, comparison: Comparison | None, parts: Sequence[Part]) -> str:
+    """Render the Markdown of the card."""
+    run, images = facts.run, facts.images
+    return render_card(
+        __package__,
+        {"percent": shown_share, "mean": mean_share},
+        facts=facts,
+        run=run,
+        use=use_with_timm(facts.repo),
+        use_transformers=use_with_transformers(facts.repo),
+        comparison=comparison,
+        record=comparison and recorded_run(run, comparison),
+        finding=comparison and finding(comparison.difference),
+        splits={split: len(images.split(split)) for split in SPLITS},
+        classes=run.classes if len(run.classes) <= MOST_CLASSES else (),
+        parts=parts,
+        versions={name: version(name) for name in ("gpt4image", "torch", "timm")}
+        | {"Python": platform.python_version()},
+    )
+
+
+def use_with_timm(repo: str | None) -> str:
+    """Return three lines of Python that classify a photo with timm, after the imports."""
+    place = f"hf-hub:{repo}" if repo else "local-dir:path/to/this/folder"
+    return (
+        "import timm, torch\n"
+        "from PIL import Image\n\n"
+        f'model = timm.create_model("{place}", pretrained=True).eval()\n'
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)\n"
+        'print(model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0)).softmax(dim=1))'
+    )
+
+
+def use_with_transformers(repo: str | None) -> str:
+    """Return three lines of Python that classify a photo with transformers."""
+    return (
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("image-classification", model="{repo or "path/to/this/folder"}")\n'
+        'print(classify("photo.jpg"))'
+    )
+
+
+def mean_share(runs: Sequence[RunRecord], name: str) -> Markup:
+    """Return the mean of one of the runs' figures."""
+    return shown_share(fmean(getattr(run, name) for run in runs))
+
+
+def shown_share(share: float) -> Markup:
+    """Return a share as a percentage, which needs no escape."""
+    return Markup(percent(share))
+
+
+def finding(difference: Difference) -> str:
+    """State the difference of a comparison with its interval, and no more than that shows."""
+    mean, low, high = points((difference.mean, difference.low, difference.high))
+    measured = (
+        f"{difference.arm} minus {difference.reference}: {mean} points of test accuracy (95% interval {low} to {high}"
+    )
+    if difference.covers == "images only":
+        return f"{measured}, for the test images only). One seed cannot tell an effect from chance."
+    if difference.low <= 0 <= difference.high:
+        return f"{measured}). The interval includes zero: these runs do not show that descriptions help or hurt."
+    return f"{measured}). Training with descriptions made the model {'better' if difference.low > 0 else 'worse'}."
