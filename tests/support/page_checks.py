@@ -106,10 +106,22 @@ def assert_hostile_text_is_text(html):
 
 def measured(dump_dom, path, tmp_path, width):
     """Return the scroll width of a copy with all details open, in a frame of the given width."""
+    return evaluated(dump_dom, path, tmp_path, width, "document.documentElement.scrollWidth + ' of ' + innerWidth")
+
+
+def cut_off_tables(dump_dom, path, tmp_path, width):
+    """Return the captions of the tables that are wider than their box, with all details open."""
+    wide = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+    found = f"{wide}.map(box => box.getAttribute('aria-label')).join(';')"
+    return [name for name in evaluated(dump_dom, path, tmp_path, width, found).split(";") if name]
+
+
+def evaluated(dump_dom, path, tmp_path, width, expression):
+    """Return a JavaScript expression's value in a copy with all details open, in a frame of the given width."""
     html = path.read_text("utf-8").replace("Content-Security-Policy", "x-none")
     script = (
         "<script>document.querySelectorAll('details').forEach(d => d.open = true);"
-        "parent.postMessage(document.documentElement.scrollWidth + ' of ' + innerWidth, '*')</script>"
+        f"parent.postMessage({expression}, '*')</script>"
     )
     (tmp_path / "copy.html").write_text(html + script, "utf-8")
     frame = tmp_path / "frame.html"

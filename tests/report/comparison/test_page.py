@@ -14,7 +14,7 @@ from gpt4image.core.errors import StoreError
 from gpt4image.core.format import NOTHING
 from gpt4image.report import write_report
 from gpt4image.report.html.svg import COLOURS, GRID, INK, MUTED
-from support.page_checks import Page, assert_self_contained, assert_well_structured
+from support.page_checks import Page, assert_self_contained, assert_well_structured, cut_off_tables
 from support.report_sample import (
     make_comparison,
     make_confusion,
@@ -228,8 +228,13 @@ def test_best_epoch_counts_from_one(tmp_path):
     run = comparison.arms[0].runs[0].model_copy(update={"best_epoch": 0})
     arms = [comparison.arms[0].model_copy(update={"runs": [run, *comparison.arms[0].runs[1:]]}), comparison.arms[1]]
     html, _ = write(tmp_path, comparison.model_copy(update={"arms": arms}))
-    row = html[html.index("All runs on the test images") :]
-    assert re.findall(r'<td class="n">(\d+)</td>', row)[0] == "1"
+    assert re.findall(r'data-label="Best epoch">(\d+)</td>', html)[0] == "1"
+
+
+def test_no_table_is_cut_off_on_a_phone(tmp_path, dump_dom):
+    """With 12 classes; larger confusion matrices scroll in their box."""
+    write(tmp_path, make_comparison(), Gallery(items=[make_item()]))
+    assert cut_off_tables(dump_dom, tmp_path / "report.html", tmp_path, 400) == []
 
 
 def test_leaked_images_are_a_warning(tmp_path, plain):

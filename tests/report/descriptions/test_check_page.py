@@ -20,6 +20,7 @@ from support.page_checks import (
     assert_hostile_text_is_text,
     assert_self_contained,
     assert_well_structured,
+    cut_off_tables,
     measured,
 )
 from support.pages_sample import (
@@ -213,6 +214,12 @@ def test_summary_for_the_terminal_names_counts_severities_and_accuracies():
     bare = report_lines(make_report(findings=[], knowledge=None, no_knowledge="No backbone."))
     assert "No problems found in the texts." in bare
     assert "Texts and image features were not compared: No backbone." in bare
+
+
+def test_findings_and_classes_are_not_cut_off_on_a_phone(tmp_path, dump_dom):
+    write(tmp_path, make_report())
+    cut_off = cut_off_tables(dump_dom, tmp_path / "check.html", tmp_path, 400)
+    assert not {"All findings", "Accuracy of each classifier by class"}.intersection(cut_off)
 
 
 @pytest.mark.parametrize("thumbnail", ["https://example.org/x.jpg", "data:image/svg+xml;base64,PHN2Zz4=", ""])

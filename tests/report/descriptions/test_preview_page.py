@@ -47,7 +47,7 @@ def test_description_shows_text_prompt_and_cost(plain):
     words = Page(article[: article.index("</article>") + 10]).words
     assert "finish reason: stop 1,105 tokens in" in words and "$0.00020" in words
     assert "The prompt as sent Question" in words
-    assert "This is a picture of: animals. Describe how the animals looks" in html
+    assert "This is a picture of: animals. Describe how the animals look in" in html
 
 
 def test_failures_and_cut_off_texts_are_marked(plain):
