@@ -111,7 +111,6 @@ def save(name: str, asked: argparse.Namespace, rows: Sequence[Mapping[str, Any]]
     path = asked.save or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
-    plain = [{k: asdict(v) if isinstance(v, Spread) else v for k, v in row.items()} for row in rows]
-    record = {"benchmark": name, "options": options, "machine": machine(), "rows": plain}
-    path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    record = {"benchmark": name, "options": options, "machine": machine(), "rows": list(rows)}
+    path.write_text(json.dumps(record, indent=1, default=asdict) + "\n", "utf-8")
     print(f"saved: {path}")

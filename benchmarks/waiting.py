@@ -1,0 +1,107 @@
+"""A training step with OpenMP's own way of waiting and with the library's, alone and beside a busy process.
+
+    python benchmarks/waiting.py                  # a small step, for which waiting matters most
+    python benchmarks/waiting.py --skip-default   # where the default takes minutes
+
+Two processes take turns with the same step; one of them imports gpt4image first. Alone, the ratio to the default says
+what sleeping costs. Beside a process that never rests, N processors have N + 1 busy threads: a step that gets its fair
+share takes (N + 1) / N of its time alone, and the ratio to that says what waiting costs. Run it on a machine that does
+nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from paired import Spread, add_options, ratio, save, take_turns
+
+from gpt4image.core.waiting import CHOICES
+
+STEPS = """
+import sys, time
+if sys.argv[1] == "gpt4image":
+    import gpt4image
+import timm, torch
+backbone, size, batch = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+model = timm.create_model(backbone, num_classes=10)
+optimizer = torch.optim.AdamW(model.parameters())
+images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
+for line in sys.stdin:
+    started = time.perf_counter()
+    for _ in range(int(line)):
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    print((time.perf_counter() - started) / int(line), flush=True)
+"""
+
+
+@contextmanager
+def trained(side: str, asked: argparse.Namespace) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that runs steps on request."""
+    clean = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    options = [side, asked.backbone, str(asked.image_size), str(asked.batch_size)]
+    command = [sys.executable, "-c", STEPS, *options]
+    with subprocess.Popen(command, env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """Keep one processor busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_steps(process: subprocess.Popen[str], count: int) -> float:
+    """Return the seconds of a step."""
+    process.stdin.write(f"{count}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def main() -> None:
+    """Print and save the seconds of a step and the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="mobilenetv3_small_050")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--skip-default", action="store_true", help="time the library's way only")
+    add_options(parser, rounds=15)
+    asked = parser.parse_args()
+    with trained("gpt4image", asked) as own, trained("default", asked) as default:
+        sides = {"gpt4image": partial(run_steps, own, asked.steps)}
+        if not asked.skip_default:
+            sides["default"] = partial(run_steps, default, asked.steps)
+        alone = take_turns(sides, asked.rounds)
+        with busy_process():
+            beside = take_turns(sides, asked.rounds)
+    processors = len(os.sched_getaffinity(0))
+    fair = [seconds * (processors + 1) / processors for seconds in alone["gpt4image"]]
+    row = {
+        "alone": {name: Spread.of(costs) for name, costs in alone.items()},
+        "beside": {name: Spread.of(costs) for name, costs in beside.items()},
+        "beside_over_fair_share": ratio(beside["gpt4image"], fair),
+    }
+    if not asked.skip_default:
+        row["alone_over_default"] = ratio(alone["gpt4image"], alone["default"])
+        row["beside_over_default"] = ratio(beside["gpt4image"], beside["default"])
+    for name, value in row.items():
+        print(f"{name}: {value if isinstance(value, Spread) else ', '.join(f'{k} {v} s' for k, v in value.items())}")
+    save("waiting", asked, [row])
+
+
+if __name__ == "__main__":
+    main()
