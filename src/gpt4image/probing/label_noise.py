@@ -12,6 +12,7 @@ from scipy.special import expit, log_expit, log_softmax, logsumexp
 
 from gpt4image.probing.folds import number
 from gpt4image.probing.intervals import CONFIDENCE, Interval
+from gpt4image.probing.logistic_regression import fitting_threads
 
 WRONG, RIGHT = 1.0, 9.0  # labels imagined beside the given ones: they keep the share of wrong labels off 0 and 1
 STRICTNESS = 3  # labels imagined in each row of T, per class, where errors are spread evenly
@@ -86,7 +87,8 @@ def fit_noise_model(
         labels[rows],
         np.ones(len(rows)) if weights is None else weights[rows],
     )
-    return likelihood.fit(start)
+    with fitting_threads(likelihood.classifiers.size):
+        return likelihood.fit(start)
 
 
 @dataclass(frozen=True)

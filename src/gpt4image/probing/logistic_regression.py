@@ -93,7 +93,7 @@ def fit_softmax_regression(
         raise ConfigError(
             f"A classifier needs a strength above 0 and at least one row, not {strength} and {len(rows)}."
         )
-    with _fitting_threads(len(rows) * vectors.shape[1] * classes):
+    with fitting_threads(len(rows) * vectors.shape[1] * classes):
         objective = _Objective(vectors, labels, rows, classes, strength, device)
         axes = _Axes.of(objective)
 
@@ -114,7 +114,7 @@ def fit_softmax_regression(
 
 
 @contextmanager
-def _fitting_threads(products: int) -> Iterator[None]:
+def fitting_threads(products: int) -> Iterator[None]:
     """Let torch and BLAS use one thread for passes of few products; restore the number of threads afterwards."""
     import torch
 
