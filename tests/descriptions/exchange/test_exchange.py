@@ -147,6 +147,17 @@ class TestExport:
         assert "| server error 500 | 1 |" in card
         assert "35 descriptions of 35 images" in card
 
+    def test_trials_are_left_out_until_they_count(self, images, tmp_path):
+        store = fill(tmp_path, images, ask("m", ["plain"]))
+        keys = [record.key for record in store.current()[:3]]
+        store.mark(keys, "trial", "asked for a look")
+        store.mark(keys[:1], "drop", "refusal")
+        summary = export_descriptions(store, images, tmp_path / "set")
+        assert (summary.texts, summary.dropped, summary.trials) == (33, 1, 2)
+        assert "1 text dropped by describe check, 2 texts written for a look" in summary.line()
+        store.mark(keys[1:], "keep", "run in full")
+        assert export_descriptions(store, images, tmp_path / "all").texts == 35
+
     def test_empty_export_is_an_error(self, images, tmp_path):
         with pytest.raises(DescriptionError, match="holds no text of any image in"):
             export_descriptions(DescriptionStore(tmp_path / "none"), images, tmp_path / "set")
