@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.invocation import Invocation, in_users_words, invoked
+from support import ROOT
 
 COMMANDS = frozenset({"describe", "compare"})
 
@@ -20,6 +23,33 @@ def test_errors_of_python_calls_name_no_options():
     assert str(error) == "Set test_share, or price_in and price_out."
     with invoked(Invocation("gpt4image", commands=COMMANDS)):
         assert str(error).startswith("Set --test-share SHARE, or ")
+
+
+def literal_texts(node):
+    """Yield the texts inside an expression; what an f-string inserts is an X."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from literal_texts(child)
+
+
+def test_no_error_of_the_library_names_a_bare_option():
+    """Outside the command line, an option stands in brackets behind its setting, or in a command to type."""
+    package = ROOT / "src/gpt4image"
+    raised = [
+        (path.relative_to(package), text)
+        for path in package.rglob("*.py")
+        if "cli" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and node.exc is not None
+        for text in literal_texts(node.exc)
+    ]
+    assert len(raised) > 200
+    bare = [(path, text) for path, text in raised if re.search(r"(?<![\w-])--[a-z]", in_users_words(text))]
+    assert [(path, text) for path, text in bare if not re.search(r"gpt4image [a-z]+( [a-zA-Z]+)* --", text)] == []
 
 
 def test_commands_are_named_as_typed_however_often_a_message_is_rewritten():
