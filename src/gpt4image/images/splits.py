@@ -219,7 +219,7 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
     Within a class the images are ranked by a hash of seed and id; test takes the first ones, validation the next.
     """
     # `order` runs through the labelled images class by class, each class in the order of its ranks.
-    ranks = np.array(list(digests([str(seed)], ids.tolist())), dtype="S32")
+    ranks = np.fromiter((rank.encode() for rank in digests([str(seed)], ids)), "S32", len(ids))
     order = np.lexsort((ranks, labels))
     order = order[labels[order] >= 0]
     present, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)

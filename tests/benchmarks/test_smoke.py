@@ -1,0 +1,43 @@
+"""Every benchmark runs, on little, and writes its record; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from support import ROOT
+
+pytestmark = pytest.mark.slow
+
+FOLDER = ROOT / "benchmarks"
+SMALL = {
+    "embedding": "--texts 16 --rounds 2 --sets clipart12",
+    "imagenet_cost": "",
+    "imagenet_scale": "--images 200",
+    "starting": "--samples 40 --files 40 --rounds 2 --cases help tar files",
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmark_runs(name, tmp_path):
+    words = [*SMALL[name].split(), *(["--save", str(tmp_path / "record.json")] if "paired" in source(name) else [])]
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *words]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout
+    if "paired" in source(name):
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert record["benchmark"] == name and record["machine"]["processors"] and record["rows"]
+
+
+def source(name):
+    return (FOLDER / f"{name}.py").read_text()
+
+
+def test_readme_lists_every_benchmark():
+    listed = set(re.findall(r"\(([a-z_]+)\.py\)", (FOLDER / "README.md").read_text()))
+    assert listed == {path.stem for path in FOLDER.glob("*.py")} - {"paired"}
