@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.shards import to_batch
 
 
-def plain_current(store: DescriptionStore, dropped: bool) -> list[DescriptionRecord]:
+def plain_current(store: DescriptionStore, dropped: bool, trials: bool) -> list[DescriptionRecord]:
     """The same as `current`, record by record."""
     marks, found = store.marks(), {}
 
@@ -27,7 +28,9 @@ def plain_current(store: DescriptionStore, dropped: bool) -> list[DescriptionRec
     kept = []
     for record in found.values():
         mark = marks.get(record.key)
-        out = record.answered and mark is not None and mark.verdict != "keep" and mark.created >= record.created
+        verdict = mark.verdict if mark is not None and record.answered else "keep"
+        late = verdict in ("drop", "retry") and mark.created >= record.created
+        out = late or (verdict == "trial" and not trials)  # a trial whenever it was written
         if dropped or not out:
             kept.append(record)
     return sorted(kept, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
@@ -44,11 +47,12 @@ def test_current_matches_a_plain_loop(tmp_path, seed):
                 times = ["", "2020-01-01", f"2026-01-0{draw.randint(1, 3)}", "2999-01-01"]
                 key = draw.choice(keys)
                 writer.write(DescriptionRecord(key, digest(key), f"{step} {number}", error, created=draw.choice(times)))
-        store.mark(draw.sample(keys, 6), draw.choice(["drop", "retry", "keep"]), "why")
+        store.mark(draw.sample(keys, 6), draw.choice(["drop", "retry", "keep", "trial"]), "why")
         if draw.random() < 0.3:
             store.compact()
-        for dropped in (False, True):
-            assert store.current(dropped=dropped) == plain_current(store, dropped)
+        for dropped, trials in product((False, True), repeat=2):
+            found = store.current(dropped=dropped, trials=trials)
+            assert found == plain_current(store, dropped, trials)
 
 
 def test_empty_store_has_no_current_records(tmp_path):
