@@ -108,6 +108,9 @@ def test_logits_equal_those_of_the_run_and_of_its_export(images, run, run_teache
 
 
 def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
+    import timm
+    from safetensors.torch import save_file
+
     def refused(name: str, message: str, error=ConfigError, **options) -> None:
         with pytest.raises(error, match=message):
             load_teacher(name, "cpu", **options)
@@ -117,6 +120,11 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
     refused("tim:resnet50", "Unknown kind of teacher 'tim'. Did you mean 'timm'")
     refused("timm:resnet5", "Unknown timm model 'resnet5'.*Did you mean")
     refused("timm:resnet5", "Unknown", checkpoint=resnet_weights)
+    refused("timm:test_resnet.nosuchtag", "Unknown pretrained weights of test_resnet 'nosuchtag'")
+    save_file(timm.create_model("test_vit", img_size=60).state_dict(), tmp_path / "60.safetensors")
+    refused(
+        "timm:test_vit", "does not take images of 60 x 60 .*160", image_size=60, checkpoint=tmp_path / "60.safetensors"
+    )
     refused("timm:test_resnet", "are not available.*weights file as checkpoint")
     refused("timm:test_vit", "does not hold the weights", checkpoint=resnet_weights)
     refused("timm:test_resnet", "does not exist", checkpoint=tmp_path / "none.pt")
