@@ -86,6 +86,20 @@ def test_lines_inside_a_line_move_it_and_stay(capsys):
     assert "7/7" in shown[0] and "3/3" in shown[2]
 
 
+def test_time_left_for_all_runs_is_known_when_a_run_begins():
+    """Only work done before this process began says nothing about the speed."""
+    with console.progress("All 3 runs", 3) as overall:
+        (task,) = console._OPEN[0].tasks
+        with console.progress("Run 1 of 3", 4, part_of=overall) as meter:
+            meter.start(2)
+            assert task.speed is None
+            for _ in range(2):
+                meter.advance()
+        with console.progress("Run 2 of 3", 4, part_of=overall) as meter:
+            meter.start(0)
+            assert task.speed is not None and task.completed == 1
+
+
 def test_without_a_terminal_long_work_is_logged(capsys, monkeypatch):
     monkeypatch.setattr(console, "LOG_SECONDS", -1)
     with console.progress("Embed 9 texts", 9) as meter:

@@ -190,6 +190,8 @@ class Meter:
 
     def start(self, done: float) -> None:
         """Begin at a position that earlier work reached, which says nothing about the time that is left."""
+        if done == self._done:
+            return
         self._done = done
         self._lines.reset(self._task, completed=cast(int, done))  # any number will do
         if self._part_of is not None and self._total:
