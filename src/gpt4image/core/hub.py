@@ -16,7 +16,7 @@ from typing import Any
 from gpt4image.core.console import say
 from gpt4image.core.errors import first_line
 
-SECONDS = 6.0  # to wait for the hub's first answer
+SECONDS = 4.0  # to wait for the hub's first answer
 FAILED = 500  # the first HTTP status that says the server is at fault
 
 HUB_PREFIX = "hf:"
@@ -91,7 +91,7 @@ def find_fault() -> str | None:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the libraries that are loaded from asking the hub."""
+    """Keep the libraries that are loaded from asking the hub, and from logging that they miss it."""
     from huggingface_hub import constants
 
     flags: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
@@ -99,4 +99,6 @@ def offline() -> Iterator[None]:
         for module in flags:
             stack.callback(setattr, module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE)
             module.HF_HUB_OFFLINE = True
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.ERROR)
         yield

@@ -61,7 +61,7 @@ def load(location: str, device: str | None, precision: Precision) -> LoadedModel
     except Exception as error:  # transformers, the hub's client and torch share no base class
         reason = shorten(printable(first_line(error)), REASON_LENGTH)
         raise DescribeError(
-            f"Model {printable(location)} cannot be loaded: {reason} {advice(location, error)}"
+            f"Model {printable(location)} cannot be loaded: {reason.rstrip('.')}. {advice(location, error)}"
         ) from None
 
 
