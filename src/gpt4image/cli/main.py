@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
-from gpt4image.core.console import doing, say
+from gpt4image.core.console import doing, say, wrap
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.invocation import NAME, Invocation, in_users_words, invoked, typed_program
 from gpt4image.core.options import DataOptions
@@ -21,6 +21,10 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+HINTS = (
+    f"{NAME} COMMAND --help shows a command's main options, --help-all every option.",
+    f"{NAME} --version shows the version.",
+)
 HELP_WORDS = ("help", "usage", "-help", "-?")
 
 # Options that got another name. They are no longer taken, but the error names the new one.
@@ -140,7 +144,9 @@ def read_recipe(program: str, options: list[str]) -> Recipe:
 
 def overview() -> str:
     """Return the list of commands."""
-    from gpt4image.cli.help import two_columns
+    from gpt4image.cli.help import terminal_width, two_columns
+
+    width = terminal_width()
 
     commands = [
         line
@@ -155,6 +161,9 @@ def overview() -> str:
             "",
             *commands,
             "",
-            "gpt4image COMMAND --help shows the main options, --help-all every option; --version the version.",
+            *wrap(
+                in_users_words(f"{NAME} COMMAND --help shows a command's main options, --help-all every option."), width
+            ),
+            *wrap(in_users_words(f"{NAME} --version shows the version."), width),
         ]
     )

@@ -55,7 +55,7 @@ def _settle(difference: Difference, typed: CommandRecord | None) -> tuple[str, s
         bound = decimal(100 * max(-difference.low, difference.high))
         return (
             f"To show a difference as small as {mean} points is not practical. Take the two as equal to within {bound} "
-            "points, or change what is compared: other descriptions, another recipe.",
+            "points, or change what is compared: the descriptions or the recipe.",
             "",
         )
     if needed.times_images > 1:
