@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from gpt4image.cli.main import main
 from support import ROOT
-from support.stub_server import StubServer
+from support.stub_server import MODEL, StubServer
 
 SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
 
@@ -56,7 +56,8 @@ def small(command: str, server: str) -> list[str]:
     command = (
         command.replace("http://localhost:8000/v1", server).replace("WORK", "gpt4image-work").replace("DATA", "photos")
     )
-    command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace("resnet50", "resnet10t")
+    command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace(" imagenet ", " photos ")
+    command = re.sub(r"(?<!reference-)resnet50", "resnet10t", command).replace("gpt-4.1-nano", MODEL)
     words = shlex.split(command.replace(" ...", ""))[1:]
     match words:
         case ["describe", "check", *_]:
@@ -75,7 +76,7 @@ def small(command: str, server: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/guide.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/guide.md", "docs/imagenet.md"])
 def test_commands_run_in_the_order_of_the_document(document, folder, server, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     found = [command for command in commands(document) if command.startswith("gpt4image")]

@@ -24,6 +24,11 @@ def digest(*parts: bytes | str) -> str:
     >>> digest("ab", "c") == digest("a", "bc")
     False
     """
+    return digest_of(parts)
+
+
+def digest_of(parts: Iterable[bytes | str]) -> str:
+    """Return the digest of parts that need not be in memory together."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gpt4image.core.errors import ConfigError, DescriptionError
-from gpt4image.core.files import atomic_write, digest
+from gpt4image.core.files import atomic_write, digest_of
 from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import to_keys
+from gpt4image.descriptions.store.shards import BATCH_ROWS
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.llm.chat import is_other_model
 
@@ -107,11 +108,12 @@ class DescriptionSet:
     @cached_property
     def text_hash(self) -> str:
         """Hash of all ids and texts; equal sets have equal hashes."""
-        return digest(*(part for row in self.pairs() for part in row))
+        return digest_of(part for row in self.pairs() for part in row)
 
-    def pairs(self) -> Iterable[tuple[str, str]]:
-        """Return all pairs (image id, text), sorted by image id."""
-        return zip(self.rows["id"].to_pylist(), self.rows["text"].to_pylist(), strict=True)
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """Yield all pairs (image id, text), sorted by image id."""
+        for batch in self.rows.select(["id", "text"]).to_batches(max_chunksize=BATCH_ROWS):
+            yield from zip(batch["id"].to_pylist(), batch["text"].to_pylist(), strict=True)
 
     def texts_of(self, ids: Iterable[str]) -> list[str | None]:
         """Return the first text of each image, or None."""

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError, StoreError
 from gpt4image.core.files import digest, exclusive, fill_array, replace_folder, save_array
 from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import DescriptionSet
+from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.embed.encoders import TextEncoder
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
 
@@ -97,7 +100,7 @@ class EncodingPlan(NamedTuple):
 
 def plan_encoding(descriptions: DescriptionSet, encoder: TextEncoder, earlier: EmbeddingStore | None) -> EncodingPlan:
     """Decide in which order to encode the distinct texts; the same input gives the same plan."""
-    texts = list({text: None for _, text in descriptions.pairs()})
+    texts: list[str] = descriptions.rows["text"].unique().to_pylist()
     hashes = np.asarray([digest(text) for text in texts], dtype="S32")
     stored = {value: row for row, value in enumerate(np.load(earlier.layout.texts).tolist())} if earlier else {}
     known = np.asarray([stored.get(value, -1) for value in hashes.tolist()], dtype=np.int64)
@@ -198,13 +201,13 @@ def _write_index(
     plan: EncodingPlan, descriptions: DescriptionSet, encoder: TextEncoder, layout: EmbeddingLayout, long_text: LongText
 ) -> None:
     """Write which vectors belong to which image and, last, the manifest."""
-    row_of = {text: row for row, text in enumerate(plan.texts)}
-    pairs = list(descriptions.pairs())  # sorted by image id
-    rows = np.asarray([row_of[text] for _, text in pairs], dtype=np.int64)
-    ids, starts = np.unique(np.asarray([image_id for image_id, _ in pairs], dtype="S32"), return_index=True)
+    found = pc.index_in(descriptions.rows["text"], value_set=pa.array(plan.texts, pa.string()))
+    rows = found.to_numpy().astype(np.int64)
+    all_ids = np.concatenate([to_keys(chunk) for chunk in descriptions.rows["id"].chunks])  # sorted
+    ids, starts = np.unique(all_ids, return_index=True)
     save_array(layout.texts, plan.hashes)
     save_array(layout.ids, ids)
-    save_array(layout.offsets, np.append(starts, len(pairs)).astype(np.int64))
+    save_array(layout.offsets, np.append(starts, len(rows)).astype(np.int64))
     save_array(layout.rows, rows)
     longest = np.maximum.reduceat(plan.tokens[rows], starts)  # tokens of each image's longest text [N]
     worst = sorted(zip(longest.tolist(), ids.tolist(), strict=True), reverse=True)[:SHOWN_LONGEST]
