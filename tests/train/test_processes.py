@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from gpt4image import train_model
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.train.processes import memory_format, on_this_machine
+from gpt4image.train.processes import loader_workers, memory_format, on_this_machine
 
 SCRIPT = """
 import json, os, sys
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from gpt4image import EmbeddingStore, Recipe, load_images, train_model
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.train.processes import memory_format, on_this_machine
+from gpt4image.train.processes import loader_workers, memory_format, on_this_machine
 data, store, out, recipe = sys.argv[1:]
 images = load_images(data, validation_share=0.2, test_share=0.25)
 run = train_model(images, EmbeddingStore(store), Recipe.from_dict(json.loads(recipe)), Path(out))
@@ -37,6 +37,16 @@ def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small
     assert on_this_machine(small_recipe(precision="fp16")).precision == "fp16"
     assert memory_format(small_recipe(precision="no"), torch.device("cuda")) == torch.contiguous_format
     assert memory_format(small_recipe(), torch.device("cuda")) == torch.channels_last
+
+
+def test_a_gpu_is_fed_by_the_processors_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (loader_workers(None), loader_workers(0), loader_workers(3)) == (0, 0, 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("gpt4image.train.processes.available_processors", lambda: 12)
+    assert (loader_workers(None), loader_workers(0)) == (12, 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader_workers(None) == 3
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
-from gpt4image.train.processes import make_accelerator, on_this_machine
+from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run import train_model
 from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunLayout
@@ -37,7 +37,7 @@ def compare_arms(
     *,
     soft_labels: Sequence[SoftLabels] = (),
     seeds: Sequence[int] = (0, 1, 2),
-    workers: int = 0,
+    workers: int | None = None,
     checkpoint_seconds: float = 60.0,
 ) -> Comparison:
     """Train every arm, with and without descriptions, with each seed, and compare the predictions for the test images.
@@ -53,7 +53,7 @@ def compare_arms(
         work: the work directory.
         soft_labels: soft labels, for recipes that mix them in.
         seeds: seeds; every arm is trained with each.
-        workers: processes that prepare batches.
+        workers: processes that prepare batches, None for the default (`loader_workers`).
         checkpoint_seconds: time between two checkpoints of a run.
 
     Raises:
@@ -63,6 +63,7 @@ def compare_arms(
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, recipe, seeds)
     workdir, recipe, seeds = WorkDir(work), on_this_machine(recipe), tuple(seeds)
+    workers = loader_workers(workers)
     outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS.names()}
     layouts = {(seed, arm): RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes}
     done = {key for key, layout in layouts.items() if layout.result.exists()}

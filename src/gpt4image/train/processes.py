@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.images.scan import available_processors
 from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import Normalization
 
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
 EVALUATION_BATCH = 64
+MOST_WORKERS = 16  # each holds two batches
 
 
 def on_this_machine(recipe: Recipe) -> Recipe:
@@ -27,6 +30,16 @@ def on_this_machine(recipe: Recipe) -> Recipe:
         return recipe
     gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return replace(recipe, precision="bf16" if gpu else "no")
+
+
+def loader_workers(asked: int | None) -> int:
+    """Return how many processes load images: as many as asked, else the processors there are for each GPU.
+
+    On a CPU the default is none: the step itself needs all processors.
+    """
+    if asked is not None or not torch.cuda.is_available():
+        return asked or 0
+    return min(MOST_WORKERS, available_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:

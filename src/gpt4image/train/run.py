@@ -24,7 +24,7 @@ from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.loop import Trainer, fit
-from gpt4image.train.processes import make_accelerator, on_this_machine
+from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
@@ -71,7 +71,7 @@ def train_model(
     arm: str = CANDIDATE,
     seed: int = 0,
     features: Path | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     augmentation: int | None = None,
     progress: console.OpenProgress | None = None,
@@ -90,7 +90,7 @@ def train_model(
         arm: name of an arm, `baseline` or `described`.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
         features: folder of cached features; the run's folder by default.
-        workers: processes that prepare batches; affects speed only.
+        workers: processes that prepare batches, None for the default (`loader_workers`); affects speed only.
         checkpoint_seconds: time between two checkpoints.
         augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
         progress: opens the line that shows the steps, by default one of its own.
@@ -120,7 +120,7 @@ def train_model(
         seed=seed,
         layout=layout,
         features=features or folder,
-        workers=workers,
+        workers=loader_workers(workers),
         checkpoint_seconds=checkpoint_seconds,
         augmentation=augmentation or layout.augmentation or AUGMENTATION,
     )

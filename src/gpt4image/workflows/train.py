@@ -109,7 +109,7 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
 
 
 def run_training(
-    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int | None
 ) -> TrainedRun:
     """Train one model on the images and, if its arm uses them, the descriptions."""
     from gpt4image.train.run import train_model
@@ -127,7 +127,7 @@ def run_training(
             console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
-            stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
+            stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
     return train_model(
         images,
         stores,
@@ -142,7 +142,7 @@ def run_training(
 
 
 def run_comparison(
-    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int
+    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int | None
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory."""
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
@@ -161,7 +161,7 @@ def run_comparison(
             from gpt4image.train.processes import make_accelerator
 
             accelerator = make_accelerator(recipe)
-        stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers)
+        stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
     comparison = compare_arms(
         images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
     )

@@ -34,11 +34,11 @@ class TrainingCommand:
     """TOML file with recipe settings. It overrides the named recipe, and options override both."""
     work: Path = WORK
     """Work directory."""
-    workers: Whole = 0
-    """Processes that load images."""
+    workers: Whole | None = None
+    """Processes that load images. Default: one for each processor if a GPU trains, none otherwise."""
 
     def __post_init__(self) -> None:
-        check_value(Whole, self.workers, "workers")
+        check_value(Whole | None, self.workers, "workers")
 
 
 @dataclass(frozen=True)
