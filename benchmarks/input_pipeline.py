@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,21 +158,15 @@ def ours(setting: Setting, images: ImageTable) -> Side:
     dataset = LabelledInputs(ImageInputs(images, rows, augmented_view(recipe, config)), images, rows)
     batches, normalize = EpochBatches(len(rows), BATCH, seed=0), Normalization.of(config)
 
-    def epoch() -> Iterator[Tensor]:
-        for batch in make_loader(dataset, batches, setting.workers):
-            yield normalize(batch.inputs)
-
-    return setting.timed(epoch)
+    loader = make_loader(dataset, batches, setting.workers)
+    return setting.timed(lambda: (normalize(batch.inputs) for batch in loader))
 
 
 def loader_of(setting: Setting, data: Dataset[tuple[Tensor, int]]) -> Side:
     """A dataset behind torch's loader."""
 
-    def epoch() -> Iterator[Tensor]:
-        for pixels, _ in DataLoader(data, BATCH, shuffle=True, num_workers=setting.workers):
-            yield pixels
-
-    return setting.timed(epoch)
+    loader = DataLoader(data, BATCH, shuffle=True, num_workers=setting.workers, persistent_workers=setting.workers > 0)
+    return setting.timed(lambda: (pixels for pixels, _ in loader))
 
 
 def torchvision_transform(setting: Setting) -> Callable[[Image.Image], Tensor]:
@@ -201,7 +195,8 @@ def timm_loader(setting: Setting) -> Side:
     }
     loader = create_loader(
         data, (3, SIZE, SIZE), BATCH, is_training=True, num_workers=setting.workers, mean=config["mean"],
-        std=config["std"], device=torch.device("cpu"), persistent_workers=False, pin_memory=False, **settings,
+        std=config["std"], device=torch.device("cpu"), persistent_workers=setting.workers > 0,
+        pin_memory=False, **settings,
     )  # fmt: skip
     if setting.in_memory:  # `create_loader` sets the transform of its own datasets only
         data.transform = create_transform((3, SIZE, SIZE), is_training=True, use_prefetcher=True, **settings)
@@ -223,11 +218,8 @@ def hugging_face(setting: Setting) -> Side:
 
     data.set_transform(prepare)
 
-    def epoch() -> Iterator[Tensor]:
-        for batch in DataLoader(data, BATCH, shuffle=True, num_workers=setting.workers):
-            yield batch["image"]
-
-    return setting.timed(epoch)
+    loader = DataLoader(data, BATCH, shuffle=True, num_workers=setting.workers, persistent_workers=setting.workers > 0)
+    return setting.timed(lambda: (batch["image"] for batch in loader))
 
 
 def main() -> None:

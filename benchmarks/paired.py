@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "datasets", "numpy")
 
@@ -62,9 +64,10 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and of the children that have ended."""
+    """Return the processor time of this process and its children, those that have ended included."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    running = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used) + sum(times.user + times.system for times in running)
 
 
 def processor_time(work: Callable[[], object]) -> float:
