@@ -12,8 +12,7 @@ from gpt4image.train.processes import make_accelerator
 from gpt4image.train.run import TrainedRun, load_backbone
 
 SECONDS = 1.0  # spent on measuring the speed
-BATCH = {"cpu": 8}  # images at a time
-BATCH_ON_GPU = 64
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # images at a time
 
 
 @torch.no_grad()
@@ -21,10 +20,11 @@ def measure_model(run: TrainedRun) -> ModelRecord:
     """Count parameters and multiply-adds of a run's model, and measure its speed on this device, in float32."""
     device = make_accelerator(run.recipe).device
     model = load_backbone(run).to(device)
-    batch = BATCH.get(device.type, BATCH_ON_GPU)
+    batch = BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU
     images = torch.zeros(batch, *run.preprocessing["input_size"], device=device)
     with FlopCounterMode(display=False) as counter:
         model(images[:1])
+    float(model(images).sum())  # the first batch takes longer on a GPU
     done, started = 0, time.perf_counter()
     while not done or time.perf_counter() - started < SECONDS:
         float(model(images).sum())  # reading the number waits for the device
