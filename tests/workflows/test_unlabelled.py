@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gpt4image import DescriptionStore, load_images, open_run
@@ -23,13 +24,18 @@ def test_images_without_a_label_are_described(tmp_path):
     for number, path in enumerate(sorted(more.rglob("*.png"))):
         write(path, noise((4, number), size=32))
     with StubServer(Scenario()) as server:
-        asked = ["describe", str(labelled), "--work", str(tmp_path / "work"), "--base-url", server.base_url, "--yes"]
-        assert main([*asked, "--model", MODEL, "--unlabelled", str(more)]) == 0
+        data = [str(labelled), "--unlabelled", str(more), "--work", str(tmp_path / "work")]
+        assert main(["describe", *data, "--base-url", server.base_url, "--model", MODEL, "--yes"]) == 0
     images = load_images(labelled, unlabelled=[more], work=tmp_path / "work")
     in_train = {identity.decode() for identity in images.ids[images.split("train")].tolist()}
     store = DescriptionStore(WorkDir(tmp_path / "work").description_store)
     assert {record.image_id for record in store.records()} == in_train
     assert (images.labels < 0).sum() == len(list(more.rglob("*.png")))
+    assert main(["describe", "check", *data]) == 0
+    assert main(["describe", "export", *data, "--out", str(tmp_path / "out")]) == 0
+    exported = pq.read_table(next((tmp_path / "out").rglob("train*.parquet")), columns=["path", "label"]).to_pylist()
+    assert {row["label"] is None for row in exported if row["path"].startswith(str(more))} == {True}
+    assert {row["label"] is None for row in exported if not row["path"].startswith(str(more))} == {False}
 
 
 @pytest.mark.slow
