@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpt4image.core.errors import ImageError
 from gpt4image.images.sources.listing import Listing
@@ -27,11 +28,12 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
     starts, tables, next_row = [], [], 0
     for prefix, listing in zip(prefixes, listings, strict=True):
         starts.append(next_row)
-        rows = listing.rows.to_pydict()
-        rows["path"] = [prefix + path for path in rows["path"]]
-        rows["row"] = [next_row + row for row in rows["row"]]
-        next_row = max(rows["row"], default=next_row - 1) + 1
-        tables.append(pa.table(rows, schema=listing.rows.schema))
+        rows = listing.rows
+        path = pc.binary_join_element_wise(prefix, rows["path"], "")
+        row = pc.add(rows["row"], next_row)
+        if len(rows):
+            next_row = pc.max(row).as_py() + 1
+        tables.append(rows.set_column(0, "path", path).set_column(rows.schema.get_field_index("row"), "row", row))
 
     def of_all(images: Sequence[tuple[RejectedImage, ...]]) -> tuple[RejectedImage, ...]:
         pairs = zip(prefixes, images, strict=True)
