@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
@@ -52,12 +53,18 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
                 "one, or set leaks to drop (--leaks drop)."
             )
         images = drop_leaks(images)
-    report_images(images, names_follow=names_follow)
+    report_images(images, names_follow=names_follow, unlabelled=options.unlabelled)
     return images
 
 
-def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
-    """Print the image set in a few lines; `names_follow` if the caller lists files left out and copies."""
+def report_images(images: ImageTable, *, names_follow: bool = False, unlabelled: Sequence[str] = ()) -> None:
+    """Print the image set in a few lines.
+
+    Args:
+        images: the image set.
+        names_follow: the caller lists files left out and copies.
+        unlabelled: further sources of the set.
+    """
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
     _report_labels(images)
@@ -76,7 +83,8 @@ def report_images(images: ImageTable, *, names_follow: bool = False) -> None:
         first = images.rejected[0]
         say(f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", "yellow")
     if not names_follow and (duplicates.surplus or images.rejected):
-        say(f"To list them: gpt4image images {images.source}")
+        words = [images.source, *(["--unlabelled", *unlabelled] if unlabelled else [])]
+        say(f"To list them: gpt4image images {shlex.join(words)}")
 
 
 def _report_labels(images: ImageTable) -> None:
