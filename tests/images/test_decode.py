@@ -345,3 +345,56 @@ def test_fewer_bits_in_a_wider_file_keep_their_levels(bits, kind):
     values = np.linspace(0, 2**bits - 1, 4096).reshape(64, 64).astype(kind)
     found = pixels(encode(Image.fromarray(values), "TIFF"))
     assert len(np.unique(found)) == 256 and found.min() == 0 and found.max() == 255
+
+
+def wide_png(values):
+    """Encode colour of 16 bits, [H, W, 3 or 4], which Pillow cannot write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def wide_tiff(values, order, packed):
+    """Encode colour of 16 bits, [H, W, 3], as one strip in a byte order ("<" or ">")."""
+    height, width, channels = values.shape
+    data = values.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if packed else data
+    after = 8 + 2 + 10 * 12 + 4  # where the directory of ten entries ends: three depths follow, then the pixels
+    longs = {256: width, 257: height, 273: after + 6, 278: height, 279: len(data)}
+    shorts = {259: 8 if packed else 1, 262: 2, 277: channels, 284: 1}
+    entries = {tag: struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in longs.items()}
+    entries |= {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
+    entries[258] = struct.pack(f"{order}HHII", 258, 3, 3, after)
+    start = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(entries))
+    directory = b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return start + directory + struct.pack(f"{order}3H", 16, 16, 16) + data
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_colour_of_twelve_bits_in_tiff_keeps_its_levels(order, packed):
+    values = np.random.default_rng(1).integers(0, 4096, (32, 32, 3))
+    values[0, 0] = 4095
+    assert (pixels(wide_tiff(values, order, packed)) == np.rint(values * (255 / 4095))).all()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_colour_of_fewer_bits_in_sixteen_keeps_its_levels(bits):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (32, 32, 3))
+    values[0, 0] = 2**bits - 1
+    expected = np.rint(values * (255 / (2**bits - 1)))
+    assert (pixels(wide_png(values)) == expected).all()
+    opaque = np.concatenate([values, np.full((32, 32, 1), 65535)], axis=2)
+    assert (pixels(wide_png(opaque)) == expected).all()
+
+
+def test_colour_of_sixteen_bits_is_as_pillow_reads_it():
+    values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3))
+    assert (pixels(wide_png(values)) == values >> 8).all()
+    assert (pixels(wide_png(values * 0)) == 0).all()

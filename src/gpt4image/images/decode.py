@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ except ImportError:  # there are processors without a wheel
     simplejpeg = None
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
 
@@ -29,6 +31,7 @@ MAX_RATIO = 500
 
 # The largest values of 8 to 16 bits: cameras and scanners keep 10, 12 or 14 bits in a 16-bit file without scaling them.
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+_DARK = 63  # the largest upper byte of 14 bits
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
@@ -193,7 +196,40 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(f"{name}: {width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
+    _brighten_wide_colour(image, data)
     return image
+
+
+def _brighten_wide_colour(image: Image.Image, data: bytes) -> None:
+    """Scale colour of 8 to 14 bits in a 16-bit file, of which Pillow keeps the upper, nearly black bytes."""
+    from PIL import Image, ImageFile
+
+    if not isinstance(image, ImageFile.ImageFile) or not (match := _wide_colour(image)):
+        return
+    image.load()
+    high = np.asarray(image)
+    if high[..., :3].max() > _DARK:
+        return
+    with Image.open(io.BytesIO(data), formats=_supported_formats()) as again:
+        # Read in the other byte order, the lower bytes are the upper ones.
+        native = "L" if sys.byteorder == "little" else "B"
+        order = {"B": "L", "L": "B"}[match[2].replace("N", native)]
+        mode = f"{match[1]};16{order}"
+        file: Any = again
+        file.tile = [
+            tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in file.tile
+        ]
+        low = np.asarray(again)
+    values = high[..., :3].astype(np.uint16) << 8 | low[..., :3]
+    scaled = np.rint(values * (255 / _range(values)[1])).astype(np.uint8)
+    image.paste(Image.fromarray(np.concatenate([scaled, high[..., 3:]], axis=2)))
+
+
+def _wide_colour(image: ImageFile.ImageFile) -> re.Match[str] | None:
+    """Return mode and byte order if a file holds RGB or RGBA of 16 bits that Pillow reads as 8."""
+    arguments = image.tile[0].args if image.tile else None
+    first = arguments[0] if isinstance(arguments, tuple) else arguments
+    return re.fullmatch(r"(RGBA?);16([BLN])", str(first)) if image.mode in ("RGB", "RGBA") else None
 
 
 @cache
