@@ -41,7 +41,7 @@ from gpt4image.images import ImageTable
 from gpt4image.train.data import EpochBatches, ImageInputs, LabelledInputs, make_loader
 from gpt4image.train.transforms import Normalization, augmented_view, preprocessing
 
-SIZE, BATCH, CLASSES = 224, 16, 2
+SIZE, BATCH, CLASSES = 224, 32, 2
 Side = Callable[[], float]
 
 
@@ -58,8 +58,8 @@ class Kind:
 
 
 KINDS = {
-    "jpeg": Kind(500, 375, "JPEG", {"quality": 94}, 64, 4),
-    "phone": Kind(2000, 1500, "JPEG", {"quality": 90}, 16, 4),
+    "jpeg": Kind(500, 375, "JPEG", {"quality": 94}, 128, 3),
+    "phone": Kind(2000, 1500, "JPEG", {"quality": 90}, 32, 2),
     "png": Kind(64, 64, "PNG", {}, 128, 4),
 }
 

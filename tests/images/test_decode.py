@@ -320,6 +320,14 @@ def test_region_is_upright(kind, orientation):
     assert np.array_equal(image.region((2, 3, 20, 22), at_least=(18, 19)), pixels(data)[3:22, 2:20])
 
 
+def test_limits_hold_for_regions():
+    for kind in ("JPEG", "PNG"):
+        with pytest.raises(ImageError, match="x: 20 x 20"):
+            EncodedImage(noise(0, 20, kind), "x", max_pixels=399)
+        with pytest.raises(ImageError, match="x: 501 x 1 pixels: one side"):
+            EncodedImage(encode(Image.new("L", (501, 1)), kind), "x")
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_jpeg_is_found_in_any_region(share):
     data = noise(0, 64, "JPEG")

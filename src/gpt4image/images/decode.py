@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,7 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_JPEG_MARKS = (b"Exif", b"tiff:Orientation", b"MPF")  # what may turn a picture, or holds several
 
 
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -89,14 +90,24 @@ class EncodedImage:
     """
 
     def __init__(self, data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-        self._data, self._name = data, name
+        self._data, self._name, self._max_pixels = data, name, max_pixels
+        self._orientation, self._reducible = 1, True
+        size = _size_of_plain_jpeg(data)
+        if size is not None:
+            _check_size(*size, name, max_pixels)
+            self.size = size
+            return
         with _pillow_errors(name):
-            self._image = _open(data, name, max_pixels)
-            if not _reducible(self._image):
+            self._reducible = _reducible(self._image)
+            if not self._reducible:
                 self._image.load()
             self._orientation = _orientation(self._image)
         width, height = self._image.size
         self.size = (height, width) if self._orientation in _SIDEWAYS else (width, height)
+
+    @cached_property
+    def _image(self) -> Image.Image:
+        return _open(self._data, self._name, self._max_pixels)
 
     def decode(self) -> Image.Image:
         """Decode the whole picture, see `decode`."""
@@ -122,7 +133,7 @@ class EncodedImage:
             ImageError: names the image and says why it cannot be decoded.
         """
         reduction = 1
-        if _reducible(self._image):
+        if self._reducible:
             fitting = min((box[2] - box[0]) // at_least[0], (box[3] - box[1]) // at_least[1])
             reduction = max(factor for factor in (1, 2, 4, 8) if factor <= max(1, fitting))
         left, top, right, bottom = (round(edge / reduction) for edge in box)
@@ -140,9 +151,9 @@ class EncodedImage:
 
     def _decode_jpeg(self, reduction: int) -> np.ndarray | None:
         """Decode an upright JPEG as Pillow does, but faster, to [h, w, 3]; None if only Pillow can."""
-        if simplejpeg is None or not _reducible(self._image) or self._orientation != 1:
+        if simplejpeg is None or not self._reducible or self._orientation != 1:
             return None
-        height, width = (-(-side // reduction) if reduction > 1 else 0 for side in self._image.size[::-1])
+        width, height = (-(-side // reduction) if reduction > 1 else 0 for side in self.size)
         try:
             pixels: np.ndarray = simplejpeg.decode_jpeg(
                 self._data, min_height=height, min_width=width, min_factor=reduction
@@ -189,15 +200,29 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name}: not an image in a format that Pillow can read{_looks_like(data)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
-    width, height = image.size
+    _check_size(*image.size, name, max_pixels)
+    _brighten_wide_colour(image, data)
+    return image
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that are allowed (max_pixels)"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(f"{name}: {width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
-    _brighten_wide_colour(image, data)
-    return image
+
+
+def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a JPEG that needs no turning, None if only Pillow knows."""
+    if simplejpeg is None or data[:2] != b"\xff\xd8" or any(mark in data for mark in _JPEG_MARKS):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (width, height) if colours in ("YCbCr", "Gray") else None
 
 
 def _brighten_wide_colour(image: Image.Image, data: bytes) -> None:
