@@ -26,6 +26,7 @@ from gpt4image.train.processes import loader_workers, make_accelerator, on_this_
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run import train_model
 from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunLayout
+from gpt4image.train.tracking import Tracking
 
 
 def compare_arms(
@@ -39,6 +40,7 @@ def compare_arms(
     seeds: Sequence[int] = (0, 1, 2),
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
+    tracking: Tracking | None = None,
 ) -> Comparison:
     """Train every arm, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -55,6 +57,7 @@ def compare_arms(
         seeds: seeds; every arm is trained with each.
         workers: processes that prepare batches, None for the default (`loader_workers`).
         checkpoint_seconds: time between two checkpoints of a run.
+        tracking: experiment trackers to send the figures of every run to.
 
     Raises:
         ConfigError: invalid seeds, or a run in the work directory was created with different settings.
@@ -84,6 +87,7 @@ def compare_arms(
                     workers=workers,
                     checkpoint_seconds=checkpoint_seconds,
                     augmentation=augmentation,
+                    tracking=tracking,
                     progress=partial(console.progress, title, part_of=overall),
                 )
                 predictions = predict_test_images(run, images, features=workdir.features, workers=workers)

@@ -83,7 +83,6 @@ class BusyError(Gpt4ImageError):
 class MissingExtraError(Gpt4ImageError):
     """An optional library is not installed; the message holds the command that installs it."""
 
-    def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {library}, which is not installed. Install it: pip install 'gpt4image[{extra}]'"
-        )
+    def __init__(self, library: str, extra: str | None, purpose: str) -> None:
+        package = f"'gpt4image[{extra}]'" if extra else library
+        super().__init__(f"{purpose} needs {library}, which is not installed. Install it: pip install {package}")

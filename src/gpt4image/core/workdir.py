@@ -26,6 +26,7 @@ class WorkDir(Layout):
     comparison_inputs = File("comparison-inputs.json")  # what it was made from; written last
     gallery = File("gallery.json")
     report = File("report.html")
+    tracking = File("tracking")  # what experiment trackers write into files
 
     def embeddings(self, encoder: str) -> Path:
         """Return the folder of one text encoder's vectors.

@@ -174,24 +174,24 @@ class EpochBatches(Sampler[Part]):
         repeats: int = 1,
     ) -> None:
         self.epoch = self.start = 0
-        self._size, self._batch_size, self._seed = size, batch_size, seed
+        self._size, self.batch_size, self._seed = size, batch_size, seed
         self._process, self._processes = process, processes
         self._parts, self._repeats = parts, repeats
 
     def __len__(self) -> int:
-        return self._size // self._batch_size * self._parts
+        return self._size // self.batch_size * self._parts
 
     def __iter__(self) -> Iterator[Part]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._size)
         copies = np.repeat(order, self._repeats)[: self._size]
         draws = self.epoch * self._repeats + np.arange(self._size) % self._repeats
-        share = self._batch_size // self._parts
+        share = self.batch_size // self._parts
         for number in range(self.start, len(self)):
             first = number * share
-            step = number // self._parts * self._batch_size
+            step = number // self._parts * self.batch_size
             own = slice(first + self._process, first + share, self._processes)
             keys = list(zip(draws[own].tolist(), copies[own].tolist(), strict=True))
-            yield Part(keys, copies[step : step + self._batch_size], self._parts)
+            yield Part(keys, copies[step : step + self.batch_size], self._parts)
 
 
 class ShareInOrder(Sampler[Part]):

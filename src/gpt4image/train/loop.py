@@ -66,6 +66,7 @@ class Trainer:
         ema: moving average of the model, if the recipe asks for one.
         normalize: what prepares the inputs on their device.
         save: called after every step and epoch, to write a checkpoint if one is due.
+        track: called after every epoch, to send its record to experiment trackers.
     """
 
     recipe: Recipe
@@ -84,6 +85,7 @@ class Trainer:
     normalize: Normalization
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Trainer], None] = lambda _: None
+    track: Callable[[Trainer], None] = lambda _: None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,6 +114,7 @@ def fit(trainer: Trainer, meter: Meter) -> None:
         rate = train_epoch(trainer, meter)
         accuracy = validate(trainer)
         record_epoch(trainer, rate, accuracy, time.monotonic() - started)
+        trainer.track(trainer)
         meter.note(f"val {accuracy:.1%} best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
 

@@ -26,12 +26,14 @@ from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
+from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 
 if TYPE_CHECKING:
     from gpt4image.soft_labels import SoftLabels
+    from gpt4image.train.tracking import Tracking
 
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
@@ -75,6 +77,7 @@ def train_model(
     checkpoint_seconds: float = 60.0,
     augmentation: int | None = None,
     progress: console.OpenProgress | None = None,
+    tracking: Tracking | None = None,
 ) -> TrainedRun:
     """Train one model, resume its training, or return it if it is finished.
 
@@ -94,6 +97,7 @@ def train_model(
         checkpoint_seconds: time between two checkpoints.
         augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
         progress: opens the line that shows the steps, by default one of its own.
+        tracking: experiment trackers to send the run's figures to.
 
     Raises:
         ConfigError: the run in the folder was created with different settings, or settings exclude each other.
@@ -122,6 +126,7 @@ def train_model(
         features=features or folder,
         workers=loader_workers(workers),
         checkpoint_seconds=checkpoint_seconds,
+        tracking=tracking,
         augmentation=augmentation or layout.augmentation or AUGMENTATION,
     )
     accelerator = make_accelerator(recipe)
@@ -148,6 +153,7 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.Open
     with (
         stopping if alone else nullcontext(StopRequests()) as stop,
         progress(spec.recipe.epochs * trainer.steps_per_epoch) as meter,
+        tracked(spec.tracking, spec, trainer) if spec.tracking and accelerator.is_main_process else nullcontext(),
     ):
         if accelerator.is_main_process:
             trainer.save = CheckpointTimer(spec.layout.checkpoint, spec.checkpoint_seconds, stop)

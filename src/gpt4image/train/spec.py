@@ -16,6 +16,7 @@ from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
 if TYPE_CHECKING:
     from gpt4image.images.table import ImageTable
     from gpt4image.train.guidance import Guidance
+    from gpt4image.train.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class RunSpec:
         features: folder of cached features.
         workers: processes that prepare batches; affects speed only.
         checkpoint_seconds: time between two checkpoints.
+        tracking: experiment trackers, if any.
         augmentation: version of the augmentation.
     """
 
@@ -95,6 +97,7 @@ class RunSpec:
     features: Path
     workers: int
     checkpoint_seconds: float
+    tracking: Tracking | None = None
     augmentation: int = AUGMENTATION
 
     def settings(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
+    from gpt4image.train.tracking import TrackerName, Tracking
 
 PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Environment variables in which launchers say how many processes take part, as `accelerate` reads them."""
@@ -109,14 +111,24 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
 
 
 def run_training(
-    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, arm: str, seed: int, workers: int | None
+    data: DataOptions,
+    text: GuidanceOptions,
+    recipe: Recipe,
+    work: Path,
+    *,
+    arm: str,
+    seed: int,
+    workers: int | None,
+    track: Sequence[TrackerName] = (),
 ) -> TrainedRun:
     """Train one model on the images and, if its arm uses them, the descriptions."""
     from gpt4image.train.run import train_model
     from gpt4image.train.spec import ARMS
+    from gpt4image.train.tracking import Tracking
 
     uses_text = ARMS.load(arm).uses_text
     workdir = WorkDir(work)
+    tracking = Tracking(tuple(track), workdir.tracking) if track else None
     stores: tuple[EmbeddingStore, ...] = ()
     soft_labels: tuple[SoftLabels, ...] = ()
     with first_process(recipe):
@@ -138,16 +150,26 @@ def run_training(
         seed=seed,
         features=workdir.features,
         workers=workers,
+        tracking=tracking,
     )
 
 
 def run_comparison(
-    data: DataOptions, text: GuidanceOptions, recipe: Recipe, work: Path, *, seeds: int, workers: int | None
+    data: DataOptions,
+    text: GuidanceOptions,
+    recipe: Recipe,
+    work: Path,
+    *,
+    seeds: int,
+    workers: int | None,
+    track: Sequence[TrackerName] = (),
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory."""
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
+    from gpt4image.train.tracking import Tracking
 
     workdir = WorkDir(work)
+    tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
         images = open_images(data, workdir)
         descriptions = open_descriptions(images, text, workdir)
@@ -163,13 +185,38 @@ def run_comparison(
             accelerator = make_accelerator(recipe)
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
     comparison = compare_arms(
-        images, descriptions, stores, recipe, work, soft_labels=soft_labels, seeds=range(seeds), workers=workers
+        images,
+        descriptions,
+        stores,
+        recipe,
+        work,
+        soft_labels=soft_labels,
+        seeds=range(seeds),
+        workers=workers,
+        tracking=tracking,
     )
     if accelerator.is_main_process:
         with console.doing("Writing the report"):
             write_report(work)
+        if tracking:
+            track_comparison(tracking, comparison, workdir.report)
         save_finished(inputs, text, recipe, work, seeds)
     return comparison
+
+
+def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -> None:
+    """Send the outcome of a comparison to trackers, and the report to those that keep files."""
+    from gpt4image.report import verdict
+
+    difference = comparison.difference
+    trackers = tracking.open("comparison", {"verdict": verdict(comparison).text, "device": comparison.device})
+    for arm in comparison.arms:
+        for run in arm.runs:
+            trackers.log({f"test_accuracy/{arm.name}": run.test_accuracy}, run.seed)
+    interval = {"mean": difference.mean, "low": difference.low, "high": difference.high}
+    trackers.log({f"difference/{name}": value for name, value in interval.items()}, len(difference.seeds))
+    trackers.attach(report)
+    trackers.finish()
 
 
 def is_alone() -> bool:

@@ -13,6 +13,7 @@ from gpt4image.core.validation import Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 from gpt4image.train.spec import ARMS, CANDIDATE
+from gpt4image.train.tracking import TrackerName
 
 RecipeName = Annotated[
     str | None,
@@ -36,6 +37,8 @@ class TrainingCommand:
     """Work directory."""
     workers: Whole | None = None
     """Processes that load images. Default: one for each processor if a GPU trains, none otherwise."""
+    track: tuple[TrackerName, ...] = ()
+    """Send losses, accuracies, speed and settings to experiment trackers."""
 
     def __post_init__(self) -> None:
         check_value(Whole | None, self.workers, "workers")
@@ -62,7 +65,14 @@ class Train(TrainingCommand):
         from gpt4image.workflows.train import run_training
 
         run = run_training(
-            self.source, self.descriptions, self.recipe, self.work, arm=self.arm, seed=self.seed, workers=self.workers
+            self.source,
+            self.descriptions,
+            self.recipe,
+            self.work,
+            arm=self.arm,
+            seed=self.seed,
+            workers=self.workers,
+            track=self.track,
         )
         epoch = f"best epoch {run.best_epoch + 1} of {len(run.history)}"
         show(f"{epoch}, validation accuracy {percent(run.best_accuracy)}: {run.layout.folder}")
@@ -77,7 +87,7 @@ class Compare(TrainingCommand):
 
     SHORT: ClassVar = (
         *("text", "encoder", "recipe", "config", "backbone", "image-size"),
-        *("epochs", "batch-size", "lr", "seeds", "work"),
+        *("epochs", "batch-size", "lr", "seeds", "track", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
     seeds: int = 3
@@ -90,7 +100,13 @@ class Compare(TrainingCommand):
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
-            self.source, self.descriptions, self.recipe, self.work, seeds=self.seeds, workers=self.workers
+            self.source,
+            self.descriptions,
+            self.recipe,
+            self.work,
+            seeds=self.seeds,
+            workers=self.workers,
+            track=self.track,
         )
         found = verdict(comparison)
         show(found.text)

@@ -1,0 +1,115 @@
+"""Trackers get the figures of a run, continue with it, and cannot end it."""
+
+import math
+from pathlib import Path
+
+import mlflow
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gpt4image import train_model
+from gpt4image.core.errors import MissingExtraError
+from gpt4image.train import loop, tracking
+from gpt4image.train.run import open_run
+from gpt4image.train.tracking import Tracking
+from support.running import files_with
+
+SECRET = "sk-never-to-be-tracked-1234567890"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def runs(folder: Path) -> list:
+    client = mlflow.MlflowClient((folder / "mlflow").resolve().as_uri())
+    (experiment,) = client.search_experiments(filter_string="name = 'gpt4image'")
+    return client.search_runs([experiment.experiment_id])
+
+
+def history(folder: Path, run, metric: str) -> list[tuple[int, float]]:
+    client = mlflow.MlflowClient((folder / "mlflow").resolve().as_uri())
+    return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, metric)]
+
+
+def test_resumed_run_continues_its_records_in_tensorboard_and_mlflow(
+    images, store, small_recipe, tmp_path, monkeypatch
+):
+    track = Tracking(("tensorboard", "mlflow"), tmp_path / "tracking")
+    recipe, validate, calls = small_recipe(epochs=4), loop.validate, []
+
+    def stop_in_the_third_epoch(trainer):
+        calls.append(trainer)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(trainer)
+
+    monkeypatch.setattr(loop, "validate", stop_in_the_third_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(images, store, recipe, tmp_path / "run", tracking=track, checkpoint_seconds=0)
+    run = train_model(images, store, recipe, tmp_path / "run", tracking=track, checkpoint_seconds=0)
+    found = scalars(tmp_path / "tracking/tensorboard/described-0")
+    for tag, key in (("validation/accuracy", "validation_accuracy"), ("loss/alignment", "alignment_loss")):
+        expected = [(epoch["epoch"] + 1, pytest.approx(epoch[key], abs=1e-6)) for epoch in run.history]
+        assert found[tag] == expected
+        (record,) = runs(tmp_path / "tracking")
+        assert history(tmp_path / "tracking", record, tag) == expected
+    assert set(found) >= {"loss/classification", "learning_rate", "alignment_weight", "images_per_second", "memory_gib"}
+    assert all(value > 0 and math.isfinite(value) for _, value in found["images_per_second"] + found["memory_gib"])
+    assert record.data.params["backbone"] == "resnet10t" and record.data.params["arm"] == "described"
+    assert record.info.status == "FINISHED" and record.info.run_name == "described-0"
+    assert len(list((tmp_path / "tracking/tensorboard/described-0").glob("*/hparams.yml"))) == 1
+    assert files_with(SECRET, tmp_path) == []
+
+
+@pytest.mark.slow
+def test_wandb_writes_an_offline_run_without_secrets(images, store, small_recipe, tmp_path, capsys):
+    train_model(images, store, small_recipe(), tmp_path / "run", tracking=Tracking(("wandb",), tmp_path / "tracking"))
+    (written,) = (tmp_path / "tracking/wandb/wandb").glob("offline-run-*/run-*.wandb")
+    content = written.read_bytes()
+    assert b"validation/accuracy" in content and b"resnet10t" in content
+    assert files_with(SECRET, tmp_path) == []
+    assert "failed" not in capsys.readouterr().err
+
+
+def test_tracker_that_fails_ends_no_training(images, store, small_recipe, tmp_path, monkeypatch, capsys):
+    from accelerate.tracking import TensorBoardTracker
+
+    def fail(*_arguments, **_options):
+        raise ConnectionError("The disk has gone.\nMore.")
+
+    monkeypatch.setattr(TensorBoardTracker, "log", fail)
+    track = Tracking(("tensorboard",), tmp_path / "tracking")
+    train_model(images, store, small_recipe(), tmp_path / "run", tracking=track, arm="baseline")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Tracker tensorboard failed (ConnectionError: The disk has gone.); going on without it.") == 1
+    assert len(open_run(tmp_path / "run").history) == 2
+
+
+def test_tracker_that_cannot_start_ends_no_training(images, small_recipe, tmp_path, capsys):
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking/tensorboard").write_text("not a folder")
+    track = Tracking(("tensorboard",), tmp_path / "tracking")
+    train_model(images, None, small_recipe(epochs=1), tmp_path / "run", tracking=track, arm="baseline")
+    assert "Tracker tensorboard failed (FileExistsError" in " ".join(capsys.readouterr().err.split())
+    assert open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("wandb", r"pip install 'gpt4image\[track\]'"), ("trackio", "pip install trackio")]
+)
+def test_missing_tracker_names_the_command_that_installs_it(name, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=command):
+        Tracking((name,), tmp_path)
