@@ -66,6 +66,14 @@ def test_recipe_on_the_card_trains_the_same_model(compared, images, tmp_path):
     assert Recipe.from_file(tmp_path / "recipe.toml") == run.recipe
 
 
+def test_recipe_on_the_card_names_no_folder_of_this_machine(compared, images, tmp_path):
+    run = open_run(compared.run("described", 0))
+    recipe = replace(run.recipe, backbone="local-dir:/home/me/start", checkpoint="/home/me/weights.pth")
+    text = card_of(CardFacts(replace(run, recipe=recipe), images, []), tmp_path)
+    assert "/home/me" not in text
+    assert 'backbone = "local-dir:start"' in text and 'checkpoint = "weights.pth"' in text
+
+
 def test_run_that_was_trained_again_gets_no_figures_of_the_old_comparison(compared, images, tmp_path):
     run = replace(open_run(compared.run("described", 0)), best_accuracy=0.123)
     text = card_of(CardFacts(run, images, []), tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.format import percent, points
 from gpt4image.core.markdown import one_line, render_card
-from gpt4image.export.licences import Part, parts_of, public_name, work_of
+from gpt4image.export.licences import Part, parts_of, work_of
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.train.run import TrainedRun
 
@@ -53,13 +53,12 @@ class CardFacts:
     @property
     def backbone(self) -> str:
         """Name of the backbone, without folders of this machine."""
-        return public_name(self.run.recipe.backbone)
+        return self.run.recipe.shareable().backbone
 
     @property
     def recipe(self) -> str:
         """The recipe as a file for `--config`."""
-        checkpoint = self.run.recipe.checkpoint and Path(self.run.recipe.checkpoint).name
-        return "\n".join(replace(self.run.recipe, backbone=self.backbone, checkpoint=checkpoint).lines())
+        return "\n".join(self.run.recipe.shareable().lines())
 
 
 def write_card(path: Path, facts: CardFacts) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gpt4image.core.files import read_json
 from gpt4image.core.workdir import WorkDir
+from gpt4image.train.recipe import public_name
 from gpt4image.train.run import TrainedRun
 
 UNKNOWN = "unknown: see where it comes from"
@@ -36,16 +37,6 @@ def _source(name: str) -> Part:
     if name.startswith("timm:"):
         return _timm_part("vision teacher", name.removeprefix("timm:"))
     return Part("text encoder or vision teacher", public_name(name), KNOWN.get(name, UNKNOWN))
-
-
-def public_name(name: str) -> str:
-    """Return the name of a model without the folders of this machine.
-
-    >>> public_name("local-dir:/home/me/model"), public_name("open-clip:RN50/openai")
-    ('local-dir:model', 'open-clip:RN50/openai')
-    """
-    kind, colon, place = name.rpartition(":")
-    return kind + colon + Path(place).name if kind == "local-dir" or Path(place).is_absolute() else name
 
 
 def _start(run: TrainedRun) -> list[Part]:

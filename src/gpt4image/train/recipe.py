@@ -224,6 +224,11 @@ class Recipe(
         """Return plain values that JSON can hold, with tuples as lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def shareable(self) -> Recipe:
+        """Return a copy that names no folder of this machine."""
+        checkpoint = self.checkpoint and Path(self.checkpoint).name
+        return replace(self, backbone=public_name(self.backbone), checkpoint=checkpoint)
+
     def lines(self) -> list[str]:
         """Return the settings that differ from the defaults, as lines of a `--config` file."""
         default = Recipe().to_dict()
@@ -288,6 +293,16 @@ class Recipe(
             raise ConfigError(f"soft_from {self.soft_from} must not exceed soft_until {self.soft_until}.")
         if len(set(self.align_at)) < len(self.align_at):
             raise ConfigError(f"align_at names a module twice: {', '.join(self.align_at)}.")
+
+
+def public_name(name: str) -> str:
+    """Return the name of a model without the folders of this machine.
+
+    >>> public_name("local-dir:/home/me/model"), public_name("open-clip:RN50/openai")
+    ('local-dir:model', 'open-clip:RN50/openai')
+    """
+    kind, colon, place = name.rpartition(":")
+    return kind + colon + Path(place).name if kind == "local-dir" or Path(place).is_absolute() else name
 
 
 def guidance_fields() -> frozenset[str]:

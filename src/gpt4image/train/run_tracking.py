@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,13 @@ def tracked(tracking: Tracking, spec: RunSpec, trainer: Trainer) -> Iterator[Non
 
 def public_settings(spec: RunSpec) -> dict[str, Any]:
     """Return the settings of a run, without folders of this machine."""
-    start, images = spec.recipe.checkpoint, spec.images
-    recipe = replace(spec.recipe, checkpoint=start and Path(start).name)
+    images = spec.images
     return {
         "arm": spec.arm.name,
         "seed": spec.seed,
         "images": Path(images.source).name,
         "classes": len(images.classes),
-        **recipe.to_dict(),
+        **spec.recipe.shareable().to_dict(),
     }
 
 
