@@ -127,7 +127,7 @@ def test_invalid_seeds_and_foreign_embeddings_are_refused(work, images, descript
 
 @pytest.mark.parametrize("idle", [{"weight": 0.0}, {"align_until": 0.0}])
 def test_arms_that_would_be_the_same_are_refused(images, descriptions, store, small_recipe, tmp_path, idle):
-    with pytest.raises(ConfigError, match="Both arms would be the same"):
+    with pytest.raises(ConfigError, match="baseline and described would be the same"):
         compare_arms(images, descriptions, store, small_recipe(**idle), tmp_path)
 
 

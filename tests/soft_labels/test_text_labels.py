@@ -122,6 +122,16 @@ def test_unsure_images_get_no_label_and_are_counted(tmp_path):
         label(tmp_path, images, store, abstain=1.0)
 
 
+def test_texts_that_know_nothing_label_nothing(tmp_path):
+    few = np.where(np.arange(240) < 30, TRUE, -1)
+    shuffled = np.random.default_rng(0).permutation(informative_texts(TRUE, CLASSES)).tolist()
+    images, store = make(tmp_path, few, texts=shuffled)
+    labels = label(tmp_path, images, store)
+    np.testing.assert_array_equal(labels.find(images.ids) >= 0, few >= 0)
+    assert labels.manifest.estimate.abstained == 210
+    assert "not shown to know the classes" in "\n".join(describe_text_labels(labels))
+
+
 def test_images_in_two_classes_keep_their_labels(tmp_path):
     numbers = [*range(239), 0]
     images = make_table([*TRUE[:239], 1], CLASSES, numbers=numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -11,7 +11,7 @@ from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.model_facts import measure_model
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import CommandRecord, Comparison
-from gpt4image.compare.summarize import RunOutcome, record_comparison
+from gpt4image.compare.summarize import RunOutcome, find_candidate, record_comparison
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.invocation import current_invocation
@@ -25,7 +25,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run import train_model
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunLayout
+from gpt4image.train.spec import CANDIDATE, REFERENCE, RunLayout, choose_arms
 from gpt4image.train.tracking import Tracking
 
 
@@ -41,8 +41,10 @@ def compare_arms(
     workers: int | None = None,
     checkpoint_seconds: float = 60.0,
     tracking: Tracking | None = None,
+    arms: Sequence[str] = (),
+    inputs: Callable[[str, int], tuple[ImageTable, Sequence[SoftLabels]]] | None = None,
 ) -> Comparison:
-    """Train every arm, with and without descriptions, with each seed, and compare the predictions for the test images.
+    """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
     Finished runs are not trained again, and an interrupted one resumes. The comparison is also written to
     `comparison.json` and `gallery.json` in the work directory, whenever all arms have finished a seed.
@@ -58,16 +60,20 @@ def compare_arms(
         workers: processes that prepare batches, None for the default (`loader_workers`).
         checkpoint_seconds: time between two checkpoints of a run.
         tracking: experiment trackers to send the figures of every run to.
+        arms: arms to train besides the baseline; default all that are not optional.
+        inputs: returns images and soft labels of an arm and a seed, called when the arms before it are trained; default
+            `images` and `soft_labels`. Test images must be the same.
 
     Raises:
-        ConfigError: invalid seeds, or a run in the work directory was created with different settings.
+        ConfigError: invalid seeds, no arm that learns from descriptions, or a run in the work directory was created
+            with different settings.
         StoreError: the vectors belong to other descriptions.
     """
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
-    _check(images, descriptions, stores, recipe, seeds)
+    _check(images, descriptions, stores, seeds)
     workdir, recipe, seeds = WorkDir(work), on_this_machine(recipe), tuple(seeds)
     workers = loader_workers(workers)
-    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in ARMS.names()}
+    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in _choose_arms(arms, recipe)}
     layouts = {(seed, arm): RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes}
     done = {key for key, layout in layouts.items() if layout.result.exists()}
     augmentation, numbers, model = _augmentation(tuple(layouts.values())), count(1), None
@@ -75,12 +81,16 @@ def compare_arms(
         for seed in seeds:
             for arm, finished in outcomes.items():
                 title = f"Run {next(numbers)} of {len(layouts)}: {arm}, seed {seed}"
+                own_images, own_labels = images, soft_labels
+                if inputs is not None:
+                    with make_accelerator(recipe).main_process_first():
+                        own_images, own_labels = inputs(arm, seed)
                 run = train_model(
-                    images,
+                    own_images,
                     stores,
                     recipe,
                     layouts[seed, arm].folder,
-                    soft_labels=soft_labels,
+                    soft_labels=own_labels,
                     arm=arm,
                     seed=seed,
                     features=workdir.features,
@@ -96,7 +106,7 @@ def compare_arms(
             if known and seed != seeds[-1]:
                 continue
             with console.doing("Summarising the runs"):  # those so far, so that a report can be written meanwhile
-                model = model or measure_model(outcomes[CANDIDATE][0].run)
+                model = model or measure_model(outcomes[REFERENCE][0].run)
                 found = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
                 setting = {"planned_seeds": len(seeds), "model": model, "command": _record_command(workdir)}
                 comparison = found.model_copy(update=setting)
@@ -113,7 +123,7 @@ def _save(
     workdir: WorkDir,
 ) -> None:
     """Write the records that the report reads."""
-    first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, CANDIDATE)}
+    first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, comparison.difference.arm)}
     choose_gallery(images, descriptions, first).save(workdir.gallery)
     comparison.save(workdir.comparison)
 
@@ -137,20 +147,29 @@ def _augmentation(runs: Sequence[RunLayout]) -> int:
     return version
 
 
+def _choose_arms(arms: Sequence[str], recipe: Recipe) -> list[str]:
+    """Return the arms to train. ConfigError if nothing would be learned from them."""
+    names = choose_arms(arms)
+    if find_candidate(names) is None:
+        raise ConfigError(
+            f"arms: none of {', '.join(names)} learns from descriptions. Add one, such as {CANDIDATE} or text-labels."
+        )
+    if CANDIDATE in names and not recipe.soft_labels and not (recipe.weight and recipe.align_until):
+        raise ConfigError(
+            f"The arms {REFERENCE} and {CANDIDATE} would be the same: set weight and align_until above 0 to align with "
+            "descriptions, or soft_labels above 0."
+        )
+    return names
+
+
 def _check(
     images: ImageTable,
     descriptions: DescriptionSet,
     stores: Sequence[EmbeddingStore],
-    recipe: Recipe,
     seeds: Sequence[int],
 ) -> None:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ConfigError(f"seeds should be different numbers, 0 or greater, not {list(seeds)}.")
-    if not recipe.soft_labels and not (recipe.weight and recipe.align_until):
-        raise ConfigError(
-            "Both arms would be the same: set weight and align_until above 0 to align with descriptions, or "
-            "soft_labels above 0."
-        )
     for store in filter(is_text, stores):
         store.check(descriptions)
     if len(labelled_rows(images, "test")) < 2:

@@ -178,6 +178,7 @@ class Comparison(Record):
     recipe: dict[str, str | int | float | bool | list[str | float] | None]
     arms: list[ArmRecord]
     difference: Difference
+    others: tuple[Difference, ...] = ()  # of arms other than the headline's
     per_class: list[ClassRecord]
     seconds: float
     device: str

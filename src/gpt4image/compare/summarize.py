@@ -37,7 +37,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
-from gpt4image.train.spec import CANDIDATE, REFERENCE
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE
 
 KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
 
@@ -60,8 +60,9 @@ def record_comparison(
 ) -> Comparison:
     """Summarise the outcomes of S seeds for each arm."""
     right = {arm: np.stack([o.predictions.correct for o in runs]).astype(float) for arm, runs in outcomes.items()}
-    differences = right[CANDIDATE] - right[REFERENCE]  # [S, N]
-    interval = paired_interval(differences)
+    candidate = find_candidate(list(outcomes)) or CANDIDATE
+    differences = right[candidate] - right[REFERENCE]  # [S, N]
+    seeds = [outcome.run.seed for outcome in outcomes[REFERENCE]]
     labels = outcomes[REFERENCE][0].predictions.labels
     return Comparison(
         version=version("gpt4image"),
@@ -71,17 +72,8 @@ def record_comparison(
         encoders=[_record_encoder(store) for store in stores if is_text(store)],
         recipe=recipe.to_dict(),
         arms=[_record_arm(runs) for runs in outcomes.values()],
-        difference=Difference(
-            arm=CANDIDATE,
-            reference=REFERENCE,
-            seeds=[outcome.run.seed for outcome in outcomes[CANDIDATE]],
-            per_seed=differences.mean(axis=1).tolist(),
-            mean=interval.mean,
-            low=interval.low,
-            high=interval.high,
-            covers=interval.covers,
-            needed=Needed(**asdict(sample_size(differences))) if len(differences) > 1 else None,
-        ),
+        difference=_record_difference(candidate, right, seeds),
+        others=tuple(_record_difference(arm, right, seeds) for arm in right if arm not in (REFERENCE, candidate)),
         per_class=[
             _record_class(images, label, labels == label, right, differences) for label in range(len(images.classes))
         ],
@@ -92,6 +84,28 @@ def record_comparison(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
             for (prompt, model), texts in descriptions.origins.items()
         ),
+    )
+
+
+def find_candidate(names: Sequence[str]) -> str | None:
+    """Return the arm whose difference to the baseline is the headline: `described`, else the first that uses texts."""
+    learn = [name for name in names if name != REFERENCE and ARMS.load(name).labels not in ("images", "baseline")]
+    return CANDIDATE if CANDIDATE in learn else next(iter(learn), None)
+
+
+def _record_difference(arm: str, right: dict[str, np.ndarray], seeds: list[int]) -> Difference:
+    differences = right[arm] - right[REFERENCE]  # [S, N]
+    interval = paired_interval(differences)
+    return Difference(
+        arm=arm,
+        reference=REFERENCE,
+        seeds=seeds,
+        per_seed=differences.mean(axis=1).tolist(),
+        mean=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        covers=interval.covers,
+        needed=Needed(**asdict(sample_size(differences))) if len(differences) > 1 else None,
     )
 
 
@@ -191,7 +205,9 @@ def _notes(
     """Return what a reader must know to judge the numbers."""
     unlabelled = int((images.labels[images.split("train")] < 0).sum())
     found = [
-        "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
+        "The last epoch of each run was kept; the test images were answered once, at the end."
+        if recipe.keep == "last"
+        else "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
         "Both arms start from the same weights and see the same images in the same order with the same seed."
         if recipe.unlabelled == "skip" or not unlabelled
         else f"Both arms start from the same weights; {CANDIDATE} also sees images without a label.",

@@ -8,7 +8,7 @@ imports nothing heavy. The settings of describing are in `gpt4image.describe.opt
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.validation import Count, Positive, Whole, check_fields
+from gpt4image.core.validation import Count, Positive, Share, Whole, check_fields
 
 WORK = Path("gpt4image-work")  # the default work directory
 
@@ -147,6 +147,47 @@ class LabelOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """Fewer or wrong labels, drawn anew with each seed. Test labels are never touched."""
+
+    labels_per_class: Annotated[int, Ge(0)] | None = None
+    """Keep this many training labels of each class; 0 keeps none."""
+    label_share: Share | None = None
+    """Keep this share of each class's training labels."""
+    label_noise: Share = 0.0
+    """Make this share of the training and validation labels wrong."""
+    noise_kind: Literal["symmetric", "pairwise"] = "symmetric"
+    """A wrong label is any other class, or always the next one."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.labels_per_class is not None and self.label_share is not None:
+            raise ConfigError(
+                "labels_per_class and label_share exclude each other: keep a number of labels or a share."
+            )
+
+    @property
+    def active(self) -> bool:
+        """Whether any label is taken away or changed."""
+        return self.labels_per_class is not None or self.label_share is not None or self.label_noise > 0
+
+
+@dataclass(frozen=True)
+class ArmOptions:
+    """What a comparison trains.
+
+    Attributes:
+        arms: arms to train besides the baseline; default all that are not optional.
+        labeller: how labels that stand in for given ones are made.
+        simulation: labels to take away or make wrong.
+    """
+
+    arms: tuple[str, ...] = ()
+    labeller: LabelOptions = field(default_factory=LabelOptions)
+    simulation: SimulationOptions = field(default_factory=SimulationOptions)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit
 from gpt4image.probing.folds import FOLDS, to_unit
@@ -26,7 +26,7 @@ ROBUST_STRENGTH = 3.0  # weaker fits memorise fewer wrong labels
 MOST_TRIED_ON = 20_000  # labelled rows beyond which only the plain fit is tried: labels are no longer scarce
 NOISE_ROWS = 30  # labelled rows per class, on average, from which the share of wrong labels is estimated
 CLEAN = 0.01  # given labels are kept unless more than this share is wrong, at the lower end of the interval
-NOISY = 0.03  # doubtful labels are left out of the fit if more than this share is wrong, at the lower end
+NOISY = 0.03  # doubtful labels are certainly left out of the fit if more than this share is wrong, at the lower end
 TOLERANCE = 1e-5
 SHIFT_STEPS = 50
 
@@ -57,6 +57,7 @@ class Labelling:
         wrong: share of wrong labels among the given ones; None if there are too few to tell.
         noise: how given labels arise from true ones; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
+        chance: accuracy of always naming the class that is expected most often.
     """
 
     out_of_fold: np.ndarray
@@ -66,6 +67,7 @@ class Labelling:
     wrong: Interval | None
     noise: NoiseModel | None
     replaced: bool
+    chance: float = 0.0
 
     def of_labels(self, labels: np.ndarray) -> np.ndarray:
         """Return log-probabilities of the true class given labels as well, float64 [N, C].
@@ -133,10 +135,13 @@ def label_rows(
         return _label_by_examples(rows, settings)
     best, logits = _choose(rows, settings)
     noise, estimate = _judge_labels(rows, logits, seed)
-    if estimate is not None and estimate.wrong.low > NOISY:
-        best = replace(best, name=f"{best.name}, doubtful labels left out", refits=ROBUST, strength=ROBUST_STRENGTH)
-        logits = best.out_of_fold(rows, settings).logits[: rows.count]
-        noise, estimate = _judge_labels(rows, logits, seed)
+    if noise is not None and estimate is not None:
+        name = f"{best.name}, doubtful labels left out"
+        robust = replace(best, name=name, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength))
+        again = robust.out_of_fold(rows, settings).logits[: rows.count]
+        if estimate.wrong.low > NOISY or not _fits_worse(rows.given, again, logits):
+            best, logits = robust, again
+            noise, estimate = _judge_labels(rows, logits, seed)
     free = labels < 0
     if free.any():
         logits = logits.copy()
@@ -154,6 +159,7 @@ def label_rows(
         wrong=estimate.wrong if estimate else None,
         noise=noise,
         replaced=replaced,
+        chance=float(_shares(labels, calibrated).max()),
     )
 
 
@@ -322,6 +328,21 @@ def _clearly_lower(differences: np.ndarray) -> bool:
     return bool(differences.mean() < -differences.std() / len(differences) ** 0.5)
 
 
+def _fits_worse(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether one classifier explains the given labels clearly worse than another, both with errors allowed for.
+
+    A classifier can learn systematic errors and then sees none. One that has learned from the labels it trusts explains
+    them as well, by T; where labels are clean, leaving out a part of them costs likelihood.
+    """
+    known = np.flatnonzero(labels >= 0)
+    losses = []
+    for logits in (one[known], other[known]):
+        model = fit_noise_model([logits], labels[known])
+        joint = model.log_probabilities([logits]) + model.log_transition.T[labels[known]]
+        losses.append(-logsumexp(joint, axis=1))
+    return _clearly_lower(losses[1] - losses[0])
+
+
 def _label_by_examples(rows: _Rows, settings: _Settings) -> Labelling:
     """Label rows by the classes' texts, where given labels are too few to measure anything."""
     prior = rows.prior(LIKENESS_ALONE)
@@ -354,12 +375,17 @@ def _expected(right: np.ndarray, labels: np.ndarray, calibrated: np.ndarray) -> 
     Labelled rows may be drawn from other proportions of the classes, so those of a class together weigh as much as the
     class is likely among unlabelled rows.
     """
-    known, free = np.flatnonzero(labels >= 0), labels < 0
-    weights = np.ones(len(known))
-    if free.any():
-        shares = class_shares(np.exp(calibrated[free]), np.bincount(labels[known], minlength=calibrated.shape[1]))
-        weights = shares[labels[known]] / np.bincount(labels[known], minlength=len(shares))[labels[known]]
+    known = np.flatnonzero(labels >= 0)
+    given = labels[known]
+    weights = (_shares(labels, calibrated) / np.maximum(np.bincount(given, minlength=calibrated.shape[1]), 1))[given]
     return weighted_share(right[known], weights)
+
+
+def _shares(labels: np.ndarray, calibrated: np.ndarray) -> np.ndarray:
+    """Return the classes' expected shares among unlabelled rows, or their shares among all rows if there are none."""
+    counts = np.bincount(labels[labels >= 0], minlength=calibrated.shape[1])
+    free = labels < 0
+    return class_shares(np.exp(calibrated[free]), counts) if free.any() else counts / counts.sum()
 
 
 def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:

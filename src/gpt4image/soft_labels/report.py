@@ -152,7 +152,8 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     elif known.labelled:
         lines.append(f"{counted(known.labelled, 'given label')}, too few to estimate how many are wrong: all kept")
     if known.abstained:
-        lines.append(f"no label: {counted(known.abstained, 'image')}, because no class is likely enough")
+        why = "no class is likely enough, or the texts are not shown to know the classes"
+        lines.append(f"no label: {counted(known.abstained, 'image')}, because {why}")
     return [*lines, f"text labels of {counted(len(labels), 'image')}: {labels.layout.folder}"]
 
 

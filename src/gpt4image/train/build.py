@@ -21,6 +21,7 @@ from gpt4image.align.targets import TargetRule
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
+from gpt4image.images.table import ImageTable
 from gpt4image.train.data import (
     EpochBatches,
     Inputs,
@@ -31,8 +32,9 @@ from gpt4image.train.data import (
     training_rows,
 )
 from gpt4image.train.frozen import frozen_modules, prepare_inputs
-from gpt4image.train.guidance import Guidance
+from gpt4image.train.guidance import Guidance, mean_soft_labels
 from gpt4image.train.loop import LossWatch, Trainer
+from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
 from gpt4image.train.processes import evaluation_loader, memory_format
 from gpt4image.train.recipe import Recipe
@@ -50,13 +52,14 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         backbone: whole backbone, on the CPU; its frozen modules get frozen.
     """
     images, guidance, recipe, seed = spec.images, spec.guidance, spec.recipe, spec.seed
-    rows = training_rows(images, guidance, recipe.unlabelled == "align")
+    used = training_rows(images, guidance, recipe.unlabelled == "align")
+    rows = images.split("train") if mixes_unlabelled(images, recipe) else used  # one cache of features for all arms
     validation_rows = labelled_rows(images, "validation")
     source = prepare_inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
-    batches = order_batches(recipe, len(rows), seed, accelerator)
-    model = build_model(source.trained, inputs, images.ids[rows], guidance, recipe, seed)
+    batches = order_batches(recipe, images, rows, used, seed, accelerator)
+    model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
     model.to(memory_format=memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     if recipe.compile:
@@ -81,7 +84,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         ),
         batches=batches,
         validation=evaluation_loader(LabelledInputs(validation, images, validation_rows), accelerator, spec.workers),
-        validation_labels=torch.from_numpy(images.labels[validation_rows].astype("int64")),
+        validation_targets=torch.from_numpy(validation_targets(images, validation_rows, guidance)),
         accelerator=accelerator,
         watch=LossWatch(
             1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_READS, name_images, accelerator.gather
@@ -159,15 +162,40 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
-def order_batches(recipe: Recipe, images: int, seed: int, accelerator: Accelerator) -> EpochBatches:
-    """Return the order of the training batches; a batch larger than the image set shrinks to fit."""
+def mixes_unlabelled(images: ImageTable, recipe: Recipe) -> bool:
+    """Return whether there are training images without a label that any arm may use."""
+    return recipe.unlabelled == "align" and bool((images.labels[images.split("train")] < 0).any())
+
+
+def order_batches(
+    recipe: Recipe, images: ImageTable, rows: np.ndarray, used: np.ndarray, seed: int, accelerator: Accelerator
+) -> EpochBatches:
+    """Return the order of the training batches; a batch larger than the image set shrinks to fit.
+
+    Args:
+        rows: table positions of the dataset's images, int64 [N].
+        used: those that the arm uses.
+    """
     parts = recipe.accumulate * accelerator.num_processes
-    return EpochBatches(
-        images,
-        fitting_batch_size(recipe.batch_size, parts, images),
-        seed,
-        accelerator.process_index,
-        accelerator.num_processes,
-        recipe.accumulate,
-        recipe.repeats,
-    )
+    batch_size = fitting_batch_size(recipe.batch_size, parts, len(rows))
+    share = (seed, accelerator.process_index, accelerator.num_processes, recipe.accumulate, recipe.repeats)
+    if not mixes_unlabelled(images, recipe):
+        return EpochBatches(len(rows), batch_size, *share)
+    is_used, is_labelled = np.isin(rows, used), images.labels[rows] >= 0
+    labelled, unlabelled = np.flatnonzero(is_used & is_labelled), np.flatnonzero(is_used & ~is_labelled)
+    return MixedBatches(labelled, unlabelled, len(rows), recipe.labelled_share, batch_size, *share)
+
+
+def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
+    """Return the probability of each class for validation images, float64 [N, C].
+
+    Text labels stand in for given ones here too, because these are wrong as often as those of training images.
+    """
+    targets: np.ndarray = np.eye(len(images.classes))[images.labels[rows]]
+    stand_ins = [labels for labels in guidance.soft_labels if labels.manifest.estimate is not None]
+    if stand_ins:
+        places = np.stack([labels.find(images.ids[rows]) for labels in stand_ins], axis=1)
+        found = mean_soft_labels(stand_ins, places, guidance.soft_temperature)
+        known = (places >= 0).any(axis=1)
+        targets[known] = found[known]
+    return targets

@@ -238,26 +238,28 @@ def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
 
 
 def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> np.ndarray:
-    """Return the table positions of the training images, int64.
+    """Return the table positions of the training images that an arm uses, int64.
 
     Args:
         unlabelled: include unlabelled images that have a vector or soft label.
 
     Raises:
-        TrainingError: no training image has a label.
+        TrainingError: no training image has a label, or a soft label in its place.
     """
-    labelled = labelled_rows(images, "train")
-    if not unlabelled:
-        return labelled
     in_split = images.split("train")
+    labelled = images.labels[in_split] >= 0
     ids = images.ids[in_split]
-    useful = images.labels[in_split] >= 0
-    for source in guidance.sources:
-        useful |= source.find(ids)[:, 0] >= 0
+    soft = np.zeros(len(ids), dtype=bool)
     for labels in guidance.soft_labels:
-        useful |= labels.find(ids) >= 0
-    rows: np.ndarray = in_split[useful]
-    return rows
+        soft |= labels.find(ids) >= 0
+    if not labelled.any() and not (unlabelled and soft.any()):
+        raise TrainingError(f"{images.source} has no labelled train images.")
+    if not unlabelled:
+        return np.asarray(in_split[labelled])
+    described = np.zeros(len(ids), dtype=bool)
+    for source in guidance.sources:
+        described |= source.find(ids)[:, 0] >= 0
+    return np.asarray(in_split[labelled | soft | described])
 
 
 def fitting_batch_size(batch_size: int, parts: int, images: int) -> int:

@@ -65,6 +65,7 @@ class Trainer:
         seed: seed of order, augmentation, mixing and dropout.
         ema: moving average of the model, if the recipe asks for one.
         normalize: what prepares the inputs on their device.
+        validation_targets: probability of each class for the validation images, float64 [N, C].
         save: called after every step and epoch, to write a checkpoint if one is due.
         track: called after every epoch, to send its record to experiment trackers.
     """
@@ -79,7 +80,7 @@ class Trainer:
     loader: DataLoader[Batch]
     batches: EpochBatches
     validation: DataLoader[Batch]
-    validation_labels: Tensor
+    validation_targets: Tensor
     accelerator: Accelerator
     watch: LossWatch
     normalize: Normalization
@@ -194,10 +195,10 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
 
 
 def validate(trainer: Trainer) -> float:
-    """Return the accuracy on the validation images."""
+    """Return the accuracy on the validation images, expected where their labels are probabilities."""
     logits = predict_logits(trainer.kept_backbone, trainer.validation, trainer.normalize, trainer.accelerator)
     predictions = torch.from_numpy(logits).argmax(dim=1)
-    return float((predictions == trainer.validation_labels).double().mean())
+    return float(trainer.validation_targets.gather(1, predictions[:, None]).mean())
 
 
 def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float) -> None:
@@ -214,7 +215,7 @@ def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float)
             "seconds": seconds,
         }
     )
-    if accuracy > progress.best_accuracy:
+    if trainer.recipe.keep == "last" or accuracy > progress.best_accuracy:
         progress.best_epoch, progress.best_accuracy = progress.epoch, accuracy
         progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.kept_backbone.state_dict().items()}
     watch.classification_sum = watch.alignment_sum = 0.0

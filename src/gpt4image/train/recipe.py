@@ -56,6 +56,12 @@ class OptimizationSettings:
     """Passes over the training images."""
     batch_size: Count = 64
     """Images per optimiser step, summed over all processes and accumulation steps."""
+    labelled_share: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    """Smallest share of labelled images in each batch, if there are training images without a label. An epoch then has
+    the steps of the whole training set in every arm."""
+    keep: Literal["best", "last"] = "best"
+    """Keep the weights of the epoch with the best validation accuracy, or of the last one, for when validation labels
+    are too few to tell epochs apart."""
     accumulate: Count = 1
     """Split each batch into this many parts and accumulate their gradients, to save memory. Contrastive losses compare
     images and texts within one part only."""

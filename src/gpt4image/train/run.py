@@ -89,8 +89,9 @@ def train_model(
             some, or soft labels.
         recipe: training recipe.
         folder: folder of the run.
-        soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels.
-        arm: name of an arm, `baseline` or `described`.
+        soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels; for arms
+            with stand-in labels those of `label_by_texts`, or of the baseline run.
+        arm: name of an arm, such as `baseline` or `described`.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
         features: folder of cached features; the run's folder by default.
         workers: processes that prepare batches, None for the default (`loader_workers`); affects speed only.
@@ -108,12 +109,16 @@ def train_model(
     recipe = on_this_machine(replace(recipe, **chosen.settings))
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
+    if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
+        raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels):
         raise ConfigError(
             f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
             "baseline (--arm baseline)."
         )
+    if not recipe.weight and chosen.labels:
+        stores = ()
     guidance = choose_guidance(stores, soft_labels, recipe, images.classes, seed) if chosen.uses_text else Guidance()
     layout = RunLayout(folder)
     spec = RunSpec(

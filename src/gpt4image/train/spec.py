@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
@@ -28,14 +28,21 @@ class Arm:
         title: what it is, in words.
         uses_text: whether descriptions and other guidance take part.
         settings: recipe settings that only this arm changes.
+        labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images
+            (both by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
+        optional: whether a comparison trains it on request only.
     """
 
     name: str
     title: str
     uses_text: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
+    labels: Literal["text", "images", "baseline"] | None = None
+    optional: bool = False
 
 
+STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
+LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 ARMS: Registry[Arm] = Registry(
     "arm",
@@ -44,11 +51,21 @@ ARMS: Registry[Arm] = Registry(
         for arm in (
             Arm(REFERENCE, "labels alone", uses_text=False),
             Arm(CANDIDATE, "with descriptions", uses_text=True),
+            Arm("text-labels", "with labels from the texts", True, LABELS_ALONE, labels="text", optional=True),
+            Arm("described+text-labels", "with both", True, STAND_INS, labels="text", optional=True),
+            Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
+            Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
         )
     },
     group="gpt4image.arms",
 )
-"""The arms that a comparison trains."""
+"""The arms that a comparison can train."""
+
+
+def choose_arms(names: Sequence[str] = ()) -> list[str]:
+    """Return the names of the arms of a comparison, the baseline first; without names those that are not optional."""
+    chosen = names or [name for name in ARMS.names() if not ARMS.load(name).optional]
+    return [REFERENCE, *(name for name in dict.fromkeys(chosen) if name != REFERENCE)]
 
 
 class RunLayout(Layout):
@@ -114,8 +131,11 @@ class RunSpec:
         if start is not None:
             require_file(Path(start))
         idle = set() if self.arm.uses_text else set(guidance_fields())
+        images_per_epoch = {}
         if (self.images.labels >= 0).all():
-            idle.add("unlabelled")  # versions differ in its default
+            idle |= {"unlabelled", "labelled_share"}  # versions differ in the default of the former
+        elif recipe["unlabelled"] == "align":
+            images_per_epoch = {"images_per_epoch": len(self.images.split("train"))}  # earlier: those of the arm
         return {
             "arm": self.arm.name,
             "seed": self.seed,
@@ -123,6 +143,7 @@ class RunSpec:
             "classes": list(self.images.classes),
             **self.guidance.identity(),
             **self._loss_version(),
+            **images_per_epoch,
             "start": start and hash_file(Path(start)),
             **({"augmentation": self.augmentation} if self.augmentation > 1 else {}),
             "recipe": {key: value for key, value in recipe.items() if key not in idle},

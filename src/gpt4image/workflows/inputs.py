@@ -150,7 +150,7 @@ def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workd
 
 
 def make_text_labels(
-    images: ImageTable, stores: Sequence[EmbeddingStore], text: TextOptions, options: LabelOptions, workdir: WorkDir
+    images: ImageTable, stores: Sequence[EmbeddingStore], text: TextOptions, options: LabelOptions, folder: Path
 ) -> SoftLabels:
     """Compute text labels, or open those that exist with the same settings.
 
@@ -165,7 +165,7 @@ def make_text_labels(
     labels = label_by_texts(
         images,
         stores,
-        workdir.text_labels("+".join(text.encoder)),
+        folder,
         classes=ClassTexts.read(options.classes) if options.classes else None,
         encoders=[load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else (),
         form=options.label_form,

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TeacherOptions, TextOptions
+from gpt4image.core.options import (
+    ArmOptions,
+    DataOptions,
+    GuidanceOptions,
+    LabelOptions,
+    TeacherOptions,
+    TextOptions,
+)
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
+from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open_embeddings, open_guidance
 
 if TYPE_CHECKING:
@@ -54,7 +62,8 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
     from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
 
     images, stores = run_embedding(data, text, work)
-    text_labels = make_text_labels(images, stores, text, options, WorkDir(work))
+    folder = WorkDir(work).text_labels("+".join(text.encoder))
+    text_labels = make_text_labels(images, stores, text, options, folder)
     if not (images.labels[images.split("train")] >= 0).any():
         return LabellingResult(text_labels, None)
     labels = label_by_vectors(
@@ -140,6 +149,8 @@ def run_training(
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
             stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
+            inputs = ArmInputs(images, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
+            images, soft_labels = inputs(arm, seed)
     return train_model(
         images,
         stores,
@@ -163,18 +174,29 @@ def run_comparison(
     seeds: int,
     workers: int | None,
     track: Sequence[TrackerName] = (),
+    options: ArmOptions | None = None,
 ) -> Comparison:
-    """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory."""
+    """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory.
+
+    Args:
+        data: the images.
+        text: descriptions, encoders and teachers.
+        recipe: recipe of all arms.
+        work: the work directory.
+        seeds: number of seeds.
+        workers: processes that prepare batches.
+        options: the arms, and how labels are made, taken away or made wrong for them.
+    """
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.tracking import Tracking
 
-    workdir = WorkDir(work)
+    workdir, options = WorkDir(work), options or ArmOptions()
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
         images = open_images(data, workdir)
         descriptions = open_descriptions(images, text, workdir)
-        inputs = hash_inputs(images, descriptions, text, recipe, seeds)
-        if finished := find_finished(inputs, text, recipe, work, seeds):
+        inputs = hash_inputs(images, descriptions, text, recipe, seeds, options)
+        if finished := find_finished(inputs, text, recipe, work, seeds, options):
             console.say("This comparison is finished: same images, descriptions and settings, and no file has changed.")
             return finished
         with console.doing("Loading what training needs"):
@@ -194,13 +216,15 @@ def run_comparison(
         seeds=range(seeds),
         workers=workers,
         tracking=tracking,
+        arms=options.arms,
+        inputs=ArmInputs(images, stores, soft_labels, text, recipe, workdir, options, workers or 0),
     )
     if accelerator.is_main_process:
         with console.doing("Writing the report"):
             write_report(work)
         if tracking:
             track_comparison(tracking, comparison, workdir.report)
-        save_finished(inputs, text, recipe, work, seeds)
+        save_finished(inputs, text, recipe, work, seeds, options)
     return comparison
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from gpt4image.core.options import WORK, DataOptions, GuidanceOptions
+from gpt4image.core.options import WORK, ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
 from gpt4image.core.validation import Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
-from gpt4image.train.spec import ARMS, CANDIDATE
+from gpt4image.train.spec import CANDIDATE
 from gpt4image.train.tracking import TrackerName
 
 RecipeName = Annotated[
@@ -53,8 +53,9 @@ class Train(TrainingCommand):
         *("epochs", "batch-size", "lr", "seed", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
-    arm: Annotated[str, ARMS] = CANDIDATE
-    """baseline trains on labels alone, described with descriptions as well."""
+    arm: str = CANDIDATE
+    """baseline trains on labels alone, described with descriptions as well, text-labels with labels from the texts
+    where labels are missing or wrong; see also compare --arms."""
     seed: int = 0
     """Seed of the initialisation, the order of the images and the augmentation."""
 
@@ -92,11 +93,16 @@ class Compare(TrainingCommand):
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
     seeds: int = 3
     """Runs per arm, with seeds 0, 1, 2 and so on. One run cannot tell an effect from chance."""
+    arms: tuple[str, ...] = ()
+    """Arms to train besides the baseline: described, text-labels, described+text-labels, image-labels, self-training.
+    Default: described."""
+    labeller: LabelOptions = field(default_factory=LabelOptions)
+    simulation: SimulationOptions = field(default_factory=SimulationOptions)
 
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
         from gpt4image.core.console import show, write
-        from gpt4image.report import verdict
+        from gpt4image.report import other_arms, verdict
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
@@ -107,12 +113,13 @@ class Compare(TrainingCommand):
             seeds=self.seeds,
             workers=self.workers,
             track=self.track,
+            options=ArmOptions(self.arms, self.labeller, self.simulation),
         )
         found = verdict(comparison)
         show(found.text)
         if found.command:
             write(f"  {found.command}")
-        show(f"report: {WorkDir(self.work).report}")
+        show("\n".join([*other_arms(comparison), f"report: {WorkDir(self.work).report}"]))
 
 
 @dataclass(frozen=True)

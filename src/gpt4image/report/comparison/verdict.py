@@ -102,6 +102,16 @@ def _measure(kind: Kind, difference: Difference) -> str:
     return f"{mean} points (95% interval {low} to {high})"
 
 
+def other_arms(comparison: Comparison) -> list[str]:
+    """State the differences of the arms that the verdict does not judge, a line each."""
+    lines = []
+    for other in comparison.others:
+        mean, low, high = points((other.mean, other.low, other.high))
+        title = shorten(find_arm(comparison, other.arm).title, 60)
+        lines.append(f"{title}: {percent(mean_accuracy(comparison, other.arm))}, {mean} points ({low} to {high})")
+    return lines
+
+
 def find_arm(comparison: Comparison, name: str) -> ArmRecord:
     """Return the arm of that name. StoreError lists the known arms."""
     for arm in comparison.arms:

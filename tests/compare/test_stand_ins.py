@@ -1,0 +1,89 @@
+"""Comparisons with stand-in labels: every arm, simulated labels by seed, and nothing trained twice."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from gpt4image import Recipe
+from gpt4image.compare.records import Comparison
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
+from gpt4image.workflows.train import run_comparison, run_training
+
+ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training")
+
+
+@pytest.fixture(scope="module")
+def compared(image_set, descriptions_file, tmp_path_factory):
+    work = tmp_path_factory.mktemp("stand-ins")
+    torch.manual_seed(0)
+    weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, work / "weights.safetensors")
+    recipe = Recipe(
+        backbone="resnet10t",
+        checkpoint=str(work / "weights.safetensors"),
+        image_size=32,
+        epochs=1,
+        batch_size=8,
+        keep="last",
+    )
+    text = GuidanceOptions(text=str(descriptions_file))
+    options = ArmOptions(ARMS, LabelOptions(), SimulationOptions(labels_per_class=3))
+
+    def compare():
+        return run_comparison(DataOptions(str(image_set)), text, recipe, work, seeds=2, workers=0, options=options)
+
+    return compare(), compare, work
+
+
+@pytest.mark.slow
+def test_every_arm_trains_on_the_labels_of_its_seed_for_as_many_steps(compared):
+    comparison, _, work = compared
+    assert [arm.name for arm in comparison.arms] == ["baseline", *ARMS]
+    assert comparison.difference.arm == "text-labels"
+    assert [other.arm for other in comparison.others] == list(ARMS[1:])
+    settings = {}
+    for arm in ("baseline", *ARMS):
+        for seed in range(2):
+            settings[arm, seed] = json.loads((work / f"runs/{arm}-{seed}/settings.json").read_text())
+    assert len({found["images_per_epoch"] for found in settings.values()}) == 1
+    for seed in range(2):
+        assert len({settings[arm, seed]["images"] for arm in ("baseline", *ARMS)}) == 1
+    assert settings["baseline", 0]["images"] != settings["baseline", 1]["images"]
+    assert settings["text-labels", 0]["soft_labels"] != settings["text-labels", 1]["soft_labels"]
+    assert not settings["text-labels", 0]["text"]
+    assert settings["described+text-labels", 0]["text"]
+    page = (work / "report.html").read_text()
+    assert "Another arm, with its own labels" in page
+
+
+@pytest.mark.slow
+def test_finished_comparison_is_not_trained_again_and_its_records_are_the_same(compared):
+    comparison, compare, work = compared
+    weights = sorted(work.glob("runs/*/best.safetensors"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    assert compare().difference == comparison.difference
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    assert Comparison.load(work / "comparison.json").others == comparison.others
+
+
+def test_simulation_refuses_soft_labels_of_all_labels_and_arms_without_texts(
+    image_set, descriptions_file, tmp_path, small_recipe
+):
+    data, text = DataOptions(str(image_set)), GuidanceOptions(text=str(descriptions_file))
+    few = ArmOptions(simulation=SimulationOptions(labels_per_class=3))
+    with pytest.raises(ConfigError, match="which a simulation must not use"):
+        run_comparison(data, text, small_recipe(soft_labels=0.5), tmp_path, seeds=1, workers=0, options=few)
+    with pytest.raises(ConfigError, match="none of baseline, image-labels learns from descriptions"):
+        run_comparison(data, text, small_recipe(), tmp_path, seeds=1, workers=0, options=ArmOptions(("image-labels",)))
+
+
+@pytest.mark.slow
+def test_single_run_with_text_labels_makes_them(image_set, descriptions_file, tmp_path, small_recipe):
+    data, text = DataOptions(str(image_set)), GuidanceOptions(text=str(descriptions_file))
+    run = run_training(data, text, small_recipe(), tmp_path, arm="text-labels", seed=0, workers=0)
+    assert run.recipe.soft_labels == 1.0
+    assert (tmp_path / "labels/text-minilm/manifest.json").exists()
