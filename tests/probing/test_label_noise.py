@@ -143,3 +143,5 @@ def test_weighted_share_is_wilsons_interval_of_the_effective_number():
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     found = weighted_share(true, weights)
     assert (found.mean, found.low, found.high) == pytest.approx((share, middle - half, middle + half), abs=1e-6)
+    assert weighted_share(np.ones(7, dtype=bool), np.random.default_rng(0).random(7)).high == 1.0
+    assert weighted_share(np.zeros(7, dtype=bool), np.ones(7)).low == 0.0

@@ -141,7 +141,8 @@ def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
     count, z = float(weights.sum() ** 2 / (weights**2).sum()), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return Interval(share, max(centre - reach, 0.0), min(centre + reach, 1.0), "images only")
+    low, high = round(centre - reach, 9), round(centre + reach, 9)  # exactly 0 and 1 where all values agree
+    return Interval(share, max(low, 0.0), min(high, 1.0), "images only")
 
 
 def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
