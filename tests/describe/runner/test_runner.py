@@ -167,7 +167,7 @@ def test_run_stops_when_everything_fails(image_set, tmp_path):
         (Scenario(expected_key="sk-right"), {}, "the server requires a key.*key_env"),
         (Scenario(expected_key="sk-right"), {"key_env": "STUB_KEY"}, "rejects the key in STUB_KEY"),
         (Scenario(models=("a", "b")), {"model": "c"}, "no model 'c'.*It has: a, b"),
-        (Scenario(models=("a", "b")), {"model": None}, "as model. It has: a, b"),
+        (Scenario(models=("a", "b")), {"model": None}, "Set model .* It has: a, b"),
         (Scenario(no_temperature=True), {"temperature": 0.5}, "omit temperature"),
         (Scenario(faults=(Fault("quota"),)), {}, "no money left"),
         (Scenario(faults=(Fault("unknown_model"),)), {}, "no model"),

@@ -287,9 +287,10 @@ def test_server_whose_answers_are_of_no_use_has_loaded_its_model(image_set, tmp_
     assert (tally.failures, tally.answered) == ({"empty answer": 1, "time limit": 1}, IMAGES - 2)
 
 
+@pytest.mark.slow
 def test_loading_said_with_a_503_is_waited_for_beyond_the_patience_for_rate_limits(image_set, tmp_path):
-    patience = RunSettings(patience_seconds=0.3, load_seconds=20.0)
-    with StubServer(Scenario(ready_after=2.0)) as server:
+    patience = RunSettings(patience_seconds=3.0, load_seconds=60.0)
+    with StubServer(Scenario(ready_after=6.0)) as server:
         tally = described(image_set, tmp_path, server.base_url, patience=patience)
     assert tally.answered == IMAGES
 
