@@ -99,7 +99,8 @@ def test_a_misspelt_second_word_is_answered_with_the_command(tmp_path, monkeypat
 
 def test_program_is_named_as_it_was_started():
     def error_of(*words, **environment):
-        found = subprocess.run(words, check=False, capture_output=True, text=True, env=os.environ | environment)
+        plain = {name: value for name, value in os.environ.items() if name != "GPT4IMAGE_COMMAND"}  # set by ./run test
+        found = subprocess.run(words, check=False, capture_output=True, text=True, env=plain | environment)
         return " ".join(found.stderr.split())
 
     module = (sys.executable, "-m", "gpt4image", "check")

