@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -104,6 +105,16 @@ def test_failed_program_keeps_the_other_forms(run, images, tmp_path, monkeypatch
     with pytest.raises(ExportError, match=r"by torch.export \(Constraints violated.\). .*torch_export=False"):
         export_model(run, images, tmp_path / "model", onnx=False, torch_export=True)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+
+
+def test_other_labels_than_those_of_the_training_are_said(run, images, tmp_path, capsys):
+    export_model(run, images, tmp_path / "same", onnx=False)
+    assert "other images, labels or splits" not in " ".join(capsys.readouterr().err.split())
+    at = images.rows.schema.get_field_index("label")
+    labels = pa.array((images.labels + 1) % len(images.classes), pa.int32())
+    changed = replace(images, rows=images.rows.set_column(at, images.rows.schema.field(at), labels))
+    export_model(run, changed, tmp_path / "other", onnx=False)
+    assert "other images, labels or splits" in " ".join(capsys.readouterr().err.split())
 
 
 def test_int8_without_onnx_is_refused(run, images, tmp_path):

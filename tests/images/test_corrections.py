@@ -47,7 +47,7 @@ def test_images_are_relabelled_dropped_and_kept(folder, tmp_path, capsys):
     del expected["cat/001.png"]
     assert labels_of(corrected) == expected
     assert [rejected.path for rejected in corrected.rejected] == ["cat/001.png"]
-    assert "1 relabelled, 1 dropped" in capsys.readouterr().err
+    assert "1 relabelled, 1 dropped, 1 kept" in capsys.readouterr().err
 
 
 def test_renamed_file_keeps_its_correction_and_a_missing_one_is_counted(folder, tmp_path, capsys):

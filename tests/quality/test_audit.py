@@ -93,6 +93,13 @@ def test_list_is_cut_and_says_so(planted, descriptions, store):
     assert sum(item.kind == "label" for item in audit.items) == 2 < audit.found["label"]
 
 
+def test_images_decided_about_are_not_listed_again(planted, audited, descriptions, store):
+    decided = {item.image_id for item in audited[0].items[:3]}
+    audit, _ = audit_labels(planted[0], descriptions, (store,), decided=decided)
+    assert decided.isdisjoint(item.image_id for item in audit.items)
+    assert audit.found["label"] == audited[0].found["label"] - 3
+
+
 def test_image_with_two_labels_is_listed_once_with_both(images, descriptions, store):
     rows = pa.concat_tables([images.rows, images.rows.slice(0, 1)])
     labels = np.append(images.labels, (images.labels[0] + 1) % 3)

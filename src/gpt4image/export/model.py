@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gpt4image.core.console import doing
+from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
-from gpt4image.core.files import File, Layout, write_json
+from gpt4image.core.files import File, Layout, read_json, write_json
 from gpt4image.export.benchmark import Latency, measure_latencies
 from gpt4image.export.card import CardFacts, write_card
 from gpt4image.export.int8 import QuantizationLoss, quantize
@@ -26,6 +26,7 @@ from gpt4image.export.program import export_program
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options
 from gpt4image.train.run import TrainedRun, load_backbone
+from gpt4image.train.spec import images_digest
 from gpt4image.train.transforms import evaluation_transform
 
 CHECKED_IMAGES = 32
@@ -96,6 +97,12 @@ def export_model(
         MissingExtraError: the libraries for ONNX are not installed.
     """
     _check_target(folder)
+    if read_json(run.layout.settings).get("images") != images_digest(images):
+        say(
+            f"{images.source} has other images, labels or splits than {run.layout.folder} was trained on, so what "
+            "the card says about the data may be wrong. Name the same images, with the same corrections.",
+            "yellow",
+        )
     if int8 and not onnx:
         raise ConfigError("int8 is made from the ONNX form: leave onnx on, or leave int8 (--int8) out.")
     if onnx:

@@ -86,6 +86,8 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
         before = compose(images.classes[labels[row]]) if labels[row] >= 0 else ""
         if found.decision == "drop":
             dropped[row] = True
+        elif found.decision == "keep":
+            done["kept"] += 1
         elif found.decision == "relabel" and before != found.label:
             if found.label not in classes:
                 known = ", ".join(map(repr, images.classes[:10]))
@@ -94,7 +96,7 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
             done["relabelled"] += 1
             done["changed since"] += found.given not in ("", before)
     lost = len(set(corrections) - set(ids))
-    notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped"]
+    notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped, {done['kept']:,} kept"]
     notes += [f"{counted(lost, 'image')} not in this set"] if lost else []
     notes += [f"{done['changed since']:,} had another label when they were audited"] if done["changed since"] else []
     say(f"corrections: {'; '.join(notes)} ({shorten(str(path), 60)})", "yellow" if done["changed since"] else "")

@@ -7,7 +7,7 @@ listed if another class has the higher posterior, so even after the label itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ def audit_labels(
     *,
     encoders: Sequence[TextEncoder] = (),
     limit: int = MOST_LISTED,
+    decided: Collection[str] = (),
     device: torch.device | str | None = None,
 ) -> tuple[Audit, Judgement]:
     """Look for labels that a person should check, among training and validation images.
@@ -52,6 +53,7 @@ def audit_labels(
         stores: vectors of the texts.
         encoders: the encoders of `stores`, which embed the class names as further evidence.
         limit: largest number of images of each kind to list.
+        decided: ids of images that a person has decided about, which are not listed again.
         device: device of the fits.
 
     Returns:
@@ -62,11 +64,13 @@ def audit_labels(
         DataError: there are fewer than two classes.
     """
     judgement = judge_labels(images, stores, encoders=encoders, device=device)
+    open_questions = np.asarray([name.decode() not in decided for name in judgement.known.ids.tolist()])
     doubtful = judgement.doubtful()
-    unfit = np.flatnonzero(judgement.probabilities.max(axis=1) < FITS_NONE)
+    doubtful = doubtful[open_questions[doubtful]]
+    unfit = np.flatnonzero(open_questions & (judgement.probabilities.max(axis=1) < FITS_NONE))
     unfit = unfit[np.argsort(judgement.probabilities[unfit].max(axis=1), kind="stable")]
     maker = _Items(images, descriptions, judgement)
-    copies = list(maker.duplicates())
+    copies = [item for item in maker.duplicates() if item.image_id not in decided]
     listed = set(doubtful[:limit].tolist())
     items = [
         *(maker.item(row, "label") for row in doubtful[:limit].tolist()),

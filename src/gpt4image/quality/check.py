@@ -190,7 +190,7 @@ def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | No
     notes = []
     if facts.conflicting:
         notes.append(
-            f"{counted(facts.conflicting, 'image')} in more than one class: their texts are not compared with a label."
+            f"{counted(facts.conflicting, 'image')} in more than one class, whose texts are not compared with a label."
         )
     notes += [
         f"{counted(count, 'text')} from the model {served!r}, which is not the one that was asked for."

@@ -68,6 +68,11 @@ def choose_arms(names: Sequence[str] = ()) -> list[str]:
     return [REFERENCE, *(name for name in dict.fromkeys(chosen) if name != REFERENCE)]
 
 
+def images_digest(images: ImageTable) -> str:
+    """Return a hash of ids, labels and splits: equal sets of images have equal hashes."""
+    return digest(*(str(images.rows[name].to_pylist()) for name in ("id", "label", "split")))
+
+
 class RunLayout(Layout):
     """Files of a training run."""
 
@@ -125,7 +130,6 @@ class RunSpec:
         """
         from gpt4image.train.weights import require_file
 
-        columns = (str(self.images.rows[name].to_pylist()) for name in ("id", "label", "split"))
         recipe = self.recipe.to_dict()
         start = self.recipe.checkpoint
         if start is not None:
@@ -139,7 +143,7 @@ class RunSpec:
         return {
             "arm": self.arm.name,
             "seed": self.seed,
-            "images": digest(*columns),
+            "images": images_digest(self.images),
             "classes": list(self.images.classes),
             **self.guidance.identity(),
             **self._loss_version(),

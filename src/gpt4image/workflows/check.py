@@ -76,6 +76,7 @@ def run_audit(
         DescriptionError: no labelled image has a text.
     """
     from gpt4image.embed import load_encoder
+    from gpt4image.images.corrections import read_corrections
     from gpt4image.quality.audit import audit_labels
     from gpt4image.quality.audit_export import export_audit
     from gpt4image.report.descriptions.audit_page import write_audit_page
@@ -85,7 +86,8 @@ def run_audit(
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
     encoders = [load_encoder(name) for name in text.encoder]
-    audit, judgement = audit_labels(images, descriptions, stores, encoders=encoders, limit=limit)
+    decided = read_corrections(data.corrections) if data.corrections is not None else {}
+    audit, judgement = audit_labels(images, descriptions, stores, encoders=encoders, limit=limit, decided=decided)
     workdir.audit.parent.mkdir(parents=True, exist_ok=True)
     audit.save(workdir.audit)
     write_audit_page(workdir.audit_page, audit)

@@ -63,7 +63,7 @@ def test_undecided_shows_mean_and_interval():
 @pytest.mark.parametrize(
     ("seeds", "times_images", "advice", "command"),
     [
-        (19, 1, "19 seeds in all show it", "./run gpt4image compare 'my photos' --lr 1e-4 --seeds 19"),
+        (19, 1, "19 seeds in all would show it", "./run gpt4image compare 'my photos' --lr 1e-4 --seeds 19"),
         (8, 4, "about 4 times as many test images, and 8 seeds", ""),
         (None, 1, "is not practical. Take the two as equal to within 1.7 points", ""),
     ],

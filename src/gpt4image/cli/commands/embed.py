@@ -141,6 +141,8 @@ class Audit:
         if audit.wrong is not None:
             span = f"{percent(audit.wrong.low)} to {percent(audit.wrong.high)}"
             show(f"wrong among {counted(audit.examined, 'label')}: {percent(audit.wrong.mean)} ({span})")
+        else:
+            show(f"{counted(audit.examined, 'label')} examined, too few to estimate how many are wrong")
         kinds = {
             "label": "labels likely wrong",
             "duplicate": "copies with other labels",

@@ -18,7 +18,8 @@ from gpt4image.train.tracking import TrackerName
 RecipeName = Annotated[
     str | None,
     tyro.conf.arg(
-        name="recipe", help=f"Named recipe to start from: {', '.join(recipe_names())}. See gpt4image recipes."
+        name="recipe",
+        help=f"Named recipe to start from: {', '.join(recipe_names())}. The command `recipes` lists them.",
     ),
 ]
 

@@ -65,7 +65,8 @@ def _settle(difference: Difference, typed: CommandRecord | None) -> tuple[str, s
             "",
         )
     return (
-        f"If the true difference is {mean} points, {needed.seeds} seeds in all show it in four cases of five.",
+        f"If the true difference is {mean} points, {needed.seeds} seeds in all would show it in four comparisons "
+        "of five.",
         _more_seeds(typed, needed.seeds),
     )
 
