@@ -10,7 +10,15 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey
 from gpt4image.llm.error_body import server_message
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure, retry_after, shorten
+from gpt4image.llm.errors import (
+    ErrorClassifier,
+    FailedCall,
+    failed_body,
+    read_error_body,
+    read_failure,
+    retry_after,
+    shorten,
+)
 
 KEY = ApiKey("A_KEY", "sk-secret-key")
 
@@ -44,6 +52,51 @@ def test_fatal_status_stops_the_job_with_the_fix(status, code, advice):
     assert isinstance(error, DescribeError)
     with pytest.raises(DescribeError, match=advice):
         raise error
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'model requires moderation on provider. Your input was flagged for "violence". No credits were charged.',
+        "Content violates usage guidelines. Team: t-1, API key ID: k-2, Failed check: SAFETY_CHECK_TYPE_OTHER",
+        "This image violates our acceptable use policy.",
+    ],
+)
+def test_flagged_picture_fails_alone_even_as_the_first(said):
+    error = classified(403, detail=said)
+    assert isinstance(error, RequestFailedError)
+    assert not error.retryable
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Sorry, your account balance is insufficient",
+        "The free tier of the model has been exhausted. Enable paid use.",
+        "You are out of credits",
+    ],
+)
+@pytest.mark.parametrize("answered", [False, True])
+def test_empty_account_stops_the_job_whatever_the_words(said, answered):
+    with pytest.raises(DescribeError, match="no money left"):
+        raise classified(403, detail=said, answered=answered)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (
+            "Rate limit of 50 per 86400s exceeded for UserByModelByDay. Please wait 41123 seconds before retrying.",
+            41123.0,
+        ),
+        ("Monthly token quota exceeded.", None),
+    ],
+)
+def test_quota_of_a_day_or_longer_is_told_from_a_rate_limit(said, seconds):
+    call = failed_body(429, {"message": said}, KEY)
+    error = ErrorClassifier("http://host/v1", KEY).classify(call, "a-model")
+    assert isinstance(error, RateLimitedError)
+    assert (error.long, error.seconds) == (True, seconds)
 
 
 def test_rejected_sampling_stops_the_job_unless_the_server_has_answered():

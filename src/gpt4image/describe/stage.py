@@ -48,6 +48,7 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
     if agreed:
         job.count_trials()
         tally = (run or job.run)(tasks)
+        tally.failed_before = tasks.failed.total()
     else:
         tally = Tally(len(tasks), stopped=DECLINED)
         print_trials(job)

@@ -34,6 +34,7 @@ class Tally:
         uncounted: requests whose tokens the server did not count; `cost` holds their worst case.
         stopped: why the run ended before all tasks were done; empty if it did not.
         other_models: answers by models other than the one asked for.
+        failed_before: tasks that failed in earlier runs and were not tried again.
     """
 
     total: int
@@ -48,6 +49,7 @@ class Tally:
     uncounted: int = 0
     stopped: str = ""
     other_models: Counter[str] = field(default_factory=Counter)
+    failed_before: int = 0
 
     @property
     def done(self) -> int:
@@ -56,10 +58,10 @@ class Tally:
 
     @property
     def exit_status(self) -> int:
-        """0 if all tasks are answered, 3 if some failed, 1 if none is answered or the run stopped early."""
+        """0 if all tasks are answered, 3 if some failed, also before; 1 if none is answered or the run stopped."""
         if self.stopped or self.done < self.total or (self.total and not self.answered):
             return 1
-        return 3 if self.failures else 0
+        return 3 if self.failures or self.failed_before else 0
 
     def add(self, record: DescriptionRecord) -> None:
         """Count an outcome, or a payment without one."""

@@ -13,7 +13,9 @@ Body = dict[str, Any]
 DETAIL_LENGTH = 200
 
 # Starts of finish reasons, in lower case, of servers that withhold an answer; Google adds its own reason to the first.
-FILTERS = ("content_filter", "safety", "prohibited_content", "blocklist", "recitation", "spii")
+# vLLM and SGLang abort what they cannot finish; the others are DeepSeek's and Zhipu's words
+BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource")
+FILTERS = ("sensitive", "content_filter", "safety", "prohibited_content", "blocklist", "recitation", "spii")
 
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
@@ -68,7 +70,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     reason = (answer.finish_reason or "").casefold()
     if reason.startswith(FILTERS):
         raise RequestFailedError(FILTERED, answer.text, retryable=False).with_tokens([answer])
-    if reason in ("error", "abort"):  # vLLM and SGLang abort what they cannot finish
+    if reason in BROKEN_OFF:
         raise broken_off(choice, answer)
     if not answer.text.strip():
         if reason in CUT_OFF:

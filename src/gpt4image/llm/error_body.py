@@ -19,17 +19,26 @@ def words(*patterns: str) -> re.Pattern[str]:
 
 
 # What servers mean, whatever the status. The patterns are searched in an error's code and message.
-MODERATION = words("moderat", "flagged", "content[ _-]?(?:policy|filter|management)", "safety", "inappropriate")
-ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b")
+MODERATION = words(
+    "moderat",
+    "flagged",
+    "content[ _-]?(?:policy|filter|management)",
+    "safety",
+    "inappropriate",
+    r"violat\w+ .{0,40}(?:polic|guideline)|usage guidelines|(?:acceptable|prohibited) use",
+    "data_?inspection|sensitive (?:content|information|words?)",
+)
+ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b(?! id)")
 NO_MONEY = words(
     "insufficient[ _](?:account )?(?:quota|balance|credits?|funds)",
-    "credit[ _]balance|balance is too low|arrearage|account is suspended|enable billing",
-    r"\b(?:any|no|available|out of|more|included) credits\b",
+    "credit[ _]balance|balance is (?:too low|insufficient)|arrearage|account is suspended|enable billing",
+    r"free tier\b.{0,40}\bexhausted",
+    r"\b(?:any|no|available|out of|more|included) credits\b(?! (?:were )?charged)",
     "credits? (?:is|are|were|have been) (?:depleted|exhausted|used)",
     "budget(?: has been |[ _])exceeded|hard[ _]limit|spending (?:cap|limit)|key limit exceeded|exceeded_current_quota",
 )
 LONG_QUOTA = words(
-    r"per[ _-]?day|\bdaily\b|\b[RT]PD\b|regain access",
+    r"per[ _-]?day|by_?day\b|per 86,?400 ?s|\bdaily\b|\b[RT]PD\b|regain access|monthly (?:\w+ )?quota",
     "(?:hourly|weekly|monthly|API) usage limit|usage limit (?:reached|exceeded)",
 )
 BAD_KEY = words(
@@ -66,7 +75,8 @@ SETTINGS = (
 UNIT = r"(ms|milli|s|m|h|d)"
 PART = re.compile(rf"(\d+(?:\.\d+)?)\s*{UNIT}[a-z]*", re.IGNORECASE)
 DURATION = words(
-    rf"(?:again|retry|wait|reset\w*|available)\b[^.;]{{0,20}}?\b(?:in|after|for)\s+(?P<span>(?:{PART.pattern}\s*)+)"
+    rf"(?:(?:again|retry|wait|reset\w*|available)\b[^.;]{{0,20}}?\b(?:in|after|for)|\bwait)\s+"
+    rf"(?P<span>(?:{PART.pattern}\s*)+)"
 )
 DATE = words(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?")
 SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

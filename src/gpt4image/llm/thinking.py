@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
-# Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; channels of gpt-oss.
-NAMES = "(?:seed:)?think|thinking|thought|reasoning|analysis"
+# Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; Sky-T1; Gemma;
+# channels of gpt-oss.
+NAMES = "(?:seed:)?think|thinking|thought|reason|reasoning|analysis|scratchpad|reflection"
 CHANNEL = r"(?:<\|start\|>assistant)?<\|channel\|>"
 OPEN = re.compile(
-    rf"<(?:{NAMES})>|◁think▷|\[THINK\]|<\|START_THINKING\|>|{CHANNEL}(?:analysis|commentary)\b.*?<\|message\|>",
+    rf"<(?:{NAMES})>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|"
+    rf"<\|channel>thought|<unused94>thought|{CHANNEL}(?:analysis|commentary)\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 CLOSE = re.compile(
-    rf"</(?:{NAMES})>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|{CHANNEL}final\b.*?<\|message\|>",
+    rf"</(?:{NAMES})>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>|<unused95>|{CHANNEL}final\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 
