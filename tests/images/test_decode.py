@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from gpt4image.core.errors import ImageError
 from gpt4image.images.decode import EncodedImage, check, decode
-from support.image_files import encode, noise
+from support.image_files import encode, noise, wide_png
 
 
 def pixels(data, **options):
@@ -353,19 +353,6 @@ def test_fewer_bits_in_a_wider_file_keep_their_levels(bits, kind):
     values = np.linspace(0, 2**bits - 1, 4096).reshape(64, 64).astype(kind)
     found = pixels(encode(Image.fromarray(values), "TIFF"))
     assert len(np.unique(found)) == 256 and found.min() == 0 and found.max() == 255
-
-
-def wide_png(values):
-    """Encode colour of 16 bits, [H, W, 3 or 4], which Pillow cannot write."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def wide_tiff(values, order, packed):

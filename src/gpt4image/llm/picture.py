@@ -12,6 +12,7 @@ from gpt4image.images.decode import MAX_PIXELS, decode
 PASSED_THROUGH = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 JPEG_QUALITY = 90
 EXIF_ORIENTATION = 0x0112
+PNG_DEPTH = 24  # place of the bit depth in a PNG file
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def pass_through(data: bytes, max_side: int | None) -> Picture | None:
         with Image.open(io.BytesIO(data), formats=tuple(PASSED_THROUGH)) as image:
             rotated = image.getexif().get(EXIF_ORIENTATION, 1) != 1
             animated = getattr(image, "n_frames", 1) > 1
-            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            deep = image.format == "PNG" and data[PNG_DEPTH] > 8  # Pillow reads colour of 16 bits as RGB
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data and not deep
             if rotated or animated or not plain or (max_side is not None and max(image.size) > max_side):
                 return None
             return Picture(data, PASSED_THROUGH[str(image.format)], *image.size)
