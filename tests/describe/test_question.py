@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.describe.options import DescribeOptions
-from gpt4image.describe.question import read_extra_body
+from gpt4image.describe.question import read_extra_body, read_values
 from support.describing import described, opened
 from support.stub_scenario import Scenario
 from support.stub_server import StubServer
@@ -92,3 +93,10 @@ def test_int_and_float_settings_are_the_same_question(image_set, tmp_path):
         assert described(image_set, tmp_path, server.base_url, temperature=1, top_p=1).total == IMAGES
         assert described(image_set, tmp_path, server.base_url, temperature=1.0, top_p=1.0).total == 0
         assert described(image_set, tmp_path, server.base_url, temperature=1.5, top_p=1).total == IMAGES
+
+
+def test_class_names_are_compared_in_composed_characters(images, tmp_path):
+    decomposed = replace(images, classes=("Mu\u0308ller", *images.classes[1:]))
+    (tmp_path / "names.json").write_text(json.dumps({"M\u00fcller": "miller"}))
+    options = DescribeOptions(model="m", class_names=tmp_path / "names.json")
+    assert read_values(decomposed, options, None).classes[0] == "miller"

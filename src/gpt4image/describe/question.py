@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.tables import compose
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.prompt import read_prompt_file
@@ -116,10 +117,10 @@ def read_values(
         ConfigError: the file of class names is invalid, or names a class that the images do not have.
     """
     given = {} if options.class_names is None else read_class_names(options.class_names)
-    unknown = sorted(set(given) - set(images.classes))
+    unknown = sorted(set(given) - set(map(compose, images.classes)))
     if unknown:
         raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
-    names = tuple(given.get(name, speak(name)) for name in images.classes)
+    names = tuple(given.get(compose(name), speak(name)) for name in images.classes)
     neighbours = {label: tuple(names[other] for other in others) for label, others in (confused or {}).items()}
     return PromptValues(names, neighbours)
 
@@ -138,7 +139,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     names = read_object(path, what)
     if not all(isinstance(name, str) for name in names.values()):
         raise ConfigError(f"{path} must hold {what}.")
-    return names
+    return {compose(name): spoken for name, spoken in names.items()}
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

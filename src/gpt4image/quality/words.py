@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from gpt4image.core.tables import compose
+
 # Letters of scripts without spaces between words (Thai, Lao, Burmese, Khmer, Japanese, Chinese): each counts as a word.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 LETTER = rf"(?:(?![{UNSPACED}])[^\W_])"
@@ -17,12 +19,12 @@ QUOTED = re.compile(
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words in lower case, without punctuation.
+    """Return the words in lower case and composed characters (NFC), without punctuation.
 
     >>> split_words("A man's T-shirt, RED.")
     ['a', "man's", 't', 'shirt', 'red']
     """
-    return [word.replace(APOSTROPHE, "'") for word in WORD.findall(text.casefold())]
+    return [word.replace(APOSTROPHE, "'") for word in WORD.findall(compose(text).casefold())]
 
 
 def split_sentences(text: str) -> list[str]:
