@@ -115,3 +115,24 @@ def _scale(logits: np.ndarray, rows: np.ndarray, temperature: float) -> np.ndarr
 def _balanced_accuracy(labels: np.ndarray, right: np.ndarray) -> float:
     images, hits = np.bincount(labels), np.bincount(labels, weights=right)
     return float((hits[images > 0] / images[images > 0]).mean())
+
+
+SHIFT_STEPS = 50  # of the expectation maximisation of class shares
+
+
+def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Estimate the classes' shares among rows by expectation maximisation [C].
+
+    Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities", 2002,
+    equation 2.2: a classifier fitted to other shares expects these.
+
+    Args:
+        probabilities: of the classifier for the rows, float [N, C].
+        counts: rows of each class that the classifier was fitted to [C].
+    """
+    fitted = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
+    shares = fitted
+    for _ in range(SHIFT_STEPS):
+        joint = probabilities * (shares / fitted)
+        shares = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+    return np.asarray(shares)

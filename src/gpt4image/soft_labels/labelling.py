@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from gpt4image.probing.calibration import class_shares
 from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit
 from gpt4image.probing.folds import FOLDS, to_unit
 from gpt4image.probing.intervals import Interval, weighted_share
@@ -28,7 +29,6 @@ NOISE_ROWS = 30  # labelled rows per class, on average, from which the share of 
 CLEAN = 0.01  # given labels are kept unless more than this share is wrong, at the lower end of the interval
 NOISY = 0.03  # doubtful labels are certainly left out of the fit if more than this share is wrong, at the lower end
 TOLERANCE = 1e-5
-SHIFT_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -386,24 +386,6 @@ def _shares(labels: np.ndarray, calibrated: np.ndarray) -> np.ndarray:
     counts = np.bincount(labels[labels >= 0], minlength=calibrated.shape[1])
     free = labels < 0
     return class_shares(np.exp(calibrated[free]), counts) if free.any() else counts / counts.sum()
-
-
-def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Estimate the classes' shares among rows by expectation maximisation [C].
-
-    Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities", 2002,
-    equation 2.2: a classifier fitted to other shares expects these.
-
-    Args:
-        probabilities: of the classifier for the rows, float [N, C].
-        counts: rows of each class that the classifier was fitted to [C].
-    """
-    fitted = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-    shares = fitted
-    for _ in range(SHIFT_STEPS):
-        joint = probabilities * (shares / fitted)
-        shares = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
-    return np.asarray(shares)
 
 
 def _per_class(right: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Interval | None, ...]:
