@@ -125,7 +125,7 @@ def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks
 def task_keys(ids: np.ndarray, labels: np.ndarray, identities: Mapping[int, str]) -> Iterator[bytes]:
     """Yield `digest(id, identity)` for each image, ids S32 [n] and labels [n]; faster than one call of it each."""
     asked = {label: framed(identity) for label, identity in identities.items()}
-    for image, label in zip(ids, labels, strict=True):
+    for image, label in zip(ids.tolist(), labels.tolist(), strict=True):
         yield hashlib.blake2b(framed(image) + asked[label], digest_size=16).hexdigest().encode()
 
 

@@ -173,7 +173,8 @@ def _complete_kept(
         chosen = _choose(ids, labels, shares, seed)
         say(f"{only}: set aside {_sizes(chosen, shares)} out of train, kept in {kept.file}.")
     else:
-        chosen = np.where(new, _place(ids, shares, seed), np.where(labelled, known, "train"))
+        chosen = np.where(labelled, known, "train").astype(_WIDE)
+        chosen[new] = _place(ids[new], shares, seed)  # the others need no hash: there may be millions
         _leave_one_in_train(chosen, labels, new)
         gone = kept.count_gone(ids, source)
         parts = [f"{only}: {_sizes(chosen[~new], shares)} out of train as before"]
