@@ -234,13 +234,13 @@ def train_arms(
     inputs = ArmInputs(images, (store,), (), text, recipe, workdir, ArmOptions(simulation=CASES[case]))
     found = {}
     for arm in TRAINED if case != "none" else ("text-labels", "described+text-labels"):
-        own_images, labels = inputs(arm, draw)
+        learned = inputs(arm, draw)
         run = train_model(
-            own_images,
-            store if ARMS.load(arm).uses_text else None,
+            learned.images,
+            learned.stores if ARMS.load(arm).uses_text else None,
             recipe,
             workdir.run(arm, draw),
-            soft_labels=labels,
+            soft_labels=learned.soft_labels,
             arm=arm,
             seed=draw,
             features=work / "features",

@@ -25,7 +25,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run import train_model
-from gpt4image.train.spec import CANDIDATE, REFERENCE, RunLayout, choose_arms
+from gpt4image.train.spec import CANDIDATE, REFERENCE, RunInputs, RunLayout, choose_arms
 from gpt4image.train.tracking import Tracking
 
 
@@ -42,7 +42,7 @@ def compare_arms(
     checkpoint_seconds: float = 60.0,
     tracking: Tracking | None = None,
     arms: Sequence[str] = (),
-    inputs: Callable[[str, int], tuple[ImageTable, Sequence[SoftLabels]]] | None = None,
+    inputs: Callable[[str, int], RunInputs] | None = None,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -61,8 +61,8 @@ def compare_arms(
         checkpoint_seconds: time between two checkpoints of a run.
         tracking: experiment trackers to send the figures of every run to.
         arms: arms to train besides the baseline; default all that are not optional.
-        inputs: returns images and soft labels of an arm and a seed, called when the arms before it are trained; default
-            `images` and `soft_labels`. Test images must be the same.
+        inputs: returns what an arm learns from with a seed, called when the arms before it are trained; default
+            `images`, `store` and `soft_labels`. Test images must be the same.
 
     Raises:
         ConfigError: invalid seeds, no arm that learns from descriptions, or a run in the work directory was created
@@ -81,16 +81,16 @@ def compare_arms(
         for seed in seeds:
             for arm, finished in outcomes.items():
                 title = f"Run {next(numbers)} of {len(layouts)}: {arm}, seed {seed}"
-                own_images, own_labels = images, soft_labels
+                own = RunInputs(images, stores, tuple(soft_labels))
                 if inputs is not None:
                     with make_accelerator(recipe).main_process_first():
-                        own_images, own_labels = inputs(arm, seed)
+                        own = inputs(arm, seed)
                 run = train_model(
-                    own_images,
-                    stores,
+                    own.images,
+                    own.stores,
                     recipe,
                     layouts[seed, arm].folder,
-                    soft_labels=own_labels,
+                    soft_labels=own.soft_labels,
                     arm=arm,
                     seed=seed,
                     features=workdir.features,

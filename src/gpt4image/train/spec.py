@@ -14,9 +14,14 @@ from gpt4image.core.registry import Registry
 from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
 
 if TYPE_CHECKING:
+    from gpt4image.embed.store import EmbeddingStore
     from gpt4image.images.table import ImageTable
+    from gpt4image.soft_labels import SoftLabels
     from gpt4image.train.guidance import Guidance
     from gpt4image.train.tracking import Tracking
+
+
+ControlTexts = Literal["class-name", "shuffled", "shuffled-within-class", "random-words", "random-vectors"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Arm:
         labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images
             (both by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
         optional: whether a comparison trains it on request only.
+        controls: the arm that this one is a control of: it differs in the texts alone.
+        texts: what takes the place of the descriptions in a control.
     """
 
     name: str
@@ -39,6 +46,8 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     labels: Literal["text", "images", "baseline"] | None = None
     optional: bool = False
+    controls: str | None = None
+    texts: ControlTexts | None = None
 
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
@@ -92,6 +101,21 @@ class RunLayout(Layout):
     def augmentation(self) -> int | None:
         """Version of the augmentation that the run began with, None if there is no run."""
         return int(read_json(self.settings).get("augmentation", 1)) if self.begun else None
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run learns from.
+
+    Attributes:
+        images: images with the labels of the run.
+        stores: vectors of texts, and of vision teachers.
+        soft_labels: soft labels, if the recipe of the run mixes any in.
+    """
+
+    images: ImageTable
+    stores: tuple[EmbeddingStore, ...] = ()
+    soft_labels: tuple[SoftLabels, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gpt4image.core.options import ArmOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import ARMS, REFERENCE
+from gpt4image.train.spec import ARMS, REFERENCE, RunInputs
 from gpt4image.workflows.inputs import make_text_labels
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class ArmInputs:
     options: ArmOptions = field(default_factory=ArmOptions)
     workers: int = 0
 
-    def __call__(self, arm: str, seed: int) -> tuple[ImageTable, tuple[SoftLabels, ...]]:
-        """Return an arm's images and soft labels.
+    def __call__(self, arm: str, seed: int) -> RunInputs:
+        """Return what an arm learns from.
 
         Raises:
             ConfigError: soft labels beside simulated labels, which would give away the others.
@@ -61,15 +61,17 @@ class ArmInputs:
                     "soft_labels come from all labels, which a simulation must not use: set soft_labels to 0 and "
                     "compare the arm text-labels."
                 )
+        labels: tuple[SoftLabels, ...]
         match stand_ins:
             case "text":
-                return images, (self._text_labels(images, seed),)
+                labels = (self._text_labels(images, seed),)
             case "images":
-                return images, (self._image_labels(images, seed),)
+                labels = (self._image_labels(images, seed),)
             case "baseline":
-                return images, (self._labels_of_baseline(images, seed),)
+                labels = (self._labels_of_baseline(images, seed),)
             case _:
-                return images, self.soft_labels
+                labels = self.soft_labels
+        return RunInputs(images, self.stores, labels)
 
     def _folder(self, name: str, seed: int) -> Path:
         if not self.options.simulation.active:

@@ -132,31 +132,30 @@ def run_training(
 ) -> TrainedRun:
     """Train one model on the images and, if its arm uses them, the descriptions."""
     from gpt4image.train.run import train_model
-    from gpt4image.train.spec import ARMS
+    from gpt4image.train.spec import ARMS, RunInputs
     from gpt4image.train.tracking import Tracking
 
     uses_text = ARMS.load(arm).uses_text
     workdir = WorkDir(work)
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
-    stores: tuple[EmbeddingStore, ...] = ()
-    soft_labels: tuple[SoftLabels, ...] = ()
     with first_process(recipe):
         images = open_images(data, workdir)
         if uses_text and not recipe.weight and not recipe.soft_labels:
             console.say(f"weight and soft_labels are 0: the arm {arm} trains on labels alone.", "yellow")
         if not uses_text and text.teachers:
             console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
+        learned = RunInputs(images)
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
             stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             inputs = ArmInputs(images, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
-            images, soft_labels = inputs(arm, seed)
+            learned = inputs(arm, seed)
     return train_model(
-        images,
-        stores,
+        learned.images,
+        learned.stores,
         recipe,
         workdir.run(arm, seed),
-        soft_labels=soft_labels,
+        soft_labels=learned.soft_labels,
         arm=arm,
         seed=seed,
         features=workdir.features,
