@@ -1,5 +1,6 @@
 """Comparisons: every arm with every seed, resumed, recorded and reported."""
 
+import csv
 import shutil
 
 import numpy as np
@@ -35,6 +36,18 @@ def test_records_follow_from_the_predictions(work, images):
         comparison.data.images == {"train": 24, "validation": 3, "test": 9}
         or sum(comparison.data.images.values()) == 36
     )
+
+
+def test_answers_of_every_run_are_written_as_csv(work, images):
+    with (work[0] / "test_answers.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(images.split("test"))
+    for arm, seed in (("baseline", 1), ("described", 0)):
+        found = predict_test_images(open_run(work[0] / "runs" / f"{arm}-{seed}"), images)
+        assert [row[f"answer {arm} {seed}"] for row in rows] == [images.classes[each] for each in found.classes]
+        assert [float(row[f"confidence {arm} {seed}"]) for row in rows] == pytest.approx(found.confidence, abs=1e-4)
+    assert [row["image"] for row in rows] == [images.path(row) for row in found.rows]
+    assert [row["label"] for row in rows] == [images.classes[label] for label in found.labels]
 
 
 def test_gallery_groups_follow_from_the_predictions(work):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from gpt4image import open_run
@@ -49,5 +50,13 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
     assert found.difference.mean == pytest.approx((count - 3) / count)
     assert found.difference.covers == "images only"
     assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)
+    by_group = {group.name: group for group in found.groups}
+    assert sum(group.test_images for group in found.groups) == count
+    assert {name: group.classes for name, group in by_group.items()} == {"few": 3}  # each has fewer than 20 images
+    few = by_group["few"]
+    known = stats.binomtest(2, count).proportion_ci(method="wilson")
+    assert few.intervals["baseline"] == pytest.approx((known.low, known.high))
+    assert few.p_value == pytest.approx(stats.binomtest(1, count - 1).pvalue)
+    assert sum(each.predictions for each in found.arms[0].reliability) == count
     groups = [item.group for item in choose_gallery(images, descriptions, arms).items]
     assert (groups.count("broken"), groups.count("both right"), groups.count("mended")) == (1, 1, count - 2)

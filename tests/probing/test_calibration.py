@@ -5,7 +5,13 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from gpt4image.probing import calibration
-from gpt4image.probing.calibration import calibration_error, fit_temperature, measure_quality
+from gpt4image.probing.calibration import (
+    calibration_error,
+    fit_temperature,
+    measure_classifier,
+    measure_quality,
+    reliability_bins,
+)
 
 
 def test_fitted_temperature_undoes_a_known_distortion():
@@ -50,3 +56,59 @@ def test_quality_equals_torchmetrics(monkeypatch):
     loss = torch.nn.functional.nll_loss(shares.log(), right)
     assert found.negative_log_likelihood == pytest.approx(float(loss))
     assert calibration_error(np.ones(3), np.asarray([True, True, True])) == 0
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+def test_classifier_metrics_equal_scikit_learn_and_torchmetrics(classes):
+    import torch
+    from sklearn import metrics
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = np.random.default_rng(0)
+    logits = (generator.normal(size=(500, classes)) * 2).astype(np.float32)
+    labels = (logits / 2 + generator.gumbel(size=(500, classes))).argmax(axis=1)
+    labels[labels == 1] = 0  # class 1 is predicted and never right
+    found, probabilities, answers = (
+        measure_classifier(logits, labels),
+        softmax(logits.astype(np.float64), axis=1),
+        logits.argmax(axis=1),
+    )
+    occurring = np.unique(labels)
+    assert found.accuracy == metrics.accuracy_score(labels, answers)
+    if classes > 5:
+        top5 = metrics.top_k_accuracy_score(labels, logits, k=5, labels=range(classes))
+        assert found.top5_accuracy == pytest.approx(top5)
+    else:
+        assert found.top5_accuracy is None
+    recalls = metrics.recall_score(labels, answers, labels=occurring, average=None)
+    assert found.balanced_accuracy == pytest.approx(recalls.mean())
+    f1 = metrics.f1_score(labels, answers, labels=occurring, average="macro")
+    assert found.macro_f1 == pytest.approx(f1)
+    likelihood = metrics.log_loss(labels, probabilities.astype(np.float64), labels=range(classes))
+    assert found.negative_log_likelihood == pytest.approx(likelihood, rel=1e-5)
+    brier = metrics.brier_score_loss(
+        np.eye(classes)[labels] if classes > 2 else labels,
+        probabilities if classes > 2 else probabilities[:, 1],
+        scale_by_half=False,
+    )
+    assert found.brier_score == pytest.approx(brier, rel=1e-5)
+    error = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=classes, n_bins=15
+    )
+    assert found.calibration_error == pytest.approx(float(error), abs=1e-5)
+
+
+def test_equal_logits_rank_like_argmax():
+    assert measure_classifier(np.zeros((10, 10)), np.arange(10)).top5_accuracy == 0.5
+
+
+def test_reliability_bins_add_up_to_the_calibration_error():
+    generator = np.random.default_rng(0)
+    confidence = np.append(generator.uniform(0.2, 1, 400), 1.0)
+    right = generator.random(401) < confidence**2
+    bins = reliability_bins(confidence, right)
+    assert sum(each.predictions for each in bins) == 401 and len(bins) == 12
+    gaps = sum(each.predictions * abs(each.accuracy - each.confidence) for each in bins) / 401
+    assert gaps == pytest.approx(calibration_error(confidence, right))
+    by_hand = (confidence >= 0.6) & (confidence < 10 / 15)
+    assert bins[6].accuracy == pytest.approx(right[by_hand].mean())

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpt4image.probing.intervals import GroupBootstrap, SampleSize, paired_interval, sample_size, small_sample_interval
+from gpt4image.probing.intervals import (
+    GroupBootstrap,
+    SampleSize,
+    exact_paired_test,
+    paired_interval,
+    sample_size,
+    small_sample_interval,
+    wilson_interval,
+)
 
 
 def coverage(seeds, images, seed_spread, image_spread, noise, tables=600):
@@ -148,3 +156,28 @@ def test_group_bootstrap_covers_the_truth_where_images_would_not():
         covered += by_group.low <= 0 <= by_group.high
         naive += by_image.low <= 0 <= by_image.high
     assert covered >= 88 > naive
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 3), (3, 3), (7, 11), (180, 450)])
+def test_wilson_interval_equals_scipy(hits, count):
+    found, known = wilson_interval(hits / count, count), stats.binomtest(hits, count).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((known.low, known.high), abs=1e-8)
+
+
+def test_exact_paired_test_of_one_seed_is_mcnemars():
+    generator = np.random.default_rng(0)
+    for images in (1, 5, 60, 3000):
+        differences = generator.choice([-1, 0, 1], size=(1, images), p=[0.1, 0.7, 0.2])
+        gains, losses = (differences > 0).sum(), (differences < 0).sum()
+        known = stats.binomtest(int(gains), int(gains + losses)).pvalue if gains + losses else 1.0
+        assert exact_paired_test(differences) == pytest.approx(known, abs=1e-12)
+
+
+def test_exact_paired_test_of_several_seeds_equals_scipys_permutations():
+    generator = np.random.default_rng(1)
+    differences = generator.choice([-1, 0, 1], size=(3, 11), p=[0.1, 0.5, 0.4])
+    known = stats.permutation_test(
+        (differences.sum(axis=0),), np.sum, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert exact_paired_test(differences) == pytest.approx(known, abs=1e-12)
+    assert exact_paired_test(np.zeros((3, 4))) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.model_facts import measure_model
-from gpt4image.compare.predictions import predict_test_images
+from gpt4image.compare.predictions import predict_test_images, write_test_answers
 from gpt4image.compare.records import CommandRecord, Comparison
 from gpt4image.compare.summarize import RunOutcome, find_candidate, record_comparison
 from gpt4image.core import console
@@ -125,6 +125,8 @@ def _save(
     """Write the records that the report reads."""
     first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, comparison.difference.arm)}
     choose_gallery(images, descriptions, first).save(workdir.gallery)
+    answers = {(arm, run.run.seed): run.predictions for arm, runs in outcomes.items() for run in runs}
+    write_test_answers(workdir.test_answers, images, answers)
     comparison.save(workdir.comparison)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from gpt4image.core.console import doing
@@ -44,6 +48,11 @@ class Predictions:
     def correct(self) -> np.ndarray:
         """Which predictions are correct, bool [N]."""
         return np.asarray(self.classes == self.labels)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted classes, float64 [N]."""
+        return np.asarray(softmax(self.logits.astype(np.float64), axis=1).max(axis=1))
 
     @property
     def confusion(self) -> np.ndarray:
@@ -83,6 +92,27 @@ def predict_test_images(
     if not np.array_equal(stored["ids_hash"], ids_hash):
         raise StoreError(f"{path} belongs to other test images or weights. Delete it to predict the test images again.")
     return Predictions(rows, images.labels[rows].astype(np.int64), stored["logits"])
+
+
+def write_test_answers(path: Path, images: ImageTable, predictions: Mapping[tuple[str, int], Predictions]) -> None:
+    """Write every answer for every test image as CSV: image, label, then class and confidence by arm and seed.
+
+    Args:
+        path: the file.
+        images: the images.
+        predictions: those of each arm and seed, of the same test images in the same order.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = (f"{part} {arm} {seed}" for arm, seed in predictions for part in ("answer", "confidence"))
+    writer.writerow(["image", "label", *columns])
+    answers = [(found.classes.tolist(), found.confidence.tolist()) for found in predictions.values()]
+    first = next(iter(predictions.values()))
+    for at, (row, label) in enumerate(zip(first.rows.tolist(), first.labels.tolist(), strict=True)):
+        cells = (cell for classes, sure in answers for cell in (images.classes[classes[at]], f"{sure[at]:.4f}"))
+        writer.writerow([images.path(row), images.classes[label], *cells])
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def validation_confusion(run: TrainedRun, images: ImageTable, features: Path | None = None) -> np.ndarray:

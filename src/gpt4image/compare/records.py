@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from gpt4image.core.record import Record
+from gpt4image.probing.calibration import ReliabilityBin
 
 
 class EpochRecord(Record):
@@ -19,7 +22,7 @@ class EpochRecord(Record):
 
 
 class RunRecord(Record):
-    """One trained model."""
+    """One trained model. The metrics are those of `probing.calibration.ClassifierMetrics`, on the test images."""
 
     arm: str
     seed: int
@@ -30,15 +33,25 @@ class RunRecord(Record):
     negative_log_likelihood: float  # mean over the test images, in nats
     seconds: float
     history: list[EpochRecord]
+    # the following are missing in records of version 0.1
+    top5_accuracy: float | None = None
+    macro_f1: float | None = None
+    brier_score: float | None = None
+    calibration_error: float | None = None
 
 
 class ArmRecord(Record):
-    """One way of training, over all seeds. `confusion[i][j]` counts test images of class i predicted as class j."""
+    """One way of training, over all seeds.
+
+    `confusion[i][j]` counts test images of class i predicted as class j; `reliability` are the bins of a reliability
+    diagram over the predictions of all seeds.
+    """
 
     name: str
     title: str
     runs: list[RunRecord]
     confusion: list[list[int]]
+    reliability: tuple[ReliabilityBin, ...] = ()
 
 
 class Needed(Record):
@@ -67,7 +80,11 @@ class Difference(Record):
 
 
 class ClassRecord(Record):
-    """One class: its images, each arm's accuracy on its test images (mean over seeds), and the paired difference."""
+    """One class: its images, each arm's accuracy on its test images (mean over seeds), and the paired difference.
+
+    `intervals` are those of the accuracies (`probing.intervals.wilson_interval`), `p_value` that of
+    `probing.intervals.exact_paired_test`.
+    """
 
     name: str
     train_images: int
@@ -76,6 +93,14 @@ class ClassRecord(Record):
     difference: float | None
     low: float | None
     high: float | None
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    p_value: float | None = None
+
+
+class GroupRecord(ClassRecord):
+    """The classes with a similar number of labelled training images (`summarize.GROUPS`) taken together."""
+
+    classes: int
 
 
 class DataRecord(Record):
@@ -187,3 +212,4 @@ class Comparison(Record):
     command: CommandRecord | None = None
     text_origins: tuple[TextOriginRecord, ...] = ()
     model: ModelRecord | None = None
+    groups: tuple[GroupRecord, ...] = ()

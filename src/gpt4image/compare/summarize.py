@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
-from sklearn.metrics import recall_score
 
 from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import (
@@ -22,6 +21,7 @@ from gpt4image.compare.records import (
     Difference,
     EncoderRecord,
     EpochRecord,
+    GroupRecord,
     Needed,
     RunRecord,
     TextOriginRecord,
@@ -31,7 +31,14 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.probing.intervals import paired_interval, sample_size, small_sample_interval
+from gpt4image.probing.calibration import measure_classifier, reliability_bins
+from gpt4image.probing.intervals import (
+    exact_paired_test,
+    paired_interval,
+    sample_size,
+    small_sample_interval,
+    wilson_interval,
+)
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
@@ -39,7 +46,13 @@ from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
 from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE
 
+GROUPS = {"many": 101, "medium": 20, "few": 0}
+"""Groups of classes by the smallest number of labelled training images: more than 100, 20 to 100, and fewer, as in Liu
+et al., "Large-Scale Long-Tailed Recognition in an Open World", arXiv 1904.05160, section 4."""
 KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
+
+
+PREDICTED = ("confidence", "correct")  # fields of `Predictions` that make a reliability diagram
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ def record_comparison(
     differences = right[candidate] - right[REFERENCE]  # [S, N]
     seeds = [outcome.run.seed for outcome in outcomes[REFERENCE]]
     labels = outcomes[REFERENCE][0].predictions.labels
+    train_images = images.class_counts()[:-1, 0].tolist()
     return Comparison(
         version=version("gpt4image"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -75,8 +89,14 @@ def record_comparison(
         difference=_record_difference(candidate, right, seeds),
         others=tuple(_record_difference(arm, right, seeds) for arm in right if arm not in (REFERENCE, candidate)),
         per_class=[
-            _record_class(images, label, labels == label, right, differences) for label in range(len(images.classes))
+            ClassRecord(
+                name=name,
+                train_images=trained,
+                **_compare_images(labels == label, right, differences),
+            )
+            for label, (name, trained) in enumerate(zip(images.classes, train_images, strict=True))
         ],
+        groups=tuple(_record_groups(np.array(train_images), labels, right, differences)),
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=_device(recipe),
         notes=_notes(images, stores, recipe, soft_labels),
@@ -111,52 +131,69 @@ def _record_difference(arm: str, right: dict[str, np.ndarray], seeds: list[int])
 
 def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
     arm = outcomes[0].run.arm
-    confusion = np.sum([outcome.predictions.confusion for outcome in outcomes], axis=0)
+    predictions = [outcome.predictions for outcome in outcomes]
     return ArmRecord(
-        name=arm.name, title=arm.title, runs=[record_run(each) for each in outcomes], confusion=confusion.tolist()
+        name=arm.name,
+        title=arm.title,
+        runs=[record_run(each) for each in outcomes],
+        confusion=np.sum([found.confusion for found in predictions], axis=0).tolist(),
+        reliability=tuple(
+            reliability_bins(*(np.concatenate([getattr(found, name) for found in predictions]) for name in PREDICTED))
+        ),
     )
 
 
 def record_run(outcome: RunOutcome) -> RunRecord:
-    """Summarise one run; balanced accuracy is the mean recall of the classes that occur."""
-    run, labels, predictions = outcome.run, outcome.predictions.labels, outcome.predictions
-    likelihood = log_softmax(predictions.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    """Summarise one run."""
+    run, predictions = outcome.run, outcome.predictions
+    metrics = measure_classifier(predictions.logits, predictions.labels)
     return RunRecord(
         arm=run.arm.name,
         seed=run.seed,
         best_epoch=run.best_epoch,
         validation_accuracy=run.best_accuracy,
-        test_accuracy=float(predictions.correct.mean()),
-        balanced_accuracy=float(
-            recall_score(labels, predictions.classes, labels=np.unique(labels), average="macro", zero_division=0)
-        ),
-        negative_log_likelihood=float(-likelihood.mean()),
+        test_accuracy=metrics.accuracy,
+        **metrics.model_dump(exclude={"accuracy"}),
         seconds=run.seconds,
         history=[EpochRecord(**epoch) for epoch in run.history],
     )
 
 
-def _record_class(
-    images: ImageTable, label: int, chosen: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray
-) -> ClassRecord:
-    """Summarise one class.
+def _record_groups(
+    train_images: np.ndarray, labels: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray
+) -> Iterator[GroupRecord]:
+    """Yield the groups that have classes. `train_images` are those of each class [C]."""
+    most = np.inf
+    for name, least in GROUPS.items():
+        members = np.flatnonzero((train_images >= least) & (train_images < most))
+        most = least
+        if len(members):
+            found = _compare_images(np.isin(labels, members), right, differences)
+            trained = int(train_images[members].sum())
+            yield GroupRecord(name=name, classes=len(members), train_images=trained, **found)
+
+
+def _compare_images(chosen: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray) -> dict[str, Any]:
+    """Return the fields of a `ClassRecord` that follow from the predictions for some test images.
 
     Args:
-        chosen: which test images belong to it, bool [N].
+        chosen: the test images, bool [N].
         right: correct predictions of each arm, float [S, N].
         differences: of candidate and reference, float [S, N].
     """
     count = int(chosen.sum())
+    accuracy = {arm: float(rows[:, chosen].mean()) if count else None for arm, rows in right.items()}
+    intervals = {arm: wilson_interval(mean, count) for arm, mean in accuracy.items() if mean is not None}
     low, high = small_sample_interval(differences[:, chosen]) if count > 1 else (None, None)
-    return ClassRecord(
-        name=images.classes[label],
-        train_images=int((images.labels[images.split("train")] == label).sum()),
-        test_images=count,
-        accuracy={arm: float(rows[:, chosen].mean()) if count else None for arm, rows in right.items()},
-        difference=float(differences[:, chosen].mean()) if count else None,
-        low=low,
-        high=high,
-    )
+    return {
+        "test_images": count,
+        "accuracy": accuracy,
+        "intervals": {arm: (found.low, found.high) for arm, found in intervals.items()},
+        "difference": float(differences[:, chosen].mean()) if count else None,
+        "low": low,
+        "high": high,
+        "p_value": exact_paired_test(differences[:, chosen]) if count else None,
+    }
 
 
 def _record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:

@@ -26,6 +26,7 @@ class WorkDir(Layout):
     comparison_inputs = File("comparison-inputs.json")  # what it was made from; written last
     gallery = File("gallery.json")
     report = File("report.html")
+    test_answers = File("test_answers.csv")  # every arm's and seed's answer for every test image
     tracking = File("tracking")  # what experiment trackers write into files
 
     def embeddings(self, encoder: str) -> Path:

@@ -12,6 +12,7 @@ from gpt4image.core.record import Record
 TEMPERATURES = (0.05, 20.0)  # range that is searched
 FITTED_ON = 100_000  # rows that a temperature is fitted to; a random sample where there are more
 BINS = 15
+TOP = 5  # likeliest classes that count for `top5_accuracy`
 BLOCK = 8192  # rows at a time, since logits may be a memory map larger than memory
 
 
@@ -58,6 +59,88 @@ def measure_quality(logits: np.ndarray, labels: np.ndarray, temperature: float) 
     )
 
 
+class ClassifierMetrics(Record):
+    """Metrics of a classifier on labelled images, each from 0 to 1 unless said otherwise.
+
+    Attributes:
+        accuracy: share of the images whose likeliest class is the right one.
+        top5_accuracy: share whose right class is among the five likeliest; None with five classes or fewer.
+        balanced_accuracy: mean recall of the classes that occur.
+        macro_f1: mean F1 score of the classes that occur.
+        negative_log_likelihood: mean of -log probability of the right class, in nats.
+        brier_score: mean squared distance between the probabilities and the right class, from 0 to 2.
+        calibration_error: expected calibration error (`calibration_error`).
+    """
+
+    accuracy: float
+    top5_accuracy: float | None
+    balanced_accuracy: float
+    macro_f1: float
+    negative_log_likelihood: float
+    brier_score: float
+    calibration_error: float
+
+
+def measure_classifier(logits: np.ndarray, labels: np.ndarray) -> ClassifierMetrics:
+    """Measure softmax(logits) against the labels.
+
+    The Brier score is that of Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather
+    Review 78 (1950), equation 2, which sums over the classes.
+
+    Args:
+        logits: float [N, C].
+        labels: int [N], from 0 to C - 1; N at least 1.
+    """
+    from sklearn.metrics import f1_score
+
+    likelihoods = np.asarray(log_softmax(logits.astype(np.float64), axis=1))
+    probabilities, rows, classes = np.exp(likelihoods), np.arange(len(labels)), logits.argmax(axis=1)
+    of_label = logits[rows, labels]
+    above = (logits > of_label[:, None]).sum(axis=1)  # classes that are likelier than the right one
+    ties = (logits == of_label[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])  # the first of equals wins
+    right = classes == labels
+    squares = (probabilities**2).sum(axis=1) - 2 * probabilities[rows, labels] + 1
+    return ClassifierMetrics(
+        accuracy=float(right.mean()),
+        top5_accuracy=float((above + ties.sum(axis=1) < TOP).mean()) if logits.shape[1] > TOP else None,
+        balanced_accuracy=_balanced_accuracy(labels, right),
+        macro_f1=float(f1_score(labels, classes, labels=np.unique(labels), average="macro", zero_division=0)),
+        negative_log_likelihood=float(-likelihoods[rows, labels].mean()),
+        brier_score=float(squares.mean()),
+        calibration_error=calibration_error(probabilities.max(axis=1), right),
+    )
+
+
+class ReliabilityBin(Record):
+    """Predictions of similar confidence: how many, their mean confidence, and the share that is right."""
+
+    predictions: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
+    """Return the bins of a reliability diagram that hold predictions, by rising confidence.
+
+    The 15 bins of equal width are those of `calibration_error`, the mean of |accuracy - confidence| over them.
+
+    Args:
+        confidence: probability of each row's likeliest class, float [N].
+        right: whether that class is the right one, bool [N].
+    """
+    bins = _bin(confidence)
+    counts = np.bincount(bins, minlength=BINS)
+    confident, hits = (np.bincount(bins, weights=each, minlength=BINS) for each in (confidence, right))
+    return [
+        ReliabilityBin(
+            predictions=int(counts[at]),
+            confidence=float(confident[at] / counts[at]),
+            accuracy=float(hits[at] / counts[at]),
+        )
+        for at in np.flatnonzero(counts)
+    ]
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
     """Return the temperature T, from 0.05 to 20, at which softmax(logits / T) gives the labels the highest likelihood.
 
@@ -98,8 +181,12 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     >>> round(calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([True, True, True, False])), 6)
     0.1
     """
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=confidence - right)).sum() / len(confidence))
+    return float(np.abs(np.bincount(_bin(confidence), weights=confidence - right)).sum() / len(confidence))
+
+
+def _bin(confidence: np.ndarray) -> np.ndarray:
+    """Return the bin of each confidence, int64 [N]."""
+    return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import signal, stats
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of a comparison that is planned: how often it is to find an effect that exists
@@ -123,6 +123,31 @@ def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
     return max(interval.low, -1.0), min(interval.high, 1.0)
 
 
+def exact_paired_test(differences: np.ndarray) -> float:
+    """Return the two-sided p-value of the exact sign-flip test that both arms are equally often right.
+
+    If neither arm is better, each image's difference has either sign with the same probability. The distribution of
+    the sum over all signs is computed exactly, so the test is valid for any number of images. With one seed this is
+    McNemar's exact test (McNemar, Psychometrika 12, 1947); for several, the images' sums over seeds are permuted as in
+    Fisher, "The Design of Experiments" (1935), section 21. It covers the test images, not the random seeds.
+
+    Args:
+        differences: -1, 0 or 1 for each seed and image, [S, N].
+
+    >>> round(exact_paired_test(np.array([[1, 1, 1, 1, 1, -1, 0, 0]])), 5)
+    0.21875
+    """
+    sums = np.rint(differences.sum(axis=0)).astype(np.int64)  # [N]
+    chances = np.ones(1)  # of each sum from -total to total
+    for size, images in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
+        of_size = np.zeros(2 * size * images + 1)  # so many of these images are positive
+        of_size[:: 2 * size] = stats.binom.pmf(np.arange(images + 1), images, 0.5)
+        chances = signal.convolve(chances, of_size)
+    total = len(chances) // 2
+    extreme = np.abs(np.arange(-total, total + 1)) >= abs(int(sums.sum()))
+    return float(np.clip(chances[extreme].sum(), 0, 1))
+
+
 def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
     """Return a weighted share of true values with Wilson's interval for the effective number of values.
 
@@ -137,8 +162,20 @@ def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
     >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
     (0.8, 0.49, 0.943)
     """
-    share = float(weights @ true / weights.sum())
-    count, z = float(weights.sum() ** 2 / (weights**2).sum()), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    return wilson_interval(float(weights @ true / weights.sum()), float(weights.sum() ** 2 / (weights**2).sum()))
+
+
+def wilson_interval(share: float, count: float) -> Interval:
+    """Return a share with Wilson's interval, which also holds for few values and for shares near 0 and 1.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    Args:
+        share: share of true values. The mean of several seeds counts as one share of the same images: seeds add no
+            images.
+        count: number of values, above 0.
+    """
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     low, high = round(centre - reach, 9), round(centre + reach, 9)  # exactly 0 and 1 where all values agree
