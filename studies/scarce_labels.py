@@ -231,7 +231,8 @@ def train_arms(
     """Train the arms of a case and draw."""
     workdir = WorkDir(work / case.replace(" ", "-"))
     text = GuidanceOptions(text="description", encoder=("minilm",))
-    inputs = ArmInputs(images, (store,), (), text, recipe, workdir, ArmOptions(simulation=CASES[case]))
+    texts, options = load_descriptions(images, "description"), ArmOptions(simulation=CASES[case])
+    inputs = ArmInputs(images, texts, (store,), (), text, recipe, workdir, options)
     found = {}
     for arm in TRAINED if case != "none" else ("text-labels", "described+text-labels"):
         learned = inputs(arm, draw)

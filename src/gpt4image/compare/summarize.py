@@ -44,7 +44,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, Arm
 
 GROUPS = {"many": 101, "medium": 20, "few": 0}
 """Groups of classes by the smallest number of labelled training images: more than 100, 20 to 100, and fewer, as in Liu
@@ -109,8 +109,12 @@ def record_comparison(
 
 def find_candidate(names: Sequence[str]) -> str | None:
     """Return the arm whose difference to the baseline is the headline: `described`, else the first that uses texts."""
-    learn = [name for name in names if name != REFERENCE and ARMS.load(name).labels not in ("images", "baseline")]
+    learn = [name for name in names if name != REFERENCE and _learns_from_texts(ARMS.load(name))]
     return CANDIDATE if CANDIDATE in learn else next(iter(learn), None)
+
+
+def _learns_from_texts(arm: Arm) -> bool:
+    return arm.labels not in ("images", "baseline") and arm.guidance != "teachers" and arm.controls is None
 
 
 def _record_difference(arm: str, right: dict[str, np.ndarray], seeds: list[int]) -> Difference:

@@ -181,6 +181,8 @@ class ArmOptions:
 
     Attributes:
         arms: arms to train besides the baseline; default all that are not optional.
+        controls: whether to train the controls of these arms as well.
+        margin: difference of accuracy that does not matter, in percentage points.
         labeller: how labels that stand in for given ones are made.
         simulation: labels to take away or make wrong.
     """
@@ -188,6 +190,8 @@ class ArmOptions:
     arms: tuple[str, ...] = ()
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
+    controls: bool = False
+    margin: float = 1.0
 
 
 @dataclass(frozen=True)

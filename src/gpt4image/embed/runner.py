@@ -39,6 +39,7 @@ def embed_descriptions(
     *,
     long_text: LongText = "truncate",
     batch_size: int = 64,
+    known: EmbeddingStore | None = None,
 ) -> EmbeddingStore:
     """Encode a description set into an embedding store, or open the store that already holds it.
 
@@ -51,6 +52,7 @@ def embed_descriptions(
         long_text: `truncate` encodes the beginning of a long text; `pool` encodes it in chunks and averages their
             vectors, weighted by tokens.
         batch_size: texts per batch.
+        known: vectors by the same encoder to copy, if the folder holds no store yet.
 
     Raises:
         DescriptionError: there is no text at all.
@@ -64,6 +66,7 @@ def embed_descriptions(
         earlier = _open_if_same_encoder(folder, encoder, long_text)
         if earlier and earlier.manifest.text_hash == descriptions.text_hash:
             return earlier
+        earlier = earlier or (known and _open_if_same_encoder(known.layout.folder, encoder, long_text))
         plan = plan_encoding(descriptions, encoder, earlier)
         _encode_texts(plan, encoder, building, earlier, long_text, batch_size)
         _write_index(plan, descriptions, encoder, building, long_text)

@@ -14,14 +14,12 @@ from gpt4image.core.registry import Registry
 from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
 
 if TYPE_CHECKING:
+    from gpt4image.embed.controls import ControlTexts
     from gpt4image.embed.store import EmbeddingStore
     from gpt4image.images.table import ImageTable
     from gpt4image.soft_labels import SoftLabels
     from gpt4image.train.guidance import Guidance
     from gpt4image.train.tracking import Tracking
-
-
-ControlTexts = Literal["class-name", "shuffled", "shuffled-within-class", "random-words", "random-vectors"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Arm:
         labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images
             (both by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
         optional: whether a comparison trains it on request only.
+        guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
+            teachers where other arms show what these do.
         controls: the arm that this one is a control of: it differs in the texts alone.
         texts: what takes the place of the descriptions in a control.
     """
@@ -46,6 +46,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     labels: Literal["text", "images", "baseline"] | None = None
     optional: bool = False
+    guidance: Literal["given", "teachers", "both"] = "given"
     controls: str | None = None
     texts: ControlTexts | None = None
 
@@ -53,6 +54,21 @@ class Arm:
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
+TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
+TITLES: tuple[tuple[ControlTexts, str], ...] = (
+    ("class-name", "with the class's name as text"),
+    ("shuffled", "with shuffled descriptions"),
+    ("shuffled-within-class", "with descriptions shuffled within classes"),
+    ("random-words", "with random words"),
+    ("random-vectors", "with random vectors"),
+)
+CONTROLS = (
+    *(Arm(texts, title, True, optional=True, controls=CANDIDATE, texts=texts) for texts, title in TITLES),
+    Arm("shuffled-text-labels", "with labels from shuffled texts", True, LABELS_ALONE, "text", True,
+        controls=TEXT_LABELS, texts="shuffled"),
+    Arm("shuffled-described+text-labels", "with both from shuffled texts", True, STAND_INS, "text", True,
+        controls=BOTH, texts="shuffled"),
+)  # fmt: skip
 ARMS: Registry[Arm] = Registry(
     "arm",
     {
@@ -60,10 +76,13 @@ ARMS: Registry[Arm] = Registry(
         for arm in (
             Arm(REFERENCE, "labels alone", uses_text=False),
             Arm(CANDIDATE, "with descriptions", uses_text=True),
-            Arm("text-labels", "with labels from the texts", True, LABELS_ALONE, labels="text", optional=True),
-            Arm("described+text-labels", "with both", True, STAND_INS, labels="text", optional=True),
+            Arm(TEXT_LABELS, "with labels from the texts", True, LABELS_ALONE, labels="text", optional=True),
+            Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
             Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
+            Arm("teacher", "with a vision teacher", True, optional=True, guidance="teachers"),
+            Arm("teacher+described", "with a vision teacher and descriptions", True, optional=True, guidance="both"),
+            *CONTROLS,
         )
     },
     group="gpt4image.arms",
@@ -75,6 +94,13 @@ def choose_arms(names: Sequence[str] = ()) -> list[str]:
     """Return the names of the arms of a comparison, the baseline first; without names those that are not optional."""
     chosen = names or [name for name in ARMS.names() if not ARMS.load(name).optional]
     return [REFERENCE, *(name for name in dict.fromkeys(chosen) if name != REFERENCE)]
+
+
+def add_controls(names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the arms of a comparison with the controls of each after them."""
+    chosen = choose_arms(names)
+    arms = map(ARMS.load, ARMS.names())
+    return tuple(dict.fromkeys([*chosen, *(arm.name for arm in arms if arm.controls in chosen)]))
 
 
 def images_digest(images: ImageTable) -> str:

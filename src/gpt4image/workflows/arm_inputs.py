@@ -1,8 +1,9 @@
-"""What an arm trains on with a seed: images, with simulated labels if wanted, and labels that stand in for theirs."""
+"""What an arm learns from with a seed: images and labels, simulated ones if wanted; texts, or those of a control."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,13 @@ from gpt4image.core.options import ArmOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import ARMS, REFERENCE, RunInputs
+from gpt4image.train.spec import ARMS, REFERENCE, Arm, RunInputs
 from gpt4image.workflows.inputs import make_text_labels
 
 if TYPE_CHECKING:
+    from gpt4image.descriptions import DescriptionSet
     from gpt4image.embed import EmbeddingStore
+    from gpt4image.embed.controls import ControlTexts
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
 
@@ -29,7 +32,8 @@ class ArmInputs:
 
     Attributes:
         images: the images with all their labels.
-        stores: vectors of their texts, and of teachers.
+        descriptions: their texts.
+        stores: vectors of these texts, and of teachers.
         soft_labels: soft labels of arms without stand-ins.
         text: encoders of the texts.
         recipe: recipe of all arms; its backbone gives the image features.
@@ -39,6 +43,7 @@ class ArmInputs:
     """
 
     images: ImageTable
+    descriptions: DescriptionSet
     stores: tuple[EmbeddingStore, ...]
     soft_labels: tuple[SoftLabels, ...]
     text: GuidanceOptions
@@ -51,9 +56,11 @@ class ArmInputs:
         """Return what an arm learns from.
 
         Raises:
-            ConfigError: soft labels beside simulated labels, which would give away the others.
+            ConfigError: soft labels beside simulated labels, which would give away the others; or the arm needs a
+                teacher, and none is given.
         """
-        images, stand_ins = self.images, ARMS.load(arm).labels
+        chosen = ARMS.load(arm)
+        images, stand_ins = self.images, chosen.labels
         if self.options.simulation.active:
             images = simulate_labels(images, self.options.simulation, seed)
             if self.soft_labels and not stand_ins:
@@ -61,29 +68,96 @@ class ArmInputs:
                     "soft_labels come from all labels, which a simulation must not use: set soft_labels to 0 and "
                     "compare the arm text-labels."
                 )
+        stores = self._stores(chosen, images, seed)
         labels: tuple[SoftLabels, ...]
         match stand_ins:
             case "text":
-                labels = (self._text_labels(images, seed),)
+                labels = (self._text_labels(chosen, images, stores, seed),)
             case "images":
                 labels = (self._image_labels(images, seed),)
             case "baseline":
                 labels = (self._labels_of_baseline(images, seed),)
             case _:
-                labels = self.soft_labels
-        return RunInputs(images, self.stores, labels)
+                labels = self._soft_labels(chosen, images, stores, seed)
+        return RunInputs(images, stores, labels)
+
+    def _guides(self, arm: Arm) -> tuple[bool, bool]:
+        """Return whether texts and whether teachers guide an arm.
+
+        All that is given guides an arm, unless an arm of teachers shows what these do: then others leave them out.
+        """
+        named = {ARMS.load(name).guidance for name in self.options.arms}
+        if arm.guidance == "teachers":
+            return False, True
+        return True, arm.guidance == "both" or named <= {"given"}
+
+    def _stores(self, arm: Arm, images: ImageTable, seed: int) -> tuple[EmbeddingStore, ...]:
+        """Return the vectors that guide an arm; those of texts are replaced in a control."""
+        from gpt4image.train.guidance import is_text
+
+        texts, teachers = self._guides(arm)
+        if arm.guidance != "given" and not self.text.teachers:
+            raise ConfigError(f"The arm {arm.name} needs a vision teacher: set teachers (--teachers), to timm:MODEL.")
+        chosen = tuple(store for store in self.stores if (texts if is_text(store) else teachers))
+        if arm.texts is None:
+            return chosen
+        return tuple(self._control(arm.texts, images, store, seed) if is_text(store) else store for store in chosen)
+
+    def _control(self, kind: ControlTexts, images: ImageTable, store: EmbeddingStore, seed: int) -> EmbeddingStore:
+        from gpt4image.embed import load_encoder
+        from gpt4image.embed.controls import embed_control
+        from gpt4image.soft_labels import ClassTexts
+
+        name = store.manifest.encoder
+        return embed_control(
+            kind,
+            store,
+            self.descriptions,
+            images,
+            [texts[0] for texts in ClassTexts.of_names(images.classes).texts],
+            partial(load_encoder, name, precision=self.text.embed_precision),
+            self.workdir.embeddings(f"{name}-{kind}-{seed}"),
+            seed=seed,
+            batch_size=self.text.embed_batch,
+        )
+
+    def _soft_labels(
+        self, arm: Arm, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int
+    ) -> tuple[SoftLabels, ...]:
+        """Return the soft labels of an arm without stand-ins: of its teachers, else of its texts."""
+        from gpt4image.soft_labels import label_by_vectors
+        from gpt4image.train.guidance import is_text
+
+        _, teachers = self._guides(arm)
+        of_teachers = any(labels.manifest.origin.kind != "text" for labels in self.soft_labels)
+        if not self.soft_labels or (of_teachers and teachers):
+            return self.soft_labels
+        if arm.guidance == "teachers":
+            raise ConfigError(
+                f"The arm {arm.name} has no soft labels: name a run as a teacher (--teachers run:FOLDER), or set "
+                "soft_labels to 0."
+            )
+        if arm.texts is None and not of_teachers:
+            return self.soft_labels
+        texts = tuple(filter(is_text, stores))
+        folder = self.workdir.labels(self._name(arm, seed))
+        return (label_by_vectors(images, texts, folder),)
+
+    def _name(self, arm: Arm, seed: int) -> str:
+        """Return what labels from an arm's texts are called in the work directory."""
+        encoders = "+".join(self.text.encoder)
+        return f"{encoders}-{arm.texts}-{seed}" if arm.texts else encoders
 
     def _folder(self, name: str, seed: int) -> Path:
         if not self.options.simulation.active:
             return self.workdir.text_labels(name)
         return self.workdir.text_labels(f"{name}-{digest(repr(self.options.simulation))[:8]}-{seed}")
 
-    def _text_labels(self, images: ImageTable, seed: int) -> SoftLabels:
+    def _text_labels(self, arm: Arm, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SoftLabels:
         from gpt4image.train.guidance import is_text
 
-        stores = tuple(filter(is_text, self.stores))
-        folder = self._folder("+".join(self.text.encoder), seed)
-        return make_text_labels(images, stores, self.text, self.options.labeller, folder)
+        folder = self._folder(self._name(arm, seed), seed)
+        return make_text_labels(images, tuple(filter(is_text, stores)), self.text, self.options.labeller, folder)
 
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
         """Label by frozen features of the recipe's backbone, with the same labeller as texts."""

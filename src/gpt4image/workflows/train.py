@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +148,7 @@ def run_training(
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
             stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
-            inputs = ArmInputs(images, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
+            inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
             learned = inputs(arm, seed)
     return train_model(
         learned.images,
@@ -187,9 +187,12 @@ def run_comparison(
         options: the arms, and how labels are made, taken away or made wrong for them.
     """
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
+    from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
 
     workdir, options = WorkDir(work), options or ArmOptions()
+    if options.controls:
+        options = replace(options, arms=add_controls(options.arms))
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
         images = open_images(data, workdir)
@@ -216,7 +219,7 @@ def run_comparison(
         workers=workers,
         tracking=tracking,
         arms=options.arms,
-        inputs=ArmInputs(images, stores, soft_labels, text, recipe, workdir, options, workers or 0),
+        inputs=ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0),
     )
     if accelerator.is_main_process:
         with console.doing("Writing the report"):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from gpt4image.core.options import WORK, ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
-from gpt4image.core.validation import Whole, check_value
+from gpt4image.core.validation import Positive, Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 from gpt4image.train.spec import CANDIDATE
@@ -95,8 +95,13 @@ class Compare(TrainingCommand):
     seeds: int = 3
     """Runs per arm, with seeds 0, 1, 2 and so on. One run cannot tell an effect from chance."""
     arms: tuple[str, ...] = ()
-    """Arms to train besides the baseline: described, text-labels, described+text-labels, image-labels, self-training.
-    Default: described."""
+    """Arms to train besides the baseline: described, text-labels, described+text-labels, image-labels, self-training,
+    teacher, teacher+described. Default: described."""
+    controls: bool = False
+    """Train controls as well, to tell whether the descriptions help or just any additional loss: the same with the
+    class's name as text, with shuffled descriptions, shuffled ones within each class, random words, random vectors."""
+    margin: Positive = 1.0
+    """Difference of test accuracy that does not matter to you, in percentage points: the bound for "no difference"."""
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
 
@@ -114,7 +119,7 @@ class Compare(TrainingCommand):
             seeds=self.seeds,
             workers=self.workers,
             track=self.track,
-            options=ArmOptions(self.arms, self.labeller, self.simulation),
+            options=ArmOptions(self.arms, self.labeller, self.simulation, self.controls, self.margin),
         )
         found = verdict(comparison)
         show(found.text)
