@@ -1,6 +1,7 @@
 """Training runs: what they learn, what identifies them, and what they refuse."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gpt4image.core.errors import BusyError, ConfigError, Gpt4ImageError
 from gpt4image.core.files import exclusive
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.run import load_backbone
-from support.training import same_weights
+from support.training import StoppedError, observe, same_weights
 
 
 @pytest.mark.parametrize(
@@ -67,16 +68,50 @@ def test_settings_may_change_before_the_first_checkpoint(images, small_recipe, t
     assert not run.recipe.pretrained
 
 
-def test_run_created_with_different_settings_is_refused(images, store, small_recipe, tmp_path):
+def test_run_of_different_settings_gets_its_own_folder(images, store, small_recipe, tmp_path, capfd):
+    first = train_model(images, store, small_recipe(epochs=1), tmp_path / "run")
+    second = train_model(images, store, small_recipe(epochs=1, lr=0.5, weight=0.1), tmp_path / "run")
+    assert first.layout.folder == tmp_path / "run"
+    assert second.layout.folder.name.startswith("run-")
+    assert not same_weights(first.layout.weights, second.layout.weights)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the learning rate was 0.001, is 0.5; the weight of the alignment was 0.3, is 0.1" in said
+    finished = [run.layout.result.stat().st_mtime_ns for run in (first, second)]
+    for run in (first, second):
+        assert train_model(images, store, run.recipe, tmp_path / "run").layout.folder == run.layout.folder
+    assert [run.layout.result.stat().st_mtime_ns for run in (first, second)] == finished
+
+
+def test_unfinished_run_is_resumed_in_its_own_folder(images, store, small_recipe, tmp_path, monkeypatch):
     train_model(images, store, small_recipe(epochs=1), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"recipe\.lr was 0\.001, is 0\.5"):
-        train_model(images, store, small_recipe(epochs=1, lr=0.5), tmp_path / "run")
-    train_model(images, None, small_recipe(epochs=1), tmp_path / "base", arm="baseline")
-    with pytest.raises(ConfigError, match=r"recipe\.texts was 'random', is 'mean'"):
-        train_model(images, store, small_recipe(epochs=1, texts="mean"), tmp_path / "run")
+    recipe = small_recipe(epochs=3, lr=0.5)
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        observe(patch, lambda *_: None, stop_after=5)
+        train_model(images, store, recipe, tmp_path / "run", checkpoint_seconds=0)
+    (folder,) = tmp_path.glob("run-*")
+    assert (folder / "checkpoint.pt").exists()
+    resumed = train_model(images, store, recipe, tmp_path / "run")
+    assert (resumed.layout.folder, len(resumed.history)) == (folder, 3)
+
+
+def test_baseline_does_not_depend_on_the_settings_of_the_alignment(images, store, small_recipe, tmp_path):
+    first = train_model(images, None, small_recipe(epochs=1), tmp_path / "base", arm="baseline")
     other_text = small_recipe(epochs=1, weight=9.0, texts="mean")
     again = train_model(images, store, other_text, tmp_path / "base", arm="baseline")
-    assert again.arm.name == "baseline"
+    assert again.layout.folder == first.layout.folder
+
+
+def test_run_does_not_depend_on_test_images(images, small_recipe, tmp_path):
+    first = train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline")
+    fewer = np.setdiff1d(np.arange(len(images)), images.split("test")[:1])
+    less = replace(images, rows=images.rows.take(fewer))
+    assert train_model(less, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline").layout == first.layout
+    fewer = np.setdiff1d(np.arange(len(images)), images.split("train")[:1])
+    less = replace(images, rows=images.rows.take(fewer))
+    assert train_model(less, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline").layout != first.layout
+
+
+def test_arms_refuse_what_they_cannot_learn_from(images, store, small_recipe, tmp_path):
     with pytest.raises(ConfigError, match="pass their vectors"):
         train_model(images, None, small_recipe(), tmp_path / "new")
     with pytest.raises(ConfigError, match=r"Unknown arm 'descibed'\. Did you mean 'described'"):
@@ -85,36 +120,36 @@ def test_run_created_with_different_settings_is_refused(images, store, small_rec
 
 def test_setting_that_the_run_has_not_recorded_counts_as_the_default(images, small_recipe, tmp_path):
     """An earlier version, which did not have the setting, did what its default does."""
-    run = train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline")
+    run = train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline")
     settings = json.loads(run.layout.settings.read_text())
     assert settings["recipe"].pop("repeats") == 1
     run.layout.settings.write_text(json.dumps(settings))
-    assert train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline").history == run.history
-    with pytest.raises(ConfigError, match=r"recipe\.repeats was 1, is 2"):
-        train_model(images, None, small_recipe(epochs=1, repeats=2), tmp_path, arm="baseline")
+    assert train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline").history == run.history
+    other = train_model(images, None, small_recipe(epochs=1, repeats=2), tmp_path / "run", arm="baseline")
+    assert other.layout.folder != run.layout.folder
 
 
-def test_run_of_an_earlier_definition_of_the_loss_is_refused(images, store, small_recipe, tmp_path):
+def test_run_of_an_earlier_definition_of_the_loss_is_kept_but_not_reused(images, store, small_recipe, tmp_path):
     recipe = small_recipe(epochs=1, loss="sigmoid")
-    run = train_model(images, store, recipe, tmp_path)
+    run = train_model(images, store, recipe, tmp_path / "run")
     settings = json.loads(run.layout.settings.read_text())
-    assert train_model(images, store, recipe, tmp_path).history == run.history
+    assert train_model(images, store, recipe, tmp_path / "run").history == run.history
     del settings["loss_version"]
     run.layout.settings.write_text(json.dumps(settings))
-    with pytest.raises(ConfigError, match="loss_version was None, is 2"):
-        train_model(images, store, recipe, tmp_path)
-    assert open_run(tmp_path).recipe.loss == "sigmoid"
+    assert train_model(images, store, recipe, tmp_path / "run").layout.folder != run.layout.folder
+    assert open_run(tmp_path / "run").recipe.loss == "sigmoid"
 
 
 def test_weights_file_is_identified_by_its_content(images, small_recipe, tmp_path):
     weights = tmp_path / "start.safetensors"
+    recipe, folders = small_recipe(epochs=1, checkpoint=str(weights)), set()
     for seed in (0, 1):
         torch.manual_seed(seed)
         save_file(build_backbone(small_recipe(), 3).state_dict(), weights)
-        if seed == 0:
-            train_model(images, None, small_recipe(epochs=1, checkpoint=str(weights)), tmp_path / "run", arm="baseline")
-    with pytest.raises(ConfigError, match="start was"):
-        train_model(images, None, small_recipe(epochs=1, checkpoint=str(weights)), tmp_path / "run", arm="baseline")
+        folders.add(train_model(images, None, recipe, tmp_path / "run", arm="baseline").layout.folder)
+    assert len(folders) == 2
+    moved = small_recipe(epochs=1, checkpoint=str(weights.rename(tmp_path / "moved.safetensors")))
+    assert train_model(images, None, moved, tmp_path / "run", arm="baseline").layout.folder in folders
 
 
 def test_locked_run_is_refused(images, small_recipe, tmp_path):

@@ -25,8 +25,8 @@ from gpt4image.export.parity import Parity, compare_logits
 from gpt4image.export.program import export_program
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options
+from gpt4image.train.identity import is_trained_on
 from gpt4image.train.run import TrainedRun, load_backbone
-from gpt4image.train.spec import images_digest
 from gpt4image.train.transforms import evaluation_transform
 
 CHECKED_IMAGES = 32
@@ -97,7 +97,7 @@ def export_model(
         MissingExtraError: the libraries for ONNX are not installed.
     """
     _check_target(folder)
-    if read_json(run.layout.settings).get("images") != images_digest(images):
+    if not is_trained_on(read_json(run.layout.settings), images):
         say(
             f"{images.source} has other images, labels or splits than {run.layout.folder} was trained on, so what "
             "the card says about the data may be wrong. Name the same images, with the same corrections.",

@@ -313,7 +313,12 @@ def public_name(name: str) -> str:
 
 def guidance_fields() -> frozenset[str]:
     """Return the names of the fields that have no effect in an arm without descriptions."""
-    return frozenset(field.name for group in GUIDANCE_SETTINGS for field in fields(group))
+    return field_names(*GUIDANCE_SETTINGS)
+
+
+def field_names(*groups: type) -> frozenset[str]:
+    """Return the names of the fields of some groups of settings."""
+    return frozenset(field.name for group in groups for field in fields(group))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,11 +23,12 @@ from gpt4image.train.backbone import build_backbone, check_image_size, create_mo
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.guidance import Guidance, choose_guidance
+from gpt4image.train.identity import siblings
 from gpt4image.train.loop import Trainer, fit
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
-from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunLayout, RunSpec
+from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 
@@ -88,7 +89,8 @@ def train_model(
         store: text vectors of one or several encoders, and vectors of vision teachers; an arm that uses text needs
             some, or soft labels.
         recipe: training recipe.
-        folder: folder of the run.
+        folder: folder of the run. If it holds a run of other settings, that one is kept, and this run gets the same
+            name with a hash at the end.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels; for arms
             with stand-in labels those of `label_by_texts`, or of the baseline run.
         arm: name of an arm, such as `baseline` or `described`.
@@ -101,17 +103,54 @@ def train_model(
         tracking: experiment trackers to send the run's figures to.
 
     Raises:
-        ConfigError: the run in the folder was created with different settings, or settings exclude each other.
+        ConfigError: settings exclude each other.
         TrainingError: the loss is not finite, or there are no images to train on.
         BusyError: another process is training this run.
     """
+    stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
+    spec = specify_run(
+        RunInputs(images, stores, tuple(soft_labels)),
+        recipe,
+        folder,
+        arm=arm,
+        seed=seed,
+        features=features,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        augmentation=augmentation,
+        tracking=tracking,
+    )
+    if not spec.layout.begun and (changes := spec.describe_changes(folder)):
+        console.say(f"New run in {spec.layout.folder}, beside earlier ones: {'; '.join(changes)}.")
+    return train_run(spec, progress)
+
+
+def specify_run(
+    inputs: RunInputs,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    arm: str,
+    seed: int,
+    features: Path | None = None,
+    workers: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    augmentation: int | None = None,
+    tracking: Tracking | None = None,
+    reserved: Collection[Path] = (),
+) -> RunSpec:
+    """Check everything that a run depends on and find its folder; see `train_model`, whose arguments these are.
+
+    Args:
+        reserved: folders of runs that are planned but have not begun.
+    """
     chosen = ARMS.load(arm)
     recipe = on_this_machine(replace(recipe, **chosen.settings))
+    stores, soft_labels = inputs.stores, inputs.soft_labels
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
         raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
-    stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels):
         raise ConfigError(
             f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
@@ -119,28 +158,39 @@ def train_model(
         )
     if not recipe.weight and chosen.labels:
         stores = ()
-    guidance = choose_guidance(stores, soft_labels, recipe, images.classes, seed) if chosen.uses_text else Guidance()
-    layout = RunLayout(folder)
+    classes = inputs.images.classes
     spec = RunSpec(
-        images=images,
-        guidance=guidance,
+        images=inputs.images,
+        guidance=choose_guidance(stores, soft_labels, recipe, classes, seed) if chosen.uses_text else Guidance(),
         recipe=recipe,
         arm=chosen,
         seed=seed,
-        layout=layout,
+        layout=RunLayout(folder),
         features=features or folder,
         workers=loader_workers(workers),
         checkpoint_seconds=checkpoint_seconds,
         tracking=tracking,
-        augmentation=augmentation or layout.augmentation or AUGMENTATION,
+        augmentation=augmentation or AUGMENTATION,
     )
-    accelerator = make_accelerator(recipe)
+    begun_with = [RunLayout(found).augmentation or AUGMENTATION for found in siblings(folder)]
+    older = set(begun_with) - {AUGMENTATION}
+    for version in sorted(older) if augmentation is None else ():  # a run keeps the augmentation it began with
+        begun = replace(spec, augmentation=version)
+        if (layout := begun.find_layout(reserved)).begun:
+            return replace(begun, layout=layout)
+    return replace(spec, layout=spec.find_layout(reserved))
+
+
+def train_run(spec: RunSpec, progress: console.OpenProgress | None = None) -> TrainedRun:
+    """Train a run to its end, from its checkpoint if it has one; a finished one is opened."""
+    accelerator, folder = make_accelerator(spec.recipe), spec.layout.folder
     first = accelerator.is_main_process  # holds the lock for all processes
     with exclusive(spec.layout.lock, f"the run in {folder}") if first else nullcontext():
         with accelerator.main_process_first():
             spec.claim_folder()
         if not spec.layout.result.exists():
-            train_to_end(spec, accelerator, progress or partial(console.progress, f"Train {arm}, seed {seed}"))
+            title = f"Train {spec.arm.name}, seed {spec.seed}"
+            train_to_end(spec, accelerator, progress or partial(console.progress, title))
     accelerator.wait_for_everyone()
     return open_run(folder)
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt4image.align.losses import find_loss
-from gpt4image.core.errors import ConfigError
-from gpt4image.core.files import File, Layout, digest, hash_file, read_json, write_json
+from gpt4image.core.errors import BusyError
+from gpt4image.core.files import File, Layout, atomic_write, hash_file, read_json, write_json
 from gpt4image.core.registry import Registry
-from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
+from gpt4image.train.identity import (
+    changed_settings,
+    describe_changes,
+    images_digest,
+    settings_digest,
+    siblings,
+    trained_rows,
+)
+from gpt4image.train.recipe import (
+    AUGMENTATION,
+    AlignmentSettings,
+    Recipe,
+    SoftLabelSettings,
+    TextSettings,
+    field_names,
+    guidance_fields,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from gpt4image.embed.controls import ControlTexts
     from gpt4image.embed.store import EmbeddingStore
     from gpt4image.images.table import ImageTable
@@ -103,15 +121,11 @@ def add_controls(names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*chosen, *(arm.name for arm in arms if arm.controls in chosen)]))
 
 
-def images_digest(images: ImageTable) -> str:
-    """Return a hash of ids, labels and splits: equal sets of images have equal hashes."""
-    return digest(*(str(images.rows[name].to_pylist()) for name in ("id", "label", "split")))
-
-
 class RunLayout(Layout):
     """Files of a training run."""
 
     settings = File("settings.json")  # identifies the run
+    images = File("images.parquet")  # ids, labels and splits of the images, to say later what has changed
     checkpoint = File("checkpoint.pt")  # state of an unfinished run
     weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
     result = File("result.json")  # best epoch and history; written last, so a run with a result is finished
@@ -127,6 +141,16 @@ class RunLayout(Layout):
     def augmentation(self) -> int | None:
         """Version of the augmentation that the run began with, None if there is no run."""
         return int(read_json(self.settings).get("augmentation", 1)) if self.begun else None
+
+    def read_images(self) -> pa.Table | None:
+        """Return ids, labels and splits of the run's images; None if it has not kept them, as in version 0.1."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(self.images)
+        except (OSError, pa.ArrowInvalid):  # only words depend on it
+            return None
 
 
 @dataclass(frozen=True)
@@ -184,7 +208,11 @@ class RunSpec:
         start = self.recipe.checkpoint
         if start is not None:
             require_file(Path(start))
-        idle = set() if self.arm.uses_text else set(guidance_fields())
+        idle: set[str] = set() if self.arm.uses_text else set(guidance_fields())
+        if not self.guidance.sources:
+            idle |= field_names(AlignmentSettings, TextSettings) - {"unlabelled", "weight"}
+        if not self.guidance.soft_labels:
+            idle |= field_names(SoftLabelSettings)
         images_per_epoch = {}
         if (self.images.labels >= 0).all():
             idle |= {"unlabelled", "labelled_share"}  # versions differ in the default of the former
@@ -208,37 +236,63 @@ class RunSpec:
         version = find_loss(self.recipe.loss)[1].version if self.guidance.sources else 1
         return {"loss_version": version} if version > 1 else {}
 
-    def claim_folder(self) -> None:
-        """Record the settings in the run's folder.
+    def find_layout(self, reserved: Collection[Path] = ()) -> RunLayout:
+        """Return the folder of the run: the one with its settings, else the first that no other run has taken.
 
-        Raises:
-            ConfigError: the folder holds a run that was created with different settings; the message lists them.
+        A run of other settings keeps its folder; the new one gets the same name with a hash at the end.
+
+        Args:
+            reserved: folders of runs that are planned but have not begun.
         """
         settings = self.settings()
+        found = [RunLayout(folder) for folder in siblings(self.layout.folder)]
+        for layout in found:
+            if layout.begun and not changed_settings(read_json(layout.settings), settings, self.images):
+                return layout
+        if not self.layout.begun and self.layout.folder not in reserved:
+            return self.layout
+        identity, own = settings_digest(settings), self.layout
+        for length in (8, len(identity)):
+            own = RunLayout(self.layout.folder.with_name(f"{self.layout.folder.name}-{identity[:length]}"))
+            if not own.begun:
+                break
+        return own
+
+    def describe_changes(self, named: Path) -> list[str]:
+        """Say in which settings the run differs from the most similar one of the same arm and seed, if there is one.
+
+        Args:
+            named: folder that the first of these runs has.
+        """
+        settings, nearest = self.settings(), None
+        for folder in siblings(named):
+            layout = RunLayout(folder)
+            if not layout.begun:
+                continue
+            before = read_json(layout.settings)
+            changed = changed_settings(before, settings, self.images)
+            if "arm" not in changed and "seed" not in changed and (nearest is None or len(changed) < len(nearest[0])):
+                nearest = (changed, before, layout)
+        if nearest is None:
+            return []
+        changed, before, layout = nearest
+        return describe_changes(changed, before, settings, layout.read_images(), self.images)
+
+    def claim_folder(self) -> None:
+        """Record the settings in the run's folder, which `find_layout` has chosen.
+
+        Raises:
+            BusyError: another process has meanwhile begun a run of other settings there.
+        """
+        import pyarrow.parquet as pq
+
+        settings = self.settings()
         if not self.layout.begun:
+            with atomic_write(self.layout.images) as file:
+                pq.write_table(trained_rows(self.images), file, compression="zstd")
             write_json(self.layout.settings, settings)
-            return
-        defaults = {"recipe": Recipe().to_dict()}  # a file of an earlier version lacks the settings that came later
-        before, now = _flatten(defaults) | _flatten(read_json(self.layout.settings)), _flatten(settings)
-        del now["recipe.checkpoint"]  # the path may change: "start" is the hash of the file
-        changed = [
-            f"{key} was {before.get(key)!r}, is {value!r}" for key, value in now.items() if before.get(key) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"The run in {self.layout.folder} was created with different settings: {'; '.join(changed[:5])}. Use "
-                "another work directory, and pass this one as text (--text) to reuse its descriptions, or delete this "
-                "run."
+        elif changed_settings(read_json(self.layout.settings), settings, self.images):
+            raise BusyError(
+                f"Another process has just begun a run of other settings in {self.layout.folder}. Start again: this "
+                "run will get a folder of its own."
             )
-
-
-def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings under dotted names.
-
-    >>> _flatten({"seed": 0, "recipe": {"lr": 0.1}})
-    {'seed': 0, 'recipe.lr': 0.1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
-    return flat
