@@ -43,6 +43,7 @@ def compare_arms(
     tracking: Tracking | None = None,
     arms: Sequence[str] = (),
     inputs: Callable[[str, int], RunInputs] | None = None,
+    margin: float = 0.01,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -63,6 +64,7 @@ def compare_arms(
         arms: arms to train besides the baseline; default all that are not optional.
         inputs: returns what an arm learns from with a seed, called when the arms before it are trained; default
             `images`, `store` and `soft_labels`. Test images must be the same.
+        margin: difference of test accuracy that does not matter, from 0 to 1.
 
     Raises:
         ConfigError: invalid seeds, no arm that learns from descriptions, or a run in the work directory was created
@@ -107,7 +109,7 @@ def compare_arms(
                 continue
             with console.doing("Summarising the runs"):  # those so far, so that a report can be written meanwhile
                 model = model or measure_model(outcomes[REFERENCE][0].run)
-                found = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels)
+                found = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels, margin)
                 setting = {"planned_seeds": len(seeds), "model": model, "command": _record_command(workdir)}
                 comparison = found.model_copy(update=setting)
                 if make_accelerator(recipe).is_main_process:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gpt4image.core.record import Record
 from gpt4image.probing.calibration import ReliabilityBin
+from gpt4image.probing.verdicts import Kind, judge
 
 
 class EpochRecord(Record):
@@ -52,20 +53,25 @@ class ArmRecord(Record):
     runs: list[RunRecord]
     confusion: list[list[int]]
     reliability: tuple[ReliabilityBin, ...] = ()
+    controls: str | None = None  # the arm that this one is a control of
 
 
 class Needed(Record):
-    """What it takes to tell a difference as large as the measured one from zero, see `probing.intervals.SampleSize`."""
+    """What it takes to decide about a difference like the measured one, see `probing.intervals.SampleSize`."""
 
     seeds: int | None
     times_images: int
+    shows: Literal["difference", "no difference"] = "difference"
 
 
 class Difference(Record):
     """Paired difference of test accuracy, `arm` minus `reference`, with its 95% confidence interval.
 
-    `covers` says what the interval covers: seeds and test images, or with a single seed the test images only. See
-    `probing.intervals`. `needed` is None with a single seed, and in records of version 0.1.
+    `covers` says what the interval covers: seeds and test images, or with a single seed the test images only. `p_value`
+    is that of no difference, `adjusted_p` the same by Holm's method for all arms that are compared with the baseline,
+    and `equivalence` the 90% interval, which two one-sided tests rest on. See `probing.intervals` and
+    `probing.verdicts`. `needed` is None where nothing is left to decide, with a single seed, and in records of version
+    0.1, which lack the tests as well.
     """
 
     arm: str
@@ -77,6 +83,18 @@ class Difference(Record):
     high: float
     covers: Literal["seeds and images", "images only"]
     needed: Needed | None = None
+    p_value: float | None = None
+    adjusted_p: float | None = None
+    equivalence: tuple[float, float] | None = None
+
+    def kind(self, margin: float) -> Kind:
+        """Return what is shown, by the rules of `probing.verdicts.judge`; without a second seed nothing is."""
+        if self.covers == "images only" or len(self.seeds) < 2:
+            return "one seed"
+        p_value = self.p_value if self.adjusted_p is None else self.adjusted_p
+        if p_value is None:
+            p_value = 1.0 if self.low <= 0 <= self.high else 0.0
+        return judge(self.mean, p_value, self.equivalence or (self.low, self.high), margin)
 
 
 class ClassRecord(Record):
@@ -204,6 +222,8 @@ class Comparison(Record):
     arms: list[ArmRecord]
     difference: Difference
     others: tuple[Difference, ...] = ()  # of arms other than the headline's
+    controls: tuple[Difference, ...] = ()  # of arms to their controls, which are the references
+    margin: float = 0.01  # difference of accuracy that does not matter
     per_class: list[ClassRecord]
     seconds: float
     device: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,12 +33,13 @@ from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.probing.calibration import measure_classifier, reliability_bins
 from gpt4image.probing.intervals import (
+    PairedDifference,
     exact_paired_test,
-    paired_interval,
     sample_size,
     small_sample_interval,
     wilson_interval,
 )
+from gpt4image.probing.verdicts import EQUIVALENCE_CONFIDENCE, holm
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
 from gpt4image.train.processes import make_accelerator
@@ -70,8 +71,9 @@ def record_comparison(
     recipe: Recipe,
     outcomes: dict[str, list[RunOutcome]],
     soft_labels: Sequence[SoftLabels] = (),
+    margin: float = 0.01,
 ) -> Comparison:
-    """Summarise the outcomes of S seeds for each arm."""
+    """Summarise the outcomes of S seeds for each arm. `margin` is the difference of accuracy that does not matter."""
     right = {arm: np.stack([o.predictions.correct for o in runs]).astype(float) for arm, runs in outcomes.items()}
     candidate = find_candidate(list(outcomes)) or CANDIDATE
     differences = right[candidate] - right[REFERENCE]  # [S, N]
@@ -86,8 +88,7 @@ def record_comparison(
         encoders=[_record_encoder(store) for store in stores if is_text(store)],
         recipe=recipe.to_dict(),
         arms=[_record_arm(runs) for runs in outcomes.values()],
-        difference=_record_difference(candidate, right, seeds),
-        others=tuple(_record_difference(arm, right, seeds) for arm in right if arm not in (REFERENCE, candidate)),
+        **compare_with_baseline(candidate, right, {arm: ARMS.load(arm).controls for arm in right}, seeds, margin),
         per_class=[
             ClassRecord(
                 name=name,
@@ -117,19 +118,55 @@ def _learns_from_texts(arm: Arm) -> bool:
     return arm.labels not in ("images", "baseline") and arm.guidance != "teachers" and arm.controls is None
 
 
-def _record_difference(arm: str, right: dict[str, np.ndarray], seeds: list[int]) -> Difference:
-    differences = right[arm] - right[REFERENCE]  # [S, N]
-    interval = paired_interval(differences)
+def compare_with_baseline(
+    candidate: str,
+    right: Mapping[str, np.ndarray],
+    controls: Mapping[str, str | None],
+    seeds: Sequence[int],
+    margin: float,
+) -> dict[str, Any]:
+    """Return the fields of a `Comparison` that the verdict rests on.
+
+    Args:
+        candidate: the arm of the headline.
+        right: correct predictions of each arm, float [S, N].
+        controls: the arm that each arm is a control of, or None.
+        seeds: the S seeds.
+        margin: difference of accuracy that does not matter.
+    """
+    judged = [arm for arm in right if arm != REFERENCE and controls.get(arm) is None]
+    found = {arm: _record_difference(arm, REFERENCE, right, seeds) for arm in right if arm != REFERENCE}
+    adjusted = holm([found[arm].p_value or 0.0 for arm in judged])
+    for arm, p_value in zip(judged, adjusted, strict=True):
+        record = found[arm].model_copy(update={"adjusted_p": p_value})
+        if record.kind(margin) == "undecided":
+            size = sample_size(right[arm] - right[REFERENCE], margin, len(judged))
+            record = record.model_copy(update={"needed": Needed(**asdict(size))})
+        found[arm] = record
+    against = [(arm, control) for control, arm in controls.items() if arm in found]
+    return {
+        "difference": found.pop(candidate),
+        "others": tuple(found.values()),
+        "controls": tuple(_record_difference(arm, control, right, seeds) for arm, control in against),
+        "margin": margin,
+    }
+
+
+def _record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray], seeds: Sequence[int]) -> Difference:
+    differences = right[arm] - right[reference]  # [S, N]
+    found = PairedDifference.of(differences)
+    interval, equivalence = found.interval(), found.interval(EQUIVALENCE_CONFIDENCE)
     return Difference(
         arm=arm,
-        reference=REFERENCE,
-        seeds=seeds,
+        reference=reference,
+        seeds=list(seeds),
         per_seed=differences.mean(axis=1).tolist(),
         mean=interval.mean,
         low=interval.low,
         high=interval.high,
         covers=interval.covers,
-        needed=Needed(**asdict(sample_size(differences))) if len(differences) > 1 else None,
+        p_value=found.p_value,
+        equivalence=(equivalence.low, equivalence.high),
     )
 
 
@@ -141,6 +178,7 @@ def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
         title=arm.title,
         runs=[record_run(each) for each in outcomes],
         confusion=np.sum([found.confusion for found in predictions], axis=0).tolist(),
+        controls=arm.controls,
         reliability=tuple(
             reliability_bins(*(np.concatenate([getattr(found, name) for found in predictions]) for name in PREDICTED))
         ),

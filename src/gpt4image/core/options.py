@@ -16,7 +16,7 @@ import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.validation import Count, Positive, Share, Whole, check_fields
+from gpt4image.core.validation import Count, Positive, Share, Whole, check_fields, check_value
 
 WORK = Path("gpt4image-work")  # the default work directory
 
@@ -191,7 +191,10 @@ class ArmOptions:
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
     controls: bool = False
-    margin: float = 1.0
+    margin: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        check_value(Positive, self.margin, "margin")
 
 
 @dataclass(frozen=True)

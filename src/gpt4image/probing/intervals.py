@@ -1,6 +1,6 @@
 """Confidence intervals: of a comparison over seeds and test images, and of accuracies over groups of images.
 
-The verdict of a comparison rests on `paired_interval`, that of `gpt4image describe check` on `GroupBootstrap`.
+The verdict of a comparison rests on `PairedDifference`, that of `gpt4image describe check` on `GroupBootstrap`.
 """
 
 from __future__ import annotations
@@ -34,76 +34,120 @@ class Interval:
     covers: Literal["seeds and images", "images only"]
 
 
-def paired_interval(differences: np.ndarray) -> Interval:
-    """Return the confidence interval of the mean of paired differences of S seeds on N test images.
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean of paired differences, with the standard errors that its intervals and tests rest on.
 
-    Seeds and test images are both samples, so both count as random effects: x_sn = mean + seed_s + image_n + rest_sn,
-    a two-way table without replication. With the mean squares of its rows, columns and residual,
-
-        Var(mean) = (MS_seeds + MS_images - MS_residual) / (S N),
-
-    bounded below by either of the first two alone, with Satterthwaite's degrees of freedom. That approximation is
-    anti-conservative for two or three seeds, so the interval is never narrower than the paired t interval over the
-    means of the seeds. With a single seed nothing is known about the variation between seeds, and the interval is the
-    paired t interval over images.
-
-    Sources: Searle, Casella and McCulloch, "Variance Components" (1992), section 4.3 (mean squares); Satterthwaite,
-    Biometrics Bulletin 2 (1946), equation 17 (degrees of freedom).
-
-    Args:
-        differences: score of one arm minus that of the other for each seed and image, float [S, N], N at least 2. For
-            right and wrong predictions the entries are -1, 0 and 1.
+    Attributes:
+        mean: the mean.
+        errors: standard error and degrees of freedom of each t statistic; the least certain of them counts.
+        covers: the sources of randomness that they cover.
     """
-    seeds, images = differences.shape
-    mean = float(differences.mean())
-    if seeds == 1:
-        reach = _t_reach(float(differences.std(ddof=1)) / images**0.5, images - 1)
-        return Interval(mean, mean - reach, mean + reach, "images only")
-    squares, freedom = mean_squares(differences)
-    combined = squares[0] + squares[1] - squares[2]
-    largest = int(squares[:2].argmax())
-    degrees = float(combined**2 / (squares**2 / freedom).sum()) if combined > squares[largest] else freedom[largest]
-    both = _t_reach((max(combined, squares[largest]) / differences.size) ** 0.5, degrees)
-    seeds_alone = _t_reach((squares[0] / differences.size) ** 0.5, seeds - 1)
-    reach = max(both, seeds_alone)
-    return Interval(mean, mean - reach, mean + reach, "seeds and images")
+
+    mean: float
+    errors: tuple[tuple[float, float], ...]
+    covers: Literal["seeds and images", "images only"]
+
+    @classmethod
+    def of(cls, differences: np.ndarray) -> PairedDifference:
+        """Return that of S seeds on N test images.
+
+        Seeds and test images are both samples, so both count as random effects: x_sn = mean + seed_s + image_n +
+        rest_sn, a two-way table without replication. With the mean squares of its rows, columns and residual,
+
+            Var(mean) = (MS_seeds + MS_images - MS_residual) / (S N),
+
+        bounded below by either of the first two alone, with Satterthwaite's degrees of freedom. That approximation is
+        anti-conservative for two or three seeds, so the paired t test over the means of the seeds counts as well. With
+        a single seed nothing is known about the variation between seeds, and it is the paired t test over images.
+
+        Sources: Searle, Casella and McCulloch, "Variance Components" (1992), section 4.3 (mean squares); Satterthwaite,
+        Biometrics Bulletin 2 (1946), equation 17 (degrees of freedom).
+
+        Args:
+            differences: score of one arm minus that of the other for each seed and image, float [S, N], N at least 2.
+                For right and wrong predictions the entries are -1, 0 and 1.
+        """
+        seeds, images = differences.shape
+        mean = float(differences.mean())
+        if seeds == 1:
+            return cls(mean, ((float(differences.std(ddof=1)) / images**0.5, images - 1),), "images only")
+        squares, freedom = mean_squares(differences)
+        combined = squares[0] + squares[1] - squares[2]
+        largest = int(squares[:2].argmax())
+        degrees = combined**2 / (squares**2 / freedom).sum() if combined > squares[largest] else freedom[largest]
+        both = float((max(combined, squares[largest]) / differences.size) ** 0.5), float(degrees)
+        seeds_alone = float((squares[0] / differences.size) ** 0.5), float(seeds - 1)
+        return cls(mean, (both, seeds_alone), "seeds and images")
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval:
+        """Return the confidence interval of the mean."""
+        quantile = (1 + confidence) / 2
+        reach = max(float(stats.t.ppf(quantile, degrees)) * error if error else 0.0 for error, degrees in self.errors)
+        return Interval(self.mean, self.mean - reach, self.mean + reach, self.covers)
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided p-value of a mean of zero: below 0.05 where the 95% interval leaves out zero."""
+        if not self.mean:
+            return 1.0
+        return max(
+            2 * float(stats.t.sf(abs(self.mean) / error, degrees)) if error else 0.0 for error, degrees in self.errors
+        )
+
+
+def paired_interval(differences: np.ndarray) -> Interval:
+    """Return the 95% confidence interval of the mean of paired differences, float [S, N], see `PairedDifference`."""
+    return PairedDifference.of(differences).interval()
 
 
 @dataclass(frozen=True)
 class SampleSize:
-    """What a comparison takes to tell an effect as large as the measured one from zero, in four cases of five.
+    """What a comparison takes to be decided in four cases of five, if the true difference is the measured one.
 
     Attributes:
         seeds: runs per arm; None if no practical number is enough.
         times_images: factor on the number of test images; 1 if more seeds are enough.
+        shows: what would be shown: the difference, or that there is none as large as the margin.
     """
 
     seeds: int | None
     times_images: int = 1
+    shows: Literal["difference", "no difference"] = "difference"
 
 
-def sample_size(differences: np.ndarray) -> SampleSize:
-    """Return what it takes to show the mean of paired differences, float [S, N] with at least 2 seeds.
+def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int = 1) -> SampleSize:
+    """Return what it takes to decide about the mean of paired differences, float [S, N] with at least 2 seeds.
 
-    The variance components of the two-way table (see `paired_interval`) give the interval for other numbers of seeds
+    The variance components of the two-way table (see `PairedDifference`) give the interval for other numbers of seeds
     and images; the mean has to exceed its reach by enough for the power (Searle, Casella and McCulloch, section 4.3).
+    The interval of equivalence has to fit into the margin likewise. More images are advised where seeds do not suffice.
+
+    Args:
+        differences: as for `PairedDifference.of`.
+        margin: difference that does not matter; 0 for none.
+        comparisons: comparisons among which this one is corrected.
     """
     seeds, images = differences.shape
     of_seeds, of_images, rest = mean_squares(differences)[0]
     by_seed, by_image = max(0.0, of_seeds - rest) / images, max(0.0, of_images - rest) / seeds
-    mean, margin = abs(float(differences.mean())), float(stats.norm.ppf(POWER))
-    if not mean:
-        return SampleSize(None)
+    mean, level = abs(float(differences.mean())), (1 - CONFIDENCE) / comparisons
+    goals: list[tuple[Literal["difference", "no difference"], float, float, float]] = [
+        ("difference", mean, 1 - level / 2, POWER),
+        ("no difference", margin - mean, CONFIDENCE, (1 + POWER) / 2),  # two tests may fail
+    ]
     for times in range(1, MOST_TIMES + 1):
         number = np.arange(seeds + 1 if times == 1 else seeds, MOST_SEEDS + 1)
         seeds_error = np.sqrt((by_seed + rest / (images * times)) / number)
         error = np.sqrt(seeds_error**2 + by_image / (images * times))
-        reach = np.maximum(
-            stats.t.ppf((1 + CONFIDENCE) / 2, number - 1) * seeds_error, stats.norm.ppf((1 + CONFIDENCE) / 2) * error
-        )
-        enough = number[reach + margin * error <= mean]
-        if len(enough):
-            return SampleSize(int(enough[0]), times)
+        found = []
+        for shows, room, quantile, power in goals:
+            reach = np.maximum(stats.t.ppf(quantile, number - 1) * seeds_error, stats.norm.ppf(quantile) * error)
+            enough = number[(reach + stats.norm.ppf(power) * error <= room) & (room > 0)]
+            found += [(int(enough[0]), shows)] if len(enough) else []
+        if found:
+            least, shows = min(found)
+            return SampleSize(least, times, shows)
     return SampleSize(None)
 
 
@@ -196,11 +240,6 @@ def mean_squares(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ]
     )
     return sums / freedom, freedom
-
-
-def _t_reach(error: float, degrees: float) -> float:
-    """Return half the width of the confidence interval of a mean with a standard error."""
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error if error > 0 else 0.0
 
 
 @dataclass(frozen=True)

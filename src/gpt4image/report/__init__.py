@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt4image.core.errors import StoreError
-from gpt4image.report.comparison.verdict import Verdict, other_arms, verdict
+from gpt4image.report.comparison.verdict import Verdict, control_arms, other_arms, verdict
 
-__all__ = ["Verdict", "other_arms", "verdict", "write_report"]
+__all__ = ["Verdict", "control_arms", "other_arms", "verdict", "write_report"]
 
 
 def write_report(work: Path) -> Path:

@@ -219,6 +219,7 @@ def run_comparison(
         workers=workers,
         tracking=tracking,
         arms=options.arms,
+        margin=options.margin / 100,
         inputs=ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0),
     )
     if accelerator.is_main_process:

@@ -8,7 +8,7 @@ import pytest
 
 from gpt4image.compare.records import CommandRecord, Needed
 from gpt4image.core.errors import StoreError
-from gpt4image.report import verdict
+from gpt4image.report import control_arms, other_arms, verdict
 from support.report_sample import make_comparison, make_difference
 
 TYPED = CommandRecord(
@@ -29,6 +29,78 @@ def test_interval_above_zero_is_better():
     )
     assert found.advice == "Use the model that was trained with descriptions."
     assert found.command == "./run gpt4image export examples/clipart12 --run w/runs/described-0 --out model --work w"
+
+
+def with_controls(*intervals, difference=(0.05, 0.03, 0.07), margin=0.01):
+    """A comparison of an arm with descriptions and its controls, given mean and interval of its difference to each."""
+    comparison = with_interval(*difference)
+    names = ("shuffled", "random-words")[: len(intervals)]
+    controls = [
+        comparison.difference.model_copy(update={"reference": name, "mean": mean, "low": low, "high": high})
+        for name, (mean, low, high) in zip(names, intervals, strict=True)
+    ]
+    arms = [
+        comparison.arms[1].model_copy(update={"name": name, "title": f"with {name}", "controls": "described"})
+        for name in names
+    ]
+    others = [comparison.difference.model_copy(update={"arm": name}) for name in names]
+    changes = {
+        "controls": tuple(controls),
+        "others": tuple(others),
+        "arms": [*comparison.arms, *arms],
+        "margin": margin,
+    }
+    return comparison.model_copy(update=changes)
+
+
+def test_descriptions_get_the_credit_only_where_they_beat_every_control():
+    untested = verdict(with_controls())
+    assert untested.claim == "Training with descriptions made the model better"
+    assert "compare once more with --controls" in untested.controls and untested.controls in untested.text
+    shown = verdict(with_controls((0.04, 0.02, 0.06), (0.03, 0.01, 0.05)))
+    assert shown.claim == "The descriptions made the model better"
+    assert "better than each of the 2 controls, by +3.0 points (+1.0 to +5.0) than the closest" in shown.controls
+    assert "with random-words" in shown.controls
+    matched = verdict(with_controls((0.04, 0.02, 0.06), (0.0, -0.02, 0.02)))
+    assert matched.claim == "Training with descriptions made the model better"
+    assert "is not shown: the control with random-words comes within" in matched.controls
+
+
+def test_controls_explain_nothing_where_there_is_no_effect():
+    found = verdict(with_controls((0.04, 0.02, 0.06), difference=(0.01, -0.01, 0.03)))
+    assert found.kind == "undecided" and found.controls == ""
+
+
+def test_controls_are_listed_apart_from_other_arms():
+    comparison = with_controls((0.04, 0.02, 0.06))
+    assert other_arms(comparison) == []
+    (line,) = control_arms(comparison)
+    assert "with shuffled: " in line and "With descriptions +4.0 points to it (+2.0 to +6.0)" in line
+
+
+@pytest.mark.parametrize(("margin", "words"), [(0.01, "1 point"), (0.025, "2.5 points")])
+def test_interval_within_the_margin_is_no_difference(margin, words):
+    comparison = with_interval(0.001, -0.006, 0.008)
+    tested = comparison.difference.model_copy(
+        update={"equivalence": (-0.005, 0.007), "p_value": 0.7, "adjusted_p": 0.7}
+    )
+    found = verdict(comparison.model_copy(update={"difference": tested, "margin": margin}))
+    assert found.kind == "equal"
+    assert found.claim == f"Training with descriptions makes no difference of more than {words}"
+    assert found.measure == "+0.1 points (90% interval \N{MINUS SIGN}0.5 to +0.7)"
+    assert "labels alone" in found.advice and "--run w/runs/baseline-0" in found.command
+    assert any(f"rule out a difference of {words} or more" in rule for rule in found.rules)
+
+
+def test_difference_that_several_arms_explain_by_chance_is_not_claimed():
+    comparison = with_interval(0.02, 0.001, 0.039)
+    tested = {"p_value": 0.04, "adjusted_p": 0.12, "equivalence": (0.004, 0.036)}
+    difference = comparison.difference.model_copy(update=tested)
+    others = tuple(difference.model_copy(update={"arm": "described"}) for _ in range(2))
+    found = verdict(comparison.model_copy(update={"difference": difference, "others": others}))
+    assert found.kind == "undecided"
+    assert "too little to tell from chance among 3 arms (p = 0.12)" in found.measure
+    assert "corrected for 3 arms by Holm's method" in found.rules[0]
 
 
 def test_interval_below_zero_is_worse():
@@ -74,6 +146,18 @@ def test_advice_and_command_of_an_undecided_comparison_agree(seeds, times_images
     found = verdict(comparison.model_copy(update={"difference": needed}))
     assert advice in found.advice
     assert found.command == command
+
+
+@pytest.mark.parametrize(
+    ("times", "advice"), [(1, "19 seeds in all would show that there is"), (3, "to show that there is")]
+)
+def test_advice_for_showing_that_there_is_no_difference(times, advice):
+    comparison = with_interval(0.001, -0.015, 0.017)
+    needed = Needed(seeds=19, times_images=times, shows="no difference")
+    difference = comparison.difference.model_copy(update={"needed": needed})
+    found = verdict(comparison.model_copy(update={"difference": difference}))
+    assert f"{advice} no difference of more than 1 point" in found.advice
+    assert bool(found.command) == (times == 1)
 
 
 def test_running_comparison_says_how_far_it_is_and_advises_to_wait():

@@ -108,7 +108,7 @@ class Compare(TrainingCommand):
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
         from gpt4image.core.console import show, write
-        from gpt4image.report import other_arms, verdict
+        from gpt4image.report import control_arms, other_arms, verdict
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
@@ -125,7 +125,8 @@ class Compare(TrainingCommand):
         show(found.text)
         if found.command:
             write(f"  {found.command}")
-        show("\n".join([*other_arms(comparison), f"report: {WorkDir(self.work).report}"]))
+        lines = [*other_arms(comparison), *(f"control, {line}" for line in control_arms(comparison))]
+        show("\n".join([*lines, f"report: {WorkDir(self.work).report}"]))
 
 
 @dataclass(frozen=True)

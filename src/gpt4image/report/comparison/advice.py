@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from gpt4image.core.format import counted, decimal, points
 from gpt4image.core.invocation import Invocation
@@ -12,9 +12,9 @@ from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import CommandRecord, Comparison, Difference
+    from gpt4image.probing.verdicts import Kind
 
 FIRST_SEEDS = 5  # to advise after a run with one seed
-Kind = Literal["better", "worse", "undecided", "one seed"]
 
 
 def next_step(kind: Kind, comparison: Comparison) -> tuple[str, str]:
@@ -34,13 +34,16 @@ def next_step(kind: Kind, comparison: Comparison) -> tuple[str, str]:
         case "worse":
             advice = "Use the model that was trained on labels alone; these descriptions do not suit it."
             return advice, _export(typed, comparison, difference.reference)
+        case "equal":
+            advice = "Use the model that was trained on labels alone, and spare yourself the descriptions."
+            return advice, _export(typed, comparison, difference.reference)
         case "one seed":
             return f"To find out, train both arms with {FIRST_SEEDS} seeds.", _more_seeds(typed, FIRST_SEEDS)
         case "undecided":
-            return _settle(difference, typed)
+            return _settle(difference, margin_in_words(comparison), typed)
 
 
-def _settle(difference: Difference, typed: CommandRecord | None) -> tuple[str, str]:
+def _settle(difference: Difference, margin: str, typed: CommandRecord | None) -> tuple[str, str]:
     """Advise what would settle an interval that includes zero, if anything practical does."""
     if difference.low == difference.high:
         return (
@@ -52,23 +55,33 @@ def _settle(difference: Difference, typed: CommandRecord | None) -> tuple[str, s
     if needed is None:
         return "More seeds and more test images narrow the interval. To learn how many, compare again.", ""
     if needed.seeds is None:
-        bound = decimal(100 * max(-difference.low, difference.high))
+        low, high = difference.equivalence or (difference.low, difference.high)
+        bound = decimal(100 * max(-low, high))
         return (
             f"To show a difference as small as {mean} points is not practical. Take the two as equal to within {bound} "
             "points, or change what is compared: the descriptions or the recipe.",
             "",
         )
+    none = f"that there is no difference of more than {margin}"
     if needed.times_images > 1:
+        to_show = none if needed.shows == "no difference" else f"a difference of {mean} points"
         return (
-            f"More seeds alone will not settle it: to show a difference of {mean} points takes about "
-            f"{needed.times_images} times as many test images, and {counted(needed.seeds, 'seed')}.",
+            f"More seeds alone will not settle it: to show {to_show} takes about {needed.times_images} times as many "
+            f"test images, and {counted(needed.seeds, 'seed')}.",
             "",
         )
+    shown = none if needed.shows == "no difference" else "it"
     return (
-        f"If the true difference is {mean} points, {needed.seeds} seeds in all would show it in four comparisons "
+        f"If the true difference is {mean} points, {needed.seeds} seeds in all would show {shown} in four comparisons "
         "of five.",
         _more_seeds(typed, needed.seeds),
     )
+
+
+def margin_in_words(comparison: Comparison) -> str:
+    """Return the difference that does not matter, such as `1 point`."""
+    number = f"{100 * comparison.margin:g}"
+    return f"{number} point" if number == "1" else f"{number} points"
 
 
 def _more_seeds(typed: CommandRecord | None, seeds: int) -> str:

@@ -19,7 +19,7 @@ from gpt4image.report.comparison.figures import (
     sort_classes,
     verdict_figure,
 )
-from gpt4image.report.comparison.verdict import accuracy_digits, other_arms, verdict
+from gpt4image.report.comparison.verdict import accuracy_digits, control_arms, other_arms, verdict
 from gpt4image.report.html.page import render_page
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         titles=[arm.title for arm in comparison.arms],
         verdict=verdict(comparison),
         other_arms=other_arms(comparison),
+        control_arms=control_arms(comparison),
         digits=digits,
         accuracy_figure=accuracy_figure(comparison, digits),
         verdict_figure=verdict_figure(comparison.difference),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import counted, percent, points, printable, shorten
-from gpt4image.report.comparison.advice import Kind, next_step
+from gpt4image.probing.verdicts import LEVEL, Kind, beats_all
+from gpt4image.report.comparison.advice import margin_in_words, next_step
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
 CLAIMS: dict[Kind, str] = {
     "better": "training with descriptions made the model better",
     "worse": "training with descriptions made the model worse",
+    "equal": "training with descriptions makes no difference of more than {margin}",
     "undecided": "these runs do not show that the descriptions help or hurt",
     "one seed": "one seed cannot tell an effect from chance",
+}
+CREDITED = "the descriptions made the model better"
+SHOWN: dict[Kind, str] = {
+    "better": "better",
+    "worse": "worse",
+    "equal": "no difference of more than {margin}",
+    "undecided": "cannot be told",
+    "one seed": "one seed cannot tell",
 }
 ONE_SEED_COVERS = (
     "The interval accounts for the sample of test images. It does not account for the random seed: the same training "
@@ -35,18 +45,22 @@ class Verdict:
         claim: the claim, a clause without a full stop.
         measure: the difference in percentage points with its interval.
         accuracies: both arms' mean test accuracy, a sentence.
+        controls: whether what the descriptions say made the difference; empty unless there is one to explain.
         covers: what the interval accounts for and what it does not.
         advice: what to do now.
         command: the command for it, as the user would type it; empty if there is none.
+        rules: the rules that led to the claim.
     """
 
     kind: Kind
     claim: str
     measure: str
     accuracies: str
+    controls: str
     covers: str
     advice: str
     command: str
+    rules: tuple[str, ...]
 
     @property
     def headline(self) -> str:
@@ -56,7 +70,8 @@ class Verdict:
     @property
     def text(self) -> str:
         """Everything but the command as plain lines, safe to print on a terminal."""
-        return "\n".join([f"{self.headline}.", self.accuracies, self.covers, self.advice])
+        lines = [f"{self.headline}.", self.accuracies, self.controls, self.covers, self.advice]
+        return "\n".join(filter(None, lines))
 
 
 def verdict(comparison: Comparison) -> Verdict:
@@ -68,48 +83,117 @@ def verdict(comparison: Comparison) -> Verdict:
     difference = comparison.difference
     if not all(math.isfinite(value) for value in (difference.mean, difference.low, difference.high)):
         raise StoreError("The comparison's difference is not a finite number. Run the comparison again.")
-    kind = _kind(difference)
+    kind = difference.kind(comparison.margin)
     advice, command = next_step(kind, comparison)
     finished = len(difference.seeds)
     planned = comparison.planned_seeds or finished
-    claim = f"So far, with {finished} of {planned} seeds: {CLAIMS[kind]}" if finished < planned else CLAIMS[kind]
+    own = _own_controls(comparison)
+    credited = kind == "better" and beats_all([control.low for control in own])
+    claim = CREDITED if credited else CLAIMS[kind].format(margin=margin_in_words(comparison))
+    claim = f"So far, with {finished} of {planned} seeds: {claim}" if finished < planned else claim
     return Verdict(
         kind=kind,
         claim=claim[0].upper() + claim[1:],
-        measure=_measure(kind, difference),
+        measure=_measure(kind, comparison),
         accuracies=_accuracies(comparison),
+        controls=_explain(comparison, own) if kind == "better" else "",
         covers=ONE_SEED_COVERS if kind == "one seed" else _covers(difference),
         advice=advice,
         command=printable(command),
+        rules=_rules(comparison),
     )
 
 
-def _kind(difference: Difference) -> Kind:
-    """Return what may be claimed; without a second seed nothing shows how much training varies."""
-    if difference.covers == "images only" or len(difference.seeds) < 2:
-        return "one seed"
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "undecided"
+def _judged(comparison: Comparison) -> int:
+    """Return the number of arms that are compared with the baseline, controls aside."""
+    return sum(each.adjusted_p is not None for each in (comparison.difference, *comparison.others)) or 1
 
 
-def _measure(kind: Kind, difference: Difference) -> str:
+def _measure(kind: Kind, comparison: Comparison) -> str:
+    difference = comparison.difference
     mean, low, high = points((difference.mean, difference.low, difference.high))
     if kind == "one seed":
         return f"{mean} points in this one pair of runs (95% interval {low} to {high}, for the test images only)"
+    if kind == "equal":
+        mean, low, high = points((difference.mean, *(difference.equivalence or (difference.low, difference.high))))
+        return f"{mean} points (90% interval {low} to {high})"
+    if kind == "undecided" and (difference.low > 0 or difference.high < 0):
+        return (
+            f"{mean} points (95% interval {low} to {high}), too little to tell from chance among {_judged(comparison)} "
+            f"arms (p = {difference.adjusted_p or 0:.2g})"
+        )
     if kind == "undecided":
         return f"{mean} points, and the 95% interval ({low} to {high}) includes zero"
     return f"{mean} points (95% interval {low} to {high})"
 
 
+def _own_controls(comparison: Comparison) -> list[Difference]:
+    """Return the differences of the headline's arm to its controls, the smallest first."""
+    arm = comparison.difference.arm
+    return sorted((each for each in comparison.controls if each.arm == arm), key=lambda each: each.low)
+
+
+def _explain(comparison: Comparison, controls: list[Difference]) -> str:
+    """State whether what the descriptions say made the difference, or any additional loss would have."""
+    if not controls:
+        return (
+            "Whether the descriptions themselves helped, or any additional loss would have, these runs do not tell: "
+            "compare once more with --controls."
+        )
+    closest = controls[0]
+    mean, low, high = points((closest.mean, closest.low, closest.high))
+    title = shorten(find_arm(comparison, closest.reference).title, 60)
+    if closest.low > 0:
+        every = "the control" if len(controls) == 1 else f"each of the {len(controls)} controls"
+        return (
+            f"What the descriptions say matters: the model is better than {every}, by {mean} points ({low} to {high}) "
+            f"than the closest, {title}."
+        )
+    return (
+        f"That this is due to what the descriptions say is not shown: the control {title} comes within {mean} points "
+        f"({low} to {high})."
+    )
+
+
+def _rules(comparison: Comparison) -> tuple[str, ...]:
+    """Return the rules of the verdict, a sentence each."""
+    level, margin, judged = f"{LEVEL:.0%}", margin_in_words(comparison), _judged(comparison)
+    corrected = f", corrected for {judged} arms by Holm's method" if judged > 1 else ""
+    return (
+        f"Better or worse: a paired test over seeds and test images tells the difference to "
+        f"{comparison.difference.reference} from zero at {level}{corrected}.",
+        f"No difference: two one-sided tests at {level} rule out a difference of {margin} or more (--margin), so the "
+        "90% interval lies within it.",
+        "Cannot be told: neither; and always with one seed.",
+        f"The descriptions made it better: it is better, and better than every control (--controls), each at {level}.",
+    )
+
+
 def other_arms(comparison: Comparison) -> list[str]:
     """State the differences of the arms that the verdict does not judge, a line each."""
+    return [
+        f"{_beside(comparison, other)}: {SHOWN[other.kind(comparison.margin)].format(margin=margin_in_words(comparison))}"
+        for other in comparison.others
+        if find_arm(comparison, other.arm).controls is None
+    ]
+
+
+def control_arms(comparison: Comparison) -> list[str]:
+    """State how controls differ from the baseline, and the arms that they control from them, a line each."""
     lines = []
-    for other in comparison.others:
-        mean, low, high = points((other.mean, other.low, other.high))
-        title = shorten(find_arm(comparison, other.arm).title, 60)
-        lines.append(f"{title}: {percent(mean_accuracy(comparison, other.arm))}, {mean} points ({low} to {high})")
+    others = {other.arm: other for other in comparison.others}
+    for control in comparison.controls:
+        mean, low, high = points((control.mean, control.low, control.high))
+        arm = shorten(find_arm(comparison, control.arm).title, 60)
+        lines.append(f"{_beside(comparison, others[control.reference])}; {arm} {mean} to it ({low} to {high})")
     return lines
+
+
+def _beside(comparison: Comparison, other: Difference) -> str:
+    """Return accuracy and difference of an arm that is not the headline's."""
+    mean, low, high = points((other.mean, other.low, other.high))
+    title = shorten(find_arm(comparison, other.arm).title, 60)
+    return f"{title}: {percent(mean_accuracy(comparison, other.arm))}, {mean} points ({low} to {high})"
 
 
 def find_arm(comparison: Comparison, name: str) -> ArmRecord:

@@ -1,0 +1,180 @@
+"""How often the verdict of a comparison errs, and what it finds: simulated studies with the variance of recorded runs.
+
+    python benchmarks/verdict_error.py
+
+Every study has a baseline, an arm with descriptions, and its five controls, or three more arms, and is judged by the
+code that judges comparisons. Whether an arm is right about an image with a seed is a normal variable above a
+threshold, with correlations among arms, images and seeds that are fitted to the test answers of recorded runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from paired import add_options, save
+from scipy import optimize, stats
+
+from gpt4image.compare.records import Difference
+from gpt4image.compare.summarize import compare_with_baseline
+from gpt4image.probing.intervals import mean_squares
+from gpt4image.probing.verdicts import beats_all
+
+RECORDED = Path(__file__).parents[1] / "studies" / "scarce_labels.json"
+BASELINE, DESCRIBED = "baseline", "described"
+CONTROLS = ("class-name", "shuffled", "shuffled-within-class", "random-words", "random-vectors")
+OTHERS = ("text-labels", "described+text-labels", "self-training")
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Shares of the variance of the latent score by its sources; the rest differs with every answer.
+
+    Attributes:
+        accuracy: share of right answers of the baseline.
+        image: an image is hard for all arms.
+        arm_image: it is harder for one arm.
+        seed_image: one seed, such as its order of images, makes it harder for all arms.
+        seed: a seed, such as its draw of labels, suits all arms.
+        arm_seed: it suits one arm.
+    """
+
+    accuracy: float
+    image: float
+    arm_image: float
+    seed_image: float
+    seed: float
+    arm_seed: float
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> Spread:
+        """Fit to right answers of two arms, float [S, N] each."""
+        seeds, images = first.shape
+        across = ~np.eye(seeds, dtype=bool)
+
+        def together(a: np.ndarray, b: np.ndarray, pairs: np.ndarray) -> float:
+            """Return the correlation of latent scores behind the share of images that both are right about."""
+            both = float((a @ b.T / images)[pairs].mean())
+            cuts = [float(stats.norm.ppf(arm.mean())) for arm in (a, b)]
+
+            def excess(rho: float) -> float:
+                covariance = [[1.0, rho], [rho, 1.0]]
+                return float(stats.multivariate_normal.cdf(cuts, cov=covariance)) - both
+
+            return float(optimize.brentq(excess, -0.9, 0.99))
+
+        image = together(first, second, across)
+        own = (together(first, first, across) + together(second, second, across)) / 2
+        same = together(first, second, ~across)
+        slopes = [float(stats.norm.pdf(stats.norm.ppf(arm.mean()))) for arm in (first, second)]
+        shared = float(np.cov(first.mean(axis=1), second.mean(axis=1))[0, 1]) / (slopes[0] * slopes[1])
+        squares = mean_squares(second - first)[0]
+        apart = (squares[0] - squares[2]) / images / (slopes[0] ** 2 + slopes[1] ** 2)
+        seed, arm_seed = max(shared, 0.0), max(float(apart), 0.0)
+        return cls(float(first.mean()), image, max(own - image, 0.0), max(same - image - seed, 0.0), seed, arm_seed)
+
+    def draw(
+        self, gains: Mapping[str, float], seeds: int, images: int, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Return right answers, float [S, N], of a baseline and of arms that gain so much accuracy over it."""
+
+        def normal(share: float, *shape: int) -> np.ndarray:
+            return share**0.5 * generator.standard_normal(shape)
+
+        common = normal(self.image, 1, images) + normal(self.seed, seeds, 1) + normal(self.seed_image, seeds, images)
+        parts = self.image + self.arm_image + self.seed_image + self.seed + self.arm_seed
+        right = {}
+        for arm, gain in {BASELINE: 0.0, **gains}.items():
+            own = normal(self.arm_image, 1, images) + normal(self.arm_seed, seeds, 1)
+            noise = normal(max(1 - parts, 0.0), seeds, images)
+            scale = max(parts, 1.0) ** 0.5
+            right[arm] = (common + own + noise < scale * stats.norm.ppf(self.accuracy + gain)).astype(float)
+        return right
+
+
+def components(differences: np.ndarray) -> dict[str, float]:
+    """Return the variance components of differences, float [S, N]: of seeds, images and residual."""
+    seeds, images = differences.shape
+    of_seeds, of_images, rest = mean_squares(differences)[0].tolist()
+    return {"seeds": (of_seeds - rest) / images, "images": (of_images - rest) / seeds, "rest": rest}
+
+
+def recorded_spreads(path: Path) -> dict[str, tuple[Spread, dict[str, float]]]:
+    """Return the spread of each case with several recorded draws of trained networks, and what it was fitted to."""
+    draws: dict[str, list[dict[str, Any]]] = {}
+    for name, arms in json.loads(path.read_text()).items():
+        if found := re.fullmatch(r"trained, (.+)-\d+", name):
+            draws.setdefault(found[1], []).append(arms)
+    spreads = {}
+    for case, runs in draws.items():
+        if len(runs) > 2 and all({BASELINE, "text-labels"} <= arms.keys() for arms in runs):
+            first, second = (
+                np.array([arms[arm]["test"] for arms in runs], dtype=float) for arm in (BASELINE, "text-labels")
+            )
+            spreads[case] = Spread.of(first, second), components(second - first)
+    return spreads
+
+
+def scenarios() -> dict[str, dict[str, float]]:
+    """Return what the arms of a study gain over the baseline, by name."""
+    guidance = dict.fromkeys((DESCRIBED, *CONTROLS), 0.05)
+    nothing = dict.fromkeys((DESCRIBED, *CONTROLS), 0.0)
+    found = {"no effect": nothing, "no effect, four arms": dict.fromkeys((DESCRIBED, *OTHERS), 0.0)}
+    found["guidance alone, 5 points"] = guidance
+    return found | {f"descriptions, {points} points": nothing | {DESCRIBED: points / 100} for points in (2, 5, 10)}
+
+
+def judge_study(right: Mapping[str, np.ndarray]) -> dict[str, bool]:
+    """Return which claims a study makes."""
+    seeds = range(len(right[BASELINE]))
+    controls = {arm: DESCRIBED if arm in CONTROLS else None for arm in right}
+    found = compare_with_baseline(DESCRIBED, right, controls, seeds, MARGIN)
+    difference: Difference = found["difference"]
+    kind = difference.kind(MARGIN)
+    others = [other.kind(MARGIN) for other in found["others"] if controls[other.arm] is None]
+    return {
+        "training with descriptions helps": kind == "better",
+        "the descriptions help": kind == "better" and beats_all([each.low for each in found["controls"]]),
+        "hurts": kind == "worse",
+        "no difference of 1 point": kind == "equal",
+        "cannot be told": kind == "undecided",
+        "any arm helps": "better" in (kind, *others),
+    }
+
+
+def main() -> None:
+    """Print and save the shares of verdicts in every scenario."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=200, help="studies for each scenario")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 10])
+    parser.add_argument("--images", type=int, nargs="+", default=[450, 5000])
+    parser.add_argument("--recorded", type=Path, default=RECORDED, help="test answers by case, draw and arm")
+    add_options(parser, rounds=1)
+    asked = parser.parse_args()
+    generator, rows = np.random.default_rng(0), []
+    for case, (spread, fitted) in recorded_spreads(asked.recorded).items():
+        check = spread.draw({DESCRIBED: 0.0}, 200, 2000, generator)
+        rows.append({"case": case, "spread": vars(spread), "recorded": fitted,
+                     "simulated": components(check[DESCRIBED] - check[BASELINE])})  # fmt: skip
+        print(f"{case}: variance components of the difference, recorded and simulated\n  {fitted}\n"
+              f"  {rows[-1]['simulated']}")  # fmt: skip
+        for images in asked.images:
+            for seeds in asked.seeds:
+                for name, gains in scenarios().items():
+                    studies = [judge_study(spread.draw(gains, seeds, images, generator)) for _ in range(asked.studies)]
+                    shares = {claim: float(np.mean([found[claim] for found in studies])) for claim in studies[0]}
+                    rows.append({"case": case, "seeds": seeds, "images": images, "scenario": name, "shares": shares})
+                    shown = ", ".join(f"{claim} {share:.1%}" for claim, share in shares.items() if share)
+                    print(f"{case}, {seeds} seeds, {images} images, {name}: {shown}", flush=True)
+    save("verdict_error", asked, rows)
+
+
+if __name__ == "__main__":
+    main()
