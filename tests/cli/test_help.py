@@ -1,6 +1,7 @@
 """Help: the main options by default, every option on request, from the fields that are parsed."""
 
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -60,7 +61,7 @@ def test_short_help_fits_80_columns_and_has_an_example_that_parses(name, monkeyp
         assert flags(shown) >= {f"--{option}" for option in short}
         assert f"gpt4image {name} --help-all" in shown
     if example:
-        assert isinstance(parse([*name.split(), *example.split(" > ")[0].split()]), COMMANDS[name])
+        assert isinstance(parse([*name.split(), *shlex.split(example.split(" > ")[0])]), COMMANDS[name])
 
 
 def test_help_and_import_load_nothing_heavy():

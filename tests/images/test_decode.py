@@ -393,3 +393,10 @@ def test_colour_of_sixteen_bits_is_as_pillow_reads_it():
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3))
     assert (pixels(wide_png(values)) == values >> 8).all()
     assert (pixels(wide_png(values * 0)) == 0).all()
+
+
+def test_scikit_learn_copies_the_warning_filters_into_its_threads():
+    from sklearn.utils.parallel import Parallel, delayed
+
+    decode(encode(Image.fromarray(RGB)), "x")
+    assert Parallel(n_jobs=2, backend="threading")(delayed(abs)(-1) for _ in range(2)) == [1, 1]

@@ -366,6 +366,7 @@ class _Decoding(threading.local):
     """
 
     active = False
+    pattern = "(?!)"  # matches nothing: scikit-learn copies filters into its threads by their patterns
 
     def match(self, _text: str, _position: int = 0) -> bool:
         return self.active

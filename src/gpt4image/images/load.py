@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -88,19 +89,8 @@ def load_images(
         check_label_forms(listing, str(source))
     without = ColumnNames(image_column, labelled=False)
     listing = join_listings(listing, {str(further): list_source(further, without, kept) for further in unlabelled})
-    outcome = scan(listing, Path(work) if work is not None else None, max_pixels, workers)
-    # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
-    good = outcome["id"].is_valid()
-    faulty = pc.invert(good)
-    faults = zip(
-        listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
-    )
-    bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
-    _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad_image)
-    rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
-    table = _without_labelled_copies(
-        ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
-    )
+    found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
+    table = _without_labelled_copies(found)
     _require_two_classes(table)
     splits = complete_splits(
         np.asarray(table.rows["split"].to_numpy(), dtype=str),
@@ -115,6 +105,66 @@ def load_images(
     _report_untrained_classes(table, splits)
     column = table.rows.schema.get_field_index("split")
     return replace(table, rows=table.rows.set_column(column, "split", pa.array(splits, pa.string())))
+
+
+def load_pictures(
+    source: str | Path, *, work: Path | None = None, image_column: str | None = None, max_pixels: int = MAX_PIXELS
+) -> ImageTable:
+    """Load images to look at, not to train on: of any source, with labels where there are any, all in one split.
+
+    Args:
+        source: as for `load_images`, or a folder of images without class folders.
+        work: the work directory that remembers outcomes.
+        image_column: the column that holds the images, if it has none of the usual names.
+        max_pixels: the largest width x height that is decoded.
+
+    Returns:
+        The distinct images, in the split `train`; unreadable ones and further copies are in `rejected`.
+
+    Raises:
+        DataError: the source cannot be used.
+    """
+    kept = work / "images" / "tars" if work is not None else None
+    with doing(f"Listing {source}"):
+        listing = list_source(source, ColumnNames(image_column, labelled=False), kept)
+        with suppress(DataError):  # there are no labels, or none that can be used
+            listing = _with_labels(listing, list_source(source, ColumnNames(image_column), kept))
+    table = _read_images(listing, source, work, max_pixels, None, "skip")
+    _, first = np.unique(table.ids, return_index=True)
+    copies = np.setdiff1d(np.arange(len(table)), first)
+    rows = table.rows.take(pa.array(np.sort(first))).combine_chunks()
+    rows = rows.set_column(rows.schema.get_field_index("split"), "split", pa.repeat(pa.scalar("train"), len(rows)))
+    others = tuple(RejectedImage(table.path(row), "the same image as another") for row in copies.tolist())
+    return replace(table, rows=rows, rejected=(*table.rejected, *others))
+
+
+def _with_labels(listing: Listing, labelled: Listing) -> Listing:
+    """Return a listing of unlabelled images with the labels that another listing has for some of them."""
+    if len(labelled.classes) < 2:  # a folder below is no class
+        return listing
+    # paths name the files of folders and tars; tables may name an image twice, but number their rows alike
+    by = "path" if pc.count_distinct(labelled.rows["path"]).as_py() == len(labelled.rows) else "row"
+    places = pc.index_in(listing.rows[by], value_set=labelled.rows[by].combine_chunks())
+    labels = pc.fill_null(labelled.rows["label"].take(places), -1)
+    column = listing.rows.schema.get_field_index("label")
+    return replace(listing, rows=listing.rows.set_column(column, "label", labels), classes=labelled.classes)
+
+
+def _read_images(
+    listing: Listing, source: str | Path, work: Path | None, max_pixels: int, workers: int | None, on_bad: OnBadImage
+) -> ImageTable:
+    """Read, hash and decode the images of a listing once, and leave out those that cannot be used."""
+    outcome = scan(listing, work, max_pixels, workers)
+    # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
+    good = outcome["id"].is_valid()
+    faulty = pc.invert(good)
+    faults = zip(
+        listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
+    )
+    bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
+    _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
+    rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
+    return ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
 
 
 def _without_unlabelled_splits(listing: Listing) -> Listing:

@@ -24,9 +24,9 @@ Thumbnails = Callable[[str], str | None]
 _URL = re.compile(r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
-def thumbnail(picture: Image.Image) -> str:
-    """Return a small JPEG as a `data:` URL. The picture, 8-bit RGB, is shrunk in place."""
-    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+def thumbnail(picture: Image.Image, pixels: int = THUMBNAIL_PIXELS) -> str:
+    """Return a small JPEG as a `data:` URL. The picture, 8-bit RGB, is shrunk in place to this width and height."""
+    picture.thumbnail((pixels, pixels))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

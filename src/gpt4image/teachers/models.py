@@ -16,6 +16,7 @@ from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
 from gpt4image.train.backbone import check_image_size, create_model, model_options
 from gpt4image.train.run import load_backbone, open_run
+from gpt4image.train.text_space import TextSpace
 from gpt4image.train.weights import load_weights
 
 
@@ -124,6 +125,20 @@ class RunTeacher(ImageTeacher):
             run = open_run(folder)
             built, config, classes = load_backbone(run), run.preprocessing, run.classes
         super().__init__(built, timm_preparation(config), device, name=name, classes=classes)
+
+
+class ProjectedTeacher(ImageTeacher):
+    """A run's images in the text space that it was aligned with.
+
+    Args:
+        space: the text space.
+        device: where it runs; default a GPU if there is one.
+    """
+
+    def __init__(self, space: TextSpace, device: torch.device | None = None) -> None:
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = f"text-space:{space.run.layout.folder.name}"
+        super().__init__(space.projection, timm_preparation(space.run.preprocessing), device, name=name)
 
 
 def read_exported(folder: Path) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:

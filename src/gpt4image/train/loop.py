@@ -43,6 +43,7 @@ class Progress:
         best_epoch: epoch of the highest validation accuracy, the first of equals.
         best_accuracy: that accuracy.
         best_weights: weights of the trained part after that epoch, on the CPU.
+        best_heads: those of the alignment heads, likewise; empty in checkpoints of version 0.1.
         seconds: time spent.
     """
 
@@ -54,6 +55,7 @@ class Progress:
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_heads: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -100,9 +102,9 @@ class Trainer:
         return model
 
     @property
-    def kept_backbone(self) -> nn.Module:
-        """The backbone that is validated and saved: the moving average if there is one."""
-        kept: nn.Module = (self.ema.module if self.ema else self.plain_model).backbone
+    def kept_model(self) -> AlignedModel:
+        """The model that is validated and saved: the moving average if there is one."""
+        kept: AlignedModel = self.ema.module if self.ema else self.plain_model
         return kept
 
 
@@ -196,14 +198,14 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
 
 def validate(trainer: Trainer) -> float:
     """Return the accuracy on the validation images, expected where their labels are probabilities."""
-    logits = predict_logits(trainer.kept_backbone, trainer.validation, trainer.normalize, trainer.accelerator)
+    logits = predict_logits(trainer.kept_model.backbone, trainer.validation, trainer.normalize, trainer.accelerator)
     predictions = torch.from_numpy(logits).argmax(dim=1)
     return float(trainer.validation_targets.gather(1, predictions[:, None]).mean())
 
 
 def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float) -> None:
     """Append the epoch to the history, keep its weights if they are the best so far, and move on to the next."""
-    progress, watch = trainer.progress, trainer.watch
+    progress, watch, kept = trainer.progress, trainer.watch, trainer.kept_model
     progress.seconds += seconds
     progress.history.append(
         {
@@ -217,9 +219,14 @@ def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float)
     )
     if trainer.recipe.keep == "last" or accuracy > progress.best_accuracy:
         progress.best_epoch, progress.best_accuracy = progress.epoch, accuracy
-        progress.best_weights = {k: v.detach().cpu().clone() for k, v in trainer.kept_backbone.state_dict().items()}
+        progress.best_weights, progress.best_heads = map(_copy_state, (kept.backbone, kept.heads))
     watch.classification_sum = watch.alignment_sum = 0.0
     progress.epoch, progress.step = progress.epoch + 1, 0
+
+
+def _copy_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's state on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 class LossWatch:

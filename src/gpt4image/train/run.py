@@ -29,6 +29,7 @@ from gpt4image.train.processes import loader_workers, make_accelerator, on_this_
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec
+from gpt4image.train.text_space import save_heads
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 
@@ -219,16 +220,18 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.Open
                 raise KeyboardInterrupt from None
             raise
     if accelerator.is_main_process:
-        write_result(trainer, backbone, spec.layout)
+        write_result(trainer, backbone, spec)
 
 
-def write_result(trainer: Trainer, backbone: nn.Module, layout: RunLayout) -> None:
+def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     """Write the best weights and, last, the result; then delete the checkpoint."""
-    progress = trainer.progress
+    progress, layout = trainer.progress, spec.layout
     trained = trainer.plain_model.backbone
     trained.load_state_dict(progress.best_weights)
     with atomic_write(layout.weights) as file:
         file.write(safetensors_bytes(whole_state(backbone, trained)))
+    if progress.best_heads:
+        save_heads(layout.heads, trainer.plain_model, progress.best_heads, spec.guidance.sources)
     result = {
         "preprocessing": preprocessing(backbone, trainer.recipe.image_size),
         "best_epoch": progress.best_epoch,

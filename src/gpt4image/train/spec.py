@@ -128,6 +128,7 @@ class RunLayout(Layout):
     images = File("images.parquet")  # ids, labels and splits of the images, to say later what has changed
     checkpoint = File("checkpoint.pt")  # state of an unfinished run
     weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
+    heads = File("heads.safetensors")  # its alignment heads, for search in text space; not part of an export
     result = File("result.json")  # best epoch and history; written last, so a run with a result is finished
     lock = File("run.lock")  # held while a process trains the run
     predictions = File("test.safetensors")  # logits of the test images

@@ -8,6 +8,7 @@ from typing import Protocol
 from gpt4image.cli.commands.deploy import Export, Predict
 from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
 from gpt4image.cli.commands.embed import Audit, Embed, EmbedCompare, EmbedImages, Label
+from gpt4image.cli.commands.search import Map, Search, ZeroShot
 from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
 from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 
@@ -37,6 +38,9 @@ COMMANDS: dict[str, type[Command]] = {
     "report": Report,
     "export": Export,
     "predict": Predict,
+    "search": Search,
+    "zero-shot": ZeroShot,
+    "map": Map,
     "doctor": Doctor,
     "completion": Completion,
 }

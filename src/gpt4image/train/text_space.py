@@ -1,0 +1,227 @@
+"""The text space that a run was aligned with: its heads, kept beside the backbone, put images and texts into it.
+
+What is deployed stays a plain backbone; the heads serve search and answers for classes that were never trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from gpt4image.align.aligned_model import AlignedModel
+from gpt4image.align.head import AlignmentHead
+from gpt4image.align.pairs import unit_length
+from gpt4image.align.projector import Projector
+from gpt4image.align.text import Moments, TextAdapter, TextTransform
+from gpt4image.core.errors import ConfigError, StoreError
+from gpt4image.core.files import atomic_write, digest
+from gpt4image.core.record import Record
+from gpt4image.embed.encoders import load_encoder
+from gpt4image.embed.runner import LongText, encode_batch
+from gpt4image.train.guidance import VectorSource, is_text
+
+if TYPE_CHECKING:
+    from gpt4image.embed.encoders import TextEncoder
+    from gpt4image.train.run import TrainedRun
+
+BATCH = 64  # texts encoded at a time
+
+
+class HeadRecord(Record):
+    """What it takes to build a head again, besides the recipe.
+
+    Attributes:
+        encoders: names of the text encoders whose vectors it was aligned with, side by side; a vision teacher's name.
+        revisions: their revisions.
+        long_text: what was done with texts longer than they read.
+        text: whether the vectors are those of texts.
+        in_features: width F of the features.
+        width: width D of the vectors.
+        tap: name of the module whose output it projects; None for the classifier's input.
+        pool: how that output became a vector.
+        space: the transformation of the texts (`align.text.TextTransform`).
+        adapter: whether a learned one followed.
+    """
+
+    encoders: list[str]
+    revisions: list[str]
+    long_text: LongText
+    text: bool
+    in_features: int
+    width: int
+    tap: str | None
+    pool: str
+    space: str
+    adapter: bool
+
+
+def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], sources: Sequence[VectorSource]) -> None:
+    """Write the heads of a model with another state than its own, without what only their losses need.
+
+    Args:
+        path: the file.
+        model: the model that was trained.
+        state: state of its heads, by the names of `model.heads.state_dict()`.
+        sources: the sources of vectors that the heads are aligned with.
+    """
+    records = []
+    for head in model.heads:
+        assert isinstance(head, AlignmentHead)
+        stores = sources[head.source].stores
+        first = next(part for part in head.projector.modules() if isinstance(part, nn.Linear))
+        records.append(
+            HeadRecord(
+                encoders=[store.manifest.encoder for store in stores],
+                revisions=[store.manifest.revision for store in stores],
+                long_text="pool" if stores[0].manifest.long_text == "pool" else "truncate",
+                text=is_text(stores[0]),
+                in_features=first.in_features,
+                width=sources[head.source].width,
+                tap=head.tap,
+                pool=head.pool,
+                space=head.transform.space if head.transform else "raw",
+                adapter=head.adapter is not None,
+            ).model_dump()
+        )
+    tensors = {name: value.contiguous() for name, value in state.items() if name.split(".")[1] != "loss"}
+    with atomic_write(path) as file:
+        file.write(save(tensors, {"heads": json.dumps(records)}))
+
+
+@dataclass(frozen=True)
+class TextSpace:
+    """Images and texts as unit vectors of one space, in which the dot product is their similarity.
+
+    Attributes:
+        run: the run whose model it is.
+        model: its backbone with one head, on the CPU, in evaluation mode.
+        record: that head.
+    """
+
+    run: TrainedRun
+    model: AlignedModel
+    record: HeadRecord
+
+    @property
+    def projection(self) -> nn.Module:
+        """A module that maps prepared images [B, 3, H, W] to vectors [B, D], of any length."""
+        return _Projection(self.model)
+
+    def encode(self, texts: Sequence[str], encoders: Sequence[TextEncoder] | None = None) -> np.ndarray:
+        """Return the unit vectors of texts, float32 [N, D].
+
+        Args:
+            texts: the texts.
+            encoders: the encoders of the run, if they are loaded already.
+
+        Raises:
+            ConfigError: an encoder cannot be loaded, or is not the one that the run was aligned with.
+        """
+        encoders = encoders or self.load_encoders()
+        parts = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
+        columns = [
+            np.concatenate([encode_batch(part, encoder, self.record.long_text) for part in parts])
+            for encoder in encoders
+        ]
+        vectors = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
+        head = self.model.heads[0]
+        assert isinstance(head, AlignmentHead)
+        with torch.inference_mode():
+            for change in (head.transform, head.adapter):
+                vectors = vectors if change is None else change(unit_length(vectors))
+            return np.asarray(unit_length(vectors).numpy())
+
+    def load_encoders(self) -> list[TextEncoder]:
+        """Load the encoders whose texts the run was aligned with. ConfigError if one has changed since."""
+        found = []
+        for name, revision in zip(self.record.encoders, self.record.revisions, strict=True):
+            encoder = load_encoder(name)
+            # vectors in bfloat16 differ by less than search can tell
+            if revision not in (encoder.revision, digest(encoder.revision, "bfloat16")):
+                raise ConfigError(
+                    f"The text encoder {name} has changed since {self.run.layout.folder} was trained, so its vectors "
+                    "mean something else. Install the version of then, or train the run again."
+                )
+            found.append(encoder)
+        return found
+
+
+def open_text_space(run: TrainedRun) -> TextSpace:
+    """Open the text space of a finished run: of its heads the first on texts, at the classifier's input if one is.
+
+    Raises:
+        ConfigError: the run was not aligned with texts.
+        StoreError: its heads were not kept, or are damaged.
+    """
+    from gpt4image.train.run import load_backbone
+
+    path = run.layout.heads
+    if not path.exists():
+        if not run.arm.uses_text or not run.recipe.weight:
+            raise ConfigError(
+                f"{run.layout.folder} was trained without aligning images with texts, so it has no text space. Choose "
+                "a run of the arm described (--run)."
+            )
+        raise StoreError(
+            f"{run.layout.folder} holds no {path.name}: it was trained by an earlier version, which did not keep it. "
+            "Train it again in another work directory."
+        )
+    records, tensors = _read(path)
+    order = sorted(range(len(records)), key=lambda at: (not records[at].text, records[at].tap is not None, at))
+    number = order[0]
+    record = records[number]
+    if not record.text:
+        raise ConfigError(f"{run.layout.folder} was aligned with vision teachers alone, so it cannot be asked by text.")
+    head = _build_head(record, run)
+    own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
+    try:
+        missing, unexpected = head.load_state_dict(own, strict=False)
+    except RuntimeError as error:
+        raise StoreError(f"{path} does not fit the run's recipe ({error}). Train the run again.") from None
+    missing = [name for name in missing if not name.startswith("loss.")]
+    if missing or unexpected:
+        raise StoreError(f"{path} does not fit the run's recipe: {[*missing, *unexpected][:3]}. Train the run again.")
+    return TextSpace(run, AlignedModel(load_backbone(run), head).eval(), record)
+
+
+def _build_head(record: HeadRecord, run: TrainedRun) -> AlignmentHead:
+    width = record.width
+    some = Moments(1, torch.zeros(width, dtype=torch.float64), torch.eye(width, dtype=torch.float64))
+    return AlignmentHead(
+        Projector(record.in_features, width, run.recipe.projector_hidden, run.recipe.projector),
+        transform=None if record.space == "raw" else TextTransform(record.space, some),  # its state is read
+        adapter=TextAdapter(width) if record.adapter else None,
+        tap=record.tap,
+        pool=record.pool,
+    )
+
+
+def _read(path: Path) -> tuple[list[HeadRecord], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            content: list[dict[str, Any]] = json.loads(file.metadata()["heads"])
+            return [HeadRecord(**record) for record in content], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Train the run again.") from None
+
+
+class _Projection(nn.Module):
+    """Images to their projected features."""
+
+    def __init__(self, model: AlignedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return projected features [B, D] of images [B, 3, H, W]."""
+        projected: Tensor = self.model(images).projected[0]
+        return projected
