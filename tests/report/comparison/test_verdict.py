@@ -75,7 +75,7 @@ def test_controls_are_listed_apart_from_other_arms():
     comparison = with_controls((0.04, 0.02, 0.06))
     assert other_arms(comparison) == []
     (line,) = control_arms(comparison)
-    assert "with shuffled: " in line and "With descriptions +4.0 points to it (+2.0 to +6.0)" in line
+    assert "with shuffled: " in line and "With descriptions minus this: +4.0 points (+2.0 to +6.0)" in line
 
 
 @pytest.mark.parametrize(("margin", "words"), [(0.01, "1 point"), (0.025, "2.5 points")])

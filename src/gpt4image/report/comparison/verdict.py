@@ -171,8 +171,9 @@ def _rules(comparison: Comparison) -> tuple[str, ...]:
 
 def other_arms(comparison: Comparison) -> list[str]:
     """State the differences of the arms that the verdict does not judge, a line each."""
+    margin = margin_in_words(comparison)
     return [
-        f"{_beside(comparison, other)}: {SHOWN[other.kind(comparison.margin)].format(margin=margin_in_words(comparison))}"
+        f"{_beside(comparison, other)}: {SHOWN[other.kind(comparison.margin)].format(margin=margin)}"
         for other in comparison.others
         if find_arm(comparison, other.arm).controls is None
     ]
@@ -185,7 +186,9 @@ def control_arms(comparison: Comparison) -> list[str]:
     for control in comparison.controls:
         mean, low, high = points((control.mean, control.low, control.high))
         arm = shorten(find_arm(comparison, control.arm).title, 60)
-        lines.append(f"{_beside(comparison, others[control.reference])}; {arm} {mean} to it ({low} to {high})")
+        lines.append(
+            f"{_beside(comparison, others[control.reference])}; {arm} minus this: {mean} points ({low} to {high})"
+        )
     return lines
 
 
