@@ -17,9 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more thre
 
 
 @pytest.fixture(autouse=True)
-def no_notices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What commands print must not depend on how long their steps take."""
+def notes_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Print notes as the command line does. What commands print must not depend on how long their steps take."""
+    from gpt4image.core.console import command_output
+
     monkeypatch.setattr("gpt4image.core.console.QUIET_SECONDS", 1e6)
+    with command_output():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from .align.text import Moments as Moments
 from .align.text import TextAdapter as TextAdapter
 from .align.text import TextTransform as TextTransform
 from .compare.arms import compare_arms as compare_arms
+from .core.console import show_progress as show_progress
 from .core.errors import Gpt4ImageError as Gpt4ImageError
 from .descriptions import DescriptionSet as DescriptionSet
 from .descriptions import DescriptionStore as DescriptionStore

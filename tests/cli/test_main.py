@@ -156,7 +156,7 @@ def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):
         ask_user(estimate)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, expected in (("y", True), ("Yes ", True), ("", False), ("n", False)):
-        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        monkeypatch.setattr("builtins.input", lambda answer=answer: answer)
         assert ask_user(estimate) is expected
     assert "money: $3.00 online" in capsys.readouterr().err
 

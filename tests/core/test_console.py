@@ -1,8 +1,13 @@
 """Notes and results: escaped, and wrapped on a terminal only."""
 
+import ast
 import io
+import logging
+import shutil
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -83,7 +88,7 @@ def test_lines_inside_a_line_move_it_and_stay(capsys):
     shown = capsys.readouterr().err
     shown = [" ".join(line.split()) for line in shown.splitlines()]
     assert [line[:10] for line in shown] == ["Run 2 of 3", "Run 3 of 3", "All 3 runs"]
-    assert "7/7" in shown[0] and "3/3" in shown[2]
+    assert "7 of 7" in shown[0] and "3 of 3" in shown[2]
 
 
 def test_time_left_for_all_runs_is_known_when_a_run_begins():
@@ -137,3 +142,64 @@ def test_results_come_after_what_was_going_on_is_taken_off_the_terminal(terminal
             console.say("a note")
     assert console._OPEN == [] and capsys.readouterr().out == "red\t0.9\n"
     assert "a note" in terminal.getvalue()
+
+
+def test_library_notes_are_records_named_by_their_module(image_set, tmp_path):
+    code = """
+import logging, sys
+from gpt4image import load_images, show_progress
+if len(sys.argv) > 2:
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(filename)s", stream=sys.stdout)
+load_images(sys.argv[1])
+"""
+    folder = shutil.copytree(image_set, tmp_path / "images")
+    (folder / "red" / "broken.png").write_bytes(b"broken")
+    runs = [
+        subprocess.run([sys.executable, "-c", code, str(folder), *more], capture_output=True, text=True, check=True)
+        for more in ([], ["all"])
+    ]
+    assert [run.stderr for run in runs] == ["", ""]
+    assert runs[0].stdout == ""
+    lines = {line for line in runs[1].stdout.splitlines() if line.startswith("gpt4image")}
+    assert "gpt4image.images.splits INFO splits.py" in lines
+
+
+def test_library_prints_nothing():
+    """Results are printed by commands, through the console, and by nothing else."""
+    package = Path(console.__file__).parents[1]
+    results = {"show", "write", "result", "ask"}
+    wrong = []
+    for path in package.rglob("*.py"):
+        file = path.relative_to(package).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name in {"print", "input", "sys.stdout.write", "sys.stderr.write", "traceback.print_exc"}:
+                    wrong += [f"{file}: {name}"] * (file not in {"core/console.py", "cli/main.py"})
+                if name in {f"console.{each}" for each in results}:
+                    wrong += [f"{file}: {name}"] * (not file.startswith("cli/"))
+            elif isinstance(node, ast.ImportFrom) and node.module == "gpt4image.core.console":
+                taken = results.intersection(name.name for name in node.names)
+                wrong += [f"{file}: {taken}"] * (bool(taken) and not file.startswith("cli/"))
+    assert wrong == []
+
+
+def test_level_of_a_note_follows_its_style(caplog):
+    for style in console.LEVELS:
+        console.say("100% of a note", style)
+    assert [record.levelno for record in caplog.records] == [logging.INFO, logging.WARNING, logging.ERROR]
+    assert {record.getMessage() for record in caplog.records} == {"100% of a note"}
+
+
+def test_progress_turned_off_draws_nothing_on_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=screen, force_terminal=True))
+    monkeypatch.setattr(console, "_output", console.Output())
+    console.show_progress(False)
+    with console.progress("Train", 2) as meter, console.doing("Thinking"):
+        meter.advance(2)
+    assert [line for line in screen.getvalue().splitlines() if "%" in line or "━" in line] == []
+    console.show_progress(True)
+    with console.progress("Train", 2) as meter:
+        meter.advance(2)
+    assert "━" in screen.getvalue()

@@ -47,7 +47,7 @@ def test_key_is_reported_but_never_shown(monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert main(["doctor", "--json"]) == 0
     out = capsys.readouterr().out
-    found = {entry["name"]: entry for entry in json.loads(out)}
+    found = {entry["name"]: entry for entry in json.loads(out)["findings"]}
     assert found["OPENAI_API_KEY"]["state"] == "ok" and found["HF_TOKEN"]["state"] == "missing"
     assert "sk-very-secret" not in out
 

@@ -21,10 +21,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tyro
 
 from gpt4image.core.invocation import in_users_words
+from gpt4image.core.options import OutputOptions
 from gpt4image.core.registry import Registry
 from gpt4image.core.validation import field_types
 
 TITLE = "Options"  # of the fields of the command itself
+OUTPUT = tuple(field.name for field in fields(OutputOptions))
 HELP_COLUMN = 26
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT"}
 
@@ -69,13 +71,16 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
     short: tuple[str, ...] = getattr(command, "SHORT", ())
     if short and not everything:
         by_name = {option.name: option for options in flags.values() for option in options}
-        flags = {"Main options": [by_name[key] for key in short]}
+        flags = {"Main options": [by_name[key] for key in (*short, *OUTPUT)]}
     words = [*(option.usage for option in arguments), *(["[options]"] if any(flags.values()) else [])]
     usage = " ".join([f"usage: gpt4image {name}", *words])
     parts = [usage, *(textwrap.fill(" ".join(part.split()), width) for part in str(command.__doc__).split("\n\n"))]
     for title, options in {"": arguments, **flags}.items():
         lines = [line for option in options for line in two_columns(option.usage, option.about)]
         parts += ["\n".join([f"{title}:" if title else "Arguments:", *lines])] if lines else []
+    if everything:
+        keys = [line for key, about in getattr(command, "KEYS", {}).items() for line in two_columns(key, about)]
+        parts.append("\n".join(["Keys of the JSON object:", *keys]))
     if example := getattr(command, "EXAMPLE", ""):
         parts.append(f"Example:\n  gpt4image {name} {example}")
     if short and not everything:
@@ -84,12 +89,14 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
 
 
 def option_groups(command: type) -> dict[str, list[Option]]:
-    """Return the options of a command by the title of their group, those of the command itself first."""
+    """Return the options of a command by the title of their group, those of the command first, of its output last."""
     groups: dict[str, list[Option]] = {TITLE: []}
+    output: list[Option] = []
     for field in fields(command):
         kind = field_types(command)[field.name]
         if not is_dataclass(kind):
-            groups[TITLE].append(describe(field, kind, docstrings(command)[field.name]))
+            options = output if field.name in OUTPUT else groups[TITLE]
+            options.append(describe(field, kind, docstrings(command)[field.name]))
             continue
         assert isinstance(kind, type)
         for group in reversed(kind.__mro__):  # a base class is a group of its own
@@ -98,7 +105,7 @@ def option_groups(command: type) -> dict[str, list[Option]]:
             groups |= {
                 title: [describe(part, field_types(kind)[part.name], docstrings(kind)[part.name]) for part in own]
             }
-    return groups
+    return {**groups, str(OutputOptions.__doc__).rstrip("."): output}
 
 
 def describe(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: ANN401 - any field's type

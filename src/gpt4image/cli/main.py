@@ -13,7 +13,7 @@ from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
-from gpt4image.core.console import doing, say, wrap
+from gpt4image.core.console import command_output, doing, result, say, wrap
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.invocation import NAME, Invocation, in_users_words, invoked, typed_program
 from gpt4image.core.options import DataOptions
@@ -34,11 +34,13 @@ RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0 is success, 1 an error that the message explains, 3 if some descriptions or predictions failed, 130 an interrupt.
+    0 is success, 1 an error that the message explains, 2 an unknown option, 3 if some descriptions or predictions
+    failed, 130 an interrupt.
     """
     program = typed_program() if arguments is None else NAME
     typed = tuple(sys.argv[1:] if arguments is None else arguments)
-    with invoked(Invocation(program, typed, frozenset(name.split()[0] for name in COMMANDS))):
+    output = command_output(json="--json" in typed, quiet="--quiet" in typed)
+    with invoked(Invocation(program, typed, frozenset(name.split()[0] for name in COMMANDS))), output:
         return run(list(typed))
 
 
@@ -53,6 +55,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except (Gpt4ImageError, OSError) as error:  # OSError: a full disk, a read-only folder
         say(f"error: {error}", style="red")
+        result(error=str(error), kind=type(error).__name__)
         return 1
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to resume.")

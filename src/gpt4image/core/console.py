@@ -1,10 +1,14 @@
-"""Progress lines and notes on standard error, and results on standard output.
+"""Notes, progress lines and results.
 
-Only the first of several training processes writes to standard error.
+A note is a record of the standard `logging`, under `gpt4image`. A Python program does with it what it likes; the
+command line prints it on standard error (`command_output`), where progress lines are drawn too. Results go to standard
+output, as text or as one JSON object. Only the first of several training processes writes anything.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import shutil
 import sys
@@ -13,20 +17,82 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gpt4image.core.format import printable
-from gpt4image.core.invocation import in_users_words
+from gpt4image.core.format import duration, printable
+from gpt4image.core.invocation import NAME, in_users_words
 
 LOG_SECONDS = 60
+LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
-# in a notebook rich would need widgets; plain lines need nothing
-console = Console(stderr=True, highlight=False, force_jupyter=False, quiet=os.environ.get("RANK", "0") != "0")
+# In a notebook rich draws by ipywidgets; without them progress is logged, as where there is no terminal.
+_in_notebook = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+console = Console(stderr=True, highlight=False, force_jupyter=_in_notebook, quiet=os.environ.get("RANK", "0") != "0")
+
+
+@dataclass
+class Output:
+    """What is written besides records of `logging`.
+
+    Attributes:
+        progress: whether progress lines are drawn, on a terminal and in a notebook.
+        json: whether the result is a JSON object in place of text.
+    """
+
+    progress: bool = True
+    json: bool = False
+
+
+_output = Output()
+
+
+def show_progress(on: bool) -> None:
+    """Turn progress lines on or off, for all later calls. Notes are records of `logging` either way."""
+    _output.progress = on
+
+
+def is_drawn() -> bool:
+    """Whether progress is drawn; otherwise it is logged."""
+    return _output.progress and (console.is_terminal or console.is_jupyter)
+
+
+@contextmanager
+def command_output(*, json: bool = False, quiet: bool = False) -> Iterator[None]:
+    """Print notes on standard error, as the command line does.
+
+    Args:
+        json: print the result as one JSON object (`result`) in place of text.
+        quiet: print warnings and errors only, and no progress.
+    """
+    global _output  # noqa: PLW0603 - the process has one standard output
+    logger, before = logging.getLogger(NAME), _output
+    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [_ConsoleHandler()], False
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    _output = Output(progress=not quiet, json=json)
+    try:
+        yield
+    finally:
+        _hush()
+        _output = before
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints records on standard error; progress lines stay below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record in the colour of its level."""
+        style = next((style for style, level in reversed(LEVELS.items()) if record.levelno >= level), "dim")
+        console.print(Text(self.format(record), style=style))
 
 
 QUIET_SECONDS = 0.5
@@ -43,7 +109,7 @@ def doing(what: str) -> Iterator[None]:
     """
     _hush()
     with ExitStack() as stack:
-        if console.is_terminal:
+        if is_drawn():
             meter = Meter(stack.enter_context(_open_lines(transient=True)), what, None)
             stack.callback(meter.close, keep=False)
         else:
@@ -63,9 +129,16 @@ def _hush() -> None:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a note on standard error, in the user's words; control characters are escaped."""
+    """Log a note in the user's words, with control characters escaped, under the name of the module that calls.
+
+    Args:
+        text: the note.
+        style: "" for information, "yellow" for a warning, "red" for an error.
+    """
     _hush()
-    console.print(Text("\n".join(map(printable, in_users_words(text).split("\n"))), style=style))
+    caller = str(sys._getframe(1).f_globals.get("__name__"))
+    logger = logging.getLogger(caller if caller.startswith(f"{NAME}.") else NAME)
+    logger.log(LEVELS[style], "\n".join(_escaped_lines(text)), stacklevel=2)
 
 
 def show(text: str) -> None:
@@ -73,18 +146,42 @@ def show(text: str) -> None:
 
     Control characters are escaped.
     """
-    _hush()
-    lines = list(map(printable, in_users_words(text).split("\n")))
+    lines = _escaped_lines(text)
     if sys.stdout.isatty():  # a pipe gets whole lines
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in wrap(line, width)]
-    print("\n".join(lines))
+    write("\n".join(lines))
 
 
 def write(text: str) -> None:
     """Print text on standard output as it is: rows of a table, or a command to copy."""
     _hush()
-    print(text)
+    if not _output.json and not console.quiet:
+        print(text)
+
+
+def result(**fields: object) -> None:
+    """Print a command's result as one JSON object on a line, if the user wants that in place of text (`--json`).
+
+    Records, dataclasses and paths become objects and strings, numbers that are not finite become null.
+    """
+    _hush()
+    if _output.json and not console.quiet:
+        from pydantic_core import to_jsonable_python
+
+        print(json.dumps(to_jsonable_python(fields, inf_nan_mode="null", fallback=lambda array: array.tolist())))
+
+
+def ask(question: str) -> str:
+    """Ask the user, on standard error, and return the answer."""
+    _hush()
+    console.print(Text("\n".join(_escaped_lines(question))), end="")
+    return input().strip()
+
+
+def _escaped_lines(text: str) -> list[str]:
+    """Return the lines of a text in the user's words, with control characters escaped."""
+    return list(map(printable, in_users_words(text).split("\n")))
 
 
 def wrap(line: str, width: int) -> list[str]:
@@ -105,7 +202,7 @@ OpenProgress = Callable[[int], AbstractContextManager["Meter"]]
 
 @contextmanager
 def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None) -> Iterator[Meter]:
-    """Show a progress line, below those that are open; without a terminal, one a minute and one at the end.
+    """Show a progress line, below those that are open; where none is drawn, log one a minute and one at the end.
 
     Args:
         title: what is going on.
@@ -120,7 +217,7 @@ def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Me
         try:
             yield meter
         finally:
-            if len(_OPEN) > 1:
+            if len(_OPEN) > 1 or not is_drawn():
                 meter.close(keep=True)
 
 
@@ -143,7 +240,12 @@ def _open_lines(transient: bool = False) -> Iterator[Progress]:
         else:
             # standard output is not redirected, as results may go into a file; the period spans slow steps
             lines = Progress(
-                *columns, console=console, transient=transient, redirect_stdout=False, speed_estimate_period=600
+                *columns,
+                console=console,
+                transient=transient,
+                redirect_stdout=False,
+                speed_estimate_period=600,
+                disable=not is_drawn(),
             )
             stack.enter_context(lines)
         _OPEN.append(lines)
@@ -171,10 +273,11 @@ class Meter:
         self, lines: Progress, title: str, total: int | None, done: float = 0, part_of: Meter | None = None
     ) -> None:
         self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
+        self._note = ""
         self._before = part_of._done if part_of is not None else 0.0
         self._visible = total is None or total != done
         self._task = lines.add_task(title, total=total, completed=int(done), note="", visible=self._visible)
-        self._logged = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def advance(self, units: float = 1) -> None:
         """Move on by some units."""
@@ -199,19 +302,27 @@ class Meter:
 
     def note(self, text: str) -> None:
         """Show a short remark, literally, beside the bar."""
+        self._note = text
         self._lines.update(self._task, note=text)
 
     def close(self, *, keep: bool) -> None:
         """Take the line out of the block; print it above if it is to be kept."""
-        if keep and self._visible:
+        if keep and self._visible and is_drawn():
             console.print(self._lines.make_tasks_table([each for each in self._lines.tasks if each.id == self._task]))
+        elif keep and self._visible:
+            note = f", {self._note}" if self._note else ""
+            say(f"{self._position()}{note} ({duration(time.monotonic() - self._began)})")
         self._lines.remove_task(self._task)
 
     def _log(self) -> None:
-        """Without a terminal, print the position once a minute."""
-        if not console.is_terminal and time.monotonic() - self._logged > LOG_SECONDS:
+        """Where nothing is drawn, log the position once a minute."""
+        if not is_drawn() and time.monotonic() - self._logged > LOG_SECONDS:
             self._logged = time.monotonic()
-            say(f"{self._title}: {self._done:,.0f}" + (f" of {self._total:,}" if self._total else ""))
+            say(self._position())
+
+    def _position(self) -> str:
+        done = f"{self._done:,.0f} of {self._total:,}" if self._total else f"{self._done:,.0f}" if self._done else ""
+        return f"{self._title}: {done}" if done else self._title
 
 
 class Position(MofNCompleteColumn):

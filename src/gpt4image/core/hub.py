@@ -19,6 +19,9 @@ from gpt4image.core.errors import first_line
 SECONDS = 4.0  # to wait for the hub's first answer
 FAILED = 500  # the first HTTP status that says the server is at fault
 
+NOISY = ("datasets", "huggingface_hub", "open_clip", "sentence_transformers", "timm", "transformers")
+"""Loggers of the libraries that load from the hub."""
+
 HUB_PREFIX = "hf:"
 """What a name begins with that is to be looked up on the hub and nowhere else."""
 
@@ -89,6 +92,11 @@ def find_fault() -> str | None:
     return fault
 
 
+def is_critical(record: logging.LogRecord) -> bool:
+    """Whether a record is worse than an error."""
+    return record.levelno > logging.ERROR
+
+
 @contextmanager
 def offline() -> Iterator[None]:
     """Keep the libraries that are loaded from asking the hub, and from logging that they miss it."""
@@ -99,6 +107,9 @@ def offline() -> Iterator[None]:
         for module in flags:
             stack.callback(setattr, module, "HF_HUB_OFFLINE", module.HF_HUB_OFFLINE)
             module.HF_HUB_OFFLINE = True
-        stack.callback(logging.disable, logging.root.manager.disable)
-        logging.disable(logging.ERROR)
+        for logger in map(logging.getLogger, NOISY):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        logging.root.addFilter(is_critical)  # what is logged without a name
+        stack.callback(logging.root.removeFilter, is_critical)
         yield

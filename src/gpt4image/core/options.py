@@ -20,6 +20,17 @@ from gpt4image.core.validation import Count, Positive, Share, Whole, check_field
 
 WORK = Path("gpt4image-work")  # the default work directory
 
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Output."""
+
+    json: bool = False
+    """Print the result as one JSON object in place of text. Notes and progress are on standard error either way."""
+    quiet: bool = False
+    """Print warnings and errors only beside the result, and no progress."""
+
+
 HeldOut = Annotated[float, Interval(ge=0, lt=1)]
 SplitName = Literal["train", "validation", "test"]
 

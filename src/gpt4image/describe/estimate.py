@@ -105,6 +105,18 @@ class Estimate:
         head = f"left to write: {counted(self.remaining, 'description')} (measured on {len(self.records):,})"
         return [head, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
 
+    def fields(self) -> dict[str, object]:
+        """Return the estimate as values for JSON: tokens a description, dollars and seconds for all that is left."""
+        return {
+            "remaining": self.remaining,
+            "measured_on": len(self.records),
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "dollars": self.dollars(),
+            "batch_dollars": self.dollars(batch=True),
+            "seconds": self.time_span,
+        }
+
     def _token_line(self) -> str:
         if self.tokens_in is None or self.tokens_out is None:
             return "tokens: this server does not count them"

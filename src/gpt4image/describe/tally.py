@@ -103,6 +103,21 @@ class Tally:
         parts += [f"{counted(self.uncounted, 'request')} not counted by the server, at worst"] if self.uncounted else []
         return ", ".join(parts)
 
+    def fields(self) -> dict[str, object]:
+        """Return the counts as values for JSON."""
+        names = (
+            "answered",
+            "total",
+            "failures",
+            "failed_before",
+            "tokens_in",
+            "tokens_out",
+            "cost",
+            "seconds",
+            "stopped",
+        )
+        return {name: getattr(self, name) for name in names}
+
     def failure_lines(self) -> list[str]:
         """Return a line for each reason, the most frequent first, with its most frequent message."""
         return [
@@ -122,7 +137,7 @@ class Tally:
 
 
 class TallyMeter:
-    """Shows a tally on a progress line; where there is no terminal to redraw it, prints a line now and then.
+    """Shows a tally on a progress line; where none is drawn, logs a line now and then.
 
     Args:
         tally: the counts.
@@ -137,6 +152,6 @@ class TallyMeter:
         tally, note = self._tally, self._tally.note() + more
         self._meter.set(tally.done)
         self._meter.note(note)
-        if not console.console.is_terminal and tally.seconds > self._line_due:
+        if not console.is_drawn() and tally.seconds > self._line_due:
             self._line_due += LINE_SECONDS
             console.say(f"{tally.done:,} of {tally.total:,}: {note}{tally.time_left()}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypedDict
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
@@ -11,7 +12,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.corrections import apply_corrections
-from gpt4image.images.duplicates import drop_leaks, find_duplicates
+from gpt4image.images.duplicates import Places, drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
 from gpt4image.images.table import SPLITS, ImageTable
 
@@ -106,27 +107,56 @@ def _report_labels(images: ImageTable) -> None:
         )
 
 
-def findings(images: ImageTable, *, splits: bool = False) -> Iterator[tuple[str, ...]]:
-    """Yield all that there is to say about an image set: a word for the kind of finding, then its fields.
+class ImageFindings(TypedDict):
+    """All that there is to say about an image set.
 
-    Args:
-        images: the image set.
-        splits: yield the split of each image as well.
+    Attributes:
+        classes: images a split of each class.
+        unlabelled: images a split without a label.
+        left_out: path and reason of files that are left out.
+        copies: paths of images that occur more than once, by image id.
+        leaked: paths a split of images in more than one, by image id.
+        conflicting: paths a label of images with more than one, by image id.
+        splits: split, path and id of each image, if asked for.
     """
-    counts = [[f"{s} {number}" for s, number in zip(SPLITS, row, strict=True)] for row in images.class_counts()]
-    for name, numbers in zip(images.classes, counts[:-1], strict=True):
-        yield "class", name, *numbers
-    if (images.labels < 0).any():
-        yield "no label", "", *counts[-1]
-    if splits:
-        for row in images.rows.select(["split", "path", "id"]).to_pylist():
-            yield "split", row["split"], row["path"], row["id"]
-    for rejected in images.rejected:
-        yield "left out", rejected.path, rejected.reason
+
+    classes: dict[str, dict[str, int]]
+    unlabelled: dict[str, int]
+    left_out: list[dict[str, str]]
+    copies: Mapping[str, tuple[str, ...]]
+    leaked: Mapping[str, Places]
+    conflicting: Mapping[str, Places]
+    splits: list[dict[str, str]]
+
+
+def find_in_images(images: ImageTable, *, splits: bool = False) -> ImageFindings:
+    """Return all that there is to say about an image set; with `splits` the split of each image as well."""
+    *counts, unlabelled = (dict(zip(SPLITS, map(int, row), strict=True)) for row in images.class_counts())
     found = find_duplicates(images)
-    for image_id, paths in found.copies.items():
+    return {
+        "classes": dict(zip(images.classes, counts, strict=True)),
+        "unlabelled": unlabelled,
+        "left_out": [{"path": rejected.path, "reason": rejected.reason} for rejected in images.rejected],
+        "copies": found.copies,
+        "leaked": found.leaked,
+        "conflicting": found.conflicting,
+        "splits": images.rows.select(["split", "path", "id"]).to_pylist() if splits else [],
+    }
+
+
+def finding_rows(found: ImageFindings) -> Iterator[tuple[str, ...]]:
+    """Yield the findings as rows of a table: a word for the kind, then its fields."""
+    for name, numbers in found["classes"].items():
+        yield "class", name, *(f"{split} {number}" for split, number in numbers.items())
+    if any(found["unlabelled"].values()):
+        yield "no label", "", *(f"{split} {number}" for split, number in found["unlabelled"].items())
+    for row in found["splits"]:
+        yield "split", row["split"], row["path"], row["id"]
+    for row in found["left_out"]:
+        yield "left out", row["path"], row["reason"]
+    for image_id, paths in found["copies"].items():
         yield "copies", image_id, ", ".join(paths)
-    for kind, several in (("leaked", found.leaked), ("labels", found.conflicting)):
+    for kind, several in (("leaked", found["leaked"]), ("labels", found["conflicting"])):
         for image_id, places in several.items():
             for name, paths in places.items():
                 yield kind, image_id, name, ", ".join(paths)

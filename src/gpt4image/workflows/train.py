@@ -92,6 +92,30 @@ class LabellingResult:
 
         return [*describe_text_labels(self.text_labels), *(self.report.lines() if self.report else [])]
 
+    def fields(self) -> dict[str, object]:
+        """Return both as values for JSON."""
+        texts, report = self.text_labels, self.report
+        soft = report.labels.manifest if report else None
+        return {
+            "text_labels": {
+                "folder": texts.layout.folder,
+                "images": len(texts),
+                "estimate": texts.manifest.estimate,
+            },
+            "soft_labels": report
+            and soft
+            and {
+                "folder": report.labels.layout.folder,
+                "images": soft.images,
+                "temperature": soft.temperature,
+                "quality": soft.quality,
+            },
+            "per_class": {name: {"images": n, "right": right} for name, (n, right) in report.per_class.items()}
+            if report
+            else {},
+            "issues": report.issues if report else [],
+        }
+
 
 def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> EmbeddingStore | SoftLabels:
     """Compute a vision teacher's vectors of images, or a classifier's soft labels.

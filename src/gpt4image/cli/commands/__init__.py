@@ -1,9 +1,10 @@
-"""The commands, one class each: its fields are the options; `run` makes one library call and prints the result.
+"""The commands, one class each: its fields are the options; `run` makes one library call and prints the result, as text
+(`console.show`, `console.write`) and as the one JSON object of `--json` (`console.result`), whose keys `KEYS` explains.
 
 `--help` shows the options named in `SHORT`, where a class has one; its docstring's first line is shown in the overview.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from gpt4image.cli.commands.deploy import Export, Predict
 from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
@@ -14,7 +15,12 @@ from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
 
 
 class Command(Protocol):
-    """A command with its options."""
+    """A command with its options.
+
+    `KEYS` says what the keys of its JSON object mean.
+    """
+
+    KEYS: ClassVar[dict[str, str]]
 
     def run(self) -> int | None:
         """Do the work, print the result and return the exit status; None is success."""

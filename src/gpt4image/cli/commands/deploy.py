@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Annotated, ClassVar
 import tyro
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK, DataOptions, PushOptions
+from gpt4image.core.options import WORK, DataOptions, OutputOptions, PushOptions
 from gpt4image.core.validation import Count, check_fields
 
 PAIR = ("class", "probability")
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(OutputOptions):
     """Export a run's model as timm weights and ONNX, with a model card.
 
     Compares the exported models' logits with those of the trained one. See also: gpt4image predict.
@@ -39,6 +38,13 @@ class Export:
         "work",
     )
     EXAMPLE: ClassVar = "photos --run gpt4image-work/runs/described-0 --out model"
+    KEYS: ClassVar = {
+        "model": "folder of the exported model",
+        "parity": "for each form: images, largest difference of a logit, images with the same answer",
+        "int8": "accuracy before and after quantisation; null without --int8",
+        "latencies": "for each form and batch: median and quartiles in milliseconds",
+        "pushed": "address on the Hub; null without --push",
+    }
     source: DataOptions
     run_folder: Annotated[Path, tyro.conf.arg(name="run")]
     """Folder of the run, such as gpt4image-work/runs/described-0."""
@@ -60,7 +66,7 @@ class Export:
 
     def run(self) -> None:
         """Export, print how each form compares with the trained model, and push if asked to."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.core.workdir import WorkDir
         from gpt4image.export import export_model
@@ -83,10 +89,11 @@ class Export:
         show("\n".join([*found.lines(), f"model: {self.out}"]))
         if place := push_folder(self.out, self.hub, kind="model", old=["model.*"]):
             show(f"pushed: {place}")
+        result(model=self.out, parity=found.parity, int8=found.int8, latencies=found.latencies, pushed=place)
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(OutputOptions):
     """Classify images with an exported model.
 
     Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
@@ -95,8 +102,13 @@ class Predict:
     Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
 
-    SHORT: ClassVar = ("top", "csv", "json", "max-pixels")
+    SHORT: ClassVar = ("top", "csv", "max-pixels")
     EXAMPLE: ClassVar = "model photos/new"
+    KEYS: ClassVar = {
+        "path": "path of the image",
+        "predictions": "the likeliest classes: class, probability",
+        "error": "why it could not be read, or null",
+    }
     model: tyro.conf.Positional[Path]
     """Folder of the exported model."""
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -105,8 +117,8 @@ class Predict:
     """Number of classes to print."""
     csv: bool = False
     """Separate by commas and quote as CSV, instead of by tabs."""
-    json: bool = False
-    """Print a JSON object per line: path, predictions, error."""
+    json: bool = field(default=False, kw_only=True)
+    """Print a JSON object for each image, one a line, in place of the table."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     batch_size: Count = 32
@@ -119,23 +131,20 @@ class Predict:
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
-        from gpt4image.core.console import say, write
+        from gpt4image.core.console import result, say
         from gpt4image.core.format import counted
         from gpt4image.export import predict_images
 
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
-        if not self.json:
-            self._print_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"])
+        self._print_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"])
         for found in predict_images(self.model, self.images, **settings):
             counts[found.error is not None] += 1
-            if self.json:
-                predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
-                write(json.dumps({"path": str(found.path), "predictions": predictions, "error": found.error}))
-            else:
-                cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
-                missing = [""] * (2 * self.top - len(cells))
-                self._print_row([str(found.path), *cells, *missing, found.error or ""])
+            predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
+            result(path=found.path, predictions=predictions, error=found.error)
+            cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
+            missing = [""] * (2 * self.top - len(cells))
+            self._print_row([str(found.path), *cells, *missing, found.error or ""])
         if counts[True]:
             say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
         return 0 if not counts[True] else 3 if counts[False] else 1

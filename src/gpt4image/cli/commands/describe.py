@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK, CheckOptions, DataOptions, PushOptions, TextOptions
+from gpt4image.core.options import WORK, CheckOptions, DataOptions, OutputOptions, PushOptions, TextOptions
 from gpt4image.describe.options import DescribeOptions
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Describe:
+class Describe(OutputOptions):
     """Describe images with a multimodal LLM.
 
     Shows the estimated cost before anything is spent; pays for no description twice. See also: gpt4image describe
@@ -33,6 +33,21 @@ class Describe:
         *("budget", "estimate", "sample", "yes", "engine", "work"),
     )
     EXAMPLE: ClassVar = "photos --base-url http://localhost:8000/v1 --prompts attributes"
+    KEYS: ClassVar = {
+        "answered": "descriptions written",
+        "total": "descriptions that were to be written",
+        "failures": "failed ones by reason",
+        "failed_before": "those that failed in earlier runs and were not tried again",
+        "tokens_in": "tokens read",
+        "tokens_out": "tokens written",
+        "cost": "US dollars; 0 where no price is known",
+        "seconds": "time taken",
+        "stopped": "why the run ended early; empty if it did not",
+        "store": "folder of the descriptions",
+        "estimate": "with --estimate, in place of all these: remaining, measured_on, tokens_in and tokens_out a "
+        "description, dollars, batch_dollars, seconds at best and at worst",
+        "sample": "with --sample, likewise: path, label, prompt, text, error",
+    }
     source: DataOptions
     describer: DescribeOptions = field(default_factory=DescribeOptions)
     estimate: bool = False
@@ -46,30 +61,34 @@ class Describe:
 
     def run(self) -> int:
         """Describe, print the counts and return the exit status."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.workflows import describe as workflow
 
         workdir = WorkDir(self.work)
         if self.estimate:
-            show("\n".join(workflow.run_estimate(self.source, self.describer, self.work).lines()))
+            estimate = workflow.run_estimate(self.source, self.describer, self.work)
+            show("\n".join(estimate.lines()))
+            result(estimate=estimate.fields())
         elif self.sample is not None:
             items = workflow.run_sample(self.source, self.describer, self.work, self.sample)
             for item in items:
                 show(workflow.preview_line(item))
             show(f"page: {workdir.description_preview}")
+            result(sample=[item.fields() for item in items])
             answered = sum(item.record.answered for item in items)
             return 1 if not answered else 3 if answered < len(items) else 0
         else:
             confirm = None if self.yes else ask_user
             tally = workflow.run_description(self.source, self.describer, self.work, confirm)
             show(f"{tally.line()}: {workdir.description_store}")
+            result(**tally.fields(), store=workdir.description_store)
             return tally.exit_status
         return 0
 
 
 @dataclass(frozen=True)
-class DescribeCheck:
+class DescribeCheck(OutputOptions):
     """Check descriptions for faults, and measure what they tell about the class.
 
     Writes a page with the findings and examples.
@@ -77,6 +96,11 @@ class DescribeCheck:
 
     SHORT: ClassVar = ("backbone", "checkpoint", "image-size", "drop", "retry", "undo", "language", "text", "work")
     EXAMPLE: ClassVar = "photos --backbone resnet50 --drop refusal --retry loop"
+    KEYS: ClassVar = {
+        "findings": "for each kind: kind, severity, title, advice, count, share, examples",
+        "knowledge": "what the texts tell about the class; null without --backbone",
+        "page": "page with findings and examples",
+    }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     check: CheckOptions = field(default_factory=CheckOptions)
@@ -85,21 +109,31 @@ class DescribeCheck:
 
     def run(self) -> None:
         """Print the findings and where the page is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.check_page import report_lines
         from gpt4image.workflows.check import run_check
 
-        lines = report_lines(run_check(self.source, self.descriptions, self.check, self.work))
-        show("\n".join([*lines, f"page: {WorkDir(self.work).description_check}"]))
+        found, page = (
+            run_check(self.source, self.descriptions, self.check, self.work),
+            WorkDir(self.work).description_check,
+        )
+        show("\n".join([*report_lines(found), f"page: {page}"]))
+        findings = [each.model_dump(exclude={"keys", "image_ids", "explanation"}) for each in found.findings]
+        result(findings=findings, knowledge=found.knowledge, page=page)
 
 
 @dataclass(frozen=True)
-class DescribeExport:
+class DescribeExport(OutputOptions):
     """Export descriptions as a Parquet dataset with a dataset card, for `datasets` and the Hugging Face hub."""
 
     SHORT: ClassVar = ("out", "images-inside", "with-cost", "prompt-file", "push", "private", "work")
     EXAMPLE: ClassVar = "photos --out described-photos"
+    KEYS: ClassVar = {
+        "summary": "what was exported, in words",
+        "folder": "folder of the dataset",
+        "pushed": "address on the Hub; null without --push",
+    }
     source: DataOptions
     out: Path
     """Folder for the dataset; must be empty or not exist."""
@@ -115,7 +149,7 @@ class DescribeExport:
 
     def run(self) -> None:
         """Export, print the counts, and push if asked to."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.workflows.check import run_export
 
@@ -133,14 +167,22 @@ class DescribeExport:
         show(found.line())
         if place := push_folder(self.out, self.hub, kind="dataset", old=["data/*", "metadata.jsonl"]):
             show(f"pushed: {place}")
+        result(summary=found.line(), folder=self.out, pushed=place)
 
 
 @dataclass(frozen=True)
-class DescribeImport:
+class DescribeImport(OutputOptions):
     """Import an exported dataset or a table of texts, so that they need not be paid for again."""
 
     SHORT: ClassVar = ("from", "model", "text-column", "skip-orphans", "work")
     EXAMPLE: ClassVar = "photos --from described-photos"
+    KEYS: ClassVar = {
+        "added": "texts added",
+        "known": "texts that were there already",
+        "orphans": "texts that match no image",
+        "empty": "rows without a text",
+        "ignored": "columns that were not used",
+    }
     source: DataOptions
     descriptions: Annotated[Path, tyro.conf.arg(name="from")]
     """An exported folder or one of its files, or a table of texts keyed by image id or path."""
@@ -155,7 +197,7 @@ class DescribeImport:
 
     def run(self) -> None:
         """Import, and print the counts."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.workflows.check import run_import
 
         found = run_import(
@@ -167,13 +209,13 @@ class DescribeImport:
             skip_orphans=self.skip_orphans,
         )
         show(found.line())
+        result(**asdict(found))
 
 
 def ask_user(estimate: Estimate) -> bool:
     """Show the estimated cost and ask for confirmation. ConfigError if standard input is no terminal."""
-    from gpt4image.core.console import say
+    from gpt4image.core.console import ask
 
-    say("\n".join(estimate.lines()))
     if not sys.stdin.isatty():
         raise ConfigError("Not a terminal, so you cannot confirm the cost: pass --yes or --budget DOLLARS.")
-    return input("Continue? [y/N] ").strip().lower() in ("y", "yes")
+    return ask("\n".join([*estimate.lines(), "Continue? [y/N] "])).lower() in ("y", "yes")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from gpt4image.core.options import WORK, DataOptions, LabelOptions, TeacherOptions, TextOptions
+from gpt4image.core.options import WORK, DataOptions, LabelOptions, OutputOptions, TeacherOptions, TextOptions
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(OutputOptions):
     """Embed descriptions with text encoders.
 
     Encodes only texts that the work directory has no vectors of, and resumes after an interruption.
@@ -18,6 +18,7 @@ class Embed:
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "long-text", "use-prompts", "use-models", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl --encoder minilm"
+    KEYS: ClassVar = {"vectors": "for each encoder: encoder, distinct_texts, images, width, folder"}
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     work: Path = WORK
@@ -25,21 +26,33 @@ class Embed:
 
     def run(self) -> None:
         """Embed, and print where the vectors are."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.format import counted
         from gpt4image.workflows.train import run_embedding
 
+        vectors = []
         for store in run_embedding(self.source, self.descriptions, self.work)[1]:
-            texts = f"{counted(store.manifest.distinct_texts, 'distinct text')} of {counted(len(store), 'image')}"
-            show(f"{texts}, {store.width} numbers each: {store.layout.folder}")
+            known, folder = store.manifest, store.layout.folder
+            texts = f"{counted(known.distinct_texts, 'distinct text')} of {counted(len(store), 'image')}"
+            show(f"{texts}, {store.width} numbers each: {folder}")
+            size = {"distinct_texts": known.distinct_texts, "images": len(store), "width": store.width}
+            vectors.append({"encoder": known.encoder, **size, "folder": folder})
+        result(vectors=vectors)
 
 
 @dataclass(frozen=True)
-class EmbedImages:
+class EmbedImages(OutputOptions):
     """Compute a vision teacher's vectors or soft labels, once for all runs."""
 
     SHORT: ClassVar = ("teacher", "teacher-checkpoint", "splits", "views", "teacher-batch", "workers", "work")
     EXAMPLE: ClassVar = "photos --teacher timm:vit_small_patch14_dinov2.lvd142m"
+    KEYS: ClassVar = {
+        "kind": "vectors or soft labels",
+        "images": "distinct images",
+        "width": "numbers a vector, or classes",
+        "accuracy": "share of the validation images that soft labels get right, 0 to 1; null if not measured",
+        "folder": "where they are",
+    }
     source: DataOptions
     teacher: TeacherOptions
     work: Path = WORK
@@ -47,7 +60,7 @@ class EmbedImages:
 
     def run(self) -> None:
         """Compute what is missing, and print how much there is and where."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.format import counted, percent
         from gpt4image.embed import EmbeddingStore
         from gpt4image.workflows.train import run_teacher
@@ -56,6 +69,7 @@ class EmbedImages:
         if isinstance(found, EmbeddingStore):
             vectors = f"{counted(found.manifest.texts, 'vector')} of {counted(len(found), 'distinct image')}"
             show(f"{vectors}, {found.width} numbers each: {found.layout.folder}")
+            result(kind="vectors", images=len(found), width=found.width, accuracy=None, folder=found.layout.folder)
             return
         if quality := found.manifest.quality:
             show(f"validation images: {percent(quality.accuracy)} of {quality.images:,} correct")
@@ -63,10 +77,13 @@ class EmbedImages:
             f"soft labels of {counted(len(found), 'distinct image')} in {counted(len(found.classes), 'class')}, "
             f"temperature {found.manifest.temperature:.2f}: {found.layout.folder}"
         )
+        accuracy = quality.accuracy if quality else None
+        size = {"images": len(found), "width": len(found.classes)}
+        result(kind="soft labels", **size, accuracy=accuracy, folder=found.layout.folder)
 
 
 @dataclass(frozen=True)
-class EmbedCompare:
+class EmbedCompare(OutputOptions):
     """Compare text encoders by the out-of-fold accuracy of a classifier on their vectors.
 
     Trains no image model.
@@ -74,6 +91,7 @@ class EmbedCompare:
 
     SHORT: ClassVar = Embed.SHORT
     EXAMPLE: ClassVar = "photos --encoder minilm open-clip:ViT-B-32/laion2b_s34b_b79k"
+    KEYS: ClassVar = {"encoders": "for each encoder, the best first: its name, width, truncated share and quality"}
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     work: Path = WORK
@@ -81,16 +99,17 @@ class EmbedCompare:
 
     def run(self) -> None:
         """Print a line per encoder, the best first."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.soft_labels.report import HEADING
         from gpt4image.workflows.train import run_encoder_comparison
 
         found = run_encoder_comparison(self.source, self.descriptions, self.work)
         show("\n".join([HEADING, *(each.line() for each in found)]))
+        result(encoders=found)
 
 
 @dataclass(frozen=True)
-class Label:
+class Label(OutputOptions):
     """Label images from their descriptions, say how many labels will be right, and list likely label errors.
 
     Text labels stand in for missing and wrong labels; soft labels are out-of-fold class probabilities to mix in.
@@ -98,6 +117,12 @@ class Label:
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "classes", "label-form", "abstain", "folds", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
+    KEYS: ClassVar = {
+        "text_labels": "labels that stand in for given ones: folder, images, estimate (how many are right)",
+        "soft_labels": "labels to mix in: folder, images, temperature, quality; null without a given label",
+        "per_class": "images of each class, and the share that the soft labels get right",
+        "issues": "likely label errors: image_id, path, label, probability, likelier, its_probability",
+    }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     labeller: LabelOptions = field(default_factory=LabelOptions)
@@ -106,14 +131,16 @@ class Label:
 
     def run(self) -> None:
         """Print what the labels are worth, and likely errors among the given ones."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.workflows.train import run_labelling
 
-        show("\n".join(run_labelling(self.source, self.descriptions, self.labeller, self.work).lines()))
+        found = run_labelling(self.source, self.descriptions, self.labeller, self.work)
+        show("\n".join(found.lines()))
+        result(**found.fields())
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(OutputOptions):
     """List labels that are likely wrong, on a page where a person decides about each.
 
     The page saves corrections.csv, which every command takes (--corrections). Test images are left alone.
@@ -121,6 +148,12 @@ class Audit:
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "limit", "write", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
+    KEYS: ClassVar = {
+        "examined": "labelled images with a description",
+        "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if too few",
+        "found": "images of each kind: label, duplicate, no class",
+        "page": "where a person decides",
+    }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     limit: int = 300
@@ -132,7 +165,7 @@ class Audit:
 
     def run(self) -> None:
         """Print what was found, and where the page is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.format import counted, percent
         from gpt4image.core.workdir import WorkDir
         from gpt4image.workflows.check import run_audit
@@ -149,4 +182,6 @@ class Audit:
             "no class": "texts that fit no class",
         }
         show(", ".join(f"{kinds[kind]}: {number:,}" for kind, number in audit.found.items()))
-        show(f"decide and save corrections.csv: {WorkDir(self.work).audit_page}")
+        page = WorkDir(self.work).audit_page
+        show(f"decide and save corrections.csv: {page}")
+        result(examined=audit.examined, wrong=audit.wrong, found=audit.found, page=page)

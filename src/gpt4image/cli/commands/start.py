@@ -8,16 +8,22 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from gpt4image.core.options import WORK, DataOptions
+from gpt4image.cli.commands.train import COMPARISON_KEYS, show_comparison
+from gpt4image.core.options import WORK, DataOptions, OutputOptions
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(OutputOptions):
     """Train, compare, report and export on the example images.
 
     Needs no network and takes some minutes.
     """
 
+    KEYS: ClassVar = {
+        **COMPARISON_KEYS,
+        "parity": "for each exported form its agreement with the trained model",
+        "model": "folder of the exported model",
+    }
     work: Path = Path("gpt4image-demo")
     """Work directory; an interrupted demo resumes there."""
     seeds: int = 5
@@ -25,24 +31,17 @@ class Demo:
 
     def run(self) -> None:
         """Run the demo and print where the results are."""
-        from gpt4image.core.console import show, write
-        from gpt4image.report import verdict
+        from gpt4image.core.console import result, show
         from gpt4image.workflows.demo import run_demo
 
-        result = run_demo(self.work, seeds=self.seeds)
-        found = verdict(result.comparison)
-        show(found.text)
-        if found.command:
-            write(f"  {found.command}")
-        show(
-            "\n".join(
-                [*(parity.line() for parity in result.parity), f"report: {result.report}", f"model: {result.model}"]
-            )
-        )
+        demo = run_demo(self.work, seeds=self.seeds)
+        compared = show_comparison(demo.comparison)
+        show("\n".join([*(parity.line() for parity in demo.parity), f"report: {demo.report}", f"model: {demo.model}"]))
+        result(**compared, report=demo.report, parity=demo.parity, model=demo.model)
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(OutputOptions):
     """Check an image set for missing labels, unreadable files, duplicates and leakage.
 
     Prints a tab-separated line for each class with its images a split, for each file left out, and for each image that
@@ -50,6 +49,15 @@ class Images:
     """
 
     EXAMPLE: ClassVar = "photos --leaks fail"
+    KEYS: ClassVar = {
+        "classes": "images a split of each class",
+        "unlabelled": "images a split without a label",
+        "left_out": "files left out: path, reason",
+        "copies": "paths of images that occur more than once, by image id",
+        "leaked": "images in more than one split: paths a split, by image id",
+        "conflicting": "images with more than one label: paths a label, by image id",
+        "splits": "with --splits, each image: split, path, id",
+    }
     source: DataOptions
     work: Path = WORK
     """Work directory; it keeps the result, so no later command scans the images again."""
@@ -58,40 +66,36 @@ class Images:
 
     def run(self) -> None:
         """Print the findings."""
-        from gpt4image.core.console import write
+        from gpt4image.core.console import result, write
         from gpt4image.core.format import printable
         from gpt4image.core.workdir import WorkDir
-        from gpt4image.images.open import findings, open_images
+        from gpt4image.images.open import find_in_images, finding_rows, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
-        for line in findings(images, splits=self.splits):
-            write("\t".join(map(printable, line)))
+        found = find_in_images(images, splits=self.splits)
+        for row in finding_rows(found):
+            write("\t".join(map(printable, row)))
+        result(**found)
 
 
 @dataclass(frozen=True)
-class Doctor:
+class Doctor(OutputOptions):
     """Show versions, devices, keys, servers, free disk space, and what is missing for what.
 
     Starts nothing, sends nothing, and shows no key.
     """
 
+    KEYS: ClassVar = {"findings": "for each thing looked at: section, name, state (ok, missing, warning), detail"}
     work: Path = WORK
     """Work directory whose disk is looked at."""
-    json: bool = False
-    """Print JSON."""
 
     def run(self) -> None:
         """Print the findings, section by section."""
-        from gpt4image.core.console import show, write
+        from gpt4image.core.console import result, show
         from gpt4image.core.format import printable
         from gpt4image.workflows.doctor import examine_installation
 
         findings = examine_installation(self.work)
-        if self.json:
-            import json
-
-            write(json.dumps([finding._asdict() for finding in findings], indent=2))
-            return
         marks = {"ok": " ", "missing": "-", "warning": "!"}
         for section in dict.fromkeys(finding.section for finding in findings):
             lines = [
@@ -101,16 +105,18 @@ class Doctor:
             ]
             show("\n".join([section, *map(printable, lines)]))
         show("- cannot be used here, ! needs attention")
+        result(findings=[finding._asdict() for finding in findings])
 
 
 @dataclass(frozen=True)
-class Completion:
+class Completion(OutputOptions):
     """Print a script that completes commands and options in a shell.
 
     For bash: eval "$(gpt4image completion bash)", for instance in ~/.bashrc.
     """
 
     EXAMPLE: ClassVar = "bash"
+    KEYS: ClassVar = {"script": "the script"}
     shell: tyro.conf.Positional[Literal["bash", "zsh", "tcsh"]]
     """The shell."""
 
@@ -118,6 +124,8 @@ class Completion:
         """Print the script."""
         from gpt4image.cli.commands import COMMANDS
         from gpt4image.cli.completion import completion_script
-        from gpt4image.core.console import write
+        from gpt4image.core.console import result, write
 
-        write(completion_script(COMMANDS, self.shell))
+        script = completion_script(COMMANDS, self.shell)
+        write(script)
+        result(script=script)

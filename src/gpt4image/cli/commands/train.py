@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from gpt4image.core.options import WORK, ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
+from gpt4image.core.options import (
+    WORK,
+    ArmOptions,
+    DataOptions,
+    GuidanceOptions,
+    LabelOptions,
+    OutputOptions,
+    SimulationOptions,
+)
 from gpt4image.core.validation import Positive, Whole, check_value
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
 from gpt4image.train.spec import CANDIDATE
 from gpt4image.train.tracking import TrackerName
+
+if TYPE_CHECKING:
+    from gpt4image.compare.records import Comparison
 
 RecipeName = Annotated[
     str | None,
@@ -23,9 +34,34 @@ RecipeName = Annotated[
     ),
 ]
 
+COMPARISON_KEYS = {
+    "verdict": "which claim the runs allow, such as better, worse or undecided",
+    "claim": "the verdict in words",
+    "difference": "difference of the test accuracies, 0 to 1, with its 95% interval: mean, low, high, seeds and more",
+    "next_command": "command for what to do next; empty if there is none",
+    "report": "the page",
+}
+
+
+def show_comparison(comparison: Comparison) -> dict[str, object]:
+    """Print what a comparison shows, and return it as values for JSON."""
+    from gpt4image.core.console import show, write
+    from gpt4image.report import verdict
+
+    found = verdict(comparison)
+    show(found.text)
+    if found.command:
+        write(f"  {found.command}")
+    return {
+        "verdict": found.kind,
+        "claim": found.claim,
+        "difference": comparison.difference,
+        "next_command": found.command,
+    }
+
 
 @dataclass(frozen=True)
-class TrainingCommand:
+class TrainingCommand(OutputOptions):
     """The options that both training commands have."""
 
     source: DataOptions
@@ -54,6 +90,15 @@ class Train(TrainingCommand):
         *("epochs", "batch-size", "lr", "seed", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
+    KEYS: ClassVar = {
+        "run": "folder of the run",
+        "arm": "what it trained on",
+        "seed": "its seed",
+        "best_epoch": "epoch whose weights are kept, from 1",
+        "epochs": "epochs trained",
+        "validation_accuracy": "accuracy of that epoch on the validation images, 0 to 1",
+        "seconds": "time spent on training and validation",
+    }
     arm: str = CANDIDATE
     """baseline trains on labels alone, described with descriptions as well, text-labels with labels from the texts
     where labels are missing or wrong; see also compare --arms."""
@@ -62,7 +107,7 @@ class Train(TrainingCommand):
 
     def run(self) -> None:
         """Train, and print where the model is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.core.format import percent
         from gpt4image.workflows.train import run_training
 
@@ -78,6 +123,15 @@ class Train(TrainingCommand):
         )
         epoch = f"best epoch {run.best_epoch + 1} of {len(run.history)}"
         show(f"{epoch}, validation accuracy {percent(run.best_accuracy)}: {run.layout.folder}")
+        result(
+            run=run.layout.folder,
+            arm=run.arm.name,
+            seed=run.seed,
+            best_epoch=run.best_epoch + 1,
+            epochs=len(run.history),
+            validation_accuracy=run.best_accuracy,
+            seconds=run.seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +146,7 @@ class Compare(TrainingCommand):
         *("epochs", "batch-size", "lr", "seeds", "track", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
+    KEYS: ClassVar = COMPARISON_KEYS
     seeds: int = 3
     """Runs per arm, with seeds 0, 1, 2 and so on. One run cannot tell an effect from chance."""
     arms: tuple[str, ...] = ()
@@ -107,8 +162,8 @@ class Compare(TrainingCommand):
 
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
-        from gpt4image.core.console import show, write
-        from gpt4image.report import control_arms, other_arms, verdict
+        from gpt4image.core.console import result, show
+        from gpt4image.report import control_arms, other_arms
         from gpt4image.workflows.train import run_comparison
 
         comparison = run_comparison(
@@ -121,40 +176,44 @@ class Compare(TrainingCommand):
             track=self.track,
             options=ArmOptions(self.arms, self.labeller, self.simulation, self.controls, self.margin),
         )
-        found = verdict(comparison)
-        show(found.text)
-        if found.command:
-            write(f"  {found.command}")
+        compared, report = show_comparison(comparison), WorkDir(self.work).report
         lines = [*other_arms(comparison), *(f"control, {line}" for line in control_arms(comparison))]
-        show("\n".join([*lines, f"report: {WorkDir(self.work).report}"]))
+        show("\n".join([*lines, f"report: {report}"]))
+        result(**compared, report=report)
 
 
 @dataclass(frozen=True)
-class Recipes:
+class Recipes(OutputOptions):
     """List the named recipes with purpose, source and settings; one alone is a --config file."""
 
     EXAMPLE: ClassVar = "fine-tune > recipe.toml"
+    KEYS: ClassVar = {"recipes": "for each recipe: name, about, source, recipe (its settings)"}
     name: tyro.conf.Positional[str | None] = None
     """Recipe to print. Default: all."""
 
     def run(self) -> None:
         """Print them."""
-        from gpt4image.core.console import write
+        from gpt4image.core.console import result, write
 
         names = recipe_names() if self.name is None else (self.name,)
-        write("\n\n".join("\n".join(find_recipe(name).lines()) for name in names))
+        found = [find_recipe(name) for name in names]
+        write("\n\n".join("\n".join(each.lines()) for each in found))
+        result(recipes=found)
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(OutputOptions):
     """Write the report of a comparison, also while its runs are still going."""
 
+    KEYS: ClassVar = {"report": "the page"}
     work: Path = WORK
     """Work directory of the comparison."""
 
     def run(self) -> None:
         """Write the report and print where it is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.report import write_report
 
-        show(f"report: {write_report(self.work)}")
+        page = write_report(self.work)
+        show(f"report: {page}")
+        result(report=page)

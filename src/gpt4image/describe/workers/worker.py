@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
+from gpt4image.core.console import command_output
 from gpt4image.core.errors import DescribeError, Gpt4ImageError
 from gpt4image.core.files import exclusive
 from gpt4image.core.workdir import WorkDir
@@ -60,7 +61,8 @@ class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
             DescribeError: the worker cannot continue. Raised here, where no variable holds a key: logs show their
                 values.
         """
-        failure = run_shard(self.order, rank, world_size)
+        with command_output():  # into the worker's log
+            failure = run_shard(self.order, rank, world_size)
         if failure is not None:
             raise failure
 

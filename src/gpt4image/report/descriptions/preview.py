@@ -35,6 +35,17 @@ class PreviewItem:
     system: str | None = None
     turns: tuple[str, ...] = ()
 
+    def fields(self) -> dict[str, str | None]:
+        """Return path, class, prompt, text and failure as values for JSON."""
+        record = self.record
+        return {
+            "path": self.path,
+            "label": self.label,
+            "prompt": record.prompt,
+            "text": record.text,
+            "error": record.error,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class PreviewHead:
