@@ -69,6 +69,12 @@ def test_row_numbers_in_an_id_column_are_not_image_ids(images, tmp_path):
     assert text_by_path(images, found)[images.path(2)] == "text 2"
 
 
+def test_paths_may_differ_in_case_where_one_image_fits(images, tmp_path):
+    rows = [{"path": images.path(i).upper().replace("/", "\\"), "text": f"text {i}"} for i in range(len(images))]
+    found = load_descriptions(images, str(write(tmp_path / "texts.csv", rows)))
+    assert text_by_path(images, found) == {images.path(i): f"text {i}" for i in range(len(images))}
+
+
 def test_texts_that_fit_no_image(images, tmp_path):
     rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
     path = write(tmp_path / "texts.csv", rows)

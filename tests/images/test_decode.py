@@ -389,6 +389,30 @@ def test_colour_of_fewer_bits_in_sixteen_keeps_its_levels(bits):
     assert (pixels(wide_png(opaque)) == expected).all()
 
 
+def test_grey_of_twelve_bits_beside_alpha_keeps_its_levels():
+    grey_values = np.random.default_rng(2).integers(0, 4096, (32, 32, 1))
+    grey_values[0, 0] = 4095
+    clear = np.full((32, 32, 1), 65535)
+    clear[5, 5] = 0
+    expected = np.rint(grey_values * (255 / 4095)).repeat(3, axis=2)
+    expected[5, 5] = 255  # transparent, so it is white
+    assert (pixels(wide_png(np.concatenate([grey_values, clear], axis=2))) == expected).all()
+    bright = grey_values * 16
+    assert (pixels(wide_png(np.concatenate([bright, clear], axis=2)))[:4] == (bright >> 8)[:4]).all()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_portable_maps_of_twelve_bits_in_sixteen_keep_their_levels(plain, channels):
+    values = np.random.default_rng(3).integers(0, 4096, (8, 8, channels))
+    values[0, 0] = 4095
+    magic = {(False, 1): "P5", (False, 3): "P6", (True, 1): "P2", (True, 3): "P3"}[plain, channels]
+    packed = values.astype(">u2").tobytes()
+    written = ("# a comment of 3 words\n" + "\n".join(map(str, values.ravel()))).encode()
+    data = f"{magic}\n8 8\n65535\n".encode() + (written if plain else packed)
+    assert (pixels(data) == np.rint(values * (255 / 4095))).all()
+
+
 def test_colour_of_sixteen_bits_is_as_pillow_reads_it():
     values = np.random.default_rng(0).integers(0, 2**16, (8, 8, 3))
     assert (pixels(wide_png(values)) == values >> 8).all()

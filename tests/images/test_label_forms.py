@@ -29,6 +29,11 @@ NUMBERS = np.random.default_rng(0)
         ),
         (NUMBERS.integers(18, 400, 60).tolist(), "regression"),
         ([1.5, 2.5, 3.5] * 4, "regression.*3 different ones of 12 images, such as '1.5', '2.5', '3.5'"),
+        ([value / 2 for value in range(2, 11)] * 20, "regression.*9 different ones.*such as '1.0', '1.5', '2.0'"),
+        (list(range(1987, 2001)) * 20, "regression.*14 different ones"),
+        (["2019-05", "2019-06", "2020-01"] * 5, "regression"),
+        (["cat", "dog", "cat dog"] * 5, "several labels.*such as 'cat dog'"),
+        (["cat", "dog", "cat+dog", "dog / cat"] * 5, "several labels"),
         (["animals", "food", "animals,food", "animals"] * 5, "several labels.*such as 'animals,food'"),
         (["a; b", "b; c", "a; c"] * 5, "several labels"),
         (["cat|dog", "cat", "dog"] * 5, "several labels"),
@@ -57,6 +62,11 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, looks):
         ["1.5", "2"] * 20,
         ["a", "A", "b", "B"] * 4,
         ["New York, NY", "Albany, NY"] * 10,
+        ["sea lion", "mountain lion", "sea snake", "lion"] * 5,
+        [f"{colour} {shape}" for colour in ("red", "green", "blue") for shape in ("dot", "star")] * 5,
+        ["1950s", "1960s", "new"] * 5,
+        ["1990", "2000"] * 5,
+        ["+", "-", "?", "a"] * 5,
     ],
 )
 def test_class_names_with_numbers_and_commas_are_taken(tmp_path, labels):
@@ -67,6 +77,38 @@ def test_class_names_with_numbers_and_commas_are_taken(tmp_path, labels):
 def test_folders_with_numbers_for_names_are_classes(tmp_path):
     sizes = {str(number): 2 for number in NUMBERS.choice(5000, 30, replace=False).tolist()}
     assert set(load_images(class_folders(tmp_path, sizes)).classes) == set(sizes)
+
+
+@pytest.mark.parametrize("missing", ["?", "-", "--", "...", "\\N", "null", "NaN", "#N/A", "(null)"])
+def test_cells_that_stand_for_a_missing_label_are_no_class(tmp_path, missing, capsys):
+    found = load_images(table(tmp_path, ["cat", "dog", missing] * 5), validation_share=0, test_share=0)
+    assert found.classes == ("cat", "dog") and (found.labels < 0).sum() == 5
+    if missing in "?--...":
+        assert f"no label: 5 images with '{missing}' in place of a class" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unclear", ["unknown", "none", "None of these", "Missing", "-1"])
+def test_a_class_that_may_be_a_missing_label_is_pointed_out(tmp_path, unclear, capsys):
+    names = ["0", "1"] if unclear == "-1" else ["cat", "dog"]
+    found = load_images(table(tmp_path, [*names, unclear] * 5), validation_share=0, test_share=0)
+    assert set(found.classes) == {*names, unclear}
+    said = " ".join(capsys.readouterr().err.split())
+    assert (f"'{unclear}' is taken for a class, of 5 images. If it means that the label is missing" in said) == (
+        "of these" not in unclear
+    )
+    load_images(tmp_path / "set.jsonl", validation_share=0, test_share=0, unusual_labels="keep")
+    assert "is taken for a class" not in capsys.readouterr().err
+
+
+def test_folders_of_years_above_the_classes_are_refused(tmp_path):
+    class_folders(tmp_path / "2019", {"cat": 3, "dog": 3})
+    class_folders(tmp_path / "2020", {"cat": 3, "fox": 3}, seed=1)
+    with pytest.raises(DataError, match="look like parts of the set, which hold the folders cat, dog, fox"):
+        load_images(tmp_path)
+
+
+def test_folders_of_years_that_hold_images_are_classes(tmp_path):
+    assert load_images(class_folders(tmp_path, {"2019": 3, "2020": 3, "2021/images": 3})).classes[0] == "2019"
 
 
 def test_folders_of_several_labels_are_refused(tmp_path):

@@ -79,13 +79,13 @@ def raw_tar(path, members):
 
 
 def wide_png(values):
-    """Encode colour of 16 bits, [H, W, 3 or 4], which Pillow cannot write."""
+    """Encode grey and alpha, colour, or colour and alpha of 16 bits, [H, W, 2 to 4], which Pillow cannot write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -39,7 +39,10 @@ ARROW_SUFFIXES = (".parquet", ".arrow")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 
 # How Python, pandas, R, databases and spreadsheets write a missing value into a text.
-MISSING = frozenset(["nan", "NaN", "NAN", "None", "<NA>", "NaT", "NA", "N/A", "n/a", "#N/A", "#NA", "null", "NULL"])
+_MISSING = (
+    "nan NaN NAN -nan -NaN None <NA> NaT NA N/A n/a #N/A #NA #NULL! #VALUE! #REF! null NULL <null> (null) [NULL] \\N"
+)
+MISSING = frozenset(_MISSING.split())
 
 Row = dict[str, Any]
 

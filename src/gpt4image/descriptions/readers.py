@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -150,7 +150,16 @@ class IdLookup:
         path = self._relative(key)
         if path in self._ambiguous:
             raise DescriptionError(f"{key!r} is the path of several images. Key its text by image id.")
-        return self._by_path.get(path)
+        return self._by_path.get(path) or self._by_folded_path.get(path.casefold())
+
+    @cached_property
+    def _by_folded_path(self) -> dict[str, str | None]:
+        """Ids by path in lower case, None where several images differ in case only: Windows and macOS mix the cases."""
+        found: dict[str, str | None] = {}
+        for path, image_id in self._by_path.items():
+            name = path.casefold()
+            found[name] = image_id if found.setdefault(name, image_id) == image_id else None
+        return found
 
     def was_rejected(self, key: str) -> bool:
         """Whether the path is that of an image that was left out as unreadable."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt4image.core.errors import ImageError
+from gpt4image.images.wide_pixels import brighten_wide_colour, grey_to_rgb
 
 try:
     import simplejpeg
@@ -22,16 +21,12 @@ except ImportError:  # there are processors without a wheel
     simplejpeg = None
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageFile
+    from PIL import Image
 
 MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
 
 # Models enlarge the shorter side to some hundred pixels: from here on, the longer one would fill the memory.
 MAX_RATIO = 500
-
-# The largest values of 8 to 16 bits: cameras and scanners keep 10, 12 or 14 bits in a 16-bit file without scaling them.
-_FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-_DARK = 63  # the largest upper byte of 14 bits
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
 _FORMATS = "JPEG PNG GIF BMP DIB WEBP TIFF AVIF PPM JPEG2000 MPO ICO ICNS TGA PCX SGI DDS QOI PSD"
@@ -201,7 +196,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
     _check_size(*image.size, name, max_pixels)
-    _brighten_wide_colour(image, data)
+    brighten_wide_colour(image, data)
     return image
 
 
@@ -223,38 +218,6 @@ def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     return (width, height) if colours in ("YCbCr", "Gray") else None
-
-
-def _brighten_wide_colour(image: Image.Image, data: bytes) -> None:
-    """Scale colour of 8 to 14 bits in a 16-bit file, of which Pillow keeps the upper, nearly black bytes."""
-    from PIL import Image, ImageFile
-
-    if not isinstance(image, ImageFile.ImageFile) or not (match := _wide_colour(image)):
-        return
-    image.load()
-    high = np.asarray(image)
-    if high[..., :3].max() > _DARK:
-        return
-    with Image.open(io.BytesIO(data), formats=_supported_formats()) as again:
-        # Read in the other byte order, the lower bytes are the upper ones.
-        native = "L" if sys.byteorder == "little" else "B"
-        order = {"B": "L", "L": "B"}[match[2].replace("N", native)]
-        mode = f"{match[1]};16{order}"
-        file: Any = again
-        file.tile = [
-            tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode) for tile in file.tile
-        ]
-        low = np.asarray(again)
-    values = high[..., :3].astype(np.uint16) << 8 | low[..., :3]
-    scaled = np.rint(values * (255 / _range(values)[1])).astype(np.uint8)
-    image.paste(Image.fromarray(np.concatenate([scaled, high[..., 3:]], axis=2)))
-
-
-def _wide_colour(image: ImageFile.ImageFile) -> re.Match[str] | None:
-    """Return mode and byte order if a file holds RGB or RGBA of 16 bits that Pillow reads as 8."""
-    arguments = image.tile[0].args if image.tile else None
-    first = arguments[0] if isinstance(arguments, tuple) else arguments
-    return re.fullmatch(r"(RGBA?);16([BLN])", str(first)) if image.mode in ("RGB", "RGBA") else None
 
 
 @cache
@@ -287,7 +250,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_rgb(np.asarray(image), image.info.get("transparency"))
+        return grey_to_rgb(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("CMYK", "LAB"):
         return _profiled_to_rgb(image)
     if image.mode == "La":  # premultiplied alpha, which Pillow converts to LA only
@@ -298,29 +261,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _grey_to_rgb(values: np.ndarray, transparent: int | None) -> Image.Image:
-    """Scale grey values of more than 8 bits, shape [H, W], to 8-bit RGB; one value may stand for transparent."""
-    from PIL import Image
-
-    low, high = _range(values)
-    scaled = (np.clip(np.nan_to_num(values.astype(np.float64), nan=low), low, high) - low) * (255 / (high - low))
-    if transparent is not None:
-        scaled[values == transparent] = 255
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    """Return the values that stand for black and white: those of the encoding, else the extremes."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return 0.0, 1.0
-    for top in _FULL_SCALES:
-        if low >= 0 and high < top + 1:
-            return 0.0, top
-    return low, high if high > low else low + 1
 
 
 def _profiled_to_rgb(image: Image.Image) -> Image.Image:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose
@@ -18,6 +20,16 @@ MANY = 20  # fewer different numbers, or images, say little
 FEW_IMAGES = 10  # of a class; numbers that are measured have fewer, and gaps
 
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
+WEAK_SEPARATORS = re.compile(r"\s*[+&/]\s*|\s+")  # names of single classes hold them too
+RATINGS = 5  # different numbers with fractions
+YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
+YEARS = 3
+# What may be a class, or a word for a missing label.
+UNCLEAR = re.compile(
+    "none|unknown|undefined|missing|nil|na|n[.]a[.]|not (?:available|annotated|labell?ed)|no label|empty|blank|tbd|"
+    "todo|unspecified|unassigned|-1",
+    re.IGNORECASE,
+)
 LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes several values
 
 
@@ -29,7 +41,7 @@ def check_label_forms(listing: Listing, source: str) -> None:
     several, alike = find_several(classes), find_alike(classes)
     shared = shared_folders(listing) if listing.folders else []
     if shared:
-        looks, shown = f"parts of the set, which all hold the same folders ({', '.join(shared[:SHOWN])})", classes
+        looks, shown = f"parts of the set, which hold the folders {', '.join(shared[:SHOWN])}", classes
         remedy = "Call folders of splits train, validation and test, or put the folders of the classes on top"
     elif alike:
         looks, shown = "one class written in several ways", alike
@@ -38,12 +50,13 @@ def check_label_forms(listing: Listing, source: str) -> None:
         looks, shown = "several labels of an image in one", several
         remedy = "An image has one class: leave one in each, or name another column with label_column (--label-column)"
     elif not listing.folders and are_measured(classes, images):
-        looks, shown = "numbers to predict (regression)", classes
+        looks, shown = "numbers or dates to predict (regression)", classes
         remedy = "Name a column of classes with label_column (--label-column), or group the numbers into classes"
     elif images >= MANY and 2 * len(classes) > images:
         looks, shown = "names or texts of single images", classes
         remedy = "Name a column of classes with label_column (--label-column)"
     else:
+        _report_unclear(listing.classes, counts.tolist())
         return
     examples = ", ".join(map(repr, shown[:SHOWN]))
     raise DataError(
@@ -53,6 +66,16 @@ def check_label_forms(listing: Listing, source: str) -> None:
     )
 
 
+def _report_unclear(classes: Sequence[str], counts: Sequence[int]) -> None:
+    for name, count in zip(classes, counts, strict=True):
+        if count and UNCLEAR.fullmatch(name):
+            say(
+                f"labels: {name!r} is taken for a class, of {counted(count, 'image')}. If it means that the label is "
+                "missing, empty these cells, or name the folder unlabelled.",
+                "yellow",
+            )
+
+
 def find_several(classes: list[str]) -> list[str]:
     """Return the class names that consist of others.
 
@@ -60,7 +83,18 @@ def find_several(classes: list[str]) -> list[str]:
 
     >>> find_several(["animals", "animals,food", "food"]), find_several(["crane", "tench, Tinca tinca"])
     (['animals,food'], [])
+
+    White space and slashes stand in names of single classes as well. They separate labels if each part is a class of
+    its own, or if names of all lengths are made of few words.
+
+    >>> find_several(["cat", "dog", "cat dog"]), find_several(["sea lion", "sea snake", "lion"])
+    (['cat dog'], [])
     """
+    weak = {name: WEAK_SEPARATORS.split(name.strip()) for name in classes}
+    several = [name for name in classes if len(weak[name]) > 1 and all(part in weak for part in weak[name])]
+    vocabulary = {part for split in weak.values() for part in split}
+    if several or (len(set(map(len, weak.values()))) > 2 and len(classes) > 2 * len(vocabulary)):
+        return several or [name for name in classes if len(weak[name]) > 1]
     parts = {name: SEPARATORS.split(name.strip()) for name in classes}
     uses = Counter(part for split in parts.values() if len(split) > 1 for part in set(split))
     atoms = {part for part, count in uses.items() if part in parts or count > 1}
@@ -84,7 +118,10 @@ def find_alike(classes: list[str]) -> list[str]:
 
 
 def shared_folders(listing: Listing) -> list[str]:
-    """Return the names of the folders that all classes hold, if there are several and they are most of them."""
+    """Return the names of the folders that all classes hold, if there are several and they are most of them.
+
+    Where the classes are years or dates, which are rarely meant, all folders in them are returned.
+    """
     inner: dict[int, set[str]] = {}
     for path, label in zip(listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist(), strict=True):
         if label >= 0:
@@ -94,20 +131,24 @@ def shared_folders(listing: Listing) -> list[str]:
             inner.setdefault(label, set()).update(names[at + 1 : at + 2] if len(names) > at + 2 else ())
     shared = set.intersection(*inner.values()) if len(inner) > 1 else set()
     every = set.union(*inner.values()) if inner else set()
+    if all(inner.values()) and len(every) > 1 and all(YEAR.fullmatch(listing.classes[label]) for label in inner):
+        return sorted(every)
     return sorted(shared) if len(shared) > 1 and 2 * len(shared) > len(every) else []
 
 
 def are_measured(classes: list[str], images: int) -> bool:
-    """Whether class names are numbers as measured: with fractions, or with gaps and few images each.
+    """Whether class names are dates or numbers as measured: with fractions, or with gaps and few images each.
 
     Args:
         classes: the class names.
         images: number of labelled images.
     """
+    if len(classes) >= YEARS and all(map(YEAR.fullmatch, classes)):
+        return True
     if not all(NUMBER.fullmatch(name) for name in classes):
         return False
     numbers = np.array(list(map(float, classes)))
     fractions = bool((numbers % 1).any())
     gaps = bool(len(numbers)) and numbers.max() - numbers.min() + 1 > len(numbers)
     few = images < FEW_IMAGES * len(classes)
-    return (fractions and (few or len(classes) >= MANY)) or (gaps and few and len(classes) >= MANY)
+    return (fractions and (few or len(classes) >= RATINGS)) or (gaps and few and len(classes) >= MANY)

@@ -187,8 +187,8 @@ def _require_labels_outside_train(listing: Listing) -> None:
     if len(rows):
         more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
         raise DataError(
-            f"{rows['path'][0]} in the {rows['split'][0]} split has no label{more} (empty cells, nan and None are no "
-            "labels). Only training images may go without: label the others or take them out."
+            f"{rows['path'][0]} in the {rows['split'][0]} split has no label{more} (empty cells, nan, None, \\N "
+            "and ? are no labels). Only training images may go without: label the others or take them out."
         )
 
 

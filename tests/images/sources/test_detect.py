@@ -44,6 +44,32 @@ def test_shards_and_tables_of_images_win_over_folders_beside_them(tmp_path):
     assert load_images(tmp_path).classes == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"{}"),
+        ("dataset_dict.json", b'{"splits": ["train"]}'),
+        ("dataset_info.json", b"{}"),
+        ("metadata.csv", b""),
+        ("metadata.csv", b"file_name,label\n"),
+        ("metadata.csv", b"author,licence\nme,MIT\n"),
+        ("metadata.jsonl", b"\n"),
+    ],
+)
+def test_files_that_list_no_image_leave_class_folders_as_they_are(tmp_path, name, content, capfd):
+    write(class_folders(tmp_path, {"cat": 3, "dog": 3}) / name, content)
+    table = load_images(tmp_path)
+    assert table.classes == ("cat", "dog") and len(table) == 6
+    if name != "dataset_info.json":
+        assert f"{name} is not part of the images" in " ".join(capfd.readouterr().err.split())
+
+
+def test_empty_metadata_without_class_folders_is_an_error(tmp_path):
+    write(class_folders(tmp_path, {"": 3}) / "metadata.csv", b"file_name,label\n")
+    with pytest.raises(DataError, match=r"metadata\.csv holds no rows"):
+        load_images(tmp_path)
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_parquet_of_paths_is_a_table_whatever_its_kind_of_strings(tmp_path, kind):
     class_folders(tmp_path, {"images": 6})

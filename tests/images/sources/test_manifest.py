@@ -211,10 +211,12 @@ def test_composed_paths_name_decomposed_files(tmp_path):
         lambda path, root: f"file://{root}/{path}".replace(" ", "%20"),
         lambda path, root: f"{root}/{path}",
         lambda path, _: ".\\" + path.replace("/", "\\"),
+        lambda path, _: path.upper(),
+        lambda path, _: "..\\" + path.replace("sub", "set/Sub"),
     ],
 )
 def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
-    paths = [f"sub {n}/{n}.png" for n in range(8)]
+    paths, tmp_path = [f"sub {n}/{n}.png" for n in range(8)], tmp_path / "set"
     for n, path in enumerate(paths):
         write(tmp_path / path, noise(n))
     rows = ["path,label", *(f"{spell(path, tmp_path)},{'ab'[n % 2]}" for n, path in enumerate(paths))]
@@ -224,10 +226,20 @@ def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("https://example.org/a.png", "it is a web address, download"), ("\\\\server\\a.png", "that of a Windows drive")],
+    [
+        ("https://example.org/a.png", "it is a web address, download"),
+        ("\\\\server\\a.png", "that of a Windows drive"),
+        ("set/x/0.png", "paths start in set, where it is x/0.png"),
+        ("/home/me/set/x/0.png", "paths start in set, where it is x/0.png"),
+        ("D:\\set\\x\\0.png", "paths start in set, where it is x/0.png"),
+        ("pictures/1.png", "paths start in set, from where it is ../pictures/1.png"),
+        ("y/2.PNG", r"the file does not exist \(set.csv"),
+    ],
 )
 def test_paths_that_lead_nowhere_here_are_explained(tmp_path, path, reason):
-    file = write(tmp_path / "set.csv", f"path,label\n{path},a\n".encode())
+    for place in ("set/x/0.png", "pictures/1.png", "set/y/2.png", "set/Y/2.Png"):
+        write(tmp_path / place, noise(1))
+    file = write(tmp_path / "set" / "set.csv", f"path,label\n{path},a\n".encode())
     with pytest.raises(DataError, match=reason):
         load_images(file)
 

@@ -84,12 +84,20 @@ class Kind:
 
 
 def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    marks = [place.root / name for name in ("dataset_dict.json", "state.json")] if place.is_folder else []
-    return [mark for mark in marks if mark.is_file()] or None
+    def holds_rows(mark: Path) -> bool:
+        return any(mark.parent.glob("*.arrow")) or any(mark.parent.glob("*/*.arrow"))
+
+    names = ("dataset_dict.json", "state.json") if place.is_folder else ()
+    marks = [place.root / name for name in names if (place.root / name).is_file()]
+    return None if not marks or _lie_beside_images(place, marks, columns, holds_rows) else marks
 
 
 def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
-    return (find_metadata(place.root, columns) or None) if place.is_folder else None
+    def names_images(file: Path) -> bool:
+        return names_files(file, columns.image)
+
+    files = find_metadata(place.root, columns) if place.is_folder else []
+    return None if not files or _lie_beside_images(place, files, columns, names_images) else files
 
 
 def _find_manifest(place: Place, columns: ColumnNames) -> Sequence[Path] | None:

@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of, state_of
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
+
+LEVELS = 3  # folders above the image set in which a path of a table may start
 
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 
@@ -215,12 +218,39 @@ def locate(root: Path, path: str) -> str:
     """Return the spelling under which a path that a table names leads from `root` to a file; else the path itself.
 
     Tables made on Windows have backslashes, macOS decomposes the characters of file names (NFD), and tables from the
-    web hold addresses of files (`file:///a%20b.png`).
+    web hold addresses of files (`file:///a%20b.png`). Windows and macOS take upper and lower case for the same.
     """
     slashed = path.strip().removeprefix("file://").replace("\\", "/")
     plain = (slashed, unquote(slashed))
     spellings = (path, *(unicodedata.normalize(form, name) for name in plain for form in ("NFC", "NFD")), *plain)
-    return next((spelling for spelling in spellings if os.path.lexists(root / spelling)), path)
+    found = (spelling for spelling in spellings if os.path.lexists(root / spelling))
+    return next(found, None) or _in_any_case(root, slashed) or path
+
+
+def _in_any_case(root: Path, path: str) -> str | None:
+    """Return the only path below a folder that equals another in all but case; None if there is none, or several."""
+    found = ""
+    for part in path.split("/"):
+        names = [part] if part in (".", "..") else _names_alike(root / found, part)
+        if len(names) != 1:
+            return None
+        found = f"{found}/{names[0]}" if found else names[0]
+    return found
+
+
+def _names_alike(folder: Path, name: str) -> list[str]:
+    try:
+        return _names_by_case(folder, folder.stat().st_mtime_ns).get(compose(name).casefold(), [])
+    except OSError:
+        return []
+
+
+@lru_cache(maxsize=1024)
+def _names_by_case(folder: Path, _modified: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for entry in folder.iterdir():
+        names.setdefault(compose(entry.name).casefold(), []).append(entry.name)
+    return names
 
 
 def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
@@ -240,7 +270,7 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
         status = os.stat(file)  # noqa: PTH116 - a path object for each of a million files takes longer than the call
         state = state_of(file, status)
     except (FileNotFoundError, NotADirectoryError):
-        missing = f"the file does not exist{_foreign(path)}"
+        missing = f"the file does not exist{_foreign(path, scope)}"
         return FoundFile(path, b"", "a link to nowhere" if Path(file).is_symlink() else missing)
     except OSError as error:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
@@ -249,10 +279,17 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
     return FoundFile(path, key_of(scope, "\0".join((path, *map(str, state)))))
 
 
-def _foreign(path: str) -> str:
+def _foreign(path: str, scope: str) -> str:
     """Return why a path cannot lead to a file here, as the end of a sentence; nothing if it could."""
     if re.match(r"[A-Za-z][\w+.-]+://", path):
         return ": it is a web address, download the images first"
+    parts = path.replace("\\", "/").split("/")
+    shorter = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    if inner := next((rest for rest in shorter if rest and os.path.lexists(Path(scope, rest))), None):
+        return f": paths start in {Path(scope).name}, where it is {inner}"
+    for levels, above in enumerate(Path(scope).parents[:LEVELS], 1):
+        if path and os.path.lexists(above / path):
+            return f": paths start in {Path(scope).name}, from where it is {'../' * levels}{path}"
     if re.match(r"[A-Za-z]:|\\\\", path):
         return ": the path is that of a Windows drive, make it relative"
     return ""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest, digests
+from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage
@@ -22,6 +25,9 @@ CLOCK_TICK = 0.02
 
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+# Cells that stand for a missing label where classes have names; among classes of single characters they are classes.
+PLACEHOLDER = re.compile(r"\?+|[-\u2013\u2014]+|\.+")
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def read_label(value: object, where: str) -> str | None:
 def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the class names, sorted, and each value's position among them, shape [N], int32, -1 for no label.
 
-    None and the names of `is_unlabelled` are no labels.
+    None, the names of `is_unlabelled` and, among longer names, `?` and `-` are no labels.
 
     Args:
         values: the class name of each image, shape [N].
@@ -135,7 +141,13 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
     >>> encode_labels(["10", "9", None, "unlabelled"])[0]
     ('9', '10')
     """
-    spelling = merge_spellings({value for value in set(values) if value is not None and not is_unlabelled(value)})
+    given = {value for value in set(values) if value is not None and not is_unlabelled(value)}
+    if by_number and any(len(value) > 1 or value.isdecimal() for value in given if not PLACEHOLDER.fullmatch(value)):
+        missing = {value for value in given if PLACEHOLDER.fullmatch(value)}
+        for value, count in sorted(Counter(value for value in values if value in missing).items()):
+            say(f"no label: {counted(count, 'image')} with {value!r} in place of a class", "yellow")
+        given -= missing
+    spelling = merge_spellings(given)
     if by_number and all(re.fullmatch(r"-?\d+(\.0+)?", name) for name in spelling.values()):
         spelling = {value: name.partition(".")[0] for value, name in spelling.items()}
     names = sorted(set(spelling.values()))

@@ -48,7 +48,8 @@ def find_metadata(root: Path, columns: ColumnNames) -> list[Path]:
     folders = [root, *(path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name))]
     entries = (path for folder in folders for path in sorted(folder.iterdir()))
     found = [path for path in entries if path.name.casefold() in METADATA_NAMES and path.is_file()]
-    found = [path for path in found if path.name in METADATA_OF_DATASETS or names_files(path, columns.image)]
+    naming = [path for path in found if names_files(path, columns.image)]
+    found = naming or [path for path in found if path.name in METADATA_OF_DATASETS]
     for first, second in pairwise(found):
         if first.parent == second.parent:
             raise DataError(f"{first.parent} holds both {first.name} and {second.name}. Keep one.")
