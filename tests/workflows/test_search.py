@@ -119,8 +119,9 @@ def test_commands_print_tables(work, pictures, tmp_path, capsys, monkeypatch):
     html = page.read_text("utf-8")
     assert html.count("data:image/jpeg") == 2 and "a red disc" in html
     assert main(["zero-shot", str(pictures), "--classes", str(tmp_path / "names.txt"), "--json", *space]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(answers) == 13 and set(answers[0]) == {"path", "class_1", "score_1", "class_2", "score_2"}
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["images"]) == 13 and found["accuracy"] is None
+    assert {answer["class"] for answer in found["images"][0]["answers"]} == {"red", "blue"}
     assert main(["map", str(pictures), "--out", str(tmp_path / "map.html"), *space]) == 0
     assert main(["search", str(pictures), " ", *space]) == 1
     assert "query is empty" in capsys.readouterr().err

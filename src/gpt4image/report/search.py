@@ -19,6 +19,7 @@ from gpt4image.report.html.page import render_page, write_page
 
 MAX_TEXT = 300  # characters of a text on the map
 MAX_NAMES = 40  # classes whose names the map shows
+NAME_WIDTH, NAME_HEIGHT = 0.15, 0.032  # room of a name on the map
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,13 @@ def _place_names(points: Sequence[MapPoint], classes: Sequence[str]) -> list[tup
     if len(classes) > MAX_NAMES:
         return []
     of_class = {name: [point for point in points if point.label == name] for name in classes}
-    return [
-        (name, median(point.x for point in own), median(point.y for point in own)) for name, own in of_class.items()
-    ]
+    placed: list[tuple[str, float, float]] = []
+    for name, own in of_class.items():
+        x, y = median(point.x for point in own), median(point.y for point in own)
+        while any(abs(x - other_x) < NAME_WIDTH and abs(y - other_y) < NAME_HEIGHT for _, other_x, other_y in placed):
+            y -= NAME_HEIGHT
+        placed.append((name, x, y))
+    return placed
 
 
 def _embed(data: object) -> Markup:

@@ -9,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from gpt4image.compare.records import CommandRecord, Gallery, ModelRecord, TextOriginRecord
+from gpt4image.compare.records import CommandRecord, Gallery, GroupRecord, ModelRecord, TextOriginRecord
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import NOTHING
+from gpt4image.probing.calibration import ReliabilityBin
 from gpt4image.report import write_report
+from gpt4image.report.comparison.figures import style_number
 from gpt4image.report.html.svg import COLOURS, GRID, INK, MUTED
 from support.page_checks import Page, assert_self_contained, assert_well_structured, cut_off_tables
 from support.report_sample import (
@@ -291,5 +293,89 @@ def test_missing_record_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_palette_is_distinct():
-    assert len({INK, MUTED, GRID, *COLOURS}) == 7
+    assert len({INK, MUTED, GRID, *COLOURS}) == 3 + len(COLOURS)
     assert make_confusion(np.random.default_rng(0), ["a"], 5, 1.0) == [[5]]
+
+
+def with_arms(comparison, names):
+    """A comparison with further arms and their differences; names that begin with shuffled are controls."""
+    first = comparison.arms[1]
+    arms = [
+        first.model_copy(
+            update={"name": name, "title": f"title of {name}", "controls": "described" if "shuffled" in name else None}
+        )
+        for name in names
+    ]
+    others = tuple(comparison.difference.model_copy(update={"arm": name, "mean": 0.01}) for name in names)
+    return comparison.model_copy(update={"arms": [*comparison.arms, *arms], "others": others})
+
+
+def with_metrics(comparison):
+    bins = (ReliabilityBin(predictions=60, confidence=0.4, accuracy=0.3),
+            ReliabilityBin(predictions=40, confidence=0.9, accuracy=0.8))  # fmt: skip
+    metrics = {"top5_accuracy": 0.87, "macro_f1": 0.456, "brier_score": 0.678, "calibration_error": 0.123}
+    arms = [
+        arm.model_copy(update={"reliability": bins, "runs": [run.model_copy(update=metrics) for run in arm.runs]})
+        for arm in comparison.arms
+    ]
+    group = GroupRecord(
+        name="few", classes=3, train_images=40, test_images=90, accuracy={"baseline": 0.25, "described": 0.5},
+        intervals={"baseline": (0.17, 0.35)}, difference=0.25, low=0.1, high=0.4, p_value=0.01,
+    )  # fmt: skip
+    return comparison.model_copy(update={"arms": arms, "groups": (group, group.model_copy(update={"name": "many"}))})
+
+
+def test_arms_are_a_forest_with_controls_set_apart(tmp_path, dump_dom):
+    comparison = with_arms(make_comparison(), ["text-labels", "shuffled"])
+    html, page = write(tmp_path, comparison)
+    assert_self_contained(html, page)
+    assert_well_structured(page)
+    forest = re.search(
+        r'<svg viewBox[^>]*aria-label="Difference of test accuracy in points: With desc.*?</svg>', html, re.S
+    )[0]
+    assert "title of text-labels" in forest and "title of shuffled" not in forest
+    assert "var(--arm-1)" in forest and "var(--arm-2)" in forest  # those of these arms everywhere
+    assert html.index('id="arms"') < html.index('id="seeds"')
+    assert "Controls, in points of accuracy against" in page.words
+    assert cut_off_tables(dump_dom, tmp_path / "report.html", tmp_path, 400) == []
+
+
+def test_arm_looks_the_same_whatever_it_is_compared_with():
+    arms = {
+        arm.name: style_number(arm) for arm in with_arms(make_comparison(), ["text-labels", "mine", "shuffled"]).arms
+    }
+    assert (arms["baseline"], arms["described"], arms["text-labels"]) == (0, 1, 2)
+    other = {arm.name: style_number(arm) for arm in with_arms(make_comparison(), ["teacher", "mine"]).arms}
+    assert other["mine"] == arms["mine"] and other["teacher"] != arms["shuffled"] == len(COLOURS) - 1
+
+
+def test_metrics_calibration_and_groups_are_shown(tmp_path, dump_dom):
+    html, page = write(tmp_path, with_metrics(make_comparison()))
+    assert_well_structured(page)
+    for shown in ("87.0%", "45.6%", "0.678", "12.3%", "Few, under 20", "(17% to 35%)", "+25.0", "+10.0 to +40.0"):
+        assert shown in page.words, shown
+    assert "40% confident 30% right" in html
+    assert cut_off_tables(dump_dom, tmp_path / "report.html", tmp_path, 400) == []
+    old, _ = write(tmp_path / "old", make_comparison())
+    assert "More than accuracy" not in old
+
+
+def test_axis_of_a_single_epoch_has_one_tick(tmp_path):
+    rng = np.random.default_rng(0)
+    comparison = make_comparison()
+    arms = [
+        arm.model_copy(
+            update={"runs": [run.model_copy(update={"history": make_history(rng, 1, 0.5, True)}) for run in arm.runs]}
+        )
+        for arm in comparison.arms
+    ]
+    html, _ = write(tmp_path, comparison.model_copy(update={"arms": arms}))
+    curve = re.search(r'<svg viewBox[^>]*aria-label="Validation accuracy by epoch.*?</svg>', html, re.S)[0]
+    ticks = [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", curve) if "%" not in text]
+    assert ticks == ["1", "epoch"]
+
+
+def test_ticks_of_differences_are_not_rounded(tmp_path):
+    html, _ = write(tmp_path, make_comparison(per_seed=(0.05, -0.03, 0.02), half=0.07))
+    ticks = re.findall(r"[>]([+\N{MINUS SIGN}][\d.]+)</text>", html)
+    assert ticks and not [tick for tick in ticks if tick[1:] in ("3", "8")]

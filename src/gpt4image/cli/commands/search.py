@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import WORK
+from gpt4image.core.options import WORK, OutputOptions
 from gpt4image.core.validation import Count, Whole, check_fields
+
+COLUMNS, PAIR = ("score", "path", "class", "description"), ("class", "score")
 
 
 @dataclass(frozen=True)
@@ -42,47 +42,34 @@ class SpaceOptions:
         return {"run": self.run_folder, **{name: getattr(self, name) for name in names}}
 
 
-@dataclass(frozen=True)
-class TableOptions:
-    """Form of the table."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
+    """Print rows under their columns, separated by tabs or as CSV; scores have three decimals."""
+    from gpt4image.core.console import write
+    from gpt4image.core.format import printable
 
-    csv: bool = False
-    """Separate by commas and quote as CSV, instead of by tabs."""
-    json: bool = False
-    """Print a JSON object per line."""
-
-    def __post_init__(self) -> None:
-        if self.csv and self.json:
-            raise ConfigError("csv and json are two forms of the same table (--csv, --json): choose one.")
-
-    def print(self, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
-        """Print rows under their columns; scores with three decimals."""
-        from gpt4image.core.console import write
-        from gpt4image.core.format import printable
-
-        for cells in [columns, *rows]:
-            if self.json:
-                if cells is not columns:
-                    write(json.dumps(dict(zip(columns, cells, strict=True))))
-                continue
-            texts = ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
-            if not self.csv or sys.stdout.isatty():
-                texts = list(map(printable, texts))
-            line = io.StringIO()
-            csv.writer(line, lineterminator="").writerow(texts)
-            write(line.getvalue() if self.csv else "\t".join(texts))
+    for cells in [columns, *rows]:
+        texts = ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
+        if not as_csv or sys.stdout.isatty():
+            texts = list(map(printable, texts))
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(texts)
+        write(line.getvalue() if as_csv else "\t".join(texts))
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(OutputOptions):
     """Search images by words, with a model that was trained on descriptions.
 
     Prints a table of the most similar images: score (cosine similarity to the words, from -1 to 1), path, class and
     description, as far as these are known.
     """
 
-    SHORT: ClassVar = ("run", "top", "html", "csv", "json", "work")
+    SHORT: ClassVar = ("run", "top", "html", "csv", "work")
     EXAMPLE: ClassVar = 'photos "a red tool with a wooden handle" --html found.html'
+    KEYS: ClassVar = {
+        "matches": "the images, the best first: score, path, class, description",
+        "page": "the page, or null",
+    }
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
     query: tyro.conf.Positional[str]
@@ -91,7 +78,8 @@ class Search:
     """Number of images to print."""
     html: Path | None = None
     """Also write them as a page with pictures."""
-    table: TableOptions = field(default_factory=TableOptions)
+    csv: bool = False
+    """Separate by commas and quote as CSV, instead of by tabs."""
     space: SpaceOptions = field(default_factory=SpaceOptions)
 
     def __post_init__(self) -> None:
@@ -99,18 +87,19 @@ class Search:
 
     def run(self) -> None:
         """Search, and print the table."""
-        from gpt4image.core.console import say
+        from gpt4image.core.console import result, say
         from gpt4image.workflows.search import search_images
 
         found = search_images(self.images, self.query, top=self.top, page=self.html, **self.space.arguments())
         rows = [(match.score, match.path, match.label, match.text) for match in found]
-        self.table.print(("score", "path", "class", "description"), rows)
+        print_table(COLUMNS, rows, self.csv)
+        result(matches=[dict(zip(COLUMNS, row, strict=True)) for row in rows], page=self.html)
         if self.html is not None:
             say(f"page: {self.html}")
 
 
 @dataclass(frozen=True)
-class ZeroShot:
+class ZeroShot(OutputOptions):
     """Sort images into classes that the model was never trained on.
 
     Compares each image with texts that describe the classes, in the text space of a model that was trained on
@@ -118,8 +107,13 @@ class ZeroShot:
     similarities). For images with a known class, also prints how many answers are right.
     """
 
-    SHORT: ClassVar = ("classes", "run", "top", "csv", "json", "work")
+    SHORT: ClassVar = ("classes", "run", "top", "csv", "work")
     EXAMPLE: ClassVar = "new-photos --classes classes.txt"
+    KEYS: ClassVar = {
+        "images": "for each image: path, class (the given one, or null) and answers: class, score",
+        "accuracy": "share of right answers among images of a known class, with its interval; null without any",
+        "checked": "number of these images",
+    }
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
     classes: Path
@@ -127,7 +121,8 @@ class ZeroShot:
     them."""
     top: Count = 3
     """Number of classes to print."""
-    table: TableOptions = field(default_factory=TableOptions)
+    csv: bool = False
+    """Separate by commas and quote as CSV, instead of by tabs."""
     space: SpaceOptions = field(default_factory=SpaceOptions)
 
     def __post_init__(self) -> None:
@@ -135,14 +130,24 @@ class ZeroShot:
 
     def run(self) -> None:
         """Answer, and print the table."""
-        from gpt4image.core.console import say
+        from gpt4image.core.console import result, say
         from gpt4image.core.format import counted, percent
         from gpt4image.workflows.search import answer_zero_shot
 
         found = answer_zero_shot(self.images, self.classes, top=self.top, **self.space.arguments())
         top = len(found.answers[0].answers)
         columns = ["path", *(f"{part}_{number}" for number in range(1, top + 1) for part in ("class", "score"))]
-        self.table.print(columns, [[each.path, *(c for pair in each.answers for c in pair)] for each in found.answers])
+        rows = [[each.path, *(cell for pair in each.answers for cell in pair)] for each in found.answers]
+        print_table(columns, rows, self.csv)
+        images = [
+            {
+                "path": each.path,
+                "class": each.label,
+                "answers": [dict(zip(PAIR, pair, strict=True)) for pair in each.answers],
+            }
+            for each in found.answers
+        ]
+        result(images=images, accuracy=found.accuracy, checked=found.checked)
         if found.accuracy:
             low, high = percent(found.accuracy.low), percent(found.accuracy.high)
             say(
@@ -152,13 +157,14 @@ class ZeroShot:
 
 
 @dataclass(frozen=True)
-class Map:
+class Map(OutputOptions):
     """Draw a map of images in text space; pointing at one shows picture and text.
 
     Images that a model trained on descriptions describes alike lie close together. The page loads nothing.
     """
 
     EXAMPLE: ClassVar = "photos --out map.html"
+    KEYS: ClassVar = {"map": "the page"}
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
     out: Path
@@ -176,8 +182,10 @@ class Map:
 
     def run(self) -> None:
         """Write the page and print where it is."""
-        from gpt4image.core.console import show
+        from gpt4image.core.console import result, show
         from gpt4image.workflows.search import map_images
 
         settings = {"method": self.method, "most": self.most, "seed": self.seed, **self.space.arguments()}
-        show(f"map: {map_images(self.images, self.out, **settings)}")
+        page = map_images(self.images, self.out, **settings)
+        show(f"map: {page}")
+        result(map=page)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from gpt4image.core.format import columns, counted, decimal, percent, points, shorten
 from gpt4image.report.html.svg import CHARACTER, COLOURS, GRID, INK, MUTED, Panel, draw, sign_ticks
@@ -19,11 +20,19 @@ if TYPE_CHECKING:
 Dashes = str | tuple[int, tuple[float, ...]]
 MARKERS = ("o", "D", "s", "^")
 DASHES: tuple[Dashes, ...] = ((0, (5, 2)), "-", (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
+STYLES = {
+    "baseline": 0, "described": 1, "text-labels": 2, "described+text-labels": 3,
+    "image-labels": 4, "self-training": 5, "teacher": 6, "teacher+described": 7,
+}  # fmt: skip
+"""Numbers of the looks of known arms: an arm looks the same on every page, whatever it is compared with."""
+CONTROL = len(STYLES)  # the look of all controls
+MOST_CURVES = 4  # arms beside which further curves cannot be told apart
 
 WIDTH, HEIGHT = 400, 280
 MAX_SEED_ROWS = 12
 MAX_CLASSES, MAX_EACH_WAY = 40, 20  # all classes up to the first; beyond, this many gains and losses
 ROW, MAX_NAME = 21, 20
+NAMED_ROW = 44  # a row with its name above
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,29 @@ class ArmStyle:
     dashes: Dashes
 
 
-def arm_style(number: int) -> ArmStyle:
-    """Return the look of an arm by its position in the comparison; looks repeat after the fourth."""
-    place = number % len(COLOURS)
-    return ArmStyle(COLOURS[place], MARKERS[place], DASHES[place])
+def style_number(arm: ArmRecord) -> int:
+    """Return the number of an arm's look; arms from elsewhere share those of the arms that are on request."""
+    if arm.controls is not None:
+        return CONTROL
+    return STYLES.get(arm.name, 4 + crc32(arm.name.encode()) % 4)
+
+
+def arm_style(arm: ArmRecord) -> ArmStyle:
+    """Return the look of an arm."""
+    number = style_number(arm)
+    return ArmStyle(COLOURS[number], MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)])
+
+
+def main_arms(comparison: Comparison) -> list[ArmRecord]:
+    """Return the arms that figures of many lines show: the two that the verdict compares, and others as there is room.
+
+    Controls are left out: they are shown where differences are.
+    """
+    compared = (comparison.difference.reference, comparison.difference.arm)
+    first = [arm for name in compared for arm in comparison.arms if arm.name == name]
+    others = [arm for arm in comparison.arms if arm.name not in compared and arm.controls is None]
+    chosen = [*first, *others][:MOST_CURVES]
+    return [arm for arm in comparison.arms if arm in chosen]
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,8 @@ class TitledFigure:
 def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
     """Draw the test accuracy of every run, joining the runs of a seed; `digits` are the decimals of the means."""
     arms = [arm for arm in comparison.arms if arm.runs]
+    if len(arms) > 2:
+        return _accuracy_rows(arms, digits)
 
     def paint(axes: Axes) -> None:
         for seed in sorted({run.seed for arm in arms for run in arm.runs}):
@@ -62,8 +92,7 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
             _paint_arm(axes, x, arm, digits)
         room = 0.27 * max(len(arms), 2)  # for the means at both sides
         axes.set_xlim(-room, len(arms) - 1 + room)
-        limit = 22 if len(arms) < 3 else max(36 // len(arms), 4)
-        axes.set_xticks(range(len(arms)), [shorten(arm.title, limit) for arm in arms], color=INK)
+        axes.set_xticks(range(len(arms)), [shorten(arm.title, 22) for arm in arms], color=INK)
         axes.tick_params(axis="x", length=0, pad=8)
         axes.grid(visible=False, axis="x")
         axes.margins(y=0.12)
@@ -74,8 +103,39 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
     return draw("accuracy", label, Panel(WIDTH, HEIGHT, left=56, bottom=34), paint)
 
 
+def _accuracy_rows(arms: Sequence[ArmRecord], digits: int) -> Markup:
+    """Draw the test accuracy of every run, a row for each arm, with its mean as a line."""
+
+    def paint(axes: Axes) -> None:
+        for y, arm in enumerate(arms):
+            style, values = arm_style(arm), [100 * run.test_accuracy for run in arm.runs]
+            mean = fmean(values)
+            axes.plot(values, [y] * len(values), style.marker, color=style.colour, markersize=7, zorder=3)
+            axes.plot([mean, mean], [y - 0.22, y + 0.22], color=INK, linewidth=2, zorder=4)
+        axes.margins(x=0.06)
+        name_rows(axes, [(arm.title, percent(fmean(run.test_accuracy for run in arm.runs), digits)) for arm in arms])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+
+    means = [f"{arm.title}: mean {percent(fmean(run.test_accuracy for run in arm.runs))}" for arm in arms]
+    label = f"Test accuracy of every run by arm. {'; '.join(means)}."
+    return draw("accuracy", label, Panel(WIDTH, NAMED_ROW * len(arms) + 52, left=14, bottom=34, top=18), paint)
+
+
+def name_rows(axes: Axes, names: Sequence[tuple[str, str]]) -> None:
+    """Write a name above each row, and a value at its right end; row y lies at y."""
+    low, high = axes.get_xlim()
+    for y, (name, value) in enumerate(names):
+        axes.text(low, y - 0.28, shorten(name, 44), color=INK, ha="left", va="bottom")
+        axes.text(high, y - 0.28, value, color=INK, ha="right", va="bottom", fontweight="bold")
+    axes.set_xlim(low, high)
+    axes.set_yticks([])
+    axes.set_ylim(len(names) - 0.5, -0.75)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
 def _paint_arm(axes: Axes, x: int, arm: ArmRecord, digits: int) -> None:
-    style = arm_style(x)
+    style = arm_style(arm)
     values = [100 * run.test_accuracy for run in arm.runs]
     axes.plot([x] * len(values), values, style.marker, color=style.colour, markersize=7, zorder=3)
     mean = fmean(values)
@@ -163,33 +223,36 @@ def curve_figures(comparison: Comparison) -> list[TitledFigure]:
 
 
 def _draw_curve(comparison: Comparison, name: str, title: str, value: Value, width: int) -> Markup:
-    unit, digits = (" %", 1) if name == "validation" else ("", 3)
-    curves = [_curves(arm, value) for arm in comparison.arms]
+    unit, digits, arms = *((" %", 1) if name == "validation" else ("", 3)), main_arms(comparison)
+    curves = [_curves(arm, value) for arm in arms]
     means = [_mean_curve(of_arm) for of_arm in curves]
 
     def paint(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        for number, (of_arm, mean) in enumerate(zip(curves, means, strict=True)):
-            style = arm_style(number)
+        for arm, of_arm, mean in zip(arms, curves, means, strict=True):
+            style = arm_style(arm)
             for curve in of_arm if len(of_arm) > 1 else []:
                 axes.plot(list(curve), list(curve.values()), color=style.colour, linewidth=0.9, alpha=0.4, zorder=2)
             marker = "o" if len(mean) == 1 else None
             x, y = list(mean), list(mean.values())
             axes.plot(x, y, marker=marker, color=style.colour, linewidth=2.4, ls=style.dashes)
             if name == "validation":
-                _mark_kept(axes, comparison.arms[number], style)
+                _mark_kept(axes, arm, style)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
+        if all(epoch == 1 for mean in means for epoch in mean):  # one epoch, which needs no more than its tick
+            axes.set_xticks([1])
+            axes.set_xlim(0.5, 1.5)
         if unit:
             axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}{unit}")
 
     last = "; ".join(
         f"{arm.title} {list(mean.values())[-1]:.{digits}f}{unit}" if mean else f"{arm.title} has none"
-        for arm, mean in zip(comparison.arms, means, strict=True)
+        for arm, mean in zip(arms, means, strict=True)
     )
     return draw(name, f"{title} by epoch. Last epoch, mean of the seeds: {last}.", Panel(width, 260, left=52), paint)
 
@@ -224,7 +287,7 @@ def class_figures(comparison: Comparison) -> list[TitledFigure]:
         return []
     if len(measured) <= MAX_CLASSES:
         return [
-            TitledFigure("Accuracy", _accuracies("class-accuracy", measured, comparison.arms)),
+            TitledFigure("Accuracy", _accuracies("class-accuracy", measured, main_arms(comparison))),
             TitledFigure("Difference, in points", _differences("class-difference", measured), shows_arms=False),
         ]
     gains = [record for record in measured if (record.difference or 0) > 0][:MAX_EACH_WAY]
@@ -282,9 +345,9 @@ def _accuracies(name: str, records: Sequence[ClassRecord], arms: Sequence[ArmRec
             found = [100 * value for arm in arms if (value := record.accuracy.get(arm.name)) is not None]
             if found:
                 axes.plot([min(found), max(found)], [y, y], color=MUTED, linewidth=1.6, alpha=0.7, zorder=2)
-            for number, arm in enumerate(arms):
+            for arm in arms:
                 if (share := record.accuracy.get(arm.name)) is not None:
-                    style = arm_style(number)
+                    style = arm_style(arm)
                     axes.plot(100 * share, y, style.marker, color=style.colour, markersize=7, zorder=3)
         axes.margins(x=0.06)
         _name_rows(axes, records)

@@ -11,12 +11,15 @@ import numpy as np
 
 from gpt4image.core.errors import StoreError
 from gpt4image.images.thumbnails import is_thumbnail
+from gpt4image.report.comparison.arm_figures import forest_figures, reliability_figure
 from gpt4image.report.comparison.figures import (
     accuracy_figure,
     class_figures,
     curve_figures,
     difference_figure,
+    main_arms,
     sort_classes,
+    style_number,
     verdict_figure,
 )
 from gpt4image.report.comparison.verdict import accuracy_digits, control_arms, other_arms, verdict
@@ -35,12 +38,14 @@ OUTCOMES = {
 }
 MAX_MATRIX = 30  # classes up to which a confusion matrix is readable; beyond, the most frequent confusions are listed
 MAX_CONFUSIONS = 25
+METRICS: tuple[str, ...] = ("top5_accuracy", "balanced_accuracy", "macro_f1", "negative_log_likelihood", "brier_score")
+METRICS += ("calibration_error",)
 MEANS = ("test_accuracy", "balanced_accuracy", "negative_log_likelihood", "validation_accuracy")
 
 
 def render(comparison: Comparison, gallery: Gallery) -> str:
     """Render the whole page as HTML."""
-    arms, digits = list(enumerate(comparison.arms)), accuracy_digits(comparison)
+    digits, main = accuracy_digits(comparison), main_arms(comparison)
     show_matrices = len(comparison.classes) <= MAX_MATRIX
     return render_page(
         "comparison.html.j2",
@@ -48,7 +53,9 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         comparison=comparison,
         data=comparison.data,
         arms=comparison.arms,
-        titles=[arm.title for arm in comparison.arms],
+        main_arms=main,
+        looks={arm.name: style_number(arm) for arm in comparison.arms},
+        titles=[arm.title for arm in main],
         verdict=verdict(comparison),
         other_arms=other_arms(comparison),
         control_arms=control_arms(comparison),
@@ -58,10 +65,13 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         difference_figure=difference_figure(comparison.difference),
         runs=_runs_by_seed(comparison),
         means=[
-            (number, arm, {name: fmean(getattr(run, name) for run in arm.runs) for name in MEANS})
-            for number, arm in arms
+            (arm, {name: fmean(getattr(run, name) for run in arm.runs) for name in MEANS})
+            for arm in comparison.arms
             if len(arm.runs) > 1
         ],
+        forests=forest_figures(comparison),
+        reliability=reliability_figure(comparison),
+        metrics=_metrics(comparison),
         curves=curve_figures(comparison),
         class_figures=class_figures(comparison),
         class_rows=sort_classes(comparison.per_class),
@@ -75,13 +85,23 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
     )
 
 
-def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[int, ArmRecord, RunRecord]]]:
-    """Return number, arm and run of all runs by seed, arms in order."""
-    runs: dict[int, list[tuple[int, ArmRecord, RunRecord]]] = {}
-    for number, arm in enumerate(comparison.arms):
+def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[ArmRecord, RunRecord]]]:
+    """Return arm and run of all runs by seed, arms in order."""
+    runs: dict[int, list[tuple[ArmRecord, RunRecord]]] = {}
+    for arm in comparison.arms:
         for run in arm.runs:
-            runs.setdefault(run.seed, []).append((number, arm, run))
+            runs.setdefault(run.seed, []).append((arm, run))
     return dict(sorted(runs.items()))
+
+
+def _metrics(comparison: Comparison) -> list[tuple[ArmRecord, dict[str, float | None]]]:
+    """Return the mean of each metric over the seeds of each arm; nothing for records that lack them."""
+    rows = []
+    for arm in comparison.arms:
+        values = {name: [getattr(run, name) for run in arm.runs] for name in METRICS}
+        means = {name: fmean(found) if found and None not in found else None for name, found in values.items()}
+        rows.append((arm, means))
+    return rows if any(means["brier_score"] is not None for _, means in rows) else []
 
 
 def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
     return {
         "changes": changes.tolist(),
         "most_changed": max(int(np.abs(changes).max(initial=0)), 1),
-        "compared": [(number, comparison.arms[number]) for number in compared],
+        "compared": [comparison.arms[number] for number in compared],
     }
 
 
@@ -105,7 +125,7 @@ def _command_line(comparison: Comparison) -> str:
 
 def _frequent_confusions(comparison: Comparison) -> list[tuple[str, str, list[tuple[int, int]]]]:
     """Return the most frequent confusions over all arms: true class, predicted class, each arm's count and total."""
-    counts = np.array([arm.confusion for arm in comparison.arms], dtype=np.int64)  # [arms, true, predicted]
+    counts = np.array([arm.confusion for arm in main_arms(comparison)], dtype=np.int64)  # [arms, true, predicted]
     if not counts.size:
         return []
     classes, totals, wrong = comparison.classes, counts.sum(axis=2), counts.sum(axis=0)

@@ -18,7 +18,7 @@ WIDTH, ROW = 400, 46
 
 def probe_figure(knowledge: Knowledge) -> Markup:
     """Draw each classifier's accuracy as a bar with its interval, and a line at that of the most common answer."""
-    image, both, text, _ = COLOURS  # as in a comparison: blue without descriptions, orange with them
+    image, both, text = COLOURS[:3]  # as in a comparison: blue without descriptions, orange with them
     bars: list[tuple[str, Probe, str]] = [("texts alone", knowledge.text, text)]
     if knowledge.masked is not None:
         bars.append(("without class names", knowledge.masked, text))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, GRID = "#1f242a", "#5c656f", "#d5dadf"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: distinct in every kind of colour vision
+# Okabe and Ito: distinct in every kind of colour vision; after the fourth, with other markers, darker ones
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#2f9fd0", "#6b4fa0", "#a5313f", "#767f88")
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(COLOURS)}
 FONT_SIZE = 12.0
 CHARACTER = 6.6  # mean width of a character at FONT_SIZE, rounded up
@@ -75,6 +76,9 @@ def sign_ticks(axes: Axes) -> None:
         digits = 0 if high - low > 7 else 1 if high - low > 0.7 else 2
         return decimal(value, digits, signed=True) if abs(value) > 1e-9 else "0"
 
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))  # 2.5 would be shown as 2
     axes.xaxis.set_major_formatter(text)
 
 
