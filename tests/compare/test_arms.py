@@ -12,7 +12,7 @@ from gpt4image import compare_arms, open_run, write_report
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison, Gallery
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.train.run import load_backbone, train_model
+from gpt4image.train.run import load_backbone, train_run
 from gpt4image.train.spec import ARMS, Arm
 
 
@@ -78,23 +78,30 @@ def test_report_of_a_running_comparison_covers_its_finished_seeds(
     running = shutil.copytree(folder, tmp_path / "running")
     for name in ("comparison.json", "gallery.json", "runs/baseline-1/result.json", "runs/described-1/result.json"):
         (running / name).unlink()
+    shutil.rmtree(running / "experiments")
+    for path in running.glob("runs/*/test.safetensors"):
+        path.unlink()
     with pytest.raises(StoreError, match="no seed has finished in every arm yet"):
         write_report(running)
 
-    def train_or_stop(*arguments, seed, **settings):
-        if seed == 1:
+    def train_or_stop(spec, *arguments):
+        if spec.seed == 1:
             raise KeyboardInterrupt
-        return train_model(*arguments, seed=seed, **settings)
+        return train_run(spec, *arguments)
 
-    monkeypatch.setattr("gpt4image.compare.arms.train_model", train_or_stop)
+    monkeypatch.setattr("gpt4image.compare.arms.train_run", train_or_stop)
     with pytest.raises(KeyboardInterrupt):
         compare_arms(images, descriptions, store, recipe, running, seeds=(0, 1))
     found = Comparison.load(running / "comparison.json")
-    assert (found.planned_seeds, found.difference.seeds) == (2, [0])
-    assert "So far, with 1 of 2 seeds" in write_report(running).read_text()
+    assert (found.planned_seeds, found.difference.seeds, found.split) == (2, [0], "validation")
+    assert found.arms[0].runs[0].test_accuracy == pytest.approx(found.arms[0].runs[0].validation_accuracy)
+    page = write_report(running).read_text()
+    assert "So far, with 1 of 2 seeds on the validation images" in page
+    assert "Runs are still going" in page
+    assert not list(running.glob("**/test*"))
     monkeypatch.undo()
     found = compare_arms(images, descriptions, store, recipe, running, seeds=(0, 1))
-    assert (found.planned_seeds, found.difference.seeds) == (2, [0, 1])
+    assert (found.planned_seeds, found.difference.seeds, found.split) == (2, [0, 1], "test")
 
 
 def test_size_of_the_model_is_recorded(work):

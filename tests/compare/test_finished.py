@@ -91,9 +91,10 @@ def test_changed_file_is_noticed(restored, no_training, change):
         case "result":
             os.utime(work / "runs" / "baseline-0" / "result.json")
         case "report":
-            (work / "report.html").unlink()
+            next(work.glob("experiments/*/report.html")).unlink()
         case "comparison":
-            (work / "comparison.json").write_text((work / "comparison.json").read_text().replace("0", "1", 1))
+            record = next(work.glob("experiments/*/comparison.json"))
+            record.write_text(record.read_text().replace("0", "1", 1))
         case "text":
             lines = (restored / "texts.jsonl").read_text().splitlines()
             lines[0] = json.dumps(json.loads(lines[0]) | {"text": "Something else."})
@@ -104,6 +105,16 @@ def test_changed_file_is_noticed(restored, no_training, change):
             (images / "red" / "000.png").rename(images / "blue" / "moved.png")
     with pytest.raises(ComparedError):
         compare(restored)
+
+
+@pytest.mark.slow
+def test_finished_experiment_becomes_the_latest_again(restored, no_training):
+    work = restored / "work"
+    for name in ("comparison.json", "report.html"):
+        (work / name).write_text("another experiment")
+    compare(restored)
+    for name in ("comparison.json", "report.html"):
+        assert (work / name).read_bytes() == next(work.glob(f"experiments/*/{name}")).read_bytes()
 
 
 @pytest.mark.slow

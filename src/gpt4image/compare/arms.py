@@ -1,19 +1,39 @@
-"""Train every arm with every seed, predict the test images once, and compare seed by seed."""
+"""Train every arm with every seed, answer the test images once at the end, and compare seed by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from pathlib import Path
+from typing import Any
 
+from gpt4image.compare.experiments import (
+    Experiment,
+    ExperimentLayout,
+    check_name,
+    open_experiment,
+    publish,
+    record_runs,
+)
 from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.model_facts import measure_model
-from gpt4image.compare.predictions import predict_test_images, write_test_answers
-from gpt4image.compare.records import CommandRecord, Comparison
-from gpt4image.compare.summarize import RunOutcome, find_candidate, record_comparison
+from gpt4image.compare.plan import FindInputs, Plan, PlannedRun, RunMaker, Variant, make_variants
+from gpt4image.compare.predictions import predict_test_images, predict_validation_images, write_test_answers
+from gpt4image.compare.records import CommandRecord, Comparison, ModelRecord
+from gpt4image.compare.summarize import (
+    RunOutcome,
+    TrainedVariants,
+    choose_variants,
+    find_candidate,
+    record_comparison,
+    record_variants,
+)
+from gpt4image.compare.warnings import find_warnings
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import digest
 from gpt4image.core.invocation import current_invocation
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
@@ -22,10 +42,11 @@ from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
+from gpt4image.train.identity import images_digest, settings_digest
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
-from gpt4image.train.recipe import AUGMENTATION, Recipe
-from gpt4image.train.run import train_model
-from gpt4image.train.spec import CANDIDATE, REFERENCE, RunInputs, RunLayout, choose_arms
+from gpt4image.train.recipe import Recipe
+from gpt4image.train.run import TrainedRun, train_run
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunInputs, choose_arms
 from gpt4image.train.tracking import Tracking
 
 
@@ -42,13 +63,20 @@ def compare_arms(
     checkpoint_seconds: float = 60.0,
     tracking: Tracking | None = None,
     arms: Sequence[str] = (),
-    inputs: Callable[[str, int], RunInputs] | None = None,
     margin: float = 0.01,
+    inputs: FindInputs | None = None,
+    name: str | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    tune: int = 0,
+    frozen_accuracy: Callable[[], float | None] | None = None,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
-    Finished runs are not trained again, and an interrupted one resumes. The comparison is also written to
-    `comparison.json` and `gallery.json` in the work directory, whenever all arms have finished a seed.
+    The plan is shown before the first step. Runs with the same settings are shared by all experiments of a work
+    directory: finished ones are not trained again, and an interrupted one resumes. The test images are answered once,
+    when all runs are trained, and only by the runs that are compared; until then the record covers the validation
+    images and the seeds that all arms have finished. It is written to `comparison.json` and `gallery.json` in the
+    experiment's folder, and in the work directory as the latest.
 
     Args:
         images: the images.
@@ -62,74 +90,171 @@ def compare_arms(
         checkpoint_seconds: time between two checkpoints of a run.
         tracking: experiment trackers to send the figures of every run to.
         arms: arms to train besides the baseline; default all that are not optional.
-        inputs: returns what an arm learns from with a seed, called when the arms before it are trained; default
-            `images`, `store` and `soft_labels`. Test images must be the same.
         margin: difference of test accuracy that does not matter, from 0 to 1.
+        inputs: returns what an arm learns from with a seed, given the folder of the baseline run if it learns from one;
+            default `images`, `store` and `soft_labels`. Test images must be the same.
+        name: name of the experiment; default one that says what it compares.
+        sweep: values of recipe settings; every arm is trained with every combination that makes a difference to it,
+            and compared with the one that has the best mean validation accuracy.
+        tune: trials of a search for each arm's own settings on the validation images, see `compare.tuning`; 0 for none.
+        frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
 
     Raises:
-        ConfigError: invalid seeds, no arm that learns from descriptions, or a run in the work directory was created
-            with different settings.
+        ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
         StoreError: the vectors belong to other descriptions.
     """
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, seeds)
+    if name is not None:
+        check_name(name)
     workdir, recipe, seeds = WorkDir(work), on_this_machine(recipe), tuple(seeds)
-    workers = loader_workers(workers)
-    outcomes: dict[str, list[RunOutcome]] = {arm: [] for arm in _choose_arms(arms, recipe)}
-    layouts = {(seed, arm): RunLayout(workdir.run(arm, seed)) for seed in seeds for arm in outcomes}
-    done = {key for key, layout in layouts.items() if layout.result.exists()}
-    augmentation, numbers, model = _augmentation(tuple(layouts.values())), count(1), None
-    with console.progress(f"All {len(layouts)} runs", len(layouts), done=len(done)) as overall:
-        for seed in seeds:
-            for arm, finished in outcomes.items():
-                title = f"Run {next(numbers)} of {len(layouts)}: {arm}, seed {seed}"
-                own = RunInputs(images, stores, tuple(soft_labels))
-                if inputs is not None:
-                    with make_accelerator(recipe).main_process_first():
-                        own = inputs(arm, seed)
-                run = train_model(
-                    own.images,
-                    own.stores,
-                    recipe,
-                    layouts[seed, arm].folder,
-                    soft_labels=own.soft_labels,
-                    arm=arm,
-                    seed=seed,
-                    features=workdir.features,
-                    workers=workers,
-                    checkpoint_seconds=checkpoint_seconds,
-                    augmentation=augmentation,
-                    tracking=tracking,
-                    progress=partial(console.progress, title, part_of=overall),
-                )
-                predictions = predict_test_images(run, images, features=workdir.features, workers=workers)
-                finished.append(RunOutcome(run, predictions))
-            known = workdir.comparison.exists() and all((seed, arm) in done for arm in outcomes)
-            if known and seed != seeds[-1]:
-                continue
-            with console.doing("Summarising the runs"):  # those so far, so that a report can be written meanwhile
-                model = model or measure_model(outcomes[REFERENCE][0].run)
-                found = record_comparison(images, descriptions, stores, recipe, outcomes, soft_labels, margin)
-                setting = {"planned_seeds": len(seeds), "model": model, "command": _record_command(workdir)}
-                comparison = found.model_copy(update=setting)
-                if make_accelerator(recipe).is_main_process:
-                    _save(comparison, images, descriptions, outcomes, workdir)
+    given = RunInputs(images, stores, tuple(soft_labels))
+    maker = RunMaker(given, inputs, workdir, loader_workers(workers), checkpoint_seconds, tracking)
+    chosen_arms, searched = choose_arms(arms), dict(sweep or {})
+    variants = make_variants(chosen_arms, recipe, searched)
+    for variant in variants:
+        _check_arms(chosen_arms, variant.recipe)
+    plan = Plan.make(maker, variants, seeds)
+    plan.find_speed(workdir)
+    experiment = Experiment(
+        name="",
+        identity=_identity(images, descriptions, recipe, plan),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        arms=chosen_arms,
+        seeds=list(seeds),
+        recipe=recipe.to_dict(),
+        searched={key: list(values) for key, values in searched.items()},
+        runs=record_runs(plan),
+    )
+    lines = plan.lines(workdir)
+    accelerator = make_accelerator(recipe)
+    accelerator.wait_for_everyone()  # all have seen what is there before the first one changes it
+    layout = None
+    if accelerator.is_main_process:
+        layout = open_experiment(workdir, experiment, name)
+        console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
+    summary = Summary(images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy)
+    trained: dict[int, tuple[Variant, list[TrainedRun]]] = {n: (v, []) for n, v in enumerate(plan.variants)}
+    before = [run.state == "finished" for run in plan.runs]
+    with console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before)) as overall:
+        for number, planned in enumerate(plan.runs):
+            run = _train(planned, number, plan, maker, overall)
+            trained[number % len(trained)][1].append(run)
+            ends = number + 1
+            known = all(before[ends - len(trained) : ends + len(trained)])  # the next seed is finished as well
+            if ends % len(trained) == 0 and ends < len(plan.runs) and not known:
+                summary.write(trained, "validation")
+    comparison = summary.write(trained, "test")
+    if layout is not None:
+        runs = record_runs(Plan.make(maker, plan.variants, seeds))  # with the folders of those that had to wait
+        recorded = Experiment.load(layout.record)
+        recorded.model_copy(update={"runs": runs, "finished": True}).save(layout.record)
     return comparison
 
 
-def _save(
-    comparison: Comparison,
-    images: ImageTable,
-    descriptions: DescriptionSet,
-    outcomes: Mapping[str, Sequence[RunOutcome]],
-    workdir: WorkDir,
-) -> None:
-    """Write the records that the report reads."""
-    first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, comparison.difference.arm)}
-    choose_gallery(images, descriptions, first).save(workdir.gallery)
-    answers = {(arm, run.run.seed): run.predictions for arm, runs in outcomes.items() for run in runs}
-    write_test_answers(workdir.test_answers, images, answers)
-    comparison.save(workdir.comparison)
+def _train(planned: PlannedRun, number: int, plan: Plan, maker: RunMaker, overall: console.Meter) -> TrainedRun:
+    """Train one run of a plan, or open it if it is finished."""
+    spec = planned.spec or maker(planned.variant, planned.seed, augmentation=plan.augmentation)
+    if spec is None:
+        raise ConfigError(f"The arm {planned.variant.arm} learns from the baseline, which is not trained.")
+    title = f"Run {number + 1} of {len(plan.runs)}: {planned.variant.title}, seed {planned.seed}"
+    if spec.layout.result.exists():
+        return train_run(spec)
+    title += plan.time_left(number)
+    run = train_run(spec, partial(console.progress, title, part_of=overall))
+    plan.learn_speed(run)
+    return run
+
+
+@dataclass
+class Summary:
+    """Writes what the runs of an experiment have shown.
+
+    Attributes:
+        images: the images with all their labels.
+        descriptions: their texts.
+        given: vectors and soft labels of all arms.
+        recipe: recipe of all arms.
+        workdir: the work directory.
+        layout: files of the experiment; None in processes that write nothing.
+        planned_seeds: seeds of the whole experiment.
+        margin: see `compare_arms`, as the next one.
+        frozen_accuracy: likewise.
+        model: size and speed of the model, once measured.
+    """
+
+    images: ImageTable
+    descriptions: DescriptionSet
+    given: RunInputs
+    recipe: Recipe
+    workdir: WorkDir
+    layout: ExperimentLayout | None
+    planned_seeds: int
+    margin: float
+    frozen_accuracy: Callable[[], float | None] | None
+    model: ModelRecord | None = None
+
+    def write(self, trained: TrainedVariants, split: str) -> Comparison:
+        """Choose each arm's variant on the validation images, answer the images of a split, and write the records."""
+        predict = predict_test_images if split == "test" else predict_validation_images
+        chosen = choose_variants(trained)
+        outcomes: dict[str, list[RunOutcome]] = {}
+        with console.doing("Summarising the runs"):
+            for arm, number in chosen.items():
+                found = ((run, predict(run, self.images, features=self.workdir.features)) for run in trained[number][1])
+                outcomes[arm] = [RunOutcome(run, predictions) for run, predictions in found]
+            self.model = self.model or measure_model(outcomes[REFERENCE][0].run)
+            comparison = record_comparison(
+                self.images,
+                self.descriptions,
+                self.given.stores,
+                self.recipe,
+                outcomes,
+                self.given.soft_labels,
+                self.margin,
+            )
+            changes = {
+                "planned_seeds": self.planned_seeds,
+                "model": self.model,
+                "command": _record_command(self.workdir),
+                "experiment": self.layout and self.layout.folder.name,
+                "split": split,
+                "variants": tuple(record_variants(trained, chosen)) if len(trained) > len(chosen) else (),
+                "warnings": self._warnings(outcomes) if split == "test" else (),
+            }
+            comparison = comparison.model_copy(update=changes)
+            if self.layout is not None:
+                self._save(comparison, outcomes, self.layout)
+        return comparison
+
+    def _warnings(self, outcomes: Mapping[str, Sequence[RunOutcome]]) -> tuple[str, ...]:
+        frozen = self.frozen_accuracy() if self.frozen_accuracy and self.layout is not None else None
+        runs = {arm: [outcome.run for outcome in found] for arm, found in outcomes.items()}
+        return find_warnings(runs, len(labelled_rows(self.images, "validation")), frozen)
+
+    def _save(
+        self, comparison: Comparison, outcomes: Mapping[str, Sequence[RunOutcome]], layout: ExperimentLayout
+    ) -> None:
+        """Write the records that the report reads; an experiment's old report no longer fits them."""
+        layout.report.unlink(missing_ok=True)
+        first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, comparison.difference.arm)}
+        choose_gallery(self.images, self.descriptions, first).save(layout.gallery)
+        if comparison.split == "test":
+            answers = {(arm, run.run.seed): run.predictions for arm, runs in outcomes.items() for run in runs}
+            write_test_answers(layout.test_answers, self.images, answers)
+        comparison.save(layout.comparison)
+        publish(layout, self.workdir)
+
+
+def _identity(images: ImageTable, descriptions: DescriptionSet, recipe: Recipe, plan: Plan) -> str:
+    """Return the hash of all that decides an experiment: its runs, and the test images that judge them."""
+    runs = (
+        settings_digest(run.spec.settings())
+        if run.spec and ARMS.load(run.variant.arm).labels != "baseline"  # whose labels may not be known yet
+        else repr((run.variant, run.seed))
+        for run in plan.runs
+    )
+    return digest(images_digest(images, with_test=True), descriptions.text_hash, repr(recipe), *runs)
 
 
 def _record_command(workdir: WorkDir) -> CommandRecord | None:
@@ -140,20 +265,8 @@ def _record_command(workdir: WorkDir) -> CommandRecord | None:
     return CommandRecord(program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder))
 
 
-def _augmentation(runs: Sequence[RunLayout]) -> int:
-    """Return the version of the augmentation of all runs: the oldest that one of them began with."""
-    version = min((run.augmentation for run in runs if run.augmentation), default=AUGMENTATION)
-    if version < AUGMENTATION and not all(run.result.exists() for run in runs):
-        console.say(
-            f"Some of these runs began with version {version} of the augmentation, so the others get it too. In a new "
-            f"work directory they would get version {AUGMENTATION}."
-        )
-    return version
-
-
-def _choose_arms(arms: Sequence[str], recipe: Recipe) -> list[str]:
-    """Return the arms to train. ConfigError if nothing would be learned from them."""
-    names = choose_arms(arms)
+def _check_arms(names: Sequence[str], recipe: Recipe) -> None:
+    """Raise ConfigError if nothing would be learned from the arms."""
     if find_candidate(names) is None:
         raise ConfigError(
             f"arms: none of {', '.join(names)} learns from descriptions. Add one, such as {CANDIDATE} or text-labels."
@@ -163,7 +276,6 @@ def _choose_arms(arms: Sequence[str], recipe: Recipe) -> list[str]:
             f"The arms {REFERENCE} and {CANDIDATE} would be the same: set weight and align_until above 0 to align with "
             "descriptions, or soft_labels above 0."
         )
-    return names
 
 
 def _check(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from gpt4image.compare.experiments import Experiment, ExperimentLayout, experiment_layouts, publish
 from gpt4image.compare.records import Comparison
 from gpt4image.core.files import digest
 from gpt4image.core.options import ArmOptions, GuidanceOptions
@@ -58,44 +59,56 @@ def hash_inputs(
 
 
 def find_finished(
-    inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, seeds: int, arms: ArmOptions
+    inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, arms: ArmOptions, name: str | None = None
 ) -> Comparison | None:
-    """Return the comparison in a work directory if it was made from the same inputs and no file changed since."""
+    """Return the comparison of a finished experiment if it was made from the same inputs and no file changed since.
+
+    It becomes the latest of the work directory.
+
+    Args:
+        name: the experiment's name; None for that of any.
+    """
     workdir = WorkDir(work)
-    if not workdir.comparison_inputs.exists():
-        return None
-    known = FinishedComparison.load(workdir.comparison_inputs)
-    same = known == FinishedComparison(inputs=inputs, files=state_of_files(options, recipe, work, seeds, arms))
-    return Comparison.load(workdir.comparison) if same and None not in known.files.values() else None
+    for layout in experiment_layouts(workdir):
+        if not layout.comparison_inputs.exists() or name not in (None, layout.folder.name):
+            continue
+        known = FinishedComparison.load(layout.comparison_inputs)
+        if known.inputs == inputs and known.files == state_of_files(layout, options, recipe, work, arms):
+            publish(layout, workdir)
+            return Comparison.load(layout.comparison)
+    return None
 
 
 def save_finished(
-    inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, seeds: int, arms: ArmOptions
+    inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, arms: ArmOptions, name: str
 ) -> None:
-    """Remember what the comparison in a work directory was made from. Call it when all files are written."""
-    files = state_of_files(options, recipe, work, seeds, arms)
-    FinishedComparison(inputs=inputs, files=files).save(WorkDir(work).comparison_inputs)
+    """Remember what an experiment was made from. Call it when all its files are written."""
+    layout = ExperimentLayout(WorkDir(work).experiment(name))
+    files = state_of_files(layout, options, recipe, work, arms)
+    if None not in files.values():
+        FinishedComparison(inputs=inputs, files=files).save(layout.comparison_inputs)
 
 
 def state_of_files(
-    options: GuidanceOptions, recipe: Recipe, work: Path, seeds: int, arms: ArmOptions
+    layout: ExperimentLayout, options: GuidanceOptions, recipe: Recipe, work: Path, arms: ArmOptions
 ) -> dict[str, tuple[int, int, int] | None]:
-    """Return size and times of the files that a comparison reads and writes; relative if in `work`."""
+    """Return size and times of the files that an experiment reads and writes; relative if in `work`."""
     found: dict[str, tuple[int, int, int] | None] = {}
     files = [] if arms.labeller.classes is None else [arms.labeller.classes]
-    for path in (*_results(work, seeds, choose_arms(arms.arms)), *_local_files(options, recipe), *files):
+    for path in (*_results(layout, work), *_local_files(options, recipe), *files):
         name = path.relative_to(work) if path.is_relative_to(work) else path
         found[name.as_posix()] = state_of(path, path.stat()) if path.exists() else None
     return found
 
 
-def _results(work: Path, seeds: int, arms: Sequence[str]) -> Iterator[Path]:
-    workdir = WorkDir(work)
-    yield from (workdir.comparison, workdir.gallery, workdir.report)
-    for arm in arms:
-        for seed in range(seeds):
-            run = RunLayout(workdir.run(arm, seed))
-            yield from (run.settings, run.result, run.weights, run.predictions)
+def _results(layout: ExperimentLayout, work: Path) -> Iterator[Path]:
+    yield from (layout.comparison, layout.gallery, layout.report)
+    compared = {run.folder for arm in Comparison.load(layout.comparison).arms for run in arm.runs}
+    for planned in Experiment.load(layout.record).runs:
+        run = RunLayout(WorkDir(work).runs / (planned.folder or ""))
+        yield from (run.settings, run.result, run.weights)
+        if planned.folder in compared:
+            yield run.predictions
 
 
 def _local_files(options: GuidanceOptions, recipe: Recipe) -> Iterator[Path]:

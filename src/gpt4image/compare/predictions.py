@@ -72,26 +72,39 @@ def predict_test_images(
         workers: processes that prepare batches.
 
     Raises:
-        StoreError: the stored predictions are damaged, or belong to other test images or weights.
+        StoreError: the stored predictions are damaged.
     """
     path, rows = run.layout.predictions, labelled_rows(images, "test")
     identity = digest(images.ids[rows].tobytes(), hash_file(run.layout.weights))
     ids_hash = np.frombuffer(identity.encode(), dtype=np.uint8)
     accelerator = make_accelerator(run.recipe)
-    if not path.exists():
+    stored = _read(path)
+    if stored is None or not np.array_equal(stored["ids_hash"], ids_hash):  # the test images may have changed
         with doing(f"Predicting the test images ({run.arm.name}, seed {run.seed})"):
             logits = _predict(run, images, "test", accelerator, features, workers).logits
+        stored = {"logits": logits, "ids_hash": ids_hash}
         if accelerator.is_main_process:
             with atomic_write(path) as file:
-                file.write(save({"logits": logits, "ids_hash": ids_hash}))
+                file.write(save(stored))
         accelerator.wait_for_everyone()
+    return Predictions(rows, images.labels[rows].astype(np.int64), stored["logits"])
+
+
+def predict_validation_images(
+    run: TrainedRun, images: ImageTable, *, features: Path | None = None, workers: int = 0
+) -> Predictions:
+    """Return a finished run's predictions for the validation images; nothing is stored."""
+    return _predict(run, images, "validation", make_accelerator(run.recipe), features, workers)
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
     try:
-        stored = load_file(path)
+        stored: dict[str, np.ndarray] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} is damaged ({error}). Delete it to predict the test images again.") from None
-    if not np.array_equal(stored["ids_hash"], ids_hash):
-        raise StoreError(f"{path} belongs to other test images or weights. Delete it to predict the test images again.")
-    return Predictions(rows, images.labels[rows].astype(np.int64), stored["logits"])
+    return stored
 
 
 def write_test_answers(path: Path, images: ImageTable, predictions: Mapping[tuple[str, int], Predictions]) -> None:
@@ -124,7 +137,7 @@ def validation_confusion(run: TrainedRun, images: ImageTable, features: Path | N
         images: the images it was trained on.
         features: folder of cached features, as in training.
     """
-    return _predict(run, images, "validation", make_accelerator(run.recipe), features).confusion
+    return predict_validation_images(run, images, features=features).confusion
 
 
 def _predict(

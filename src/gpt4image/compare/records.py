@@ -39,6 +39,7 @@ class RunRecord(Record):
     macro_f1: float | None = None
     brier_score: float | None = None
     calibration_error: float | None = None
+    folder: str | None = None  # name of the run's folder
 
 
 class ArmRecord(Record):
@@ -119,6 +120,18 @@ class GroupRecord(ClassRecord):
     """The classes with a similar number of labelled training images (`summarize.GROUPS`) taken together."""
 
     classes: int
+
+
+class VariantRecord(Record):
+    """An arm with settings of its own, judged on the validation images; `chosen` ones answered the test images."""
+
+    arm: str
+    title: str
+    changes: dict[str, str]
+    seeds: list[int]
+    validation_accuracy: list[float]  # by seed
+    mean: float
+    chosen: bool
 
 
 class DataRecord(Record):
@@ -209,8 +222,10 @@ class Gallery(Record):
 class Comparison(Record):
     """All results of a comparison of training with and without text.
 
-    While runs are still going, it covers the seeds that are finished, of `planned_seeds`. The fields with a default are
-    missing in records of version 0.1; `command` is None for a Python call.
+    While runs are still going, it covers the seeds that are finished, of `planned_seeds`, and `split` is `validation`:
+    all that is called a test then stands for the validation images, because test images are answered once, at the
+    end. `variants` holds more than the arms if settings were swept. The fields with a default are missing in records of
+    version 0.1; `command` is None for a Python call.
     """
 
     version: str
@@ -233,3 +248,7 @@ class Comparison(Record):
     text_origins: tuple[TextOriginRecord, ...] = ()
     model: ModelRecord | None = None
     groups: tuple[GroupRecord, ...] = ()
+    experiment: str | None = None
+    split: Literal["test", "validation"] = "test"
+    variants: tuple[VariantRecord, ...] = ()
+    warnings: tuple[str, ...] = ()

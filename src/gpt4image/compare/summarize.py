@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
 
+from gpt4image.compare.plan import Variant
 from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import (
     ArmRecord,
@@ -25,6 +26,7 @@ from gpt4image.compare.records import (
     Needed,
     RunRecord,
     TextOriginRecord,
+    VariantRecord,
 )
 from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import DescriptionSet
@@ -42,7 +44,8 @@ from gpt4image.probing.intervals import (
 from gpt4image.probing.verdicts import EQUIVALENCE_CONFIDENCE, holm
 from gpt4image.soft_labels import SoftLabels
 from gpt4image.train.guidance import is_text
-from gpt4image.train.processes import make_accelerator
+from gpt4image.train.identity import in_words
+from gpt4image.train.processes import device_name, make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
 from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, Arm
@@ -54,6 +57,10 @@ KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
 
 
 PREDICTED = ("confidence", "correct")  # fields of `Predictions` that make a reliability diagram
+
+
+TrainedVariants = Mapping[int, tuple[Variant, Sequence[TrainedRun]]]
+"""Variants and their runs, by number."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def record_comparison(
         ],
         groups=tuple(_record_groups(np.array(train_images), labels, right, differences)),
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
-        device=_device(recipe),
+        device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         notes=_notes(images, stores, recipe, soft_labels),
         text_origins=tuple(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
@@ -170,6 +177,42 @@ def _record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray]
     )
 
 
+def record_variants(trained: TrainedVariants, chosen: Mapping[str, int]) -> list[VariantRecord]:
+    """Summarise variants on the validation images.
+
+    Args:
+        trained: variants and their runs, by number.
+        chosen: number of each arm's chosen variant.
+    """
+    return [
+        VariantRecord(
+            arm=variant.arm,
+            title=variant.title,
+            changes={name: in_words(value) for name, value in variant.changes.items()},
+            seeds=[run.seed for run in runs],
+            validation_accuracy=[run.best_accuracy for run in runs],
+            mean=mean_validation(runs),
+            chosen=number == chosen[variant.arm],
+        )
+        for number, (variant, runs) in trained.items()
+    ]
+
+
+def choose_variants(trained: TrainedVariants) -> dict[str, int]:
+    """Return the number of each arm's variant with the best mean validation accuracy, the first of equals."""
+    chosen: dict[str, int] = {}
+    for number, (variant, runs) in trained.items():
+        best = chosen.get(variant.arm)
+        if best is None or mean_validation(runs) > mean_validation(trained[best][1]):
+            chosen[variant.arm] = number
+    return chosen
+
+
+def mean_validation(runs: Sequence[TrainedRun]) -> float:
+    """Return the mean validation accuracy of some runs, from 0 to 1."""
+    return fmean(run.best_accuracy for run in runs)
+
+
 def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
     arm = outcomes[0].run.arm
     predictions = [outcome.predictions for outcome in outcomes]
@@ -198,6 +241,7 @@ def record_run(outcome: RunOutcome) -> RunRecord:
         **metrics.model_dump(exclude={"accuracy"}),
         seconds=run.seconds,
         history=[EpochRecord(**epoch) for epoch in run.history],
+        folder=run.layout.folder.name,
     )
 
 
@@ -266,16 +310,6 @@ def _record_encoder(store: EmbeddingStore) -> EncoderRecord:
         distinct_texts=manifest.distinct_texts,
         truncated_texts=manifest.truncated,
     )
-
-
-def _device(recipe: Recipe) -> str:
-    accelerator = make_accelerator(recipe)
-    name = (
-        torch.cuda.get_device_name(accelerator.device)
-        if accelerator.device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    return f"{accelerator.num_processes} x {name}, torch {torch.__version__}"
 
 
 def _notes(

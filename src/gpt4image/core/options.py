@@ -196,6 +196,8 @@ class ArmOptions:
         margin: difference of accuracy that does not matter, in percentage points.
         labeller: how labels that stand in for given ones are made.
         simulation: labels to take away or make wrong.
+        sweep: values of recipe settings, each as `weight=0.1,0.3,1`.
+        tune: trials of the search for each arm's settings; 0 for no search.
     """
 
     arms: tuple[str, ...] = ()
@@ -203,9 +205,12 @@ class ArmOptions:
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
     controls: bool = False
     margin: Positive = 1.0
+    sweep: tuple[str, ...] = ()
+    tune: Whole = 0
 
     def __post_init__(self) -> None:
         check_value(Positive, self.margin, "margin")
+        check_value(Whole, self.tune, "tune")
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ class WorkDir(Layout):
     audit_page = File("audit/audit.html")
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids
     features = File("features")  # outputs of frozen modules, shared by all runs
-    comparison = File("comparison.json")
-    comparison_inputs = File("comparison-inputs.json")  # what it was made from; written last
+    comparison = File("comparison.json")  # of the latest experiment, like the next three
     gallery = File("gallery.json")
     report = File("report.html")
     test_answers = File("test_answers.csv")  # every arm's and seed's answer for every test image
+    runs = File("runs")
+    experiments = File("experiments")  # a folder for each, with its own comparison
+    tuning = File("tuning")  # trials of the search for settings
     tracking = File("tracking")  # what experiment trackers write into files
 
     def embeddings(self, encoder: str) -> Path:
@@ -62,8 +64,12 @@ class WorkDir(Layout):
         return self.labels(f"text-{name}")
 
     def run(self, arm: str, seed: int) -> Path:
-        """Return the folder of one training run."""
-        return self.folder / "runs" / f"{arm}-{seed}"
+        """Return the folder of an arm's first run with a seed; those of other settings have a hash at the end."""
+        return self.runs / f"{arm}-{seed}"
+
+    def experiment(self, name: str) -> Path:
+        """Return the folder of an experiment."""
+        return self.experiments / name
 
 
 def file_name(name: str) -> str:

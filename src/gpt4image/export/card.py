@@ -70,16 +70,19 @@ def write_card(path: Path, facts: CardFacts) -> None:
 
 
 def find_comparison(run: TrainedRun) -> Comparison | None:
-    """Return the comparison that a run is part of, from its work directory; None if there is none."""
-    path = work_of(run).comparison
-    if not path.exists():
-        return None
-    try:
-        comparison = Comparison.load(path)
-    except StoreError as error:
-        console.say(f"{error} The model card says nothing of the comparison.", "yellow")
-        return None
-    return comparison if recorded_run(run, comparison) else None
+    """Return the latest comparison of its work directory that a run is part of, else an earlier one; None without."""
+    workdir = work_of(run)
+    for path in (workdir.comparison, *sorted(workdir.experiments.glob("*/comparison.json"))):
+        if not path.exists():
+            continue
+        try:
+            comparison = Comparison.load(path)
+        except StoreError as error:
+            console.say(f"{error} The model card says nothing of this comparison.", "yellow")
+            continue
+        if comparison.split == "test" and recorded_run(run, comparison):
+            return comparison
+    return None
 
 
 def recorded_run(run: TrainedRun, comparison: Comparison) -> RunRecord | None:

@@ -93,6 +93,14 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     )
 
 
+def count_steps(spec: RunSpec, accelerator: Accelerator) -> int:
+    """Return the optimiser steps of an epoch, without building anything."""
+    images, recipe = spec.images, spec.recipe
+    used = training_rows(images, spec.guidance, recipe.unlabelled == "align")
+    rows = images.split("train") if mixes_unlabelled(images, recipe) else used
+    return len(order_batches(recipe, images, rows, used, spec.seed, accelerator)) // recipe.accumulate
+
+
 def build_model(
     trained: nn.Module, inputs: Inputs, ids: np.ndarray, guidance: Guidance, recipe: Recipe, seed: int
 ) -> AlignedModel:

@@ -48,6 +48,15 @@ def restore_checkpoint(trainer: Trainer, path: Path) -> None:
         trainer.accelerator.scaler.load_state_dict(states["scaler"])
 
 
+def checkpoint_progress(path: Path) -> tuple[int, int]:
+    """Return the finished epochs and the steps of the next one that a checkpoint holds; zeros if it is unreadable."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["progress"]["epoch"]), int(content["progress"]["step"])
+    except Exception:  # a damaged file can end in almost any exception; training says what is wrong
+        return 0, 0
+
+
 def lay_out_as_weights(optimizer: Any) -> None:  # noqa: ANN401 - accelerate's wrapper
     """Bring the state into the weights' order in memory, which fused optimisers assume without a check.
 

@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom: `fit`, `train_epoch`, `accumulate_gradients`, `validate`, `record_epoch`."""
+"""The training loop, from top to bottom: `fit`, `train_epoch`, `train_step`, `validate`, `record_epoch`."""
 
 from __future__ import annotations
 
@@ -131,24 +131,30 @@ def train_epoch(trainer: Trainer, meter: Meter) -> float:
     batches = iter(trainer.loader)
     rate = 0.0
     for step in range(progress.step, trainer.steps_per_epoch):
-        # 1) schedules: learning rate, weight of the alignment, share of soft labels
-        rate = follow_schedules(trainer, progress.epoch + (step + 1) / trainer.steps_per_epoch)
-        # 2) gradients of all parts of the batch
-        losses, rows = accumulate_gradients(trainer, batches, step)
-        # 3) optimiser step
-        if recipe.clip_grad is not None:
-            clip_gradients(trainer, recipe.clip_grad)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        if trainer.ema:
-            trainer.ema.update(trainer.plain_model)
-        # 4) bookkeeping and checkpoint
+        rate, losses, rows = train_step(trainer, batches, step)
         trainer.watch.record(progress.epoch, step, rows, losses)
         progress.step = step + 1
         meter.advance()
         trainer.save(trainer)
     trainer.watch.flush()
     return rate
+
+
+def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[float, Tensor, Tensor]:
+    """Take one optimiser step; return learning rate, mean losses [2] and the images' table positions [B]."""
+    recipe = trainer.recipe
+    # 1) schedules: learning rate, weight of the alignment, share of soft labels
+    rate = follow_schedules(trainer, trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch)
+    # 2) gradients of all parts of the batch
+    losses, rows = accumulate_gradients(trainer, batches, step)
+    # 3) optimiser step
+    if recipe.clip_grad is not None:
+        clip_gradients(trainer, recipe.clip_grad)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    if trainer.ema:
+        trainer.ema.update(trainer.plain_model)
+    return rate, losses, rows
 
 
 def follow_schedules(trainer: Trainer, epoch: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import replace
 from datetime import timedelta
 
@@ -78,6 +79,16 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"{accelerator.num_processes} processes x {recipe.accumulate} parts is odd."
         )
     return accelerator
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """Return what trains here: the number of devices and their name."""
+    name = (
+        torch.cuda.get_device_name(accelerator.device)
+        if accelerator.device.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return f"{accelerator.num_processes} x {name}"
 
 
 def evaluation_loader(dataset: LabelledInputs, accelerator: Accelerator, workers: int) -> DataLoader[Batch]:

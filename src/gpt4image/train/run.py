@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -9,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
@@ -22,10 +25,11 @@ from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import build_backbone, check_image_size, create_model, fitting_options, whole_state
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
+from gpt4image.train.frozen import freeze
 from gpt4image.train.guidance import Guidance, choose_guidance
 from gpt4image.train.identity import siblings
-from gpt4image.train.loop import Trainer, fit
-from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
+from gpt4image.train.loop import Trainer, fit, train_step
+from gpt4image.train.processes import device_name, loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels import SoftLabels
     from gpt4image.train.tracking import Tracking
 
+CHECKPOINT_SECONDS = 60.0
+MEASURED_STEPS = 3  # that tell how long a run will take
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
 
@@ -50,6 +56,8 @@ class TrainedRun:
         seconds: time spent on training and validation.
         history: one record per epoch.
         augmentation: version of the augmentation.
+        steps: optimiser steps; 0 for runs of version 0.1, which did not record them.
+        device: what it was trained on.
     """
 
     layout: RunLayout
@@ -63,6 +71,8 @@ class TrainedRun:
     seconds: float
     history: list[dict[str, Any]] = field(repr=False)
     augmentation: int = AUGMENTATION
+    steps: int = 0
+    device: str = ""
 
 
 def train_model(
@@ -76,7 +86,7 @@ def train_model(
     seed: int = 0,
     features: Path | None = None,
     workers: int | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     augmentation: int | None = None,
     progress: console.OpenProgress | None = None,
     tracking: Tracking | None = None,
@@ -121,9 +131,7 @@ def train_model(
         augmentation=augmentation,
         tracking=tracking,
     )
-    if not spec.layout.begun and (changes := spec.describe_changes(folder)):
-        console.say(f"New run in {spec.layout.folder}, beside earlier ones: {'; '.join(changes)}.")
-    return train_run(spec, progress)
+    return begin_run(spec, folder, progress)
 
 
 def specify_run(
@@ -135,7 +143,7 @@ def specify_run(
     seed: int,
     features: Path | None = None,
     workers: int | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     augmentation: int | None = None,
     tracking: Tracking | None = None,
     reserved: Collection[Path] = (),
@@ -182,6 +190,13 @@ def specify_run(
     return replace(spec, layout=spec.find_layout(reserved))
 
 
+def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None = None) -> TrainedRun:
+    """Train a run to its end; say first what differs from earlier ones, of which the first has the folder `named`."""
+    if not spec.layout.begun and (changes := spec.describe_changes(named)):
+        console.say(f"New run in {spec.layout.folder}, beside earlier ones: {'; '.join(changes)}.")
+    return train_run(spec, progress)
+
+
 def train_run(spec: RunSpec, progress: console.OpenProgress | None = None) -> TrainedRun:
     """Train a run to its end, from its checkpoint if it has one; a finished one is opened."""
     accelerator, folder = make_accelerator(spec.recipe), spec.layout.folder
@@ -223,6 +238,26 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.Open
         write_result(trainer, backbone, spec)
 
 
+def measure_step(spec: RunSpec) -> float:
+    """Return the seconds that an optimiser step takes, from a few of them; nothing of the run is kept."""
+    accelerator = make_accelerator(spec.recipe)
+    backbone = build_backbone(spec.recipe, len(spec.images.classes))
+    check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
+    trainer = build_trainer(spec, backbone, accelerator)
+    steps = min(1 + MEASURED_STEPS, trainer.steps_per_epoch)  # the first one warms up
+    times: list[float] = []
+    trainer.model.train()
+    freeze(trainer.frozen)
+    batches = iter(trainer.loader)
+    for step in range(steps):
+        started = time.monotonic()
+        train_step(trainer, batches, step)
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize(accelerator.device)
+        times.append(time.monotonic() - started)
+    return statistics.fmean(times[1:] or times)
+
+
 def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     """Write the best weights and, last, the result; then delete the checkpoint."""
     progress, layout = trainer.progress, spec.layout
@@ -238,6 +273,8 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
         "best_accuracy": progress.best_accuracy,
         "seconds": progress.seconds,
         "history": progress.history,
+        "steps": trainer.recipe.epochs * trainer.steps_per_epoch,
+        "device": device_name(trainer.accelerator),
     }
     write_json(layout.result, result)
     layout.checkpoint.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -200,9 +201,15 @@ class RunSpec:
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the result, as plain values.
 
+        It is determined once: files that change later belong to another run.
+
         Raises:
             ConfigError: the weights file to start from does not exist.
         """
+        return self._settings
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
         from gpt4image.train.weights import require_file
 
         recipe = self.recipe.to_dict()

@@ -52,8 +52,13 @@ class ArmInputs:
     options: ArmOptions = field(default_factory=ArmOptions)
     workers: int = 0
 
-    def __call__(self, arm: str, seed: int) -> RunInputs:
+    def __call__(self, arm: str, seed: int, baseline: Path | None = None) -> RunInputs:
         """Return what an arm learns from.
+
+        Args:
+            arm: name of the arm.
+            seed: seed of the run.
+            baseline: folder of the finished baseline run of this seed, for arms that learn from its answers.
 
         Raises:
             ConfigError: soft labels beside simulated labels, which would give away the others; or the arm needs a
@@ -76,7 +81,7 @@ class ArmInputs:
             case "images":
                 labels = (self._image_labels(images, seed),)
             case "baseline":
-                labels = (self._labels_of_baseline(images, seed),)
+                labels = (self._labels_of_baseline(images, seed, baseline or self.workdir.run(REFERENCE, seed)),)
             case _:
                 labels = self._soft_labels(chosen, images, stores, seed)
         return RunInputs(images, stores, labels)
@@ -162,17 +167,11 @@ class ArmInputs:
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
         """Label by frozen features of the recipe's backbone, with the same labeller as texts."""
         from gpt4image.soft_labels import label_by_texts
-        from gpt4image.teachers import embed_images, load_teacher
 
-        checkpoint = Path(self.recipe.checkpoint) if self.recipe.checkpoint else None
-        name = f"timm:{self.recipe.backbone}"
-        teacher = load_teacher(name, checkpoint=checkpoint, image_size=self.recipe.image_size)
-        folder = self.workdir.image_embeddings(f"{name}-{self.recipe.image_size}")
-        store = embed_images(self.images, teacher, folder, splits=("train", "validation"), workers=self.workers)
         options, folder = self.options.labeller, self._folder("images", seed)
         return label_by_texts(
             images,
-            [store],
+            [self._image_features()],
             folder,
             form=options.label_form,
             abstain=options.abstain,
@@ -181,7 +180,17 @@ class ArmInputs:
             kind="images",
         )
 
-    def _labels_of_baseline(self, images: ImageTable, seed: int) -> SoftLabels:
+    def _image_features(self) -> EmbeddingStore:
+        """Return the frozen features of the recipe's backbone for training and validation images."""
+        from gpt4image.teachers import embed_images, load_teacher
+
+        checkpoint = Path(self.recipe.checkpoint) if self.recipe.checkpoint else None
+        name = f"timm:{self.recipe.backbone}"
+        teacher = load_teacher(name, checkpoint=checkpoint, image_size=self.recipe.image_size)
+        folder = self.workdir.image_embeddings(f"{name}-{self.recipe.image_size}")
+        return embed_images(self.images, teacher, folder, splits=("train", "validation"), workers=self.workers)
+
+    def _labels_of_baseline(self, images: ImageTable, seed: int, baseline: Path) -> SoftLabels:
         """Label by the baseline run of the same seed: unlabelled images, or all if there are none."""
         from gpt4image.teachers import label_images, load_teacher
 
@@ -189,5 +198,27 @@ class ArmInputs:
         labelled = train & (images.labels >= 0)
         if (train & ~labelled).any():
             images = replace(images, rows=images.rows.filter(~labelled).combine_chunks())
-        teacher = load_teacher(f"run:{self.workdir.run(REFERENCE, seed)}")
-        return label_images(images, teacher, self._folder("baseline", seed), workers=self.workers)
+        teacher = load_teacher(f"run:{baseline}")
+        return label_images(images, teacher, self._folder(baseline.name, seed), workers=self.workers)
+
+    def frozen_accuracy(self) -> float | None:
+        """Return the validation accuracy of a logistic regression on frozen features of the recipe's backbone.
+
+        It learns from the training images with the labels of the first seed. None if the backbone starts from random
+        weights.
+        """
+        if not self.recipe.pretrained and self.recipe.checkpoint is None:
+            return None
+        from gpt4image.probing.logistic_regression import fit_softmax_regression, standardise
+
+        images, store = self.images, self._image_features()
+        if self.options.simulation.active:
+            images = simulate_labels(images, self.options.simulation, 0)
+        places = store.find(images.ids)
+        known = (places >= 0) & (images.labels >= 0)
+        vectors = standardise(store.take(places[known]))
+        labels, positions = images.labels[known], np.flatnonzero(known)
+        train, held_out = (np.isin(positions, images.split(split)) for split in ("train", "validation"))
+        fitted = fit_softmax_regression(vectors[train], labels[train], len(images.classes))
+        answers = fitted.log_probabilities(vectors[held_out]).argmax(axis=1)
+        return float((answers == self.images.labels[positions[held_out]]).mean())

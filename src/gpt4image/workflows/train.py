@@ -155,7 +155,9 @@ def run_training(
     track: Sequence[TrackerName] = (),
 ) -> TrainedRun:
     """Train one model on the images and, if its arm uses them, the descriptions."""
-    from gpt4image.train.run import train_model
+    from gpt4image.compare.plan import RunMaker, Variant
+    from gpt4image.train.processes import loader_workers, on_this_machine
+    from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
     from gpt4image.train.spec import ARMS, RunInputs
     from gpt4image.train.tracking import Tracking
 
@@ -168,24 +170,19 @@ def run_training(
             console.say(f"weight and soft_labels are 0: the arm {arm} trains on labels alone.", "yellow")
         if not uses_text and text.teachers:
             console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
-        learned = RunInputs(images)
+        inputs: ArmInputs | None = None
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
             stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
-            learned = inputs(arm, seed)
-    return train_model(
-        learned.images,
-        learned.stores,
-        recipe,
-        workdir.run(arm, seed),
-        soft_labels=learned.soft_labels,
-        arm=arm,
-        seed=seed,
-        features=workdir.features,
-        workers=workers,
-        tracking=tracking,
-    )
+    maker = RunMaker(RunInputs(images), inputs, workdir, loader_workers(workers), CHECKPOINT_SECONDS, tracking)
+    spec = maker(Variant(arm, on_this_machine(recipe)), seed)
+    if spec is None:
+        raise ConfigError(
+            f"The arm {arm} learns from the answers of the baseline with the same settings, which is not trained yet: "
+            f"gpt4image train --arm baseline --seed {seed}, or compare the arms (gpt4image compare --arms {arm})."
+        )
+    return begin_run(spec, workdir.run(arm, seed))
 
 
 def run_comparison(
@@ -198,6 +195,7 @@ def run_comparison(
     workers: int | None,
     track: Sequence[TrackerName] = (),
     options: ArmOptions | None = None,
+    name: str | None = None,
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory.
 
@@ -208,7 +206,9 @@ def run_comparison(
         work: the work directory.
         seeds: number of seeds.
         workers: processes that prepare batches.
-        options: the arms, and how labels are made, taken away or made wrong for them.
+        track: experiment trackers.
+        options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
+        name: name of the experiment, None for one that says what it compares.
     """
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls
@@ -222,16 +222,23 @@ def run_comparison(
         images = open_images(data, workdir)
         descriptions = open_descriptions(images, text, workdir)
         inputs = hash_inputs(images, descriptions, text, recipe, seeds, options)
-        if finished := find_finished(inputs, text, recipe, work, seeds, options):
-            console.say("This comparison is finished: same images, descriptions and settings, and no file has changed.")
+        if finished := find_finished(inputs, text, recipe, work, options, name):
+            console.say(
+                f"Experiment {finished.experiment} is finished: same images, descriptions and settings, and no file "
+                "has changed."
+            )
             return finished
         with console.doing("Loading what training needs"):
             from gpt4image.compare.arms import compare_arms
+            from gpt4image.compare.plan import read_sweep
             from gpt4image.report import write_report
             from gpt4image.train.processes import make_accelerator
 
             accelerator = make_accelerator(recipe)
+        sweep = read_sweep(options.sweep)
+        recipe.override({key: values[0] for key, values in sweep.items()}, "sweep (--sweep)")  # before hours are spent
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
+    own = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
     comparison = compare_arms(
         images,
         descriptions,
@@ -244,14 +251,19 @@ def run_comparison(
         tracking=tracking,
         arms=options.arms,
         margin=options.margin / 100,
-        inputs=ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0),
+        inputs=own,
+        name=name,
+        sweep=sweep,
+        tune=options.tune,
+        frozen_accuracy=own.frozen_accuracy,
     )
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and comparison.experiment is not None:
         with console.doing("Writing the report"):
+            write_report(workdir.experiment(comparison.experiment))
             write_report(work)
         if tracking:
             track_comparison(tracking, comparison, workdir.report)
-        save_finished(inputs, text, recipe, work, seeds, options)
+        save_finished(inputs, text, recipe, work, options, comparison.experiment)
     return comparison
 
 

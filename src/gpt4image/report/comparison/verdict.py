@@ -90,7 +90,9 @@ def verdict(comparison: Comparison) -> Verdict:
     own = _own_controls(comparison)
     credited = kind == "better" and beats_all([control.low for control in own])
     claim = CREDITED if credited else CLAIMS[kind].format(margin=margin_in_words(comparison))
-    claim = f"So far, with {finished} of {planned} seeds: {claim}" if finished < planned else claim
+    if finished < planned or comparison.split == "validation":
+        images = " on the validation images" if comparison.split == "validation" else ""
+        claim = f"So far, with {finished} of {planned} seeds{images}: {claim}"
     return Verdict(
         kind=kind,
         claim=claim[0].upper() + claim[1:],
@@ -234,7 +236,8 @@ def _accuracies(comparison: Comparison) -> str:
         f"{shorten(find_arm(comparison, name).title, 60)} {percent(mean_accuracy(comparison, name), digits)}"
         for name in (difference.reference, difference.arm)
     ]
-    return f"{'Test' if len(difference.seeds) == 1 else 'Mean test'} accuracy: {sides[0]}, {sides[1]}."
+    title = f"{comparison.split} accuracy" if len(difference.seeds) == 1 else f"mean {comparison.split} accuracy"
+    return f"{title[0].upper()}{title[1:]}: {sides[0]}, {sides[1]}."
 
 
 def _covers(difference: Difference) -> str:

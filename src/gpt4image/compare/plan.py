@@ -1,0 +1,307 @@
+"""What a comparison will train: every arm, variant and seed, what is there already, and how long the rest takes."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt4image.core import console
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import digest
+from gpt4image.core.format import counted, duration
+from gpt4image.core.workdir import WorkDir
+from gpt4image.train.build import count_steps
+from gpt4image.train.checkpoint import checkpoint_progress
+from gpt4image.train.identity import in_words, settings_digest
+from gpt4image.train.processes import device_name, make_accelerator
+from gpt4image.train.recipe import AUGMENTATION, Recipe
+from gpt4image.train.run import TrainedRun, measure_step, open_run, specify_run
+from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
+from gpt4image.train.tracking import Tracking
+
+State = Literal["finished", "begun", "new"]
+FindInputs = Callable[[str, int, Path | None], RunInputs]
+"""Returns what an arm learns from with a seed; the folder is that of the baseline run, for arms that need one."""
+SPEED_SETTINGS = (
+    "backbone",
+    "image_size",
+    "batch_size",
+    "accumulate",
+    "freeze",
+    "cached_views",
+    "precision",
+    "compile",
+)
+MOST_CHANGES = 4  # differences to earlier runs that are told for each arm
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An arm with settings of its own.
+
+    Attributes:
+        arm: name of the arm.
+        recipe: its recipe.
+        changes: settings in which this variant differs from others of the arm.
+        baseline: recipe of the baseline runs whose labels it learns from, for arms that do.
+    """
+
+    arm: str
+    recipe: Recipe
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Recipe | None = None
+
+    @property
+    def title(self) -> str:
+        """The arm and what this variant changes, such as `described, weight 0.1`."""
+        return ", ".join([self.arm, *(f"{name} {in_words(value)}" for name, value in self.changes.items())])
+
+
+def make_variants(arms: Sequence[str], recipe: Recipe, sweep: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """Return a variant of each arm for each combination of swept settings that makes a difference to it.
+
+    Raises:
+        ConfigError: an unknown setting or an invalid value; the message says which.
+    """
+    found: dict[str, Variant] = {}
+    for arm, values in product(arms, product(*sweep.values())):
+        changes = dict(zip(sweep, values, strict=True))
+        changed = recipe.override(changes, "sweep (--sweep)")
+        own = {name: value for name, value in changes.items() if name not in ARMS.load(arm).settings}
+        effective = replace(changed, **ARMS.load(arm).settings)
+        found.setdefault(digest(arm, repr(effective)), Variant(arm, changed, own))
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class RunMaker:
+    """Specifies runs.
+
+    Attributes:
+        given: images, vectors and soft labels of arms without inputs of their own.
+        inputs: what an arm learns from, if arms differ in it.
+        workdir: the work directory.
+        workers: processes that prepare batches.
+        checkpoint_seconds: time between two checkpoints.
+        tracking: experiment trackers.
+    """
+
+    given: RunInputs
+    inputs: FindInputs | None
+    workdir: WorkDir
+    workers: int
+    checkpoint_seconds: float
+    tracking: Tracking | None = None
+
+    def __call__(
+        self, variant: Variant, seed: int, *, augmentation: int | None = None, reserved: Sequence[Path] = ()
+    ) -> RunSpec | None:
+        """Return the specification of a run; None if the baseline whose labels it learns from is not trained yet."""
+        baseline: Path | None = None
+        if self.inputs is not None and ARMS.load(variant.arm).labels == "baseline":
+            teacher = self(Variant(REFERENCE, variant.baseline or variant.recipe), seed, augmentation=augmentation)
+            if teacher is None or not teacher.layout.result.exists():
+                return None
+            baseline = teacher.layout.folder
+        own = self.given
+        if self.inputs is not None:
+            with make_accelerator(variant.recipe).main_process_first():
+                own = self.inputs(variant.arm, seed, baseline)
+        return specify_run(
+            own,
+            variant.recipe,
+            self.workdir.run(variant.arm, seed),
+            arm=variant.arm,
+            seed=seed,
+            features=self.workdir.features,
+            workers=self.workers,
+            checkpoint_seconds=self.checkpoint_seconds,
+            augmentation=augmentation,
+            tracking=self.tracking,
+            reserved=reserved,
+        )
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a plan. `spec` is None as long as it waits for its baseline."""
+
+    variant: Variant
+    seed: int
+    spec: RunSpec | None
+
+    @property
+    def state(self) -> State:
+        """Whether it is finished, begun or new."""
+        if self.spec is None or not self.spec.layout.begun:
+            return "new"
+        return "finished" if self.spec.layout.result.exists() else "begun"
+
+
+@dataclass
+class Plan:
+    """The runs of a comparison, seed by seed, and their speed.
+
+    Attributes:
+        runs: the runs in the order of training.
+        augmentation: version of the augmentation of all runs.
+        step_seconds: seconds of an optimiser step; None if nothing is left to train.
+        measured: whether that was measured now, instead of in earlier runs.
+    """
+
+    runs: list[PlannedRun]
+    augmentation: int
+    step_seconds: float | None = None
+    measured: bool = False
+
+    @classmethod
+    def make(cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int]) -> Plan:
+        """Specify every run, so that all settings are checked. Variants that come to the same runs are joined."""
+        with console.doing("Planning the runs"):
+            plan = cls._specify(maker, variants, seeds, None)
+            begun = {run.spec.augmentation for run in plan.runs if run.spec and run.state != "new"}
+            version = min(begun, default=AUGMENTATION)
+            if version < AUGMENTATION:
+                if any(run.state != "finished" for run in plan.runs):
+                    console.say(
+                        f"Some of these runs began with version {version} of the augmentation, so the others get it "
+                        f"too. In a new work directory they would get version {AUGMENTATION}."
+                    )
+                plan = cls._specify(maker, variants, seeds, version)
+        return plan
+
+    @classmethod
+    def _specify(
+        cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int], augmentation: int | None
+    ) -> Plan:
+        found: dict[str, list[PlannedRun]] = {}
+        reserved: list[Path] = []
+        for variant in variants:
+            runs, identity = [], []
+            for seed in seeds:
+                spec = maker(variant, seed, augmentation=augmentation, reserved=reserved)
+                runs.append(PlannedRun(variant, seed, spec))
+                identity.append(settings_digest(spec.settings()) if spec else repr(variant))
+            if digest(*identity) not in found:
+                found[digest(*identity)] = runs
+                reserved += [run.spec.layout.folder for run in runs if run.spec]
+        in_order = [runs[number] for number in range(len(seeds)) for runs in found.values()]
+        return cls(in_order, augmentation or AUGMENTATION)
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants without those that came to the same runs."""
+        return [run.variant for run in self.runs if run.seed == self.runs[0].seed]
+
+    def steps_left(self, run: PlannedRun) -> int:
+        """Return the optimiser steps that a run still needs."""
+        known = run.spec or next(other.spec for other in self.runs if other.spec and other.seed == run.seed)
+        accelerator = make_accelerator(known.recipe)
+        epoch = count_steps(known, accelerator)
+        if run.state == "finished":
+            return 0
+        done = checkpoint_progress(known.layout.checkpoint) if run.state == "begun" else (0, 0)
+        return run.variant.recipe.epochs * epoch - done[0] * epoch - done[1]
+
+    def find_speed(self, workdir: WorkDir) -> None:
+        """Find how long a step takes: from finished runs on the same device, else from a few steps now."""
+        todo = next((run.spec for run in self.runs if run.spec and run.state != "finished"), None)
+        if todo is None:
+            return
+        earlier = list(_recorded_speeds(workdir, todo))
+        if earlier:
+            self.step_seconds = statistics.median(earlier)
+            return
+        with console.doing("Measuring the speed of a few steps"):
+            self.step_seconds, self.measured = measure_step(todo), True
+
+    def lines(self, workdir: WorkDir) -> list[str]:
+        """Say what is planned, in a person's words."""
+        counts = Counter(run.state for run in self.runs)
+        steps = sum(map(self.steps_left, self.runs))
+        words: dict[State, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
+        shares = [f"{counts[state]} {words[state]}" for state in words if counts[state]]
+        lines = [f"{counted(len(self.runs), 'run')}: {', '.join(shares)}."]
+        for variant in self.variants:
+            runs = [run for run in self.runs if run.variant is variant]
+            states = Counter(run.state for run in runs)
+            own = [f"{states[state]} {words[state]}" for state in words if states[state]]
+            lines.append(f"  {variant.title}: {', '.join(own)}")
+            changes = dict.fromkeys(
+                change
+                for run in runs
+                if run.spec and run.state == "new"
+                for change in run.spec.describe_changes(workdir.run(variant.arm, run.seed))
+            )
+            if changes:
+                told = list(changes)[:MOST_CHANGES]
+                more = [f"{len(changes) - len(told)} more"] if len(changes) > len(told) else []
+                lines.append(f"    Differs from earlier runs: {'; '.join([*told, *more])}.")
+        if steps and self.step_seconds is not None:
+            source = "measured now, without validation" if self.measured else "as in earlier runs"
+            speed = f"{duration(self.step_seconds)}" if self.step_seconds >= 1 else f"{self.step_seconds * 1000:.0f} ms"
+            left = f"about {duration(steps * self.step_seconds)}"
+            lines.append(f"{counted(steps, 'optimiser step')}, {speed} each ({source}): {left}.")
+        lines.append("Test images are answered once, when all runs are trained.")
+        return lines
+
+    def time_left(self, after: int) -> str:
+        """Return how long the runs from a position on take, in words; empty if that is unknown."""
+        if self.step_seconds is None:
+            return ""
+        seconds = self.step_seconds * sum(map(self.steps_left, self.runs[after:]))
+        return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
+
+    def learn_speed(self, run: TrainedRun) -> None:
+        """Take the speed of a run that was just trained for that of the next ones."""
+        if run.steps and run.seconds:
+            self.step_seconds = run.seconds / run.steps
+
+
+def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:
+    """Yield the seconds of a step in finished runs like this one, on the same device."""
+    device = device_name(make_accelerator(spec.recipe))
+    for path in sorted(workdir.runs.glob("*/result.json")):
+        run = open_run(path.parent)
+        same = all(getattr(run.recipe, name) == getattr(spec.recipe, name) for name in SPEED_SETTINGS)
+        if same and run.steps and run.device == device and run.arm.uses_text == spec.arm.uses_text:
+            yield run.seconds / run.steps
+
+
+def read_sweep(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Read settings to sweep as they are typed: `weight=0.1,0.3,1`.
+
+    >>> read_sweep(["weight=0.1,1", "loss=clip,cosine", "flip=0"])
+    {'weight': [0.1, 1], 'loss': ['clip', 'cosine'], 'flip': [0]}
+
+    Raises:
+        ConfigError: no name, no value, or a name twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for word in words:
+        name, _, values = word.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        parts = [part.strip() for part in values.split(",")]
+        if not name or not all(parts):
+            raise ConfigError(f"sweep (--sweep) takes NAME=VALUE,VALUE, such as weight=0.1,0.3,1, not {word!r}.")
+        if name in found:
+            raise ConfigError(f"sweep (--sweep) names {name} twice: give all its values at once, {name}=A,B,C.")
+        found[name] = [_read_value(part) for part in parts]
+    return found
+
+
+def _read_value(text: str) -> Any:  # noqa: ANN401 - a setting of any type
+    named = {"true": True, "on": True, "false": False, "off": False}
+    if text.lower() in named:
+        return named[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
