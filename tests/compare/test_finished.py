@@ -78,7 +78,17 @@ def test_finished_comparison_loads_no_model(finished):
     command = [sys.executable, "-c", WITHOUT_TORCH, *words(finished)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
-    assert "This comparison is finished" in " ".join(answer.stderr.split())
+    assert "is finished: same images" in " ".join(answer.stderr.split())
+
+
+@pytest.mark.slow
+def test_finished_experiment_becomes_the_latest_again(finished, no_training):
+    work = finished / "work"
+    for name in ("comparison.json", "report.html"):
+        (work / name).write_text("another experiment")
+    compare(finished)
+    for name in ("comparison.json", "report.html"):
+        assert (work / name).read_bytes() == next(work.glob(f"experiments/*/{name}")).read_bytes()
 
 
 @pytest.mark.slow
@@ -105,16 +115,6 @@ def test_changed_file_is_noticed(restored, no_training, change):
             (images / "red" / "000.png").rename(images / "blue" / "moved.png")
     with pytest.raises(ComparedError):
         compare(restored)
-
-
-@pytest.mark.slow
-def test_finished_experiment_becomes_the_latest_again(restored, no_training):
-    work = restored / "work"
-    for name in ("comparison.json", "report.html"):
-        (work / name).write_text("another experiment")
-    compare(restored)
-    for name in ("comparison.json", "report.html"):
-        assert (work / name).read_bytes() == next(work.glob(f"experiments/*/{name}")).read_bytes()
 
 
 @pytest.mark.slow

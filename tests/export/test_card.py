@@ -83,10 +83,11 @@ def test_run_that_was_trained_again_gets_no_figures_of_the_old_comparison(compar
 
 def test_damaged_comparison_is_left_out_with_a_note(compared, images, tmp_path, capsys):
     work = shutil.copytree(compared.folder, tmp_path / "work")
-    (work / "comparison.json").write_text("{}")
+    for path in (work / "comparison.json", *work.glob("experiments/*/comparison.json")):
+        path.write_text("{}")
     text = card_of(CardFacts(open_run(work / "runs/described-0"), images, []), tmp_path)
     assert "No comparison of" in text
-    assert "says nothing of the comparison" in " ".join(capsys.readouterr().err.split())
+    assert "says nothing of this comparison" in " ".join(capsys.readouterr().err.split())
 
 
 def test_hostile_names_stay_text_and_reach_no_metadata(compared, images, tmp_path):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpt4image.compare.records import Comparison
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import File, Layout, atomic_write, read_json
+from gpt4image.core.files import File, Layout, atomic_write
 from gpt4image.core.record import Record
+from gpt4image.core.registry import unknown_name
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.identity import flatten, in_words
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import RunLayout
 
 if TYPE_CHECKING:
     from gpt4image.compare.plan import Plan
@@ -66,6 +64,14 @@ def experiment_layouts(workdir: WorkDir) -> list[ExperimentLayout]:
     """Return the experiments of a work directory, by name."""
     found = workdir.experiments.glob("*/experiment.json") if workdir.experiments.is_dir() else ()
     return [ExperimentLayout(path.parent) for path in sorted(found)]
+
+
+def find_experiment(workdir: WorkDir, name: str) -> ExperimentLayout:
+    """Return the files of an experiment. ConfigError suggests the nearest name."""
+    layouts = {layout.folder.name: layout for layout in experiment_layouts(workdir)}
+    if name not in layouts:
+        raise ConfigError(unknown_name("experiment", name, layouts))
+    return layouts[name]
 
 
 def check_name(name: str) -> None:
@@ -128,6 +134,42 @@ def derive_name(wanted: Experiment, known: Mapping[str, Experiment]) -> str:
     return f"{name}-{len(wanted.seeds)}-seed{'s' if len(wanted.seeds) > 1 else ''}"
 
 
+def read_sweep(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Read settings to sweep as they are typed: `weight=0.1,0.3,1`.
+
+    >>> read_sweep(["weight=0.1,1", "loss=clip,cosine"])
+    {'weight': [0.1, 1], 'loss': ['clip', 'cosine']}
+
+    Raises:
+        ConfigError: no name, no value, a name twice, an unknown setting, or a value that does not fit it.
+    """
+    found: dict[str, list[Any]] = {}
+    for word in words:
+        name, _, values = word.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        parts = [part.strip() for part in values.split(",")]
+        if not name or not all(parts):
+            raise ConfigError(f"sweep (--sweep) takes NAME=VALUE,VALUE, such as weight=0.1,0.3,1, not {word!r}.")
+        if name in found:
+            raise ConfigError(f"sweep (--sweep) names {name} twice: give all its values at once, {name}=A,B,C.")
+        found[name] = [_read_value(part) for part in parts]
+        for value in found[name]:
+            Recipe().override({name: value}, "sweep (--sweep)")
+    return found
+
+
+def _read_value(text: str) -> Any:  # noqa: ANN401 - a setting of any type
+    named = {"true": True, "on": True, "false": False, "off": False}
+    if text.lower() in named:
+        return named[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def record_runs(plan: Plan) -> list[ExperimentRun]:
     """Return the runs of a plan for the record of its experiment."""
     return [
@@ -181,132 +223,3 @@ def _keep_earlier(workdir: WorkDir) -> None:
         ],
         finished=True,
     ).save(layout.record)
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run of a work directory, in the table of runs.
-
-    Attributes:
-        experiment: an experiment that it belongs to; empty if there is none.
-        differs: what distinguishes it from most runs here, such as `lr 0.002`.
-        epochs: finished epochs.
-        planned: epochs of a whole run.
-        finished: whether it is finished.
-        validation: validation accuracy of the kept epoch, from 0 to 1.
-        test: test accuracy, if the experiment is finished and has answered the test images with this run.
-        folder: the folder of the run.
-    """
-
-    experiment: str
-    arm: str
-    seed: int
-    differs: str
-    epochs: int
-    planned: int
-    finished: bool
-    validation: float | None
-    test: float | None
-    folder: str
-
-
-def list_runs(workdir: WorkDir) -> list[RunRow]:
-    """List the runs of a work directory by experiment, arm and seed; a run of several experiments is in each.
-
-    Raises:
-        StoreError: there is none.
-    """
-    folders = {path.parent.name: path.parent for path in sorted(workdir.runs.glob("*/settings.json"))}
-    if not folders:
-        raise StoreError(f"{workdir.folder} holds no runs. Train some: gpt4image compare.")
-    settings = {name: read_json(RunLayout(folder).settings) for name, folder in folders.items()}
-    differs = _differences(settings)
-    rows, seen = [], set()
-    for layout in experiment_layouts(workdir):
-        record = Experiment.load(layout.record)
-        tested = _test_accuracies(layout)
-        for run in record.runs:
-            if run.folder in folders:
-                seen.add(run.folder)
-                rows.append(_row(record.name, folders[run.folder], settings[run.folder], differs[run.folder], tested))
-    rows += [_row("", folders[name], settings[name], differs[name], {}) for name in folders if name not in seen]
-    return rows
-
-
-def _row(
-    experiment: str, folder: Path, settings: Mapping[str, Any], differs: str, tested: Mapping[str, float]
-) -> RunRow:
-    layout, planned = RunLayout(folder), settings["recipe"].get("epochs", Recipe().epochs)
-    result: dict[str, Any] = read_json(layout.result) if layout.result.exists() else {}
-    epochs = len(result["history"]) if result else 0
-    if not result and layout.checkpoint.exists():
-        from gpt4image.train.checkpoint import checkpoint_progress
-
-        epochs = checkpoint_progress(layout.checkpoint)[0]
-    return RunRow(
-        experiment=experiment,
-        arm=settings["arm"],
-        seed=settings["seed"],
-        differs=differs,
-        epochs=epochs,
-        planned=planned,
-        finished=bool(result),
-        validation=result.get("best_accuracy"),
-        test=tested.get(folder.name),
-        folder=folder.name,
-    )
-
-
-def _test_accuracies(layout: ExperimentLayout) -> dict[str, float]:
-    """Return the test accuracy by folder of the runs that answered the test images in an experiment."""
-    if not layout.comparison.exists():
-        return {}
-    comparison = Comparison.load(layout.comparison)
-    if comparison.split != "test":
-        return {}
-    return {run.folder or f"{run.arm}-{run.seed}": run.test_accuracy for arm in comparison.arms for run in arm.runs}
-
-
-def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Say for each run which of its settings are not those of most runs of its arm, else of all."""
-    flat = {name: {"recipe": Recipe().to_dict()} for name in settings}
-    known = {name: flatten(flat[name]) | flatten(found) for name, found in settings.items()}
-    found: dict[str, str] = {}
-    for name, own in known.items():
-        alike = [other for other in known.values() if other["arm"] == own["arm"]]
-        words = []
-        for key, value in own.items():
-            if key in ("arm", "seed", "recipe.checkpoint", "text", "classes"):
-                continue
-            values = [other.get(key) for other in alike]
-            common = max(values, key=values.count)
-            if value != common:
-                title = key.removeprefix("recipe.")
-                words.append({"images": "other images", "start": "other first weights"}.get(title, ""))
-                words[-1] = words[-1] or f"{title} {in_words(value)}"
-        found[name] = ", ".join(words)
-    return found
-
-
-def filter_rows(rows: Sequence[RunRow], words: Sequence[str]) -> Iterator[RunRow]:
-    """Yield the rows that hold all words, or for `NAME=VALUE` have that value in a column.
-
-    Raises:
-        ConfigError: a column is unknown.
-    """
-    columns = tuple(RunRow.__dataclass_fields__)
-    wanted = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name not in columns:
-            from gpt4image.core.registry import unknown_name
-
-            raise ConfigError(f"filter (--filter): {unknown_name('column', name, columns)}")
-        wanted.append((name, value) if equals else (None, word))
-    for row in rows:
-        text = " ".join(str(getattr(row, column)) for column in columns).lower()
-        if all(
-            str(getattr(row, name)).lower() == value.lower() if name else value.lower() in text
-            for name, value in wanted
-        ):
-            yield row

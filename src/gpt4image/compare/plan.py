@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
 from gpt4image.core.format import counted, duration
 from gpt4image.core.workdir import WorkDir
@@ -271,37 +270,3 @@ def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:
         same = all(getattr(run.recipe, name) == getattr(spec.recipe, name) for name in SPEED_SETTINGS)
         if same and run.steps and run.device == device and run.arm.uses_text == spec.arm.uses_text:
             yield run.seconds / run.steps
-
-
-def read_sweep(words: Sequence[str]) -> dict[str, list[Any]]:
-    """Read settings to sweep as they are typed: `weight=0.1,0.3,1`.
-
-    >>> read_sweep(["weight=0.1,1", "loss=clip,cosine", "flip=0"])
-    {'weight': [0.1, 1], 'loss': ['clip', 'cosine'], 'flip': [0]}
-
-    Raises:
-        ConfigError: no name, no value, or a name twice.
-    """
-    found: dict[str, list[Any]] = {}
-    for word in words:
-        name, _, values = word.partition("=")
-        name = name.strip().removeprefix("--").replace("-", "_")
-        parts = [part.strip() for part in values.split(",")]
-        if not name or not all(parts):
-            raise ConfigError(f"sweep (--sweep) takes NAME=VALUE,VALUE, such as weight=0.1,0.3,1, not {word!r}.")
-        if name in found:
-            raise ConfigError(f"sweep (--sweep) names {name} twice: give all its values at once, {name}=A,B,C.")
-        found[name] = [_read_value(part) for part in parts]
-    return found
-
-
-def _read_value(text: str) -> Any:  # noqa: ANN401 - a setting of any type
-    named = {"true": True, "on": True, "false": False, "off": False}
-    if text.lower() in named:
-        return named[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

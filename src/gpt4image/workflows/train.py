@@ -210,11 +210,17 @@ def run_comparison(
         options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
         name: name of the experiment, None for one that says what it compares.
     """
+    from gpt4image.compare.experiments import check_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
 
     workdir, options = WorkDir(work), options or ArmOptions()
+    sweep = read_sweep(options.sweep)
+    if sweep and options.tune:
+        raise ConfigError("sweep (--sweep) and tune (--tune) exclude each other: try given values, or search for them.")
+    if name is not None:
+        check_name(name)
     if options.controls:
         options = replace(options, arms=add_controls(options.arms))
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
@@ -230,13 +236,10 @@ def run_comparison(
             return finished
         with console.doing("Loading what training needs"):
             from gpt4image.compare.arms import compare_arms
-            from gpt4image.compare.plan import read_sweep
             from gpt4image.report import write_report
             from gpt4image.train.processes import make_accelerator
 
             accelerator = make_accelerator(recipe)
-        sweep = read_sweep(options.sweep)
-        recipe.override({key: values[0] for key, values in sweep.items()}, "sweep (--sweep)")  # before hours are spent
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
     own = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
     comparison = compare_arms(

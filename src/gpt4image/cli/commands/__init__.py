@@ -11,7 +11,7 @@ from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExp
 from gpt4image.cli.commands.embed import Audit, Embed, EmbedCompare, EmbedImages, Label
 from gpt4image.cli.commands.search import Map, Search, ZeroShot
 from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
-from gpt4image.cli.commands.train import Compare, Recipes, Report, Train
+from gpt4image.cli.commands.train import Compare, Recipes, Report, Runs, Train
 
 
 class Command(Protocol):
@@ -40,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "audit": Audit,
     "train": Train,
     "compare": Compare,
+    "runs": Runs,
     "recipes": Recipes,
     "report": Report,
     "export": Export,

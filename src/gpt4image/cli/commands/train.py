@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -39,25 +40,52 @@ COMPARISON_KEYS = {
     "claim": "the verdict in words",
     "difference": "difference of the test accuracies, 0 to 1, with its 95% interval: mean, low, high, seeds and more",
     "next_command": "command for what to do next; empty if there is none",
+    "experiment": "its name",
+    "arms": "each arm: name, title, runs (seed, validation and test accuracy, folder), difference to the baseline",
+    "variants": "with --sweep or --tune, every variant: settings, validation accuracies, and whether it was chosen",
+    "warnings": "what makes the result doubtful",
     "report": "the page",
 }
 
 
 def show_comparison(comparison: Comparison) -> dict[str, object]:
     """Print what a comparison shows, and return it as values for JSON."""
-    from gpt4image.core.console import show, write
+    from gpt4image.core.console import say, show, write
+    from gpt4image.core.format import percent
     from gpt4image.report import verdict
 
     found = verdict(comparison)
     show(found.text)
     if found.command:
         write(f"  {found.command}")
+    for line in comparison.warnings:
+        say(line, "yellow")
+    for variant in comparison.variants:
+        chosen = ", compared" if variant.chosen else ""
+        show(f"variant: {variant.title}: {percent(variant.mean)} of the validation images{chosen}")
     return {
         "verdict": found.kind,
         "claim": found.claim,
         "difference": comparison.difference,
         "next_command": found.command,
+        "experiment": comparison.experiment,
+        "arms": list(_arm_values(comparison)),
+        "variants": comparison.variants,
+        "warnings": comparison.warnings,
     }
+
+
+def _arm_values(comparison: Comparison) -> Iterator[dict[str, object]]:
+    """Yield what came out of each arm, as values for JSON."""
+    differences = {found.arm: found for found in (comparison.difference, *comparison.others)}
+    kept = ("seed", "validation_accuracy", "test_accuracy", "best_epoch", "seconds", "folder")
+    for arm in comparison.arms:
+        yield {
+            "name": arm.name,
+            "title": arm.title,
+            "runs": [{name: getattr(run, name) for name in kept} for run in arm.runs],
+            "difference": differences.get(arm.name),
+        }
 
 
 @dataclass(frozen=True)
@@ -138,12 +166,13 @@ class Train(TrainingCommand):
 class Compare(TrainingCommand):
     """Train with and without descriptions and report the difference.
 
-    Skips finished runs and resumes interrupted ones.
+    Shows the plan first. Finished runs of the same settings are reused, interrupted ones resumed; the test images are
+    answered once, when all runs are trained.
     """
 
     SHORT: ClassVar = (
         *("text", "encoder", "recipe", "config", "backbone", "image-size"),
-        *("epochs", "batch-size", "lr", "seeds", "track", "work"),
+        *("epochs", "batch-size", "lr", "seeds", "arms", "sweep", "tune", "name", "track", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
     KEYS: ClassVar = COMPARISON_KEYS
@@ -157,6 +186,15 @@ class Compare(TrainingCommand):
     class's name as text, with shuffled descriptions, shuffled ones within each class, random words, random vectors."""
     margin: Positive = 1.0
     """Difference of test accuracy that does not matter to you, in percentage points: the bound for "no difference"."""
+    sweep: tuple[str, ...] = ()
+    """Recipe settings to try, such as weight=0.1,0.3,1 lr=1e-3,1e-4: every arm is trained with each combination that
+    makes a difference to it, and compared with the one that is best on the validation images."""
+    tune: Whole = 0
+    """Search learning rate, weight decay, epochs and the arm's own weight on the validation images, with this many
+    trials for each arm; then train the best settings with all seeds."""
+    name: str | None = None
+    """Name of the experiment; by default one that says what it compares. Earlier experiments are kept, and all share
+    the runs that fit."""
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
 
@@ -174,7 +212,10 @@ class Compare(TrainingCommand):
             seeds=self.seeds,
             workers=self.workers,
             track=self.track,
-            options=ArmOptions(self.arms, self.labeller, self.simulation, self.controls, self.margin),
+            options=ArmOptions(
+                self.arms, self.labeller, self.simulation, self.controls, self.margin, self.sweep, self.tune
+            ),
+            name=self.name,
         )
         compared, report = show_comparison(comparison), WorkDir(self.work).report
         lines = [*other_arms(comparison), *(f"control, {line}" for line in control_arms(comparison))]
@@ -208,12 +249,43 @@ class Report(OutputOptions):
     KEYS: ClassVar = {"report": "the page"}
     work: Path = WORK
     """Work directory of the comparison."""
+    name: str | None = None
+    """Name of the experiment. Default: the latest."""
 
     def run(self) -> None:
         """Write the report and print where it is."""
+        from gpt4image.compare.experiments import find_experiment
         from gpt4image.core.console import result, show
         from gpt4image.report import write_report
 
-        page = write_report(self.work)
+        workdir = WorkDir(self.work)
+        page = write_report(find_experiment(workdir, self.name).folder if self.name else self.work)
         show(f"report: {page}")
         result(report=page)
+
+
+@dataclass(frozen=True)
+class Runs(OutputOptions):
+    """List the training runs of a work directory, by experiment."""
+
+    SHORT: ClassVar = ("work", "filter", "csv")
+    EXAMPLE: ClassVar = "--filter arm=described lr"
+    KEYS: ClassVar = {
+        "runs": "each run: experiment, arm, seed, what differs, epochs, planned epochs, whether it is finished, "
+        "validation and test accuracy (0 to 1), folder",
+    }
+    work: Path = WORK
+    """Work directory."""
+    filter: tuple[str, ...] = ()
+    """Show only runs that hold all of these words, or with COLUMN=VALUE have that value, such as arm=described."""
+    csv: bool = False
+    """Print comma-separated values."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from gpt4image.compare.run_table import filter_rows, list_runs, runs_csv, runs_table
+        from gpt4image.core.console import result, write
+
+        rows = list(filter_rows(list_runs(WorkDir(self.work)), self.filter))
+        write(runs_csv(rows) if self.csv else runs_table(rows))
+        result(runs=rows)
