@@ -28,6 +28,7 @@ LINES = [
     "audit photos",
     f"train photos {SMALL}",
     f"compare photos --seeds 1 {SMALL}",
+    "runs",
     "report",
     "export photos --run gpt4image-work/runs/described-0 --out model --no-onnx --benchmark",
     "predict model photos/red/000.png",

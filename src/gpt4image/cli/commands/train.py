@@ -171,8 +171,8 @@ class Compare(TrainingCommand):
     """
 
     SHORT: ClassVar = (
-        *("text", "encoder", "recipe", "config", "backbone", "image-size"),
-        *("epochs", "batch-size", "lr", "seeds", "arms", "sweep", "tune", "name", "track", "work"),
+        *("text", "encoder", "recipe", "backbone", "epochs", "lr"),
+        *("seeds", "arms", "sweep", "tune", "name", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --seeds 5"
     KEYS: ClassVar = COMPARISON_KEYS
