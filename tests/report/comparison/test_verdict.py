@@ -63,7 +63,7 @@ def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     assert "with random-words" in shown.controls
     matched = verdict(with_controls((0.04, 0.02, 0.06), (0.0, -0.02, 0.02)))
     assert matched.claim == "Training with descriptions made the model better"
-    assert "is not shown: the control with random-words comes within" in matched.controls
+    assert "is not shown: to the control with random-words the difference is 0.0 points" in matched.controls
 
 
 def test_controls_explain_nothing_where_there_is_no_effect():

@@ -152,8 +152,8 @@ def _explain(comparison: Comparison, controls: list[Difference]) -> str:
             f"than the closest, {title}."
         )
     return (
-        f"That this is due to what the descriptions say is not shown: the control {title} comes within {mean} points "
-        f"({low} to {high})."
+        f"That this is due to what the descriptions say is not shown: to the control {title} the difference is {mean} "
+        f"points ({low} to {high})."
     )
 
 
