@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import timm
@@ -32,6 +33,9 @@ LINES = [
     "report",
     "export photos --run gpt4image-work/runs/described-0 --out model --no-onnx --benchmark",
     "predict model photos/red/000.png",
+    "search photos red",
+    "zero-shot photos --classes classes.txt",
+    "map photos --out map.html --method pca",
     "recipes fine-tune",
     "doctor",
     "completion bash",
@@ -48,6 +52,7 @@ def test_every_command_prints_the_keys_that_its_help_explains(
     shutil.copytree(image_set, "photos")
     shutil.copy(descriptions_file, "captions.jsonl")
     weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    Path("classes.txt").write_text("red\nblue\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, "weights.safetensors")
     done = {}
     with StubServer() as server:
