@@ -40,15 +40,16 @@ class DataOptions:
     """Images."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, or OWNER/NAME
-    (hf:NAME) on the Hugging Face hub."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, a set of Label Studio
+    or FiftyOne, OWNER/NAME (hf:NAME) on the Hugging Face hub, or an address of any of these (s3://, gs://, https://)."""
     unlabelled: tuple[str, ...] = ()
     """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
     labels of the image set itself are unlabelled as well."""
     on_bad_image: Literal["skip", "fail"] = "skip"
     """Leave out and list images that cannot be read, or stop."""
     corrections: Path | None = None
-    """Corrected labels: the corrections.csv that the page of `gpt4image audit` saves."""
+    """Corrected labels: the corrections.csv that the page of `gpt4image audit` saves, or what came back from Label
+    Studio or FiftyOne (JSON)."""
     leaks: Literal["keep", "drop", "fail"] = "keep"
     """If the same image is in two splits: keep it and warn, drop it from the training side, or stop."""
     image_column: str | None = None
@@ -78,7 +79,7 @@ class TextOptions:
 
     text: str | None = None
     """Where the descriptions are: a text column of the images; a CSV, JSONL or Parquet file keyed by path or id; the
-    reference's .pth list; another work directory; or `none` for teachers alone. Default: what `gpt4image describe` has
+    reference's .pth list; captions of COCO, LLaVA or TextTeacher; another work directory; or `none` for teachers alone. Default: what `gpt4image describe` has
     written into this work directory, else the column `description`."""
     use_prompts: tuple[str, ...] = ()
     """Use only descriptions of these prompts."""

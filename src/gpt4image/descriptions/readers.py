@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DescriptionError, first_line
+from gpt4image.core.format import counted
 from gpt4image.core.tables import (
     ID_COLUMNS,
     PATH_COLUMNS,
@@ -21,7 +25,10 @@ from gpt4image.core.tables import (
     is_table,
     pick_column,
 )
+from gpt4image.descriptions.caption_files import is_caption_file, read_captions
 from gpt4image.descriptions.description_set import DescriptionSet, join_texts
+from gpt4image.images.sources.detect import expand_pattern
+from gpt4image.images.sources.remote import fetch_file, is_address
 from gpt4image.images.table import ImageTable
 
 OrphanPolicy = Literal["fail", "skip"]
@@ -42,50 +49,78 @@ def load_descriptions(
     Args:
         images: the images they belong to.
         source: a text column of the image set; or a table (CSV, TSV, JSON Lines, Parquet or Arrow) keyed by image id
-            or by path, relative to the image set or absolute; or a `.pt` or `.pth` file with a list of texts in the
-            order of torchvision's ImageFolder, as the reference project publishes.
+            or by path, relative to the image set or absolute; or captions of another tool (`read_captions`); or a
+            `.pt` or `.pth` file with a list of texts in the order of torchvision's ImageFolder, as the reference
+            project publishes. A pattern or an address (`s3://...`) may name files.
         text_column: the table's text column, if it is not called text, description or caption.
         orphan_texts: `fail` if a text belongs to no image, or `skip` it.
 
     Raises:
         DescriptionError: the source is unknown or broken (file and row are named), or texts belong to no image.
     """
-    path = Path(source)
     if source in images.reader.text_columns:
         pairs = zip(images.rows["id"].to_pylist(), images.texts(source), strict=True)
         texts = ((image_id, text) for image_id, text in pairs if text is not None and not is_missing(text))
         return join_texts(images, texts, 0, f"column {source}")
-    if not path.is_file():
-        columns = ", ".join(images.reader.text_columns) or "none"
-        raise DescriptionError(
-            f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
-            f"columns: {columns}. Name one of them, or a file (--text)."
-        )
-    if path.suffix in LIST_SUFFIXES:
-        return join_texts(images, pair_with_folder(images, path), 0, path.name)
-    if not is_table(path):
-        raise DescriptionError(f"{path}: descriptions come as {', '.join((*TABLE_SUFFIXES, *LIST_SUFFIXES))}.")
-    return join_table(images, path, text_column, orphan_texts)
+    with local_files(source) as files:
+        if not all(path.is_file() for path in files):
+            columns = ", ".join(images.reader.text_columns) or "none"
+            raise DescriptionError(
+                f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
+                f"columns: {columns}. Name one of them, or a file (--text)."
+            )
+        if len(files) == 1 and files[0].suffix in LIST_SUFFIXES:
+            return join_texts(images, pair_with_folder(images, files[0]), 0, files[0].name)
+        return join_files(images, files, text_column, orphan_texts)
 
 
-def join_table(images: ImageTable, path: Path, text_column: str | None, orphan_texts: OrphanPolicy) -> DescriptionSet:
-    """Join a table keyed by path or id. DescriptionError if texts belong to no image and must not be skipped."""
+@contextmanager
+def local_files(source: str) -> Iterator[list[Path]]:
+    """Provide the files that a path, a pattern or an address names. DataError if a pattern names none."""
+    if is_address(source):
+        with TemporaryDirectory() as folder:
+            yield [fetch_file(source, Path(folder))]
+    else:
+        is_pattern = re.search(r"[*?\[{]", source) and not Path(source).exists()
+        yield expand_pattern(source) if is_pattern else [Path(source)]
+
+
+def join_files(
+    images: ImageTable, files: Sequence[Path], text_column: str | None, orphan_texts: OrphanPolicy
+) -> DescriptionSet:
+    """Join files of texts. DescriptionError if texts belong to no image and must not be skipped."""
     lookup = IdLookup(images)
     found: list[tuple[str, str]] = []
     orphans: list[str] = []
-    for key, text, by_path in read_keyed_texts(path, text_column):
-        image_id = lookup.by_path(key) if by_path else lookup.by_id(key)
-        if image_id is not None:
-            found.append((image_id, text))
-        elif not (by_path and lookup.was_rejected(key)):
-            orphans.append(key)
+    by_end: list[str] = []
+    for path in files:
+        rows: Iterator[tuple[str, str, bool]]
+        if is_caption_file(path):
+            rows = ((key, text, True) for key, text in read_captions(path, text_column))
+            loosely = True
+        elif is_table(path):
+            rows, loosely = read_keyed_texts(path, text_column), False
+        else:
+            known = (*TABLE_SUFFIXES, ".json", *LIST_SUFFIXES)
+            raise DescriptionError(f"{path}: descriptions come as {', '.join(known)}.")
+        for key, text, by_path in rows:
+            image_id = lookup.by_path(key) if by_path else lookup.by_id(key)
+            if image_id is None and loosely and (image_id := lookup.by_end(key)):
+                by_end.append(key)
+            if image_id is not None:
+                found.append((image_id, text))
+            elif not (by_path and lookup.was_rejected(key)):
+                orphans.append(key)
+    name = files[0].name if len(files) == 1 else f"{files[0].name} and {counted(len(files) - 1, 'other file')}"
     if orphans and orphan_texts == "fail":
         raise DescriptionError(
-            f"{path}: {len(orphans):,} of {len(orphans) + len(found):,} texts fit no image of {images.source}, such as "
+            f"{name}: {len(orphans):,} of {len(orphans) + len(found):,} texts fit no image of {images.source}, such as "
             f"{', '.join(map(repr, orphans[:5]))}. Keys are image ids or paths relative to the image set, such as "
             f"{images.path(0)!r}. To leave these texts out, set orphan_texts to skip (--orphan-texts skip)."
         )
-    return join_texts(images, found, len(orphans), path.name)
+    if by_end:
+        say(f"{name}: {counted(len(by_end), 'text')} joined by the end of the path, such as {by_end[0]!r}.")
+    return join_texts(images, found, len(orphans), name)
 
 
 def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str, bool]]:
@@ -159,6 +194,33 @@ class IdLookup:
         for path, image_id in self._by_path.items():
             name = path.casefold()
             found[name] = image_id if found.setdefault(name, image_id) == image_id else None
+        return found
+
+    def by_end(self, key: str) -> str | None:
+        """Return the id of the only image whose path ends as the key does, or the key as its path; None if none does.
+
+        Raises:
+            DescriptionError: several images have such a path.
+        """
+        parts = PurePosixPath(self._relative(key)).parts
+        fitting = {
+            image_id
+            for path, image_id in self._by_name.get(parts[-1] if parts else "", ())
+            if path[-len(parts) :] == parts or parts[-len(path) :] == path
+        }
+        if len(fitting) > 1:
+            raise DescriptionError(
+                f"{key!r} may be any of {len(fitting)} images whose paths end so. Give paths relative to the image set."
+            )
+        return next(iter(fitting), None)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+        """Parts of the path and id of the images by file name."""
+        found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for path, image_id in self._by_path.items():
+            parts = PurePosixPath(path).parts
+            found.setdefault(parts[-1], []).append((parts, image_id))
         return found
 
     def was_rejected(self, key: str) -> bool:

@@ -15,6 +15,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted, shorten
 from gpt4image.core.tables import Table, compose, is_missing
+from gpt4image.images.sources.annotations import is_label_studio, read_fiftyone, read_label_studio
 from gpt4image.images.table import ImageTable, RejectedImage
 
 Decision = Literal["relabel", "keep", "drop"]
@@ -42,12 +43,30 @@ def read_corrections(path: Path) -> dict[str, Correction]:
     """Read corrections by image id. Of several for one image the last counts.
 
     Args:
-        path: a table with the columns `id`, `decision` and `label`, such as the page of `gpt4image audit` saves.
+        path: a table with the columns `id`, `decision` and `label`, such as the page of `gpt4image audit` saves; or
+            what came back from Label Studio (its JSON export) or FiftyOne (`labels.json`) of what `audit --write`
+            wrote for it.
 
     Raises:
         DataError: the file or a row is broken; the row is named.
     """
-    return dict(_rows(Table(path)))
+    return dict(_annotated(path) if path.suffix.casefold() == ".json" else _rows(Table(path)))
+
+
+def _annotated(path: Path) -> Iterator[tuple[str, Correction]]:
+    """Yield the decisions of people in Label Studio, or labels of FiftyOne that differ from those given."""
+    studio = is_label_studio(path)
+    for number, found in enumerate(read_label_studio(path) if studio else read_fiftyone(path), 1):
+        image_id = found.data.get("id") if studio else found.image.partition("-")[2]
+        where = f"{path}, {'task' if studio else 'image'} {number}"
+        if found.fault:
+            raise DataError(f"{where}: {found.fault}. An image has one label.")
+        if not image_id:
+            raise DataError(f"{where} has no image id: it was not written by gpt4image audit.")
+        given = str(found.data.get("given") or "") if studio else ""
+        if found.label is not None:
+            decision: Decision = "keep" if found.label == given else "relabel"
+            yield str(image_id), Correction(decision, compose(found.label), compose(given), where)
 
 
 def _rows(table: Table) -> Iterator[tuple[str, Correction]]:

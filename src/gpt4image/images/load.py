@@ -19,8 +19,10 @@ from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.label_forms import check_label_forms
 from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
+from gpt4image.images.sources.hugging_face import Dataset, is_loaded_dataset, list_loaded_dataset
 from gpt4image.images.sources.joined import join_listings
 from gpt4image.images.sources.listing import ColumnNames, Listing
+from gpt4image.images.sources.remote import fetch_source, is_address
 from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 
@@ -29,7 +31,7 @@ UnusualLabels = Literal["fail", "keep"]
 
 
 def load_images(
-    source: str | Path,
+    source: str | Path | Dataset,
     *,
     unlabelled: Sequence[str | Path] = (),
     work: str | Path | None = None,
@@ -49,7 +51,10 @@ def load_images(
         source: a folder of class folders, with or without train/, val/ and test/ above them; a folder with
             metadata.csv, metadata.jsonl or metadata.parquet; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that
             names image files; Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder
-            or a pattern of them; a folder written by `save_to_disk`; or the name of a dataset on the Hugging Face hub.
+            or a pattern of them; a folder written by `save_to_disk`; an export of Label Studio (JSON) or a
+            FiftyOneImageClassificationDataset; the name of a dataset on the Hugging Face hub; or an address
+            (`s3://bucket/photos`, `gs://`, `https://`) of any of these, whose files are fetched into `work`; or a
+            `Dataset`, `IterableDataset`, or several by split, of `datasets`.
         unlabelled: sources of further training images, whose labels and splits, if any, are not used. Copies of
             images that have a label are left out.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
@@ -82,13 +87,21 @@ def load_images(
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" / "tars" if work is not None else None
-    with doing(f"Listing {source}"):
-        listing = _without_unlabelled_splits(list_source(source, ColumnNames(image_column, label_column), kept))
+    columns = ColumnNames(image_column, label_column)
+    if is_loaded_dataset(source):
+        listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
+        source = str(getattr(source, "builder_name", None) or "datasets")
+    else:
+        place = _place(source, work)
+        with doing(f"Listing {source}"):
+            listing = list_source(place, columns, kept)
+    listing = _without_unlabelled_splits(listing)
     _require_labels_outside_train(listing)
     if unusual_labels == "fail":
         check_label_forms(listing, str(source))
     without = ColumnNames(image_column, labelled=False)
-    listing = join_listings(listing, {str(further): list_source(further, without, kept) for further in unlabelled})
+    further = {str(each): _place(each, work) for each in unlabelled}
+    listing = join_listings(listing, {name: list_source(each, without, kept) for name, each in further.items()})
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
     table = _without_labelled_copies(found)
     _require_two_classes(table)
@@ -105,6 +118,15 @@ def load_images(
     _report_untrained_classes(table, splits)
     column = table.rows.schema.get_field_index("split")
     return replace(table, rows=table.rows.set_column(column, "split", pa.array(splits, pa.string())))
+
+
+def _place(source: str | Path, work: str | Path | None) -> str | Path:
+    """Return where a source is on this machine; the files of an address are fetched."""
+    if not is_address(source):
+        return source
+    if work is None:
+        raise ConfigError(f"{source} is fetched into the work directory: name one with work.")
+    return fetch_source(str(source), Path(work) / "images" / "fetched")
 
 
 def load_pictures(
@@ -125,10 +147,11 @@ def load_pictures(
         DataError: the source cannot be used.
     """
     kept = work / "images" / "tars" if work is not None else None
+    place = _place(source, work)
     with doing(f"Listing {source}"):
-        listing = list_source(source, ColumnNames(image_column, labelled=False), kept)
+        listing = list_source(place, ColumnNames(image_column, labelled=False), kept)
         with suppress(DataError):  # there are no labels, or none that can be used
-            listing = _with_labels(listing, list_source(source, ColumnNames(image_column), kept))
+            listing = _with_labels(listing, list_source(place, ColumnNames(image_column), kept))
     table = _read_images(listing, source, work, max_pixels, None, "skip")
     _, first = np.unique(table.ids, return_index=True)
     copies = np.setdiff1d(np.arange(len(table)), first)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpt4image.core.errors import DataError
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images import decode, load_images
 from support import CLIPART12
 from support.image_files import class_folders, names_of, noise, reasons, split_sizes, write
@@ -219,3 +219,36 @@ def test_no_progress_bars_of_datasets(tmp_path, capfd):
     assert datasets.are_progress_bars_disabled() == bool(int(os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS", "0")))
     assert decode(table.read(0), "x").size == (8, 8)
     assert names_of(table, "train")
+
+
+def rows_with_labels(count):
+    for number in range(count):
+        yield {"image": {"bytes": noise(number), "path": None}, "label": number % 2, "caption": f"text {number}"}
+
+
+def typed_features():
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    return datasets.Features({"image": datasets.Image(), "label": names, "caption": datasets.Value("string")})
+
+
+def test_datasets_in_memory_are_image_sources():
+    data = datasets.Dataset.from_list(list(rows_with_labels(8)), features=typed_features())
+    found = load_images(data, validation_share=0, test_share=0)
+    assert found.classes == ("cat", "dog") and len(found) == 8
+    assert found.texts("caption")[3] == "text 3"
+    both = load_images(datasets.DatasetDict(train=data.select(range(6)), test=data.select([6, 7])), validation_share=0)
+    assert split_sizes(both) == [6, 0, 2]
+    assert set(both.rows["id"].to_pylist()) == set(found.rows["id"].to_pylist())
+
+
+def test_stream_is_read_once_into_the_work_directory(tmp_path):
+    stream = datasets.IterableDataset.from_generator(
+        rows_with_labels, gen_kwargs={"count": 8}, features=typed_features()
+    )
+    found = load_images(stream, work=tmp_path, validation_share=0, test_share=0)
+    assert len(found) == 8 and found.read(0) == noise(0) and found.texts("caption")[7] == "text 7"
+    files = set(tmp_path.rglob("*.arrow"))
+    again = load_images(stream, work=tmp_path, validation_share=0, test_share=0)
+    assert again.rows.equals(found.rows) and set(tmp_path.rglob("*.arrow")) == files
+    with pytest.raises(ConfigError, match="read into the work directory"):
+        load_images(stream)

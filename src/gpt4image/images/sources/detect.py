@@ -17,6 +17,12 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.hub import HUB_PREFIX
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
+from gpt4image.images.sources.annotations import (
+    find_fiftyone,
+    is_label_studio,
+    list_fiftyone,
+    list_label_studio,
+)
 from gpt4image.images.sources.folders import (
     has_class_folders,
     holds_images,
@@ -92,6 +98,14 @@ def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | 
     return None if not marks or _lie_beside_images(place, marks, columns, holds_rows) else marks
 
 
+def _find_fiftyone(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return (find_fiftyone(place.root) or None) if place.is_folder else None
+
+
+def _find_label_studio(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return place.named if len(place.named) == 1 and is_label_studio(place.named[0]) else None
+
+
 def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     def names_images(file: Path) -> bool:
         return names_files(file, columns.image)
@@ -148,6 +162,8 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 # The first kind that finds its files lists them.
 KINDS = (
     Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
+    Kind("a FiftyOneImageClassificationDataset", _find_fiftyone, list_fiftyone),
+    Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio),
     Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
     Kind("a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)", _find_manifest, list_manifest),
     Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.errors import DataError, ImageError, first_line
+from gpt4image.core.console import progress
+from gpt4image.core.errors import ConfigError, DataError, ImageError, first_line
 from gpt4image.core.hub import HUB_PREFIX, HubError, hub_access
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
 from gpt4image.images.sources.listing import (
@@ -64,6 +66,51 @@ def list_saved_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames)
     return list_datasets(loaded if isinstance(loaded, dict) else {"train": loaded}, root, columns)
 
 
+def is_loaded_dataset(source: object) -> bool:
+    """Whether a source is an object of `datasets`: a dataset, a streamed one, or several by split name."""
+    return type(source).__module__.partition(".")[0] == "datasets"
+
+
+def list_loaded_dataset(source: Dataset, columns: ColumnNames, work: Path | None) -> Listing:
+    """List the images of an object of `datasets`.
+
+    A streamed dataset is read once, into the work directory, since training reads its images in another order in each
+    epoch. The same stream is found there again.
+
+    Raises:
+        ConfigError: a streamed dataset, and no work directory.
+        DataError: there is no image or label column.
+    """
+    import datasets
+
+    parts = dict(source) if isinstance(source, dict) else {str(source.split or "train"): source}
+    for name, part in parts.items():
+        if isinstance(part, datasets.IterableDataset):
+            if work is None:
+                raise ConfigError("A streamed dataset is read into the work directory: name one with work.")
+            parts[name] = _read_stream(part, name, work / "images" / "streamed")
+    return list_datasets(parts, Path.cwd(), columns)
+
+
+def _read_stream(stream: Dataset, name: str, folder: Path) -> Dataset:
+    import datasets
+
+    features = stream.features or stream._resolve_features().features
+    for column, feature in features.items():
+        if type(feature).__name__ == "Image":
+            stream = stream.cast_column(column, datasets.Image(decode=False))
+    features = stream.features or features
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with progress(f"Reading the stream ({name})") as meter:
+            for row in stream:
+                yield row
+                meter.advance()
+
+    problem = f"The stream {name!r} cannot be read"
+    return _load("Dataset.from_generator", problem, rows, features=features, cache_dir=str(folder))
+
+
 def list_hub_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images of a dataset on the Hugging Face hub, whose name is `root`. DataError says what was tried."""
     name = root.as_posix().removeprefix(HUB_PREFIX)
@@ -76,7 +123,7 @@ def list_hub_dataset(root: Path, _files: Sequence[Path], columns: ColumnNames) -
     return list_datasets(_load("load_dataset", problem, name), Path.cwd(), columns)
 
 
-def _load(function: str, problem: str, *args: str, **options: object) -> Any:  # noqa: ANN401 - a dataset or several
+def _load(function: str, problem: str, *args: object, **options: object) -> Any:  # noqa: ANN401 - a dataset or several
     """Call a function of `datasets` without its progress bars; DataError says what the problem is."""
     import datasets
 
@@ -84,7 +131,7 @@ def _load(function: str, problem: str, *args: str, **options: object) -> Any:  #
     with _no_progress_bars():
         try:
             with hub_access() if on_hub else nullcontext():
-                return getattr(datasets, function)(*args, **options)
+                return attrgetter(function)(datasets)(*args, **options)
         except HubError as error:
             raise DataError(f"{problem}: {error}.") from error
         except Exception as error:  # the builders wrap pyarrow's errors in their own and in others
