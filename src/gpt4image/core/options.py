@@ -78,9 +78,9 @@ class TextOptions:
     """Descriptions and text encoders."""
 
     text: str | None = None
-    """Where the descriptions are: a text column of the images; a CSV, JSONL or Parquet file keyed by path or id; the
-    reference's .pth list; captions of COCO, LLaVA or TextTeacher; another work directory; or `none` for teachers alone. Default: what `gpt4image describe` has
-    written into this work directory, else the column `description`."""
+    """Where the descriptions are: a text column of the images; a CSV, JSONL or Parquet file keyed by path or id;
+    captions of COCO, LLaVA or TextTeacher; the reference's .pth list; another work directory; or `none` for teachers
+    alone. Default: what `gpt4image describe` has written into this work directory, else the column `description`."""
     use_prompts: tuple[str, ...] = ()
     """Use only descriptions of these prompts."""
     use_models: tuple[str, ...] = ()
