@@ -30,19 +30,22 @@ from gpt4image.compare.summarize import (
     record_comparison,
     record_variants,
 )
+from gpt4image.compare.tuning import EPOCHS_RANGE, Tuner, require_optuna, search_ranges
 from gpt4image.compare.warnings import find_warnings
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
+from gpt4image.core.format import counted, duration
 from gpt4image.core.invocation import current_invocation
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels import SoftLabels
+from gpt4image.train.build import count_steps
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
-from gpt4image.train.identity import images_digest, settings_digest
+from gpt4image.train.identity import images_digest, in_words, settings_digest
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun, train_run
@@ -114,6 +117,11 @@ def compare_arms(
     variants = make_variants(chosen_arms, recipe, searched)
     for variant in variants:
         _check_arms(chosen_arms, variant.recipe)
+    if tune:
+        variants = _tune(maker, chosen_arms, recipe, tune, seeds)
+        searched = {
+            variant.arm: [f"{key} {in_words(value)}" for key, value in variant.changes.items()] for variant in variants
+        }
     plan = Plan.make(maker, variants, seeds)
     plan.find_speed(workdir)
     experiment = Experiment(
@@ -133,7 +141,7 @@ def compare_arms(
     if accelerator.is_main_process:
         layout = open_experiment(workdir, experiment, name)
         console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
-    summary = Summary(images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy)
+    summary = Summary(images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune)
     trained: dict[int, tuple[Variant, list[TrainedRun]]] = {n: (v, []) for n, v in enumerate(plan.variants)}
     before = [run.state == "finished" for run in plan.runs]
     with console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before)) as overall:
@@ -150,6 +158,29 @@ def compare_arms(
         recorded = Experiment.load(layout.record)
         recorded.model_copy(update={"runs": runs, "finished": True}).save(layout.record)
     return comparison
+
+
+def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, seeds: Sequence[int]) -> list[Variant]:
+    """Show what a search takes and search; return each arm with its best settings."""
+    require_optuna()
+    plan = Plan.make(maker, make_variants(arms, recipe, {}), seeds)
+    plan.find_speed(maker.workdir)
+    ranges = {run.variant.arm: search_ranges(run.spec) for run in plan.runs if run.spec}
+    own = [f"  {arm}: {', '.join(map(str, found))}" for arm, found in ranges.items()]
+    epoch = next(count_steps(run.spec, make_accelerator(recipe)) for run in plan.runs if run.spec)
+    steps = EPOCHS_RANGE * recipe.epochs * epoch * len(arms) * (trials + len(seeds))
+    time = f", about {duration(steps * plan.step_seconds)}" if plan.step_seconds else ""
+    console.say(
+        "\n".join(
+            [
+                f"Search for settings: {trials} trials for each of {len(arms)} arms with seed {seeds[0]}, judged on "
+                f"the validation images; then {counted(len(seeds), 'seed')} of the best.",
+                *own,
+                f"At most {counted(steps, 'optimiser step')}{time}; trials that fall behind stop early.",
+            ]
+        )
+    )
+    return Tuner(maker, recipe, trials, seeds[0]).tune(arms)
 
 
 def _train(planned: PlannedRun, number: int, plan: Plan, maker: RunMaker, overall: console.Meter) -> TrainedRun:
@@ -180,6 +211,7 @@ class Summary:
         planned_seeds: seeds of the whole experiment.
         margin: see `compare_arms`, as the next one.
         frozen_accuracy: likewise.
+        trials: trials of the search for each arm's settings.
         model: size and speed of the model, once measured.
     """
 
@@ -192,6 +224,7 @@ class Summary:
     planned_seeds: int
     margin: float
     frozen_accuracy: Callable[[], float | None] | None
+    trials: int = 0
     model: ModelRecord | None = None
 
     def write(self, trained: TrainedVariants, split: str) -> Comparison:
@@ -213,15 +246,22 @@ class Summary:
                 self.given.soft_labels,
                 self.margin,
             )
-            changes = {
+            searched = any(variant.changes for variant, _ in trained.values())
+            changes: dict[str, Any] = {
                 "planned_seeds": self.planned_seeds,
                 "model": self.model,
                 "command": _record_command(self.workdir),
                 "experiment": self.layout and self.layout.folder.name,
                 "split": split,
-                "variants": tuple(record_variants(trained, chosen)) if len(trained) > len(chosen) else (),
+                "variants": tuple(record_variants(trained, chosen)) if searched else (),
                 "warnings": self._warnings(outcomes) if split == "test" else (),
             }
+            if self.trials:
+                told = (
+                    f"Settings of each arm were searched with {self.trials} trials on the validation images (Optuna, "
+                    "median pruner), the same number for every arm."
+                )
+                changes["notes"] = [*comparison.notes, told]
             comparison = comparison.model_copy(update=changes)
             if self.layout is not None:
                 self._save(comparison, outcomes, self.layout)

@@ -70,6 +70,7 @@ class Trainer:
         validation_targets: probability of each class for the validation images, float64 [N, C].
         save: called after every step and epoch, to write a checkpoint if one is due.
         track: called after every epoch, to send its record to experiment trackers.
+        after_epoch: called with the history after every epoch and its checkpoint; what it raises ends the training.
     """
 
     recipe: Recipe
@@ -89,6 +90,7 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Trainer], None] = lambda _: None
     track: Callable[[Trainer], None] = lambda _: None
+    after_epoch: Callable[[list[dict[str, Any]]], None] = lambda _: None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,6 +122,7 @@ def fit(trainer: Trainer, meter: Meter) -> None:
         trainer.track(trainer)
         meter.note(f"val {accuracy:.1%} best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
+        trainer.after_epoch(progress.history)
 
 
 def train_epoch(trainer: Trainer, meter: Meter) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 MEASURED_STEPS = 3  # that tell how long a run will take
+AfterEpoch = Callable[[list[dict[str, Any]]], None]
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
 
@@ -197,8 +198,16 @@ def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None 
     return train_run(spec, progress)
 
 
-def train_run(spec: RunSpec, progress: console.OpenProgress | None = None) -> TrainedRun:
-    """Train a run to its end, from its checkpoint if it has one; a finished one is opened."""
+def train_run(
+    spec: RunSpec, progress: console.OpenProgress | None = None, after_epoch: AfterEpoch | None = None
+) -> TrainedRun:
+    """Train a run to its end, from its checkpoint if it has one; a finished one is opened.
+
+    Args:
+        spec: the run.
+        progress: opens the line that shows the steps.
+        after_epoch: called with the history after every epoch; what it raises ends the training.
+    """
     accelerator, folder = make_accelerator(spec.recipe), spec.layout.folder
     first = accelerator.is_main_process  # holds the lock for all processes
     with exclusive(spec.layout.lock, f"the run in {folder}") if first else nullcontext():
@@ -206,12 +215,14 @@ def train_run(spec: RunSpec, progress: console.OpenProgress | None = None) -> Tr
             spec.claim_folder()
         if not spec.layout.result.exists():
             title = f"Train {spec.arm.name}, seed {spec.seed}"
-            train_to_end(spec, accelerator, progress or partial(console.progress, title))
+            train_to_end(spec, accelerator, progress or partial(console.progress, title), after_epoch)
     accelerator.wait_for_everyone()
     return open_run(folder)
 
 
-def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.OpenProgress) -> None:
+def train_to_end(
+    spec: RunSpec, accelerator: Accelerator, progress: console.OpenProgress, after_epoch: AfterEpoch | None = None
+) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(spec.seed)
     with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
@@ -219,6 +230,8 @@ def train_to_end(spec: RunSpec, accelerator: Accelerator, progress: console.Open
         check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
         trainer = build_trainer(spec, backbone, accelerator)
         restore_checkpoint(trainer, spec.layout.checkpoint)
+    if after_epoch:
+        trainer.after_epoch = after_epoch
     alone = accelerator.num_processes == 1  # several receive the signal at different steps and would wait forever
     stopping = catch_stop_signals(partial(console.say, STOPPING), first_only=True)
     with (
