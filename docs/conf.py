@@ -81,7 +81,14 @@ GROUPS = {
         "export_model",
         "predict_images",
     ),
-    "Your own trainer": ("text_targets", "TextTargets", "TextAlignment"),
+    "Your own trainer": (
+        "text_targets",
+        "TextTargets",
+        "TextAlignment",
+        "text_labels",
+        "TextLabels",
+        "soft_cross_entropy",
+    ),
     "The method": (
         "AlignedModel",
         "AlignmentHead",

@@ -26,7 +26,10 @@ from .export import predict_images as predict_images
 from .images import ImageTable as ImageTable
 from .images import load_images as load_images
 from .integrations import TextAlignment as TextAlignment
+from .integrations import TextLabels as TextLabels
 from .integrations import TextTargets as TextTargets
+from .integrations import soft_cross_entropy as soft_cross_entropy
+from .integrations import text_labels as text_labels
 from .integrations import text_targets as text_targets
 from .report import write_report as write_report
 from .soft_labels import SoftLabels as SoftLabels

@@ -33,10 +33,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_blocks_run_and_leave_plain_models(page):
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 8
     state = torch.load(page["folder"] / "model.pt", weights_only=True)
     assert set(state) == set(page["models"].resnet18().state_dict())
-    assert page["trainer"].state.global_step > 0
+    assert page["trainer"].state.global_step > 0 and page["labelled"].state.global_step > 0
     assert not any(part._forward_pre_hooks for part in page["learner"].model.modules())
 
 

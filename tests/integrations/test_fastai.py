@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.schedule import Learner
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import get_image_files, parent_label
@@ -13,8 +14,8 @@ from torch import nn
 from torch.nn import CrossEntropyLoss
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.integrations import text_targets
-from gpt4image.integrations.fastai import TextAlignmentCallback
+from gpt4image.integrations import text_labels, text_targets
+from gpt4image.integrations.fastai import TextAlignmentCallback, TextLabelCallback
 
 
 @pytest.fixture
@@ -82,3 +83,27 @@ def test_targets_of_another_set_are_refused(dls, image_set, store):
     callback = TextAlignmentCallback(text_targets(get_image_files(image_set), store.layout.folder))
     with pytest.raises(ConfigError, match=r"text_targets\(dls.train_ds\)"):
         fit(make_learner(dls), callback)
+
+
+def test_text_labels_replace_the_given_ones_in_training_only(dls, targets, store, tmp_path):
+    given = [-1 if row % 3 else dls.vocab.o2i[parent_label(path)] for row, path in enumerate(dls.train_ds.items)]
+    labels = text_labels(targets, given, list(dls.vocab), work=tmp_path)
+    seen = []
+
+    class Watch(Callback):
+        order = 1
+
+        def before_batch(self):
+            seen.append((self.training, self.y.is_floating_point()))
+
+    learner = make_learner(dls)
+    loss = learner.loss_func
+    fit(learner, TextLabelCallback(labels), Watch(), epochs=1)
+    assert {(True, True), (False, False)} == set(seen)
+    assert learner.loss_func is loss
+    fit(learner, TextAlignmentCallback(targets, labels, weight=0.5), epochs=1)
+    assert learner.loss_func is loss
+    other = text_targets(dls.valid_ds, store.layout.folder)
+    labels = text_labels(other, [-1] * len(dls.valid_ds), list(dls.vocab), work=tmp_path)
+    with pytest.raises(ConfigError, match="the labels were made for"):
+        fit(learner, TextLabelCallback(labels))

@@ -1,12 +1,14 @@
-"""Descriptions in a fastai training: a callback."""
+"""Descriptions in a fastai training: callbacks for the alignment and for text labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.integrations.alignment import TextAlignment
+from gpt4image.integrations.labels import TextLabels, soft_cross_entropy
 from gpt4image.integrations.targets import TextTargets
 
 try:
@@ -15,7 +17,60 @@ except ModuleNotFoundError:
     raise MissingExtraError("fastai", "fastai", "TextAlignmentCallback") from None
 
 
-class TextAlignmentCallback(Callback):  # type: ignore[misc] # fastai is untyped
+class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
+    """Gives training batches the positions of their samples, takes them out again, and replaces labels if asked to."""
+
+    run_valid = False
+
+    def __init__(self, labels: TextLabels | None) -> None:
+        self._labels = labels
+        self._index: Any = None
+        self._loss: Any = None
+
+    def before_fit(self) -> None:
+        """Let the training loader add positions, and the loss take class probabilities."""
+        expected = len(self._labels) if self._labels is not None else len(self.dls.train_ds)
+        if len(self.dls.train_ds) != expected:
+            raise ConfigError(
+                f"The training set has {len(self.dls.train_ds):,} samples, the labels were made for {expected:,}."
+            )
+        if self._labels is not None:
+            self._loss = self.learn.loss_func
+            self.learn.loss_func = partial(either_loss, self._loss)
+        self.dls.train.do_item = with_position(self.dls.train)
+
+    def before_batch(self) -> None:
+        """Take the positions [B] out of the batch; replace its labels."""
+        parts = [*self.xb, *self.yb]
+        self._index = parts.pop()
+        inputs = getattr(self.dls, "n_inp", max(1, len(parts) - 1))
+        self.learn.xb, self.learn.yb = tuple(parts[:inputs]), tuple(parts[inputs:])
+        if self._labels is not None:
+            self.learn.yb = (self._labels[self._index].to(self.dls.device),)
+
+    def after_fit(self) -> None:
+        """Leave the learner as it was."""
+        if self._labels is not None:
+            self.learn.loss_func = self._loss
+        del self.dls.train.do_item
+
+    def after_cancel_fit(self) -> None:
+        """Leave the learner as it was."""
+        self.after_fit()
+
+
+class TextLabelCallback(_PositionCallback):
+    """Trains on text labels in place of the given ones; validation keeps the given ones.
+
+    Args:
+        labels: the labels of the training set, `text_labels(text_targets(dls.train_ds), given, dls.vocab)`.
+    """
+
+    def __init__(self, labels: TextLabels) -> None:
+        super().__init__(labels)
+
+
+class TextAlignmentCallback(_PositionCallback):
     """Adds the alignment loss to the loss of each training batch.
 
     Nothing else changes: the batches get the positions of their samples on the way, and the projector is trained with
@@ -23,15 +78,14 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # fastai is untyped
 
     Args:
         targets: the text vectors of the training set, `text_targets(dls.train_ds)`.
+        labels: text labels to train on in place of the given ones.
         settings: further arguments of `TextAlignment`.
     """
 
-    run_valid = False
-
-    def __init__(self, targets: TextTargets, **settings: Any) -> None:  # noqa: ANN401 - passed on
+    def __init__(self, targets: TextTargets, labels: TextLabels | None = None, **settings: Any) -> None:  # noqa: ANN401 - passed on
+        super().__init__(labels)
         self._targets, self._settings = targets, settings
         self.alignment: TextAlignment | None = None
-        self._index: Any = None
 
     def before_fit(self) -> None:
         """Attach the alignment, and add the projector to the optimiser."""
@@ -45,14 +99,7 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # fastai is untyped
         self.alignment.attach()
         self.alignment.to(self.dls.device)
         self._train_projector(True)
-        self.dls.train.do_item = with_position(self.dls.train)
-
-    def before_batch(self) -> None:
-        """Take the positions [B] out of the batch."""
-        parts = [*self.xb, *self.yb]
-        self._index = parts.pop()
-        inputs = getattr(self.dls, "n_inp", max(1, len(parts) - 1))
-        self.learn.xb, self.learn.yb = tuple(parts[:inputs]), tuple(parts[inputs:])
+        super().before_fit()
 
     def after_loss(self) -> None:
         """Add the alignment loss."""
@@ -65,11 +112,7 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # fastai is untyped
         assert self.alignment is not None
         self.alignment.remove()
         self._train_projector(False)
-        del self.dls.train.do_item
-
-    def after_cancel_fit(self) -> None:
-        """Leave the learner as it was."""
-        self.after_fit()
+        super().after_fit()
 
     def _train_projector(self, on: bool) -> None:
         """Add the projector to the optimiser's last group, or take it out, which keeps its momentum."""
@@ -78,6 +121,11 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # fastai is untyped
         known = {id(part) for part in own}
         groups = self.opt.param_lists
         groups[-1] = [part for part in groups[-1] if id(part) not in known] + (own if on else [])
+
+
+def either_loss(given: Any, prediction: Any, target: Any) -> Any:  # noqa: ANN401 - a learner's loss and its tensors
+    """Return the learner's own loss, or the cross-entropy if the targets are class probabilities."""
+    return soft_cross_entropy(prediction, target) if target.is_floating_point() else given(prediction, target)
 
 
 def with_position(loader: Any) -> Callable[[Any], tuple[Any, ...] | None]:  # noqa: ANN401 - a fastai DataLoader

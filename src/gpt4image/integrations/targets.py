@@ -57,6 +57,8 @@ class TextTargets:
         ids: image id of each sample, S32 [N].
 
     Attributes:
+        store: the vectors.
+        ids: the image ids.
         described: number of samples with a text.
         width: length D of a vector.
 
@@ -65,7 +67,7 @@ class TextTargets:
     """
 
     def __init__(self, store: EmbeddingStore, ids: np.ndarray) -> None:
-        self._store, self._ids = store, ids
+        self.store, self.ids = store, ids
         self._numbers = torch.from_numpy(np.unique(ids, return_inverse=True)[1]).long()  # equal for copies of an image
         self.described = int((store.find(ids) >= 0).sum())
         self.width = store.width
@@ -76,12 +78,12 @@ class TextTargets:
             )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __getitem__(self, index: Tensor | Sequence[int]) -> Targets:
         """Return what samples at positions [B] are aligned with (`AlignmentHead.align`)."""
         positions = torch.as_tensor(index).cpu()
-        vectors, known = self._store.lookup(self._ids[positions.numpy()])
+        vectors, known = self.store.lookup(self.ids[positions.numpy()])
         return Targets((vectors,), (known,), ids=self._numbers[positions])
 
     def indexed(self, dataset: MapDataset) -> IndexedDataset:
