@@ -22,6 +22,7 @@ SMALL = {
     "starting": "--samples 40 --files 40 --rounds 2 --cases help tar files",
     "text_lookup": "--vectors 2000 --rounds 2",
     "training_step": "--backbone resnet10t --image-size 32 --batch-size 4 --rounds 2 --plain-torch",
+    "verdict_error": "--studies 2 --seeds 2 --images 40",
     "waiting": "--image-size 32 --batch-size 2 --steps 1 --rounds 2 --skip-default",
 }
 

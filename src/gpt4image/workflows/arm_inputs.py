@@ -113,7 +113,8 @@ class ArmInputs:
         from gpt4image.embed.controls import embed_control
         from gpt4image.soft_labels import ClassTexts
 
-        name = store.manifest.encoder
+        name, simulated = store.manifest.encoder, self.options.simulation
+        drawn = f"{seed}-{digest(repr(simulated))[:8]}" if simulated.active else f"{seed}"  # a control may use labels
         return embed_control(
             kind,
             store,
@@ -121,7 +122,7 @@ class ArmInputs:
             images,
             [texts[0] for texts in ClassTexts.of_names(images.classes).texts],
             partial(load_encoder, name, precision=self.text.embed_precision),
-            self.workdir.embeddings(f"{name}-{kind}-{seed}"),
+            self.workdir.embeddings(f"{name}-{kind}-{drawn}"),
             seed=seed,
             batch_size=self.text.embed_batch,
         )
