@@ -160,3 +160,10 @@ def test_added_arm_is_trained_and_reported(work, images, descriptions, store, tm
     assert open_run(folder / "runs" / "smoothed-0").recipe.label_smoothing == 0.3
     assert (comparison.difference.arm, comparison.difference.reference) == ("described", "baseline")
     assert "smoother labels" in write_report(folder).read_text()
+
+
+def test_models_that_had_a_part_are_recorded_with_licence_and_source(work):
+    comparison = Comparison.load(work[0] / "comparison.json")
+    found = {used.name: used for used in comparison.models}
+    assert found["minilm"].licence == "apache-2.0" and found["minilm"].source.startswith("https://huggingface.co/")
+    assert torch.__version__.startswith(comparison.versions["torch"]) and "python" in comparison.versions

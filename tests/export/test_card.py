@@ -9,10 +9,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from gpt4image import Recipe, compare_arms
+from gpt4image.compare.model_facts import Part, parts_of
 from gpt4image.compare.records import Comparison
 from gpt4image.core.workdir import WorkDir
 from gpt4image.export.card import CardFacts, write_card
-from gpt4image.export.licences import Part, parts_of
 from gpt4image.train.run import open_run
 from support.stored import ask, fill
 
@@ -108,7 +108,13 @@ def test_models_that_took_part_are_named_with_their_licences(compared, images, t
     run = open_run(work / "runs/described-0")
     start = replace(run, recipe=replace(run.recipe, backbone="resnet18.a1_in1k", pretrained=True))
     parts = parts_of(start)
-    assert parts[0] == Part("initial weights", "resnet18.a1_in1k", "apache-2.0", "timm/resnet18.a1_in1k")
+    assert parts[0] == Part(
+        "initial weights",
+        "resnet18.a1_in1k",
+        "apache-2.0",
+        "timm/resnet18.a1_in1k",
+        "https://huggingface.co/timm/resnet18.a1_in1k",
+    )
     assert [part.name for part in parts[1:]] == ["minilm", "maker/vlm"]
     assert parts_of(open_run(work / "runs/baseline-0")) == []
     file = replace(run, recipe=replace(run.recipe, checkpoint="/home/me/secret/dino.pth"))

@@ -18,10 +18,11 @@ from gpt4image.compare.experiments import (
     record_runs,
 )
 from gpt4image.compare.gallery import choose_gallery
-from gpt4image.compare.model_facts import measure_model
+from gpt4image.compare.model_facts import measure_model, used_models
 from gpt4image.compare.plan import FindInputs, Plan, PlannedRun, RunMaker, Variant, make_variants
 from gpt4image.compare.predictions import predict_test_images, predict_validation_images, write_test_answers
-from gpt4image.compare.records import CommandRecord, Comparison, ModelRecord
+from gpt4image.compare.records import CommandRecord, Comparison, MeasureRecord, ModelRecord
+from gpt4image.compare.robustness import Runs
 from gpt4image.compare.summarize import (
     RunOutcome,
     TrainedVariants,
@@ -72,6 +73,7 @@ def compare_arms(
     sweep: Mapping[str, Sequence[Any]] | None = None,
     tune: int = 0,
     frozen_accuracy: Callable[[], float | None] | None = None,
+    measure: Callable[[Runs], tuple[MeasureRecord, ...]] | None = None,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -101,6 +103,7 @@ def compare_arms(
             and compared with the one that has the best mean validation accuracy.
         tune: trials of a search for each arm's own settings on the validation images, see `compare.tuning`; 0 for none.
         frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
+        measure: measures the runs of each arm beyond the test images, see `compare.robustness.Measures`.
 
     Raises:
         ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
@@ -141,7 +144,9 @@ def compare_arms(
     if accelerator.is_main_process:
         layout = open_experiment(workdir, experiment, name)
         console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
-    summary = Summary(images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune)
+    summary = Summary(
+        images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune, measure
+    )
     trained: dict[int, tuple[Variant, list[TrainedRun]]] = {n: (v, []) for n, v in enumerate(plan.variants)}
     before = [run.state == "finished" for run in plan.runs]
     with console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before)) as overall:
@@ -212,6 +217,7 @@ class Summary:
         margin: see `compare_arms`, as the next one.
         frozen_accuracy: likewise.
         trials: trials of the search for each arm's settings.
+        measure: likewise.
         model: size and speed of the model, once measured.
     """
 
@@ -225,6 +231,7 @@ class Summary:
     margin: float
     frozen_accuracy: Callable[[], float | None] | None
     trials: int = 0
+    measure: Callable[[Runs], tuple[MeasureRecord, ...]] | None = None
     model: ModelRecord | None = None
 
     def write(self, trained: TrainedVariants, split: str) -> Comparison:
@@ -250,6 +257,7 @@ class Summary:
             changes: dict[str, Any] = {
                 "planned_seeds": self.planned_seeds,
                 "model": self.model,
+                "models": used_models([outcome.run for of_arm in outcomes.values() for outcome in of_arm[:1]]),
                 "command": _record_command(self.workdir),
                 "experiment": self.layout and self.layout.folder.name,
                 "split": split,
@@ -265,6 +273,10 @@ class Summary:
             comparison = comparison.model_copy(update=changes)
             if self.layout is not None:
                 self._save(comparison, outcomes, self.layout)
+        if self.measure is not None and self.layout is not None and split == "test":
+            measures = self.measure({arm: [outcome.run for outcome in of_arm] for arm, of_arm in outcomes.items()})
+            comparison = comparison.model_copy(update={"measures": measures})
+            self._save(comparison, outcomes, self.layout)
         return comparison
 
     def _warnings(self, outcomes: Mapping[str, Sequence[RunOutcome]]) -> tuple[str, ...]:

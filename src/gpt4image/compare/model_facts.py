@@ -1,18 +1,46 @@
-"""Size and speed of a trained model, as it is deployed: without heads and without cached features."""
+"""Facts about a trained model: size and speed as it is deployed, and the models that it learned from, with licences."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpt4image.compare.records import ModelRecord
+from gpt4image.compare.records import ModelRecord, UsedModelRecord
+from gpt4image.core.files import read_json
+from gpt4image.core.workdir import WorkDir
 from gpt4image.train.processes import make_accelerator
+from gpt4image.train.recipe import public_name
 from gpt4image.train.run import TrainedRun, load_backbone
 
 SECONDS = 1.0  # spent on measuring the speed
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # images at a time
+UNKNOWN = "unknown: see where it comes from"
+OF_TEXTS = "see the provider's terms for what the model writes"
+HUB = "https://huggingface.co/"
+KNOWN: tuple[tuple[str, str, str], ...] = (
+    ("minilm", "apache-2.0", f"{HUB}sentence-transformers/all-MiniLM-L6-v2"),
+    ("*all-MiniLM-L6-v2", "apache-2.0", f"{HUB}sentence-transformers/all-MiniLM-L6-v2"),
+    ("*all-mpnet-base-v2", "apache-2.0", f"{HUB}sentence-transformers/all-mpnet-base-v2"),
+    ("*BAAI/bge-*-en-v1.5", "mit", f"{HUB}BAAI"),
+    ("*intfloat/e5-*", "mit", f"{HUB}intfloat"),
+    ("open-clip:*/openai", "mit", "https://github.com/openai/CLIP/blob/main/LICENSE"),
+    ("open-clip:*/laion*", "mit", f"{HUB}laion"),
+    ("*Qwen2-VL-7B-Instruct*", "apache-2.0", f"{HUB}Qwen/Qwen2-VL-7B-Instruct"),
+    ("*Qwen2.5-VL-7B-Instruct*", "apache-2.0", f"{HUB}Qwen/Qwen2.5-VL-7B-Instruct"),
+    ("*SmolVLM*", "apache-2.0", f"{HUB}HuggingFaceTB"),
+    ("*Pixtral-12B-2409*", "apache-2.0", f"{HUB}mistralai/Pixtral-12B-2409"),
+    ("*Florence-2-*", "mit", f"{HUB}microsoft"),
+    ("gpt-*", "terms of use", "https://openai.com/policies/"),
+    ("claude-*", "terms of service", "https://www.anthropic.com/legal/commercial-terms"),
+    ("gemini-*", "terms of service", "https://ai.google.dev/gemini-api/terms"),
+)
+"""Licences of models by their name, with where they are stated; * stands for anything. The first that fits counts."""
 
 
 @torch.no_grad()
@@ -35,3 +63,88 @@ def measure_model(run: TrainedRun) -> ModelRecord:
         batch=batch,
         images_per_second=done / (time.perf_counter() - started),
     )
+
+
+class Part(NamedTuple):
+    """A model that took part.
+
+    Attributes:
+        role: what it did.
+        name: its name.
+        licence: its licence, or why it is not known.
+        hub_name: its name on the Hub if that is known.
+        source: where the licence is stated, if it is known.
+    """
+
+    role: str
+    name: str
+    licence: str
+    hub_name: str | None = None
+    source: str | None = None
+
+
+def used_models(runs: Sequence[TrainedRun]) -> tuple[UsedModelRecord, ...]:
+    """Return the models that had a part in some runs, each once."""
+    parts = dict.fromkeys(part for run in runs for part in parts_of(run))
+    return tuple(
+        UsedModelRecord(**{name: getattr(part, name) for name in UsedModelRecord.model_fields}) for part in parts
+    )
+
+
+def parts_of(run: TrainedRun) -> list[Part]:
+    """Return the models that a run learned from."""
+    vectors = read_json(run.layout.settings).get("text", [])
+    sources = [_source(vector["encoder"]) for vector in vectors]
+    writers = _writers(run) if run.arm.uses_text else []
+    return [*_start(run), *sources, *(_known_part("writer of descriptions", name, OF_TEXTS) for name in writers)]
+
+
+def _source(name: str) -> Part:
+    """Return a text encoder or vision teacher."""
+    if name.startswith("timm:"):
+        return _timm_part("vision teacher", name.removeprefix("timm:"))
+    return _known_part("text encoder or vision teacher", name, UNKNOWN)
+
+
+def _known_part(role: str, name: str, otherwise: str) -> Part:
+    """Return a part with the licence that its name tells."""
+    for pattern, licence, source in KNOWN:
+        if fnmatchcase(name, pattern):
+            return Part(role, public_name(name), licence, source=source)
+    return Part(role, public_name(name), otherwise)
+
+
+def _start(run: TrainedRun) -> list[Part]:
+    """Return where the weights of the backbone come from."""
+    recipe = run.recipe
+    if recipe.checkpoint is not None:
+        return [Part("initial weights", Path(recipe.checkpoint).name, UNKNOWN)]
+    return [_timm_part("initial weights", recipe.backbone)] if recipe.pretrained else []
+
+
+def _timm_part(role: str, name: str) -> Part:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        return Part(role, public_name(name), UNKNOWN)
+    source = f"{HUB}{config.hf_hub_id}" if config.license and config.hf_hub_id else None
+    return Part(role, name, config.license or UNKNOWN, config.hf_hub_id, source)
+
+
+def _writers(run: TrainedRun) -> list[str]:
+    """Return the models whose descriptions the work directory of a run holds."""
+    import pyarrow.compute as pc
+
+    from gpt4image.descriptions.store import DescriptionStore
+
+    store = DescriptionStore(work_of(run).description_store)
+    found: set[str] = set()
+    for batch in () if store.is_empty else store.current_batches():
+        found.update(pc.unique(batch["model"]).to_pylist())
+    return sorted(found)
+
+
+def work_of(run: TrainedRun) -> WorkDir:
+    """Return the work directory in which a run was trained."""
+    return WorkDir(run.layout.folder.parent.parent)

@@ -134,6 +134,21 @@ class VariantRecord(Record):
     chosen: bool
 
 
+class MeasureRecord(Record):
+    """What the runs of all arms are worth beyond the test images (`compare.robustness`).
+
+    `accuracy` is the mean over the seeds by arm, `differences` are those to the baseline, and `parts` accuracies by
+    part, such as a corruption, and arm.
+    """
+
+    name: str
+    title: str
+    images: int
+    accuracy: dict[str, float]
+    differences: tuple[Difference, ...]
+    parts: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
 class DataRecord(Record):
     """The images, and how many of them have a description."""
 
@@ -169,6 +184,15 @@ class ModelRecord(Record):
     multiply_adds: int
     batch: int
     images_per_second: float
+
+
+class UsedModelRecord(Record):
+    """A model that had a part: what it did, its licence or why it is not known, and where the licence is stated."""
+
+    role: str
+    name: str
+    licence: str
+    source: str | None
 
 
 class CommandRecord(Record):
@@ -248,6 +272,9 @@ class Comparison(Record):
     text_origins: tuple[TextOriginRecord, ...] = ()
     model: ModelRecord | None = None
     groups: tuple[GroupRecord, ...] = ()
+    measures: tuple[MeasureRecord, ...] = ()
+    models: tuple[UsedModelRecord, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
     experiment: str | None = None
     split: Literal["test", "validation"] = "test"
     variants: tuple[VariantRecord, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ et al., "Large-Scale Long-Tailed Recognition in an Open World", arXiv 1904.05160
 KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
 
 
+VERSIONS = ("torch", "timm", "torchvision", "numpy", "pillow", "sentence-transformers")
 PREDICTED = ("confidence", "correct")  # fields of `Predictions` that make a reliability diagram
 
 
@@ -107,6 +109,7 @@ def record_comparison(
         groups=tuple(_record_groups(np.array(train_images), labels, right, differences)),
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
+        versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         notes=_notes(images, stores, recipe, soft_labels),
         text_origins=tuple(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
@@ -142,7 +145,7 @@ def compare_with_baseline(
         margin: difference of accuracy that does not matter.
     """
     judged = [arm for arm in right if arm != REFERENCE and controls.get(arm) is None]
-    found = {arm: _record_difference(arm, REFERENCE, right, seeds) for arm in right if arm != REFERENCE}
+    found = {arm: record_difference(arm, REFERENCE, right, seeds) for arm in right if arm != REFERENCE}
     adjusted = holm([found[arm].p_value or 0.0 for arm in judged])
     for arm, p_value in zip(judged, adjusted, strict=True):
         record = found[arm].model_copy(update={"adjusted_p": p_value})
@@ -154,12 +157,20 @@ def compare_with_baseline(
     return {
         "difference": found.pop(candidate),
         "others": tuple(found.values()),
-        "controls": tuple(_record_difference(arm, control, right, seeds) for arm, control in against),
+        "controls": tuple(record_difference(arm, control, right, seeds) for arm, control in against),
         "margin": margin,
     }
 
 
-def _record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray], seeds: Sequence[int]) -> Difference:
+def record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray], seeds: Sequence[int]) -> Difference:
+    """Summarise the paired difference of two arms.
+
+    Args:
+        arm: an arm.
+        reference: another one.
+        right: how right each arm is for each seed and image, from 0 to 1, float [S, N].
+        seeds: the S seeds.
+    """
     differences = right[arm] - right[reference]  # [S, N]
     found = PairedDifference.of(differences)
     interval, equivalence = found.interval(), found.interval(EQUIVALENCE_CONFIDENCE)

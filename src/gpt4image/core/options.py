@@ -188,6 +188,26 @@ class SimulationOptions:
 
 
 @dataclass(frozen=True)
+class MeasureOptions:
+    """More than the test images."""
+
+    corruptions: bool = False
+    """Also measure accuracy under the 15 corruptions of ImageNet-C. Needs the extra `robustness`."""
+    corruption_severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """How strong these are, from 1 to 5."""
+    transfer: tuple[str, ...] = ()
+    """Also measure what the models' features are worth on other image sets, by a linear probe and by nearest
+    neighbours."""
+
+    def __post_init__(self) -> None:
+        if not self.corruption_severities or not set(self.corruption_severities) <= {1, 2, 3, 4, 5}:
+            raise ConfigError(
+                "corruption_severities (--corruption-severities) are numbers from 1 to 5, not "
+                f"{list(self.corruption_severities)}."
+            )
+
+
+@dataclass(frozen=True)
 class ArmOptions:
     """What a comparison trains.
 
@@ -199,6 +219,7 @@ class ArmOptions:
         simulation: labels to take away or make wrong.
         sweep: values of recipe settings, each as `weight=0.1,0.3,1`.
         tune: trials of the search for each arm's settings; 0 for no search.
+        measures: what to measure besides the accuracy on the test images.
     """
 
     arms: tuple[str, ...] = ()
@@ -208,6 +229,7 @@ class ArmOptions:
     margin: Positive = 1.0
     sweep: tuple[str, ...] = ()
     tune: Whole = 0
+    measures: MeasureOptions = field(default_factory=MeasureOptions)
 
     def __post_init__(self) -> None:
         check_value(Positive, self.margin, "margin")

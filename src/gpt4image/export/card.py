@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from gpt4image.compare.model_facts import Part, parts_of, work_of
 from gpt4image.compare.records import Comparison, Difference, RunRecord
 from gpt4image.core import console
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.format import percent, points
 from gpt4image.core.markdown import one_line, render_card
-from gpt4image.export.licences import Part, parts_of, work_of
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.train.run import TrainedRun
 

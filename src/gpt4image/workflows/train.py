@@ -16,6 +16,7 @@ from gpt4image.core.options import (
     DataOptions,
     GuidanceOptions,
     LabelOptions,
+    MeasureOptions,
     TeacherOptions,
     TextOptions,
 )
@@ -26,6 +27,7 @@ from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
+    from gpt4image.compare.robustness import Measures
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
@@ -240,6 +242,7 @@ def run_comparison(
             from gpt4image.train.processes import make_accelerator
 
             accelerator = make_accelerator(recipe)
+        measures = open_measures(options.measures, images, workdir, workers or 0)
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
     own = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
     comparison = compare_arms(
@@ -259,6 +262,7 @@ def run_comparison(
         sweep=sweep,
         tune=options.tune,
         frozen_accuracy=own.frozen_accuracy,
+        measure=measures,
     )
     if accelerator.is_main_process and comparison.experiment is not None:
         with console.doing("Writing the report"):
@@ -268,6 +272,19 @@ def run_comparison(
             track_comparison(tracking, comparison, workdir.report)
         save_finished(inputs, text, recipe, work, options, comparison.experiment)
     return comparison
+
+
+def open_measures(options: MeasureOptions, images: ImageTable, workdir: WorkDir, workers: int) -> Measures | None:
+    """Return what to measure beyond the test images, None for nothing. What could fail does so before the training."""
+    from gpt4image.compare.robustness import Measures
+    from gpt4image.images import load_images
+
+    if not options.corruptions and not options.transfer:
+        return None
+    others = [load_images(source, work=workdir.folder) for source in options.transfer]
+    measures = Measures(images, options, others, workdir.features, workers)
+    measures.check()
+    return measures
 
 
 def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -> None:

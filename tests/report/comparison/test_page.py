@@ -9,7 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from gpt4image.compare.records import CommandRecord, Gallery, GroupRecord, ModelRecord, TextOriginRecord
+from gpt4image.compare.records import (
+    CommandRecord,
+    Gallery,
+    GroupRecord,
+    MeasureRecord,
+    ModelRecord,
+    TextOriginRecord,
+    UsedModelRecord,
+)
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import NOTHING
 from gpt4image.probing.calibration import ReliabilityBin
@@ -379,3 +387,20 @@ def test_ticks_of_differences_are_not_rounded(tmp_path):
     html, _ = write(tmp_path, make_comparison(per_seed=(0.05, -0.03, 0.02), half=0.07))
     ticks = re.findall(r"[>]([+\N{MINUS SIGN}][\d.]+)</text>", html)
     assert ticks and not [tick for tick in ticks if tick[1:] in ("3", "8")]
+
+
+def test_measures_models_and_versions_are_shown(tmp_path, dump_dom):
+    comparison = make_comparison()
+    measure = MeasureRecord(
+        name="corruptions", title="the 15 corruptions of ImageNet-C", images=450, differences=(comparison.difference,),
+        accuracy={"baseline": 0.312, "described": 0.334}, parts={"fog": {"baseline": 0.2, "described": 0.217}},
+    )  # fmt: skip
+    models = (UsedModelRecord(role="text encoder", name="minilm", licence="apache-2.0", source="https://huggingface.co/x"),
+              UsedModelRecord(role="initial weights", name="own.pt", licence="unknown", source=None))  # fmt: skip
+    changes = {"measures": (measure,), "models": models, "versions": {"torch": "2.6.0"}}
+    html, page = write(tmp_path, comparison.model_copy(update=changes))
+    assert_self_contained(html, page)
+    assert_well_structured(page)
+    for shown in ("Beyond the test images", "33.4%", "21.7%", "fog", "apache-2.0", "own.pt", "torch 2.6.0"):
+        assert shown in page.words, shown
+    assert cut_off_tables(dump_dom, tmp_path / "report.html", tmp_path, 400) == []

@@ -15,6 +15,7 @@ from gpt4image.core.options import (
     DataOptions,
     GuidanceOptions,
     LabelOptions,
+    MeasureOptions,
     OutputOptions,
     SimulationOptions,
 )
@@ -197,6 +198,7 @@ class Compare(TrainingCommand):
     the runs that fit."""
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
+    measures: MeasureOptions = field(default_factory=MeasureOptions)
 
     def run(self) -> None:
         """Compare, and print the verdict and where the report is."""
@@ -213,7 +215,14 @@ class Compare(TrainingCommand):
             workers=self.workers,
             track=self.track,
             options=ArmOptions(
-                self.arms, self.labeller, self.simulation, self.controls, self.margin, self.sweep, self.tune
+                arms=self.arms,
+                labeller=self.labeller,
+                simulation=self.simulation,
+                controls=self.controls,
+                margin=self.margin,
+                sweep=self.sweep,
+                tune=self.tune,
+                measures=self.measures,
             ),
             name=self.name,
         )
