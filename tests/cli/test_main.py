@@ -33,7 +33,7 @@ def test_config_file_overrides_the_named_recipe_and_options_override_both(tmp_pa
 def test_recipes_prints_config_files_and_suggests_the_nearest_name(tmp_path, capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
-    assert listed.count("# Source: ") == 5
+    assert listed.count("# Source: ") == 6
     assert "# fine-tune: Fine-tune a pretrained model" in listed
     assert main(["recipes", "fine-tune"]) == 0
     (tmp_path / "mine.toml").write_text(capsys.readouterr().out)
@@ -41,7 +41,7 @@ def test_recipes_prints_config_files_and_suggests_the_nearest_name(tmp_path, cap
     assert parse(["train", "data", "--config", str(tmp_path / "mine.toml")]).recipe == named
     for arguments in (["train", "data", "--recipe", "fine-tun"], ["recipes", "fine-tun"]):
         assert main(arguments) == 1
-        assert "Did you mean 'fine-tune'? Known: fine-tune, fine-tune-labels" in " ".join(
+        assert "Did you mean 'fine-tune'? Known: demo, fine-tune, fine-tune-labels" in " ".join(
             capsys.readouterr().err.split()
         )
 

@@ -172,7 +172,7 @@ def test_fine_tune_recipes_differ_only_in_soft_labels():
 
 def test_unknown_recipe_name_lists_known_names():
     with pytest.raises(
-        ConfigError, match=r"Unknown recipe 'fine-tunes'\. Did you mean 'fine-tune'\? Known: fine-tune, "
+        ConfigError, match=r"Unknown recipe 'fine-tunes'\. Did you mean 'fine-tune'\? Known: demo, fine-tune, "
     ):
         named_recipe("fine-tunes")
 

@@ -19,7 +19,7 @@ SEEDS_FOR_SPREAD = 3
 def find_warnings(
     arms: Mapping[str, Sequence[TrainedRun]], validation_images: int, frozen_accuracy: float | None
 ) -> tuple[str, ...]:
-    """Return warnings about the runs of the compared arms, a sentence each.
+    """Return warnings about the runs of the compared arms, a sentence each; controls are left out.
 
     Args:
         arms: runs of each arm.
@@ -29,6 +29,8 @@ def find_warnings(
     """
     found: list[str] = []
     for arm, runs in arms.items():
+        if runs[0].arm.controls is not None:
+            continue
         mean = fmean(run.best_accuracy for run in runs)
         if frozen_accuracy is not None and mean < frozen_accuracy:
             found.append(
@@ -48,8 +50,8 @@ def _warn_of_epochs(arm: str, runs: Sequence[TrainedRun]) -> list[str]:
     first = sum(run.best_epoch == 0 for run in long)
     if 2 * first > len(long):
         found.append(
-            f"{arm}: the first epoch was the best in {first} of {len(long)} runs. Training makes the model worse: "
-            "lower the learning rate."
+            f"{arm}: the first epoch was the best in {first} of {len(long)} runs. Later ones made the model no "
+            "better: lower the learning rate."
         )
     if 2 * last > len(long):
         found.append(f"{arm}: the last epoch was the best in {last} of {len(long)} runs. More epochs may help.")

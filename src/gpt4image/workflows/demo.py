@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from gpt4image.core.files import atomic_write
 from gpt4image.core.options import DataOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.recipe import Recipe, named_recipe
 from gpt4image.workflows.train import run_comparison
 
 if TYPE_CHECKING:
@@ -40,22 +40,8 @@ class DemoResult:
 
 
 def demo_recipe(checkpoint: Path) -> Recipe:
-    """Return a small fine-tuning that two cores finish in minutes: the early, costly stages are frozen and run once."""
-    return Recipe(
-        backbone="tf_efficientnet_lite0",
-        checkpoint=str(checkpoint),
-        image_size=128,
-        epochs=10,
-        batch_size=64,
-        lr=2e-3,
-        warmup_epochs=1,
-        mixup=0.4,
-        ema_decay=0.97,  # smooths the choice of the epoch, for which 176 validation images are few
-        freeze=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4", "blocks.5"),
-        cached_views=4,
-        weight=0.3,
-        temperature=0.2,
-    )
+    """Return the recipe `demo`, which starts from a weights file here."""
+    return replace(named_recipe("demo"), checkpoint=str(checkpoint))
 
 
 def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
