@@ -125,7 +125,8 @@ def find_candidate(names: Sequence[str]) -> str | None:
 
 
 def _learns_from_texts(arm: Arm) -> bool:
-    return arm.labels not in ("images", "baseline") and arm.guidance != "teachers" and arm.controls is None
+    of_images = not arm.uses_text or arm.labels in ("images", "baseline") or arm.guidance == "teachers"
+    return not of_images and arm.controls is None
 
 
 def compare_with_baseline(

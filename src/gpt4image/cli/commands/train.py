@@ -43,6 +43,7 @@ COMPARISON_KEYS = {
     "next_command": "command for what to do next; empty if there is none",
     "experiment": "its name",
     "arms": "each arm: name, title, runs (seed, validation and test accuracy, folder), difference to the baseline",
+    "controls": "with --controls, every arm minus each of its controls (the reference), as difference",
     "variants": "with --sweep or --tune, every variant: settings, validation accuracies, and whether it was chosen",
     "warnings": "what makes the result doubtful",
     "report": "the page",
@@ -71,6 +72,7 @@ def show_comparison(comparison: Comparison) -> dict[str, object]:
         "next_command": found.command,
         "experiment": comparison.experiment,
         "arms": list(_arm_values(comparison)),
+        "controls": comparison.controls,
         "variants": comparison.variants,
         "warnings": comparison.warnings,
     }

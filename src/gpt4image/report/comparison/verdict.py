@@ -183,14 +183,15 @@ def other_arms(comparison: Comparison) -> list[str]:
 
 def control_arms(comparison: Comparison) -> list[str]:
     """State how controls differ from the baseline, and the arms that they control from them, a line each."""
-    lines = []
-    others = {other.arm: other for other in comparison.others}
-    for control in comparison.controls:
-        mean, low, high = points((control.mean, control.low, control.high))
-        arm = shorten(find_arm(comparison, control.arm).title, 60)
-        lines.append(
-            f"{_beside(comparison, others[control.reference])}; {arm} minus this: {mean} points ({low} to {high})"
-        )
+    lines, against = [], {each.reference: each for each in comparison.controls}
+    for other in comparison.others:
+        if find_arm(comparison, other.arm).controls is None:
+            continue
+        lines.append(_beside(comparison, other))
+        if control := against.get(other.arm):
+            mean, low, high = points((control.mean, control.low, control.high))
+            arm = shorten(find_arm(comparison, control.arm).title, 60)
+            lines[-1] += f"; {arm} minus this: {mean} points ({low} to {high})"
     return lines
 
 
