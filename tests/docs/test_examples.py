@@ -37,6 +37,7 @@ def folder(image_set: Path, tmp_path: Path) -> Path:
     shutil.copytree(image_set / "red", tmp_path / "new-photos")
     weights = timm.create_model("resnet10t", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
+    (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
     (config,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide.md").read_text(), flags=re.DOTALL)
     assert "convnext_tiny" in config
     (tmp_path / "mine.toml").write_text(
@@ -54,7 +55,11 @@ def server():
 def small(command: str, server: str) -> list[str]:
     """Adapt a command to the small stand-ins: image set, server, model, number of epochs."""
     command = (
-        command.replace("http://localhost:8000/v1", server).replace("WORK", "gpt4image-work").replace("DATA", "photos")
+        command.replace("http://localhost:8000/v1", server)
+        .replace("WORK", "gpt4image-work")
+        .replace("DATA", "photos")
+        .replace("PHOTOS", "photos")
+        .replace("OTHER", "photos")
     )
     command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace(" imagenet ", " photos ")
     command = re.sub(r"(?<!reference-)resnet50", "resnet10t", command).replace("gpt-4.1-nano", MODEL)
