@@ -404,3 +404,13 @@ def test_measures_models_and_versions_are_shown(tmp_path, dump_dom):
     for shown in ("Beyond the test images", "33.4%", "21.7%", "fog", "apache-2.0", "own.pt", "torch 2.6.0"):
         assert shown in page.words, shown
     assert cut_off_tables(dump_dom, tmp_path / "report.html", tmp_path, 400) == []
+
+
+def test_warnings_about_other_arms_are_folded(tmp_path):
+    comparison = with_arms(make_comparison(), ["text-labels"])
+    lines = ("described: the last epoch was the best.", "text-labels: has not converged.", "Something else.")
+    html, page = write(tmp_path, comparison.model_copy(update={"warnings": lines}))
+    assert_well_structured(page)
+    folded = html[html.index("1 warning about the other arms") :]
+    assert lines[1] in folded and html.count(lines[1]) == 1
+    assert html.index(lines[0]) < html.index(lines[2]) < html.index("1 warning about the other arms")

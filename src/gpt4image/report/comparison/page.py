@@ -72,6 +72,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         forests=forest_figures(comparison),
         reliability=reliability_figure(comparison),
         metrics=_metrics(comparison),
+        warnings=_warnings(comparison),
         curves=curve_figures(comparison),
         class_figures=class_figures(comparison),
         class_rows=sort_classes(comparison.per_class),
@@ -92,6 +93,14 @@ def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[ArmRecord, Run
         for run in arm.runs:
             runs.setdefault(run.seed, []).append((arm, run))
     return dict(sorted(runs.items()))
+
+
+def _warnings(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Return the warnings about the two arms that the verdict compares, and those about others."""
+    names = (comparison.difference.reference, comparison.difference.arm)
+    others = [arm.name for arm in comparison.arms if arm.name not in names]
+    foreign = [line for line in comparison.warnings if any(line.startswith(f"{name}:") for name in others)]
+    return [line for line in comparison.warnings if line not in foreign], foreign
 
 
 def _metrics(comparison: Comparison) -> list[tuple[ArmRecord, dict[str, float | None]]]:
