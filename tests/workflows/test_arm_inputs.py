@@ -1,5 +1,7 @@
 """What guides each arm: descriptions, those of a control, vision teachers, and soft labels made of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -85,6 +87,8 @@ def test_arms_of_teachers_show_what_each_contributes(make, store, teacher_store)
     beside = make(("described",))
     assert [each.manifest.kind for each in beside("described", 0).stores] == ["text", "images"]
     assert [each.manifest.kind for each in beside("shuffled", 0).stores] == ["text", "images"]
+    with pytest.raises(ConfigError, match="The control shuffled replaces descriptions"):
+        replace(beside, stores=(teacher_store,))("shuffled", 0)
     with pytest.raises(ConfigError, match="The arm teacher needs a vision teacher"):
         make(("teacher",), teachers=())("teacher", 0)
 

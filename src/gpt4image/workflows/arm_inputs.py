@@ -106,6 +106,8 @@ class ArmInputs:
         chosen = tuple(store for store in self.stores if (texts if is_text(store) else teachers))
         if arm.texts is None:
             return chosen
+        if not any(map(is_text, chosen)):
+            raise ConfigError(f"The control {arm.name} replaces descriptions, and there are none: leave it out.")
         return tuple(self._control(arm.texts, images, store, seed) if is_text(store) else store for store in chosen)
 
     def _control(self, kind: ControlTexts, images: ImageTable, store: EmbeddingStore, seed: int) -> EmbeddingStore:
