@@ -49,7 +49,7 @@ from gpt4image.train.identity import in_words
 from gpt4image.train.processes import device_name, make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, Arm
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, Arm, guided_by
 
 GROUPS = {"many": 101, "medium": 20, "few": 0}
 """Groups of classes by the smallest number of labelled training images: more than 100, 20 to 100, and fewer, as in Liu
@@ -110,7 +110,7 @@ def record_comparison(
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        notes=_notes(images, stores, recipe, soft_labels),
+        notes=_notes(images, stores, recipe, soft_labels, list(outcomes)),
         text_origins=tuple(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
             for (prompt, model), texts in descriptions.origins.items()
@@ -325,9 +325,15 @@ def _record_encoder(store: EmbeddingStore) -> EncoderRecord:
 
 
 def _notes(
-    images: ImageTable, stores: Sequence[EmbeddingStore], recipe: Recipe, soft_labels: Sequence[SoftLabels]
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    recipe: Recipe,
+    soft_labels: Sequence[SoftLabels],
+    compared: Sequence[str],
 ) -> list[str]:
     """Return what a reader must know to judge the numbers."""
+    aligned = [arm for arm in map(ARMS.load, compared) if arm.uses_text and arm.settings.get("weight", recipe.weight)]
+    taught = [arm.name for arm in aligned if guided_by(arm, compared)[1]]
     unlabelled = int((images.labels[images.split("train")] < 0).sum())
     found = [
         "The last epoch of each run was kept; the test images were answered once, at the end."
@@ -357,7 +363,7 @@ def _notes(
     if conflicts:
         found.append(f"Under more than one label: {counted(conflicts, 'image')}.")
     found += [
-        f"Arm {CANDIDATE} was also aligned with the vision teacher {store.manifest.encoder} ({store.width} wide)."
+        f"Vision teacher {store.manifest.encoder} ({store.width} wide), for the alignment of {', '.join(taught)}."
         for store in stores
         if not is_text(store)
     ]

@@ -115,6 +115,20 @@ def choose_arms(names: Sequence[str] = ()) -> list[str]:
     return [REFERENCE, *(name for name in dict.fromkeys(chosen) if name != REFERENCE)]
 
 
+def guided_by(arm: Arm, compared: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether texts, and whether vision teachers, guide an arm that uses what is given.
+
+    All that is given guides an arm, unless a comparison has arms of teachers to show what these do: then only those.
+
+    Args:
+        arm: the arm.
+        compared: names of all arms that are compared.
+    """
+    if arm.guidance == "teachers":
+        return False, True
+    return True, arm.guidance == "both" or all(ARMS.load(name).guidance == "given" for name in compared)
+
+
 def add_controls(names: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the arms of a comparison with the controls of each after them."""
     chosen = choose_arms(names)

@@ -15,7 +15,7 @@ from gpt4image.core.options import ArmOptions, GuidanceOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import ARMS, REFERENCE, Arm, RunInputs
+from gpt4image.train.spec import ARMS, REFERENCE, Arm, RunInputs, guided_by
 from gpt4image.workflows.inputs import make_text_labels
 
 if TYPE_CHECKING:
@@ -86,21 +86,11 @@ class ArmInputs:
                 labels = self._soft_labels(chosen, images, stores, seed)
         return RunInputs(images, stores, labels)
 
-    def _guides(self, arm: Arm) -> tuple[bool, bool]:
-        """Return whether texts and whether teachers guide an arm.
-
-        All that is given guides an arm, unless an arm of teachers shows what these do: then others leave them out.
-        """
-        named = {ARMS.load(name).guidance for name in self.options.arms}
-        if arm.guidance == "teachers":
-            return False, True
-        return True, arm.guidance == "both" or named <= {"given"}
-
     def _stores(self, arm: Arm, images: ImageTable, seed: int) -> tuple[EmbeddingStore, ...]:
         """Return the vectors that guide an arm; those of texts are replaced in a control."""
         from gpt4image.train.guidance import is_text
 
-        texts, teachers = self._guides(arm)
+        texts, teachers = guided_by(arm, self.options.arms)
         if arm.guidance != "given" and not self.text.teachers:
             raise ConfigError(f"The arm {arm.name} needs a vision teacher: set teachers (--teachers), to timm:MODEL.")
         chosen = tuple(store for store in self.stores if (texts if is_text(store) else teachers))
@@ -136,7 +126,7 @@ class ArmInputs:
         from gpt4image.soft_labels import label_by_vectors
         from gpt4image.train.guidance import is_text
 
-        _, teachers = self._guides(arm)
+        _, teachers = guided_by(arm, self.options.arms)
         of_teachers = any(labels.manifest.origin.kind != "text" for labels in self.soft_labels)
         if not self.soft_labels or (of_teachers and teachers):
             return self.soft_labels
