@@ -119,6 +119,10 @@ def write_commands() -> str:
         for title, options in groups.items():
             lines = [f"`{option.usage}`\n: {option.about}\n" for option in options]
             parts += [f"**{title}**", "\n".join(lines)] if lines else []
+        parts += [
+            "**Keys of the JSON object**",
+            "\n".join(f"`{key}`\n: {about}\n" for key, about in command.KEYS.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -184,11 +184,15 @@ def test_library_prints_nothing():
     assert wrong == []
 
 
-def test_level_of_a_note_follows_its_style(caplog):
+def test_level_of_a_note_follows_its_style():
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger("gpt4image").addHandler(handler)
     for style in console.LEVELS:
         console.say("100% of a note", style)
-    assert [record.levelno for record in caplog.records] == [logging.INFO, logging.WARNING, logging.ERROR]
-    assert {record.getMessage() for record in caplog.records} == {"100% of a note"}
+    assert [record.levelno for record in records] == [logging.INFO, logging.WARNING, logging.ERROR]
+    assert {record.getMessage() for record in records} == {"100% of a note"}
 
 
 def test_progress_turned_off_draws_nothing_on_a_terminal(monkeypatch):

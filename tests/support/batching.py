@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from gpt4image import load_images
+from gpt4image.core.console import command_output
 from gpt4image.describe.batch.run import BatchSettings, run_batches
 from gpt4image.describe.question import Question
 from gpt4image.describe.tally import Tally
@@ -104,7 +105,8 @@ def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> No
     work.mkdir(parents=True, exist_ok=True)
     with (work / "seen.txt").open("ab") as seen:
         os.dup2(seen.fileno(), 2)
-        batched(image_set, work, url, **options)
+        with command_output():
+            batched(image_set, work, url, **options)
 
 
 def start_client(image_set: Path, work: Path, url: str, **options: Any) -> BaseProcess:

@@ -131,7 +131,7 @@ class AlignmentLoss(nn.Module):
     def _pair(self, projected: Tensor, texts: Texts, mixing: Tensor | None) -> Pairs:
         z, t = unit_length(projected), unit_length(only_known(texts.vectors, texts.known))  # [B, D], [S, D]
         z, t = (vectors.to(torch.promote_types(z.dtype, t.dtype)) for vectors in (z, t))
-        texts = texts._replace(vectors=t)
+        texts = Texts(t, texts.known, texts.ids, texts.labels)  # `_replace` breaks the graph of torch 2.6
         mixing = None if mixing is None else mixing.to(z)
         queued = None if self.queue is None else self.queue.texts(texts)
         return Pairs(z, texts, mixing, self.rule, self._agree_on_slots(len(z), len(t), z.device), queued)

@@ -247,7 +247,8 @@ def _open_lines(transient: bool = False) -> Iterator[Progress]:
                 speed_estimate_period=600,
                 disable=not is_drawn(),
             )
-            stack.enter_context(lines)
+            if is_drawn():  # older versions of rich print a blank line even if disabled
+                stack.enter_context(lines)
         _OPEN.append(lines)
         try:
             yield lines

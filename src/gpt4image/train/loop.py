@@ -247,6 +247,9 @@ class LossWatch:
         interval: steps between two reads.
         name_images: returns the names of images by their table positions, for the error message.
         gather: joins a tensor [1, ...] of each of P processes to [P, ...].
+
+    Attributes:
+        on_read: called with each step's epoch, number in it, and mean losses [2] over processes, when they are read.
     """
 
     def __init__(
@@ -256,6 +259,7 @@ class LossWatch:
         self._pending: list[tuple[int, int, Tensor, Tensor]] = []
         self.classification_sum = 0.0
         self.alignment_sum = 0.0
+        self.on_read: Callable[[int, int, list[float]], None] = lambda *_: None
 
     def record(self, epoch: int, step: int, rows: Tensor, losses: Tensor) -> None:
         """Record a step's losses [2], classification and alignment, and its images' table positions [B]."""
@@ -280,9 +284,11 @@ class LossWatch:
         means = self._gather(own[None]).mean(dim=0).tolist()
         if not all(math.isfinite(loss) for step in means for loss in step):
             raise TrainingError(self._diagnosis(own))
-        for classification, alignment in means:  # one by one: the sums must not depend on when losses are read
+        # one by one: the sums must not depend on when losses are read
+        for (epoch, step, *_), (classification, alignment) in zip(self._pending, means, strict=True):
             self.classification_sum += classification
             self.alignment_sum += alignment
+            self.on_read(epoch, step, [classification, alignment])
         self._pending.clear()
 
     def _diagnosis(self, own: Tensor) -> str:

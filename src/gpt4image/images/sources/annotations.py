@@ -135,7 +135,9 @@ def list_label_studio(root: Path, files: Sequence[Path], columns: ColumnNames) -
         path = next((name for name in _places(found.image) if (root / locate(root, name)).is_file()), found.image)
         _add(builder, root, locate(root, path), found, "train", row, f"{file.name} task {row + 1}")
     if columns.labelled and not builder.has_labels:
-        raise DataError(f"{file}: no task has a choice yet. Annotate some, or give the file with --unlabelled.")
+        raise DataError(
+            f"{file}: no task has a choice yet. Annotate some, or give the file as unlabelled (--unlabelled)."
+        )
     return builder.listing(AnnotationReader(root, tuple(texts), tuple(values)))
 
 
