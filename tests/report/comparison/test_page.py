@@ -414,3 +414,14 @@ def test_warnings_about_other_arms_are_folded(tmp_path):
     folded = html[html.index("1 warning about the other arms") :]
     assert lines[1] in folded and html.count(lines[1]) == 1
     assert html.index(lines[0]) < html.index(lines[2]) < html.index("1 warning about the other arms")
+
+
+def test_classes_that_differ_are_named_after_correction(tmp_path):
+    comparison = make_comparison()
+    values = [0.0001, 0.02, *[0.5] * 10]
+    classes = [
+        record.model_copy(update={"p_value": value}) for record, value in zip(comparison.per_class, values, strict=True)
+    ]
+    _, page = write(tmp_path, comparison.model_copy(update={"per_class": classes}))
+    assert f"corrected for all classes (Holm), {classes[0].name} differs." in page.words
+    assert "Exact p" in page.words and "0.020" in page.words

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt4image.core.errors import StoreError
 from gpt4image.images.thumbnails import is_thumbnail
+from gpt4image.probing.verdicts import LEVEL, holm
 from gpt4image.report.comparison.arm_figures import forest_figures, reliability_figure
 from gpt4image.report.comparison.figures import (
     accuracy_figure,
@@ -75,6 +76,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         warnings=_warnings(comparison),
         curves=curve_figures(comparison),
         class_figures=class_figures(comparison),
+        different_classes=_different_classes(comparison),
         class_rows=sort_classes(comparison.per_class),
         intervals=sum(record.low is not None for record in comparison.per_class),
         show_matrices=show_matrices,
@@ -93,6 +95,15 @@ def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[ArmRecord, Run
         for run in arm.runs:
             runs.setdefault(run.seed, []).append((arm, run))
     return dict(sorted(runs.items()))
+
+
+def _different_classes(comparison: Comparison) -> list[str] | None:
+    """Return the classes whose exact paired test is significant after Holm's correction; None in older records."""
+    tested = [record for record in comparison.per_class if record.p_value is not None]
+    if not tested:
+        return None
+    adjusted = holm([record.p_value or 0.0 for record in tested])
+    return [record.name for record, p_value in zip(tested, adjusted, strict=True) if p_value < LEVEL]
 
 
 def _warnings(comparison: Comparison) -> tuple[list[str], list[str]]:
