@@ -10,7 +10,8 @@ from sklearn import metrics
 from gpt4image import open_run
 from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.predictions import Predictions, predict_test_images
-from gpt4image.compare.summarize import RunOutcome, record_comparison, record_run
+from gpt4image.compare.summarize import RunOutcome, compare_with_baseline, record_comparison, record_run
+from gpt4image.probing.verdicts import holm
 
 
 def test_metrics_equal_those_of_scikit_learn(work):
@@ -30,6 +31,30 @@ def test_metrics_equal_those_of_scikit_learn(work):
     for label, predicted in zip(labels, classes, strict=True):
         by_hand[label, predicted] += 1
     assert np.array_equal(predictions.confusion, by_hand)
+
+
+def test_verdict_rests_on_corrected_arms_and_uncorrected_controls():
+    """Three arms and a control, of which the candidate gains 4 points on it and 8 on the baseline."""
+    generator = np.random.default_rng(0)
+
+    def answers(share):
+        return (generator.random((4, 300)) < share).astype(float)
+
+    right = {"baseline": answers(0.5), "described": answers(0.58), "shuffled": answers(0.54), "other": answers(0.5)}
+    controls = {arm: "described" if arm == "shuffled" else None for arm in right}
+    found = compare_with_baseline("described", right, controls, range(4), 0.01)
+    others = {other.arm: other for other in found["others"]}
+    assert found["difference"].arm == "described" and list(others) == ["shuffled", "other"]
+    p_values = [found["difference"].p_value, others["other"].p_value]
+    assert [found["difference"].adjusted_p, others["other"].adjusted_p] == holm(p_values)
+    assert others["shuffled"].adjusted_p is None
+    (control,) = found["controls"]
+    assert (control.arm, control.reference, control.adjusted_p) == ("described", "shuffled", None)
+    assert control.mean == pytest.approx((right["described"] - right["shuffled"]).mean())
+    assert (control.needed is not None) == (control.mean > 0 >= control.low)
+    for each in (found["difference"], others["other"]):
+        assert (each.needed is not None) == (each.kind(0.01) == "undecided")
+        assert each.low < each.equivalence[0] < each.mean < each.equivalence[1] < each.high
 
 
 def test_difference_is_described_minus_baseline(work, images, descriptions, store):

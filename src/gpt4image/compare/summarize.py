@@ -151,14 +151,13 @@ def compare_with_baseline(
     for arm, p_value in zip(judged, adjusted, strict=True):
         record = found[arm].model_copy(update={"adjusted_p": p_value})
         if record.kind(margin) == "undecided":
-            size = sample_size(right[arm] - right[REFERENCE], margin, len(judged))
-            record = record.model_copy(update={"needed": Needed(**asdict(size))})
+            record = _add_needed(record, right, margin, len(judged))
         found[arm] = record
-    against = [(arm, control) for control, arm in controls.items() if arm in found]
+    against = [record_difference(arm, control, right, seeds) for control, arm in controls.items() if arm in found]
     return {
         "difference": found.pop(candidate),
         "others": tuple(found.values()),
-        "controls": tuple(record_difference(arm, control, right, seeds) for arm, control in against),
+        "controls": tuple(_add_needed(each, right) if each.mean > 0 >= each.low else each for each in against),
         "margin": margin,
     }
 
@@ -187,6 +186,16 @@ def record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray],
         p_value=found.p_value,
         equivalence=(equivalence.low, equivalence.high),
     )
+
+
+def _add_needed(
+    difference: Difference, right: Mapping[str, np.ndarray], margin: float = 0.0, comparisons: int = 1
+) -> Difference:
+    """Return a difference with what it takes to decide about it; the same with a single seed, which tells nothing."""
+    if len(difference.seeds) < 2:
+        return difference
+    size = sample_size(right[difference.arm] - right[difference.reference], margin, comparisons)
+    return difference.model_copy(update={"needed": Needed(**asdict(size))})
 
 
 def record_variants(trained: TrainedVariants, chosen: Mapping[str, int]) -> list[VariantRecord]:

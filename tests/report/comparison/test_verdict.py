@@ -64,6 +64,10 @@ def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     matched = verdict(with_controls((0.04, 0.02, 0.06), (0.0, -0.02, 0.02)))
     assert matched.claim == "Training with descriptions made the model better"
     assert "is not shown: to the control with random-words the difference is 0.0 points" in matched.controls
+    undecided = with_controls((0.04, 0.02, 0.06), (0.01, -0.02, 0.04))
+    controls = [each.model_copy(update={"needed": Needed(seeds=9, times_images=1)}) for each in undecided.controls]
+    explained = verdict(undecided.model_copy(update={"controls": tuple(controls)})).controls
+    assert explained.endswith("If it is the true one, 9 seeds in all would show it in four comparisons of five.")
 
 
 def test_controls_explain_nothing_where_there_is_no_effect():

@@ -151,9 +151,12 @@ def _explain(comparison: Comparison, controls: list[Difference]) -> str:
             f"What the descriptions say matters: the model is better than {every}, by {mean} points ({low} to {high}) "
             f"than the closest, {title}."
         )
+    needed, plan = closest.needed, ""
+    if needed and needed.seeds and needed.times_images == 1:
+        plan = f" If it is the true one, {needed.seeds} seeds in all would show it in four comparisons of five."
     return (
         f"That this is due to what the descriptions say is not shown: to the control {title} the difference is {mean} "
-        f"points ({low} to {high})."
+        f"points ({low} to {high}).{plan}"
     )
 
 
