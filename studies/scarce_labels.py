@@ -57,7 +57,8 @@ CASES = {
     "40% wrong, pairwise": SimulationOptions(label_noise=0.4, noise_kind="pairwise"),
     "all, clean": SimulationOptions(),
 }
-TRAINED = ("baseline", "self-training", "image-labels", "text-labels", "described+text-labels")
+WITHOUT_LABELS = ("text-labels", "described+text-labels")
+TRAINED = ("baseline", "self-training", "image-labels", "text+image-labels", *WITHOUT_LABELS)
 SIZE, VIEWS, STEPS, BATCH, HIDDEN = 160, 4, 360, 64, 256
 
 
@@ -234,7 +235,7 @@ def train_arms(
     texts, options = load_descriptions(images, "description"), ArmOptions(simulation=CASES[case])
     inputs = ArmInputs(images, texts, (store,), (), text, recipe, workdir, options)
     found = {}
-    for arm in TRAINED if case != "none" else ("text-labels", "described+text-labels"):
+    for arm in trained_arms(CASES[case]):
         learned = inputs(arm, draw)
         run = train_model(
             learned.images,
@@ -249,6 +250,15 @@ def train_arms(
         right = predict_test_images(run, images, features=work / "features").correct
         found[arm] = {"test": right.astype(int).tolist()}
     return found
+
+
+def trained_arms(case: SimulationOptions) -> tuple[str, ...]:
+    """Return the arms of a case: some need images without a label, or are for wrong labels alone."""
+    if case.labels_per_class == 0:
+        return WITHOUT_LABELS
+    few = ("fixmatch",) if case.labels_per_class is not None else ()
+    wrong = ("gce",) if case.label_noise else ()
+    return (*TRAINED, *few, *wrong)
 
 
 def report(path: Path, case: str, draw: int, found: dict[str, dict[str, Any]]) -> None:

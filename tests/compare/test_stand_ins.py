@@ -13,7 +13,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
 from gpt4image.workflows.train import run_comparison, run_training
 
-ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training")
+ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training", "text+image-labels", "fixmatch")
 
 
 @pytest.fixture(scope="module")

@@ -65,3 +65,32 @@ def test_number_and_share_exclude_each_other():
     with pytest.raises(ConfigError, match="exclude each other"):
         SimulationOptions(labels_per_class=1, label_share=0.5)
     assert not SimulationOptions().active
+
+
+def test_long_tail_is_exponential_and_leaves_test_images_and_those_without_a_label_alone():
+    per_class = {"train": 64, "validation": 16, "test": 10}
+    splits = [split for split, count in per_class.items() for _ in range(5 * count)]
+    labels = [row % 5 for row in range(len(splits))]
+    images = make_table([*labels, *[-1] * 7], tuple("abcde"), [*splits, *["train"] * 7])
+    orders = set()
+    for seed in range(4):
+        found = simulate_labels(images, SimulationOptions(long_tail=16), seed)
+        kept = np.asarray(found.rows["split"].to_pylist())
+        counts = {split: np.bincount(found.labels[(kept == split) & (found.labels >= 0)]) for split in per_class}
+        assert sorted(counts["train"].tolist()) == [4, 8, 16, 32, 64]
+        assert sorted(counts["validation"].tolist()) == [1, 2, 4, 8, 16]
+        assert counts["test"].tolist() == [10] * 5
+        assert (found.labels < 0).sum() == 7
+        assert counts["train"].argsort().tolist() == counts["validation"].argsort().tolist()
+        orders.add(tuple(counts["train"].tolist()))
+    assert len(orders) > 1
+
+
+def test_long_tail_of_one_balances_and_goes_with_few_labels():
+    images = make_table([0] * 30 + [1] * 10, ("ant", "bee"))
+    even = simulate_labels(images, SimulationOptions(long_tail=1), 0)
+    assert np.bincount(even.labels).tolist() == [10, 10]
+    few = simulate_labels(images, SimulationOptions(long_tail=2, labels_per_class=3), 0)
+    assert np.bincount(few.labels[few.labels >= 0]).tolist() == [3, 3]
+    with pytest.raises(ConfigError, match="long_tail"):
+        SimulationOptions(long_tail=0.5)

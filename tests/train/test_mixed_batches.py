@@ -14,7 +14,9 @@ from support.labelling_parts import make_store, make_table
 
 
 def make(labelled=6, unlabelled=94, images=100, share=0.5, batch=20, **settings):
-    return MixedBatches(np.arange(labelled), labelled + np.arange(unlabelled), images, share, batch, 3, **settings)
+    return MixedBatches(
+        np.arange(labelled), labelled + np.arange(unlabelled), images, share, batch_size=batch, seed=3, **settings
+    )
 
 
 def epochs(batches, count=1):

@@ -163,7 +163,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """Fewer or wrong labels, drawn anew with each seed. Test labels are never touched."""
+    """Fewer, wrong or skewed labels, drawn anew with each seed. Test labels are never touched."""
 
     labels_per_class: Annotated[int, Ge(0)] | None = None
     """Keep this many training labels of each class; 0 keeps none."""
@@ -173,6 +173,9 @@ class SimulationOptions:
     """Make this share of the training and validation labels wrong."""
     noise_kind: Literal["symmetric", "pairwise"] = "symmetric"
     """A wrong label is any other class, or always the next one."""
+    long_tail: Annotated[float, Ge(1)] | None = None
+    """Leave out training and validation images until the largest class has this many times the images of the smallest;
+    which class is which is drawn."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -183,8 +186,9 @@ class SimulationOptions:
 
     @property
     def active(self) -> bool:
-        """Whether any label is taken away or changed."""
-        return self.labels_per_class is not None or self.label_share is not None or self.label_noise > 0
+        """Whether any label or image is taken away or changed."""
+        fewer = self.labels_per_class is not None or self.label_share is not None or self.long_tail is not None
+        return fewer or self.label_noise > 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Take labels away or make them wrong, to see beforehand how a method would do with few or wrong labels."""
+"""Take labels away, make them wrong or skew the classes, to see beforehand how a method would do with such labels."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ import pyarrow as pa
 from gpt4image.core.options import SimulationOptions
 from gpt4image.images.table import ImageTable
 
+TAIL_STREAM = 1  # separates its draws from those of labels
+
 
 def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -> ImageTable:
-    """Return the images with fewer or wrong labels.
+    """Return the images with fewer, wrong or skewed labels.
 
-    Copies of an image share their fate. First labels become wrong, then some are taken away.
+    Copies of an image share their fate. First images are left out, then labels become wrong, then some are taken away.
 
     Args:
         images: the images.
         options: how many labels to keep, and how many to make wrong.
         seed: seed of both draws.
     """
+    if options.long_tail is not None:
+        kept = draw_tail(images, options.long_tail, np.random.default_rng([seed, TAIL_STREAM]))
+        images = replace(images, rows=images.rows.filter(kept).combine_chunks())
     labels, classes = images.labels.copy(), len(images.classes)
     generator = np.random.default_rng(seed)
     unique, copy_of = np.unique(images.ids, return_inverse=True)
@@ -49,3 +54,33 @@ def _kept(labels: np.ndarray, ranks: np.ndarray, options: SimulationOptions) -> 
         if count is None:
             count = max(1, round((options.label_share or 0) * len(of_class)))
         yield from rows[np.isin(ranks[rows], of_class[:count])].tolist()
+
+
+def draw_tail(images: ImageTable, ratio: float, generator: np.random.Generator) -> np.ndarray:
+    """Draw which images a long tail keeps, bool [N]; those of the test split and those without a label all stay.
+
+    In each split the class of rank r, of C that occur, keeps a number of images proportional to ratio^(-r / (C - 1)),
+    as many as the images allow and at least one (Cui et al., arXiv 1901.05555, section 5.1). The ranks are drawn.
+
+    Args:
+        images: the images.
+        ratio: images of the largest class for one of the smallest, 1 or more.
+        generator: draws ranks and images.
+    """
+    labels, splits = images.labels, np.asarray(images.rows["split"].to_pylist())
+    unique, copy_of = np.unique(images.ids, return_inverse=True)
+    order = generator.permutation(len(unique))[copy_of]
+    rank_of = generator.permutation(len(images.classes))
+    kept = np.ones(len(labels), dtype=bool)
+    for split in ("train", "validation"):
+        members = {
+            value: np.flatnonzero((splits == split) & (labels == value)) for value in np.unique(labels[labels >= 0])
+        }
+        found = sorted((value for value, rows in members.items() if len(rows)), key=lambda value: rank_of[value])
+        shares = ratio ** -(np.arange(len(found)) / max(len(found) - 1, 1))
+        of_class = [np.unique(order[members[value]]) for value in found]
+        scale = min((len(own) / share for own, share in zip(of_class, shares, strict=True)), default=0)
+        for value, own, share in zip(found, of_class, shares, strict=True):
+            rows = members[value]
+            kept[rows] = np.isin(order[rows], own[: max(1, round(scale * share))])
+    return kept

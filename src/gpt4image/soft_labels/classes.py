@@ -15,6 +15,7 @@ from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, is_missing
 
 if TYPE_CHECKING:
     from gpt4image.embed.encoders import TextEncoder
+    from gpt4image.embed.store import EmbeddingStore
 
 TEMPLATE = "a picture of {}"  # of a class without texts
 
@@ -75,7 +76,7 @@ class ClassTexts:
         by_name = dict(zip(self.names, self.texts, strict=True))
         return ClassTexts(tuple(classes), tuple(by_name[name] for name in classes))
 
-    def embed(self, encoders: Sequence[TextEncoder]) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, encoders: Sequence[TextEncoder | NeutralEncoder]) -> tuple[np.ndarray, np.ndarray]:
         """Embed the texts.
 
         Returns:
@@ -84,6 +85,26 @@ class ClassTexts:
         texts = [text for own in self.texts for text in own]
         vectors = np.concatenate([encoder.encode(texts) for encoder in encoders], axis=1)
         return vectors.astype(np.float32), np.repeat(np.arange(len(self.names)), [len(own) for own in self.texts])
+
+
+@dataclass(frozen=True)
+class NeutralEncoder:
+    """Stands for the image in rows of class texts beside those of images: the mean image vector says nothing.
+
+    Attributes:
+        mean: mean of the image vectors, float32 [D].
+    """
+
+    mean: np.ndarray
+
+    @classmethod
+    def of(cls, store: EmbeddingStore) -> NeutralEncoder:
+        """Return that of a store of image vectors."""
+        return cls(store.take(np.arange(len(store.ids))).mean(axis=0))
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the mean for each text, float32 [N, D]."""
+        return np.repeat(self.mean[None], len(texts), axis=0)
 
 
 def _rows(path: Path) -> list[tuple[str, str | None]]:

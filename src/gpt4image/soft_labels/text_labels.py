@@ -16,7 +16,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import measure_quality
 from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval
-from gpt4image.soft_labels.classes import ClassTexts
+from gpt4image.soft_labels.classes import ClassTexts, NeutralEncoder
 from gpt4image.soft_labels.labeller import TrainingVectors, check_settings, find_training_vectors
 from gpt4image.soft_labels.labelling import STRENGTH, Examples, Labelling, label_rows
 from gpt4image.soft_labels.store import (
@@ -45,7 +45,7 @@ def label_by_texts(
     folder: Path,
     *,
     classes: ClassTexts | None = None,
-    encoders: Sequence[TextEncoder] = (),
+    encoders: Sequence[TextEncoder | NeutralEncoder] = (),
     form: Form = "hard",
     abstain: float = 0.0,
     strength: float = STRENGTH,

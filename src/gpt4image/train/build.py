@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from gpt4image.align.aligned_model import AlignedModel, probe_feature
+from gpt4image.align.aligned_model import AlignedModel, find_classifier, probe_feature
 from gpt4image.align.head import AlignmentHead
 from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.losses import check_targets
@@ -52,13 +52,16 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         backbone: whole backbone, on the CPU; its frozen modules get frozen.
     """
     images, guidance, recipe, seed = spec.images, spec.guidance, spec.recipe, spec.seed
-    used = training_rows(images, guidance, recipe.unlabelled == "align")
+    used = training_rows(images, guidance, recipe.unlabelled == "align", everything=recipe.consistency > 0)
+    check_label_settings(images, used, guidance, recipe, backbone)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used  # one cache of features for all arms
     validation_rows = labelled_rows(images, "validation")
     source = prepare_inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
+        strong = source.strong(rows, seed) if recipe.consistency else None
     batches = order_batches(recipe, images, rows, used, seed, accelerator)
+    prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
     model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
     model.to(memory_format=memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
@@ -75,9 +78,9 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         optimizer=optimizer,
         ema=ModelEmaV3(accelerator.unwrap_model(model), decay=recipe.ema_decay) if recipe.ema_decay else None,
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
-        objective=Objective(recipe, len(images.classes), accelerator),
+        objective=Objective(recipe, len(images.classes), accelerator, prior=prior),
         loader=make_loader(
-            LabelledInputs(inputs, images, rows, guidance),
+            LabelledInputs(inputs, images, rows, guidance, strong),
             batches,
             spec.workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -96,7 +99,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
 def count_steps(spec: RunSpec, accelerator: Accelerator) -> int:
     """Return the optimiser steps of an epoch, without building anything."""
     images, recipe = spec.images, spec.recipe
-    used = training_rows(images, spec.guidance, recipe.unlabelled == "align")
+    used = training_rows(images, spec.guidance, recipe.unlabelled == "align", everything=recipe.consistency > 0)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used
     return len(order_batches(recipe, images, rows, used, spec.seed, accelerator)) // recipe.accumulate
 
@@ -186,12 +189,68 @@ def order_batches(
     """
     parts = recipe.accumulate * accelerator.num_processes
     batch_size = fitting_batch_size(recipe.batch_size, parts, len(rows))
-    share = (seed, accelerator.process_index, accelerator.num_processes, recipe.accumulate, recipe.repeats)
-    if not mixes_unlabelled(images, recipe):
-        return EpochBatches(len(rows), batch_size, *share)
+    order = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "process": accelerator.process_index,
+        "processes": accelerator.num_processes,
+        "parts": recipe.accumulate,
+        "repeats": recipe.repeats,
+    }
+    if not mixes_unlabelled(images, recipe) and recipe.class_sampling == "natural":
+        return EpochBatches(len(rows), **order)
     is_used, is_labelled = np.isin(rows, used), images.labels[rows] >= 0
     labelled, unlabelled = np.flatnonzero(is_used & is_labelled), np.flatnonzero(is_used & ~is_labelled)
-    return MixedBatches(labelled, unlabelled, len(rows), recipe.labelled_share, batch_size, *share)
+    classes = images.labels[rows[labelled]] if recipe.class_sampling == "balanced" else None
+    return MixedBatches(labelled, unlabelled, len(rows), recipe.labelled_share, classes=classes, **order)
+
+
+def needs_prior(recipe: Recipe) -> bool:
+    """Return whether a setting needs the shares of the classes."""
+    return recipe.logit_adjustment != "none" or recipe.class_weights != "none"
+
+
+def class_prior(
+    batches: EpochBatches, images: ImageTable, rows: np.ndarray, guidance: Guidance, recipe: Recipe
+) -> torch.Tensor:
+    """Return the share of each class in the labels of the training batches, soft ones included, float32 [C].
+
+    A class without any counts as half an image.
+
+    Args:
+        batches: the order of the batches, which may show classes more often than they are.
+        images: the images.
+        rows: table positions of the dataset's images, int64 [N].
+        guidance: soft labels.
+        recipe: the recipe.
+    """
+    labels, classes = images.labels[rows], len(images.classes)
+    targets = np.eye(classes)[labels] * (labels >= 0)[:, None]  # [N, C]
+    if recipe.soft_labels and guidance.soft_labels:
+        places = np.stack([store.find(images.ids[rows]) for store in guidance.soft_labels], axis=1)
+        soft = mean_soft_labels(guidance.soft_labels, places, guidance.soft_temperature)
+        known = soft.sum(axis=1, keepdims=True) > 0
+        targets = (1 - recipe.soft_labels * known) * targets + recipe.soft_labels * soft
+    shares = batches.frequencies(len(rows)) @ targets
+    shares = np.maximum(shares / shares.sum(), 0.5 / len(rows))
+    return torch.from_numpy((shares / shares.sum()).astype(np.float32))
+
+
+def check_label_settings(
+    images: ImageTable, used: np.ndarray, guidance: Guidance, recipe: Recipe, backbone: nn.Module
+) -> None:
+    """Raise ConfigError for settings of few or skewed labels that the images or the model cannot serve."""
+    if recipe.consistency and not (images.labels[used] < 0).any():
+        raise ConfigError(
+            "consistency (the arm fixmatch) learns from training images without a label, and there are none: add some "
+            "(--unlabelled SOURCE), or simulate few labels (--labels-per-class)."
+        )
+    if recipe.consistency and guidance.sources:
+        raise ConfigError("consistency and alignment exclude each other: set weight or consistency to 0.")
+    if recipe.logit_adjustment == "post-hoc" and getattr(find_classifier(backbone), "bias", None) is None:
+        raise ConfigError(
+            "logit_adjustment post-hoc changes the classifier's bias, and this backbone's has none: use loss instead."
+        )
 
 
 def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:

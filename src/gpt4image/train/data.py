@@ -52,6 +52,8 @@ class Batch(NamedTuple):
         rows: positions in the image table, int64 [B].
         counts: images of the optimiser step over all processes, divided by its parts: labelled ones, unlabelled ones
             with a soft label, and those with a vector of each source; float32 [2 + sources].
+        strong: strongly augmented views of the U images without a label [U, ...], if the recipe wants them.
+        free: number of images without a label in the optimiser step over all processes, divided by its parts.
     """
 
     inputs: Tensor
@@ -62,11 +64,15 @@ class Batch(NamedTuple):
     ids: Tensor
     rows: Tensor
     counts: Tensor
+    strong: Tensor | None = None
+    free: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""
 
         def move(part: Any) -> Any:  # noqa: ANN401 - a tensor, or several (which a loader turns into a list)
+            if part is None:
+                return None
             return part.to(device, non_blocking=True) if isinstance(part, Tensor) else tuple(map(move, part))
 
         return Batch(*map(move, self))
@@ -108,10 +114,18 @@ class LabelledInputs(Dataset[Batch]):
     Args:
         rows: positions of the images in the table, int64 [N].
         guidance: vectors and soft labels. Texts are drawn by its seed, the draw and the image id.
+        strong: strongly augmented views of the same images.
     """
 
-    def __init__(self, inputs: Inputs, images: ImageTable, rows: np.ndarray, guidance: Guidance | None = None) -> None:
-        self._inputs, self._rows, self._guidance = inputs, rows, guidance or Guidance()
+    def __init__(
+        self,
+        inputs: Inputs,
+        images: ImageTable,
+        rows: np.ndarray,
+        guidance: Guidance | None = None,
+        strong: Inputs | None = None,
+    ) -> None:
+        self._inputs, self._rows, self._guidance, self._strong = inputs, rows, guidance or Guidance(), strong
         self._labels = images.labels[rows].astype(np.int64)
         ids = images.ids[rows]
         self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
@@ -130,7 +144,8 @@ class LabelledInputs(Dataset[Batch]):
             for source, places in zip(guidance.sources, self._places, strict=True)
         )
         soft = mean_soft_labels(guidance.soft_labels, self._soft_places[positions], guidance.soft_temperature)
-        counts = self._counts(positions if part.whole is None else part.whole) / np.float32(part.parts)
+        whole = positions if part.whole is None else part.whole
+        counts = self._counts(whole) / np.float32(part.parts)
         return Batch(
             inputs=torch.stack([self._inputs[key] for key in part.keys]),
             labels=torch.from_numpy(self._labels[positions]),
@@ -140,7 +155,16 @@ class LabelledInputs(Dataset[Batch]):
             ids=torch.from_numpy(self._ids[positions]),
             rows=torch.from_numpy(self._rows[positions]),
             counts=torch.from_numpy(counts),
+            strong=None if self._strong is None else self._strong_views(part),
+            free=torch.tensor((self._labels[whole] < 0).sum() / part.parts, dtype=torch.float32),
         )
+
+    def _strong_views(self, part: Part) -> Tensor:
+        """Return strong views of a part's images without a label [U, ...]; U may be 0."""
+        assert self._strong is not None
+        free = [key for key in part.keys if self._labels[key[1]] < 0]
+        views = torch.stack([self._strong[key] for key in free or part.keys[:1]])
+        return views[: len(free)]
 
     def _counts(self, whole: np.ndarray) -> np.ndarray:
         labelled = self._labels[whole] >= 0
@@ -180,6 +204,10 @@ class EpochBatches(Sampler[Part]):
 
     def __len__(self) -> int:
         return self._size // self.batch_size * self._parts
+
+    def frequencies(self, size: int) -> np.ndarray:
+        """Return the expected share of each position of the dataset [N] in the batches."""
+        return np.full(size, 1 / size)
 
     def __iter__(self) -> Iterator[Part]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._size)
@@ -237,11 +265,12 @@ def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
     return rows
 
 
-def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> np.ndarray:
+def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool, everything: bool = False) -> np.ndarray:
     """Return the table positions of the training images that an arm uses, int64.
 
     Args:
         unlabelled: include unlabelled images that have a vector or soft label.
+        everything: include all unlabelled images.
 
     Raises:
         TrainingError: no training image has a label, or a soft label in its place.
@@ -254,6 +283,8 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool) -> n
         soft |= labels.find(ids) >= 0
     if not labelled.any() and not (unlabelled and soft.any()):
         raise TrainingError(f"{images.source} has no labelled train images.")
+    if everything:
+        return in_split
     if not unlabelled:
         return np.asarray(in_split[labelled])
     described = np.zeros(len(ids), dtype=bool)

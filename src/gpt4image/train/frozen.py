@@ -24,7 +24,7 @@ from gpt4image.embed.encoders import hash_weights
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import ImageInputs, Inputs, Key
 from gpt4image.train.recipe import AUGMENTATION, Recipe
-from gpt4image.train.transforms import Normalization, augmented_view, evaluated_view, preprocessing
+from gpt4image.train.transforms import Normalization, StrongView, augmented_view, evaluated_view, preprocessing
 
 TOLERANCE = 1e-3  # largest difference of logits, in units of their spread, between the split model and the whole one
 CACHED_AUGMENTATION = ("crop_scale", "flip", "color_jitter", "auto_augment", "random_erase", "image_size")
@@ -75,6 +75,19 @@ class InputSource:
             return ImageInputs(self.images, rows, view, seed)
         images = ImageInputs(self.images, rows, view)  # without the seed: all runs share the cached views
         name = f"train-{images.identity[:8]}"  # arms may train on different images
+        return self.cache.fill(name, images, self.recipe.cached_views)
+
+    def strong(self, rows: np.ndarray, seed: int) -> Inputs:
+        """Return strongly augmented inputs of the same images, drawn independently.
+
+        A cache holds as many of these views as of the others: the stem is frozen, so its output for them can be stored
+        as well. Fresh ones at every step would make the stem the larger part of the work.
+        """
+        view = StrongView(augmented_view(self.recipe, self.config, self.augmentation, strong=True))
+        if self.cache is None:
+            return ImageInputs(self.images, rows, view, seed)
+        images = ImageInputs(self.images, rows, view)
+        name = f"strong-{digest(images.identity, self.recipe.strong_augment)[:8]}"
         return self.cache.fill(name, images, self.recipe.cached_views)
 
     def evaluation(self, rows: np.ndarray, name: str) -> Inputs:

@@ -182,7 +182,8 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         batch = next(batches)
         rows.append(batch.rows)
         batch = batch.to(device)
-        batch = batch._replace(inputs=trainer.normalize(batch.inputs))
+        strong = None if batch.strong is None else trainer.normalize(batch.strong)
+        batch = batch._replace(inputs=trainer.normalize(batch.inputs), strong=strong)
         # mixing and dropout draw from this key alone; after `next`, as the loader may draw in this process too
         process = trainer.accelerator.process_index
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
@@ -208,7 +209,7 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
 def validate(trainer: Trainer) -> float:
     """Return the accuracy on the validation images, expected where their labels are probabilities."""
     logits = predict_logits(trainer.kept_model.backbone, trainer.validation, trainer.normalize, trainer.accelerator)
-    predictions = torch.from_numpy(logits).argmax(dim=1)
+    predictions = trainer.objective.adjusted(torch.from_numpy(logits)).argmax(dim=1)
     return float(trainer.validation_targets.gather(1, predictions[:, None]).mean())
 
 

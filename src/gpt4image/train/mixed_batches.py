@@ -25,7 +25,10 @@ class MixedBatches(EpochBatches):
         unlabelled: positions of the others that the arm uses, int64 [U].
         epoch_images: images of the whole training set.
         share: smallest share of labelled images in a batch, above 0.
-        others: the other arguments of `EpochBatches`, from `batch_size` on.
+        classes: class of each labelled image, int [L], to sample as many images of each class; default none. A pass
+            then shows every image of the largest class once, and those of the others several times, each time as
+            another draw.
+        order: the other arguments of `EpochBatches`, from `batch_size` on.
     """
 
     def __init__(
@@ -34,19 +37,18 @@ class MixedBatches(EpochBatches):
         unlabelled: np.ndarray,
         epoch_images: int,
         share: float,
-        batch_size: int,
-        seed: int,
-        process: int = 0,
-        processes: int = 1,
-        parts: int = 1,
-        repeats: int = 1,
+        *,
+        classes: np.ndarray | None = None,
+        **order: int,
     ) -> None:
-        super().__init__(epoch_images, batch_size, seed, process, processes, parts, repeats)
-        used = len(labelled) + len(unlabelled)
+        super().__init__(epoch_images, **order)
+        batch_size, used = self.batch_size, len(labelled) + len(unlabelled)
         wanted = max(round(share * batch_size), round(batch_size * len(labelled) / used), 1)
         if not len(unlabelled):
             wanted = batch_size
-        self._streams = (labelled, unlabelled)
+        chosen = np.arange(len(labelled)) if classes is None else balance_classes(classes)
+        self._streams = (labelled[chosen], unlabelled)
+        self._copies = tuple(map(count_earlier, self._streams))
         self._sizes = (wanted, batch_size - wanted) if len(labelled) else (0, batch_size)
         self._permute = lru_cache(maxsize=4)(self._permutation)
 
@@ -75,9 +77,44 @@ class MixedBatches(EpochBatches):
         chosen = np.array(
             [orders[number][place] for number, place in zip(passes.tolist(), places.tolist(), strict=True)]
         )
-        draws = np.repeat(passes * self._repeats, self._repeats) + np.tile(np.arange(self._repeats), fresh)
+        copies = self._copies[stream]
+        shown = passes * (copies.max() + 1) + copies[chosen]  # how often the image was shown before
+        draws = np.repeat(shown * self._repeats, self._repeats) + np.tile(np.arange(self._repeats), fresh)
         return draws[:size], np.repeat(self._streams[stream][chosen], self._repeats)[:size]
+
+    def frequencies(self, size: int) -> np.ndarray:
+        """Return the expected share of each position of the dataset [N] in the batches."""
+        found = np.zeros(size)
+        for positions, count in zip(self._streams, self._sizes, strict=True):
+            if count:
+                np.add.at(found, positions, count / self.batch_size / len(positions))
+        return found
 
     def _permutation(self, stream: int, number: int) -> np.ndarray:
         total = len(self._streams[stream])
         return np.random.default_rng([self._seed, stream, number]).permutation(total)
+
+
+def balance_classes(classes: np.ndarray) -> np.ndarray:
+    """Return positions in which each class occurs as often as the largest one, int64 [C x largest].
+
+    >>> balance_classes(np.array([0, 0, 0, 1])).tolist()
+    [0, 1, 2, 3, 3, 3]
+    """
+    own = [np.flatnonzero(classes == value) for value in np.unique(classes)]
+    largest = max(map(len, own), default=0)
+    return np.concatenate([np.resize(rows, largest) for rows in own]) if own else np.empty(0, dtype=np.int64)
+
+
+def count_earlier(positions: np.ndarray) -> np.ndarray:
+    """Return how often each position occurs earlier in the array, int64 [N].
+
+    >>> count_earlier(np.array([4, 7, 4, 4])).tolist()
+    [0, 0, 1, 2]
+    """
+    order = np.argsort(positions, kind="stable")
+    ordered = positions[order]
+    starts = np.searchsorted(ordered, ordered)
+    found = np.empty(len(positions), dtype=np.int64)
+    found[order] = np.arange(len(positions)) - starts
+    return found

@@ -22,6 +22,7 @@ from gpt4image.align.losses import LOSSES, find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.validation import Count, NotNegative, Positive, Share, Whole, check_fields, check_value, field_types
+from gpt4image.train.label_settings import LabelSettings
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,13 @@ GUIDANCE_SETTINGS = (TextSettings, AlignmentSettings, SoftLabelSettings)  # of n
 # dataclasses collect the fields of their bases from last to first
 @dataclass(frozen=True)
 class Recipe(
-    SoftLabelSettings, AlignmentSettings, TextSettings, AugmentationSettings, OptimizationSettings, ModelSettings
+    LabelSettings,
+    SoftLabelSettings,
+    AlignmentSettings,
+    TextSettings,
+    AugmentationSettings,
+    OptimizationSettings,
+    ModelSettings,
 ):
     """Settings of a training run, shared by all arms of a comparison.
 
@@ -275,6 +282,8 @@ class Recipe(
             )
         if self.mixes and part % 2:
             raise ConfigError(f"mixup and cutmix pair the images of a part of the batch: its size {part} must be even.")
+        if self.mixes and self.consistency:
+            raise ConfigError("consistency labels whole images: set mixup and cutmix to 0, or consistency to 0.")
         if self.cached_views and not self.freeze:
             raise ConfigError(
                 "cached_views stores the output of frozen modules: name them with freeze, or set cached_views to 0."

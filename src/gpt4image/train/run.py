@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from gpt4image.align.aligned_model import find_classifier
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import atomic_write, exclusive, read_json, write_json
@@ -276,6 +277,9 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     progress, layout = trainer.progress, spec.layout
     trained = trainer.plain_model.backbone
     trained.load_state_dict(progress.best_weights)
+    if spec.recipe.logit_adjustment == "post-hoc":  # into the bias, so that the deployed model gives these answers
+        bias = find_classifier(trained).bias
+        bias.data = trainer.objective.adjusted(bias.data[None])[0]
     with atomic_write(layout.weights) as file:
         file.write(safetensors_bytes(whole_state(backbone, trained)))
     if progress.best_heads:

@@ -50,8 +50,8 @@ class Arm:
         title: what it is, in words.
         uses_text: whether descriptions and other guidance take part.
         settings: recipe settings that only this arm changes.
-        labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images
-            (both by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
+        labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images, or
+            both together (all by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
         optional: whether a comparison trains it on request only.
         guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
             teachers where other arms show what these do.
@@ -63,7 +63,7 @@ class Arm:
     title: str
     uses_text: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
-    labels: Literal["text", "images", "baseline"] | None = None
+    labels: Literal["text", "images", "text+images", "baseline"] | None = None
     optional: bool = False
     guidance: Literal["given", "teachers", "both"] = "given"
     controls: str | None = None
@@ -72,6 +72,8 @@ class Arm:
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None}
+FIXMATCH = {"consistency": 1.0, "unlabelled": "align", "mixup": 0.0, "cutmix": 0.0}
+GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
 TITLES: tuple[tuple[ControlTexts, str], ...] = (
@@ -98,7 +100,17 @@ ARMS: Registry[Arm] = Registry(
             Arm(TEXT_LABELS, "with labels from the texts", True, LABELS_ALONE, labels="text", optional=True),
             Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
+            Arm(
+                "text+image-labels",
+                "with labels from texts and image features",
+                True,
+                LABELS_ALONE,
+                "text+images",
+                True,
+            ),
             Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
+            Arm("fixmatch", "with consistency on images without a label", False, FIXMATCH, optional=True),
+            Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),
             Arm("teacher", "with a vision teacher", True, optional=True, guidance="teachers"),
             Arm("teacher+described", "with a vision teacher and descriptions", True, optional=True, guidance="both"),
             *CONTROLS,

@@ -27,6 +27,7 @@ View = Callable[[EncodedImage, tuple[int, ...]], Tensor]
 
 CROP_RATIO = 4 / 3  # largest ratio of a crop's longer side to the shorter
 CROP_TRIES = 10
+STRONG_STREAM = 1  # makes the keys of strong views longer than those of the others, and other draws
 
 Box = tuple[float, float, float, float]
 
@@ -86,12 +87,16 @@ def evaluated_view(config: dict[str, Any]) -> View:
     return WholeView(create_transform(**config, is_training=False, normalize=False))
 
 
-def augmented_view(recipe: Recipe, config: dict[str, Any], version: int = AUGMENTATION) -> View:
+def augmented_view(
+    recipe: Recipe, config: dict[str, Any], version: int = AUGMENTATION, *, strong: bool = False
+) -> View:
     """Return the recipe's augmentation.
 
     Args:
         config: preprocessing of the backbone.
         version: the version of this library's augmentation; 1 is timm's, on whole pictures.
+        strong: the strong augmentation of FixMatch (Sohn et al., arXiv 2001.07685, section 2.3): after crop and flip,
+            RandAugment, and Cutout, which makes a rectangle the mean colour.
 
     Raises:
         ConfigError: timm does not know the policy `auto_augment`.
@@ -106,20 +111,21 @@ def augmented_view(recipe: Recipe, config: dict[str, Any], version: int = AUGMEN
             scale=recipe.crop_scale,
             hflip=recipe.flip,
             color_jitter=recipe.color_jitter or None,
-            auto_augment=recipe.auto_augment,
-            re_prob=recipe.random_erase,
-            re_mode="pixel",
+            auto_augment=recipe.strong_augment if strong else recipe.auto_augment,
+            re_prob=1.0 if strong else recipe.random_erase,
+            re_mode="const" if strong else "pixel",
             interpolation=config["interpolation"],
             mean=config["mean"],
             std=config["std"],
             separate=True,
         )
     except (AssertionError, ValueError, IndexError) as error:
-        raise ConfigError(f"timm knows no auto_augment policy {recipe.auto_augment!r} ({error}).") from None
+        name, policy = ("strong", recipe.strong_augment) if strong else ("auto", recipe.auto_augment)
+        raise ConfigError(f"timm knows no {name}_augment policy {policy!r} ({error}).") from None
     if version == 1:
         return WholeView(Compose(stages), draws=True)
     _, colours, tensor = stages
-    more = Compose([colours, tensor]) if colours.transforms or recipe.random_erase else None
+    more = Compose([colours, tensor]) if colours.transforms or recipe.random_erase or strong else None
     size = config["input_size"][1:]
     return CroppedView(tuple(size), recipe.crop_scale, recipe.flip, config["interpolation"], more)
 
@@ -140,6 +146,21 @@ class WholeView:
         if self.draws:
             seed_everything(*key)
         return self.transform(image.decode())
+
+
+@dataclass(frozen=True)
+class StrongView:
+    """A view whose random draws are not those of the other view of the same key.
+
+    Attributes:
+        view: the strong augmentation.
+    """
+
+    view: View
+
+    def __call__(self, image: EncodedImage, key: tuple[int, ...]) -> Tensor:
+        """Return the augmented picture, float32 [3, H, W]."""
+        return self.view(image, (*key, STRONG_STREAM))
 
 
 @dataclass(frozen=True)

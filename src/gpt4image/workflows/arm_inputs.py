@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
 from gpt4image.core.options import ArmOptions, GuidanceOptions
@@ -80,11 +81,26 @@ class ArmInputs:
                 labels = (self._text_labels(chosen, images, stores, seed),)
             case "images":
                 labels = (self._image_labels(images, seed),)
+            case "text+images":
+                labels = (self._joint_labels(images, stores, seed),)
             case "baseline":
                 labels = (self._labels_of_baseline(images, seed, baseline or self.workdir.run(REFERENCE, seed)),)
             case _:
                 labels = self._soft_labels(chosen, images, stores, seed)
+        self._warn_of_wrong_labels(chosen, labels)
         return RunInputs(images, stores, labels)
+
+    def _warn_of_wrong_labels(self, arm: Arm, labels: tuple[SoftLabels, ...]) -> None:
+        """Warn if alignment targets follow given labels that are known or estimated to be wrong."""
+        recipe = replace(self.recipe, **arm.settings)
+        estimates = [found.manifest.estimate for found in labels]
+        wrong = self.options.simulation.label_noise > 0 or any(found and found.replaced for found in estimates)
+        if arm.uses_text and recipe.weight and recipe.targets == "label" and wrong:
+            console.say(
+                f"{arm.name}: targets = label takes images with the same given label for positives, and some of these "
+                "labels are wrong. Set targets to same (--targets same).",
+                "yellow",
+            )
 
     def _stores(self, arm: Arm, images: ImageTable, seed: int) -> tuple[EmbeddingStore, ...]:
         """Return the vectors that guide an arm; those of texts are replaced in a control."""
@@ -171,6 +187,29 @@ class ArmInputs:
             folds=options.folds,
             seed=options.label_seed,
             kind="images",
+        )
+
+    def _joint_labels(self, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SoftLabels:
+        """Label by the vectors of texts and frozen features of images side by side."""
+        from gpt4image.embed import load_encoder
+        from gpt4image.soft_labels import ClassTexts, label_by_texts
+        from gpt4image.soft_labels.classes import NeutralEncoder
+        from gpt4image.soft_labels.labelling import STRENGTH
+        from gpt4image.train.guidance import is_text
+
+        options, features = self.options.labeller, self._image_features()
+        encoders = [load_encoder(name, precision=self.text.embed_precision) for name in self.text.encoder]
+        return label_by_texts(
+            images,
+            [*filter(is_text, stores), features],
+            self._folder(f"{'+'.join(self.text.encoder)}+images", seed),
+            classes=ClassTexts.read(options.classes) if options.classes else None,
+            encoders=[*encoders, NeutralEncoder.of(features)],
+            form=options.label_form,
+            abstain=options.abstain,
+            strength=options.strength or STRENGTH,
+            folds=options.folds,
+            seed=options.label_seed,
         )
 
     def _image_features(self) -> EmbeddingStore:

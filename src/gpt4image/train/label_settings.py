@@ -1,0 +1,34 @@
+"""Recipe settings for labels that are few, wrong or skewed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Interval
+
+from gpt4image.core.validation import NotNegative
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Loss and sampling for wrong labels and skewed classes, and consistency on images without a label."""
+
+    label_loss: Literal["cross-entropy", "gce"] = "cross-entropy"
+    """Loss of the labels: cross-entropy, or generalised cross-entropy, which wrong labels disturb less."""
+    gce_q: Annotated[float, Interval(gt=0, le=1)] = 0.7
+    """Exponent of the generalised cross-entropy: near 0 it is the cross-entropy, at 1 the mean absolute error."""
+    logit_adjustment: Literal["none", "loss", "post-hoc"] = "none"
+    """For skewed classes: adjust the logits by the logarithm of the classes' shares, in the loss or after training."""
+    adjustment_strength: NotNegative = 1.0
+    """Factor of that logarithm."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight labels by the inverse share of their class, so that all classes weigh as much."""
+    class_sampling: Literal["natural", "balanced"] = "natural"
+    """Sample labelled images as they are, or as many of each class."""
+    consistency: NotNegative = 0.0
+    """Weight of FixMatch's loss on images without a label; 0 disables it."""
+    consistency_threshold: Annotated[float, Interval(ge=0, lt=1)] = 0.95
+    """Probability from which the model's own answer for an image is a label for its strongly augmented view."""
+    strong_augment: str = "rand-m10-n2-mstd101-inc1"
+    """Policy of that view in timm's notation; a rectangle is erased as well."""
