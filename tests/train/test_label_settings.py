@@ -1,6 +1,10 @@
 """Losses and sampling for few, wrong and skewed labels: formulas in plain loops, and arms that are really trained."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +24,16 @@ from gpt4image.train.transforms import StrongView, augmented_view
 from support.labelling_parts import make_table
 from support.training import StoppedError, observe, same_weights
 
+TWO_PROCESSES = """
+import json, os, sys
+from pathlib import Path
+import torch
+from gpt4image import Recipe, load_images, train_model
+data, out, recipe = sys.argv[1:]
+train_model(load_images(data), None, Recipe.from_dict(json.loads(recipe)), Path(out), arm="fixmatch")
+torch.distributed.barrier()
+os._exit(0)  # skip torch's teardown, which may abort after training in several processes on a CPU
+"""
 CONFIG = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
 
 
@@ -144,6 +158,30 @@ def test_fixmatch_trains_on_unlabelled_images_and_resumes_in_the_same_weights(
     )
     assert alone.steps == whole.steps
     assert not same_weights(alone.layout.weights, whole.layout.weights)
+
+
+@pytest.mark.slow
+def test_fixmatch_on_two_processes_trains_as_on_one(half_labelled, small_recipe, tmp_path):
+    """A deterministic transformer: only rounding and the order of sums differ, however the images are dealt out."""
+    recipe = small_recipe(
+        backbone="vit_tiny_patch16_224", optimizer="sgd", lr=1e-2, consistency_threshold=0.34, accumulate=2
+    )
+    one = train_model(half_labelled, None, recipe, tmp_path / "one", arm="fixmatch")
+    (tmp_path / "train.py").write_text(TWO_PROCESSES)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    arguments = [half_labelled.source, str(tmp_path / "two"), json.dumps(recipe.to_dict())]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*launcher, str(tmp_path / "train.py"), *arguments],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    a, b = load_file(one.layout.weights), load_file(tmp_path / "two/best.safetensors")
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ class NeutralEncoder:
     @classmethod
     def of(cls, store: EmbeddingStore) -> NeutralEncoder:
         """Return that of a store of image vectors."""
-        return cls(store.take(np.arange(len(store.ids))).mean(axis=0))
+        return cls(store.take(np.arange(store.manifest.images)).mean(axis=0))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the mean for each text, float32 [N, D]."""

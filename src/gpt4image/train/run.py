@@ -279,6 +279,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     trained.load_state_dict(progress.best_weights)
     if spec.recipe.logit_adjustment == "post-hoc":  # into the bias, so that the deployed model gives these answers
         bias = find_classifier(trained).bias
+        assert isinstance(bias, torch.Tensor)  # `check_label_settings` has looked
         bias.data = trainer.objective.adjusted(bias.data[None])[0]
     with atomic_write(layout.weights) as file:
         file.write(safetensors_bytes(whole_state(backbone, trained)))

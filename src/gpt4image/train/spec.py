@@ -51,7 +51,8 @@ class Arm:
         uses_text: whether descriptions and other guidance take part.
         settings: recipe settings that only this arm changes.
         labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images, or
-            both together (all by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None for nothing.
+            both together (all by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None
+            for nothing.
         optional: whether a comparison trains it on request only.
         guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
             teachers where other arms show what these do.
