@@ -23,7 +23,6 @@ DASHES: tuple[Dashes, ...] = ((0, (5, 2)), "-", (0, (2, 1.5)), (0, (7, 2, 1.5, 2
 STYLES = {
     "baseline": 0, "described": 1, "text-labels": 2, "described+text-labels": 3,
     "image-labels": 4, "self-training": 5, "teacher": 6, "teacher+described": 7,
-    "fixmatch": 8, "gce": 9, "text+image-labels": 10,
 }  # fmt: skip
 """Numbers of the looks of known arms: an arm looks the same on every page, whatever it is compared with."""
 CONTROL = len(STYLES)  # the look of all controls
