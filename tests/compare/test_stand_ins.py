@@ -11,6 +11,8 @@ from gpt4image import Recipe
 from gpt4image.compare.records import Comparison
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
+from gpt4image.core.workdir import WorkDir
+from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.train import run_comparison, run_training
 
 ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training", "text+image-labels", "fixmatch")
@@ -87,3 +89,19 @@ def test_single_run_with_text_labels_makes_them(image_set, descriptions_file, tm
     run = run_training(data, text, small_recipe(), tmp_path, arm="text-labels", seed=0, workers=0)
     assert run.recipe.soft_labels == 1.0
     assert (tmp_path / "labels/text-minilm/manifest.json").exists()
+
+
+def test_label_targets_warn_where_labels_are_wrong(
+    images, descriptions, store, tmp_path, small_recipe, descriptions_file, capsys
+):
+    def inputs(recipe, **simulated):
+        options = ArmOptions(simulation=SimulationOptions(**simulated))
+        text, work = GuidanceOptions(text=str(descriptions_file)), WorkDir(tmp_path)
+        return ArmInputs(images, descriptions, (store,), (), text, recipe, work, options)
+
+    inputs(small_recipe(targets="label"), label_noise=0.3)("described", 0)
+    assert "some of these labels are wrong" in " ".join(capsys.readouterr().err.split())
+    inputs(small_recipe(targets="label"), labels_per_class=3)("described", 0)
+    inputs(small_recipe(targets="same"), label_noise=0.3)("described", 0)
+    inputs(small_recipe(targets="label"), label_noise=0.3)("baseline", 0)
+    assert "labels are wrong" not in " ".join(capsys.readouterr().err.split())

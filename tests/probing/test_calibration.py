@@ -1,11 +1,14 @@
 """Metrics against scikit-learn and torchmetrics; the temperature against known ones."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
 from gpt4image.probing import calibration
 from gpt4image.probing.calibration import (
+    adjust_for_skew,
     calibration_error,
     fit_temperature,
     measure_classifier,
@@ -112,3 +115,16 @@ def test_reliability_bins_add_up_to_the_calibration_error():
     assert gaps == pytest.approx(calibration_error(confidence, right))
     by_hand = (confidence >= 0.6) & (confidence < 10 / 15)
     assert bins[6].accuracy == pytest.approx(right[by_hand].mean())
+
+
+def test_adjustment_for_skew_equals_its_formula():
+    generator = np.random.default_rng(0)
+    found = np.log(generator.dirichlet(np.ones(3), 6))
+    labels = np.array([0, 0, 0, 1, -1, -1])
+    adjusted = adjust_for_skew(found, labels, 0.7)
+    shares = [3 / 4.5, 1 / 4.5, 0.5 / 4.5]
+    for row, got in zip(found.tolist(), adjusted.tolist(), strict=True):
+        parts = [math.exp(value) / share**0.7 for value, share in zip(row, shares, strict=True)]
+        for part, each in zip(parts, got, strict=True):
+            assert math.exp(each) == pytest.approx(part / sum(parts), abs=1e-12)
+    assert adjust_for_skew(found, labels, 0.0) is found

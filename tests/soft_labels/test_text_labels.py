@@ -201,3 +201,25 @@ def test_command_writes_the_labels_and_the_table_of_classes(image_set, descripti
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     assert main([*command, "--classes", str(tmp_path / "classes.txt")]) == 1
     assert "Use the same names" in " ".join(capsys.readouterr().err.split())
+
+
+def test_adjustment_gives_rare_classes_their_due_and_its_labels_are_kept_apart():
+    generator = np.random.default_rng(0)
+    true = np.concatenate([np.zeros(400, int), np.repeat([1, 2], 200)])
+    vectors = generator.normal(size=(800, 4)) + 1.3 * np.eye(4)[true]
+    given = np.full(800, -1)
+    given[:70], given[400:406], given[600:604] = 0, 1, 2  # too few to judge them
+    recall = {}
+    for strength in (0.0, 1.0):
+        found = label_rows(vectors, given, np.arange(800), 3, adjustment=strength)
+        answers = found.of_labels(given).argmax(axis=1)
+        recall[strength] = (answers == true)[(given < 0) & (true > 0)].mean()
+        assert (answers == given)[given >= 0].all()
+    assert recall[1.0] > recall[0.0] + 0.1
+
+
+def test_labels_of_another_adjustment_are_made_anew(tmp_path):
+    images, store = make(tmp_path, np.where(np.arange(240) < 15, TRUE, -1))
+    plain, again = label(tmp_path, images, store), label(tmp_path, images, store, adjustment=0.0)
+    assert plain.manifest == again.manifest
+    assert label(tmp_path, images, store, adjustment=1.0).manifest.origin != plain.manifest.origin

@@ -16,7 +16,7 @@ import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.validation import Count, Positive, Share, Whole, check_fields, check_value
+from gpt4image.core.validation import Count, NotNegative, Positive, Share, Whole, check_fields, check_value
 
 WORK = Path("gpt4image-work")  # the default work directory
 
@@ -149,6 +149,9 @@ class LabelOptions:
     """Text labels: the likeliest class, calibrated probabilities, or these sharpened."""
     abstain: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Give no text label to images whose likeliest class is less probable than this."""
+    label_adjustment: NotNegative = 0.0
+    """For skewed classes: adjust new text labels by this multiple of the logarithm of the classes' shares among the
+    given labels, 1 for an equal chance of all classes."""
     strength: Annotated[Positive, Interval(lt=float("inf"))] | None = None
     """Inverse regularisation strength: higher fits the texts more closely. Default: 3 for soft labels, 10 for text
     labels."""

@@ -223,3 +223,21 @@ def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
         joint = probabilities * (shares / fitted)
         shares = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
     return np.asarray(shares)
+
+
+def adjust_for_skew(log_probabilities: np.ndarray, labels: np.ndarray, strength: float) -> np.ndarray:
+    """Return log-probabilities [N, C] with the labels' skew taken out: log p(k) - strength log pi_k, normalised.
+
+    Post-hoc logit adjustment (Menon et al., arXiv 2007.07314, equation 9); pi_k is the share of class k among the given
+    labels, where a class without any counts as half a row.
+
+    Args:
+        log_probabilities: float [N, C].
+        labels: given classes, int [N], -1 for none; at least one row has one unless the strength is 0.
+        strength: 0 changes nothing, 1 makes all classes equally likely beforehand.
+    """
+    if not strength:
+        return log_probabilities
+    counts = np.maximum(np.bincount(labels[labels >= 0], minlength=log_probabilities.shape[1]), 0.5)
+    adjusted = log_probabilities - strength * np.log(counts / counts.sum())
+    return np.asarray(log_softmax(adjusted, axis=1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from gpt4image.probing.calibration import class_shares
+from gpt4image.probing.calibration import adjust_for_skew, class_shares
 from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit
 from gpt4image.probing.folds import FOLDS, to_unit
 from gpt4image.probing.intervals import Interval, weighted_share
@@ -108,6 +108,7 @@ def label_rows(
     folds: int = FOLDS,
     seed: int = 0,
     device: torch.device | str | None = None,
+    adjustment: float = 0.0,
 ) -> Labelling:
     """Label rows by a classifier on their vectors, and judge given labels by it.
 
@@ -125,6 +126,7 @@ def label_rows(
         folds: number of folds.
         seed: seed of folds and resampling.
         device: device of the fits.
+        adjustment: strength of the logit adjustment for skewed labels, of the labels of unlabelled rows.
 
     Raises:
         DataError: without examples, the labels have fewer than two classes or groups.
@@ -149,10 +151,10 @@ def label_rows(
     replaced = estimate is not None and estimate.wrong.low > CLEAN
     temperature = best.temperature if noise is None else 1 / float(noise.weights[0])
     calibrated = np.asarray(log_softmax(logits.astype(np.float64) / temperature, axis=1))
-    replaced = estimate is not None and estimate.wrong.low > CLEAN
-    right = calibrated.argmax(axis=1) == labels
+    adjusted = adjust_for_skew(calibrated, labels, adjustment)
+    right = adjusted.argmax(axis=1) == labels
     return Labelling(
-        out_of_fold=calibrated,
+        out_of_fold=np.where(free[:, None], adjusted, calibrated),
         method=best.name,
         accuracy=estimate.right if estimate and replaced else _expected(right, labels, calibrated),
         per_class=_per_class(right, labels, classes),

@@ -48,6 +48,7 @@ def label_by_texts(
     encoders: Sequence[TextEncoder | NeutralEncoder] = (),
     form: Form = "hard",
     abstain: float = 0.0,
+    adjustment: float = 0.0,
     strength: float = STRENGTH,
     folds: int = FOLDS,
     seed: int = 0,
@@ -68,6 +69,7 @@ def label_by_texts(
         encoders: the encoders of `stores`, to embed the texts of the classes; without any, these are not used.
         form: hard labels (the likeliest class), calibrated soft ones, or soft ones sharpened to their square.
         abstain: images whose likeliest class is less probable than this get no label.
+        adjustment: strength of the logit adjustment of new labels, for skewed given ones.
         strength: inverse strength of the regularisation.
         folds: number of folds.
         seed: seed of folds and resampling.
@@ -84,7 +86,8 @@ def label_by_texts(
         raise ConfigError(f"abstain should be a probability below 1, not {abstain}.")
     known = find_training_vectors(images, stores, validation=True, labelled=not encoders)
     texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
-    settings = digest(repr((texts.texts if encoders else (), form, abstain)))
+    more = (adjustment,) if adjustment else ()  # labels of earlier versions know nothing of it
+    settings = digest(repr((texts.texts if encoders else (), form, abstain, *more)))
     origin = known.origin(kind).model_copy(
         update={"folds": folds, "strength": strength, "seed": seed, "settings": settings}
     )
@@ -99,7 +102,7 @@ def label_by_texts(
         fitted = np.where(known.held_out, -1, known.labels)
         found = label_rows(
             vectors, fitted, known.groups(), len(images.classes), examples,
-            strength=strength, folds=folds, seed=seed, device=device,
+            strength=strength, folds=folds, seed=seed, device=device, adjustment=adjustment,
         )  # fmt: skip
         return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain)
 

@@ -170,6 +170,7 @@ def make_text_labels(
         encoders=[load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else (),
         form=options.label_form,
         abstain=options.abstain,
+        adjustment=options.label_adjustment,
         strength=options.strength or STRENGTH,
         folds=options.folds,
         seed=options.label_seed,
