@@ -14,6 +14,7 @@ from support.training import same_weights
 
 KILLS = 10
 SECONDS = (2.0, 14.0)
+RUNS = 4
 FINISHED = ("embeddings/*/manifest.json", "runs/*/result.json", "runs/*/test.safetensors")
 
 
@@ -42,6 +43,8 @@ def test_killed_comparison_ends_like_an_uninterrupted_one(image_set, description
             process.send_signal(signal.SIGKILL)
             process.wait()
         now = finished_files(killed)
+        names = [path.name for path in now]
+        assert names.count("result.json") == RUNS or "test.safetensors" not in names
         assert finished.items() <= now.items()
         finished = now
     for work in (killed, whole):

@@ -143,7 +143,9 @@ def test_sweep_chooses_on_validation_and_only_the_chosen_answer_the_test_images(
     comparison = compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1), sweep=sweep)
     assert trained.count(("baseline", 0)) == 1  # for the other learning rate; no weight concerns it
     assert trained.count(("described", 0)) == 3
-    assert len(comparison.variants) == 6
+    titles = [variant.title for variant in comparison.variants]
+    assert titles[:2] == [f"baseline, lr {recipe.lr:g}", "baseline, lr 0.0001"]
+    assert titles[-1] == "described, weight 1, lr 0.0001" and len(titles) == 6
     for arm in comparison.arms:
         variants = [variant for variant in comparison.variants if variant.arm == arm.name]
         (chosen,) = (variant for variant in variants if variant.chosen)

@@ -1,15 +1,18 @@
 """Comparisons with stand-in labels: every arm, simulated labels by seed, and nothing trained twice."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from gpt4image import Recipe
+from gpt4image import Recipe, open_run
 from gpt4image.compare.records import Comparison
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import hash_file
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.workflows.arm_inputs import ArmInputs
@@ -70,6 +73,24 @@ def test_finished_comparison_is_not_trained_again_and_its_records_are_the_same(c
     assert compare().difference == comparison.difference
     assert [path.stat().st_mtime_ns for path in weights] == before
     assert Comparison.load(work / "comparison.json").others == comparison.others
+
+
+@pytest.mark.slow
+def test_own_labels_are_those_of_the_baseline_with_the_same_settings(compared, image_set, descriptions_file, tmp_path):
+    _, _, before = compared
+    work = shutil.copytree(before, tmp_path / "work")
+    recipe = replace(open_run(work / "runs/baseline-0").recipe, lr=5e-3)
+    text = GuidanceOptions(text=str(descriptions_file))
+    options = ArmOptions(("text-labels", "self-training"), LabelOptions(), SimulationOptions(labels_per_class=3))
+    changed = run_comparison(DataOptions(str(image_set)), text, recipe, work, seeds=1, workers=0, options=options)
+    folders = {arm.name: arm.runs[0].folder for arm in changed.arms}
+    settings = json.loads((work / "runs" / folders["self-training"] / "settings.json").read_text())
+    (made,) = work.glob(f"labels/text-{folders['baseline']}-*-0/logits.npy")
+    assert folders["baseline"] != "baseline-0"
+    assert settings["soft_labels"][0][0] == hash_file(made)
+    assert settings["recipe"]["lr"] == recipe.lr
+    (record,) = work.glob(f"experiments/{changed.experiment}/experiment.json")
+    assert folders["self-training"] in record.read_text()
 
 
 def test_simulation_refuses_soft_labels_of_all_labels_and_arms_without_texts(

@@ -159,8 +159,9 @@ def compare_arms(
                 summary.write(trained, "validation")
     comparison = summary.write(trained, "test")
     if layout is not None:
-        runs = record_runs(Plan.make(maker, plan.variants, seeds))  # with the folders of those that had to wait
         recorded = Experiment.load(layout.record)
+        found = [trained[at % len(trained)][1][at // len(trained)].layout.folder.name for at in range(len(plan.runs))]
+        runs = [run.model_copy(update={"folder": name}) for run, name in zip(recorded.runs, found, strict=True)]
         recorded.model_copy(update={"runs": runs, "finished": True}).save(layout.record)
     return comparison
 

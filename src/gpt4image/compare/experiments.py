@@ -127,7 +127,7 @@ def derive_name(wanted: Experiment, known: Mapping[str, Experiment]) -> str:
     if first is not None:
         before = flatten({"recipe": first.recipe})
         for key, value in flatten({"recipe": wanted.recipe}).items():
-            if before.get(key) != value:
+            if before.get(key) != value and key != "recipe.checkpoint":
                 words += [key.removeprefix("recipe."), in_words(value)]
     words += [f"sweep-{'-'.join(wanted.searched)}"] if wanted.searched else []
     name = re.sub(r"[^\w.+-]+", "-", "-".join(words))[:LONGEST_NAME].strip("-.")

@@ -18,7 +18,7 @@ from gpt4image.train.build import count_steps
 from gpt4image.train.checkpoint import checkpoint_progress
 from gpt4image.train.identity import in_words, settings_digest
 from gpt4image.train.processes import device_name, make_accelerator
-from gpt4image.train.recipe import AUGMENTATION, Recipe
+from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
 from gpt4image.train.run import TrainedRun, measure_step, open_run, specify_run
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
 from gpt4image.train.tracking import Tracking
@@ -71,8 +71,10 @@ def make_variants(arms: Sequence[str], recipe: Recipe, sweep: Mapping[str, Seque
     for arm, values in product(arms, product(*sweep.values())):
         changes = dict(zip(sweep, values, strict=True))
         changed = recipe.override(changes, "sweep (--sweep)")
-        own = {name: value for name, value in changes.items() if name not in ARMS.load(arm).settings}
-        effective = replace(changed, **ARMS.load(arm).settings)
+        chosen = ARMS.load(arm)
+        idle = set(chosen.settings) if chosen.uses_text else {*chosen.settings, *guidance_fields()}
+        own = {name: value for name, value in changes.items() if name not in idle}
+        effective = replace(changed, **chosen.settings)
         found.setdefault(digest(arm, repr(effective)), Variant(arm, changed, own))
     return list(found.values())
 
@@ -178,18 +180,23 @@ class Plan:
     def _specify(
         cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int], augmentation: int | None
     ) -> Plan:
-        found: dict[str, list[PlannedRun]] = {}
+        found: dict[str, tuple[Variant, list[RunSpec | None]]] = {}
         reserved: list[Path] = []
         for variant in variants:
-            runs, identity = [], []
-            for seed in seeds:
-                spec = maker(variant, seed, augmentation=augmentation, reserved=reserved)
-                runs.append(PlannedRun(variant, seed, spec))
-                identity.append(settings_digest(spec.settings()) if spec else repr(variant))
-            if digest(*identity) not in found:
-                found[digest(*identity)] = runs
-                reserved += [run.spec.layout.folder for run in runs if run.spec]
-        in_order = [runs[number] for number in range(len(seeds)) for runs in found.values()]
+            specs = [maker(variant, seed, augmentation=augmentation, reserved=reserved) for seed in seeds]
+            identity = digest(*(settings_digest(spec.settings()) if spec else repr(variant) for spec in specs))
+            if identity in found:  # only what both have sets them apart from others
+                shared = {name: value for name, value in found[identity][0].changes.items() if name in variant.changes}
+                shared = {name: value for name, value in shared.items() if variant.changes[name] == value}
+                found[identity] = (replace(found[identity][0], changes=shared), found[identity][1])
+            else:
+                found[identity] = (variant, specs)
+                reserved += [spec.layout.folder for spec in specs if spec]
+        in_order = [
+            PlannedRun(variant, seed, specs[number])
+            for number, seed in enumerate(seeds)
+            for variant, specs in found.values()
+        ]
         return cls(in_order, augmentation or AUGMENTATION)
 
     @property

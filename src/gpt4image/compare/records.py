@@ -279,3 +279,8 @@ class Comparison(Record):
     split: Literal["test", "validation"] = "test"
     variants: tuple[VariantRecord, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def run_folder(self, arm: str, seed: int) -> str:
+        """Return the name of a run's folder, which is that of version 0.1 where none is recorded."""
+        runs = (run.folder for each in self.arms if each.name == arm for run in each.runs if run.seed == seed)
+        return next(runs, None) or f"{arm}-{seed}"

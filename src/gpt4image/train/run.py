@@ -186,10 +186,10 @@ def specify_run(
     begun_with = [RunLayout(found).augmentation or AUGMENTATION for found in siblings(folder)]
     older = set(begun_with) - {AUGMENTATION}
     for version in sorted(older) if augmentation is None else ():  # a run keeps the augmentation it began with
-        begun = replace(spec, augmentation=version)
-        if (layout := begun.find_layout(reserved)).begun:
-            return replace(begun, layout=layout)
-    return replace(spec, layout=spec.find_layout(reserved))
+        begun = replace(spec, augmentation=version).placed(reserved)
+        if begun.layout.begun:
+            return begun
+    return spec.placed(reserved)
 
 
 def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None = None) -> TrainedRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -270,6 +270,12 @@ class RunSpec:
         """Return the version of the loss if it is not its first: runs of earlier ones did not record any."""
         version = find_loss(self.recipe.loss)[1].version if self.guidance.sources else 1
         return {"loss_version": version} if version > 1 else {}
+
+    def placed(self, reserved: Collection[Path] = ()) -> RunSpec:
+        """Return the same run in the folder that `find_layout` has found."""
+        found = replace(self, layout=self.find_layout(reserved))
+        found.__dict__["_settings"] = self._settings  # hashing a million images takes seconds
+        return found
 
     def find_layout(self, reserved: Collection[Path] = ()) -> RunLayout:
         """Return the folder of the run: the one with its settings, else the first that no other run has taken.

@@ -63,7 +63,9 @@ def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
     recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
     comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
     model = work / "model"
-    exported = export_model(open_run(workdir.run("described", 0)), open_images(data, workdir), model)
+    exported = export_model(
+        open_run(workdir.runs / comparison.run_folder("described", 0)), open_images(data, workdir), model
+    )
     return DemoResult(comparison, workdir.report, model, exported.parity)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt4image.compare.records import Answer, Gallery
+from gpt4image.compare.records import Answer, Gallery, VariantRecord
 from gpt4image.report import write_report
 from support.page_checks import HOSTILE, UNBROKEN, assert_browser_runs_nothing, assert_hostile_text_is_text, measured
 from support.report_sample import make_comparison, make_data, make_item, save
@@ -26,7 +26,10 @@ def hostile_records():
         version=HOSTILE, created=HOSTILE, device=HOSTILE)  # fmt: skip
     encoder = comparison.encoders[0].model_copy(update=dict.fromkeys(("name", "revision", "pooling"), HOSTILE))
     arms = [arm.model_copy(update={"title": HOSTILE + UNBROKEN}) for arm in comparison.arms]
-    return comparison.model_copy(update={"arms": arms, "encoders": [encoder]}), gallery
+    variant = VariantRecord(arm=HOSTILE, title=HOSTILE + UNBROKEN, changes={HOSTILE: HOSTILE}, seeds=[0, 1],
+        validation_accuracy=[0.5, 0.6], mean=0.55, chosen=True)  # fmt: skip
+    more = {"variants": (variant,), "warnings": (HOSTILE, UNBROKEN)}
+    return comparison.model_copy(update={"arms": arms, "encoders": [encoder], **more}), gallery
 
 
 @pytest.fixture(scope="module")

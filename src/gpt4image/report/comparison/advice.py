@@ -93,9 +93,6 @@ def _export(typed: CommandRecord | None, comparison: Comparison, arm: str) -> st
     """Return the command line that exports the first model of an arm."""
     if typed is None:
         return ""
-    workdir, first = WorkDir(Path(typed.work)), comparison.difference.seeds[0]
-    runs = (run for each in comparison.arms if each.name == arm for run in each.runs if run.seed == first)
-    folder = next((run.folder for run in runs), None)
-    run = workdir.runs / folder if folder else workdir.run(arm, first)
+    run = WorkDir(Path(typed.work)).runs / comparison.run_folder(arm, comparison.difference.seeds[0])
     words = ["export", comparison.data.source, "--run", run, "--out", "model", "--work", typed.work]
     return f"{typed.program} {shlex.join(map(str, words))}"
