@@ -31,6 +31,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
 add_module_names = False
+smartquotes_action = "qe"  # not dashes: `--option` is no dash
 default_role = "code"  # docstrings mark code with single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
