@@ -32,9 +32,9 @@ from gpt4image.core.invocation import NAME, in_users_words
 LOG_SECONDS = 60
 LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
-# In a notebook rich draws by ipywidgets; without them progress is logged, as where there is no terminal.
-_in_notebook = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
-console = Console(stderr=True, highlight=False, force_jupyter=_in_notebook, quiet=os.environ.get("RANK", "0") != "0")
+# In a notebook rich draws by ipywidgets, of which it would warn that they are missing; text does without.
+_has_widgets = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+console = Console(stderr=True, highlight=False, force_jupyter=_has_widgets, quiet=os.environ.get("RANK", "0") != "0")
 
 
 @dataclass
