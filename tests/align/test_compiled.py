@@ -41,7 +41,7 @@ def make_model(loss, **more):
     for tap in (None, "0"):
         adapter = TextAdapter(6) if loss in ("clip", "infonce") else None
         queue = TextQueue(5, 6) if loss == "sigmoid" else None
-        align = AlignmentLoss(loss, learn_temperature=loss != "cosine", queue=queue, **more)
+        align = AlignmentLoss(loss, learn_temperature=loss not in ("cosine", "dot"), queue=queue, **more)
         transform = TextTransform("whitened", Moments.of([text]))
         heads.append(
             AlignmentHead(Projector(5, 6, kind="mlp-ln"), align, tap=tap, adapter=adapter, transform=transform)

@@ -8,6 +8,8 @@ s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; where each image 
 - `clip`:       1/2 sum_i [-sum_j p_ij log softmax_j(s_ij / tau) - sum_j p'_ij log softmax_j(s_ji / tau)]
 - `infonce`:    sum_i -sum_j p_ij log softmax_j(s_ij / tau)
 - `cosine`:     sum_i (2 - 2 s_ii)
+- `dot`:        `clip` with tau = 1 and s_ij = z_i . t_j of projections and texts of any length, where a mixed image has
+                the mixture of its texts as its only text
 - `sigmoid`:    sum_i -1/P_i sum_j [a_ij log sigma(s_ij / tau + b_i) + (1 - a_ij) log sigma(-s_ij / tau - b_i)] with
                 affinities a_ij from 0 to 1, their sum P_i, and b_i = b + log(P_i / (columns - P_i))
 - `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i, whatever p
@@ -40,6 +42,11 @@ def infonce_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 def cosine_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """Squared distance of unit vectors (Grill et al., BYOL, arXiv 2006.07733, equation 2); no temperature."""
     return (pairs.shares * (2 - 2 * pairs.own)).sum()  # [B]
+
+
+def dot_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
+    """InfoNCE both ways on plain dot products; no temperature (Nauen et al., TextTeacher, arXiv 2605.22098)."""
+    return clip_loss(pairs, 1.0)
 
 
 def sigmoid_loss(pairs: Pairs, temperature: Tensor | float, bias: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gpt4image.align.distributed import largest, world
 from gpt4image.align.losses import Loss, find_loss
-from gpt4image.align.pairs import Pairs, only_known, unit_length
+from gpt4image.align.pairs import TINY, Pairs, at_least_float32, only_known, unit_length
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule, Texts
 from gpt4image.core.errors import ConfigError
@@ -23,8 +23,9 @@ class AlignmentLoss(nn.Module):
     """Pulls projected image features towards the vectors of their descriptions (arXiv 2306.00693, section 3).
 
     Args:
-        loss: `clip`, `infonce`, `cosine`, `sigmoid` or `relational` (formulas in `gpt4image.align.functional`), the
-            name of a registered loss, a `Loss`, or a function of `Pairs` and temperature.
+        loss: `clip`, `infonce`, `cosine`, `sigmoid`, `dot` or `relational` (formulas in
+            `gpt4image.align.functional`), the name of a registered loss, a `Loss`, or a function of `Pairs` and
+            temperature.
         temperature: divides the similarities; `cosine` has none.
         learn_temperature: learn the temperature, starting there, as CLIP does.
         targets: which texts fit an image: a name, or a `TargetRule` with its settings.
@@ -61,6 +62,8 @@ class AlignmentLoss(nn.Module):
         if queue is not None and not self.entry.uses_queue:
             raise ConfigError(f"The loss {self.name!r} compares no image with other texts: a queue is of no use to it.")
         self.rule = TargetRule(targets) if isinstance(targets, str) else targets
+        if self.entry.mixes_vectors:  # a mixture of texts is that of its own image alone
+            self.rule = TargetRule("identity")
         self.queue = queue
         self._function: Callable[..., Tensor] = resolve(self.entry.function)
         self._slots = None if slots is None else (slots, slots)
@@ -129,8 +132,15 @@ class AlignmentLoss(nn.Module):
             self.log_scale.clamp_(max=-math.log(LOWEST_TEMPERATURE))
 
     def _pair(self, projected: Tensor, texts: Texts, mixing: Tensor | None) -> Pairs:
-        z, t = unit_length(projected), unit_length(only_known(texts.vectors, texts.known))  # [B, D], [S, D]
+        scale = unit_length if self.entry.unit_length else at_least_float32
+        z, t = scale(projected), scale(only_known(texts.vectors, texts.known))  # [B, D], [S, D]
         z, t = (vectors.to(torch.promote_types(z.dtype, t.dtype)) for vectors in (z, t))
+        if mixing is not None and self.entry.mixes_vectors:
+            t, shares = mix_texts(t, texts.known, mixing.to(z))  # [B, D], [B]
+            slots = self._agree_on_slots(len(z), len(t), z.device)
+            pairs = Pairs(z, Texts(t, shares > 0, None, None), None, self.rule, slots)
+            pairs.shares = pairs.source_shares = shares
+            return pairs
         texts = Texts(t, texts.known, texts.ids, texts.labels)  # `_replace` breaks the graph of torch 2.6
         mixing = None if mixing is None else mixing.to(z)
         queued = None if self.queue is None else self.queue.texts(texts)
@@ -148,6 +158,18 @@ class AlignmentLoss(nn.Module):
         """Show the settings in `print`."""
         learned = ", learned" if self.log_scale is not None else ""
         return f"{self.name!r}, temperature={self._fixed}{learned}, targets={self.rule.name!r}"
+
+
+def mix_texts(vectors: Tensor, known: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one text for each image [B, D], the mixture of its sources' known ones, and the share that is known [B].
+
+    Args:
+        vectors: texts of the sources [S, D]; unknown ones are zero.
+        known: which are known, bool [S].
+        mixing: share of each source in each image [B, S].
+    """
+    shares = mixing @ known.to(mixing.dtype)
+    return mixing @ vectors / shares.clamp(min=TINY)[:, None], shares
 
 
 def check_shapes(projected: Tensor, texts: Texts, mixing: Tensor | None) -> None:

@@ -23,6 +23,8 @@ class Loss:
         may_collapse: nothing pushes different texts apart, so a text adapter would learn to make all texts one.
         uses_targets: texts other than the image's own may be positives; without it, targets are of no effect.
         version: number of its definition; runs of different versions are not the same.
+        unit_length: compares vectors of length 1; without it, projections and texts keep their lengths.
+        mixes_vectors: a mixed image has the mixture of its sources' texts as its text, instead of several texts.
     """
 
     function: Callable[..., Any] | str
@@ -32,6 +34,8 @@ class Loss:
     may_collapse: bool = False
     uses_targets: bool = True
     version: int = 1
+    unit_length: bool = True
+    mixes_vectors: bool = False
 
 
 LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
@@ -43,6 +47,13 @@ LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
             "gpt4image.align.functional:cosine_loss", has_temperature=False, may_collapse=True, uses_targets=False
         ),
         "sigmoid": Loss("gpt4image.align.functional:sigmoid_loss", uses_queue=True, has_bias=True, version=2),
+        "dot": Loss(
+            "gpt4image.align.functional:dot_loss",
+            has_temperature=False,
+            uses_targets=False,
+            unit_length=False,
+            mixes_vectors=True,
+        ),
         "relational": Loss("gpt4image.align.functional:relational_loss", may_collapse=True, uses_targets=False),
     },
     group="gpt4image.losses",

@@ -195,8 +195,12 @@ def only_known(vectors: Tensor, known: Tensor) -> Tensor:
 
 def unit_length(vectors: Tensor) -> Tensor:
     """Scale rows [N, D] to length 1 in float32 or better; a zero row stays zero."""
-    exact = vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
-    return F.normalize(exact, dim=-1)
+    return F.normalize(at_least_float32(vectors), dim=-1)
+
+
+def at_least_float32(vectors: Tensor) -> Tensor:
+    """Return vectors in float32 or better."""
+    return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
 
 
 def join_texts(first: Texts, second: Texts) -> Texts:

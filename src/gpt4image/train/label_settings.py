@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from gpt4image.core.validation import NotNegative
+from gpt4image.core.validation import NotNegative, Positive
 
 
 @dataclass(frozen=True)
 class LabelSettings:
     """Loss and sampling for wrong labels and skewed classes, and consistency on images without a label."""
 
+    label_weight: Positive = 1.0
+    """Weight of the label loss; it matters beside a weight of the alignment and to gradient clipping."""
     label_loss: Literal["cross-entropy", "gce"] = "cross-entropy"
     """Loss of the labels: cross-entropy, or generalised cross-entropy, which wrong labels disturb less."""
     gce_q: Annotated[float, Interval(gt=0, le=1)] = 0.7

@@ -190,7 +190,8 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         last = part == parts - 1  # processes exchange gradients once per step
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
             classification, alignment = trainer.objective.losses(trainer.model, batch)
-            trainer.accelerator.backward((classification + trainer.objective.weight * alignment) / parts)
+            loss = trainer.recipe.label_weight * classification + trainer.objective.weight * alignment
+            trainer.accelerator.backward(loss / parts)
         total += torch.stack([classification.detach(), alignment.detach()]) / parts
     return total, torch.cat(rows)
 
