@@ -78,9 +78,28 @@ def test_answer_cut_off_while_thinking_is_not_retried_and_names_the_fix(answer):
     assert (caught.value.reason, caught.value.retryable) == ("cut off while thinking", False)
 
 
-def test_thoughts_without_an_answer_are_retried():
+@pytest.mark.parametrize(
+    "answer",
+    [
+        body("<think>A cat?"),
+        body("<think>A cat?</think>"),
+        body("", reasoning_content="A cat?"),
+        body(None, reasoning="A cat?"),
+        body("", reasoning_details=[{"type": "reasoning.encrypted", "data": "x"}]),
+        body([{"type": "thinking", "thinking": [{"type": "text", "text": "A cat?"}]}]),
+        body("", "end_turn", {"completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 30}}),
+    ],
+)
+def test_thoughts_without_an_answer_are_paid_for_once_and_name_the_fix(answer):
+    with pytest.raises(RequestFailedError, match="--extra-body") as caught:
+        read_answer(answer)
+    assert (caught.value.reason, caught.value.retryable) == ("thought without answering", False)
+
+
+@pytest.mark.parametrize("usage", [None, {"completion_tokens_details": {"reasoning_tokens": 0}}, {"x": 1}])
+def test_empty_answer_without_thoughts_is_retried(usage):
     with pytest.raises(RequestFailedError) as caught:
-        read_answer(body("<think>A cat?", "stop"))
+        read_answer(body("", "stop", usage, reasoning_content="", reasoning=None))
     assert (caught.value.reason, caught.value.retryable) == ("empty answer", True)
 
 

@@ -190,6 +190,15 @@ def test_model_list_gives_names_and_shutdown_dates():
         ({"code": 400, "message": "bad"}, RequestFailedError, r"refused by the server \(400\): bad"),
         ({"code": 502, "message": "upstream"}, RequestFailedError, "server error 502: upstream"),
         ({"code": 10**20, "message": "odd"}, RequestFailedError, "server error: odd"),
+        ({"code": "Throttling.RateQuota", "message": "Requests rate limit exceeded"}, RateLimitedError, "too many"),
+        ({"code": "Throttling.AllocationQuota", "message": "Allocated quota exceeded"}, RateLimitedError, "too many"),
+        ({"code": "DataInspectionFailed", "message": "inappropriate"}, RequestFailedError, r"refused .* \(400\)"),
+        ({"code": "data_inspection_failed", "message": "inappropriate"}, RequestFailedError, r"refused .* \(400\)"),
+        ({"code": "InvalidApiKey", "message": "Invalid API-key provided."}, DescribeError, "rejects the key"),
+        ({"code": "Arrearage", "message": "Access denied"}, DescribeError, "no money left"),
+        ({"code": "InternalError.Algo", "message": "odd"}, RequestFailedError, "server error 500"),
+        ({"code": "RateLimitExceeded.EndpointRPMExceeded", "message": "x"}, RateLimitedError, "too many"),
+        ({"code": "AccountOverdueError", "message": "x"}, DescribeError, "no money left"),
         ("Model unloaded sk-secret-key", RequestFailedError, r"server error: Model unloaded \[key\]"),
     ],
 )
@@ -212,6 +221,36 @@ def test_error_in_a_body_of_status_200_counts_as_its_status(error, kind, said):
 def test_error_of_status_200_is_found_without_its_usual_place(body):
     assert read_error_body(body, KEY).status == 429
     assert read_error_body({"choices": [], "message": "hello"}, KEY) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind", "words"),
+    [
+        (1002, "rate limit", RateLimitedError, "too many requests"),
+        (1039, "token limit", RateLimitedError, "too many requests"),
+        (1004, "login fail", DescribeError, "rejects the key"),
+        (2049, "invalid api key", DescribeError, "rejects the key"),
+        (1008, "insufficient balance", DescribeError, "no money left"),
+        (1026, "input new_sensitive", RequestFailedError, r"refused by the server \(400\): input new_sensitive"),
+        (2013, "invalid params", RequestFailedError, r"refused by the server \(400\)"),
+        (1000, "unknown error", RequestFailedError, "server error 500: unknown error"),
+        (7777, "new error", RequestFailedError, "server error: new error"),
+    ],
+)
+def test_error_of_minimax_counts_as_its_status(code, said, kind, words):
+    empty = [{"message": {"content": ""}, "finish_reason": "stop"}]
+    for choices in (None, [], empty):
+        call = read_error_body({"choices": choices, "base_resp": {"status_code": code, "status_msg": said}}, KEY)
+        found = ErrorClassifier("http://host/v1", KEY).classify(call, "a-model")
+        assert isinstance(found, kind) and re.search(words, str(found))
+
+
+def test_answer_of_minimax_is_an_answer():
+    base = {"status_code": 0, "status_msg": ""}
+    choices = [{"message": {"content": "A cat."}, "finish_reason": "stop"}]
+    assert read_error_body({"choices": choices, "base_resp": base}, KEY) is None
+    assert read_error_body({"choices": choices, "base_resp": {**base, "status_code": 1027}}, KEY) is None
+    assert read_error_body({"choices": [], "base_resp": base}, KEY) is None
 
 
 def test_answer_next_to_an_error_is_no_error():

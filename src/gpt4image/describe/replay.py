@@ -19,7 +19,15 @@ from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.latest import to_keys
 from gpt4image.descriptions.store.records import SCHEMA
 from gpt4image.descriptions.store.shards import BATCH_ROWS, to_batch
-from gpt4image.llm.base import CUT_OFF_THINKING, NOT_RECORDED, DescribeRequest, OnAnswer, Reply, RequestFailedError
+from gpt4image.llm.base import (
+    CUT_OFF_THINKING,
+    NOT_RECORDED,
+    ONLY_THOUGHT,
+    DescribeRequest,
+    OnAnswer,
+    Reply,
+    RequestFailedError,
+)
 from gpt4image.llm.thinking import strip_thinking
 
 ORDER = ("image_id", "prompt_hash", "sample", "created", "key")
@@ -73,7 +81,8 @@ class ReplayDescriber:
         found: dict[str, Any] = self._answers.slice(row, 1).to_pylist()[0]
         text = strip_thinking(found["text"])
         if found["text"] and not text:
-            raise RequestFailedError(CUT_OFF_THINKING, f"recorded: {found['text'][:200]}", retryable=False)
+            reason = ONLY_THOUGHT if found["finish_reason"] == "stop" else CUT_OFF_THINKING
+            raise RequestFailedError(reason, f"recorded: {found['text'][:200]}", retryable=False)
         return Reply(
             texts=(text,),
             finish_reason=found["finish_reason"],

@@ -12,7 +12,7 @@ from gpt4image.describe.estimate import FEW, Estimate, estimate
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import Tasks
-from gpt4image.llm.budget import OVER_BUDGET
+from gpt4image.llm.budget import EXCEEDED, OVER_BUDGET
 from gpt4image.llm.prices import FREE
 
 Run = Callable[[Tasks], Tally]
@@ -22,6 +22,8 @@ DECLINED = "nothing more was sent"
 RESUME = "The same command resumes."
 REMEDIES = {
     DECLINED: "The measured descriptions are kept.",
+    EXCEEDED: "Raise budget (--budget) to the true cost of the rest, see --estimate, or have the model think less "
+    "(--extra-body).",
     OVER_BUDGET: "Raise budget (--budget; --estimate shows what the rest will take), or lower max_tokens "
     "(--max-tokens), which bounds the longest answer.",
 }
@@ -121,4 +123,5 @@ def print_outcome(tally: Tally) -> None:
         say(f"{counted(count, 'answer')} from {served!r}, not from the model asked for.", style="yellow")
     if tally.stopped:
         left = counted(tally.total - tally.done, "description")
-        say(f"{left} left: {tally.stopped}. {REMEDIES.get(tally.stopped, RESUME)}", style="yellow")
+        remedy = next((advice for start, advice in REMEDIES.items() if tally.stopped.startswith(start)), RESUME)
+        say(f"{left} left: {tally.stopped}. {remedy}", style="yellow")

@@ -82,6 +82,9 @@ CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"
 # Reason of the failure when a model reaches the maximum length before its answer.
 CUT_OFF_THINKING = "cut off while thinking"
 
+# Reason of the failure when a model thinks, stops by itself and answers nothing.
+ONLY_THOUGHT = "thought without answering"
+
 # Reason of a rate limit while a server loads its model.
 MODEL_LOADING = "model loading"
 
@@ -245,6 +248,12 @@ def thought_too_long(answers: Sequence[ChatAnswer]) -> RequestFailedError:
         f"all {used:,} tokens" if used else "all tokens of the answer"
     ) + " went into thinking: raise max_tokens (--max-tokens), or have the model think less (--extra-body)"
     return RequestFailedError(CUT_OFF_THINKING, detail, retryable=False).with_tokens(answers)
+
+
+def only_thought(answers: Sequence[ChatAnswer]) -> RequestFailedError:
+    """Return the failure of a model that thought and stopped before its answer; a retry would cost as much."""
+    detail = "the model stopped after thinking: have it think less (--extra-body), or choose another model"
+    return RequestFailedError(ONLY_THOUGHT, detail, retryable=False).with_tokens(answers)
 
 
 # What a call costs tokens for: an answer, all answers, or a failure.

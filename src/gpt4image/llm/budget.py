@@ -1,12 +1,14 @@
 """The budget: send nothing whose worst-case cost would exceed it.
 
 Invariant: `spent` + (requests in flight) x (worst case of one) never exceeds the limit. A call whose tokens the server
-did not count is charged at its worst case: the most prompt tokens seen so far, and the maximum answer length.
+did not count is charged at its worst case: the most prompt tokens seen so far, and the maximum answer length, or the
+longest answer where a model's thinking exceeds that. Only requests that are open when this shows may exceed the limit.
 """
 
 from __future__ import annotations
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.format import money
 from gpt4image.llm.prices import Price
 
 # Prompt tokens assumed for a call before any was measured.
@@ -15,6 +17,7 @@ UNKNOWN_TOKENS_IN = 4096
 # Prompt tokens assumed for each request of a first batch; some models count 37,000 for a picture of 768 pixels.
 UNSEEN_TOKENS_IN = 65_536
 OVER_BUDGET = "the budget may not cover one more description of maximum length"
+EXCEEDED = "the budget is exceeded"
 
 # After this many uncounted calls and no counted one, the server is taken never to count tokens.
 MAX_UNCOUNTED = 8
@@ -60,7 +63,8 @@ class Budget:
         if dollars is not None and not 0 <= dollars < float("inf"):
             raise ConfigError(f"The budget must be an amount of dollars, not {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
-        self._most_out, self._turns, self._batch = most_out, turns, batch
+        self._max_tokens = self._most_out = most_out
+        self._turns, self._batch = turns, batch
         self._most_in = 0  # most prompt tokens of any counted call
         self._measured = self.uncounted = 0
 
@@ -75,6 +79,21 @@ class Budget:
             return False
         worst = self._turns * (self.worst_cost(None, None) or 0.0)
         return self.spent + (in_flight + 1) * worst <= self._dollars
+
+    @property
+    def exceeded(self) -> str:
+        """By how much calls cost more than the limit, and why; empty if they did not."""
+        if self._dollars is None or self.spent <= self._dollars:
+            return ""
+        why = "earlier runs had spent it"
+        if self._most_out > self._max_tokens:
+            why = (
+                f"an answer took {self._most_out:,} tokens where max_tokens is {self._max_tokens:,}, which does not "
+                "limit what some models think, and other requests were open by then"
+            )
+        elif self._measured:
+            why = "requests that were open together read more tokens than those before them"
+        return f"{EXCEEDED} by {money(self.spent - self._dollars)}: {why}"
 
     def room(self, in_flight: int) -> int | None:
         """Return how many requests a batch may hold beside those in flight; None for any number.
@@ -109,6 +128,7 @@ class Budget:
         if cost is not None:
             self.spent += cost
             self._most_in = max(self._most_in, tokens_in or 0)
+            self._most_out = max(self._most_out, tokens_out or 0)  # thinking may exceed the limit of the answer
             self._measured += bool(tokens_in)
             self.uncounted += cost > 0 and (tokens_in is None or tokens_out is None)
         return cost

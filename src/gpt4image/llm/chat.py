@@ -6,7 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpt4image.llm.base import CUT_OFF, FILTERED, ChatAnswer, DescribeRequest, RequestFailedError, thought_too_long
+from gpt4image.llm.base import (
+    CUT_OFF,
+    FILTERED,
+    ChatAnswer,
+    DescribeRequest,
+    RequestFailedError,
+    only_thought,
+    thought_too_long,
+)
 
 Body = dict[str, Any]
 
@@ -75,9 +83,22 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     if not answer.text.strip():
         if reason in CUT_OFF:
             raise thought_too_long([answer])
+        if answer.thought or has_reasoning(message, body):
+            raise only_thought([answer])
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
+
+
+def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    """Return whether a message comes with thinking in a field, in a part, or in a count of its own."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    fields = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking")]
+    usage = body.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    counted = isinstance(details, Mapping) and token_count({"usage": details}, "reasoning_tokens")
+    return any(fields) or bool(counted) or any(isinstance(p, Mapping) and p.get("type") == "thinking" for p in parts)
 
 
 def is_other_model(asked: str, served: str) -> bool:

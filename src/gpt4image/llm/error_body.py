@@ -83,29 +83,66 @@ SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 8
 MILLISECONDS = 10**11
 """Times since 1970 above this are in milliseconds."""
 
+# HTTP status that belongs to the start of an error's name, in lower case without underscores: OpenAI's, Anthropic's,
+# Google's, Alibaba's and Volcengine's.
 STATUS_BY_CODE = {
-    "invalid_request_error": 400,
-    "invalid_argument": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
+    "invalidrequest": 400,
+    "invalidargument": 400,
+    "invalidparameter": 400,
+    "datainspection": 400,
+    "arrearage": 402,
+    "accountoverdue": 402,
+    "billing": 402,
+    "prepaidbilloverdue": 402,
+    "postpaidbilloverdue": 402,
+    "insufficient": 402,
+    "authentication": 401,
+    "invalidapikey": 401,
     "unauthenticated": 401,
-    "billing_error": 402,
-    "insufficient_credits": 402,
-    "permission_denied": 403,
-    "permission_error": 403,
-    "model_not_found": 404,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "resource_exhausted": 429,
-    "overloaded_error": 529,
+    "permission": 403,
+    "accessdenied": 403,
+    "modelnotfound": 404,
+    "notfound": 404,
+    "requesttoolarge": 413,
+    "ratelimit": 429,
+    "resourceexhausted": 429,
+    "throttling": 429,
+    "toomanyrequests": 429,
+    "limitrequests": 429,
+    "requesttimeout": 504,
+    "internalerror.timeout": 504,
+    "overloaded": 529,
+    "serveroverloaded": 529,
     "unavailable": 503,
-    "api_error": 500,
+    "serviceunavailable": 503,
+    "modelunavailable": 503,
+    "modelserving": 503,
+    "apierror": 500,
     "internal": 500,
-    "server_error": 500,
+    "servererror": 500,
+    "systemerror": 500,
 }
-"""HTTP status that belongs to an error's name: OpenAI's, Anthropic's and Google's."""
+
+# MiniMax answers every call with status 200 and a number of its own.
+MINIMAX_STATUS = {
+    1000: 500,
+    1001: 504,
+    1002: 429,
+    1004: 401,
+    1008: 402,
+    1013: 500,
+    1024: 500,
+    1026: 400,  # the picture is sensitive
+    1027: 400,  # the answer is
+    1033: 500,
+    1039: 429,
+    1041: 429,
+    1042: 400,
+    2013: 400,
+    2045: 429,
+    2049: 401,
+    2056: 429,
+}
 
 
 def parse_json(found: Any) -> Any:  # noqa: ANN401 - whatever a server sends
@@ -135,7 +172,7 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
         case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on what the provider says
             return f"{said}: {server_message(raw)}"
         case Mapping():
-            names = ("error", "message", "detail", "errors", "msg", "title")
+            names = ("error", "message", "detail", "errors", "msg", "title", "status_msg", "error_msg", "base_resp")
             return next(filter(None, (server_message(body.get(name)) for name in names)), "")
         case list():
             return "; ".join(filter(None, map(server_message, body)))
@@ -204,12 +241,15 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sen
         body = body[0]
     if not isinstance(body, Mapping):
         return None
+    error = minimax_error(body.get("base_resp"))
     match body.get("choices"):
-        case [{"error": Mapping() as error, "message": {"content": None | ""}}, *_]:
+        case [{"error": Mapping() as found, "message": {"content": None | ""}}, *_]:
+            return found
+        case [{"message": {"content": None | ""}}, *_] if error:
             return error
         case [_, *_]:
             return None
-    return body.get("error") or (body if "choices" not in body and server_message(body) else None)
+    return error or body.get("error") or (body if "choices" not in body and server_message(body) else None)
 
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
@@ -220,6 +260,18 @@ def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server 
     for value in values:
         if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(str(value)[:9]) < 600:
             return int(value)
-        if isinstance(value, str) and value.casefold() in STATUS_BY_CODE:
-            return STATUS_BY_CODE[value.casefold()]
+        if isinstance(value, str):
+            name = value.casefold().replace("_", "")
+            known = [start for start in STATUS_BY_CODE if name.startswith(start)]
+            if known:
+                return STATUS_BY_CODE[max(known, key=len)]
+    return None
+
+
+def minimax_error(base: Any) -> dict[str, Any] | None:  # noqa: ANN401 - whatever a server sends
+    """Return the error of MiniMax's field `base_resp`, in OpenAI's form; None if it reports success, or nothing."""
+    match base:
+        case {"status_code": int(code)} if code:
+            name = str(MINIMAX_STATUS.get(code, ""))
+            return {"code": name, "message": f"{base.get('status_msg') or 'error'} ({code})"}
     return None

@@ -114,6 +114,11 @@ class ServerPool:
             await self._wait(min(pauses, default=None))
         return None
 
+    def asked_wait(self, now: float) -> float:
+        """Return the seconds until a server may be asked again, if all that are up have asked to wait."""
+        pauses = [server.limiter.paused_until - now for server in self.all if server.alive]
+        return max(0.0, min(pauses, default=0.0))
+
     def stop(self) -> None:
         """Send no more requests."""
         self.stopped = True

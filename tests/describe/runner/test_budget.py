@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import pytest
@@ -190,6 +191,28 @@ def test_open_requests_count_at_their_worst_case():
     assert not Budget(UNKNOWN_TOKENS_IN * 1e-5 - 1e-9, Price(10.0, 0.0), 0.0, 1).affords(0)
     with pytest.raises(ConfigError, match="price_in and price_out"):
         Budget(1.0, None, 0.0, 10)
+
+
+def test_thinking_beyond_the_answers_limit_counts_for_what_is_sent_next():
+    budget = Budget(1.0, Price(0.0, 100.0), 0.0, most_out=1000)
+    budget.pay(5000, 500)
+    assert budget.affords(8) and not budget.exceeded
+    budget.pay(5000, 4000)
+    assert budget.affords(0) and not budget.affords(1)
+    budget.pay(5000, 6000)
+    assert budget.spent == pytest.approx(1.05)
+    assert budget.exceeded.startswith("the budget is exceeded by $0.050: an answer took 6,000 tokens where max_tokens")
+
+
+def test_budget_that_hidden_thinking_exceeds_is_said_with_amount_and_reason(image_set, tmp_path):
+    """Requests are open when the first answer with thinking that only `total_tokens` shows comes back."""
+    usage = {"prompt_tokens": 270, "completion_tokens": 15, "total_tokens": 2270}
+    thinks = Fault("usage", text=json.dumps(usage), numbers=tuple(range(3, 99)))
+    with StubServer(Scenario(faults=(thinks,), latency=0.1)) as server:
+        tally = described(image_set, tmp_path, server.base_url, budget=0.05, **PRICE)
+    over = spent(tmp_path) - 0.05
+    assert over > 0 and f"the budget is exceeded by ${over:.3f}"[:-1] in tally.stopped
+    assert "an answer took 2,000 tokens where max_tokens is 100" in tally.stopped
 
 
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])

@@ -350,7 +350,7 @@ class BatchRun:
         numbers, tasks = self._pending.take(self._max_requests if room is None else min(room, self._max_requests))
         if not len(numbers):
             if len(self._pending) and not self._steps.all:
-                self.tally.stopped = OVER_BUDGET
+                self.tally.stopped = self._budget.exceeded or OVER_BUDGET
             return False
         name = self._folder.new_name()
         file = InputFile(self._server.model, old_limit=self._old_limit, max_bytes=self._max_bytes)

@@ -115,6 +115,7 @@ class Ledger:
 
     Attributes:
         tally: counts of the run.
+        budget: see above.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Ledger:
         budget: Budget,
         conversations: Conversations | None = None,
     ) -> None:
-        self._maker, self._writer, self._budget, self._conversations = maker, writer, budget, conversations
+        self._maker, self._writer, self.budget, self._conversations = maker, writer, budget, conversations
         self.tally = Tally(len(maker))
         self._open: set[Entry] = set()
 
@@ -140,7 +141,7 @@ class Ledger:
         if request is not None:  # the last question is asked in any case: its answer brings the outcome
             attempt.answers += map(answer_of, self._conversations.begun(key)[: len(request.turns) - 1])
         for turn in self._conversations.take(key):
-            cost = self._budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
+            cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
             attempt.entries.append(Entry(State.TURN, turn.tokens_in, turn.tokens_out, cost))
             attempt.saved_until = max(attempt.saved_until, turn.created)
         attempt.earlier = len(attempt.entries)
@@ -150,7 +151,7 @@ class Ledger:
 
     def affords_another(self) -> bool:
         """Whether the budget covers the open requests and one more, each at its worst case."""
-        return self._budget.affords(len(self._open))
+        return self.budget.affords(len(self._open))
 
     def open(self, attempt: Attempt) -> None:
         """Open an entry for a request about to be sent."""
@@ -196,8 +197,8 @@ class Ledger:
         (entry,) = attempt.entries_in(State.OPEN)
         self._open.discard(entry)
         entry.state, entry.tokens_in, entry.tokens_out = State.UNSAVED, tokens_in, tokens_out
-        entry.cost = self._budget.pay(tokens_in, tokens_out)
-        self.tally.uncounted = self._budget.uncounted
+        entry.cost = self.budget.pay(tokens_in, tokens_out)
+        self.tally.uncounted = self.budget.uncounted
         return entry
 
     # Costs and outcomes on disk.

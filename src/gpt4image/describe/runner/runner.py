@@ -20,7 +20,7 @@ from functools import partial
 
 from gpt4image.core import console
 from gpt4image.core.errors import DescribeError, Gpt4ImageError, ImageError
-from gpt4image.core.format import counted
+from gpt4image.core.format import counted, duration
 from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.runner.ledger import Attempt, Ledger
 from gpt4image.describe.runner.patience import (
@@ -52,6 +52,9 @@ SYNC_TICKS = 4
 
 QUEUE_SHARE = 0.25
 """Largest share of an image's time that it should spend in a server's queue."""
+
+WAIT_SHOWN = 5.0
+"""Seconds from which on a line says that the server asks to wait."""
 
 IGNORED_FAILURES = (UNREADABLE, NOT_RECORDED)
 """Failures that say nothing about the describer: any number of them may come in a row."""
@@ -105,6 +108,7 @@ class Runner:
         self._fatal: BaseException | None = None
         self._failed_in_a_row = 0
         self._last_refusal: RateLimitedError | None = None
+        self._waits = False
 
     async def run(self, describers: Sequence[Describer]) -> Tally:
         """Send all tasks, wait for the open requests, and return the counts."""
@@ -131,6 +135,8 @@ class Runner:
                 self._show_progress()
         if self._fatal is not None:
             raise self._fatal
+        if (exceeded := self._ledger.budget.exceeded) and not self.tally.stopped:
+            console.say(exceeded, style="yellow")
         return self.tally
 
     # Handing tasks out.
@@ -176,7 +182,7 @@ class Runner:
         """Wait until the budget covers one more request; False when it never will, or the run is to stop."""
         while not self._ledger.affords_another():
             if not self._requests:  # nothing open whose true cost could leave more room than its worst case
-                self.tally.stopped = OVER_BUDGET
+                self.tally.stopped = self._ledger.budget.exceeded or OVER_BUDGET
                 self._pool.stop()
                 return False
             await self._wait_for_news()
@@ -395,4 +401,12 @@ class Runner:
 
     def _show_progress(self) -> None:
         self.tally.seconds = self._clock() - self._start
-        self._meter.show()
+        wait = 0.0 if self._requests else self._pool.asked_wait(self._clock())
+        if wait >= WAIT_SHOWN and not self._waits:
+            console.say(f"the server asks to wait {duration(wait)}{self._said()}")
+        self._waits = wait >= WAIT_SHOWN
+        self._meter.show(f", waits {duration(wait)} as asked" if wait >= 1 else "")
+
+    def _said(self) -> str:
+        detail = self._last_refusal.detail if self._last_refusal else ""
+        return f'; it says "{detail}"' if detail else ""

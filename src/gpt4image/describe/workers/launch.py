@@ -85,7 +85,7 @@ def run_workers(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -
         return Tally(0)
     budget = job.budget()
     if not budget.affords(0):
-        return Tally(len(tasks), stopped=OVER_BUDGET)
+        return Tally(len(tasks), stopped=budget.exceeded or OVER_BUDGET)
     order = make_order(job, data, work, workers, budget.spent)
     order.run.mkdir(parents=True)
     for describer in job.session.describers:  # the workers open their own

@@ -33,6 +33,7 @@ from gpt4image.llm.base import (
     Reply,
     RequestFailedError,
     Sampling,
+    only_thought,
     thought_too_long,
 )
 from gpt4image.llm.local.loading import Precision, load
@@ -215,8 +216,9 @@ class PendingRequest(Conversation):
         """Return the reply of the finished conversation, or the failure if its last answer is empty."""
         if self.answers[-1].text:
             return Reply.join(self.answers, model)
-        if self.answers[-1].thought and self.answers[-1].finish_reason in CUT_OFF:
-            return thought_too_long(self.answers)
+        if self.answers[-1].thought:
+            cut_off = self.answers[-1].finish_reason in CUT_OFF
+            return thought_too_long(self.answers) if cut_off else only_thought(self.answers)
         sampling = self.request.sampling
         random = sampling.seed is None and sampling.temperature != 0  # otherwise a retry gives the same answer
         detail = f"finish reason {self.answers[-1].finish_reason}"
