@@ -77,7 +77,7 @@ def test_json_of_an_error_names_it_on_both_outputs(tmp_path, capsys):
     found = json.loads(captured.out)
     assert set(found) == {"error", "kind"}
     assert found["kind"] == "StoreError"
-    assert " ".join(captured.err.split()) == f"error: {found['error']}"
+    assert "".join(captured.err.split()) == "".join(f"error: {found['error']}".split())
 
 
 def test_quiet_command_prints_its_result_and_warnings_only(image_set, tmp_path, capsys):

@@ -95,7 +95,7 @@ def test_accumulated_gradients_average_the_alignment_loss(function, dataset, tar
         )
         trainer = TextAlignedTrainer(
             make_model(), settings, train_dataset=prepared(dataset.select([0] * 24)), text_targets=text_targets(
-                dataset.select([0] * 24), targets._store.layout.folder
+                dataset.select([0] * 24), targets.store.layout.folder
             ), text_settings={"loss": "cosine", "projector": "linear"}, compute_loss_func=own if function else None,
         )  # fmt: skip
         torch.manual_seed(3)

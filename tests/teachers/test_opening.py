@@ -133,7 +133,7 @@ def test_comparison_uses_text_and_teacher(image_set, descriptions_file, work, tm
     assert (tmp_path / "report.html").exists()
     found = json.loads((tmp_path / "comparison.json").read_text())
     assert [encoder["name"] for encoder in found["encoders"]] == ["minilm"]
-    assert any(f"vision teacher {NAME}" in note for note in found["notes"])
+    assert any(f"Vision teacher {NAME}" in note for note in found["notes"])
 
 
 def test_teacher_alone_needs_no_text(image_set, settings, work, tmp_path):

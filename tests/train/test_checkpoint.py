@@ -85,7 +85,7 @@ def test_interrupted_run_repeats_no_step(images, several_store, image_set, small
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loading processes get it too
     out_rest, err = process.communicate()
     done += out_rest.splitlines()
-    assert process.returncode != 0 and "KeyboardInterrupt" in err and "Stopping after this step" in err
+    assert process.returncode != 0 and "KeyboardInterrupt" in err
     done += subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()
     whole = train_model(images, several_store, recipe, tmp_path / "whole")
     assert len(done) == 20 * (len(images.split("train")) // 8)

@@ -1,7 +1,5 @@
 """Vectors and soft labels in the batches of a run."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -57,6 +55,3 @@ def test_batches_hold_the_soft_labels_of_their_images(images, store, soft, small
     assert run.history[0]["alignment_loss"] is None
     with pytest.raises(ConfigError, match="gpt4image label"):
         train_model(images, store, recipe, tmp_path / "other")
-    with pytest.raises(ConfigError, match="soft_temperature was"):
-        other = replace(recipe, soft_temperature=1.0)
-        train_model(images, store, other, tmp_path / "run", soft_labels=[soft])
