@@ -214,8 +214,9 @@ class DescribeImport(OutputOptions):
 
 def ask_user(estimate: Estimate) -> bool:
     """Show the estimated cost and ask for confirmation. ConfigError if standard input is no terminal."""
-    from gpt4image.core.console import ask
+    from gpt4image.core.console import ask, say
 
     if not sys.stdin.isatty():
+        say("\n".join(estimate.lines()))
         raise ConfigError("Not a terminal, so you cannot confirm the cost: pass --yes or --budget DOLLARS.")
     return ask("\n".join([*estimate.lines(), "Continue? [y/N] "])).lower() in ("y", "yes")
