@@ -164,7 +164,7 @@ def test_names_keep_earlier_experiments(begun, images, descriptions, store, capf
     compare_arms(images, descriptions, store, recipe, folder, seeds=(0,), name="mine")
     first = Comparison.load(folder / "experiments" / "mine" / "comparison.json")
     compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1), name="mine")
-    assert "Earlier experiment mine, which had other settings, is now called mine-2" in said(capfd)
+    assert "Earlier experiment mine, created with different settings, is now called mine-2" in said(capfd)
     assert Comparison.load(folder / "experiments" / "mine-2" / "comparison.json").arms == first.arms
     assert Comparison.load(folder / "experiments" / "mine" / "comparison.json").difference.seeds == [0, 1]
     with pytest.raises(ConfigError, match="letters, digits"):

@@ -86,7 +86,7 @@ def check_name(name: str) -> None:
 def open_experiment(workdir: WorkDir, wanted: Experiment, name: str | None) -> ExperimentLayout:
     """Return the folder of an experiment: the one that an equal experiment has, else a new one.
 
-    An experiment of other settings under the wanted name is kept under another.
+    An experiment of that name that was created with different settings is renamed.
     """
     _keep_earlier(workdir)
     known = {layout.folder.name: Experiment.load(layout.record) for layout in experiment_layouts(workdir)}
@@ -95,7 +95,7 @@ def open_experiment(workdir: WorkDir, wanted: Experiment, name: str | None) -> E
         name = equal[0] if equal else free_name(derive_name(wanted, known), known)
     elif name in known and known[name].identity != wanted.identity:
         kept = free_name(name, known)
-        console.say(f"Earlier experiment {name}, which had other settings, is now called {kept}.")
+        console.say(f"Earlier experiment {name}, created with different settings, is now called {kept}.")
         workdir_folder = workdir.experiment(name)
         known[name].model_copy(update={"name": kept}).save(workdir_folder / "experiment.json")
         workdir_folder.rename(workdir.experiment(kept))

@@ -2,7 +2,7 @@
 
 Optuna proposes the settings (TPE, Bergstra et al., NeurIPS 2011) and stops trials that fall behind the median of
 earlier ones (Golovin et al., "Google Vizier", KDD 2017, section 3.2.2). Its study is an SQLite file in the work
-directory, so a killed search goes on where it was: the trial that was running resumes from its checkpoint. Trials train
+directory, so a killed search resumes: the trial that was running resumes from its checkpoint. Trials train
 like any run, on training images, and are judged on validation images; test images are not read.
 """
 

@@ -6,7 +6,7 @@
     |-- DataError              the image set cannot be used
     |   |-- ImageError         one image cannot be used
     |   |-- DescriptionError   the descriptions do not fit the images
-    |   `-- StoreError         a file on disk is missing, broken or of other settings
+    |   `-- StoreError         a file on disk is missing, broken or made with different settings
     |-- DescribeError          no description can be written: no server, wrong key, unknown model, budget
     |-- TrainingError          training cannot continue
     |-- ExportError            an exported model's outputs differ from the trained one's

@@ -64,7 +64,7 @@ class WorkDir(Layout):
         return self.labels(f"text-{name}")
 
     def run(self, arm: str, seed: int) -> Path:
-        """Return the folder of an arm's first run with a seed; those of other settings have a hash at the end."""
+        """Return the folder of an arm's first run with a seed; runs with different settings add a hash."""
         return self.runs / f"{arm}-{seed}"
 
     def experiment(self, name: str) -> Path:

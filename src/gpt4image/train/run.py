@@ -102,8 +102,8 @@ def train_model(
         store: text vectors of one or several encoders, and vectors of vision teachers; an arm that uses text needs
             some, or soft labels.
         recipe: training recipe.
-        folder: folder of the run. If it holds a run of other settings, that one is kept, and this run gets the same
-            name with a hash at the end.
+        folder: folder of the run. If it holds a run created with different settings, that one is kept, and this
+            run gets the same name with a hash at the end.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels; for arms
             with stand-in labels those of `label_by_texts`, or of the baseline run.
         arm: name of an arm, such as `baseline` or `described`.

@@ -280,7 +280,7 @@ class RunSpec:
     def find_layout(self, reserved: Collection[Path] = ()) -> RunLayout:
         """Return the folder of the run: the one with its settings, else the first that no other run has taken.
 
-        A run of other settings keeps its folder; the new one gets the same name with a hash at the end.
+        A run created with different settings keeps its folder; the new one gets the same name with a hash at the end.
 
         Args:
             reserved: folders of runs that are planned but have not begun.
@@ -323,7 +323,7 @@ class RunSpec:
         """Record the settings in the run's folder, which `find_layout` has chosen.
 
         Raises:
-            BusyError: another process has meanwhile begun a run of other settings there.
+            BusyError: another process has meanwhile begun a run with different settings there.
         """
         import pyarrow.parquet as pq
 
@@ -334,6 +334,6 @@ class RunSpec:
             write_json(self.layout.settings, settings)
         elif changed_settings(read_json(self.layout.settings), settings, self.images):
             raise BusyError(
-                f"Another process has just begun a run of other settings in {self.layout.folder}. Start again: this "
-                "run will get a folder of its own."
+                f"Another process has just begun a run with different settings in {self.layout.folder}. Start again: "
+                "this run will get a folder of its own."
             )

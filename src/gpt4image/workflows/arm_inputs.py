@@ -192,27 +192,11 @@ class ArmInputs:
 
     def _joint_labels(self, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SoftLabels:
         """Label by the vectors of texts and frozen features of images side by side."""
-        from gpt4image.embed import load_encoder
-        from gpt4image.soft_labels import ClassTexts, label_by_texts
-        from gpt4image.soft_labels.classes import NeutralEncoder
-        from gpt4image.soft_labels.labelling import STRENGTH
         from gpt4image.train.guidance import is_text
 
-        options, features = self.options.labeller, self._image_features()
-        encoders = [load_encoder(name, precision=self.text.embed_precision) for name in self.text.encoder]
-        return label_by_texts(
-            images,
-            [*filter(is_text, stores), features],
-            self._folder(f"{'+'.join(self.text.encoder)}+images", seed),
-            classes=ClassTexts.read(options.classes) if options.classes else None,
-            encoders=[*encoders, NeutralEncoder.of(features)],
-            form=options.label_form,
-            abstain=options.abstain,
-            adjustment=options.label_adjustment,
-            strength=options.strength or STRENGTH,
-            folds=options.folds,
-            seed=options.label_seed,
-        )
+        folder = self._folder(f"{'+'.join(self.text.encoder)}+images", seed)
+        texts, options = tuple(filter(is_text, stores)), self.options.labeller
+        return make_text_labels(images, texts, self.text, options, folder, features=self._image_features())
 
     def _image_features(self) -> EmbeddingStore:
         """Return the frozen features of the recipe's backbone for training and validation images."""

@@ -150,24 +150,41 @@ def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workd
 
 
 def make_text_labels(
-    images: ImageTable, stores: Sequence[EmbeddingStore], text: TextOptions, options: LabelOptions, folder: Path
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    text: TextOptions,
+    options: LabelOptions,
+    folder: Path,
+    *,
+    features: EmbeddingStore | None = None,
 ) -> SoftLabels:
     """Compute text labels, or open those that exist with the same settings.
+
+    Args:
+        images: the images.
+        stores: vectors of their texts.
+        text: the encoders that made them.
+        options: settings of the labeller.
+        folder: where the labels are kept.
+        features: features of the images, to label by texts and images together.
 
     Raises:
         ConfigError: there are no text vectors, or the file of classes does not fit the images.
     """
     from gpt4image.embed import load_encoder
     from gpt4image.soft_labels import ClassTexts, label_by_texts
+    from gpt4image.soft_labels.classes import NeutralEncoder
     from gpt4image.soft_labels.labelling import STRENGTH
     from gpt4image.soft_labels.report import write_transition
 
+    encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else []
+    others = [features] if features is not None else []
     labels = label_by_texts(
         images,
-        stores,
+        [*stores, *others],
         folder,
         classes=ClassTexts.read(options.classes) if options.classes else None,
-        encoders=[load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else (),
+        encoders=[*encoders, *map(NeutralEncoder.of, others)],
         form=options.label_form,
         abstain=options.abstain,
         adjustment=options.label_adjustment,

@@ -9,10 +9,14 @@ from datetime import UTC, datetime, timedelta
 from gpt4image.core.errors import DescribeError
 from gpt4image.core.format import duration, moment
 from gpt4image.describe.tally import Tally
-from gpt4image.llm.base import RateLimitedError
+from gpt4image.llm.base import NOT_RECORDED, UNREADABLE, RateLimitedError
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
+WAIT_SHOWN = 5.0
+"""Seconds from which on a line says that the server asks to wait."""
+IGNORED_FAILURES = (UNREADABLE, NOT_RECORDED)
+"""Failures that say nothing about the describer: any number of them may come in a row."""
 LONG_WAIT = 60.0
 """A shorter wait beside a quota of a day is not the time of its reset."""
 
@@ -69,14 +73,22 @@ def standstill(seconds: float, last: RateLimitedError | None) -> DescribeError:
     )
 
 
+def asked_to_wait(seconds: float, last: RateLimitedError | None) -> str:
+    """Return the line that says how long a server asks to wait before the next request."""
+    return f"the server asks to wait {duration(seconds)}{_quote(last)}"
+
+
+def _quote(refusal: RateLimitedError | None) -> str:
+    return f'; it says "{refusal.detail}"' if refusal and refusal.detail else ""
+
+
 def out_of_quota(place: str, error: RateLimitedError) -> str:
     """Return why a server that asks for hours of patience gets no more requests."""
     when = "it resets within a day"
     if error.seconds is not None and error.seconds >= LONG_WAIT:
         reset = datetime.now(UTC) + timedelta(seconds=error.seconds)
         when = f"it resets in {duration(error.seconds)}, at {moment(reset.isoformat())}"
-    said = f'; it says "{error.detail}"' if error.detail else ""
-    return f"the quota at {place} is used up: {when}{said}"
+    return f"the quota at {place} is used up: {when}{_quote(error)}"
 
 
 def never_answered(place: str, seconds: float) -> str:

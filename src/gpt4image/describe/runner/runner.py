@@ -24,7 +24,10 @@ from gpt4image.core.format import counted, duration
 from gpt4image.core.signals import catch_stop_signals
 from gpt4image.describe.runner.ledger import Attempt, Ledger
 from gpt4image.describe.runner.patience import (
+    IGNORED_FAILURES,
+    WAIT_SHOWN,
     RunSettings,
+    asked_to_wait,
     never_answered,
     out_of_quota,
     retry_delay,
@@ -35,7 +38,6 @@ from gpt4image.describe.tally import Tally, TallyMeter
 from gpt4image.describe.tasks import Prepared, RequestMaker, feed
 from gpt4image.llm.base import (
     MODEL_LOADING,
-    NOT_RECORDED,
     UNREADABLE,
     Describer,
     EndpointDownError,
@@ -49,15 +51,7 @@ from gpt4image.llm.server_pool import Server, ServerPool
 
 TICK_SECONDS = 0.25
 SYNC_TICKS = 4
-
-QUEUE_SHARE = 0.25
-"""Largest share of an image's time that it should spend in a server's queue."""
-
-WAIT_SHOWN = 5.0
-"""Seconds from which on a line says that the server asks to wait."""
-
-IGNORED_FAILURES = (UNREADABLE, NOT_RECORDED)
-"""Failures that say nothing about the describer: any number of them may come in a row."""
+QUEUE_SHARE = 0.25  # largest share of an image's time that it should spend in a server's queue
 
 
 def run_tasks(
@@ -126,8 +120,7 @@ class Runner:
                     grace = settings.grace_seconds if self._pool.stopped else None
                     await asyncio.wait(self._requests, timeout=grace)
             finally:
-                left = [ticker, *self._requests]
-                for task in left:
+                for task in (left := [ticker, *self._requests]):
                     task.cancel()
                 await asyncio.gather(*left, return_exceptions=True)
                 await self._pool.close()
@@ -351,8 +344,7 @@ class Runner:
         if error.reason in IGNORED_FAILURES:
             return
         self._failed_in_a_row += 1
-        settings = self._settings
-        limit = settings.max_failures_in_a_row if self.tally.answered else settings.max_failures_at_first
+        limit = self._settings.max_failures_in_a_row if self.tally.answered else self._settings.max_failures_at_first
         if self._failed_in_a_row >= limit:
             self._give_up(too_many_failures(self._failed_in_a_row, self.tally, error))
 
@@ -403,10 +395,6 @@ class Runner:
         self.tally.seconds = self._clock() - self._start
         wait = 0.0 if self._requests else self._pool.asked_wait(self._clock())
         if wait >= WAIT_SHOWN and not self._waits:
-            console.say(f"the server asks to wait {duration(wait)}{self._said()}")
+            console.say(asked_to_wait(wait, self._last_refusal))
         self._waits = wait >= WAIT_SHOWN
         self._meter.show(f", waits {duration(wait)} as asked" if wait >= 1 else "")
-
-    def _said(self) -> str:
-        detail = self._last_refusal.detail if self._last_refusal else ""
-        return f'; it says "{detail}"' if detail else ""

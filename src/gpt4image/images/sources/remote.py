@@ -1,7 +1,7 @@
 """Sources at an address (S3, Google Cloud Storage, HTTP and all that fsspec opens): their files are fetched once.
 
 Training reads every image many times, so what is fetched lies in the work directory, and from there on is a source like
-any other. A fetch that was killed goes on where it was; files that have changed are fetched again.
+any other. A fetch that was killed resumes; files that have changed are fetched again.
 """
 
 from __future__ import annotations
