@@ -12,7 +12,7 @@ import pytest
 
 from gpt4image import compare_arms, open_run
 from gpt4image.compare.records import Comparison
-from gpt4image.compare.tuning import Search, search_ranges
+from gpt4image.compare.tuning import ArmStudy, search_ranges
 from gpt4image.core.errors import MissingExtraError
 from gpt4image.train.run import specify_run
 from gpt4image.train.spec import RunInputs
@@ -46,7 +46,7 @@ def test_every_arm_is_searched_in_the_same_settings_and_its_own_weight(images, s
 
 
 def test_search_begins_with_the_recipe_and_stops_trials_that_fall_behind(spec, tmp_path):
-    search = Search(tmp_path, spec, search_ranges(spec), 8)
+    search = ArmStudy(tmp_path, spec, search_ranges(spec), 8)
     first = search.ask()
     assert first["lr"] == spec.recipe.lr and first["epochs"] == spec.recipe.epochs
     for number in range(7):
@@ -66,11 +66,11 @@ def test_trial_of_a_killed_process_is_tried_again_and_the_rest_stays_the_same(sp
     proposed = {}
     for name, killed in (("whole", ()), ("killed", (1, 2))):
         asked = []
-        search = Search(tmp_path / name, spec, search_ranges(spec), 4)
+        search = ArmStudy(tmp_path / name, spec, search_ranges(spec), 4)
         for number in range(4):
             values = search.ask()
             if number in killed:
-                search = Search(tmp_path / name, spec, search_ranges(spec), 4)
+                search = ArmStudy(tmp_path / name, spec, search_ranges(spec), 4)
                 assert search.ask() == values
             asked.append(values)
             search.finish(0.5 + number / 100)

@@ -8,7 +8,7 @@ import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.describe.clients import ServerProgram, open_session, price_for
-from gpt4image.describe.clients import state_of as line_of
+from gpt4image.describe.clients import program_state as line_of
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.runner import RunSettings
 from gpt4image.llm.credentials import ApiKey, address_hint, check_address, key_for
@@ -20,7 +20,7 @@ from support.stub_server import StubServer
 LONG_KEY = "sk-live-" + "".join(f"{number:02d}" for number in range(40))
 
 
-async def state_of(url: str) -> str:
+async def program_state(url: str) -> str:
     return await line_of(ServerProgram("vLLM", "no-such-command", url, "vllm serve X"))
 
 
@@ -40,8 +40,8 @@ def test_running_program_is_detected():
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-        assert "something answers" in asyncio.run(state_of(url))
-    assert "not found here" in asyncio.run(state_of(url))
+        assert "something answers" in asyncio.run(program_state(url))
+    assert "not found here" in asyncio.run(program_state(url))
 
 
 def test_openai_key_is_sent_to_openai_only(monkeypatch):

@@ -9,10 +9,10 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from gpt4image import Recipe, compare_arms
-from gpt4image.compare.model_facts import Part, parts_of
-from gpt4image.compare.records import Comparison
+from gpt4image.compare.model_facts import parts_of
+from gpt4image.compare.records import Comparison, UsedModelRecord
 from gpt4image.core.workdir import WorkDir
-from gpt4image.export.card import CardFacts, write_card
+from gpt4image.export.card import ModelFacts, write_model_card
 from gpt4image.train.run import open_run
 from support.stored import ask, fill
 
@@ -32,14 +32,14 @@ def small_recipe_once():
     return Recipe(backbone="resnet10t", pretrained=False, image_size=32, epochs=1, batch_size=8, warmup_epochs=0.0)
 
 
-def card_of(facts: CardFacts, folder: Path) -> str:
-    write_card(folder / "README.md", facts)
+def card_of(facts: ModelFacts, folder: Path) -> str:
+    write_model_card(folder / "README.md", facts)
     return (folder / "README.md").read_text()
 
 
 def test_card_states_the_comparison_with_its_interval(compared, images, tmp_path):
     run = open_run(compared.run("described", 1))
-    text = card_of(CardFacts(run, images, ["timm safetensors: equal"], "tester/flowers"), tmp_path)
+    text = card_of(ModelFacts(run, images, ["timm safetensors: equal"], "tester/flowers"), tmp_path)
     comparison = Comparison.load(compared.comparison)
     difference = comparison.difference
     for value in (difference.mean, difference.low, difference.high):
@@ -61,7 +61,7 @@ def test_card_states_the_comparison_with_its_interval(compared, images, tmp_path
 
 def test_recipe_on_the_card_trains_the_same_model(compared, images, tmp_path):
     run = open_run(compared.run("described", 0))
-    text = card_of(CardFacts(run, images, []), tmp_path)
+    text = card_of(ModelFacts(run, images, []), tmp_path)
     (tmp_path / "recipe.toml").write_text(text.split("```toml\n")[1].split("```")[0])
     assert Recipe.from_file(tmp_path / "recipe.toml") == run.recipe
 
@@ -69,14 +69,14 @@ def test_recipe_on_the_card_trains_the_same_model(compared, images, tmp_path):
 def test_recipe_on_the_card_names_no_folder_of_this_machine(compared, images, tmp_path):
     run = open_run(compared.run("described", 0))
     recipe = replace(run.recipe, backbone="local-dir:/home/me/start", checkpoint="/home/me/weights.pth")
-    text = card_of(CardFacts(replace(run, recipe=recipe), images, []), tmp_path)
+    text = card_of(ModelFacts(replace(run, recipe=recipe), images, []), tmp_path)
     assert "/home/me" not in text
     assert 'backbone = "local-dir:start"' in text and 'checkpoint = "weights.pth"' in text
 
 
 def test_run_that_was_trained_again_gets_no_figures_of_the_old_comparison(compared, images, tmp_path):
     run = replace(open_run(compared.run("described", 0)), best_accuracy=0.123)
-    text = card_of(CardFacts(run, images, []), tmp_path)
+    text = card_of(ModelFacts(run, images, []), tmp_path)
     assert "No comparison of" in text and "baseline" not in text
     assert [r.dataset_split for r in ModelCard(text).data.eval_results] == ["validation"]
 
@@ -85,7 +85,7 @@ def test_damaged_comparison_is_left_out_with_a_note(compared, images, tmp_path, 
     work = shutil.copytree(compared.folder, tmp_path / "work")
     for path in (work / "comparison.json", *work.glob("experiments/*/comparison.json")):
         path.write_text("{}")
-    text = card_of(CardFacts(open_run(work / "runs/described-0"), images, []), tmp_path)
+    text = card_of(ModelFacts(open_run(work / "runs/described-0"), images, []), tmp_path)
     assert "No comparison of" in text
     assert "says nothing of this comparison" in " ".join(capsys.readouterr().err.split())
 
@@ -93,7 +93,7 @@ def test_damaged_comparison_is_left_out_with_a_note(compared, images, tmp_path, 
 def test_hostile_names_stay_text_and_reach_no_metadata(compared, images, tmp_path):
     hostile = replace(images, source=f"/home/me/{HOSTILE}")
     run = replace(open_run(compared.run("described", 0)), classes=(HOSTILE, "b", "c"))
-    text = card_of(CardFacts(run, hostile, []), tmp_path)
+    text = card_of(ModelFacts(run, hostile, []), tmp_path)
     front, _, rest = text.removeprefix("---\n").partition("\n---\n")
     assert "<script>" not in rest and "](javascript" not in rest and "javascript" in rest
     assert "/home/me" not in text
@@ -108,12 +108,12 @@ def test_models_that_took_part_are_named_with_their_licences(compared, images, t
     run = open_run(work / "runs/described-0")
     start = replace(run, recipe=replace(run.recipe, backbone="resnet18.a1_in1k", pretrained=True))
     parts = parts_of(start)
-    assert parts[0] == Part(
-        "initial weights",
-        "resnet18.a1_in1k",
-        "apache-2.0",
-        "timm/resnet18.a1_in1k",
-        "https://huggingface.co/timm/resnet18.a1_in1k",
+    assert parts[0] == UsedModelRecord(
+        role="initial weights",
+        name="resnet18.a1_in1k",
+        licence="apache-2.0",
+        source="https://huggingface.co/timm/resnet18.a1_in1k",
+        hub_name="timm/resnet18.a1_in1k",
     )
     assert [part.name for part in parts[1:]] == ["minilm", "maker/vlm"]
     assert parts_of(open_run(work / "runs/baseline-0")) == []

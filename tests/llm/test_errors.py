@@ -13,11 +13,11 @@ from gpt4image.llm.error_body import server_message
 from gpt4image.llm.errors import (
     ErrorClassifier,
     FailedCall,
+    bounded,
     failed_body,
     read_error_body,
     read_failure,
     retry_after,
-    shorten,
 )
 
 KEY = ApiKey("A_KEY", "sk-secret-key")
@@ -150,7 +150,7 @@ def test_other_refusals_are_not_retryable(status):
 def test_unknown_exception_is_an_unreadable_answer_without_the_key():
     call = read_failure(ValueError("bad sk-secret-key\n" + "x" * 400), KEY)
     assert (call.status, call.code, len(call.detail)) == (None, "unreadable", 300)
-    assert call.detail.startswith("bad [key] xxx") and shorten(call.detail) == call.detail
+    assert call.detail.startswith("bad [key] xxx") and bounded(call.detail) == call.detail
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from gpt4image import embed_descriptions, load_images
 from gpt4image.quality.audit import audit_labels
 from gpt4image.quality.audit_export import export_audit
-from gpt4image.quality.audit_record import Audit
+from gpt4image.quality.audit_record import AuditRecord
 from support.image_files import class_folders
 from support.texts import described
 from support.training import LetterEncoder
@@ -110,7 +110,7 @@ def test_image_with_two_labels_is_listed_once_with_both(images, descriptions, st
 
 def test_audit_is_read_back_from_its_file(audited, tmp_path):
     audited[0].save(tmp_path / "audit.json")
-    assert Audit.load(tmp_path / "audit.json") == audited[0]
+    assert AuditRecord.load(tmp_path / "audit.json") == audited[0]
 
 
 def test_cleanlab_finds_the_planted_errors_in_its_files(planted, audited, tmp_path):

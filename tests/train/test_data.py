@@ -10,10 +10,10 @@ from gpt4image import embed_descriptions, train_model
 from gpt4image.descriptions.description_set import join_texts
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.data import (
+    BatchPart,
     EpochBatches,
     ImageInputs,
     LabelledInputs,
-    Part,
     ShareInOrder,
     fitting_batch_size,
     labelled_rows,
@@ -155,7 +155,7 @@ def test_repeated_images_draw_separate_texts(images, several_store, small_recipe
     view = augmented_view(recipe, preprocessing(build_backbone(recipe, 3), 32))
     guidance = Guidance(vector_sources([several_store], concatenate=False))
     data = LabelledInputs(ImageInputs(images, rows, view), images, rows, guidance)
-    batch = data[Part([(draw, position) for position in range(len(rows)) for draw in range(3)])]
+    batch = data[BatchPart([(draw, position) for position in range(len(rows)) for draw in range(3)])]
     assert batch.ids.unique(return_counts=True)[1].tolist() == [3] * len(rows)
     for draw in range(3):
         expected = several_store.lookup(images.ids[rows], "random", epoch=draw)[0]

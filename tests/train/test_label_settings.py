@@ -19,7 +19,7 @@ from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.build import class_prior
 from gpt4image.train.guidance import Guidance
 from gpt4image.train.mixed_batches import MixedBatches
-from gpt4image.train.objective import adjust_logits, consistency_loss, cross_entropy, gce_loss
+from gpt4image.train.objective import adjust_logits, consistency_loss, gce_loss, target_entropy
 from gpt4image.train.transforms import StrongView, augmented_view
 from support.labelling_parts import make_table
 from support.training import StoppedError, observe, same_weights
@@ -62,7 +62,7 @@ def test_generalised_cross_entropy_equals_its_formula(q):
 
 def test_generalised_cross_entropy_nears_the_cross_entropy_and_is_bounded():
     logits, targets = numbers(5, 4), torch.eye(4, dtype=torch.float64)[[0, 1, 2, 3, 0]]
-    assert gce_loss(logits, targets, 1e-6).item() == pytest.approx(cross_entropy(logits, targets).item(), rel=1e-4)
+    assert gce_loss(logits, targets, 1e-6).item() == pytest.approx(target_entropy(logits, targets).item(), rel=1e-4)
     wrong = torch.tensor([[50.0, 0.0]], dtype=torch.float64)
     assert gce_loss(wrong, torch.tensor([[0.0, 1.0]]), 0.7).item() <= 1 / 0.7
 

@@ -31,12 +31,12 @@ FEWEST = 1e-6  # negatives in the log odds of a row that has none: it is satisfi
 
 def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """InfoNCE both ways, image to text and text to image (Radford et al., arXiv 2103.00020, figure 3)."""
-    return (infonce_loss(pairs, temperature) + cross_entropy(pairs.text_to_image(), temperature)) / 2
+    return (infonce_loss(pairs, temperature) + row_cross_entropy(pairs.text_to_image(), temperature)) / 2
 
 
 def infonce_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """InfoNCE from image to text (van den Oord et al., arXiv 1807.03748, equation 4)."""
-    return cross_entropy(pairs.image_to_text(), temperature)
+    return row_cross_entropy(pairs.image_to_text(), temperature)
 
 
 def cosine_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
@@ -71,10 +71,10 @@ def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     """
     rows = pairs.image_to_image()
     entropy: Tensor = -torch.special.xlogy(rows.targets, rows.targets).sum(dim=1)  # [B]; 0 log 0 = 0
-    return cross_entropy(rows, temperature) - (rows.weights * entropy).sum()
+    return row_cross_entropy(rows, temperature) - (rows.weights * entropy).sum()
 
 
-def cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
+def row_cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
     """Sum over rows of the cross-entropy between targets and the softmax over the allowed columns.
 
     A row without any column has weight 0. No shape depends on the data, so nothing waits for the device.

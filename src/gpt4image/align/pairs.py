@@ -128,7 +128,7 @@ class Pairs:
         if self.queued is None:
             others, terms = self.all_texts, self.among_texts
         else:
-            others = join_texts(self.all_texts, self.queued)
+            others = concatenate_texts(self.all_texts, self.queued)
             terms = self.rule.terms(self.texts, others, world().rank * self.slots[1])
         targets = self._of_images(weighted_sum(terms) if pairwise else as_distributions(terms))  # [B, G + Q]
         allowed = others.known.expand(len(self.images), -1)
@@ -203,7 +203,7 @@ def at_least_float32(vectors: Tensor) -> Tensor:
     return vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors
 
 
-def join_texts(first: Texts, second: Texts) -> Texts:
+def concatenate_texts(first: Texts, second: Texts) -> Texts:
     """Concatenate texts; the result has ids and labels where both have them."""
     return Texts(
         torch.cat([first.vectors, second.vectors]),

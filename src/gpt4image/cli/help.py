@@ -96,20 +96,20 @@ def option_groups(command: type) -> dict[str, list[Option]]:
         kind = field_types(command)[field.name]
         if not is_dataclass(kind):
             options = output if field.name in OUTPUT else groups[TITLE]
-            options.append(describe(field, kind, docstrings(command)[field.name]))
+            options.append(read_option(field, kind, docstrings(command)[field.name]))
             continue
         assert isinstance(kind, type)
         for group in reversed(kind.__mro__):  # a base class is a group of its own
             own = [part for part in fields(kind) if part.name in inspect.get_annotations(group)]
             title = str(group.__doc__).split("\n", maxsplit=1)[0].rstrip(".")
             groups |= {
-                title: [describe(part, field_types(kind)[part.name], docstrings(kind)[part.name]) for part in own]
+                title: [read_option(part, field_types(kind)[part.name], docstrings(kind)[part.name]) for part in own]
             }
     return {**groups, str(OutputOptions.__doc__).rstrip("."): output}
 
 
-def describe(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: ANN401 - any field's type
-    """Describe a field of a command or of its options."""
+def read_option(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: ANN401 - any field's type
+    """Read what help says of a field of a command or of its options."""
     notes = kind.__metadata__ if get_origin(kind) is Annotated else ()
     named = next((note for note in notes if getattr(note, "name", None)), None)  # by tyro.conf.arg
     name = (named.name if named else field.name).replace("_", "-")

@@ -12,7 +12,7 @@ from typing import Any
 from gpt4image.compare.experiments import (
     Experiment,
     ExperimentLayout,
-    check_name,
+    check_experiment_name,
     open_experiment,
     publish,
     record_runs,
@@ -22,7 +22,7 @@ from gpt4image.compare.model_facts import measure_model, used_models
 from gpt4image.compare.plan import FindInputs, Plan, PlannedRun, RunMaker, Variant, make_variants
 from gpt4image.compare.predictions import predict_test_images, predict_validation_images, write_test_answers
 from gpt4image.compare.records import CommandRecord, Comparison, MeasureRecord, ModelRecord
-from gpt4image.compare.robustness import Runs
+from gpt4image.compare.robustness import RunsByArm
 from gpt4image.compare.summarize import (
     RunOutcome,
     TrainedVariants,
@@ -73,7 +73,7 @@ def compare_arms(
     sweep: Mapping[str, Sequence[Any]] | None = None,
     tune: int = 0,
     frozen_accuracy: Callable[[], float | None] | None = None,
-    measure: Callable[[Runs], tuple[MeasureRecord, ...]] | None = None,
+    measure: Callable[[RunsByArm], tuple[MeasureRecord, ...]] | None = None,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -112,7 +112,7 @@ def compare_arms(
     stores = (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     _check(images, descriptions, stores, seeds)
     if name is not None:
-        check_name(name)
+        check_experiment_name(name)
     workdir, recipe, seeds = WorkDir(work), on_this_machine(recipe), tuple(seeds)
     given = RunInputs(images, stores, tuple(soft_labels))
     maker = RunMaker(given, inputs, workdir, loader_workers(workers), checkpoint_seconds, tracking)
@@ -232,7 +232,7 @@ class Summary:
     margin: float
     frozen_accuracy: Callable[[], float | None] | None
     trials: int = 0
-    measure: Callable[[Runs], tuple[MeasureRecord, ...]] | None = None
+    measure: Callable[[RunsByArm], tuple[MeasureRecord, ...]] | None = None
     model: ModelRecord | None = None
 
     def write(self, trained: TrainedVariants, split: str) -> Comparison:

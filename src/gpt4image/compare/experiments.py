@@ -14,7 +14,7 @@ from gpt4image.core.files import File, Layout, atomic_write
 from gpt4image.core.record import Record
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.identity import flatten, in_words
+from gpt4image.train.identity import flatten_settings, in_words
 from gpt4image.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def find_experiment(workdir: WorkDir, name: str) -> ExperimentLayout:
     return layouts[name]
 
 
-def check_name(name: str) -> None:
+def check_experiment_name(name: str) -> None:
     """Raise ConfigError unless a name can be that of a folder."""
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -125,8 +125,8 @@ def derive_name(wanted: Experiment, known: Mapping[str, Experiment]) -> str:
     words = [arm for arm in wanted.arms if arm != "baseline"][:3]
     first = min(known.values(), key=lambda record: record.created, default=None)
     if first is not None:
-        before = flatten({"recipe": first.recipe})
-        for key, value in flatten({"recipe": wanted.recipe}).items():
+        before = flatten_settings({"recipe": first.recipe})
+        for key, value in flatten_settings({"recipe": wanted.recipe}).items():
             if before.get(key) != value and key != "recipe.checkpoint":
                 words += [key.removeprefix("recipe."), in_words(value)]
     words += [f"sweep-{'-'.join(wanted.searched)}"] if wanted.searched else []

@@ -15,7 +15,7 @@ from gpt4image.core.options import ArmOptions, GuidanceOptions
 from gpt4image.core.record import Record
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
-from gpt4image.images.sources.listing import state_of
+from gpt4image.images.sources.listing import file_state
 from gpt4image.images.table import ImageTable
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, RunLayout, choose_arms
@@ -97,7 +97,7 @@ def state_of_files(
     files = [] if arms.labeller.classes is None else [arms.labeller.classes]
     for path in (*_results(layout, work), *_local_files(options, recipe), *files):
         name = path.relative_to(work) if path.is_relative_to(work) else path
-        found[name.as_posix()] = state_of(path, path.stat()) if path.exists() else None
+        found[name.as_posix()] = file_state(path, path.stat()) if path.exists() else None
     return found
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -65,33 +64,12 @@ def measure_model(run: TrainedRun) -> ModelRecord:
     )
 
 
-class Part(NamedTuple):
-    """A model that took part.
-
-    Attributes:
-        role: what it did.
-        name: its name.
-        licence: its licence, or why it is not known.
-        hub_name: its name on the Hub if that is known.
-        source: where the licence is stated, if it is known.
-    """
-
-    role: str
-    name: str
-    licence: str
-    hub_name: str | None = None
-    source: str | None = None
-
-
 def used_models(runs: Sequence[TrainedRun]) -> tuple[UsedModelRecord, ...]:
     """Return the models that had a part in some runs, each once."""
-    parts = dict.fromkeys(part for run in runs for part in parts_of(run))
-    return tuple(
-        UsedModelRecord(**{name: getattr(part, name) for name in UsedModelRecord.model_fields}) for part in parts
-    )
+    return tuple(dict.fromkeys(part for run in runs for part in parts_of(run)))
 
 
-def parts_of(run: TrainedRun) -> list[Part]:
+def parts_of(run: TrainedRun) -> list[UsedModelRecord]:
     """Return the models that a run learned from."""
     vectors = read_json(run.layout.settings).get("text", [])
     sources = [_source(vector["encoder"]) for vector in vectors]
@@ -99,37 +77,39 @@ def parts_of(run: TrainedRun) -> list[Part]:
     return [*_start(run), *sources, *(_known_part("writer of descriptions", name, OF_TEXTS) for name in writers)]
 
 
-def _source(name: str) -> Part:
+def _source(name: str) -> UsedModelRecord:
     """Return a text encoder or vision teacher."""
     if name.startswith("timm:"):
         return _timm_part("vision teacher", name.removeprefix("timm:"))
     return _known_part("text encoder or vision teacher", name, UNKNOWN)
 
 
-def _known_part(role: str, name: str, otherwise: str) -> Part:
+def _known_part(role: str, name: str, otherwise: str) -> UsedModelRecord:
     """Return a part with the licence that its name tells."""
     for pattern, licence, source in KNOWN:
         if fnmatchcase(name, pattern):
-            return Part(role, public_name(name), licence, source=source)
-    return Part(role, public_name(name), otherwise)
+            return UsedModelRecord(role=role, name=public_name(name), licence=licence, source=source)
+    return UsedModelRecord(role=role, name=public_name(name), licence=otherwise)
 
 
-def _start(run: TrainedRun) -> list[Part]:
+def _start(run: TrainedRun) -> list[UsedModelRecord]:
     """Return where the weights of the backbone come from."""
     recipe = run.recipe
     if recipe.checkpoint is not None:
-        return [Part("initial weights", Path(recipe.checkpoint).name, UNKNOWN)]
+        return [UsedModelRecord(role="initial weights", name=Path(recipe.checkpoint).name, licence=UNKNOWN)]
     return [_timm_part("initial weights", recipe.backbone)] if recipe.pretrained else []
 
 
-def _timm_part(role: str, name: str) -> Part:
+def _timm_part(role: str, name: str) -> UsedModelRecord:
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:
-        return Part(role, public_name(name), UNKNOWN)
+        return UsedModelRecord(role=role, name=public_name(name), licence=UNKNOWN)
     source = f"{HUB}{config.hf_hub_id}" if config.license and config.hf_hub_id else None
-    return Part(role, name, config.license or UNKNOWN, config.hf_hub_id, source)
+    return UsedModelRecord(
+        role=role, name=name, licence=config.license or UNKNOWN, source=source, hub_name=config.hf_hub_id
+    )
 
 
 def _writers(run: TrainedRun) -> list[str]:

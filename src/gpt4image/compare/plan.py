@@ -23,7 +23,7 @@ from gpt4image.train.run import TrainedRun, measure_step, open_run, specify_run
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
 from gpt4image.train.tracking import Tracking
 
-State = Literal["finished", "begun", "new"]
+RunState = Literal["finished", "begun", "new"]
 FindInputs = Callable[[str, int, Path | None], RunInputs]
 """Returns what an arm learns from with a seed; the folder is that of the baseline run, for arms that need one."""
 SPEED_SETTINGS = (
@@ -137,7 +137,7 @@ class PlannedRun:
     spec: RunSpec | None
 
     @property
-    def state(self) -> State:
+    def state(self) -> RunState:
         """Whether it is finished, begun or new."""
         if self.spec is None or not self.spec.layout.begun:
             return "new"
@@ -230,7 +230,7 @@ class Plan:
         """Say what is planned, in a person's words."""
         counts = Counter(run.state for run in self.runs)
         steps = sum(map(self.steps_left, self.runs))
-        words: dict[State, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
+        words: dict[RunState, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
         shares = [f"{counts[state]} {words[state]}" for state in words if counts[state]]
         lines = [f"{counted(len(self.runs), 'run')}: {', '.join(shares)}."]
         for variant in self.variants:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpt4image.core.record import Record
 from gpt4image.probing.calibration import ReliabilityBin
-from gpt4image.probing.verdicts import Kind, judge
+from gpt4image.probing.verdicts import VerdictKind, judge
 
 
 class EpochRecord(Record):
@@ -88,7 +88,7 @@ class Difference(Record):
     adjusted_p: float | None = None
     equivalence: tuple[float, float] | None = None
 
-    def kind(self, margin: float) -> Kind:
+    def kind(self, margin: float) -> VerdictKind:
         """Return what is shown, by the rules of `probing.verdicts.judge`; without a second seed nothing is."""
         if self.covers == "images only" or len(self.seeds) < 2:
             return "one seed"
@@ -187,12 +187,21 @@ class ModelRecord(Record):
 
 
 class UsedModelRecord(Record):
-    """A model that had a part: what it did, its licence or why it is not known, and where the licence is stated."""
+    """A model that had a part.
+
+    Attributes:
+        role: what it did.
+        name: its name.
+        licence: its licence, or why it is not known.
+        source: where the licence is stated, if it is known.
+        hub_name: its name on the Hub if that is known; not kept.
+    """
 
     role: str
     name: str
     licence: str
-    source: str | None
+    source: str | None = None
+    hub_name: str | None = Field(default=None, exclude=True)
 
 
 class CommandRecord(Record):

@@ -35,7 +35,7 @@ from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.spec import REFERENCE
 from gpt4image.train.transforms import Normalization, evaluated_view, seed_everything
 
-Runs = Mapping[str, Sequence[TrainedRun]]
+RunsByArm = Mapping[str, Sequence[TrainedRun]]
 """The runs of each arm, in the order of the seeds; the baseline is one of them."""
 
 Corrupt = Callable[[np.ndarray, str, int, int], np.ndarray]
@@ -74,7 +74,7 @@ class Measures:
             for split in SPLITS:
                 labelled_rows(other, split)
 
-    def __call__(self, runs: Runs) -> tuple[MeasureRecord, ...]:
+    def __call__(self, runs: RunsByArm) -> tuple[MeasureRecord, ...]:
         """Measure the runs of each arm."""
         found = []
         if self.options.corruptions:
@@ -139,7 +139,7 @@ class CorruptedImages(Dataset[Tensor]):
 
 
 def measure_corruptions(
-    runs: Runs, images: ImageTable, *, severities: Sequence[int] = (1, 2, 3, 4, 5), workers: int = 0
+    runs: RunsByArm, images: ImageTable, *, severities: Sequence[int] = (1, 2, 3, 4, 5), workers: int = 0
 ) -> MeasureRecord:
     """Measure accuracy on the test images under the 15 corruptions of ImageNet-C, the mean over their severities.
 
@@ -255,7 +255,7 @@ def _predict(tables: Sequence[_Kept], source: CorruptedImages, workers: int) -> 
     return [np.concatenate(classes) for classes in found]
 
 
-def measure_transfer(runs: Runs, images: ImageTable, other: ImageTable, folder: Path) -> list[MeasureRecord]:
+def measure_transfer(runs: RunsByArm, images: ImageTable, other: ImageTable, folder: Path) -> list[MeasureRecord]:
     """Measure what the frozen features of the models are worth on another image set.
 
     - linear probe: logistic regression on standardised features, its regularisation chosen on the validation images
@@ -354,7 +354,11 @@ def nearest_neighbours(train: np.ndarray, labels: np.ndarray, test: np.ndarray) 
 
 
 def _record(
-    name: str, title: str, runs: Runs, right: Mapping[str, np.ndarray], parts: dict[str, dict[str, float]] | None = None
+    name: str,
+    title: str,
+    runs: RunsByArm,
+    right: Mapping[str, np.ndarray],
+    parts: dict[str, dict[str, float]] | None = None,
 ) -> MeasureRecord:
     """Summarise a measure [S, N] of each arm, each value from 0 to 1."""
     seeds = [run.seed for run in runs[REFERENCE]]

@@ -18,7 +18,7 @@ from gpt4image.core.files import read_json
 from gpt4image.core.format import NOTHING, single_line
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.identity import flatten, in_words
+from gpt4image.train.identity import flatten_settings, in_words
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import RunLayout
 
@@ -113,7 +113,7 @@ def _test_accuracies(layout: ExperimentLayout) -> dict[str, float]:
 def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Say for each run which of its settings are not those of most runs of its arm, else of all."""
     flat = {name: {"recipe": Recipe().to_dict()} for name in settings}
-    known = {name: flatten(flat[name]) | flatten(found) for name, found in settings.items()}
+    known = {name: flatten_settings(flat[name]) | flatten_settings(found) for name, found in settings.items()}
     found: dict[str, str] = {}
     for name, own in known.items():
         alike = [other for other in known.values() if other["arm"] == own["arm"]]

@@ -121,7 +121,7 @@ class Tuner:
             raise ConfigError(f"The arm {arm} learns from the baseline, which is not trained: tune it first.")
         accelerator = make_accelerator(self.recipe)
         first = accelerator.is_main_process
-        search = Search(self.maker.workdir.tuning, spec, search_ranges(spec), self.trials) if first else None
+        search = ArmStudy(self.maker.workdir.tuning, spec, search_ranges(spec), self.trials) if first else None
         with console.progress(f"Search for settings of {arm}", self.trials, done=search.done if search else 0) as meter:
             while True:
                 values = _from_first(search.ask() if search else None)
@@ -135,7 +135,7 @@ class Tuner:
             console.say(f"Best settings of {arm} on the validation images: {search.summary()}.")
         return Variant(arm, self.recipe.override(best, "tune"), best, labels_from)
 
-    def _try(self, variant: Variant, search: Search | None, meter: console.Meter) -> None:
+    def _try(self, variant: Variant, search: ArmStudy | None, meter: console.Meter) -> None:
         """Train one trial to its end, or until it falls behind."""
         spec = self.maker(variant, self.seed)
         assert spec is not None  # its baseline was found before
@@ -160,7 +160,7 @@ class Tuner:
             meter.set(search.done)
 
 
-class Search:
+class ArmStudy:
     """The study of one arm, in the first process alone.
 
     Args:

@@ -17,6 +17,8 @@
 Every message names what is wrong (file, row, value) and what to do about it. Any other exception is a bug.
 """
 
+from collections.abc import Iterator
+
 from gpt4image.core.invocation import in_users_words
 
 
@@ -27,6 +29,16 @@ def first_line(error: BaseException) -> str:
     'FileNotFoundError'
     """
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 class Gpt4ImageError(Exception):

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import first_line
+from gpt4image.core.errors import causes, first_line
 
 SECONDS = 4.0  # to wait for the hub's first answer
 FAILED = 500  # the first HTTP status that says the server is at fault
@@ -56,13 +56,6 @@ def hub_access() -> Iterator[None]:
         if not any(isinstance(each, OSError) for each in causes(error)):
             raise
         raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy") from error
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @cache

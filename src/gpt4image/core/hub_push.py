@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from gpt4image.core.errors import ConfigError, PushError, first_line
-from gpt4image.core.hub import causes
+from gpt4image.core.errors import ConfigError, PushError, causes, first_line
 from gpt4image.core.options import PushOptions
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -8,14 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from gpt4image.core.files import atomic_write
 from gpt4image.core.format import counted, printable
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
 ACTIVE = re.compile(r"[!-+/:-@\[-`{-~]|(?<=www)\.", re.IGNORECASE)
 """ASCII punctuation with a meaning in Markdown or HTML, and the dot that turns `www.` into a link."""
+MOST_CLASSES = 60
+"""With more classes than this, a card does not list them."""
 
 
 def one_line(text: str) -> str:
@@ -73,6 +80,18 @@ def render_card(package: str, filters: Mapping[str, Callable[..., object]], **va
         **filters,
     }
     return environment.from_string((files(package) / "card.md.j2").read_text("utf-8")).render(values)
+
+
+def write_card(path: Path, metadata: CardData, text: str) -> None:
+    """Write a card, the `README.md` of a dataset or model.
+
+    Args:
+        path: the file.
+        metadata: what the Hugging Face Hub reads, a block of YAML at the top.
+        text: the Markdown.
+    """
+    with atomic_write(path) as file:
+        file.write(f"---\n{metadata.to_yaml()}\n---\n\n{text}".encode())
 
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints

@@ -33,7 +33,7 @@ class Record(BaseModel):
             file.write((self.model_dump_json(indent=2) + "\n").encode())
 
 
-class Share(Record):
+class ShareEstimate(Record):
     """An estimated share with its 95% confidence interval, each from 0 to 1."""
 
     mean: float

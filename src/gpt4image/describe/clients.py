@@ -133,7 +133,7 @@ async def open_servers(options: DescribeOptions) -> list[Describer]:
 
     urls = options.base_url or (OPENAI_URL,)
     if not options.base_url and not options.key_env and not os.environ.get(OPENAI_KEY):
-        raise DescribeError(await advice(f"{OPENAI_KEY} is not set, so OpenAI's own server cannot be asked."))
+        raise DescribeError(await describer_advice(f"{OPENAI_KEY} is not set, so OpenAI's own server cannot be asked."))
     describers = [
         OpenAIDescriber(options.model or "", url, key_for(url, options.key_env), max_concurrency=options.at_once)
         for url in urls
@@ -164,7 +164,7 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
     if not names:
         trouble = f"{down[0][0].upper()}{'; '.join(down)[1:]}."
         in_between = any(proxy_for(describer.place) for describer in describers)  # then no other server helps
-        raise DescribeError(trouble if in_between else await advice(trouble))
+        raise DescribeError(trouble if in_between else await describer_advice(trouble))
     if len(names) > 1:
         raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): set model (--model).")
     for trouble in down:
@@ -207,9 +207,9 @@ PROGRAMS = (
 )
 
 
-async def advice(trouble: str) -> str:
+async def describer_advice(trouble: str) -> str:
     """Return a message: what is wrong, which describers would work here, and how to start each."""
-    states = await asyncio.gather(*(state_of(program) for program in PROGRAMS))
+    states = await asyncio.gather(*(program_state(program) for program in PROGRAMS))
     local = "transformers is installed" if find_spec("transformers") else "needs: pip install transformers"
     return "\n".join(
         [
@@ -224,7 +224,7 @@ async def advice(trouble: str) -> str:
     )
 
 
-async def state_of(program: ServerProgram) -> str:
+async def program_state(program: ServerProgram) -> str:
     """Return a line: whether a program is up, whether it is installed, how to start it."""
     if await is_listening(program.url):
         return f"  {program.name}: something answers at {program.url}: set base_url (--base-url {program.url})"

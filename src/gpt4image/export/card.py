@@ -12,25 +12,21 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from gpt4image.compare.model_facts import Part, parts_of, work_of
-from gpt4image.compare.records import Comparison, Difference, RunRecord
+from gpt4image.compare.model_facts import parts_of, work_of
+from gpt4image.compare.records import Comparison, Difference, RunRecord, UsedModelRecord
 from gpt4image.core import console
 from gpt4image.core.errors import StoreError
-from gpt4image.core.files import atomic_write
 from gpt4image.core.format import percent, points
-from gpt4image.core.markdown import one_line, render_card
+from gpt4image.core.markdown import MOST_CLASSES, one_line, render_card, write_card
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.train.run import TrainedRun
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
-
-MOST_CLASSES = 60
-"""With more classes than this, the card gives their number only."""
+    from huggingface_hub import EvalResult, ModelCardData
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class ModelFacts:
     """Everything a card states.
 
     Attributes:
@@ -61,12 +57,10 @@ class CardFacts:
         return "\n".join(self.run.recipe.shareable().lines())
 
 
-def write_card(path: Path, facts: CardFacts) -> None:
+def write_model_card(path: Path, facts: ModelFacts) -> None:
     """Write the card, the `README.md` of a model."""
     comparison, parts = find_comparison(facts.run), parts_of(facts.run)
-    front = front_matter(facts, comparison, parts)
-    with atomic_write(path) as file:
-        file.write(f"---\n{front}---\n\n{body(facts, comparison, parts)}".encode())
+    write_card(path, model_metadata(facts, comparison, parts), model_text(facts, comparison, parts))
 
 
 def find_comparison(run: TrainedRun) -> Comparison | None:
@@ -99,12 +93,12 @@ def recorded_run(run: TrainedRun, comparison: Comparison) -> RunRecord | None:
     )
 
 
-def front_matter(facts: CardFacts, comparison: Comparison | None, parts: Sequence[Part]) -> str:
-    """Render the YAML block that the Hugging Face Hub reads."""
+def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequence[UsedModelRecord]) -> ModelCardData:
+    """Return what the Hugging Face Hub reads."""
     from huggingface_hub import ModelCardData
 
     start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
-    card = ModelCardData(
+    return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["gpt4image", "image-classification", "timm", "transformers"],
@@ -113,10 +107,9 @@ def front_matter(facts: CardFacts, comparison: Comparison | None, parts: Sequenc
         model_name=one_line(f"{facts.backbone} on {facts.source}"),
         eval_results=results(facts, comparison),
     )
-    return str(card.to_yaml()) + "\n"
 
 
-def results(facts: CardFacts, comparison: Comparison | None) -> list[EvalResult]:
+def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult]:
     """Return the accuracies of the run, for the `model-index`."""
     from huggingface_hub import EvalResult
 
@@ -141,7 +134,7 @@ def results(facts: CardFacts, comparison: Comparison | None) -> list[EvalResult]
     ]
 
 
-def body(facts: CardFacts, comparison: Comparison | None, parts: Sequence[Part]) -> str:
+def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence[UsedModelRecord]) -> str:
     """Render the Markdown of the card."""
     run, images = facts.run, facts.images
     return render_card(

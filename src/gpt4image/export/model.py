@@ -18,7 +18,7 @@ from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
 from gpt4image.core.files import File, Layout, read_json, write_json
 from gpt4image.export.benchmark import Latency, measure_latencies
-from gpt4image.export.card import CardFacts, write_card
+from gpt4image.export.card import ModelFacts, write_model_card
 from gpt4image.export.int8 import QuantizationLoss, quantize
 from gpt4image.export.onnx import export_onnx, graph_runner
 from gpt4image.export.parity import Parity, compare_logits
@@ -128,7 +128,7 @@ def export_model(
         if benchmark:
             with doing("Measuring how fast each form is"):
                 summary.latencies.extend(measure_latencies(_runners(model, draft), sample))
-        write_card(draft.card, CardFacts(run, images, summary.lines(), repo))
+        write_model_card(draft.card, ModelFacts(run, images, summary.lines(), repo))
         shutil.rmtree(folder, ignore_errors=True)
         draft.folder.rename(folder)
     finally:

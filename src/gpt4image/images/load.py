@@ -27,6 +27,7 @@ from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 
 OnBadImage = Literal["skip", "fail"]
+"""What to do about an unreadable image: skip it with a warning, or stop."""
 UnusualLabels = Literal["fail", "keep"]
 
 

@@ -42,7 +42,7 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...  # noqa: ANN401 - a sample is whatever the dataset makes of it
 
 
-class Picture(NamedTuple):
+class DatasetImage(NamedTuple):
     """An image of a dataset: its path, empty if it has none, and a function that returns its encoded bytes."""
 
     path: str
@@ -207,7 +207,7 @@ class PictureReader:
 
     text_columns: tuple[str, ...] = ()
 
-    def __init__(self, found: Sequence[Picture]) -> None:
+    def __init__(self, found: Sequence[DatasetImage]) -> None:
         self._found = found
 
     def read(self, path: str, row: int) -> bytes:
@@ -219,7 +219,7 @@ class PictureReader:
         raise DataError(f"A dataset has no text column {column!r}.")
 
 
-def read(picture: Picture) -> bytes:
+def read(picture: DatasetImage) -> bytes:
     """Return the encoded bytes of an image. DataError names the file if it cannot be read."""
     try:
         return picture.read()
@@ -229,7 +229,7 @@ def read(picture: Picture) -> bytes:
         ) from None
 
 
-def pictures(data: Any) -> Iterator[Picture]:  # noqa: ANN401 - any dataset
+def pictures(data: Any) -> Iterator[DatasetImage]:  # noqa: ANN401 - any dataset
     """Yield the images of a dataset in its order.
 
     Raises:
@@ -266,19 +266,19 @@ def entries(data: Any) -> Sequence[Any]:  # noqa: ANN401 - any dataset
     )
 
 
-def picture_of(entry: Any) -> Picture:  # noqa: ANN401 - an entry of any dataset
+def picture_of(entry: Any) -> DatasetImage:  # noqa: ANN401 - an entry of any dataset
     """Return the image of an entry: a path, encoded bytes, or a tuple that begins with one of them."""
     match entry:
         case tuple() | list() if entry:
             return picture_of(entry[0])
         case bytes():
-            return Picture("", lambda: entry)
+            return DatasetImage("", lambda: entry)
         case str() | os.PathLike():
-            return Picture(os.fspath(entry), Path(entry).read_bytes)
+            return DatasetImage(os.fspath(entry), Path(entry).read_bytes)
     raise DataError(f"An image must be a path or encoded bytes, not {type(entry).__name__}.")
 
 
-def pictures_of_table(data: Any) -> Iterator[Picture]:  # noqa: ANN401 - a `datasets.Dataset`
+def pictures_of_table(data: Any) -> Iterator[DatasetImage]:  # noqa: ANN401 - a `datasets.Dataset`
     """Yield the encoded images of a `datasets.Dataset`, one after the other."""
     import datasets
 
@@ -298,4 +298,4 @@ def pictures_of_table(data: Any) -> Iterator[Picture]:  # noqa: ANN401 - a `data
         for batch in encoded.with_format("arrow").iter(batch_size=256)
         for path in pc.struct_field(batch[columns[0]], "path").to_pylist()
     )
-    return (Picture(path or "", partial(read_cell, row)) for row, path in enumerate(paths))
+    return (DatasetImage(path or "", partial(read_cell, row)) for row, path in enumerate(paths))

@@ -20,7 +20,7 @@ import re
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -28,7 +28,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from gpt4image.core.errors import DescribeError, first_line
+from gpt4image.core.errors import DescribeError, causes, first_line
 from gpt4image.llm.base import MODEL_LOADING, REFUSED, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey, address_hint, proxy_for
 from gpt4image.llm.error_body import (
@@ -115,10 +115,10 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
             is_json = isinstance(parse_json(error.response.text), Mapping | list)
             return replace(call, wait=call.wait if wait is None else wait, is_json=is_json)
         case openai.APIConnectionError():  # also APITimeoutError
-            detail, untrusted = shorten(key.scrub_message(message_of(error))), tls_problem(error)
+            detail, untrusted = bounded(key.scrub_message(message_of(error))), tls_problem(error)
             return FailedCall(None, "connection", detail, unreachable=nothing_listens(error), untrusted=untrusted)
         case _:
-            return FailedCall(None, "unreadable", shorten(key.scrub_message(message_of(error))))
+            return FailedCall(None, "unreadable", bounded(key.scrub_message(message_of(error))))
 
 
 def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN401 - whatever a server sends
@@ -134,7 +134,7 @@ def failed_body(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # n
     return FailedCall(
         status,
         code if isinstance(code, str) else "",
-        shorten(said),
+        bounded(said),
         said=said[:SAID_LENGTH],
         wait=asked_wait(error, said),
         long_quota=LONG_QUOTA.search(f"{said} {error}") is not None,
@@ -273,20 +273,10 @@ def message_of(error: Exception) -> str:
     return f"{text} {first_line(error.__cause__)}" if error.__cause__ else text
 
 
-def shorten(text: str) -> str:
+def bounded(text: str) -> str:
     """Return a text as one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= DETAIL_LENGTH else line[: DETAIL_LENGTH - 3] + "..."
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        seen.append(cause)
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def nothing_listens(error: BaseException) -> bool:

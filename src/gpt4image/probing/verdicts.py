@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt4image.probing.intervals import CONFIDENCE
 
-Kind = Literal["better", "worse", "equal", "undecided", "one seed"]
+VerdictKind = Literal["better", "worse", "equal", "undecided", "one seed"]
 """What is shown of an arm: it is better or worse than the baseline, or not different by as much as the margin; or these
 runs cannot tell."""
 LEVEL = round(1 - CONFIDENCE, 9)  # of all claims that an arm is better or worse
@@ -32,7 +32,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(adjusted, 1.0).tolist()  # type: ignore[no-any-return]
 
 
-def judge(mean: float, p_value: float, equivalence: tuple[float, float], margin: float) -> Kind:
+def judge(mean: float, p_value: float, equivalence: tuple[float, float], margin: float) -> VerdictKind:
     """Return what is shown of a difference of several seeds.
 
     It differs from zero where the p-value is below 5%; else there is no difference as large as the margin where two

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4image.core.record import Share
+from gpt4image.core.record import ShareEstimate
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.store.shards import now
 from gpt4image.embed.store import EmbeddingStore
@@ -21,7 +21,7 @@ from gpt4image.images.duplicates import find_duplicates
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.probing.label_issues import find_label_issues
-from gpt4image.quality.audit_record import Audit, AuditItem, Kind
+from gpt4image.quality.audit_record import AuditItem, AuditKind, AuditRecord
 from gpt4image.soft_labels.classes import ClassTexts
 from gpt4image.soft_labels.labeller import TrainingVectors, find_training_vectors
 from gpt4image.soft_labels.labelling import Examples, Labelling, label_rows
@@ -44,7 +44,7 @@ def audit_labels(
     limit: int = MOST_LISTED,
     decided: Collection[str] = (),
     device: torch.device | str | None = None,
-) -> tuple[Audit, Judgement]:
+) -> tuple[AuditRecord, Judgement]:
     """Look for labels that a person should check, among training and validation images.
 
     Args:
@@ -78,13 +78,13 @@ def audit_labels(
         *(maker.item(row, "no class") for row in unfit[:limit].tolist() if row not in listed),
     ]
     wrong = judgement.labelling.wrong
-    audit = Audit(
+    audit = AuditRecord(
         version=version("gpt4image"),
         created=now(),
         source=images.source,
         classes=list(images.classes),
         examined=int((judgement.known.labels >= 0).sum()),
-        wrong=None if wrong is None else Share(mean=wrong.mean, low=wrong.low, high=wrong.high),
+        wrong=None if wrong is None else ShareEstimate(mean=wrong.mean, low=wrong.low, high=wrong.high),
         found={"label": len(doubtful), "duplicate": len(copies), "no class": len(unfit)},
         items=items,
     )
@@ -156,7 +156,7 @@ class _Items:
         }
         self._position_of = {image_id.decode(): row for row, image_id in enumerate(judgement.known.ids.tolist())}
 
-    def item(self, position: int, kind: Kind) -> AuditItem:
+    def item(self, position: int, kind: AuditKind) -> AuditItem:
         """Return the item of an image of the judgement."""
         known = self._judgement.known
         image_id, label = known.ids[position].decode(), int(known.labels[position])
@@ -169,7 +169,7 @@ class _Items:
             yield self._make(image_id, row, self._position_of.get(image_id), "duplicate", list(places))
 
     def _make(
-        self, image_id: str, row: int, position: int | None, kind: Kind, several: list[str] | None = None
+        self, image_id: str, row: int, position: int | None, kind: AuditKind, several: list[str] | None = None
     ) -> AuditItem:
         label = int(self._images.labels[row])
         name = self._images.classes[label] if label >= 0 else None

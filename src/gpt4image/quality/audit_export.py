@@ -14,12 +14,12 @@ import numpy as np
 from gpt4image.core.files import atomic_write, write_json
 from gpt4image.images.table import ImageTable
 from gpt4image.quality.audit import Judgement
-from gpt4image.quality.audit_record import Audit
+from gpt4image.quality.audit_record import AuditRecord
 
 AuditFormat = Literal["cleanlab", "fiftyone", "label-studio"]
 
 
-def export_audit(form: AuditFormat, audit: Audit, judgement: Judgement, images: ImageTable, folder: Path) -> None:
+def export_audit(form: AuditFormat, audit: AuditRecord, judgement: Judgement, images: ImageTable, folder: Path) -> None:
     """Write an audit for another tool.
 
     - `cleanlab`: `pred_probs.npy`, out-of-sample probabilities float64 [n, C]; `labels.npy`, int64 [n]; `images.csv`.
@@ -41,7 +41,7 @@ def export_audit(form: AuditFormat, audit: Audit, judgement: Judgement, images: 
     )
 
 
-def _cleanlab(audit: Audit, judgement: Judgement, images: ImageTable, folder: Path) -> None:
+def _cleanlab(audit: AuditRecord, judgement: Judgement, images: ImageTable, folder: Path) -> None:
     known = judgement.known
     rows = np.flatnonzero(known.labels >= 0)
     for name, values in (
@@ -61,7 +61,7 @@ def _cleanlab(audit: Audit, judgement: Judgement, images: ImageTable, folder: Pa
         file.write(text.getvalue().encode())
 
 
-def _fiftyone(audit: Audit, judgement: Judgement, images: ImageTable, folder: Path) -> None:
+def _fiftyone(audit: AuditRecord, judgement: Judgement, images: ImageTable, folder: Path) -> None:
     labels, data = {}, {}
     for number, item in enumerate(audit.items):
         name = f"{number:06d}-{item.image_id}"
@@ -74,7 +74,7 @@ def _fiftyone(audit: Audit, judgement: Judgement, images: ImageTable, folder: Pa
     write_json(folder / "labels.json", {"classes": audit.classes, "labels": labels})
 
 
-def _label_studio(audit: Audit, judgement: Judgement, images: ImageTable, folder: Path) -> None:
+def _label_studio(audit: AuditRecord, judgement: Judgement, images: ImageTable, folder: Path) -> None:
     tasks = []
     for item in audit.items:
         task: dict[str, object] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gpt4image.core.record import Record, Share
+from gpt4image.core.record import Record, ShareEstimate
 
-Kind = Literal["label", "duplicate", "no class"]
+AuditKind = Literal["label", "duplicate", "no class"]
 
 
 class AuditItem(Record):
@@ -30,7 +30,7 @@ class AuditItem(Record):
     image_id: str
     path: str
     split: str
-    kind: Kind
+    kind: AuditKind
     given: str | None
     labels: list[str]
     suggested: str | None
@@ -40,7 +40,7 @@ class AuditItem(Record):
     thumbnail: str | None
 
 
-class Audit(Record):
+class AuditRecord(Record):
     """The result of an audit.
 
     Attributes:
@@ -59,6 +59,6 @@ class Audit(Record):
     source: str
     classes: list[str]
     examined: int
-    wrong: Share | None
-    found: dict[Kind, int]
+    wrong: ShareEstimate | None
+    found: dict[AuditKind, int]
     items: list[AuditItem]

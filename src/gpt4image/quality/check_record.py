@@ -108,7 +108,7 @@ class ClassLeakage(Record):
 
 
 # Of texts compared with image features. `adds`: not better alone, but both together are; `same`: nothing was shown
-Verdict = Literal["more", "adds", "same", "less"]
+ProbeVerdict = Literal["more", "adds", "same", "less"]
 
 
 class Probe(Record):
@@ -174,7 +174,7 @@ class Knowledge(Record):
     mended: float | None
     broken: float | None
     per_class: list[ClassKnowledge]
-    verdict: Verdict
+    verdict: ProbeVerdict
     title: str
     advice: str
     backbone: str

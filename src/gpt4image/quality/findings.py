@@ -8,7 +8,7 @@ from typing import get_args
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.descriptions.store.records import Verdict
+from gpt4image.descriptions.store.records import MarkKind
 from gpt4image.quality.check_record import Finding, FindingItem, FindingKind, QualityReport
 from gpt4image.quality.checks.catalog import CHECKS, MISSING
 from gpt4image.quality.checks.context import Check, Flag
@@ -108,5 +108,5 @@ def mark_findings(
     """
     validate_marks(drop, retry)
     keys: dict[str, list[str]] = {finding.kind: finding.keys for finding in report.findings}
-    wanted: list[tuple[str, Verdict]] = [*((kind, "drop") for kind in drop), *((kind, "retry") for kind in retry)]
+    wanted: list[tuple[str, MarkKind]] = [*((kind, "drop") for kind in drop), *((kind, "retry") for kind in retry)]
     return {kind: store.mark(keys[kind], verdict, kind) if kind in keys else 0 for kind, verdict in wanted}

@@ -12,7 +12,7 @@ from gpt4image.probing.cross_fit import STRENGTHS, cross_fit
 from gpt4image.probing.folds import FOLDS, groups_per_class, number
 from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.logistic_regression import standardise
-from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, Verdict
+from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, ProbeVerdict
 
 MAX_IMAGES = 4000  # an interval of about 1.5 points either way
 MAX_CLASSES = 50
@@ -158,7 +158,7 @@ def _gap(one: np.ndarray, other: np.ndarray, bootstrap: GroupBootstrap) -> Paire
     return PairedGap(mean=found.mean, low=found.low, high=found.high)
 
 
-def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Verdict, str, str]:
+def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[ProbeVerdict, str, str]:
     """Judge the differences to the accuracy of the image features: verdict, the verdict in a sentence, and advice.
 
     Texts that are better alone, or that add to the features, are worth a training; the advice follows the verdict.

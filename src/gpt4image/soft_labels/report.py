@@ -11,7 +11,7 @@ import numpy as np
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.format import counted, printable
-from gpt4image.core.record import Share
+from gpt4image.core.record import ShareEstimate
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, blocks
@@ -169,7 +169,7 @@ def write_transition(labels: SoftLabels) -> None:
             file.write(("\t".join([name, *(f"{share:.4f}" for share in row)]) + "\n").encode())
 
 
-def _percent(share: Share) -> str:
+def _percent(share: ShareEstimate) -> str:
     return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 

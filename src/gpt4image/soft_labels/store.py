@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import File, Layout, Sibling, exclusive, replace_folder, save_array
-from gpt4image.core.record import Record, Share
+from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
@@ -82,9 +82,9 @@ class LabelEstimate(Record):
     labelled: int
     unlabelled: int
     abstained: int
-    accuracy: Share | None
-    per_class: tuple[Share | None, ...]
-    wrong: Share | None
+    accuracy: ShareEstimate | None
+    per_class: tuple[ShareEstimate | None, ...]
+    wrong: ShareEstimate | None
     transition: tuple[tuple[float, ...], ...] | None
     replaced: bool
     changed: int

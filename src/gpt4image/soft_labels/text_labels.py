@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
-from gpt4image.core.record import Share
+from gpt4image.core.record import ShareEstimate
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import measure_quality
@@ -143,5 +143,5 @@ def _write(
     return replace_labels(layout, known.ids[kept], logits[kept], images.classes, origin, temperature, quality, estimate)
 
 
-def _share(interval: Interval | None) -> Share | None:
-    return None if interval is None else Share(mean=interval.mean, low=interval.low, high=interval.high)
+def _share(interval: Interval | None) -> ShareEstimate | None:
+    return None if interval is None else ShareEstimate(mean=interval.mean, low=interval.low, high=interval.high)

@@ -11,9 +11,10 @@ from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import exclusive, replace_folder, save_array
 from gpt4image.core.format import counted
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
+from gpt4image.images.load import OnBadImage
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher
-from gpt4image.teachers.filling import BATCH_SIZE, Loading, OnBadImage, Outputs, check_finite
+from gpt4image.teachers.filling import BATCH_SIZE, Loading, Outputs, check_finite
 from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,11 +19,9 @@ from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import ResumableArray, digest
 from gpt4image.core.format import counted
 from gpt4image.embed.runner import BATCHES_PER_CHUNK
+from gpt4image.images.load import OnBadImage
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.views import PreparedViews
-
-OnBadImage = Literal["skip", "fail"]
-"""What to do about an unreadable image: skip it with a warning, or stop."""
 
 BATCH_SIZE = 64
 

@@ -12,6 +12,7 @@ import numpy as np
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
 from gpt4image.core.format import counted
+from gpt4image.images.load import OnBadImage
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, fit_temperature, measure_quality
 from gpt4image.soft_labels.store import (
@@ -25,7 +26,7 @@ from gpt4image.soft_labels.store import (
     replace_labels,
 )
 from gpt4image.teachers.base import Teacher
-from gpt4image.teachers.filling import BATCH_SIZE, Loading, OnBadImage, Outputs, check_finite
+from gpt4image.teachers.filling import BATCH_SIZE, Loading, Outputs, check_finite
 from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views
 
 SHOWN = 5  # classes that a message names, at most

@@ -112,7 +112,7 @@ def create_model(
     import timm
 
     known = timm_name(name)
-    check_name(known)
+    check_backbone_name(known)
     local = not (pretrained or known.startswith("hf-hub:")) or known.startswith("local-dir:")
     try:
         with nullcontext() if local else hub_access():
@@ -135,7 +135,7 @@ def create_model(
     return model
 
 
-def check_name(name: str) -> None:
+def check_backbone_name(name: str) -> None:
     """Raise ConfigError if timm has no model of a name, or no pretrained weights of its tag."""
     import timm
     from timm.models import get_arch_pretrained_cfgs

@@ -25,7 +25,7 @@ from gpt4image.train.transforms import View
 Key = tuple[int, int]  # draw and position in the dataset; the draw is the epoch, unless images are repeated
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """The images of one batch of one process.
 
     Attributes:
@@ -136,7 +136,7 @@ class LabelledInputs(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, part: Part) -> Batch:
+    def __getitem__(self, part: BatchPart) -> Batch:
         draws, positions = np.asarray(part.keys, dtype=np.int64).T
         guidance = self._guidance
         vectors = (
@@ -159,7 +159,7 @@ class LabelledInputs(Dataset[Batch]):
             free=torch.tensor((self._labels[whole] < 0).sum() / part.parts, dtype=torch.float32),
         )
 
-    def _strong_views(self, part: Part) -> Tensor:
+    def _strong_views(self, part: BatchPart) -> Tensor:
         """Return strong views of a part's images without a label [U, ...]; U may be 0."""
         assert self._strong is not None
         free = [key for key in part.keys if self._labels[key[1]] < 0]
@@ -173,7 +173,7 @@ class LabelledInputs(Dataset[Batch]):
         return np.asarray([labelled.sum(), soft.sum(), *described], dtype=np.float32)
 
 
-class EpochBatches(Sampler[Part]):
+class EpochBatches(Sampler[BatchPart]):
     """Training batches of one epoch for one process, in an order that depends on seed and epoch alone.
 
     The images of a step are dealt out to its parts, and those of a part to the processes in turn. The last, incomplete
@@ -209,7 +209,7 @@ class EpochBatches(Sampler[Part]):
         """Return the expected share of each position of the dataset [N] in the batches."""
         return np.full(size, 1 / size)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[BatchPart]:
         order = np.random.default_rng([self._seed, self.epoch]).permutation(self._size)
         copies = np.repeat(order, self._repeats)[: self._size]
         draws = self.epoch * self._repeats + np.arange(self._size) % self._repeats
@@ -219,10 +219,10 @@ class EpochBatches(Sampler[Part]):
             step = number // self._parts * self.batch_size
             own = slice(first + self._process, first + share, self._processes)
             keys = list(zip(draws[own].tolist(), copies[own].tolist(), strict=True))
-            yield Part(keys, copies[step : step + self.batch_size], self._parts)
+            yield BatchPart(keys, copies[step : step + self.batch_size], self._parts)
 
 
-class ShareInOrder(Sampler[Part]):
+class ShareInOrder(Sampler[BatchPart]):
     """Batches of one process's share of a dataset, in order, for evaluation: positions p, p + P, p + 2 P..."""
 
     def __init__(self, size: int, batch_size: int, process: int = 0, processes: int = 1) -> None:
@@ -232,13 +232,13 @@ class ShareInOrder(Sampler[Part]):
     def __len__(self) -> int:
         return math.ceil(len(self._positions) / self._batch_size)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[BatchPart]:
         for start in range(0, len(self._positions), self._batch_size):
-            yield Part([(0, position) for position in self._positions[start : start + self._batch_size]])
+            yield BatchPart([(0, position) for position in self._positions[start : start + self._batch_size]])
 
 
 def make_loader(
-    dataset: LabelledInputs, batches: Sampler[Part], workers: int, *, pin_memory: bool = False
+    dataset: LabelledInputs, batches: Sampler[BatchPart], workers: int, *, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """Return a loader whose worker processes live from epoch to epoch.
 

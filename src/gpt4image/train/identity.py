@@ -58,7 +58,7 @@ def is_trained_on(settings: Mapping[str, Any], images: ImageTable) -> bool:
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Return the hash of a run's settings."""
-    flat = flatten(settings)
+    flat = flatten_settings(settings)
     flat.pop("recipe.checkpoint", None)  # the path may change: "start" is the hash of the file
     return digest(repr(sorted(flat.items())))
 
@@ -71,8 +71,8 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], images: 
         now: settings of the run to train, where those of no effect are missing.
         images: images of the run to train.
     """
-    wanted = FIRST_VERSIONS | flatten(now)
-    known = FIRST_VERSIONS | flatten({"recipe": Recipe().to_dict()}) | flatten(before)
+    wanted = FIRST_VERSIONS | flatten_settings(now)
+    known = FIRST_VERSIONS | flatten_settings({"recipe": Recipe().to_dict()}) | flatten_settings(before)
     wanted.pop("recipe.checkpoint", None)
     changed = [name for name, value in wanted.items() if known.get(name) != value]
     if "images" in changed and is_trained_on(before, images):
@@ -80,10 +80,10 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], images: 
     return changed
 
 
-def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings under dotted names.
 
-    >>> flatten({"seed": 0, "recipe": {"lr": 0.1}})
+    >>> flatten_settings({"seed": 0, "recipe": {"lr": 0.1}})
     {'seed': 0, 'recipe.lr': 0.1}
     """
     flat: dict[str, Any] = {}
@@ -114,14 +114,14 @@ def describe_changes(
         earlier_images: ids, labels and splits of the recorded run, None if it has not kept them.
         images: images of the run to train.
     """
-    known, wanted = flatten({"recipe": Recipe().to_dict()}) | flatten(before), flatten(now)
+    known, wanted = flatten_settings({"recipe": Recipe().to_dict()}) | flatten_settings(before), flatten_settings(now)
     clauses: list[str] = []
     for key in changed:
         old, new = known.get(key, FIRST_VERSIONS.get(key)), wanted.get(key, FIRST_VERSIONS.get(key))
         name = key.removeprefix("recipe.")
         match key:
             case "images":
-                clauses += describe_images(earlier_images, images)
+                clauses += image_changes(earlier_images, images)
             case "classes":
                 clauses += _describe_classes(old or [], new or [])
             case "text":
@@ -135,7 +135,7 @@ def describe_changes(
     return clauses
 
 
-def describe_images(before: pa.Table | None, images: ImageTable) -> list[str]:
+def image_changes(before: pa.Table | None, images: ImageTable) -> list[str]:
     """Say how training and validation images differ from earlier ones."""
     general = "images, labels or splits were changed"
     if before is None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpt4image.train.data import EpochBatches, Part
+from gpt4image.train.data import BatchPart, EpochBatches
 
 LABELLED, UNLABELLED, ORDER = 0, 1, 2  # streams of random draws
 
@@ -52,14 +52,14 @@ class MixedBatches(EpochBatches):
         self._sizes = (wanted, batch_size - wanted) if len(labelled) else (0, batch_size)
         self._permute = lru_cache(maxsize=4)(self._permutation)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[BatchPart]:
         share = self.batch_size // self._parts
         for number in range(self.start, len(self)):
             step, part = divmod(number, self._parts)
             draws, positions = self._step(self.epoch * (len(self) // self._parts) + step)
             own = slice(part * share + self._process, (part + 1) * share, self._processes)
             keys = list(zip(draws[own].tolist(), positions[own].tolist(), strict=True))
-            yield Part(keys, positions, self._parts)
+            yield BatchPart(keys, positions, self._parts)
 
     def _step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the draws and positions of the images of a step, counted from the first epoch, int64 [B] each."""

@@ -81,7 +81,9 @@ class Objective:
                 logits = adjust_logits(logits, prior, -recipe.adjustment_strength)
             if recipe.class_weights == "balanced":
                 targets = targets / (len(prior) * prior)
-        loss = gce_loss(logits, targets, recipe.gce_q) if recipe.label_loss == "gce" else cross_entropy(logits, targets)
+        loss = (
+            gce_loss(logits, targets, recipe.gce_q) if recipe.label_loss == "gce" else target_entropy(logits, targets)
+        )
         return loss
 
     def _vectors(self, batch: Batch) -> Targets | None:
@@ -113,7 +115,7 @@ def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return mixed, mixing
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def target_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return sum_i -sum_k t_ik log p_ik of logits and targets [B, C], a scalar."""
     return -(targets * logits.log_softmax(dim=1)).sum()
 

@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # many readers, many exceptions
         raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
-    return flatten(content)
+    return flatten_tensors(content)
 
 
 def require_file(path: Path) -> None:
@@ -84,7 +84,7 @@ def require_file(path: Path) -> None:
         raise ConfigError(f"The weights file {path} does not exist.")
 
 
-def flatten(content: object) -> dict[str, Tensor]:
+def flatten_tensors(content: object) -> dict[str, Tensor]:
     """Return the tensors of nested dictionaries under dotted names."""
     tensors: dict[str, Tensor] = {}
     left, opened = [("", content)], set()

@@ -13,10 +13,10 @@ from gpt4image.images.open import open_images
 from gpt4image.workflows.inputs import find_descriptions, open_descriptions, open_embeddings
 
 if TYPE_CHECKING:
-    from gpt4image.descriptions.exchange import ExportSummary, ImportSummary
+    from gpt4image.descriptions.exchange import DatasetSummary, ImportSummary
     from gpt4image.descriptions.store import DescriptionStore
     from gpt4image.quality.audit_export import AuditFormat
-    from gpt4image.quality.audit_record import Audit
+    from gpt4image.quality.audit_record import AuditRecord
     from gpt4image.quality.check_record import QualityReport
 
 
@@ -62,7 +62,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
 
 def run_audit(
     data: DataOptions, text: TextOptions, work: Path, *, limit: int, forms: Sequence[AuditFormat] = ()
-) -> Audit:
+) -> AuditRecord:
     """List labels that a person should check, and write the list and a page for it into the work directory.
 
     Args:
@@ -105,7 +105,7 @@ def run_export(
     with_cost: bool = False,
     prompt_file: Path | None = None,
     repo: str | None = None,
-) -> ExportSummary:
+) -> DatasetSummary:
     """Export the descriptions of a work directory as a dataset with a dataset card.
 
     Args:

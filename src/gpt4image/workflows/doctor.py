@@ -28,7 +28,7 @@ LOW_DISK = 5 * GIGABYTE
 State = Literal["ok", "missing", "warning"]
 
 
-class Finding(NamedTuple):
+class DoctorLine(NamedTuple):
     """One line of the examination.
 
     Attributes:
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
     detail: str
 
 
-def examine_installation(work: Path) -> list[Finding]:
+def examine_installation(work: Path) -> list[DoctorLine]:
     """Examine this installation. Starts nothing, sends nothing, and shows no secret.
 
     Args:
@@ -60,40 +60,40 @@ def examine_installation(work: Path) -> list[Finding]:
     ]
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[DoctorLine]:
     """Yield the versions of the package, of Python and of the libraries that decide most."""
-    yield Finding("versions", PACKAGE, "ok", metadata.version(PACKAGE))
-    yield Finding(
+    yield DoctorLine("versions", PACKAGE, "ok", metadata.version(PACKAGE))
+    yield DoctorLine(
         "versions", "Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     )
     for name in SHOWN_VERSIONS:
-        yield Finding("versions", name, "ok", metadata.version(name))
+        yield DoctorLine("versions", name, "ok", metadata.version(name))
     required = (Requirement(text) for text in metadata.requires(PACKAGE) or ())
     for problem in (found for each in required if is_always(each) and (found := unsatisfied(each))):
-        yield Finding("versions", problem.name, "warning", f"{problem} is required: reinstall {PACKAGE}")
+        yield DoctorLine("versions", problem.name, "warning", f"{problem} is required: reinstall {PACKAGE}")
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Iterator[DoctorLine]:
     """Yield what can compute."""
     import torch
 
     memory = f", {memory_bytes() / GIGABYTE:.0f} GB of memory" if memory_bytes() else ""
     threads = counted(torch.get_num_threads(), "thread")
-    yield Finding("devices", "CPU", "ok", f"{counted(available_processors(), 'core')}{memory}; torch uses {threads}")
+    yield DoctorLine("devices", "CPU", "ok", f"{counted(available_processors(), 'core')}{memory}; torch uses {threads}")
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(number)
             detail = f"{found.name}, {found.total_memory / GIGABYTE:.0f} GB"
-            yield Finding("devices", f"cuda:{number}", "ok", detail)
+            yield DoctorLine("devices", f"cuda:{number}", "ok", detail)
     elif torch.backends.mps.is_available():
-        yield Finding("devices", "mps", "ok", "Apple GPU")
+        yield DoctorLine("devices", "mps", "ok", "Apple GPU")
     else:
-        yield Finding(
+        yield DoctorLine(
             "devices", "GPU", "missing", "none that torch can use: small models and frozen stages train on the CPU"
         )
 
 
-def extras() -> Iterator[Finding]:
+def extras() -> Iterator[DoctorLine]:
     """Yield which optional parts are installed, and the command for those that are not."""
     required = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
     for extra in metadata.metadata(PACKAGE).get_all("Provides-Extra") or ():
@@ -105,9 +105,9 @@ def extras() -> Iterator[Finding]:
         lacking = [each.name for each in own if each.name != PACKAGE and unsatisfied(each)]
         if lacking:
             detail = f"needs {', '.join(lacking)}: pip install '{PACKAGE}[{extra}]'"
-            yield Finding("optional", extra, "missing", detail)
+            yield DoctorLine("optional", extra, "missing", detail)
         else:
-            yield Finding("optional", extra, "ok", ", ".join(each.name for each in own if each.name != PACKAGE))
+            yield DoctorLine("optional", extra, "ok", ", ".join(each.name for each in own if each.name != PACKAGE))
 
 
 def is_always(requirement: Requirement) -> bool:
@@ -124,25 +124,27 @@ def unsatisfied(requirement: Requirement) -> Requirement | None:
     return None if requirement.specifier.contains(found, prereleases=True) else requirement
 
 
-def keys() -> Iterator[Finding]:
+def keys() -> Iterator[DoctorLine]:
     """Yield which environment variables hold a key; never the key."""
     for name in KEYS:
         present = bool(os.environ.get(name, "").strip())
-        yield Finding("keys", name, "ok" if present else "missing", "set" if present else f"not set: export {name}=...")
+        yield DoctorLine(
+            "keys", name, "ok" if present else "missing", "set" if present else f"not set: export {name}=..."
+        )
 
 
-async def servers() -> list[Finding]:
+async def servers() -> list[DoctorLine]:
     """Return which programs serve a multimodal model on this machine."""
     listening = await asyncio.gather(*(is_listening(program.url) for program in PROGRAMS))
     found = []
     for program, answers in zip(PROGRAMS, listening, strict=True):
         installed = "installed, not running" if shutil.which(program.command) else "not found"
         detail = f"something answers at {program.url}" if answers else f"{installed}; start it: {program.start}"
-        found.append(Finding("servers", program.name, "ok" if answers else "missing", detail))
+        found.append(DoctorLine("servers", program.name, "ok" if answers else "missing", detail))
     return found
 
 
-def disk(work: Path) -> Iterator[Finding]:
+def disk(work: Path) -> Iterator[DoctorLine]:
     """Yield the room for the work directory and for downloaded models."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -150,10 +152,10 @@ def disk(work: Path) -> Iterator[Finding]:
         there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
         free = shutil.disk_usage(there).free
         if not os.access(there, os.W_OK):
-            yield Finding("disk", name, "warning", f"{folder}: {there} is not writable")
+            yield DoctorLine("disk", name, "warning", f"{folder}: {there} is not writable")
         else:
             state: State = "warning" if free < LOW_DISK else "ok"
-            yield Finding("disk", name, state, f"{folder}: {free / GIGABYTE:.0f} GB free")
+            yield DoctorLine("disk", name, state, f"{folder}: {free / GIGABYTE:.0f} GB free")
 
 
 def memory_bytes() -> int:

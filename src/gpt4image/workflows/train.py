@@ -212,7 +212,7 @@ def run_comparison(
         options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
         name: name of the experiment, None for one that says what it compares.
     """
-    from gpt4image.compare.experiments import check_name, read_sweep
+    from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
@@ -222,7 +222,7 @@ def run_comparison(
     if sweep and options.tune:
         raise ConfigError("sweep (--sweep) and tune (--tune) exclude each other: try given values, or search for them.")
     if name is not None:
-        check_name(name)
+        check_experiment_name(name)
     if options.controls:
         options = replace(options, arms=add_controls(options.arms))
     tracking = Tracking(tuple(track), workdir.tracking) if track else None

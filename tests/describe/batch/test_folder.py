@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpt4image.core.errors import StoreError
-from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask
+from gpt4image.describe.batch.folder import BatchFolder, BatchTask, SubmittedBatch
 from gpt4image.llm.base import ChatAnswer
 from support.batching import make_maker
 
@@ -23,7 +23,7 @@ def test_task_survives_a_round_trip_through_its_line(image_set, tmp_path):
 
 def test_tidy_removes_what_killed_processes_leave(tmp_path):
     folder = BatchFolder(tmp_path)
-    whole, half = (Batch(folder.new_name(), "p", "m", requests=1, size=1, old_limit=True) for _ in range(2))
+    whole, half = (SubmittedBatch(folder.new_name(), "p", "m", requests=1, size=1, old_limit=True) for _ in range(2))
     folder.save(whole)
     (tmp_path / "waiting").mkdir()
     (tmp_path / "waiting" / ".x.jsonl.1.tmp").touch()

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from gpt4image.describe.runner.ledger import Attempt, Entry, Ledger, State, answer_of, total
+from gpt4image.describe.runner.ledger import Attempt, Entry, EntryState, Ledger, answer_of, total
 from gpt4image.describe.tasks import RequestMaker, plan_tasks
 from gpt4image.descriptions.store.conversations import Turn
 from gpt4image.llm.base import ChatAnswer, Reply, RequestFailedError
@@ -51,7 +51,7 @@ class Book:
 
     def is_balanced(self) -> bool:
         """Whether the store holds what was spent, but for UNSAVED entries."""
-        unsaved = [entry for attempt in self.attempts for entry in attempt.entries_in(State.UNSAVED)]
+        unsaved = [entry for attempt in self.attempts for entry in attempt.entries_in(EntryState.UNSAVED)]
         on_disk = self.store.spent().cost
         return on_disk == pytest.approx(self.budget.spent - sum(entry.cost or 0.0 for entry in unsaved), abs=1e-12)
 
@@ -101,7 +101,7 @@ def test_books_balance_after_every_step_of_any_run_and_kill(images, tmp_path):
             if draw.random() < 0.8 or outcome is None:
                 book.ledger.record(attempt, **(outcome or {"error": "empty answer"}))
             assert book.is_balanced()
-        unsaved = [entry for attempt in book.attempts for entry in attempt.entries_in(State.UNSAVED)]
+        unsaved = [entry for attempt in book.attempts for entry in attempt.entries_in(EntryState.UNSAVED)]
         lost_track += sum(entry.cost for entry in unsaved)
         book.kill()
         book.store.compact()
@@ -187,7 +187,7 @@ def test_next_process_resumes_behind_saved_turns_and_pays_for_none(images, tmp_p
 
 
 def test_total_leaves_unknown_costs_out():
-    unknown, known = Entry(State.TURN, 5, None, None), Entry(State.UNSAVED, 7, 1, 0.5)
+    unknown, known = Entry(EntryState.TURN, 5, None, None), Entry(EntryState.UNSAVED, 7, 1, 0.5)
     assert total([unknown, known]) == (12, None, 0.5)
     assert total([unknown]) == (5, None, None)
     assert total([]) == (0, 0, 0.0)

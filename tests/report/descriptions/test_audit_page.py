@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from gpt4image.core.record import Share
-from gpt4image.quality.audit_record import Audit, AuditItem
+from gpt4image.core.record import ShareEstimate
+from gpt4image.quality.audit_record import AuditItem, AuditRecord
 from gpt4image.report.descriptions.audit_page import write_audit_page
 from support.page_checks import HOSTILE, Page, assert_well_structured, measured
 from support.report_sample import make_thumbnail
@@ -28,9 +28,10 @@ def make_item(number, kind="label", given="cat", suggested="dog", **changes):
 
 def make_audit(items, **changes):
     found = {kind: sum(item.kind == kind for item in items) for kind in ("label", "duplicate", "no class")}
-    return Audit(**{
+    return AuditRecord(**{
         "version": "0.1.0", "created": "2026-01-02T03:04:05+00:00", "source": "photos", "classes": CLASSES,
-        "examined": 100, "wrong": Share(mean=0.1, low=0.05, high=0.15), "found": found, "items": items, **changes,
+        "examined": 100, "wrong": ShareEstimate(mean=0.1, low=0.05, high=0.15), "found": found, "items": items,
+        **changes,
     })  # fmt: skip
 
 

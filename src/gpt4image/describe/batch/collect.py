@@ -15,7 +15,7 @@ from typing import IO
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
+from gpt4image.describe.batch.folder import BatchFolder, BatchTask, SubmittedBatch, read_lines
 from gpt4image.describe.tally import Tally
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.records import DescriptionRecord
@@ -74,7 +74,7 @@ class Collection:
     """
 
     def __init__(
-        self, batch: Batch, server: BatchServer, folder: BatchFolder, recorder: Recorder, attempts: int
+        self, batch: SubmittedBatch, server: BatchServer, folder: BatchFolder, recorder: Recorder, attempts: int
     ) -> None:
         self._batch, self._server, self._folder = batch, server, folder
         self._recorder, self._attempts = recorder, attempts

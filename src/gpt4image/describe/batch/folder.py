@@ -1,7 +1,7 @@
 """The folder of batches on disk, and what a kill at any moment leaves there.
 
     lock                       held by the process at work
-    jobs/NAME/state.json       the batch and its phase (`Batch`)
+    jobs/NAME/state.json       the batch and its phase (`SubmittedBatch`)
     jobs/NAME/tasks.jsonl      its tasks (`BatchTask`), in the order of its requests
     jobs/NAME/requests.jsonl   its input file; deleted once the server has the batch
     waiting/NAME.jsonl         tasks of that batch which need another batch: the next question, or a retry
@@ -55,7 +55,7 @@ Phase = Literal["made", "uploading", "uploaded", "creating", "created", "collect
 
 
 @dataclass(frozen=True)
-class Batch:
+class SubmittedBatch:
     """A batch of ours, from its input file to the last answer.
 
     Attributes:
@@ -205,7 +205,7 @@ class BatchFolder:
     def _state(self, name: str) -> Path:
         return self._jobs / name / "state.json"
 
-    def save(self, batch: Batch) -> Batch:
+    def save(self, batch: SubmittedBatch) -> SubmittedBatch:
         """Write the state of a batch."""
         write_json(self._state(batch.name), asdict(batch))
         return batch
@@ -226,7 +226,7 @@ class BatchFolder:
             if not self._state(folder.name).exists():
                 self.remove(folder.name)
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[SubmittedBatch]:
         """Return all batches, the oldest first. Raise StoreError if a state cannot be read."""
         return [read_batch(path) for path in sorted(self._jobs.glob("*/state.json"))]
 
@@ -270,11 +270,11 @@ class BatchFolder:
         return sum(record.cost or 0.0 for record in records if record.model == model)
 
 
-def read_batch(path: Path) -> Batch:
+def read_batch(path: Path) -> SubmittedBatch:
     """Read the state of a batch. Raise StoreError if that fails."""
     values = read_json(path)
     try:
-        return Batch(**{**values, "results": tuple(values["results"])})
+        return SubmittedBatch(**{**values, "results": tuple(values["results"])})
     except (TypeError, KeyError):
         raise StoreError(
             f"{path} was written by another version. Collect the batch with that version, or delete {path.parent} to "

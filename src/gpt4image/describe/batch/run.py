@@ -23,7 +23,7 @@ from gpt4image.core.files import exclusive
 from gpt4image.core.format import counted, duration
 from gpt4image.core.validation import check_fields
 from gpt4image.describe.batch.collect import Collection, Recorder
-from gpt4image.describe.batch.folder import Batch, BatchFolder, BatchTask, read_lines
+from gpt4image.describe.batch.folder import BatchFolder, BatchTask, SubmittedBatch, read_lines
 from gpt4image.describe.batch.input_file import InputFile
 from gpt4image.describe.batch.pending import Pending
 from gpt4image.describe.batch.steps import BatchSteps
@@ -43,7 +43,7 @@ from gpt4image.llm.batch_api import (
 )
 from gpt4image.llm.budget import OVER_BUDGET, Budget
 from gpt4image.llm.credentials import is_openai
-from gpt4image.llm.errors import shorten
+from gpt4image.llm.errors import bounded
 
 PAUSE_GROWTH = 1.5
 LINE_SECONDS = 600.0
@@ -229,7 +229,7 @@ class BatchRun:
         except QueueFullError as error:
             self._stand_back(self._steps.all[name], str(error))
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, batch: SubmittedBatch) -> None:
         if self.tally.stopped and batch.phase in ("made", "uploading", "uploaded"):
             self._take_apart(batch)
             return
@@ -250,7 +250,7 @@ class BatchRun:
         elif batch.phase == "collected":
             self._steps.clean(batch)
 
-    def _collect(self, batch: Batch, report: BatchReport) -> None:
+    def _collect(self, batch: SubmittedBatch, report: BatchReport) -> None:
         collection = Collection(batch, self._server, self._folder, self._recorder, self._settings.attempts)
         try:
             collection.run(report)
@@ -267,7 +267,7 @@ class BatchRun:
             self._steps.clean(batch)
         raise fatal
 
-    def _judge(self, batch: Batch, report: BatchReport, collection: Collection) -> DescribeError | None:
+    def _judge(self, batch: SubmittedBatch, report: BatchReport, collection: Collection) -> DescribeError | None:
         """Return the error if no other batch can succeed after how this one ended."""
         self._old_limit &= not collection.refused_limit
         match report.status:
@@ -298,11 +298,11 @@ class BatchRun:
             self._max_requests = min(2 * self._max_requests, self._settings.most_requests)
 
     def _problems(self, report: BatchReport) -> str:
-        return shorten(self._server.key.scrub("; ".join(report.problems) or "no reason given."))
+        return bounded(self._server.key.scrub("; ".join(report.problems) or "no reason given."))
 
     # What the server does not take.
 
-    def _stand_back(self, batch: Batch, reason: str) -> None:
+    def _stand_back(self, batch: SubmittedBatch, reason: str) -> None:
         """Handle a full queue: wait for our other batches, or send fewer requests at a time."""
         others = self._steps.at_server - (batch.phase == "created")
         if others:
@@ -320,7 +320,7 @@ class BatchRun:
                 "batches have finished, and run the same command again."
             )
 
-    def _make_smaller(self, batch: Batch, reason: str) -> None:
+    def _make_smaller(self, batch: SubmittedBatch, reason: str) -> None:
         """Handle an input file that is too large for the server."""
         if batch.requests > 1:
             self._max_bytes = max(1, batch.size // 2)
@@ -331,7 +331,7 @@ class BatchRun:
             self._recorder.fail(BatchTask.from_line(line), error)
         self._steps.forget(batch)
 
-    def _take_apart(self, batch: Batch) -> None:
+    def _take_apart(self, batch: SubmittedBatch) -> None:
         """Return the tasks of a batch that the server never had."""
         tasks = [BatchTask.from_line(line) for _, line in read_lines(self._folder.tasks(batch.name))]
         with self._folder.write_waiting(batch.name) as waiting:
@@ -359,7 +359,7 @@ class BatchRun:
             self._meter.note(f"preparing a batch: {file.requests:,} requests, {file.size / MEGA:.0f} MB")
         if file.requests:
             place, model = self._server.place, self._server.model
-            self._steps.save(Batch(name, place, model, file.requests, file.size, self._old_limit))
+            self._steps.save(SubmittedBatch(name, place, model, file.requests, file.size, self._old_limit))
         else:
             self._folder.remove(name)
         for task, error in file.refused:

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.describe.batch.folder import Batch, BatchFolder
+from gpt4image.describe.batch.folder import BatchFolder, SubmittedBatch
 from gpt4image.llm.batch_api import MARK, BatchReport, BatchServer, MissingError, TryLaterError
 
 
@@ -43,17 +43,17 @@ class BatchSteps:
         """Batches that the server is processing."""
         return sum(batch.phase == "created" for batch in self.all.values())
 
-    def save(self, batch: Batch) -> Batch:
+    def save(self, batch: SubmittedBatch) -> SubmittedBatch:
         """Write the state of a batch."""
         self.all[batch.name] = self._folder.save(batch)
         return batch
 
-    def forget(self, batch: Batch) -> None:
+    def forget(self, batch: SubmittedBatch) -> None:
         """Delete a batch from the folder."""
         self._folder.remove(batch.name)
         del self.all[batch.name]
 
-    def upload(self, batch: Batch) -> Batch:
+    def upload(self, batch: SubmittedBatch) -> SubmittedBatch:
         """Upload the input file, unless a killed process has uploaded it. Raise TooLargeError if it is too large."""
         name = f"{MARK}-{batch.name}.jsonl"
         file = self._server.find_upload(name, batch.size) if batch.phase == "uploading" else None
@@ -62,7 +62,7 @@ class BatchSteps:
             file = self._server.upload(self._folder.requests(batch.name), name)
         return self.save(replace(batch, phase="uploaded", file=file))
 
-    def create(self, batch: Batch) -> Batch:
+    def create(self, batch: SubmittedBatch) -> SubmittedBatch:
         """Create the batch at the server. If the response is lost, the batch stays in phase `creating`.
 
         Raises:
@@ -85,7 +85,7 @@ class BatchSteps:
             self.save(batch)
             raise
 
-    def recover(self, batch: Batch) -> Batch:
+    def recover(self, batch: SubmittedBatch) -> SubmittedBatch:
         """Find out whether the server has the batch whose creation went unanswered.
 
         The request may still be on its way, and succeed after we have looked in vain. So delete the input file before
@@ -99,19 +99,19 @@ class BatchSteps:
                 return self.save(replace(batch, phase="made", file=""))
         return batch if found is None else self._created(batch, found)
 
-    def _created(self, batch: Batch, identity: str) -> Batch:
+    def _created(self, batch: SubmittedBatch, identity: str) -> SubmittedBatch:
         created = self.save(replace(batch, phase="created", batch=identity))
         self._folder.requests(batch.name).unlink(missing_ok=True)
         return created
 
-    def retrieve(self, batch: Batch) -> BatchReport:
+    def retrieve(self, batch: SubmittedBatch) -> BatchReport:
         """Return the server's report on a batch. Raise DescribeError if the server does not know it."""
         try:
             return self._server.retrieve(batch.batch)
         except MissingError:
             raise self.lost(batch, f"does not know batch {batch.batch}") from None
 
-    def lost(self, batch: Batch, problem: str) -> DescribeError:
+    def lost(self, batch: SubmittedBatch, problem: str) -> DescribeError:
         """Return the error for a batch that the server has lost, or parts of it."""
         return DescribeError(
             f"{self._server.place} {problem}. Only the key and project that created a batch can see it: use those. Or "
@@ -119,7 +119,7 @@ class BatchSteps:
             "descriptions once more."
         )
 
-    def clean(self, batch: Batch) -> None:
+    def clean(self, batch: SubmittedBatch) -> None:
         """Delete the files of a batch, at the server and here."""
         left = [batch.file, *batch.results] if batch.file else list(batch.results)
         while left:

@@ -38,7 +38,7 @@ from gpt4image.llm.budget import Budget
 from gpt4image.llm.server_pool import Server
 
 
-class State(Enum):
+class EntryState(Enum):
     """Where the cost of an entry stands; see the module's docstring."""
 
     OPEN = auto()
@@ -60,7 +60,7 @@ class Entry:
         cost: US dollars; None where the price is not known.
     """
 
-    state: State = State.OPEN
+    state: EntryState = EntryState.OPEN
     tokens_in: int | None = 0
     tokens_out: int | None = 0
     cost: float | None = 0.0
@@ -99,7 +99,7 @@ class Attempt:
     timeouts: int = 0
     seconds: float = 0.0
 
-    def entries_in(self, *states: State) -> list[Entry]:
+    def entries_in(self, *states: EntryState) -> list[Entry]:
         """Return the entries whose cost stands in certain places."""
         return [entry for entry in self.entries if entry.state in states]
 
@@ -142,7 +142,7 @@ class Ledger:
             attempt.answers += map(answer_of, self._conversations.begun(key)[: len(request.turns) - 1])
         for turn in self._conversations.take(key):
             cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
-            attempt.entries.append(Entry(State.TURN, turn.tokens_in, turn.tokens_out, cost))
+            attempt.entries.append(Entry(EntryState.TURN, turn.tokens_in, turn.tokens_out, cost))
             attempt.saved_until = max(attempt.saved_until, turn.created)
         attempt.earlier = len(attempt.entries)
         return attempt
@@ -172,31 +172,31 @@ class Ledger:
         if self._conversations is not None:
             turn = self._turn(attempt, answer, entry.cost)
             self._conversations.keep(turn)
-            entry.state, attempt.saved_until = State.TURN, max(attempt.saved_until, turn.created)
+            entry.state, attempt.saved_until = EntryState.TURN, max(attempt.saved_until, turn.created)
         self.open(attempt)
 
     def book_reply(self, attempt: Attempt, reply: Reply) -> None:
         """Settle a request that answered all questions, unless `book_answer` has booked each of them."""
-        if attempt.entries_in(State.OPEN):
+        if attempt.entries_in(EntryState.OPEN):
             self._settle(attempt, reply.tokens_in, reply.tokens_out)
 
     def book_failure(self, attempt: Attempt, error: RequestFailedError) -> None:
         """Settle a request that failed: by its tokens, or at worst where they were not counted."""
-        if attempt.entries_in(State.OPEN):
+        if attempt.entries_in(EntryState.OPEN):
             entry = self._settle(attempt, error.tokens_in, error.tokens_out)
             if error.tokens_in is None or error.tokens_out is None:
                 entry.tokens_in = entry.tokens_out = 0
 
     def drop(self, attempt: Attempt) -> None:
         """Drop the entry of a request that was turned away: it cost nothing."""
-        for entry in attempt.entries_in(State.OPEN):
+        for entry in attempt.entries_in(EntryState.OPEN):
             self._open.discard(entry)
             attempt.entries.remove(entry)
 
     def _settle(self, attempt: Attempt, tokens_in: int | None, tokens_out: int | None) -> Entry:
-        (entry,) = attempt.entries_in(State.OPEN)
+        (entry,) = attempt.entries_in(EntryState.OPEN)
         self._open.discard(entry)
-        entry.state, entry.tokens_in, entry.tokens_out = State.UNSAVED, tokens_in, tokens_out
+        entry.state, entry.tokens_in, entry.tokens_out = EntryState.UNSAVED, tokens_in, tokens_out
         entry.cost = self.budget.pay(tokens_in, tokens_out)
         self.tally.uncounted = self.budget.uncounted
         return entry
@@ -224,7 +224,7 @@ class Ledger:
             seconds=round(attempt.seconds, 3),
             created=max(now(), attempt.saved_until),
         )
-        paid = attempt.entries_in(State.PAYMENT)
+        paid = attempt.entries_in(EntryState.PAYMENT)
         taken_back = [self._payment(attempt, "counted with the outcome", paid, sign=-1)] if paid else []
         self._writer.write(record, *taken_back)
         for written in (record, *taken_back):
@@ -233,7 +233,7 @@ class Ledger:
         if self._conversations is not None:
             self._conversations.ended(record.key)
         for entry in attempt.entries:
-            entry.state = State.RECORDED
+            entry.state = EntryState.RECORDED
         attempt.request = None  # frees the picture
 
     def record_unfinished(self, attempts: Iterable[Attempt]) -> None:
@@ -250,13 +250,13 @@ class Ledger:
 
     def _write_payment(self, attempt: Attempt, reason: str) -> None:
         """Turn the UNSAVED entries of a task into one payment, if they cost anything."""
-        entries = attempt.entries_in(State.UNSAVED)
+        entries = attempt.entries_in(EntryState.UNSAVED)
         if any(total(entries)):
             payment = self._payment(attempt, reason, entries)
             self._writer.write(payment)
             self.tally.add(payment)
             for entry in entries:
-                entry.state = State.PAYMENT
+                entry.state = EntryState.PAYMENT
 
     def _payment(self, attempt: Attempt, reason: str, entries: list[Entry], sign: int = 1) -> DescriptionRecord:
         tokens_in, tokens_out, cost = total(entries)

@@ -91,7 +91,7 @@ def run_workers(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -
     for describer in job.session.describers:  # the workers open their own
         job.session.loop.run(describer.close())
     with datatrove_log(RunFolder(order.run).datatrove_log):
-        return run(order, workers, len(tasks))
+        return launch(order, workers, len(tasks))
 
 
 def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, spent: float) -> Order:
@@ -110,7 +110,7 @@ def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, sp
     )
 
 
-def run(order: Order, workers: int, total: int) -> Tally:
+def launch(order: Order, workers: int, total: int) -> Tally:
     """Carry out an order on its engine; `total` is the number of tasks."""
     if order.options.engine == "slurm":
         from gpt4image.describe.workers.slurm import submit
@@ -133,7 +133,7 @@ def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
         try:
             workers.start()  # Ray installs signal handlers of its own here
             with catch_stop_signals() as stop:
-                follow(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), stop)
+                watch(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), stop)
         finally:
             workers.kill()
     if stop:
@@ -150,7 +150,7 @@ def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
     return monitor.tally
 
 
-def follow(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, stop: StopRequests) -> None:
+def watch(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, stop: StopRequests) -> None:
     """Watch workers until they have ended, or were asked to and their time is up."""
     stop_by = float("inf")
     while workers.running() and stop.count < 2 and time.monotonic() < stop_by:

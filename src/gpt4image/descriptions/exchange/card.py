@@ -9,19 +9,21 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.files import atomic_write
-from gpt4image.core.markdown import one_line, render_card
+from gpt4image.core.markdown import MOST_CLASSES, one_line, render_card, write_card
 from gpt4image.descriptions.description_set import ImageLookup
 from gpt4image.descriptions.exchange.rows import Column
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.images.table import SPLITS
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
 
 
 class Covered(NamedTuple):
@@ -135,10 +137,6 @@ class SetStatistics:
         return Covered(name, len(rows), int(np.count_nonzero(texts)), int(texts.sum()))
 
 
-MOST_CLASSES = 60
-"""With more classes than this, the card gives a summary instead of a line for each."""
-
-
 class SplitSize(NamedTuple):
     """Size of a split: number of rows, their bytes in memory and on disk."""
 
@@ -148,7 +146,7 @@ class SplitSize(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class DatasetFacts:
     """Everything a card states.
 
     Attributes:
@@ -173,21 +171,20 @@ class CardFacts:
         return Path(self.statistics.lookup.images.source).name or self.statistics.lookup.images.source
 
 
-def write_card(path: Path, facts: CardFacts) -> None:
+def write_dataset_card(path: Path, facts: DatasetFacts) -> None:
     """Write the card, the `README.md` of a dataset."""
-    with atomic_write(path) as file:
-        file.write(f"---\n{front_matter(facts)}---\n\n{body(facts)}".encode())
+    write_card(path, dataset_metadata(facts), dataset_text(facts))
 
 
-def front_matter(facts: CardFacts) -> str:
-    """Render the YAML block that `datasets` and the Hugging Face Hub read."""
+def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
+    """Return what `datasets` and the Hugging Face Hub read."""
     from huggingface_hub import DatasetCardData
 
     splits = [
         {"name": name, "num_bytes": split.size, "num_examples": split.rows} for name, split in facts.splits.items()
     ]
     data_files = [{"split": name, "path": f"data/{name}-*"} for name in facts.splits]
-    card = DatasetCardData(
+    return DatasetCardData(
         pretty_name=f"Descriptions of {one_line(facts.source)}",
         task_categories=["image-to-text", "image-classification"],
         tags=["gpt4image", "synthetic"],
@@ -199,10 +196,9 @@ def front_matter(facts: CardFacts) -> str:
             "dataset_size": sum(split.size for split in facts.splits.values()),
         },
     )
-    return str(card.to_yaml()) + "\n"
 
 
-def body(facts: CardFacts) -> str:
+def dataset_text(facts: DatasetFacts) -> str:
     """Render the Markdown of the card."""
     classes = facts.statistics.by_class()
     return render_card(

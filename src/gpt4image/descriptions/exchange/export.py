@@ -19,7 +19,7 @@ from gpt4image.core.console import progress
 from gpt4image.core.errors import ConfigError, DescriptionError, ImageError
 from gpt4image.core.format import counted
 from gpt4image.descriptions.description_set import ImageLookup
-from gpt4image.descriptions.exchange.card import CardFacts, SetStatistics, SplitSize, write_card
+from gpt4image.descriptions.exchange.card import DatasetFacts, SetStatistics, SplitSize, write_dataset_card
 from gpt4image.descriptions.exchange.rows import Column, chosen_columns, shared_schema
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.store import DescriptionStore
@@ -93,7 +93,7 @@ IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ExportSummary:
+class DatasetSummary:
     """Result of an export.
 
     Attributes:
@@ -139,7 +139,7 @@ def export_descriptions(
     findings: Mapping[str, int] | None = None,
     shard_bytes: int = SHARD_BYTES,
     repo: str | None = None,
-) -> ExportSummary:
+) -> DatasetSummary:
     """Write the descriptions of an image set as a dataset.
 
     `datasets.load_dataset(str(out))` loads it: `data/SPLIT-*.parquet` and the dataset card `README.md`. Without the
@@ -178,14 +178,16 @@ def export_descriptions(
         trials = with_trials - count_texts(store)
         statistics.dropped = count_texts(store, dropped=True) - with_trials
         check_not_empty(statistics, store, images)
-        write_card(draft / "README.md", CardFacts(statistics, columns, splits, prompts, findings or {}, repo))
+        write_dataset_card(
+            draft / "README.md", DatasetFacts(statistics, columns, splits, prompts, findings or {}, repo)
+        )
         if out.exists():
             out.rmdir()
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     left_out = statistics.orphan_texts, statistics.failures.total(), statistics.dropped
-    return ExportSummary(out, statistics.texts, statistics.with_text, *left_out, trials)
+    return DatasetSummary(out, statistics.texts, statistics.with_text, *left_out, trials)
 
 
 def count_texts(store: DescriptionStore, **included: bool) -> int:

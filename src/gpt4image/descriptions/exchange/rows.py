@@ -117,8 +117,8 @@ def _encodable(text: str) -> str:
 
 Hash = Annotated[str, AfterValidator(_hex_digits)]
 Text = Annotated[str, AfterValidator(_encodable)]
-Count = Annotated[int, BeforeValidator(_integer), Field(ge=0, lt=2**63)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+CellCount = Annotated[int, BeforeValidator(_integer), Field(ge=0, lt=2**63)]
+FiniteAmount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class SharedRow(BaseModel):
@@ -138,11 +138,11 @@ class SharedRow(BaseModel):
     describer: Text = ""
     sample: Annotated[int, BeforeValidator(_integer), Field(ge=0, lt=2**31)] = 0
     settings: Annotated[Text, AfterValidator(_json_object)] = "{}"
-    tokens_in: Count | None = None
-    tokens_out: Count | None = None
-    cost: Amount | None = None
+    tokens_in: CellCount | None = None
+    tokens_out: CellCount | None = None
+    cost: FiniteAmount | None = None
     finish_reason: Text | None = None
-    seconds: Amount = 0.0
+    seconds: FiniteAmount = 0.0
     created: Annotated[str, AfterValidator(lambda text: text and _utc_time(text))] = ""
 
     def record(self, image_id: str) -> DescriptionRecord:

@@ -27,7 +27,7 @@ from gpt4image.descriptions.store.records import (
     RECORD_FIELDS,
     DescriptionRecord,
     Mark,
-    Verdict,
+    MarkKind,
     record_from,
     record_line,
 )
@@ -174,7 +174,7 @@ class DescriptionStore:
         """Count the keys that failed and have no answer, by reason."""
         return Counter(record.error for record in self.current() if record.error is not None)
 
-    def mark(self, keys: Iterable[str], verdict: Verdict, reason: str) -> int:
+    def mark(self, keys: Iterable[str], verdict: MarkKind, reason: str) -> int:
         """Mark descriptions and return their number."""
         lines = [record_line(Mark(key, verdict, reason, now())) for key in keys]
         self.folder.mkdir(parents=True, exist_ok=True)

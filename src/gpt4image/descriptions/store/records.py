@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-Verdict = Literal["drop", "retry", "keep", "trial"]
+MarkKind = Literal["drop", "retry", "keep", "trial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Mark:
     """
 
     key: str
-    verdict: Verdict
+    verdict: MarkKind
     reason: str
     created: str
 
@@ -126,18 +126,18 @@ SCHEMA = pa.schema(
 RECORD_FIELDS = tuple(field.name for field in fields(DescriptionRecord))
 
 
-class Row(Protocol):
+class StoredRow(Protocol):
     """A dataclass with slots whose values JSON can hold."""
 
     __slots__: tuple[str, ...]
 
 
-def plain_values(row: Row) -> dict[str, Any]:
+def plain_values(row: StoredRow) -> dict[str, Any]:
     """Return the fields of a row by name."""
     return {name: getattr(row, name) for name in row.__slots__}
 
 
-def record_line(row: Row) -> bytes:
+def record_line(row: StoredRow) -> bytes:
     """Encode a row as a line of JSON; unpaired surrogates become question marks."""
     return json.dumps(plain_values(row), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 

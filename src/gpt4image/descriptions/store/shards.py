@@ -34,7 +34,7 @@ from gpt4image.descriptions.store.records import (
     RECORD_FIELDS,
     SCHEMA,
     DescriptionRecord,
-    Row,
+    StoredRow,
     plain_values,
     record_line,
 )
@@ -94,7 +94,7 @@ class RecordWriter:
         self._closed = False
         self._sync_lock = threading.Lock()  # `sync` runs in a thread beside the event loop; `close` must wait for it
 
-    def write(self, *records: Row) -> None:
+    def write(self, *records: StoredRow) -> None:
         """Append records, all or none. They survive this process at once, and the machine after the next `sync`.
 
         Raises:

@@ -18,7 +18,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.tables import compose
 from gpt4image.images.decode import IMAGE_SUFFIXES
-from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, is_unlabelled, key_of, state_of
+from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, file_state, is_unlabelled, key_of
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
@@ -268,7 +268,7 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
         return FoundFile(readable, b"", "the file name is not valid UTF-8: rename the file")
     try:
         status = os.stat(file)  # noqa: PTH116 - a path object for each of a million files takes longer than the call
-        state = state_of(file, status)
+        state = file_state(file, status)
     except (FileNotFoundError, NotADirectoryError):
         missing = f"the file does not exist{_foreign(path, scope)}"
         return FoundFile(path, b"", "a link to nowhere" if Path(file).is_symlink() else missing)

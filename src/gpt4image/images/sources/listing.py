@@ -182,7 +182,7 @@ def merge_spellings(names: Iterable[str]) -> dict[str, str]:
     return {name: key if len(group) > 1 else name for key, group in groups.items() for name in group}
 
 
-def state_of(file: str | os.PathLike[str], status: os.stat_result) -> tuple[int, int, int]:
+def file_state(file: str | os.PathLike[str], status: os.stat_result) -> tuple[int, int, int]:
     """Return what changes whenever a file is written: its size and its times of modification and of change, in ns.
 
     As git does for its index, size and times are trusted instead of reading the file again. The time of change cannot

@@ -102,7 +102,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestRow:
     """A row of a table that names image files.
 
     Attributes:
@@ -124,7 +124,7 @@ class Entry:
 class Manifest:
     """A table that names image files; `label_column` is None if there is none."""
 
-    entries: list[Entry]
+    entries: list[ManifestRow]
     columns: tuple[str, ...]
     label_column: str | None
     text_columns: tuple[str, ...]
@@ -157,7 +157,7 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
         given = row.get(path) or None
         if not isinstance(given, str) or "\0" in given:
             raise DataError(f"{where}: {given!r} is not the path of an image.")
-        entry = Entry(
+        entry = ManifestRow(
             given,
             read_label(row.get(label), where) if label and named.labelled else None,
             require_split(str(row.get(split) or ""), where) if split and named.labelled else None,

@@ -24,10 +24,10 @@ from gpt4image.images.sources.listing import (
     Listing,
     ListingBuilder,
     encode_labels,
+    file_state,
     key_of,
     keys_of,
     read_label,
-    state_of,
     to_rows,
 )
 from gpt4image.images.sources.tar_contents import CONTENTS, SPANS, TarContents, load_contents, save_contents
@@ -120,7 +120,7 @@ def open_contents(
     files: Sequence[Path], names: Sequence[str], columns: ColumnNames, kept: Path | None
 ) -> list[TarContents]:
     """Return what is in each tar, kept from an earlier time or read now."""
-    states = [key_of(file.resolve(), *state_of(file, file.stat())).hex() for file in files]
+    states = [key_of(file.resolve(), *file_state(file, file.stat())).hex() for file in files]
     wanted = str(columns.image), str(columns.label)
     paths = [
         kept and kept / f"{digest(str(file.resolve()), name, *wanted)}.parquet"

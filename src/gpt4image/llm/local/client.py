@@ -36,7 +36,7 @@ from gpt4image.llm.base import (
     only_thought,
     thought_too_long,
 )
-from gpt4image.llm.local.loading import Precision, load
+from gpt4image.llm.local.loading import LoadPrecision, load
 from gpt4image.llm.local.model import OUT_OF_MEMORY, Conversation, VisionModel, classify_failure, free_memory
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class LocalDescriber:
     name = "local"
 
     def __init__(
-        self, model: str | None, *, device: str | None = None, batch_size: int = 8, precision: Precision = "auto"
+        self, model: str | None, *, device: str | None = None, batch_size: int = 8, precision: LoadPrecision = "auto"
     ) -> None:
         check_value(Annotated[int, Ge(1)], batch_size, "batch_size")
         self.place = model or DEFAULT_LOCAL_MODEL
@@ -259,7 +259,7 @@ def identify(location: str) -> str:
 
 T = TypeVar("T")
 
-Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+FunctionQueue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class WorkerThread:
@@ -274,14 +274,14 @@ class WorkerThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._tasks: Tasks = SimpleQueue()
+        self._tasks: FunctionQueue = SimpleQueue()
         self._thread: Thread | None = None
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a function in the thread and return its result. If cancelled, the function finishes once it has begun."""
         if self._thread is None:
             self._tasks = SimpleQueue()
-            self._thread = Thread(target=run_tasks, args=(self._tasks,), name=self._name, daemon=True)
+            self._thread = Thread(target=run_functions, args=(self._tasks,), name=self._name, daemon=True)
             self._thread.start()
         result: Future[T] = Future()
         self._tasks.put((result, function))
@@ -297,7 +297,7 @@ class WorkerThread:
         await asyncio.to_thread(thread.join, seconds)
 
 
-def run_tasks(tasks: Tasks) -> None:
+def run_functions(tasks: FunctionQueue) -> None:
     """Run one function after the other until None arrives."""
     while (task := tasks.get()) is not None:
         result, function = task

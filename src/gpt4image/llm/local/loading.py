@@ -16,7 +16,7 @@ from gpt4image.core.hub import hub_access
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "float32", "bf16", "fp16"]
+LoadPrecision = Literal["auto", "float32", "bf16", "fp16"]
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 REASON_LENGTH = 300
@@ -44,7 +44,7 @@ class LoadedModel:
     commit: str | None
 
 
-def load(location: str, device: str | None, precision: Precision) -> LoadedModel:
+def load(location: str, device: str | None, precision: LoadPrecision) -> LoadedModel:
     """Load a model.
 
     Args:
@@ -61,11 +61,11 @@ def load(location: str, device: str | None, precision: Precision) -> LoadedModel
     except Exception as error:  # transformers, the hub's client and torch share no base class
         reason = shorten(printable(first_line(error)), REASON_LENGTH)
         raise DescribeError(
-            f"Model {printable(location)} cannot be loaded: {reason.rstrip('.')}. {advice(location, error)}"
+            f"Model {printable(location)} cannot be loaded: {reason.rstrip('.')}. {loading_advice(location, error)}"
         ) from None
 
 
-def load_from(location: str, device: torch.device, precision: Precision) -> LoadedModel:
+def load_from(location: str, device: torch.device, precision: LoadPrecision) -> LoadedModel:
     """Load processor and weights of one commit; raise whatever the libraries raise."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils.logging import disable_progress_bar
@@ -111,7 +111,7 @@ def choose_device(name: str | None) -> torch.device:
     return found or torch.device("cpu")
 
 
-def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def choose_dtype(precision: LoadPrecision, device: torch.device) -> torch.dtype:
     """Return the dtype of the weights. `auto` is bf16 on an accelerator that supports it, fp16 on others.
 
     On a CPU `auto` is float32: few CPUs are faster in bf16, and torch has no public way to tell which.
@@ -147,7 +147,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
-def advice(location: str, error: Exception) -> str:
+def loading_advice(location: str, error: Exception) -> str:
     """Return the fix for a model that cannot be loaded."""
     if is_out_of_memory(error):
         return "Choose a smaller model, or a device with more memory."

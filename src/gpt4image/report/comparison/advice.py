@@ -12,12 +12,12 @@ from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import CommandRecord, Comparison, Difference
-    from gpt4image.probing.verdicts import Kind
+    from gpt4image.probing.verdicts import VerdictKind
 
 FIRST_SEEDS = 5  # to advise after a run with one seed
 
 
-def next_step(kind: Kind, comparison: Comparison) -> tuple[str, str]:
+def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
     """Return what to do now in a sentence or two, and the command for it, empty if there is none.
 
     Args:

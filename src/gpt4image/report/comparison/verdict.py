@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import counted, percent, points, printable, shorten
-from gpt4image.probing.verdicts import LEVEL, Kind, beats_all
+from gpt4image.probing.verdicts import LEVEL, VerdictKind, beats_all
 from gpt4image.report.comparison.advice import margin_in_words, next_step
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
 
-CLAIMS: dict[Kind, str] = {
+CLAIMS: dict[VerdictKind, str] = {
     "better": "training with descriptions made the model better",
     "worse": "training with descriptions made the model worse",
     "equal": "training with descriptions makes no difference of more than {margin}",
@@ -23,7 +23,7 @@ CLAIMS: dict[Kind, str] = {
     "one seed": "one seed cannot tell an effect from chance",
 }
 CREDITED = "the descriptions made the model better"
-SHOWN: dict[Kind, str] = {
+SHOWN: dict[VerdictKind, str] = {
     "better": "better",
     "worse": "worse",
     "equal": "no difference of more than {margin}",
@@ -52,7 +52,7 @@ class Verdict:
         rules: the rules that led to the claim.
     """
 
-    kind: Kind
+    kind: VerdictKind
     claim: str
     measure: str
     accuracies: str
@@ -111,7 +111,7 @@ def _judged(comparison: Comparison) -> int:
     return sum(each.adjusted_p is not None for each in (comparison.difference, *comparison.others)) or 1
 
 
-def _measure(kind: Kind, comparison: Comparison) -> str:
+def _measure(kind: VerdictKind, comparison: Comparison) -> str:
     difference = comparison.difference
     mean, low, high = points((difference.mean, difference.low, difference.high))
     if kind == "one seed":

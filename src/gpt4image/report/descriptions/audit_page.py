@@ -14,10 +14,10 @@ from gpt4image.images.thumbnails import require_thumbnail
 from gpt4image.report.html.page import render_page, write_page
 
 if TYPE_CHECKING:
-    from gpt4image.quality.audit_record import Audit
+    from gpt4image.quality.audit_record import AuditRecord
 
 
-def write_audit_page(path: Path, audit: Audit) -> Path:
+def write_audit_page(path: Path, audit: AuditRecord) -> Path:
     """Write the page. It loads nothing, and runs our script alone: the policy names the script's hash.
 
     Raises:

@@ -105,16 +105,16 @@ def _sum_up(records: Sequence[DescriptionRecord]) -> dict[str, int | float | Non
     return {
         "answered": len(answered),
         "failed": len(records) - len(answered),
-        "tokens_in": total([record.tokens_in for record in answered]),
-        "tokens_out": total([record.tokens_out for record in answered]),
+        "tokens_in": sum_known([record.tokens_in for record in answered]),
+        "tokens_out": sum_known([record.tokens_out for record in answered]),
         "seconds": fmean(record.seconds for record in answered) if answered else None,
     }
 
 
-def total(counts: Sequence[int | None]) -> int | None:
+def sum_known(counts: Sequence[int | None]) -> int | None:
     """Return the sum of counts; None if there are none or one is unknown.
 
-    >>> total([1, 2]), total([1, None]), total([])
+    >>> sum_known([1, 2]), sum_known([1, None]), sum_known([])
     (3, None, None)
     """
     known = [count for count in counts if count is not None]
