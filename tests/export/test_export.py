@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from gpt4image import export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError, ExportError
-from gpt4image.export import benchmark
+from gpt4image.export import measure
 from gpt4image.export import model as module
+from gpt4image.export.forms import export_onnx
 from gpt4image.export.model import sample_images
-from gpt4image.export.onnx import export_onnx
 from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import evaluation_transform
 
 
 @pytest.mark.slow
 def test_all_forms_compute_the_trained_logits_for_any_batch_size(run, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    monkeypatch.setattr(measure, "ROUNDS", 3)
     folder = tmp_path / "model"
     summary = export_model(run, images, folder, torch_export=True, int8=True, benchmark=True)
     sample = sample_images(run, images)

@@ -17,7 +17,7 @@ from gpt4image import Recipe, answer_zero_shot, map_images, search_images, train
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
 from gpt4image.images.load import load_pictures
-from gpt4image.report.search import MapPoint, Match, write_map_page, write_search_page
+from gpt4image.report.search_pages import MapPoint, Match, write_map_page, write_search_page
 from gpt4image.workflows.search import index_pictures, project
 from support.page_checks import (
     HOSTILE,

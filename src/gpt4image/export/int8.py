@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gpt4image.core.console import progress
 from gpt4image.core.errors import ExportError, first_line
 from gpt4image.core.format import counted, percent, points
-from gpt4image.export.onnx import graph_runner, remove_notes
+from gpt4image.export.forms import graph_runner, remove_notes
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.run import TrainedRun

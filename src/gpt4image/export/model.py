@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
 from gpt4image.core.files import File, Layout, read_json, write_json
-from gpt4image.export.benchmark import Latency, measure_latencies
 from gpt4image.export.card import ModelFacts, write_model_card
+from gpt4image.export.forms import export_onnx, export_program, graph_runner
 from gpt4image.export.int8 import QuantizationLoss, quantize
-from gpt4image.export.onnx import export_onnx, graph_runner
-from gpt4image.export.parity import Parity, compare_logits
-from gpt4image.export.program import export_program
+from gpt4image.export.measure import Latency, Parity, compare_logits, measure_latencies
 from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import create_model, fitting_options
 from gpt4image.train.identity import is_trained_on

@@ -37,9 +37,9 @@ def is_thumbnail(url: str) -> bool:
     return _URL.fullmatch(url) is not None
 
 
-def require_thumbnail(url: str) -> str:
-    """Return the URL itself. ValueError if it is anything but a picture inside the page."""
-    if not is_thumbnail(url):
+def require_thumbnail(url: str | None) -> str | None:
+    """Return the URL itself, or None. ValueError if it is anything but a picture inside the page."""
+    if url is not None and not is_thumbnail(url):
         raise ValueError(f"a thumbnail must be a JPEG or PNG as a base64 data URL, not {url[:60]!r}")
     return url
 

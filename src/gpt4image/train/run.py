@@ -28,13 +28,13 @@ from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.frozen import freeze
 from gpt4image.train.guidance import Guidance, choose_guidance
+from gpt4image.train.heads import save_heads
 from gpt4image.train.identity import siblings
 from gpt4image.train.loop import Trainer, fit, train_step
 from gpt4image.train.processes import device_name, loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec
-from gpt4image.train.text_space import save_heads
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 

@@ -5,16 +5,12 @@ What is deployed stays a plain backbone; the heads serve search and answers for 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from gpt4image.align.aligned_model import AlignedModel
@@ -23,78 +19,16 @@ from gpt4image.align.pairs import unit_length
 from gpt4image.align.projector import Projector
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError, StoreError
-from gpt4image.core.files import atomic_write, digest
-from gpt4image.core.record import Record
+from gpt4image.core.files import digest
 from gpt4image.embed.encoders import load_encoder
-from gpt4image.embed.runner import LongText, encode_batch
-from gpt4image.train.guidance import VectorSource, is_text
+from gpt4image.embed.runner import encode_batch
+from gpt4image.train.heads import HeadRecord, read_heads
+from gpt4image.train.run import TrainedRun, load_backbone
 
 if TYPE_CHECKING:
     from gpt4image.embed.encoders import TextEncoder
-    from gpt4image.train.run import TrainedRun
 
 BATCH = 64  # texts encoded at a time
-
-
-class HeadRecord(Record):
-    """What it takes to build a head again, besides the recipe.
-
-    Attributes:
-        encoders: names of the text encoders whose vectors it was aligned with, side by side; a vision teacher's name.
-        revisions: their revisions.
-        long_text: what was done with texts longer than they read.
-        text: whether the vectors are those of texts.
-        in_features: width F of the features.
-        width: width D of the vectors.
-        tap: name of the module whose output it projects; None for the classifier's input.
-        pool: how that output became a vector.
-        space: the transformation of the texts (`align.text.TextTransform`).
-        adapter: whether a learned one followed.
-    """
-
-    encoders: list[str]
-    revisions: list[str]
-    long_text: LongText
-    text: bool
-    in_features: int
-    width: int
-    tap: str | None
-    pool: str
-    space: str
-    adapter: bool
-
-
-def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], sources: Sequence[VectorSource]) -> None:
-    """Write the heads of a model with another state than its own, without what only their losses need.
-
-    Args:
-        path: the file.
-        model: the model that was trained.
-        state: state of its heads, by the names of `model.heads.state_dict()`.
-        sources: the sources of vectors that the heads are aligned with.
-    """
-    records = []
-    for head in model.heads:
-        assert isinstance(head, AlignmentHead)
-        stores = sources[head.source].stores
-        first = next(part for part in head.projector.modules() if isinstance(part, nn.Linear))
-        records.append(
-            HeadRecord(
-                encoders=[store.manifest.encoder for store in stores],
-                revisions=[store.manifest.revision for store in stores],
-                long_text="pool" if stores[0].manifest.long_text == "pool" else "truncate",
-                text=is_text(stores[0]),
-                in_features=first.in_features,
-                width=sources[head.source].width,
-                tap=head.tap,
-                pool=head.pool,
-                space=head.transform.space if head.transform else "raw",
-                adapter=head.adapter is not None,
-            ).model_dump()
-        )
-    tensors = {name: value.contiguous() for name, value in state.items() if name.split(".")[1] != "loss"}
-    with atomic_write(path) as file:
-        file.write(save(tensors, {"heads": json.dumps(records)}))
 
 
 @dataclass(frozen=True)
@@ -162,8 +96,6 @@ def open_text_space(run: TrainedRun) -> TextSpace:
         ConfigError: the run was not aligned with texts.
         StoreError: its heads were not kept, or are damaged.
     """
-    from gpt4image.train.run import load_backbone
-
     path = run.layout.heads
     if not path.exists():
         if not run.arm.uses_text or not run.recipe.weight:
@@ -175,7 +107,7 @@ def open_text_space(run: TrainedRun) -> TextSpace:
             f"{run.layout.folder} holds no {path.name}: it was trained by an earlier version, which did not keep it. "
             "Train it again in another work directory."
         )
-    records, tensors = _read(path)
+    records, tensors = read_heads(path)
     order = sorted(range(len(records)), key=lambda at: (not records[at].text, records[at].tap is not None, at))
     number = order[0]
     record = records[number]
@@ -203,15 +135,6 @@ def _build_head(record: HeadRecord, run: TrainedRun) -> AlignmentHead:
         tap=record.tap,
         pool=record.pool,
     )
-
-
-def _read(path: Path) -> tuple[list[HeadRecord], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            content: list[dict[str, Any]] = json.loads(file.metadata()["heads"])
-            return [HeadRecord(**record) for record in content], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}). Train the run again.") from None
 
 
 class _Projection(nn.Module):

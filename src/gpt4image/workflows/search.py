@@ -18,7 +18,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.load import load_pictures
 from gpt4image.images.thumbnails import thumbnail
-from gpt4image.report.search import MapPoint, Match, write_map_page, write_search_page
+from gpt4image.report.search_pages import MapPoint, Match, write_map_page, write_search_page
 
 if TYPE_CHECKING:
     from gpt4image.images import ImageTable

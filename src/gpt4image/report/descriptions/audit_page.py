@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
-
 from gpt4image.images.thumbnails import require_thumbnail
-from gpt4image.report.html.page import render_page, write_page
+from gpt4image.report.html.page import load_script, render_page, write_page
 
 if TYPE_CHECKING:
     from gpt4image.quality.audit_record import AuditRecord
@@ -24,9 +19,7 @@ def write_audit_page(path: Path, audit: AuditRecord) -> Path:
         ValueError: a thumbnail is not a picture inside the page.
     """
     for item in audit.items:
-        if item.thumbnail is not None:
-            require_thumbnail(item.thumbnail)
-    script = (files("gpt4image.report") / "templates" / "audit.js").read_text("utf-8")
+        require_thumbnail(item.thumbnail)
     groups = [(kind, [item for item in audit.items if item.kind == kind]) for kind in audit.found]
     page = render_page(
         "audit.html.j2",
@@ -34,7 +27,6 @@ def write_audit_page(path: Path, audit: AuditRecord) -> Path:
         audit=audit,
         groups=[(kind, items) for kind, items in groups if items],
         shown={kind: len(items) for kind, items in groups},
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **load_script("audit.js"),
     )
     return write_page(path, page)

@@ -76,8 +76,7 @@ def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) 
 
     @cache
     def thumbnail(image_id: str) -> str | None:
-        found = thumbnails(image_id)
-        return None if found is None else require_thumbnail(found)
+        return require_thumbnail(thumbnails(image_id))
 
     html = render_page(
         "check.html.j2",

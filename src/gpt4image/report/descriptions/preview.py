@@ -84,8 +84,7 @@ def write_preview(path: Path, items: Sequence[PreviewItem], head: PreviewHead) -
     """
     groups: dict[str, list[PreviewItem]] = {}
     for item in items:
-        if item.thumbnail is not None:
-            require_thumbnail(item.thumbnail)
+        require_thumbnail(item.thumbnail)
         groups.setdefault(item.record.image_id, []).append(item)
     page = render_page(
         "preview.html.j2",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -28,6 +31,13 @@ def render_page(template: str, **values: object) -> str:
         values: the template's variables. Their text may come from anywhere: everything but `Markup` is escaped.
     """
     return _environment().get_template(template).render(values)
+
+
+def load_script(name: str) -> dict[str, str]:
+    """Return one of our scripts and its hash for the page's policy, which lets no other run, as template variables."""
+    script = (files("gpt4image.report") / "templates" / name).read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_hash": digest}
 
 
 def write_page(path: Path, html: str) -> Path:

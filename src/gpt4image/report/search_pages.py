@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +12,7 @@ from markupsafe import Markup
 
 from gpt4image.core.format import shorten, single_line
 from gpt4image.images.thumbnails import require_thumbnail
-from gpt4image.report.html.page import render_page, write_page
+from gpt4image.report.html.page import load_script, render_page, write_page
 
 MAX_TEXT = 300  # characters of a text on the map
 MAX_NAMES = 40  # classes whose names the map shows
@@ -64,8 +61,7 @@ def write_search_page(path: Path, query: str, source: str, images: int, model: s
         ValueError: a thumbnail is not a picture inside the page.
     """
     for match in matches:
-        if match.thumbnail is not None:
-            require_thumbnail(match.thumbnail)
+        require_thumbnail(match.thumbnail)
     page = render_page(
         "search.html.j2", version=_version(), query=query, source=source, images=images, model=model, matches=matches
     )
@@ -79,9 +75,7 @@ def write_map_page(path: Path, source: str, images: int, model: str, method: str
         ValueError: a thumbnail is not a picture inside the page.
     """
     for point in points:
-        if point.thumbnail is not None:
-            require_thumbnail(point.thumbnail)
-    script = (files("gpt4image.report") / "templates" / "map.js").read_text("utf-8")
+        require_thumbnail(point.thumbnail)
     classes = sorted({point.label for point in points if point.label is not None})
     rows = [
         [
@@ -104,8 +98,7 @@ def write_map_page(path: Path, source: str, images: int, model: str, method: str
         classes=classes,
         names=_place_names(points, classes),
         data=_embed({"classes": list(map(single_line, classes)), "images": rows}),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **load_script("map.js"),
     )
     return write_page(path, page)
 

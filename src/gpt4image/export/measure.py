@@ -1,4 +1,4 @@
-"""How fast each exported form is on this machine's processor."""
+"""What an exported form is worth: how far it agrees with the trained model, and how fast it is on this processor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BATCHES = (1, 32)
 WARM_UP = 3
 ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of an exported model with the trained one.
+
+    Attributes:
+        images: number of real images compared.
+        difference: largest absolute difference of a logit.
+        same_answers: images with the same predicted class.
+    """
+
+    form: str
+    images: int
+    difference: float
+    same_answers: int
+
+    def line(self) -> str:
+        """Return the result as one line of text."""
+        return (
+            f"{self.form}: largest logit difference {self.difference:.1e} on {self.images} real images, "
+            f"{self.same_answers}/{self.images} same predictions"
+        )
+
+
+@torch.no_grad()
+def compare_logits(form: str, model: nn.Module, exported: Callable[[Tensor], Tensor], sample: Tensor) -> Parity:
+    """Compare the logits of an exported form with those of the trained model on images [N, 3, H, W]."""
+    expected, found = model(sample), exported(sample)
+    same = int((expected.argmax(dim=1) == found.argmax(dim=1)).sum())
+    return Parity(form, len(sample), float((expected - found).abs().max()), same)
 
 
 @dataclass(frozen=True)

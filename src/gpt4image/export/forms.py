@@ -1,4 +1,4 @@
-"""ONNX export, with a free batch size and without traces of the machine."""
+"""Exported forms: ONNX and programs of `torch.export`, with a free batch size and without traces of the machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image.core.errors import ExportError, first_line
-from gpt4image.export.parity import Parity, compare_logits
+from gpt4image.export.measure import Parity, compare_logits
 
-NOTES = ("doc_string", "metadata_props")  # the exporter writes stack traces into them
+NOTES = ("doc_string", "metadata_props")  # torch writes stack traces into these notes of an ONNX graph
+NODE_NOTES = ("stack_trace", "source_fn_stack", "from_node")  # and into these of a program
+
+
+def export_program(model: nn.Module, path: Path, sample: Tensor) -> Parity:
+    """Write a program and run it as read back on images [N, 3, H, W].
+
+    Raises:
+        ExportError: torch cannot export the model.
+    """
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing: what it fixes wrongly, the comparison finds
+            program = torch.export.export(model, (sample[:2],), dynamic_shapes=batch)
+            for module in program.graph_module.modules():
+                for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                    for note in NODE_NOTES:
+                        node.meta.pop(note, None)
+            torch.export.save(program, path)
+            return compare_logits("torch.export", model, torch.export.load(path).module(), sample)
+    except Exception as error:  # each model fails in its own way, deep inside torch
+        raise ExportError(f"The model cannot be exported by torch.export ({first_line(error)}).") from None
 
 
 def export_onnx(model: nn.Module, path: Path, sample: Tensor) -> Parity:
