@@ -7,6 +7,8 @@ import pytest
 from gpt4image import load_descriptions, load_images
 from gpt4image.core.errors import DescriptionError
 from gpt4image.descriptions.caption_files import read_captions
+from gpt4image.descriptions.exchange import import_descriptions
+from gpt4image.descriptions.store import DescriptionStore
 from support.image_files import class_folders
 
 
@@ -134,3 +136,19 @@ def test_texts_without_an_image_are_counted(images, tmp_path):
     with pytest.raises(DescriptionError, match="1 of 2 texts fit no image"):
         load_descriptions(images, str(file))
     assert load_descriptions(images, str(file), orphan_texts="skip").coverage.orphans == 1
+
+
+def test_captions_of_other_tools_are_imported_once(images, tmp_path):
+    captions = {
+        "images": [{"id": 7, "file_name": "train2017/cat/000.png"}],
+        "annotations": [{"image_id": 7, "caption": text} for text in ("A cat.", "A cat on a mat.", "")],
+    }
+    store = DescriptionStore(tmp_path / "store")
+    for added, known in ((2, 0), (0, 2)):
+        found = import_descriptions(saved(tmp_path / "captions.json", captions), images, store, model="people")
+        assert (found.added, found.known, found.empty, found.by_end) == (added, known, 1, 3)
+    captions["images"][0]["file_name"] = "zebra.png"
+    with pytest.raises(DescriptionError, match=r"2 of 2 texts match no image in .*'zebra.png'"):
+        import_descriptions(saved(tmp_path / "captions.json", captions), images, store)
+    conversation = [{"image": "cat/001.png", "conversations": [{"from": "gpt", "value": "A tabby."}]}]
+    assert import_descriptions(saved(tmp_path / "llava.json", conversation), images, store).added == 1

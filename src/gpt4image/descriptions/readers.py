@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescriptionError, first_line
@@ -79,7 +80,7 @@ def local_files(source: str) -> Iterator[list[Path]]:
     """Provide the files that a path, a pattern or an address names. DataError if a pattern names none."""
     if is_address(source):
         with TemporaryDirectory() as folder:
-            yield [fetch_file(source, Path(folder))]
+            yield [fetch_file(source, Path(folder) / PurePosixPath(urlsplit(source).path).name)]
     else:
         is_pattern = re.search(r"[*?\[{]", source) and not Path(source).exists()
         yield expand_pattern(source) if is_pattern else [Path(source)]
@@ -90,27 +91,10 @@ def join_files(
 ) -> DescriptionSet:
     """Join files of texts. DescriptionError if texts belong to no image and must not be skipped."""
     lookup = IdLookup(images)
-    found: list[tuple[str, str]] = []
-    orphans: list[str] = []
-    by_end: list[str] = []
-    for path in files:
-        rows: Iterator[tuple[str, str, bool]]
-        if is_caption_file(path):
-            rows = ((key, text, True) for key, text in read_captions(path, text_column))
-            loosely = True
-        elif is_table(path):
-            rows, loosely = read_keyed_texts(path, text_column), False
-        else:
-            known = (*TABLE_SUFFIXES, ".json", *LIST_SUFFIXES)
-            raise DescriptionError(f"{path}: descriptions come as {', '.join(known)}.")
-        for key, text, by_path in rows:
-            image_id = lookup.by_path(key) if by_path else lookup.by_id(key)
-            if image_id is None and loosely and (image_id := lookup.by_end(key)):
-                by_end.append(key)
-            if image_id is not None:
-                found.append((image_id, text))
-            elif not (by_path and lookup.was_rejected(key)):
-                orphans.append(key)
+    matched = [each for path in files for each in match_texts(path, text_column, lookup)]
+    found = [(each.image_id, each.text) for each in matched if each.image_id is not None]
+    orphans = [each.key for each in matched if each.image_id is None]
+    by_end = [each.key for each in matched if each.by_end]
     name = files[0].name if len(files) == 1 else f"{files[0].name} and {counted(len(files) - 1, 'other file')}"
     if orphans and orphan_texts == "fail":
         raise DescriptionError(
@@ -121,6 +105,37 @@ def join_files(
     if by_end:
         say(f"{name}: {counted(len(by_end), 'text')} joined by the end of the path, such as {by_end[0]!r}.")
     return join_texts(images, found, len(orphans), name)
+
+
+class MatchedText(NamedTuple):
+    """A text of a file: its key, the id of its image (None if it matches none), and whether paths merely end alike."""
+
+    key: str
+    text: str
+    image_id: str | None
+    by_end: bool
+
+
+def match_texts(path: Path, text_column: str | None, lookup: IdLookup) -> Iterator[MatchedText]:
+    """Yield the texts of a table or a caption file with their images, without those of images that are left out.
+
+    Raises:
+        DescriptionError: the file is of no known form, or a row is broken; the row is named.
+    """
+    captions = is_caption_file(path)
+    if not captions and not is_table(path):
+        known = (*TABLE_SUFFIXES, ".json", *LIST_SUFFIXES)
+        raise DescriptionError(f"{path}: descriptions come as {', '.join(known)}.")
+    rows = (
+        ((key, text, True) for key, text in read_captions(path, text_column))
+        if captions
+        else read_keyed_texts(path, text_column)
+    )
+    for key, text, by_path in rows:
+        image_id = lookup.by_path(key) if by_path else lookup.by_id(key)
+        by_end = captions and image_id is None and (image_id := lookup.by_end(key)) is not None
+        if image_id is not None or not (by_path and lookup.was_rejected(key)):
+            yield MatchedText(key, text, image_id, by_end)
 
 
 def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str, str, bool]]:

@@ -51,11 +51,11 @@ def load_images(
     Args:
         source: a folder of class folders, with or without train/, val/ and test/ above them; a folder with
             metadata.csv, metadata.jsonl or metadata.parquet; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that
-            names image files; Parquet or Arrow files that hold images, or a folder of them; WebDataset tars, a folder
-            or a pattern of them; a folder written by `save_to_disk`; an export of Label Studio (JSON) or a
-            FiftyOneImageClassificationDataset; the name of a dataset on the Hugging Face hub; or an address
-            (`s3://bucket/photos`, `gs://`, `https://`) of any of these, whose files are fetched into `work`; or a
-            `Dataset`, `IterableDataset`, or several by split, of `datasets`.
+            names image files by paths or addresses; Parquet or Arrow files that hold images, or a folder of them;
+            WebDataset tars, a folder or a pattern of them; a folder written by `save_to_disk`; an export of Label
+            Studio (JSON) or a FiftyOneImageClassificationDataset; the name of a dataset on the Hugging Face hub; or an
+            address (`s3://bucket/photos`, `gs://`, `https://`) of any of these, whose files are fetched into `work`; or
+            a `Dataset`, `IterableDataset`, or several by split, of `datasets`.
         unlabelled: sources of further training images, whose labels and splits, if any, are not used. Copies of
             images that have a label are left out.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
@@ -87,7 +87,7 @@ def load_images(
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
     check_shares(validation_share, test_share)
-    kept = Path(work) / "images" / "tars" if work is not None else None
+    kept = Path(work) / "images" if work is not None else None
     columns = ColumnNames(image_column, label_column)
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
@@ -147,7 +147,7 @@ def load_pictures(
     Raises:
         DataError: the source cannot be used.
     """
-    kept = work / "images" / "tars" if work is not None else None
+    kept = work / "images" if work is not None else None
     place = _place(source, work)
     with doing(f"Listing {source}"):
         listing = list_source(place, ColumnNames(image_column, labelled=False), kept)

@@ -227,7 +227,6 @@ def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("https://example.org/a.png", "it is a web address, download"),
         ("\\\\server\\a.png", "that of a Windows drive"),
         ("set/x/0.png", "paths start in set, where it is x/0.png"),
         ("/home/me/set/x/0.png", "paths start in set, where it is x/0.png"),

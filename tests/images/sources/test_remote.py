@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 
 import fsspec
@@ -12,7 +13,9 @@ import pytest
 from gpt4image import load_descriptions, load_images
 from gpt4image.core.errors import ConfigError, DataError, MissingExtraError
 from gpt4image.images.sources import remote
-from support.image_files import class_folders, samples, shard
+from support.image_files import class_folders, noise, reasons, samples, shard, write
+
+ALL_TRAIN = {"validation_share": 0, "test_share": 0}
 
 
 @pytest.fixture
@@ -106,6 +109,69 @@ def test_faults_name_the_address_without_its_secrets(memory, server, tmp_path):
     assert "none.tar" in str(error.value) and "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="Did you mean a path"):
         load_images("nosuch://bucket/photos", work=tmp_path)
+
+
+def url_table(folder, address, extra=()):
+    """Eight images on a server, and a table that names them; every query holds a key."""
+    class_folders(folder / "photos", {"cat": 4, "dog": 4})
+    names = [f"{label}/{number:03d}.png" for label in ("cat", "dog") for number in range(4)]
+    host = address.replace("//", "//me:secret@")
+    lines = ["url,label", *(f"{host}/photos/{name}?key=secret{name[4:7]},{name[:3]}" for name in names), *extra]
+    table = folder / "set.csv"
+    table.write_text("\n".join(lines))
+    return table, names
+
+
+def test_images_of_a_table_of_addresses_are_fetched_once(server, tmp_path, capsys, monkeypatch):
+    folder, address = server
+    table, names = url_table(folder, address)
+    found = load_images(table, work=tmp_path / "work", **ALL_TRAIN)
+    assert "fetching 8 images of 8" in capsys.readouterr().err
+    here = load_images(folder / "photos", **ALL_TRAIN)
+    assert found.classes == here.classes and set(found.rows["id"].to_pylist()) == set(here.rows["id"].to_pylist())
+    assert [path.partition("?")[0] for path in found.rows["path"].to_pylist()] == [
+        f"{address}/photos/{name}" for name in names
+    ]
+    assert found.read(5) == (folder / "photos" / names[5]).read_bytes()
+    assert "secret" not in str(found.rows["path"].to_pylist())
+    assert not any(b"secret" in file.read_bytes() for file in (tmp_path / "work").rglob("*") if file.is_file())
+    monkeypatch.setattr(remote, "_fetch", lambda *_: pytest.fail("fetched twice"))
+    assert load_images(table, work=tmp_path / "work", **ALL_TRAIN).rows.equals(found.rows)
+
+
+def test_images_that_cannot_be_fetched_are_left_out_and_tried_again(server, tmp_path, capsys):
+    folder, address = server
+    table, _ = url_table(folder, address, extra=[f"{address}/photos/dog/late.png,dog"])
+    found = load_images(table, work=tmp_path / "work", **ALL_TRAIN)
+    assert len(found) == 8
+    assert reasons(found)[f"{address}/photos/dog/late.png"].startswith("cannot be fetched: ")
+    assert "1 image could not be fetched; the same command tries again" in capsys.readouterr().err
+    write(folder / "photos" / "dog" / "late.png", noise(77))
+    assert len(load_images(table, work=tmp_path / "work", **ALL_TRAIN)) == 9
+    assert "fetching 1 image of 9" in capsys.readouterr().err
+
+
+def test_label_studio_export_of_addresses_is_fetched(server, tmp_path):
+    folder, address = server
+    _, names = url_table(folder, address)
+    tasks = [
+        {
+            "data": {"image": f"{address}/photos/{name}"},
+            "annotations": [{"result": [{"type": "choices", "value": {"choices": [name[:3]]}}]}],
+        }
+        for name in names
+    ]
+    export = tmp_path / "export.json"
+    export.write_text(json.dumps(tasks))
+    found = load_images(export, work=tmp_path / "work", **ALL_TRAIN)
+    assert len(found) == 8 and found.classes == ("cat", "dog")
+
+
+def test_addresses_in_a_table_need_a_work_directory(server):
+    table, _ = url_table(*server)
+    with pytest.raises(ConfigError, match="work directory: name one with work") as error:
+        load_images(table)
+    assert "secret" not in str(error.value)
 
 
 def test_missing_driver_gives_the_command_that_installs_it(tmp_path, monkeypatch):

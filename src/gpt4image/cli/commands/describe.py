@@ -182,10 +182,12 @@ class DescribeImport(OutputOptions):
         "orphans": "texts that match no image",
         "empty": "rows without a text",
         "ignored": "columns that were not used",
+        "by_end": "texts of caption files whose path merely ends as that of their image",
     }
     source: DataOptions
     descriptions: Annotated[Path, tyro.conf.arg(name="from")]
-    """An exported folder or one of its files, or a table of texts keyed by image id or path."""
+    """An exported folder or one of its files, a table of texts keyed by image id or path, or captions of COCO, LLaVA
+    and the like."""
     model: str | None = None
     """For a table: the model that wrote the texts, if known."""
     text_column: str | None = None

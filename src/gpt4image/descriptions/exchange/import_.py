@@ -16,7 +16,7 @@ from gpt4image.core.files import digest
 from gpt4image.core.format import counted
 from gpt4image.core.tables import Table
 from gpt4image.descriptions.exchange.rows import KNOWN, has_provenance, read_shared_rows, shared_files
-from gpt4image.descriptions.readers import IdLookup, OrphanPolicy, read_keyed_texts
+from gpt4image.descriptions.readers import IdLookup, OrphanPolicy, match_texts
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.descriptions.store.conversations import Turn, group_turns
 from gpt4image.descriptions.store.description_store import Spent, contains
@@ -42,6 +42,7 @@ class ImportSummary:
         orphans: texts that match no image.
         empty: rows of a plain table without a text.
         ignored: unused columns.
+        by_end: texts of caption files whose path merely ends as that of their image.
     """
 
     added: int
@@ -49,6 +50,7 @@ class ImportSummary:
     orphans: int
     empty: int
     ignored: tuple[str, ...]
+    by_end: int = 0
 
     def line(self) -> str:
         """Summarise the import in one line."""
@@ -56,6 +58,7 @@ class ImportSummary:
         parts += [f"{self.known:,} already known"] if self.known else []
         parts += [f"{self.orphans:,} that match no image left out"] if self.orphans else []
         parts += [f"{counted(self.empty, 'row')} without a text"] if self.empty else []
+        parts += [f"{self.by_end:,} joined by the end of the path"] if self.by_end else []
         parts += [f"unused columns: {', '.join(self.ignored)}"] if self.ignored else []
         return "; ".join(parts)
 
@@ -73,7 +76,8 @@ def import_descriptions(
 
     Args:
         source: an exported folder, one of its files, or a plain table of texts keyed by image id or path (`.csv`,
-            `.tsv`, `.jsonl`, `.parquet`). Rows with a key keep it, with their full provenance.
+            `.tsv`, `.jsonl`, `.parquet`), or captions of another tool (`descriptions.caption_files`). Rows with a key
+            keep it, with their full provenance.
         images: the images they belong to, found by image id or, if a row has none, by path.
         store: the store to add to. Existing records stay; importing the same rows again adds nothing.
         model: the model that wrote the texts of a plain table, if known.
@@ -114,7 +118,7 @@ class Intake:
         self._lookup = IdLookup(images)
         self._seen: dict[bytes, int] = {}
         self._orphans: list[str] = []
-        self._orphan_count = self._added = self._known = self._empty = 0
+        self._orphan_count = self._added = self._known = self._empty = self._by_end = 0
 
     def batches(self, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
         """Yield the records that the store lacks, with payments for the open conversations that they end.
@@ -140,7 +144,7 @@ class Intake:
         """Summarise, once all batches are consumed."""
         names = dict.fromkeys(name for file in files if has_provenance(file) for name in Table(file).columns())
         ignored = tuple(name for name in names if name not in KNOWN)
-        return ImportSummary(self._added, self._known, self._orphan_count, self._empty, ignored)
+        return ImportSummary(self._added, self._known, self._orphan_count, self._empty, ignored, self._by_end)
 
     def _records(self, files: Sequence[Path]) -> Iterator[DescriptionRecord]:
         for file in files:
@@ -154,15 +158,16 @@ class Intake:
                 yield row.record(found)
 
     def _plain(self, file: Path) -> Iterator[DescriptionRecord]:
-        """Yield records for the rows of a plain table."""
+        """Yield records for the rows of a plain table or the captions of another tool."""
         created = now()
-        for owner, given, by_path in read_keyed_texts(file, self._text_column):
-            text = given.encode("utf-8", "replace").decode()
+        for each in match_texts(file, self._text_column, self._lookup):
+            text, found = each.text.encode("utf-8", "replace").decode(), each.image_id
+            self._by_end += each.by_end
             if not text.strip():
                 self._empty += 1
                 continue
-            found = self._find(owner, by_path=by_path)
             if found is None:
+                self._count_orphan(each.key)
                 continue
             key = digest(found, text, self._model)
             if self._is_new(key, text, str(file)):
@@ -174,9 +179,12 @@ class Intake:
         """Return the image id of a row, or None. Counts an orphan, unless its image was left out as unreadable."""
         found = self._lookup.by_path(owner) if by_path else self._lookup.by_id(owner)
         if found is None and not (by_path and self._lookup.was_rejected(owner)):
-            self._orphan_count += 1
-            self._orphans += [owner] if len(self._orphans) < MOST_SHOWN else []
+            self._count_orphan(owner)
         return found
+
+    def _count_orphan(self, owner: str) -> None:
+        self._orphan_count += 1
+        self._orphans += [owner] if len(self._orphans) < MOST_SHOWN else []
 
     def _is_new(self, key: str, text: str, where: str) -> bool:
         """Return whether a key is new. DescriptionError if it occurred with a different text."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gpt4image.core.errors import DescriptionError
 from gpt4image.core.format import printable, shorten
 from gpt4image.core.tables import Table
+from gpt4image.descriptions.caption_files import is_caption_file
 from gpt4image.descriptions.store.records import RECORD_FIELDS, DescriptionRecord
 
 
@@ -187,6 +188,8 @@ def is_in_hidden_folder(path: Path) -> bool:
 
 def has_provenance(file: Path) -> bool:
     """Return whether a file has provenance. CSV and TSV files, which have no types, count as plain tables."""
+    if is_caption_file(file):
+        return False
     table = Table(file, DescriptionError)
     return not table.is_csv and {"key", "prompt_hash"} <= set(table.columns())
 

@@ -14,7 +14,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from gpt4image.core.errors import DataError
 from gpt4image.images.decode import IMAGE_SUFFIXES
-from gpt4image.images.sources.folders import FileReader, inspect_file, locate, split_folders
+from gpt4image.images.sources.folders import (
+    FetchedImages,
+    FileReader,
+    FoundFile,
+    inspect_file,
+    locate,
+    split_folders,
+)
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
 from gpt4image.images.splits import require_split
 
@@ -119,26 +126,40 @@ def _read_fiftyone(name: str, value: object, classes: Sequence[str], where: str)
     return Annotation(name, None if label is None else str(label), data=record.get("attributes") or {})
 
 
-def list_label_studio(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
-    """List the images of a Label Studio export: files beside it, by the path or the name of an uploaded file.
+def list_label_studio(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
+    """List the images of a Label Studio export: files beside it, by the path or the name of an uploaded file, or images
+    at addresses.
+
+    Args:
+        root: the export's folder.
+        files: the export.
+        columns: the columns that the user names.
+        kept: the folder that keeps images that are fetched; None for none.
 
     Raises:
+        ConfigError: there are addresses, and no folder that keeps what is fetched.
         DataError: the file is no export, or nothing in it has a label.
     """
     (file,) = files
     builder, texts = ListingBuilder(), dict[str, None]()
     annotations = read_label_studio(file)
     values: list[Mapping[str, Any]] = []
-    for row, found in enumerate(annotations):
+    paths = [_path_here(root, found.image) or found.image for found in annotations]
+    fetched = FetchedImages.of(paths, file, kept)
+    for row, (path, found) in enumerate(zip(paths, annotations, strict=True)):
         values.append(found.data)
         texts.update(dict.fromkeys(name for name, value in found.data.items() if isinstance(value, str)))
-        path = next((name for name in _places(found.image) if (root / locate(root, name)).is_file()), found.image)
-        _add(builder, root, locate(root, path), found, "train", row, f"{file.name} task {row + 1}")
+        seen = fetched.inspect(path) or _inspect(root, locate(root, path))
+        _add(builder, seen, found, "train", row, f"{file.name} task {row + 1}")
     if columns.labelled and not builder.has_labels:
         raise DataError(
             f"{file}: no task has a choice yet. Annotate some, or give the file as unlabelled (--unlabelled)."
         )
-    return builder.listing(AnnotationReader(root, tuple(texts), tuple(values)))
+    return builder.listing(AnnotationReader(root, tuple(texts), fetched.folder, tuple(values)))
+
+
+def _path_here(root: Path, image: str) -> str | None:
+    return next((name for name in _places(image) if (root / locate(root, name)).is_file()), None)
 
 
 def _places(image: str) -> Iterator[str]:
@@ -182,17 +203,21 @@ def list_fiftyone(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
             place = named.get(found.image) or by_stem.get(found.image) or folder / "data" / found.image
             path = Path(place) if Path(place).is_absolute() else folder / "data" / str(place)
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-            _add(builder, root, name, found, split, row, f"{file.relative_to(root).as_posix()} {found.image!r}")
+            note = f"{file.relative_to(root).as_posix()} {found.image!r}"
+            _add(builder, _inspect(root, name), found, split, row, note)
             row += 1
     return builder.listing(FileReader(root))
 
 
-def _add(builder: ListingBuilder, root: Path, path: str, found: Annotation, split: str, row: int, note: str) -> None:
-    seen = inspect_file(root / path, path, str(root.resolve()))
+def _inspect(root: Path, path: str) -> FoundFile:
+    return inspect_file(root / path, path, str(root.resolve()))
+
+
+def _add(builder: ListingBuilder, seen: FoundFile, found: Annotation, split: str, row: int, note: str) -> None:
     if seen.fault or found.fault:
-        builder.reject(path, f"{seen.fault or found.fault} ({note})")
+        builder.reject(seen.path, f"{seen.fault or found.fault} ({note})")
     else:
-        builder.add(path, found.label, split, row, seen.key)
+        builder.add(seen.path, found.label, split, row, seen.key)
 
 
 @dataclass(frozen=True)

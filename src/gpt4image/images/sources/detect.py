@@ -80,7 +80,7 @@ class Kind:
         name: what the user can name.
         find: returns the files of the source that list its images, None if the place is of another kind.
         list: lists the images of a source, given its `root`, those files, and the columns that the user names.
-        keeps: whether `list` takes a folder as well, in which it keeps what takes long to find out.
+        keeps: whether `list` takes a folder as well, in which it keeps what takes long to find out or to fetch.
     """
 
     name: str
@@ -163,9 +163,14 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 KINDS = (
     Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
     Kind("a FiftyOneImageClassificationDataset", _find_fiftyone, list_fiftyone),
-    Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio),
+    Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio, keeps=True),
     Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
-    Kind("a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)", _find_manifest, list_manifest),
+    Kind(
+        "a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)",
+        _find_manifest,
+        list_manifest,
+        keeps=True,
+    ),
     Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
     Kind("WebDataset tars", _find_tars, list_tars, keeps=True),
     Kind("a folder of class folders", _find_folder, list_class_folders),
@@ -179,7 +184,7 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
     Args:
         source: the source as the user named it.
         columns: the columns that the user names.
-        kept: a folder for listings that take long to make; None for none.
+        kept: a folder for listings that take long to make, and for fetched images; None for none.
 
     Raises:
         DataError: the source does not exist or is of no known kind.

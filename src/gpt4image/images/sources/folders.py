@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -16,9 +16,11 @@ from urllib.parse import unquote
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.core.format import counted
 from gpt4image.core.tables import compose
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, file_state, is_unlabelled, key_of
+from gpt4image.images.sources.remote import fetch_images, is_address, place_of, public_name
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
@@ -279,10 +281,68 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
     return FoundFile(path, key_of(scope, "\0".join((path, *map(str, state)))))
 
 
+@dataclass(frozen=True)
+class FetchedImages:
+    """Images that a table names by addresses.
+
+    Attributes:
+        folder: where they are; None if there are none.
+        faults: why images could not be fetched, by address.
+    """
+
+    folder: Path | None
+    faults: Mapping[str, str]
+
+    @classmethod
+    def of(cls, paths: Iterable[str], source: Path, kept: Path | None) -> FetchedImages:
+        """Fetch the images among paths that are addresses; those fetched before are not asked for again.
+
+        Args:
+            paths: paths and addresses.
+            source: the table.
+            kept: folder of the work directory for images; None if there is no work directory.
+
+        Raises:
+            ConfigError: there are addresses, and no work directory.
+        """
+        addresses = [path.strip() for path in paths if _is_fetched(path)]
+        if not addresses:
+            return cls(None, {})
+        if kept is None:
+            raise ConfigError(
+                f"{source} names images by addresses, such as {public_name(addresses[0])}. They are fetched into the "
+                "work directory: name one with work (--work)."
+            )
+        folder = kept / "fetched" / "images"
+        faults = fetch_images(addresses, folder)
+        if faults:
+            say(f"{counted(len(faults), 'image')} could not be fetched; the same command tries again.", "yellow")
+        return cls(folder, faults)
+
+    def inspect(self, path: str) -> FoundFile | None:
+        """Return the image that an address names; None if it is no address."""
+        address = path.strip()
+        if self.folder is None or not _is_fetched(address):
+            return None
+        name = public_name(address)
+        if address in self.faults:
+            return FoundFile(name, b"", f"cannot be fetched: {self.faults[address]}")
+        return inspect_file(file_of(name, self.folder, self.folder), name, str(self.folder.resolve()))
+
+
+def _is_fetched(path: str) -> bool:
+    return is_address(path) and not path.startswith("file://")
+
+
+def file_of(path: str, root: Path, fetched: Path | None) -> Path:
+    """Return the file of an image that a table names by a path, or by an address and fetched into a folder."""
+    return place_of(path, fetched) if fetched is not None and is_address(path) else root / path
+
+
 def _foreign(path: str, scope: str) -> str:
     """Return why a path cannot lead to a file here, as the end of a sentence; nothing if it could."""
     if re.match(r"[A-Za-z][\w+.-]+://", path):
-        return ": it is a web address, download the images first"
+        return ": it is an address, and only those that a table outside of the folder names are fetched"
     parts = path.replace("\\", "/").split("/")
     shorter = ("/".join(parts[start:]) for start in range(1, len(parts)))
     if inner := next((rest for rest in shorter if rest and os.path.lexists(Path(scope, rest))), None):
@@ -297,15 +357,16 @@ def _foreign(path: str, scope: str) -> str:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads image files below a folder."""
+    """Reads image files below a folder, and those that were fetched from addresses into another."""
 
     root: Path
     text_columns: tuple[str, ...] = ()
+    fetched: Path | None = None
 
     def read(self, path: str, row: int) -> bytes:
         """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
         try:
-            return (self.root / path).read_bytes()
+            return file_of(path, self.root, self.fetched).read_bytes()
         except OSError as error:
             raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 

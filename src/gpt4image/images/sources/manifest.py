@@ -10,18 +10,34 @@ from pathlib import Path, PurePosixPath
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, TABLE_SUFFIXES, Table, pick_column
-from gpt4image.images.sources.folders import FileReader, inspect_file, is_image_name, locate, split_folders, walk
+from gpt4image.images.sources.folders import (
+    FetchedImages,
+    FileReader,
+    inspect_file,
+    is_image_name,
+    locate,
+    split_folders,
+    walk,
+)
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
 from gpt4image.images.splits import require_split, split_named
 
 METADATA_OF_DATASETS = ("metadata.csv", "metadata.jsonl")  # these are never anything else
+NAME_COLUMNS = (*PATH_COLUMNS, "url", "image_url")
 METADATA_NAMES = frozenset(f"metadata{suffix}" for suffix in TABLE_SUFFIXES)
 
 
-def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
-    """List the images that a table names by paths, absolute or relative to its folder.
+def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
+    """List the images that a table names by paths, absolute or relative to its folder, or by addresses.
+
+    Args:
+        root: the table's folder.
+        files: the table.
+        columns: the columns that the user names.
+        kept: the folder that keeps images that are fetched; None for none.
 
     Raises:
+        ConfigError: there are addresses, and no folder that keeps what is fetched.
         DataError: a row is broken, or there is no column of paths or of labels.
     """
     (file,) = files
@@ -33,14 +49,14 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
         )
     builder = ListingBuilder()
     scope = str(root.resolve())
+    fetched = FetchedImages.of((entry.path for entry in manifest.entries), file, kept)
     for row, entry in enumerate(manifest.entries):
-        path = locate(root, entry.path)
-        found = inspect_file(root / path, path, scope)
+        found = fetched.inspect(entry.path) or inspect_file(root / (path := locate(root, entry.path)), path, scope)
         if found.fault:
             builder.reject(found.path, f"{found.fault} ({entry.note})")
         else:
-            builder.add(path, entry.label, entry.split or "train", row, found.key)
-    return builder.listing(ManifestReader(root, manifest.text_columns, (file,)))
+            builder.add(found.path, entry.label, entry.split or "train", row, found.key)
+    return builder.listing(ManifestReader(root, manifest.text_columns, fetched.folder, (file,)))
 
 
 def find_metadata(root: Path, columns: ColumnNames) -> list[Path]:
@@ -98,7 +114,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
             "Add a column `label`, or name one with label_column."
         )
     texts = dict.fromkeys(text for manifest in manifests for text in manifest.text_columns)
-    return builder.listing(ManifestReader(root, tuple(texts), tuple(files)))
+    return builder.listing(ManifestReader(root, tuple(texts), None, tuple(files)))
 
 
 @dataclass(frozen=True)
@@ -141,12 +157,12 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
     if not rows:
         raise DataError(f"{file} holds no rows.")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row))  # rows of JSON Lines may differ
-    path = pick_column(columns, named.image, PATH_COLUMNS, f"{file}: image_column")
+    path = pick_column(columns, named.image, NAME_COLUMNS, f"{file}: image_column")
     label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column")
     split = pick_column(columns, None, SPLIT_COLUMNS)
     if path is None:
         raise DataError(
-            f"{file} has no column that names the images ({', '.join(PATH_COLUMNS)}). "
+            f"{file} has no column that names the images ({', '.join(NAME_COLUMNS)}). "
             f"Columns: {', '.join(columns)}. Name it with image_column."
         )
     if split in (path, label):
@@ -173,7 +189,7 @@ def names_files(file: Path, image_column: str | None) -> bool:
     """Whether a table names image files; a Parquet or Arrow file may hold images instead."""
     table = Table(file)
     strings = table.string_columns() if table.is_arrow else table.columns()
-    named = image_column in strings if image_column else pick_column(strings, None, PATH_COLUMNS)
+    named = image_column in strings if image_column else pick_column(strings, None, NAME_COLUMNS)
     return bool(named) and not table.holds_bytes()
 
 

@@ -1,13 +1,15 @@
 """Sources at an address (S3, Google Cloud Storage, HTTP and all that fsspec opens): their files are fetched once.
 
 Training reads every image many times, so what is fetched lies in the work directory, and from there on is a source like
-any other. A fetch that was killed resumes; files that have changed are fetched again.
+any other. A fetch that was killed resumes; files that have changed are fetched again, but not images that a table names
+one by one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +23,7 @@ from gpt4image.core.hub import HUB_PREFIX
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)(::[a-z][a-z0-9+.:-]*)*://", re.IGNORECASE)
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 CHUNK = 1 << 20
+CONNECTIONS = 16  # images of a table that are fetched at a time
 MEGABYTE = 1e6
 
 
@@ -84,12 +87,63 @@ def fetch_source(address: str, folder: Path) -> Path:
     return target / "files" / names[""] if is_file else target / "files"
 
 
-def fetch_file(address: str, folder: Path) -> Path:
+def fetch_file(address: str, target: Path) -> Path:
     """Fetch one file. DataError if it does not exist."""
     system, path = open_system(address)
-    target = folder / PurePosixPath(path).name
     _fetch(system, path, target)
     return target
+
+
+def fetch_images(addresses: Iterable[str], folder: Path) -> dict[str, str]:
+    """Fetch images that a table names one by one, each once, into the places of `place_of`.
+
+    Args:
+        addresses: their addresses.
+        folder: keeps what is fetched.
+
+    Returns:
+        Why images could not be fetched, by address. They are tried again the next time.
+
+    Raises:
+        ConfigError: nothing opens addresses of this kind.
+        MissingExtraError: the library for the service is not installed.
+    """
+    wanted = {address: place_of(public_name(address), folder) for address in dict.fromkeys(addresses)}
+    left = {address: place for address, place in wanted.items() if not place.is_file()}
+    for address in {address.partition("://")[0]: address for address in left}.values():
+        open_system(address)
+    faults = {}
+    if left:
+        say(f"fetching {counted(len(left), 'image')} of {len(wanted):,}, {CONNECTIONS} at a time")
+    with progress("Fetching images", len(wanted), done=len(wanted) - len(left)) as meter:
+        threads = ThreadPoolExecutor(CONNECTIONS)
+        try:
+            fetches = {threads.submit(fetch_file, address, place): address for address, place in left.items()}
+            for fetch in as_completed(fetches):
+                if isinstance(error := fetch.exception(), DataError):
+                    faults[fetches[fetch]] = str(error).partition(" cannot be fetched: ")[2] or str(error)
+                elif error is not None:
+                    raise error
+                meter.advance()
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return faults
+
+
+def place_of(name: str, folder: Path) -> Path:
+    """Return where `fetch_images` puts the image of a `public_name`."""
+    hashed = digest(name)
+    return folder / hashed[:2] / hashed
+
+
+def public_name(address: str) -> str:
+    """Return an address without user and password, and with a hash in place of its query, which may hold a key.
+
+    >>> public_name("https://me:secret@host/1.jpg?key=secret")
+    'https://host/1.jpg?d92dcb55'
+    """
+    query = address.partition("?")[2]
+    return f"{_shown(address)}?{digest(query)[:8]}" if query else _shown(address)
 
 
 def open_system(address: str) -> tuple[Any, str]:

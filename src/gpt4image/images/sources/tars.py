@@ -123,7 +123,7 @@ def open_contents(
     states = [key_of(file.resolve(), *file_state(file, file.stat())).hex() for file in files]
     wanted = str(columns.image), str(columns.label)
     paths = [
-        kept and kept / f"{digest(str(file.resolve()), name, *wanted)}.parquet"
+        kept and kept / "tars" / f"{digest(str(file.resolve()), name, *wanted)}.parquet"
         for file, name in zip(files, names, strict=True)
     ]
     found = [path and load_contents(path, state) for path, state in zip(paths, states, strict=True)]
