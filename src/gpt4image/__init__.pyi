@@ -44,5 +44,6 @@ from .train.run import open_run as open_run
 from .train.run import train_model as train_model
 from .workflows.describe import describe_images as describe_images
 from .workflows.search import answer_zero_shot as answer_zero_shot
+from .workflows.search import index_pictures as index_pictures
 from .workflows.search import map_images as map_images
 from .workflows.search import search_images as search_images

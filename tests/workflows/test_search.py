@@ -94,6 +94,16 @@ def test_only_new_images_are_computed(work, pictures, monkeypatch):
     assert sum(counts) == 3
 
 
+def test_an_index_answers_several_questions(work, pictures, monkeypatch):
+    index = index_pictures(str(pictures), work=work)
+    expected = search_images(str(pictures), "red", work=work)
+    monkeypatch.setattr("gpt4image.workflows.search.index_pictures", None)
+    assert search_images(index, "red") == expected
+    assert len(answer_zero_shot(index, ["red", "blue"]).answers) == len(index.rows)
+    with pytest.raises(TypeError, match="workers: settings of index_pictures"):
+        search_images(index, "red", workers=2)
+
+
 def test_classes_are_told_by_their_names_without_training(work, image_set, tmp_path):
     found = answer_zero_shot(str(image_set), ["blue", "green", "red"], work=work)
     assert found.checked == 36 and found.accuracy.mean >= 0.8 and found.accuracy.low < found.accuracy.mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -50,6 +50,11 @@ class PictureIndex:
     space: TextSpace
     texts: list[str | None]
 
+    @property
+    def model(self) -> str:
+        """Name of the run."""
+        return self.space.run.layout.folder.name
+
     def match(self, at: int, score: float, pixels: int | None = None) -> Match:
         """Describe an image, with a thumbnail of that width and height if one is wanted."""
         row = int(self.rows[at])
@@ -69,6 +74,16 @@ class PictureIndex:
         )
 
 
+class IndexSettings(TypedDict, total=False):
+    """Settings of `index_pictures`."""
+
+    run: Path | None
+    work: Path
+    image_column: str | None
+    max_pixels: int
+    workers: int
+
+
 def index_pictures(
     source: str,
     *,
@@ -78,7 +93,9 @@ def index_pictures(
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
 ) -> PictureIndex:
-    """Put images into the text space of a run. Vectors are kept in the work directory: only new images take time.
+    """Put images into the text space of a run, for any number of searches, zero-shot answers and maps.
+
+    Vectors are kept in the work directory: only new images take time.
 
     Args:
         source: images of any source, or a folder of images without classes.
@@ -117,6 +134,14 @@ def index_pictures(
     return PictureIndex(images, rows, vectors, space, known_texts(images, rows, workdir))
 
 
+def _open_index(source: str | PictureIndex, settings: IndexSettings) -> PictureIndex:
+    if isinstance(source, str):
+        return index_pictures(source, **settings)
+    if settings:
+        raise TypeError(f"{', '.join(settings)}: settings of index_pictures, and the images are indexed already")
+    return source
+
+
 def find_aligned_run(workdir: WorkDir) -> Path:
     """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
     from gpt4image.train.spec import CANDIDATE, RunLayout
@@ -143,21 +168,21 @@ def known_texts(images: ImageTable, rows: np.ndarray, workdir: WorkDir) -> list[
 
 
 def search_images(
-    source: str, query: str, *, top: int = 12, page: Path | None = None, run: Path | None = None, work: Path = WORK,
-    image_column: str | None = None, max_pixels: int = MAX_PIXELS, workers: int = 0,
-) -> list[Match]:  # fmt: skip
+    source: str | PictureIndex,
+    query: str,
+    *,
+    top: int = 12,
+    page: Path | None = None,
+    **settings: Unpack[IndexSettings],
+) -> list[Match]:
     """Search images by words, with the model that was trained on descriptions and the projector it was trained with.
 
     Args:
-        source: images of any source, or a folder of images without classes.
+        source: images of any source, or a folder of images without classes, or their index.
         query: what to look for, such as "a red tool with a wooden handle".
         top: number of images to return.
         page: where to write them as an HTML page; default nowhere.
-        run: folder of the run; default the first in the work directory that was aligned with texts.
-        work: the work directory.
-        image_column: the column that holds the images, if it cannot be recognised.
-        max_pixels: largest width x height to decode.
-        workers: processes that load images.
+        settings: of `index_pictures`, which indexes images of a source.
 
     Returns:
         The images, the best first; `score` is the cosine of the angle between image and query, from -1 to 1.
@@ -167,15 +192,13 @@ def search_images(
     """
     if not query.strip():
         raise ConfigError("The query is empty. Say what to look for, such as: a red tool with a wooden handle.")
-    index = index_pictures(
-        source, run=run, work=work, image_column=image_column, max_pixels=max_pixels, workers=workers
-    )
+    index = _open_index(source, settings)
     scores = index.vectors @ index.space.encode([query])[0]
     best = np.argsort(-scores, kind="stable")[:top]
     pixels = 192 if page is not None else None
     matches = [index.match(at, float(scores[at]), pixels) for at in best.tolist()]
     if page is not None:
-        write_search_page(page, query, source, len(index.rows), index.space.run.layout.folder.name, matches)
+        write_search_page(page, query, index.images.source, len(index.rows), index.model, matches)
     return matches
 
 
@@ -211,22 +234,21 @@ class ZeroShotAnswers:
 
 
 def answer_zero_shot(
-    source: str, classes: Sequence[str] | Path | ClassTexts, *, top: int = 3, run: Path | None = None,
-    work: Path = WORK, image_column: str | None = None, max_pixels: int = MAX_PIXELS, workers: int = 0,
-) -> ZeroShotAnswers:  # fmt: skip
+    source: str | PictureIndex,
+    classes: Sequence[str] | Path | ClassTexts,
+    *,
+    top: int = 3,
+    **settings: Unpack[IndexSettings],
+) -> ZeroShotAnswers:
     """Sort images into classes that the model was never trained on, by the texts that describe these classes.
 
     Each class is the mean of the unit vectors of its texts (Radford et al., arXiv 2103.00020, section 3.1.4).
 
     Args:
-        source: images of any source, or a folder of images without classes.
+        source: images of any source, or a folder of images without classes, or their index.
         classes: names of at least two classes, their texts, or a file of either (`ClassTexts.read`).
         top: number of classes to return per image.
-        run: folder of the run; default the first in the work directory that was aligned with texts.
-        work: the work directory.
-        image_column: the column that holds the images, if it cannot be recognised.
-        max_pixels: largest width x height to decode.
-        workers: processes that load images.
+        settings: of `index_pictures`, which indexes images of a source.
 
     Raises:
         ConfigError: fewer than two classes, or no run was aligned with texts.
@@ -240,9 +262,7 @@ def answer_zero_shot(
         classes = ClassTexts.of_names(list(dict.fromkeys(classes)))
     if len(classes.names) < 2:
         raise ConfigError("Name at least two classes to choose between (--classes).")
-    index = index_pictures(
-        source, run=run, work=work, image_column=image_column, max_pixels=max_pixels, workers=workers
-    )
+    index = _open_index(source, settings)
     texts = index.space.encode([text for own in classes.texts for text in own])  # [K, D]
     starts = np.cumsum([0, *(len(own) for own in classes.texts[:-1])])
     means = np.add.reduceat(texts, starts, axis=0)  # [C, D]
@@ -261,30 +281,29 @@ def answer_zero_shot(
 
 
 def map_images(
-    source: str, page: Path, *, method: MapMethod = "tsne", most: int = 2000, seed: int = 0, run: Path | None = None,
-    work: Path = WORK, image_column: str | None = None, max_pixels: int = MAX_PIXELS, workers: int = 0,
-) -> Path:  # fmt: skip
+    source: str | PictureIndex,
+    page: Path,
+    *,
+    method: MapMethod = "tsne",
+    most: int = 2000,
+    seed: int = 0,
+    **settings: Unpack[IndexSettings],
+) -> Path:
     """Draw a map of images in text space as an HTML page: images that the model describes alike lie close together.
 
     Args:
-        source: images of any source, or a folder of images without classes.
+        source: images of any source, or a folder of images without classes, or their index.
         page: the page to write; it holds its pictures.
         method: `tsne` keeps neighbours together (van der Maaten and Hinton, JMLR 9, 2008), `pca` distances in the
             large.
         most: number of images on the map; a random choice of more.
         seed: seed of that choice and of t-SNE.
-        run: folder of the run; default the first in the work directory that was aligned with texts.
-        work: the work directory.
-        image_column: the column that holds the images, if it cannot be recognised.
-        max_pixels: largest width x height to decode.
-        workers: processes that load images.
+        settings: of `index_pictures`, which indexes images of a source.
 
     Raises:
         ConfigError: fewer than three images, or no run was aligned with texts.
     """
-    index = index_pictures(
-        source, run=run, work=work, image_column=image_column, max_pixels=max_pixels, workers=workers
-    )
+    index = _open_index(source, settings)
     count = len(index.rows)
     if count < 3 or most < 3:
         raise ConfigError(f"A map takes at least 3 images, not {min(count, most)}.")
@@ -299,7 +318,7 @@ def map_images(
         for at, (x, y) in zip(chosen.tolist(), places.tolist(), strict=True):
             points.append(MapPoint(x=x, y=y, **vars(index.match(at, 0.0, MAP_PIXELS))))
             meter.advance()
-    return write_map_page(page, source, count, index.space.run.layout.folder.name, method, points)
+    return write_map_page(page, index.images.source, count, index.model, method, points)
 
 
 def project(vectors: np.ndarray, method: MapMethod, seed: int = 0) -> np.ndarray:
