@@ -21,10 +21,6 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
-HINTS = (
-    f"{NAME} COMMAND --help shows a command's main options, --help-all every option.",
-    f"{NAME} --version shows the version.",
-)
 HELP_WORDS = ("help", "usage", "-help", "-?")
 
 # Options that got another name. They are no longer taken, but the error names the new one.

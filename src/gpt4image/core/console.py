@@ -7,6 +7,8 @@ output, as text or as one JSON object. Only the first of several training proces
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import os
@@ -15,7 +17,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -158,6 +160,19 @@ def write(text: str) -> None:
     _hush()
     if not _output.json and not console.quiet:
         print(text)
+
+
+def write_row(cells: Sequence[str], as_csv: bool) -> None:
+    """Print a row of a table, its cells separated by tabs or as CSV.
+
+    Control characters are escaped, unless a program reads CSV.
+    """
+    if not as_csv or sys.stdout.isatty():
+        cells = list(map(printable, cells))
+    row = io.StringIO()
+    if as_csv:
+        csv.writer(row, lineterminator="").writerow(cells)
+    write(row.getvalue() if as_csv else "\t".join(cells))
 
 
 def result(**fields: object) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -131,31 +128,20 @@ class Predict(OutputOptions):
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
-        from gpt4image.core.console import result, say
+        from gpt4image.core.console import result, say, write_row
         from gpt4image.core.format import counted
         from gpt4image.export import predict_images
 
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
-        self._print_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"])
+        write_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"], self.csv)
         for found in predict_images(self.model, self.images, **settings):
             counts[found.error is not None] += 1
             predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
             result(path=found.path, predictions=predictions, error=found.error)
             cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
             missing = [""] * (2 * self.top - len(cells))
-            self._print_row([str(found.path), *cells, *missing, found.error or ""])
+            write_row([str(found.path), *cells, *missing, found.error or ""], self.csv)
         if counts[True]:
             say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
         return 0 if not counts[True] else 3 if counts[False] else 1
-
-    def _print_row(self, cells: list[str]) -> None:
-        from gpt4image.core.console import write
-        from gpt4image.core.format import printable
-
-        if not self.csv or sys.stdout.isatty():
-            cells = list(map(printable, cells))
-        row = io.StringIO()
-        if self.csv:
-            csv.writer(row, lineterminator="").writerow(cells)
-        write(row.getvalue() if self.csv else "\t".join(cells))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,16 +41,12 @@ class SpaceOptions:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
     """Print rows under their columns, separated by tabs or as CSV; scores have three decimals."""
-    from gpt4image.core.console import write
-    from gpt4image.core.format import printable
+    from gpt4image.core.console import write_row
 
     for cells in [columns, *rows]:
-        texts = ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
-        if not as_csv or sys.stdout.isatty():
-            texts = list(map(printable, texts))
-        line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(texts)
-        write(line.getvalue() if as_csv else "\t".join(texts))
+        write_row(
+            ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells], as_csv
+        )
 
 
 @dataclass(frozen=True)
