@@ -134,7 +134,7 @@ def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
         first.send_signal(signal.SIGINT)
         first.communicate()
         assert second.returncode == 1
-        assert "Another process is at work on" in second.stderr
+        assert "Another process is using" in second.stderr
         assert set(server.paid_by_mark.values()) == {1}
 
 

@@ -183,8 +183,8 @@ def test_unknown_recipe_name_lists_known_names():
         ({"epoch": 3}, r"own\.toml, \[mine\]: Unknown recipe setting 'epoch'\. Did you mean 'epochs'"),
         ({"epochs": "3"}, r"own\.toml, \[mine\]: epochs should be a valid integer, not '3'"),
         ({"epochs": "none"}, r"own\.toml, \[mine\]: epochs should be a valid integer, not 'none'"),
-        ({"source": " "}, r"own\.toml, \[mine\]: source must be a text"),
-        ({"about": 3}, r"own\.toml, \[mine\]: about must be a text"),
+        ({"source": " "}, r"own\.toml, \[mine\]: source must be a string"),
+        ({"about": 3}, r"own\.toml, \[mine\]: about must be a string"),
     ],
 )
 def test_invalid_table_names_file_table_and_key(table, message):

@@ -173,7 +173,7 @@ def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     try:
         lock.acquire(blocking=wait)
     except Timeout:
-        raise BusyError(f"Another process is at work on {what} ({path} is locked). Wait for it, or stop it.") from None
+        raise BusyError(f"Another process is using {what} ({path} is locked). Wait for it, or stop it.") from None
     try:
         yield
     finally:

@@ -180,7 +180,7 @@ def _check_target(folder: Path) -> None:
     own = needed | {target.program, target.onnx, target.int8, target.card}
     inside = set(folder.iterdir()) if folder.is_dir() else {folder}
     if inside and not needed <= inside <= own:
-        raise ConfigError(f"{folder} holds something else than an exported model. Choose another folder.")
+        raise ConfigError(f"{folder} holds something other than an exported model. Choose another folder.")
 
 
 def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:

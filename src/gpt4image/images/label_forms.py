@@ -1,4 +1,4 @@
-"""Labels that look like something else than one class an image: numbers to predict, several labels, names of images,
+"""Labels that look like anything but one class an image: numbers to predict, several labels, names of images,
 one class in two spellings, or folders that hold the classes."""
 
 from __future__ import annotations

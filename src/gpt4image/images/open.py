@@ -74,8 +74,8 @@ def report_images(images: ImageTable, *, names_follow: bool = False, unlabelled:
         say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
     if duplicates.leaked:
         say(
-            f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results flatter. "
-            "To drop copies from the training side, set leaks to drop (--leaks drop).",
+            f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results are too "
+            "good. To drop copies from the training side, set leaks to drop (--leaks drop).",
             "yellow",
         )
     if duplicates.conflicting:

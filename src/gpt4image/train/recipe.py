@@ -359,7 +359,7 @@ class NamedRecipe:
         about, source = values.pop("about", None), values.pop("source", None)
         for key, text in (("about", about), ("source", source)):
             if not isinstance(text, str) or not text.strip():
-                raise ConfigError(f"{where}: {key} must be a text.")
+                raise ConfigError(f"{where}: {key} must be a string.")
         return cls(name, about, source, Recipe().override(values, where))
 
     def lines(self) -> list[str]:

@@ -320,7 +320,7 @@ def test_lost_result_file_does_not_block_other_batches(image_set, tmp_path):
 
 def test_second_process_gets_a_busy_error(image_set, tmp_path):
     with exclusive(state_of(tmp_path) / "lock", "them"), StubServer() as server:
-        with pytest.raises(BusyError, match="Another process is at work on the batches"):
+        with pytest.raises(BusyError, match="Another process is using the batches"):
             batched(image_set, tmp_path, server.base_url)
         assert not server.log
 

@@ -41,7 +41,7 @@ def test_killed_worker_costs_its_open_requests(tiny_images, tmp_path, key):
         os.kill(state(tmp_path, 1).pid, signal.SIGKILL)
         output, printed = launcher.communicate()
         assert launcher.returncode == 0, printed
-        assert "Worker 1 was killed by signal 9 and is started again." in printed
+        assert "Worker 1 was killed by signal 9; restarting it." in printed
         assert output.startswith("300 descriptions written")
         assert all_once(tmp_path, 300)
         assert paid(server) <= 300 + 4

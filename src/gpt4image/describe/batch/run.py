@@ -105,7 +105,7 @@ def run_batches(
         title: title of the progress line.
 
     Raises:
-        BusyError: another process is at work on the same batches.
+        BusyError: another process is using the same batches.
         DescribeError: no request can succeed, or the server is gone. Batches under way continue at the server.
         KeyboardInterrupt: the user stopped the job. Batches under way continue at the server.
         StoreError: records cannot be written, or the state of a batch cannot be read.

@@ -93,7 +93,7 @@ class LocalWorkers:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"has crashed (exit status {status})"
         if self._starts[rank] < MAX_STARTS:
-            say(f"Worker {rank} {how} and is started again.", style="yellow")
+            say(f"Worker {rank} {how}; restarting it.", style="yellow")
             self._start(rank)
         else:
             self.failure = (

@@ -227,7 +227,7 @@ def find_place(source: str) -> Place:
 def _of_one_kind(files: list[Path], where: Path) -> list[Path]:
     suffixes = {file.suffix.casefold() for file in files}
     if len(suffixes) > 1:
-        raise DataError(f"{where} mixes {' and '.join(sorted(suffixes))} files. Give those of one kind.")
+        raise DataError(f"{where} mixes {' and '.join(sorted(suffixes))} files. Name files of one kind.")
     return files
 
 

@@ -27,7 +27,7 @@ SHOWN: dict[VerdictKind, str] = {
     "better": "better",
     "worse": "worse",
     "equal": "no difference of more than {margin}",
-    "undecided": "cannot be told",
+    "undecided": "inconclusive",
     "one seed": "one seed cannot tell",
 }
 ONE_SEED_COVERS = (
@@ -169,7 +169,7 @@ def _rules(comparison: Comparison) -> tuple[str, ...]:
         f"{comparison.difference.reference} from zero at {level}{corrected}.",
         f"No difference: two one-sided tests at {level} rule out a difference of {margin} or more (--margin), so the "
         "90% interval lies within it.",
-        "Cannot be told: neither; and always with one seed.",
+        "Inconclusive: neither; and always with one seed.",
         f"The descriptions made it better: it is better, and better than every control (--controls), each at {level}.",
     )
 
