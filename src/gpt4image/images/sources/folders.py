@@ -20,7 +20,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.tables import compose
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, file_state, is_unlabelled, key_of
-from gpt4image.images.sources.remote import fetch_images, is_address, place_of, public_name
+from gpt4image.images.sources.remote import address_name, fetch_images, is_address, place_of
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
@@ -324,7 +324,7 @@ class FetchedImages:
         address = path.strip()
         if self.folder is None or not _is_fetched(address):
             return None
-        name = public_name(address)
+        name = address_name(address)
         if address in self.faults:
             return FoundFile(name, b"", f"cannot be fetched: {self.faults[address]}")
         return inspect_file(file_of(name, self.folder, self.folder), name, str(self.folder.resolve()))

@@ -108,7 +108,7 @@ def fetch_images(addresses: Iterable[str], folder: Path) -> dict[str, str]:
         ConfigError: nothing opens addresses of this kind.
         MissingExtraError: the library for the service is not installed.
     """
-    wanted = {address: place_of(public_name(address), folder) for address in dict.fromkeys(addresses)}
+    wanted = {address: place_of(address_name(address), folder) for address in dict.fromkeys(addresses)}
     left = {address: place for address, place in wanted.items() if not place.is_file()}
     for address in {address.partition("://")[0]: address for address in left}.values():
         open_system(address)
@@ -131,15 +131,15 @@ def fetch_images(addresses: Iterable[str], folder: Path) -> dict[str, str]:
 
 
 def place_of(name: str, folder: Path) -> Path:
-    """Return where `fetch_images` puts the image of a `public_name`."""
+    """Return where `fetch_images` puts the image of an `address_name`."""
     hashed = digest(name)
     return folder / hashed[:2] / hashed
 
 
-def public_name(address: str) -> str:
+def address_name(address: str) -> str:
     """Return an address without user and password, and with a hash in place of its query, which may hold a key.
 
-    >>> public_name("https://me:secret@host/1.jpg?key=secret")
+    >>> address_name("https://me:secret@host/1.jpg?key=secret")
     'https://host/1.jpg?d92dcb55'
     """
     query = address.partition("?")[2]
