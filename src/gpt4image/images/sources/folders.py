@@ -310,7 +310,7 @@ class FetchedImages:
             return cls(None, {})
         if kept is None:
             raise ConfigError(
-                f"{source} names images by addresses, such as {public_name(addresses[0])}. They are fetched into the "
+                f"{source} names images by addresses, such as {address_name(addresses[0])}. They are fetched into the "
                 "work directory: name one with work (--work)."
             )
         folder = kept / "fetched" / "images"
