@@ -142,3 +142,7 @@ def test_fiftyone_gets_labels_and_files_by_the_same_keys(planted, audited, tmp_p
     labels, data = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels", "data"))
     assert labels["classes"] == list(CLASSES) and set(labels["labels"]) == set(data)
     assert len(data) == len(audited[0].items)
+    for item, record in zip(audited[0].items, labels["labels"].values(), strict=True):
+        attributes = record["attributes"]
+        assert (attributes["image_id"], attributes["given"]) == (item.image_id, item.given)
+        assert attributes.keys().isdisjoint({"id", "tags", "label", "confidence", "logits"})  # FiftyOne's own fields

@@ -54,17 +54,17 @@ def read_corrections(path: Path) -> dict[str, Correction]:
 
 
 def _annotated(path: Path) -> Iterator[tuple[str, Correction]]:
-    """Yield the decisions of people in Label Studio, or labels of FiftyOne that differ from those given."""
+    """Yield the decisions of people in Label Studio, or labels of FiftyOne that differ from those it was given."""
     studio = is_label_studio(path)
     for number, found in enumerate(read_label_studio(path) if studio else read_fiftyone(path), 1):
-        image_id = found.data.get("id") if studio else found.image.partition("-")[2]
+        image_id = found.data.get("id" if studio else "image_id")
         where = f"{path}, {'task' if studio else 'image'} {number}"
         if found.fault:
             raise DataError(f"{where}: {found.fault}. An image has one label.")
         if not image_id:
             raise DataError(f"{where} has no image id: it was not written by gpt4image audit.")
-        given = str(found.data.get("given") or "") if studio else ""
-        if found.label is not None:
+        given = str(found.data.get("given") or "")
+        if found.label is not None and (studio or found.label != given):
             decision: Decision = "keep" if found.label == given else "relabel"
             yield str(image_id), Correction(decision, compose(found.label), compose(given), where)
 

@@ -25,7 +25,7 @@ def export_audit(form: AuditFormat, audit: AuditRecord, judgement: Judgement, im
     - `cleanlab`: `pred_probs.npy`, out-of-sample probabilities float64 [n, C]; `labels.npy`, int64 [n]; `images.csv`.
       For instance `cleanlab.filter.find_label_issues(labels, pred_probs)`.
     - `fiftyone`: `labels.json` and `data.json` of a FiftyOneImageClassificationDataset; the labels hold the
-      suggestion and its confidence.
+      suggestion and its confidence. FiftyOne needs to be told `data_path="data.json"`.
     - `label-studio`: `tasks.json` with the suggestions as predictions, and `config.xml`.
 
     Args:
@@ -68,7 +68,14 @@ def _fiftyone(audit: AuditRecord, judgement: Judgement, images: ImageTable, fold
         data[name] = _location(item.path, images)
         labels[name] = {
             "label": item.given,
-            "attributes": {"suggested": item.suggested, "confidence": item.confidence, "kind": item.kind},
+            # FiftyOne names images anew when it writes them; of its labels' own fields none may be an attribute
+            "attributes": {
+                "suggested": item.suggested,
+                "suggested_confidence": item.confidence,
+                "kind": item.kind,
+                "given": item.given or "",
+                "image_id": item.image_id,
+            },
         }
     write_json(folder / "data.json", data)
     write_json(folder / "labels.json", {"classes": audit.classes, "labels": labels})

@@ -129,10 +129,21 @@ def test_decisions_made_in_label_studio_and_fiftyone_correct_labels(tmp_path):
     changed = {"cat/000.png": "dog", "cat/001.png": "cat", "cat/002.png": "cat"}
     found = apply_corrections(images, Path(studio(tmp_path, tasks)))
     assert {path: label for path, label in labels(found).items() if path in changed} == changed
-    names = {f"00000{n}-{ids[path]}": {"label": label} for n, (path, label) in enumerate(changed.items())}
-    (tmp_path / "labels.json").write_text(json.dumps({"classes": ["cat", "dog"], "labels": names}))
+    # FiftyOne names an image after its file, with a number if several are called so, and writes no classes
+    names = {
+        Path(path).stem + "-2": {
+            "label": label,
+            "confidence": None,
+            "attributes": {"kind": "label", "given": "cat", "image_id": ids[path]},
+        }
+        for path, label in changed.items()
+    }
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": None, "labels": names}))
     found = apply_corrections(images, tmp_path / "labels.json")
     assert {path: label for path, label in labels(found).items() if path in changed} == changed
     (tmp_path / "export.json").write_text(json.dumps([task("x.png", choice("dog"))]))
     with pytest.raises(DataError, match="task 1 has no image id"):
         apply_corrections(images, tmp_path / "export.json")
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": None, "labels": {"000": {"label": "dog"}}}))
+    with pytest.raises(DataError, match="image 1 has no image id"):
+        apply_corrections(images, tmp_path / "labels.json")
