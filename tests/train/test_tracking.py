@@ -1,6 +1,12 @@
 """Trackers get the figures of a run, continue with it, and cannot end it."""
 
+import json
 import math
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -107,10 +113,30 @@ def test_tracker_that_cannot_start_ends_no_training(images, small_recipe, tmp_pa
     assert open_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("name", "command"), [("wandb", r"pip install 'gpt4image\[track\]'"), ("trackio", "pip install trackio")]
-)
-def test_missing_tracker_names_the_command_that_installs_it(name, command, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_trackio_keeps_the_run_in_its_local_database(image_set, tmp_path):
+    small = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 2 --batch-size 8 --workers 0"
+    options = ["--arm", "baseline", "--track", "trackio", "--json", *small.split(), "--work", str(tmp_path / "work")]
+    found = subprocess.run(
+        [sys.executable, "-m", "gpt4image", "train", str(image_set), *options],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(found.stdout)  # nothing that trackio prints gets in between
+    assert "failed" not in found.stderr
+    with closing(sqlite3.connect(tmp_path / "trackio" / "gpt4image.db")) as database:
+        rows = database.execute("SELECT run_name, metrics FROM metrics ORDER BY step").fetchall()
+    records = [json.loads(metrics) for _, metrics in rows]
+    accuracies = [each["validation/accuracy"] for each in records if "validation/accuracy" in each]
+    assert {name for name, _ in rows} == {"baseline-0"}
+    assert len(accuracies) == 2 and max(accuracies) == pytest.approx(result["validation_accuracy"])
+    assert files_with(SECRET, tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
+def test_missing_tracker_names_the_command_that_installs_it(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=command):
+    with pytest.raises(MissingExtraError, match=r"pip install 'gpt4image\[track\]'"):
         Tracking((name,), tmp_path)

@@ -6,7 +6,9 @@ A tracker that fails is left out from then on; training goes on. Only the main p
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,7 +22,7 @@ from gpt4image.core.files import read_json, write_json
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 PROJECT = "gpt4image"
-EXTRAS = {"tensorboard": "track", "wandb": "track", "mlflow": "track", "trackio": None}
+EXTRA = "track"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Tracking:
     def __post_init__(self) -> None:
         for name in self.names:
             if find_spec(name) is None:
-                raise MissingExtraError(name, EXTRAS[name], f"Tracker {name}")
+                raise MissingExtraError(name, EXTRA, f"Tracker {name}")
 
     def open(self, run: str, config: Mapping[str, Any], done: int | None = None) -> Trackers:
         """Begin or, if the run was tracked before, continue its records in every tracker.
@@ -114,11 +116,17 @@ class Trackers:
 
     def finish(self) -> None:
         """End the records of the run."""
+        if "trackio" in self._open:  # accelerate's class leaves the run current, and trackio ends it again at exit
+            import trackio
+
+            self._open.pop("trackio")
+            self._guarded("trackio", trackio.finish)
         self.call("finish")
 
     def _guarded(self, name: str, action: Callable[[], object]) -> None:
         try:
-            action()
+            with redirect_stdout(sys.stderr):  # some greet on standard output, which is the commands'
+                action()
         except Exception as error:  # networks, disks, accounts: nothing of a tracker may end a training
             self._open.pop(name, None)
             say(f"Tracker {name} failed ({type(error).__name__}: {first_line(error)}); going on without it.", "yellow")
