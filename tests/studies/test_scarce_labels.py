@@ -1,0 +1,35 @@
+"""The study of few and wrong labels: on a tiny set."""
+
+import pytest
+import scarce_labels
+
+from support.image_files import class_folders
+
+
+@pytest.mark.slow
+def test_study_trains_nothing_twice_and_adds_arms(tmp_path, capsys):
+    source, work, results = tmp_path / "tiny", tmp_path / "work", tmp_path / "results.json"
+    sizes = {"train": 8, "validation": 4, "test": 4}
+    counts = {f"{split}/{label}": size for split, size in sizes.items() for label in ("cup", "tree")}
+    class_folders(source / "images", counts)
+    lines = (
+        f'{{"path": "{path.relative_to(source / "images").as_posix()}", "text": "a {path.parent.name} {path.stem}"}}\n'
+        for path in (source / "images").rglob("*.png")
+    )
+    (source / "captions.jsonl").write_text("".join(lines))
+    words = f"train {work} --images {source} --backbones resnet10t --draws 1".split()
+    few, all_labels = ["--cases", "5 a class"], ["--cases", "all, clean"]
+    arms = ["baseline", "self-training", "text-labels"]
+    scarce_labels.main([*words, *few, "--arms", *arms])
+    first = capsys.readouterr().out
+    assert first.count("\n") == 3 and first.splitlines()[-1].startswith("5 a class-0 baseline")
+    scarce_labels.main([*words, *few, *all_labels[1:], "--arms", *arms, "described", "baseline, adjusted"])
+    assert capsys.readouterr().out.count("\n") == 2 + 5
+    scarce_labels.main([*words, *few, "--arms", *arms])
+    assert capsys.readouterr().out == ""
+    scarce_labels.main(["collect", str(work), str(results)])
+    scarce_labels.main(["table", str(results)])
+    from_file = capsys.readouterr().out
+    scarce_labels.main(["table", str(work)])
+    assert capsys.readouterr().out == from_file
+    assert "trained, tiny" in from_file and "| resnet10t | 5 a class | 1 |" in from_file and "few (8)" in from_file
