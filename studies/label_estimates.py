@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gpt4image.core.files import write_json
-from gpt4image.soft_labels.labelling import Examples, label_rows
+from gpt4image.soft_labels.labelling import label_rows
+from gpt4image.soft_labels.methods import Examples
 
 ROWS, WIDTH = 600, 32
 

@@ -38,7 +38,8 @@ from gpt4image.images import ImageTable, drop_leaks
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.probing.logistic_regression import standardise
 from gpt4image.soft_labels import ClassTexts
-from gpt4image.soft_labels.labelling import Examples, label_rows
+from gpt4image.soft_labels.labelling import label_rows
+from gpt4image.soft_labels.methods import Examples
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
 from gpt4image.train.frozen_features import FrozenBackbone

@@ -19,6 +19,7 @@ SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch
 LINES = [
     "images photos --splits",
     "describe photos --base-url SERVER --model MODEL --yes",
+    "describe classes photos --base-url SERVER --model MODEL --yes",
     "describe check photos --backbone resnet10t --checkpoint weights.safetensors --image-size 32",
     "describe export photos --out shared",
     "describe import photos --from captions.jsonl",

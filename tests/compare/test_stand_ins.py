@@ -15,8 +15,11 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import hash_file
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, LabelOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
+from gpt4image.soft_labels import LabelManifest
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.train import run_comparison, run_training
+from support.describing import described
+from support.stub_server import StubServer
 
 ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training", "text+image-labels", "fixmatch")
 
@@ -102,6 +105,35 @@ def test_simulation_refuses_soft_labels_of_all_labels_and_arms_without_texts(
         run_comparison(data, text, small_recipe(soft_labels=0.5), tmp_path, seeds=1, workers=0, options=few)
     with pytest.raises(ConfigError, match="none of baseline, image-labels learns from descriptions"):
         run_comparison(data, text, small_recipe(), tmp_path, seeds=1, workers=0, options=ArmOptions(("image-labels",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("texts", [True, False])
+def test_labels_that_the_llm_picked_are_compared_with_those_from_texts_or_train_without_any(
+    image_set, descriptions_file, tmp_path, small_recipe, texts, capsys
+):
+    data = DataOptions(str(image_set))
+    text = GuidanceOptions(text=str(descriptions_file) if texts else "none")
+    arms = ("llm-labels", "text-labels") if texts else ("llm-labels",)
+    options, recipe = ArmOptions(arms, simulation=SimulationOptions(labels_per_class=2)), small_recipe(epochs=1)
+
+    def compare():
+        return run_comparison(data, text, recipe, tmp_path, seeds=1, workers=0, options=options)
+
+    with pytest.raises(ConfigError, match="gpt4image describe DATA --prompts classify"):
+        compare()
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, prompts=("classify",), splits=("train",))
+    comparison = compare()
+    assert {arm.name for arm in comparison.arms} == {"baseline", *arms}
+    assert comparison.difference.arm == arms[-1]
+    (labels,) = tmp_path.glob("labels/text-picks-*/manifest.json")
+    estimate = LabelManifest.load(labels).estimate
+    assert (estimate.labelled, estimate.unlabelled) == (6, 19)
+    if texts:
+        (combined,) = tmp_path.glob("labels/text-minilm-*/manifest.json")
+        assert "LLM's picks" in LabelManifest.load(combined).estimate.method
+    assert "picked classes: 25 images" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow

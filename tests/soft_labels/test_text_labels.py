@@ -6,7 +6,8 @@ import pytest
 from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.probing.calibration import class_shares
 from gpt4image.soft_labels import ClassTexts, SoftLabels, describe_text_labels, label_by_texts
-from gpt4image.soft_labels.labelling import Examples, label_rows, likeness
+from gpt4image.soft_labels.labelling import label_rows
+from gpt4image.soft_labels.methods import Examples, likeness
 from support.labelling_parts import WordEncoder, informative_texts, make_store, make_table
 
 CLASSES = ("ant", "bee", "cow")

@@ -32,11 +32,22 @@ def options(server: StubProcess, engine: str = "local", **changes) -> DescribeOp
     return DescribeOptions(**{**settings, **changes})
 
 
-def start(image_set: Path, work: Path, server: StubProcess, workers: int, at_once: int) -> subprocess.Popen:
+def start(image_set: Path, work: Path, server: StubProcess, workers: int, at_once: int, *more: str) -> subprocess.Popen:
     """Start the command line in a process of its own, with local workers."""
     asked = ["--model", MODEL, "--base-url", server.base_url, "--key-env", KEY_NAME, "--splits", *ALL]
-    engine = ["--engine", "local", "--workers", str(workers), "--at-once", str(at_once), "--yes", "--work", str(work)]
-    command = [sys.executable, "-m", "gpt4image", "describe", str(image_set), *asked, *engine]
+    engine = [
+        "--engine",
+        "local",
+        "--workers",
+        str(workers),
+        "--at-once",
+        str(at_once),
+        "--yes",
+        "--work",
+        str(work),
+        *more,
+    ]
+    command = [sys.executable, "-m", "gpt4image", "describe", str(image_set), *asked, *engine, *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

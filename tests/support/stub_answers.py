@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from support.stub_scenario import ANSWERS, ERRORS, Entry, Fault, Scenario
 
@@ -39,6 +39,7 @@ class Question:
         height: its height, likewise.
         tokens: prompt tokens: one per 4 characters of a message, 4 per message, and per picture 85 + 170 per tile of
             512 x 512 pixels.
+        picture: bytes of the first picture.
     """
 
     mark: str = ""
@@ -50,6 +51,7 @@ class Question:
     tokens: int = 0
     model: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    picture: bytes = b""
 
     def note(self, entry: Entry) -> None:
         """Copy the request into its log entry."""
@@ -139,7 +141,7 @@ def ask(body: bytes | dict[str, Any]) -> Question:
 
 
 def read_messages(messages: list[dict[str, Any]], model: str, settings: dict[str, Any]) -> Question:
-    mark, width, height, turn, system, text, tokens = "", 0, 0, 0, False, "", 3
+    mark, width, height, turn, system, text, tokens, picture = "", 0, 0, 0, False, "", 3, b""
     for message in messages:
         content, role = message["content"], message["role"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -150,14 +152,15 @@ def read_messages(messages: list[dict[str, Any]], model: str, settings: dict[str
             turn, text = turn + 1, words
         for part in parts:
             if part["type"] == "image_url":
-                name, across, down = decode_picture(part["image_url"]["url"])
+                name, across, down, data = decode_picture(part["image_url"]["url"])
                 tokens += PICTURE_TOKENS + TILE_TOKENS * math.ceil(across / TILE) * math.ceil(down / TILE)
-                mark, width, height = (mark, width, height) if mark else (name, across, down)
-    return Question(mark, width, height, turn, system, text, tokens, model, settings)
+                if not mark:
+                    mark, width, height, picture = name, across, down, data
+    return Question(mark, width, height, turn, system, text, tokens, model, settings, picture)
 
 
-def decode_picture(url: str) -> tuple[str, int, int]:
-    """Return mark, width and height of the picture in a `data:` URL."""
+def decode_picture(url: str) -> tuple[str, int, int, bytes]:
+    """Return mark, width, height and bytes of the picture in a `data:` URL."""
     head, _, coded = url.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise RefusedError(error(400, f"Failed to download image from {head[:60]}.", "invalid_image_url"))
@@ -167,7 +170,7 @@ def decode_picture(url: str) -> tuple[str, int, int]:
             width, height = image.size
     except (binascii.Error, OSError, SyntaxError) as problem:
         raise RefusedError(invalid_picture()) from problem
-    return mark_of(data), width, height
+    return mark_of(data), width, height, data
 
 
 def mark_of(data: bytes) -> str:
@@ -176,12 +179,44 @@ def mark_of(data: bytes) -> str:
 
 
 def describe(question: Question) -> str:
-    """Return the description of a picture; equal questions get equal texts."""
+    """Return the description of a picture, or a class of the question's list; equal questions get equal texts."""
+    if names := listed(question):
+        return pick(question, names)
     if not question.mark:
         return "There is no picture."
     size = f"{question.width} x {question.height} pixels"
     with_system = " There is a system message." if question.system else ""
     return f"A picture of {size} with the mark {question.mark}. This is answer {question.turn}.{with_system}"
+
+
+def listed(question: Question) -> list[str]:
+    """Return the names that a question lists, one per line; the last stands for none of them."""
+    return [line[2:].partition(":")[0] for line in question.text.splitlines() if line.startswith("- ")]
+
+
+def pick(question: Question, names: list[str]) -> str:
+    """Return the colour of the picture if it is listed, the last name if other colours are, else one by the mark."""
+    if not {"red", "green", "blue"} & set(names):
+        return names[int(question.mark or "0", 16) % len(names)]
+    with Image.open(io.BytesIO(question.picture)) as image:
+        red, green, blue = ImageStat.Stat(image.convert("RGB")).mean
+    colour = max((red, "red"), (green, "green"), (blue, "blue"))[1]
+    return colour if colour in names else names[-1]
+
+
+def with_log_probabilities(answer: Answer, question: Question) -> Answer:
+    """Return an answer with the log-probabilities of its two tokens: 0.7 for what it says, the rest for other names."""
+    (choice,) = json.loads(answer.body)["choices"]
+    said, most = choice["message"]["content"], question.settings["top_logprobs"]
+    others = [name for name in listed(question) if name != said][: most - 1]
+    first = {said[:2]: 0.7} | {name[:2]: 0.3 / len(others) for name in others}
+    content = [
+        {"token": token, "logprob": math.log(shares[token]), "top_logprobs": [
+            {"token": other, "logprob": math.log(share)} for other, share in shares.items()
+        ]}
+        for token, shares in ((said[:2], first), (said[2:], {said[2:]: 1.0}))
+    ]  # fmt: skip
+    return with_fields(answer, choices=[{**choice, "logprobs": {"content": content}}])
 
 
 def check(question: Question, scenario: Scenario) -> Answer | None:
@@ -196,6 +231,13 @@ def check(question: Question, scenario: Scenario) -> Answer | None:
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
         )
         return error(400, message, "unsupported_parameter", param="max_tokens")
+    if settings.get("top_logprobs", 0) > {"refuse": 0, "five": 5}.get(scenario.logprobs, 20):
+        status, message = (
+            (403, "You are not allowed to request logprobs from this model.")
+            if scenario.logprobs == "refuse"
+            else (400, "Invalid value for 'top_logprobs': must be at most 5.")
+        )
+        return error(status, message, "unsupported_parameter", param="top_logprobs")
     if scenario.no_temperature and settings.get("temperature", 1) != 1:
         message = (
             f"Unsupported value: 'temperature' does not support {settings['temperature']} with this model. Only the "

@@ -32,9 +32,11 @@ from support.stub_answers import (
     describe,
     error,
     fault_answer,
+    listed,
     too_large,
     too_many,
     unknown_model,
+    with_log_probabilities,
     without_usage,
     wrong_key,
 )
@@ -262,6 +264,8 @@ class Stub:
         if not self.scenario.marks:
             return self._fixed
         answer = completion(question, entry, self.scenario.text or describe(question))
+        if "top_logprobs" in question.settings and self.scenario.logprobs in ("send", "five") and listed(question):
+            answer = with_log_probabilities(answer, question)
         return answer if self.scenario.usage else without_usage(answer)
 
     async def _act(

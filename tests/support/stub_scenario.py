@@ -147,6 +147,7 @@ class Scenario:
         retry_after_value: value of that header instead of the true one.
         no_max_tokens: reject `max_tokens` with a 400 that names `max_completion_tokens`.
         no_temperature: reject any temperature but 1 with a 400.
+        logprobs: send log-probabilities to those who ask, at most 5 at each place, refuse the parameter, or ignore it.
         marks: parse requests. Otherwise: no mark, no turn, a fixed answer, full speed.
         text: a fixed text for every answer instead of the description.
         usage: report usage.
@@ -179,6 +180,7 @@ class Scenario:
     retry_after_value: str | None = None
     no_max_tokens: bool = False
     no_temperature: bool = False
+    logprobs: Literal["send", "five", "refuse", "ignore"] = "ignore"
     marks: bool = True
     text: str | None = None
     usage: bool = True

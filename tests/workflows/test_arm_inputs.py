@@ -65,6 +65,11 @@ def test_every_control_and_every_seed_is_another_guidance(make):
     assert found["described", 0] == found["described", 1] and found["class-name", 0] == found["class-name", 1]
 
 
+def test_arm_of_picked_classes_needs_some_and_says_how_to_get_them(make):
+    with pytest.raises(ConfigError, match=r"The arm llm-labels needs.*gpt4image describe DATA --prompts classify"):
+        make(teachers=())("llm-labels", 0)
+
+
 def test_controls_learn_nothing_of_labels_that_a_simulation_took_away(make, images):
     inputs = make(teachers=(), simulation=SimulationOptions(labels_per_class=2))
     learned = inputs("class-name", 0)

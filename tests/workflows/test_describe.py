@@ -15,8 +15,9 @@ from gpt4image.core.errors import ConfigError, DescribeError, DescriptionError
 from gpt4image.core.options import DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.options import DescribeOptions
+from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.store import DescriptionStore
-from gpt4image.workflows.describe import run_description, run_estimate, run_sample
+from gpt4image.workflows.describe import run_class_texts, run_description, run_estimate, run_sample
 from gpt4image.workflows.inputs import open_descriptions
 from support.describing import ALL, described, records
 from support.drawings import write_image_set
@@ -25,6 +26,7 @@ from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubServer
 
 TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+CLASSES = ("blue", "green", "red")
 HOSTILE_NAME = "a<b>\x1b[31m\u202e.png"
 
 
@@ -350,3 +352,33 @@ def test_further_look_at_a_prompt_that_was_stopped_counts(image_set, tmp_path):
         assert tally.stopped and tally.answered > 0
         look(image_set, tmp_path, server.base_url, max_tokens=20)
     assert not texts_for_training(image_set, tmp_path).trials
+
+
+def test_classes_are_described_once_without_pictures_and_their_table_is_a_file_of_classes(few, tmp_path, capsys):
+    said = "- A {} thing on a pale ground.\n\n2. It is {}.\n"
+    faults = tuple(Fault("text", text=said.format(name, name), numbers=(at + 1,)) for at, name in enumerate(CLASSES))
+    with StubServer(Scenario(faults=faults)) as server:
+        where = [str(few), "--work", str(tmp_path), "--base-url", server.base_url, "--model", MODEL, "--at-once", "1"]
+        prices = ["--price-in", "10", "--price-out", "20"]
+        assert main(["describe", "classes", *where, *prices, "--yes"]) == 0
+        chats = [entry for entry in server.log if entry.endpoint == "chat"]
+        assert len(chats) == 3
+        assert not any(entry.mark for entry in chats)
+        assert all("blue, green, red" in entry.question for entry in chats)
+        assert "$" in capsys.readouterr().out
+        assert main(["describe", "classes", *where, *prices, "--yes", "--json"]) == 0
+        assert len([entry for entry in server.log if entry.endpoint == "chat"]) == 3, "nothing is asked twice"
+    texts = ClassTexts.read(tmp_path / "classes.csv")
+    assert sorted(texts.names) == list(CLASSES)
+    assert all(len(own) == 2 and own[0].endswith("on a pale ground.") for own in texts.texts)
+    assert not records(tmp_path)
+    with pytest.raises(ConfigError, match="leave engine and describer"):
+        run_class_texts(DataOptions(str(few)), DescribeOptions(engine="local"), tmp_path, tmp_path / "x.csv")
+
+
+def test_class_that_was_not_described_keeps_its_name_in_the_table(few, tmp_path):
+    with StubServer(Scenario(faults=(Fault("status", status=400, numbers=(1,)),))) as server:
+        where = [str(few), "--work", str(tmp_path), "--base-url", server.base_url, "--model", MODEL, "--at-once", "1"]
+        assert main(["describe", "classes", *where, "--yes", "--out", str(tmp_path / "mine.csv")]) == 3
+    texts = ClassTexts.read(tmp_path / "mine.csv")
+    assert sum(own[0].startswith("a picture of") for own in texts.texts) == 1

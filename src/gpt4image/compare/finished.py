@@ -53,6 +53,7 @@ def hash_inputs(
         repr(images.rejected),
         descriptions.text_hash,
         repr((descriptions.source, descriptions.coverage)),
+        descriptions.picks.digest if descriptions.picks else "",
         json.dumps(settings, default=str),
         repr([ARMS.load(name) for name in choose_arms(arms.arms)]),
     )

@@ -119,9 +119,13 @@ def record_comparison(
 
 
 def find_candidate(names: Sequence[str]) -> str | None:
-    """Return the arm whose difference to the baseline is the headline: `described`, else the first that uses texts."""
+    """Return the arm whose difference to the baseline is the headline: `described`, else the first that uses texts.
+
+    Where none does, it is the one that uses the classes an LLM picked.
+    """
     learn = [name for name in names if name != REFERENCE and _learns_from_texts(ARMS.load(name))]
-    return CANDIDATE if CANDIDATE in learn else next(iter(learn), None)
+    learn.sort(key=lambda name: (name != CANDIDATE, ARMS.load(name).labels == "llm"))
+    return next(iter(learn), None)
 
 
 def _learns_from_texts(arm: Arm) -> bool:

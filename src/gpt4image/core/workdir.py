@@ -22,6 +22,8 @@ class WorkDir(Layout):
     audit_page = File("audit/audit.html")
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids
     features = File("features")  # outputs of frozen modules, shared by all runs
+    class_texts = File("classes")  # what a model has written about the classes
+    class_texts_table = File("classes.csv")  # the same as a table, for --classes
     comparison = File("comparison.json")  # of the latest experiment, like the next three
     gallery = File("gallery.json")
     report = File("report.html")

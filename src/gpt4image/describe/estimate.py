@@ -206,9 +206,11 @@ def spread_by_size(job: DescribeJob, count: int) -> Tasks:
 
 
 def picture_size(maker: RequestMaker, number: int) -> tuple[int, int]:
-    """Return width and height in pixels of a task's picture as it is sent; 0 and 0 where it cannot be read."""
+    """Return width and height in pixels of a task's picture as it is sent; 0 and 0 if it has none that can be read."""
     request = request_or_error(maker, number)
-    return (0, 0) if isinstance(request, ImageError) else (request.picture.width, request.picture.height)
+    if isinstance(request, ImageError) or request.picture is None:
+        return 0, 0
+    return request.picture.width, request.picture.height
 
 
 def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, int]:

@@ -170,6 +170,8 @@ def open_job(
     session: Session,
     options: DescribeOptions,
     confused: Mapping[int, tuple[int, ...]] | None = None,
+    *,
+    pictures: bool = True,
 ) -> DescribeJob:
     """Put a job together.
 
@@ -179,6 +181,7 @@ def open_job(
         session: who answers.
         options: what is asked.
         confused: labels of the classes that each class is confused with, by label, for prompts that name them.
+        pictures: whether the images are sent.
 
     Raises:
         ConfigError: an invalid prompt, placeholder or setting.
@@ -192,6 +195,7 @@ def open_job(
         samples=options.samples,
         max_side=options.max_side or None,
         retry_temperature=options.retry_temperature,
+        pictures=pictures,
     )
     rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
     return DescribeJob(images, rows, question, store, session, options, confused)

@@ -60,8 +60,8 @@ class QuestionOptions:
     """Prompts and sampling."""
 
     prompts: tuple[str, ...] = ()
-    """Prompts: plain, class-conditioned, attributes, questions, contrast, or those of --prompt-file. Default: all of
-    --prompt-file, else plain."""
+    """Prompts: plain, class-conditioned, attributes, questions, contrast, classify, or those of --prompt-file. Default:
+    all of --prompt-file, else plain."""
     prompt_file: Path | None = None
     """TOML file with your own prompts."""
     confusions: Path | None = None
@@ -69,6 +69,9 @@ class QuestionOptions:
     classes."""
     class_names: Path | None = None
     """JSON file {folder name: readable name}, for classes such as n01440764."""
+    classes: Path | None = None
+    """Classes that the classify prompt has the model pick from: a file with a name per line, or a table with the
+    columns class and text, whose texts explain the names. Default: the classes of the images."""
     samples: Count = 1
     """Answers per prompt."""
     splits: tuple[SplitName, ...] = ("train",)

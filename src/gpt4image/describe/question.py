@@ -12,7 +12,9 @@ from typing import Any
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.tables import compose
 from gpt4image.describe.options import DescribeOptions
+from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
+from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.prompts.prompt import read_prompt_file
 from gpt4image.descriptions.prompts.values import speak
 from gpt4image.images.table import ImageTable
@@ -45,6 +47,7 @@ class Question:
         samples: answers to each prompt.
         max_side: longest side in pixels of the pictures sent; None sends them as large as they are.
         retry_temperature: temperature of a retry; that of `sampling` when not given.
+        pictures: whether the images are sent; False for questions about the classes.
 
     Raises:
         ConfigError: an invalid setting or combination.
@@ -57,6 +60,7 @@ class Question:
     samples: int = 1
     max_side: int | None = 768
     retry_temperature: float | None = None
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -114,15 +118,22 @@ def read_values(
         confused: labels of the classes that each class is confused with, by label.
 
     Raises:
-        ConfigError: the file of class names is invalid, or names a class that the images do not have.
+        ConfigError: the file of class names is invalid, or names a class that the images do not have; or that of the
+            classes to pick from cannot be read.
     """
     given = {} if options.class_names is None else read_class_names(options.class_names)
-    unknown = sorted(set(given) - set(map(compose, images.classes)))
+    listed = ClassTexts.read(options.classes) if options.classes else ClassTexts.of_names(images.classes)
+    unknown = sorted(set(given) - set(map(compose, (*images.classes, *listed.names))))
     if unknown:
         raise ConfigError(f"{options.class_names}: {unknown[0]!r} is no class of {images.source}.")
     names = tuple(given.get(compose(name), speak(name)) for name in images.classes)
+    choices = Choices(
+        listed.names,
+        tuple(given.get(compose(name), speak(name)) for name in listed.names),
+        tuple(" ".join(" ".join(listed.written(name)).split()) for name in listed.names),
+    )
     neighbours = {label: tuple(names[other] for other in others) for label, others in (confused or {}).items()}
-    return PromptValues(names, neighbours)
+    return PromptValues(names, neighbours, choices)
 
 
 def read_extra_body(path: Path) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,14 @@ from gpt4image.core.errors import ImageError
 from gpt4image.core.files import framed
 from gpt4image.describe.question import Question, settings_json
 from gpt4image.descriptions.prompts import Prompt
+from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.latest import KEY_TYPE
 from gpt4image.descriptions.store.records import DescriptionRecord
 from gpt4image.images.scan import available_processors, image_id
 from gpt4image.images.table import ImageTable
-from gpt4image.llm.base import DescribeRequest, Sampling
+from gpt4image.llm.base import NO_CHOICE, DescribeRequest, Reply, RequestFailedError, Sampling, Token
+from gpt4image.llm.errors import bounded
 from gpt4image.llm.picture import prepare_picture
 
 BLOCK = 8
@@ -179,24 +182,42 @@ class RequestMaker:
         name = self._images.path(row)
         prompt = self.prompt(number)
         system, turns = prompt.fill(question.values.of(int(self._labels[row])))
-        data, known_id = self._images.read(row), self._ids[row].decode()
-        if image_id(data) != known_id:
-            raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
+        known_id, picture = self._ids[row].decode(), None
+        if question.pictures:
+            data = self._images.read(row)
+            if image_id(data) != known_id:
+                raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
+            picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
         return DescribeRequest(
             key=tasks.keys[number].decode(),
             image_id=known_id,
             name=name,
-            picture=prepare_picture(data, name, question.max_side, self._images.max_pixels),
+            picture=picture,
             system=system,
             turns=turns,
             sampling=self._sampling(number),
             prompt_hash=prompt.hash,
             sample=int(tasks.samples[number]),
+            log_probabilities=prompt.picks,
         )
 
-    def join(self, number: int, texts: tuple[str, ...]) -> str:
-        """Return the answers of a task's conversation as one text."""
-        return join_answers(texts, self.prompt(number).join)
+    def choices(self, number: int) -> Choices | None:
+        """Return the classes that a task's answer picks from; None if it is a description."""
+        return self._question.values.listed if self.prompt(number).picks else None
+
+    def outcome(self, number: int, reply: Reply) -> dict[str, Any]:
+        """Return the fields of a task's record that a reply decides.
+
+        Raises:
+            RequestFailedError: the answer had to name a class and does not. It has no tokens: they are booked already.
+        """
+        choices = self.choices(number)
+        return {
+            "text": join_answers(reply.texts, self.prompt(number).join),
+            "pick": choices and read_pick(choices, reply.texts[-1], self._sampling(number), reply.tokens),
+            "served_model": reply.model,
+            "finish_reason": reply.finish_reason,
+        }
 
     def _sampling(self, number: int) -> Sampling:
         """Return the sampling of a task: each sample has a seed of its own, a retry may have another temperature."""
@@ -216,6 +237,15 @@ def join_answers(texts: Iterable[str], between: str) -> str:
     'A cat. It sleeps.'
     """
     return between.join(text.strip() for text in texts if text.strip())
+
+
+def read_pick(choices: Choices, answer: str, sampling: Sampling, tokens: Sequence[Token] = ()) -> str:
+    """Return the class that an answer picks, as a record holds it. RequestFailedError if it names none of the list."""
+    try:
+        return choices.pick(answer, tokens).to_json()
+    except ValueError:
+        may_differ = sampling.temperature != 0 and sampling.seed is None
+        raise RequestFailedError(NO_CHOICE, bounded(answer), retryable=may_differ) from None
 
 
 async def feed(maker: RequestMaker, ahead: int) -> AsyncGenerator[Prepared]:

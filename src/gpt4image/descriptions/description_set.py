@@ -18,6 +18,7 @@ from gpt4image.core.errors import ConfigError, DescriptionError
 from gpt4image.core.files import atomic_write, digest_of
 from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
+from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import to_keys
@@ -77,6 +78,7 @@ class DescriptionSet:
         origins: number of texts by prompt and model; empty for texts that `describe` has not written.
         trials: the same for trials that are left out.
         costs: US dollars paid for the texts by prompt and model, where the price was known.
+        picks: classes that models picked for the images, if any were asked to.
     """
 
     rows: pa.Table
@@ -85,6 +87,7 @@ class DescriptionSet:
     origins: Mapping[Origin, int] = field(default_factory=dict)
     trials: Mapping[Origin, int] = field(default_factory=dict)
     costs: Mapping[Origin, float] = field(default_factory=dict)
+    picks: PickedClasses | None = None
 
     def __len__(self) -> int:
         return len(self._first_texts)
@@ -103,7 +106,7 @@ class DescriptionSet:
             lines.append(f"texts: {self.source}")
         if self.trials:
             lines.append(f"left out: {describe_origins(self.trials)}: written for a look and never run in full")
-        return lines
+        return lines if self.picks is None else [*lines, self.picks.line()]
 
     @cached_property
     def text_hash(self) -> str:
@@ -226,7 +229,9 @@ def described_set(
     """
     texts = pa.Table.from_batches(answered_batches(store), TEXT_SCHEMA)
     if not len(texts):
-        raise DescriptionError(f"{store.folder} holds no descriptions. Write some: gpt4image describe.")
+        picks = any(len(batch.filter(batch["pick"].is_valid())) for batch in store.current_batches())
+        more = ", only classes that a model picked (they train without texts: --text none --arms llm-labels)"
+        raise DescriptionError(f"{store.folder} holds no descriptions{more * picks}. Write some: gpt4image describe.")
     trial = contains(store.trial_keys(), to_keys(texts["key"]))
     chosen, named = np.ones(len(texts), dtype=bool), np.zeros(len(texts), dtype=bool)
     for column, wanted in (("prompt", prompts), ("model", models)):
@@ -294,9 +299,19 @@ def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, st
 
 
 def answered_batches(store: DescriptionStore) -> Iterator[pa.RecordBatch]:
-    """Yield the texts that count, trials included, with the columns that select and sort them."""
+    """Yield the texts that count, trials included, with the columns that select and sort them; picked classes aside."""
     for batch in store.current_batches(trials=True):
-        yield batch.filter(batch["error"].is_null()).select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA)
+        yield batch.filter(is_description(batch)).select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA)
+
+
+def has_texts(store: DescriptionStore) -> bool:
+    """Return whether a store holds a description that was not made for a look."""
+    return any(len(batch.filter(is_description(batch))) for batch in store.current_batches())
+
+
+def is_description(batch: pa.RecordBatch) -> pa.Array:
+    """Return which records are texts: neither failures nor picked classes."""
+    return pc.and_(batch["error"].is_null(), batch["pick"].is_null())
 
 
 def check_names(what: str, wanted: Iterable[str], known: list[str]) -> None:

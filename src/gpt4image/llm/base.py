@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol, Self
 
 from gpt4image.llm.picture import Picture
@@ -51,6 +52,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer.
+
+    Attributes:
+        text: its text.
+        log_probability: its log-probability given all before it.
+        others: the likeliest tokens at its place, itself among them or not, with theirs.
+    """
+
+    text: str
+    log_probability: float
+    others: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatAnswer:
     """The answer to one question of a conversation.
 
@@ -60,6 +76,7 @@ class ChatAnswer:
         tokens_in: prompt tokens; None if the server does not report usage.
         tokens_out: completion tokens, likewise.
         model: model name as reported by the server.
+        tokens: the tokens of the text; empty if the server does not send log-probabilities.
         thought: whether the text held thinking.
     """
 
@@ -68,12 +85,23 @@ class ChatAnswer:
     tokens_in: int | None
     tokens_out: int | None
     model: str = ""
+    tokens: tuple[Token, ...] = ()
     thought: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         # The next request of the conversation repeats the text, and UTF-8 cannot encode lone surrogates.
         object.__setattr__(self, "thought", find_thinking(self.text) is not None)
         object.__setattr__(self, "text", strip_thinking(self.text).encode("utf-8", "replace").decode())
+        object.__setattr__(self, "tokens", tokens_of(self.text, self.tokens))
+
+
+def tokens_of(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """Return those tokens that a text at the end of an answer consists of; none if they are not those of the text."""
+    start = "".join(token.text for token in tokens).rfind(text.strip())
+    if start < 0:
+        return ()
+    ends = accumulate(len(token.text) for token in tokens)
+    return tuple(token for token, end in zip(tokens, ends, strict=True) if end > start)
 
 
 # Finish reasons of servers that stopped an answer at its maximum length.
@@ -91,6 +119,9 @@ MODEL_LOADING = "model loading"
 # Reason of the failure when a server withholds the answer.
 FILTERED = "stopped by the content filter"
 
+# Reason of the failure when a model that is to pick a class answers anything else.
+NO_CHOICE = "not one of the classes"
+
 # Start of the reason where a server refuses a request for what is in it.
 REFUSED = "refused by the server"
 
@@ -105,13 +136,13 @@ OnAnswer = Callable[[ChatAnswer], None]
 
 @dataclass(frozen=True, slots=True)
 class DescribeRequest:
-    """A conversation about one picture.
+    """A conversation, about one picture or none.
 
     Attributes:
         key: 32 hex digits that identify image, model, prompt and sampling.
         image_id: the image.
         name: image name for messages; untrusted.
-        picture: the picture to send.
+        picture: the picture to send; None for a conversation without one.
         system: system message, if any.
         turns: questions, asked one after the other.
         sampling: sampling parameters of every answer.
@@ -119,18 +150,20 @@ class DescribeRequest:
         sample: index of the sample, from 0.
         answers: answers to the first turns from earlier attempts. They are paid for; a describer that asks one question
             at a time resumes after them.
+        log_probabilities: ask for those of the last answer's tokens, where the server sends them.
     """
 
     key: str
     image_id: str
     name: str
-    picture: Picture
+    picture: Picture | None
     system: str | None
     turns: tuple[str, ...]
     sampling: Sampling
     prompt_hash: str
     sample: int = 0
     answers: tuple[ChatAnswer, ...] = ()
+    log_probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +176,7 @@ class Reply:
         tokens_in: prompt tokens over all turns; None if the server does not report usage.
         tokens_out: completion tokens over all turns, likewise.
         model: model name as reported by the server.
+        tokens: tokens of the last answer, if the server sent log-probabilities.
     """
 
     texts: tuple[str, ...]
@@ -150,6 +184,7 @@ class Reply:
     tokens_in: int | None
     tokens_out: int | None
     model: str
+    tokens: tuple[Token, ...] = ()
 
     @classmethod
     def join(cls, answers: Sequence[ChatAnswer], model: str) -> Reply:
@@ -160,6 +195,7 @@ class Reply:
             tokens_in=add_counts(answer.tokens_in for answer in answers),
             tokens_out=add_counts(answer.tokens_out for answer in answers),
             model=model,
+            tokens=answers[-1].tokens,
         )
 
 

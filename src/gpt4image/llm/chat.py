@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from gpt4image.llm.base import (
     ChatAnswer,
     DescribeRequest,
     RequestFailedError,
+    Token,
     only_thought,
     thought_too_long,
 )
@@ -31,8 +33,18 @@ VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?
 # The highest token count to believe: nothing larger is an answer, and the store holds no integer above 2**63.
 MAX_TOKENS = 10**9
 
+# Stands for the log-probability of an impossible token: its exponential is 0.
+LOWEST = -1000.0
 
-def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, old_limit: bool = True) -> Body:
+
+def chat_body(
+    model: str,
+    request: DescribeRequest,
+    answers: Sequence[str],
+    *,
+    old_limit: bool = True,
+    top_log_probabilities: int = 0,
+) -> Body:
     """Build the body of the call that asks the next question of a request.
 
     Args:
@@ -41,15 +53,20 @@ def chat_body(model: str, request: DescribeRequest, answers: Sequence[str], *, o
         answers: answers to its first questions.
         old_limit: limit the answer by `max_tokens`, which every server once accepted, instead of the newer
             `max_completion_tokens`.
+        top_log_probabilities: number of tokens at each place of the answer whose log-probabilities to ask for.
     """
-    image = {"type": "image_url", "image_url": {"url": request.picture.data_url}}
+    content: list[Body] = [{"type": "text", "text": request.turns[0]}]
+    if request.picture is not None:
+        content.insert(0, {"type": "image_url", "image_url": {"url": request.picture.data_url}})
     messages: list[Body] = [{"role": "system", "content": request.system}] if request.system else []
-    messages.append({"role": "user", "content": [image, {"type": "text", "text": request.turns[0]}]})
+    messages.append({"role": "user", "content": content})
     for answer, question in zip(answers, request.turns[1:], strict=False):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
     sampling = request.sampling.to_dict()
-    limit = {"max_tokens" if old_limit else "max_completion_tokens": sampling.pop("max_tokens")}
+    limit: Body = {"max_tokens" if old_limit else "max_completion_tokens": sampling.pop("max_tokens")}
     extra: Body = sampling.pop("extra_body", {})
+    if top_log_probabilities:
+        limit |= {"logprobs": True, "top_logprobs": top_log_probabilities}
     return {"model": model, "messages": messages, **limit, **sampling, **extra}
 
 
@@ -71,6 +88,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
         tokens_in=prompt_tokens(body),
         tokens_out=completion_tokens(body),
         model=str_or_none(body.get("model")) or "",
+        tokens=read_tokens(choice.get("logprobs")),
     )
     refusal = str_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
@@ -88,6 +106,26 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
+
+
+def read_tokens(found: Any) -> tuple[Token, ...]:  # noqa: ANN401 - whatever a server sends
+    """Read the tokens of an answer with their log-probabilities; none if they are missing or malformed."""
+    rows = found.get("content") if isinstance(found, Mapping) else None
+    try:
+        return tuple(
+            Token(*read_log_probability(row), tuple(map(read_log_probability, row.get("top_logprobs") or ())))
+            for row in rows or ()
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ()
+
+
+def read_log_probability(row: Mapping[str, Any]) -> tuple[str, float]:
+    """Read a token and its log-probability. An error of any kind if it is malformed."""
+    value = float(row["logprob"])
+    if math.isnan(value) or not isinstance(row["token"], str):
+        raise ValueError(value)
+    return row["token"], min(0.0, max(LOWEST, value))
 
 
 def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:

@@ -29,7 +29,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gpt4image.core.errors import DescribeError, causes, first_line
-from gpt4image.llm.base import MODEL_LOADING, REFUSED, EndpointDownError, RateLimitedError, RequestFailedError
+from gpt4image.llm.base import (
+    MODEL_LOADING,
+    NO_CHOICE,
+    REFUSED,
+    EndpointDownError,
+    RateLimitedError,
+    RequestFailedError,
+)
 from gpt4image.llm.credentials import ApiKey, address_hint, proxy_for
 from gpt4image.llm.error_body import (
     ACCOUNT,
@@ -48,7 +55,7 @@ from gpt4image.llm.error_body import (
     server_message,
 )
 
-DETAIL_LENGTH, SAID_LENGTH = 300, 4000
+DETAIL_LENGTH, SAID_LENGTH, EXAMPLES = 300, 4000, 3
 
 # Class names, anywhere in the chain of causes, that mean that nothing listens at the address. The SDK's own classes do
 # not tell: it reports a connection that was cut as a time-out while connecting.
@@ -100,6 +107,11 @@ class FailedCall:
     def is_unsupported_limit(self) -> bool:
         """Whether the server insists on `max_completion_tokens`."""
         return self.status in (400, 422) and "max_completion_tokens" in (self.said or self.detail)
+
+    @property
+    def is_unsupported_log_probabilities(self) -> bool:
+        """Whether the server sends no log-probabilities, or not of so many tokens."""
+        return self.status in (400, 403, 404, 422, 501) and "logprobs" in (self.said or self.detail).casefold()
 
 
 def read_failure(error: Exception, key: ApiKey) -> FailedCall:
@@ -259,7 +271,12 @@ def without_status(call: FailedCall) -> RequestFailedError:
 
 
 def commonest(reason: str, details: Counter[str]) -> str:
-    """Return the commonest of the messages that failures of one reason came with, and what helps, to end a line."""
+    """Return the commonest of the messages that failures of one reason came with, and what helps, to end a line.
+
+    Of answers that name none of the classes, it is a few examples.
+    """
+    if reason == NO_CHOICE and details:
+        return ", such as " + ", ".join(f'"{answer}"' for answer, _ in details.most_common(EXAMPLES))
     said = details.most_common(1)[0][0] if details else ""
     if not said:
         return ""

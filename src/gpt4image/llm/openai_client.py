@@ -7,12 +7,13 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply
 from gpt4image.llm.chat import chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address
 from gpt4image.llm.error_body import parse_json
-from gpt4image.llm.errors import ErrorClassifier, read_error_body, read_failure
+from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 15.0
 CONNECT_SECONDS = 15.0
 MAX_CONCURRENCY = 128
+
+# Tokens at each place whose log-probabilities a server is asked for, and how many if it refuses.
+MOST_LOG_PROBABILITIES, FEWER_LOG_PROBABILITIES = 20, {20: 5, 5: 0}
 
 
 class OpenAIDescriber:
@@ -47,6 +51,7 @@ class OpenAIDescriber:
         self.model, self.place, self.max_concurrency = model, check_address(base_url), max_concurrency
         self._key = key or ApiKey()
         self._old_limit, self.said = True, ""
+        self._top_log_probabilities = MOST_LOG_PROBABILITIES
         self._classifier = ErrorClassifier(self.place, self._key)
 
     @cached_property
@@ -100,7 +105,9 @@ class OpenAIDescriber:
             await client.close()
 
     async def _ask(self, request: DescribeRequest, answers: list[str]) -> ChatAnswer:
-        body = chat_body(self.model, request, answers, old_limit=self._old_limit)
+        top = self._top_log_probabilities if request.log_probabilities and len(answers) + 1 == len(request.turns) else 0
+        body = chat_body(self.model, request, answers, old_limit=self._old_limit, top_log_probabilities=top)
+        call: FailedCall | None
         try:
             response = parse_json(await self._client.post("/chat/completions", cast_to=object, body=body))
         except Exception as error:  # whatever the SDK raises
@@ -108,10 +115,21 @@ class OpenAIDescriber:
             if call.is_unsupported_limit and "max_tokens" in body:
                 self._old_limit = False
                 return await self._ask(request, answers)
-            raise self._classifier.classify(call, self.model) from None
-        if (failed := read_error_body(response, self._key)) is not None:
-            raise self._classifier.classify(failed, self.model)
+        else:
+            call = read_error_body(response, self._key)
+        if call is not None and top and call.is_unsupported_log_probabilities:
+            self._ask_for_fewer(top)
+            return await self._ask(request, answers)
+        if call is not None:
+            raise self._classifier.classify(call, self.model)
         return read_answer(self._key.scrub_all(response))
+
+    def _ask_for_fewer(self, refused: int) -> None:
+        """Remember that the server refused so many log-probabilities; other requests may have met the same."""
+        if self._top_log_probabilities == refused:
+            self._top_log_probabilities = FEWER_LOG_PROBABILITIES[refused]
+            if not self._top_log_probabilities:
+                say(f"{self.place} sends no log-probabilities: its answers count without them.")
 
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:

@@ -57,7 +57,7 @@ def cross_fit(
     out: np.ndarray | None = None,
     title: str = "Label images by their vectors",
     examples: np.ndarray | None = None,
-    prior: np.ndarray | None = None,
+    prior: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
     refits: Refits | None = None,
 ) -> CrossFit:
     """Predict each row by a softmax regression fitted to the folds that hold neither the row nor its group.
@@ -81,7 +81,8 @@ def cross_fit(
         title: caption of the progress line.
         examples: labelled rows that every model learns from and that are in no fold, such as the classes' names, bool
             [N]; each in a group of its own.
-        prior: added to every model's log-probabilities, float [N, C], such as the likeness to the classes' names.
+        prior: added to every model's log-probabilities, float [N, C], such as the likeness to the classes' names; or a
+            function of a model's labelled rows, int64 [n], that returns it.
         refits: how each fold's model is fitted again after looking at all rows; default not at all.
 
     Raises:
@@ -93,7 +94,7 @@ def cross_fit(
     fold_of = deal_out(judged, groups, folds, seed)
     known, unseen = np.flatnonzero(labels >= 0), np.flatnonzero(fold_of < 0)
     used = np.unique(fold_of[judged >= 0]).tolist()  # fewer than `folds` where there are few groups
-    fitter = Fitter(vectors, labels, classes, tolerance, device, prior)
+    fitter = Fitter(vectors, labels, classes, tolerance, device, None if callable(prior) else prior)
     logits = np.empty((len(labels), classes), dtype=np.float32) if out is None else out
     logits[unseen] = 0
     strengths = [strength] if isinstance(strength, int | float) else strength
@@ -102,6 +103,7 @@ def cross_fit(
         chosen = choose_strengths(fitter, fold_of, used, strengths, meter.advance)
         for fold in used:
             train = known[fold_of[known] != fold]
+            fitter = replace(fitter, prior=prior(train)) if callable(prior) else fitter
             model = fitter.fit(train, chosen[fold])
             if refits is not None:
                 model = refits.refit(fitter, model, train, groups, chosen[fold], seed)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt4image.core.record import ShareEstimate
+from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.store.shards import now
 from gpt4image.embed.store import EmbeddingStore
@@ -22,9 +23,9 @@ from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.quality.audit_record import AuditItem, AuditKind, AuditRecord
-from gpt4image.soft_labels.classes import ClassTexts
 from gpt4image.soft_labels.labeller import TrainingVectors, find_training_vectors
-from gpt4image.soft_labels.labelling import Examples, Labelling, label_rows
+from gpt4image.soft_labels.labelling import Labelling, label_rows
+from gpt4image.soft_labels.methods import Examples
 
 if TYPE_CHECKING:
     import torch

@@ -12,12 +12,11 @@ import numpy as np
 from gpt4image.core.errors import DescriptionError
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.prompts import Prompt
+from gpt4image.descriptions.prompts.prompt import CLASS_PLACEHOLDERS
 from gpt4image.descriptions.store import DescriptionRecord, DescriptionStore
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.llm.chat import is_other_model
 from gpt4image.llm.errors import commonest
-
-CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # placeholders that reveal the class to the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,12 @@ def _collect_store(
     class_in_prompt: bool | None,
 ) -> CollectedTexts:
     with_class = {prompt.hash: bool(prompt.placeholders & CLASS_PLACEHOLDERS) for prompt in prompts}
-    records = [record for record in store.current(dropped=True) if record.image_id in facts.rows]
+    picking = {prompt.hash for prompt in prompts if prompt.picks}  # their answers are labels, not texts
+    records = [
+        record
+        for record in store.current(dropped=True)
+        if record.image_id in facts.rows and record.pick is None and record.prompt_hash not in picking
+    ]
     wanted = facts.wanted(splits, {record.image_id for record in records})
     records = [record for record in records if record.image_id in wanted]
     kept = {record.key for record in store.current(trials=True)}  # neither dropped nor marked to be written again

@@ -1,6 +1,6 @@
 """Labels from texts or a stronger classifier: soft labels to mix in, and text labels in place of the given ones."""
 
-from gpt4image.soft_labels.classes import ClassTexts
+from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.soft_labels.labeller import existing_labels, label_by_vectors
 from gpt4image.soft_labels.report import (
     ComparedEncoder,

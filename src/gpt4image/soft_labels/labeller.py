@@ -14,6 +14,7 @@ from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.core.files import digest, exclusive
 from gpt4image.core.format import counted
+from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import blocks
@@ -95,9 +96,11 @@ def existing_labels(images: ImageTable, stores: Sequence[EmbeddingStore], folder
     return there if (there.manifest.origin, there.classes) == (wanted, tuple(images.classes)) else None
 
 
-def check_settings(images: ImageTable, stores: Sequence[EmbeddingStore], strength: float, folds: int) -> None:
+def check_settings(
+    images: ImageTable, sources: Sequence[EmbeddingStore] | PickedClasses | None, strength: float, folds: int
+) -> None:
     """Raise ConfigError or DataError for settings that cannot give labels."""
-    if not stores:
+    if not sources:
         raise ConfigError("Labelling needs the vectors of at least one encoder: gpt4image embed.")
     if not (strength > 0 and np.isfinite(strength)) or folds < 2:
         raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
@@ -138,6 +141,8 @@ class TrainingVectors:
 
     def groups(self) -> np.ndarray:
         """Number the leakage groups, int64 [n]: images with the same id or a text in common, directly or in steps."""
+        if not self.stores:
+            return np.asarray(link(self.ids))
         owners, texts = [], []
         for store, positions in zip(self.stores, self.positions, strict=True):
             owner, rows = store.all_rows(positions)
@@ -158,11 +163,16 @@ class TrainingVectors:
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of some images [B], of all stores side by side, float32 [B, D]."""
         parts = [store.take(at[rows]) for store, at in zip(self.stores, self.positions, strict=True)]
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([np.empty((len(rows), 0), np.float32), *parts], axis=1)
 
 
 def find_training_vectors(
-    images: ImageTable, stores: Sequence[EmbeddingStore], *, validation: bool = False, labelled: bool = True
+    images: ImageTable,
+    stores: Sequence[EmbeddingStore],
+    *,
+    validation: bool = False,
+    labelled: bool = True,
+    only: np.ndarray | None = None,
 ) -> TrainingVectors:
     """Find the training images with a vector in every store.
 
@@ -171,6 +181,7 @@ def find_training_vectors(
         stores: the stores.
         validation: include validation images.
         labelled: at least one training image must have a label.
+        only: ids of the images to consider, S32; default all.
 
     Raises:
         DescriptionError: there is none, or none with a label.
@@ -181,7 +192,8 @@ def find_training_vectors(
     order = np.lexsort((held_out, labels, ids))
     ids, labels, held_out = ids[order], labels[order], held_out[order]
     positions = [store.find(ids) for store in stores]
-    chosen = np.all([found >= 0 for found in positions], axis=0)
+    chosen = np.ones(len(ids), dtype=bool) if only is None else np.isin(ids, only)
+    chosen &= np.all([found >= 0 for found in positions], axis=0)
     chosen[1:] &= (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # the same file twice counts once
     if not (chosen & ~held_out & (labels >= 0 if labelled else True)).any():
         raise DescriptionError(

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from gpt4image.probing.calibration import adjust_for_skew, class_shares
-from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit
-from gpt4image.probing.folds import FOLDS, to_unit
+from gpt4image.probing.calibration import adjust_for_skew, class_shares, fit_temperature
+from gpt4image.probing.cross_fit import Fitter, Refits
+from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval, weighted_share
 from gpt4image.probing.label_noise import NoiseEstimate, NoiseModel, estimate_noise, fit_noise_model
+from gpt4image.soft_labels.methods import (
+    LIKENESS_ALONE,
+    PICKS_ALONE,
+    SELF_TRAINING,
+    TOLERANCE,
+    Examples,
+    FitSettings,
+    Method,
+    Rows,
+    methods,
+    name_classes,
+)
 
 if TYPE_CHECKING:
     import torch
 
 STRENGTH = 10.0  # inverse strength of the regularisation
-LIKENESS = 0.2  # temperature of the likeness to the classes' texts, where there are labels as well
-LIKENESS_ALONE = 0.1  # the same where it has to label alone
-SELF_TRAINING = Refits(rounds=4)
 ROBUST = Refits(trims=1, rounds=2)
 ROBUST_STRENGTH = 3.0  # weaker fits memorise fewer wrong labels
-MOST_TRIED_ON = 20_000  # labelled rows beyond which only the plain fit is tried: labels are no longer scarce
 NOISE_ROWS = 30  # labelled rows per class, on average, from which the share of wrong labels is estimated
 CLEAN = 0.01  # given labels are kept unless more than this share is wrong, at the lower end of the interval
 NOISY = 0.03  # doubtful labels are certainly left out of the fit if more than this share is wrong, at the lower end
-TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Texts of the classes as labelled rows.
-
-    Attributes:
-        vectors: float [K, D].
-        labels: class of each, int [K]; every class has at least one.
-    """
-
-    vectors: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -109,12 +105,14 @@ def label_rows(
     seed: int = 0,
     device: torch.device | str | None = None,
     adjustment: float = 0.0,
+    picks: np.ndarray | None = None,
 ) -> Labelling:
     """Label rows by a classifier on their vectors, and judge given labels by it.
 
-    Several ways of fitting are tried, with and without the classes' texts and self-training, and compared by their
-    out-of-fold likelihood. If many given labels turn out wrong, it is fitted again without the doubtful ones.
-    A row's own label is judged by models that have not seen it; unlabelled rows are labelled by a model of all labels.
+    Several ways of fitting are tried, with and without the classes' texts and self-training, then with and without the
+    classes that an LLM picked, and compared by their out-of-fold likelihood. If many given labels turn out wrong, it is
+    fitted again without the doubtful ones. A row's own label is judged by models that have not seen it; unlabelled rows
+    are labelled by a model of all labels.
 
     Args:
         vectors: float [N, D].
@@ -127,17 +125,21 @@ def label_rows(
         seed: seed of folds and resampling.
         device: device of the fits.
         adjustment: strength of the logit adjustment for skewed labels, of the labels of unlabelled rows.
+        picks: how much of an LLM's answers goes to each class, float32 [N, C]; what a row lacks to 1 goes to none.
+            Vectors without columns leave the labels to them.
 
     Raises:
-        DataError: without examples, the labels have fewer than two classes or groups.
+        DataError: without examples and picks, the labels have fewer than two classes or groups.
     """
-    rows = _Rows.of(vectors, labels, groups, classes, examples)
-    settings = _Settings(strength, folds, seed, device)
-    if examples is not None and len(np.unique(labels[labels >= 0])) < 2:
-        return _label_by_examples(rows, settings)
+    rows = Rows.of(vectors, labels, groups, classes, examples, picks)
+    settings = FitSettings(strength, folds, seed, device)
+    if len(np.unique(labels[labels >= 0])) < 2 and picks is not None:
+        return _label_by_picks(rows, examples, settings)
+    if len(np.unique(labels[labels >= 0])) < 2 and examples is not None:
+        return _label_without_labels(rows, settings)
     best, logits = _choose(rows, settings)
     noise, estimate = _judge_labels(rows, logits, seed)
-    if noise is not None and estimate is not None:
+    if noise is not None and estimate is not None and best.picks != "alone":
         name = f"{best.name}, doubtful labels left out"
         robust = replace(best, name=name, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
@@ -165,164 +167,34 @@ def label_rows(
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows to label, then the examples.
-
-    Attributes:
-        likeness: cosines to the classes' texts, float32 [N + K, C]; None without examples.
-        count: number N of rows to label.
-    """
-
-    vectors: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    classes: int
-    likeness: np.ndarray | None
-    count: int
-
-    @classmethod
-    def of(
-        cls, vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, examples: Examples | None
-    ) -> _Rows:
-        if examples is None:
-            return cls(vectors, labels, groups, classes, None, len(labels))
-        extra = np.arange(len(examples.labels)) + int(groups.max(initial=0)) + 1
-        both = np.concatenate([np.asarray(vectors, np.float32), examples.vectors.astype(np.float32)])
-        return cls(
-            both,
-            np.concatenate([labels, examples.labels]),
-            np.concatenate([groups, extra]),
-            classes,
-            likeness(both, len(labels), examples.labels, classes),
-            len(labels),
-        )
-
-    @property
-    def given(self) -> np.ndarray:
-        """Given labels of the rows to label [N]."""
-        return self.labels[: self.count]
-
-    def prior(self, temperature: float = LIKENESS) -> np.ndarray:
-        """Return the log-softmax of the likeness, float32 [N + K, C]."""
-        assert self.likeness is not None
-        return np.asarray(log_softmax(self.likeness / temperature, axis=1))
-
-    @property
-    def is_example(self) -> np.ndarray:
-        """Which rows are examples, bool [N + K]."""
-        return np.arange(len(self.labels)) >= self.count
+_Tried = tuple[Method, np.ndarray, np.ndarray]  # with out-of-fold log-probabilities [N, C] and losses [n]
 
 
-def likeness(vectors: np.ndarray, count: int, example_labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return cos(v - m, c_k - m'), float32 [N + K, C].
-
-    CLIP classifies by cosines (Radford et al., arXiv 2103.00020, section 3.1); here the mean m of the N rows and the
-    mean m' of the classes are subtracted first, because texts of different kinds differ in much that says nothing about
-    classes.
-
-    Args:
-        vectors: rows, then examples, float [N + K, D].
-        count: number N of rows.
-        example_labels: class of each example, int [K]; c_k is the mean of its examples.
-        classes: number C of classes.
-    """
-    names = np.zeros((classes, vectors.shape[1]))
-    np.add.at(names, example_labels, vectors[count:])
-    names /= np.bincount(example_labels, minlength=classes)[:, None]
-    rows = to_unit(vectors - vectors[:count].mean(axis=0))
-    return np.asarray(rows @ to_unit(names - names.mean(axis=0)).T, dtype=np.float32)
+def _choose(rows: Rows, settings: FitSettings) -> tuple[Method, np.ndarray]:
+    """Return a method and its out-of-fold log-probabilities [N, C]."""
+    chosen = _first_of_equals(_try(methods(rows), rows, settings))
+    if rows.picks is not None and chosen[0].picks != "alone":
+        without = replace(chosen[0], name=f"{chosen[0].name}; the LLM's picks add nothing"), *chosen[1:]
+        chosen = _first_of_equals(chain(_try(chosen[0].with_picks(), rows, settings), [without]))
+    return chosen[:2]
 
 
-@dataclass(frozen=True)
-class _Settings:
-    strength: float
-    folds: int
-    seed: int
-    device: torch.device | str | None
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A way of fitting the classifier.
-
-    Attributes:
-        name: what it is, in words.
-        examples: whether it learns from the examples.
-        likeness: whether the likeness to the classes' texts is multiplied in.
-        refits: how it is fitted again.
-        strength: inverse strength of the regularisation; None for the settings'.
-        temperature: temperature that fits its out-of-fold predictions best.
-    """
-
-    name: str
-    examples: bool = False
-    likeness: bool = False
-    refits: Refits | None = None
-    strength: float | None = None
-    temperature: float = 1.0
-
-    def out_of_fold(self, rows: _Rows, settings: _Settings) -> CrossFit:
-        """Cross-fit the labelled rows."""
-        labels = rows.labels if self.examples else np.where(rows.is_example, -1, rows.labels)
-        return cross_fit(
-            rows.vectors,
-            labels,
-            rows.groups,
-            rows.classes,
-            folds=settings.folds,
-            strength=self.strength or settings.strength,
-            seed=settings.seed,
-            tolerance=TOLERANCE,
-            device=settings.device,
-            examples=rows.is_example if self.examples else None,
-            prior=rows.prior() if self.likeness else None,
-            refits=self.refits,
-            title=f"Label images: {self.name}",
-        )
-
-    def label(self, rows: _Rows, settings: _Settings) -> np.ndarray:
-        """Return log-probabilities of all rows by a model of all labels, float32 [N + K, C]."""
-        labels = rows.labels if self.examples else np.where(rows.is_example, -1, rows.labels)
-        prior, strength = rows.prior() if self.likeness else None, self.strength or settings.strength
-        fitter = Fitter(rows.vectors, labels, rows.classes, TOLERANCE, settings.device, prior)
-        known = np.flatnonzero(labels >= 0)
-        model = fitter.fit(known, strength)
-        if self.refits is not None:
-            model = self.refits.refit(fitter, model, known, rows.groups, strength, settings.seed)
-        return fitter.predict(model, np.arange(len(labels)))
-
-
-def _methods(rows: _Rows) -> Iterator[_Method]:
-    """Yield the ways of fitting to try, those that serve scarce labels first."""
-    scarce = (rows.given >= 0).sum() <= MOST_TRIED_ON
-    if scarce and rows.likeness is not None and (rows.given < 0).any():
-        yield _Method("class texts, their likeness and self-training", True, True, SELF_TRAINING)
-        yield _Method("class texts and self-training", examples=True, refits=SELF_TRAINING)
-    if scarce and (rows.given < 0).any():
-        yield _Method("self-training", refits=SELF_TRAINING)
-    if scarce and rows.likeness is not None:
-        yield _Method("class texts", examples=True)
-    yield _Method("plain fit")
-
-
-def _choose(rows: _Rows, settings: _Settings) -> tuple[_Method, np.ndarray]:
-    """Return a method and its out-of-fold log-probabilities [N, C].
-
-    A method gives way to a later one whose out-of-fold loss is lower by more than the standard error of the difference:
-    few labels cannot tell near equals apart.
-    """
+def _try(candidates: Iterable[Method], rows: Rows, settings: FitSettings) -> Iterator[_Tried]:
     known = np.flatnonzero(rows.given >= 0)
-    chosen: tuple[_Method, np.ndarray, np.ndarray] | None = None
-    for method in _methods(rows):
+    for method in candidates:
         fitted = method.out_of_fold(rows, settings)
         logits = fitted.logits[: rows.count]
         scaled = log_softmax(logits[known].astype(np.float64) / fitted.temperature, axis=1)
         losses = -scaled[np.arange(len(known)), rows.given[known]]
-        if chosen is None or _clearly_lower(losses - chosen[2]):
-            chosen = replace(method, temperature=fitted.temperature), logits, losses
-    assert chosen is not None
-    return chosen[0], chosen[1]
+        yield replace(method, temperature=fitted.temperature), logits, losses
+
+
+def _first_of_equals(tried: Iterator[_Tried]) -> _Tried:
+    """Return a method that gives way to a later one whose loss is lower by more than the difference's standard error.
+
+    Few labels cannot tell near equals apart.
+    """
+    return reduce(lambda one, other: other if _clearly_lower(other[2] - one[2]) else one, tried)
 
 
 def _clearly_lower(differences: np.ndarray) -> bool:
@@ -345,25 +217,55 @@ def _fits_worse(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
     return _clearly_lower(losses[1] - losses[0])
 
 
-def _label_by_examples(rows: _Rows, settings: _Settings) -> Labelling:
+def _label_without_labels(rows: Rows, settings: FitSettings) -> Labelling:
     """Label rows by the classes' texts, where given labels are too few to measure anything."""
     prior = rows.prior(LIKENESS_ALONE)
     fitter = Fitter(rows.vectors, rows.labels, rows.classes, TOLERANCE, settings.device, prior)
     known = np.flatnonzero(rows.labels >= 0)
     model = SELF_TRAINING.self_train(fitter, lambda some: prior[some], known, settings.strength)
     logits = fitter.predict(model, np.arange(rows.count)).astype(np.float64)
+    return _unmeasured(logits, "likeness to class texts and self-training", rows.classes)
+
+
+def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings) -> Labelling:
+    """Label rows by an LLM's picks, where given labels are too few to measure anything.
+
+    With vectors, the picks are taken for labels that may be wrong: s_i(k) is proportional to q_i(k) T_k,pick, where
+    q is a classifier of the vectors that is fitted to the picks of other rows. Where T cannot be estimated, the picks
+    count with the confidence that they have without any label. The likeness to the classes' texts is multiplied in, at
+    the temperature that fits the picks best.
+    """
+    assert rows.picks is not None
+    picks = rows.picks[: rows.count]
+    trusted = rows.picked(np.empty(0, np.int64))[: rows.count]
+    given = np.where(name_classes(picks), picks.argmax(axis=1), -1)
+    if not rows.vectors.shape[1] or len(np.unique(given[given >= 0])) < 2:
+        return _unmeasured(trusted, PICKS_ALONE.name, rows.classes)
+    found = label_rows(
+        rows.vectors[: rows.count], given, rows.groups[: rows.count], rows.classes, examples,
+        strength=settings.strength, folds=settings.folds, seed=settings.seed, device=settings.device,
+    )  # fmt: skip
+    logits = found.posterior(given) if found.noise else found.out_of_fold + trusted
+    if rows.likeness is not None:
+        cosines = rows.likeness[: rows.count]
+        logits = logits + log_softmax(cosines / fit_temperature(cosines, given, settings.seed), axis=1)
+    logits = np.asarray(log_softmax(logits, axis=1))
+    return _unmeasured(logits, f"the LLM's picks and a classifier fitted to them ({found.method})", rows.classes)
+
+
+def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
     return Labelling(
         out_of_fold=logits,
-        method="likeness to class texts and self-training",
+        method=method,
         accuracy=None,
-        per_class=(None,) * rows.classes,
+        per_class=(None,) * classes,
         wrong=None,
         noise=None,
         replaced=False,
     )
 
 
-def _judge_labels(rows: _Rows, logits: np.ndarray, seed: int) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
+def _judge_labels(rows: Rows, logits: np.ndarray, seed: int) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
     """Fit how given labels arise from true ones; None if there are too few."""
     if (rows.given >= 0).sum() < NOISE_ROWS * rows.classes:
         return None, None

@@ -141,6 +141,9 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         lines.append(f"expected to be right: {_percent(known.accuracy)} {of}")
     elif known.accuracy is None:
         lines.append("no given labels, so nothing tells how many of the new ones are right: label 10 images per class")
+    if known.picked:
+        right = f", {_percent(known.picks)} right where a label is given" if known.picks else ""
+        lines.append(f"the LLM itself picked a class for {counted(known.picked, 'image')}{right}")
     measured = [(share.mean, name) for name, share in zip(labels.classes, known.per_class, strict=True) if share]
     if measured:
         worst = ", ".join(f"{name} {share:.0%}" for share, name in sorted(measured)[:SHOWN])

@@ -17,8 +17,8 @@ from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
-LabelKind = Literal["text", "images", "classifier"]
-"""What labels are made from: vectors of texts, vectors of images, or the logits of a stronger classifier."""
+LabelKind = Literal["text", "images", "classifier", "picks"]
+"""What labels are made from: vectors of texts or images, logits of a stronger classifier, or classes an LLM picked."""
 
 CREATE = "Create them: gpt4image label DATA --work WORK."
 CREATE_AGAIN = "Delete the folder and create the labels again: gpt4image label DATA --work WORK."
@@ -76,6 +76,8 @@ class LabelEstimate(Record):
         transition: row k: how often images of class k are labelled as each class; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
         changed: images whose likeliest class is not the given one.
+        picked: images for which an LLM picked a class.
+        picks: share of right ones among its picks for labelled images; None without a label or a pick.
     """
 
     method: str
@@ -88,6 +90,8 @@ class LabelEstimate(Record):
     transition: tuple[tuple[float, ...], ...] | None
     replaced: bool
     changed: int
+    picked: int = 0
+    picks: ShareEstimate | None = None
 
 
 class LabelManifest(Record):

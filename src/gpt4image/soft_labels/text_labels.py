@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
 from gpt4image.core.record import ShareEstimate
+from gpt4image.descriptions.class_texts import ClassTexts, Encodes
+from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import measure_quality
 from gpt4image.probing.folds import FOLDS
-from gpt4image.probing.intervals import Interval
-from gpt4image.soft_labels.classes import ClassTexts, NeutralEncoder
+from gpt4image.probing.intervals import Interval, weighted_share
 from gpt4image.soft_labels.labeller import TrainingVectors, check_settings, find_training_vectors
-from gpt4image.soft_labels.labelling import STRENGTH, Examples, Labelling, label_rows
+from gpt4image.soft_labels.labelling import STRENGTH, Labelling, label_rows
+from gpt4image.soft_labels.methods import Examples, name_classes
 from gpt4image.soft_labels.store import (
     LabelEstimate,
     LabelKind,
@@ -33,10 +36,28 @@ from gpt4image.soft_labels.store import (
 if TYPE_CHECKING:
     import torch
 
-    from gpt4image.embed.encoders import TextEncoder
-
 Form = Literal["hard", "sharp", "soft"]
 TEMPERATURES: dict[Form, float] = {"hard": 0.01, "sharp": 0.5, "soft": 1.0}
+
+
+@dataclass(frozen=True)
+class NeutralEncoder:
+    """Stands for the image in rows of class texts beside those of images: the mean image vector says nothing.
+
+    Attributes:
+        mean: mean of the image vectors, float32 [D].
+    """
+
+    mean: np.ndarray
+
+    @classmethod
+    def of(cls, store: EmbeddingStore) -> NeutralEncoder:
+        """Return that of a store of image vectors."""
+        return cls(store.take(np.arange(store.manifest.images)).mean(axis=0))
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the mean for each text, float32 [N, D]."""
+        return np.repeat(self.mean[None], len(texts), axis=0)
 
 
 def label_by_texts(
@@ -45,7 +66,7 @@ def label_by_texts(
     folder: Path,
     *,
     classes: ClassTexts | None = None,
-    encoders: Sequence[TextEncoder | NeutralEncoder] = (),
+    encoders: Sequence[Encodes] = (),
     form: Form = "hard",
     abstain: float = 0.0,
     adjustment: float = 0.0,
@@ -54,6 +75,7 @@ def label_by_texts(
     seed: int = 0,
     kind: LabelKind = "text",
     device: torch.device | str | None = None,
+    picks: PickedClasses | None = None,
 ) -> SoftLabels:
     """Label training and validation images by the vectors of their texts, or open the labels that already exist.
 
@@ -75,18 +97,21 @@ def label_by_texts(
         seed: seed of folds and resampling.
         kind: what the vectors embed, for the manifest.
         device: device of the fits; default a GPU if there is one.
+        picks: classes that an LLM picked, to label with as well; without `stores`, they label alone.
 
     Raises:
-        ConfigError: no store, a class without texts, or an invalid setting.
+        ConfigError: neither a store nor picks, a class without texts, or an invalid setting.
         DataError: the images have fewer than two classes, or labelled ones of fewer than two and no texts of classes.
         DescriptionError: no image has a text.
     """
-    check_settings(images, stores, strength, folds)
+    check_settings(images, stores or picks, strength, folds)
     if not 0 <= abstain < 1:
         raise ConfigError(f"abstain should be a probability below 1, not {abstain}.")
-    known = find_training_vectors(images, stores, validation=True, labelled=not encoders)
+    only = picks.ids[picks.named] if picks is not None and not stores else None
+    known = find_training_vectors(images, stores, validation=True, labelled=not encoders and picks is None, only=only)
     texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
-    more = (adjustment,) if adjustment else ()  # labels of earlier versions know nothing of it
+    more = (adjustment,) if adjustment else ()  # labels of earlier versions know nothing of it, nor of picks
+    more = more if picks is None else (*more, picks.digest)
     settings = digest(repr((texts.texts if encoders else (), form, abstain, *more)))
     origin = known.origin(kind).model_copy(
         update={"folds": folds, "strength": strength, "seed": seed, "settings": settings}
@@ -98,13 +123,14 @@ def label_by_texts(
         if there and (there.manifest.origin, there.classes) == (origin, tuple(images.classes)):
             return there
         examples = Examples(*texts.embed(encoders)) if encoders else None
-        vectors = known.take(np.arange(len(known.ids)))
+        vectors, picked = known.take(np.arange(len(known.ids))), None if picks is None else picks.take(known.ids)
         fitted = np.where(known.held_out, -1, known.labels)
         found = label_rows(
             vectors, fitted, known.groups(), len(images.classes), examples,
             strength=strength, folds=folds, seed=seed, device=device, adjustment=adjustment,
+            picks=picked,
         )  # fmt: skip
-        return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain)
+        return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain, picked)
 
 
 def _write(
@@ -115,6 +141,7 @@ def _write(
     origin: LabelOrigin,
     temperature: float,
     abstain: float,
+    picked: np.ndarray | None,
 ) -> SoftLabels:
     """Write the labels of images that have one given label at most; the others keep theirs."""
     logits = found.of_labels(known.labels)
@@ -136,11 +163,21 @@ def _write(
         transition=None if found.noise is None else tuple(map(tuple, np.exp(found.noise.log_transition).tolist())),
         replaced=found.replaced,
         changed=int((labelled & (logits.argmax(axis=1) != known.labels)).sum()),
+        **({} if picked is None else _judge_picks(picked, np.where(train, known.labels, -1))),
     )
     quality = None
     if (train & labelled).any() and found.accuracy is not None:
         quality = measure_quality(found.out_of_fold, np.where(train, known.labels, -1), 1.0)
     return replace_labels(layout, known.ids[kept], logits[kept], images.classes, origin, temperature, quality, estimate)
+
+
+def _judge_picks(picked: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Count an LLM's picks [N, C], and the share of right ones among those for labelled rows [N]."""
+    named = name_classes(picked)
+    judged = named & (labels >= 0)
+    right = picked[judged].argmax(axis=1) == labels[judged]
+    share = weighted_share(right, np.ones(len(right))) if judged.any() else None
+    return {"picked": int(named.sum()), "picks": _share(share)}
 
 
 def _share(interval: Interval | None) -> ShareEstimate | None:

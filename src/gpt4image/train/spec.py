@@ -51,8 +51,8 @@ class Arm:
         uses_text: whether descriptions and other guidance take part.
         settings: recipe settings that only this arm changes.
         labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images, or
-            both together (all by `gpt4image.soft_labels.label_by_texts`), or the baseline model of the same seed; None
-            for nothing.
+            both together, or classes that an LLM picked (all by `gpt4image.soft_labels.label_by_texts`), or the
+            baseline model of the same seed; None for nothing.
         optional: whether a comparison trains it on request only.
         guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
             teachers where other arms show what these do.
@@ -64,7 +64,7 @@ class Arm:
     title: str
     uses_text: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
-    labels: Literal["text", "images", "text+images", "baseline"] | None = None
+    labels: Literal["text", "images", "text+images", "llm", "baseline"] | None = None
     optional: bool = False
     guidance: Literal["given", "teachers", "both"] = "given"
     controls: str | None = None
@@ -109,6 +109,7 @@ ARMS: Registry[Arm] = Registry(
                 "text+images",
                 True,
             ),
+            Arm("llm-labels", "with classes that the LLM picked", True, LABELS_ALONE, labels="llm", optional=True),
             Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
             Arm("fixmatch", "with consistency on images without a label", False, FIXMATCH, optional=True),
             Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),

@@ -83,6 +83,8 @@ class ArmInputs:
                 labels = (self._image_labels(images, seed),)
             case "text+images":
                 labels = (self._joint_labels(images, stores, seed),)
+            case "llm":
+                labels = (self._picked_labels(images, seed),)
             case "baseline":
                 labels = (self._labels_of_baseline(images, seed, baseline or self.workdir.run(REFERENCE, seed)),)
             case _:
@@ -171,7 +173,8 @@ class ArmInputs:
         from gpt4image.train.guidance import is_text
 
         folder = self._folder(self._name(arm, seed), seed)
-        return make_text_labels(images, tuple(filter(is_text, stores)), self.text, self.options.labeller, folder)
+        texts, options = tuple(filter(is_text, stores)), self.options.labeller
+        return make_text_labels(images, texts, self.text, options, folder, picks=self.descriptions.picks)
 
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
         """Label by frozen features of the recipe's backbone, with the same labeller as texts."""
@@ -188,6 +191,27 @@ class ArmInputs:
             folds=options.folds,
             seed=options.label_seed,
             kind="images",
+        )
+
+    def _picked_labels(self, images: ImageTable, seed: int) -> SoftLabels:
+        """Label by the classes that an LLM picked, and by nothing else."""
+        from gpt4image.descriptions.picks import CLASSIFY
+        from gpt4image.soft_labels import label_by_texts
+
+        picks, options = self.descriptions.picks, self.options.labeller
+        if picks is None:
+            raise ConfigError(f"The arm llm-labels needs classes that an LLM picked, and there are none: {CLASSIFY}.")
+        return label_by_texts(
+            images,
+            (),
+            self._folder("picks", seed),
+            form=options.label_form,
+            abstain=options.abstain,
+            adjustment=options.label_adjustment,
+            folds=options.folds,
+            seed=options.label_seed,
+            kind="picks",
+            picks=picks,
         )
 
     def _joint_labels(self, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SoftLabels:

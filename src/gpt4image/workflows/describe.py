@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from gpt4image.core.errors import ConfigError, ImageError
-from gpt4image.core.files import digest, hash_file, read_json, write_json
+from gpt4image.core.files import atomic_write, digest, hash_file, read_json, write_json
 from gpt4image.core.format import printable
 from gpt4image.core.options import DataOptions
 from gpt4image.core.registry import unknown_name
@@ -21,7 +27,8 @@ from gpt4image.describe.options import DescribeOptions
 from gpt4image.describe.question import read_prompts
 from gpt4image.describe.stage import Confirm, describe, print_outcome, print_trials, select_backend
 from gpt4image.describe.tally import Tally
-from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
+from gpt4image.describe.tasks import RequestMaker, Tasks, all_tasks, request_or_error
+from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.prompts.values import most_confused
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.shards import now
@@ -31,6 +38,8 @@ from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.report.descriptions.preview import PreviewHead, PreviewItem, write_preview
 
 T = TypeVar("T")
+
+BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")  # before a sentence of a list
 
 SIZES = (256, 512, 768, 1024, 1536)
 """Longest sides in pixels whose tokens an estimate shows."""
@@ -125,18 +134,88 @@ def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: i
     return with_job(data, options, work, describe_sample)
 
 
-def with_job(data: DataOptions, options: DescribeOptions, work: Path, use: Callable[[DescribeJob], T]) -> T:
-    """Open images, store and describers, and return what `use` makes of them."""
+def run_class_texts(
+    data: DataOptions, options: DescribeOptions, work: Path, out: Path, confirm: Confirm | None = None
+) -> Tally:
+    """Have an LLM describe each class in words, without pictures, and write a table of the texts for `--classes`.
+
+    Answers in the work directory are not asked for again.
+
+    Args:
+        data: the images, whose classes are described unless the options name a file of classes.
+        options: who describes them; the prompt is `class-texts` if they name none.
+        work: the work directory.
+        out: the table, with the columns class and text, a row for each line of an answer.
+        confirm: asked with an estimate before money is spent that no budget limits; None spends without asking.
+
+    Raises:
+        ConfigError: an invalid setting, or workers or a model in this process, which need pictures.
+        DescribeError: nothing can be written. Answers so far are kept.
+    """
+    if options.engine != "here" or options.describer == "local":
+        raise ConfigError("Classes take a few requests to a server: leave engine and describer at their defaults.")
+    if not options.prompts and options.prompt_file is None:
+        options = replace(options, prompts=("class-texts",))
+    options = replace(options, splits=("train",))
+
+    def write(job: DescribeJob) -> Tally:
+        tally = describe(job, confirm, select_backend(job, data, work))
+        write_class_texts(out, job)
+        return tally
+
+    return with_job(data, options, work, write, of_classes=True)
+
+
+def class_table(images: ImageTable, options: DescribeOptions) -> ImageTable:
+    """Return a table with a row for each class, in place of an image."""
+    names = ClassTexts.read(options.classes).names if options.classes else images.classes
+    rows = {
+        "id": [digest("class", name) for name in names],
+        "path": list(names),
+        "label": pa.array(range(len(names)), pa.int32()),
+        "split": ["train"] * len(names),
+        "row": pa.array(range(len(names)), pa.int64()),
+    }
+    return ImageTable(images.source, names, pa.table(rows), (), images.reader)
+
+
+def write_class_texts(out: Path, job: DescribeJob) -> None:
+    """Write the lines of all answers as a table; a class without any has a row without a text."""
+    texts: dict[str, list[str]] = {}
+    for record in job.records_of(all_tasks(job.images, job.rows, job.question)):
+        if record.answered:
+            lines = (BULLET.sub("", line).strip() for line in record.text.splitlines())
+            texts.setdefault(record.image_id, []).extend(filter(None, lines))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(("class", "text"))
+    for image_id, name in zip(job.images.ids, job.images.classes, strict=True):
+        writer.writerows((name, text) for text in texts.get(image_id.decode(), [""]))
+    with atomic_write(out) as file:
+        file.write(buffer.getvalue().encode("utf-8", "replace"))
+
+
+def with_job(
+    data: DataOptions,
+    options: DescribeOptions,
+    work: Path,
+    use: Callable[[DescribeJob], T],
+    *,
+    of_classes: bool = False,
+) -> T:
+    """Open images, or their classes, store and describers, and return what `use` makes of them."""
     workdir = WorkDir(work)
-    store = DescriptionStore(workdir.description_store)
+    store = DescriptionStore(workdir.class_texts if of_classes else workdir.description_store)
 
     def open_and_use() -> T:
         read_prompts(options)  # fails early: scanning the images may take long
         with open_session(options) as session:
             images = open_images(data, workdir)
+            if of_classes:
+                images = class_table(images, options)
             with hold_store(store):
                 confused = confused_classes(images, options, workdir)
-                return use(open_job(images, store, session, options, confused))
+                return use(open_job(images, store, session, options, confused, pictures=not of_classes))
 
     return run_in_thread_if_needed(open_and_use)
 

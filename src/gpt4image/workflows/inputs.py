@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from gpt4image.core.options import GuidanceOptions, LabelOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
-    from gpt4image.descriptions import DescriptionSet
+    from gpt4image.descriptions import DescriptionSet, DescriptionStore
+    from gpt4image.descriptions.picks import PickedClasses
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
@@ -26,33 +28,53 @@ def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     """Read the descriptions, print their coverage of the images, and keep them in the work directory."""
     with console.doing("Reading the descriptions"):
         descriptions = find_descriptions(images, options, workdir)
-    if options.text != NO_TEXT:
+    if options.text != NO_TEXT or descriptions.picks is not None:
         console.say("\n".join(descriptions.lines()))
+    if options.text != NO_TEXT:
         descriptions.save(workdir.descriptions)
     return descriptions
 
 
 def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
-    """Read the descriptions from the source that the options name.
+    """Read the descriptions from the source that the options name, and the classes that a model picked.
 
     Raises:
         ConfigError: the options choose prompts or models, which the source does not have.
         DescriptionError: the source is unknown or broken.
     """
-    from gpt4image.descriptions import DescriptionStore, described_set, load_descriptions
-    from gpt4image.descriptions.description_set import join_texts
+    from gpt4image.descriptions import DescriptionStore
     from gpt4image.descriptions.exchange.rows import store_folder
+    from gpt4image.descriptions.picks import read_picks
+
+    named = options.text not in (None, NO_TEXT) and store_folder(Path(options.text or ""))
+    store = DescriptionStore(named or workdir.description_store)
+    picks = read_picks(store, images.classes, prompts=options.use_prompts, models=options.use_models)
+    picking = {prompt for prompt, _ in picks.origins} if picks else set()
+    wanted = tuple(name for name in options.use_prompts if name not in picking)
+    if options.use_prompts and not wanted and options.text is None:
+        raise ConfigError(
+            "use_prompts names no prompt for descriptions, only one that picks classes: name one (--use-prompts), or "
+            "set text to none (--text none)."
+        )
+    options = replace(options, use_prompts=wanted)
+    return replace(find_texts(images, options, workdir, store, is_named=bool(named)), picks=picks)
+
+
+def find_texts(
+    images: ImageTable, options: TextOptions, workdir: WorkDir, store: DescriptionStore, *, is_named: bool
+) -> DescriptionSet:
+    """Read the descriptions from the source that the options name: a store that is named, or any other."""
+    from gpt4image.descriptions import described_set, load_descriptions
+    from gpt4image.descriptions.description_set import has_texts, join_texts
 
     if options.text == NO_TEXT:
         return join_texts(images, (), 0, "none")
-    other_store = options.text and store_folder(Path(options.text))
-    store = DescriptionStore(other_store or workdir.description_store)
     selects = bool(options.use_prompts or options.use_models)
     columns = images.reader.text_columns
     found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
     # a look at what a model writes does not replace the texts that the images come with
-    is_described = bool(store.run_questions()) if found else not store.is_empty
-    if other_store or (options.text is None and (selects or is_described)):
+    is_described = has_texts(store) if found else not store.is_empty
+    if is_named or (options.text is None and (selects or is_described)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
     if selects:
         raise ConfigError(
@@ -112,12 +134,14 @@ def open_guidance(
             there is neither a text nor a teacher; or the loss ignores the targets.
     """
     from gpt4image.align.losses import check_targets
+    from gpt4image.descriptions.picks import CLASSIFY
     from gpt4image.teachers.opening import gives_labels, open_teachers
 
-    if options.text == NO_TEXT and not options.teachers:
+    if options.text == NO_TEXT and not options.teachers and descriptions.picks is None:
         raise ConfigError(
             "Without texts (--text none), nothing guides the training: set teachers (--teachers), to timm:MODEL for "
-            "vectors or to a run as a teacher, run:FOLDER, for soft labels."
+            "vectors or to a run as a teacher, run:FOLDER, for soft labels; or have an LLM pick classes for the arm "
+            f"llm-labels: {CLASSIFY}."
         )
     check_targets(recipe.loss, recipe.targets)
     labellers = [name for name in options.teachers if gives_labels(name)]
@@ -157,6 +181,7 @@ def make_text_labels(
     folder: Path,
     *,
     features: EmbeddingStore | None = None,
+    picks: PickedClasses | None = None,
 ) -> SoftLabels:
     """Compute text labels, or open those that exist with the same settings.
 
@@ -167,15 +192,16 @@ def make_text_labels(
         options: settings of the labeller.
         folder: where the labels are kept.
         features: features of the images, to label by texts and images together.
+        picks: classes that an LLM picked, to label with as well.
 
     Raises:
         ConfigError: there are no text vectors, or the file of classes does not fit the images.
     """
     from gpt4image.embed import load_encoder
     from gpt4image.soft_labels import ClassTexts, label_by_texts
-    from gpt4image.soft_labels.classes import NeutralEncoder
     from gpt4image.soft_labels.labelling import STRENGTH
     from gpt4image.soft_labels.report import write_transition
+    from gpt4image.soft_labels.text_labels import NeutralEncoder
 
     encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder] if stores else []
     others = [features] if features is not None else []
@@ -191,6 +217,7 @@ def make_text_labels(
         strength=options.strength or STRENGTH,
         folds=options.folds,
         seed=options.label_seed,
+        picks=picks,
     )
     write_transition(labels)
     return labels

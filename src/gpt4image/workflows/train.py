@@ -63,15 +63,18 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
     from gpt4image.probing.cross_fit import STRENGTH
     from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
 
-    images, stores = run_embedding(data, text, work)
-    folder = WorkDir(work).text_labels("+".join(text.encoder))
-    text_labels = make_text_labels(images, stores, text, options, folder)
+    workdir = WorkDir(work)
+    images = open_images(data, workdir)
+    descriptions = open_descriptions(images, text, workdir)
+    stores = open_embeddings(descriptions, text, workdir)
+    folder = workdir.text_labels("+".join(text.encoder))
+    text_labels = make_text_labels(images, stores, text, options, folder, picks=descriptions.picks)
     if not (images.labels[images.split("train")] >= 0).any():
         return LabellingResult(text_labels, None)
     labels = label_by_vectors(
         images,
         stores,
-        WorkDir(work).labels("+".join(text.encoder)),
+        workdir.labels("+".join(text.encoder)),
         strength=options.strength or STRENGTH,
         folds=options.folds,
         seed=options.label_seed,

@@ -9,7 +9,7 @@ from gpt4image.describe.question import read_values
 from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.values import most_confused
 
-BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast")
+BUILT_IN = ("plain", "class-conditioned", "attributes", "questions", "contrast", "classify")
 
 
 def test_built_in_prompts_can_be_filled_in():

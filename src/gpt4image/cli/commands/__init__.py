@@ -7,7 +7,7 @@
 from typing import ClassVar, Protocol
 
 from gpt4image.cli.commands.deploy import Export, Predict
-from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeExport, DescribeImport
+from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeClasses, DescribeExport, DescribeImport
 from gpt4image.cli.commands.embed import Audit, Embed, EmbedCompare, EmbedImages, Label
 from gpt4image.cli.commands.search import Map, Search, ZeroShot
 from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
@@ -31,6 +31,7 @@ COMMANDS: dict[str, type[Command]] = {
     "images": Images,
     "describe": Describe,
     "describe check": DescribeCheck,
+    "describe classes": DescribeClasses,
     "describe export": DescribeExport,
     "describe import": DescribeImport,
     "embed": Embed,

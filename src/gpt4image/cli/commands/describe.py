@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gpt4image.describe.estimate import Estimate
 
 
+TALLY = ("answered", "total", "failures", "failed_before", "tokens_in", "tokens_out", "cost", "seconds", "stopped")
+
+
 @dataclass(frozen=True)
 class Describe(OutputOptions):
     """Describe images with a multimodal LLM.
@@ -29,7 +32,7 @@ class Describe(OutputOptions):
     """
 
     SHORT: ClassVar = (
-        *("model", "base-url", "describer", "prompts", "samples", "splits"),
+        *("model", "base-url", "describer", "prompts", "classes", "samples", "splits"),
         *("budget", "estimate", "sample", "yes", "engine", "work"),
     )
     EXAMPLE: ClassVar = "photos --base-url http://localhost:8000/v1 --prompts attributes"
@@ -85,6 +88,38 @@ class Describe(OutputOptions):
             result(**tally.fields(), store=workdir.description_store)
             return tally.exit_status
         return 0
+
+
+@dataclass(frozen=True)
+class DescribeClasses(OutputOptions):
+    """Have an LLM describe the classes in words, once, as texts to label and search by.
+
+    Sends no pictures. Writes a table for --classes.
+    """
+
+    SHORT: ClassVar = ("model", "base-url", "classes", "prompts", "samples", "budget", "yes", "out", "work")
+    EXAMPLE: ClassVar = "photos --model gpt-4o-mini"
+    KEYS: ClassVar = {name: Describe.KEYS[name] for name in TALLY} | {"table": "table with the columns class and text"}
+    source: DataOptions
+    describer: DescribeOptions = field(default_factory=DescribeOptions)
+    yes: bool = False
+    """Skip the confirmation of the cost."""
+    out: Path | None = None
+    """The table. Default: classes.csv in the work directory."""
+    work: Path = WORK
+    """Work directory that keeps the answers."""
+
+    def run(self) -> int:
+        """Describe the classes, and print the counts and where the table is."""
+        from gpt4image.core.console import result, show
+        from gpt4image.core.workdir import WorkDir
+        from gpt4image.workflows.describe import run_class_texts
+
+        out = self.out or WorkDir(self.work).class_texts_table
+        tally = run_class_texts(self.source, self.describer, self.work, out, None if self.yes else ask_user)
+        show(f"{tally.line()}\nto use them: --classes {out}")
+        result(**tally.fields(), table=out)
+        return tally.exit_status
 
 
 @dataclass(frozen=True)

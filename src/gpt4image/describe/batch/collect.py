@@ -6,6 +6,7 @@ record already, and the file of waiting tasks is replaced as a whole.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import replace
@@ -17,10 +18,11 @@ import pyarrow.compute as pc
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe.batch.folder import BatchFolder, BatchTask, SubmittedBatch, read_lines
 from gpt4image.describe.tally import Tally
+from gpt4image.describe.tasks import read_pick
 from gpt4image.descriptions.store.conversations import Conversations
 from gpt4image.descriptions.store.records import DescriptionRecord
 from gpt4image.descriptions.store.shards import RecordWriter, list_shards, now, read_shard
-from gpt4image.llm.base import ChatAnswer, Counted, RateLimitedError, RequestFailedError
+from gpt4image.llm.base import ChatAnswer, Counted, RateLimitedError, RequestFailedError, Sampling
 from gpt4image.llm.batch_api import BatchReport, BatchServer, Result, read_result
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.chat import read_answer
@@ -147,14 +149,26 @@ class Collection:
 
     def _answer(self, task: BatchTask, answer: ChatAnswer) -> None:
         self._server.classifier.answered = True
+        pick = self._read_pick(task, answer)
         self.answered += 1
         task = self._charge(task, answer).answer(answer.text)
         if not task.finished:
             self._wait(task, answer)
             return
         self._recorder.budget.pay(answer.tokens_in, answer.tokens_out)
-        record = replace(task.record, text=task.text, finish_reason=answer.finish_reason, seconds=self._seconds)
-        self._recorder.write(replace(record, served_model=answer.model or self._batch.model))
+        record = replace(task.record, text=task.text, pick=pick, finish_reason=answer.finish_reason)
+        model = answer.model or self._batch.model
+        self._recorder.write(replace(record, served_model=model, seconds=self._seconds))
+
+    def _read_pick(self, task: BatchTask, answer: ChatAnswer) -> str | None:
+        """Return the class that an answer picks; None if it is a description, or another question follows."""
+        if task.choices is None or len(task.answers) + 1 < task.turns:
+            return None
+        sampling = Sampling(temperature=json.loads(task.record.settings).get("temperature"))
+        try:
+            return read_pick(task.choices, answer.text, sampling)
+        except RequestFailedError as error:
+            raise error.with_tokens([answer]) from None
 
     def _fail(self, task: BatchTask, error: RequestFailedError) -> None:
         self.failures[error.reason] += 1

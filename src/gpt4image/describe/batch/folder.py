@@ -44,6 +44,7 @@ import numpy as np
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write, read_json, write_json
 from gpt4image.describe.tasks import RequestMaker, join_answers
+from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.store.conversations import Turn
 from gpt4image.descriptions.store.description_store import contains
 from gpt4image.descriptions.store.latest import KEY_TYPE
@@ -101,6 +102,7 @@ class BatchTask:
     Attributes:
         record: its record, with the tokens and the cost of all calls so far.
         between: separator of the answers in the text.
+        choices: what the last answer picks a class from; None for a description.
         turns: number of its questions.
         answers: answers so far.
         tries: failures of the next question so far.
@@ -111,6 +113,7 @@ class BatchTask:
     turns: int
     answers: tuple[str, ...] = ()
     tries: int = 0
+    choices: Choices | None = None
 
     @classmethod
     def first(cls, maker: RequestMaker, number: int, begun: Sequence[Turn] = ()) -> BatchTask:
@@ -125,7 +128,7 @@ class BatchTask:
         record = replace(maker.record(number), describer="batch", tokens_in=0, tokens_out=0, cost=0.0)
         prompt = maker.prompt(number)
         answers = tuple(turn.text for turn in begun)[: len(prompt.turns) - 1]
-        return cls(record, prompt.join, len(prompt.turns), answers)
+        return cls(record, prompt.join, len(prompt.turns), answers, choices=maker.choices(number))
 
     @property
     def begun(self) -> bool:
@@ -164,6 +167,8 @@ class BatchTask:
     def line(self) -> bytes:
         """Return the task as a line of JSON."""
         values = {"record": plain_values(self.record), "between": self.between, "turns": self.turns}
+        if self.choices is not None:  # the next process may have been given another list
+            values["choices"] = self.choices.to_json()
         return json.dumps({**values, "answers": self.answers, "tries": self.tries}).encode() + b"\n"
 
     @classmethod
@@ -171,7 +176,8 @@ class BatchTask:
         """Return the task of a line of JSON."""
         values: dict[str, Any] = json.loads(line)
         record, answers = record_from(values.pop("record")), tuple(values.pop("answers"))
-        return cls(record=record, answers=answers, **values)
+        choices = Choices.from_json(values.pop("choices")) if "choices" in values else None
+        return cls(record=record, answers=answers, choices=choices, **values)
 
 
 class BatchFolder:

@@ -168,7 +168,7 @@ class Ledger:
         entry = self._settle(attempt, answer.tokens_in, answer.tokens_out)
         attempt.answers.append(answer)
         if len(attempt.answers) == len(attempt.request.turns):
-            return  # the record of the outcome follows at once, and holds it
+            return  # the record of the outcome, or of the failed try, follows at once and holds it
         if self._conversations is not None:
             turn = self._turn(attempt, answer, entry.cost)
             self._conversations.keep(turn)

@@ -326,16 +326,16 @@ class Runner:
             self._news.set()
 
     def _answered(self, attempt: Attempt, server: Server, reply: Reply) -> None:
+        self._ledger.book_reply(attempt, reply)
+        try:
+            outcome = self._maker.outcome(attempt.number, reply)
+        except RequestFailedError as error:
+            del attempt.answers[len(reply.texts) - 1 :]  # the last question may be asked again
+            self._failed(attempt, server, error)
+            return
         self._failed_in_a_row = 0
         self._last_outcome = self._clock()
-        self._ledger.book_reply(attempt, reply)
-        self._ledger.record(
-            attempt,
-            text=self._maker.join(attempt.number, reply.texts),
-            describer=server.describer.name,
-            served_model=reply.model,
-            finish_reason=reply.finish_reason,
-        )
+        self._ledger.record(attempt, describer=server.describer.name, **outcome)
 
     def _fail(self, attempt: Attempt, error: RequestFailedError) -> None:
         describer = attempt.server.describer.name if attempt.server else ""

@@ -15,6 +15,7 @@ from gpt4image.core.errors import DescriptionError
 from gpt4image.core.format import printable, shorten
 from gpt4image.core.tables import Table
 from gpt4image.descriptions.caption_files import is_caption_file
+from gpt4image.descriptions.prompts.choices import Pick
 from gpt4image.descriptions.store.records import RECORD_FIELDS, DescriptionRecord
 
 
@@ -45,6 +46,7 @@ COLUMNS = (
     Column("describer", "string", "kind of describer: a server, a model in the process, a recording"),
     Column("settings", "string", "sampling settings and image size, as JSON"),
     Column("key", "string", "hash of image, model, prompt and sampling, 32 hex digits"),
+    Column("pick", "string", "the class that the answer picks, as JSON; empty for a description"),
 )
 COST = Column("cost", "float64", "US dollars, empty if the price is unknown")
 IMAGE = Column("image", "image", "the image file's bytes")
@@ -108,6 +110,13 @@ def _json_object(text: str) -> str:
     return text
 
 
+def _pick(text: str) -> str:
+    try:
+        return Pick.from_json(text).to_json()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError("must be a class with its log-probabilities, as gpt4image describe export writes it") from None
+
+
 def _encodable(text: str) -> str:
     try:
         text.encode()
@@ -145,6 +154,7 @@ class SharedRow(BaseModel):
     finish_reason: Text | None = None
     seconds: FiniteAmount = 0.0
     created: Annotated[str, AfterValidator(lambda text: text and _utc_time(text))] = ""
+    pick: Annotated[Text, AfterValidator(_pick)] | None = None
 
     def record(self, image_id: str) -> DescriptionRecord:
         """Return the record for the store."""

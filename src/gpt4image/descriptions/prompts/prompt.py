@@ -16,7 +16,8 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
 from gpt4image.core.registry import unknown_name
 
-PLACEHOLDERS = ("class", "classes", "neighbours")
+PLACEHOLDERS = ("class", "classes", "neighbours", "choices")
+CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # those that reveal the class to the model
 
 
 FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -61,6 +62,11 @@ class Prompt:
             raise ConfigError(f"Prompt {self.name!r}: turns must be a list of non-empty questions.")
         for text in self._templates:
             check_placeholders(text, self.name)
+        if self.picks and (told := sorted(self.placeholders & CLASS_PLACEHOLDERS)):
+            raise ConfigError(
+                f"Prompt {self.name!r}: {{choices}} has the model pick the class, and {{{told[0]}}} gives it away. Use "
+                "one of them."
+            )
 
     @property
     def _templates(self) -> tuple[str, ...]:
@@ -75,6 +81,11 @@ class Prompt:
     def placeholders(self) -> frozenset[str]:
         """Placeholders used in the texts."""
         return frozenset(name for text in self._templates for name in FIELD.findall(text) if name)
+
+    @property
+    def picks(self) -> bool:
+        """Whether the last answer has to be one of the classes that the prompt lists."""
+        return "choices" in self.placeholders
 
     def fill(self, values: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
         """Return system message and questions with the placeholders filled in."""
@@ -135,7 +146,7 @@ def load_prompts(names: Sequence[str], file: Path | None = None) -> list[Prompt]
     """Load prompts by name.
 
     Args:
-        names: `plain`, `class-conditioned`, `attributes`, `questions`, `contrast`, or those of the file.
+        names: `plain`, `class-conditioned`, `attributes`, `questions`, `contrast`, `classify`, or those of the file.
         file: TOML file with more prompts; they override built-in ones of the same name.
 
     Raises:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.prompts.prompt import Prompt
 
 NEIGHBOURS = 3
@@ -20,14 +22,21 @@ class PromptValues:
     Attributes:
         classes: class names in words; a label is an index into this tuple.
         neighbours: by label, the names of the classes it is most often confused with.
+        choices: what a model picks a class from; default the classes.
     """
 
     classes: tuple[str, ...]
     neighbours: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    choices: Choices | None = None
+
+    @cached_property
+    def listed(self) -> Choices:
+        """What a model picks a class from."""
+        return self.choices or Choices(self.classes, self.classes)
 
     def of(self, label: int) -> dict[str, str]:
         """Return the values for an image with a label; -1 stands for no label."""
-        values = {"classes": ", ".join(self.classes)}
+        values = {"classes": ", ".join(self.classes), "choices": self.listed.listing}
         if label >= 0:
             values["class"] = self.classes[label]
         if label in self.neighbours:
@@ -35,8 +44,10 @@ class PromptValues:
         return values
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `ConfigError` if a prompt needs confused classes and there are none."""
+        """Raise `ConfigError` if a prompt needs confused classes and there are none, or its list has one name twice."""
         for prompt in prompts:
+            if prompt.picks:
+                self.listed.check()
             if "neighbours" in prompt.placeholders and not self.neighbours:
                 raise ConfigError(
                     f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Set "

@@ -36,6 +36,8 @@ class DescriptionRecord:
         finish_reason: why the model stopped, as the server reported it.
         seconds: time from the first request to the answer.
         created: ISO 8601 in UTC.
+        pick: for an answer that had to name a class, the class as JSON (`gpt4image.descriptions.prompts.choices.Pick`);
+            None for a description.
     """
 
     key: str
@@ -56,6 +58,7 @@ class DescriptionRecord:
     finish_reason: str | None = None
     seconds: float = 0.0
     created: str = ""
+    pick: str | None = None
 
     @property
     def answered(self) -> bool:
@@ -119,6 +122,7 @@ SCHEMA = pa.schema(
         "finish_reason": pa.string(),
         "seconds": pa.float64(),
         "created": pa.string(),
+        "pick": pa.string(),
     }
 )
 """Columns of the Parquet shards: the fields of `DescriptionRecord`."""

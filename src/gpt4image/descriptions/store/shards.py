@@ -49,7 +49,7 @@ SMALL_BYTES = 4 * 1024 * 1024
 
 IDENTIFYING = ("key", "image_id", "created")
 
-OPTIONAL = ("error", "tokens_in", "tokens_out", "cost", "finish_reason")
+OPTIONAL = ("error", "tokens_in", "tokens_out", "cost", "finish_reason", "pick")
 REQUIRED = tuple(name for name in RECORD_FIELDS if name not in OPTIONAL)
 """Fields that are never null."""
 
@@ -193,11 +193,20 @@ def read_shard(shard: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[
             yield from _read_lines(shard, columns)
         else:
             with pq.ParquetFile(shard) as file:
-                yield from file.iter_batches(BATCH_ROWS, columns=list(columns))
+                for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+                    yield _with_later_columns(batch, columns)
     except FileNotFoundError:
         raise StoreError(f"{shard} disappeared while it was being read: run the command again.") from None
     except (OSError, pa.ArrowException) as error:
         raise damaged_shard(shard, error) from None
+
+
+def _with_later_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Return the columns of a batch, with nulls for those that its version did not write yet."""
+    missing = [name for name in columns if name not in batch.schema.names]
+    for name in missing:
+        batch = batch.append_column(SCHEMA.field(name), pa.nulls(batch.num_rows, SCHEMA.field(name).type))
+    return batch.select(list(columns)) if missing else batch
 
 
 def _read_lines(shard: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

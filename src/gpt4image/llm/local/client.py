@@ -237,6 +237,8 @@ class PendingRequest(Conversation):
 def open_picture(request: DescribeRequest) -> Image.Image:
     """Decode the picture of a request to RGB. Raise RequestFailedError if that fails."""
     picture = request.picture
+    if picture is None:
+        raise RequestFailedError(UNDECODED, "a model in this process answers about pictures only", retryable=False)
     try:
         return decode(picture.data, request.name, picture.width * picture.height)
     except ImageError as error:

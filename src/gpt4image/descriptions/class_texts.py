@@ -1,11 +1,11 @@
-"""What a class is called, in words that a text encoder can compare with descriptions."""
+"""What a class is called, in words that a text encoder can compare with descriptions and a model can pick from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -13,11 +13,15 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.format import counted
 from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, is_missing, is_table, pick_column
 
-if TYPE_CHECKING:
-    from gpt4image.embed.encoders import TextEncoder
-    from gpt4image.embed.store import EmbeddingStore
-
 TEMPLATE = "a picture of {}"  # of a class without texts
+
+
+class Encodes(Protocol):
+    """What turns texts into vectors, such as a text encoder."""
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the vectors of texts, float32 [N, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,12 @@ class ClassTexts:
         by_name = dict(zip(self.names, self.texts, strict=True))
         return ClassTexts(tuple(classes), tuple(by_name[name] for name in classes))
 
-    def embed(self, encoders: Sequence[TextEncoder | NeutralEncoder]) -> tuple[np.ndarray, np.ndarray]:
+    def written(self, name: str) -> tuple[str, ...]:
+        """Return the texts of a class that say more than its name."""
+        own = dict(zip(self.names, self.texts, strict=True))[name]
+        return () if own == self.of_names([name]).texts[0] else own
+
+    def embed(self, encoders: Sequence[Encodes]) -> tuple[np.ndarray, np.ndarray]:
         """Embed the texts.
 
         Returns:
@@ -85,26 +94,6 @@ class ClassTexts:
         texts = [text for own in self.texts for text in own]
         vectors = np.concatenate([encoder.encode(texts) for encoder in encoders], axis=1)
         return vectors.astype(np.float32), np.repeat(np.arange(len(self.names)), [len(own) for own in self.texts])
-
-
-@dataclass(frozen=True)
-class NeutralEncoder:
-    """Stands for the image in rows of class texts beside those of images: the mean image vector says nothing.
-
-    Attributes:
-        mean: mean of the image vectors, float32 [D].
-    """
-
-    mean: np.ndarray
-
-    @classmethod
-    def of(cls, store: EmbeddingStore) -> NeutralEncoder:
-        """Return that of a store of image vectors."""
-        return cls(store.take(np.arange(store.manifest.images)).mean(axis=0))
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the mean for each text, float32 [N, D]."""
-        return np.repeat(self.mean[None], len(texts), axis=0)
 
 
 def _rows(path: Path) -> list[tuple[str, str | None]]:

@@ -1,0 +1,192 @@
+"""Prompts that have the model pick a class: the list it picks from, and how its answer is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import digest
+from gpt4image.llm.base import Token
+
+NONE_NAMES = ("none", "none of these", "none of the above classes")  # the first that no class is called
+START = re.compile(r"^[\W_]+")
+EDGES = re.compile(r"^[\W_]+|[\W_]+$")  # quotes, bullets, stars, full stops around a name
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The classes to pick from.
+
+    Attributes:
+        classes: the C classes as the images call them.
+        names: the same as the prompt calls them.
+        texts: for each class, words that explain its name in the prompt, or nothing.
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise `ConfigError` if two names are the same but for case: an answer could mean either."""
+        for form, count in Counter(map(exact_form, self.names)).items():
+            if count > 1:
+                pairs = zip(self.classes, self.names, strict=True)
+                twins = [repr(name) for name, spoken in pairs if exact_form(spoken) == form]
+                raise ConfigError(
+                    f"An answer cannot tell the classes {' and '.join(twins)} apart: both are called {form!r}. Give "
+                    "them other names: class_names (--class-names FILE)."
+                )
+
+    @cached_property
+    def none(self) -> str:
+        """The answer that means none of the classes."""
+        taken = set(map(loose_form, self.names))
+        return next(name for name in NONE_NAMES if name not in taken)
+
+    @cached_property
+    def listing(self) -> str:
+        """The list as the prompt shows it, a class per line, then what to answer if none fits."""
+        texts = self.texts or ("",) * len(self.names)
+        lines = [f"- {name}: {text}" if text else f"- {name}" for name, text in zip(self.names, texts, strict=True)]
+        return "\n".join([*lines, f"- {self.none}"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the list, 16 hex digits."""
+        return digest(self.listing)[:16]
+
+    @cached_property
+    def _options(self) -> dict[str, str | None]:
+        """What answers may be, in exact form, and the class that each means; None for none."""
+        return {exact_form(self.none): None} | {
+            exact_form(said): name
+            for name, spoken in zip(self.classes, self.names, strict=True)
+            for said in (spoken, *((name,) if exact_form(name) not in map(exact_form, self.names) else ()))
+        }
+
+    @cached_property
+    def _loose(self) -> dict[str, str | None]:
+        """The same without punctuation around the names, where that is still one class."""
+        counts = Counter(loose_form(said) for said in self._options)
+        return {loose_form(said): name for said, name in self._options.items() if counts[loose_form(said)] == 1}
+
+    def pick(self, answer: str, tokens: Sequence[Token] = ()) -> Pick:
+        """Read an answer: one of the names as the list has it, case and punctuation around it aside.
+
+        Args:
+            answer: what the model said.
+            tokens: its tokens with others that it might have chosen, if the server sent them.
+
+        Raises:
+            ValueError: the answer is anything else.
+        """
+        form = exact_form(answer)
+        options = self._options
+        if form not in options:
+            form, options = loose_form(answer), self._loose
+        if form not in options:
+            raise ValueError(answer)
+        return Pick(options[form], self.digest, self._weigh(tokens))
+
+    def _weigh(self, tokens: Sequence[Token]) -> dict[str | None, float]:
+        """Return the probability of each class from those of the tokens, as far as they show it.
+
+        At each token, the probability of what was said before times that of another token goes to the classes whose
+        names go on like this, in equal parts; what the server did not list goes to all in equal parts.
+        """
+        if not tokens:
+            return {}
+        mass, rest, so_far, said = dict.fromkeys(self._options.values(), 0.0), 0.0, 1.0, ""
+        for token in tokens:
+            others = {text: odds for text, odds in token.others if text != token.text}
+            listed = {text: math.exp(odds) for text, odds in (*others.items(), (token.text, token.log_probability))}
+            for text, share in listed.items():
+                fitting = self._fitting(said + text) if text != token.text else []
+                for name in fitting:
+                    mass[name] += so_far * share / len(fitting)
+            rest += so_far * max(0.0, 1.0 - sum(listed.values()))
+            so_far, said = so_far * listed[token.text], said + token.text
+            if len(self._fitting(said)) == 1:
+                break
+        for name in (fitting := self._fitting(said, ended=True)):
+            mass[name] += so_far / len(fitting)
+        seen = {name: share for name, share in mass.items() if share > 0}
+        total = sum(seen.values()) + rest
+        return {name: (share + rest / len(mass)) / total for name, share in seen.items()} if seen else {}
+
+    def _fitting(self, said: str, *, ended: bool = False) -> list[str | None]:
+        """Return the classes whose names begin with what was said, or are it if it has ended; none for no words."""
+        form, begun = loose_form(said), exact_form(START.sub("", said))
+        whole = [self._loose[form]] if form in self._loose else []
+        if not begun or (ended and whole):
+            return whole
+        return list(
+            {*whole, *(name for other, name in self._options.items() if START.sub("", other).startswith(begun))}
+        )
+
+    def to_json(self) -> list[Sequence[str]]:
+        """Return the choices as values for JSON."""
+        return [self.classes, self.names, self.texts]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Sequence[str]]) -> Choices:
+        """Return the choices that `to_json` has turned into values."""
+        return cls(*map(tuple, values))
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The class that a model picked.
+
+    Attributes:
+        name: the class as the images call it; None for none of the list.
+        choices: hash of the list that it picked from.
+        probabilities: of classes, and of None for none, where the server sent log-probabilities. What they lack to 1
+            belongs to the other classes of the list in equal parts.
+    """
+
+    name: str | None
+    choices: str
+    probabilities: Mapping[str | None, float]
+
+    def to_json(self) -> str:
+        """Return the pick as a JSON object."""
+        shares = {name: round(math.log(share), 5) for name, share in self.probabilities.items() if name is not None}
+        none = {"none": round(math.log(self.probabilities[None]), 5)} if None in self.probabilities else {}
+        return json.dumps({"class": self.name, "choices": self.choices, "log_probabilities": shares, **none})
+
+    @classmethod
+    def from_json(cls, text: str) -> Pick:
+        """Return the pick in a JSON object. ValueError, TypeError or KeyError if there is none."""
+        values = json.loads(text)
+        shares: dict[str | None, float] = {
+            name: math.exp(min(0.0, float(value))) for name, value in values["log_probabilities"].items()
+        }
+        if "none" in values:
+            shares[None] = math.exp(min(0.0, float(values["none"])))
+        return cls(values["class"], values["choices"], shares)
+
+
+def exact_form(text: str) -> str:
+    """Return a text in lower case with single spaces.
+
+    >>> exact_form(" Fire_Truck ")
+    'fire truck'
+    """
+    return " ".join(text.casefold().replace("_", " ").split())
+
+
+def loose_form(text: str) -> str:
+    """Return the exact form of a text without punctuation around it.
+
+    >>> loose_form('- "Cat".')
+    'cat'
+    """
+    return EDGES.sub("", exact_form(text))

@@ -1,0 +1,280 @@
+"""Ways of labelling rows: by their vectors, by the texts of the classes, and by the classes that an LLM picked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy.special import log_softmax
+
+from gpt4image.probing.calibration import measure_quality
+from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit, deal_out
+from gpt4image.probing.folds import to_unit
+
+if TYPE_CHECKING:
+    import torch
+
+LIKENESS = 0.2  # temperature of the likeness to the classes' texts, where there are labels as well
+LIKENESS_ALONE = 0.1  # the same where it has to label alone
+SELF_TRAINING = Refits(rounds=4)
+MOST_TRIED_ON = 20_000  # labelled rows beyond which only the plain fit is tried: labels are no longer scarce
+TOLERANCE = 1e-5
+IMAGINED_RIGHT, IMAGINED_WRONG = 7.0, 3.0  # picks of an LLM, imagined beside those that labels judge
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts of the classes as labelled rows.
+
+    Attributes:
+        vectors: float [K, D].
+        labels: class of each, int [K]; every class has at least one.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows to label, then the examples.
+
+    Attributes:
+        vectors: float32 [N + K, D]; without columns where picked classes alone label.
+        labels: int [N + K], -1 for none.
+        groups: leakage groups, int [N + K].
+        classes: number C of classes.
+        likeness: cosines to the classes' texts, float32 [N + K, C]; None without examples.
+        picks: how much of an LLM's answers goes to each class, float32 [N + K, C]; None if it was not asked.
+        count: number N of rows to label.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    classes: int
+    likeness: np.ndarray | None
+    picks: np.ndarray | None
+    count: int
+
+    @classmethod
+    def of(
+        cls,
+        vectors: np.ndarray,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        classes: int,
+        examples: Examples | None,
+        picks: np.ndarray | None = None,
+    ) -> Rows:
+        """Put the examples, each in a group of its own, behind the rows to label. They pick their own class."""
+        if examples is None:
+            return cls(vectors, labels, groups, classes, None, picks, len(labels))
+        extra = np.arange(len(examples.labels)) + int(groups.max(initial=0)) + 1
+        both = np.concatenate([np.asarray(vectors, np.float32), examples.vectors.astype(np.float32)])
+        return cls(
+            both,
+            np.concatenate([labels, examples.labels]),
+            np.concatenate([groups, extra]),
+            classes,
+            likeness(both, len(labels), examples.labels, classes),
+            None if picks is None else np.concatenate([picks, np.eye(classes, dtype=np.float32)[examples.labels]]),
+            len(labels),
+        )
+
+    @property
+    def given(self) -> np.ndarray:
+        """Given labels of the rows to label [N]."""
+        return self.labels[: self.count]
+
+    def prior(self, temperature: float = LIKENESS) -> np.ndarray:
+        """Return the log-softmax of the likeness, float32 [N + K, C]."""
+        assert self.likeness is not None
+        return np.asarray(log_softmax(self.likeness / temperature, axis=1))
+
+    def picked(self, train: np.ndarray) -> np.ndarray:
+        """Return log-probabilities by the picks, trusted as far as some labelled rows show, float64 [N + K, C]."""
+        assert self.picks is not None
+        own = train[train < self.count]
+        return pick_log_probabilities(self.picks, fit_confidence(self.picks[own], self.labels[own]))
+
+    @property
+    def is_example(self) -> np.ndarray:
+        """Which rows are examples, bool [N + K]."""
+        return np.arange(len(self.labels)) >= self.count
+
+
+def name_classes(picks: np.ndarray) -> np.ndarray:
+    """Return for which rows of an LLM's answers, [N, C], a class is likelier than none, bool [N]."""
+    return np.asarray(picks.max(axis=1, initial=0) > 1 - picks.sum(axis=1) + 1e-6)
+
+
+def fit_confidence(picks: np.ndarray, labels: np.ndarray) -> float:
+    """Return the confidence c in an LLM's picks that gives the labels the highest posterior probability.
+
+    Label y has the probability c a(y) + (1 - c sum_k a(k)) / C: the pick, mixed with a guess. The prior is worth ten
+    labels, seven of which the LLM picked, so that without any label a pick is right with probability 0.7.
+
+    Args:
+        picks: how much of its answers goes to each class, a, float [n, C].
+        labels: classes of the rows, int [n].
+    """
+    from scipy.optimize import minimize_scalar
+
+    rows, classes = np.arange(len(labels)), picks.shape[1]
+    named, total = picks[rows, labels].astype(np.float64), picks.sum(axis=1, dtype=np.float64)
+
+    def loss(confidence: float) -> float:
+        right = confidence + (1 - confidence) / classes
+        imagined = IMAGINED_RIGHT * np.log(right) + IMAGINED_WRONG * np.log(1 - right)
+        return float(-np.log(confidence * named + (1 - confidence * total) / classes).sum() - imagined)
+
+    return float(minimize_scalar(loss, bounds=(1e-6, 1 - 1e-6), method="bounded").x)
+
+
+def pick_log_probabilities(picks: np.ndarray, confidence: float) -> np.ndarray:
+    """Return log(c a(k) + (1 - c sum_j a(j)) / C) for an LLM's answers a, [N, C], and the confidence c in them."""
+    total = picks.sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(np.log(confidence * picks + np.maximum(1 - confidence * total, 1e-9) / picks.shape[1]))
+
+
+def likeness(vectors: np.ndarray, count: int, example_labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return cos(v - m, c_k - m'), float32 [N + K, C].
+
+    CLIP classifies by cosines (Radford et al., arXiv 2103.00020, section 3.1); here the mean m of the N rows and the
+    mean m' of the classes are subtracted first, because texts of different kinds differ in much that says nothing about
+    classes.
+
+    Args:
+        vectors: rows, then examples, float [N + K, D].
+        count: number N of rows.
+        example_labels: class of each example, int [K]; c_k is the mean of its examples.
+        classes: number C of classes.
+    """
+    names = np.zeros((classes, vectors.shape[1]))
+    np.add.at(names, example_labels, vectors[count:])
+    names /= np.bincount(example_labels, minlength=classes)[:, None]
+    rows = to_unit(vectors - vectors[:count].mean(axis=0))
+    return np.asarray(rows @ to_unit(names - names.mean(axis=0)).T, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How every classifier is fitted; see `gpt4image.soft_labels.labelling.label_rows`."""
+
+    strength: float
+    folds: int
+    seed: int
+    device: torch.device | str | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of labelling.
+
+    Attributes:
+        name: what it is, in words.
+        examples: whether it learns from the examples.
+        likeness: whether the likeness to the classes' texts is multiplied in.
+        picks: how an LLM's picks take part: multiplied in, as further columns of the vectors, alone, or not at all.
+        refits: how it is fitted again.
+        strength: inverse strength of the regularisation; None for the settings'.
+        temperature: temperature that fits its out-of-fold predictions best.
+    """
+
+    name: str
+    examples: bool = False
+    likeness: bool = False
+    picks: Literal["", "product", "features", "alone"] = ""
+    refits: Refits | None = None
+    strength: float | None = None
+    temperature: float = 1.0
+
+    def with_picks(self) -> Iterator[Method]:
+        """Yield an LLM's picks alone, then the method with them in each of the two ways."""
+        yield PICKS_ALONE
+        yield replace(self, name=f"{self.name}, times the LLM's picks", picks="product")
+        yield replace(self, name=f"{self.name}, with the LLM's picks as features", picks="features")
+
+    def out_of_fold(self, rows: Rows, settings: FitSettings) -> CrossFit:
+        """Cross-fit the labelled rows."""
+        if self.picks == "alone":
+            return cross_fit_picks(rows, settings)
+        return cross_fit(
+            self._vectors(rows),
+            self._labels(rows),
+            rows.groups,
+            rows.classes,
+            folds=settings.folds,
+            strength=self.strength or settings.strength,
+            seed=settings.seed,
+            tolerance=TOLERANCE,
+            device=settings.device,
+            examples=rows.is_example if self.examples else None,
+            prior=self._prior(rows),
+            refits=self.refits,
+            title=f"Label images: {self.name}",
+        )
+
+    def label(self, rows: Rows, settings: FitSettings) -> np.ndarray:
+        """Return log-probabilities of all rows by a model of all labels, float [N + K, C]."""
+        labels, strength = self._labels(rows), self.strength or settings.strength
+        known = np.flatnonzero(labels >= 0)
+        if self.picks == "alone":
+            return rows.picked(known)
+        prior = self._prior(rows)
+        fitter = Fitter(
+            self._vectors(rows),
+            labels,
+            rows.classes,
+            TOLERANCE,
+            settings.device,
+            prior(known) if callable(prior) else prior,
+        )
+        model = fitter.fit(known, strength)
+        if self.refits is not None:
+            model = self.refits.refit(fitter, model, known, rows.groups, strength, settings.seed)
+        return fitter.predict(model, np.arange(len(labels)))
+
+    def _vectors(self, rows: Rows) -> np.ndarray:
+        return np.concatenate([rows.vectors, rows.picks], axis=1) if self.picks == "features" else rows.vectors
+
+    def _labels(self, rows: Rows) -> np.ndarray:
+        return rows.labels if self.examples else np.where(rows.is_example, -1, rows.labels)
+
+    def _prior(self, rows: Rows) -> np.ndarray | Callable[[np.ndarray], np.ndarray] | None:
+        fixed = rows.prior() if self.likeness else None
+        if self.picks != "product":
+            return fixed
+        return lambda train: rows.picked(train) + (0 if fixed is None else fixed)
+
+
+PICKS_ALONE = Method("the LLM's picks alone", picks="alone")
+
+
+def cross_fit_picks(rows: Rows, settings: FitSettings) -> CrossFit:
+    """Trust an LLM's picks of each fold's rows as far as the labels of the other folds show."""
+    fold_of = deal_out(rows.labels, rows.groups, settings.folds, settings.seed)
+    known = np.flatnonzero(rows.labels >= 0)
+    logits = rows.picked(known)
+    for fold in np.unique(fold_of[fold_of >= 0]):
+        logits[fold_of == fold] = rows.picked(known[fold_of[known] != fold])[fold_of == fold]
+    return CrossFit(logits, fold_of, 1.0, measure_quality(logits, rows.labels, 1.0))
+
+
+def methods(rows: Rows) -> Iterator[Method]:
+    """Yield the ways of fitting to try, those that serve scarce labels first."""
+    if not rows.vectors.shape[1]:
+        yield PICKS_ALONE
+        return
+    scarce = (rows.given >= 0).sum() <= MOST_TRIED_ON
+    if scarce and rows.likeness is not None and (rows.given < 0).any():
+        yield Method("class texts, their likeness and self-training", True, True, refits=SELF_TRAINING)
+        yield Method("class texts and self-training", examples=True, refits=SELF_TRAINING)
+    if scarce and (rows.given < 0).any():
+        yield Method("self-training", refits=SELF_TRAINING)
+    if scarce and rows.likeness is not None:
+        yield Method("class texts", examples=True)
+    yield Method("plain fit")
