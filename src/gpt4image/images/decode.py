@@ -92,7 +92,7 @@ class EncodedImage:
             _check_size(*size, name, max_pixels)
             self.size = size
             return
-        with _pillow_errors(name):
+        with pillow_errors(name):
             self._reducible = _reducible(self._image)
             if not self._reducible:
                 self._image.load()
@@ -106,7 +106,7 @@ class EncodedImage:
 
     def decode(self) -> Image.Image:
         """Decode the whole picture, see `decode`."""
-        with _pillow_errors(self._name), self._image as image:
+        with pillow_errors(self._name), self._image as image:
             image.load()
             rgb = _to_rgb(self._upright(image))
             rgb.info = {}  # a kept EXIF block would turn the picture again, a kept profile would colour it again
@@ -135,7 +135,7 @@ class EncodedImage:
         pixels = self._decode_jpeg(reduction)
         if pixels is not None:
             return pixels[top:bottom, left:right]
-        with _pillow_errors(self._name), self._image as image:
+        with pillow_errors(self._name), self._image as image:
             if reduction > 1:
                 image.draft(None, (image.width // reduction, image.height // reduction))
             image.load()
@@ -169,7 +169,7 @@ def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
 
     A JPEG is decoded at an eighth of its size; that still reads every byte of it, so a truncated one is found.
     """
-    with _pillow_errors(name), _open(data, name, max_pixels) as image:
+    with pillow_errors(name), _open(data, name, max_pixels) as image:
         if _reducible(image):
             image.draft(None, (1, 1))
         image.load()
@@ -281,7 +281,7 @@ def _profiled_to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _pillow_errors(name: str) -> Iterator[None]:
+def pillow_errors(name: str) -> Iterator[None]:
     """Turn whatever Pillow raises into an ImageError, and silence its warnings."""
     if _filter not in warnings.filters:
         warnings.filters.insert(0, _filter)  # type: ignore[attr-defined] # tests and libraries may have reset them

@@ -173,7 +173,7 @@ class DescribeExport(OutputOptions):
     out: Path
     """Folder for the dataset; must be empty or not exist."""
     images_inside: bool = False
-    """Include the images."""
+    """Include the image files, with their metadata, such as where a photo was taken."""
     with_cost: bool = False
     """Include what each text cost."""
     prompt_file: Path | None = None
