@@ -20,6 +20,7 @@ from gpt4image import (
     TextTransform,
 )
 from gpt4image.align.losses import LOSSES
+from support.align_loops import loss_targets
 from support.tensors import Sizes
 
 
@@ -89,8 +90,7 @@ def test_timm_model_compiles_without_graph_break():
     torch.testing.assert_close(compiled(images, targets, mixing), model(images, targets, mixing))
 
 
-@pytest.mark.parametrize("loss", LOSSES.names())
-@pytest.mark.parametrize("targets", ["identity", "same", "label", "similarity"])
+@pytest.mark.parametrize(("loss", "targets"), loss_targets(LOSSES.names()))
 def test_step_reads_no_value_from_the_device(loss, targets):
     model = make_model(loss, targets=TargetRule(targets))
     with Sizes() as seen:

@@ -17,6 +17,7 @@ from gpt4image import AlignmentHead, AlignmentLoss, TargetRule, Targets, TextAda
 from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.core.errors import ConfigError
+from support.align_loops import loss_targets
 from support.tensors import Sizes
 
 WIDTH = 6
@@ -26,12 +27,8 @@ SHARES = {
     4: [(3, 3, 3, 3), (3, 1, 2, 1), (3, 3, 3, 3)],
 }
 """Images of each process: in a first step, in an uneven last one of an epoch, and in one more."""
-TARGETS = ("identity", "same", "label", "similarity")
 CASES = [
-    *(
-        (loss, targets, mixed, "plain")
-        for loss, targets, mixed in itertools.product(LOSSES.names(), TARGETS, (False, True))
-    ),
+    *((loss, targets, mixed, "plain") for loss, targets in loss_targets(LOSSES.names()) for mixed in (False, True)),
     *((loss, "same", False, "learned") for loss in LOSSES.names() if loss not in ("cosine", "dot")),
     *((loss, targets, True, "queue") for loss in ("clip", "infonce", "sigmoid") for targets in ("identity", "label")),
     *((loss, "same", True, "balance") for loss in LOSSES.names()),
@@ -127,10 +124,8 @@ def run_cases(rank, processes, wrap):
 def largest_tensors(rank):
     """For each loss the size of the largest tensor of a later step, and the values that were read."""
     sizes = {}
-    for name in LOSSES.names():
-        loss = AlignmentLoss(
-            name, targets="similarity", queue=TextQueue(64, 8) if name in ("clip", "sigmoid") else None
-        )
+    for name, targets in dict(loss_targets(LOSSES.names())).items():  # the last, which take the most
+        loss = AlignmentLoss(name, targets=targets, queue=TextQueue(64, 8) if name in ("clip", "sigmoid") else None)
         text = torch.randn(64, 8, requires_grad=name == "infonce")
         for _ in range(2):
             with Sizes() as seen:

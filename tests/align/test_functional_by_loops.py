@@ -12,7 +12,7 @@ from torch import nn
 from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
-from support.align_loops import LOOPS, Case
+from support.align_loops import LOOPS, Case, loss_targets
 from support.tensors import draw_vectors
 
 LOSSES = list(LOOPS)
@@ -79,8 +79,7 @@ def call(loss, case, images=None):
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize(("name", "targets"), loss_targets(LOSSES))
 def test_losses_equal_plain_loops(name, targets):
     for mixing, missing in itertools.product(MIXINGS.values(), MISSING.values()):
         case = make_case(targets, mixing, missing)
@@ -90,8 +89,7 @@ def test_losses_equal_plain_loops(name, targets):
         )
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize(("name", "targets"), loss_targets(LOSSES))
 def test_gradients_equal_finite_differences(name, targets):
     case = make_case(targets, MIXINGS["mixup"], (3,))
     loss = make_loss(name, case)

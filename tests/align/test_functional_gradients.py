@@ -11,7 +11,7 @@ from torch import nn
 from gpt4image import AlignmentLoss, TargetRule, TextQueue
 from gpt4image.align.mixing import crop_matrix
 from gpt4image.align.targets import Texts
-from support.align_loops import LOOPS, Case
+from support.align_loops import LOOPS, Case, loss_targets
 from support.tensors import draw_vectors
 
 STEP = 1e-30
@@ -89,8 +89,7 @@ def of_module(name, case):
     return value.item(), [images.grad, of_texts, of_tau, of_bias]
 
 
-@pytest.mark.parametrize("name", LOOPS)
-@pytest.mark.parametrize("targets", ["identity", "same", "label", "similarity"])
+@pytest.mark.parametrize(("name", "targets"), loss_targets(LOOPS))
 def test_gradients_equal_plain_loops(name, targets):
     queues = (False, True) if name in ("clip", "infonce", "sigmoid") else (False,)
     for (mixing, missing), queued in ((batch, queued) for batch in BATCHES.values() for queued in queues):

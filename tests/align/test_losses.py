@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpt4image import AlignmentHead, AlignmentLoss, Recipe, TextAdapter, TextQueue
+from gpt4image import AlignmentHead, AlignmentLoss, Recipe, TargetRule, TextAdapter, TextQueue
 from gpt4image.align.losses import LOSSES, Loss
 from gpt4image.core.errors import ConfigError
 
@@ -52,6 +52,14 @@ def test_registered_loss_is_known_by_name(registered):
     assert registered.names()[-2:] == ("hinge", "shifted")
     with pytest.raises(ConfigError, match="Did you mean 'hinge'"):
         AlignmentLoss("hing")
+
+
+@pytest.mark.parametrize("loss", ["cosine", "dot", "relational", Loss(hinge_loss, uses_targets=False)])
+def test_targets_that_a_loss_would_ignore_are_refused(loss):
+    for targets in ("label", TargetRule("similarity", 0.5)):
+        with pytest.raises(ConfigError, match="no targets, so '(label|similarity)' would have no effect"):
+            AlignmentLoss(loss, targets=targets)
+    assert AlignmentLoss(loss, targets="same").name == AlignmentLoss(loss, targets="identity").name
 
 
 def test_loss_with_bias_learns_it(registered):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError, Sampling
 from gpt4image.llm.openai_client import OpenAIDescriber
 from gpt4image.llm.picture import Picture, prepare_picture
-from support.stub_core import CERTIFICATE
 from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubServer
 
@@ -259,7 +259,7 @@ def test_untrusted_certificate_is_named_with_the_remedy(picture, monkeypatch):
             error = outcome(picture, server.base_url, check=check)
             assert isinstance(error, DescribeError)
             assert "certificate is not trusted (self" in str(error) and "SSL_CERT_FILE" in str(error)
-        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
         assert "answer 1" in str(outcome(picture, server.base_url, check=True))
         assert "Write the name" in str(outcome(picture, server.base_url.replace("127.0.0.1", "localhost")))
 
@@ -289,9 +289,11 @@ def test_proxy_that_catches_a_local_address_is_named_with_the_remedy(picture, mo
         assert "answer 1" in str(outcome(picture, server.base_url, check=True))
 
 
-def test_proxy_that_wants_a_password_says_so(picture, monkeypatch):
+def test_proxy_that_wants_a_password_says_so(picture, monkeypatch, recwarn):
     monkeypatch.delenv("NO_PROXY", raising=False)
+    warnings.simplefilter("always")
     with StubServer(Scenario(faults=(Fault("body", status=407, text='{"message": "Login"}'),))) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:wrong@127.0.0.1:{proxy.port}")
         error = outcome(picture, "http://far.example/v1")
     assert isinstance(error, DescribeError) and "proxy requires a user and a password" in str(error)
+    assert not recwarn.list and "wrong" not in str(error)

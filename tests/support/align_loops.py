@@ -10,6 +10,8 @@ from __future__ import annotations
 import cmath
 from dataclasses import dataclass, field
 
+from gpt4image.align.losses import find_loss
+
 
 @dataclass
 class Case:
@@ -187,6 +189,15 @@ def relational(case: Case) -> float:
         chances = softmax([dot(batch.z[i], batch.z[k]) / case.tau for k in others])
         total += batch.weight[i] * sum(p * cmath.log(p / q) for p, q in zip(wanted, chances, strict=True) if p)
     return total / batch.total
+
+
+def loss_targets(names):
+    """Pairs of a loss and a kind of targets that means something to it."""
+    return [
+        (name, targets)
+        for name in names
+        for targets in ("identity", "same", *(("label", "similarity") if find_loss(name)[1].uses_targets else ()))
+    ]
 
 
 LOOPS = {"clip": clip, "infonce": infonce, "cosine": cosine, "sigmoid": sigmoid, "relational": relational}

@@ -15,7 +15,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,8 +47,7 @@ from support.stub_scenario import ANSWERS, ERRORS, MODEL, Entry, Fault, Scenario
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
-CERTIFICATE = Path(__file__).parents[1] / "data" / "localhost.pem"
-"""A self-signed certificate of this machine's loopback addresses, and its key, which protects nothing."""
+CERTIFICATE = "localhost.pem"  # in the folder of the server's state
 EXIT_CODE = 3
 ROUTES = (
     ("POST", re.compile(r"/v1/chat/completions"), "chat"),
@@ -73,11 +74,35 @@ def route(method: str, path: str) -> tuple[str, str]:
     return "", ""
 
 
-def tls_context() -> ssl.SSLContext:
+def tls_context(folder: Path) -> ssl.SSLContext:
     """Return the server's side of an encryption whose certificate only those trust who are given it."""
+    path = folder / CERTIFICATE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_certificate())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    context.load_cert_chain(path)
     return context
+
+
+def make_certificate() -> bytes:
+    """Make a key and a self-signed certificate of the loopback address, valid for a day, as one PEM file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stub")])
+    began = datetime.now(UTC) - timedelta(hours=1)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), began)
+        .not_valid_after(began + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def bind(port: int) -> socket.socket:
@@ -111,6 +136,7 @@ class Stub:
     ) -> None:
         self.scenario = scenario
         self._log, self._log_file, self._exits = log, log_file, exits
+        self._state = state
         self._numbers: Counter[str] = Counter()
         self._tries: Counter[tuple[str, int]] = Counter()
         self._open: dict[int, Entry] = {}
@@ -177,7 +203,7 @@ class Stub:
     async def _listen(self, held: socket.socket, after: float = 0.0) -> None:
         try:
             await asyncio.sleep(after)
-            loop, encryption = asyncio.get_running_loop(), tls_context() if self.scenario.tls else None
+            loop, encryption = asyncio.get_running_loop(), tls_context(self._state) if self.scenario.tls else None
             self._listener = await loop.create_server(self._web, sock=held, backlog=BACKLOG, ssl=encryption)
         except asyncio.CancelledError:
             held.close()

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Self
 
 from support.stub_answers import mark_of
-from support.stub_core import HOST, Stub, bind
+from support.stub_core import CERTIFICATE, HOST, Stub, bind
 from support.stub_scenario import (
     MODEL,
     Entry,
@@ -68,6 +68,11 @@ class Watched:
     def base_url(self) -> str:
         """Base URL for clients."""
         return f"http{'s' * self.scenario.tls}://{HOST}:{self.port}/v1"
+
+    @property
+    def certificate(self) -> Path:
+        """Its certificate, where it encrypts; there once it has started."""
+        return self._state / CERTIFICATE
 
     @property
     def answers_by_mark(self) -> Counter[str]:

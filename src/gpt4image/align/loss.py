@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt4image.align.distributed import largest, world
-from gpt4image.align.losses import Loss, find_loss
+from gpt4image.align.losses import Loss, check_targets, find_loss
 from gpt4image.align.pairs import TINY, Pairs, at_least_float32, only_known, unit_length
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule, Texts
@@ -28,7 +28,8 @@ class AlignmentLoss(nn.Module):
             temperature.
         temperature: divides the similarities; `cosine` has none.
         learn_temperature: learn the temperature, starting there, as CLIP does.
-        targets: which texts fit an image: a name, or a `TargetRule` with its settings.
+        targets: which texts fit an image: a name, or a `TargetRule` with its settings; `cosine`, `dot` and `relational`
+            know an image's own texts only.
         bias: initial value of the offset that `sigmoid` learns from its balanced bias.
         queue: texts of earlier batches as further negatives, for `clip`, `infonce` and `sigmoid`.
         slots: largest number of images of a process in a batch. By default several processes agree on the largest of
@@ -62,6 +63,7 @@ class AlignmentLoss(nn.Module):
         if queue is not None and not self.entry.uses_queue:
             raise ConfigError(f"The loss {self.name!r} compares no image with other texts: a queue is of no use to it.")
         self.rule = TargetRule(targets) if isinstance(targets, str) else targets
+        check_targets(loss, self.rule.name)
         if self.entry.mixes_vectors:  # a mixture of texts is that of its own image alone
             self.rule = TargetRule("identity")
         self.queue = queue

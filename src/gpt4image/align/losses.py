@@ -77,10 +77,11 @@ def find_loss(loss: str | Loss | Callable[..., Any]) -> tuple[str, Loss]:
     return getattr(function, "__name__", type(function).__name__), entry
 
 
-def check_targets(loss: str, targets: str) -> None:
+def check_targets(loss: str | Loss | Callable[..., Any], targets: str) -> None:
     """Raise ConfigError if a loss ignores targets that name further positives."""
-    if targets in ("label", "similarity") and not find_loss(loss)[1].uses_targets:
+    name, entry = find_loss(loss)
+    if targets in ("label", "similarity") and not entry.uses_targets:
         raise ConfigError(
-            f"The {loss} loss knows no targets, so {targets!r} would have no effect: set targets to same (--targets "
+            f"The {name} loss knows no targets, so {targets!r} would have no effect: set targets to same (--targets "
             "same), or use a contrastive loss such as clip."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -136,6 +137,8 @@ def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
     """Return an SDK client on aiohttp, which takes a fifth of the default transport's time per call."""
     from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
+    # the SDK's own call of aiohttp, through a proxy with a password: nothing that the user could change
+    warnings.filterwarnings("ignore", "BasicAuth is deprecated|The 'proxy_auth' parameter", DeprecationWarning)
     timeout = Timeout(None, connect=CONNECT_SECONDS)  # the runner limits how long an answer may take
     return AsyncOpenAI(
         base_url=base_url,
