@@ -11,6 +11,7 @@ from huggingface_hub.repocard import metadata_load
 from gpt4image import Recipe, compare_arms
 from gpt4image.compare.model_facts import parts_of
 from gpt4image.compare.records import Comparison, UsedModelRecord
+from gpt4image.core.invocation import Invocation, invoked
 from gpt4image.core.workdir import WorkDir
 from gpt4image.export.card import ModelFacts, write_model_card
 from gpt4image.train.run import open_run
@@ -57,6 +58,15 @@ def test_card_states_the_comparison_with_its_interval(compared, images, tmp_path
         ("test", "accuracy"): round(own.test_accuracy, 4),
         ("test", "balanced_accuracy"): round(own.balanced_accuracy, 4),
     }
+
+
+def test_command_on_the_card_has_the_options_that_made_the_images(compared, images, tmp_path):
+    typed = ("/home/me/photos", "--corrections", "/home/me/my corrections.csv", "--leaks", "drop")
+    facts = ModelFacts(open_run(compared.run("described", 1)), images, [])
+    with invoked(Invocation("gpt4image", images=typed)):
+        text = card_of(facts, tmp_path)
+    assert "train DATA --corrections 'my corrections.csv' --leaks drop --config recipe.toml" in text
+    assert "/home/me" not in text
 
 
 def test_recipe_on_the_card_trains_the_same_model(compared, images, tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +16,8 @@ from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import Compare, Train
 from gpt4image.core.console import command_output, doing, result, say, wrap
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
-from gpt4image.core.invocation import NAME, Invocation, in_users_words, invoked, typed_program
-from gpt4image.core.options import DataOptions
+from gpt4image.core.invocation import NAME, Invocation, current_invocation, in_users_words, invoked, typed_program
+from gpt4image.core.options import WORK, DataOptions
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
 
@@ -42,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parse and run a command, and print its error."""
+    images = ExitStack()  # open until the error is printed
     try:
         command = parse(arguments)
+        images.enter_context(invoked(about_images(command)))
         with doing("Starting"):
             return command.run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
@@ -56,6 +59,16 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to resume.")
         return 130
+    finally:
+        images.close()
+
+
+def about_images(command: Command) -> Invocation:
+    """Return the invocation with what the command says of its images and its work directory, for advice to copy."""
+    invocation, source = current_invocation() or Invocation(NAME), getattr(command, "source", None)
+    if not isinstance(source, DataOptions):
+        return invocation
+    return replace(invocation, images=tuple(source.words()), work=str(getattr(command, "work", WORK)))
 
 
 def parse(arguments: list[str]) -> Command:

@@ -315,7 +315,9 @@ def _record_command(workdir: WorkDir) -> CommandRecord | None:
     typed = current_invocation()
     if typed is None:
         return None
-    return CommandRecord(program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder))
+    return CommandRecord(
+        program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder), images=list(typed.images)
+    )
 
 
 def _check_arms(names: Sequence[str], recipe: Recipe) -> None:

@@ -205,11 +205,12 @@ class UsedModelRecord(Record):
 
 
 class CommandRecord(Record):
-    """The command line of a comparison, see `core.invocation.Invocation`, and its work directory."""
+    """The command line of a comparison, see `core.invocation.Invocation`, with its images and its work directory."""
 
     program: str
     arguments: list[str]
     work: str
+    images: list[str] = []
 
 
 class EncoderRecord(Record):

@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from gpt4image.core.format import duration, printable
+from gpt4image.core.format import columns, duration, printable
 from gpt4image.core.invocation import NAME, in_users_words
 
 LOG_SECONDS = 60
+WIDEST = 32  # columns of a cell that others are aligned with
 LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
 # In a notebook rich draws by ipywidgets, of which it would warn that they are missing; text does without.
@@ -175,6 +176,25 @@ def write_row(cells: Sequence[str], as_csv: bool) -> None:
     write(row.getvalue() if as_csv else "\t".join(cells))
 
 
+def write_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells: in aligned columns on a terminal, else separated by tabs.
+
+    Control characters are escaped. Cells of more than `WIDEST` columns, and the last of a row, align nothing.
+    """
+    if not sys.stdout.isatty():
+        for row in rows:
+            write_row(row, as_csv=False)
+        return
+    lines = [[printable(cell) for cell in row] for row in rows]
+    widths = [
+        max((columns(row[at]) for row in lines if at < len(row) - 1 and columns(row[at]) <= WIDEST), default=0)
+        for at in range(max(map(len, lines), default=0))
+    ]
+    for row in lines:
+        cells = [cell + " " * (widths[at] - columns(cell)) for at, cell in enumerate(row[:-1])]
+        write("  ".join([*cells, *row[-1:]]))
+
+
 def result(**fields: object) -> None:
     """Print a command's result as one JSON object on a line, if the user wants that in place of text (`--json`).
 
@@ -242,7 +262,7 @@ _OPEN: list[Progress] = []  # the block of lines on the screen, once for each ne
 @contextmanager
 def _open_lines(transient: bool = False) -> Iterator[Progress]:
     """Open the block of progress lines, or join the open one: a terminal has room for one."""
-    columns = (
+    parts = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=12),
         Position(),
@@ -255,7 +275,7 @@ def _open_lines(transient: bool = False) -> Iterator[Progress]:
         else:
             # standard output is not redirected, as results may go into a file; the period spans slow steps
             lines = Progress(
-                *columns,
+                *parts,
                 console=console,
                 transient=transient,
                 redirect_stdout=False,

@@ -1,7 +1,8 @@
 """How the user calls gpt4image, so that messages name commands and settings in the user's own words.
 
 Messages are written as `gpt4image describe` and `test_share (--test-share)`. On the command line the first becomes what
-was typed, such as `./run gpt4image describe`, and the second `--test-share`; a Python call reads `test_share`.
+was typed, such as `./run gpt4image describe`, and the second `--test-share`; a Python call reads `test_share`. In
+`gpt4image label DATA --work WORK`, the images and the work directory become those of the command.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ NAME = "gpt4image"
 VARIABLE = "GPT4IMAGE_COMMAND"  # set by scripts that wrap the command, such as ./run
 
 _OPTION = re.compile(r" \(--[a-z][^()]*\)")
+_DATA = re.compile(rf"\b({NAME}(?: [a-z]+)+) DATA\b(?: --work WORK\b)?")
+_WORK = re.compile(r"(?<= )WORK(?=/)")
 _TWICE = re.compile(r"\b([a-z]+(?:_[a-z]+)*) \((--([a-z][\w-]*)[^()]*)\)")
 
 
@@ -32,11 +35,15 @@ class Invocation:
         program: what starts the command line, such as `python -m gpt4image`.
         arguments: everything after it.
         commands: first words of all known commands.
+        images: the options for its images, as words; empty if it has none.
+        work: its work directory.
     """
 
     program: str
     arguments: tuple[str, ...] = ()
     commands: frozenset[str] = frozenset()
+    images: tuple[str, ...] = ()
+    work: str = "WORK"
 
     def with_option(self, name: str, value: object) -> str:
         """Return the command line with another value of one option.
@@ -84,11 +91,16 @@ def in_users_words(text: str) -> str:
     if invocation is None:
         return _OPTION.sub("", text)
     text = _TWICE.sub(lambda found: found[2] if found[1] == found[3].replace("-", "_") else found[0], text)
+    if invocation.images:
+        typed_work = any(word.partition("=")[0] == "--work" for word in invocation.arguments)
+        known = shlex.join([*invocation.images, *(["--work", invocation.work] if typed_work else [])])
+        text = _DATA.sub(lambda found: f"{found[1]} {known}", text)
+        text = _WORK.sub(lambda _: shlex.quote(invocation.work), text)
     if invocation.program == NAME:
         return text
     before = re.escape(invocation.program.removesuffix(NAME))  # a message may come here twice
-    known = "|".join(map(re.escape, sorted(invocation.commands)))
-    return re.sub(rf"(?<!{before})\b{NAME}(?= (?:--|COMMAND\b|(?:{known})\b))", lambda _: invocation.program, text)
+    names = "|".join(map(re.escape, sorted(invocation.commands)))
+    return re.sub(rf"(?<!{before})\b{NAME}(?= (?:--|COMMAND\b|(?:{names})\b))", lambda _: invocation.program, text)
 
 
 def typed_program() -> str:

@@ -19,8 +19,15 @@ from gpt4image.core.format import counted, printable
 if TYPE_CHECKING:
     from huggingface_hub import CardData
 
-ACTIVE = re.compile(r"[!-+/:-@\[-`{-~]|(?<=www)\.", re.IGNORECASE)
-"""ASCII punctuation with a meaning in Markdown or HTML, and the dot that turns `www.` into a link."""
+ACTIVE = re.compile(
+    r"[\\`*<>\[\]|~#$@]|&(?=[#\w])"
+    r"|(?<=\])\("
+    r"|(?<![^\W_])_|_(?![^\W_])"  # between letters it is one itself
+    r"|:(?=\S)|(?<=www)\."  # these turn addresses into links
+    r"|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]",  # a list, at the start
+    re.IGNORECASE,
+)
+"""Punctuation with a meaning in Markdown (CommonMark and GitHub's tables, links and formulas) or HTML, where it has it."""
 MOST_CLASSES = 60
 """With more classes than this, a card does not list them."""
 
@@ -35,12 +42,12 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape a text for a line or table cell of Markdown: possible markup becomes character references.
+    r"""Escape a text for a line or table cell of Markdown, by a backslash where it could be markup.
 
-    >>> escaped("<b>|cat| www.x.org</b>")
-    '&#60;b&#62;&#124;cat&#124; www&#46;x.org&#60;&#47;b&#62;'
+    >>> print(escaped("<b>|cat| www.x.org (1 of 2), tabby_cat: 50%</b>"))
+    \<b\>\|cat\| www\.x.org (1 of 2), tabby_cat: 50%\</b\>
     """
-    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
+    return ACTIVE.sub(r"\\\g<0>", one_line(text))
 
 
 def fenced(text: str, language: str = "text") -> str:

@@ -8,7 +8,7 @@ imports nothing heavy. The settings of describing are in `gpt4image.describe.opt
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -71,6 +71,20 @@ class DataOptions:
     def __post_init__(self) -> None:
         if self.data is not tyro.MISSING:  # the command line fills it in later
             check_fields(self)
+
+    def words(self) -> list[str]:
+        """Return them as words of a command line, those that differ from their defaults only.
+
+        >>> DataOptions("photos", corrections=Path("a b.csv"), unlabelled=("x", "y")).words()
+        ['photos', '--unlabelled', 'x', 'y', '--corrections', 'a b.csv']
+        """
+        words = [self.data]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name != "data" and value != option.default:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
+        return words
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,9 @@ class Tally:
 
     def line(self) -> str:
         """Return the counts in one line."""
+        if not self.total:
+            failed = f"; {counted(self.failed_before, 'description')} failed before" if self.failed_before else ""
+            return f"Nothing was left to send{failed}"
         parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
         parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
         parts += [money(self.cost)] if self.cost else []

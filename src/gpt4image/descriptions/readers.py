@@ -151,15 +151,26 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
         by_path = path_name is not None and not (id_name and IMAGE_ID.fullmatch(str(row[id_name])))
         key_name = path_name if by_path else id_name
         if key_name is None or text_name is None:
-            raise DescriptionError(
-                f"{table.where(number)}: needs one of the columns {', '.join(ID_COLUMNS + PATH_COLUMNS)} and one of "
-                f"{text_column or ', '.join(TEXT_COLUMNS)}; it has {', '.join(row)}. To name another text column, "
-                "set text_column (--text-column NAME)."
-            )
+            raise DescriptionError(f"{table.where(number)}: {_missing_column(tuple(row), key_name, text_column)}")
         key, text = row[key_name], "" if is_missing(row[text_name]) else row[text_name]
         if not isinstance(key, str) or not isinstance(text, str):
             raise DescriptionError(f"{table.where(number)}: {key_name} and {text_name} must be text.")
         yield key, text, by_path
+
+
+def _missing_column(names: tuple[str, ...], key_name: str | None, text_column: str | None) -> str:
+    """Return which column a table of texts lacks, and what to do about it."""
+    has = f"Its columns: {', '.join(map(repr, names))}"
+    if key_name is None:
+        return (
+            f"no column says which image a text is about. {has}. Call the one that holds the images' paths 'path', or "
+            "the one that holds their ids 'id'."
+        )
+    if text_column is not None:
+        lacks = f"there is no column {text_column!r}"
+    else:
+        lacks = f"no column is called {', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}"
+    return f"{lacks}. {has}. Name the one that holds the texts: text_column (--text-column NAME)."
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from gpt4image.compare.records import Comparison, Difference, RunRecord, UsedMod
 from gpt4image.core import console
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import percent, points
+from gpt4image.core.invocation import current_invocation
 from gpt4image.core.markdown import MOST_CLASSES, one_line, render_card, write_card
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.train.run import TrainedRun
@@ -55,6 +57,14 @@ class ModelFacts:
     def recipe(self) -> str:
         """The recipe as a file for `--config`."""
         return "\n".join(self.run.recipe.shareable().lines())
+
+    @property
+    def command(self) -> str:
+        """The command that trains this run on the same images, without folders of this machine."""
+        typed = current_invocation()
+        options = [word if word.startswith("--") else Path(word).name for word in (typed.images[1:] if typed else ())]
+        words = ["--config", "recipe.toml", "--arm", self.run.arm.name, "--seed", str(self.run.seed)]
+        return f"gpt4image train DATA {shlex.join([*options, *words])}"
 
 
 def write_model_card(path: Path, facts: ModelFacts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class DeployedModel:
         layout = ExportLayout(folder)
         if not (layout.config.exists() and layout.weights.exists()):
             raise ConfigError(
-                f"{folder} holds no exported model. Export one: gpt4image export DATA --run RUN --out {folder}."
+                f"{folder} holds no exported model. Name a folder that gpt4image export has written (its --out)."
             )
         config = read_json(layout.config)
         network = create_model(
@@ -92,6 +93,8 @@ def predict_images(
 ) -> Iterator[Prediction]:
     """Predict the classes of images with an exported model; an unreadable or missing image gets its error.
 
+    The model is loaded and the images are listed before this returns.
+
     Args:
         model: folder of the exported model.
         sources: image files, or folders; in folders, the files that training takes for images.
@@ -108,8 +111,8 @@ def predict_images(
     files = list(image_files(sources))
     if not files:
         raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
-    for start in range(0, len(files), batch_size):
-        yield from deployed.predict(files[start : start + batch_size], top, max_pixels)
+    batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
+    return chain.from_iterable(deployed.predict(batch, top, max_pixels) for batch in batches)
 
 
 class ImageFile(NamedTuple):

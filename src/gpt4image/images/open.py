@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
-from gpt4image.core.options import DataOptions
+from gpt4image.core.options import WORK, DataOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.corrections import apply_corrections
 from gpt4image.images.duplicates import Places, drop_leaks, find_duplicates
@@ -54,17 +54,17 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
                 "one, or set leaks to drop (--leaks drop)."
             )
         images = drop_leaks(images)
-    report_images(images, names_follow=names_follow, unlabelled=options.unlabelled)
+    words = [*options.words(), *(["--work", str(workdir.folder)] if workdir.folder != WORK else [])]
+    report_images(images, "" if names_follow else f"gpt4image images {shlex.join(words)}")
     return images
 
 
-def report_images(images: ImageTable, *, names_follow: bool = False, unlabelled: Sequence[str] = ()) -> None:
+def report_images(images: ImageTable, lister: str = "") -> None:
     """Print the image set in a few lines.
 
     Args:
         images: the image set.
-        names_follow: the caller lists files left out and copies.
-        unlabelled: further sources of the set.
+        lister: the command that lists files left out and copies; empty if the caller lists them.
     """
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
@@ -83,9 +83,8 @@ def report_images(images: ImageTable, *, names_follow: bool = False, unlabelled:
     if images.rejected:
         first = images.rejected[0]
         say(f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", "yellow")
-    if not names_follow and (duplicates.surplus or images.rejected):
-        words = [images.source, *(["--unlabelled", *unlabelled] if unlabelled else [])]
-        say(f"To list them: gpt4image images {shlex.join(words)}")
+    if lister and (duplicates.surplus or images.rejected):
+        say(f"To list them: {lister}")
 
 
 def _report_labels(images: ImageTable) -> None:

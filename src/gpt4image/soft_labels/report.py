@@ -70,18 +70,20 @@ class LabelReport:
         measured = []
         if quality is not None:
             measured = [
-                f"out of fold: {quality.accuracy:.1%} of {counted(quality.images, 'image')} right, mean of the classes "
-                f"{quality.balanced_accuracy:.1%}",
+                f"out of fold, they agree with {quality.accuracy:.1%} of {counted(quality.images, 'given label')}, in the "
+                f"mean of the classes with {quality.balanced_accuracy:.1%}",
                 f"calibration: temperature {known.temperature:.2f}, error {quality.calibration_error:.3f}, "
                 f"negative log-likelihood {quality.negative_log_likelihood:.3f}",
             ]
         worst = list(self.per_class.items())[:SHOWN]
         named = ", ".join(f"{name} {share:.0%} of {images:,}" for name, (images, share) in worst)
+        given = sum(images for images, _ in self.per_class.values())
         return [
+            f"soft labels of {counted(len(self.labels), 'training image')}: {self.labels.layout.folder}",
             *measured,
-            f"weakest classes: {named}",
-            f"likely label errors: {counted(len(self.issues), 'image')}: {self.labels.layout.doubtful}",
-            f"soft labels of {counted(len(self.labels), 'image')}: {self.labels.layout.folder}",
+            f"least agreement: {named}",
+            f"likely label errors, by the texts alone: {len(self.issues):,} of {counted(given, 'given label')}: "
+            f"{self.labels.layout.doubtful}",
         ]
 
 
@@ -135,7 +137,10 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     known = labels.manifest.estimate
     if known is None:
         raise StoreError(f"{labels.layout.folder} holds soft labels, not text labels.")
-    lines = [f"labeller: {known.method}"]
+    lines = [
+        f"text labels of {counted(len(labels), 'image')}: {labels.layout.folder}",
+        f"labeller: {known.method}",
+    ]
     if known.accuracy is not None and (known.unlabelled or known.replaced):
         of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
         lines.append(f"expected to be right: {_percent(known.accuracy)} {of}")
@@ -147,17 +152,20 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     measured = [(share.mean, name) for name, share in zip(labels.classes, known.per_class, strict=True) if share]
     if measured:
         worst = ", ".join(f"{name} {share:.0%}" for share, name in sorted(measured)[:SHOWN])
-        lines.append(f"weakest classes, out of fold: {worst}")
+        lines.append(f"least likely right, out of fold: {worst}")
     if known.wrong is not None:
         fate = f"{known.changed:,} replaced" if known.replaced else "all kept"
-        lines.append(f"wrong among {counted(known.labelled, 'given label')}: {_percent(known.wrong)}; {fate}")
+        lines.append(
+            f"expected to be wrong: {_percent(known.wrong)} of {counted(known.labelled, 'given label')}, validation "
+            f"included; {fate}"
+        )
         lines.append(f"which class is labelled as which: {labels.layout.transition}")
     elif known.labelled:
         lines.append(f"{counted(known.labelled, 'given label')}, too few to estimate how many are wrong: all kept")
     if known.abstained:
         why = "no class is likely enough, or the texts are not shown to know the classes"
         lines.append(f"no label: {counted(known.abstained, 'image')}, because {why}")
-    return [*lines, f"text labels of {counted(len(labels), 'image')}: {labels.layout.folder}"]
+    return lines
 
 
 def write_transition(labels: SoftLabels) -> None:

@@ -85,7 +85,7 @@ def run_audit(
     images = open_images(data, workdir)
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
-    encoders = [load_encoder(name) for name in text.encoder]
+    encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder]
     decided = read_corrections(data.corrections) if data.corrections is not None else {}
     audit, judgement = audit_labels(images, descriptions, stores, encoders=encoders, limit=limit, decided=decided)
     workdir.audit.parent.mkdir(parents=True, exist_ok=True)

@@ -197,7 +197,7 @@ class TestCard:
         assert "| train | 20 | 20 | 80 |" in card
         assert "| red | 12 | 12 | 48 |" in card
         assert "| Cut off | 1,234 |" in card
-        assert "| m&#47;1 | m&#47;1-2026 | openai | 72 |" in card
+        assert "| m/1 | m/1-2026 | openai | 72 |" in card
         assert "```text\nDescribe the image in detail.\n```" in card
         assert "You look closely at pictures" in card
         assert "| max side 768, max tokens 100, temperature 0.5 | 72 |" in card

@@ -134,8 +134,9 @@ class Predict(OutputOptions):
 
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
+        outcomes = predict_images(self.model, self.images, **settings)
         write_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"], self.csv)
-        for found in predict_images(self.model, self.images, **settings):
+        for found in outcomes:
             counts[found.error is not None] += 1
             predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
             result(path=found.path, predictions=predictions, error=found.error)

@@ -173,11 +173,11 @@ class Audit(OutputOptions):
         audit = run_audit(self.source, self.descriptions, self.work, limit=self.limit, forms=self.write)
         if audit.wrong is not None:
             span = f"{percent(audit.wrong.low)} to {percent(audit.wrong.high)}"
-            show(f"wrong among {counted(audit.examined, 'label')}: {percent(audit.wrong.mean)} ({span})")
+            show(f"expected to be wrong: {percent(audit.wrong.mean)} ({span}) of {counted(audit.examined, 'label')}")
         else:
             show(f"{counted(audit.examined, 'label')} examined, too few to estimate how many are wrong")
         kinds = {
-            "label": "labels likely wrong",
+            "label": "labels likely wrong, by text and label",
             "duplicate": "copies with other labels",
             "no class": "texts that fit no class",
         }

@@ -40,13 +40,18 @@ class SpaceOptions:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
-    """Print rows under their columns, separated by tabs or as CSV; scores have three decimals."""
-    from gpt4image.core.console import write_row
+    """Print rows under their columns, as `console.write_rows` or as CSV; scores have three decimals."""
+    from gpt4image.core.console import write_row, write_rows
 
-    for cells in [columns, *rows]:
-        write_row(
-            ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells], as_csv
-        )
+    table = [
+        ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
+        for cells in [columns, *rows]
+    ]
+    if not as_csv:
+        write_rows(table)
+        return
+    for cells in table:
+        write_row(cells, as_csv)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Demo(OutputOptions):
 class Images(OutputOptions):
     """Check an image set for missing labels, unreadable files, duplicates and leakage.
 
-    Prints a tab-separated line for each class with its images a split, for each file left out, and for each image that
+    Prints a line (tab-separated, unless to a terminal) for each class with its images a split, for each file left out, and for each image that
     occurs twice, in two splits or in two classes.
     """
 
@@ -66,15 +66,13 @@ class Images(OutputOptions):
 
     def run(self) -> None:
         """Print the findings."""
-        from gpt4image.core.console import result, write
-        from gpt4image.core.format import printable
+        from gpt4image.core.console import result, write_rows
         from gpt4image.core.workdir import WorkDir
         from gpt4image.images.open import find_in_images, finding_rows, open_images
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
         found = find_in_images(images, splits=self.splits)
-        for row in finding_rows(found):
-            write("\t".join(map(printable, row)))
+        write_rows(list(finding_rows(found)))
         result(**found)
 
 

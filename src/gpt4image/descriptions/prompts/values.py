@@ -52,7 +52,7 @@ class PromptValues:
                 raise ConfigError(
                     f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Set "
                     "confusions to a baseline run (--confusions WORK/runs/baseline-0); to train one: gpt4image train "
-                    "DATA --arm baseline."
+                    "DATA --work WORK --arm baseline."
                 )
 
 

@@ -94,5 +94,6 @@ def _export(typed: CommandRecord | None, comparison: Comparison, arm: str) -> st
     if typed is None:
         return ""
     run = WorkDir(Path(typed.work)).runs / comparison.run_folder(arm, comparison.difference.seeds[0])
-    words = ["export", comparison.data.source, "--run", run, "--out", "model", "--work", typed.work]
+    images = typed.images or [comparison.data.source]
+    words = ["export", *images, "--run", run, "--out", "model", "--work", typed.work]
     return f"{typed.program} {shlex.join(map(str, words))}"
