@@ -57,7 +57,7 @@ def test_registered_loss_is_known_by_name(registered):
 @pytest.mark.parametrize("loss", ["cosine", "dot", "relational", Loss(hinge_loss, uses_targets=False)])
 def test_targets_that_a_loss_would_ignore_are_refused(loss):
     for targets in ("label", TargetRule("similarity", 0.5)):
-        with pytest.raises(ConfigError, match="no targets, so '(label|similarity)' would have no effect"):
+        with pytest.raises(ConfigError, match=r"no targets, so '(label|similarity)' would have no effect"):
             AlignmentLoss(loss, targets=targets)
     assert AlignmentLoss(loss, targets="same").name == AlignmentLoss(loss, targets="identity").name
 

@@ -316,7 +316,7 @@ def _record_command(workdir: WorkDir) -> CommandRecord | None:
     if typed is None:
         return None
     return CommandRecord(
-        program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder), images=list(typed.images)
+        program=typed.program, arguments=list(typed.arguments), work=str(workdir.folder), images=typed.images
     )
 
 

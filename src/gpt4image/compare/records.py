@@ -210,7 +210,7 @@ class CommandRecord(Record):
     program: str
     arguments: list[str]
     work: str
-    images: list[str] = []
+    images: tuple[str, ...] = ()
 
 
 class EncoderRecord(Record):

@@ -27,7 +27,7 @@ ACTIVE = re.compile(
     r"|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]",  # a list, at the start
     re.IGNORECASE,
 )
-"""Punctuation with a meaning in Markdown (CommonMark and GitHub's tables, links and formulas) or HTML, where it has it."""
+"""Punctuation where it has a meaning in HTML or Markdown (CommonMark, and GitHub's tables, links and formulas)."""
 MOST_CLASSES = 60
 """With more classes than this, a card does not list them."""
 

@@ -117,16 +117,15 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
     if corrections and not done["found"]:
         raise DataError(
             f"{path}: none of its {counted(len(corrections), 'image')} is in {images.source}. Images are found by id, "
-            "the hash of the file: corrections hold for the image set that was audited, and for files that were renamed "
-            "or moved, but not for files that were encoded anew. Name that set, or leave corrections out."
+            "the hash of the file: corrections hold for the set that was audited, also where files were renamed or "
+            "moved, but not where they were encoded anew. Name that set, or leave corrections out."
         )
     lost = len(set(corrections) - set(ids))
     notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped, {done['kept']:,} kept"]
     notes += [f"{counted(lost, 'image')} not in this set"] if lost else []
     notes += [f"{done['changed since']:,} had another label when they were audited"] if done["changed since"] else []
-    say(
-        f"corrections: {'; '.join(notes)} ({shorten(str(path), 60)})", "yellow" if lost or done["changed since"] else ""
-    )
+    style = "yellow" if lost or done["changed since"] else ""
+    say(f"corrections: {'; '.join(notes)} ({shorten(str(path), 60)})", style)
     column = images.rows.schema.get_field_index("label")
     rows = images.rows.set_column(column, images.rows.schema.field(column), pa.array(labels, pa.int32()))
     gone = tuple(RejectedImage(name, "dropped by a correction") for name in rows["path"].filter(dropped).to_pylist())

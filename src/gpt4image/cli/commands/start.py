@@ -44,8 +44,8 @@ class Demo(OutputOptions):
 class Images(OutputOptions):
     """Check an image set for missing labels, unreadable files, duplicates and leakage.
 
-    Prints a line (tab-separated, unless to a terminal) for each class with its images a split, for each file left out, and for each image that
-    occurs twice, in two splits or in two classes.
+    Prints a line for each class with its images a split, for each file left out, and for each image that occurs twice,
+    in two splits or in two classes: aligned on a terminal, tab-separated elsewhere.
     """
 
     EXAMPLE: ClassVar = "photos --leaks fail"
