@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.invocation import Invocation, in_users_words, invoked
 from support import ROOT
+from support.image_files import class_folders, noise, write
 
 COMMANDS = frozenset({"describe", "compare"})
 
@@ -58,6 +60,30 @@ def test_commands_are_named_as_typed_however_often_a_message_is_rewritten():
         assert (
             once == in_users_words(once) == ("Write some: ./run gpt4image describe. A set that gpt4image has exported.")
         )
+
+
+def test_commands_to_copy_have_the_images_and_the_work_directory_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "my photos", {"cat": 5, "dog": 5})
+    write(tmp_path / "my photos" / "cat" / "x.png", b"")
+    write(tmp_path / "more" / "y.png", noise(9))
+    write(tmp_path / "c.csv", b"id,decision,label\n")
+    options = ["--unlabelled", "more", "--corrections", "c.csv", "--test-share", "0.3", "--work", "the work"]
+    words = ["describe", "my photos", *options, "--prompts", "contrast", "--model", "m", "--base-url", "http://x/v1"]
+    assert main(words) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    images = "'my photos' --unlabelled more --corrections c.csv --test-share 0.3 --work 'the work'"
+    assert f"To list them: gpt4image images {images}" in said
+    assert f"gpt4image train {images} --arm baseline" in said
+    assert "--confusions 'the work'/runs/baseline-0" in said
+    assert main(["images", *shlex.split(images)]) == 0  # what is advised works
+
+
+def test_python_calls_see_placeholders():
+    text = "Create them: gpt4image label DATA --work WORK. DATA and WORK stay."
+    assert in_users_words(text) == text
+    with invoked(Invocation("./run gpt4image", commands=frozenset({"label"}), images=("a b", "--leaks", "drop"))):
+        assert in_users_words(text) == "Create them: ./run gpt4image label 'a b' --leaks drop. DATA and WORK stay."
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
     assert "an image;" not in found.coverage.line()
 
 
+@pytest.mark.parametrize(
+    ("columns", "text_column", "message"),
+    [
+        (("picture", "caption"), None, "which image a text is about. Its columns: 'picture', 'caption'. Call the one"),
+        (("path", "notes"), None, "called text, description or caption. Its columns: 'path', 'notes'. Name the one"),
+        (("path", "caption"), "notes", "no column 'notes'. Its columns: 'path', 'caption'. Name the one that holds"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_missing_column_is_named_with_the_remedy(images, tmp_path, columns, text_column, message, suffix):
+    file = write(tmp_path / f"c{suffix}", [dict.fromkeys(columns, "x")])
+    with pytest.raises(DescriptionError, match=message):
+        load_descriptions(images, str(file), text_column=text_column)
+
+
 def test_path_of_several_images_is_refused(images, tmp_path):
     from dataclasses import replace
 

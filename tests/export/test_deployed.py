@@ -74,7 +74,15 @@ def test_nothing_to_predict_is_an_error(exported, image_set, tmp_path):
     with pytest.raises(DataError, match=r"No images in .*empty"):
         list(predict_images(exported, [tmp_path / "empty"]))
     with pytest.raises(ConfigError, match="no exported model"):
-        list(predict_images(tmp_path, [image_set / "red" / "004.png"]))
+        predict_images(tmp_path, [image_set / "red" / "004.png"])
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json", "--quiet"])
+def test_table_without_a_model_has_no_header(image_set, tmp_path, capsys, form):
+    assert main(["predict", str(tmp_path), str(image_set), form]) == 1
+    captured = capsys.readouterr()
+    assert "path,class_1" not in captured.out and "path\tclass_1" not in captured.out
+    assert "holds no exported model. Name a folder that gpt4image export has written" in " ".join(captured.err.split())
 
 
 def test_command_prints_a_table_and_fails_for_unreadable_images(exported, folder, capsys):

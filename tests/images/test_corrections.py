@@ -7,6 +7,7 @@ import csv
 import pytest
 
 from gpt4image import load_images
+from gpt4image.cli.main import main
 from gpt4image.core.errors import DataError
 from gpt4image.core.options import DataOptions
 from gpt4image.core.workdir import WorkDir
@@ -61,6 +62,18 @@ def test_renamed_file_keeps_its_correction_and_a_missing_one_is_counted(folder, 
     corrected = open_images(DataOptions(str(folder), corrections=file), WorkDir(tmp_path / "work"))
     assert labels_of(corrected)["cat/renamed.png"] == "dog"
     assert "1 image not in this set" in " ".join(capsys.readouterr().err.split())
+
+
+def test_corrections_of_another_set_are_refused_by_every_command(folder, tmp_path, capsys):
+    other = [("0" * 32, "gone.png", "cat", "drop", ""), ("1" * 32, "gone.png", "cat", "keep", "")]
+    file = write(tmp_path / "corrections.csv", other)
+    for command in (["images"], ["train", "--arm", "baseline"], ["label", "--text", "none"]):
+        words = [command[0], str(folder), *command[1:], "--corrections", str(file), "--work", str(tmp_path / "work")]
+        assert main(words) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "none of its 2 images is in" in said and "hold for the set that was audited" in said
+    write(file, [])
+    assert main(["images", str(folder), "--corrections", str(file), "--work", str(tmp_path / "work")]) == 0
 
 
 def test_label_that_has_changed_since_the_audit_is_said(folder, tmp_path, capsys):

@@ -53,6 +53,12 @@ def with_controls(*intervals, difference=(0.05, 0.03, 0.07), margin=0.01):
     return comparison.model_copy(update=changes)
 
 
+def test_advised_export_opens_the_images_as_the_comparison_did():
+    typed = TYPED.model_copy(update={"images": ("my photos", "--corrections", "c.csv", "--leaks", "drop")})
+    compared = with_interval(0.014, 0.003, 0.025).model_copy(update={"command": typed})
+    assert "export 'my photos' --corrections c.csv --leaks drop --run w/runs/described-0" in verdict(compared).command
+
+
 def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     untested = verdict(with_controls())
     assert untested.claim == "Training with descriptions made the model better"
