@@ -26,12 +26,14 @@ from typing import cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from gpt4image.core.format import columns, duration, printable
 from gpt4image.core.invocation import NAME, in_users_words
 
 LOG_SECONDS = 60
+WIDE = 100  # columns of a terminal that has room for bars
 WIDEST = 32  # columns of a cell that others are aligned with
 LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
@@ -261,13 +263,16 @@ _OPEN: list[Progress] = []  # the block of lines on the screen, once for each ne
 
 @contextmanager
 def _open_lines(transient: bool = False) -> Iterator[Progress]:
-    """Open the block of progress lines, or join the open one: a terminal has room for one."""
+    """Open the block of progress lines, or join the open one: a terminal has room for one.
+
+    On a narrow terminal there is no bar, and titles and notes wrap; numbers are never cut.
+    """
     parts = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=12),
-        Position(),
-        Clock(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        *([BarColumn(bar_width=12)] if console.width >= WIDE else []),
+        Position(table_column=Column(no_wrap=True)),
+        Clock(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),
     )
     with ExitStack() as stack:
         if _OPEN:
