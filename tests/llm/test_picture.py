@@ -5,6 +5,7 @@ Whatever tells more than the pixels stays here.
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from gpt4image.core.errors import ImageError
 from gpt4image.images.decode import EncodedImage, decode
+from gpt4image.images.thumbnails import thumbnail
 from gpt4image.llm.picture import prepare_picture
 from support.image_files import encode, noise, wide_png
 
@@ -125,3 +127,38 @@ def test_damaged_file_is_never_sent_with_its_metadata(kind):
         except ImageError:
             continue
         assert SECRET not in sent.data
+
+
+def in_mode(mode):
+    """A smooth picture, half of it transparent where the mode knows that, as a file of that mode."""
+    down, right = np.mgrid[:64, :96]
+    colour = np.stack([down * 4, right * 2.5, 255 - down * 2 - right], axis=2).astype(np.uint8)
+    alpha = np.where(down > 32, 255, 64 * (right > 48)).astype(np.uint8)
+    if mode in ("LA;16", "RGBA;16"):
+        planes = colour[..., :1] if mode == "LA;16" else colour
+        return wide_png(np.concatenate([planes, alpha[..., None]], axis=2).astype(np.uint16) * 257)
+    picture = Image.fromarray(colour)
+    if mode in ("LA", "RGBA"):
+        picture = picture.convert(mode)
+        picture.putalpha(Image.fromarray(alpha))
+    elif mode == "PA":
+        picture = picture.quantize(32).convert("PA")
+        picture.putalpha(Image.fromarray(alpha))
+        return encode(picture, "TIFF")
+    elif mode == "I;16":
+        picture = Image.fromarray(colour[..., 0].astype(np.uint16) * 16)
+    elif mode == "P":
+        return encode(picture.quantize(32), "PNG", transparency=bytes(range(0, 256, 8)))
+    else:
+        picture = picture.convert(mode)
+    return encode(picture, "JPEG" if mode == "CMYK" else "PNG")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "I;16", "LA;16", "RGBA;16"])
+def test_model_and_pages_see_what_training_sees(mode):
+    data = in_mode(mode)
+    trained = EncodedImage(data, "x")
+    seen = trained.region((0, 0, *trained.size), trained.size).astype(float)
+    for shown in (prepare_picture(data, "x", None).data_url, thumbnail(trained.decode())):
+        with Image.open(io.BytesIO(base64.b64decode(shown.partition(",")[2]))) as image:
+            assert np.abs(np.asarray(image.convert("RGB")) - seen).mean() < 6  # of the JPEG
