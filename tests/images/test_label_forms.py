@@ -87,7 +87,7 @@ def test_cells_that_stand_for_a_missing_label_are_no_class(tmp_path, missing, ca
         assert f"no label: 5 images with '{missing}' in place of a class" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unclear", ["unknown", "none", "None of these", "Missing", "-1"])
+@pytest.mark.parametrize("unclear", ["unknown", "<missing>", "none", "None of these", "Missing", "-1"])
 def test_a_class_that_may_be_a_missing_label_is_pointed_out(tmp_path, unclear, capsys):
     names = ["0", "1"] if unclear == "-1" else ["cat", "dog"]
     found = load_images(table(tmp_path, [*names, unclear] * 5), validation_share=0, test_share=0)

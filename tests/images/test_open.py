@@ -49,6 +49,12 @@ def test_classes_with_a_single_image_are_named(tmp_path, images_command):
     assert "rare 0, rare 1, rare 2, rare 3, rare 4, ..." in report
 
 
+def test_classes_without_a_test_image_are_named(tmp_path, images_command):
+    root = class_folders(tmp_path / "set", {"train/cat": 6, "train/dog": 6, "train/fox": 6, "test/cat": 3})
+    _, report = images_command(root)
+    assert "not tested: 2 classes without a test image: dog, fox" in report
+
+
 def test_extremely_narrow_pictures_are_left_out_before_training(tmp_path, images_command):
     root = class_folders(tmp_path / "set", {"cat": 5, "dog": 5})
     write(root / "cat" / "line.png", encode(Image.new("L", (5_000_000, 1))))

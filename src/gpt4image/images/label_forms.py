@@ -4,6 +4,7 @@ one class in two spellings, or folders that hold the classes."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -26,8 +27,8 @@ YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
 YEARS = 3
 # What may be a class, or a word for a missing label.
 UNCLEAR = re.compile(
-    "none|unknown|undefined|missing|nil|na|n[.]a[.]|not (?:available|annotated|labell?ed)|no label|empty|blank|tbd|"
-    "todo|unspecified|unassigned|-1",
+    "<?(?:none|unknown|undefined|missing|nil|na|n[.]a[.]|not (?:available|annotated|labell?ed)|no label|empty|blank|"
+    "tbd|todo|unspecified|unassigned|-1)>?",
     re.IGNORECASE,
 )
 LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes several values
@@ -104,14 +105,14 @@ def find_several(classes: list[str]) -> list[str]:
 
 
 def find_alike(classes: list[str]) -> list[str]:
-    """Return the first class names that differ only in case, spaces or leading zeros; letters alone may.
+    """Return the first class names that differ only in case, width, spaces or leading zeros; letters alone may.
 
     >>> find_alike(["Sea_lion", "sea lion", "otter"]), find_alike(["01", "1"]), find_alike(["a", "A"])
     (['Sea_lion', 'sea lion'], ['01', '1'], [])
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
-        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", name).strip()
+        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", unicodedata.normalize("NFKC", name)).strip()
         plain = words.casefold() if len(words) > 1 else words
         groups.setdefault(re.sub(r"^0+(?=\d)", "", plain), []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])

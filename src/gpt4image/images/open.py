@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
+import numpy as np
+
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
@@ -96,14 +98,15 @@ def _report_labels(images: ImageTable) -> None:
             f"without a label: {counted(unlabelled, 'training image')}, used with soft labels, texts or teachers; "
             "training on labels alone leaves them out"
         )
-    single = [name for name, number in zip(images.classes, counts[:-1].sum(axis=1), strict=True) if number == 1]
-    if single:
-        more = ", ..." if len(single) > MOST_SHOWN else ""
-        say(
-            f"too small: {counted(len(single), 'class')} with a single image, which cannot be both learnt and tested: "
-            f"{', '.join(single[:MOST_SHOWN])}{more}",
-            "yellow",
-        )
+    totals, tested = counts[:-1].sum(axis=1), counts[:-1, SPLITS.index("test")]
+    for about, found in (
+        ("too small: {} with a single image, which cannot be both learnt and tested", totals == 1),
+        ("not tested: {} without a test image", (totals > 1) & (tested == 0) & tested.any()),
+    ):
+        names = [images.classes[label] for label in np.flatnonzero(found).tolist()]
+        more = ", ..." if len(names) > MOST_SHOWN else ""
+        if names:
+            say(f"{about.format(counted(len(names), 'class'))}: {', '.join(names[:MOST_SHOWN])}{more}", "yellow")
 
 
 class ImageFindings(TypedDict):

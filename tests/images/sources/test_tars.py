@@ -100,6 +100,27 @@ def test_files_of_a_sample_need_not_be_side_by_side(tmp_path):
     assert table.read(6) == noise(10)
 
 
+def test_keys_in_either_form_of_unicode_are_one_sample(tmp_path):
+    members = []
+    for n in range(4):
+        members += [(f"cafe\u0301/{n}.png", noise(n)), (f"caf\u00e9/{n}.cls", b"ab"[n % 2 :][:1])]
+    table = load_images(raw_tar(tmp_path / "a.tar", members), validation_share=0, test_share=0)
+    assert table.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_tars_without_labels_say_what_they_hold_instead(tmp_path):
+    images = [(f"{n}.png", noise(n)) for n in range(4)]
+    other = raw_tar(tmp_path / "other.tar", [*images, *((f"{n}.class.txt", b"cat") for n in range(4))])
+    with pytest.raises(DataError, match=r"its samples hold .class.txt, .png, but no .cls"):
+        load_images(other)
+    raw_tar(tmp_path / "set-0.tar", images)
+    raw_tar(tmp_path / "set-1.tar", [(f"{n}.cls", b"cat") for n in range(4)])
+    with pytest.raises(
+        DataError, match=r"4 samples without an image, such as set-1.tar/0: the files of a sample lie in"
+    ):
+        load_images(str(tmp_path / "set-{0..1}.tar"))
+
+
 def test_images_before_the_damage_of_a_tar_are_kept(tmp_path):
     data = shard(tmp_path / "a.tar", samples(9)).read_bytes()
     cut = load_images(write(tmp_path / "cut.tar", data[: len(data) // 2]))

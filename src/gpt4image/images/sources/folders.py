@@ -24,6 +24,7 @@ from gpt4image.images.sources.remote import address_name, fetch_images, is_addre
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
+COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")  # that tables leave out
 LEVELS = 3  # folders above the image set in which a path of a table may start
 
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
@@ -352,7 +353,19 @@ def _foreign(path: str, scope: str) -> str:
             return f": paths start in {Path(scope).name}, from where it is {'../' * levels}{path}"
     if re.match(r"[A-Za-z]:|\\\\", path):
         return ": the path is that of a Windows drive, make it relative"
+    if suffix := next((end for end in COMMON_SUFFIXES if path and os.path.lexists(f"{Path(scope, path)}{end}")), ""):
+        return f": its suffix is missing, it is {path}{suffix}"
+    for folder in _subfolders(scope):
+        if name := next(
+            (path + end for end in ("", *COMMON_SUFFIXES) if Path(scope, folder, path + end).is_file()), ""
+        ):
+            return f": paths start in {Path(scope).name}, where it is {folder}/{name}"
     return ""
+
+
+@lru_cache(maxsize=16)
+def _subfolders(folder: str) -> list[str]:
+    return sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def fetch_source(address: str, folder: Path) -> Path:
     except (OSError, ValueError) as error:  # ValueError: no bucket in the address
         raise DataError(f"{_shown(address)} cannot be listed: {first_line(error)}") from error
     if not found:
-        raise DataError(f"{_shown(address)} does not exist, or holds no file.")
+        raise DataError(f"{_shown(address)} does not exist or holds no file, or its server does not answer.")
     is_file = list(found) == [""]
     on_web = root.startswith(("http://", "https://"))  # whose addresses hold escaped names
     names = {name: unquote(name) if on_web else name for name in found}

@@ -16,7 +16,8 @@ import pyarrow as pa
 from gpt4image.core.console import progress
 from gpt4image.core.errors import DataError, ImageError
 from gpt4image.core.files import digest
-from gpt4image.core.tables import LABEL_COLUMNS, pick_column
+from gpt4image.core.format import counted
+from gpt4image.core.tables import LABEL_COLUMNS, compose, pick_column
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.folders import is_hidden
 from gpt4image.images.sources.listing import (
@@ -46,6 +47,8 @@ class Member:
 Sample = dict[str, Member]  # suffix, in lower case -> file
 
 SIDECARS = ("cls", "json", "txt")
+FIRST_MEMBERS = 100  # that tell what a tar is
+NO_IMAGE = "the sample holds no image"
 
 
 def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
@@ -69,10 +72,7 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
     rows = pa.concat_tables(found.rows for found in contents)
     labels = rows["label"].to_pylist()
     if columns.labelled and labels and not any(label is not None for label in labels):
-        raise DataError(
-            f"No sample in {files[0]} has a label: no .cls file and no {'/'.join(LABEL_COLUMNS[:4])} in a .json file. "
-            "Name another key with label_column; a tar of class folders has to be unpacked first."
-        )
+        raise DataError(_without_labels(files[0], names[0], contents))
     sizes = [len(found.rows) for found in contents]
     spans = np.column_stack([np.repeat(np.arange(len(files)), sizes), *(rows[name].to_numpy() for name in SPANS)])
     texts = dict.fromkeys(text for found in contents for text in found.texts)
@@ -89,6 +89,23 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
     )
 
 
+def _without_labels(file: Path, name: str, contents: Sequence[TarContents]) -> str:
+    """Return what tars without a label hold instead, and what to do."""
+    first = itertools.islice(_members(file, name, ListingBuilder()), FIRST_MEMBERS)
+    suffixes = ", ".join(sorted({f".{_suffix(member)}" for _, member in first}))
+    message = (
+        f"No sample in {file} has a label: its samples hold {suffixes}, but no .cls, and no "
+        f"{'/'.join(LABEL_COLUMNS[:4])} in a .json file."
+    )
+    alone = [other.path for found in contents for other in found.others if other.reason == NO_IMAGE]
+    if alone:
+        message += (
+            f" {counted(len(alone), 'sample')} without an image, such as {alone[0]}: the files of a sample lie in one "
+            "tar and share their name up to the first dot."
+        )
+    return f"{message} Name another key with label_column; a tar of class folders has to be unpacked first."
+
+
 def read_contents(file: Path, name: str, columns: ColumnNames, state: str) -> TarContents:
     """Read what is in a tar. DataError if it cannot be read, or a file in it is malformed."""
     builder, texts = ListingBuilder(), dict[str, None]()
@@ -97,7 +114,7 @@ def read_contents(file: Path, name: str, columns: ColumnNames, state: str) -> Ta
         for key, sample in _samples(file, name, builder):
             image = _pick_image(sample, columns.image)
             if image is None:
-                builder.ignore(f"{name}/{key}", "the sample holds no image")
+                builder.ignore(f"{name}/{key}", NO_IMAGE)
                 continue
             for further in _images(sample):
                 if further is not image:
@@ -139,7 +156,7 @@ def open_contents(
 
 def is_webdataset(file: Path) -> bool:
     """Whether a label or a record is among the first files of a tar; the archive of an image folder has neither."""
-    first = itertools.islice(_members(file, file.name, ListingBuilder()), 100)
+    first = itertools.islice(_members(file, file.name, ListingBuilder()), FIRST_MEMBERS)
     return any(member.name.casefold().endswith((".cls", ".json")) for _, member in first)
 
 
@@ -150,7 +167,7 @@ def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
     for key, group in itertools.groupby(_members(file, name, builder), key=lambda pair: pair[0]):
         sample: Sample = {}
         for _, member in group:
-            suffix = member.name[len(key) + 1 :].casefold()
+            suffix = _suffix(member)
             if suffix in sample:
                 builder.ignore(f"{name}/{member.name}", "the sample holds this name twice")
             else:
@@ -196,7 +213,7 @@ def _members(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
                     continue
                 inner = info.name.removeprefix("./")
                 folder, slash, base = inner.rpartition("/")
-                yield folder + slash + base.partition(".")[0], Member(inner, info.offset_data, info.size)
+                yield compose(folder + slash + base.partition(".")[0]), Member(inner, info.offset_data, info.size)
             _check_end(file, tar.offset)
     except (tarfile.TarError, EOFError) as error:
         builder.reject(name, f"the tar is damaged; everything behind the damage is lost ({error})")
@@ -213,6 +230,11 @@ def _check_end(file: Path, offset: int) -> None:
         raise tarfile.ReadError("a header is unreadable")
     if not block:
         raise tarfile.ReadError("it ends without an end mark")
+
+
+def _suffix(member: Member) -> str:
+    """Return what follows the first dot of a file's name, which tells what part of its sample it is."""
+    return compose(member.name.rpartition("/")[2].partition(".")[2]).casefold()
 
 
 def _images(sample: Sample) -> list[Member]:
