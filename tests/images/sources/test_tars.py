@@ -115,9 +115,7 @@ def test_tars_without_labels_say_what_they_hold_instead(tmp_path):
         load_images(other)
     raw_tar(tmp_path / "set-0.tar", images)
     raw_tar(tmp_path / "set-1.tar", [(f"{n}.cls", b"cat") for n in range(4)])
-    with pytest.raises(
-        DataError, match=r"4 samples without an image, such as set-1.tar/0: the files of a sample lie in"
-    ):
+    with pytest.raises(DataError, match=r"4 samples without an image, such as set-1.tar/0: the files of a sample"):
         load_images(str(tmp_path / "set-{0..1}.tar"))
 
 

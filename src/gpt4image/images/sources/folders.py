@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -345,21 +345,18 @@ def _foreign(path: str, scope: str) -> str:
     if re.match(r"[A-Za-z][\w+.-]+://", path):
         return ": it is an address, and only those that a table outside of the folder names are fetched"
     parts = path.replace("\\", "/").split("/")
-    shorter = ("/".join(parts[start:]) for start in range(1, len(parts)))
-    if inner := next((rest for rest in shorter if rest and os.path.lexists(Path(scope, rest))), None):
+    places = chain(
+        ("/".join(parts[start:]) for start in range(1, len(parts))),
+        (f"{path}{end}" for end in COMMON_SUFFIXES),
+        (f"{folder}/{path}{end}" for folder in (_subfolders(scope) if scope else ()) for end in ("", *COMMON_SUFFIXES)),
+    )
+    if inner := next((place for place in places if Path(scope, place).is_file()), None):
         return f": paths start in {Path(scope).name}, where it is {inner}"
     for levels, above in enumerate(Path(scope).parents[:LEVELS], 1):
         if path and os.path.lexists(above / path):
             return f": paths start in {Path(scope).name}, from where it is {'../' * levels}{path}"
     if re.match(r"[A-Za-z]:|\\\\", path):
         return ": the path is that of a Windows drive, make it relative"
-    if suffix := next((end for end in COMMON_SUFFIXES if path and os.path.lexists(f"{Path(scope, path)}{end}")), ""):
-        return f": its suffix is missing, it is {path}{suffix}"
-    for folder in _subfolders(scope):
-        if name := next(
-            (path + end for end in ("", *COMMON_SUFFIXES) if Path(scope, folder, path + end).is_file()), ""
-        ):
-            return f": paths start in {Path(scope).name}, where it is {folder}/{name}"
     return ""
 
 
