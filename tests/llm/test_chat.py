@@ -35,6 +35,12 @@ def body(content: str | None = "A cat.", reason: str = "stop", usage: Any = None
         "<analysis>A cat?</analysis>\nA cat.",
         "<think>\nA cat?\n</think>\n<answer>\nA cat.</answer>",
         "<think>A cat?</think><|begin_of_box|>A cat.<|end_of_box|>",
+        "<think time=3>A cat?</think>A cat.",
+        "<ant_thinking>A cat?</ant_thinking>A cat.",
+        "<|think|>A cat?<|/think|>A cat.</s>",
+        "<thoughts>A cat?</thoughts>A cat.<|im_end|>",
+        "<|begin_of_thought|>A cat?<|end_of_thought|><|begin_of_solution|>A cat.<|end_of_solution|>",
+        "<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A cat.<|return|>",
         "<|START_THINKING|>A cat?<|END_THINKING|><|START_RESPONSE|>A cat.<|END_RESPONSE|>",
     ],
 )
@@ -44,12 +50,29 @@ def test_thinking_before_the_answer_is_stripped(content):
     assert ChatAnswer(content, "stop", 1, 1).text == "A cat."  # as conversations repeat older answers
 
 
+@pytest.mark.parametrize("end", ["</s>", "<|im_end|>", "<|eot_id|>\n", "<end_of_turn>\n<eos>", " <|endoftext|>"])
+def test_marks_of_the_end_of_a_turn_are_no_part_of_the_text(end):
+    assert read_answer(body(f"A cat.{end}")).text == "A cat."
+    assert read_answer(body(f"A sign with {end.strip()} on it.")).text == f"A sign with {end.strip()} on it."
+
+
 def test_thinking_in_a_part_of_its_own_is_left_out():
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "A cat?"}]}
     assert read_answer(body([thinking, {"type": "text", "text": "A cat."}])).text == "A cat."
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "content_filter: PROHIBITED_CONTENT", "SAFETY", "RECITATION"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "content_filter",
+        "content_filter: PROHIBITED_CONTENT",
+        "SAFETY",
+        "FinishReason.SAFETY",
+        "IMAGE_SAFETY",
+        "guardrail_intervened",
+        "RECITATION",
+    ],
+)
 def test_answer_that_a_filter_cut_is_a_failure_whatever_the_filter_is_called(reason):
     with pytest.raises(RequestFailedError) as caught:
         read_answer(body("A ca", reason))
@@ -103,7 +126,7 @@ def test_empty_answer_without_thoughts_is_retried(usage):
     assert (caught.value.reason, caught.value.retryable) == ("empty answer", True)
 
 
-@pytest.mark.parametrize("reason", ["error", "abort"])
+@pytest.mark.parametrize("reason", ["error", "abort", "network error", "insufficient-system-resource"])
 def test_answer_that_the_server_broke_off_is_a_failure_with_its_tokens(reason):
     answer = body("A ca", reason, {"prompt_tokens": 5, "completion_tokens": 2})
     answer["choices"][0]["error"] = {"code": 502, "message": "upstream died"}

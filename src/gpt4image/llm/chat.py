@@ -24,8 +24,11 @@ DETAIL_LENGTH = 200
 
 # Starts of finish reasons, in lower case, of servers that withhold an answer; Google adds its own reason to the first.
 # vLLM and SGLang abort what they cannot finish; the others are DeepSeek's and Zhipu's words
-BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource")
-FILTERS = ("sensitive", "content_filter", "safety", "prohibited_content", "blocklist", "recitation", "spii")
+BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource", "server_error")
+FILTERS = (
+    *("sensitive", "content_filter", "safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"),
+    "guardrail",
+)
 
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
@@ -93,7 +96,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     refusal = str_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
         raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
-    reason = (answer.finish_reason or "").casefold()
+    reason = re.sub(r"[-\s]", "_", (answer.finish_reason or "").casefold()).removeprefix("finishreason.")
     if reason.startswith(FILTERS):
         raise RequestFailedError(FILTERED, answer.text, retryable=False).with_tokens([answer])
     if reason in BROKEN_OFF:

@@ -6,35 +6,46 @@ import re
 
 # Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; Sky-T1; Gemma;
 # channels of gpt-oss.
-NAMES = "(?:seed:)?think|thinking|thought|reason|reasoning|analysis|scratchpad|reflection"
+NAMES = (
+    "(?:seed:)?think|(?:ant_)?thinking|thinking_process|thoughts?|reason|reasoning|analysis|scratchpad|reflection|"
+    "inner_monologue"
+)
 CHANNEL = r"(?:<\|start\|>assistant)?<\|channel\|>"
 OPEN = re.compile(
-    rf"<(?:{NAMES})>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|"
+    rf"<\|?(?:{NAMES})(?:\s[^<>]{{0,80}})?\|?>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|"
     rf"<\|channel>thought|<unused94>thought|{CHANNEL}(?:analysis|commentary)\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 CLOSE = re.compile(
-    rf"</(?:{NAMES})>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>|<unused95>|{CHANNEL}final\b.*?<\|message\|>",
+    rf"<\|?/(?:{NAMES})\s?\|?>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>|<unused95>|{CHANNEL}final\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 
 # Markers around the answer of models that think: Hunyuan and others trained like R1; GLM; Command.
 AROUND_ANSWER = re.compile(
-    r"</?(?:answer|response)>|<\|(?:begin|end)_of_box\|>|<\|(?:START|END)_RESPONSE\|>", re.IGNORECASE
+    r"</?(?:answer|response)>|<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_RESPONSE\|>", re.IGNORECASE
 )
 
 
-BOX = re.compile(r"<\|(?:begin|end)_of_box\|>")
+BOX = re.compile(r"<\|(?:begin|end)_of_(?:box|solution)\|>")
+
+# What ends a turn in chat templates: a server that does not know the model's own one sends it as text.
+ENDS_OF_TURN = (
+    *("<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>"),
+    *("</s>", "<eos>", "<end_of_turn>"),
+)
 
 
 def strip_thinking(text: str) -> str:
-    """Return a text without the thinking before the answer; empty if the text ends while thinking.
+    """Return a text without the thinking before the answer and without marks of its end; empty if it ends thinking.
 
     Only the closing marker is sure to be there: some chat templates put the opening one into the prompt.
 
     >>> strip_thinking("<think>A cat?</think><answer>A cat.</answer>"), strip_thinking("A cat?</think> A cat.")
     ('A cat.', 'A cat.')
     """
+    while (bare := text.rstrip()).endswith(ENDS_OF_TURN):
+        text = bare.removesuffix(next(filter(bare.endswith, ENDS_OF_TURN)))
     if find_thinking(text) is None:
         return BOX.sub("", text)
     text = text.lstrip()
