@@ -45,7 +45,7 @@ def strip_thinking(text: str) -> str:
     ('A cat.', 'A cat.')
     """
     while (bare := text.rstrip()).endswith(ENDS_OF_TURN):
-        text = bare.removesuffix(next(filter(bare.endswith, ENDS_OF_TURN)))
+        text = bare.removesuffix(next(filter(bare.endswith, ENDS_OF_TURN))).rstrip()
     if find_thinking(text) is None:
         return BOX.sub("", text)
     text = text.lstrip()
