@@ -199,6 +199,10 @@ def test_model_list_gives_names_and_shutdown_dates():
         ({"code": "InternalError.Algo", "message": "odd"}, RequestFailedError, "server error 500"),
         ({"code": "RateLimitExceeded.EndpointRPMExceeded", "message": "x"}, RateLimitedError, "too many"),
         ({"code": "AccountOverdueError", "message": "x"}, DescribeError, "no money left"),
+        ("rate limit exceeded, retry in 20s", RateLimitedError, "too many requests"),
+        ({"message": "The server is too busy"}, RateLimitedError, "server busy"),
+        ({"code": 10000, "message": "Authentication error"}, DescribeError, "rejects the key"),
+        ({"code": "1113", "message": "余额不足或无可用资源包,请充值。"}, DescribeError, "no money left"),
         ("Model unloaded sk-secret-key", RequestFailedError, r"server error: Model unloaded \[key\]"),
     ],
 )

@@ -56,6 +56,7 @@ def said(picture: Picture, status: int, body: object, *, settled: bool = False) 
 
 NO_MONEY = [
     (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low."}}),
+    (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}),
     (403, {"code": "permission-denied", "error": "Your newly created team doesn't have any credits or licenses yet."}),
     (429, {"error": "Your team has used all available credits or reached its monthly spending limit."}),
     (
@@ -176,6 +177,7 @@ def test_wait_is_read_from_the_body(picture, body, seconds):
             "omit seed",
         ),
         (400, {"error": {"message": "Unrecognized request argument supplied: reasoning_effort"}}, "extra_body"),
+        (403, {"error": {"message": "Country, region, or territory not supported"}}, "does not serve the place"),
         (400, {"error": {"message": "max_tokens is too large: 30000. At most 16384 are supported."}}, "max_tokens"),
         (
             200,

@@ -26,7 +26,7 @@ MODERATION = words(
     "safety",
     "inappropriate",
     r"violat\w+ .{0,40}(?:polic|guideline)|usage guidelines|(?:acceptable|prohibited) use",
-    "data_?inspection|sensitive (?:content|information|words?)",
+    "data_?inspection|sensitive (?:content|information|words?)|敏感|违规",
 )
 ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b(?! id)")
 NO_MONEY = words(
@@ -35,6 +35,7 @@ NO_MONEY = words(
     r"free tier\b.{0,40}\bexhausted",
     r"\b(?:any|no|available|out of|more|included) credits\b(?! (?:were )?charged)",
     "credits? (?:is|are|were|have been) (?:depleted|exhausted|used)",
+    "余额不足|欠费",
     "budget(?: has been |[ _])exceeded|hard[ _]limit|spending (?:cap|limit)|key limit exceeded|exceeded_current_quota",
 )
 LONG_QUOTA = words(
@@ -44,6 +45,7 @@ LONG_QUOTA = words(
 BAD_KEY = words(
     "api[ _-]?key (?:is )?(?:not valid|invalid|not found|expired)", "(?:invalid|incorrect|expired) api[ _-]?key"
 )
+PLACE = words(r"(?:country|region|territory|location)\b.{0,40}\b(?:not|un)[ -]?(?:supported|available|allowed)")
 NO_PICTURES = words(
     r"(?:not|n't) support (?:images?\b(?! ?(?:format|type|file|size|larger))|vision|multi-?modal)|mmproj",
     "not a (?:multi-?modal|vision)|image input is not (?:supported|enabled)",
@@ -71,6 +73,13 @@ SETTINGS = (
     ),
 )
 """Settings that a server may refuse, by the words that name them, and what to do then."""
+
+STATUS_BY_WORDS = (
+    (429, words(r"\brate[ _-]?limit|too many requests")),
+    (503, words(r"\boverloaded\b|\b(?:server|service|model) (?:is )?(?:too |currently )*busy")),
+    (401, words(r"\bunauthori[sz]ed\b|\bauthentication (?:error|fail)", BAD_KEY.pattern)),
+)
+"""What errors of status 200 say that name neither number nor type."""
 
 UNIT = r"(ms|milli|s|m|h|d)"
 PART = re.compile(rf"(\d+(?:\.\d+)?)\s*{UNIT}[a-z]*", re.IGNORECASE)
@@ -253,7 +262,7 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sen
 
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
-    """Return the HTTP status that an error object names by number or by name; None if it names none."""
+    """Return the HTTP status that an error object names by number, by name or in words; None if it names none."""
     if isinstance(error, str) and UNKNOWN_PATH.search(error):
         return 404
     values = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
@@ -265,7 +274,8 @@ def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server 
             known = [start for start in STATUS_BY_CODE if name.startswith(start)]
             if known:
                 return STATUS_BY_CODE[max(known, key=len)]
-    return None
+    said = server_message(error)
+    return next((status for status, meaning in STATUS_BY_WORDS if meaning.search(said)), None)
 
 
 def minimax_error(base: Any) -> dict[str, Any] | None:  # noqa: ANN401 - whatever a server sends

@@ -46,6 +46,7 @@ from gpt4image.llm.error_body import (
     MODERATION,
     NO_MONEY,
     NO_PICTURES,
+    PLACE,
     TOO_LONG,
     asked_wait,
     error_status,
@@ -207,6 +208,8 @@ class ErrorClassifier:
                 return RateLimitedError("quota used up", call.wait, call.detail, long=True)
             case None | 400 | 401 | 402 | 403 | 429 if call.status == 402 or call.says(NO_MONEY):
                 return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+            case 403 if first and call.says(PLACE):
+                return self._fatal("the vendor does not serve the place that you call from.", call)
             case 400 if call.says(BAD_KEY):
                 return self._fatal(self._key_advice(), call)
             case int() if first and call.says(NO_PICTURES):
