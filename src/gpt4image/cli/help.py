@@ -77,7 +77,7 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
     parts = [usage, *(textwrap.fill(" ".join(part.split()), width) for part in str(command.__doc__).split("\n\n"))]
     for title, options in {"": arguments, **flags}.items():
         lines = [line for option in options for line in two_columns(option.usage, option.about)]
-        parts += ["\n".join([f"{title}:" if title else "Arguments:", *lines])] if lines else []
+        parts += ["\n".join([textwrap.fill(f"{title or 'Arguments'}:", width), *lines])] if lines else []
     if everything:
         keys = [line for key, about in getattr(command, "KEYS", {}).items() for line in two_columns(key, about)]
         parts.append("\n".join(["Keys of the JSON object:", *keys]))
