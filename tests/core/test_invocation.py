@@ -16,6 +16,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.invocation import Invocation, in_users_words, invoked
 from support import ROOT
 from support.image_files import class_folders, noise, write
+from support.stub_server import MODEL, StubServer
 
 COMMANDS = frozenset({"describe", "compare"})
 
@@ -69,8 +70,9 @@ def test_commands_to_copy_have_the_images_and_the_work_directory_of_the_command(
     write(tmp_path / "more" / "y.png", noise(9))
     write(tmp_path / "c.csv", b"id,decision,label\n")
     options = ["--unlabelled", "more", "--corrections", "c.csv", "--test-share", "0.3", "--work", "the work"]
-    words = ["describe", "my photos", *options, "--prompts", "contrast", "--model", "m", "--base-url", "http://x/v1"]
-    assert main(words) == 1
+    words = ["describe", "my photos", *options, "--prompts", "contrast", "--model", MODEL]
+    with StubServer() as server:
+        assert main([*words, "--base-url", server.base_url]) == 1
     said = " ".join(capsys.readouterr().err.split())
     images = "'my photos' --unlabelled more --corrections c.csv --test-share 0.3 --work 'the work'"
     assert f"To list them: gpt4image images {images}" in said

@@ -141,7 +141,7 @@ def test_hash_depends_on_ids_texts_and_their_order_within_an_image(images):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"path": "x", "text": "t"}\n{"path": \n', r"a\.jsonl, line 2 is not JSON"),
-        ("a.csv", "path,words\nx,t\n", r"line 2: needs one of.*set text_column"),
+        ("a.csv", "path,words\nx,t\n", r"line 2: no column is called .*: text_column"),
         ("a.jsonl", '{"path": 3, "text": "t"}\n', "line 1: path and text must be text"),
         ("a.parquet", "not parquet", "cannot be read as Parquet"),
         ("a.xlsx", "", "come as"),

@@ -95,7 +95,8 @@ def make_certificate() -> bytes:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stub")])
     began = datetime.now(UTC) - timedelta(hours=1)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), began)
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(began)
         .not_valid_after(began + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)

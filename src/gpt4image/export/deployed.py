@@ -50,7 +50,7 @@ class DeployedModel:
         layout = ExportLayout(folder)
         if not (layout.config.exists() and layout.weights.exists()):
             raise ConfigError(
-                f"{folder} holds no exported model. Name a folder that gpt4image export has written (its --out)."
+                f"{folder} holds no exported model. Name a folder that gpt4image export has written."
             )
         config = read_json(layout.config)
         network = create_model(
