@@ -77,7 +77,7 @@ def test_killed_process_releases_its_lock(tmp_path):
     process = context.Process(target=hold, args=(tmp_path / "lock", held))
     process.start()
     assert held.wait(30)
-    with pytest.raises(BusyError, match="at work on the work"), exclusive(tmp_path / "lock", "the work"):
+    with pytest.raises(BusyError, match="is using the work"), exclusive(tmp_path / "lock", "the work"):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()
