@@ -252,7 +252,7 @@ def test_likely_label_errors_are_listed_with_control_characters_escaped(tmp_path
     assert shares == sorted(shares)
     assert sum(count for count, _ in report.per_class.values()) == 61
     lines = "\n".join(report.lines())
-    assert f"of {labels.manifest.quality.images} images right" in lines
+    assert f"of {labels.manifest.quality.images} given labels" in lines
     assert "temperature" in lines
 
     hostile = LabelIssue("0" * 32, "a\x1b[31m\tb.png", "c\nd", 0.001, "e\x07", 0.9)
