@@ -70,7 +70,7 @@ class LabelReport:
         measured = []
         if quality is not None:
             measured = [
-                f"out of fold, they agree with {quality.accuracy:.1%} of {counted(quality.images, 'given label')}, "
+                f"out of fold: they agree with {quality.accuracy:.1%} of {counted(quality.images, 'given label')}, "
                 f"{quality.balanced_accuracy:.1%} in the mean of the classes",
                 f"calibration: temperature {known.temperature:.2f}, error {quality.calibration_error:.3f}, "
                 f"negative log-likelihood {quality.negative_log_likelihood:.3f}",
