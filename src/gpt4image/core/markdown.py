@@ -24,7 +24,7 @@ ACTIVE = re.compile(
     r"|(?<=\])\("
     r"|(?<![^\W_])_|_(?![^\W_])"  # between letters it is one itself
     r"|:(?=\S)|(?<=www)\."  # these turn addresses into links
-    r"|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]",  # a list, at the start
+    r"|^[-+=]|(?:(?<=^\d)|(?<=^\d\d))[.)](?=\s|$)",  # a list, at the start
     re.IGNORECASE,
 )
 """Punctuation where it has a meaning in HTML or Markdown (CommonMark, and GitHub's tables, links and formulas)."""

@@ -49,9 +49,7 @@ class DeployedModel:
         """Load an exported model. ConfigError if the folder holds none."""
         layout = ExportLayout(folder)
         if not (layout.config.exists() and layout.weights.exists()):
-            raise ConfigError(
-                f"{folder} holds no exported model. Name a folder that gpt4image export has written."
-            )
+            raise ConfigError(f"{folder} holds no exported model. Name a folder that gpt4image export has written.")
         config = read_json(layout.config)
         network = create_model(
             config["architecture"],
