@@ -70,12 +70,10 @@ def find_texts(
     if options.text == NO_TEXT:
         return join_texts(images, (), 0, "none")
     selects = bool(options.use_prompts or options.use_models)
-    other_store = store_folder(Path(options.text)) if options.text else None
-    if options.text and (other_store is None or DescriptionStore(other_store).is_empty):
+    if options.text and not selects and (not is_named or store.is_empty):
         joined = WorkDir(Path(options.text)).descriptions  # what another work directory has read from a file or column
-        if joined.is_file() and not selects:
+        if joined.is_file():
             return load_descriptions(images, str(joined), orphan_texts="skip")
-    store = DescriptionStore(other_store or workdir.description_store)
     columns = images.reader.text_columns
     found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
     # a look at what a model writes does not replace the texts that the images come with
