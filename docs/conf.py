@@ -70,7 +70,7 @@ GROUPS = {
         "label_by_vectors",
         "SoftLabels",
     ),
-    "Vision teachers": ("load_teacher", "embed_images", "label_images"),
+    "Vision teachers": ("load_teacher", "embed_images", "label_images", "anchor_classes"),
     "Training and comparing": (
         "Recipe",
         "named_recipe",

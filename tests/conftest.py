@@ -112,6 +112,27 @@ def small_recipe() -> Callable:
 
 
 @pytest.fixture(scope="session")
+def clip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a tiny open_clip model with weights in a file."""
+    import json
+
+    import open_clip
+    import torch
+
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    (folder / "tiny-teacher.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / "tiny-teacher.json")
+    torch.manual_seed(2)
+    torch.save(open_clip.create_model("tiny-teacher").state_dict(), folder / "weights.pt")
+    return f"open-clip:tiny-teacher/{folder / 'weights.pt'}"
+
+
+@pytest.fixture(scope="session")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny but real vision-language model."""
     from support.tiny_vlm import build_tiny_vlm

@@ -34,6 +34,7 @@ from .integrations import text_targets as text_targets
 from .report import write_report as write_report
 from .soft_labels import SoftLabels as SoftLabels
 from .soft_labels import label_by_vectors as label_by_vectors
+from .teachers import anchor_classes as anchor_classes
 from .teachers import embed_images as embed_images
 from .teachers import label_images as label_images
 from .teachers import load_teacher as load_teacher

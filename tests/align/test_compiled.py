@@ -21,7 +21,7 @@ from gpt4image import (
 )
 from gpt4image.align.losses import LOSSES
 from support.align_loops import loss_targets
-from support.tensors import Sizes
+from support.tensors import Sizes, loss_inputs
 
 
 def inputs():
@@ -42,7 +42,8 @@ def make_model(loss, **more):
     for tap in (None, "0"):
         adapter = TextAdapter(6) if loss in ("clip", "infonce") else None
         queue = TextQueue(5, 6) if loss == "sigmoid" else None
-        align = AlignmentLoss(loss, learn_temperature=loss not in ("cosine", "dot"), queue=queue, **more)
+        learned = LOSSES.load(loss).has_temperature
+        align = AlignmentLoss(loss, learn_temperature=learned, queue=queue, **loss_inputs(loss, 6), **more)
         transform = TextTransform("whitened", Moments.of([text]))
         heads.append(
             AlignmentHead(Projector(5, 6, kind="mlp-ln"), align, tap=tap, adapter=adapter, transform=transform)

@@ -18,7 +18,7 @@ from gpt4image.align.losses import LOSSES
 from gpt4image.align.taps import split_balanced
 from gpt4image.core.errors import ConfigError
 from support.align_loops import loss_targets
-from support.tensors import Sizes
+from support.tensors import Sizes, loss_inputs
 
 WIDTH = 6
 SHARES = {
@@ -29,7 +29,7 @@ SHARES = {
 """Images of each process: in a first step, in an uneven last one of an epoch, and in one more."""
 CASES = [
     *((loss, targets, mixed, "plain") for loss, targets in loss_targets(LOSSES.names()) for mixed in (False, True)),
-    *((loss, "same", False, "learned") for loss in LOSSES.names() if loss not in ("cosine", "dot")),
+    *((loss, "same", False, "learned") for loss in LOSSES.names() if LOSSES.load(loss).has_temperature),
     *((loss, targets, True, "queue") for loss in ("clip", "infonce", "sigmoid") for targets in ("identity", "label")),
     *((loss, "same", True, "balance") for loss in LOSSES.names()),
 ]
@@ -79,7 +79,13 @@ class Model(nn.Module):
         torch.manual_seed(1)
         queue = TextQueue(9, WIDTH) if extra == "queue" else None
         align = AlignmentLoss(
-            loss, 0.3, targets=TargetRule(targets, 0.4), learn_temperature=extra == "learned", queue=queue, bias=-1.0
+            loss,
+            0.3,
+            targets=TargetRule(targets, 0.4),
+            learn_temperature=extra == "learned",
+            queue=queue,
+            bias=-1.0,
+            **loss_inputs(loss, WIDTH),
         )
         self.backbone, self.classifier = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
         adapter = TextAdapter(WIDTH) if extra == "learned" and loss != "relational" else None
@@ -125,7 +131,8 @@ def largest_tensors(rank):
     """For each loss the size of the largest tensor of a later step, and the values that were read."""
     sizes = {}
     for name, targets in dict(loss_targets(LOSSES.names())).items():  # the last, which take the most
-        loss = AlignmentLoss(name, targets=targets, queue=TextQueue(64, 8) if name in ("clip", "sigmoid") else None)
+        queue = TextQueue(64, 8) if name in ("clip", "sigmoid") else None
+        loss = AlignmentLoss(name, targets=targets, queue=queue, **loss_inputs(name, 8))
         text = torch.randn(64, 8, requires_grad=name == "infonce")
         for _ in range(2):
             with Sizes() as seen:

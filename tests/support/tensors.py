@@ -5,12 +5,19 @@ from __future__ import annotations
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpt4image.align.losses import find_loss
+
 READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.masked_select)
 
 
 def draw_vectors(seed, size=6, width=4, dtype=torch.float64):
     """Draw normally distributed vectors [size, width]."""
     return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def loss_inputs(loss, width, dtype=torch.float32):
+    """Return what a loss takes besides its settings: anchors of three classes [3, width], if it has any."""
+    return {"anchors": draw_vectors(9, 3, width, dtype)} if find_loss(loss)[1].has_anchors else {}
 
 
 class Sizes(TorchDispatchMode):

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from gpt4image import Recipe
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.options import ArmOptions, GuidanceOptions, SimulationOptions
+from gpt4image.core.options import ArmOptions, GuidanceOptions, LabelOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
+from gpt4image.descriptions.description_set import join_texts
 from gpt4image.soft_labels import label_by_vectors
 from gpt4image.train.guidance import Guidance, VectorSource
 from gpt4image.train.spec import add_controls
@@ -108,3 +109,27 @@ def test_soft_labels_of_a_control_come_from_its_texts(make, images, store, tmp_p
     assert shuffled.manifest.quality.accuracy < own.manifest.quality.accuracy
     with pytest.raises(ConfigError, match="The arm teacher has no soft labels"):
         make(("teacher",), soft_labels=(own,))("teacher", 0)
+
+
+def test_class_anchors_follow_their_texts_and_need_a_vision_language_teacher(make, clip_name, tmp_path):
+    plain = make(("class-anchored", "described"))
+    with pytest.raises(ConfigError, match="set teachers to open-clip"):
+        plain("class-anchored", 0)
+    found = {}
+    for kind in ("class-texts", "descriptions"):
+        inputs = replace(plain, text=GuidanceOptions(teachers=(clip_name,), anchors=kind))
+        found[kind] = inputs("class-anchored", 0)
+        assert not found[kind].stores and not found[kind].soft_labels
+        assert inputs("class-anchored", 1).anchors.teacher is found[kind].anchors.teacher  # loaded once
+    named, described = (each.anchors for each in found.values())
+    assert named.text_hash != described.text_hash
+    assert not (named.vectors == described.vectors).any()
+    assert [each.manifest.kind for each in plain("described", 0).stores] == ["text"]
+    (tmp_path / "classes.csv").write_text("class,text\n" + "".join(f"{c},all {c}\n" for c in plain.images.classes))
+    options = ArmOptions(labeller=LabelOptions(classes=tmp_path / "classes.csv"))
+    own = replace(plain, text=GuidanceOptions(teachers=(clip_name,)), options=options)("class-anchored", 0)
+    assert own.anchors.text_hash not in (named.text_hash, described.text_hash)
+    with pytest.raises(ConfigError, match="anchors = descriptions needs descriptions"):
+        nothing = join_texts(plain.images, (), 0, "none")
+        text = GuidanceOptions(teachers=(clip_name,), anchors="descriptions")
+        replace(plain, descriptions=nothing, text=text)("class-anchored", 0)

@@ -13,6 +13,10 @@ s_ij = <z_i, t_j> and targets p_ij (`gpt4image.align.targets`; where each image 
 - `sigmoid`:    sum_i -1/P_i sum_j [a_ij log sigma(s_ij / tau + b_i) + (1 - a_ij) log sigma(-s_ij / tau - b_i)] with
                 affinities a_ij from 0 to 1, their sum P_i, and b_i = b + log(P_i / (columns - P_i))
 - `relational`: sum_i KL(softmax_j(<t_i, t_j> / tau_t) || softmax_j(<z_i, z_j> / tau)), j other than i, whatever p
+- `anchored`:   sum_i [T^2 KL(softmax_k(<t_i, c_k> / tau) || softmax_k(<z_i, c_k> / tau))
+                + mean_{j != i} h(|z_i - z_j| - |t_i - t_j|)] with vectors c_k of the classes, T = tau / 0.07 and the
+                smooth L1 function h(x) = x^2 / 2 for |x| < 1, |x| - 1/2 elsewhere; a mixed image has one text, the
+                mixture, scaled to length 1
 
 `clip`, `infonce` and `cosine` with targets `identity` are those of Ding et al., "GPT4Image", arXiv 2306.00693
 (reference implementation huawei-noah/Efficient-Computing, GPT4Image, names `clip`, `ctr` and `byol`).
@@ -24,9 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt4image.align.pairs import TINY, Pairs, Rows, only_allowed
+from gpt4image.align.pairs import TINY, Pairs, Rows, only_allowed, unit_length
 
 FEWEST = 1e-6  # negatives in the log odds of a row that has none: it is satisfied from the start
+FIRST_TEMPERATURE = 0.07  # of CLIP (arXiv 2103.00020, section 2.5): logits of distillation are cosines divided by it
+NEAREST = 1e-6  # squared distance below which two vectors count as one: the root has no gradient at 0
 
 
 def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
@@ -72,6 +78,31 @@ def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
     rows = pairs.image_to_image()
     entropy: Tensor = -torch.special.xlogy(rows.targets, rows.targets).sum(dim=1)  # [B]; 0 log 0 = 0
     return row_cross_entropy(rows, temperature) - (rows.weights * entropy).sum()
+
+
+def anchored_loss(pairs: Pairs, temperature: Tensor | float, anchors: Tensor) -> Tensor:
+    """Answer as the teacher among the classes, and keep its distances (Jang et al., VL2Lite, CVPR 2025).
+
+    The texts are the teacher's vectors of the images.
+
+    Args:
+        pairs: the batch.
+        temperature: tau.
+        anchors: unit vectors of the classes [C, D].
+    """
+    anchors = anchors.to(pairs.images.dtype)
+    own, others = unit_length(pairs.texts.vectors), unit_length(pairs.all_texts.vectors)  # [B, D], [G', D]
+    known, found = ((vectors @ anchors.T / temperature).log_softmax(dim=1) for vectors in (own, pairs.images))
+    answers = (temperature / FIRST_TEMPERATURE) ** 2 * (known.exp() * (known - found)).sum(dim=1)  # [B]
+    allowed = pairs.others()
+    apart = F.smooth_l1_loss(distances(pairs.images, pairs.all_images), distances(own, others), reduction="none")
+    relations = (apart * allowed).sum(dim=1) / allowed.sum(dim=1).clamp(min=1)  # [B]
+    return (pairs.shares * (answers + relations)).sum()
+
+
+def distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the distances of unit vectors [B, D] from others [G, D], at least 0.001, [B, G]."""
+    return (2 - 2 * rows @ columns.T).clamp(min=NEAREST).sqrt()
 
 
 def row_cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:

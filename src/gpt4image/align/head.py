@@ -21,14 +21,15 @@ class Targets(NamedTuple):
         known: which rows have a vector, for each source bool [S].
         ids: a number for each row's image, int64 [S]; None where unknown.
         labels: class of each row, int64 [S], -1 for none; None where unknown.
-        totals: divisor of each source's loss (`AlignmentLoss.forward`); None counts the rows with a vector.
+        totals: divisor of each source's loss (`AlignmentLoss.forward`); None counts the rows with a vector, of all
+            sources or of one.
     """
 
     vectors: tuple[Tensor, ...]
     known: tuple[Tensor, ...]
     ids: Tensor | None = None
     labels: Tensor | None = None
-    totals: tuple[Tensor, ...] | None = None
+    totals: tuple[Tensor | None, ...] | None = None
 
 
 class AlignmentHead(nn.Module):

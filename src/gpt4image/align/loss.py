@@ -23,7 +23,7 @@ class AlignmentLoss(nn.Module):
     """Pulls projected image features towards the vectors of their descriptions (arXiv 2306.00693, section 3).
 
     Args:
-        loss: `clip`, `infonce`, `cosine`, `sigmoid`, `dot` or `relational` (formulas in
+        loss: `clip`, `infonce`, `cosine`, `sigmoid`, `dot`, `relational` or `anchored` (formulas in
             `gpt4image.align.functional`), the name of a registered loss, a `Loss`, or a function of `Pairs` and
             temperature.
         temperature: divides the similarities; `cosine` has none.
@@ -34,14 +34,17 @@ class AlignmentLoss(nn.Module):
         queue: texts of earlier batches as further negatives, for `clip`, `infonce` and `sigmoid`.
         slots: largest number of images of a process in a batch. By default several processes agree on the largest of
             their first batches, for which they wait for each other once.
+        anchors: vectors of the classes [C, D] in the space of the texts, of any length, for `anchored`.
 
     Raises:
-        ConfigError: unknown loss or targets, or settings that exclude each other.
+        ConfigError: unknown loss or targets, missing anchors, or settings that exclude each other.
 
     >>> z = torch.eye(4, requires_grad=True)
     >>> AlignmentLoss("cosine")(z, torch.eye(4)).item()
     0.0
     """
+
+    anchors: Tensor | None  # [C, D], of length 1
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class AlignmentLoss(nn.Module):
         bias: float = 0.0,
         queue: TextQueue | None = None,
         slots: int | None = None,
+        anchors: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.name, self.entry = find_loss(loss)
@@ -62,6 +66,9 @@ class AlignmentLoss(nn.Module):
             raise ConfigError(f"The loss {self.name!r} has no temperature to learn.")
         if queue is not None and not self.entry.uses_queue:
             raise ConfigError(f"The loss {self.name!r} compares no image with other texts: a queue is of no use to it.")
+        if self.entry.has_anchors != (anchors is not None):
+            needs = "compares with vectors of the classes: pass" if self.entry.has_anchors else "takes no"
+            raise ConfigError(f"The loss {self.name!r} {needs} anchors.")
         self.rule = TargetRule(targets) if isinstance(targets, str) else targets
         check_targets(loss, self.rule.name)
         if self.entry.mixes_vectors:  # a mixture of texts is that of its own image alone
@@ -73,6 +80,8 @@ class AlignmentLoss(nn.Module):
         # the logarithm of the inverse is learned: steps are relative, and the temperature stays above 0
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learn_temperature else None
         self.bias = nn.Parameter(torch.tensor(bias)) if self.entry.has_bias else None
+        unit = None if anchors is None else unit_length(anchors)
+        self.register_buffer("anchors", unit, persistent=False)  # an input: not part of what was learned
 
     @property
     def temperature(self) -> Tensor | float:
@@ -120,8 +129,8 @@ class AlignmentLoss(nn.Module):
         self._bound_temperature()
         with torch.autocast(device_type=device.type, enabled=False):
             pairs = self._pair(projected, texts, mixing)
-            bias = () if self.bias is None else (self.bias,)
-            loss: Tensor = self._function(pairs, self.temperature, *bias)
+            more = [part for part in (self.bias, self.anchors) if part is not None]
+            loss: Tensor = self._function(pairs, self.temperature, *more)
             count = pairs.all_shares.sum().clamp(min=1e-6) if total is None else total
             if self.queue is not None and self.training:
                 self.queue.push(pairs.all_texts)

@@ -18,13 +18,14 @@ class Loss:
         function: takes `Pairs` and a temperature and returns a sum over this process's images
             (`gpt4image.align.functional`); the function itself, or its "module:attribute".
         uses_queue: compares images with other images' texts, so texts of earlier batches are further negatives.
-        has_temperature: divides similarities by the temperature, so it can be learned.
+        has_temperature: divides similarities by a temperature that can be learned.
         has_bias: takes a learned bias, which starts at 0, as third argument.
         may_collapse: nothing pushes different texts apart, so a text adapter would learn to make all texts one.
         uses_targets: texts other than the image's own may be positives; without it, targets are of no effect.
         version: number of its definition; runs of different versions are not the same.
         unit_length: compares vectors of length 1; without it, projections and texts keep their lengths.
         mixes_vectors: a mixed image has the mixture of its sources' texts as its text, instead of several texts.
+        has_anchors: takes vectors of the classes as third argument.
     """
 
     function: Callable[..., Any] | str
@@ -36,6 +37,7 @@ class Loss:
     version: int = 1
     unit_length: bool = True
     mixes_vectors: bool = False
+    has_anchors: bool = False
 
 
 LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
@@ -55,6 +57,14 @@ LOSSES: Registry[Loss | Callable[..., Any]] = Registry(
             mixes_vectors=True,
         ),
         "relational": Loss("gpt4image.align.functional:relational_loss", may_collapse=True, uses_targets=False),
+        "anchored": Loss(
+            "gpt4image.align.functional:anchored_loss",
+            has_temperature=False,
+            may_collapse=True,
+            uses_targets=False,
+            mixes_vectors=True,
+            has_anchors=True,
+        ),
     },
     group="gpt4image.losses",
 )

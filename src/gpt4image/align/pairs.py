@@ -146,10 +146,14 @@ class Pairs:
 
     def image_to_image(self) -> Rows:
         """Compare this process's images [B] with all others [G']; targets are the similarities of their texts."""
+        allowed = self.others()
+        return Rows(self.images @ self.all_images.T, self._text_similarities(allowed), allowed, self.shares)
+
+    def others(self) -> Tensor:
+        """Return which of all images are another one than each of this process's, with a text, bool [B, G']."""
         rows, columns = (torch.arange(len(part), device=part.device) for part in (self.images, self.all_images))
         itself = rows[:, None] + world().rank * self.slots[0] == columns  # [B, G']
-        allowed = (self.all_shares > 0) & ~itself
-        return Rows(self.images @ self.all_images.T, self._text_similarities(allowed), allowed, self.shares)
+        return (self.all_shares > 0) & ~itself
 
     def _text_similarities(self, allowed: Tensor) -> Tensor:
         """Return the similarities of the images' texts as distributions over the allowed columns [B, G'].

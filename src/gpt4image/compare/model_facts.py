@@ -69,6 +69,15 @@ def used_models(runs: Sequence[TrainedRun]) -> tuple[UsedModelRecord, ...]:
     return tuple(dict.fromkeys(part for run in runs for part in parts_of(run)))
 
 
+def teachers_of_crops(runs: Sequence[TrainedRun]) -> list[str]:
+    """Say which vision-language teachers saw the crops of some runs, a line for each."""
+    taught = [(run, read_json(run.layout.settings)["text"][0]) for run in runs if run.arm.guidance == "anchors"]
+    return [
+        f"Vision-language teacher of {run.arm.name}: {teacher['encoder']}, which saw the same crops as the model."
+        for run, teacher in taught
+    ]
+
+
 def parts_of(run: TrainedRun) -> list[UsedModelRecord]:
     """Return the models that a run learned from."""
     vectors = read_json(run.layout.settings).get("text", [])

@@ -19,7 +19,7 @@ from gpt4image.train.checkpoint import checkpoint_progress
 from gpt4image.train.identity import in_words, settings_digest
 from gpt4image.train.processes import device_name, make_accelerator
 from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
-from gpt4image.train.run import TrainedRun, measure_step, open_run, specify_run
+from gpt4image.train.run import TrainedRun, measure_step, measure_teacher, open_run, specify_run
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
 from gpt4image.train.tracking import Tracking
 
@@ -153,12 +153,14 @@ class Plan:
         augmentation: version of the augmentation of all runs.
         step_seconds: seconds of an optimiser step; None if nothing is left to train.
         measured: whether that was measured now, instead of in earlier runs.
+        crop_seconds: seconds of a vision-language teacher for a crop, which come on top; 0 if none has to see any.
     """
 
     runs: list[PlannedRun]
     augmentation: int
     step_seconds: float | None = None
     measured: bool = False
+    crop_seconds: float = 0.0
 
     @classmethod
     def make(cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int]) -> Plan:
@@ -216,15 +218,28 @@ class Plan:
 
     def find_speed(self, workdir: WorkDir) -> None:
         """Find how long a step takes: from finished runs on the same device, else from a few steps now."""
-        todo = next((run.spec for run in self.runs if run.spec and run.state != "finished"), None)
-        if todo is None:
+        unfinished = [run.spec for run in self.runs if run.spec and run.state != "finished"]
+        if not unfinished:
             return
+        todo = min(unfinished, key=lambda spec: spec.guidance.anchors is not None)
+        taught = next((spec for spec in unfinished if spec.guidance.anchors), None)
+        if taught is not None:
+            with console.doing("Measuring the speed of the teacher"):
+                self.crop_seconds = measure_teacher(taught)
         earlier = list(_recorded_speeds(workdir, todo))
         if earlier:
             self.step_seconds = statistics.median(earlier)
             return
         with console.doing("Measuring the speed of a few steps"):
             self.step_seconds, self.measured = measure_step(todo), True
+
+    def crops_left(self, runs: Sequence[PlannedRun]) -> int:
+        """Return how many crops a vision-language teacher will see in some runs: stored views once for all of them."""
+        taught = [run for run in runs if run.state != "finished" and run.spec and run.spec.guidance.anchors]
+        if taught and taught[0].variant.recipe.cached_views:
+            views, images = taught[0].variant.recipe.cached_views, taught[0].spec and taught[0].spec.images
+            return views * len(images.split("train")) if images else 0
+        return sum(self.steps_left(run) * run.variant.recipe.batch_size for run in taught)
 
     def lines(self, workdir: WorkDir) -> list[str]:
         """Say what is planned, in a person's words."""
@@ -253,6 +268,9 @@ class Plan:
             speed = f"{duration(self.step_seconds)}" if self.step_seconds >= 1 else f"{self.step_seconds * 1000:.0f} ms"
             left = f"about {duration(steps * self.step_seconds)}"
             lines.append(f"{counted(steps, 'optimiser step')}, {speed} each ({source}): {left}.")
+        if crops := self.crop_seconds and self.crops_left(self.runs):
+            ms, left = self.crop_seconds * 1000, f"about {duration(crops * self.crop_seconds)} more"
+            lines.append(f"A vision-language teacher sees {counted(int(crops), 'crop')}, {ms:.2g} ms each: {left}.")
         lines.append("Test images are answered once, when all runs are trained.")
         return lines
 
@@ -261,11 +279,12 @@ class Plan:
         if self.step_seconds is None:
             return ""
         seconds = self.step_seconds * sum(map(self.steps_left, self.runs[after:]))
+        seconds += self.crop_seconds * self.crops_left(self.runs[after:])
         return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
 
     def learn_speed(self, run: TrainedRun) -> None:
         """Take the speed of a run that was just trained for that of the next ones."""
-        if run.steps and run.seconds:
+        if run.steps and run.seconds and run.arm.guidance != "anchors":
             self.step_seconds = run.seconds / run.steps
 
 
@@ -275,5 +294,6 @@ def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:
     for path in sorted(workdir.runs.glob("*/result.json")):
         run = open_run(path.parent)
         same = all(getattr(run.recipe, name) == getattr(spec.recipe, name) for name in SPEED_SETTINGS)
-        if same and run.steps and run.device == device and run.arm.uses_text == spec.arm.uses_text:
+        alike = run.arm.uses_text == spec.arm.uses_text and run.arm.guidance != "anchors"
+        if same and run.steps and run.device == device and alike:
             yield run.seconds / run.steps

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt4image.compare.model_facts import teachers_of_crops
 from gpt4image.compare.plan import Variant
 from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import (
@@ -110,7 +111,10 @@ def record_comparison(
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        notes=_notes(images, stores, recipe, soft_labels, list(outcomes)),
+        notes=[
+            *_notes(images, stores, recipe, soft_labels, list(outcomes)),
+            *teachers_of_crops([runs[0].run for runs in outcomes.values()]),
+        ],
         text_origins=tuple(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))
             for (prompt, model), texts in descriptions.origins.items()
@@ -129,7 +133,7 @@ def find_candidate(names: Sequence[str]) -> str | None:
 
 
 def _learns_from_texts(arm: Arm) -> bool:
-    of_images = not arm.uses_text or arm.labels in ("images", "baseline") or arm.guidance == "teachers"
+    of_images = not arm.uses_text or arm.labels in ("images", "baseline") or arm.guidance in ("teachers", "anchors")
     return not of_images and arm.controls is None
 
 
@@ -378,7 +382,7 @@ def _notes(
     found += [
         f"Vision teacher {store.manifest.encoder} ({store.width} wide), for the alignment of {', '.join(taught)}."
         for store in stores
-        if not is_text(store)
+        if taught and not is_text(store)
     ]
     return found
 

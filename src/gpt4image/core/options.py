@@ -123,6 +123,9 @@ class GuidanceOptions(TextOptions):
 
     teachers: tuple[str, ...] = ()
     """Vision teachers to align with besides the text, such as timm:MODEL; run:FOLDER provides soft labels."""
+    anchors: Literal["class-texts", "descriptions"] = "class-texts"
+    """What a vision-language teacher answers with in the arm class-anchored: the classes' names, or texts (--classes),
+    or the mean of the descriptions of each class."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Frozen vision teachers: their vectors and soft labels of images, computed once and read back by every training."""
 
+from gpt4image.teachers.anchors import anchor_classes
 from gpt4image.teachers.base import Teacher, load_teacher
 from gpt4image.teachers.embedding import embed_images
 from gpt4image.teachers.labels import label_images
 
-__all__ = ["Teacher", "embed_images", "label_images", "load_teacher"]
+__all__ = ["Teacher", "anchor_classes", "embed_images", "label_images", "load_teacher"]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError
@@ -159,8 +160,26 @@ class ImageTeacher:
     @torch.inference_mode()
     def predict(self, images: Tensor) -> np.ndarray:
         """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] on the CPU."""
+        return np.asarray(self._run(images).cpu().numpy(), dtype=np.float32)
+
+    @torch.no_grad()
+    def embed_crops(self, crops: Tensor) -> Tensor:
+        """Return unit vectors [B, D] of crops with colours from 0 to 1, float32 [B, 3, H, W], on their device.
+
+        The teacher moves there. Crops of another size than its own are resized.
+        """
+        if self._device != crops.device:
+            self._device, self._model = crops.device, self._model.to(crops.device)
+        size, preparation = tuple(self.preparation.size), self.preparation
+        if crops.shape[2:] != size:
+            crops = F.interpolate(crops, size, mode="bicubic", antialias=True, align_corners=False).clamp_(0, 1)
+        mean, std = (crops.new_tensor(values).view(-1, 1, 1) for values in (preparation.mean, preparation.std))
+        return F.normalize(self._run((crops - mean) / std), dim=1)
+
+    def _run(self, images: Tensor) -> Tensor:
+        """Return features or logits, float32 [B, D], where the model is."""
         batch = images.to(self._device, memory_format=torch.channels_last, non_blocking=True)
         half = torch.bfloat16 if self._device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         with torch.autocast("cuda", half) if self._device.type == "cuda" else nullcontext():
-            outputs = self._model(batch)
-        return np.asarray(outputs.float().cpu().numpy(), dtype=np.float32)
+            outputs: Tensor = self._model(batch)
+        return outputs.float()

@@ -31,8 +31,8 @@ from gpt4image.train.data import (
     make_loader,
     training_rows,
 )
-from gpt4image.train.frozen import frozen_modules, prepare_inputs
-from gpt4image.train.guidance import Guidance, mean_soft_labels
+from gpt4image.train.frozen import Shown, frozen_modules, prepare_inputs
+from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, mean_soft_labels
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
@@ -52,7 +52,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         backbone: whole backbone, on the CPU; its frozen modules get frozen.
     """
     images, guidance, recipe, seed = spec.images, spec.guidance, spec.recipe, spec.seed
-    used = training_rows(images, guidance, recipe.unlabelled == "align", everything=recipe.consistency > 0)
+    used = used_rows(spec)
     check_label_settings(images, used, guidance, recipe, backbone)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used  # one cache of features for all arms
     validation_rows = labelled_rows(images, "validation")
@@ -60,6 +60,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
         strong = source.strong(rows, seed) if recipe.consistency else None
+        crops = source.shown_to(guidance.anchors.teacher, rows) if guidance.anchors else None
     batches = order_batches(recipe, images, rows, used, seed, accelerator)
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
     model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
@@ -80,7 +81,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
         objective=Objective(recipe, len(images.classes), accelerator, prior=prior),
         loader=make_loader(
-            LabelledInputs(inputs, images, rows, guidance, strong),
+            LabelledInputs(inputs, images, rows, guidance, strong, crops),
             batches,
             spec.workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -93,13 +94,21 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
             1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_READS, name_images, accelerator.gather
         ),
         normalize=source.normalize,
+        teacher=Shown(guidance.anchors.teacher, source.normalize) if guidance.anchors and crops is None else None,
     )
+
+
+def used_rows(spec: RunSpec) -> np.ndarray:
+    """Return the table positions of the training images that a run uses, int64."""
+    recipe, aligns = spec.recipe, spec.recipe.unlabelled == "align"
+    everything = recipe.consistency > 0 or (aligns and spec.guidance.anchors is not None)
+    return training_rows(spec.images, spec.guidance, aligns, everything=everything)
 
 
 def count_steps(spec: RunSpec, accelerator: Accelerator) -> int:
     """Return the optimiser steps of an epoch, without building anything."""
     images, recipe = spec.images, spec.recipe
-    used = training_rows(images, spec.guidance, recipe.unlabelled == "align", everything=recipe.consistency > 0)
+    used = used_rows(spec)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used
     return len(order_batches(recipe, images, rows, used, spec.seed, accelerator)) // recipe.accumulate
 
@@ -107,7 +116,7 @@ def count_steps(spec: RunSpec, accelerator: Accelerator) -> int:
 def build_model(
     trained: nn.Module, inputs: Inputs, ids: np.ndarray, guidance: Guidance, recipe: Recipe, seed: int
 ) -> AlignedModel:
-    """Build the backbone with one alignment head per source of vectors and place.
+    """Build the backbone with one alignment head per source of vectors, class anchors being the last, and place.
 
     Args:
         trained: the part of the backbone that is trained.
@@ -122,9 +131,11 @@ def build_model(
     seed_everything(seed, HEAD_STREAM)
     sample = inputs[(0, 0)].unsqueeze(0).float()  # [1, 3, H, W] or [1, ...] of cached features; for its shape alone
     heads = []
-    for number, source in enumerate(guidance.sources):
+    anchors = [] if guidance.anchors is None else [guidance.anchors]
+    sources: list[VectorSource | ClassAnchors] = [*guidance.sources, *anchors]
+    for number, source in enumerate(sources):
         transform = None
-        if recipe.text_space != "raw":
+        if recipe.text_space != "raw" and isinstance(source, VectorSource):
             transform = TextTransform(recipe.text_space, Moments.of(source.chunks(ids, recipe.texts)))
         for place in recipe.align_at or ("features",):
             tap = None if place == "features" else place
@@ -141,6 +152,7 @@ def build_model(
                 learn_temperature=recipe.learn_temperature,
                 targets=TargetRule(recipe.targets, recipe.target_temperature, recipe.target_share),
                 queue=TextQueue(recipe.queue, source.width) if recipe.queue else None,
+                anchors=torch.from_numpy(source.vectors) if isinstance(source, ClassAnchors) else None,
             )
             heads.append(
                 AlignmentHead(
@@ -151,7 +163,7 @@ def build_model(
                     adapter=TextAdapter(source.width) if recipe.text_adapter else None,
                     tap=tap,
                     pool=pool,
-                    weight=1 / (len(guidance.sources) * max(1, len(recipe.align_at))),
+                    weight=1 / (len(sources) * max(1, len(recipe.align_at))),
                 )
             )
     return AlignedModel(trained, heads, balance=recipe.balance is not None)
@@ -245,7 +257,7 @@ def check_label_settings(
             "consistency (the arm fixmatch) learns from training images without a label, and there are none: add some "
             "(--unlabelled SOURCE), or simulate few labels (--labels-per-class)."
         )
-    if recipe.consistency and guidance.sources:
+    if recipe.consistency and guidance.aligns:
         raise ConfigError("consistency and alignment exclude each other: set weight or consistency to 0.")
     if recipe.logit_adjustment == "post-hoc" and getattr(find_classifier(backbone), "bias", None) is None:
         raise ConfigError(

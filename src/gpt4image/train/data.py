@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
             with a soft label, and those with a vector of each source; float32 [2 + sources].
         strong: strongly augmented views of the U images without a label [U, ...], if the recipe wants them.
         free: number of images without a label in the optimiser step over all processes, divided by its parts.
+        crops: a vision-language teacher's unit vectors of these very inputs [B, D], if there is one.
     """
 
     inputs: Tensor
@@ -66,6 +68,7 @@ class Batch(NamedTuple):
     counts: Tensor
     strong: Tensor | None = None
     free: Tensor | None = None
+    crops: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""
@@ -115,6 +118,7 @@ class LabelledInputs(Dataset[Batch]):
         rows: positions of the images in the table, int64 [N].
         guidance: vectors and soft labels. Texts are drawn by its seed, the draw and the image id.
         strong: strongly augmented views of the same images.
+        crops: a teacher's vectors of the inputs, if they are stored.
     """
 
     def __init__(
@@ -124,8 +128,10 @@ class LabelledInputs(Dataset[Batch]):
         rows: np.ndarray,
         guidance: Guidance | None = None,
         strong: Inputs | None = None,
+        crops: Inputs | None = None,
     ) -> None:
-        self._inputs, self._rows, self._guidance, self._strong = inputs, rows, guidance or Guidance(), strong
+        self._inputs, self._rows, self._strong, self._crops = inputs, rows, strong, crops
+        self._guidance = replace(guidance or Guidance(), anchors=None)  # a model that workers have no use for
         self._labels = images.labels[rows].astype(np.int64)
         ids = images.ids[rows]
         self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
@@ -157,6 +163,7 @@ class LabelledInputs(Dataset[Batch]):
             counts=torch.from_numpy(counts),
             strong=None if self._strong is None else self._strong_views(part),
             free=torch.tensor((self._labels[whole] < 0).sum() / part.parts, dtype=torch.float32),
+            crops=None if self._crops is None else torch.stack([self._crops[key] for key in part.keys]),
         )
 
     def _strong_views(self, part: BatchPart) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.embed.encoders import hash_weights
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import ImageInputs, Inputs, Key
+from gpt4image.train.guidance import CropTeacher
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.transforms import Normalization, StrongView, augmented_view, evaluated_view, preprocessing
 
@@ -44,6 +45,23 @@ def freeze(modules: Sequence[nn.Module]) -> None:
     """Exclude modules from training, the running statistics of their normalisation layers included."""
     for module in modules:
         module.requires_grad_(False).eval()
+
+
+class Shown(nn.Module):
+    """What a teacher makes of the inputs of its student.
+
+    Args:
+        teacher: the teacher. It is no part of this module: its weights are neither trained nor saved.
+        normalize: what has prepared the inputs.
+    """
+
+    def __init__(self, teacher: CropTeacher, normalize: Normalization) -> None:
+        super().__init__()
+        self._embed, self._normalize = teacher.embed_crops, normalize
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return unit vectors [B, D] of normalised inputs [B, 3, H, W]."""
+        return self._embed(self._normalize.colours(inputs))
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,15 @@ class InputSource:
         images = ImageInputs(self.images, rows, view)
         name = f"strong-{digest(images.identity, self.recipe.strong_augment)[:8]}"
         return self.cache.fill(name, images, self.recipe.cached_views)
+
+    def shown_to(self, teacher: CropTeacher, rows: np.ndarray) -> Inputs | None:
+        """Return a teacher's vectors of the cached views; None without a cache, where it sees the inputs themselves."""
+        if self.cache is None:
+            return None
+        images = ImageInputs(self.images, rows, augmented_view(self.recipe, self.config, self.augmentation))
+        identity = digest(self.cache.identity, teacher.revision)
+        cache = replace(self.cache, stem=Shown(teacher, self.normalize), identity=identity)
+        return cache.fill(f"teacher-{digest(images.identity, identity)[:8]}", images, self.recipe.cached_views)
 
     def evaluation(self, rows: np.ndarray, name: str) -> Inputs:
         """Return inputs of the images at some table positions [N], resized and cropped deterministically."""

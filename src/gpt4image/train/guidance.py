@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.files import hash_file
+from gpt4image.core.files import digest, hash_file
 from gpt4image.embed.store import EmbeddingStore, TextChoice
 from gpt4image.train.recipe import Recipe
 
@@ -76,6 +77,56 @@ def _unit_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
     return joined
 
 
+class CropTeacher(Protocol):
+    """A frozen vision-language teacher that sees the very crops that the student sees.
+
+    Attributes:
+        name: its name, as the user writes it; also that of its text side.
+        revision: hash of its weights and preparation.
+        width: length D of a vector.
+    """
+
+    name: str
+    revision: str
+    width: int
+
+    def embed_crops(self, crops: Tensor) -> Tensor:
+        """Return unit vectors [B, D] of crops with colours from 0 to 1, float32 [B, 3, H, W], on their device."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassAnchors:
+    """What a vision-language teacher answers with: a vector for each class, beside which it places images.
+
+    Attributes:
+        teacher: the image side.
+        vectors: unit vectors of the classes in its space, float32 [C, D].
+        reader: revision of the text side that made them.
+        text_hash: hash of the texts that they were made from.
+    """
+
+    teacher: CropTeacher
+    vectors: np.ndarray
+    reader: str
+    text_hash: str
+
+    @property
+    def width(self) -> int:
+        """Length D of a vector."""
+        return self.teacher.width
+
+    def identity(self) -> dict[str, str]:
+        """Return plain values that identify teacher and anchors, under the names of those of a vector store."""
+        revision = digest(self.teacher.revision, self.reader)
+        return {
+            "encoder": self.teacher.name,
+            "revision": revision,
+            "long_text": "truncate",
+            "text_hash": self.text_hash,
+        }
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Everything that training knows about images besides their labels.
@@ -85,6 +136,8 @@ class Guidance:
         soft_labels: soft labels of classifiers on the descriptions, or of teachers; several are averaged.
         texts: which of an image's texts to use.
         soft_temperature: temperature of the soft labels; None uses that of each store.
+        seed: seed of the choice of texts.
+        anchors: a vision-language teacher of crops with its anchors of the classes, as a further source of vectors.
     """
 
     sources: tuple[VectorSource, ...] = ()
@@ -92,13 +145,20 @@ class Guidance:
     texts: TextChoice = "random"
     soft_temperature: float | None = None
     seed: int = 0
+    anchors: ClassAnchors | None = None
+
+    @property
+    def aligns(self) -> bool:
+        """Whether there is anything to align with."""
+        return bool(self.sources) or self.anchors is not None
 
     def identity(self) -> dict[str, Any]:
         """Return plain values that identify the guidance, for the settings of a run."""
         keys = ("encoder", "revision", "long_text", "text_hash")
         manifests = [store.manifest for source in self.sources for store in source.stores]
+        anchors = [] if self.anchors is None else [self.anchors.identity()]
         return {
-            "text": [{key: getattr(manifest, key) for key in keys} for manifest in manifests],
+            "text": [*({key: getattr(manifest, key) for key in keys} for manifest in manifests), *anchors],
             "soft_labels": [
                 [hash_file(labels.layout.logits), self.soft_temperature or labels.manifest.temperature]
                 for labels in self.soft_labels
@@ -112,8 +172,9 @@ def choose_guidance(
     recipe: Recipe,
     classes: Sequence[str],
     seed: int,
+    anchors: ClassAnchors | None = None,
 ) -> Guidance:
-    """Select the vectors and soft labels that a recipe uses.
+    """Select the vectors, class anchors and soft labels that a recipe uses.
 
     Raises:
         ConfigError: the recipe needs soft labels and none are given, or makes no use of what is given.
@@ -126,7 +187,13 @@ def choose_guidance(
         )
     if soft_labels and not recipe.soft_labels:
         raise ConfigError("soft_labels = 0 makes no use of the soft labels that are given: set a share above 0.")
+    if find_loss(recipe.loss)[1].has_anchors != (anchors is not None) or (anchors is not None and stores):
+        raise ConfigError(
+            "The loss anchored is that of class anchors and goes with nothing else: choose the arm class-anchored with "
+            "a vision-language teacher, or another loss (--loss)."
+        )
     teachers = [store.manifest.encoder for store in stores if not is_text(store)]
+    teachers += [] if anchors is None else [anchors.teacher.name]
     if teachers and not recipe.weight:
         raise ConfigError(f"weight = 0 disables the alignment with teacher {teachers[0]}: set a weight above 0.")
     used = tuple(soft_labels) if recipe.soft_labels else ()
@@ -138,6 +205,7 @@ def choose_guidance(
         texts=recipe.texts,
         soft_temperature=recipe.soft_temperature,
         seed=seed,
+        anchors=anchors,
     )
 
 

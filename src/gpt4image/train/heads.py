@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write
 from gpt4image.core.record import Record
 from gpt4image.embed.runner import LongText
-from gpt4image.train.guidance import VectorSource, is_text
+from gpt4image.train.guidance import Guidance, is_text
 
 
 class HeadRecord(Record):
@@ -48,28 +48,23 @@ class HeadRecord(Record):
     adapter: bool
 
 
-def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], sources: Sequence[VectorSource]) -> None:
+def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], guidance: Guidance) -> None:
     """Write the heads of a model with another state than its own, without what only their losses need.
 
     Args:
         path: the file.
         model: the model that was trained.
         state: state of its heads, by the names of `model.heads.state_dict()`.
-        sources: the sources of vectors that the heads are aligned with.
+        guidance: what the heads are aligned with.
     """
     records = []
     for head in model.heads:
         assert isinstance(head, AlignmentHead)
-        stores = sources[head.source].stores
         first = next(part for part in head.projector.modules() if isinstance(part, nn.Linear))
         records.append(
             HeadRecord(
-                encoders=[store.manifest.encoder for store in stores],
-                revisions=[store.manifest.revision for store in stores],
-                long_text="pool" if stores[0].manifest.long_text == "pool" else "truncate",
-                text=is_text(stores[0]),
+                **_describe_source(guidance, head.source),
                 in_features=first.in_features,
-                width=sources[head.source].width,
                 tap=head.tap,
                 pool=head.pool,
                 space=head.transform.space if head.transform else "raw",
@@ -79,6 +74,23 @@ def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], sou
     tensors = {name: value.contiguous() for name, value in state.items() if name.split(".")[1] != "loss"}
     with atomic_write(path) as file:
         file.write(save(tensors, {"heads": json.dumps(records)}))
+
+
+def _describe_source(guidance: Guidance, number: int) -> dict[str, Any]:
+    """Return the fields of a `HeadRecord` that tell what a head is aligned with: a source of vectors, or anchors."""
+    if number == len(guidance.sources):
+        anchors = guidance.anchors
+        assert anchors is not None  # they are the last source
+        names = {"encoders": [anchors.teacher.name], "revisions": [anchors.reader]}
+        return {**names, "long_text": "truncate", "text": True, "width": anchors.width}
+    stores = guidance.sources[number].stores
+    return {
+        "encoders": [store.manifest.encoder for store in stores],
+        "revisions": [store.manifest.revision for store in stores],
+        "long_text": "pool" if stores[0].manifest.long_text == "pool" else "truncate",
+        "text": is_text(stores[0]),
+        "width": guidance.sources[number].width,
+    }
 
 
 def read_heads(path: Path) -> tuple[list[HeadRecord], dict[str, Tensor]]:

@@ -67,6 +67,7 @@ class Trainer:
         seed: seed of order, augmentation, mixing and dropout.
         ema: moving average of the model, if the recipe asks for one.
         normalize: what prepares the inputs on their device.
+        teacher: maps these to the vectors of a teacher that sees every crop; None for none, or if they are stored.
         validation_targets: probability of each class for the validation images, float64 [N, C].
         save: called after every step and epoch, to write a checkpoint if one is due.
         track: called after every epoch, to send its record to experiment trackers.
@@ -87,6 +88,7 @@ class Trainer:
     accelerator: Accelerator
     watch: LossWatch
     normalize: Normalization
+    teacher: Callable[[Tensor], Tensor] | None = None
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Trainer], None] = lambda _: None
     track: Callable[[Trainer], None] = lambda _: None
@@ -184,6 +186,8 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         batch = batch.to(device)
         strong = None if batch.strong is None else trainer.normalize(batch.strong)
         batch = batch._replace(inputs=trainer.normalize(batch.inputs), strong=strong)
+        if trainer.teacher is not None:
+            batch = batch._replace(crops=trainer.teacher(batch.inputs))
         # mixing and dropout draw from this key alone; after `next`, as the loader may draw in this process too
         process = trainer.accelerator.process_index
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)

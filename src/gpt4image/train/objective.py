@@ -87,10 +87,12 @@ class Objective:
         return loss
 
     def _vectors(self, batch: Batch) -> Targets | None:
-        if not batch.vectors:
-            return None
-        totals = tuple(count.clamp(min=1e-6) for count in batch.counts[2:])
-        return Targets(batch.vectors, batch.known, batch.ids, batch.labels, totals)
+        vectors, known = batch.vectors, batch.known
+        totals: tuple[Tensor | None, ...] = tuple(count.clamp(min=1e-6) for count in batch.counts[2:])
+        if batch.crops is not None:  # all are known, so the loss counts them itself
+            everything = torch.ones(len(batch.crops), dtype=torch.bool, device=batch.crops.device)
+            vectors, known, totals = (*vectors, batch.crops), (*known, everything), (*totals, None)
+        return Targets(vectors, known, batch.ids, batch.labels, totals) if vectors else None
 
 
 def class_targets(batch: Batch, classes: int, smoothing: float, soft_share: float) -> Tensor:

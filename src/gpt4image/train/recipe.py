@@ -139,7 +139,7 @@ class AlignmentSettings:
     loss: Annotated[str, LOSSES] = "clip"
     """Alignment loss: clip (symmetric InfoNCE, as in CLIP), infonce (from image to text only), cosine (distance of unit
     vectors), sigmoid (SigLIP's), dot (TextTeacher's), relational (match the similarities among images to those among
-    their texts), or a loss that an installed package registers."""
+    their texts), anchored (of the arm class-anchored), or a loss that an installed package registers."""
     targets: Literal["identity", "same", "label", "similarity"] = "same"
     """Which texts count as positives for an image: its own; also those of its copies and identical texts; all of its
     class; or every text, in proportion to its similarity with the image's own."""

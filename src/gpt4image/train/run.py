@@ -27,7 +27,7 @@ from gpt4image.train.backbone import build_backbone, check_image_size, create_mo
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
 from gpt4image.train.frozen import freeze
-from gpt4image.train.guidance import Guidance, choose_guidance
+from gpt4image.train.guidance import ClassAnchors, Guidance, choose_guidance
 from gpt4image.train.heads import save_heads
 from gpt4image.train.identity import siblings
 from gpt4image.train.loop import Trainer, fit, train_step
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 MEASURED_STEPS = 3  # that tell how long a run will take
+MEASURED_CROPS = 16  # likewise of a teacher
 AfterEpoch = Callable[[list[dict[str, Any]]], None]
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
@@ -84,6 +85,7 @@ def train_model(
     folder: Path,
     *,
     soft_labels: Sequence[SoftLabels] = (),
+    anchors: ClassAnchors | None = None,
     arm: str = CANDIDATE,
     seed: int = 0,
     features: Path | None = None,
@@ -106,6 +108,7 @@ def train_model(
             run gets the same name with a hash at the end.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels; for arms
             with stand-in labels those of `label_by_texts`, or of the baseline run.
+        anchors: a vision-language teacher with its anchors of the classes (`anchor_classes`), for `class-anchored`.
         arm: name of an arm, such as `baseline` or `described`.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
         features: folder of cached features; the run's folder by default.
@@ -122,7 +125,7 @@ def train_model(
     """
     stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
     spec = specify_run(
-        RunInputs(images, stores, tuple(soft_labels)),
+        RunInputs(images, stores, tuple(soft_labels), anchors),
         recipe,
         folder,
         arm=arm,
@@ -162,7 +165,9 @@ def specify_run(
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
         raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
-    if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels):
+    if chosen.guidance == "anchors" and inputs.anchors is None:
+        raise ConfigError(f"Arm {arm!r} needs a vision-language teacher and its anchors: pass those of anchor_classes.")
+    if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels) and inputs.anchors is None:
         raise ConfigError(
             f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
             "baseline (--arm baseline)."
@@ -172,7 +177,9 @@ def specify_run(
     classes = inputs.images.classes
     spec = RunSpec(
         images=inputs.images,
-        guidance=choose_guidance(stores, soft_labels, recipe, classes, seed) if chosen.uses_text else Guidance(),
+        guidance=choose_guidance(stores, soft_labels, recipe, classes, seed, inputs.anchors)
+        if chosen.uses_text
+        else Guidance(),
         recipe=recipe,
         arm=chosen,
         seed=seed,
@@ -253,7 +260,12 @@ def train_to_end(
 
 
 def measure_step(spec: RunSpec) -> float:
-    """Return the seconds that an optimiser step takes, from a few of them; nothing of the run is kept."""
+    """Return the seconds that an optimiser step takes, from a few of them; nothing of the run is kept.
+
+    A teacher that sees every crop comes on top (`measure_teacher`).
+    """
+    if spec.guidance.anchors is not None:
+        spec = replace(spec, guidance=Guidance(), recipe=replace(spec.recipe, loss="clip"))
     accelerator = make_accelerator(spec.recipe)
     backbone = build_backbone(spec.recipe, len(spec.images.classes))
     check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
@@ -272,6 +284,20 @@ def measure_step(spec: RunSpec) -> float:
     return statistics.fmean(times[1:] or times)
 
 
+def measure_teacher(spec: RunSpec) -> float:
+    """Return the seconds that the vision-language teacher of a run takes for a crop; 0 if it has none."""
+    if spec.guidance.anchors is None:
+        return 0.0
+    device, size = make_accelerator(spec.recipe).device, spec.recipe.image_size
+    crops = torch.rand(MEASURED_CROPS, 3, size, size, device=device)
+    times: list[float] = []
+    for _ in range(2):  # the first one warms up
+        started = time.monotonic()
+        spec.guidance.anchors.teacher.embed_crops(crops).sum().item()  # waits for the device
+        times.append(time.monotonic() - started)
+    return times[-1] / MEASURED_CROPS
+
+
 def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     """Write the best weights and, last, the result; then delete the checkpoint."""
     progress, layout = trainer.progress, spec.layout
@@ -284,7 +310,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     with atomic_write(layout.weights) as file:
         file.write(safetensors_bytes(whole_state(backbone, trained)))
     if progress.best_heads:
-        save_heads(layout.heads, trainer.plain_model, progress.best_heads, spec.guidance.sources)
+        save_heads(layout.heads, trainer.plain_model, progress.best_heads, spec.guidance)
     result = {
         "preprocessing": preprocessing(backbone, trainer.recipe.image_size),
         "best_epoch": progress.best_epoch,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gpt4image.embed.store import EmbeddingStore
     from gpt4image.images.table import ImageTable
     from gpt4image.soft_labels import SoftLabels
-    from gpt4image.train.guidance import Guidance
+    from gpt4image.train.guidance import ClassAnchors, Guidance
     from gpt4image.train.tracking import Tracking
 
 
@@ -55,7 +55,7 @@ class Arm:
             baseline model of the same seed; None for nothing.
         optional: whether a comparison trains it on request only.
         guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
-            teachers where other arms show what these do.
+            teachers where other arms show what these do; `anchors` for a vision-language teacher of every crop alone.
         controls: the arm that this one is a control of: it differs in the texts alone.
         texts: what takes the place of the descriptions in a control.
     """
@@ -66,7 +66,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     labels: Literal["text", "images", "text+images", "llm", "baseline"] | None = None
     optional: bool = False
-    guidance: Literal["given", "teachers", "both"] = "given"
+    guidance: Literal["given", "teachers", "both", "anchors"] = "given"
     controls: str | None = None
     texts: ControlTexts | None = None
 
@@ -74,6 +74,8 @@ class Arm:
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None}
 FIXMATCH = {"consistency": 1.0, "unlabelled": "align", "mixup": 0.0, "cutmix": 0.0}
+ANCHORED = {"loss": "anchored", "targets": "same", "queue": 0, "learn_temperature": False, "text_adapter": False}
+ANCHORED |= {"text_space": "raw", "soft_labels": 0.0}
 GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
@@ -115,6 +117,7 @@ ARMS: Registry[Arm] = Registry(
             Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),
             Arm("teacher", "with a vision teacher", True, optional=True, guidance="teachers"),
             Arm("teacher+described", "with a vision teacher and descriptions", True, optional=True, guidance="both"),
+            Arm("class-anchored", "with a vision-language teacher", True, ANCHORED, optional=True, guidance="anchors"),
             *CONTROLS,
         )
     },
@@ -138,8 +141,8 @@ def guided_by(arm: Arm, compared: Sequence[str]) -> tuple[bool, bool]:
         arm: the arm.
         compared: names of all arms that are compared.
     """
-    if arm.guidance == "teachers":
-        return False, True
+    if arm.guidance in ("teachers", "anchors"):
+        return False, arm.guidance == "teachers"
     return True, arm.guidance == "both" or all(ARMS.load(name).guidance == "given" for name in compared)
 
 
@@ -191,11 +194,13 @@ class RunInputs:
         images: images with the labels of the run.
         stores: vectors of texts, and of vision teachers.
         soft_labels: soft labels, if the recipe of the run mixes any in.
+        anchors: a vision-language teacher with its anchors of the classes, for arms that need one.
     """
 
     images: ImageTable
     stores: tuple[EmbeddingStore, ...] = ()
     soft_labels: tuple[SoftLabels, ...] = ()
+    anchors: ClassAnchors | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,7 @@ class RunSpec:
         if start is not None:
             require_file(Path(start))
         idle: set[str] = set() if self.arm.uses_text else set(guidance_fields())
-        if not self.guidance.sources:
+        if not self.guidance.aligns:
             idle |= field_names(AlignmentSettings, TextSettings) - {"unlabelled", "weight"}
         if not self.guidance.soft_labels:
             idle |= field_names(SoftLabelSettings)
@@ -269,7 +274,7 @@ class RunSpec:
 
     def _loss_version(self) -> dict[str, int]:
         """Return the version of the loss if it is not its first: runs of earlier ones did not record any."""
-        version = find_loss(self.recipe.loss)[1].version if self.guidance.sources else 1
+        version = find_loss(self.recipe.loss)[1].version if self.guidance.aligns else 1
         return {"loss_version": version} if version > 1 else {}
 
     def placed(self, reserved: Collection[Path] = ()) -> RunSpec:

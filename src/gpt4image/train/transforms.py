@@ -69,8 +69,16 @@ class Normalization:
         """Return uint8 pixels [B, 3, H, W] as float32; floats, normalised or cached features, stay as they are."""
         if inputs.is_floating_point():
             return inputs
-        mean, std = (inputs.new_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = self._columns(inputs)
         return inputs.to(torch.float32).sub_(255 * mean).div_(255 * std)
+
+    def colours(self, normalized: Tensor) -> Tensor:
+        """Return the colours, from 0 to 1, of normalised pixels [B, 3, H, W]."""
+        mean, std = self._columns(normalized)
+        return (normalized.float() * std + mean).clamp_(0, 1)
+
+    def _columns(self, inputs: Tensor) -> list[Tensor]:
+        return [inputs.new_tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (self.mean, self.std)]
 
 
 def evaluation_transform(config: dict[str, Any]) -> Transform:

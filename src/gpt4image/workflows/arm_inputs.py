@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.embed.controls import ControlTexts
+    from gpt4image.embed.encoders import TextEncoder
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
+    from gpt4image.teachers import Teacher
+    from gpt4image.train.guidance import ClassAnchors
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class ArmInputs:
                     "soft_labels come from all labels, which a simulation must not use: set soft_labels to 0 and "
                     "compare the arm text-labels."
                 )
+        if chosen.guidance == "anchors":
+            return RunInputs(images, anchors=self._anchors(images))
         stores = self._stores(chosen, images, seed)
         labels: tuple[SoftLabels, ...]
         match stand_ins:
@@ -117,6 +122,48 @@ class ArmInputs:
         if not any(map(is_text, chosen)):
             raise ConfigError(f"The control {arm.name} replaces descriptions, and there are none: leave it out.")
         return tuple(self._control(arm.texts, images, store, seed) if is_text(store) else store for store in chosen)
+
+    def _anchors(self, images: ImageTable) -> ClassAnchors:
+        """Return a vision-language teacher with its anchors of the classes, by the labels that the run learns from."""
+        from gpt4image.soft_labels import ClassTexts
+        from gpt4image.teachers import anchor_classes
+
+        teacher, encoder = self._vision_language
+        file = self.options.labeller.classes
+        stores = self._described if self.text.anchors == "descriptions" else None
+        return anchor_classes(
+            images,
+            teacher,
+            classes=ClassTexts.read(file) if file else None,
+            descriptions=stores,
+            encoder=encoder,
+        )
+
+    @cached_property
+    def _vision_language(self) -> tuple[Teacher, TextEncoder]:
+        """Both sides of the first vision-language model among the teachers."""
+        from gpt4image.embed import load_encoder
+        from gpt4image.teachers import load_teacher
+        from gpt4image.teachers.anchors import find_vision_language
+
+        name = find_vision_language(self.text.teachers)
+        return load_teacher(name), load_encoder(name, precision=self.text.embed_precision)
+
+    @cached_property
+    def _described(self) -> EmbeddingStore:
+        """The descriptions as the vision-language teacher reads them."""
+        from gpt4image.embed import embed_descriptions
+
+        encoder = self._vision_language[1]
+        if not len(self.descriptions):
+            raise ConfigError(
+                "anchors = descriptions (--anchors) needs descriptions, and there are none: write some (gpt4image "
+                "describe), or set anchors to class-texts."
+            )
+        folder = self.workdir.embeddings(encoder.name)
+        return embed_descriptions(
+            self.descriptions, encoder, folder, long_text=self.text.long_text, batch_size=self.text.embed_batch
+        )
 
     def _control(self, kind: ControlTexts, images: ImageTable, store: EmbeddingStore, seed: int) -> EmbeddingStore:
         from gpt4image.embed import load_encoder

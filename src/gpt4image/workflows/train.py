@@ -178,7 +178,9 @@ def run_training(
         inputs: ArmInputs | None = None
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
-            stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
+            alone = ARMS.load(arm).guidance == "anchors"  # its teacher sees crops, and reads what it needs
+            guidance = ((), ()) if alone else open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
+            stores, soft_labels = guidance
             inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
     maker = RunMaker(RunInputs(images), inputs, workdir, loader_workers(workers), CHECKPOINT_SECONDS, tracking)
     spec = maker(Variant(arm, on_this_machine(recipe)), seed)
