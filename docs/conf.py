@@ -53,6 +53,7 @@ REFERENCE = Path(__file__).parent / "reference"
 # Pages link to files of the repository, as they do where they are read there; here those files are pages too.
 PAGES = {
     "../studies/README.md": "studies.md",
+    "../docs/evidence.md": "evidence.md",
     "../src/gpt4image/train/recipes.toml": "reference/recipes.md",
     "../src/gpt4image/descriptions/prompts/prompts.toml": "reference/prompts.md",
     "ARCHITECTURE.md": "architecture.md",

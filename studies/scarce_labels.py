@@ -354,10 +354,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbones", nargs="+", default=[], help=f"{LITE}0, the default, or any of timm's")
     parser.add_argument("--cases", nargs="+", default=[], choices=list(CASES), help="some of the cases")
     parser.add_argument("--arms", nargs="+", default=[], help="some of the arms")
+    parser.add_argument("--against", help="arm that `table` compares the others with; default labels alone")
     chosen = parser.parse_args(words)
     if chosen.step == "table":
         sets = [Path(name).name for name in chosen.images]
-        return print_tables(chosen.work, list(CASES), sets, chosen.backbones, chosen.cases, chosen.arms)
+        return print_tables(chosen.work, list(CASES), sets, chosen.backbones, chosen.cases, chosen.arms, chosen.against)
     if chosen.step == "collect":
         return collect(chosen.work, chosen.target or parser.error("collect: name the file to write"))
     for draw in range(chosen.draws):

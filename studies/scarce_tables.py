@@ -50,8 +50,9 @@ def print_tables(
     backbones: Sequence[str],
     cases: Sequence[str],
     arms: Sequence[str],
+    against: str | None = None,
 ) -> None:
-    """Print every arm's accuracy and its difference to labels alone, over the draws that are there.
+    """Print every arm's accuracy and its difference to labels alone or to another arm, over the draws that are there.
 
     In brackets is the share of right labels among those that an arm gives; `s` are the median seconds of a run.
 
@@ -62,6 +63,7 @@ def print_tables(
         backbones: backbones to show.
         cases: cases to show.
         arms: arms to show.
+        against: the arm that the others are compared with, labels alone by default.
     """
     found = read_results(source)
     shown: dict[tuple[str, str], dict[tuple[str, str], Draws]] = {}
@@ -73,12 +75,12 @@ def print_tables(
         case, _, draw = case_draw.rpartition("-")
         if not all(part in chosen for part, chosen in ((name, sets), (backbone, backbones), (case, cases)) if chosen):
             continue
-        draws = shown.setdefault((kind, name), {}).setdefault((backbone, case), {})
         for arm, entry in by_arm.items():
             if not arms or arm in arms:
+                draws = shown.setdefault((kind, name), {}).setdefault((backbone, case), {})
                 draws.setdefault(arm, {})[int(draw)] = entry
     for (kind, name), rows in shown.items():
-        reference = "labels alone" if kind == "heads" else REFERENCE
+        reference = against or ("labels alone" if kind == "heads" else REFERENCE)
         columns = list(dict.fromkeys(arm for draws in rows.values() for arm in draws))
         columns.sort(key=lambda arm: arm != reference)
         print(f"\n{kind}, {name}\n\n{header('model', 'labels', 'draws', 's', *columns)}")

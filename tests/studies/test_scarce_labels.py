@@ -1,9 +1,17 @@
-"""The study of few and wrong labels: on a tiny set."""
+"""The study of few and wrong labels: on a tiny set, and its tables in the documentation."""
+
+import re
+import shlex
 
 import pytest
 import scarce_labels
 
+from support import ROOT
 from support.image_files import class_folders
+
+PAGE = ROOT / "docs/evidence.md"
+RESULTS = ROOT / "studies/scarce_labels.json"
+COMMAND = "python studies/scarce_labels.py table studies/scarce_labels.json"
 
 
 @pytest.mark.slow
@@ -33,3 +41,13 @@ def test_study_trains_nothing_twice_and_adds_arms(tmp_path, capsys):
     scarce_labels.main(["table", str(work)])
     assert capsys.readouterr().out == from_file
     assert "trained, tiny" in from_file and "| resnet10t | 5 a class | 1 |" in from_file and "few (8)" in from_file
+
+
+def test_tables_of_the_evidence_are_those_of_its_commands(capsys):
+    page = PAGE.read_text()
+    commands = re.findall(rf"^ +{re.escape(COMMAND)}(.*)$", page, re.M)
+    assert len(commands) > 1
+    for command in commands:
+        scarce_labels.main(["table", str(RESULTS), *shlex.split(command)])
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        assert lines and [line for line in lines if line not in page] == [], command
