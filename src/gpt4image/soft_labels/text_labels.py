@@ -148,7 +148,7 @@ def _write(
     _, inverse, counts = np.unique(known.ids, return_inverse=True, return_counts=True)
     judged = ~known.held_out | (known.labels >= 0)  # a validation image without a label serves no purpose
     sure = np.exp(logits.max(axis=1)) >= abstain
-    if found.accuracy is not None and found.accuracy.low <= found.chance:  # the texts are not shown to know anything
+    if not found.is_informed:
         sure &= known.labels >= 0
     kept = (counts[inverse] == 1) & judged & sure
     labelled, train = known.labels >= 0, ~known.held_out
