@@ -7,22 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from gpt4image import AlignmentLoss
 from gpt4image.core.errors import ConfigError
-from gpt4image.integrations import TextAlignment, text_targets
-
-
-@pytest.fixture(scope="module")
-def folder(image_set):
-    return ImageFolder(str(image_set), transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()]))
-
-
-@pytest.fixture(scope="module")
-def targets(folder, store):
-    return text_targets(folder, store.layout.folder)
+from gpt4image.integrations import TextAlignment
 
 
 def make_model() -> nn.Sequential:

@@ -5,21 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import ToTensor
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.integrations import soft_cross_entropy, text_labels, text_targets
-
-
-@pytest.fixture(scope="module")
-def folder(image_set) -> ImageFolder:
-    return ImageFolder(str(image_set), ToTensor())
-
-
-@pytest.fixture(scope="module")
-def targets(folder, store, tmp_path_factory):
-    return text_targets(folder, store.layout.folder)
+from gpt4image.integrations import soft_cross_entropy, text_labels
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import ImageFolder
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.integrations import text_targets
 from gpt4image.integrations.lightning import TextAlignmentCallback
 
 
@@ -31,16 +28,6 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.model.parameters(), lr=0.05)  # the projector is not in it
-
-
-@pytest.fixture(scope="module")
-def folder(image_set):
-    return ImageFolder(str(image_set), transforms.Compose([transforms.Resize((16, 16)), transforms.ToTensor()]))
-
-
-@pytest.fixture(scope="module")
-def targets(folder, store):
-    return text_targets(folder, store.layout.folder)
 
 
 def fit(module, callback, dataset, epochs=2, checkpoint=None):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from timm.data import create_dataset
 from torch.utils.data import ConcatDataset, Subset
-from torchvision.datasets import ImageFolder
 
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.integrations import text_targets
@@ -22,11 +21,6 @@ from support.stored import ask, fill
 @pytest.fixture(scope="module")
 def paths(image_set: Path) -> list[Path]:
     return sorted(image_set.rglob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def folder(image_set: Path) -> ImageFolder:
-    return ImageFolder(str(image_set))
 
 
 @pytest.fixture(scope="module")

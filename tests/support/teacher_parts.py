@@ -33,6 +33,12 @@ def prepare(images: ImageTable, places, transform) -> torch.Tensor:
     return torch.stack([transform(images.image(int(place))) for place in places])
 
 
+def same_bytes(first, second) -> bool:
+    """Return whether two stores, of vectors or of labels, have the same files."""
+    files = [{path.name: path.read_bytes() for path in store.layout.folder.iterdir()} for store in (first, second)]
+    return files[0] == files[1] != {}
+
+
 def to_unit(vectors) -> np.ndarray:
     vectors = np.asarray(vectors)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

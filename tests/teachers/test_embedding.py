@@ -15,16 +15,9 @@ from gpt4image import EmbeddingStore, embed_images, load_images, load_teacher
 from gpt4image.core.errors import ConfigError, DataError, ImageError, StoreError
 from gpt4image.core.files import ResumableArray
 from gpt4image.train.guidance import is_text, vector_sources
-from support.teacher_parts import CountingTeacher, pick, prepare, to_unit
+from support.teacher_parts import CountingTeacher, pick, prepare, same_bytes, to_unit
 
-STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
 CLOSE = {"atol": 2e-3, "rtol": 0}
-
-
-def same_bytes(first: EmbeddingStore, second: EmbeddingStore) -> bool:
-    return all(
-        (first.layout.folder / name).read_bytes() == (second.layout.folder / name).read_bytes() for name in STORED
-    )
 
 
 @pytest.fixture(scope="module")

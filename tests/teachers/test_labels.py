@@ -13,15 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from gpt4image import SoftLabels, label_images, load_images
 from gpt4image.core.errors import ConfigError, DataError, ImageError
-from support.teacher_parts import CountingTeacher, pick, prepare
-
-STORED = ("ids.npy", "logits.npy", "manifest.json")
-
-
-def same_bytes(first: SoftLabels, second: SoftLabels) -> bool:
-    return all(
-        (first.layout.folder / name).read_bytes() == (second.layout.folder / name).read_bytes() for name in STORED
-    )
+from support.teacher_parts import CountingTeacher, pick, prepare, same_bytes
 
 
 def predict(teacher, images, places) -> torch.Tensor:
