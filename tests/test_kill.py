@@ -2,18 +2,16 @@
 
 import json
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gpt4image.compare.records import Comparison
+from support.forks import finish_command, start_command
 from support.training import same_weights
 
 KILLS = 10
-SECONDS = (2.0, 14.0)
+SECONDS = (0.5, 9.0)
 RUNS = 4
 FINISHED = ("embeddings/*/manifest.json", "runs/*/result.json", "runs/*/test.safetensors")
 
@@ -22,7 +20,7 @@ def command(image_set: Path, descriptions_file: Path, work: Path) -> list[str]:
     arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--embed-batch", "4"]
     recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "64", "--epochs", "3", "--batch-size", "8"]
     frozen = ["--freeze", "conv1", "bn1", "maxpool", "layer1", "--cached-views", "2", "--mixup", "0.2"]
-    return [sys.executable, "-m", "gpt4image", "compare", str(image_set), *arguments, *recipe, *frozen]
+    return ["compare", str(image_set), *arguments, *recipe, *frozen]
 
 
 def finished_files(work: Path) -> dict[Path, int]:
@@ -35,20 +33,20 @@ def test_killed_comparison_ends_like_an_uninterrupted_one(image_set, description
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     finished: dict[Path, int] = {}
     for _ in range(KILLS):
-        process = subprocess.Popen(command(image_set, descriptions_file, killed), stderr=subprocess.DEVNULL)
-        try:
-            assert process.wait(timeout=generator.uniform(*SECONDS)) == 0
+        process = start_command(command(image_set, descriptions_file, killed))
+        process.join(generator.uniform(*SECONDS))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
             break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.kill()
+        process.join()
         now = finished_files(killed)
         names = [path.name for path in now]
         assert names.count("result.json") == RUNS or "test.safetensors" not in names
         assert finished.items() <= now.items()
         finished = now
     for work in (killed, whole):
-        subprocess.run(command(image_set, descriptions_file, work), check=True, capture_output=True)
+        finish_command(command(image_set, descriptions_file, work))
 
     assert finished.items() <= finished_files(killed).items()
     first, second = (Comparison.load(work / "comparison.json") for work in (killed, whole))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import subprocess
 import sys
 import time
 
@@ -16,6 +14,7 @@ from gpt4image.compare.tuning import ArmStudy, search_ranges
 from gpt4image.core.errors import MissingExtraError
 from gpt4image.train.run import specify_run
 from gpt4image.train.spec import RunInputs
+from support.forks import finish_command, start_command
 
 TRIALS = 3
 
@@ -90,15 +89,15 @@ def test_missing_optuna_is_named_with_the_command_that_installs_it(
 def command(image_set, descriptions_file, work) -> list[str]:
     arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--tune", str(TRIALS)]
     recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "4", "--batch-size", "8"]
-    return [sys.executable, "-m", "gpt4image", "compare", str(image_set), *arguments, *recipe]
+    return ["compare", str(image_set), *arguments, *recipe]
 
 
 @pytest.mark.slow
 def test_killed_search_ends_like_an_uninterrupted_one(image_set, descriptions_file, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for ended in (1, TRIALS + 1):
-        process = subprocess.Popen(command(image_set, descriptions_file, killed), stderr=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = start_command(command(image_set, descriptions_file, killed))
+        while process.is_alive():
             if (killed / "tuning" / "studies.db").exists():
                 try:
                     if sum(state in ("COMPLETE", "PRUNED") for state in states(killed)) >= ended:
@@ -106,11 +105,11 @@ def test_killed_search_ends_like_an_uninterrupted_one(image_set, descriptions_fi
                 except sqlite3.OperationalError:  # its tables are being made
                     pass
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert not list(killed.glob("runs/*/test.safetensors"))
     for work in (killed, whole):
-        subprocess.run(command(image_set, descriptions_file, work), check=True, capture_output=True)
+        finish_command(command(image_set, descriptions_file, work))
         assert sum(state in ("COMPLETE", "PRUNED") for state in states(work)) == 2 * TRIALS
         assert len(list(work.glob("runs/*/test.safetensors"))) == 4
     first, second = (Comparison.load(work / "comparison.json") for work in (killed, whole))
