@@ -14,6 +14,18 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 
 
+class TextAnswers(NamedTuple):
+    """What the classifier says to the texts of S sources.
+
+    Attributes:
+        logits: [S, C].
+        known: which sources have a text, bool [S].
+    """
+
+    logits: Tensor
+    known: Tensor
+
+
 class AlignedOutput(NamedTuple):
     """Output of an `AlignedModel`.
 
@@ -22,12 +34,14 @@ class AlignedOutput(NamedTuple):
         features: the classifier's input [B, F].
         projected: for each head, its features in the space of its vectors [B, D].
         alignment: weighted sum of the heads' losses, a scalar; None without targets or heads.
+        texts: what the classifier says to the texts of a batch, for each head with a reader.
     """
 
     logits: Tensor
     features: Tensor
     projected: tuple[Tensor, ...]
     alignment: Tensor | None
+    texts: tuple[TextAnswers, ...] = ()
 
 
 class AlignedModel(nn.Module):
@@ -58,7 +72,9 @@ class AlignedModel(nn.Module):
         self.backbone = backbone
         heads = [heads] if isinstance(heads, nn.Module) else heads
         self.heads = nn.ModuleList(h if isinstance(h, AlignmentHead) else AlignmentHead(h) for h in heads)
-        self.input_tap = FeatureTap(find_classifier(backbone, classifier), before=True, pool="auto", balance=balance)
+        classifier = find_classifier(backbone, classifier)
+        self._shared = (classifier,)  # a tuple: it is part of the backbone already
+        self.input_tap = FeatureTap(classifier, before=True, pool="auto", balance=balance)
         # heads that share a module and a pool share a tap, so that balancing sees their gradients together
         self._places = sorted({(head.tap, head.pool) for head in self._heads if head.tap is not None})
         self.taps = nn.ModuleList(
@@ -90,7 +106,13 @@ class AlignedModel(nn.Module):
         if targets is None or not projected:
             return AlignedOutput(logits, features, projected, None)
         losses = [head.weight * head.align(z, targets, mixing) for head, z in zip(self._heads, projected, strict=True)]
-        return AlignedOutput(logits, features, projected, torch.stack(losses).sum())
+        # `forward`, not a call: the hook that catches features must not take these for them
+        texts = tuple(
+            TextAnswers(self._shared[0].forward(head.read(targets)), targets.known[head.source])
+            for head in self._heads
+            if head.reader is not None
+        )
+        return AlignedOutput(logits, features, projected, torch.stack(losses).sum(), texts)
 
     def set_share(self, share: float) -> None:
         """Set the share of the classifier's gradient norm that the alignment's is scaled to, if `balance` is on.

@@ -44,6 +44,8 @@ class AlignmentHead(nn.Module):
         tap: name of the backbone's module whose output is aligned; default the classifier's input.
         pool: how that output becomes one vector per image (`FeatureTap`).
         weight: weight among several heads.
+        reader: maps texts [S, D] to features [S, F], from which the model's classifier tells their class as well: the
+            shared head of Min et al., "Grounding Visual Representations with Texts", ECCV 2022.
 
     Raises:
         ConfigError: an adapter together with a loss that would make it collapse, or with a queue.
@@ -60,10 +62,11 @@ class AlignmentHead(nn.Module):
         tap: str | None = None,
         pool: str = "auto",
         weight: float = 1.0,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.projector, self.loss = projector, loss or AlignmentLoss()
-        self.transform, self.adapter = transform, adapter
+        self.transform, self.adapter, self.reader = transform, adapter, reader
         self.source, self.tap, self.pool, self.weight = source, tap, pool, weight
         if adapter is not None and self.loss.entry.may_collapse:
             raise ConfigError(
@@ -80,11 +83,7 @@ class AlignmentHead(nn.Module):
 
     def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
         """Return the loss between projected features [B, D] and this head's vectors (`AlignmentLoss.forward`)."""
-        text, known = targets.vectors[self.source], targets.known[self.source]  # [S, D], [S]
-        with torch.autocast(device_type=projected.device.type, enabled=False):
-            for change in (self.transform, self.adapter):
-                # rows without a text may hold anything, NaN too: none of it may reach what is learned
-                text = text if change is None else change(unit_length(only_known(text, known)))
+        text, known = self._texts(targets), targets.known[self.source]  # [S, D], [S]
         loss: Tensor = self.loss(
             projected,
             text,
@@ -95,3 +94,18 @@ class AlignmentHead(nn.Module):
             total=None if targets.totals is None else targets.totals[self.source],
         )
         return loss
+
+    def read(self, targets: Targets) -> Tensor:
+        """Return features [S, F] of the texts; those of unknown ones mean nothing."""
+        assert self.reader is not None
+        features: Tensor = self.reader(unit_length(only_known(self._texts(targets), targets.known[self.source])))
+        return features
+
+    def _texts(self, targets: Targets) -> Tensor:
+        """Return the vectors of this head's source [S, D], transformed and adapted."""
+        text, known = targets.vectors[self.source], targets.known[self.source]
+        with torch.autocast(device_type=text.device.type, enabled=False):
+            for change in (self.transform, self.adapter):
+                # rows without a text may hold anything, NaN too: none of it may reach what is learned
+                text = text if change is None else change(unit_length(only_known(text, known)))
+        return text

@@ -32,7 +32,7 @@ from gpt4image.train.data import (
     training_rows,
 )
 from gpt4image.train.frozen import Shown, frozen_modules, prepare_inputs
-from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, mean_soft_labels
+from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, is_text, mean_soft_labels
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
@@ -130,14 +130,16 @@ def build_model(
         check_targets(recipe.loss, recipe.targets)
     seed_everything(seed, HEAD_STREAM)
     sample = inputs[(0, 0)].unsqueeze(0).float()  # [1, 3, H, W] or [1, ...] of cached features; for its shape alone
-    heads = []
+    heads, places = [], recipe.align_at or ("features",)
     anchors = [] if guidance.anchors is None else [guidance.anchors]
     sources: list[VectorSource | ClassAnchors] = [*guidance.sources, *anchors]
     for number, source in enumerate(sources):
         transform = None
         if recipe.text_space != "raw" and isinstance(source, VectorSource):
             transform = TextTransform(recipe.text_space, Moments.of(source.chunks(ids, recipe.texts)))
-        for place in recipe.align_at or ("features",):
+        reads = recipe.shared_head > 0 and isinstance(source, VectorSource) and is_text(source.stores[0])
+        reader = build_reader(trained, source.width) if reads else None
+        for place in places:
             tap = None if place == "features" else place
             pool = "auto" if tap is None else recipe.align_pool
             feature = probe_feature(trained, sample, tap, pool)  # [1, F]
@@ -163,10 +165,22 @@ def build_model(
                     adapter=TextAdapter(source.width) if recipe.text_adapter else None,
                     tap=tap,
                     pool=pool,
+                    reader=reader if place == places[0] else None,
                     weight=1 / (len(sources) * max(1, len(recipe.align_at))),
                 )
             )
     return AlignedModel(trained, heads, balance=recipe.balance is not None)
+
+
+def build_reader(model: nn.Module, width: int) -> Projector:
+    """Return what maps texts [S, width] to the features of a model's classifier. ConfigError if it is not linear."""
+    classifier = find_classifier(model)
+    if not isinstance(classifier, nn.Linear):
+        raise ConfigError(
+            f"shared_head classifies texts by the model's own linear layer, and this backbone's classifier is a "
+            f"{type(classifier).__name__}: set shared_head to 0."
+        )
+    return Projector(width, classifier.in_features, kind="linear")
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

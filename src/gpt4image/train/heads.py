@@ -71,7 +71,8 @@ def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], gui
                 adapter=head.adapter is not None,
             ).model_dump()
         )
-    tensors = {name: value.contiguous() for name, value in state.items() if name.split(".")[1] != "loss"}
+    kept = {name: value for name, value in state.items() if name.split(".")[1] not in ("loss", "reader")}
+    tensors = {name: value.contiguous() for name, value in kept.items()}
     with atomic_write(path) as file:
         file.write(save(tensors, {"heads": json.dumps(records)}))
 

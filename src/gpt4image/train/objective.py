@@ -45,7 +45,7 @@ class Objective:
             batch: a batch on the model's device.
         """
         inputs, mixing = batch.inputs, None  # [B, 3, H, W]
-        targets = class_targets(batch, self.classes, self.recipe.label_smoothing, self.soft_share)  # [B, C]
+        own = targets = class_targets(batch, self.classes, self.recipe.label_smoothing, self.soft_share)  # [B, C]
         if self.recipe.mixes:
             inputs, mixing = mix_images(self.recipe, inputs)  # mixing [B, B]
             targets = mixing @ targets
@@ -57,6 +57,9 @@ class Objective:
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
         classification = self._label_loss(logits[:size], targets) / labelled.clamp(min=1e-6)
+        for answers in output.texts:  # the classifier of images classifies their texts as well
+            told = self._label_loss(answers.logits.float(), own * answers.known[:, None]) / labelled.clamp(min=1e-6)
+            classification = classification + self.recipe.shared_head / len(output.texts) * told
         if batch.strong is not None and batch.free is not None:
             weak = logits[:size][batch.labels < 0]
             consistency = consistency_loss(weak, logits[size:], self.recipe.consistency_threshold)

@@ -159,6 +159,8 @@ class AlignmentSettings:
     """Schedule of the weight after its warm-up: constant, or cosine decay to 0."""
     weight_warmup_epochs: NotNegative = 0.0
     """Epochs of linear warm-up of the weight."""
+    shared_head: NotNegative = 0.0
+    """Weight of a further label loss: the model's own classifier on the projected text (GVRT's shared head)."""
     align_until: Share = 1.0
     """Share of the training after which the alignment stops."""
     balance: Positive | None = None
@@ -304,6 +306,8 @@ class Recipe(
             raise ConfigError(
                 "queue and text_adapter exclude each other: the adapter changes texts that the queue already holds."
             )
+        if self.shared_head and not self.weight:
+            raise ConfigError("shared_head goes with the alignment of texts: set weight above 0, or shared_head to 0.")
         if self.soft_from > self.soft_until:
             raise ConfigError(f"soft_from {self.soft_from} must not exceed soft_until {self.soft_until}.")
         if len(set(self.align_at)) < len(self.align_at):

@@ -72,10 +72,10 @@ class Arm:
 
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
-LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None}
+LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0}
 FIXMATCH = {"consistency": 1.0, "unlabelled": "align", "mixup": 0.0, "cutmix": 0.0}
 ANCHORED = {"loss": "anchored", "targets": "same", "queue": 0, "learn_temperature": False, "text_adapter": False}
-ANCHORED |= {"text_space": "raw", "soft_labels": 0.0}
+ANCHORED |= {"text_space": "raw", "soft_labels": 0.0, "shared_head": 0.0}
 GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
