@@ -152,14 +152,14 @@ def test_export_beyond_the_tolerance_writes_nothing(run, images, tmp_path, monke
 def test_folder_with_other_files_is_refused(run, images, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(ConfigError, match="something other"):
         export_model(run, images, tmp_path, onnx=False)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_folder_with_nothing_but_a_readme_is_refused(run, images, tmp_path):
     (tmp_path / "README.md").write_text("years of work")
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(ConfigError, match="something other"):
         export_model(run, images, tmp_path, onnx=False)
     assert (tmp_path / "README.md").read_text() == "years of work"
 
