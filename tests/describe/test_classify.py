@@ -9,15 +9,24 @@ import re
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.core.options import DataOptions, TextOptions
+from gpt4image.core.workdir import WorkDir
+from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.description_set import described_set
+from gpt4image.descriptions.exchange import export_descriptions, import_descriptions
+from gpt4image.descriptions.picks import read_picks
 from gpt4image.descriptions.prompts import load_prompts
 from gpt4image.descriptions.prompts.choices import Choices, Pick
+from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm.base import NO_CHOICE, Token
+from gpt4image.quality.texts import ImageFacts, collect_texts
+from gpt4image.workflows.describe import run_estimate
+from gpt4image.workflows.inputs import find_descriptions
 from support.batching import batched
 from support.batching import records as batch_records
-from support.describing import cost_of, described, opened, records, store_in
+from support.describing import ALL, cost_of, described, opened, records, store_in
 from support.running import KEY_NAME, scenario, start, wait_until
-from support.stub_scenario import Fault, Scenario
+from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubProcess, StubServer
 
 IMAGES = 36
@@ -211,6 +220,50 @@ def test_picks_are_no_descriptions(image_set, tmp_path):
         described(image_set, tmp_path, server.base_url)
         with opened(image_set, tmp_path, server.base_url) as job:
             assert {prompt for prompt, _ in described_set(job.store, job.images).origins} == {"plain"}
+
+
+def test_use_prompts_selects_descriptions_and_picks(image_set, tmp_path):
+    workdir = WorkDir(tmp_path)
+    with StubServer() as server:
+        described(image_set, tmp_path, server.base_url, prompts=("plain", "classify"))
+        with opened(image_set, tmp_path, server.base_url) as job:
+            images = job.images
+    found = {
+        names: find_descriptions(images, TextOptions(use_prompts=names), workdir)
+        for names in ((), ("plain",), ("plain", "classify"))
+    }
+    assert {names: len(each) for names, each in found.items()} == dict.fromkeys(found, IMAGES)
+    assert {names for names, each in found.items() if each.picks is None} == {("plain",)}
+    alone = find_descriptions(images, TextOptions(text="none"), workdir)
+    assert len(alone.picks.ids) == IMAGES
+    assert not len(alone)
+    with pytest.raises(ConfigError, match="only one that picks classes"):
+        find_descriptions(images, TextOptions(use_prompts=("classify",)), workdir)
+
+
+def test_check_and_export_know_picks_from_texts(image_set, tmp_path):
+    with StubServer(Scenario(logprobs="send")) as server:
+        described(image_set, tmp_path, server.base_url, prompts=("plain", "classify"))
+        with opened(image_set, tmp_path, server.base_url) as job:
+            images, store = job.images, job.store
+    collected = collect_texts(store, ImageFacts(images), None, load_prompts(["plain", "classify"]), None)
+    assert {text.prompt for text in collected.texts} == {"plain"}
+    assert not collected.missing
+    export_descriptions(store, images, tmp_path / "shared")
+    other = DescriptionStore(tmp_path / "other")
+    import_descriptions(tmp_path / "shared", images, other)
+    assert {record.key: record.pick for record in other.current()} == {r.key: r.pick for r in store.current()}
+    assert described_set(other, images).texts == IMAGES
+
+
+def test_estimate_measures_picks_like_any_answer(image_set, tmp_path):
+    with StubServer() as server:
+        where = {"model": MODEL, "base_url": (server.base_url,), "splits": ALL, "price_in": 10.0, "price_out": 20.0}
+        options = DescribeOptions(**where, prompts=("classify",))
+        found = run_estimate(DataOptions(str(image_set)), options, tmp_path)
+    assert found.remaining == IMAGES - len(found.records)
+    assert found.dollars() > 0
+    assert read_picks(store_in(tmp_path), CLASSES) is None, "a look is no evidence"
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_replayed_job_writes_the_same_records(work, shared, images, tmp_path):
     with store.writer() as writer:
         for number in range(len(maker)):
             reply = ask_one(describer, maker.request(number))
-            writer.write(replace(maker.record(number), text=maker.join(number, reply.texts)))
+            writer.write(replace(maker.record(number), **maker.outcome(number, reply)))
     first = {record.key: record.text for record in work.current() if record.model == "m/1"}
     assert {record.key: record.text for record in store.current()} == {key: text.strip() for key, text in first.items()}
 

@@ -21,6 +21,15 @@ def test_task_survives_a_round_trip_through_its_line(image_set, tmp_path):
     assert told.answer("").tries == 0 and told.answer("").answer("").finished
 
 
+def test_task_keeps_the_list_that_its_answer_picks_from_for_a_process_with_another_one(image_set, tmp_path):
+    task = BatchTask.first(make_maker(image_set, tmp_path, ("classify",)), 0)
+    assert task.choices.listing == "- blue\n- green\n- red\n- none"
+    assert BatchTask.from_line(task.line()) == task
+    plain = BatchTask.first(make_maker(image_set, tmp_path), 0)
+    assert b"choices" not in plain.line()
+    assert BatchTask.from_line(plain.line()).choices is None
+
+
 def test_tidy_removes_what_killed_processes_leave(tmp_path):
     folder = BatchFolder(tmp_path)
     whole, half = (SubmittedBatch(folder.new_name(), "p", "m", requests=1, size=1, old_limit=True) for _ in range(2))

@@ -32,7 +32,7 @@ class Describe(OutputOptions):
     """
 
     SHORT: ClassVar = (
-        *("model", "base-url", "describer", "prompts", "classes", "samples", "splits"),
+        *("model", "base-url", "describer", "prompts", "samples", "splits"),
         *("budget", "estimate", "sample", "yes", "engine", "work"),
     )
     EXAMPLE: ClassVar = "photos --base-url http://localhost:8000/v1 --prompts attributes"
