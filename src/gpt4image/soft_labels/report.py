@@ -75,13 +75,13 @@ class LabelReport:
                 f"calibration: temperature {known.temperature:.2f}, error {quality.calibration_error:.3f}, "
                 f"negative log-likelihood {quality.negative_log_likelihood:.3f}",
             ]
-        worst = list(self.per_class.items())[:SHOWN]
-        named = ", ".join(f"{name} {share:.0%} of {images:,}" for name, (images, share) in worst)
+        worst = [(name, *counts) for name, counts in self.per_class.items() if counts[1] < 1][:SHOWN]
+        named = ", ".join(f"{name} {share:.0%} of {images:,}" for name, images, share in worst)
         given = sum(images for images, _ in self.per_class.values())
         return [
             f"soft labels of {counted(len(self.labels), 'training image')}: {self.labels.layout.folder}",
             *measured,
-            f"least agreement: {named}",
+            *([f"least agreement: {named}"] if worst else []),
             f"likely label errors, by the texts alone: {len(self.issues):,} of {counted(given, 'given label')}: "
             f"{self.labels.layout.doubtful}",
         ]
@@ -138,7 +138,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     if known is None:
         raise StoreError(f"{labels.layout.folder} holds soft labels, not text labels.")
     lines = [
-        f"text labels of {counted(len(labels), 'image')}: {labels.layout.folder}",
+        f"text labels of {counted(len(labels), 'training and validation image')}: {labels.layout.folder}",
         f"labeller: {known.method}",
     ]
     if known.accuracy is not None and (known.unlabelled or known.replaced):
@@ -149,7 +149,8 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     if known.picked:
         right = f", {_percent(known.picks)} right where a label is given" if known.picks else ""
         lines.append(f"the LLM itself picked a class for {counted(known.picked, 'image')}{right}")
-    measured = [(share.mean, name) for name, share in zip(labels.classes, known.per_class, strict=True) if share]
+    shares = zip(labels.classes, known.per_class, strict=True)
+    measured = [(share.mean, name) for name, share in shares if share and share.mean < 1]
     if measured:
         worst = ", ".join(f"{name} {share:.0%}" for share, name in sorted(measured)[:SHOWN])
         lines.append(f"least likely right, out of fold: {worst}")

@@ -205,7 +205,7 @@ def test_tables_with_many_columns_hint_at_scrolling(plain):
 
 def test_summary_for_the_terminal_names_counts_severities_and_accuracies():
     lines = report_lines(make_report())
-    assert lines[0] == "1,816 of 1,830 images described, 1,830 texts, 1,809 of them distinct"
+    assert lines[0] == "1,816 of 1,830 distinct images described, 1,830 texts, 1,809 of them distinct"
     assert "failed: 11 server error 500" in lines
     row = next(line for line in lines if line.startswith("  refusal"))
     assert row.split(maxsplit=4)[1:] == ["3", "0.2%", "fix", "Refusals and apologies"]

@@ -171,11 +171,12 @@ class Audit(OutputOptions):
         from gpt4image.workflows.check import run_audit
 
         audit = run_audit(self.source, self.descriptions, self.work, limit=self.limit, forms=self.write)
+        labels = counted(audit.examined, "training and validation label")
         if audit.wrong is not None:
             span = f"{percent(audit.wrong.low)} to {percent(audit.wrong.high)}"
-            show(f"expected to be wrong: {percent(audit.wrong.mean)} ({span}) of {counted(audit.examined, 'label')}")
+            show(f"expected to be wrong: {percent(audit.wrong.mean)} ({span}) of {labels}")
         else:
-            show(f"{counted(audit.examined, 'label')} examined, too few to estimate how many are wrong")
+            show(f"{labels} examined, too few to estimate how many are wrong")
         kinds = {
             "label": "labels likely wrong, by text and label",
             "duplicate": "copies with other labels",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -72,7 +74,8 @@ class Images(OutputOptions):
 
         images = open_images(self.source, WorkDir(self.work), names_follow=True)
         found = find_in_images(images, splits=self.splits)
-        write_rows(list(finding_rows(found)))
+        for _, rows in groupby(finding_rows(found), key=itemgetter(0)):  # each kind has columns of its own
+            write_rows(list(rows))
         result(**found)
 
 

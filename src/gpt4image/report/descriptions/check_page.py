@@ -123,8 +123,8 @@ def _sum_leaks(records: Sequence[ClassLeakage]) -> tuple[int, int]:
 def report_lines(report: QualityReport) -> list[str]:
     """Summarise a check for the terminal, a line each."""
     head = (
-        f"{report.described:,} of {counted(report.images, 'image')} described, {counted(report.texts, 'text')}, "
-        f"{report.distinct_texts:,} of them distinct"
+        f"{report.described:,} of {counted(report.images, 'distinct image')} described, "
+        f"{counted(report.texts, 'text')}, {report.distinct_texts:,} of them distinct"
     )
     failed = [
         f"failed: {number:,} {reason}{report.failed_with.get(reason, '')}" for reason, number in report.failed.items()
