@@ -4,6 +4,7 @@ import ast
 import io
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,18 @@ def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monk
     assert shown[2] == f"left out  {rows[2][1]}  empty"
     console.write_rows([])
     assert capsys.readouterr().out == ""
+
+
+def test_long_command_is_continued_on_a_terminal_as_shells_read_it(capsys, monkeypatch):
+    command = "./run gpt4image compare 'my photos' --text captions.jsonl --backbone resnet50 --no-pretrained --seeds 18"
+    console.write_command(command)
+    assert capsys.readouterr().out == f"  {command}\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    console.write_command(command)
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 60 for line in shown.splitlines()) and shown.count("\\\n") == 2
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
 
 
 @pytest.mark.parametrize("stream", ["out", "err"])

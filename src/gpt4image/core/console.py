@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -163,6 +164,17 @@ def write(text: str) -> None:
     _hush()
     if not _output.json and not console.quiet:
         print(text)
+
+
+def write_command(command: str) -> None:
+    """Print a command to copy, indented; on a terminal long ones continue on further lines, as shells read them."""
+    width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else sys.maxsize
+    lines = [" "]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 1 > width and lines[-1].strip():
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    write(" \\\n".join(lines))
 
 
 def write_row(cells: Sequence[str], as_csv: bool) -> None:

@@ -184,7 +184,7 @@ def test_page_without_encoder_gallery_and_alignment_of_one_seed(tmp_path):
     assert "none used" in page.words and "No images were kept" in page.words
     assert "Alignment loss" not in page.words
     assert "One seed cannot tell an effect from chance" in page.words
-    assert "train both arms with 5 seeds" in page.words and "<code>gpt4image" not in html
+    assert "train both arms with 5 seeds" in page.words and "<code><span>gpt4image" not in html
     assert_self_contained(html, page)
 
 

@@ -52,14 +52,14 @@ COMPARISON_KEYS = {
 
 def show_comparison(comparison: Comparison) -> dict[str, object]:
     """Print what a comparison shows, and return it as values for JSON."""
-    from gpt4image.core.console import say, show, write
+    from gpt4image.core.console import say, show, write_command
     from gpt4image.core.format import percent
     from gpt4image.report import verdict
 
     found = verdict(comparison)
     show(found.text)
     if found.command:
-        write(f"  {found.command}")
+        write_command(found.command)
     for line in comparison.warnings:
         say(line, "yellow")
     for variant in comparison.variants:
