@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -74,6 +75,7 @@ def compare_arms(
     tune: int = 0,
     frozen_accuracy: Callable[[], float | None] | None = None,
     measure: Callable[[RunsByArm], tuple[MeasureRecord, ...]] | None = None,
+    series: console.Series | None = None,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -104,6 +106,7 @@ def compare_arms(
         tune: trials of a search for each arm's own settings on the validation images, see `compare.tuning`; 0 for none.
         frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
         measure: measures the runs of each arm beyond the test images, see `compare.robustness.Measures`.
+        series: the series that this comparison is a part of; it has shown its own plan.
 
     Raises:
         ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
@@ -143,15 +146,20 @@ def compare_arms(
     layout = None
     if accelerator.is_main_process:
         layout = open_experiment(workdir, experiment, name)
+    if layout is not None and series is None:
         console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
     summary = Summary(
         images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune, measure
     )
     trained: dict[int, tuple[Variant, list[TrainedRun]]] = {n: (v, []) for n, v in enumerate(plan.variants)}
     before = [run.state == "finished" for run in plan.runs]
-    with console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before)) as overall:
+    with (
+        console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before))
+        if series is None
+        else nullcontext(series.overall)
+    ) as overall:
         for number, planned in enumerate(plan.runs):
-            run = _train(planned, number, plan, maker, overall)
+            run = _train(planned, number, plan, maker, overall, series)
             trained[number % len(trained)][1].append(run)
             ends = number + 1
             known = all(before[ends - len(trained) : ends + len(trained)])  # the next seed is finished as well
@@ -189,15 +197,23 @@ def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, see
     return Tuner(maker, recipe, trials, seeds[0]).tune(arms)
 
 
-def _train(planned: PlannedRun, number: int, plan: Plan, maker: RunMaker, overall: console.Meter) -> TrainedRun:
+def _train(
+    planned: PlannedRun, number: int, plan: Plan, maker: RunMaker, overall: console.Meter, series: console.Series | None
+) -> TrainedRun:
     """Train one run of a plan, or open it if it is finished."""
     spec = planned.spec or maker(planned.variant, planned.seed, augmentation=plan.augmentation)
     if spec is None:
         raise ConfigError(f"The arm {planned.variant.arm} learns from the baseline, which is not trained.")
-    title = f"Run {number + 1} of {len(plan.runs)}: {planned.variant.title}, seed {planned.seed}"
     if spec.layout.result.exists():
+        if series is not None:
+            overall.start(series.before + number + 1)
         return train_run(spec)
-    title += plan.time_left(number)
+    if series is None:
+        title = f"Run {number + 1} of {len(plan.runs)}: {planned.variant.title}, seed {planned.seed}"
+        title += plan.time_left(number)
+    else:
+        title = f"{series.place}, run {series.before + number + 1} of {series.runs}"
+        title += plan.time_left(number, series.runs - series.before - len(plan.runs))
     run = train_run(spec, partial(console.progress, title, part_of=overall))
     plan.learn_speed(run)
     return run

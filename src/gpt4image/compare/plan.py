@@ -208,13 +208,16 @@ class Plan:
 
     def steps_left(self, run: PlannedRun) -> int:
         """Return the optimiser steps that a run still needs."""
-        known = run.spec or next(other.spec for other in self.runs if other.spec and other.seed == run.seed)
-        accelerator = make_accelerator(known.recipe)
-        epoch = count_steps(known, accelerator)
         if run.state == "finished":
             return 0
+        known, epoch = self._epoch(run)
         done = checkpoint_progress(known.layout.checkpoint) if run.state == "begun" else (0, 0)
         return run.variant.recipe.epochs * epoch - done[0] * epoch - done[1]
+
+    def _epoch(self, run: PlannedRun) -> tuple[RunSpec, int]:
+        """Return the specification of a run, or of another one with its seed, and the optimiser steps of an epoch."""
+        known = run.spec or next(other.spec for other in self.runs if other.spec and other.seed == run.seed)
+        return known, count_steps(known, make_accelerator(known.recipe))
 
     def find_speed(self, workdir: WorkDir) -> None:
         """Find how long a step takes: from finished runs on the same device, else from a few steps now."""
@@ -274,11 +277,18 @@ class Plan:
         lines.append("Test images are answered once, when all runs are trained.")
         return lines
 
-    def time_left(self, after: int) -> str:
-        """Return how long the runs from a position on take, in words; empty if that is unknown."""
+    def time_left(self, after: int, later: int = 0) -> str:
+        """Return how long the runs from a position on take, in words; empty if that is unknown.
+
+        Args:
+            after: the position.
+            later: runs after this plan, each as long as its last one.
+        """
         if self.step_seconds is None:
             return ""
-        seconds = self.step_seconds * sum(map(self.steps_left, self.runs[after:]))
+        last = self.runs[-1]
+        steps = sum(map(self.steps_left, self.runs[after:])) + later * last.variant.recipe.epochs * self._epoch(last)[1]
+        seconds = self.step_seconds * steps
         seconds += self.crop_seconds * self.crops_left(self.runs[after:])
         return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
 

@@ -272,6 +272,7 @@ class Comparison(Record):
     difference: Difference
     others: tuple[Difference, ...] = ()  # of arms other than the headline's
     controls: tuple[Difference, ...] = ()  # of arms to their controls, which are the references
+    rivals: tuple[Difference, ...] = ()  # of the headline's arm to arms of images alone, which are the references
     margin: float = 0.01  # difference of accuracy that does not matter
     per_class: list[ClassRecord]
     seconds: float
@@ -294,3 +295,17 @@ class Comparison(Record):
         """Return the name of a run's folder, which is that of version 0.1 where none is recorded."""
         runs = (run.folder for each in self.arms if each.name == arm for run in each.runs if run.seed == seed)
         return next(runs, None) or f"{arm}-{seed}"
+
+
+class CaseRecord(Record):
+    """A case of a series: the name of its experiment, and in words what is special about its labels."""
+
+    experiment: str
+    title: str
+    about: str
+
+
+class CasesRecord(Record):
+    """Comparisons of the same images with labels of different quality, in the order in which they are shown."""
+
+    cases: tuple[CaseRecord, ...]

@@ -99,6 +99,7 @@ def record_comparison(
         recipe=recipe.to_dict(),
         arms=[_record_arm(runs) for runs in outcomes.values()],
         **compare_with_baseline(candidate, right, {arm: ARMS.load(arm).controls for arm in right}, seeds, margin),
+        rivals=tuple(record_difference(candidate, arm, right, seeds) for arm in right if _is_rival(arm)),
         per_class=[
             ClassRecord(
                 name=name,
@@ -130,6 +131,12 @@ def find_candidate(names: Sequence[str]) -> str | None:
     learn = [name for name in names if name != REFERENCE and _learns_from_texts(ARMS.load(name))]
     learn.sort(key=lambda name: (name != CANDIDATE, ARMS.load(name).labels == "llm"))
     return next(iter(learn), None)
+
+
+def _is_rival(name: str) -> bool:
+    """Whether an arm makes more of the images alone than the baseline does."""
+    arm = ARMS.load(name)
+    return name != REFERENCE and arm.controls is None and arm.guidance == "given" and not _learns_from_texts(arm)
 
 
 def _learns_from_texts(arm: Arm) -> bool:

@@ -378,6 +378,23 @@ class Meter:
         return f"{self._title}: {done}" if done else self._title
 
 
+@dataclass(frozen=True)
+class Series:
+    """A series of comparisons that one progress line covers, and the place of the one that is going on.
+
+    Attributes:
+        place: that place, such as `Case 2 of 3`.
+        before: runs of the comparisons before it.
+        runs: runs of the whole series.
+        overall: line that moves on by one with each of them.
+    """
+
+    place: str
+    before: int
+    runs: int
+    overall: Meter
+
+
 class Position(MofNCompleteColumn):
     """Units done, and their total where it is known."""
 

@@ -27,6 +27,9 @@ class WorkDir(Layout):
     comparison = File("comparison.json")  # of the latest experiment, like the next three
     gallery = File("gallery.json")
     report = File("report.html")
+    cases = File("cases.json")  # the comparisons of a series, shown together
+    cases_page = File("cases.html")
+    cases_figure = File("cases.svg")  # the page's figure by itself
     test_answers = File("test_answers.csv")  # every arm's and seed's answer for every test image
     runs = File("runs")
     experiments = File("experiments")  # a folder for each, with its own comparison

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt4image.core.errors import StoreError
+from gpt4image.report.comparison.cases import write_cases
 from gpt4image.report.comparison.verdict import Verdict, control_arms, other_arms, verdict
 
-__all__ = ["Verdict", "control_arms", "other_arms", "verdict", "write_report"]
+__all__ = ["Verdict", "control_arms", "other_arms", "verdict", "write_cases", "write_report"]
 
 
 def write_report(work: Path) -> Path:

@@ -1,26 +1,65 @@
-"""The demo: every stage on clipart12, with packaged ImageNet weights and sentence encoder, without network."""
+"""The demo: what descriptions do with few, wrong and clean labels, on clipart12, without network."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt4image.core import console
 from gpt4image.core.errors import MissingExtraError, StoreError
 from gpt4image.core.files import atomic_write
-from gpt4image.core.options import DataOptions, GuidanceOptions
+from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
-from gpt4image.images.open import open_images
 from gpt4image.train.recipe import Recipe, named_recipe
 from gpt4image.workflows.train import run_comparison
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
-    from gpt4image.export import Parity
 
 
-SEEDS = 5
+@dataclass(frozen=True)
+class DemoCase:
+    """A case of the demo.
+
+    Attributes:
+        experiment: name of its experiment.
+        title: what its labels are like.
+        about: the same in full.
+        arms: what is compared with labels alone: an arm with descriptions, then the best that images do alone, as far
+            as `studies/README.md` has found one.
+        seeds: draws of the labels. Each also seeds the training.
+        simulation: how the labels are made like that.
+    """
+
+    experiment: str
+    title: str
+    about: str
+    arms: tuple[str, ...]
+    seeds: int
+    simulation: SimulationOptions = field(default_factory=SimulationOptions)
+
+
+CASES = (
+    DemoCase(
+        "few-labels",
+        "10 labels a class",
+        "all other training labels are taken away",
+        ("text-labels", "self-training"),
+        4,
+        SimulationOptions(labels_per_class=10),
+    ),
+    DemoCase(
+        "wrong-labels",
+        "40% wrong labels",
+        "two in five training labels are made wrong",
+        ("text-labels", "image-labels"),
+        5,
+        SimulationOptions(label_noise=0.4),
+    ),
+    DemoCase("all-labels", "All labels, clean", "none is taken away or changed", ("described",), 3),
+)
 
 
 @dataclass(frozen=True)
@@ -28,16 +67,16 @@ class DemoResult:
     """Results of the demo.
 
     Attributes:
-        comparison: the statistics.
-        report: the report page.
-        model: folder of the exported model.
-        parity: largest differences between the logits of the exported and the trained model.
+        comparisons: the statistics of every case.
+        lines: what they show, in words.
+        page: the page of all cases.
+        figure: its figure.
     """
 
-    comparison: Comparison
-    report: Path
-    model: Path
-    parity: list[Parity]
+    comparisons: list[Comparison]
+    lines: list[str]
+    page: Path
+    figure: Path
 
 
 def demo_recipe(checkpoint: Path) -> Recipe:
@@ -45,29 +84,45 @@ def demo_recipe(checkpoint: Path) -> Recipe:
     return replace(named_recipe("demo"), checkpoint=str(checkpoint))
 
 
-def run_demo(work: Path, *, seeds: int = SEEDS) -> DemoResult:
-    """Train on clipart12 with and without its descriptions, report, and export a model.
+def run_demo(work: Path, *, seeds: int | None = None) -> DemoResult:
+    """Train on clipart12 with and without its descriptions, with few, wrong and clean labels, and report.
 
     Args:
         work: the work directory.
-        seeds: runs per arm.
+        seeds: draws of every case; None for as many as tell each case's effect from chance.
 
     Raises:
         MissingExtraError: the packages that carry the weights are not installed.
     """
-    from gpt4image.export import export_model
-    from gpt4image.train.run import open_run
+    from gpt4image.compare.records import CaseRecord, CasesRecord
+    from gpt4image.report import write_cases
 
     workdir = WorkDir(work)
     data = DataOptions(str(example_images()), leaks="drop")
     text = GuidanceOptions(text="description", encoder=("minilm",))
-    recipe = demo_recipe(packaged_weights(work / "imagenet-weights.safetensors"))
-    comparison = run_comparison(data, text, recipe, work, seeds=seeds, workers=0)
-    model = work / "model"
-    exported = export_model(
-        open_run(workdir.runs / comparison.run_folder("described", 0)), open_images(data, workdir), model
-    )
-    return DemoResult(comparison, workdir.report, model, exported.parity)
+    # the last epoch, so that no validation label, which may be wrong too, chooses anything
+    recipe = replace(demo_recipe(packaged_weights(work / "imagenet-weights.safetensors")), keep="last")
+    cases = [replace(case, seeds=seeds or case.seeds) for case in CASES]
+    runs = [case.seeds * (1 + len(case.arms)) for case in cases]
+    comparisons = []
+    with console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
+        for number, case in enumerate(cases):
+            series = console.Series(f"Case {number + 1} of {len(cases)}", sum(runs[:number]), sum(runs), overall)
+            console.say(f"{series.place}, {case.title}: labels alone, {', '.join(case.arms)}; {case.seeds} draws each.")
+            options = ArmOptions(case.arms, simulation=case.simulation)
+            comparisons.append(
+                run_comparison(
+                    data, text, recipe, work, seeds=case.seeds, workers=0, options=options, name=case.experiment,
+                    series=series,
+                )
+            )  # fmt: skip
+            overall.start(sum(runs[: number + 1]))
+    records = (CaseRecord(experiment=case.experiment, title=case.title, about=case.about) for case in cases)
+    CasesRecord(cases=tuple(records)).save(workdir.cases)
+    with console.doing("Writing the page"):
+        shown = write_cases(work)
+    lines = [line for case in shown for line in case.lines()]
+    return DemoResult(comparisons, lines, workdir.cases_page, workdir.cases_figure)
 
 
 def example_images() -> Path:

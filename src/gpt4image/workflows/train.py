@@ -203,6 +203,7 @@ def run_comparison(
     track: Sequence[TrackerName] = (),
     options: ArmOptions | None = None,
     name: str | None = None,
+    series: console.Series | None = None,
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory.
 
@@ -216,6 +217,7 @@ def run_comparison(
         track: experiment trackers.
         options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
         name: name of the experiment, None for one that says what it compares.
+        series: the series that this comparison is a part of.
     """
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
@@ -268,6 +270,7 @@ def run_comparison(
         tune=options.tune,
         frozen_accuracy=own.frozen_accuracy,
         measure=measures,
+        series=series,
     )
     if accelerator.is_main_process and comparison.experiment is not None:
         with console.doing("Writing the report"):

@@ -10,36 +10,40 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from gpt4image.cli.commands.train import COMPARISON_KEYS, show_comparison
+from gpt4image.cli.commands.train import comparison_values
 from gpt4image.core.options import WORK, DataOptions, OutputOptions
+from gpt4image.core.validation import Count, check_fields
 
 
 @dataclass(frozen=True)
 class Demo(OutputOptions):
-    """Train, compare, report and export on the example images.
+    """Show what descriptions do with few, wrong and clean labels, on the example images.
 
-    Needs no network and takes some minutes.
+    Trains with and without descriptions in each case, and draws one figure of all. Needs no network and takes some
+    minutes on two cores; an interrupted demo resumes.
     """
 
     KEYS: ClassVar = {
-        **COMPARISON_KEYS,
-        "parity": "for each exported form its agreement with the trained model",
-        "model": "folder of the exported model",
+        "cases": "for each case what `compare --json` prints of it",
+        "page": "the page of all cases",
+        "figure": "its figure, an SVG",
     }
     work: Path = Path("gpt4image-demo")
     """Work directory; an interrupted demo resumes there."""
-    seeds: int = 5
-    """Training runs per arm."""
+    seeds: Count | None = None
+    """Draws of labels in every case, each of which also seeds the training. Default: 3 to 5, as each case needs."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def run(self) -> None:
-        """Run the demo and print where the results are."""
+        """Run the demo and print what it shows."""
         from gpt4image.core.console import result, show
         from gpt4image.workflows.demo import run_demo
 
         demo = run_demo(self.work, seeds=self.seeds)
-        compared = show_comparison(demo.comparison)
-        show("\n".join([*(parity.line() for parity in demo.parity), f"report: {demo.report}", f"model: {demo.model}"]))
-        result(**compared, report=demo.report, parity=demo.parity, model=demo.model)
+        show("\n".join([*demo.lines, f"page: {demo.page}", f"figure: {demo.figure}"]))
+        result(cases=[comparison_values(each) for each in demo.comparisons], page=demo.page, figure=demo.figure)
 
 
 @dataclass(frozen=True)

@@ -44,14 +44,15 @@ COMPARISON_KEYS = {
     "experiment": "its name",
     "arms": "each arm: name, title, runs (seed, validation and test accuracy, folder), difference to the baseline",
     "controls": "with --controls, every arm minus each of its controls (the reference), as difference",
+    "rivals": "the arm of the difference minus each arm that learns from images alone (the reference), as difference",
     "variants": "with --sweep or --tune, every variant: settings, validation accuracies, and whether it was chosen",
     "warnings": "what makes the result doubtful",
     "report": "the page",
 }
 
 
-def show_comparison(comparison: Comparison) -> dict[str, object]:
-    """Print what a comparison shows, and return it as values for JSON."""
+def show_comparison(comparison: Comparison) -> None:
+    """Print what a comparison shows."""
     from gpt4image.core.console import say, show, write_command
     from gpt4image.core.format import percent
     from gpt4image.report import verdict
@@ -65,6 +66,13 @@ def show_comparison(comparison: Comparison) -> dict[str, object]:
     for variant in comparison.variants:
         chosen = ", compared" if variant.chosen else ""
         show(f"variant: {variant.title}: {percent(variant.mean)} of the validation images{chosen}")
+
+
+def comparison_values(comparison: Comparison) -> dict[str, object]:
+    """Return what a comparison shows as values for JSON."""
+    from gpt4image.report import verdict
+
+    found = verdict(comparison)
     return {
         "verdict": found.kind,
         "claim": found.claim,
@@ -73,6 +81,7 @@ def show_comparison(comparison: Comparison) -> dict[str, object]:
         "experiment": comparison.experiment,
         "arms": list(_arm_values(comparison)),
         "controls": comparison.controls,
+        "rivals": comparison.rivals,
         "variants": comparison.variants,
         "warnings": comparison.warnings,
     }
@@ -131,8 +140,8 @@ class Train(TrainingCommand):
         "seconds": "time spent on training and validation",
     }
     arm: str = CANDIDATE
-    """baseline trains on labels alone, described with descriptions as well, text-labels with labels from the texts
-    where labels are missing or wrong; see also compare --arms."""
+    """baseline trains on labels alone, described with descriptions as well, text-labels with labels from the
+    descriptions where labels are missing or wrong; see also compare --arms."""
     seed: int = 0
     """Seed of the initialisation, the order of the images and the augmentation."""
 
@@ -229,10 +238,11 @@ class Compare(TrainingCommand):
             ),
             name=self.name,
         )
-        compared, report = show_comparison(comparison), WorkDir(self.work).report
+        show_comparison(comparison)
+        report = WorkDir(self.work).report
         lines = [*other_arms(comparison), *(f"control, {line}" for line in control_arms(comparison))]
         show("\n".join([*lines, f"report: {report}"]))
-        result(**compared, report=report)
+        result(**comparison_values(comparison), report=report)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""The demo on a part of its images: killed, resumed, and asked for again."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from gpt4image import Recipe
+from gpt4image.workflows import demo
+from support import CLIPART12
+
+RUNS = 2 * (3 + 3 + 2)
+
+
+class Killed(BaseException):
+    """Nothing handles it, like the end of the process."""
+
+
+@pytest.fixture
+def run_small_demo(tmp_path, monkeypatch):
+    """The demo with every tenth image, a tiny network and one epoch."""
+    images, weights = tmp_path / "clipart", tmp_path / "weights.safetensors"
+    images.mkdir()
+    for split in ("train", "validation", "test"):
+        table = pq.read_table(CLIPART12 / f"{split}.parquet")
+        pq.write_table(table.take(list(range(0, len(table), 10))), images / f"{split}.parquet")
+    torch.manual_seed(0)
+    save_file(
+        {k: v.contiguous() for k, v in timm.create_model("resnet10t", num_classes=12).state_dict().items()}, weights
+    )
+    recipe = Recipe(backbone="resnet10t", checkpoint=str(weights), image_size=32, epochs=1, batch_size=32)
+    monkeypatch.setattr(demo, "example_images", lambda: images)
+    monkeypatch.setattr(demo, "packaged_weights", lambda target: target)
+    monkeypatch.setattr(demo, "demo_recipe", lambda checkpoint: recipe)
+    return lambda: demo.run_demo(tmp_path / "work", seeds=2)
+
+
+@pytest.mark.slow
+def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
+    run_small_demo, tmp_path, monkeypatch, capsys
+):
+    from gpt4image.compare import arms
+
+    train, runs = arms.train_run, []
+
+    def train_or_die(spec, *rest):
+        if len(runs) == RUNS // 2:
+            raise Killed
+        runs.append(spec.layout.folder)
+        return train(spec, *rest)
+
+    monkeypatch.setattr(arms, "train_run", train_or_die)
+    with pytest.raises(Killed):
+        run_small_demo()
+    work = tmp_path / "work"
+    assert not (work / "cases.html").exists()
+    weights = {path: path.stat().st_mtime_ns for path in work.glob("runs/*/best.safetensors")}
+    assert len(weights) == RUNS // 2
+    monkeypatch.setattr(arms, "train_run", train)
+    capsys.readouterr()
+
+    found = run_small_demo()
+    log = capsys.readouterr().err
+    assert f"Case 2 of 3, run {RUNS // 2 + 1} of {RUNS}" in log and f"Case 3 of 3, run {RUNS} of {RUNS}" in log
+    assert f"run {RUNS // 2} of" not in log
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert len(list(work.glob("runs/*/best.safetensors"))) == RUNS
+    assert [each.experiment for each in found.comparisons] == [case.experiment for case in demo.CASES]
+    assert [each.difference.arm for each in found.comparisons] == ["text-labels", "text-labels", "described"]
+    for comparison in found.comparisons:
+        assert (work / "experiments" / comparison.experiment / "report.html").exists()
+    assert "10 labels a class" in (work / "cases.html").read_text()
+    assert "10 labels a class: labels alone " in found.lines[0]
+
+    monkeypatch.setattr(arms, "train_run", None)  # nothing may be trained
+    assert run_small_demo().lines == found.lines
