@@ -106,7 +106,7 @@ def compare_arms(
         tune: trials of a search for each arm's own settings on the validation images, see `compare.tuning`; 0 for none.
         frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
         measure: measures the runs of each arm beyond the test images, see `compare.robustness.Measures`.
-        series: the series that this comparison is a part of; it has shown its own plan.
+        series: the series that this comparison is a part of: its plan is shown, and there is no record before the end.
 
     Raises:
         ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
@@ -163,7 +163,7 @@ def compare_arms(
             trained[number % len(trained)][1].append(run)
             ends = number + 1
             known = all(before[ends - len(trained) : ends + len(trained)])  # the next seed is finished as well
-            if ends % len(trained) == 0 and ends < len(plan.runs) and not known:
+            if series is None and ends % len(trained) == 0 and ends < len(plan.runs) and not known:
                 summary.write(trained, "validation")
     comparison = summary.write(trained, "test")
     if layout is not None:

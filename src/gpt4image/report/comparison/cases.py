@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.format import percent, points, shorten
 from gpt4image.core.workdir import WorkDir
+from gpt4image.report.comparison.advice import margin_in_words
 from gpt4image.report.comparison.figures import ArmStyle, arm_style
-from gpt4image.report.comparison.verdict import CLAIMS, find_arm, margin_in_words, mean_accuracy
+from gpt4image.report.comparison.verdict import CLAIMS, find_arm, mean_accuracy
 from gpt4image.report.html.page import render_page, write_page
 from gpt4image.report.html.svg import INK, MUTED, Panel, draw
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gpt4image.compare.records import CaseRecord, Comparison, Difference
-    from gpt4image.probing.verdicts import Kind
+    from gpt4image.probing.verdicts import VerdictKind
 
 WIDTH, HEAD, BAR_ROW, BAR = 440, 48, 38, 13
 ROOM = 1.9  # width of the axes over that of the longest bar: numbers stand behind the bars
@@ -72,7 +73,7 @@ class Case:
         return cls(record, comparison, tuple(bars), rival)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> VerdictKind:
         """Which claim is allowed."""
         return self.comparison.difference.kind(self.comparison.margin)
 
