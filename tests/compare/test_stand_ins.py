@@ -53,6 +53,10 @@ def test_every_arm_trains_on_the_labels_of_its_seed_for_as_many_steps(compared):
     assert [arm.name for arm in comparison.arms] == ["baseline", *ARMS]
     assert comparison.difference.arm == "text-labels"
     assert [other.arm for other in comparison.others] == list(ARMS[1:])
+    assert [rival.reference for rival in comparison.rivals] == ["image-labels", "self-training", "fixmatch"]
+    accuracy = {arm.name: sum(run.test_accuracy for run in arm.runs) / 2 for arm in comparison.arms}
+    for rival in comparison.rivals:
+        assert rival.mean == pytest.approx(accuracy["text-labels"] - accuracy[rival.reference])
     settings = {}
     for arm in ("baseline", *ARMS):
         for seed in range(2):

@@ -59,7 +59,7 @@ def work(tmp_path):
 
 def test_cases_show_the_best_of_the_images_alone_and_what_is_true_of_each(work):
     first, second = write_cases(work)
-    assert [bar.title for bar in first.bars][1] == "with labels from image features"
+    assert [bar.title for bar in first.bars][1] == "images alone, with labels from image features"
     assert [bar.uses_descriptions for bar in first.bars] == [False, False, True]
     assert first.rival.reference == "image-labels"
     assert "Against the best of the images alone: +11.0 (+4.0 to +18.0) points." in list(first.lines())

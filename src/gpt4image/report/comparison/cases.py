@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from gpt4image.compare.records import CaseRecord, Comparison, Difference
     from gpt4image.probing.verdicts import VerdictKind
 
-WIDTH, HEAD, BAR_ROW, BAR = 440, 48, 38, 13
-ROOM = 1.9  # width of the axes over that of the longest bar: numbers stand behind the bars
+WIDTH, HEAD, BAR_ROW, BAR, GAP = 440, 44, 38, 13, 18
+IMAGES_ALONE = "images alone, "  # before the title of an arm that learns nothing from descriptions
+ROOM = 2.0  # width of the axes over that of the longest bar: numbers stand behind the bars
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Case:
         names = [difference.reference, *([rival.reference] if rival else []), difference.arm]
         bars = (
             Bar(
-                find_arm(comparison, name).title,
+                f"{IMAGES_ALONE if rival and name == rival.reference else ''}{find_arm(comparison, name).title}",
                 arm_style(find_arm(comparison, name)),
                 mean_accuracy(comparison, name),
                 to_baseline.get(name),
@@ -137,7 +138,7 @@ def write_cases(work: Path) -> list[Case]:
 
 
 def _height(cases: Sequence[Case]) -> float:
-    return sum(HEAD + BAR_ROW * len(case.bars) for case in cases) + 44
+    return sum(HEAD + BAR_ROW * len(case.bars) + GAP for case in cases) + 40
 
 
 def cases_figure(cases: Sequence[Case]) -> Markup:
@@ -157,13 +158,13 @@ def cases_figure(cases: Sequence[Case]) -> Markup:
             axes.text(0, y + 33, shorten(case.record.about, 70), color=MUTED)
             y += HEAD
             _paint_bars(axes, y, case.bars)
-            y += BAR_ROW * len(case.bars)
+            y += BAR_ROW * len(case.bars) + GAP
         notes = (
             f"Bars: test accuracy, mean of {told} draws of labels and seed.",
             "Lines: 95% interval of the difference to labels alone.",
         )
         for number, line in enumerate(notes):
-            axes.text(0, y + 14 + 16 * number, line, color=MUTED)
+            axes.text(0, y + 12 + 16 * number, line, color=MUTED)
 
     label = "; ".join(
         f"{shorten(case.record.title, 60)}: "
@@ -188,11 +189,11 @@ def _paint_bars(axes: Axes, top: float, bars: Sequence[Bar]) -> None:
         behind = (_end(bar, bars[0]), middle)
         place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
         axes.annotate(percent(bar.accuracy), behind, (7, 0), fontweight="bold", **place)
+        axes.plot([start, start], [middle - BAR, middle + BAR], color=MUTED, linewidth=1, ls=(0, (3, 2)), zorder=3)
         if bar.difference:
             ends = [start + 100 * value for value in (bar.difference.low, bar.difference.high)]
             axes.plot(ends, [middle, middle], color=INK, linewidth=1.6, marker="|", markersize=9, zorder=4)
             axes.annotate(interval(bar.difference), behind, (52, 0), fontweight=weight, **place)
-    axes.plot([start, start], [top + 14, top + BAR_ROW * len(bars) - 6], color=MUTED, linewidth=1, ls=(0, (3, 3)))
 
 
 def _end(bar: Bar, baseline: Bar) -> float:
