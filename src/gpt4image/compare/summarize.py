@@ -50,7 +50,7 @@ from gpt4image.train.identity import in_words
 from gpt4image.train.processes import device_name, make_accelerator
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, Arm, guided_by
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, guided_by
 
 GROUPS = {"many": 101, "medium": 20, "few": 0}
 """Groups of classes by the smallest number of labelled training images: more than 100, 20 to 100, and fewer, as in Liu
@@ -89,6 +89,7 @@ def record_comparison(
     differences = right[candidate] - right[REFERENCE]  # [S, N]
     seeds = [outcome.run.seed for outcome in outcomes[REFERENCE]]
     labels = outcomes[REFERENCE][0].predictions.labels
+    rivals = [arm for arm in right if ARMS.load(arm).of_images_alone]
     train_images = images.class_counts()[:-1, 0].tolist()
     return Comparison(
         version=version("gpt4image"),
@@ -99,7 +100,7 @@ def record_comparison(
         recipe=recipe.to_dict(),
         arms=[_record_arm(runs) for runs in outcomes.values()],
         **compare_with_baseline(candidate, right, {arm: ARMS.load(arm).controls for arm in right}, seeds, margin),
-        rivals=tuple(record_difference(candidate, arm, right, seeds) for arm in right if _is_rival(arm)),
+        rivals=tuple(record_difference(candidate, arm, right, seeds) for arm in rivals),
         per_class=[
             ClassRecord(
                 name=name,
@@ -128,20 +129,9 @@ def find_candidate(names: Sequence[str]) -> str | None:
 
     Where none does, it is the one that uses the classes an LLM picked.
     """
-    learn = [name for name in names if name != REFERENCE and _learns_from_texts(ARMS.load(name))]
+    learn = [name for name in names if name != REFERENCE and ARMS.load(name).learns_from_texts]
     learn.sort(key=lambda name: (name != CANDIDATE, ARMS.load(name).labels == "llm"))
     return next(iter(learn), None)
-
-
-def _is_rival(name: str) -> bool:
-    """Whether an arm makes more of the images alone than the baseline does."""
-    arm = ARMS.load(name)
-    return name != REFERENCE and arm.controls is None and arm.guidance == "given" and not _learns_from_texts(arm)
-
-
-def _learns_from_texts(arm: Arm) -> bool:
-    of_images = not arm.uses_text or arm.labels in ("images", "baseline") or arm.guidance in ("teachers", "anchors")
-    return not of_images and arm.controls is None
 
 
 def compare_with_baseline(

@@ -380,19 +380,12 @@ class Meter:
 
 @dataclass(frozen=True)
 class Series:
-    """A series of comparisons that one progress line covers, and the place of the one that is going on.
+    """A series of comparisons that one progress line covers, and the place of the one that is going on."""
 
-    Attributes:
-        place: that place, such as `Case 2 of 3`.
-        before: runs of the comparisons before it.
-        runs: runs of the whole series.
-        overall: line that moves on by one with each of them.
-    """
-
-    place: str
-    before: int
-    runs: int
-    overall: Meter
+    place: str  # such as `Case 2 of 3`
+    before: int  # runs of the comparisons before it
+    runs: int  # of the whole series
+    overall: Meter  # moves on by one with each run
 
 
 class Position(MofNCompleteColumn):

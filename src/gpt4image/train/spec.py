@@ -70,6 +70,18 @@ class Arm:
     controls: str | None = None
     texts: ControlTexts | None = None
 
+    @property
+    def learns_from_texts(self) -> bool:
+        """Whether it learns from the descriptions themselves."""
+        of_images = not self.uses_text or self.labels in ("images", "baseline")
+        return not of_images and self.guidance not in ("teachers", "anchors") and self.controls is None
+
+    @property
+    def of_images_alone(self) -> bool:
+        """Whether it makes more of the images than the baseline does, without texts and without another model."""
+        other = self.learns_from_texts or self.controls is not None or self.guidance != "given"
+        return self.name != REFERENCE and not other
+
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0}
