@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt4image.align.pairs import TINY, Pairs, Rows, only_allowed, unit_length
+from gpt4image.align.pairs import TINY, PairRows, Pairs, only_allowed, unit_length
 
 FEWEST = 1e-6  # negatives in the log odds of a row that has none: it is satisfied from the start
 FIRST_TEMPERATURE = 0.07  # of CLIP (arXiv 2103.00020, section 2.5): logits of distillation are cosines divided by it
@@ -105,7 +105,7 @@ def distances(rows: Tensor, columns: Tensor) -> Tensor:
     return (2 - 2 * rows @ columns.T).clamp(min=NEAREST).sqrt()
 
 
-def row_cross_entropy(rows: Rows, temperature: Tensor | float) -> Tensor:
+def row_cross_entropy(rows: PairRows, temperature: Tensor | float) -> Tensor:
     """Sum over rows of the cross-entropy between targets and the softmax over the allowed columns.
 
     A row without any column has weight 0. No shape depends on the data, so nothing waits for the device.

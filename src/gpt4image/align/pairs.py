@@ -22,7 +22,7 @@ from gpt4image.align.targets import TargetRule, Texts, as_distributions, weighte
 TINY = 1e-12
 
 
-class Rows(NamedTuple):
+class PairRows(NamedTuple):
     """Rows of this process against columns of all.
 
     Attributes:
@@ -119,7 +119,7 @@ class Pairs:
         cosines = self.images @ self.texts.vectors.T  # [B, S]
         return (self.mixing * cosines).sum(dim=1) / self.shares.clamp(min=TINY)
 
-    def image_to_text(self, *, pairwise: bool = False) -> Rows:
+    def image_to_text(self, *, pairwise: bool = False) -> PairRows:
         """Compare this process's images [B] with all texts, including those of earlier batches [G + Q].
 
         Args:
@@ -136,18 +136,18 @@ class Pairs:
             again = self.rule.excluded(self.texts, self.queued).to(self.images.dtype)  # [S, Q]
             allowed = allowed & ~F.pad(self._of_images(again) > 0, (len(self.all_texts.known), 0))
         # targets that are mixed may exceed 1 by rounding, which the sigmoid loss does not take
-        return Rows(self.images @ others.vectors.T, targets.clamp(max=1), allowed, self.shares)
+        return PairRows(self.images @ others.vectors.T, targets.clamp(max=1), allowed, self.shares)
 
-    def text_to_image(self) -> Rows:
+    def text_to_image(self) -> PairRows:
         """Compare this process's texts [S] with all images [G']."""
         targets = as_distributions([(weight, self._against_images(term)) for weight, term in self.among_texts])
         allowed = (self.all_shares > 0).expand(len(targets), -1)
-        return Rows(self.texts.vectors @ self.all_images.T, targets, allowed, self.source_shares)
+        return PairRows(self.texts.vectors @ self.all_images.T, targets, allowed, self.source_shares)
 
-    def image_to_image(self) -> Rows:
+    def image_to_image(self) -> PairRows:
         """Compare this process's images [B] with all others [G']; targets are the similarities of their texts."""
         allowed = self.others()
-        return Rows(self.images @ self.all_images.T, self._text_similarities(allowed), allowed, self.shares)
+        return PairRows(self.images @ self.all_images.T, self._text_similarities(allowed), allowed, self.shares)
 
     def others(self) -> Tensor:
         """Return which of all images are another one than each of this process's, with a text, bool [B, G']."""
