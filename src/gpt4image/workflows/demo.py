@@ -47,7 +47,7 @@ CASES = (
         "10 labels a class",
         "all other training labels are taken away",
         ("text-labels", "self-training"),
-        4,
+        3,
         SimulationOptions(labels_per_class=10),
     ),
     DemoCase(
