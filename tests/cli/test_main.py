@@ -1,5 +1,6 @@
 """The command line: what overrides what, errors, and the way from a folder to a deployed model."""
 
+import errno
 import shutil
 from importlib.metadata import version
 
@@ -142,6 +143,19 @@ def test_interrupted_command_says_how_to_resume(image_set, tmp_path, capsys, mon
     monkeypatch.setattr("gpt4image.images.open.load_images", interrupt)
     assert main(["images", str(image_set), "--work", str(tmp_path)]) == 130
     assert "Run the same command again to resume." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, "some/file"])
+def test_full_disk_is_named_with_the_remedy(image_set, tmp_path, capsys, monkeypatch, name):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr("gpt4image.images.open.load_images", fail)
+    assert main(["images", str(image_set), "--work", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        f"the disk is full for {name or tmp_path} (No space left on device). Free some space and run the same" in said
+    )
 
 
 def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):

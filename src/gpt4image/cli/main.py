@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -53,14 +54,27 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Gpt4ImageError, OSError) as error:  # OSError: a full disk, a read-only folder
-        say(f"error: {error}", style="red")
-        result(error=str(error), kind=type(error).__name__)
+        message = explain(error)
+        say(f"error: {message}", style="red")
+        result(error=message, kind=type(error).__name__)
         return 1
     except KeyboardInterrupt:
         say("Stopped. Run the same command again to resume.")
         return 130
     finally:
         images.close()
+
+
+def explain(error: Gpt4ImageError | OSError) -> str:
+    """Return an error's message; of a full disk, which disk it is and what to do."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return str(error)
+    typed = current_invocation()
+    where = f" for {error.filename or typed.work}" if error.filename or (typed and typed.images) else ""
+    return (
+        f"the disk is full{where} ({error.strerror}). Free some space and run the same command again: what was written "
+        "is kept."
+    )
 
 
 def about_images(command: Command) -> Invocation:
