@@ -153,9 +153,7 @@ def test_full_disk_is_named_with_the_remedy(image_set, tmp_path, capsys, monkeyp
     monkeypatch.setattr("gpt4image.images.open.load_images", fail)
     assert main(["images", str(image_set), "--work", str(tmp_path)]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        f"the disk is full for {name or tmp_path} (No space left on device). Free some space and run the same" in said
-    )
+    assert f"the disk is full for {name or tmp_path} (No space left on device). Free some space and run the" in said
 
 
 def test_cost_cannot_be_confirmed_without_a_terminal(monkeypatch, capsys):

@@ -70,7 +70,8 @@ def explain(error: Gpt4ImageError | OSError) -> str:
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return str(error)
     typed = current_invocation()
-    where = f" for {error.filename or typed.work}" if error.filename or (typed and typed.images) else ""
+    place = error.filename or (typed.work if typed and typed.images else "")
+    where = f" for {place}" if place else ""
     return (
         f"the disk is full{where} ({error.strerror}). Free some space and run the same command again: what was written "
         "is kept."
