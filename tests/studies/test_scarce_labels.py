@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import scarce_figure
 import scarce_labels
 
 from support import ROOT
@@ -51,3 +52,11 @@ def test_tables_of_the_evidence_are_those_of_its_commands(capsys):
         scarce_labels.main(["table", str(RESULTS), *shlex.split(command)])
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
         assert lines and [line for line in lines if line not in page] == [], command
+
+
+def test_figure_of_the_readme_is_that_of_the_results(tmp_path):
+    scarce_figure.main([str(RESULTS), str(tmp_path / "demo.svg")])
+    told = [
+        re.findall(r'aria-label="[^"]+"', path.read_text()) for path in (tmp_path / "demo.svg", ROOT / "docs/demo.svg")
+    ]
+    assert told[0] == told[1] and "47.7%" in told[0][0]

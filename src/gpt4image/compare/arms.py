@@ -213,7 +213,8 @@ def _train(
         title += plan.time_left(number)
     else:
         title = f"{series.place}, run {series.before + number + 1} of {series.runs}"
-        title += plan.time_left(number, series.runs - series.before - len(plan.runs))
+        left = plan.time_left(number, series.runs - series.before - len(plan.runs))
+        title += left.replace("about ", "")  # as short as a terminal of 80 columns wants it
     run = train_run(spec, partial(console.progress, title, part_of=overall))
     plan.learn_speed(run)
     return run

@@ -39,19 +39,29 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class BarGroup:
+    """The bars of a case: the baseline, the best arm of images alone if there is one, the arm with descriptions."""
+
+    title: str
+    about: str
+    draws: int
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
 class Case:
     """A case as it is shown.
 
     Attributes:
         record: its name and what is special about it.
         comparison: its experiment.
-        bars: the baseline, the best arm of images alone if there is one, and the arm with descriptions.
+        group: what the figure shows of it.
         rival: the difference of the arm with descriptions to the best of images alone.
     """
 
     record: CaseRecord
     comparison: Comparison
-    bars: tuple[Bar, ...]
+    group: BarGroup
     rival: Difference | None
 
     @classmethod
@@ -71,7 +81,13 @@ class Case:
             )
             for name in names
         )
-        return cls(record, comparison, tuple(bars), rival)
+        group = BarGroup(record.title, record.about, len(difference.seeds), tuple(bars))
+        return cls(record, comparison, group, rival)
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """The bars of its group."""
+        return self.group.bars
 
     @property
     def kind(self) -> VerdictKind:
@@ -119,7 +135,7 @@ def open_cases(work: Path) -> list[Case]:
 def write_cases(work: Path) -> list[Case]:
     """Write `cases.html` and its figure, `cases.svg`, in a work directory from its `cases.json`; return the cases."""
     cases, workdir = open_cases(work), WorkDir(work)
-    figure = cases_figure(cases)
+    figure = cases_figure([case.group for case in cases])
     pages = [f"{workdir.experiments.name}/{case.record.experiment}/report.html" for case in cases]
     first = cases[0].comparison
     shown = {kind: [case for case in cases if case.kind == kind] for kind in CLAIMS}
@@ -132,20 +148,26 @@ def write_cases(work: Path) -> list[Case]:
         figure=figure,
         interval=interval,
     )
-    write_page(workdir.cases_figure, render_page("figure.svg.j2", figure=figure, width=WIDTH, height=_height(cases)))
+    write_figure(workdir.cases_figure, [case.group for case in cases])
     write_page(workdir.cases_page, page)
     return cases
 
 
-def _height(cases: Sequence[Case]) -> float:
-    return sum(HEAD + BAR_ROW * len(case.bars) + GAP for case in cases) + 40
+def write_figure(path: Path, groups: Sequence[BarGroup]) -> None:
+    """Write the figure by itself, as an SVG with colours of its own."""
+    figure, height = cases_figure(groups), _height(groups)
+    write_page(path, render_page("figure.svg.j2", figure=figure, width=WIDTH, height=height))
 
 
-def cases_figure(cases: Sequence[Case]) -> Markup:
+def _height(groups: Sequence[BarGroup]) -> float:
+    return sum(HEAD + BAR_ROW * len(group.bars) + GAP for group in groups) + 40
+
+
+def cases_figure(groups: Sequence[BarGroup]) -> Markup:
     """Draw a group of bars for each case: mean test accuracy, and the interval of the difference to the baseline."""
-    height = _height(cases)
-    longest = max(_end(bar, case.bars[0]) for case in cases for bar in case.bars)
-    draws = sorted({len(case.comparison.difference.seeds) for case in cases})
+    height = _height(groups)
+    longest = max(_end(bar, group.bars[0]) for group in groups for bar in group.bars)
+    draws = sorted({group.draws for group in groups})
     told = str(draws[0]) if len(draws) == 1 else f"{draws[0]} to {draws[-1]}"
 
     def paint(axes: Axes) -> None:
@@ -153,27 +175,27 @@ def cases_figure(cases: Sequence[Case]) -> Markup:
         axes.set_xlim(0, ROOM * longest)
         axes.set_ylim(height, 0)  # in pixels from the top
         y = 0.0
-        for case in cases:
-            axes.text(0, y + 16, shorten(case.record.title, 44), color=INK, fontsize=16, fontweight="bold")
-            axes.text(0, y + 33, shorten(case.record.about, 70), color=MUTED)
+        for group in groups:
+            axes.text(0, y + 16, shorten(group.title, 44), color=INK, fontsize=16, fontweight="bold")
+            axes.text(0, y + 33, shorten(group.about, 70), color=MUTED)
             y += HEAD
-            _paint_bars(axes, y, case.bars)
-            y += BAR_ROW * len(case.bars) + GAP
+            _paint_bars(axes, y, group.bars)
+            y += BAR_ROW * len(group.bars) + GAP
         notes = (
             f"Bars: test accuracy, mean of {told} draws of labels and seed.",
-            "Lines: 95% interval of the difference to labels alone.",
+            "Behind them: the difference to labels alone in points, 95% interval.",
         )
         for number, line in enumerate(notes):
             axes.text(0, y + 12 + 16 * number, line, color=MUTED)
 
     label = "; ".join(
-        f"{shorten(case.record.title, 60)}: "
+        f"{shorten(group.title, 60)}: "
         + ", ".join(
             f"{shorten(bar.title, 60)} {percent(bar.accuracy)}"
             + (f", difference to labels alone {interval(bar.difference)} points" if bar.difference else "")
-            for bar in case.bars
+            for bar in group.bars
         )
-        for case in cases
+        for group in groups
     )
     return draw("cases", f"Test accuracy. {label}.", Panel(WIDTH, height, 12, 12, 10, 0), paint)
 
@@ -184,12 +206,19 @@ def _paint_bars(axes: Axes, top: float, bars: Sequence[Bar]) -> None:
     for number, bar in enumerate(bars):
         y = top + BAR_ROW * number
         middle, weight = y + 22, "bold" if bar.uses_descriptions else "normal"
-        axes.text(0, y + 11, shorten(bar.title, 44), color=INK, fontweight=weight)
+        axes.text(0, y + 11, shorten(bar.title, 60), color=INK, fontweight=weight)
         axes.barh(middle, 100 * bar.accuracy, height=BAR, color=bar.style.colour, zorder=2)
         behind = (_end(bar, bars[0]), middle)
         place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
         axes.annotate(percent(bar.accuracy), behind, (7, 0), fontweight="bold", **place)
-        axes.plot([start, start], [middle - BAR, middle + BAR], color=MUTED, linewidth=1, ls=(0, (3, 2)), zorder=3)
+        axes.plot(
+            [start, start],
+            [middle - 0.7 * BAR, middle + 0.7 * BAR],
+            color=MUTED,
+            linewidth=1.4,
+            ls=(0, (2, 2)),
+            zorder=3,
+        )
         if bar.difference:
             ends = [start + 100 * value for value in (bar.difference.low, bar.difference.high)]
             axes.plot(ends, [middle, middle], color=INK, linewidth=1.6, marker="|", markersize=9, zorder=4)
