@@ -13,7 +13,7 @@ from gpt4image.core.files import atomic_write
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, named_recipe
-from gpt4image.workflows.train import run_comparison
+from gpt4image.workflows.train import open_described, run_comparison
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
@@ -105,6 +105,7 @@ def run_demo(work: Path, *, seeds: int | None = None) -> DemoResult:
     cases = [replace(case, seeds=seeds or case.seeds) for case in CASES]
     runs = [case.seeds * (1 + len(case.arms)) for case in cases]
     comparisons = []
+    opened = open_described(data, text, workdir)
     with console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
         for number, case in enumerate(cases):
             series = console.Series(f"Case {number + 1} of {len(cases)}", sum(runs[:number]), sum(runs), overall)
@@ -113,7 +114,7 @@ def run_demo(work: Path, *, seeds: int | None = None) -> DemoResult:
             comparisons.append(
                 run_comparison(
                     data, text, recipe, work, seeds=case.seeds, workers=0, options=options, name=case.experiment,
-                    series=series,
+                    series=series, opened=opened,
                 )
             )  # fmt: skip
             overall.start(sum(runs[: number + 1]))

@@ -28,6 +28,7 @@ from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
     from gpt4image.compare.robustness import Measures
+    from gpt4image.descriptions import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
@@ -204,6 +205,7 @@ def run_comparison(
     options: ArmOptions | None = None,
     name: str | None = None,
     series: console.Series | None = None,
+    opened: tuple[ImageTable, DescriptionSet] | None = None,
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory.
 
@@ -218,6 +220,7 @@ def run_comparison(
         options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
         name: name of the experiment, None for one that says what it compares.
         series: the series that this comparison is a part of.
+        opened: the images and descriptions, if they are open.
     """
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
@@ -234,8 +237,7 @@ def run_comparison(
         options = replace(options, arms=add_controls(options.arms))
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
-        images = open_images(data, workdir)
-        descriptions = open_descriptions(images, text, workdir)
+        images, descriptions = opened or open_described(data, text, workdir)
         inputs = hash_inputs(images, descriptions, text, recipe, seeds, options)
         if finished := find_finished(inputs, text, recipe, work, options, name):
             console.say(
@@ -280,6 +282,12 @@ def run_comparison(
             track_comparison(tracking, comparison, workdir.report)
         save_finished(inputs, text, recipe, work, options, comparison.experiment)
     return comparison
+
+
+def open_described(data: DataOptions, text: GuidanceOptions, workdir: WorkDir) -> tuple[ImageTable, DescriptionSet]:
+    """Open images and their descriptions, and say what there is."""
+    images = open_images(data, workdir)
+    return images, open_descriptions(images, text, workdir)
 
 
 def open_measures(options: MeasureOptions, images: ImageTable, workdir: WorkDir, workers: int) -> Measures | None:
