@@ -144,6 +144,10 @@ def test_answer_that_is_no_class_is_asked_again_then_counted_with_examples(image
     with StubServer(Scenario(faults=tuple(faults))) as server:
         tally = described(image_set, tmp_path / "always", server.base_url, prompts=("classify",))
         sent = [entry.mark for entry in server.log]
+        with opened(image_set, tmp_path / "always", server.base_url) as job:
+            facts, store = ImageFacts(job.images), job.store
+    with pytest.raises(DescriptionError, match=r'No text to check.*2 not one of the classes, such as "It is'):
+        collect_texts(store, facts, None, load_prompts(["classify"]), None)
     assert tally.failures == {NO_CHOICE: 2}
     assert sent.count(marks[0]) == sent.count(marks[1]) > 1
     (line,) = tally.failure_lines()
@@ -249,6 +253,7 @@ def test_check_and_export_know_picks_from_texts(image_set, tmp_path):
     collected = collect_texts(store, ImageFacts(images), None, load_prompts(["plain", "classify"]), None)
     assert {text.prompt for text in collected.texts} == {"plain"}
     assert not collected.missing
+    assert not collected.failed
     export_descriptions(store, images, tmp_path / "shared")
     other = DescriptionStore(tmp_path / "other")
     import_descriptions(tmp_path / "shared", images, other)

@@ -174,11 +174,11 @@ def _collect_store(
 ) -> CollectedTexts:
     with_class = {prompt.hash: bool(prompt.placeholders & CLASS_PLACEHOLDERS) for prompt in prompts}
     picking = {prompt.hash for prompt in prompts if prompt.picks}  # their answers are labels, not texts
-    records = [
-        record
-        for record in store.current(dropped=True)
-        if record.image_id in facts.rows and record.pick is None and record.prompt_hash not in picking
-    ]
+    of_picks: list[DescriptionRecord] = []
+    records: list[DescriptionRecord] = []
+    for record in store.current(dropped=True):
+        if record.image_id in facts.rows:
+            (of_picks if record.pick or record.prompt_hash in picking else records).append(record)
     wanted = facts.wanted(splits, {record.image_id for record in records})
     records = [record for record in records if record.image_id in wanted]
     kept = {record.key for record in store.current(trials=True)}  # neither dropped nor marked to be written again
@@ -197,7 +197,7 @@ def _collect_store(
         for record in answers
     ]
     failed: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for record in records:
+    for record in (*records, *of_picks):
         if record.error is not None:
             failed[record.error][record.detail] += 1
     served = Counter(record.served_model for record in answers if record.served_model)
