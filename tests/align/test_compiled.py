@@ -72,6 +72,7 @@ def test_step_compiles_without_graph_break(loss, mixed):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["clip", "sigmoid"])
 def test_compiled_gradients_equal_eager_ones(loss):
     torch.compiler.reset()
