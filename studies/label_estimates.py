@@ -4,58 +4,136 @@
 
 Each set has 3 to 8 classes of normally distributed vectors whose centres lie at random distances, names near the
 centres, and either few labels or wrong ones. An estimate holds if the truth lies within its 95% interval: of the share
-of right labels among unlabelled rows (few labels), and of the share of wrong given labels (wrong labels).
+of right labels (few labels: among unlabelled rows; wrong ones: among all rows, where given labels are replaced), and of
+the share of wrong given labels. OUT.json is written after every set, and sets that it holds are skipped: after a change
+of the labeller, name another file.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from gpt4image.core.files import write_json
+from gpt4image.core.files import read_json, write_json
+from gpt4image.probing.intervals import Interval
 from gpt4image.soft_labels.labelling import label_rows
 from gpt4image.soft_labels.methods import Examples
 
 ROWS, WIDTH = 600, 32
 
 
-def simulate(seed: int) -> dict[str, Any]:
-    """Label one set and return what was estimated and what is true."""
+@dataclass(frozen=True)
+class SimulatedSet:
+    """Vectors, their true classes, and the labels that are given.
+
+    Attributes:
+        vectors: float [N, D].
+        true: int [N].
+        given: int [N], -1 for none.
+        names: vectors of the classes' names.
+        noise: which class a wrong label names: any other one, or always the next one; None if labels are few.
+    """
+
+    vectors: np.ndarray
+    true: np.ndarray
+    given: np.ndarray
+    names: Examples
+    noise: Literal["symmetric", "pairwise"] | None
+
+
+def simulate(seed: int) -> SimulatedSet:
+    """Draw a set: few labels with even seeds, wrong ones with odd."""
     generator = np.random.default_rng(seed)
     classes = int(generator.integers(3, 9))
     true = generator.choice(classes, ROWS, p=generator.dirichlet(np.full(classes, 8.0)))
     centres = generator.uniform(1.2, 3.5) * generator.normal(size=(classes, WIDTH)) / WIDTH**0.5
     vectors = centres[true] + generator.normal(size=(ROWS, WIDTH)) / 2
     scale = np.linalg.norm(vectors, axis=1).mean()
-    examples = Examples((centres + generator.normal(size=centres.shape) / 2) / scale, np.arange(classes))
+    names = Examples((centres + generator.normal(size=centres.shape) / 2) / scale, np.arange(classes))
+    noise: Literal["symmetric", "pairwise"] | None = None
     if seed % 2 == 0:
-        kind, count = "few", int(generator.integers(5, 21))
-        labels = np.full(ROWS, -1)
+        count = int(generator.integers(5, 21))
+        given = np.full(ROWS, -1)
         for value in range(classes):
             rows = generator.permutation(np.flatnonzero(true == value))[:count]
-            labels[rows] = value
+            given[rows] = value
     else:
-        kind, share = "wrong", generator.uniform(0.05, 0.4)
-        step = generator.integers(1, classes, ROWS) if generator.random() < 0.5 else 1
-        labels = np.where(generator.random(ROWS) < share, (true + step) % classes, true)
-    found = label_rows(vectors / scale, labels, np.arange(ROWS), classes, examples, seed=seed)
-    if kind == "few":
-        truth = float((found.of_labels(labels).argmax(axis=1) == true)[labels < 0].mean())
-        interval = found.accuracy
-    else:
-        truth, interval = float((labels != true).mean()), found.wrong
-    assert interval is not None
+        share = generator.uniform(0.05, 0.4)
+        noise = "symmetric" if generator.random() < 0.5 else "pairwise"
+        step = generator.integers(1, classes, ROWS) if noise == "symmetric" else 1
+        given = np.where(generator.random(ROWS) < share, (true + step) % classes, true)
+    return SimulatedSet(vectors / scale, true, given, names, noise)
+
+
+def judge(seed: int) -> dict[str, Any]:
+    """Label one set and return what was estimated and what is true."""
+    drawn = simulate(seed)
+    classes = len(drawn.names.labels)
+    found = label_rows(drawn.vectors, drawn.given, np.arange(ROWS), classes, drawn.names, seed=seed)
+    right = found.of_labels(drawn.given).argmax(axis=1) == drawn.true
+    estimates: dict[str, Any] = {}
+    if drawn.noise is None or found.replaced:
+        judged = drawn.given < 0 if drawn.noise is None else np.ones(ROWS, dtype=bool)
+        estimates["right"] = compare(found.accuracy, float(right[judged].mean()))
+    if drawn.noise is not None:
+        estimates["wrong"] = compare(found.wrong, float((drawn.given != drawn.true).mean()))
+    labelled = int((drawn.given >= 0).sum())
     return {
         "seed": seed,
-        "kind": kind,
-        "truth": truth,
-        "estimate": [interval.mean, interval.low, interval.high],
-        "holds": bool(interval.low <= truth <= interval.high),
+        "kind": "few" if drawn.noise is None else "wrong",
+        "noise": drawn.noise,
+        "classes": classes,
+        "labelled": labelled,
         "method": found.method,
+        **estimates,
     }
+
+
+def compare(estimated: Interval | None, truth: float) -> dict[str, Any]:
+    """Return an estimate beside the truth."""
+    assert estimated is not None
+    return {
+        "truth": truth,
+        "estimate": [estimated.mean, estimated.low, estimated.high],
+        "holds": bool(estimated.low <= truth <= estimated.high),
+    }
+
+
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """Say how often each kind of estimate holds, and how far it is off."""
+    groups: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
+        "right labels, few given": ("right", lambda each: each["kind"] == "few"),
+        "right labels, some given wrong": ("right", lambda each: each["kind"] == "wrong"),
+        "wrong labels": ("wrong", lambda each: True),
+        "wrong labels, symmetric": ("wrong", lambda each: each["noise"] == "symmetric"),
+        "wrong labels, pairwise": ("wrong", lambda each: each["noise"] == "pairwise"),
+        "wrong labels, pairwise, 25% or more": (
+            "wrong",
+            lambda each: each["noise"] == "pairwise" and each["wrong"]["truth"] >= 0.25,
+        ),
+    }
+    lines = [
+        "| estimate of | sets | intervals that hold | mean error, points | bias | width |",
+        "| --- " * 6 + "|",
+    ]
+    for name, (key, chosen) in groups.items():
+        found = [each[key] for each in results if key in each and chosen(each)]
+        if not found:
+            continue
+        errors = 100 * np.array([each["estimate"][0] - each["truth"] for each in found])
+        held, width = (
+            np.mean([each["holds"] for each in found]),
+            100 * np.mean([each["estimate"][2] - each["estimate"][1] for each in found]),
+        )
+        lines.append(
+            f"| {name} | {len(found)} | {held:.1%} | {np.abs(errors).mean():.1f} | {errors.mean():+.1f} | {width:.1f} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -64,16 +142,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sets", type=int, default=200)
     chosen = parser.parse_args()
-    results: list[dict[str, Any]] = []
-    for seed in range(chosen.sets):
-        results.append(simulate(seed))
+    results: list[dict[str, Any]] = read_json(chosen.out) if chosen.out.exists() else []
+    done = {each["seed"] for each in results}
+    for seed in sorted(set(range(chosen.sets)) - done):
+        results.append(judge(seed))
         write_json(chosen.out, results)
-    for kind in ("few", "wrong"):
-        held = [each["holds"] for each in results if each["kind"] == kind]
-        errors = [abs(each["estimate"][0] - each["truth"]) for each in results if each["kind"] == kind]
-        print(
-            f"{kind}: {np.mean(held):.1%} of {len(held)} intervals hold, mean error {100 * np.mean(errors):.1f} points"
-        )
+    print("\n".join(summary(results)))
 
 
 if __name__ == "__main__":

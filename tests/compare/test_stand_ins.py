@@ -21,7 +21,10 @@ from gpt4image.workflows.train import run_comparison, run_training
 from support.describing import described
 from support.stub_server import StubServer
 
-ARMS = ("text-labels", "described+text-labels", "image-labels", "self-training", "text+image-labels", "fixmatch")
+ARMS = (
+    "text-labels", "described+text-labels", "image-labels", "self-training", "text+image-labels", "co-training",
+    "fixmatch",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

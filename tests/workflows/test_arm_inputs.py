@@ -133,3 +133,15 @@ def test_class_anchors_follow_their_texts_and_need_a_vision_language_teacher(mak
         nothing = join_texts(plain.images, (), 0, "none")
         text = GuidanceOptions(teachers=(clip_name,), anchors="descriptions")
         replace(plain, descriptions=nothing, text=text)("class-anchored", 0)
+
+
+@pytest.mark.slow
+def test_co_training_labels_by_texts_and_image_features(make, tmp_path):
+    import timm
+
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "weights.safetensors")
+    recipe = Recipe(backbone="test_resnet", checkpoint=str(tmp_path / "weights.safetensors"), image_size=32)
+    inputs = replace(make(teachers=(), simulation=SimulationOptions(labels_per_class=3)), recipe=recipe)
+    (labels,) = inputs("co-training", 0).soft_labels
+    assert [source.name for source in labels.manifest.origin.sources] == ["minilm", "timm:test_resnet"]
+    assert "co-trained with images" in labels.manifest.estimate.method

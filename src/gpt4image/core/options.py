@@ -170,8 +170,8 @@ class LabelOptions:
     """For skewed classes: adjust new text labels by this multiple of the logarithm of the classes' shares among the
     given labels, 1 for an equal chance of all classes."""
     strength: Annotated[Positive, Interval(lt=float("inf"))] | None = None
-    """Inverse regularisation strength: higher fits the texts more closely. Default: 3 for soft labels, 10 for text
-    labels."""
+    """Inverse regularisation strength: higher fits the texts more closely. Default: 3 for soft labels; for text
+    labels 10, or what cross-validation on the given labels prefers to it."""
     folds: Annotated[int, Ge(2)] = 5
     """Folds of cross-fitting: a classifier that has not seen an image's fold labels the image."""
     label_seed: Whole = 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 STRENGTH = 3.0  # inverse strength of the regularisation
+RANKING = 1e-4  # precision of fits that only rank labels
 STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # to choose from, for vectors that `standardise` has scaled
 
 
@@ -254,12 +255,17 @@ class Refits:
             strength: inverse strength of the regularisation.
             seed: seed of the inner folds.
         """
-        trusted = train
-        for _ in range(self.trims):
-            trusted = self._trust(fitter, train, trusted, groups, strength, seed)
+        trusted = self.trusted(fitter, train, groups, strength, seed)
         if self.trims:
             model = fitter.fit(trusted, strength)
         return self.self_train(fitter, partial(fitter.predict, model), trusted, strength) if self.rounds else model
+
+    def trusted(self, fitter: Fitter, train: np.ndarray, groups: np.ndarray, strength: float, seed: int) -> np.ndarray:
+        """Return the rows of `train` [n] whose labels are not trimmed, int64 [m]; arguments as for `refit`."""
+        kept = train
+        for _ in range(self.trims):
+            kept = self._trust(fitter, train, kept, groups, strength, seed)
+        return kept
 
     def self_train(
         self, fitter: Fitter, guess: Callable[[np.ndarray], np.ndarray], trusted: np.ndarray, strength: float
@@ -296,8 +302,9 @@ class Refits:
         fold_of = deal_out(labels, groups[train], FOLDS, seed)
         believed = np.empty(len(train))  # log-probability of the given label
         is_trusted = np.isin(train, trusted)
+        quick = replace(fitter, tolerance=max(fitter.tolerance, RANKING))
         for fold in np.unique(fold_of).tolist():
-            model = fitter.fit(train[(fold_of != fold) & is_trusted], strength)
+            model = quick.fit(train[(fold_of != fold) & is_trusted], strength)
             for places in blocks(np.flatnonzero(fold_of == fold)):
                 found = fitter.predict(model, train[places])
                 believed[places] = found[np.arange(len(places)), labels[places]]

@@ -19,8 +19,8 @@ from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.label_noise import NoiseModel
 from gpt4image.probing.logistic_regression import standardise
 from gpt4image.quality.check_record import PairedGap
-from gpt4image.soft_labels.labelling import STRENGTH, Labelling, label_rows
-from gpt4image.soft_labels.methods import Examples
+from gpt4image.soft_labels.labelling import Labelling, label_rows
+from gpt4image.soft_labels.methods import STRENGTH, Examples
 
 MOST_LABELLED, MOST_FREE = 3000, 6000  # rows with and without a label; a random sample where there are more
 PROBE_STRENGTH = 0.3  # of the classifier on image features, inverse regularisation; the gain rule belongs to it

@@ -97,12 +97,12 @@ def existing_labels(images: ImageTable, stores: Sequence[EmbeddingStore], folder
 
 
 def check_settings(
-    images: ImageTable, sources: Sequence[EmbeddingStore] | PickedClasses | None, strength: float, folds: int
+    images: ImageTable, sources: Sequence[EmbeddingStore] | PickedClasses | None, strength: float | None, folds: int
 ) -> None:
     """Raise ConfigError or DataError for settings that cannot give labels."""
     if not sources:
         raise ConfigError("Labelling needs the vectors of at least one encoder: gpt4image embed.")
-    if not (strength > 0 and np.isfinite(strength)) or folds < 2:
+    if folds < 2 or (strength is not None and not (strength > 0 and np.isfinite(strength))):
         raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
     if len(images.classes) < 2:
         raise DataError(

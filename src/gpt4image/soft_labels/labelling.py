@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
+from gpt4image.core.format import counted
 from gpt4image.probing.calibration import adjust_for_skew, class_shares, fit_temperature
 from gpt4image.probing.cross_fit import Fitter, Refits
 from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval, weighted_share
 from gpt4image.probing.label_noise import NoiseEstimate, NoiseModel, estimate_noise, fit_noise_model
+from gpt4image.soft_labels.co_training import co_train
 from gpt4image.soft_labels.methods import (
     LIKENESS_ALONE,
     PICKS_ALONE,
     SELF_TRAINING,
+    STRENGTH,
     TOLERANCE,
     Examples,
     FitSettings,
@@ -27,13 +30,13 @@ from gpt4image.soft_labels.methods import (
     Rows,
     methods,
     name_classes,
+    other_strengths,
 )
 
 if TYPE_CHECKING:
     import torch
 
-STRENGTH = 10.0  # inverse strength of the regularisation
-ROBUST = Refits(trims=1, rounds=2)
+ROBUST = Refits(trims=3, trimmed=0.5, rounds=2)
 ROBUST_STRENGTH = 3.0  # weaker fits memorise fewer wrong labels
 NOISE_ROWS = 30  # labelled rows per class, on average, from which the share of wrong labels is estimated
 CLEAN = 0.01  # given labels are kept unless more than this share is wrong, at the lower end of the interval
@@ -108,12 +111,13 @@ def label_rows(
     classes: int,
     examples: Examples | None = None,
     *,
-    strength: float = STRENGTH,
+    strength: float | None = None,
     folds: int = FOLDS,
     seed: int = 0,
     device: torch.device | str | None = None,
     adjustment: float = 0.0,
     picks: np.ndarray | None = None,
+    partner: np.ndarray | None = None,
 ) -> Labelling:
     """Label rows by a classifier on their vectors, and judge given labels by it.
 
@@ -128,13 +132,14 @@ def label_rows(
         groups: leakage groups, int [N].
         classes: number C of classes.
         examples: texts of the classes in the same vector space.
-        strength: inverse strength of the regularisation.
+        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
         folds: number of folds.
         seed: seed of folds and resampling.
         device: device of the fits.
         adjustment: strength of the logit adjustment for skewed labels, of the labels of unlabelled rows.
         picks: how much of an LLM's answers goes to each class, float32 [N, C]; what a row lacks to 1 goes to none.
             Vectors without columns leave the labels to them.
+        partner: features of the images, float [N, F], to co-train with (`co_train`).
 
     Raises:
         DataError: without examples and picks, the labels have fewer than two classes or groups.
@@ -149,13 +154,18 @@ def label_rows(
     noise, estimate = _judge_labels(rows, logits, seed)
     if noise is not None and estimate is not None and best.picks != "alone":
         name = f"{best.name}, doubtful labels left out"
-        robust = replace(best, name=name, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength))
+        robust = replace(best, name=name, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
         if estimate.wrong.low > NOISY or not _fits_worse(rows.given, again, logits):
             best, logits = robust, again
             noise, estimate = _judge_labels(rows, logits, seed)
     free = labels < 0
-    if free.any():
+    if partner is not None and best.picks != "alone":
+        trained = co_train(rows, partner, best, settings)
+        name = f"{best.name}, co-trained with images in {counted(len(trained.accuracies), 'round')}"
+        best, logits = replace(best, name=name, temperature=trained.temperature), trained.logits
+        noise, estimate = _judge_labels(rows, logits, seed)
+    elif free.any():
         logits = logits.copy()
         logits[free] = best.label(rows, settings)[: rows.count][free]
     replaced = estimate is not None and estimate.wrong.low > CLEAN
@@ -171,7 +181,7 @@ def label_rows(
 
     return Labelling(
         out_of_fold=np.where(free[:, None], adjusted, calibrated),
-        method=best.name,
+        method=best.title,
         accuracy=estimate.right if estimate and replaced else _expected(right, labels, calibrated),
         per_class=_per_class(right, labels, classes),
         wrong=estimate.wrong if estimate else None,
@@ -186,8 +196,17 @@ _Tried = tuple[Method, np.ndarray, np.ndarray]  # with out-of-fold log-probabili
 
 
 def _choose(rows: Rows, settings: FitSettings) -> tuple[Method, np.ndarray]:
-    """Return a method and its out-of-fold log-probabilities [N, C]."""
+    """Return a method and its out-of-fold log-probabilities [N, C].
+
+    Other strengths of the regularisation are tried without self-training: with it, each would take several times as
+    long. They are several, so one has to be better by two standard errors.
+    """
     chosen = _first_of_equals(_try(methods(rows), rows, settings))
+    if chosen[0].picks != "alone" and (strengths := other_strengths(rows, settings)):
+        quick = [replace(chosen[0], refits=None, strength=strength) for strength in (None, *strengths)]
+        strength = _first_of_equals(_try(quick, rows, settings), errors=2)[0].strength
+        if strength is not None:
+            chosen = next(_try([replace(chosen[0], strength=strength)], rows, settings))
     if rows.picks is not None and chosen[0].picks != "alone":
         without = replace(chosen[0], name=f"{chosen[0].name}; the LLM's picks add nothing"), *chosen[1:]
         chosen = _first_of_equals(chain(_try(chosen[0].with_picks(), rows, settings), [without]))
@@ -204,17 +223,17 @@ def _try(candidates: Iterable[Method], rows: Rows, settings: FitSettings) -> Ite
         yield replace(method, temperature=fitted.temperature), logits, losses
 
 
-def _first_of_equals(tried: Iterator[_Tried]) -> _Tried:
+def _first_of_equals(tried: Iterator[_Tried], errors: float = 1) -> _Tried:
     """Return a method that gives way to a later one whose loss is lower by more than the difference's standard error.
 
     Few labels cannot tell near equals apart.
     """
-    return reduce(lambda one, other: other if _clearly_lower(other[2] - one[2]) else one, tried)
+    return reduce(lambda one, other: other if _clearly_lower(other[2] - one[2], errors) else one, tried)
 
 
-def _clearly_lower(differences: np.ndarray) -> bool:
-    """Return whether the mean of differences [n] is below 0 by more than its standard error."""
-    return bool(differences.mean() < -differences.std() / len(differences) ** 0.5)
+def _clearly_lower(differences: np.ndarray, errors: float = 1) -> bool:
+    """Return whether the mean of differences [n] is below 0 by more than some standard errors."""
+    return bool(differences.mean() < -errors * differences.std() / len(differences) ** 0.5)
 
 
 def _fits_worse(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
@@ -237,7 +256,7 @@ def _label_without_labels(rows: Rows, settings: FitSettings) -> Labelling:
     prior = rows.prior(LIKENESS_ALONE)
     fitter = Fitter(rows.vectors, rows.labels, rows.classes, TOLERANCE, settings.device, prior)
     known = np.flatnonzero(rows.labels >= 0)
-    model = SELF_TRAINING.self_train(fitter, lambda some: prior[some], known, settings.strength)
+    model = SELF_TRAINING.self_train(fitter, lambda some: prior[some], known, settings.strength or STRENGTH)
     logits = fitter.predict(model, np.arange(rows.count)).astype(np.float64)
     return _unmeasured(logits, "likeness to class texts and self-training", rows.classes)
 

@@ -16,6 +16,9 @@ from gpt4image.probing.folds import to_unit
 if TYPE_CHECKING:
     import torch
 
+STRENGTH = 10.0  # inverse strength of the regularisation, unless the labels speak for another
+OTHER_STRENGTHS = (1.0, 3.0, 30.0, 100.0)
+FEWEST_LABELS = 3  # labels of the rarest class, with fewer of which the strength is not chosen
 LIKENESS = 0.2  # temperature of the likeness to the classes' texts, where there are labels as well
 LIKENESS_ALONE = 0.1  # the same where it has to label alone
 SELF_TRAINING = Refits(rounds=4)
@@ -164,7 +167,7 @@ def likeness(vectors: np.ndarray, count: int, example_labels: np.ndarray, classe
 class FitSettings:
     """How every classifier is fitted; see `gpt4image.soft_labels.labelling.label_rows`."""
 
-    strength: float
+    strength: float | None
     folds: int
     seed: int
     device: torch.device | str | None
@@ -180,7 +183,7 @@ class Method:
         likeness: whether the likeness to the classes' texts is multiplied in.
         picks: how an LLM's picks take part: multiplied in, as further columns of the vectors, alone, or not at all.
         refits: how it is fitted again.
-        strength: inverse strength of the regularisation; None for the settings'.
+        strength: inverse strength of the regularisation; None for the settings', or the default.
         temperature: temperature that fits its out-of-fold predictions best.
     """
 
@@ -198,6 +201,31 @@ class Method:
         yield replace(self, name=f"{self.name}, times the LLM's picks", picks="product")
         yield replace(self, name=f"{self.name}, with the LLM's picks as features", picks="features")
 
+    @property
+    def title(self) -> str:
+        """Return what it is, with the strength if that is not the default."""
+        return self.name if self.strength in (None, STRENGTH) else f"{self.name}, strength {self.strength:g}"
+
+    def chosen_strength(self, settings: FitSettings) -> float:
+        """Return the inverse strength of its regularisation."""
+        return self.strength or settings.strength or STRENGTH
+
+    def fitter(self, rows: Rows, settings: FitSettings, train: np.ndarray) -> Fitter:
+        """Return what fits its classifiers to some labelled rows, int64 [n]."""
+        prior = self._prior(rows)
+        return Fitter(
+            self._vectors(rows),
+            self._labels(rows),
+            rows.classes,
+            TOLERANCE,
+            settings.device,
+            prior(train) if callable(prior) else prior,
+        )
+
+    def learned(self, rows: Rows) -> np.ndarray:
+        """Return the rows whose labels it learns from, int64 [n]."""
+        return np.flatnonzero(self._labels(rows) >= 0)
+
     def out_of_fold(self, rows: Rows, settings: FitSettings) -> CrossFit:
         """Cross-fit the labelled rows."""
         if self.picks == "alone":
@@ -208,35 +236,26 @@ class Method:
             rows.groups,
             rows.classes,
             folds=settings.folds,
-            strength=self.strength or settings.strength,
+            strength=self.chosen_strength(settings),
             seed=settings.seed,
             tolerance=TOLERANCE,
             device=settings.device,
             examples=rows.is_example if self.examples else None,
             prior=self._prior(rows),
             refits=self.refits,
-            title=f"Label images: {self.name}",
+            title=f"Label images: {self.title}",
         )
 
     def label(self, rows: Rows, settings: FitSettings) -> np.ndarray:
         """Return log-probabilities of all rows by a model of all labels, float [N + K, C]."""
-        labels, strength = self._labels(rows), self.strength or settings.strength
-        known = np.flatnonzero(labels >= 0)
+        known, strength = self.learned(rows), self.chosen_strength(settings)
         if self.picks == "alone":
             return rows.picked(known)
-        prior = self._prior(rows)
-        fitter = Fitter(
-            self._vectors(rows),
-            labels,
-            rows.classes,
-            TOLERANCE,
-            settings.device,
-            prior(known) if callable(prior) else prior,
-        )
+        fitter = self.fitter(rows, settings, known)
         model = fitter.fit(known, strength)
         if self.refits is not None:
             model = self.refits.refit(fitter, model, known, rows.groups, strength, settings.seed)
-        return fitter.predict(model, np.arange(len(labels)))
+        return fitter.predict(model, np.arange(len(rows.labels)))
 
     def _vectors(self, rows: Rows) -> np.ndarray:
         return np.concatenate([rows.vectors, rows.picks], axis=1) if self.picks == "features" else rows.vectors
@@ -278,3 +297,10 @@ def methods(rows: Rows) -> Iterator[Method]:
     if scarce and rows.likeness is not None:
         yield Method("class texts", examples=True)
     yield Method("plain fit")
+
+
+def other_strengths(rows: Rows, settings: FitSettings) -> tuple[float, ...]:
+    """Return the strengths to try beside the default: none if one is set, or the labels are too few or very many."""
+    counts = np.bincount(rows.given[rows.given >= 0])
+    fixed = settings.strength is not None or counts[counts > 0].min() < FEWEST_LABELS or counts.sum() > MOST_TRIED_ON
+    return () if fixed else OTHER_STRENGTHS

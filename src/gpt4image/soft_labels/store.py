@@ -47,7 +47,7 @@ class LabelOrigin(Record):
         sources: encoders or classifiers, in the order in which their vectors are concatenated.
         fitted_to: hash of the image ids and labels of the training rows; empty where nothing was fitted.
         folds: number of folds; None without cross-fitting, likewise the next two.
-        strength: inverse strength of the regularisation.
+        strength: inverse strength of the regularisation; None also where cross-validation chooses it.
         seed: seed of the folds.
         settings: hash of everything else that text labels depend on, such as the texts of the classes.
     """

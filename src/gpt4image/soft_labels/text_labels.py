@@ -20,7 +20,7 @@ from gpt4image.probing.calibration import measure_quality
 from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval, weighted_share
 from gpt4image.soft_labels.labeller import TrainingVectors, check_settings, find_training_vectors
-from gpt4image.soft_labels.labelling import STRENGTH, Labelling, label_rows
+from gpt4image.soft_labels.labelling import Labelling, label_rows
 from gpt4image.soft_labels.methods import Examples, name_classes
 from gpt4image.soft_labels.store import (
     LabelEstimate,
@@ -70,12 +70,13 @@ def label_by_texts(
     form: Form = "hard",
     abstain: float = 0.0,
     adjustment: float = 0.0,
-    strength: float = STRENGTH,
+    strength: float | None = None,
     folds: int = FOLDS,
     seed: int = 0,
     kind: LabelKind = "text",
     device: torch.device | str | None = None,
     picks: PickedClasses | None = None,
+    partner: EmbeddingStore | None = None,
 ) -> SoftLabels:
     """Label training and validation images by the vectors of their texts, or open the labels that already exist.
 
@@ -92,12 +93,13 @@ def label_by_texts(
         form: hard labels (the likeliest class), calibrated soft ones, or soft ones sharpened to their square.
         abstain: images whose likeliest class is less probable than this get no label.
         adjustment: strength of the logit adjustment of new labels, for skewed given ones.
-        strength: inverse strength of the regularisation.
+        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
         folds: number of folds.
         seed: seed of folds and resampling.
         kind: what the vectors embed, for the manifest.
         device: device of the fits; default a GPU if there is one.
         picks: classes that an LLM picked, to label with as well; without `stores`, they label alone.
+        partner: features of the images, to co-train with the texts (`co_training`); images without any get no label.
 
     Raises:
         ConfigError: neither a store nor picks, a class without texts, or an invalid setting.
@@ -108,10 +110,13 @@ def label_by_texts(
     if not 0 <= abstain < 1:
         raise ConfigError(f"abstain should be a probability below 1, not {abstain}.")
     only = picks.ids[picks.named] if picks is not None and not stores else None
-    known = find_training_vectors(images, stores, validation=True, labelled=not encoders and picks is None, only=only)
+    both = [*stores, *([partner] if partner is not None else [])]
+    known = find_training_vectors(images, both, validation=True, labelled=not encoders and picks is None, only=only)
     texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
-    more = (adjustment,) if adjustment else ()  # labels of earlier versions know nothing of it, nor of picks
+    # labels of earlier versions know nothing of these
+    more = (adjustment,) if adjustment else ()
     more = more if picks is None else (*more, picks.digest)
+    more = more if partner is None else (*more, "co-training")
     settings = digest(repr((texts.texts if encoders else (), form, abstain, *more)))
     origin = known.origin(kind).model_copy(
         update={"folds": folds, "strength": strength, "seed": seed, "settings": settings}
@@ -123,12 +128,14 @@ def label_by_texts(
         if there and (there.manifest.origin, there.classes) == (origin, tuple(images.classes)):
             return there
         examples = Examples(*texts.embed(encoders)) if encoders else None
-        vectors, picked = known.take(np.arange(len(known.ids))), None if picks is None else picks.take(known.ids)
+        width = sum(store.width for store in stores)
+        vectors, features = np.split(known.take(np.arange(len(known.ids))), [width], axis=1)
+        picked = None if picks is None else picks.take(known.ids)
         fitted = np.where(known.held_out, -1, known.labels)
         found = label_rows(
             vectors, fitted, known.groups(), len(images.classes), examples,
             strength=strength, folds=folds, seed=seed, device=device, adjustment=adjustment,
-            picks=picked,
+            picks=picked, partner=features if partner is not None else None,
         )  # fmt: skip
         return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain, picked)
 

@@ -64,7 +64,7 @@ class Arm:
     title: str
     uses_text: bool
     settings: Mapping[str, Any] = field(default_factory=dict)
-    labels: Literal["text", "images", "text+images", "llm", "baseline"] | None = None
+    labels: Literal["text", "images", "text+images", "co-training", "llm", "baseline"] | None = None
     optional: bool = False
     guidance: Literal["given", "teachers", "both", "anchors"] = "given"
     controls: str | None = None
@@ -124,6 +124,14 @@ ARMS: Registry[Arm] = Registry(
                 True,
             ),
             Arm("llm-labels", "with classes that the LLM picked", True, LABELS_ALONE, labels="llm", optional=True),
+            Arm(
+                "co-training",
+                "with labels from co-trained texts and image features",
+                True,
+                LABELS_ALONE,
+                "co-training",
+                True,
+            ),
             Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
             Arm("fixmatch", "with consistency on images without a label", False, FIXMATCH, optional=True),
             Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),

@@ -86,8 +86,8 @@ class ArmInputs:
                 labels = (self._text_labels(chosen, images, stores, seed),)
             case "images":
                 labels = (self._image_labels(images, seed),)
-            case "text+images":
-                labels = (self._joint_labels(images, stores, seed),)
+            case "text+images" | "co-training":
+                labels = (self._joint_labels(images, stores, seed, co_trained=stand_ins == "co-training"),)
             case "llm":
                 labels = (self._picked_labels(images, seed),)
             case "baseline":
@@ -261,13 +261,18 @@ class ArmInputs:
             picks=picks,
         )
 
-    def _joint_labels(self, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SoftLabels:
-        """Label by the vectors of texts and frozen features of images side by side."""
+    def _joint_labels(
+        self, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int, *, co_trained: bool
+    ) -> SoftLabels:
+        """Label by the vectors of texts and frozen features of images, side by side or co-trained."""
         from gpt4image.train.guidance import is_text
 
-        folder = self._folder(f"{'+'.join(self.text.encoder)}+images", seed)
-        texts, options = tuple(filter(is_text, stores)), self.options.labeller
-        return make_text_labels(images, texts, self.text, options, folder, features=self._image_features())
+        encoders = "+".join(self.text.encoder)
+        folder = self._folder(f"{encoders}-co-training" if co_trained else f"{encoders}+images", seed)
+        texts, options, features = tuple(filter(is_text, stores)), self.options.labeller, self._image_features()
+        if co_trained:
+            return make_text_labels(images, texts, self.text, options, folder, partner=features)
+        return make_text_labels(images, texts, self.text, options, folder, features=features)
 
     def _image_features(self) -> EmbeddingStore:
         """Return the frozen features of the recipe's backbone for training and validation images."""

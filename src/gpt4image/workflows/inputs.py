@@ -186,6 +186,7 @@ def make_text_labels(
     *,
     features: EmbeddingStore | None = None,
     picks: PickedClasses | None = None,
+    partner: EmbeddingStore | None = None,
 ) -> SoftLabels:
     """Compute text labels, or open those that exist with the same settings.
 
@@ -197,13 +198,13 @@ def make_text_labels(
         folder: where the labels are kept.
         features: features of the images, to label by texts and images together.
         picks: classes that an LLM picked, to label with as well.
+        partner: features of the images, to co-train with the texts.
 
     Raises:
         ConfigError: there are no text vectors, or the file of classes does not fit the images.
     """
     from gpt4image.embed import load_encoder
     from gpt4image.soft_labels import ClassTexts, label_by_texts
-    from gpt4image.soft_labels.labelling import STRENGTH
     from gpt4image.soft_labels.report import write_transition
     from gpt4image.soft_labels.text_labels import NeutralEncoder
 
@@ -218,10 +219,11 @@ def make_text_labels(
         form=options.label_form,
         abstain=options.abstain,
         adjustment=options.label_adjustment,
-        strength=options.strength or STRENGTH,
+        strength=options.strength,
         folds=options.folds,
         seed=options.label_seed,
         picks=picks,
+        partner=partner,
     )
     write_transition(labels)
     return labels
