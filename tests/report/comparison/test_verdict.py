@@ -262,3 +262,15 @@ def test_unknown_arm_missing_seed_and_nan_are_errors():
         verdict(comparison.model_copy(update={"difference": missing}))
     with pytest.raises(StoreError, match="not a finite number"):
         verdict(with_interval(math.nan, 0.1, 0.2))
+
+
+def test_arms_of_images_alone_are_told_what_descriptions_gain_on_them():
+    comparison = with_interval(0.05, 0.03, 0.07)
+    arm = comparison.arms[0].model_copy(update={"name": "self-training", "title": "with its own labels"})
+    other = comparison.difference.model_copy(update={"arm": "self-training"})
+    rival = comparison.difference.model_copy(
+        update={"reference": "self-training", "mean": 0.04, "low": 0.01, "high": 0.07}
+    )
+    changes = {"arms": [*comparison.arms, arm], "others": (other,), "rivals": (rival,)}
+    (line,) = other_arms(comparison.model_copy(update=changes))
+    assert line.endswith("better; With descriptions minus this: +4.0 points (+1.0 to +7.0)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -179,6 +180,7 @@ def other_arms(comparison: Comparison) -> list[str]:
     margin = margin_in_words(comparison)
     return [
         f"{_beside(comparison, other)}: {SHOWN[other.kind(comparison.margin)].format(margin=margin)}"
+        f"{_minus_this(comparison, other.arm, comparison.rivals)}"
         for other in comparison.others
         if find_arm(comparison, other.arm).controls is None
     ]
@@ -186,16 +188,21 @@ def other_arms(comparison: Comparison) -> list[str]:
 
 def control_arms(comparison: Comparison) -> list[str]:
     """State how controls differ from the baseline, and the arms that they control from them, a line each."""
-    lines, against = [], {each.reference: each for each in comparison.controls}
-    for other in comparison.others:
-        if find_arm(comparison, other.arm).controls is None:
-            continue
-        lines.append(_beside(comparison, other))
-        if control := against.get(other.arm):
-            mean, low, high = points((control.mean, control.low, control.high))
-            arm = shorten(find_arm(comparison, control.arm).title, 60)
-            lines[-1] += f"; {arm} minus this: {mean} points ({low} to {high})"
-    return lines
+    return [
+        _beside(comparison, other) + _minus_this(comparison, other.arm, comparison.controls)
+        for other in comparison.others
+        if find_arm(comparison, other.arm).controls is not None
+    ]
+
+
+def _minus_this(comparison: Comparison, arm: str, found: Sequence[Difference]) -> str:
+    """Return the difference that has an arm for its reference, of those that are found; empty without one."""
+    for each in found:
+        if each.reference == arm:
+            mean, low, high = points((each.mean, each.low, each.high))
+            title = shorten(find_arm(comparison, each.arm).title, 60)
+            return f"; {title} minus this: {mean} points ({low} to {high})"
+    return ""
 
 
 def _beside(comparison: Comparison, other: Difference) -> str:
