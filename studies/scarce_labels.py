@@ -310,15 +310,22 @@ def run_training(study: Study, draw: int, case: str, arms: Sequence[str]) -> Non
 
 
 def about_labels(images: ImageTable, learned: RunInputs) -> dict[str, float]:
-    """Return the share of right labels among those that stand in for missing ones, or for all if none is missing."""
+    """Return how many of the images without a label get one, or of all if none is missing, and how many rightly so.
+
+    The labeller gives no labels at all if its own are not shown to be better than the most frequent class.
+    """
     rows = learned.images.split("train")
     free = rows[learned.images.labels[rows] < 0]
     rows = free if len(free) else rows
     for labels in learned.soft_labels:
         places = labels.find(learned.images.ids[rows])
-        answers = labels.take(places[places >= 0]).argmax(axis=1)
-        # the simulation keeps the order of the images
-        return {"right": round(float((answers == images.labels[rows[places >= 0]]).mean()), 4)}
+        known = places >= 0
+        answers = labels.take(places[known]).argmax(axis=1)
+        right = answers == images.labels[rows[known]]  # the simulation keeps the order of the images
+        return {
+            "labelled": round(float(known.mean()), 4),
+            **({"right": round(float(right.mean()), 4)} if len(right) else {}),
+        }
     return {}
 
 

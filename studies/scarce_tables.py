@@ -111,6 +111,7 @@ def cell(draws: Draws, arm: str, reference: str, most: int) -> str:
         text += f", {100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
     known = [each["right"] for each in draws[arm].values() if "right" in each]
     text += f" [{np.mean(known):.1%}]" if known else ""
+    text += " [none given]" if any(each.get("labelled") == 0 for each in draws[arm].values()) else ""
     return text + (f", {len(draws[arm])} draws" if len(draws[arm]) < most else "")
 
 

@@ -32,8 +32,10 @@ def test_study_trains_nothing_twice_and_adds_arms(tmp_path, capsys):
     scarce_labels.main([*words, *few, "--arms", *arms])
     first = capsys.readouterr().out
     assert first.count("\n") == 3 and first.splitlines()[-1].startswith("5 a class-0 baseline")
-    scarce_labels.main([*words, *few, *all_labels[1:], "--arms", *arms, "described", "baseline, adjusted"])
-    assert capsys.readouterr().out.count("\n") == 2 + 5
+    scarce_labels.main(
+        [*words, *few, *all_labels[1:], "--arms", *arms, "described", "baseline, adjusted", "shuffled-text-labels"]
+    )
+    assert capsys.readouterr().out.count("\n") == 3 + 6
     scarce_labels.main([*words, *few, "--arms", *arms])
     assert capsys.readouterr().out == ""
     scarce_labels.main(["collect", str(work), str(results)])
