@@ -1,10 +1,12 @@
-"""Commands in processes forked from one that has imported the libraries: they start at once, and can be killed."""
+"""Commands and functions in processes forked from one that has imported the libraries: they start at once, and can be
+killed.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 import sentence_transformers  # noqa: F401 - imported here, as are the next, so that no command has to
@@ -17,13 +19,18 @@ import gpt4image.workflows.train  # noqa: F401
 from gpt4image.cli.main import main
 
 
-def start_command(arguments: Sequence[str]) -> BaseProcess:
-    """Start the command line; its exit status becomes that of the process."""
+def start_forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Start a function of a module."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["support.forks"])
-    process = forks.Process(target=run_command, args=(list(arguments),))
+    process = forks.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def start_command(arguments: Sequence[str]) -> BaseProcess:
+    """Start the command line; its exit status becomes that of the process."""
+    return start_forked(run_command, list(arguments))
 
 
 def run_command(arguments: list[str]) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from gpt4image import load_images, load_teacher
+from gpt4image.core.files import ResumableArray
 from gpt4image.images.table import ImageTable
+from support.forks import start_forked
 
 
 class CountingTeacher:
@@ -42,3 +50,40 @@ def same_bytes(first, second) -> bool:
 def to_unit(vectors) -> np.ndarray:
     vectors = np.asarray(vectors)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def kill_while_writing(
+    make: Callable[..., object], after: int, source: Path, teacher: dict[str, Any], folder: Path, **settings: object
+) -> None:
+    """Call `embed_images` or `label_images` in a process that kills itself.
+
+    Args:
+        make: the function.
+        after: writes before the kill; below 0 when the complete store is moved into place.
+        source: the images.
+        teacher: arguments of `load_teacher`.
+        folder: folder of the store.
+        settings: further arguments of the function.
+    """
+    process = start_forked(_make_and_die, make, after, source, teacher, folder, settings)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _make_and_die(make, after, source, teacher, folder, settings) -> None:
+    writes, write = [], ResumableArray.write
+
+    def die(*_) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_or_die(self, chunk, values) -> None:
+        if len(writes) == after:
+            die()
+        writes.append(chunk)
+        write(self, chunk, values)
+
+    images = load_images(source, validation_share=0.2, test_share=0.25)
+    ResumableArray.write = write_or_die
+    if after < 0:
+        Path.rename = die
+    make(images, load_teacher(**teacher), folder, **settings)

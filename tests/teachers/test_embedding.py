@@ -3,9 +3,6 @@
 import json
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from gpt4image import EmbeddingStore, embed_images, load_images, load_teacher
 from gpt4image.core.errors import ConfigError, DataError, ImageError, StoreError
 from gpt4image.core.files import ResumableArray
 from gpt4image.train.guidance import is_text, vector_sources
-from support.teacher_parts import CountingTeacher, pick, prepare, same_bytes, to_unit
+from support.teacher_parts import CountingTeacher, kill_while_writing, pick, prepare, same_bytes, to_unit
 
 CLOSE = {"atol": 2e-3, "rtol": 0}
 
@@ -188,34 +185,14 @@ def test_invalid_settings_are_rejected(images, resnet, run_teacher, tmp_path):
         refused(message, teacher=broken)
 
 
-EMBED = """
-import os, signal, sys
-from pathlib import Path
-from gpt4image import embed_images, load_images, load_teacher
-from gpt4image.core.files import ResumableArray
-images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
-teacher = load_teacher("timm:test_resnet", "cpu", checkpoint=Path(sys.argv[2]), image_size=32)
-after, writes, write = int(sys.argv[4]), [], ResumableArray.write
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-def slow(self, chunk, values):
-    if len(writes) == after: die()
-    writes.append(chunk)
-    write(self, chunk, values)
-ResumableArray.write = slow
-if after < 0: Path.rename = die
-embed_images(images, teacher, Path(sys.argv[3]), batch_size=1, views=2, workers=int(sys.argv[5]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("after", "workers", "left"), [(0, 0, 40), (3, 0, 16), (2, 1, 24), (-1, 0, 0)])
 def test_killed_embedding_resumes_and_ends_in_the_same_bytes(
     images, image_set, resnet, resnet_weights, tmp_path, after, workers, left
 ):
     folder, counting = tmp_path / "store", CountingTeacher(resnet)
-    command = [sys.executable, "-c", EMBED, str(image_set), str(resnet_weights), str(folder), str(after), str(workers)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    teacher = {"name": "timm:test_resnet", "device": "cpu", "checkpoint": resnet_weights, "image_size": 32}
+    kill_while_writing(embed_images, after, image_set, teacher, folder, batch_size=1, views=2, workers=workers)
     assert not folder.exists()
     resumed = embed_images(images, counting, folder, batch_size=1, views=2)
     assert sum(counting.seen) == left

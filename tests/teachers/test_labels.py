@@ -1,9 +1,6 @@
 """A classifier's logits as soft labels: same classes, looked up by id, computed once."""
 
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from gpt4image import SoftLabels, label_images, load_images
 from gpt4image.core.errors import ConfigError, DataError, ImageError
-from support.teacher_parts import CountingTeacher, pick, prepare, same_bytes
+from support.teacher_parts import CountingTeacher, kill_while_writing, pick, prepare, same_bytes
 
 
 def predict(teacher, images, places) -> torch.Tensor:
@@ -133,32 +130,12 @@ def test_unreadable_images_are_skipped_or_stop_the_labelling(image_set, run_teac
         label_images(table, run_teacher, tmp_path / "strict", on_bad_image="fail")
 
 
-LABEL = """
-import os, signal, sys
-from pathlib import Path
-from gpt4image import label_images, load_images, load_teacher
-from gpt4image.core.files import ResumableArray
-images = load_images(sys.argv[1], validation_share=0.2, test_share=0.25)
-teacher = load_teacher(sys.argv[2], "cpu")
-after, writes, write = int(sys.argv[4]), [], ResumableArray.write
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-def slow(self, chunk, values):
-    if len(writes) == after: die()
-    writes.append(chunk)
-    write(self, chunk, values)
-ResumableArray.write = slow
-if after < 0: Path.rename = die
-label_images(images, teacher, Path(sys.argv[3]), batch_size=1)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("after", "left"), [(1, 12 + 7), (3, 7), (-1, 0)])
 def test_killed_labelling_resumes_and_ends_in_the_same_bytes(images, image_set, run_teacher, tmp_path, after, left):
     folder, counting = tmp_path / "labels", CountingTeacher(run_teacher)
-    command = [sys.executable, "-c", LABEL, str(image_set), run_teacher.name, str(folder), str(after)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    teacher = {"name": run_teacher.name, "device": "cpu"}
+    kill_while_writing(label_images, after, image_set, teacher, folder, batch_size=1)
     assert not folder.exists()
     resumed = label_images(images, counting, folder, batch_size=1)
     assert sum(counting.seen) == left
