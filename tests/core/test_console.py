@@ -35,20 +35,6 @@ def test_show_keeps_a_long_line_whole_in_a_pipe(capsys, monkeypatch):
     assert capsys.readouterr().out == LINE + "\n"
 
 
-def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monkeypatch):
-    rows = [("class", "cat", "train 5"), ("class", "猫\x1b", "train 12"), ("left out", "a" * 50 + ".png", "empty")]
-    console.write_rows(rows)
-    assert capsys.readouterr().out.splitlines()[0] == "\t".join(rows[0])
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    console.write_rows(rows)
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "class     cat     train 5"
-    assert shown[1] == "class     猫\\x1b  train 12"  # two columns wide
-    assert shown[2] == f"left out  {rows[2][1]}  empty"
-    console.write_rows([])
-    assert capsys.readouterr().out == ""
-
-
 def test_long_command_is_continued_on_a_terminal_as_shells_read_it(capsys, monkeypatch):
     command = "./run gpt4image compare 'my photos' --text captions.jsonl --backbone resnet50 --no-pretrained --seeds 18"
     console.write_command(command)

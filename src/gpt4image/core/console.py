@@ -7,8 +7,6 @@ output, as text or as one JSON object. Only the first of several training proces
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -18,7 +16,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,12 +28,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column
 from rich.text import Text
 
-from gpt4image.core.format import columns, duration, printable
+from gpt4image.core.format import duration, printable
 from gpt4image.core.invocation import NAME, in_users_words
 
 LOG_SECONDS = 60
 WIDE = 100  # columns of a terminal that has room for bars
-WIDEST = 32  # columns of a cell that others are aligned with
 LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
 # In a notebook rich draws by ipywidgets, of which it would warn that they are missing; text does without.
@@ -175,38 +172,6 @@ def write_command(command: str) -> None:
             lines.append("   ")
         lines[-1] += f" {word}"
     write(" \\\n".join(lines))
-
-
-def write_row(cells: Sequence[str], as_csv: bool) -> None:
-    """Print a row of a table, its cells separated by tabs or as CSV.
-
-    Control characters are escaped, unless a program reads CSV.
-    """
-    if not as_csv or sys.stdout.isatty():
-        cells = list(map(printable, cells))
-    row = io.StringIO()
-    if as_csv:
-        csv.writer(row, lineterminator="").writerow(cells)
-    write(row.getvalue() if as_csv else "\t".join(cells))
-
-
-def write_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells: in aligned columns on a terminal, else separated by tabs.
-
-    Control characters are escaped. Cells of more than `WIDEST` columns, and the last of a row, align nothing.
-    """
-    if not sys.stdout.isatty():
-        for row in rows:
-            write_row(row, as_csv=False)
-        return
-    lines = [[printable(cell) for cell in row] for row in rows]
-    widths = [
-        max((columns(row[at]) for row in lines if at < len(row) - 1 and columns(row[at]) <= WIDEST), default=0)
-        for at in range(max(map(len, lines), default=0))
-    ]
-    for row in lines:
-        cells = [cell + " " * (widths[at] - columns(cell)) for at, cell in enumerate(row[:-1])]
-        write("  ".join([*cells, *row[-1:]]))
 
 
 def result(**fields: object) -> None:

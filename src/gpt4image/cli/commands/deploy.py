@@ -128,7 +128,8 @@ class Predict(OutputOptions):
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
-        from gpt4image.core.console import result, say, write_row
+        from gpt4image.cli.rows import write_row
+        from gpt4image.core.console import result, say
         from gpt4image.core.format import counted
         from gpt4image.export import predict_images
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from gpt4image.cli.rows import print_table
 from gpt4image.core.options import WORK, OutputOptions
 from gpt4image.core.validation import Count, Whole, check_fields
 
@@ -37,21 +37,6 @@ class SpaceOptions:
         """Return them as the library's functions take them."""
         names = ("work", "image_column", "max_pixels", "workers")
         return {"run": self.run_folder, **{name: getattr(self, name) for name in names}}
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
-    """Print rows under their columns, as `console.write_rows` or as CSV; scores have three decimals."""
-    from gpt4image.core.console import write_row, write_rows
-
-    table = [
-        ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
-        for cells in [columns, *rows]
-    ]
-    if not as_csv:
-        write_rows(table)
-        return
-    for cells in table:
-        write_row(cells, as_csv)
 
 
 @dataclass(frozen=True)

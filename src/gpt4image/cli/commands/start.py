@@ -72,7 +72,8 @@ class Images(OutputOptions):
 
     def run(self) -> None:
         """Print the findings."""
-        from gpt4image.core.console import result, write_rows
+        from gpt4image.cli.rows import write_rows
+        from gpt4image.core.console import result
         from gpt4image.core.workdir import WorkDir
         from gpt4image.images.open import find_in_images, finding_rows, open_images
 
