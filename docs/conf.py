@@ -73,6 +73,7 @@ GROUPS = {
     ),
     "Vision teachers": ("load_teacher", "embed_images", "label_images", "anchor_classes"),
     "Training and comparing": (
+        "advise",
         "Recipe",
         "named_recipe",
         "train_model",

@@ -43,6 +43,7 @@ from .train.recipe import named_recipe as named_recipe
 from .train.run import TrainedRun as TrainedRun
 from .train.run import open_run as open_run
 from .train.run import train_model as train_model
+from .workflows.advise import advise as advise
 from .workflows.describe import describe_images as describe_images
 from .workflows.search import answer_zero_shot as answer_zero_shot
 from .workflows.search import index_pictures as index_pictures

@@ -28,6 +28,7 @@ LINES = [
     "embed images photos --teacher timm:resnet10t --teacher-checkpoint weights.safetensors --teacher-size 32",
     "label photos",
     "audit photos",
+    "advise photos --backbone resnet10t --checkpoint weights.safetensors --image-size 32",
     f"train photos {SMALL}",
     f"compare photos --seeds 1 {SMALL}",
     "runs",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
-from gpt4image.cli.commands.train import Compare, Train
+from gpt4image.cli.commands.train import RecipeCommand
 from gpt4image.core.console import command_output, doing, result, say, wrap
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
 from gpt4image.core.invocation import NAME, Invocation, current_invocation, in_users_words, invoked, typed_program
@@ -120,7 +120,7 @@ def parse(arguments: list[str]) -> Command:
 
     program = in_users_words(f"{NAME} {name}")
     default: dict[str, Any] = {}
-    if issubclass(command, Train | Compare):
+    if issubclass(command, RecipeCommand):
         recipe = read_recipe(program, options)
         default = {"default": command(source=DataOptions(tyro.MISSING), recipe=recipe)}
     chosen: Command = tyro.cli(

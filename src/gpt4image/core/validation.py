@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.registry import Registry
+from gpt4image.core.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,6 +60,52 @@ def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> An
         first = error.errors()[0]
         place = where + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
         raise ConfigError(f"{place} {first['msg'].removeprefix('Input ')}, not {first['input']!r}.") from None
+
+
+def take_fields(values: dict[str, Any], *kinds: type, **given: Any) -> list[Any]:  # noqa: ANN401 - any field's value
+    """Build each of several dataclasses from the values that name its fields.
+
+    Args:
+        values: values by the name of a field; text may stand for paths and numbers.
+        kinds: the dataclasses.
+        given: further values, of fields that the caller may not name.
+
+    Raises:
+        ConfigError: a value is invalid, or belongs to none of them.
+    """
+    types = [field_types(kind) for kind in kinds]
+    known = {name: kind for each in types for name, kind in each.items()}
+    if unknown := values.keys() - known.keys():
+        raise ConfigError(unknown_name("option", min(unknown), known))
+    checked = {name: check_value(known[name], value, name, strict=False) for name, value in values.items()} | given
+    return [
+        kind(**{name: checked[name] for name in each if name in checked})
+        for kind, each in zip(kinds, types, strict=True)
+    ]
+
+
+def changed_options(options: DataclassInstance, default: DataclassInstance | None = None) -> list[str]:
+    """Return the words of the command line for settings that differ from others, by default from the defaults.
+
+    Fields without a default, such as the images, are left out.
+
+    >>> from gpt4image.core.options import DataOptions
+    >>> changed_options(DataOptions("photos", unlabelled=("more", "rest"), leaks="drop"))
+    ['--unlabelled', 'more', 'rest', '--leaks', 'drop']
+    """
+    words: list[str] = []
+    for field in fields(options):
+        usual = field.default if default is None else getattr(default, field.name)
+        value = getattr(options, field.name)
+        if usual is MISSING or value == usual:
+            continue
+        notes = getattr(field_types(type(options))[field.name], "__metadata__", ())
+        name = next((note.name for note in notes if getattr(note, "name", None)), field.name).replace("_", "-")
+        if isinstance(value, bool) and isinstance(usual, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 @cache

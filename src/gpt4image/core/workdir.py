@@ -18,6 +18,7 @@ class WorkDir(Layout):
     description_preview = File("descriptions/preview.html")
     description_findings = File("descriptions/check.json")
     description_check = File("descriptions/check.html")
+    rehearsal = File("labels/rehearsal.json")  # what held-out labels showed, for advice
     audit = File("audit/audit.json")
     audit_page = File("audit/audit.html")
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,25 @@ from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError, StoreError
 from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.probing.calibration import adjust_for_skew
-from gpt4image.probing.cross_fit import Fitter, deal_out
+from gpt4image.probing.cross_fit import Fitter, cross_fit, deal_out
 from gpt4image.probing.folds import FOLDS, groups_per_class, link, look_alikes, number
 from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.label_noise import NoiseModel
 from gpt4image.probing.logistic_regression import standardise
 from gpt4image.quality.check_record import PairedGap
 from gpt4image.soft_labels.labelling import Labelling, label_rows
-from gpt4image.soft_labels.methods import STRENGTH, Examples
+from gpt4image.soft_labels.methods import Examples
 
 MOST_LABELLED, MOST_FREE = 3000, 6000  # rows with and without a label; a random sample where there are more
-PROBE_STRENGTH = 0.3  # of the classifier on image features, inverse regularisation; the gain rule belongs to it
+PROBE_STRENGTH = 30.0  # hardly regularised: it memorises wrong labels, as networks do; the gain rule belongs to it
 TOLERANCE = 1e-4
+FEW = 0.05  # share of the images without a label from which on labels are few
+HALF = "half"
 MORE_LABELS = 20  # labels per class whose worth is estimated
 
 
 class Rehearsal(Record):
-    """Held-out answers of classifiers on the labels at hand, corrected for the share of them that is wrong.
+    """What the labels at hand say of texts and image features, out of fold and corrected for wrong labels.
 
     Attributes:
         images: labelled images, each held out once.
@@ -39,6 +42,7 @@ class Rehearsal(Record):
             labels alone; None without image features.
         text_over_image: accuracy of the first minus that of the second.
         gains: by arm, what its labels add to the accuracy of that classifier.
+        judged: images on which the gains were measured.
         more_labels: what 20 more labels per class would add, from the last doubling of their number.
         skew: what logit adjustment adds to the mean accuracy of the classes.
         corrected: whether enough labels are wrong for the correction to be made.
@@ -51,6 +55,7 @@ class Rehearsal(Record):
     image: ShareEstimate | None = None
     text_over_image: PairedGap | None = None
     gains: dict[str, PairedGap] = Field(default_factory=dict)
+    judged: int = 0
     more_labels: PairedGap | None = None
     skew: PairedGap | None = None
 
@@ -79,23 +84,28 @@ def rehearse(
     classes: int,
     examples: Examples | None = None,
     *,
-    strength: float = STRENGTH,
+    strength: float | None = None,
     adjustment: float = 0.0,
     folds: int = FOLDS,
     seed: int = 0,
     picks: np.ndarray | None = None,
 ) -> Rehearsal:
-    """Hold out each fold of the labels, label everything else from the rest of them, and train on that.
+    """Train classifiers of image features on given labels and on those of a labeller, and compare them on other images.
 
-    For each fold the labeller is fitted to the other labels, in the way that `label_rows` has chosen, and labels the
-    other images by their texts, or by their image features. A softmax regression on frozen image features is then
-    fitted to the given labels, and to those of each labeller, and answers the images held out. What the texts alone
-    say of these, out of fold, is compared as well. Intervals are percentile bootstraps over leakage groups.
+    The classifier stands for the model to be trained: a softmax regression on frozen features. Text and image features
+    are compared on the given labels, out of fold. What labels from the texts add to those
+    given is measured on images that the classifier has not seen, by cross-fitting:
 
-    Where labels are wrong, those that replace them come from models which have not seen the label that they replace. A
-    held-out answer then counts as right by the backward correction (Patrini et al., arXiv 1609.03683, theorem 1): the
-    entry [y, k] of the inverse of T, for the given label y and the answer k, has 1 for its expected value if k is the
-    true class and 0 if not.
+    - Where many images have no label, on those. The text's label takes the place of the true one: it is
+      right with the accuracy a that held-out labels show, and if its errors are spread evenly over the other classes
+      and have nothing to do with the classifier's, a difference of accuracies is the difference of agreements divided
+      by a - (1 - a) / (C - 1).
+    - Else on the given labels. Where some are wrong, those that replace them come from models which have not seen the
+      label that they replace, and an answer counts as right by the backward correction (Patrini et al., arXiv
+      1609.03683, theorem 1): the entry [y, k] of the inverse of T, for the given label y and the answer k, has 1 for
+      its expected value if k is the true class and 0 if not.
+
+    Intervals are percentile bootstraps over leakage groups.
 
     Args:
         texts: text vectors, float [N, D].
@@ -104,7 +114,7 @@ def rehearse(
         groups: leakage groups, int [N]; images that look alike are joined to them.
         classes: number C of classes.
         examples: texts of the classes.
-        strength: inverse strength of the labeller's regularisation.
+        strength: inverse strength of the labeller's regularisation; default by the labels.
         adjustment: strength of the logit adjustment of its new labels.
         folds: number of folds.
         seed: seed of folds, samples and bootstrap.
@@ -125,123 +135,134 @@ def rehearse(
     settings: dict[str, Any] = {"folds": folds, "seed": seed, "adjustment": adjustment}
     picks = None if picks is None else picks[rows]
     by_text = label_rows(texts, labels, groups, classes, examples, strength=strength, picks=picks, **settings)
+    known = np.flatnonzero(labels >= 0)
+    corrected = by_text.noise is not None and by_text.replaced
+    credit = credit_of(by_text.noise) if corrected and by_text.noise is not None else np.eye(classes)
+    right = credit[labels[known], by_text.out_of_fold.argmax(axis=1)[known]]
+    shares = np.bincount(labels[known], minlength=classes) / len(known)
+    bootstrap = GroupBootstrap(number(groups[known]), seed)
+    found = Rehearsal(images=len(known), chance=float(shares.max()), text=_share(bootstrap, right), corrected=corrected)
+    if features is None:
+        return found
     labellers = {"text-labels": by_text}
-    if features is not None:
-        labellers["image-labels"] = label_rows(features, labels, groups, classes, **settings)
-    stage = _Stage(features, labels, groups, classes, labellers, seed)
-    fold_of = deal_out(labels, groups, folds, seed)
-    held_out = np.unique(fold_of[labels >= 0]).tolist()
-    with console.progress("Rehearse with held-out labels", len(held_out)) as meter:
-        for fold in held_out if features is not None else ():
-            stage.hold_out(fold_of == fold)
-            meter.advance()
-    return stage.measure()
+    by_texts = bool((labels < 0).mean() >= FEW) and by_text.is_informed
+    with console.doing("Train on labels from the texts"):
+        logits = cross_fit(
+            features, labels, groups, classes, folds=folds, strength=PROBE_STRENGTH, seed=seed, tolerance=TOLERANCE
+        ).logits
+        trial = _Trial(features, labels, groups, classes, labellers, by_texts, credit, folds, seed)
+        gains, judged = trial.gains(logits)
+    alone = credit[labels[known], logits.argmax(axis=1)[known]]
+    plain, adjusted = (
+        adjust_for_skew(logits[known], labels[known], power).argmax(axis=1) == labels[known] for power in (0.0, 1.0)
+    )
+    weights = 1 / (shares[labels[known]] * (shares > 0).sum())  # all classes weigh as much
+    more = {
+        "image": _share(bootstrap, alone),
+        "text_over_image": _gap(bootstrap, right - alone),
+        "gains": {arm: gain for arm, gain in gains.items() if arm != HALF},
+        "judged": judged,
+        "more_labels": scale(gains[HALF], float(-np.log2(1 + MORE_LABELS * classes / len(known)))),
+        "skew": _gap(bootstrap, (adjusted.astype(float) - plain) * weights),
+    }
+    return found.model_copy(update=more)
 
 
-@dataclass
-class _Stage:
-    """Collects held-out answers by who gives them.
+@dataclass(frozen=True)
+class _Trial:
+    """Classifiers of image features, cross-fitted to given labels and to those of labellers; see `rehearse`."""
 
-    Attributes:
-        features: image features [N, F].
-        labels: given labels [N], -1 for none.
-        groups: leakage groups [N].
-        classes: number C of classes.
-        labellers: what texts and image features say, by the arm that trains on it.
-        seed: seed of the halves and of the bootstrap.
-        answers: by who gives them, answers for labelled rows, int [N].
-        logits: of the classifier fitted to the given labels, for rows held out, float32 [N, C].
-    """
-
-    features: np.ndarray | None
+    features: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
     classes: int
-    labellers: dict[str, Labelling]
+    labellers: Mapping[str, Labelling]
+    by_texts: bool
+    credit: np.ndarray
+    folds: int
     seed: int
-    answers: dict[str, np.ndarray] = field(default_factory=dict)
-    logits: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.logits = np.zeros((len(self.labels), self.classes), dtype=np.float32)
+    def gains(self, logits: np.ndarray) -> tuple[dict[str, PairedGap], int]:
+        """Return what the labels of each arm, and half of the given ones, add, and the number of images judged.
 
-    def hold_out(self, outside: np.ndarray) -> None:
-        """Learn from the rows that are not outside, bool [N], and answer the labelled ones that are."""
-        held, inside = np.flatnonzero(outside & (self.labels >= 0)), np.flatnonzero(~outside)
-        hidden = np.where(outside, -1, self.labels)
-        self.logits[held] = self._fit(hidden, inside, held)
-        self._note("labels alone", held, self.logits[held])
-        self._note("half", held, self._fit(self._halve(hidden), inside, held))
-        for arm, found in self.labellers.items():
-            given = self._stand_ins(found, hidden)
-            unchanged = (given[inside] == hidden[inside]).all()
-            self._note(arm, held, self.logits[held] if unchanged else self._fit(given, inside, held))
+        Args:
+            logits: out-of-fold log-probabilities of the classifier of given labels, float32 [N, C].
+        """
+        truth, credit, text = self.labels, self.credit, self.labellers["text-labels"]
+        if self.by_texts:
+            truth = np.where(self.labels < 0, text.out_of_fold.argmax(axis=1), -1)
+            credit = np.eye(self.classes)
+        fold_of = deal_out(truth, self.groups, self.folds, self.seed)
+        judged = np.flatnonzero(truth >= 0)
 
-    def _stand_ins(self, found: Labelling, hidden: np.ndarray) -> np.ndarray:
-        """Return the labels to train on, int [N]: new ones too unless the labeller is not shown to know anything."""
-        stand_ins = np.where(hidden >= 0, found.of_labels(self.labels).argmax(axis=1), -1)
-        free = self.labels < 0
-        if free.any() and found.is_informed and found.relabel is not None:
-            stand_ins[free] = found.relabel(hidden)[free].argmax(axis=1)
-        return stand_ins
+        def right(labels: np.ndarray) -> np.ndarray:
+            if (labels == self.labels).all() and not self.by_texts:
+                answers = logits.argmax(axis=1)
+            else:
+                answers = self._answers(labels, fold_of)
+            return np.asarray(credit[truth[judged], answers[judged]])
 
-    def _fit(self, labels: np.ndarray, inside: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Fit image features to the labels of some rows, and return log-probabilities of others, float32 [H, C]."""
-        assert self.features is not None
-        fitter = Fitter(self.features, labels, self.classes, TOLERANCE)
-        return fitter.predict(fitter.fit(inside[labels[inside] >= 0], PROBE_STRENGTH), held)
+        alone, bootstrap = right(self.labels), GroupBootstrap(number(self.groups[judged]), self.seed)
+        stand_ins = {arm: self._stand_ins(labeller) for arm, labeller in self.labellers.items()}
+        found = {
+            arm: _gap(bootstrap, right(labels) - alone) for arm, labels in {**stand_ins, HALF: self._halve()}.items()
+        }
+        if self.by_texts and text.accuracy is not None:
+            share, rest = text.accuracy, self.classes - 1
+            factors = [1 / max(a - (1 - a) / rest, 0.1) for a in (share.mean, share.high, share.low)]
+            found = {arm: _widen(gain, factors) for arm, gain in found.items()}
+        return found, len(judged)
 
-    def _halve(self, labels: np.ndarray) -> np.ndarray:
+    def _stand_ins(self, found: Labelling) -> np.ndarray:
+        """Return the labels to train on, int [N]: new ones only where they can be judged by texts."""
+        answers = found.of_labels(self.labels).argmax(axis=1)
+        return answers if self.by_texts else np.where(self.labels >= 0, answers, -1)
+
+    def _halve(self) -> np.ndarray:
         """Return the labels [N] with every second one of each class taken away, at random."""
-        known = np.random.default_rng(self.seed).permutation(np.flatnonzero(labels >= 0))
-        known = known[np.argsort(labels[known], kind="stable")]
-        ranks = np.arange(len(known)) - np.searchsorted(labels[known], labels[known])
-        halved = labels.copy()
+        known = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.labels >= 0))
+        known = known[np.argsort(self.labels[known], kind="stable")]
+        ranks = np.arange(len(known)) - np.searchsorted(self.labels[known], self.labels[known])
+        halved = self.labels.copy()
         halved[known[ranks % 2 == 1]] = -1
         return halved
 
-    def _note(self, name: str, held: np.ndarray, logits: np.ndarray) -> None:
-        self.answers.setdefault(name, np.full(len(self.labels), -1))[held] = logits.argmax(axis=1)
+    def _answers(self, labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+        """Answer each fold by a classifier that is fitted to the labels outside, int [N]; -1 for rows in no fold."""
+        answers = np.full(len(labels), -1)
+        fitter = Fitter(self.features, labels, self.classes, TOLERANCE)
+        for fold in np.unique(fold_of[fold_of >= 0]).tolist():
+            model = fitter.fit(np.flatnonzero((fold_of != fold) & (labels >= 0)), PROBE_STRENGTH)
+            rows = np.flatnonzero(fold_of == fold)
+            answers[rows] = fitter.predict(model, rows).argmax(axis=1)
+        return answers
 
-    def measure(self) -> Rehearsal:
-        """Return what the answers show."""
-        text = self.labellers["text-labels"]
-        corrected = text.noise is not None and text.replaced
-        credit = credit_of(text.noise) if corrected and text.noise is not None else np.eye(self.classes)
-        known = np.flatnonzero(self.labels >= 0)
-        labels = self.labels[known]
-        by_text = credit[labels, text.out_of_fold.argmax(axis=1)[known]]
-        right = {name: credit[labels, answers[known]] for name, answers in self.answers.items()}
-        bootstrap = GroupBootstrap(number(self.groups[known]), self.seed)
 
-        def gap(values: np.ndarray) -> PairedGap:
-            found = bootstrap.mean(values)
-            return PairedGap(mean=found.mean, low=found.low, high=found.high)
+def scale(gap: PairedGap, factor: float) -> PairedGap:
+    """Multiply a difference and its interval."""
+    low, high = sorted((gap.low * factor, gap.high * factor))
+    return PairedGap(mean=gap.mean * factor, low=low, high=high)
 
-        def share(values: np.ndarray) -> ShareEstimate:
-            found = bootstrap.mean(values)
-            mean, low, high = (float(np.clip(value, 0, 1)) for value in (found.mean, found.low, found.high))
-            return ShareEstimate(mean=mean, low=low, high=high)
 
-        counts = np.bincount(labels, minlength=self.classes)
-        chance = float(counts.max() / len(known))
-        found = Rehearsal(images=len(known), chance=chance, text=share(by_text), corrected=corrected)
-        if self.features is None:
-            return found
-        alone = right["labels alone"]
-        doublings = float(np.log2(1 + MORE_LABELS * self.classes / len(known)))
-        plain, adjusted = (
-            adjust_for_skew(self.logits[known], labels, strength).argmax(axis=1) == labels for strength in (0.0, 1.0)
-        )
-        weights = len(known) / (np.maximum(counts, 1)[labels] * (counts > 0).sum())  # all classes weigh as much
-        by_image = {
-            "image": share(alone),
-            "text_over_image": gap(by_text - alone),
-            "gains": {arm: gap(right[arm] - alone) for arm in self.labellers},
-            "more_labels": gap((alone - right["half"]) * doublings),
-            "skew": gap((adjusted.astype(float) - plain) * weights),
-        }
-        return found.model_copy(update=by_image)
+def _widen(gap: PairedGap, factors: Sequence[float]) -> PairedGap:
+    """Multiply a difference by a factor that is itself uncertain: its best value, the smallest and the largest."""
+    best, least, most = factors
+    return PairedGap(
+        mean=gap.mean * best,
+        low=gap.low * (least if gap.low > 0 else most),
+        high=gap.high * (most if gap.high > 0 else least),
+    )
+
+
+def _gap(bootstrap: GroupBootstrap, values: np.ndarray) -> PairedGap:
+    found = bootstrap.mean(values)
+    return PairedGap(mean=found.mean, low=found.low, high=found.high)
+
+
+def _share(bootstrap: GroupBootstrap, right: np.ndarray) -> ShareEstimate:
+    found = bootstrap.mean(right)
+    mean, low, high = (float(np.clip(value, 0, 1)) for value in (found.mean, found.low, found.high))
+    return ShareEstimate(mean=mean, low=low, high=high)
 
 
 def credit_of(noise: NoiseModel) -> np.ndarray:

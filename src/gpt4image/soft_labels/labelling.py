@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
@@ -57,8 +57,6 @@ class Labelling:
         noise: how given labels arise from true ones; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
         chance: accuracy of always naming the class that is expected most often.
-        relabel: fits the classifier in the same way to other labels, int [N], and returns log-probabilities of all
-            rows, float [N, C]; None where there were no labels.
     """
 
     out_of_fold: np.ndarray
@@ -69,7 +67,6 @@ class Labelling:
     noise: NoiseModel | None
     replaced: bool
     chance: float = 0.0
-    relabel: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def is_informed(self) -> bool:
@@ -173,12 +170,6 @@ def label_rows(
     calibrated = np.asarray(log_softmax(logits.astype(np.float64) / temperature, axis=1))
     adjusted = adjust_for_skew(calibrated, labels, adjustment)
     right = adjusted.argmax(axis=1) == labels
-
-    def relabel(other: np.ndarray) -> np.ndarray:
-        with_examples = np.concatenate([other, rows.labels[rows.count :]])
-        found = best.label(replace(rows, labels=with_examples), settings)[: rows.count]
-        return adjust_for_skew(np.asarray(log_softmax(found / temperature, axis=1)), other, adjustment)
-
     return Labelling(
         out_of_fold=np.where(free[:, None], adjusted, calibrated),
         method=best.title,
@@ -188,7 +179,6 @@ def label_rows(
         noise=noise,
         replaced=replaced,
         chance=float(_shares(labels, calibrated).max()),
-        relabel=relabel,
     )
 
 

@@ -17,7 +17,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, REFERENCE, Arm, RunInputs, guided_by
-from gpt4image.workflows.inputs import make_text_labels
+from gpt4image.workflows.inputs import make_text_labels, open_image_features
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet
@@ -275,14 +275,7 @@ class ArmInputs:
         return make_text_labels(images, texts, self.text, options, folder, features=features)
 
     def _image_features(self) -> EmbeddingStore:
-        """Return the frozen features of the recipe's backbone for training and validation images."""
-        from gpt4image.teachers import embed_images, load_teacher
-
-        checkpoint = Path(self.recipe.checkpoint) if self.recipe.checkpoint else None
-        name = f"timm:{self.recipe.backbone}"
-        teacher = load_teacher(name, checkpoint=checkpoint, image_size=self.recipe.image_size)
-        folder = self.workdir.image_embeddings(f"{name}-{self.recipe.image_size}")
-        return embed_images(self.images, teacher, folder, splits=("train", "validation"), workers=self.workers)
+        return open_image_features(self.images, self.recipe, self.workdir, self.workers)
 
     def _labels_of_baseline(self, images: ImageTable, seed: int, baseline: Path) -> SoftLabels:
         """Label by the baseline run of the same seed: unlabelled images, or all if there are none."""

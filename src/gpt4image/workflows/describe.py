@@ -17,8 +17,7 @@ from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import atomic_write, digest, hash_file, read_json, write_json
 from gpt4image.core.format import printable
 from gpt4image.core.options import DataOptions
-from gpt4image.core.registry import unknown_name
-from gpt4image.core.validation import check_value, field_types
+from gpt4image.core.validation import take_fields
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session, run_in_thread_if_needed
 from gpt4image.describe.estimate import Estimate, estimate, outcome_of
@@ -63,11 +62,8 @@ def describe_images(source: str | Path, work: str | Path, **options: Any) -> Tal
         DataError: the images cannot be used.
         DescribeError: no description can be written. Answers so far are kept.
     """
-    types = field_types(DescribeOptions)
-    if unknown := options.keys() - types.keys():
-        raise ConfigError(unknown_name("option", min(unknown), types))
-    values = {name: check_value(types[name], value, name, strict=False) for name, value in options.items()}
-    return run_description(DataOptions(str(source)), DescribeOptions(**values), Path(work))
+    (chosen,) = take_fields(options, DescribeOptions)
+    return run_description(DataOptions(str(source)), chosen, Path(work))
 
 
 def run_description(data: DataOptions, options: DescribeOptions, work: Path, confirm: Confirm | None = None) -> Tally:

@@ -161,6 +161,21 @@ def open_guidance(
     return (*stores, *outputs.stores), soft_labels
 
 
+def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, workers: int = 0) -> EmbeddingStore:
+    """Return frozen features of the recipe's backbone for training and validation images, computed once.
+
+    Raises:
+        WeightsError: its pretrained weights are not available.
+    """
+    from gpt4image.teachers import embed_images, load_teacher
+
+    checkpoint = Path(recipe.checkpoint) if recipe.checkpoint else None
+    name = f"timm:{recipe.backbone}"
+    teacher = load_teacher(name, checkpoint=checkpoint, image_size=recipe.image_size)
+    folder = workdir.image_embeddings(f"{name}-{recipe.image_size}")
+    return embed_images(images, teacher, folder, splits=("train", "validation"), workers=workers)
+
+
 def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workdir: WorkDir) -> SoftLabels:
     """Compute soft labels from text vectors, or open those of `gpt4image label`, whatever its settings.
 

@@ -11,7 +11,7 @@ from gpt4image.cli.commands.describe import Describe, DescribeCheck, DescribeCla
 from gpt4image.cli.commands.embed import Audit, Embed, EmbedCompare, EmbedImages, Label
 from gpt4image.cli.commands.search import Map, Search, ZeroShot
 from gpt4image.cli.commands.start import Completion, Demo, Doctor, Images
-from gpt4image.cli.commands.train import Compare, Recipes, Report, Runs, Train
+from gpt4image.cli.commands.train import Advise, Compare, Recipes, Report, Runs, Train
 
 
 class Command(Protocol):
@@ -39,6 +39,7 @@ COMMANDS: dict[str, type[Command]] = {
     "embed compare": EmbedCompare,
     "label": Label,
     "audit": Audit,
+    "advise": Advise,
     "train": Train,
     "compare": Compare,
     "runs": Runs,

@@ -15,6 +15,7 @@ from gpt4image.describe.options import DescribeOptions
 
 if TYPE_CHECKING:
     from gpt4image.describe.estimate import Estimate
+    from gpt4image.quality.advice import Advice
 
 
 TALLY = ("answered", "total", "failures", "failed_before", "tokens_in", "tokens_out", "cost", "seconds", "stopped")
@@ -135,6 +136,8 @@ class DescribeCheck(OutputOptions):
         "findings": "for each kind: kind, severity, title, advice, count, share, examples",
         "knowledge": "what the texts tell about the class; null without --backbone",
         "page": "page with findings and examples",
+        "advice": "what to train and the gain to expect, as gpt4image advise has it: case, title, arm, gain, command; "
+        "null if there is nothing to tell",
     }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
@@ -143,10 +146,11 @@ class DescribeCheck(OutputOptions):
     """Work directory that keeps the descriptions."""
 
     def run(self) -> None:
-        """Print the findings and where the page is."""
+        """Print the findings, where the page is, and advice."""
         from gpt4image.core.console import result, show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.check_page import report_lines
+        from gpt4image.workflows.advise import advise_after_check
         from gpt4image.workflows.check import run_check
 
         found, page = (
@@ -155,7 +159,22 @@ class DescribeCheck(OutputOptions):
         )
         show("\n".join([*report_lines(found), f"page: {page}"]))
         findings = [each.model_dump(exclude={"keys", "image_ids", "explanation"}) for each in found.findings]
-        result(findings=findings, knowledge=found.knowledge, page=page)
+        advice = advise_after_check(self.source, self.descriptions, self.check, self.work)
+        if advice is not None:
+            show_advice(advice, short=True)
+        short = advice and {key: getattr(advice, key) for key in ("case", "title", "arm", "gain", "command")}
+        result(findings=findings, knowledge=found.knowledge, page=page, advice=short)
+
+
+def show_advice(advice: Advice, *, short: bool = False) -> None:
+    """Print advice with its command, and what it rests on unless short."""
+    from gpt4image.core.console import show, write
+
+    head, rest = advice.lines()
+    show("\n".join(head))
+    write(f"  {advice.command}")
+    if not short:
+        show("\n".join(rest))
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ def _arm_values(comparison: Comparison) -> Iterator[dict[str, object]]:
 
 
 @dataclass(frozen=True)
-class TrainingCommand(OutputOptions):
-    """The options that both training commands have."""
+class RecipeCommand(OutputOptions):
+    """The options of commands that take a recipe."""
 
     source: DataOptions
     descriptions: GuidanceOptions = field(default_factory=GuidanceOptions)
@@ -114,11 +114,66 @@ class TrainingCommand(OutputOptions):
     """Work directory."""
     workers: Whole | None = None
     """Processes that load images. Default: one for each processor if a GPU trains, none otherwise."""
-    track: tuple[TrackerName, ...] = ()
-    """Send losses, accuracies, speed and settings to experiment trackers."""
 
     def __post_init__(self) -> None:
         check_value(Whole | None, self.workers, "workers")
+
+
+@dataclass(frozen=True)
+class TrainingCommand(RecipeCommand):
+    """The options that both training commands have."""
+
+    track: tuple[TrackerName, ...] = ()
+    """Send losses, accuracies, speed and settings to experiment trackers."""
+
+
+@dataclass(frozen=True)
+class Advise(RecipeCommand):
+    """Say which arm to train on these labels and descriptions, and what gain to expect; nothing is trained.
+
+    Holds out a part of the labels in turn, and measures what labels from the descriptions would add on frozen image
+    features. See also: gpt4image describe check, label, audit.
+    """
+
+    SHORT: ClassVar = ("text", "encoder", "classes", "backbone", "checkpoint", "recipe", "image-features", "work")
+    EXAMPLE: ClassVar = "photos --backbone resnet50"
+    KEYS: ClassVar = {
+        "case": "no labels, few labels, wrong labels, skewed classes, clean labels or uninformative texts",
+        "title": "the advice in a sentence or two",
+        "arm": "the arm to train",
+        "gain": "its accuracy minus that of labels alone, 0 to 1, with a 95% prediction interval; null if unknown",
+        "command": "the command to run",
+        "basis": "what the advice rests on, in words",
+        "helps": "what would help more, in words",
+        "labelled": "training images with a text and a label",
+        "training": "training images with a text",
+        "classes": "number of classes",
+        "wrong": "estimated share of wrong labels with its 95% interval; null if there are too few to tell",
+        "skew": "labels of the largest class for one of the smallest",
+        "rehearsal": "what held-out labels show, each with its 95% interval; null if there are too few",
+        "expected": "for each arm that was rehearsed: the gain to expect",
+    }
+    labeller: LabelOptions = field(default_factory=LabelOptions)
+    image_features: bool = True
+    """Compute features of the images by the recipe's backbone; without them no gain is told."""
+
+    def run(self) -> None:
+        """Print the advice, the command, and what they rest on."""
+        from gpt4image.cli.commands.describe import show_advice
+        from gpt4image.core.console import result
+        from gpt4image.workflows.advise import RecipeChoice, run_advice
+
+        advice = run_advice(
+            self.source,
+            self.descriptions,
+            self.labeller,
+            RecipeChoice(self.recipe, self.recipe_name, self.config),
+            self.work,
+            image_features=self.image_features,
+            workers=self.workers or 0,
+        )
+        show_advice(advice)
+        result(**{key: getattr(advice, key) for key in self.KEYS})
 
 
 @dataclass(frozen=True)

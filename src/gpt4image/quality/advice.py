@@ -1,0 +1,352 @@
+"""Which case is it, and what is to be had? From labels, texts and image features to an arm and the gain to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from gpt4image.core.format import counted, percent, points
+from gpt4image.core.record import Record, ShareEstimate
+from gpt4image.probing.intervals import CONFIDENCE
+from gpt4image.quality.check_record import PairedGap
+from gpt4image.quality.rehearsal import FEW, MORE_LABELS, Rehearsal
+from gpt4image.soft_labels.labelling import CLEAN
+from gpt4image.soft_labels.store import LabelEstimate
+
+Case = Literal["no labels", "few labels", "wrong labels", "skewed classes", "clean labels", "uninformative texts"]
+SKEWED = 10.0  # labels of the largest class for one of the smallest, from which on classes are skewed
+MATTERS = 0.01  # a gain below this is next to nothing
+VALIDATION = 100  # labelled validation images below which the last epoch is kept rather than the best
+
+
+@dataclass(frozen=True)
+class GainRule:
+    """What a rehearsed gain foretells of the gain of a trained model.
+
+    A recorded gain is taken to be normally distributed around `slope` r for a rehearsed gain r of standard error s,
+    with the variance (slope s)^2 + spread^2 + (share slope r)^2: what the rehearsal does not know, and what differs
+    from set to set, some of it in proportion to the gain.
+
+    Attributes:
+        slope: recorded gain for a rehearsed one.
+        spread: standard deviation of recorded gains where the rehearsal finds none.
+        share: relative standard deviation of those where it finds some.
+        kinds: kinds of cases that it was fitted to; their number gives the degrees of freedom.
+    """
+
+    slope: float
+    spread: float
+    share: float
+    kinds: int
+
+    def expect(self, mean: float, low: float, high: float) -> PairedGap:
+        """Return the gain to expect with its 95% prediction interval, given a rehearsed gain with its interval."""
+        error = (high - low) / (2 * float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
+        deviation = float(np.sqrt(self.variance(mean, error)))
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.kinds - 1)) * deviation
+        return PairedGap(mean=self.slope * mean, low=self.slope * mean - reach, high=self.slope * mean + reach)
+
+    def variance(self, mean: float, error: float) -> float:
+        """Return the variance of recorded gains around a rehearsed one, given its standard error."""
+        return (self.slope * error) ** 2 + self.spread**2 + (self.share * self.slope * mean) ** 2
+
+
+RULE = GainRule(slope=0.596, spread=0.0150, share=0.150, kinds=4)
+"""Fitted to gains on clipart12 by `studies/label_advice.py`, which allows for both spreads at least: one set cannot
+tell how sets differ."""
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """What labels an image set has.
+
+    Attributes:
+        classes: number of classes.
+        training: training images with a text.
+        undescribed: training images without one.
+        counts: labelled ones among those with a text, by class [C].
+        validation: validation images with a label.
+    """
+
+    classes: int
+    training: int
+    undescribed: int
+    counts: tuple[int, ...]
+    validation: int
+
+    @property
+    def labelled(self) -> int:
+        """Training images with a text and a label."""
+        return sum(self.counts)
+
+    @property
+    def skew(self) -> float:
+        """Labels of the largest class for one of the smallest that has any; 1 without labels."""
+        found = [count for count in self.counts if count]
+        return max(found) / min(found) if found else 1.0
+
+
+class Advice(Record):
+    """Which case it is, what to train, and what that rests on.
+
+    Attributes:
+        case: the case.
+        title: the advice in a sentence or two.
+        arm: arm to train.
+        settings: recipe settings and options to change, by the names of the command line.
+        compared: whether to compare with labels alone, or to train the arm only.
+        gain: gain to expect over labels alone with its prediction interval, 0 to 1; None where nothing measures it.
+        basis: what the advice rests on, a line each.
+        helps: what would help more, a line each.
+        command: command to run.
+        training: training images with a text.
+        labelled: labelled ones among them.
+        classes: number of classes.
+        wrong: estimated share of wrong labels; None if there are too few to tell.
+        skew: labels of the largest class for one of the smallest.
+        rehearsal: what was measured with held-out labels; None if that was not possible.
+        expected: gain to expect of each arm that was rehearsed.
+    """
+
+    case: Case
+    title: str
+    arm: str
+    settings: dict[str, str]
+    compared: bool
+    gain: PairedGap | None
+    basis: tuple[str, ...]
+    helps: tuple[str, ...]
+    command: str = ""
+    training: int
+    labelled: int
+    classes: int
+    wrong: ShareEstimate | None
+    skew: float
+    rehearsal: Rehearsal | None
+    expected: dict[str, PairedGap]
+
+    def lines(self) -> tuple[list[str], list[str]]:
+        """Format the advice for the terminal: what comes before the command, and what after it, a line each."""
+        return [self.title, *self._gain()], [*self.basis, *self.helps]
+
+    def _gain(self) -> Iterator[str]:
+        if self.gain is not None:
+            yield f"gain to expect over labels alone: {with_interval(self.gain)}, a prediction interval"
+        elif self.rehearsal is None:
+            yield "gain to expect: there are too few labels to measure it"
+        elif self.case in ("few labels", "wrong labels"):
+            yield "gain to expect: image features tell (gpt4image advise --backbone NAME)"
+
+
+def give_advice(
+    facts: LabelFacts,
+    estimate: LabelEstimate,
+    rehearsal: Rehearsal | None,
+    *,
+    texts: str,
+    images: str | None,
+    no_images: str = "",
+) -> Advice:
+    """Tell the cases apart, and choose the arm whose rehearsed gain is shown and largest.
+
+    Args:
+        facts: what labels there are.
+        estimate: what text labels will be worth.
+        rehearsal: held-out answers; None if there are too few labels to hold any out.
+        texts: name of the text encoder.
+        images: name of the backbone of the image features; None if there are none.
+        no_images: what to say of that.
+    """
+    judged = _Judged(facts, estimate, rehearsal)
+    verdict = judged.verdict()
+    return Advice(
+        case=verdict.case,
+        title=verdict.title,
+        arm=verdict.arm,
+        settings=judged.settings(verdict),
+        compared=verdict.compared,
+        gain=judged.expected.get(verdict.gain_of),
+        basis=tuple(judged.basis(texts, images, no_images)),
+        helps=tuple(judged.helps(verdict)),
+        training=facts.training,
+        labelled=facts.labelled,
+        classes=facts.classes,
+        wrong=estimate.wrong,
+        skew=facts.skew,
+        rehearsal=rehearsal,
+        expected=judged.expected,
+    )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The case, the advice in words, the arm, whose gain counts, and whether it is worth a comparison."""
+
+    case: Case
+    title: str
+    arm: str
+    gain_of: str = "text-labels"
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class _Judged:
+    facts: LabelFacts
+    estimate: LabelEstimate
+    rehearsal: Rehearsal | None
+
+    @property
+    def expected(self) -> dict[str, PairedGap]:
+        """Gain to expect of each arm that was rehearsed."""
+        found = self.rehearsal.gains if self.rehearsal else {}
+        return {arm: RULE.expect(gain.mean, gain.low, gain.high) for arm, gain in found.items()}
+
+    @property
+    def lacking(self) -> Case | None:
+        """What the labels lack: the larger problem if there are several; None for nothing."""
+        free, wrong = self.facts.training - self.facts.labelled, self.estimate.wrong
+        if free >= FEW * self.facts.training:
+            return "few labels"
+        return "wrong labels" if wrong is not None and wrong.low > CLEAN else None
+
+    def verdict(self) -> _Verdict:
+        found = self.rehearsal
+        if found is None:
+            return self._unmeasured()
+        case, shown, informed = self.lacking, self._shown(found), found.text.low > found.chance
+        if not informed and not shown:
+            title = (
+                "Nothing is to be had from these texts: on held-out labels they are not shown to know more than the "
+                "most frequent class. Train on labels alone."
+            )
+            return _Verdict("uninformative texts", title, "baseline")
+        if case is None:
+            return self._clean()
+        words = "label the rest" if case == "few labels" else "replace the doubtful ones"
+        if found.image is None:
+            title = f"{_start(case)}: let the texts {words} (arm text-labels)."
+            return _Verdict(case, title, "text-labels", compared=True)
+        if not shown:
+            title = (
+                "Nothing is shown to be had: models trained on labels from these texts, or from image features, are "
+                "not better on held-out labels than one trained on the given labels. Train on labels alone."
+            )
+            return _Verdict("uninformative texts", title, "baseline")
+        arm = max(shown, key=lambda name: self.expected[name].mean)
+        source = "texts" if arm == "text-labels" else "image features, which know more than the texts,"
+        return _Verdict(case, f"{_start(case)}: let the {source} {words} (arm {arm}).", arm, arm, compared=True)
+
+    def _shown(self, found: Rehearsal) -> list[str]:
+        """Return the arms whose gain is shown and matters; texts must also know more than image features do."""
+        shown = [arm for arm, gain in found.gains.items() if gain.low > 0 and self.expected[arm].mean > MATTERS]
+        better = found.text_over_image is not None and found.text_over_image.low > 0
+        return [arm for arm in shown if better or arm != "text-labels"]
+
+    def _unmeasured(self) -> _Verdict:
+        if not self.facts.labelled:
+            title = "No labels: let the texts label by the names of the classes (arm text-labels)."
+            return _Verdict("no labels", title, "text-labels")
+        title = "Too few labels to hold some out: let the texts label the rest (arm text-labels)."
+        return _Verdict("few labels", title, "text-labels")
+
+    def _clean(self) -> _Verdict:
+        rest = "every image is labelled and hardly a label is wrong"
+        if self.estimate.wrong is None:
+            rest = "every image is labelled, and there are too few labels to tell whether some are wrong"
+        if self.facts.skew >= SKEWED:
+            title = (
+                f"Skewed classes: {self.facts.skew:.0f} labels of the largest class for one of the smallest. Texts "
+                f"add next to nothing, because {rest}; adjust the logits instead (--logit-adjustment loss)."
+            )
+            return _Verdict("skewed classes", title, "baseline", compared=False)
+        title = f"The texts add next to nothing: {rest}. Train on labels alone."
+        return _Verdict("clean labels", title, "baseline")
+
+    def settings(self, verdict: _Verdict) -> dict[str, str]:
+        """Return the settings to change."""
+        found = {}
+        if self.facts.validation < VALIDATION and verdict.arm != "baseline":
+            found["keep"] = "last"
+        if verdict.case == "skewed classes":
+            found["logit-adjustment"] = "loss"
+        return found
+
+    def basis(self, texts: str, images: str | None, no_images: str) -> Iterator[str]:
+        """Yield what the advice rests on."""
+        facts, wrong, found = self.facts, self.estimate.wrong, self.rehearsal
+        yield (
+            f"labels: {facts.labelled:,} of {counted(facts.training, 'training image')} with a text, in "
+            f"{counted(facts.classes, 'class')}; {facts.skew:.1f} of the largest class for one of the smallest"
+        )
+        if wrong is not None:
+            yield f"wrong among the labels: {_share(wrong)}"
+        if found is None:
+            if not facts.labelled and facts.classes:
+                yield (
+                    "on our example set clipart12 the names of the classes alone gave 43.2%, and all labels 49.5% "
+                    "(studies/README.md); other sets may differ much"
+                )
+            return
+        corrected = ", corrected for wrong labels" if found.corrected else ""
+        yield f"on {counted(found.images, 'held-out label')}{corrected}:"
+        yield f"  most frequent class {percent(found.chance)}; labels from the texts ({texts}): {_share(found.text)}"
+        if found.image is None or found.text_over_image is None:
+            yield no_images
+            return
+        yield f"  image features ({images}) trained on the given labels: {_share(found.image)}"
+        yield f"  texts over image features: {with_interval(found.text_over_image)}"
+        for arm, gain in found.gains.items():
+            source = "texts" if arm == "text-labels" else "image features"
+            yield f"  image features trained on labels from the {source}: {with_interval(gain)}"
+        yield (
+            f"from these to the gain: the rule fitted to {RULE.kinds} kinds of recorded cases of clipart12 "
+            "(docs/method.md); its interval spans how they differ"
+        )
+
+    def helps(self, verdict: _Verdict) -> Iterator[str]:
+        """Yield what would help more."""
+        found = self.rehearsal
+        if found is None:
+            yield from self._describe_rest()
+            yield "label 10 images of each class, and ask again: then the gain can be told beforehand"
+            return
+        yield from self._describe_rest()
+        if verdict.case == "uninformative texts":
+            yield (
+                "another prompt may help: one that asks what tells the classes apart (gpt4image describe --prompts, "
+                "--prompt-file), tried on a few hundred images, and then gpt4image advise again"
+            )
+        if found.more_labels is not None and verdict.case in ("few labels", "uninformative texts"):
+            more = RULE.expect(found.more_labels.mean, found.more_labels.low, found.more_labels.high)
+            yield f"{MORE_LABELS} more labels a class, on labels alone: {with_interval(more)}"
+        if verdict.case == "wrong labels":
+            yield "a person can correct the labels most likely wrong: gpt4image audit"
+        if found.skew is not None and self.facts.skew >= SKEWED:
+            yield f"logit adjustment, mean accuracy of the classes on image features: {with_interval(found.skew)}"
+
+    def _describe_rest(self) -> Iterator[str]:
+        if self.facts.undescribed:
+            yield f"not described yet: {counted(self.facts.undescribed, 'training image')} (gpt4image describe)"
+
+
+def _start(case: Case) -> str:
+    """Return the name of a case at the start of a sentence."""
+    return case.capitalize()
+
+
+def with_interval(gap: PairedGap) -> str:
+    """Write a difference in percentage points with its interval.
+
+    >>> with_interval(PairedGap(mean=0.293, low=0.25, high=0.335))
+    '+29.3 points (+25.0 to +33.5)'
+    """
+    mean, low, high = points((gap.mean, gap.low, gap.high))
+    return f"{mean} points ({low} to {high})"
+
+
+def _share(share: ShareEstimate) -> str:
+    return f"{percent(share.mean)} ({percent(share.low)} to {percent(share.high)})"
