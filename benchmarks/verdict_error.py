@@ -143,7 +143,7 @@ def judge_study(right: Mapping[str, np.ndarray]) -> dict[str, bool]:
         "the descriptions help": kind == "better" and beats_all([each.low for each in found["controls"]]),
         "hurts": kind == "worse",
         "no difference of 1 point": kind == "equal",
-        "cannot be told": kind == "undecided",
+        "inconclusive": kind == "undecided",
         "any arm helps": "better" in (kind, *others),
     }
 
