@@ -16,6 +16,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more thre
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests: files run in parallel, and none of these should be the last, alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    first = ("test_site.py", "test_tuning.py", "test_kill.py", "test_command.py")
+    items.sort(key=lambda item: (item.path.name not in first, item.path not in slow))
+
+
 @pytest.fixture(autouse=True)
 def notes_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Print notes as the command line does. What commands print must not depend on how long their steps take."""

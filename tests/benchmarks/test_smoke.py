@@ -18,7 +18,7 @@ SMALL = {
     "embedding": "--texts 16 --rounds 2 --sets clipart12",
     "imagenet_cost": "",
     "imagenet_scale": "--images 200",
-    "input_pipeline": "--kinds png --rounds 2",
+    "input_pipeline": "--kinds png --sources memory --rounds 2",
     "starting": "--samples 40 --files 40 --rounds 2 --cases help tar files",
     "text_lookup": "--vectors 2000 --rounds 2",
     "training_step": "--backbone resnet10t --image-size 32 --batch-size 4 --rounds 2 --plain-torch",

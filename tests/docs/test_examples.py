@@ -62,12 +62,16 @@ def small(command: str, server: str) -> list[str]:
         .replace("OTHER", "photos")
     )
     command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace(" imagenet ", " photos ")
-    command = re.sub(r"(?<!reference-)resnet50", "resnet10t", command).replace("gpt-4.1-nano", MODEL)
+    command = (
+        re.sub(r"(?<!reference-)resnet50", "resnet10t", command)
+        .replace("gpt-4.1-nano", MODEL)
+        .replace("gpt-4o-mini", MODEL)
+    )
     words = shlex.split(command.replace(" ...", ""))[1:]
     match words:
         case ["describe", "check", *_]:
             extra = "--checkpoint weights.safetensors --image-size 32"
-        case ["describe", "photos", *_] if "--base-url" not in words:
+        case ["describe", "photos" | "classes", *_] if "--base-url" not in words:
             extra = f"--base-url {server}"
         case ["embed", "images", *_]:
             extra = "--teacher-checkpoint weights.safetensors --teacher-size 32"

@@ -155,7 +155,7 @@ def test_weights_file_is_identified_by_its_content(images, small_recipe, tmp_pat
 def test_locked_run_is_refused(images, small_recipe, tmp_path):
     with (
         exclusive(tmp_path / "run" / "run.lock", "the run"),
-        pytest.raises(BusyError, match="Another process is at work"),
+        pytest.raises(BusyError, match="Another process is using the run"),
     ):
         train_model(images, None, small_recipe(), tmp_path / "run", arm="baseline")
 

@@ -140,7 +140,7 @@ def address_name(address: str) -> str:
     """Return an address without user and password, and with a hash in place of its query, which may hold a key.
 
     >>> address_name("https://me:secret@host/1.jpg?key=secret")
-    'https://host/1.jpg?d92dcb55'
+    'https://host/1.jpg?72b4c4c8'
     """
     query = address.partition("?")[2]
     return f"{_shown(address)}?{digest(query)[:8]}" if query else _shown(address)
