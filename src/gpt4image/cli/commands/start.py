@@ -19,8 +19,8 @@ from gpt4image.core.validation import Count, check_fields
 class Demo(OutputOptions):
     """Show what descriptions do with few, wrong and clean labels, on the example images.
 
-    Trains with and without descriptions in each case, and draws one figure of all. Needs no network and takes some
-    minutes on two cores; an interrupted demo resumes.
+    Trains with and without descriptions in each case, and draws one figure of all. Needs no network and takes about
+    15 minutes on two cores; an interrupted demo resumes.
     """
 
     KEYS: ClassVar = {
