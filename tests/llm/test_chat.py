@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpt4image.llm.base import ChatAnswer, RequestFailedError
+from gpt4image.llm.base import ChatAnswer, RequestFailedError, Token
 from gpt4image.llm.chat import read_answer
 from gpt4image.llm.thinking import find_thinking
 
@@ -156,3 +156,11 @@ def test_implausible_token_count_counts_as_not_reported(count):
 def test_tokens_that_only_the_total_shows_are_counted_as_written(usage, counts):
     answer = read_answer(body(usage=usage))
     assert (answer.tokens_in, answer.tokens_out) == counts
+
+
+def test_tokens_of_thinking_are_left_out():
+    pieces = ("<think>", "cat? ", "no", "</think>", "\n", "do", "g")
+    answer = ChatAnswer("".join(pieces), "stop", 1, 1, tokens=tuple(Token(piece, -0.1) for piece in pieces))
+    assert answer.text.strip() == "dog"
+    assert [token.text for token in answer.tokens] == ["do", "g"]
+    assert ChatAnswer("dog", "stop", 1, 1, tokens=(Token("cat", -0.1),)).tokens == ()
