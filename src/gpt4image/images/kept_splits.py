@@ -82,7 +82,8 @@ class KeptSplit:
             return
         new = pa.table([_strings(ids), pa.array(splits, pa.string()), pa.repeat(source, len(ids))], schema=_SCHEMA)
         with atomic_write(self.file) as file:
-            csv.write_csv(pa.concat_tables([self.rows, new]), file)
+            # One chunk: where the first is empty, pyarrow 16 writes the header twice.
+            csv.write_csv(pa.concat_tables([self.rows, new]).combine_chunks(), file)
 
 
 def _strings(ids: np.ndarray) -> pa.Array:
