@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt4image.cli.rows import write_rows
+from gpt4image.cli.rows import GrowingTable, write_rows
 
 
 def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monkeypatch):
@@ -17,3 +17,20 @@ def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monk
     assert shown[2] == f"left out  {rows[2][1]}  empty"
     write_rows([])
     assert capsys.readouterr().out == ""
+
+
+def test_columns_of_a_growing_table_only_widen(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    table = GrowingTable()
+    table.write([("path", "class_1", "error"), ("a/1.png", "cat 0.9", ""), ("b" * 41, "dog 0.8", "")])
+    table.write([("a/b/2.png", "dog 0.7", ""), ("c", "", "empty")])
+    table.write([("d", "cat 0.6", "")])
+    assert capsys.readouterr().out.splitlines() == [
+        "path     class_1  error",
+        "a/1.png  cat 0.9",
+        f"{'b' * 41}  dog 0.8",  # more than half of the line
+        "a/b/2.png  dog 0.7",
+        "c                   empty",
+        "d          cat 0.6",
+    ]

@@ -53,12 +53,16 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
-def test_push_replaces_what_an_earlier_one_left(hub, folder):
+def test_push_by_xet_replaces_what_an_earlier_one_by_lfs_left(hub, folder):
     first = push(folder, "tester/set", hub.url, kind="dataset")
     assert first.stdout.strip() == f"{hub.url}/datasets/tester/set", first.stderr
     assert TOKEN not in first.stdout + first.stderr
     (folder / "data" / "b.bin").rename(folder / "data" / "c.bin")
-    assert push(folder, "tester/set", hub.url, kind="dataset").returncode == 0
+    (folder / "data" / "c.bin").write_bytes(bytes(range(255, -1, -1)))
+    second = push(folder, "tester/set", hub.url, kind="dataset", HF_HUB_DISABLE_XET="0")
+    assert second.returncode == 0, second.stderr
+    assert sum(line.startswith("PUT /lfs/") for line in hub.log) == 1  # the first
+    assert sum(line.startswith("POST /v1/xorbs/") for line in hub.log) == 1  # the second
     repo = hub.repos["datasets/tester/set"]
     assert repo.files == {p: (folder / p).read_bytes() for p in ("README.md", "data/c.bin")}
     assert not repo.private and repo.commits == 2

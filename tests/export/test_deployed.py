@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -99,6 +100,16 @@ def test_command_prints_a_table_and_fails_for_unreadable_images(exported, folder
     assert "1 image could not be read" in captured.err
     assert main(["predict", str(exported), broken]) == 1
     assert main(["predict", str(exported), good, "--top", "0"]) == 1
+
+
+def test_table_is_aligned_and_short_on_a_terminal(exported, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["predict", str(exported), "red/1.png", "red/broken.png", "--top", "2"]) == 3
+    head, good, broken = capsys.readouterr().out.splitlines()
+    assert head.split() == ["path", "class_1", "class_2", "error"]
+    assert good[head.index("class_1") :].startswith("red ") and len(good) < 80
+    assert broken[head.index("error") :].startswith("not an image")
 
 
 def test_csv_and_json_hold_names_as_they_are(exported, folder, capsys):

@@ -100,6 +100,13 @@ def test_a_class_that_may_be_a_missing_label_is_pointed_out(tmp_path, unclear, c
     assert "is taken for a class" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("joined", ["cat and dog", "dog_cat", "cat-dog"])
+def test_a_class_that_joins_the_names_of_others_is_pointed_out(tmp_path, joined, capsys):
+    found = load_images(table(tmp_path, ["cat", "dog", joined, "2 stars"] * 5), validation_share=0, test_share=0)
+    assert set(found.classes) == {"cat", "dog", joined, "2 stars"}
+    assert f"classes join the names of others ('{joined}')" in " ".join(capsys.readouterr().err.split())
+
+
 def test_folders_of_years_above_the_classes_are_refused(tmp_path):
     class_folders(tmp_path / "2019", {"cat": 3, "dog": 3})
     class_folders(tmp_path / "2020", {"cat": 3, "fox": 3}, seed=1)

@@ -1,4 +1,4 @@
-"""A loopback server with the Hugging Face Hub's protocol: create, preupload, LFS, commit, tree, resolve.
+"""A loopback server with the Hugging Face Hub's protocol: create, preupload, LFS, Xet, commit, tree, resolve.
 
 with HubServer() as hub:
     ...  # run a process with HF_ENDPOINT=hub.url and HF_TOKEN=TOKEN; then look at hub.repos and hub.log
@@ -17,6 +17,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 TOKEN = "hf_loopbacktokenforthistest"
+XET_TOKEN = "short-lived-token-of-the-storage"
 USER = "tester"
 KINDS = ("models", "datasets")
 
@@ -87,8 +88,9 @@ class Handler(BaseHTTPRequestHandler):
         self.content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             self.content = self.read_chunks()
-        open_to_all = self.command in ("GET", "HEAD") or path.startswith("/lfs/")
-        if not open_to_all and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        open_to_all = (self.command in ("GET", "HEAD") and "-token/" not in path) or path.startswith("/lfs/")
+        token = XET_TOKEN if re.match("/v[12]/", path) else TOKEN
+        if not open_to_all and self.headers.get("Authorization") != f"Bearer {token}":
             return self.answer(401, {"error": "Invalid username or password."})
         for pattern, method in ROUTES:
             found = re.fullmatch(pattern, path)
@@ -153,13 +155,37 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]})
 
     def batch(self, place: str) -> None:
-        objects = json.loads(self.content)["objects"]
+        asked = json.loads(self.content)
+        objects = asked["objects"]
+        if "xet" in asked.get("transfers", ()):
+            return self.answer(200, {"transfer": "xet", "objects": objects})
         actions = {"upload": {"href": f"{self.server_state.url}/lfs/{{oid}}"}}
         found = [
             {**each, "actions": {"upload": {"href": actions["upload"]["href"].format(oid=each["oid"])}}}
             for each in objects
         ]
-        self.answer(200, {"transfer": "basic", "objects": found})
+        return self.answer(200, {"transfer": "basic", "objects": found})
+
+    def xet_token(self, place: str) -> None:
+        granted = {"casUrl": self.server_state.url, "accessToken": XET_TOKEN, "exp": 2**32}
+        headers = {"X_Xet_Cas_Url": granted["casUrl"], "X_Xet_Access_Token": XET_TOKEN}
+        self.answer(200, granted, X_Xet_Token_Expiration=str(granted["exp"]), **headers)
+
+    def store_xorb(self) -> None:
+        """Keep a file that is sent as one xorb, if its chunks are not compressed: what does not shrink is sent so."""
+        data, rest = b"", self.content
+        while rest[:1] == b"\0":  # a chunk's header: version, length, compression, original length
+            length = int.from_bytes(rest[1:4], "little")
+            assert rest[4] == 0 and int.from_bytes(rest[5:8], "little") == length
+            data, rest = data + rest[8 : 8 + length], rest[8 + length :]
+        self.server_state.blobs[hashlib.sha256(data).hexdigest()] = data
+        self.answer(200, {"was_inserted": True})
+
+    def store_shard(self) -> None:
+        self.answer(200, {"result": 1})
+
+    def no_such_chunk(self) -> None:
+        self.answer(404, {"error": "not found"})
 
     def store(self, oid: str) -> None:
         assert hashlib.sha256(self.content).hexdigest() == oid
@@ -203,6 +229,10 @@ ROUTES = (
     (rf"/api/{PLACE}/preupload/main", Handler.preupload),
     (rf"/api/{PLACE}/commit/main", Handler.commit),
     (rf"/api/{PLACE}/tree/[^/]+", Handler.tree),
+    (rf"/api/{PLACE}/xet-write-token/main", Handler.xet_token),
+    (r"/v1/xorbs/default/[0-9a-f]{64}", Handler.store_xorb),
+    (r"/v1/shards", Handler.store_shard),
+    (r"/v1/chunks/default-merkledb/[0-9a-f]{64}", Handler.no_such_chunk),
     (rf"/api/{PLACE}(?:/revision/[^/]+)?", Handler.info),
     (r"/(?P<place>.+)\.git/info/lfs/objects/batch", Handler.batch),
     (r"/lfs/(?P<oid>[0-9a-f]{64})", Handler.store),

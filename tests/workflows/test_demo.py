@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from gpt4image import Recipe
+from gpt4image.core.invocation import Invocation, invoked
 from gpt4image.workflows import demo
 from support import CLIPART12
 
@@ -62,7 +63,8 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     monkeypatch.setattr(arms, "train_run", train)
     capsys.readouterr()
 
-    found = run_small_demo()
+    with invoked(Invocation("gpt4image", ("demo",))):
+        found = run_small_demo()
     log = capsys.readouterr().err
     assert f"Case 2 of 3, run {RUNS // 2 + 1} of {RUNS}" in log and f"Case 3 of 3, run {RUNS} of {RUNS}" in log
     assert f"run {RUNS // 2} of" not in log
@@ -72,6 +74,8 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     assert [each.difference.arm for each in found.comparisons] == ["text-labels", "text-labels", "described"]
     for comparison in found.comparisons:
         assert (work / "experiments" / comparison.experiment / "report.html").exists()
+        # What is advised names the images as the demo reads them.
+        assert comparison.command.images == (str(tmp_path / "clipart"), "--leaks", "drop")
     assert "10 labels a class" in (work / "cases.html").read_text()
     assert "10 labels a class: labels alone " in found.lines[0]
 

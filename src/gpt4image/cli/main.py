@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,15 @@ from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import RecipeCommand
 from gpt4image.core.console import command_output, doing, result, say, wrap
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
-from gpt4image.core.invocation import NAME, Invocation, current_invocation, in_users_words, invoked, typed_program
+from gpt4image.core.invocation import (
+    NAME,
+    Invocation,
+    current_invocation,
+    in_users_words,
+    invoked,
+    invoked_on,
+    typed_program,
+)
 from gpt4image.core.options import WORK, DataOptions
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe, named_recipe, read_toml
@@ -47,7 +55,9 @@ def run(arguments: list[str]) -> int:
     images = ExitStack()  # open until the error is printed
     try:
         command = parse(arguments)
-        images.enter_context(invoked(about_images(command)))
+        source = getattr(command, "source", None)
+        if isinstance(source, DataOptions):
+            images.enter_context(invoked_on(source.words(), getattr(command, "work", WORK)))
         with doing("Starting"):
             return command.run() or 0
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
@@ -76,14 +86,6 @@ def explain(error: Gpt4ImageError | OSError) -> str:
         f"the disk is full{where} ({error.strerror}). Free some space and run the same command again: what was written "
         "is kept."
     )
-
-
-def about_images(command: Command) -> Invocation:
-    """Return the invocation with what the command says of its images and its work directory, for advice to copy."""
-    invocation, source = current_invocation() or Invocation(NAME), getattr(command, "source", None)
-    if not isinstance(source, DataOptions):
-        return invocation
-    return replace(invocation, images=tuple(source.words()), work=str(getattr(command, "work", WORK)))
 
 
 def parse(arguments: list[str]) -> Command:

@@ -1,58 +1,79 @@
-"""Print tables: cells separated by tabs, or as CSV."""
+"""Print tables: aligned for people, separated by tabs or as CSV for programs."""
 
 from __future__ import annotations
 
 import csv
 import io
+import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from gpt4image.core.console import write
 from gpt4image.core.format import columns, printable
 
-WIDEST = 32  # columns of a cell that others are aligned with
+WIDEST = 32  # columns of a cell that others are aligned with; half of a terminal that is wider than two of them
 
 
-def print_table(names: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
-    """Print rows under their columns, as `write_rows` or as CSV; scores have three decimals."""
-    table = [
-        ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
-        for cells in [names, *rows]
-    ]
-    if not as_csv:
-        write_rows(table)
-        return
-    for cells in table:
-        write_row(cells, as_csv)
+@dataclass
+class GrowingTable:
+    """A table that is printed as it grows: in aligned columns on a terminal, else separated by tabs or as CSV.
 
+    Control characters are escaped, unless a program reads CSV. Long cells, and the last of a row, align nothing.
 
-def write_row(cells: Sequence[str], as_csv: bool) -> None:
-    """Print a row of a table, its cells separated by tabs or as CSV.
-
-    Control characters are escaped, unless a program reads CSV.
+    Attributes:
+        as_csv: print CSV, on a terminal too.
+        widths: widths of the columns so far, in columns of the terminal; they only grow.
     """
-    if not as_csv or sys.stdout.isatty():
-        cells = list(map(printable, cells))
-    row = io.StringIO()
-    if as_csv:
-        csv.writer(row, lineterminator="").writerow(cells)
-    write(row.getvalue() if as_csv else "\t".join(cells))
+
+    as_csv: bool = False
+    widths: list[int] = field(default_factory=list)
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether people read it rather than programs."""
+        return sys.stdout.isatty() and not self.as_csv
+
+    def write(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print further rows."""
+        if self.as_csv and not sys.stdout.isatty():
+            lines = [list(row) for row in rows]
+        else:
+            lines = [[printable(cell) for cell in row] for row in rows]
+        if self.is_aligned:
+            self._align(lines)
+        else:
+            for line in lines:
+                write(_as_csv(line) if self.as_csv else "\t".join(line))
+
+    def _align(self, lines: list[list[str]]) -> None:
+        widest = max(WIDEST, shutil.get_terminal_size().columns // 2)
+        taken = ([columns(cell) for cell in line[:-1]] for line in lines)
+        self.widths = [
+            max(width for width in found if width <= widest) for found in zip_longest(self.widths, *taken, fillvalue=0)
+        ]
+        for line in lines:
+            padded = [cell + " " * (width - columns(cell)) for cell, width in zip(line[:-1], self.widths, strict=False)]
+            write("  ".join([*padded, *line[-1:]]).rstrip())
 
 
 def write_rows(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells: in aligned columns on a terminal, else separated by tabs.
+    """Print all rows of a table: aligned on a terminal, else separated by tabs."""
+    GrowingTable().write(rows)
 
-    Control characters are escaped. Cells of more than `WIDEST` columns, and the last of a row, align nothing.
-    """
-    if not sys.stdout.isatty():
-        for row in rows:
-            write_row(row, as_csv=False)
-        return
-    lines = [[printable(cell) for cell in row] for row in rows]
-    widths = [
-        max((columns(row[at]) for row in lines if at < len(row) - 1 and columns(row[at]) <= WIDEST), default=0)
-        for at in range(max(map(len, lines), default=0))
-    ]
-    for row in lines:
-        cells = [cell + " " * (widths[at] - columns(cell)) for at, cell in enumerate(row[:-1])]
-        write("  ".join([*cells, *row[-1:]]))
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[str | float | None]], as_csv: bool) -> None:
+    """Print rows under the names of their columns; scores have three decimals."""
+    GrowingTable(as_csv).write(
+        [
+            ["" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else cell for cell in cells]
+            for cells in [names, *rows]
+        ]
+    )
+
+
+def _as_csv(cells: Sequence[str]) -> str:
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(cells)
+    return row.getvalue()

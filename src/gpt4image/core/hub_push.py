@@ -90,9 +90,9 @@ def _reason(error: Exception, repo: str) -> str:
     if status == 403:
         user = repo.partition("/")[0]
         return f"this token has no right to write there. Use one of {user} that has, or name a repository of yours."
-    if status is None and any(
-        "Connect" in type(cause).__name__ or "Timeout" in type(cause).__name__ for cause in errors
-    ):
+    # The library of Xet calls an answer it does not expect a lost connection, and says its status in the text only.
+    unanswered = status is None and "HTTP status" not in str(errors[-1])
+    if unanswered and any("Connect" in type(cause).__name__ or "Timeout" in type(cause).__name__ for cause in errors):
         return (
             f"the Hub cannot be reached ({first_line(errors[-1])}). Check the network and HF_ENDPOINT, and push again."
         )

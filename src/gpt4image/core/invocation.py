@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 NAME = "gpt4image"
@@ -76,6 +76,16 @@ def invoked(invocation: Invocation) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+@contextmanager
+def invoked_on(images: Sequence[str], work: Path) -> Iterator[None]:
+    """Let messages name these images and this work directory as those of the command that is running, if one is."""
+    if (invocation := _CURRENT.get()) is None:
+        yield
+        return
+    with invoked(replace(invocation, images=tuple(images), work=str(work))):
+        yield
 
 
 def in_users_words(text: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,6 +22,7 @@ FEW_IMAGES = 10  # of a class; numbers that are measured have fewer, and gaps
 
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
 WEAK_SEPARATORS = re.compile(r"\s*[+&/]\s*|\s+")  # names of single classes hold them too
+JOINTS = re.compile(r"\s+and\s+|[\s_-]+", re.IGNORECASE)  # salt and pepper is one class, or two
 RATINGS = 5  # different numbers with fractions
 YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
 YEARS = 3
@@ -68,6 +69,15 @@ def check_label_forms(listing: Listing, source: str) -> None:
 
 
 def _report_unclear(classes: Sequence[str], counts: Sequence[int]) -> None:
+    known = frozenset(classes)
+    joined = [name for name in classes if is_joined(name, known)]
+    if joined:
+        examples = ", ".join(map(repr, joined[:SHOWN]))
+        say(
+            f"labels: classes join the names of others ({examples}). If an image of theirs shows several of these, it "
+            "has several labels: leave one in each.",
+            "yellow",
+        )
     for name, count in zip(classes, counts, strict=True):
         if count and UNCLEAR.fullmatch(name):
             say(
@@ -102,6 +112,18 @@ def find_several(classes: list[str]) -> list[str]:
     return [
         name for name in classes if LIST.fullmatch(name) or (len(parts[name]) > 1 and atoms.issuperset(parts[name]))
     ]
+
+
+def is_joined(name: str, classes: Collection[str]) -> bool:
+    """Whether a class name is made of others by "and", a hyphen or the like: it may mean several labels, or a class.
+
+    Grades in words are no such names, and stay classes like grades in digits: they are few, with many images each.
+
+    >>> is_joined("salt and pepper", {"salt", "pepper", "salt and pepper"}), is_joined("2 stars", {"1 star", "2 stars"})
+    (True, False)
+    """
+    parts = JOINTS.split(name.strip())
+    return len(parts) > 1 and all(part in classes for part in parts)
 
 
 def find_alike(classes: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gpt4image.core import console
 from gpt4image.core.errors import MissingExtraError, StoreError
 from gpt4image.core.files import atomic_write
+from gpt4image.core.invocation import invoked_on
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, named_recipe
@@ -106,7 +107,7 @@ def run_demo(work: Path, *, seeds: int | None = None) -> DemoResult:
     runs = [case.seeds * (1 + len(case.arms)) for case in cases]
     comparisons = []
     opened = open_described(data, text, workdir)
-    with console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
+    with invoked_on(data.words(), work), console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
         for number, case in enumerate(cases):
             series = console.Series(f"Case {number + 1} of {len(cases)}", sum(runs[:number]), sum(runs), overall)
             console.say(f"{series.place}, {case.title}: labels alone, {', '.join(case.arms)}; {case.seeds} draws each.")

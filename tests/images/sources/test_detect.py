@@ -1,6 +1,7 @@
 """Which kind of source a name means."""
 
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,21 @@ def test_captions_beside_class_folders_do_not_hide_them(tmp_path, folder, capfd)
     assert reasons(table) == {f"{folder}captions.parquet": "not an image (suffix .parquet)"}
     assert "captions.parquet is not part of the images" in " ".join(capfd.readouterr().err.split())
     assert len(load_descriptions(table, str(file))) == 6
+
+
+@pytest.mark.parametrize("name", ["texts.arrow", "texts.parquet"])
+def test_broken_table_beside_class_folders_is_named_and_left_out(tmp_path, name, capfd):
+    write(class_folders(tmp_path, {"cat": 3, "dog": 3}) / name, b"version https://git-lfs.github.com/spec/v1\n")
+    table = load_images(tmp_path)
+    assert table.classes == ("cat", "dog") and len(table) == 6
+    assert reasons(table) == {name: f"not an image (suffix {Path(name).suffix})"}
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"{name} (cannot be read as {Path(name).suffix[1:].capitalize()}" in said and "is not part of" in said
+    write(tmp_path / "more.parquet", b"")
+    write(tmp_path / "more.arrow", b"")
+    assert len(load_images(tmp_path)) == 6  # of two kinds
+    with pytest.raises(DataError, match="cannot be read as"):
+        load_images(tmp_path / name)
 
 
 def test_archive_beside_class_folders_does_not_hide_them(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -128,7 +129,7 @@ class Predict(OutputOptions):
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
-        from gpt4image.cli.rows import write_row
+        from gpt4image.cli.rows import GrowingTable
         from gpt4image.core.console import result, say
         from gpt4image.core.format import counted
         from gpt4image.export import predict_images
@@ -136,14 +137,25 @@ class Predict(OutputOptions):
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
         outcomes = predict_images(self.model, self.images, **settings)
-        write_row(["path", *(f"{name}_{n}" for n in range(1, self.top + 1) for name in PAIR), "error"], self.csv)
-        for found in outcomes:
-            counts[found.error is not None] += 1
-            predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
-            result(path=found.path, predictions=predictions, error=found.error)
-            cells = [cell for name, probability in found.answers for cell in (name, f"{probability:.4f}")]
-            missing = [""] * (2 * self.top - len(cells))
-            write_row([str(found.path), *cells, *missing, found.error or ""], self.csv)
+        table = GrowingTable(self.csv)
+        pair = PAIR[:1] if table.is_aligned else PAIR
+        named = [[f"{name}_{n}" for name in pair] for n in range(1, self.top + 1)]
+        rows = [self._row("path", named, "error", table.is_aligned)]
+        while batch := list(islice(outcomes, self.batch_size)):
+            for found in batch:
+                counts[found.error is not None] += 1
+                predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
+                result(path=found.path, predictions=predictions, error=found.error)
+                answers = [[name, f"{probability:.4f}"] for name, probability in found.answers]
+                rows.append(self._row(str(found.path), answers, found.error or "", table.is_aligned))
+            table.write(rows)
+            rows = []
         if counts[True]:
             say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
         return 0 if not counts[True] else 3 if counts[False] else 1
+
+    def _row(self, path: str, answers: list[list[str]], error: str, paired: bool) -> list[str]:
+        """Return the cells of a row; `paired` puts class and probability into one, so that a line is short."""
+        missing = [["", ""]] * (self.top - len(answers))
+        cells = ([" ".join(pair)] if paired else pair for pair in [*answers, *missing])
+        return [path, *chain.from_iterable(cells), error]

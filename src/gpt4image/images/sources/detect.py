@@ -59,17 +59,13 @@ class Place:
         return not self.named and self.root.is_dir()
 
     def files(self, suffixes: tuple[str, ...]) -> list[Path]:
-        """Return the files of some suffixes: those named, else those in the folder as the hub lays them out.
-
-        Raises:
-            DataError: they are of several kinds.
-        """
+        """Return the files of some suffixes: those named, else those in the folder as the hub lays them out."""
         candidates = list(self.named)
         if self.is_folder:
             inner = [name for name in subfolders(self.root) if name == "data" or split_named(name)]
             candidates = sorted(file for folder in ("", *inner) for file in (self.root / folder).iterdir())
         found = [file for file in candidates if file.suffix.casefold() in suffixes and not is_hidden(file.name)]
-        return _of_one_kind([file for file in found if file.is_file()], self.root)
+        return [file for file in found if file.is_file()]
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,8 @@ def _find_tables_of_images(place: Place, columns: ColumnNames) -> Sequence[Path]
         return Table(file).holds_bytes()
 
     files = place.files(ARROW_SUFFIXES)
-    return None if not files or _lie_beside_images(place, files, columns, holds_bytes) else files
+    beside = not files or _lie_beside_images(place, files, columns, holds_bytes)
+    return None if beside else _of_one_kind(files, place.root)
 
 
 def _find_tars(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -139,10 +136,18 @@ def _lie_beside_images(
 ) -> bool:
     """Whether files are no image set but lie in one: captions or the original archive beside class folders."""
     has_images = has_class_folders if columns.labelled else holds_images
-    if not place.is_folder or any(map(is_image_set, files)) or not has_images(place.root):
+    if not place.is_folder or not has_images(place.root):
         return False
+    broken = {}  # one that lists nothing readable is not what the user means by his images
+    for file in files:
+        try:
+            if is_image_set(file):
+                return False
+        except DataError as error:
+            broken[file] = f" ({str(error).removeprefix(str(file)).strip()})"
     kind = "class folders" if columns.labelled else "a folder of images"
-    say(f"{place.root} is read as {kind}; {', '.join(file.name for file in files)} is not part of the images.")
+    beside = ", ".join(f"{file.name}{broken.get(file, '')}" for file in files)
+    say(f"{place.root} is read as {kind}; {beside} is not part of the images.", "yellow" if broken else "")
     return True
 
 
