@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more thre
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that hold slow tests: files run in parallel, and none of these should be the last, alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    first = ("test_site.py", "test_tuning.py", "test_kill.py", "test_command.py")
+    first = ("test_site.py", "test_tutorials.py", "test_tuning.py", "test_kill.py", "test_command.py")
     items.sort(key=lambda item: (item.path.name not in first, item.path not in slow))
 
 

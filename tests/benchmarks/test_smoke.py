@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 from support import ROOT
+from support.forks import printed_by, run_script
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +29,7 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_benchmark_runs(name, tmp_path):
     words = [*SMALL[name].split(), *(["--save", str(tmp_path / "record.json")] if "paired" in source(name) else [])]
-    command = [sys.executable, str(FOLDER / f"{name}.py"), *words]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout
+    assert printed_by(run_script, tmp_path / "printed.txt", FOLDER / f"{name}.py", words)
     if "paired" in source(name):
         record = json.loads((tmp_path / "record.json").read_text())
         assert record["benchmark"] == name and record["machine"]["processors"] and record["rows"]

@@ -1,18 +1,19 @@
-"""The documentation site builds without a warning, its tutorials run, and no link leads nowhere."""
+"""The documentation site builds without a warning, and no link leads nowhere."""
 
 from __future__ import annotations
 
 import html
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sphinx.cmd.build import build_main
 
 import gpt4image
 from gpt4image.cli.commands import COMMANDS
 from support import ROOT
+from support.forks import printed_by
 
 pytestmark = pytest.mark.slow
 
@@ -20,11 +21,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    options = ["-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
-    command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    options = ["-W", "--keep-going", "-q", "-b", "html", "-D", "nb_execution_mode=off"]  # test_tutorials.py runs them
+    printed_by(build, folder / "printed.txt", [*options, str(ROOT / "docs"), str(folder)])
     return folder
+
+
+def build(arguments: list[str]) -> None:
+    sys.exit(build_main(arguments))
 
 
 def test_links_between_pages_lead_somewhere(site):
@@ -45,10 +48,3 @@ def test_reference_lists_every_command_and_public_name(site):
     api = (site / "reference" / "python.html").read_text()
     missing = {name for name in gpt4image.__all__ if f'.{getattr(gpt4image, name).__name__}"' not in api}
     assert missing == set()
-
-
-def test_tutorials_show_what_they_computed(site):
-    first = html.unescape((site / "tutorials" / "first-look.html").read_text())
-    assert "images of 12 classes" in first and "of the training labels are recovered" in first
-    assert list((site / "_images").glob("*.png"))
-    assert "epoch 3: cross-entropy" in (site / "tutorials" / "own-trainer.html").read_text()
