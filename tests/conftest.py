@@ -69,7 +69,7 @@ def descriptions(images, descriptions_file: Path):
 def minilm():
     from gpt4image import load_encoder
 
-    return load_encoder("minilm", device="cpu")
+    return load_encoder("minilm")
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def small_recipe() -> Callable:
 
     def make(**changes):
         settings = {
-            "backbone": "resnet10t",
+            "backbone": "test_resnet",
             "pretrained": False,
             "image_size": 32,
             "epochs": 2,

@@ -18,7 +18,17 @@ FINISHED = ("embeddings/*/manifest.json", "runs/*/result.json", "runs/*/test.saf
 
 def command(image_set: Path, descriptions_file: Path, work: Path) -> list[str]:
     arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--embed-batch", "4"]
-    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "64", "--epochs", "3", "--batch-size", "8"]
+    recipe = [
+        "--backbone",
+        "test_resnet",
+        "--no-pretrained",
+        "--image-size",
+        "64",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+    ]
     frozen = ["--freeze", "conv1", "bn1", "maxpool", "layer1", "--cached-views", "2", "--mixup", "0.2"]
     return ["compare", str(image_set), *arguments, *recipe, *frozen]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gpt4image
+from support.forks import forked_python
 from support.stub_server import StubServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,10 +61,9 @@ def test_python_example_of_the_readme_runs(number, image_set, descriptions_file,
     code = code.replace('"work"', repr(str(tmp_path))).replace(
         '"work/descriptions"', repr(str(tmp_path / "descriptions"))
     )
-    code = code.replace("resnet50", "resnet10t").replace("pretrained=True", "pretrained=False")
+    code = code.replace("resnet50", "test_resnet").replace("pretrained=True", "pretrained=False")
     code = code.replace("epochs=20", "epochs=1, batch_size=8, image_size=32")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr
+    forked_python(["-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"])
 
 
 def test_alignment_touches_five_lines_of_your_own_loop():

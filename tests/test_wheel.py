@@ -57,7 +57,7 @@ def test_command_is_the_wheels_own(installed, tmp_path):
 
 
 def test_from_a_folder_of_images_to_predictions(installed, image_set, descriptions_file, tmp_path):
-    settings = shlex.split("--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8")
+    settings = shlex.split("--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8")
     run(installed, "train", image_set, "--text", descriptions_file, *settings, cwd=tmp_path)
     run_folder = tmp_path / "gpt4image-work" / "runs" / "described-0"
     run(installed, "export", image_set, "--run", run_folder, "--out", "model", "--no-onnx", cwd=tmp_path)

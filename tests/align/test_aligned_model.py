@@ -12,7 +12,7 @@ from gpt4image.align.aligned_model import feature_width
 from gpt4image.core.errors import ConfigError
 
 BACKBONES = {
-    "resnet10t": {},
+    "test_resnet": {},
     "convnext_atto": {},
     "vit_tiny_patch16_224": {"img_size": 32},
     "mobilenetv3_small_050": {},
@@ -43,17 +43,17 @@ def test_classifier_of_a_plain_module_can_be_given():
 
 
 def test_copied_model_catches_its_own_features():
-    model = AlignedModel(timm.create_model("resnet10t", num_classes=5)).eval()
+    model = AlignedModel(timm.create_model("test_resnet", num_classes=5)).eval()
     other = copy.deepcopy(model)
     nn.init.zeros_(other.backbone.get_classifier().weight)
-    assert other(torch.randn(2, 3, 32, 32)).features.shape == (2, 512)
+    assert other(torch.randn(2, 3, 32, 32)).features.shape == (2, 96)
     with pytest.raises(ConfigError, match="was not run"):
         model.input_tap.take()
 
 
 def aligned(**heads):
     torch.manual_seed(0)
-    backbone = timm.create_model("resnet10t", num_classes=5)
+    backbone = timm.create_model("test_resnet", num_classes=5)
     return AlignedModel(backbone, [AlignmentHead(Projector(width, 16), **more) for width, more in heads["of"]])
 
 
@@ -66,7 +66,7 @@ def targets(size=4):
 
 def test_alignment_is_the_weighted_sum_of_the_heads():
     places = [
-        (512, {"weight": 0.5}),
+        (96, {"weight": 0.5}),
         (256, {"tap": "layer3", "source": 1, "loss": AlignmentLoss("cosine")}),
         (256, {"tap": "layer3", "weight": 2.0, "loss": AlignmentLoss("sigmoid")}),
     ]
@@ -91,4 +91,4 @@ def test_heads_that_cannot_work_are_rejected():
     with pytest.raises(ConfigError, match="one of the two"):
         AlignmentHead(nn.Linear(4, 4), AlignmentLoss(queue=TextQueue(8, 4)), adapter=TextAdapter(4))
     with pytest.raises(ConfigError, match="Did you mean 'layer3'"):
-        aligned(of=[(512, {"tap": "layr3"})])
+        aligned(of=[(96, {"tap": "layr3"})])

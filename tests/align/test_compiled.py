@@ -85,7 +85,7 @@ def test_compiled_gradients_equal_eager_ones(loss):
 
 def test_timm_model_compiles_without_graph_break():
     torch.compiler.reset()
-    model = AlignedModel(timm.create_model("resnet10t", num_classes=3), Projector(512, 6)).eval()
+    model = AlignedModel(timm.create_model("test_resnet", num_classes=3), Projector(96, 6)).eval()
     images, targets, mixing = inputs()
     images = images.repeat(1, 1, 4, 4)
     compiled = torch.compile(model, backend="eager", fullgraph=True)

@@ -91,7 +91,7 @@ def test_tap_catches_the_input_or_the_output():
 @pytest.mark.parametrize(
     ("name", "options", "tap", "pool"),
     [
-        ("resnet10t", {}, "layer3", "auto"),
+        ("test_resnet", {}, "layer3", "auto"),
         ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, "blocks.0", "token"),
         ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, "blocks.0", "mean"),
         ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": (1, 1), "num_heads": (2, 2),
@@ -123,13 +123,13 @@ def test_heads_at_intermediate_stages_of_timm_models_get_pooled_features(name, o
 
 
 def test_feature_width_leaves_the_model_unchanged():
-    backbone = timm.create_model("resnet10t", num_classes=3).train()
+    backbone = timm.create_model("test_resnet", num_classes=3).train()
     backbone.layer1.eval()
     before = (
         [module.training for module in backbone.modules()],
         {k: v.clone() for k, v in backbone.state_dict().items()},
     )
-    assert feature_width(backbone, torch.randn(1, 3, 32, 32)) == 512
+    assert feature_width(backbone, torch.randn(1, 3, 32, 32)) == 96
     with pytest.raises(RuntimeError):
         feature_width(backbone, torch.randn(1, 4, 32, 32))
     assert [module.training for module in backbone.modules()] == before[0]

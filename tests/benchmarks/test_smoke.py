@@ -8,7 +8,7 @@ import re
 import pytest
 
 from support import ROOT
-from support.forks import printed_by, run_script
+from support.forks import forked_python
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ SMALL = {
     "input_pipeline": "--kinds png --sources memory --rounds 2",
     "starting": "--samples 40 --files 40 --rounds 2 --cases help tar files",
     "text_lookup": "--vectors 2000 --rounds 2",
-    "training_step": "--backbone resnet10t --image-size 32 --batch-size 4 --rounds 2 --plain-torch",
+    "training_step": "--backbone test_resnet --image-size 32 --batch-size 4 --rounds 2 --plain-torch",
     "verdict_error": "--studies 2 --seeds 2 --images 40",
     "waiting": "--image-size 32 --batch-size 2 --steps 1 --rounds 2 --skip-default",
 }
@@ -29,7 +29,7 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_benchmark_runs(name, tmp_path):
     words = [*SMALL[name].split(), *(["--save", str(tmp_path / "record.json")] if "paired" in source(name) else [])]
-    assert printed_by(run_script, tmp_path / "printed.txt", FOLDER / f"{name}.py", words)
+    assert forked_python([FOLDER / f"{name}.py", *words]).stdout
     if "paired" in source(name):
         record = json.loads((tmp_path / "record.json").read_text())
         assert record["benchmark"] == name and record["machine"]["processors"] and record["rows"]

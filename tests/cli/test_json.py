@@ -15,20 +15,20 @@ from gpt4image.cli.commands import COMMANDS
 from gpt4image.cli.main import main
 from support.stub_server import MODEL, StubServer
 
-SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
+SMALL = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
 LINES = [
     "images photos --splits",
     "describe photos --base-url SERVER --model MODEL --yes",
     "describe classes photos --base-url SERVER --model MODEL --yes",
-    "describe check photos --backbone resnet10t --checkpoint weights.safetensors --image-size 32",
+    "describe check photos --backbone test_resnet --checkpoint weights.safetensors --image-size 32",
     "describe export photos --out shared",
     "describe import photos --from captions.jsonl",
     "embed photos",
     "embed compare photos",
-    "embed images photos --teacher timm:resnet10t --teacher-checkpoint weights.safetensors --teacher-size 32",
+    "embed images photos --teacher timm:test_resnet --teacher-checkpoint weights.safetensors --teacher-size 32",
     "label photos",
     "audit photos",
-    "advise photos --backbone resnet10t --checkpoint weights.safetensors --image-size 32",
+    "advise photos --backbone test_resnet --checkpoint weights.safetensors --image-size 32",
     f"train photos {SMALL}",
     f"compare photos --seeds 1 {SMALL}",
     "runs",
@@ -53,7 +53,7 @@ def test_every_command_prints_the_keys_that_its_help_explains(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(image_set, "photos")
     shutil.copy(descriptions_file, "captions.jsonl")
-    weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     Path("classes.txt").write_text("red\nblue\n")
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, "weights.safetensors")
     done = {}

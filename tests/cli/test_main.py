@@ -9,7 +9,7 @@ import pytest
 
 from gpt4image.cli.main import main, parse
 
-TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+TINY = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
 
 def test_options_override_the_config_file(tmp_path):

@@ -49,7 +49,7 @@ def shown(image_set, descriptions_file, tmp_path_factory):
         "embed compare": ["embed", "compare", *data, *text],
         "embed images": ["embed", "images", *data, "--teacher", "timm:test_resnet"],
         "label": ["label", *data, *text],
-        "describe check": ["describe", "check", *data, *text, "--backbone", "resnet10t"],
+        "describe check": ["describe", "check", *data, *text, "--backbone", "test_resnet"],
         "export": ["export", *data, "--run", str(folder), "--out", str(folder / "model")],
         "predict": ["predict", str(folder), str(image_set)],
         "demo": ["demo", "--work", str(folder / "demo")],

@@ -12,7 +12,7 @@ import pytest
 
 from gpt4image.cli.main import main
 
-SETTINGS = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+SETTINGS = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 SETTINGS += ["--warmup-epochs", "0", "--seeds", "1"]
 WITHOUT_TORCH = """
 import sys

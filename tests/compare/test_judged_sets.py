@@ -47,7 +47,7 @@ def write_set(folder, counts, misleading, text_of):
 
 def judge(folder, text, arms):
     recipe = Recipe(
-        backbone="resnet10t",
+        backbone="test_resnet",
         pretrained=False,
         image_size=32,
         epochs=4,

@@ -31,10 +31,10 @@ ARMS = (
 def compared(image_set, descriptions_file, tmp_path_factory):
     work = tmp_path_factory.mktemp("stand-ins")
     torch.manual_seed(0)
-    weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, work / "weights.safetensors")
     recipe = Recipe(
-        backbone="resnet10t",
+        backbone="test_resnet",
         checkpoint=str(work / "weights.safetensors"),
         image_size=32,
         epochs=1,

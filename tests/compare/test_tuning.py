@@ -88,7 +88,17 @@ def test_missing_optuna_is_named_with_the_command_that_installs_it(
 
 def command(image_set, descriptions_file, work) -> list[str]:
     arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--tune", str(TRIALS)]
-    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "4", "--batch-size", "8"]
+    recipe = [
+        "--backbone",
+        "test_resnet",
+        "--no-pretrained",
+        "--image-size",
+        "32",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "8",
+    ]
     return ["compare", str(image_set), *arguments, *recipe]
 
 

@@ -86,7 +86,7 @@ def test_unreachable_hub_is_asked_once_and_told_in_one_line(server, fault, go_on
     calls = [
         lambda: load_images("nobody/nothing"),
         lambda: load_images("hf:nothing"),
-        lambda: create_model("resnet10t", pretrained=True),
+        lambda: create_model("test_resnet", pretrained=True),
         lambda: create_model("hf-hub:nobody/nothing", pretrained=False),
         lambda: load_encoder("nobody/nothing"),
         lambda: load_encoder("open-clip:hf-hub:nobody/nothing"),
@@ -151,6 +151,6 @@ def test_mistyped_local_names_ask_nobody(go_online, tmp_path, monkeypatch):
             load_images("photos/trian")
         with pytest.raises(ConfigError, match=r"Did you mean 'minilm'.*write sentence-transformers:minilmm"):
             load_encoder("minilmm")
-        with pytest.raises(ConfigError, match="Did you mean 'resnet10t'"):
-            create_model("resnet10tt", pretrained=True)
+        with pytest.raises(ConfigError, match="Did you mean 'test_resnet'"):
+            create_model("test_resnett", pretrained=True)
         assert not asked

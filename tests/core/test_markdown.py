@@ -29,7 +29,7 @@ def test_any_punctuation_is_shown_as_it_is():
     "text",
     [
         "described minus baseline: 1.2 points (95% interval 0.8 to +1.6).",
-        "tf_efficientnet_lite0, resnet10t.c3_in1k",
+        "tf_efficientnet_lite0, test_resnet.r160_in1k",
         "openai/gpt-6-luna",
         "max side 768, temperature 0.5",
         "cats, dogs & birds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import re
@@ -19,18 +18,20 @@ import pytest
 from gpt4image.cli.main import main
 from gpt4image.descriptions.store import DescriptionStore
 from support.describing import records
+from support.forks import ForkedPython, forked_python, start_command
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubProcess, StubServer
 
 KILLS = 20
 SLOTS = 8
 KEY = "sk-never-to-be-seen-4711"
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 def command(image_set: Path, work: Path, url: str, *more: str) -> list[str]:
     where = [str(image_set), "--work", str(work), "--base-url", url, "--model", MODEL]
     every = ["--splits", "train", "validation", "test"]
-    return [sys.executable, "-m", "gpt4image", "describe", *where, *every, *more]
+    return ["-m", "gpt4image", "describe", *where, *every, *more]
 
 
 def paid_for(server: StubProcess) -> int:
@@ -43,30 +44,23 @@ def wait_for_answers(is_alive: Callable[[], bool], server: StubProcess, count: i
         time.sleep(0.02)
 
 
-def start(arguments: list[str], **more) -> subprocess.Popen:
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "turns", "samples"), [("plain", 1, 40), ("questions", 3, 14)])
 def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prompt, turns, samples):
     generator = random.Random(3)
     options = ["--samples", str(samples), "--temperature", "1", "--at-once", str(SLOTS), "--prompts", prompt]
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["openai", "gpt4image.cli.main", "gpt4image.describe.job", "gpt4image.images"])
     with StubProcess(Scenario(latency=0.05, slots=SLOTS)) as server:
         arguments = command(image_set, tmp_path, server.base_url, *options)
         for _ in range(KILLS):
-            process = forks.Process(target=main, args=(arguments[3:],))
-            process.start()
+            process = start_command(arguments[2:])
             wait_for_answers(process.is_alive, server, paid_for(server) + generator.randrange(50))
             time.sleep(generator.uniform(0.0, 0.05))
             assert process.is_alive(), "it ended before it could be killed"
             process.kill()
             process.join()
-        ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        ended = forked_python(arguments)
         paid = paid_for(server)
-        again = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        again = forked_python(arguments)
         assert paid_for(server) == paid
     found = records(tmp_path)
     wanted = 36 * samples
@@ -81,7 +75,7 @@ def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prom
 @pytest.mark.slow
 def test_interrupt_waits_for_open_requests(image_set, tmp_path):
     with StubProcess(Scenario(latency=0.5)) as server:
-        process = start(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
+        process = ForkedPython(command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1"))
         wait_for_answers(lambda: process.poll() is None, server, 3)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
@@ -98,7 +92,7 @@ def test_key_is_in_no_output_file_or_process_list(image_set, tmp_path):
     for expected in ("sk-another", KEY):
         with StubServer(Scenario(expected_key=expected, latency=0.05)) as server:
             arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")
-            process = start(arguments, env=environment)
+            process = subprocess.Popen([sys.executable, *arguments], env=environment, **PIPES)
             while process.poll() is None:
                 seen += subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
                 time.sleep(0.1)
@@ -113,10 +107,9 @@ def test_key_is_in_no_output_file_or_process_list(image_set, tmp_path):
 
 
 def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
-    environment = {**os.environ, "THE_KEY": KEY}
     with StubProcess(Scenario(text=f"I know {KEY}.")) as server:
         arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")
-        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+        forked_python(arguments, environment={"THE_KEY": KEY})
     assert {record.text for record in records(tmp_path)} == {"I know [key]."}
 
 
@@ -124,10 +117,10 @@ def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
 def test_second_command_on_the_same_store_is_refused(image_set, tmp_path):
     with StubServer(Scenario(latency=2.5, slots=1)) as server:  # the first needs half an hour
         arguments = command(image_set, tmp_path, server.base_url, "--samples", "20", "--temperature", "1")
-        first = start(arguments)
+        first = ForkedPython(arguments)
         while first.poll() is None and not server.paid_by_mark:
             time.sleep(0.02)
-        second = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        second = forked_python(arguments, check=False)
         assert first.poll() is None
         first.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -145,13 +138,13 @@ def test_command_asks_before_it_spends(image_set, tmp_path):
     with StubProcess() as server:
         paid = ["--price-in", "1", "--price-out", "2"]
         arguments = command(image_set, tmp_path, server.base_url, *paid)
-        unattended = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        unattended = forked_python(arguments, check=False)
         assert unattended.returncode == 1
         assert "money: $" in unattended.stderr and "--budget" in unattended.stderr
         assert paid_for(server) == 8
-        estimate = subprocess.run([*arguments, "--estimate"], capture_output=True, text=True, check=True)
+        estimate = forked_python([*arguments, "--estimate"])
         assert "28 descriptions (measured on 8)" in estimate.stdout
-        confirmed = subprocess.run([*arguments, "--yes"], capture_output=True, text=True, check=True)
+        confirmed = forked_python([*arguments, "--yes"])
         assert "28 descriptions written" in confirmed.stdout
         assert set(server.paid_by_mark.values()) <= {1, 2}
 
@@ -160,13 +153,12 @@ def test_command_asks_before_it_spends(image_set, tmp_path):
 def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
     with StubProcess() as server:
         arguments = command(image_set, tmp_path, server.base_url)
-        process = start(arguments)
-        process.communicate()
+        forked_python(arguments)
         store = DescriptionStore(tmp_path / "descriptions")
         kept = store.current()
         part = tmp_path / "descriptions" / "parts" / "20000101T000000-0.jsonl"
         part.write_bytes(b"garbage\n" + b'{"key": "half')
-        confirmed = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        confirmed = forked_python(arguments)
         assert "1 damaged line" in re.sub(r"\s+", " ", confirmed.stderr)
         assert store.current() == kept
 
@@ -175,17 +167,15 @@ def test_damaged_line_is_skipped_and_reported(image_set, tmp_path):
 def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
     with StubProcess(Scenario(batch_seconds=8.0)) as server:
         batch = command(image_set, tmp_path, server.base_url, "--describer", "batch")
-        process = start(batch)
+        process = ForkedPython(batch)
         while process.poll() is None and not any(entry.endpoint == "batch" for entry in server.log):
             time.sleep(0.05)
         process.kill()
         process.communicate()
-        online = subprocess.run(
-            command(image_set, tmp_path, server.base_url), capture_output=True, text=True, check=True
-        )
+        online = forked_python(command(image_set, tmp_path, server.base_url))
         assert "36 descriptions in batches under way" in online.stderr
         assert online.stdout.startswith("Nothing was left to send: ")
-        collected = subprocess.run(batch, capture_output=True, text=True, check=True)
+        collected = forked_python(batch)
         assert "36 descriptions written" in collected.stdout
         assert set(server.paid_by_mark.values()) == {1}
     assert len(records(tmp_path)) == 36
@@ -202,7 +192,7 @@ def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
 )
 def test_exit_status_tells_whether_all_some_or_none_are_written(image_set, tmp_path, faults, more, status):
     with StubServer(Scenario(faults=faults)) as server:
-        arguments = command(image_set, tmp_path, server.base_url, "--yes", *more)[3:]
+        arguments = command(image_set, tmp_path, server.base_url, "--yes", *more)[2:]
         assert main(arguments) == status
         if status == 3:  # what failed before is not asked again, but still missing
             assert main(arguments) == 3
@@ -210,7 +200,7 @@ def test_exit_status_tells_whether_all_some_or_none_are_written(image_set, tmp_p
 
 def test_all_failed_is_no_success_even_for_few_images(image_set, tmp_path):
     with StubServer(Scenario(faults=(Fault("invalid_image", share=1.0),))) as server:
-        arguments = command(image_set, tmp_path, server.base_url, "--yes")[3:]
+        arguments = command(image_set, tmp_path, server.base_url, "--yes")[2:]
         few = [word for word in arguments if word not in ("train", "test")]
         assert main(few) == 1
         assert len(records(tmp_path)) < 20

@@ -16,7 +16,7 @@ from gpt4image.cli.main import main
 from support import ROOT
 from support.stub_server import MODEL, StubServer
 
-SMALL = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
+SMALL = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
 
 
 def commands(document: str) -> list[str]:
@@ -35,13 +35,13 @@ def folder(image_set: Path, tmp_path: Path) -> Path:
     """A folder with everything that the commands name."""
     shutil.copytree(image_set, tmp_path / "photos")
     shutil.copytree(image_set / "red", tmp_path / "new-photos")
-    weights = timm.create_model("resnet10t", num_classes=3).state_dict()
+    weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
     (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
     (config,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/guide.md").read_text(), flags=re.DOTALL)
     assert "convnext_tiny" in config
     (tmp_path / "mine.toml").write_text(
-        config.replace("convnext_tiny", "resnet10t").replace("epochs = 40", "epochs = 1")
+        config.replace("convnext_tiny", "test_resnet").replace("epochs = 40", "epochs = 1")
     )
     return tmp_path
 
@@ -61,9 +61,9 @@ def small(command: str, server: str) -> list[str]:
         .replace("PHOTOS", "photos")
         .replace("OTHER", "photos")
     )
-    command = re.sub(r"timm:vit\S+", "timm:resnet10t", command).replace(" imagenet ", " photos ")
+    command = re.sub(r"timm:vit\S+", "timm:test_resnet", command).replace(" imagenet ", " photos ")
     command = (
-        re.sub(r"(?<!reference-)resnet50", "resnet10t", command)
+        re.sub(r"(?<!reference-)resnet50", "test_resnet", command)
         .replace("gpt-4.1-nano", MODEL)
         .replace("gpt-4o-mini", MODEL)
     )
@@ -76,7 +76,7 @@ def small(command: str, server: str) -> list[str]:
         case ["embed", "images", *_]:
             extra = "--teacher-checkpoint weights.safetensors --teacher-size 32"
         case ["compare", *_] if "--config" in words:  # other settings than the training before
-            extra = SMALL.replace("--backbone resnet10t ", "--work compared --text gpt4image-work ")
+            extra = SMALL.replace("--backbone test_resnet ", "--work compared --text gpt4image-work ")
         case ["train", *_] | ["compare", *_]:
             extra = SMALL
         case _:

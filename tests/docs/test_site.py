@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from sphinx.cmd.build import build_main
 
 import gpt4image
 from gpt4image.cli.commands import COMMANDS
 from support import ROOT
-from support.forks import printed_by
+from support.forks import forked_python
 
 pytestmark = pytest.mark.slow
 
@@ -22,12 +20,8 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     options = ["-W", "--keep-going", "-q", "-b", "html", "-D", "nb_execution_mode=off"]  # test_tutorials.py runs them
-    printed_by(build, folder / "printed.txt", [*options, str(ROOT / "docs"), str(folder)])
+    forked_python(["-m", "sphinx", *options, ROOT / "docs", folder])
     return folder
-
-
-def build(arguments: list[str]) -> None:
-    sys.exit(build_main(arguments))
 
 
 def test_links_between_pages_lead_somewhere(site):

@@ -1,8 +1,5 @@
 """Embedding encodes each distinct text once and resumes after any interruption."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +8,7 @@ from gpt4image import embed_descriptions
 from gpt4image.core.errors import DescriptionError
 from gpt4image.descriptions.description_set import join_texts
 from gpt4image.embed.runner import encode_batch
+from support.forks import ForkedPython, forked_python
 from support.texts import described
 
 STORED = ("vectors.npy", "texts.npy", "ids.npy", "offsets.npy", "rows.npy", "manifest.json")
@@ -119,13 +117,14 @@ def test_killed_run_resumes_and_ends_in_the_same_bytes(
     script = tmp_path / "embed.py"
     script.write_text(EMBED)
     folder = tmp_path / "store"
-    command = [sys.executable, str(script), str(image_set), str(descriptions_file), str(folder)]
-    with subprocess.Popen([*command, "20"], stdout=subprocess.PIPE, text=True) as process:
-        for _ in range(20):
-            assert process.stdout.readline() == "batch\n"
-        process.kill()
+    command = [script, image_set, descriptions_file, folder]
+    process = ForkedPython([*command, 20])
+    for _ in range(20):
+        assert process.stdout.readline() == "batch\n"
+    process.kill()
+    process.wait()
     assert not folder.exists()
-    last = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
+    last = forked_python([*command, 0])
     assert len(descriptions) - 17 <= last.stdout.count("batch") <= len(descriptions) - 16 + 1
 
     whole = embed_descriptions(descriptions, minilm, tmp_path / "whole", batch_size=1)

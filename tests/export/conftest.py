@@ -10,7 +10,7 @@ from gpt4image import Recipe, export_model, train_model
 @pytest.fixture(scope="package")
 def run(images, store, tmp_path_factory):
     recipe = Recipe(
-        backbone="resnet10t", pretrained=False, image_size=32, epochs=6, batch_size=8, lr=3e-3, crop_scale=(0.8, 1.0)
+        backbone="test_resnet", pretrained=False, image_size=32, epochs=6, batch_size=8, lr=3e-3, crop_scale=(0.8, 1.0)
     )
     return train_model(images, store, recipe, tmp_path_factory.mktemp("run") / "described-0")
 

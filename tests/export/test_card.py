@@ -30,7 +30,7 @@ def compared(images, descriptions, store, small_recipe_once, tmp_path_factory) -
 
 @pytest.fixture(scope="module")
 def small_recipe_once():
-    return Recipe(backbone="resnet10t", pretrained=False, image_size=32, epochs=1, batch_size=8, warmup_epochs=0.0)
+    return Recipe(backbone="test_resnet", pretrained=False, image_size=32, epochs=1, batch_size=8, warmup_epochs=0.0)
 
 
 def card_of(facts: ModelFacts, folder: Path) -> str:
@@ -109,7 +109,7 @@ def test_hostile_names_stay_text_and_reach_no_metadata(compared, images, tmp_pat
     assert "/home/me" not in text
     metadata = metadata_load(tmp_path / "README.md")
     assert "license" not in metadata and metadata["library_name"] == "timm"
-    assert "<script>" in front and metadata["model-index"][0]["name"].startswith("resnet10t on <script>")
+    assert "<script>" in front and metadata["model-index"][0]["name"].startswith("test_resnet on <script>")
 
 
 def test_models_that_took_part_are_named_with_their_licences(compared, images, tmp_path):

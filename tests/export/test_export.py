@@ -31,7 +31,9 @@ def test_all_forms_compute_the_trained_logits_for_any_batch_size(run, images, tm
     sample = sample_images(run, images)
     with torch.no_grad():
         expected = load_backbone(run)(sample).numpy()
-        plain = timm.create_model("resnet10t", num_classes=3, checkpoint_path=str(folder / "model.safetensors")).eval()
+        plain = timm.create_model(
+            "test_resnet", num_classes=3, checkpoint_path=str(folder / "model.safetensors")
+        ).eval()
         np.testing.assert_allclose(plain(sample).numpy(), expected, atol=1e-6)
         local = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         np.testing.assert_allclose(local(sample).numpy(), expected, atol=1e-6)
@@ -133,7 +135,7 @@ def test_run_of_a_local_timm_model_is_exported_by_its_architecture(run, images, 
     again = train_model(images, None, recipe, tmp_path / "run", arm="baseline")
     export_model(again, images, tmp_path / "model", onnx=False)
     shutil.rmtree(tmp_path / "first")
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"] == "resnet10t"
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"] == "test_resnet"
     assert next(predict_images(tmp_path / "model", [images_path(images)])).answers
 
 

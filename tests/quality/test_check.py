@@ -250,9 +250,9 @@ def test_unknown_language_and_backbone_are_errors_before_the_check(images, tmp_p
 def test_missing_weights_do_not_keep_the_findings_back(images, tmp_path):
     texts = good_records(images)
     fill(tmp_path, [replace(texts[0], text=""), *texts[1:]])
-    settings = replace(QUICK, backbone=FrozenBackbone("resnet10t"))  # HF_HUB_OFFLINE: its weights are out of reach
+    settings = replace(QUICK, backbone=FrozenBackbone("test_resnet"))  # HF_HUB_OFFLINE: its weights are out of reach
     report = check_descriptions(images, tmp_path, settings=settings)
-    assert "weights of resnet10t are not available" in report.no_knowledge
+    assert "weights of test_resnet are not available" in report.no_knowledge
     assert "name a weights file as checkpoint" in report.no_knowledge
     assert "empty" in {finding.kind for finding in report.findings}
 
@@ -278,9 +278,9 @@ def backbone(tmp_path_factory):
     import timm
     from safetensors.torch import save_file
 
-    file = tmp_path_factory.mktemp("weights") / "resnet10t.safetensors"
-    save_file(timm.create_model("resnet10t", num_classes=5).state_dict(), file)
-    return FrozenBackbone("resnet10t", file, 32)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=5).state_dict(), file)
+    return FrozenBackbone("test_resnet", file, 32)
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_knowledge_is_measured_on_training_images(images, tmp_path, backbone, mi
     knowledge = report.knowledge
     assert knowledge.images == 72
     assert knowledge.text.accuracy > 0.9
-    assert knowledge.backbone == "resnet10t (resnet10t.safetensors, 32 pixels)"
+    assert knowledge.backbone == "test_resnet (test_resnet.safetensors, 32 pixels)"
     assert knowledge.encoder == report.encoder == "minilm"
     assert knowledge.masked is None
     assert report.no_knowledge is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt4image.soft_labels import label_by_texts
+from support.forks import ForkedPython, forked_python
 from support.labelling_parts import WordEncoder, informative_texts, make_store, make_table
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,7 @@ os._exit(0)  # skip torch's teardown, which may abort after training in several 
 
 def label_command(words, folder, moment="never"):
     here = str(Path(__file__).parent)
-    return [sys.executable, "-c", LABEL, here, str(words.layout.folder), str(folder), moment]
+    return ["-c", LABEL, here, str(words.layout.folder), str(folder), moment]
 
 
 @pytest.fixture
@@ -92,10 +93,10 @@ def words(tmp_path):
 @pytest.mark.parametrize("moment", ["fitting", "writing", "renaming"])
 def test_killed_labelling_by_texts_ends_in_the_same_bytes(words, tmp_path, moment):
     folder = tmp_path / "labels"
-    ended = subprocess.run(label_command(words, folder, moment), capture_output=True, text=True, check=False)
+    ended = forked_python(label_command(words, folder, moment), check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not folder.exists()
-    again = subprocess.run(label_command(words, folder), capture_output=True, text=True, check=True)
+    again = forked_python(label_command(words, folder))
     assert again.stdout.split()[0] == ("0" if moment == "renaming" else "1")
     whole = label_by_texts(make_table(GIVEN, CLASSES), [words], tmp_path / "whole", encoders=[WordEncoder()])
     for name in FILES:
@@ -106,7 +107,7 @@ def test_killed_labelling_by_texts_ends_in_the_same_bytes(words, tmp_path, momen
 
 def test_two_processes_that_label_at_once_fit_once_and_see_the_same_labels(words, tmp_path):
     command = label_command(words, tmp_path / "labels")
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [ForkedPython(command) for _ in range(2)]
     (one, its), (other, theirs) = (process.communicate()[0].split() for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert sorted([one, other]) == ["0", "1"]

@@ -1,9 +1,6 @@
 """Out-of-fold soft labels from texts: leakage groups, splits, recomputation after changes, interruption."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from gpt4image import EmbeddingStore, SoftLabels, label_by_vectors
 from gpt4image.core.errors import ConfigError, DataError, DescriptionError
 from gpt4image.soft_labels import existing_labels, labeller, report_labels, write_label_issues
 from gpt4image.soft_labels.report import LabelIssue
+from support.forks import forked_python
 from support.labelling_parts import WordEncoder, image_id, informative_texts, make_store, make_table
 
 CLASSES = ("ant", "bee", "cow")
@@ -290,8 +288,8 @@ def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
     store = make_store(images, informative_texts(LABELS, CLASSES), tmp_path / "words")
     folder = tmp_path / "labels"
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", SCRIPT, here, str(store.layout.folder), str(folder), moment]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    command = ["-c", SCRIPT, here, str(store.layout.folder), str(folder), moment]
+    result = forked_python(command, check=False)
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert not folder.exists()
     labels = label_by_vectors(images, [store], folder)

@@ -1,10 +1,7 @@
 """Soft labels come back as written, in any process, and a store is complete or absent."""
 
-import os
 import pickle
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +14,7 @@ from gpt4image.core.errors import BusyError, ConfigError, StoreError
 from gpt4image.core.files import exclusive
 from gpt4image.probing.calibration import LabelQuality
 from gpt4image.soft_labels import LabelOrigin, LabelSource, store, write_soft_labels
+from support.forks import forked_python
 from support.labelling_parts import image_id
 
 CLASSES = ("cat", "dog", "dog\nwith a line")
@@ -193,8 +191,8 @@ def test_killed_writer_leaves_the_old_or_the_new_labels(labels, tmp_path, moment
     folder, logits = labels.layout.folder, tmp_path / "new.npy"
     before = labels.take(np.arange(9)).copy()
     np.save(logits, draw_logits(1))
-    command = [sys.executable, "-c", KILLED, str(folder), moment, str(logits), *IDS]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    command = ["-c", KILLED, folder, moment, logits, *IDS]
+    result = forked_python(command, check=False)
     assert result.returncode == (0 if moment == "never" else -signal.SIGKILL), result.stderr
     match moment:
         case "never":

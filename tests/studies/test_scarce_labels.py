@@ -26,7 +26,7 @@ def test_study_trains_nothing_twice_and_adds_arms(tmp_path, capsys):
         for path in (source / "images").rglob("*.png")
     )
     (source / "captions.jsonl").write_text("".join(lines))
-    words = f"train {work} --images {source} --backbones resnet10t --draws 1".split()
+    words = f"train {work} --images {source} --backbones test_resnet --draws 1".split()
     few, all_labels = ["--cases", "5 a class"], ["--cases", "all, clean"]
     arms = ["baseline", "self-training", "text-labels"]
     scarce_labels.main([*words, *few, "--arms", *arms])
@@ -43,7 +43,7 @@ def test_study_trains_nothing_twice_and_adds_arms(tmp_path, capsys):
     from_file = capsys.readouterr().out
     scarce_labels.main(["table", str(work)])
     assert capsys.readouterr().out == from_file
-    assert "trained, tiny" in from_file and "| resnet10t | 5 a class | 1 |" in from_file and "few (8)" in from_file
+    assert "trained, tiny" in from_file and "| test_resnet | 5 a class | 1 |" in from_file and "few (8)" in from_file
 
 
 def test_tables_of_the_evidence_are_those_of_its_commands(capsys):

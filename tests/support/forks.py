@@ -7,10 +7,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
 import sentence_transformers  # noqa: F401 - imported here, as are the next, so that no command has to
 import sklearn.linear_model  # noqa: F401
@@ -47,31 +51,87 @@ def finish_command(arguments: Sequence[str]) -> None:
     assert process.exitcode == 0
 
 
-def printed_by(function: Callable[..., object], output: Path, *arguments: object) -> str:
-    """Run a function of a module to its end, which must be a success; return what it printed.
+class ForkedPython:
+    """`subprocess.Popen` of Python, with the libraries imported already.
 
     Args:
-        function: the function.
-        output: file for what it prints.
-        arguments: what it is called with.
+        words: what follows `python`: a script, `-c` and code, or `-m` and a module, and their arguments.
+        environment: variables to set besides this process's.
+        new_session: become the leader of a process group.
+
+    Attributes:
+        stdout: what it prints, as text.
+        stderr: its errors, as text.
     """
-    process = start_forked(print_to, output, function, *arguments)
-    process.join()
-    printed = output.read_text()
-    assert process.exitcode == 0, printed
-    return printed
+
+    def __init__(
+        self, words: Sequence[object], environment: Mapping[str, str] | None = None, *, new_session: bool = False
+    ) -> None:
+        (self.stdout, out), (self.stderr, err) = readable_pipe(), readable_pipe()
+        environment = {**os.environ, **(environment or {})}
+        self._process = start_forked(run_python, [str(word) for word in words], environment, out, err, new_session)
+        self.pid = self._process.pid
+        out.close()
+        err.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        with ThreadPoolExecutor() as readers:
+            printed = tuple(readers.map(lambda pipe: pipe.read(), (self.stdout, self.stderr)))
+        self.wait()
+        return printed
 
 
-def print_to(output: Path, function: Callable[..., object], *arguments: object) -> None:
-    with output.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    function(*arguments)
+def readable_pipe() -> tuple[TextIO, Connection]:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader:
+        return os.fdopen(os.dup(reader.fileno()), "r", errors="replace"), writer
+
+
+def forked_python(words: Sequence[object], *, check: bool = True, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end, as `subprocess.run` does it with its output captured."""
+    process = ForkedPython(words, **more)
+    printed = process.communicate()
+    assert process.returncode == 0 or not check, printed
+    return subprocess.CompletedProcess(words, process.returncode, *printed)
+
+
+def run_python(
+    words: list[str], environment: dict[str, str], out: Connection, err: Connection, new_session: bool
+) -> None:
+    if new_session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    out.close()
+    err.close()
+    match words:
+        case ["-c", code, *arguments]:
+            sys.argv = ["-c", *arguments]
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+        case ["-m", module, *arguments]:
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case [script, *arguments]:
+            sys.argv = [script, *arguments]
+            sys.path.insert(0, str(Path(script).parent))
+            runpy.run_path(script, run_name="__main__")
     sys.stdout.flush()
-
-
-def run_script(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script as `python script arguments` does."""
-    sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name="__main__")

@@ -133,7 +133,7 @@ ENCODER = EncoderRecord(
     truncated_texts=2,
 )
 RECIPE = {
-    "model": "resnet10t",
+    "model": "test_resnet",
     "image_size": 64,
     "epochs": 30,
     "batch_size": 64,

@@ -27,7 +27,7 @@ NAME = "timm:test_resnet"
 @pytest.fixture(scope="module")
 def settings() -> dict:
     return {
-        "backbone": "resnet10t",
+        "backbone": "test_resnet",
         "pretrained": False,
         "image_size": 32,
         "epochs": 2,
@@ -126,7 +126,17 @@ def test_vectors_of_different_weights_are_not_mixed(images, tiny_teacher, tmp_pa
 @pytest.mark.slow
 def test_comparison_uses_text_and_teacher(image_set, descriptions_file, work, tmp_path):
     shutil.copytree(work / "embeddings", tmp_path / "embeddings")
-    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    recipe = [
+        "--backbone",
+        "test_resnet",
+        "--no-pretrained",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+    ]
     split = ["--validation-share", "0.2", "--test-share", "0.25"]
     texts = ["--text", str(descriptions_file), "--teachers", NAME]
     assert main(["compare", str(image_set), *split, *texts, *recipe, "--seeds", "2", "--work", str(tmp_path)]) == 0
@@ -206,7 +216,17 @@ def test_registered_kind_takes_the_settings_that_it_names(run_of, tmp_path):
 
 @pytest.mark.slow
 def test_comparison_with_soft_labels_of_a_run_needs_no_text(image_set, trained, tmp_path):
-    recipe = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+    recipe = [
+        "--backbone",
+        "test_resnet",
+        "--no-pretrained",
+        "--image-size",
+        "32",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+    ]
     guidance = ["--text", "none", "--teachers", f"run:{trained.layout.folder}", "--soft-labels", "0.5"]
     split = ["--validation-share", "0.2", "--test-share", "0.25"]
     assert main(["compare", str(image_set), *split, *guidance, *recipe, "--seeds", "2", "--work", str(tmp_path)]) == 0

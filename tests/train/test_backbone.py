@@ -34,19 +34,21 @@ def test_failed_download_names_the_alternatives(small_recipe, monkeypatch):
         build_backbone(small_recipe(pretrained=True), classes=3)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "timm/resnet10t", "hf_hub:timm/resnet10t.c3_in1k", "hf:timm/resnet10t"])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "timm/test_resnet", "hf_hub:timm/test_resnet.r160_in1k", "hf:timm/test_resnet"]
+)
 def test_name_on_the_hub_is_timms_own(name, small_recipe):
-    assert build_backbone(small_recipe(backbone=name), classes=3).pretrained_cfg["architecture"] == "resnet10t"
+    assert build_backbone(small_recipe(backbone=name), classes=3).pretrained_cfg["architecture"] == "test_resnet"
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet10t.nosuchtag", "Unknown pretrained weights of resnet10t 'nosuchtag'.*Known: c3_in1k"),
-        ("timm/resnet10t.c3_in", "Unknown pretrained weights of resnet10t 'c3_in'.*Did you mean 'c3_in1k'"),
+        ("test_resnet.nosuchtag", "Unknown pretrained weights of test_resnet 'nosuchtag'.*Known: c3_in1k"),
+        ("timm/test_resnet.c3_in", "Unknown pretrained weights of test_resnet 'c3_in'.*Did you mean 'c3_in1k'"),
         ("resnet10", "Unknown timm model 'resnet10'"),
-        ("hf-hub:timm/resnet10t.c3", "Unknown pretrained weights of resnet10t 'c3'"),
+        ("hf-hub:timm/test_resnet.c3", "Unknown pretrained weights of test_resnet 'c3'"),
         ("me/my-resnet", "write hf-hub:me/my-resnet"),
         ("local-dir:nowhere", "local-dir:nowhere cannot be loaded: .*with its config.json"),
         ("hf_hub:me/my-resnet", "hf_hub:me/my-resnet cannot be loaded: .*Name a timm model"),

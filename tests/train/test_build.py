@@ -47,7 +47,7 @@ def test_text_adapter_learns(images, store, small_recipe, tmp_path, monkeypatch)
         small_recipe(text_adapter=True, queue=8)
 
 
-@pytest.mark.parametrize(("several", "heads"), [("heads", [(384, 512), (26, 512)]), ("concatenated", [(410, 512)])])
+@pytest.mark.parametrize(("several", "heads"), [("heads", [(384, 96), (26, 96)]), ("concatenated", [(410, 96)])])
 def test_several_encoders_get_a_head_each_or_one_for_all(
     images, several_store, letters, small_recipe, tmp_path, monkeypatch, several, heads
 ):

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 
 from gpt4image import train_model
+from support.forks import ForkedPython, forked_python
 from support.training import StoppedError, observe, same_weights, without_seconds
 
 EVERYTHING = {
@@ -78,15 +77,14 @@ def test_interrupted_run_repeats_no_step(images, several_store, image_set, small
     script = tmp_path / "train.py"
     script.write_text(TRAIN.replace("checkpoint_seconds=0.0", f"checkpoint_seconds=600.0, workers={workers}"))
     store, out = str(several_store.layout.folder), tmp_path / "interrupted"
-    arguments = [sys.executable, str(script), str(image_set), store, str(out), json.dumps(recipe.to_dict())]
-    group = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen(arguments, **group)
+    arguments = [script, image_set, store, out, json.dumps(recipe.to_dict())]
+    process = ForkedPython(arguments, new_session=True)
     done = [process.stdout.readline() for _ in range(4)]
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loading processes get it too
     out_rest, err = process.communicate()
     done += out_rest.splitlines()
     assert process.returncode != 0 and "KeyboardInterrupt" in err
-    done += subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()
+    done += forked_python(arguments).stdout.splitlines()
     whole = train_model(images, several_store, recipe, tmp_path / "whole")
     assert len(done) == 20 * (len(images.split("train")) // 8)
     assert same_weights(whole.layout.weights, out / "best.safetensors")
@@ -101,16 +99,16 @@ def test_killed_run_ends_with_the_same_weights_bit_for_bit(images, several_store
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
     store = str(several_store.layout.folder)
-    arguments = [str(image_set), store, str(tmp_path / "killed"), json.dumps(recipe.to_dict())]
+    arguments = [script, image_set, store, tmp_path / "killed", json.dumps(recipe.to_dict())]
     for steps in (1, 4):
-        process = subprocess.Popen([sys.executable, str(script), *arguments], stdout=subprocess.PIPE, text=True)
+        process = ForkedPython(arguments)
         for _ in range(steps):
             assert process.stdout.readline() == "step\n"
         time.sleep(0.02 * steps)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
-    subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
+    forked_python(arguments)
 
     whole = train_model(images, several_store, recipe, tmp_path / "whole")
     killed = json.loads((tmp_path / "killed" / "result.json").read_text())

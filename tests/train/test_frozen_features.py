@@ -12,7 +12,7 @@ from gpt4image.train import frozen_features as module
 from gpt4image.train.frozen_features import FrozenBackbone, frozen_features
 from gpt4image.train.transforms import evaluation_transform, preprocessing
 
-NAMES = ("resnet10t", "test_vit", "test_mambaout")
+NAMES = ("test_resnet", "test_vit", "test_mambaout")
 
 
 def save_weights(name, folder, seed=0):
@@ -37,8 +37,8 @@ def test_features_are_the_input_of_the_classifier(images, tmp_path, name):
 
 
 def test_features_are_recomputed_only_for_other_images_or_weights(images, tmp_path, monkeypatch):
-    _, file = save_weights("resnet10t", tmp_path)
-    backbone = FrozenBackbone("resnet10t", file, 32)
+    _, file = save_weights("test_resnet", tmp_path)
+    backbone = FrozenBackbone("test_resnet", file, 32)
     first = np.array(frozen_features(images, np.arange(6), backbone, tmp_path))
     computed = []
     original = module.ImageInputs.__getitem__
@@ -48,10 +48,10 @@ def test_features_are_recomputed_only_for_other_images_or_weights(images, tmp_pa
     again = frozen_features(images, np.arange(6), backbone, tmp_path)
     np.testing.assert_array_equal(again, first)
     assert len(computed) == 1  # the one that tells the width
-    _, changed = save_weights("resnet10t", tmp_path, seed=1)
-    others = frozen_features(images, np.arange(6), FrozenBackbone("resnet10t", changed, 32), tmp_path)
+    _, changed = save_weights("test_resnet", tmp_path, seed=1)
+    others = frozen_features(images, np.arange(6), FrozenBackbone("test_resnet", changed, 32), tmp_path)
     assert not np.allclose(others, first, rtol=0.1)
-    moved = frozen_features(images, np.arange(1, 7), FrozenBackbone("resnet10t", changed, 32), tmp_path)
+    moved = frozen_features(images, np.arange(1, 7), FrozenBackbone("test_resnet", changed, 32), tmp_path)
     np.testing.assert_allclose(moved[:5], others[1:], rtol=1e-2, atol=1e-3)
 
 
@@ -59,14 +59,14 @@ def test_unknown_backbone_and_missing_weights_are_named(images, tmp_path):
     with pytest.raises(ConfigError, match="Unknown timm model"):
         FrozenBackbone("resnet5000").build()
     with pytest.raises(ConfigError, match="does not exist"):
-        FrozenBackbone("resnet10t", tmp_path / "none.pth").build()
+        FrozenBackbone("test_resnet", tmp_path / "none.pth").build()
 
 
 def test_non_finite_features_are_refused(images, tmp_path):
-    model, _ = save_weights("resnet10t", tmp_path)
+    model, _ = save_weights("test_resnet", tmp_path)
     state = model.state_dict()
     state["conv1.0.weight"][:] = float("nan")
     file = tmp_path / "broken.safetensors"
     save_file(state, file)
     with pytest.raises(ConfigError, match="not finite"):
-        frozen_features(images, np.arange(2), FrozenBackbone("resnet10t", file, 32), tmp_path)
+        frozen_features(images, np.arange(2), FrozenBackbone("test_resnet", file, 32), tmp_path)

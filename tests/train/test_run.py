@@ -20,7 +20,7 @@ from support.training import StoppedError, observe, same_weights
 
 @pytest.mark.parametrize(
     ("backbone", "image_size"),
-    [("resnet10t", 32), ("convnext_atto", 32), ("vit_tiny_patch16_224", 32), ("mobilenetv3_small_050", 32)],
+    [("test_resnet", 32), ("convnext_atto", 32), ("vit_tiny_patch16_224", 32), ("mobilenetv3_small_050", 32)],
 )
 def test_any_backbone_trains_and_saves_a_plain_timm_model(images, store, small_recipe, tmp_path, backbone, image_size):
     recipe = small_recipe(backbone=backbone, image_size=image_size, epochs=1, drop_path=0.1)

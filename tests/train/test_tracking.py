@@ -74,7 +74,7 @@ def test_resumed_run_continues_its_records_in_tensorboard_and_mlflow(
         assert history(tmp_path / "tracking", record, tag) == expected
     assert set(found) >= {"loss/classification", "learning_rate", "alignment_weight", "images_per_second", "memory_gib"}
     assert all(value > 0 and math.isfinite(value) for _, value in found["images_per_second"] + found["memory_gib"])
-    assert record.data.params["backbone"] == "resnet10t" and record.data.params["arm"] == "described"
+    assert record.data.params["backbone"] == "test_resnet" and record.data.params["arm"] == "described"
     assert record.info.status == "FINISHED" and record.info.run_name == "described-0"
     assert len(list((tmp_path / "tracking/tensorboard/described-0").glob("*/hparams.yml"))) == 1
     assert files_with(SECRET, tmp_path) == []
@@ -85,7 +85,7 @@ def test_wandb_writes_an_offline_run_without_secrets(images, store, small_recipe
     train_model(images, store, small_recipe(), tmp_path / "run", tracking=Tracking(("wandb",), tmp_path / "tracking"))
     (written,) = (tmp_path / "tracking/wandb/wandb").glob("offline-run-*/run-*.wandb")
     content = written.read_bytes()
-    assert b"validation/accuracy" in content and b"resnet10t" in content
+    assert b"validation/accuracy" in content and b"test_resnet" in content
     assert files_with(SECRET, tmp_path) == []
     assert "failed" not in capsys.readouterr().err
 
@@ -115,7 +115,7 @@ def test_tracker_that_cannot_start_ends_no_training(images, small_recipe, tmp_pa
 
 @pytest.mark.slow
 def test_trackio_keeps_the_run_in_its_local_database(image_set, tmp_path):
-    small = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 2 --batch-size 8 --workers 0"
+    small = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 2 --batch-size 8 --workers 0"
     options = ["--arm", "baseline", "--track", "trackio", "--json", *small.split(), "--work", str(tmp_path / "work")]
     found = subprocess.run(
         [sys.executable, "-m", "gpt4image", "train", str(image_set), *options],

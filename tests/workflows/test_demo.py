@@ -30,9 +30,9 @@ def run_small_demo(tmp_path, monkeypatch):
         pq.write_table(table.take(list(range(0, len(table), 10))), images / f"{split}.parquet")
     torch.manual_seed(0)
     save_file(
-        {k: v.contiguous() for k, v in timm.create_model("resnet10t", num_classes=12).state_dict().items()}, weights
+        {k: v.contiguous() for k, v in timm.create_model("test_resnet", num_classes=12).state_dict().items()}, weights
     )
-    recipe = Recipe(backbone="resnet10t", checkpoint=str(weights), image_size=32, epochs=1, batch_size=32)
+    recipe = Recipe(backbone="test_resnet", checkpoint=str(weights), image_size=32, epochs=1, batch_size=32)
     monkeypatch.setattr(demo, "example_images", lambda: images)
     monkeypatch.setattr(demo, "packaged_weights", lambda target: target)
     monkeypatch.setattr(demo, "demo_recipe", lambda checkpoint: recipe)

@@ -25,7 +25,7 @@ from support.image_files import noise, raw_tar
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubServer
 
-TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+TINY = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 CLASSES = ("blue", "green", "red")
 HOSTILE_NAME = "a<b>\x1b[31m\u202e.png"
 

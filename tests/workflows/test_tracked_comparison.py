@@ -11,7 +11,7 @@ from gpt4image.compare.records import Comparison
 def test_comparison_and_report_reach_the_tracker(image_set, descriptions_file, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    model = "--backbone resnet10t --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0 --seeds 2"
+    model = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --seeds 2"
     asked = ["--text", str(descriptions_file), "--work", str(tmp_path), "--track", "mlflow"]
     assert main(["compare", str(image_set), *asked, *model.split()]) == 0
     client = mlflow.MlflowClient((tmp_path / "tracking/mlflow").resolve().as_uri())

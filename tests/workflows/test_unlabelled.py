@@ -15,7 +15,7 @@ from support.stub_scenario import Scenario
 from support.stub_server import MODEL, StubServer
 
 TEXTS = {"cat": "a furry cat with whiskers", "dog": "a barking dog on a leash"}
-TINY = ["--backbone", "resnet10t", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
+TINY = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
 
 def test_images_without_a_label_are_described(tmp_path):

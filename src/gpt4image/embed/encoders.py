@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -58,9 +59,12 @@ class TextEncoder(Protocol):
 Precision = Literal["float32", "bfloat16"]
 """Number format of an encoder's matrix products."""
 
+_IN_USE: WeakValueDictionary[tuple[str, str | None, Precision], TextEncoder] = WeakValueDictionary()
+"""Encoders that some part of the program holds: no other copy is loaded, and none is kept in memory for later."""
+
 
 def load_encoder(name: str, device: str | None = None, precision: Precision = "float32") -> TextEncoder:
-    """Load a text encoder.
+    """Load a text encoder, or return the one that is in use already.
 
     Args:
         name: `minilm` (all-MiniLM-L6-v2, from the package that the `demo` extra installs, otherwise from the Hub);
@@ -83,9 +87,14 @@ def load_encoder(name: str, device: str | None = None, precision: Precision = "f
     if not separator or name.startswith(HUB_PREFIX):
         plain = name.removeprefix(HUB_PREFIX)
         kind, model = "sentence-transformers", minilm_location() if name == "minilm" else plain
+    in_use = _IN_USE.get((name, device, precision))
+    if in_use is not None:
+        return in_use
     with doing(f"Loading the text encoder {name}"):
         encoder = ENCODERS.load(kind)(model, device, name=name)
-    return encoder if precision == "float32" else Bfloat16Encoder(encoder, device)
+    encoder = encoder if precision == "float32" else Bfloat16Encoder(encoder, device)
+    _IN_USE[name, device, precision] = encoder
+    return encoder
 
 
 class Bfloat16Encoder:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +12,7 @@ from gpt4image.describe.runner import RunSettings
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.llm import server_pool
 from support.describing import cost_of, described, records, store_in
+from support.forks import start_command
 from support.stub_scenario import MODEL, Fault, Scenario
 from support.stub_server import StubProcess, StubServer
 
@@ -38,15 +37,11 @@ def test_kill_loses_track_of_open_requests_only(image_set, tmp_path):
         prices = ["--price-in", "10", "--price-out", "20", "--max-tokens", "20", "--yes", "--at-once", str(AT_ONCE)]
         where = ["--work", str(tmp_path), "--base-url", server.base_url, "--model", MODEL]
         every = ["--splits", "train", "validation", "test"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gpt4image", "describe", str(image_set), *where, *every, *prices],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and sum(entry.paid for entry in server.log) < 30:
+        process = start_command(["describe", str(image_set), *where, *every, *prices])
+        while process.is_alive() and sum(entry.paid for entry in server.log) < 30:
             time.sleep(0.01)
         process.kill()
-        process.wait()
+        process.join()
         log = list(server.log)
         one = max(cost_of([entry]) for entry in log)
         spent = store_in(tmp_path).spent().cost
