@@ -67,8 +67,8 @@ def targets(size=4):
 def test_alignment_is_the_weighted_sum_of_the_heads():
     places = [
         (96, {"weight": 0.5}),
-        (256, {"tap": "layer3", "source": 1, "loss": AlignmentLoss("cosine")}),
-        (256, {"tap": "layer3", "weight": 2.0, "loss": AlignmentLoss("sigmoid")}),
+        (192, {"tap": "layer3", "source": 1, "loss": AlignmentLoss("cosine")}),
+        (192, {"tap": "layer3", "weight": 2.0, "loss": AlignmentLoss("sigmoid")}),
     ]
     model, images, wanted = aligned(of=places).eval(), torch.randn(4, 3, 32, 32), targets()
     output = model(images, wanted)

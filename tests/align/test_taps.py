@@ -97,7 +97,7 @@ def test_first_of_several_outputs_is_caught_and_all_are_passed_on():
 
 def test_tap_of_a_copied_model_hooks_the_copy():
     model = AlignedModel(
-        timm.create_model("test_resnet", num_classes=2), AlignmentHead(nn.Linear(256, 4), tap="layer3")
+        timm.create_model("test_resnet", num_classes=2), AlignmentHead(nn.Linear(192, 4), tap="layer3")
     )
     other = copy.deepcopy(model.eval())
     other.backbone(torch.randn(1, 3, 32, 32))

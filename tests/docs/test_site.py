@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     options = ["-W", "--keep-going", "-q", "-b", "html", "-D", "nb_execution_mode=off"]  # test_tutorials.py runs them
+    options += ["-D", "suppress_warnings=myst-nb.lexer"]  # no kernel tells the language
     forked_python(["-m", "sphinx", *options, ROOT / "docs", folder])
     return folder
 

@@ -21,7 +21,11 @@ import sklearn.linear_model  # noqa: F401
 import timm  # noqa: F401
 
 import gpt4image.compare.arms
+import gpt4image.descriptions.exchange
+import gpt4image.llm.openai_client
 import gpt4image.report.comparison.page
+import gpt4image.teachers
+import gpt4image.workflows.describe
 import gpt4image.workflows.train  # noqa: F401
 from gpt4image.cli.main import main
 
@@ -115,6 +119,7 @@ def forked_python(words: Sequence[object], *, check: bool = True, **more: object
 def run_python(
     words: list[str], environment: dict[str, str], out: Connection, err: Connection, new_session: bool
 ) -> None:
+    multiprocessing.set_start_method(None, force=True)  # not that of its own start
     if new_session:
         os.setsid()
     os.environ.clear()

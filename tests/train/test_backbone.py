@@ -45,8 +45,8 @@ def test_name_on_the_hub_is_timms_own(name, small_recipe):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("test_resnet.nosuchtag", "Unknown pretrained weights of test_resnet 'nosuchtag'.*Known: c3_in1k"),
-        ("timm/test_resnet.c3_in", "Unknown pretrained weights of test_resnet 'c3_in'.*Did you mean 'c3_in1k'"),
+        ("test_resnet.nosuchtag", "Unknown pretrained weights of test_resnet 'nosuchtag'.*Known: r160_in1k"),
+        ("timm/test_resnet.r160_in", "Unknown pretrained weights of test_resnet 'r160_in'.*Did you mean 'r160_in1k'"),
         ("resnet10", "Unknown timm model 'resnet10'"),
         ("hf-hub:timm/test_resnet.c3", "Unknown pretrained weights of test_resnet 'c3'"),
         ("me/my-resnet", "write hf-hub:me/my-resnet"),

@@ -36,9 +36,7 @@ NAMES = ["red/001.png", "blue/001.png", "red/002.png"]
 def work(images, store, descriptions, tmp_path_factory):
     """A work directory with a model that knows colours."""
     folder = tmp_path_factory.mktemp("search")
-    recipe = Recipe(
-        backbone="test_resnet", pretrained=False, image_size=32, epochs=25, batch_size=8, lr=3e-3, weight=1.0
-    )
+    recipe = Recipe(backbone="resnet10t", pretrained=False, image_size=32, epochs=25, batch_size=8, lr=3e-3, weight=1.0)
     train_model(images, store, recipe, folder / "runs" / "described-0")
     (folder / "descriptions").mkdir()
     descriptions.save(folder / "descriptions" / "descriptions.parquet")

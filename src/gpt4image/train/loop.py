@@ -118,38 +118,36 @@ def fit(trainer: Trainer, meter: Meter) -> None:
     meter.start(progress.epoch * trainer.steps_per_epoch + progress.step)
     while progress.epoch < trainer.recipe.epochs:
         started = time.monotonic()
-        rate = train_epoch(trainer, meter)
+        train_epoch(trainer, meter)
         accuracy = validate(trainer)
-        record_epoch(trainer, rate, accuracy, time.monotonic() - started)
+        record_epoch(trainer, accuracy, time.monotonic() - started)
         trainer.track(trainer)
         meter.note(f"val {accuracy:.1%} best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
         trainer.after_epoch(progress.history)
 
 
-def train_epoch(trainer: Trainer, meter: Meter) -> float:
-    """Train the rest of the current epoch and return the learning rate of its last step."""
+def train_epoch(trainer: Trainer, meter: Meter) -> None:
+    """Train the rest of the current epoch; there is none where the run was killed after the last step."""
     recipe, progress = trainer.recipe, trainer.progress
     trainer.model.train()
     freeze(trainer.frozen)  # `train` has put their normalisation layers into training mode
     trainer.batches.epoch, trainer.batches.start = progress.epoch, progress.step * recipe.accumulate
     batches = iter(trainer.loader)
-    rate = 0.0
     for step in range(progress.step, trainer.steps_per_epoch):
-        rate, losses, rows = train_step(trainer, batches, step)
+        losses, rows = train_step(trainer, batches, step)
         trainer.watch.record(progress.epoch, step, rows, losses)
         progress.step = step + 1
         meter.advance()
         trainer.save(trainer)
     trainer.watch.flush()
-    return rate
 
 
-def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[float, Tensor, Tensor]:
-    """Take one optimiser step; return learning rate, mean losses [2] and the images' table positions [B]."""
+def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
+    """Take one optimiser step; return its mean losses [2] and the images' table positions [B]."""
     recipe = trainer.recipe
     # 1) schedules: learning rate, weight of the alignment, share of soft labels
-    rate = follow_schedules(trainer, trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch)
+    follow_schedules(trainer, trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch)
     # 2) gradients of all parts of the batch
     losses, rows = accumulate_gradients(trainer, batches, step)
     # 3) optimiser step
@@ -159,11 +157,11 @@ def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[f
     trainer.optimizer.zero_grad()
     if trainer.ema:
         trainer.ema.update(trainer.plain_model)
-    return rate, losses, rows
+    return losses, rows
 
 
-def follow_schedules(trainer: Trainer, epoch: float) -> float:
-    """Set learning rate, alignment weight and soft-label share for a step; return the learning rate."""
+def follow_schedules(trainer: Trainer, epoch: float) -> None:
+    """Set learning rate, alignment weight and soft-label share for a step."""
     recipe, objective = trainer.recipe, trainer.objective
     rate = learning_rate(recipe, epoch)
     for group in trainer.optimizer.param_groups:
@@ -172,7 +170,6 @@ def follow_schedules(trainer: Trainer, epoch: float) -> float:
     objective.weight, objective.soft_share = recipe.weight * weight, soft_label_share(recipe, epoch)
     if recipe.balance is not None:
         trainer.plain_model.set_share(recipe.balance * weight)
-    return rate
 
 
 def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
@@ -218,14 +215,14 @@ def validate(trainer: Trainer) -> float:
     return float(trainer.validation_targets.gather(1, predictions[:, None]).mean())
 
 
-def record_epoch(trainer: Trainer, rate: float, accuracy: float, seconds: float) -> None:
+def record_epoch(trainer: Trainer, accuracy: float, seconds: float) -> None:
     """Append the epoch to the history, keep its weights if they are the best so far, and move on to the next."""
     progress, watch, kept = trainer.progress, trainer.watch, trainer.kept_model
     progress.seconds += seconds
     progress.history.append(
         {
             "epoch": progress.epoch,
-            "learning_rate": rate,
+            "learning_rate": learning_rate(trainer.recipe, progress.epoch + 1),  # of its last step
             "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
             "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.plain_model.heads else None,
             "validation_accuracy": accuracy,
