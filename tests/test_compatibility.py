@@ -217,6 +217,7 @@ def test_embeddings_and_soft_labels_are_reused(said, run):
     assert of_texts.classes == of_run.classes == images.classes
 
 
+@pytest.mark.slow
 def test_finished_comparison_reports_the_recorded_numbers_without_training(said, run):
     before, recorded = files("work/runs"), json.loads(Path("work/comparison.json").read_text())
     with counted() as counts:
@@ -246,6 +247,7 @@ def common(found, recorded):
     return found
 
 
+@pytest.mark.slow
 def test_recipe_setting_that_version_0_1_did_not_have_makes_no_other_run(said, run):
     for path in Path("work/runs").glob("*/settings.json"):
         settings = json.loads(path.read_text("utf-8"))

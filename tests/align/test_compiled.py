@@ -60,6 +60,7 @@ def step(model, called, mixed=True):
     return [output.logits, output.alignment, *(parameter.grad for parameter in model.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "mixed"), [("clip", False), *((loss, True) for loss in LOSSES.names())])
 def test_step_compiles_without_graph_break(loss, mixed):
     torch.compiler.reset()
@@ -83,6 +84,7 @@ def test_compiled_gradients_equal_eager_ones(loss):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_timm_model_compiles_without_graph_break():
     torch.compiler.reset()
     model = AlignedModel(timm.create_model("test_resnet", num_classes=3), Projector(96, 6)).eval()

@@ -62,6 +62,7 @@ def apart(cosines):
     return float(cosines.diagonal().mean() - others.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "distance"), [("clip", 0.75), ("infonce", 0.75), ("sigmoid", 0.75), ("cosine", 0.65)])
 def test_own_and_other_texts_move_apart(name, distance, texts):
     head = build_head(AlignmentLoss(name))

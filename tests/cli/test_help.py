@@ -80,6 +80,7 @@ except SystemExit as end:
     assert output.endswith("0 set()\n")
 
 
+@pytest.mark.slow
 def test_help_takes_little_processor_time():
     seconds = []
     for _ in range(3):

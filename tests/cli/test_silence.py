@@ -73,6 +73,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*COMMANDS, "demo"])
 def test_a_line_is_on_the_terminal_while_torch_is_imported(shown, command):
     assert isinstance(shown[command], list), shown[command]

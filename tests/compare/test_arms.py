@@ -16,6 +16,7 @@ from gpt4image.train.run import load_backbone, train_run
 from gpt4image.train.spec import ARMS, Arm
 
 
+@pytest.mark.slow
 def test_records_follow_from_the_predictions(work, images):
     folder, _ = work
     comparison = Comparison.load(folder / "comparison.json")
@@ -71,6 +72,7 @@ def test_finished_runs_are_not_trained_again(work, images, descriptions, store):
     assert again.difference == first.difference
 
 
+@pytest.mark.slow
 def test_report_of_a_running_comparison_covers_its_finished_seeds(
     work, images, descriptions, store, tmp_path, monkeypatch
 ):

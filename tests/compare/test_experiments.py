@@ -46,6 +46,7 @@ def said(capfd) -> str:
     return " ".join(capfd.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_changed_weight_trains_only_the_arms_that_it_concerns(begun, images, descriptions, store, trained, capfd):
     folder, recipe = begun
     first = Comparison.load(folder / "comparison.json")
@@ -63,6 +64,7 @@ def test_changed_weight_trains_only_the_arms_that_it_concerns(begun, images, des
     assert second.experiment == "described-weight-1-2-seeds"
 
 
+@pytest.mark.slow
 def test_added_seeds_and_arms_train_only_what_is_missing(begun, images, descriptions, store, trained):
     folder, recipe = begun
     compare_arms(images, descriptions, store, recipe, folder, seeds=(0, 1, 2))
@@ -73,6 +75,7 @@ def test_added_seeds_and_arms_train_only_what_is_missing(begun, images, descript
     assert len(experiment_layouts(WorkDir(folder))) == 2
 
 
+@pytest.mark.slow
 def test_added_images_are_said_in_words(begun, images, descriptions, store, trained, capfd):
     folder, recipe = begun
     fewer = replace(images, rows=images.rows.take(np.setdiff1d(np.arange(len(images)), images.split("train")[:2])))
@@ -92,6 +95,7 @@ def test_changed_test_images_need_no_training(begun, images, descriptions, store
     assert np.sum(comparison.arms[0].confusion) == 2 * (len(images.split("test")) - 1)
 
 
+@pytest.mark.slow
 def test_test_images_are_read_after_all_runs_and_once(images, descriptions, store, small_recipe, tmp_path, monkeypatch):
     """Bytes of test images are read in no run, and in no summary before the last run has ended."""
     events, tested = [], set(images.split("test").tolist())
@@ -115,6 +119,7 @@ def test_test_images_are_read_after_all_runs_and_once(images, descriptions, stor
     assert events.index("test") > len(events) - events[::-1].index("end") - 1
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_resumed_and_nothing_is_mixed(
     begun, images, descriptions, store, trained, monkeypatch, capfd
 ):
@@ -135,6 +140,7 @@ def test_interrupted_run_is_resumed_and_nothing_is_mixed(
     assert not list(folder.glob("runs/*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_sweep_chooses_on_validation_and_only_the_chosen_answer_the_test_images(
     begun, images, descriptions, store, trained
 ):
@@ -223,6 +229,7 @@ def test_table_of_runs_fits_80_columns_and_steers_no_terminal():
     assert "100/1000" in table
 
 
+@pytest.mark.slow
 def test_runs_are_listed_filtered_and_written_as_csv(begun, images, descriptions, store, capsys):
     folder, recipe = begun
     compare_arms(images, descriptions, store, replace(recipe, weight=1.0), folder, seeds=(0, 1))

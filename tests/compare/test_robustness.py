@@ -59,6 +59,7 @@ def runs(work):
             (run.layout.folder / CORRUPTED).unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_accuracy_under_corruptions_equals_a_plain_loop(library, runs, images):
     found = measure_corruptions(runs, images, severities=(1, 3))
     rows = images.split("test")
@@ -82,6 +83,7 @@ def test_accuracy_under_corruptions_equals_a_plain_loop(library, runs, images):
     assert (found.images, list(found.parts)) == (len(rows), ["darken", "noise", "shuffle"])
 
 
+@pytest.mark.slow
 def test_corruptions_are_drawn_alike_and_resume(library, runs, images, monkeypatch):
     first = measure_corruptions(runs, images, severities=(2,))
     assert measure_corruptions(runs, images, severities=(2,)) == first

@@ -44,6 +44,7 @@ def test_every_arm_is_searched_in_the_same_settings_and_its_own_weight(images, s
     assert named["baseline"]["epochs"] == (2, 8)
 
 
+@pytest.mark.slow
 def test_search_begins_with_the_recipe_and_stops_trials_that_fall_behind(spec, tmp_path):
     search = ArmStudy(tmp_path, spec, search_ranges(spec), 8)
     first = search.ask()

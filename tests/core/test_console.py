@@ -158,6 +158,7 @@ def test_results_come_after_what_was_going_on_is_taken_off_the_terminal(terminal
     assert "a note" in terminal.getvalue()
 
 
+@pytest.mark.slow
 def test_library_notes_are_records_named_by_their_module(image_set, tmp_path):
     code = """
 import logging, sys

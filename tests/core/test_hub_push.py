@@ -68,6 +68,7 @@ def test_push_by_xet_replaces_what_an_earlier_one_by_lfs_left(hub, folder):
     assert not repo.private and repo.commits == 2
 
 
+@pytest.mark.slow
 def test_private_push_leaves_a_public_repository_alone(hub, folder):
     assert push(folder, "tester/open", hub.url).returncode == 0
     before = hub.repos["models/tester/open"].commits
@@ -77,6 +78,7 @@ def test_private_push_leaves_a_public_repository_alone(hub, folder):
     assert hub.repos["models/tester/closed"].private
 
 
+@pytest.mark.slow
 def test_failures_are_one_line_with_the_remedy(hub, folder):
     said = last_line(push(folder, "tester/flowers", hub.url, HF_TOKEN="hf_someothertoken12345"))
     assert "tester/flowers: the Hub does not know this token" in said

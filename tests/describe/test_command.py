@@ -106,6 +106,7 @@ def test_key_is_in_no_output_file_or_process_list(image_set, tmp_path):
     assert len(records(tmp_path)) == 36
 
 
+@pytest.mark.slow
 def test_key_in_an_answer_is_scrubbed(image_set, tmp_path):
     with StubProcess(Scenario(text=f"I know {KEY}.")) as server:
         arguments = command(image_set, tmp_path, server.base_url, "--key-env", "THE_KEY")

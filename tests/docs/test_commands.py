@@ -28,6 +28,7 @@ def named_commands(text: str) -> list[str]:
     return [call[1].strip() for call in calls if call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_of_a_page_parse(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

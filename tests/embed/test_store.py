@@ -116,6 +116,7 @@ def test_single_text_returns_its_stored_vector(images, store):
         assert np.array_equal(store.lookup(images.ids, choose, seed=2, epoch=3)[0].numpy(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 7])
 @pytest.mark.parametrize("over", ["images", "epochs", "seeds"])
 def test_draws_are_uniform_and_independent(count, over):

@@ -38,6 +38,7 @@ def card_of(facts: ModelFacts, folder: Path) -> str:
     return (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_card_states_the_comparison_with_its_interval(compared, images, tmp_path):
     run = open_run(compared.run("described", 1))
     text = card_of(ModelFacts(run, images, ["timm safetensors: equal"], "tester/flowers"), tmp_path)

@@ -37,6 +37,7 @@ def folder(image_set, tmp_path):
     return place
 
 
+@pytest.mark.slow
 def test_folder_gives_the_images_that_training_takes(exported, folder):
     table = load_images(folder)
     rejected = {found.path: found.reason for found in table.rejected if not found.path.endswith(".md")}

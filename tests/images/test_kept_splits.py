@@ -203,6 +203,7 @@ def test_kill_while_writing_leaves_the_earlier_split(root, work):
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.slow
 def test_two_processes_agree(root, work):
     code = "import sys; from gpt4image.images import load_images; t = load_images(sys.argv[1], work=sys.argv[2]); "
     code += "print(t.rows['split'].to_pylist())"

@@ -115,6 +115,7 @@ STAY = """
 """
 
 
+@pytest.mark.slow
 def test_killed_scan_resumes(tmp_path, reading):
     root, work = tmp_path / "set", tmp_path / "work"
     for number in range(300):
@@ -131,6 +132,7 @@ def test_killed_scan_resumes(tmp_path, reading):
     assert set(table.ids.tolist()) == originals
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_work_directory(tmp_path):
     root, work = class_folders(tmp_path / "set", {"a": 50, "b": 50}), tmp_path / "work"
     arguments = [sys.executable, "-c", textwrap.dedent(SCAN), root, work]

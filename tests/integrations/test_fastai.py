@@ -85,6 +85,7 @@ def test_targets_of_another_set_are_refused(dls, image_set, store):
         fit(make_learner(dls), callback)
 
 
+@pytest.mark.slow
 def test_text_labels_replace_the_given_ones_in_training_only(dls, targets, store, tmp_path):
     given = [-1 if row % 3 else dls.vocab.o2i[parent_label(path)] for row, path in enumerate(dls.train_ds.items)]
     labels = text_labels(targets, given, list(dls.vocab), work=tmp_path)

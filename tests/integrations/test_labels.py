@@ -22,6 +22,7 @@ def labels(targets, given, folder, tmp_path_factory):
     return text_labels(targets, given, folder.classes, work=tmp_path_factory.mktemp("labels"))
 
 
+@pytest.mark.slow
 def test_missing_labels_come_from_texts_and_given_ones_stay(labels, given, folder):
     assert len(labels) == len(folder) and labels.known.all()
     assert torch.allclose(labels.probabilities.sum(dim=1), torch.ones(len(labels)))

@@ -60,6 +60,7 @@ def losses(trainer: Trainer) -> list[float]:
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
+@pytest.mark.slow
 def test_alignment_is_added_to_the_models_own_loss(dataset, targets, tmp_path):
     aligned = TextAlignedTrainer(
         make_model(), arguments(tmp_path), train_dataset=prepared(dataset), text_targets=targets
@@ -73,6 +74,7 @@ def test_alignment_is_added_to_the_models_own_loss(dataset, targets, tmp_path):
     assert not torch.equal(plain.model.classifier.weight, aligned.model.classifier.weight)
 
 
+@pytest.mark.slow
 def test_columns_that_the_trainer_drops_as_unused_do_not_take_the_positions_along(dataset, targets, tmp_path):
     rows = dataset.map(lambda row: {"pixel_values": PREPARE(row["picture"].convert("RGB")).numpy()})
     rows = rows.with_format("torch", columns=["pixel_values", "labels"])
@@ -82,6 +84,7 @@ def test_columns_that_the_trainer_drops_as_unused_do_not_take_the_positions_alon
     assert trainer.train().training_loss > plain.train().training_loss + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [None, "own"])
 def test_accumulated_gradients_average_the_alignment_loss(function, dataset, targets, tmp_path):
     def own(outputs, labels, num_items_in_batch=None):
@@ -105,6 +108,7 @@ def test_accumulated_gradients_average_the_alignment_loss(function, dataset, tar
     assert torch.allclose(*seen, atol=1e-6)  # the parts are equal, so their mean is any of them
 
 
+@pytest.mark.slow
 def test_checkpoints_are_plain_models_and_resume_the_projector(dataset, targets, tmp_path):
     def train(folder, resume=None, epochs=2):
         settings = arguments(folder, save_strategy="epoch", num_train_epochs=epochs)

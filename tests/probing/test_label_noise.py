@@ -111,6 +111,7 @@ def test_rows_without_a_label_do_not_count_and_weights_count_repeated_rows():
         np.testing.assert_allclose(np.exp(other.log_transition), np.exp(alone.log_transition), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_clean_labels_have_few_wrong_ones_and_a_classifier_that_knows_nothing_gets_no_weight():
     true = np.random.default_rng(0).integers(0, 3, 800)
     good, useless = make_classifier(true, 3, 3.0), make_classifier(true, 3, 3.0, seed=1)[::-1]
@@ -120,6 +121,7 @@ def test_clean_labels_have_few_wrong_ones_and_a_classifier_that_knows_nothing_ge
     assert estimate_noise(model, [good, useless], true, np.arange(800)).wrong.low < 0.02
 
 
+@pytest.mark.slow
 def test_estimates_cover_the_planted_shares_and_are_wider_for_larger_groups():
     true = np.random.default_rng(3).integers(0, 3, 600)
     classifier, given = make_classifier(true, 3), plant(true, 3, 0.25, "symmetric")

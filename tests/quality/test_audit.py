@@ -66,6 +66,7 @@ def audited(planted, descriptions, store):
     return audit_labels(planted[0], descriptions, (store,))
 
 
+@pytest.mark.slow
 def test_planted_errors_are_listed_first_with_the_true_label(planted, audited):
     noisy, true = planted
     wrong = set(noisy.ids[noisy.labels != true].tolist())
@@ -83,16 +84,19 @@ def test_share_of_wrong_labels_lies_in_its_interval(audited):
     assert audited[0].examined == 3 * PER_CLASS
 
 
+@pytest.mark.slow
 def test_clean_labels_are_hardly_questioned(images, descriptions, store):
     audit, _ = audit_labels(images, descriptions, (store,))
     assert audit.found["label"] <= 1
 
 
+@pytest.mark.slow
 def test_list_is_cut_and_says_so(planted, descriptions, store):
     audit, _ = audit_labels(planted[0], descriptions, (store,), limit=2)
     assert sum(item.kind == "label" for item in audit.items) == 2 < audit.found["label"]
 
 
+@pytest.mark.slow
 def test_images_decided_about_are_not_listed_again(planted, audited, descriptions, store):
     decided = {item.image_id for item in audited[0].items[:3]}
     audit, _ = audit_labels(planted[0], descriptions, (store,), decided=decided)
@@ -100,6 +104,7 @@ def test_images_decided_about_are_not_listed_again(planted, audited, description
     assert audit.found["label"] == audited[0].found["label"] - 3
 
 
+@pytest.mark.slow
 def test_image_with_two_labels_is_listed_once_with_both(images, descriptions, store):
     rows = pa.concat_tables([images.rows, images.rows.slice(0, 1)])
     labels = np.append(images.labels, (images.labels[0] + 1) % 3)

@@ -194,6 +194,7 @@ def test_perfect_features_have_no_errors_to_fix():
     assert found.image.low == found.image.high == 1
 
 
+@pytest.mark.slow
 def test_results_are_deterministic():
     labels = draw_labels(120)
     text, image = view(labels, 3, 1), view(labels, 2, 2)

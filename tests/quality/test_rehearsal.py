@@ -48,6 +48,7 @@ def text_labels(labels):
     return label_rows(TEXTS, labels, np.arange(ROWS), CLASSES, EXAMPLES).of_labels(labels).argmax(axis=1)
 
 
+@pytest.mark.slow
 def test_gain_with_few_labels_is_that_on_test_images():
     found, true = run(FEW), accuracy(text_labels(FEW)) - accuracy(FEW)
     gain = found.gains["text-labels"]
@@ -58,6 +59,7 @@ def test_gain_with_few_labels_is_that_on_test_images():
     assert found.more_labels.low <= 0.05 <= found.more_labels.high
 
 
+@pytest.mark.slow
 def test_gain_with_wrong_labels_is_corrected_for_them():
     generator = np.random.default_rng(0)
     wrong = generator.random(ROWS) < 0.4
@@ -69,18 +71,21 @@ def test_gain_with_wrong_labels_is_corrected_for_them():
     assert found.text.mean > 0.85  # 0.6 of the given labels agree with any labels that are right
 
 
+@pytest.mark.slow
 def test_clean_labels_leave_nothing_to_gain():
     found = run(TRUE)
     assert found.gains["text-labels"].mean == found.gains["text-labels"].high == 0
     assert not found.corrected and found.text.low > found.image.high
 
 
+@pytest.mark.slow
 def test_shuffled_texts_gain_nothing():
     found = run(FEW, np.random.default_rng(0).permutation(TEXTS))
     assert found.text.low <= found.chance
     assert found.gains["text-labels"].low <= 0
 
 
+@pytest.mark.slow
 def test_without_image_features_only_the_texts_are_measured():
     found = run(FEW, features=None)
     assert found.text.low > found.chance

@@ -43,6 +43,7 @@ def test_pool_equals_a_plain_loop():
             assert math.exp(found[row, value]) == pytest.approx(r[value] / sum(r), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_two_views_together_label_better_than_either():
     true, given, text, image = two_views((0.5, 0.5), count=8)
     free, found = given < 0, trained(given, text, image)
@@ -86,6 +87,7 @@ def test_a_label_has_no_part_in_its_own_judgement(monkeypatch):
     assert not np.array_equal(one.logits[given < 0], two.logits[given < 0])
 
 
+@pytest.mark.slow
 def test_text_labels_take_a_partner_and_are_kept_apart_from_others(tmp_path):
     true = [number % 3 for number in range(120)]
     given = [label if number < 15 else -1 for number, label in enumerate(true)]

@@ -301,6 +301,7 @@ def test_killed_labelling_ends_in_the_same_bytes(tmp_path, fits, moment):
     assert left == {"words", "words.lock", "labels", "labels.lock", "whole", "whole.lock"}
 
 
+@pytest.mark.slow
 def test_label_command_reports_quality_and_label_issues(image_set, descriptions_file, tmp_path, capsys):
     from gpt4image.cli.main import main
 

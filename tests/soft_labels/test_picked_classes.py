@@ -103,6 +103,7 @@ def share_right(images, labels, rows=slice(None)) -> float:
     return float(((answers == TRUE) & (positions >= 0))[rows].mean())
 
 
+@pytest.mark.slow
 def test_good_picks_make_up_for_texts_that_say_little_and_the_output_says_so(tmp_path):
     few = np.where(np.arange(240) < 30, TRUE, -1)
     vague = [f"w{number % 7} w{number % 11} number{number}" for number in range(240)]

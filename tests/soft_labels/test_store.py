@@ -80,6 +80,7 @@ class Taken(Dataset):
         return torch.from_numpy(self.labels.take(self.labels.find([IDS[number]])))
 
 
+@pytest.mark.slow
 def test_pickled_store_is_its_path_and_serves_workers(labels):
     content = pickle.dumps(labels)
     assert len(content) < 500

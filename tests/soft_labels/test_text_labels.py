@@ -61,6 +61,7 @@ def test_texts_of_the_classes_count_and_not_their_names_alone(tmp_path):
     assert (found == (np.asarray(TRUE) - 1) % 3).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_replaced_in_training_and_validation_and_their_share_is_estimated(tmp_path):
     wrong = np.random.default_rng(0).random(240) < 0.3
     given = np.where(wrong, (np.asarray(TRUE) + 1) % 3, TRUE)

@@ -61,6 +61,7 @@ def built(library, tmp_path_factory):
     return out, openclipart.build(out, library / "png", library / "svg", None)
 
 
+@pytest.mark.slow
 def test_each_drawing_is_kept_or_left_out_for_a_reason(built):
     counts = built[1]
     assert counts["left out"] == {

@@ -67,6 +67,7 @@ def options(image_set) -> DataOptions:
     return DataOptions(str(image_set), validation_share=0.2, test_share=0.25)
 
 
+@pytest.mark.slow
 def test_text_and_teacher_get_a_head_each(image_set, descriptions_file, settings, work, capsys):
     text = GuidanceOptions(text=str(descriptions_file), teachers=(NAME,))
     run = run_training(
@@ -78,6 +79,7 @@ def test_text_and_teacher_get_a_head_each(image_set, descriptions_file, settings
     assert "Look at" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_as_teacher_gives_soft_labels(image_set, descriptions_file, settings, trained, tmp_path):
     name = f"run:{trained.layout.folder}"
     text = GuidanceOptions(text=str(descriptions_file), teachers=(name,))

@@ -82,6 +82,7 @@ def test_run_of_different_settings_gets_its_own_folder(images, store, small_reci
     assert [run.layout.result.stat().st_mtime_ns for run in (first, second)] == finished
 
 
+@pytest.mark.slow
 def test_unfinished_run_is_resumed_in_its_own_folder(images, store, small_recipe, tmp_path, monkeypatch):
     train_model(images, store, small_recipe(epochs=1), tmp_path / "run")
     recipe = small_recipe(epochs=3, lr=0.5)

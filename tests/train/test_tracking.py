@@ -49,6 +49,7 @@ def history(folder: Path, run, metric: str) -> list[tuple[int, float]]:
     return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, metric)]
 
 
+@pytest.mark.slow
 def test_resumed_run_continues_its_records_in_tensorboard_and_mlflow(
     images, store, small_recipe, tmp_path, monkeypatch
 ):

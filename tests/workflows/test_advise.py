@@ -133,6 +133,7 @@ def small(image_set, descriptions_file, tmp_path):
     return [str(tmp_path / "set.jsonl"), "--work", str(tmp_path / "work"), *model.split()]
 
 
+@pytest.mark.slow
 def test_command_of_the_advice_has_the_users_options_and_parses(small, tmp_path, capsys):
     (tmp_path / "corrections.csv").write_text("id,decision,label\n")
     words = [*small, "--corrections", str(tmp_path / "corrections.csv"), "--epochs", "7", "--label-seed", "1"]
@@ -146,6 +147,7 @@ def test_command_of_the_advice_has_the_users_options_and_parses(small, tmp_path,
     assert printed.isascii() or "\N{MINUS SIGN}" in printed
 
 
+@pytest.mark.slow
 def test_second_call_rehearses_nothing(small, tmp_path, capsys):
     assert main(["advise", *small]) == 0
     path, first = WorkDir(tmp_path / "work").rehearsal, capsys.readouterr().out
@@ -156,6 +158,7 @@ def test_second_call_rehearses_nothing(small, tmp_path, capsys):
     assert path.stat().st_mtime_ns != before
 
 
+@pytest.mark.slow
 def test_image_features_are_optional_and_missing_weights_are_said(small, capsys):
     assert main(["advise", *small, "--no-image-features", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -172,6 +175,7 @@ def test_missing_descriptions_are_the_first_thing_to_get(image_set, tmp_path, ca
     assert "gpt4image describe" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_call_takes_the_same_options(small, tmp_path):
     recipe = Recipe(backbone="test_resnet", checkpoint=str(tmp_path / "weights.safetensors"), image_size=32)
     found = advise(small[0], tmp_path / "work", recipe=recipe, text="description", label_seed=1)

@@ -18,6 +18,7 @@ TEXTS = {"cat": "a furry cat with whiskers", "dog": "a barking dog on a leash"}
 TINY = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
 
+@pytest.mark.slow
 def test_images_without_a_label_are_described(tmp_path):
     labelled = write_image_set(tmp_path / "set", per_class=4)
     more = write_image_set(tmp_path / "more", per_class=2)

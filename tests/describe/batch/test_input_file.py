@@ -6,12 +6,14 @@ import tracemalloc
 from collections import deque
 
 import numpy as np
+import pytest
 
 from gpt4image.describe.batch.folder import BatchTask
 from gpt4image.describe.batch.input_file import InputFile
 from support.batching import make_maker
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input_file(image_set, tmp_path):
     few = make_maker(image_set, tmp_path)
 

@@ -198,6 +198,7 @@ def test_file_that_cannot_be_rewritten_stays(image_set, tmp_path, monkeypatch):
     assert not list(store_in(tmp_path).payments())
 
 
+@pytest.mark.slow
 def test_requests_are_freed_without_garbage_collection(image_set, tmp_path):
     gc.collect()
     gc.disable()

@@ -65,6 +65,7 @@ def states(attempt: Attempt) -> list[str]:
     return [entry.state.name for entry in attempt.entries]
 
 
+@pytest.mark.slow
 def test_books_balance_after_every_step_of_any_run_and_kill(images, tmp_path):
     """Answers, failures, rate limits, lost requests and outcomes in random order, with a kill now and then."""
     draw, charged, lost_track = random.Random(5), 0.0, 0.0

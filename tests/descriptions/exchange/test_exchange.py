@@ -564,6 +564,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_import_leaves_all_or_nothing(image_set, images, tmp_path):
     rows = [
         {"image_id": images.ids[n % 36].decode(), "key": digest(str(n)), "text": f"text {n} " * 40, "model": "m"}

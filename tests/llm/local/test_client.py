@@ -28,6 +28,7 @@ from support.local_requests import ENDLESS, IMAGE_TOKENS, QUESTIONS, answers, as
 from support.tiny_vlm import TEMPLATE, build_tiny_vlm
 
 
+@pytest.mark.slow
 def test_batch_gives_the_same_answers_and_token_counts_as_single_requests(describer, reference, batches):
     replies = answers(describer, *map(ask, range(6)))
     assert sizes(batches) == [4, 2]
@@ -146,6 +147,7 @@ def test_abandoned_answers_end_early(tiny_vlm, local, tmp_path, batches):
     assert batches[0]["tokens"].shape[1] < ENDLESS
 
 
+@pytest.mark.slow
 def test_close_ends_the_thread_and_a_new_request_restarts_it(tiny_vlm, local, tmp_path, batches):
     describer = local(variant(tiny_vlm, tmp_path / "endless", eos_token_id=10_000))
 
@@ -171,6 +173,7 @@ def test_dropped_describer_frees_its_model(tiny_vlm, batches):
     assert batches[0]["model"]() is None
 
 
+@pytest.mark.slow
 def test_seeded_answer_does_not_depend_on_its_batch(describer):
     def drawn(number: int, seed: int | None, *turns: str) -> DescribeRequest:
         return ask(number, *turns, temperature=0.9, top_p=0.95, seed=seed)
@@ -192,6 +195,7 @@ def test_same_seed_gives_different_requests_different_answers(describer):
     assert first.texts != third.texts
 
 
+@pytest.mark.slow
 def test_generation_config_decides_what_the_request_leaves_open(tiny_vlm, local, tmp_path):
     wild = variant(tiny_vlm, tmp_path / "wild", do_sample=True, temperature=3.0, top_k=0)
     describer = local(wild)
@@ -230,6 +234,7 @@ def test_batch_that_exceeds_memory_is_halved(tiny_vlm, local, monkeypatch, batch
     assert "with 4 pictures per batch, continuing with 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_request_that_exceeds_memory_fails_alone(describer, monkeypatch):
     expected = answers(describer, *map(ask, range(3)))
     seen = []

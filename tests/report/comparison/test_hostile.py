@@ -64,6 +64,7 @@ def test_page_does_not_scroll_sideways(page_path, dump_dom, tmp_path, width):
     assert measured(dump_dom, page_path, tmp_path, width) == f"{width} of {width}"
 
 
+@pytest.mark.slow
 def test_wide_tables_do_not_widen_the_page(dump_dom, tmp_path):
     path = write_report(save(tmp_path, make_comparison(classes=[f"class {number}" for number in range(30)])))
     assert measured(dump_dom, path, tmp_path, 390) == "390 of 390"

@@ -90,6 +90,7 @@ def test_matplotlib_settings_neither_matter_nor_change(tmp_path, plain):
     assert re.search(figure, html, re.DOTALL)[0] == re.search(figure, plain[0], re.DOTALL)[0]
 
 
+@pytest.mark.slow
 def test_neither_pyplot_nor_torch_is_imported(tmp_path):
     save(tmp_path, make_comparison())
     code = (
@@ -117,6 +118,7 @@ def test_matrix_shades_are_shares_of_the_row(tmp_path):
         ("0.750", "30"), ("0.250", "10"), ("0.000", "0"), ("0.000", "0")]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_thousand_classes_list_confusions(tmp_path):
     html, page = write(tmp_path, make_comparison(classes=[f"class {number:04}" for number in range(1000)]))
     assert 'class="confusion' not in html
@@ -333,6 +335,7 @@ def with_metrics(comparison):
     return comparison.model_copy(update={"arms": arms, "groups": (group, group.model_copy(update={"name": "many"}))})
 
 
+@pytest.mark.slow
 def test_arms_are_a_forest_with_controls_set_apart(tmp_path, dump_dom):
     comparison = with_arms(make_comparison(), ["text-labels", "shuffled"])
     html, page = write(tmp_path, comparison)

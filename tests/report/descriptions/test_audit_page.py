@@ -94,6 +94,7 @@ def test_buttons_and_the_list_of_classes_decide_too(page, dump_dom):
     assert found == [(1, "drop", ""), (2, "relabel", "dog"), (6, "relabel", "cat")]
 
 
+@pytest.mark.slow
 def test_decisions_survive_a_reload(page, dump_dom):
     script = "press('a'); document.title = localStorage.getItem(storage)"
     assert decide(dump_dom, page, script)

@@ -138,6 +138,7 @@ def test_page_does_not_scroll_sideways(hostile_path, dump_dom, tmp_path, width):
     assert measured(dump_dom, hostile_path, tmp_path, width) == f"{width} of {width}"
 
 
+@pytest.mark.slow
 def test_templates_and_figures_are_not_loaded_before_they_are_needed(tmp_path):
     code = (
         "import sys, pathlib, gpt4image.report.descriptions as pages\n"
