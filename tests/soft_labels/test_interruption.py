@@ -115,17 +115,22 @@ def test_two_processes_that_label_at_once_fit_once_and_see_the_same_labels(words
 
 
 def test_processes_of_a_training_see_the_same_text_labels(image_set, descriptions_file, store, small_recipe, tmp_path):
-    script, environment = tmp_path / "two.py", {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    script, environment = tmp_path / "two.py", {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     script.write_text(TWO)
-    settings = {}
+    settings, recipe = {}, json.dumps(small_recipe().to_dict())
     for processes in (1, 2):
         work = tmp_path / f"{processes}"
         work.mkdir()
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-        arguments = [str(image_set), str(descriptions_file), str(store.layout.folder), str(work)]
-        command = [sys.executable, *launcher, str(script), *arguments, json.dumps(small_recipe().to_dict())]
-        ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+        arguments = [script, image_set, descriptions_file, store.layout.folder, work, recipe]
+        if processes == 1:
+            forked_python(arguments, environment=environment)
+        else:
+            launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+            command = [sys.executable, *launcher, *map(str, arguments)]
+            ended = subprocess.run(
+                command, env={**os.environ, **environment}, check=False, capture_output=True, text=True
+            )
+            assert ended.returncode == 0, ended.stderr
         fits, seen = zip(*(json.loads(path.read_text()) for path in work.glob("seen-*.json")), strict=True)
         assert (len(seen), sum(fits), len(set(seen))) == (processes, 1, 1)
         settings[processes] = seen[0], json.loads((work / "run/settings.json").read_text())["soft_labels"]
