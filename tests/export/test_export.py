@@ -170,7 +170,7 @@ def test_folder_with_nothing_but_a_readme_is_refused(run, images, tmp_path):
 
 def test_repeated_export_replaces_the_earlier_one(run, images, tmp_path):
     export_model(run, images, tmp_path / "model", onnx=False)
-    state = load_file(tmp_path / "model" / "model.safetensors")
+    state = {key: value.clone() for key, value in load_file(tmp_path / "model" / "model.safetensors").items()}
     save_file({key: value * 0 for key, value in state.items()}, tmp_path / "model" / "model.safetensors")
     export_model(run, images, tmp_path / "model", onnx=False)
     again = load_file(tmp_path / "model" / "model.safetensors")

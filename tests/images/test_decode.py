@@ -213,6 +213,7 @@ def test_jpeg_without_its_last_bytes_is_found_at_reduced_size(progressive):
     [
         (b"just words", "not an image"),
         (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run git lfs pull"),
         (b"<svg xmlns='x'/>", "SVG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9, "x: "),

@@ -36,7 +36,12 @@ def run_small_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "example_images", lambda: images)
     monkeypatch.setattr(demo, "packaged_weights", lambda target: target)
     monkeypatch.setattr(demo, "demo_recipe", lambda checkpoint: recipe)
-    return lambda: demo.run_demo(tmp_path / "work", seeds=1)
+
+    def run():
+        with invoked(Invocation("gpt4image", ("demo",))):
+            return demo.run_demo(tmp_path / "work", seeds=1)
+
+    return run
 
 
 @pytest.mark.slow
@@ -63,8 +68,7 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     monkeypatch.setattr(arms, "train_run", train)
     capsys.readouterr()
 
-    with invoked(Invocation("gpt4image", ("demo",))):
-        found = run_small_demo()
+    found = run_small_demo()
     log = capsys.readouterr().err
     assert f"Case 2 of 3, run {RUNS // 2 + 1} of {RUNS}" in log and f"Case 3 of 3, run {RUNS} of {RUNS}" in log
     assert f"run {RUNS // 2} of" not in log

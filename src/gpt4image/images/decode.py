@@ -234,6 +234,8 @@ def _looks_like(data: bytes) -> str:
         return " (it is a web page)"
     if start.startswith((b"<svg", b"<?xml")):
         return " (it is XML or SVG)"
+    if start.startswith(b"version https://git-lfs"):
+        return " (it is a pointer of Git LFS: run git lfs pull)"
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
         return " (it is HEIC: convert it to JPEG or PNG)"
     return ""
