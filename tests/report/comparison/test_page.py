@@ -99,7 +99,9 @@ def test_neither_pyplot_nor_torch_is_imported(tmp_path):
         "report.write_report(pathlib.Path(sys.argv[1]))\n"
         "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)
+    subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)], check=True
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 30])
