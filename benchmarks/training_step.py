@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.align.head import Targets
 from gpt4image.embed.store import EmbeddingLayout, EmbeddingManifest, EmbeddingStore
+from gpt4image.tasks.classification import CLASSIFICATION
 from gpt4image.train.build import build_model, build_optimizer
 from gpt4image.train.data import Batch
 from gpt4image.train.guidance import Guidance, VectorSource
@@ -126,7 +127,7 @@ class Side:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         if recipe.compile:
             self.model.compile()
-        self.objective = Objective(recipe, CLASSES, accelerator, weight=recipe.weight)
+        self.objective = Objective(recipe, CLASSIFICATION, CLASSES, accelerator, weight=recipe.weight)
         self.guidance, self.accelerator = guidance, accelerator
         self.heads = accelerator.unwrap_model(self.model).heads
         self.heads_optimizer = build_optimizer(self.heads, recipe) if len(self.heads) else None

@@ -9,16 +9,17 @@ from sklearn import metrics
 
 from gpt4image import open_run
 from gpt4image.compare.gallery import choose_gallery
-from gpt4image.compare.predictions import Predictions, predict_test_images
+from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.summarize import RunOutcome, compare_with_baseline, record_comparison, record_run
 from gpt4image.probing.verdicts import holm
+from gpt4image.tasks.classification import ClassPredictions
 
 
 def test_metrics_equal_those_of_scikit_learn(work):
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(200, 5)), generator.integers(0, 4, 200)  # class 4 never occurs
     run = open_run(work[0] / "runs" / "baseline-0")
-    predictions = Predictions(np.arange(200), labels, logits)
+    predictions = ClassPredictions(np.arange(200), labels, logits)
     found = record_run(RunOutcome(replace(run, history=[]), predictions))
     classes = logits.argmax(axis=1)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -66,7 +67,7 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
     def predictions(right):
         wrong = (real.labels + 1) % 3
         classes = np.where(np.isin(np.arange(count), right), real.labels, wrong)
-        return Predictions(real.rows, real.labels, np.eye(3, dtype=np.float32)[classes] * 4)
+        return ClassPredictions(real.rows, real.labels, np.eye(3, dtype=np.float32)[classes] * 4)
 
     arms = {"baseline": predictions([0, 1]), "described": predictions(range(1, count))}
     runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in arms}

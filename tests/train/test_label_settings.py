@@ -16,10 +16,10 @@ from gpt4image import Recipe, train_model
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import SimulationOptions
 from gpt4image.images.simulate import simulate_labels
+from gpt4image.tasks.classification import adjust_logits, consistency_loss, gce_loss, target_entropy
 from gpt4image.train.build import class_prior
 from gpt4image.train.guidance import Guidance
 from gpt4image.train.mixed_batches import MixedBatches
-from gpt4image.train.objective import adjust_logits, consistency_loss, gce_loss, target_entropy
 from gpt4image.train.transforms import StrongView, augmented_view
 from support.labelling_parts import make_table
 from support.training import StoppedError, observe, same_weights

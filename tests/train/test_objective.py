@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from gpt4image import AlignmentLoss, Recipe, embed_descriptions, train_model
 from gpt4image.descriptions.description_set import join_texts
+from gpt4image.tasks.classification import CLASSIFICATION
 from gpt4image.train.data import Batch
-from gpt4image.train.objective import Objective, class_targets, mix_images
+from gpt4image.train.objective import Objective, mix_images
 
 
 def one_batch(inputs, labels, text, has_text):
@@ -42,7 +43,7 @@ class FakeModel(torch.nn.Module):
 
 
 def objective(recipe):
-    return Objective(recipe, 3, Accelerator())
+    return Objective(recipe, CLASSIFICATION, 3, Accelerator())
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -98,7 +99,7 @@ def test_soft_labels_take_their_share_of_the_targets():
     none = torch.zeros(4, dtype=torch.bool)
     batch = one_batch(torch.randn(4, 3, 8, 8), labels, torch.zeros(4, 5), none)._replace(soft=soft)
     batch = batch._replace(counts=torch.tensor([2.0, 1.0, 0.0]))
-    found = class_targets(batch, 3, 0.0, 0.4)
+    found = CLASSIFICATION.targets(labels, soft, 3, 0.0, 0.4)
     expected = torch.stack(
         [0.6 * torch.tensor([1.0, 0, 0]) + 0.4 * soft[0], torch.tensor([0.0, 1, 0]), 0.4 * soft[2], torch.zeros(3)]
     )

@@ -10,6 +10,7 @@ from torch import nn
 
 from gpt4image import AlignedModel, AlignmentHead, Recipe, train_model
 from gpt4image.core.errors import ConfigError
+from gpt4image.tasks.classification import CLASSIFICATION
 from gpt4image.train.build import build_reader
 from gpt4image.train.data import Batch
 from gpt4image.train.objective import Objective
@@ -45,7 +46,7 @@ def make_batch():
 
 def classify(model, batch, shared_head):
     recipe = Recipe(label_smoothing=SMOOTHING, shared_head=shared_head)
-    return Objective(recipe, 3, Accelerator(cpu=True)).losses(model, batch)[0]
+    return Objective(recipe, CLASSIFICATION, 3, Accelerator(cpu=True)).losses(model, batch)[0]
 
 
 def by_loops(model, batch):

@@ -6,51 +6,47 @@ from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
-from scipy.special import softmax
 
-from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import Answer, Gallery, GalleryItem, Group
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import thumbnail
+from gpt4image.tasks import Predictions
 
 PER_GROUP = 9
 
 
 def choose_gallery(images: ImageTable, descriptions: DescriptionSet, arms: Mapping[str, Predictions]) -> Gallery:
-    """Choose images of each group, ranked by how much the arms differ in the probability of the true class.
+    """Choose images of each group, ranked by how much the arms differ in the probability of what is true.
 
     Args:
         arms: predictions of two arms with one seed, the reference before the candidate.
     """
-    probabilities = {arm: softmax(found.logits.astype(np.float64), axis=1) for arm, found in arms.items()}  # [N, C]
     before, after = arms.values()
-    of_label = np.arange(len(before.rows)), before.labels
-    low, high = (chances[of_label] for chances in probabilities.values())
+    truths = before.truths(images.classes)
+    answers = {arm: found.answers(images.classes) for arm, found in arms.items()}
     members = {
         "mended": ~before.correct & after.correct,
         "broken": before.correct & ~after.correct,
         "both right": before.correct & after.correct,
         "both wrong": ~before.correct & ~after.correct,
     }
-    order = np.argsort(-np.abs(high - low), kind="stable")
+    order = np.argsort(-np.abs(after.plausibility - before.plausibility), kind="stable")
     items = []
     for group in get_args(Group):
         for at in [at for at in order if members[group][at]][:PER_GROUP]:
-            row, label = int(before.rows[at]), int(before.labels[at])
+            row = int(before.rows[at])
             items.append(
                 GalleryItem(
                     path=images.path(row),
                     thumbnail=thumbnail(images.image(row)),
-                    label=images.classes[label],
+                    label=truths[at],
                     description=descriptions.texts_of([images.ids[row].decode()])[0],
-                    answers={arm: _answer(images, chances[at], label) for arm, chances in probabilities.items()},
+                    answers={
+                        arm: Answer(answer=given[at][0], probability=given[at][1], right=bool(arms[arm].correct[at]))
+                        for arm, given in answers.items()
+                    },
                     group=group,
                 )
             )
     return Gallery(items=items)
-
-
-def _answer(images: ImageTable, probabilities: np.ndarray, label: int) -> Answer:
-    best = int(probabilities.argmax())
-    return Answer(answer=images.classes[best], probability=float(probabilities[best]), right=best == label)

@@ -5,60 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from scipy.special import softmax
-from sklearn.metrics import confusion_matrix
 
 from gpt4image.core.console import doing
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import atomic_write, digest, hash_file
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import Predictions, find_task
 from gpt4image.train.data import LabelledInputs, labelled_rows
 from gpt4image.train.frozen import prepare_inputs
 from gpt4image.train.processes import evaluation_loader, make_accelerator, memory_format, predict_logits
 from gpt4image.train.run import TrainedRun, load_backbone
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of one run for N labelled images.
-
-    Attributes:
-        rows: table positions of the images, int64 [N].
-        labels: true classes, int64 [N].
-        logits: float32 [N, C].
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-
-    @property
-    def classes(self) -> np.ndarray:
-        """Predicted classes, int64 [N]."""
-        return np.asarray(self.logits.argmax(axis=1))
-
-    @property
-    def correct(self) -> np.ndarray:
-        """Which predictions are correct, bool [N]."""
-        return np.asarray(self.classes == self.labels)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Probability of the predicted classes, float64 [N]."""
-        return np.asarray(softmax(self.logits.astype(np.float64), axis=1).max(axis=1))
-
-    @property
-    def confusion(self) -> np.ndarray:
-        """Number of images of class i predicted as class j, int64 [C, C]."""
-        matrix: np.ndarray = confusion_matrix(self.labels, self.classes, labels=range(self.logits.shape[1]))
-        return matrix
 
 
 def predict_test_images(
@@ -87,7 +49,7 @@ def predict_test_images(
             with atomic_write(path) as file:
                 file.write(save(stored))
         accelerator.wait_for_everyone()
-    return Predictions(rows, images.labels[rows].astype(np.int64), stored["logits"])
+    return judged(images, rows, stored["logits"])
 
 
 def predict_validation_images(
@@ -119,11 +81,11 @@ def write_test_answers(path: Path, images: ImageTable, predictions: Mapping[tupl
     writer = csv.writer(text, lineterminator="\n")
     columns = (f"{part} {arm} {seed}" for arm, seed in predictions for part in ("answer", "confidence"))
     writer.writerow(["image", "label", *columns])
-    answers = [(found.classes.tolist(), found.confidence.tolist()) for found in predictions.values()]
+    answers = [found.answers(images.classes) for found in predictions.values()]
     first = next(iter(predictions.values()))
-    for at, (row, label) in enumerate(zip(first.rows.tolist(), first.labels.tolist(), strict=True)):
-        cells = (cell for classes, sure in answers for cell in (images.classes[classes[at]], f"{sure[at]:.4f}"))
-        writer.writerow([images.path(row), images.classes[label], *cells])
+    for row, truth, *given in zip(first.rows.tolist(), first.truths(images.classes), *answers, strict=True):
+        cells = (cell for answer, sure in given for cell in (answer, f"{sure:.4f}"))
+        writer.writerow([images.path(row), truth, *cells])
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
 
@@ -158,4 +120,10 @@ def _predict(
     device = accelerator.device
     model = source.trained.to(device, memory_format=memory_format(run.recipe, device))  # type: ignore[call-overload]
     logits = predict_logits(model, loader, source.normalize, accelerator)
-    return Predictions(rows, images.labels[rows].astype(np.int64), logits)
+    return judged(images, rows, logits)
+
+
+def judged(images: ImageTable, rows: np.ndarray, logits: np.ndarray) -> Predictions:
+    """Return logits [n, C] for some images (positions int64 [n]) beside what is true of them."""
+    task = find_task(images)
+    return task.predictions(rows, task.labels(images, rows), logits)

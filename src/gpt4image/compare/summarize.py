@@ -15,7 +15,6 @@ import torch
 
 from gpt4image.compare.model_facts import teachers_of_crops
 from gpt4image.compare.plan import Variant
-from gpt4image.compare.predictions import Predictions
 from gpt4image.compare.records import (
     ArmRecord,
     ClassRecord,
@@ -35,16 +34,10 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images import find_duplicates
 from gpt4image.images.table import SPLITS, ImageTable
-from gpt4image.probing.calibration import measure_classifier, reliability_bins
-from gpt4image.probing.intervals import (
-    PairedDifference,
-    exact_paired_test,
-    sample_size,
-    small_sample_interval,
-    wilson_interval,
-)
+from gpt4image.probing.intervals import PairedDifference, sample_size
 from gpt4image.probing.verdicts import EQUIVALENCE_CONFIDENCE, holm
 from gpt4image.soft_labels import SoftLabels
+from gpt4image.tasks import Predictions, Task, find_task
 from gpt4image.train.guidance import is_text
 from gpt4image.train.identity import in_words
 from gpt4image.train.processes import device_name, make_accelerator
@@ -59,7 +52,6 @@ KEPT_REJECTS = 200  # rejected images listed in the record; all are counted
 
 
 VERSIONS = ("torch", "timm", "torchvision", "numpy", "pillow", "sentence-transformers")
-PREDICTED = ("confidence", "correct")  # fields of `Predictions` that make a reliability diagram
 
 
 TrainedVariants = Mapping[int, tuple[Variant, Sequence[TrainedRun]]]
@@ -84,13 +76,14 @@ def record_comparison(
     margin: float = 0.01,
 ) -> Comparison:
     """Summarise the outcomes of S seeds for each arm. `margin` is the difference of accuracy that does not matter."""
-    right = {arm: np.stack([o.predictions.correct for o in runs]).astype(float) for arm, runs in outcomes.items()}
+    task = find_task(images)
+    predictions = {arm: [outcome.predictions for outcome in runs] for arm, runs in outcomes.items()}
+    right = {arm: np.stack([found.scores for found in runs]) for arm, runs in predictions.items()}  # [S, N] each
     candidate = find_candidate(list(outcomes)) or CANDIDATE
-    differences = right[candidate] - right[REFERENCE]  # [S, N]
     seeds = [outcome.run.seed for outcome in outcomes[REFERENCE]]
-    labels = outcomes[REFERENCE][0].predictions.labels
     rivals = [arm for arm in right if ARMS.load(arm).of_images_alone]
-    train_images = images.class_counts()[:-1, 0].tolist()
+    train_images = images.class_counts()[:-1, 0]
+    classes = [np.array([label]) for label in range(len(images.classes))]
     return Comparison(
         version=version("gpt4image"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -98,18 +91,19 @@ def record_comparison(
         data=_record_data(images, descriptions),
         encoders=[_record_encoder(store) for store in stores if is_text(store)],
         recipe=recipe.to_dict(),
-        arms=[_record_arm(runs) for runs in outcomes.values()],
+        arms=[_record_arm(task, runs) for runs in outcomes.values()],
         **compare_with_baseline(candidate, right, {arm: ARMS.load(arm).controls for arm in right}, seeds, margin),
         rivals=tuple(record_difference(candidate, arm, right, seeds) for arm in rivals),
         per_class=[
-            ClassRecord(
-                name=name,
-                train_images=trained,
-                **_compare_images(labels == label, right, differences),
+            ClassRecord(name=name, train_images=trained, **vars(found))
+            for name, trained, found in zip(
+                images.classes,
+                train_images.tolist(),
+                task.compare_classes(predictions, candidate, REFERENCE, classes),
+                strict=True,
             )
-            for label, (name, trained) in enumerate(zip(images.classes, train_images, strict=True))
         ],
-        groups=tuple(_record_groups(np.array(train_images), labels, right, differences)),
+        groups=tuple(_record_groups(task, train_images, predictions, (candidate, REFERENCE))),
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
@@ -145,7 +139,7 @@ def compare_with_baseline(
 
     Args:
         candidate: the arm of the headline.
-        right: correct predictions of each arm, float [S, N].
+        right: scores of the predictions of each arm, float [S, N].
         controls: the arm that each arm is a control of, or None.
         seeds: the S seeds.
         margin: difference of accuracy that does not matter.
@@ -239,7 +233,7 @@ def mean_validation(runs: Sequence[TrainedRun]) -> float:
     return fmean(run.best_accuracy for run in runs)
 
 
-def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
+def _record_arm(task: Task, outcomes: Sequence[RunOutcome]) -> ArmRecord:
     arm = outcomes[0].run.arm
     predictions = [outcome.predictions for outcome in outcomes]
     return ArmRecord(
@@ -248,23 +242,21 @@ def _record_arm(outcomes: Sequence[RunOutcome]) -> ArmRecord:
         runs=[record_run(each) for each in outcomes],
         confusion=np.sum([found.confusion for found in predictions], axis=0).tolist(),
         controls=arm.controls,
-        reliability=tuple(
-            reliability_bins(*(np.concatenate([getattr(found, name) for found in predictions]) for name in PREDICTED))
-        ),
+        reliability=tuple(task.reliability(predictions)),
     )
 
 
 def record_run(outcome: RunOutcome) -> RunRecord:
     """Summarise one run."""
     run, predictions = outcome.run, outcome.predictions
-    metrics = measure_classifier(predictions.logits, predictions.labels)
+    metrics = predictions.measure()
     return RunRecord(
         arm=run.arm.name,
         seed=run.seed,
         best_epoch=run.best_epoch,
         validation_accuracy=run.best_accuracy,
-        test_accuracy=metrics.accuracy,
-        **metrics.model_dump(exclude={"accuracy"}),
+        test_accuracy=metrics.pop("accuracy"),
+        **metrics,
         seconds=run.seconds,
         history=[EpochRecord(**epoch) for epoch in run.history],
         folder=run.layout.folder.name,
@@ -272,40 +264,17 @@ def record_run(outcome: RunOutcome) -> RunRecord:
 
 
 def _record_groups(
-    train_images: np.ndarray, labels: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray
+    task: Task, train_images: np.ndarray, predictions: Mapping[str, Sequence[Predictions]], compared: tuple[str, str]
 ) -> Iterator[GroupRecord]:
     """Yield the groups that have classes. `train_images` are those of each class [C]."""
-    most = np.inf
+    members, most = {}, np.inf
     for name, least in GROUPS.items():
-        members = np.flatnonzero((train_images >= least) & (train_images < most))
-        most = least
-        if len(members):
-            found = _compare_images(np.isin(labels, members), right, differences)
-            trained = int(train_images[members].sum())
-            yield GroupRecord(name=name, classes=len(members), train_images=trained, **found)
-
-
-def _compare_images(chosen: np.ndarray, right: dict[str, np.ndarray], differences: np.ndarray) -> dict[str, Any]:
-    """Return the fields of a `ClassRecord` that follow from the predictions for some test images.
-
-    Args:
-        chosen: the test images, bool [N].
-        right: correct predictions of each arm, float [S, N].
-        differences: of candidate and reference, float [S, N].
-    """
-    count = int(chosen.sum())
-    accuracy = {arm: float(rows[:, chosen].mean()) if count else None for arm, rows in right.items()}
-    intervals = {arm: wilson_interval(mean, count) for arm, mean in accuracy.items() if mean is not None}
-    low, high = small_sample_interval(differences[:, chosen]) if count > 1 else (None, None)
-    return {
-        "test_images": count,
-        "accuracy": accuracy,
-        "intervals": {arm: (found.low, found.high) for arm, found in intervals.items()},
-        "difference": float(differences[:, chosen].mean()) if count else None,
-        "low": low,
-        "high": high,
-        "p_value": exact_paired_test(differences[:, chosen]) if count else None,
-    }
+        members[name], most = np.flatnonzero((train_images >= least) & (train_images < most)), least
+    chosen = {name: classes for name, classes in members.items() if len(classes)}
+    found = task.compare_classes(predictions, *compared, list(chosen.values()))
+    for (name, classes), each in zip(chosen.items(), found, strict=True):
+        trained = int(train_images[classes].sum())
+        yield GroupRecord(name=name, classes=len(classes), train_images=trained, **vars(each))
 
 
 def _record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:
@@ -348,7 +317,7 @@ def _notes(
     """Return what a reader must know to judge the numbers."""
     aligned = [arm for arm in map(ARMS.load, compared) if arm.uses_text and arm.settings.get("weight", recipe.weight)]
     taught = [arm.name for arm in aligned if guided_by(arm, compared)[1]]
-    unlabelled = int((images.labels[images.split("train")] < 0).sum())
+    unlabelled = int((~images.is_labelled[images.split("train")]).sum())
     found = [
         "The last epoch of each run was kept; the test images were answered once, at the end."
         if recipe.keep == "last"

@@ -57,6 +57,7 @@ class ImageTable:
         rejected: the images that were left out.
         reader: reads bytes and text columns.
         max_pixels: the largest width x height that `image` decodes.
+        task: name of the task that the labels are for, in `gpt4image.tasks`.
     """
 
     source: str
@@ -65,6 +66,7 @@ class ImageTable:
     rejected: tuple[RejectedImage, ...]
     reader: ImageReader
     max_pixels: int = MAX_PIXELS
+    task: str = "classification"
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -81,6 +83,11 @@ class ImageTable:
     def labels(self) -> np.ndarray:
         """Labels, shape [N], dtype int32; -1 for none."""
         return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Which images have a label, bool [N]."""
+        return self.labels >= 0
 
     def split(self, name: str) -> np.ndarray:
         """Return the positions in the table of the images of a split, shape [n], dtype int64."""

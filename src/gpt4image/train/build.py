@@ -22,6 +22,7 @@ from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import find_task
 from gpt4image.train.data import (
     EpochBatches,
     Inputs,
@@ -79,7 +80,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         optimizer=optimizer,
         ema=ModelEmaV3(accelerator.unwrap_model(model), decay=recipe.ema_decay) if recipe.ema_decay else None,
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
-        objective=Objective(recipe, len(images.classes), accelerator, prior=prior),
+        objective=Objective(recipe, find_task(images), len(images.classes), accelerator, prior=prior),
         loader=make_loader(
             LabelledInputs(inputs, images, rows, guidance, strong, crops),
             batches,
@@ -88,7 +89,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         ),
         batches=batches,
         validation=evaluation_loader(LabelledInputs(validation, images, validation_rows), accelerator, spec.workers),
-        validation_targets=torch.from_numpy(validation_targets(images, validation_rows, guidance)),
+        validation_targets=validation_targets(images, validation_rows, guidance),
         accelerator=accelerator,
         watch=LossWatch(
             1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_READS, name_images, accelerator.gather
@@ -201,7 +202,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def mixes_unlabelled(images: ImageTable, recipe: Recipe) -> bool:
     """Return whether there are training images without a label that any arm may use."""
-    return recipe.unlabelled == "align" and bool((images.labels[images.split("train")] < 0).any())
+    return recipe.unlabelled == "align" and bool((~images.is_labelled[images.split("train")]).any())
 
 
 def order_batches(
@@ -225,7 +226,7 @@ def order_batches(
     }
     if not mixes_unlabelled(images, recipe) and recipe.class_sampling == "natural":
         return EpochBatches(len(rows), **order)
-    is_used, is_labelled = np.isin(rows, used), images.labels[rows] >= 0
+    is_used, is_labelled = np.isin(rows, used), images.is_labelled[rows]
     labelled, unlabelled = np.flatnonzero(is_used & is_labelled), np.flatnonzero(is_used & ~is_labelled)
     classes = images.labels[rows[labelled]] if recipe.class_sampling == "balanced" else None
     return MixedBatches(labelled, unlabelled, len(rows), recipe.labelled_share, classes=classes, **order)
@@ -266,7 +267,7 @@ def check_label_settings(
     images: ImageTable, used: np.ndarray, guidance: Guidance, recipe: Recipe, backbone: nn.Module
 ) -> None:
     """Raise ConfigError for settings of few or skewed labels that the images or the model cannot serve."""
-    if recipe.consistency and not (images.labels[used] < 0).any():
+    if recipe.consistency and images.is_labelled[used].all():
         raise ConfigError(
             "consistency (the arm fixmatch) learns from training images without a label, and there are none: add some "
             "(--unlabelled SOURCE), or simulate few labels (--labels-per-class)."

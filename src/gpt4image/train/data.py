@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gpt4image.core.errors import TrainingError
 from gpt4image.core.files import digest
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import find_task
 from gpt4image.train.guidance import Guidance, mean_soft_labels
 from gpt4image.train.transforms import View
 
@@ -45,7 +46,7 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: pixels uint8 [B, 3, H, W], normalised ones, or cached features of frozen modules [B, ...].
-        labels: int64 [B], -1 if unlabelled.
+        labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled.
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
         soft: soft labels [B, C], zero if an image has none; [B, 0] without soft labels.
@@ -132,7 +133,7 @@ class LabelledInputs(Dataset[Batch]):
     ) -> None:
         self._inputs, self._rows, self._strong, self._crops = inputs, rows, strong, crops
         self._guidance = replace(guidance or Guidance(), anchors=None)  # a model that workers have no use for
-        self._labels = images.labels[rows].astype(np.int64)
+        self._labels, self._labelled = find_task(images).labels(images, rows), images.is_labelled[rows]
         ids = images.ids[rows]
         self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)
         self._places = [source.find(ids) for source in self._guidance.sources]  # [N, stores] each
@@ -162,19 +163,19 @@ class LabelledInputs(Dataset[Batch]):
             rows=torch.from_numpy(self._rows[positions]),
             counts=torch.from_numpy(counts),
             strong=None if self._strong is None else self._strong_views(part),
-            free=torch.tensor((self._labels[whole] < 0).sum() / part.parts, dtype=torch.float32),
+            free=torch.tensor((~self._labelled[whole]).sum() / part.parts, dtype=torch.float32),
             crops=None if self._crops is None else torch.stack([self._crops[key] for key in part.keys]),
         )
 
     def _strong_views(self, part: BatchPart) -> Tensor:
         """Return strong views of a part's images without a label [U, ...]; U may be 0."""
         assert self._strong is not None
-        free = [key for key in part.keys if self._labels[key[1]] < 0]
+        free = [key for key in part.keys if not self._labelled[key[1]]]
         views = torch.stack([self._strong[key] for key in free or part.keys[:1]])
         return views[: len(free)]
 
     def _counts(self, whole: np.ndarray) -> np.ndarray:
-        labelled = self._labels[whole] >= 0
+        labelled = self._labelled[whole]
         soft = ~labelled & (self._soft_places[whole] >= 0).any(axis=1)
         described = [(places[whole, 0] >= 0).sum() for places in self._places]
         return np.asarray([labelled.sum(), soft.sum(), *described], dtype=np.float32)
@@ -266,7 +267,7 @@ def make_loader(
 def labelled_rows(images: ImageTable, split: str) -> np.ndarray:
     """Return the table positions of a split's labelled images, int64. TrainingError if it has none."""
     in_split = images.split(split)
-    rows: np.ndarray = in_split[images.labels[in_split] >= 0]
+    rows: np.ndarray = in_split[images.is_labelled[in_split]]
     if not len(rows):
         raise TrainingError(f"{images.source} has no labelled {split} images.")
     return rows
@@ -283,7 +284,7 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool, ever
         TrainingError: no training image has a label, or a soft label in its place.
     """
     in_split = images.split("train")
-    labelled = images.labels[in_split] >= 0
+    labelled = images.is_labelled[in_split]
     ids = images.ids[in_split]
     soft = np.zeros(len(ids), dtype=bool)
     for labels in guidance.soft_labels:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
@@ -84,7 +85,7 @@ class Trainer:
     loader: DataLoader[Batch]
     batches: EpochBatches
     validation: DataLoader[Batch]
-    validation_targets: Tensor
+    validation_targets: np.ndarray
     accelerator: Accelerator
     watch: LossWatch
     normalize: Normalization
@@ -209,10 +210,10 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
 
 
 def validate(trainer: Trainer) -> float:
-    """Return the accuracy on the validation images, expected where their labels are probabilities."""
+    """Return the task's score on the validation images, such as the accuracy."""
     logits = predict_logits(trainer.kept_model.backbone, trainer.validation, trainer.normalize, trainer.accelerator)
-    predictions = trainer.objective.adjusted(torch.from_numpy(logits)).argmax(dim=1)
-    return float(trainer.validation_targets.gather(1, predictions[:, None]).mean())
+    adjusted = trainer.objective.adjusted(torch.from_numpy(logits)).numpy()
+    return trainer.objective.task.validation_score(adjusted, trainer.validation_targets)
 
 
 def record_epoch(trainer: Trainer, accuracy: float, seconds: float) -> None:

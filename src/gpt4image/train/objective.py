@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from timm.data import Mixup
 from torch import Tensor, nn
 
 from gpt4image.align.head import Targets
-from gpt4image.align.mixing import label_targets
+from gpt4image.tasks.classification import consistency_loss
+from gpt4image.tasks.task import Task
 from gpt4image.train.data import Batch
 from gpt4image.train.recipe import Recipe
 
@@ -21,6 +21,7 @@ class Objective:
     """The losses of a batch (arXiv 2306.00693, equation 3) at one moment of the training.
 
     Attributes:
+        task: what is learned.
         classes: number of classes C.
         weight: current weight of the alignment loss.
         soft_share: current share of the soft labels.
@@ -28,6 +29,7 @@ class Objective:
     """
 
     recipe: Recipe
+    task: Task
     classes: int
     accelerator: Accelerator
     weight: float = 0.0
@@ -35,7 +37,7 @@ class Objective:
     prior: Tensor | None = None
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy and the alignment loss of this process's part of the batch, both scalars.
+        """Return the loss of the labels and the alignment loss of this process's part of the batch, both scalars.
 
         Sums over images are divided by the counts of the whole optimiser step. So the means of losses and gradients
         over processes and parts do not depend on how the step was divided.
@@ -45,7 +47,8 @@ class Objective:
             batch: a batch on the model's device.
         """
         inputs, mixing = batch.inputs, None  # [B, 3, H, W]
-        own = targets = class_targets(batch, self.classes, self.recipe.label_smoothing, self.soft_share)  # [B, C]
+        smoothing = self.recipe.label_smoothing
+        own = targets = self.task.targets(batch.labels, batch.soft, self.classes, smoothing, self.soft_share)  # [B, T]
         if self.recipe.mixes:
             inputs, mixing = mix_images(self.recipe, inputs)  # mixing [B, B]
             targets = mixing @ targets
@@ -56,9 +59,10 @@ class Objective:
             output = model(inputs, self._vectors(batch), mixing)
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
-        classification = self._label_loss(logits[:size], targets) / labelled.clamp(min=1e-6)
+        classification = self.task.loss(logits[:size], targets, self.recipe, self.prior) / labelled.clamp(min=1e-6)
         for answers in output.texts:  # the classifier of images classifies their texts as well
-            told = self._label_loss(answers.logits.float(), own * answers.known[:, None]) / labelled.clamp(min=1e-6)
+            known = own * answers.known[:, None]
+            told = self.task.loss(answers.logits.float(), known, self.recipe, self.prior) / labelled.clamp(min=1e-6)
             classification = classification + self.recipe.shared_head / len(output.texts) * told
         if batch.strong is not None and batch.free is not None:
             weak = logits[:size][batch.labels < 0]
@@ -71,23 +75,7 @@ class Objective:
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """Return the model's answers [B, C] as the saved weights give them, adjusted after training if so set."""
-        if self.prior is None or self.recipe.logit_adjustment != "post-hoc":
-            return logits
-        return adjust_logits(logits, self.prior.to(logits), self.recipe.adjustment_strength)
-
-    def _label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the label loss over images, from logits and targets [B, C]."""
-        recipe = self.recipe
-        if self.prior is not None:
-            prior = self.prior.to(logits.device)
-            if recipe.logit_adjustment == "loss":
-                logits = adjust_logits(logits, prior, -recipe.adjustment_strength)
-            if recipe.class_weights == "balanced":
-                targets = targets / (len(prior) * prior)
-        loss = (
-            gce_loss(logits, targets, recipe.gce_q) if recipe.label_loss == "gce" else target_entropy(logits, targets)
-        )
-        return loss
+        return self.task.adjusted(logits, self.prior, self.recipe)
 
     def _vectors(self, batch: Batch) -> Targets | None:
         vectors, known = batch.vectors, batch.known
@@ -98,19 +86,6 @@ class Objective:
         return Targets(vectors, known, batch.ids, batch.labels, totals) if vectors else None
 
 
-def class_targets(batch: Batch, classes: int, smoothing: float, soft_share: float) -> Tensor:
-    """Return the targets of the classifier [B, C], after Hinton et al., arXiv 1503.02531, section 2.
-
-    An image with both labels gets (1 - share) x smoothed label + share x soft label, one without a soft label its
-    smoothed label, and one without a label share x soft label. Rows of images with neither are zero.
-    """
-    hard = label_targets(batch.labels, classes, smoothing)
-    if not soft_share or not batch.soft.shape[1]:
-        return hard
-    has_soft = (batch.soft.sum(dim=1, keepdim=True) > 0).to(hard.dtype)
-    return (1 - soft_share * has_soft) * hard + soft_share * batch.soft
-
-
 def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Apply mixup or CutMix to images [B, 3, H, W]; return them with the share of each source in each image [B, B]."""
     size = len(inputs)
@@ -118,45 +93,3 @@ def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
     # timm mixes one-hot labels along: with the positions as labels they become the mixing matrix
     mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))
     return mixed, mixing
-
-
-def target_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return sum_i -sum_k t_ik log p_ik of logits and targets [B, C], a scalar."""
-    return -(targets * logits.log_softmax(dim=1)).sum()
-
-
-def gce_loss(logits: Tensor, targets: Tensor, q: float) -> Tensor:
-    """Return the generalised cross-entropy sum_i sum_k t_ik (1 - p_ik^q) / q (Zhang and Sabuncu, arXiv 1805.07836).
-
-    That is their equation 6, weighted by targets that may be mixed or soft. It is bounded, so a label that the model
-    finds impossible pulls little.
-
-    Args:
-        logits: [B, C].
-        targets: [B, C].
-        q: exponent, above 0 and at most 1.
-    """
-    return (targets * (1 - (q * logits.log_softmax(dim=1)).exp()) / q).sum()
-
-
-def adjust_logits(logits: Tensor, prior: Tensor, strength: float) -> Tensor:
-    """Return logits [B, C] - strength log prior [C] (Menon et al., arXiv 2007.07314).
-
-    A strength of tau adjusts the answers after training (their equation 9); -tau inside the cross-entropy trains a
-    model whose plain answers are balanced (equation 10).
-    """
-    return logits - strength * prior.log()
-
-
-def consistency_loss(weak: Tensor, strong: Tensor, threshold: float) -> Tensor:
-    """Return FixMatch's loss on unlabelled images, a sum (Sohn et al., arXiv 2001.07685, equation 4).
-
-    The answer for the weakly augmented view, where it is sure enough, is the label of the strongly augmented one.
-
-    Args:
-        weak: logits [U, C]; no gradient flows through them.
-        strong: logits of the same images [U, C].
-        threshold: probability that an answer needs.
-    """
-    surest, labels = weak.detach().softmax(dim=1).max(dim=1)
-    return (F.cross_entropy(strong, labels, reduction="none") * (surest >= threshold)).sum()

@@ -22,7 +22,7 @@ from gpt4image.align.losses import LOSSES, find_loss
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.validation import Count, NotNegative, Positive, Share, Whole, check_fields, check_value, field_types
-from gpt4image.train.label_settings import LabelSettings
+from gpt4image.tasks.settings import LabelSettings
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ class RunSpec:
         if not self.guidance.soft_labels:
             idle |= field_names(SoftLabelSettings)
         images_per_epoch = {}
-        if (self.images.labels >= 0).all():
+        if self.images.is_labelled.all():
             idle |= {"unlabelled", "labelled_share"}  # versions differ in the default of the former
         elif recipe["unlabelled"] == "align":
             images_per_epoch = {"images_per_epoch": len(self.images.split("train"))}  # earlier: those of the arm

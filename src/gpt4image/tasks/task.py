@@ -1,0 +1,193 @@
+"""What a task is: its targets and loss in training, and how its predictions are judged; and the registry of tasks.
+
+Everything else (training loop, durability, arms, statistics, report, export) is the same for every task. Importing this
+module imports no torch.
+
+Sizes: N images, B images of a batch, C classes, T columns of targets, S seeds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gpt4image.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpt4image.images.table import ImageTable
+    from gpt4image.probing.calibration import ReliabilityBin
+    from gpt4image.tasks.settings import LabelSettings
+
+
+@dataclass(frozen=True)
+class Predictions(ABC):
+    """Predictions of one run for N labelled images.
+
+    Attributes:
+        rows: table positions of the images, int64 [N].
+        labels: what is true of them, as `Task.labels` gives it: [N, ...].
+        logits: float32 [N, C].
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @property
+    @abstractmethod
+    def scores(self) -> np.ndarray:
+        """How right each prediction is, from 0 to 1, float64 [N]: what arms are compared by, image by image."""
+
+    @property
+    @abstractmethod
+    def correct(self) -> np.ndarray:
+        """Which predictions are entirely correct, bool [N]."""
+
+    @property
+    @abstractmethod
+    def plausibility(self) -> np.ndarray:
+        """How probable the predictions make what is true, from 0 to 1, float64 [N]: the examples are chosen by it."""
+
+    @abstractmethod
+    def answers(self, classes: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the answer for each image in words, and its probability."""
+
+    @abstractmethod
+    def truths(self, classes: Sequence[str]) -> list[str]:
+        """Return what is true of each image in words."""
+
+    @abstractmethod
+    def measure(self) -> dict[str, float | None]:
+        """Return the metrics, of which `accuracy` is the mean of the scores; the others are fields of `RunRecord`."""
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Number of images of class i predicted as class j, int64 [C, C]; [0, 0] where a prediction is no class."""
+        return np.zeros((0, 0), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ClassComparison:
+    """How a class, or several together, fared under each arm.
+
+    Attributes:
+        test_images: test images of the class.
+        accuracy: score of each arm on them, mean over the seeds; None without any.
+        intervals: their 95% intervals.
+        difference: score of the candidate minus that of the reference.
+        low: lower end of its 95% interval.
+        high: upper end of it.
+        p_value: of an exact test of no difference, if there is one.
+    """
+
+    test_images: int
+    accuracy: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None = None
+
+
+class Task(ABC):
+    """A task: what is learned about an image.
+
+    Attributes:
+        name: name in the registry, in settings and records.
+        score: what the mean of `Predictions.scores` is called, in the singular, such as `accuracy`.
+    """
+
+    name: ClassVar[str]
+    score: ClassVar[str]
+
+    def check(self, settings: LabelSettings) -> None:  # noqa: B027 - a task may take any setting
+        """Raise ConfigError for recipe settings that mean nothing in this task; the message says what to set."""
+
+    # training
+
+    @abstractmethod
+    def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
+        """Return the labels of some images (positions int64 [n]) as batches hold them, [n, ...]."""
+
+    @abstractmethod
+    def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
+        """Return what the loss compares with [B, T].
+
+        Targets are linear in the labels, and zero where these are unknown: so mixed images have mixed targets, and
+        what is unknown takes no part in the loss.
+
+        Args:
+            labels: labels of a batch [B, ...].
+            soft: soft labels [B, C], zero where an image has none; [B, 0] without any.
+            classes: number of classes C.
+            smoothing: label smoothing.
+            soft_share: share of the soft labels.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor, settings: LabelSettings, prior: Tensor | None) -> Tensor:
+        """Return the sum of the loss over images, a scalar.
+
+        Args:
+            logits: [B, C].
+            targets: [B, T].
+            settings: the recipe.
+            prior: share of each class in the labels [C], if a setting needs it.
+        """
+
+    def adjusted(self, logits: Tensor, prior: Tensor | None, settings: LabelSettings) -> Tensor:
+        """Return logits [N, C] as the saved weights give them, if a setting changes them after training."""
+        return logits
+
+    @abstractmethod
+    def validation_score(self, logits: np.ndarray, targets: np.ndarray) -> float:
+        """Return the score on the validation images, by which epochs are chosen.
+
+        Args:
+            logits: [N, C].
+            targets: probability of each class, float64 [N, C]; NaN where it is unknown.
+        """
+
+    # judging
+
+    @abstractmethod
+    def predictions(self, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> Predictions:
+        """Return predictions to be judged; see `Predictions` for the arguments."""
+
+    @abstractmethod
+    def compare_classes(
+        self,
+        predictions: Mapping[str, Sequence[Predictions]],
+        candidate: str,
+        reference: str,
+        groups: Sequence[np.ndarray],
+    ) -> list[ClassComparison]:
+        """Compare the arms on each group of classes.
+
+        Args:
+            predictions: those of each arm, seed by seed, for the same images.
+            candidate: an arm.
+            reference: the arm it is compared with.
+            groups: class numbers, int64 [c] each.
+        """
+
+    def reliability(self, predictions: Sequence[Predictions]) -> list[ReliabilityBin]:
+        """Return the bins of a reliability diagram over several predictions; none where it means nothing."""
+        return []
+
+
+TASKS: Registry[Task] = Registry(
+    "task", {"classification": "gpt4image.tasks.classification:CLASSIFICATION"}, group="gpt4image.tasks"
+)
+"""The tasks. One that a package adds is chosen by the `task` of the image table."""
+
+
+def find_task(images: ImageTable) -> Task:
+    """Return the task of an image table."""
+    return TASKS.load(images.task)
