@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -204,6 +205,18 @@ def test_label_targets_equal_supervised_contrastive_loss():
     theirs = SupConLoss(temperature=0.3)(z, labels, ref_emb=t, ref_labels=labels.clone())
     mine = AlignmentLoss("infonce", 0.3, targets="label").double()(z, t, labels=labels)
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-9)
+
+
+SETS = [[1, 1, 0, 0], [0, 1, 1, -1], [1, 1, 0, 0], [-1, -1, -1, -1], [0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("mixing", ["none", "mixup"])
+@pytest.mark.parametrize("name", ["clip", "infonce", "sigmoid"])
+def test_targets_of_several_labels_are_their_overlap(name, mixing):
+    case = replace(make_case("label", MIXINGS[mixing], (4,)), labels=SETS)
+    loss, images = make_loss(name, case), torch.tensor(case.images, dtype=torch.float64, requires_grad=True)
+    assert call(loss, case).item() == pytest.approx(LOOPS[name](case), abs=1e-6)  # overlaps are in float32
+    assert torch.autograd.gradcheck(lambda z: call(loss, case, z), images)
 
 
 def test_cosine_loss_of_several_crops_is_the_mean_over_them():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from gpt4image import (
     embed_images,
     load_encoder,
     load_teacher,
+    train_model,
 )
+from gpt4image.compare.predictions import predict_validation_images
 from support import ROOT
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), flags=re.DOTALL)
@@ -79,6 +82,15 @@ def test_registered_describer_describes_images(guide, image_set, tmp_path):
 def test_registered_encoder_embeds_descriptions(guide, descriptions, tmp_path):
     store = embed_descriptions(descriptions, load_encoder("letters:26"), tmp_path / "letters")
     assert (store.width, len(store)) == (26, 36)
+
+
+def test_registered_task_chooses_epochs_and_judges_predictions(guide, images, small_recipe, tmp_path):
+    graded = replace(images, task="grading")
+    run = train_model(graded, None, small_recipe(epochs=1), tmp_path, arm="baseline")
+    found = predict_validation_images(run, graded)
+    far = abs(found.logits.argmax(axis=1) - found.labels) / 2
+    assert run.task == "grading"
+    assert run.best_accuracy == pytest.approx(1 - far.mean()) == pytest.approx(found.measure()["accuracy"])
 
 
 def test_registered_teacher_embeds_images(guide, images, tmp_path):

@@ -124,5 +124,10 @@ def test_csv_and_json_hold_names_as_they_are(exported, folder, capsys):
     assert main(["predict", str(exported), str(odd), str(folder / "no.png"), "--json"]) == 3
     found, missing = map(json.loads, capsys.readouterr().out.splitlines())
     assert found["path"] == str(odd) and found["predictions"][0]["class"] == "red" and found["error"] is None
-    assert missing == {"path": str(folder / "no.png"), "predictions": [], "error": "the file does not exist"}
+    assert missing == {
+        "path": str(folder / "no.png"),
+        "predictions": [],
+        "labels": None,
+        "error": "the file does not exist",
+    }
     assert main(["predict", str(exported), str(odd), "--json", "--csv"]) == 1

@@ -22,7 +22,7 @@ class Case:
     has_text: list[bool]
     mixing: list[list[float]] | None = None
     ids: list[int] | None = None
-    labels: list[int] | None = None
+    labels: list[int] | list[list[int]] | None = None
     queue: list[tuple[list[float], int, int]] = field(default_factory=list)
     targets: str = "same"
     tau: float = 0.17
@@ -81,6 +81,9 @@ class Batch:
             fits = place == i
             if name != "identity":
                 fits = fits or self.same(mine[0], mine[1], vector, number)
+            if name == "label" and isinstance(label, list):
+                hard.append(max(float(fits), overlap(mine[2], label)))
+                continue
             if name == "label":
                 fits = fits or (mine[2] >= 0 and mine[2] == label)
             hard.append(float(fits))
@@ -92,6 +95,13 @@ class Batch:
     def columns(self):
         own = [(self.t[j], self.ids[j], self.labels[j], j) for j in range(len(self.t))]
         return own + [(self.q[j], self.q_ids[j], self.q_labels[j], None) for j in range(len(self.q))]
+
+
+def overlap(first, second):
+    """Labels that both have over those that either has, among the classes that are known of both."""
+    known = [(a, b) for a, b in zip(first, second, strict=True) if a >= 0 and b >= 0]
+    either = sum(a == 1 or b == 1 for a, b in known)
+    return sum(a == 1 and b == 1 for a, b in known) / either if either else 0.0
 
 
 def scaled(row):

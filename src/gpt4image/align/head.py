@@ -20,7 +20,7 @@ class Targets(NamedTuple):
         vectors: vectors of each source [S, D], of any length.
         known: which rows have a vector, for each source bool [S].
         ids: a number for each row's image, int64 [S]; None where unknown.
-        labels: class of each row, int64 [S], -1 for none; None where unknown.
+        labels: class of each row, int64 [S], -1 for none, or several (`AlignmentLoss.forward`); None where unknown.
         totals: divisor of each source's loss (`AlignmentLoss.forward`); None counts the rows with a vector, of all
             sources or of one.
     """

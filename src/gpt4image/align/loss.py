@@ -110,7 +110,8 @@ class AlignmentLoss(nn.Module):
             has_text: which sources have a text, bool [S]; default all.
             mixing: share of each source in each image [B, S] (`gpt4image.align.mixing`); by default S = B, unmixed.
             ids: a number for each source's image, int64 [S], by which copies of an image are recognised.
-            labels: class of each source, int64 [S], -1 for none; for the targets `label`.
+            labels: class of each source, int64 [S], -1 for none; or several, integers [S, C]: 1 present, 0 absent, -1
+                unknown; for the targets `label`.
             total: divisor of the sum over all images of the joined batch; default their number, each counted by its
                 share that has a text. With gradient accumulation: that number over all parts, divided by the number
                 of parts.
@@ -198,5 +199,6 @@ def check_shapes(projected: Tensor, texts: Texts, mixing: Tensor | None) -> None
     if mixing is not None and mixing.shape != (len(projected), len(text)):
         raise ConfigError(f"mixing {tuple(mixing.shape)} must be [B, S] = [{len(projected)}, {len(text)}].")
     for name, numbers in (("has_text", texts.known), ("ids", texts.ids), ("labels", texts.labels)):
-        if numbers is not None and numbers.shape != text.shape[:1]:
+        several = name == "labels" and numbers is not None and numbers.ndim == 2
+        if numbers is not None and (numbers.shape[:1] if several else numbers.shape) != text.shape[:1]:
             raise ConfigError(f"{name} {tuple(numbers.shape)} must be [S] = [{len(text)}].")

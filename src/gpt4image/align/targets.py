@@ -6,7 +6,9 @@ rows into distributions; the sigmoid loss takes each pair by itself.
 - `identity`:   A_ij = 1 if i = j (Ding et al., arXiv 2306.00693, equation 2)
 - `same`:       also 1 if i and j belong to one image or are the same text: copies from repeated augmentation (Hoffer
                 et al., arXiv 1901.09335), duplicates, texts that are class names
-- `label`:      also 1 if i and j have the same label (Yang et al., "UniCL", arXiv 2204.03610, equation 3)
+- `label`:      also 1 if i and j have the same label (Yang et al., "UniCL", arXiv 2204.03610, equation 3); where images
+                have several, at least the overlap of their labels, |L_i and L_j| / |L_i or L_j| (Jaccard's index), over
+                the classes that are known of both
 - `similarity`: (1 - share) same_ij + share exp((<t_i, t_j> - 1) / tau_t). Its rows, normalised one term at a time, are
                 (1 - share) same + share softmax_j(<t_i, t_j> / tau_t) (Gao et al., "SoftCLIP", arXiv 2303.17561,
                 section 3.2)
@@ -34,7 +36,8 @@ class Texts(NamedTuple):
         vectors: unit vectors [N, D].
         known: which rows are texts at all, bool [N].
         ids: a number for each text's image, int64 [N]; None where unknown.
-        labels: int64 [N], -1 for none; None where unknown.
+        labels: int64 [N], -1 for none; or several each, integers [N, C]: 1 present, 0 absent, -1 unknown; None where
+            unknown.
     """
 
     vectors: Tensor
@@ -88,6 +91,8 @@ class TargetRule:
             return [(1.0, (itself & both).to(dtype))]
         cosine = own.vectors.detach() @ others.vectors.detach().T  # [N, M]
         same = itself | _is_same(own, others, cosine)
+        if self.name == "label" and own.labels is not None and own.labels.ndim == 2:
+            return [(1.0, torch.maximum(same.to(dtype), _label_overlap(own, others).to(dtype)) * both)]
         if self.name == "label":
             same = same | _has_same_label(own, others)
         hard = (same & both).to(dtype)
@@ -128,6 +133,18 @@ def _is_same(own: Texts, others: Texts, cosine: Tensor) -> Tensor:
     """Return which texts are equal or belong to one image, bool [N, M]."""
     same = cosine >= SAME_TEXT
     return same if own.ids is None or others.ids is None else same | (own.ids[:, None] == others.ids)
+
+
+def _label_overlap(own: Texts, others: Texts) -> Tensor:
+    """Return the overlap of label sets, float [N, M] from 0 to 1: labels of both over labels of either."""
+    if own.labels is None or others.labels is None:
+        raise ConfigError("Targets 'label' need the labels of all texts: several each, as integers [N, C].")
+    (first, known_first), (second, known_second) = (
+        ((labels > 0).float(), (labels >= 0).float()) for labels in (own.labels, others.labels)
+    )
+    shared = first @ second.T
+    either = first @ known_second.T + known_first @ second.T - shared
+    return shared / either.clamp(min=1)
 
 
 def _has_same_label(own: Texts, others: Texts) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
 from gpt4image.soft_labels import SoftLabels
+from gpt4image.tasks import find_task
 from gpt4image.train.build import count_steps
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.guidance import is_text
@@ -51,7 +52,7 @@ from gpt4image.train.identity import images_digest, in_words, settings_digest
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.run import TrainedRun, train_run
-from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunInputs, choose_arms
+from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunInputs, check_task, choose_arms
 from gpt4image.train.tracking import Tracking
 
 
@@ -123,6 +124,8 @@ def compare_arms(
     variants = make_variants(chosen_arms, recipe, searched)
     for variant in variants:
         _check_arms(chosen_arms, variant.recipe)
+        arm = ARMS.load(variant.arm)
+        check_task(images, arm, replace(variant.recipe, **arm.settings))
     if tune:
         variants = _tune(maker, chosen_arms, recipe, tune, seeds)
         searched = {
@@ -300,7 +303,8 @@ class Summary:
     def _warnings(self, outcomes: Mapping[str, Sequence[RunOutcome]]) -> tuple[str, ...]:
         frozen = self.frozen_accuracy() if self.frozen_accuracy and self.layout is not None else None
         runs = {arm: [outcome.run for outcome in found] for arm, found in outcomes.items()}
-        return find_warnings(runs, len(labelled_rows(self.images, "validation")), frozen)
+        validation = len(labelled_rows(self.images, "validation"))
+        return find_warnings(runs, validation, frozen, find_task(self.images).score)
 
     def _save(
         self, comparison: Comparison, outcomes: Mapping[str, Sequence[RunOutcome]], layout: ExperimentLayout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def predict_test_images(
             with atomic_write(path) as file:
                 file.write(save(stored))
         accelerator.wait_for_everyone()
-    return judged(images, rows, stored["logits"])
+    return judged(images, rows, stored["logits"], run.thresholds)
 
 
 def predict_validation_images(
@@ -120,10 +120,10 @@ def _predict(
     device = accelerator.device
     model = source.trained.to(device, memory_format=memory_format(run.recipe, device))  # type: ignore[call-overload]
     logits = predict_logits(model, loader, source.normalize, accelerator)
-    return judged(images, rows, logits)
+    return judged(images, rows, logits, run.thresholds)
 
 
-def judged(images: ImageTable, rows: np.ndarray, logits: np.ndarray) -> Predictions:
+def judged(images: ImageTable, rows: np.ndarray, logits: np.ndarray, thresholds: Sequence[float]) -> Predictions:
     """Return logits [n, C] for some images (positions int64 [n]) beside what is true of them."""
     task = find_task(images)
-    return task.predictions(rows, task.labels(images, rows), logits)
+    return task.predictions(rows, task.labels(images, rows), logits, thresholds)

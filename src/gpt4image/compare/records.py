@@ -23,15 +23,18 @@ class EpochRecord(Record):
 
 
 class RunRecord(Record):
-    """One trained model. The metrics are those of `probing.calibration.ClassifierMetrics`, on the test images."""
+    """One trained model, with the metrics of its task on the test images (`tasks.Predictions.measure`).
+
+    `validation_accuracy` and `test_accuracy` are what `Comparison.score` names.
+    """
 
     arm: str
     seed: int
     best_epoch: int
     validation_accuracy: float
     test_accuracy: float
-    balanced_accuracy: float  # mean recall of the classes that occur in the test split
-    negative_log_likelihood: float  # mean over the test images, in nats
+    balanced_accuracy: float | None = None  # mean recall of the classes that occur in the test split
+    negative_log_likelihood: float | None = None  # mean over the test images, in nats
     seconds: float
     history: list[EpochRecord]
     # the following are missing in records of version 0.1
@@ -40,12 +43,16 @@ class RunRecord(Record):
     brier_score: float | None = None
     calibration_error: float | None = None
     folder: str | None = None  # name of the run's folder
+    # of images with several labels
+    mean_average_precision: float | None = None
+    micro_f1: float | None = None
 
 
 class ArmRecord(Record):
     """One way of training, over all seeds.
 
-    `confusion[i][j]` counts test images of class i predicted as class j; `reliability` are the bins of a reliability
+    `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have several labels;
+    `reliability` are the bins of a reliability
     diagram over the predictions of all seeds.
     """
 
@@ -101,8 +108,9 @@ class Difference(Record):
 class ClassRecord(Record):
     """One class: its images, each arm's accuracy on its test images (mean over seeds), and the paired difference.
 
-    `intervals` are those of the accuracies (`probing.intervals.wilson_interval`), `p_value` that of
-    `probing.intervals.exact_paired_test`.
+    `intervals` are those of the accuracies, `p_value` that of `probing.intervals.exact_paired_test`; both, and the
+    interval of the difference, as the task makes them (`tasks.Task.compare_classes`). Where images have several labels,
+    the accuracy of a class is its average precision.
     """
 
     name: str
@@ -274,6 +282,9 @@ class Comparison(Record):
     controls: tuple[Difference, ...] = ()  # of arms to their controls, which are the references
     rivals: tuple[Difference, ...] = ()  # of the headline's arm to arms of images alone, which are the references
     margin: float = 0.01  # difference of accuracy that does not matter
+    task: str = "classification"
+    score: str = "accuracy"  # what all that is called accuracy in these records is
+    class_score: str = "accuracy"  # likewise of single classes
     per_class: list[ClassRecord]
     seconds: float
     device: str

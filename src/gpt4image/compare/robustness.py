@@ -67,7 +67,18 @@ class Measures:
     workers: int = 0
 
     def check(self) -> None:
-        """Raise an error now rather than after the training: MissingExtraError, or TrainingError for missing labels."""
+        """Raise an error now rather than after the training.
+
+        Raises:
+            ConfigError: images have several labels.
+            MissingExtraError: the corruptions are not installed.
+            TrainingError: a split has no labels.
+        """
+        if any(images.has_label_sets for images in (self.images, *self.others)):
+            raise ConfigError(
+                "corruptions and transfer (--corruptions, --transfer) measure one class an image, and these have "
+                "several labels: leave them out."
+            )
         if self.options.corruptions:
             corruption_names()
         for other in self.others:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -84,6 +84,8 @@ def record_comparison(
     rivals = [arm for arm in right if ARMS.load(arm).of_images_alone]
     train_images = images.class_counts()[:-1, 0]
     classes = [np.array([label]) for label in range(len(images.classes))]
+    groups = group_classes(train_images)
+    found = task.compare_classes(predictions, candidate, REFERENCE, [*classes, *groups.values()])
     return Comparison(
         version=version("gpt4image"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,20 +97,21 @@ def record_comparison(
         **compare_with_baseline(candidate, right, {arm: ARMS.load(arm).controls for arm in right}, seeds, margin),
         rivals=tuple(record_difference(candidate, arm, right, seeds) for arm in rivals),
         per_class=[
-            ClassRecord(name=name, train_images=trained, **vars(found))
-            for name, trained, found in zip(
-                images.classes,
-                train_images.tolist(),
-                task.compare_classes(predictions, candidate, REFERENCE, classes),
-                strict=True,
-            )
+            ClassRecord(name=name, train_images=trained, **vars(each))
+            for name, trained, each in zip(images.classes, train_images.tolist(), found[: len(classes)], strict=True)
         ],
-        groups=tuple(_record_groups(task, train_images, predictions, (candidate, REFERENCE))),
+        groups=tuple(
+            GroupRecord(name=name, classes=len(members), train_images=int(train_images[members].sum()), **vars(each))
+            for (name, members), each in zip(groups.items(), found[len(classes) :], strict=True)
+        ),
+        task=task.name,
+        score=task.score,
+        class_score=task.class_score,
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
         device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         notes=[
-            *_notes(images, stores, recipe, soft_labels, list(outcomes)),
+            *_notes(images, task, stores, recipe, soft_labels, list(outcomes)),
             *teachers_of_crops([runs[0].run for runs in outcomes.values()]),
         ],
         text_origins=tuple(
@@ -263,18 +266,12 @@ def record_run(outcome: RunOutcome) -> RunRecord:
     )
 
 
-def _record_groups(
-    task: Task, train_images: np.ndarray, predictions: Mapping[str, Sequence[Predictions]], compared: tuple[str, str]
-) -> Iterator[GroupRecord]:
-    """Yield the groups that have classes. `train_images` are those of each class [C]."""
+def group_classes(train_images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the classes, int64 [c], of each group of `GROUPS` that has any, by training images of each class [C]."""
     members, most = {}, np.inf
     for name, least in GROUPS.items():
         members[name], most = np.flatnonzero((train_images >= least) & (train_images < most)), least
-    chosen = {name: classes for name, classes in members.items() if len(classes)}
-    found = task.compare_classes(predictions, *compared, list(chosen.values()))
-    for (name, classes), each in zip(chosen.items(), found, strict=True):
-        trained = int(train_images[classes].sum())
-        yield GroupRecord(name=name, classes=len(classes), train_images=trained, **vars(each))
+    return {name: classes for name, classes in members.items() if len(classes)}
 
 
 def _record_data(images: ImageTable, descriptions: DescriptionSet) -> DataRecord:
@@ -309,6 +306,7 @@ def _record_encoder(store: EmbeddingStore) -> EncoderRecord:
 
 def _notes(
     images: ImageTable,
+    task: Task,
     stores: Sequence[EmbeddingStore],
     recipe: Recipe,
     soft_labels: Sequence[SoftLabels],
@@ -318,10 +316,14 @@ def _notes(
     aligned = [arm for arm in map(ARMS.load, compared) if arm.uses_text and arm.settings.get("weight", recipe.weight)]
     taught = [arm.name for arm in aligned if guided_by(arm, compared)[1]]
     unlabelled = int((~images.is_labelled[images.split("train")]).sum())
+    last = recipe.keep == "last"
+    kept = (
+        "The last epoch of each run was kept"
+        if last
+        else f"The epoch of each run was chosen by validation {task.score}"
+    )
     found = [
-        "The last epoch of each run was kept; the test images were answered once, at the end."
-        if recipe.keep == "last"
-        else "The epoch of each run was chosen by validation accuracy; the test images were answered once, at the end.",
+        f"{kept}; the test images were answered once, at the end.",
         "Both arms start from the same weights and see the same images in the same order with the same seed."
         if recipe.unlabelled == "skip" or not unlabelled
         else f"Both arms start from the same weights; {CANDIDATE} also sees images without a label.",

@@ -17,7 +17,10 @@ SEEDS_FOR_SPREAD = 3
 
 
 def find_warnings(
-    arms: Mapping[str, Sequence[TrainedRun]], validation_images: int, frozen_accuracy: float | None
+    arms: Mapping[str, Sequence[TrainedRun]],
+    validation_images: int,
+    frozen_accuracy: float | None,
+    score: str = "accuracy",
 ) -> tuple[str, ...]:
     """Return warnings about the runs of the compared arms, a sentence each; controls are left out.
 
@@ -26,6 +29,7 @@ def find_warnings(
         validation_images: number of labelled validation images.
         frozen_accuracy: validation accuracy of a classifier on the frozen features of the backbone that training
             started from, from 0 to 1; None if it started from nothing.
+        score: what the validation images are judged by.
     """
     found: list[str] = []
     for arm, runs in arms.items():
@@ -39,7 +43,7 @@ def find_warnings(
                 "(gpt4image compare --tune 20)."
             )
         found += _warn_of_epochs(arm, runs)
-        found += _warn_of_spread(arm, runs, validation_images)
+        found += _warn_of_spread(arm, runs, validation_images, score)
     return tuple(found)
 
 
@@ -74,7 +78,7 @@ def _still_falling(run: TrainedRun) -> bool:
     return before - after > STILL_FALLING * abs(before)
 
 
-def _warn_of_spread(arm: str, runs: Sequence[TrainedRun], images: int) -> list[str]:
+def _warn_of_spread(arm: str, runs: Sequence[TrainedRun], images: int, score: str) -> list[str]:
     """Warn of seeds that differ by more than the sample of validation images explains, which all of them share."""
     if len(runs) < SEEDS_FOR_SPREAD or not images:
         return []
@@ -85,7 +89,8 @@ def _warn_of_spread(arm: str, runs: Sequence[TrainedRun], images: int) -> list[s
         return []
     low, high = percent(min(accuracies)), percent(max(accuracies))
     (shown,) = points([spread])
+    values = "accuracies" if score == "accuracy" else f"values of the {score}"
     return [
-        f"{arm}: seeds disagree, with validation accuracies from {low} to {high} (standard deviation "
+        f"{arm}: seeds disagree, with validation {values} from {low} to {high} (standard deviation "
         f"{shown.lstrip('+')} points). Add seeds (--seeds), a warm-up, or a lower learning rate."
     ]

@@ -40,8 +40,9 @@ class DataOptions:
     """Images."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, a set of Label Studio
-    or FiftyOne, OWNER/NAME (hf:NAME) on the Hugging Face hub, or an address of any of these (s3://, gs://, https://)."""
+    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, a set of Label
+    Studio, FiftyOne or COCO (JSON), OWNER/NAME (hf:NAME) on the Hugging Face hub, or an address of any of these
+    (s3://, gs://, https://)."""
     unlabelled: tuple[str, ...] = ()
     """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
     labels of the image set itself are unlabelled as well."""
@@ -59,6 +60,13 @@ class DataOptions:
     unusual_labels: Literal["fail", "keep"] = "fail"
     """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
     set: stop, or take them for classes."""
+    task: Literal["classification", "multi-label"] | None = None
+    """classification: one class an image; multi-label: any number of labels. Default: as the source says, which has
+    several if a column holds lists, or with one of the next two options. multi-label joins copies in class folders."""
+    label_separator: str | None = None
+    """What separates the labels in a cell, if the label column holds several."""
+    label_columns: tuple[str, ...] = ()
+    """Columns of 0 and 1, one a class, that say which labels an image has; empty where it is not known."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     validation_share: HeldOut = 0.1

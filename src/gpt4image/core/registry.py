@@ -1,4 +1,4 @@
-"""Registries: open sets of named parts (losses, text encoders, vision teachers, describers).
+"""Registries: open sets of named parts (losses, text encoders, vision teachers, describers, tasks).
 
 A part comes from one of three places, all with the same rights:
 

@@ -138,18 +138,19 @@ class Table:
         """Return the names of the columns of a Parquet or Arrow file that hold text, encoded one way or another."""
         return [field.name for field in self.schema() if str(_decoded(field.type)) in _STRINGS]
 
-    def rows(self, columns: Collection[str] | None = None) -> Iterator[tuple[int, Row]]:
+    def rows(self, columns: Collection[str] | None = None, nested: Collection[str] = ()) -> Iterator[tuple[int, Row]]:
         """Yield (number, row), as `where` numbers them; values of CSV files are strings, "" where a field is empty.
 
         Args:
             columns: names of the columns to read from a Parquet or Arrow file; None for all but bytes and nested
                 values. Text files always yield all their columns.
+            nested: names of columns, in any case, that are read although their values are nested.
 
         Raises:
             DataError: the file or a row of it is broken; file and row are named.
         """
         if self.is_arrow:
-            return self._arrow_rows(columns)
+            return self._arrow_rows(columns, {name.strip().casefold() for name in nested})
         return self._csv_rows() if self.is_csv else self._json_rows()
 
     def _csv_rows(self) -> Iterator[tuple[int, Row]]:
@@ -204,10 +205,10 @@ class Table:
         except (OSError, UnicodeError) as error:
             raise self.error(f"{self.path} cannot be read: {error}.") from None
 
-    def _arrow_rows(self, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
+    def _arrow_rows(self, columns: Collection[str] | None, nested: Collection[str]) -> Iterator[tuple[int, Row]]:
         schema, read = self._open_arrow()
         if columns is None:
-            names = [field.name for field in schema if not (_is_bytes(field.type) or pa.types.is_nested(field.type))]
+            names = [field.name for field in schema if _is_plain(field) or field.name.strip().casefold() in nested]
         else:
             names = [name for name in schema.names if name in columns]
         number = 0
@@ -242,6 +243,10 @@ class Table:
 def _decoded(dtype: pa.DataType) -> pa.DataType:
     """Return the type of a dictionary's values (a pandas category), else the type itself."""
     return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+
+
+def _is_plain(field: pa.Field) -> bool:
+    return not (_is_bytes(field.type) or pa.types.is_nested(field.type))
 
 
 def _is_bytes(dtype: pa.DataType) -> bool:

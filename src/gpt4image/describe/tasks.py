@@ -107,7 +107,8 @@ def plan_tasks(
 
 def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks:
     """List every task of some images (positions int64 [n]), answered or not. Copies of an image share theirs."""
-    labels = images.labels[rows]
+    named = images.classes_in_prompts
+    labels = named[rows]
     columns, without_class = [], 0
     for number, prompt in enumerate(question.prompts):
         for sample in range(question.samples):
@@ -115,7 +116,7 @@ def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks
             identities = {label: identity for label, identity in asked.items() if identity is not None}
             positions = rows[np.isin(labels, list(identities))]
             without_class += len(rows) - len(positions)
-            found = task_keys(images.ids[positions], images.labels[positions], identities)
+            found = task_keys(images.ids[positions], named[positions], identities)
             keys = np.fromiter(found, KEY_TYPE, len(positions))
             same = (np.full(len(positions), value, dtype=np.int16) for value in (number, sample))
             columns.append((keys, positions, *same))
@@ -143,7 +144,7 @@ class RequestMaker:
 
     def __init__(self, images: ImageTable, question: Question, tasks: Tasks) -> None:
         self._images, self._question, self._tasks = images, question, tasks
-        self._ids, self._labels = images.ids, images.labels
+        self._ids, self._labels = images.ids, images.classes_in_prompts
 
     def __len__(self) -> int:
         return len(self._tasks)

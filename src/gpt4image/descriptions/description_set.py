@@ -177,10 +177,14 @@ class ImageLookup:
         return np.where(self._ids[at] == keys, self.rows[at], -1).astype(np.int64)
 
     def facts(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        """Return path, class name and split of the images at positions [N]."""
+        """Return path, class name (or names) and split of the images at positions [N]."""
         taken = self.images.rows.select(["path", "split"]).take(pa.array(rows))
-        labels = self.images.labels[rows]
-        names = pa.array(self.images.classes, pa.string()).take(pa.array(labels, mask=labels < 0))
+        if self.images.has_label_sets:
+            labels = self.images.rows["label"].take(pa.array(rows)).to_pylist()
+            names = pa.array([self.images.label_name(label) for label in labels], pa.string())
+        else:
+            numbers = self.images.labels[rows]
+            names = pa.array(self.images.classes, pa.string()).take(pa.array(numbers, mask=numbers < 0))
         return {
             "path": taken["path"].combine_chunks(),
             "label": names,

@@ -33,9 +33,10 @@ def control_texts(
     """Return what stands in for the descriptions of the same images. Each split keeps its own texts.
 
     Args:
-        kind: `class-name` gives every labelled image the text of its class; `shuffled` and `shuffled-within-class` deal
-            all texts of an image to another one, of the same label for the latter; `random-words` draws as many words
-            as each text has from all words of the descriptions, as often as they occur there.
+        kind: `class-name` gives every labelled image the text of its class, or of each of them; `shuffled` and
+            `shuffled-within-class` deal all texts of an image to another one, with the same labels for the latter;
+            `random-words` draws as many words as each text has from all words of the descriptions, as often as they
+            occur there.
         descriptions: the descriptions.
         images: the images, with the labels that the run learns from.
         class_texts: a text for each class.
@@ -44,16 +45,22 @@ def control_texts(
     own: dict[str, list[str]] = {}
     for image_id, text in descriptions.pairs():
         own.setdefault(image_id, []).append(text)
-    places: dict[str, tuple[str, int]] = {}  # copies have the label and the split of the one that training meets first
+    labels, ids_of_rows = images.rows["label"].to_pylist(), images.ids
+    # copies have the labels and the split of the one that training meets first
+    places: dict[str, tuple[str, tuple[int, ...]]] = {}
     for split in ("train", "validation", "test"):
         for row in images.split(split).tolist():
-            places.setdefault(images.ids[row].decode(), (split, int(images.labels[row])))
+            places.setdefault(ids_of_rows[row].decode(), (split, _classes_of(labels[row])))
     ids = [image_id for image_id in own if image_id in places]
     generator = np.random.default_rng(seed)
     pairs: list[tuple[str, str]]
     match kind:
         case "class-name":
-            pairs = [(image_id, class_texts[places[image_id][1]]) for image_id in ids if places[image_id][1] >= 0]
+            pairs = [
+                (image_id, ", ".join(class_texts[label] for label in own_classes))
+                for image_id in ids
+                if (own_classes := places[image_id][1])
+            ]
         case "random-words":
             words = Counter(word for _, text in descriptions.pairs() for word in text.split())
             vocabulary, edges = list(words), np.cumsum(list(words.values()))
@@ -76,6 +83,13 @@ def control_texts(
         case _:
             raise ValueError(f"{kind} has no texts")
     return join_texts(images, pairs, 0, f"{kind.replace('-', ' ')}, in place of {descriptions.source}")
+
+
+def _classes_of(label: int | list[int]) -> tuple[int, ...]:
+    """Return the classes that a value of the column `label` says an image has."""
+    if isinstance(label, int):
+        return (label,) if label >= 0 else ()
+    return tuple(number for number, mark in enumerate(label) if mark > 0)
 
 
 def _draw(edges: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from gpt4image.compare.model_facts import parts_of, work_of
-from gpt4image.compare.records import Comparison, Difference, RunRecord, UsedModelRecord
+from gpt4image.compare.records import Comparison, RunRecord, UsedModelRecord
 from gpt4image.core import console
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import percent, points
 from gpt4image.core.invocation import current_invocation
 from gpt4image.core.markdown import MOST_CLASSES, one_line, render_card, write_card
 from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.tasks import TASKS
 from gpt4image.train.run import TrainedRun
 
 if TYPE_CHECKING:
@@ -113,19 +114,27 @@ def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequ
         pipeline_tag="image-classification",
         tags=["gpt4image", "image-classification", "timm", "transformers"],
         base_model=start,
-        metrics=["accuracy"],
+        metrics=["accuracy"] if TASKS.load(facts.run.task).one_class else ["mean_average_precision", "f1"],
         model_name=one_line(f"{facts.backbone} on {facts.source}"),
         eval_results=results(facts, comparison),
     )
 
 
 def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult]:
-    """Return the accuracies of the run, for the `model-index`."""
+    """Return the main metrics of the run, for the `model-index`."""
     from huggingface_hub import EvalResult
 
-    values = {("validation", "accuracy", "Accuracy"): facts.run.best_accuracy}
+    task = TASKS.load(facts.run.task)
+    score = (task.score.replace(" ", "_"), task.score.capitalize())
+    values: dict[tuple[str, str, str], float | None] = {("validation", *score): facts.run.best_accuracy}
     record = comparison and recorded_run(facts.run, comparison)
-    if record:
+    if record and not task.one_class:
+        values |= {
+            ("test", *score): record.test_accuracy,
+            ("test", "mean_average_precision", "mAP"): record.mean_average_precision,
+            ("test", "f1", "Micro F1"): record.micro_f1,
+        }
+    elif record:
         values |= {
             ("test", "accuracy", "Accuracy"): record.test_accuracy,
             ("test", "balanced_accuracy", "Balanced accuracy"): record.balanced_accuracy,
@@ -141,6 +150,7 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
             metric_value=round(value, 4),
         )
         for (split, metric, name), value in values.items()
+        if value is not None
     ]
 
 
@@ -152,11 +162,13 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
         {"percent": shown_share, "mean": mean_share},
         facts=facts,
         run=run,
-        use=use_with_timm(facts.repo),
+        several=not TASKS.load(run.task).one_class,
+        score=TASKS.load(run.task).score,
+        use=use_with_timm(facts.repo, facts.run.task),
         use_transformers=use_with_transformers(facts.repo),
         comparison=comparison,
         record=comparison and recorded_run(run, comparison),
-        finding=comparison and finding(comparison.difference),
+        finding=comparison and finding(comparison),
         splits={split: len(images.split(split)) for split in SPLITS},
         classes=run.classes if len(run.classes) <= MOST_CLASSES else (),
         parts=parts,
@@ -165,7 +177,7 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
     )
 
 
-def use_with_timm(repo: str | None) -> str:
+def use_with_timm(repo: str | None, task: str = "classification") -> str:
     """Return three lines of Python that classify a photo with timm, after the imports."""
     place = f"hf-hub:{repo}" if repo else "local-dir:path/to/this/folder"
     return (
@@ -173,7 +185,8 @@ def use_with_timm(repo: str | None) -> str:
         "from PIL import Image\n\n"
         f'model = timm.create_model("{place}", pretrained=True).eval()\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)\n"
-        'print(model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0)).softmax(dim=1))'
+        'print(model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0)).'
+        f"{'softmax(dim=1)' if TASKS.load(task).one_class else 'sigmoid()'})"
     )
 
 
@@ -196,11 +209,13 @@ def shown_share(share: float) -> Markup:
     return Markup(percent(share))
 
 
-def finding(difference: Difference) -> str:
+def finding(comparison: Comparison) -> str:
     """State the difference of a comparison with its interval, and no more than that shows."""
+    difference = comparison.difference
     mean, low, high = points((difference.mean, difference.low, difference.high))
     measured = (
-        f"{difference.arm} minus {difference.reference}: {mean} points of test accuracy (95% interval {low} to {high}"
+        f"{difference.arm} minus {difference.reference}: {mean} points of test {comparison.score} (95% interval {low} "
+        f"to {high}"
     )
     if difference.covers == "images only":
         return f"{measured}, for the test images only). One seed cannot tell an effect from chance."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, DataError, ImageError
@@ -27,22 +27,29 @@ class Prediction:
 
     Attributes:
         path: the image.
-        answers: the most probable classes with their probabilities, in descending order; empty if it cannot be read.
+        answers: the most probable classes with their probabilities, in descending order; of a model of several labels
+            all classes, in their order. Empty if it cannot be read.
         error: why it cannot be read.
+        labels: for a model of several labels an image, those that are predicted: from the threshold of each.
     """
 
     path: Path
     answers: tuple[tuple[str, float], ...]
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class DeployedModel:
-    """An exported model: network, class names, and the preprocessing of its images."""
+    """An exported model: network, class names, and the preprocessing of its images.
+
+    `thresholds` are the probabilities from which labels are predicted, if an image may have several; else None.
+    """
 
     network: nn.Module
     classes: tuple[str, ...]
     transform: Transform
+    thresholds: tuple[float, ...] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> DeployedModel:
@@ -60,7 +67,9 @@ class DeployedModel:
         )
         keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         transform = evaluation_transform({key: config["pretrained_cfg"][key] for key in keys})
-        return cls(network.eval(), tuple(config["label_names"]), transform)
+        thresholds = config.get("thresholds")
+        limits = None if thresholds is None else tuple(map(float, thresholds))
+        return cls(network.eval(), tuple(config["label_names"]), transform, limits)
 
     def predict(self, files: Sequence[ImageFile], top: int, max_pixels: int) -> list[Prediction]:
         """Predict one batch of images; an unreadable one gets its error."""
@@ -78,12 +87,36 @@ class DeployedModel:
             found.append(Prediction(file.path, (), reason or None))
         if readable:
             with torch.no_grad():
-                probabilities = self.network(torch.stack(list(readable.values()))).softmax(dim=1)  # [B, C]
+                logits = self.network(torch.stack(list(readable.values())))  # [B, C]
+            if self.thresholds is not None:
+                return self._label(found, list(readable), logits.sigmoid())
+            probabilities = logits.softmax(dim=1)
             best = probabilities.topk(min(top, len(self.classes)), dim=1)
             for at, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
                 names = [self.classes[label] for label in labels]
                 found[at] = Prediction(files[at].path, tuple(zip(names, values, strict=True)))
         return found
+
+    def _label(self, found: list[Prediction], places: list[int], probabilities: Tensor) -> list[Prediction]:
+        """Fill in the probability of every class, in their order, and the labels from their thresholds on.
+
+        Args:
+            found: predictions without answers.
+            places: which of them have probabilities.
+            probabilities: [B, C].
+        """
+        for at, row in zip(places, probabilities.tolist(), strict=True):
+            chosen = zip(self.classes, row, self.thresholds or (), strict=True)
+            labels = tuple(name for name, probability, least in chosen if probability >= least)
+            found[at] = Prediction(found[at].path, tuple(zip(self.classes, row, strict=True)), None, labels)
+        return found
+
+
+def label_names(model: Path) -> tuple[str, ...] | None:
+    """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
+    path = ExportLayout(model).config
+    config = read_json(path) if path.exists() else {}
+    return tuple(config["label_names"]) if config.get("thresholds") is not None else None
 
 
 def predict_images(
@@ -96,7 +129,7 @@ def predict_images(
     Args:
         model: folder of the exported model.
         sources: image files, or folders; in folders, the files that training takes for images.
-        top: number of classes to return per image.
+        top: number of classes to return per image; a model of several labels returns all.
         batch_size: images at a time.
         max_pixels: largest width x height to decode.
 

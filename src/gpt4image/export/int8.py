@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gpt4image.compare.predictions import judged
 from gpt4image.core.console import progress
 from gpt4image.core.errors import ExportError, first_line
 from gpt4image.core.format import counted, percent, points
 from gpt4image.export.forms import graph_runner, remove_notes
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import find_task
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.run import TrainedRun
 from gpt4image.train.transforms import evaluation_transform
@@ -33,21 +35,23 @@ class QuantizationLoss:
 
     Attributes:
         images: number of labelled test images.
-        before: accuracy of the trained model, from 0 to 1.
-        after: accuracy of the quantised one.
-        same_answers: images with the same predicted class.
+        before: accuracy of the trained model, from 0 to 1, or what else the score of its task is.
+        after: that of the quantised one.
+        same_answers: images with the same answer.
+        score: what the score is called.
     """
 
     images: int
     before: float
     after: float
     same_answers: int
+    score: str = "accuracy"
 
     def line(self) -> str:
         """Return the result as one line of text."""
         (change,) = points([self.after - self.before])
         return (
-            f"ONNX int8: accuracy {percent(self.after)} on {counted(self.images, 'test image')}, "
+            f"ONNX int8: {self.score} {percent(self.after)} on {counted(self.images, 'test image')}, "
             f"{percent(self.before)} before quantisation ({change} points), "
             f"{self.same_answers}/{self.images} same predictions"
         )
@@ -75,13 +79,13 @@ def quantize(run: TrainedRun, model: nn.Module, images: ImageTable, graph: Path,
     before, after = [], []
     with progress("Test int8", len(rows)) as meter, torch.no_grad():
         for batch in image_batches(run, images, rows):
-            before.append(model(batch).argmax(dim=1).numpy())
-            after.append(quantized(batch).argmax(dim=1).numpy())
+            before.append(model(batch).numpy())
+            after.append(quantized(batch).numpy())
             meter.advance(len(batch))
-    labels, old, new = images.labels[rows], np.concatenate(before), np.concatenate(after)
-    return QuantizationLoss(
-        len(rows), float((old == labels).mean()), float((new == labels).mean()), int((old == new).sum())
-    )
+    old, new = (judged(images, rows, np.concatenate(logits), run.thresholds) for logits in (before, after))
+    same = sum(a[0] == b[0] for a, b in zip(old.answers(run.classes), new.answers(run.classes), strict=True))
+    scores = float(old.scores.mean()), float(new.scores.mean())
+    return QuantizationLoss(len(rows), *scores, same, find_task(images).score)
 
 
 def image_batches(run: TrainedRun, images: ImageTable, rows: np.ndarray) -> Iterator[Tensor]:

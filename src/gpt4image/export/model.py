@@ -22,6 +22,7 @@ from gpt4image.export.forms import export_onnx, export_program, graph_runner
 from gpt4image.export.int8 import QuantizationLoss, quantize
 from gpt4image.export.measure import Latency, Parity, compare_logits, measure_latencies
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import create_model, fitting_options
 from gpt4image.train.identity import is_trained_on
 from gpt4image.train.run import TrainedRun, load_backbone
@@ -190,6 +191,13 @@ def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:
     return torch.stack([transform(images.image(int(row))) for row in rows[:CHECKED_IMAGES]])
 
 
+def task_fields(run: TrainedRun) -> dict[str, object]:
+    """Return what a config says of a task other than one class an image; `problem_type` is for transformers."""
+    if TASKS.load(run.task).one_class:
+        return {}
+    return {"task": run.task, "thresholds": run.thresholds, "problem_type": "multi_label_classification"}
+
+
 def _export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample: Tensor) -> Parity:
     """Write weights and the config of `timm.create_model("local-dir:...")`, and load them back as a user would."""
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
@@ -200,6 +208,7 @@ def _export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample
         **classes,
         "model_args": options,
         "pretrained_cfg": {**run.preprocessing, **classes},
+        **task_fields(run),
     }
     write_json(layout.config, config)
     shutil.copymode(layout.config, layout.weights)

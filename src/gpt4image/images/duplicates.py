@@ -47,7 +47,7 @@ def find_duplicates(table: ImageTable) -> DuplicateReport:
         image_id = rows[0]["id"]
         copies[image_id] = tuple(row["path"] for row in rows)
         splits = _group((row["split"], row["path"]) for row in rows)
-        names = _group((table.classes[row["label"]], row["path"]) for row in rows if row["label"] >= 0)
+        names = _group((name, row["path"]) for row in rows if (name := table.label_name(row["label"])) is not None)
         if len(splits) > 1:
             leaked[image_id] = splits
         if len(names) > 1:

@@ -37,6 +37,14 @@ LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes severa
 
 def check_label_forms(listing: Listing, source: str) -> None:
     """Raise DataError if the labels look like anything but classes; it says like what, and how to keep them."""
+    if listing.has_label_sets:
+        alike = find_alike(list(listing.classes))
+        if alike:
+            raise DataError(
+                f"{source}: the labels look like one class written in several ways: {', '.join(map(repr, alike))}. "
+                "Write each class in one way. If they are classes, set unusual_labels to keep (--unusual-labels keep)."
+            )
+        return
     counts = np.bincount(listing.rows["label"].to_numpy() + 1, minlength=len(listing.classes) + 1)[1:]
     classes = [name for name, count in zip(listing.classes, counts.tolist(), strict=True) if count]
     images = int(counts.sum())
@@ -50,7 +58,10 @@ def check_label_forms(listing: Listing, source: str) -> None:
         remedy = "Write each class in one way"
     elif several:
         looks, shown = "several labels of an image in one", several
-        remedy = "An image has one class: leave one in each, or name another column with label_column (--label-column)"
+        remedy = (
+            "If an image has several labels, name what separates them with label_separator (--label-separator); else "
+            "leave one in each, or name another column with label_column (--label-column)"
+        )
     elif not listing.folders and are_measured(classes, images):
         looks, shown = "numbers or dates to predict (regression)", classes
         remedy = "Name a column of classes with label_column (--label-column), or group the numbers into classes"

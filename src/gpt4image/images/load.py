@@ -21,7 +21,8 @@ from gpt4image.images.scan import scan
 from gpt4image.images.sources.detect import list_source
 from gpt4image.images.sources.hugging_face import Dataset, is_loaded_dataset, list_loaded_dataset
 from gpt4image.images.sources.joined import join_listings
-from gpt4image.images.sources.listing import ColumnNames, Listing
+from gpt4image.images.sources.label_sets import join_labels, rarest_present
+from gpt4image.images.sources.listing import ColumnNames, Listing, to_label_column
 from gpt4image.images.sources.remote import fetch_source, is_address
 from gpt4image.images.splits import check_shares, complete_splits
 from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
@@ -29,6 +30,7 @@ from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 OnBadImage = Literal["skip", "fail"]
 """What to do about an unreadable image: skip it with a warning, or stop."""
 UnusualLabels = Literal["fail", "keep"]
+LabelKind = Literal["classification", "multi-label"]
 
 
 def load_images(
@@ -40,6 +42,9 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     unusual_labels: UnusualLabels = "fail",
+    task: LabelKind | None = None,
+    label_separator: str | None = None,
+    label_columns: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
     validation_share: float = 0.1,
     test_share: float = 0.2,
@@ -53,9 +58,10 @@ def load_images(
             metadata.csv, metadata.jsonl or metadata.parquet; a table (CSV, TSV, JSON Lines, Parquet or Arrow) that
             names image files by paths or addresses; Parquet or Arrow files that hold images, or a folder of them;
             WebDataset tars, a folder or a pattern of them; a folder written by `save_to_disk`; an export of Label
-            Studio (JSON) or a FiftyOneImageClassificationDataset; the name of a dataset on the Hugging Face hub; or an
-            address (`s3://bucket/photos`, `gs://`, `https://`) of any of these, whose files are fetched into `work`; or
-            a `Dataset`, `IterableDataset`, or several by split, of `datasets`.
+            Studio (JSON) or a FiftyOneImageClassificationDataset; annotations of COCO (JSON);
+            the name of a dataset on the Hugging Face hub; or an address (`s3://bucket/photos`, `gs://`, `https://`) of
+            any of these, whose files are fetched into `work`; or a `Dataset`, `IterableDataset`, or several by split,
+            of `datasets`.
         unlabelled: sources of further training images, whose labels and splits, if any, are not used. Copies of
             images that have a label are left out.
         work: the work directory. It remembers outcomes: an unchanged image is not read again, and a scan that was
@@ -65,6 +71,11 @@ def load_images(
         label_column: the column that holds the labels, if it has none of the usual names.
         unusual_labels: "fail" refuses labels that look like numbers to predict, like several labels of an image in
             one, like one class in two spellings, or like parts of the set; "keep" takes them for classes.
+        task: "classification" for one class an image, "multi-label" for any number. By default what the source says:
+            several labels if the label column holds lists, or with one of the next two arguments, or in COCO's format.
+            "multi-label" joins copies of an image in several class folders or rows to one image with all their labels.
+        label_separator: what separates the labels in a cell of the label column, if it holds several.
+        label_columns: columns of 0 and 1, one a class, that say which labels an image has; empty where it is unknown.
         max_pixels: the largest width x height that is decoded.
         validation_share: share of the training images that become validation if there is no such split; 0 for none.
         test_share: share of the training images that become test if there is no such split; 0 for none.
@@ -81,14 +92,17 @@ def load_images(
     for name, value, kind in (
         ("on_bad_image", on_bad_image, OnBadImage),
         ("unusual_labels", unusual_labels, UnusualLabels),
+        ("task", task, LabelKind),
     ):
-        if value not in get_args(kind):
+        if value is not None and value not in get_args(kind):
             raise ConfigError(f"{name} is {value!r}; known are {', '.join(get_args(kind))}.")
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
+    if label_separator is not None and label_columns:
+        raise ConfigError("label_separator and label_columns exclude each other: the labels are in one or the other.")
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" if work is not None else None
-    columns = ColumnNames(image_column, label_column)
+    columns = ColumnNames(image_column, label_column, separator=label_separator, flags=tuple(label_columns))
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
         source = str(getattr(source, "builder_name", None) or "datasets")
@@ -96,6 +110,7 @@ def load_images(
         place = _place(source, work)
         with doing(f"Listing {source}"):
             listing = list_source(place, columns, kept)
+    _check_task(task, listing, columns, str(source))
     listing = _without_unlabelled_splits(listing)
     _require_labels_outside_train(listing)
     if unusual_labels == "fail":
@@ -104,12 +119,12 @@ def load_images(
     further = {str(each): _place(each, work) for each in unlabelled}
     listing = join_listings(listing, {name: list_source(each, without, kept) for name, each in further.items()})
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
-    table = _without_labelled_copies(found)
+    table = _without_labelled_copies(join_copies(found) if task == "multi-label" else found)
     _require_two_classes(table)
     splits = complete_splits(
         np.asarray(table.rows["split"].to_numpy(), dtype=str),
         table.ids,
-        table.labels,
+        rarest_present(table.label_matrix) if table.has_label_sets else table.labels,
         validation_share=validation_share,
         test_share=test_share,
         seed=split_seed,
@@ -164,7 +179,7 @@ def load_pictures(
 
 def _with_labels(listing: Listing, labelled: Listing) -> Listing:
     """Return a listing of unlabelled images with the labels that another listing has for some of them."""
-    if len(labelled.classes) < 2:  # a folder below is no class
+    if len(labelled.classes) < 2 or labelled.has_label_sets:  # a folder below is no class
         return listing
     # paths name the files of folders and tars; tables may name an image twice, but number their rows alike
     by = "path" if pc.count_distinct(labelled.rows["path"]).as_py() == len(labelled.rows) else "row"
@@ -188,13 +203,50 @@ def _read_images(
     bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
-    return ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels)
+    task = "multi-label" if listing.has_label_sets else "classification"
+    return ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels, task)
+
+
+def _check_task(task: LabelKind | None, listing: Listing, columns: ColumnNames, source: str) -> None:
+    """Raise an error if the source has no labels of the kind that was asked for."""
+    if (columns.separator is not None or columns.flags) and not listing.has_label_sets:
+        raise DataError(
+            f"{source}: label_separator and label_columns (--label-separator, --label-columns) are for tables that "
+            "name image files (CSV, JSON Lines, Parquet), and this is none."
+        )
+    if task == "classification" and listing.has_label_sets:
+        raise DataError(
+            f"{source} has several labels an image, so its task is multi-label: leave task (--task) out, or name a "
+            "column of single classes with label_column (--label-column)."
+        )
+
+
+def join_copies(table: ImageTable) -> ImageTable:
+    """Return a table in which copies of an image within a split are one image that has all their labels.
+
+    So an image that lies in several class folders, or has several rows in a table, has several labels; classes that
+    none of its copies has are absent.
+    """
+    splits = pc.index_in(table.rows["split"], pa.array(SPLITS)).to_numpy()
+    keys = np.char.add(table.ids, splits.astype("S1"))
+    _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # in the order of the table
+    joined = join_labels(table.label_matrix, groups.ravel())[order]
+    rows = table.rows.take(pa.array(first[order])).combine_chunks()
+    rows = rows.set_column(rows.schema.get_field_index("label"), "label", to_label_column(joined))
+    if len(rows) < len(table):
+        several = int(((joined > 0).sum(axis=1) > 1).sum())
+        say(
+            f"labels: {counted(len(table) - len(rows), 'copy')} joined to {counted(len(rows), 'image')}, of which "
+            f"{several:,} {'has' if several == 1 else 'have'} several labels"
+        )
+    return replace(table, rows=rows, task="multi-label")
 
 
 def _without_unlabelled_splits(listing: Listing) -> Listing:
     """Leave out validation and test splits in which no image has a label, as published test sets often are."""
-    labels, splits = listing.rows["label"].to_numpy(), listing.rows["split"].to_numpy()
-    hollow = [s for s in SPLITS[1:] if (splits == s).any() and (labels[splits == s] < 0).all()]
+    labelled, splits = listing.is_labelled, listing.rows["split"].to_numpy()
+    hollow = [s for s in SPLITS[1:] if (splits == s).any() and not labelled[splits == s].any()]
     if not hollow:
         return listing
     say(f"The {' and '.join(hollow)} split has no labels and is left out.")
@@ -206,7 +258,7 @@ def _without_unlabelled_splits(listing: Listing) -> Listing:
 
 
 def _require_labels_outside_train(listing: Listing) -> None:
-    unlabelled = pc.and_(pc.less(listing.rows["label"], 0), pc.not_equal(listing.rows["split"], "train"))
+    unlabelled = pc.and_(pa.array(~listing.is_labelled), pc.not_equal(listing.rows["split"], "train"))
     rows = listing.rows.filter(unlabelled)
     if len(rows):
         more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
@@ -218,9 +270,9 @@ def _require_labels_outside_train(listing: Listing) -> None:
 
 def _without_labelled_copies(table: ImageTable) -> ImageTable:
     """Leave out unlabelled copies of images that have a label, which may be test images."""
-    labels, ids = table.labels, table.ids
-    copies = labels < 0
-    copies[copies] = np.isin(ids[copies], ids[labels >= 0])
+    labelled, ids = table.is_labelled, table.ids
+    copies = ~labelled
+    copies[copies] = np.isin(ids[copies], ids[labelled])
     if not copies.any():
         return table
     rejected = [
@@ -238,8 +290,7 @@ def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total:
 
 
 def _require_two_classes(table: ImageTable) -> None:
-    labels = table.labels
-    present = np.unique(labels[labels >= 0])
+    present = table.classes_among(np.ones(len(table), dtype=bool))
     if len(present) < 2:
         names = ", ".join(table.classes[label] for label in present)
         raise DataError(
@@ -249,8 +300,7 @@ def _require_two_classes(table: ImageTable) -> None:
 
 
 def _report_untrained_classes(table: ImageTable, splits: np.ndarray) -> None:
-    labels = table.labels
-    untrained = set(labels[splits != "train"].tolist()) - set(labels[splits == "train"].tolist())
+    untrained = set(table.classes_among(splits != "train")) - set(table.classes_among(splits == "train"))
     if untrained:
         names = ", ".join(table.classes[label] for label in sorted(untrained))
         say(f"Classes without a training image, which cannot be learnt: {names}.", "yellow")

@@ -19,6 +19,25 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 
 
+def holds_label_sets(rows: pa.Table) -> bool:
+    """Whether the column `label` of listed images holds several labels each."""
+    return bool(pa.types.is_fixed_size_list(rows.schema.field("label").type))
+
+
+def read_label_sets(rows: pa.Table) -> np.ndarray:
+    """Return the column `label` of images with several labels each, int8 [N, C]."""
+    size = rows.schema.field("label").type.list_size
+    parts = [chunk.flatten().to_numpy().reshape(-1, size) for chunk in rows["label"].chunks]
+    return np.concatenate(parts) if parts else np.empty((0, size), np.int8)
+
+
+def rows_with_label(rows: pa.Table) -> np.ndarray:
+    """Return which of listed images have a label, bool [N]."""
+    if holds_label_sets(rows):
+        return np.asarray((read_label_sets(rows) >= 0).any(axis=1))
+    return np.asarray(rows["label"].to_numpy() >= 0)
+
+
 class ImageReader(Protocol):
     """Reads the encoded bytes and the texts of an image set. Picklable: DataLoader workers carry it."""
 
@@ -52,7 +71,8 @@ class ImageTable:
         source: the source as the user named it.
         classes: class names; a label is a position in this tuple.
         rows: one row an image with the columns `id` (32 hex digits, the 128-bit hash of the encoded bytes),
-            `path` (relative to the source, or the name inside it), `label` (int32, -1 for none),
+            `path` (relative to the source, or the name inside it), `label` (int32, -1 for none; in a set with several
+            labels an image a list of C int8: 1 present, 0 absent, -1 unknown),
             `split` (one of `SPLITS`) and `row` (int64, position in the source).
         rejected: the images that were left out.
         reader: reads bytes and text columns.
@@ -81,13 +101,58 @@ class ImageTable:
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels, shape [N], dtype int32; -1 for none."""
+        """Labels, shape [N], dtype int32; -1 for none.
+
+        Raises:
+            DataError: images have several labels each.
+        """
+        if self.has_label_sets:
+            raise DataError(
+                f"{self.source}: images have several labels each, and this works with one class an image. The guide, "
+                "under Several labels, says what works with them."
+            )
         return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
 
     @property
     def is_labelled(self) -> np.ndarray:
-        """Which images have a label, bool [N]."""
-        return self.labels >= 0
+        """Which images have a label, or of which one is known to be absent, bool [N]."""
+        return rows_with_label(self.rows)
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether an image may have several labels."""
+        return holds_label_sets(self.rows)
+
+    @property
+    def classes_in_prompts(self) -> np.ndarray:
+        """The class that a prompt can name, int32 [N]; -1 for none, as where images have several labels."""
+        return np.full(len(self), -1, np.int32) if self.has_label_sets else self.labels
+
+    @property
+    def label_matrix(self) -> np.ndarray:
+        """Which labels each image has, int8 [N, C]: 1 present, 0 absent, -1 unknown."""
+        if self.has_label_sets:
+            return read_label_sets(self.rows)
+        labels = self.labels[:, None]
+        return np.where(labels < 0, -1, labels == np.arange(len(self.classes))).astype(np.int8)
+
+    def classes_among(self, chosen: np.ndarray) -> list[int]:
+        """Return the classes that occur among chosen images, bool [N], in order."""
+        if self.has_label_sets:
+            return np.flatnonzero((self.label_matrix[chosen] > 0).any(axis=0)).tolist()
+        labels = np.unique(self.labels[chosen])
+        return [int(label) for label in labels[labels >= 0]]
+
+    def label_name(self, label: int | Sequence[int]) -> str | None:
+        """Return a value of the column `label` in words; None if it says nothing."""
+        if isinstance(label, int):
+            return self.classes[label] if label >= 0 else None
+        names = [name for name, mark in zip(self.classes, label, strict=True) if mark > 0]
+        return ", ".join(names) or ("none" if 0 in label else None)
+
+    def label_of(self, index: int) -> str | None:
+        """Return the class of an image, or its labels; None if it has none."""
+        return self.label_name(self.rows["label"][index].as_py())
 
     def split(self, name: str) -> np.ndarray:
         """Return the positions in the table of the images of a split, shape [n], dtype int64."""
@@ -96,11 +161,17 @@ class ImageTable:
     def class_counts(self) -> np.ndarray:
         """Return the number of images by class and split, shape [C + 1, 3], in the order of `classes` and `SPLITS`.
 
-        The last row counts the images without a label.
+        The last row counts the images without a label. An image with several labels counts in each of its classes.
         """
         counts = np.zeros((len(self.classes) + 1, len(SPLITS)), np.int64)
         splits = pc.index_in(self.rows["split"], pa.array(SPLITS)).to_numpy()
-        np.add.at(counts, (self.labels, splits), 1)  # label -1 is the last row
+        if not self.has_label_sets:
+            np.add.at(counts, (self.labels, splits), 1)  # label -1 is the last row
+            return counts
+        present, labelled = self.label_matrix > 0, self.is_labelled
+        for number in range(len(SPLITS)):
+            counts[:-1, number] = present[splits == number].sum(axis=0)
+            counts[-1, number] = (~labelled[splits == number]).sum()
         return counts
 
     def path(self, index: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from gpt4image.align.mixing import label_targets
+from gpt4image.core.errors import ConfigError
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import ReliabilityBin, measure_classifier, reliability_bins
 from gpt4image.probing.intervals import exact_paired_test, small_sample_interval, wilson_interval
@@ -70,7 +72,7 @@ class ClassPredictions(Predictions):
         """Return the true class of each image."""
         return [classes[label] for label in self.labels.tolist()]
 
-    def measure(self) -> dict[str, float | None]:
+    def measure(self) -> dict[str, Any]:
         """Return the metrics of `probing.calibration.ClassifierMetrics`."""
         return measure_classifier(self.logits, self.labels).model_dump()
 
@@ -78,11 +80,23 @@ class ClassPredictions(Predictions):
 class Classification(Task):
     """One class an image, learned by cross-entropy and judged by accuracy."""
 
-    name, score = "classification", "accuracy"
+    name, score, class_score, one_class = "classification", "accuracy", "accuracy", True
+
+    def check(self, settings: LabelSettings, smoothing: float) -> None:
+        """Raise ConfigError for a loss of several labels."""
+        if settings.label_loss == "asymmetric":
+            raise ConfigError(
+                "label_loss asymmetric is for images with several labels, and these have one class each: set "
+                "label_loss to cross-entropy or gce (--label-loss)."
+            )
 
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the classes of some images, int64 [n]; -1 for none."""
-        return images.labels[rows].astype(np.int64)
+        return np.asarray(images.labels[rows].astype(np.int64))
+
+    def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Return 1 for the class of each image, float64 [N, C]; all have one."""
+        return np.asarray(np.eye(classes)[labels])
 
     def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
         """Return the probability of each class [B, C], after Hinton et al., arXiv 1503.02531, section 2.
@@ -119,7 +133,9 @@ class Classification(Task):
         predicted = torch.from_numpy(logits).argmax(dim=1)
         return float(torch.from_numpy(targets).gather(1, predicted[:, None]).mean())
 
-    def predictions(self, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> ClassPredictions:
+    def predictions(
+        self, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, thresholds: Sequence[float] = ()
+    ) -> ClassPredictions:
         """Return predictions of one class an image."""
         return ClassPredictions(rows, labels, logits)
 
@@ -166,8 +182,13 @@ def compare_images(chosen: np.ndarray, right: Mapping[str, np.ndarray], differen
         difference=float(differences[:, chosen].mean()) if count else None,
         low=low,
         high=high,
-        p_value=exact_paired_test(differences[:, chosen]) if count else None,
+        p_value=exact_paired_test(differences[:, chosen]) if count and is_binary(differences[:, chosen]) else None,
     )
+
+
+def is_binary(differences: np.ndarray) -> bool:
+    """Whether differences of scores are those of right and wrong predictions: -1, 0 or 1."""
+    return bool((differences == np.rint(differences)).all())
 
 
 def target_entropy(logits: Tensor, targets: Tensor) -> Tensor:

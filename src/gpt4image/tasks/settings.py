@@ -16,10 +16,17 @@ class LabelSettings:
 
     label_weight: Positive = 1.0
     """Weight of the label loss; it matters beside a weight of the alignment and to gradient clipping."""
-    label_loss: Literal["cross-entropy", "gce"] = "cross-entropy"
-    """Loss of the labels: cross-entropy, or generalised cross-entropy, which wrong labels disturb less."""
+    label_loss: Literal["cross-entropy", "gce", "asymmetric"] = "cross-entropy"
+    """Loss of the labels: cross-entropy (binary where images have several labels), generalised cross-entropy, which
+    wrong labels disturb less, or for several labels the asymmetric loss, which ignores easy absent ones."""
     gce_q: Annotated[float, Interval(gt=0, le=1)] = 0.7
     """Exponent of the generalised cross-entropy: near 0 it is the cross-entropy, at 1 the mean absolute error."""
+    asymmetric_present: NotNegative = 0.0
+    """Exponent of the asymmetric loss for labels that are present; above 0, those that are easily seen count less."""
+    asymmetric_absent: NotNegative = 4.0
+    """The same for labels that are absent."""
+    asymmetric_margin: Annotated[float, Interval(ge=0, lt=1)] = 0.05
+    """Probability up to which the asymmetric loss takes no notice of absent labels."""
     logit_adjustment: Literal["none", "loss", "post-hoc"] = "none"
     """For skewed classes: adjust the logits by the logarithm of the classes' shares, in the loss or after training."""
     adjustment_strength: NotNegative = 1.0

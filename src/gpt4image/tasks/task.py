@@ -1,7 +1,7 @@
 """What a task is: its targets and loss in training, and how its predictions are judged; and the registry of tasks.
 
 Everything else (training loop, durability, arms, statistics, report, export) is the same for every task. Importing this
-module imports no torch.
+module imports neither torch nor numpy.
 
 Sizes: N images, B images of a batch, C classes, T columns of targets, S seeds.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpt4image.core.registry import Registry
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from gpt4image.images.table import ImageTable
@@ -63,12 +62,14 @@ class Predictions(ABC):
         """Return what is true of each image in words."""
 
     @abstractmethod
-    def measure(self) -> dict[str, float | None]:
+    def measure(self) -> dict[str, Any]:
         """Return the metrics, of which `accuracy` is the mean of the scores; the others are fields of `RunRecord`."""
 
     @property
     def confusion(self) -> np.ndarray:
         """Number of images of class i predicted as class j, int64 [C, C]; [0, 0] where a prediction is no class."""
+        import numpy as np
+
         return np.zeros((0, 0), dtype=np.int64)
 
 
@@ -100,20 +101,33 @@ class Task(ABC):
 
     Attributes:
         name: name in the registry, in settings and records.
-        score: what the mean of `Predictions.scores` is called, in the singular, such as `accuracy`.
+        score: what the mean of `Predictions.scores` is called, such as `accuracy`.
+        class_score: what `compare_classes` compares the arms by.
+        one_class: whether an image has one class, as text labels, soft labels and anchors of classes need.
     """
 
     name: ClassVar[str]
     score: ClassVar[str]
+    class_score: ClassVar[str]
+    one_class: ClassVar[bool] = False
 
-    def check(self, settings: LabelSettings) -> None:  # noqa: B027 - a task may take any setting
-        """Raise ConfigError for recipe settings that mean nothing in this task; the message says what to set."""
+    def check(self, settings: LabelSettings, smoothing: float) -> None:  # noqa: B027 - a task may take any setting
+        """Raise ConfigError for recipe settings that mean nothing in this task; the message says what to set.
+
+        Args:
+            settings: the recipe.
+            smoothing: its label smoothing.
+        """
 
     # training
 
     @abstractmethod
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the labels of some images (positions int64 [n]) as batches hold them, [n, ...]."""
+
+    @abstractmethod
+    def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Return labels [N, ...] as the probability of each class, float64 [N, C]; NaN where it is unknown."""
 
     @abstractmethod
     def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
@@ -154,11 +168,22 @@ class Task(ABC):
             targets: probability of each class, float64 [N, C]; NaN where it is unknown.
         """
 
+    def fit_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> list[float]:
+        """Return numbers by which logits become answers, chosen on the validation images; none if none are needed.
+
+        Args:
+            logits: [N, C].
+            targets: as for `validation_score`.
+        """
+        return []
+
     # judging
 
     @abstractmethod
-    def predictions(self, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> Predictions:
-        """Return predictions to be judged; see `Predictions` for the arguments."""
+    def predictions(
+        self, rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, thresholds: Sequence[float] = ()
+    ) -> Predictions:
+        """Return predictions to be judged; see `Predictions` for the arguments, and `fit_thresholds`."""
 
     @abstractmethod
     def compare_classes(
@@ -183,7 +208,12 @@ class Task(ABC):
 
 
 TASKS: Registry[Task] = Registry(
-    "task", {"classification": "gpt4image.tasks.classification:CLASSIFICATION"}, group="gpt4image.tasks"
+    "task",
+    {
+        "classification": "gpt4image.tasks.classification:CLASSIFICATION",
+        "multi-label": "gpt4image.tasks.multi_label:MULTI_LABEL",
+    },
+    group="gpt4image.tasks",
 )
 """The tasks. One that a package adds is chosen by the `task` of the image table."""
 

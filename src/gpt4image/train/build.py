@@ -281,11 +281,12 @@ def check_label_settings(
 
 
 def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
-    """Return the probability of each class for validation images, float64 [N, C].
+    """Return the probability of each class for validation images, float64 [N, C]; NaN where it is unknown.
 
     Text labels stand in for given ones here too, because these are wrong as often as those of training images.
     """
-    targets: np.ndarray = np.eye(len(images.classes))[images.labels[rows]]
+    task = find_task(images)
+    targets = task.truth(task.labels(images, rows), len(images.classes))
     stand_ins = [labels for labels in guidance.soft_labels if labels.manifest.estimate is not None]
     if stand_ins:
         places = np.stack([labels.find(images.ids[rows]) for labels in stand_ins], axis=1)

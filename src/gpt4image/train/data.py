@@ -46,7 +46,8 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: pixels uint8 [B, 3, H, W], normalised ones, or cached features of frozen modules [B, ...].
-        labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled.
+        labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled; or several
+            labels, int8 [B, C]: 1 present, 0 absent, -1 unknown.
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
         soft: soft labels [B, C], zero if an image has none; [B, 0] without soft labels.

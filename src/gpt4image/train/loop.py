@@ -41,8 +41,9 @@ class Progress:
         classification_sum: sum of the cross-entropy over those steps.
         alignment_sum: sum of the alignment loss over those steps.
         history: one record per epoch (`EpochRecord` as plain values).
-        best_epoch: epoch of the highest validation accuracy, the first of equals.
-        best_accuracy: that accuracy.
+        best_epoch: epoch of the highest validation score, the first of equals.
+        best_accuracy: that accuracy, or what else the task's score is.
+        thresholds: what the task fitted to the validation images after that epoch (`Task.fit_thresholds`).
         best_weights: weights of the trained part after that epoch, on the CPU.
         best_heads: those of the alignment heads, likewise; empty in checkpoints of version 0.1.
         seconds: time spent.
@@ -55,6 +56,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = -1
     best_accuracy: float = -1.0
+    thresholds: list[float] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_heads: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
@@ -120,10 +122,10 @@ def fit(trainer: Trainer, meter: Meter) -> None:
     while progress.epoch < trainer.recipe.epochs:
         started = time.monotonic()
         train_epoch(trainer, meter)
-        accuracy = validate(trainer)
-        record_epoch(trainer, accuracy, time.monotonic() - started)
+        score, thresholds = validate(trainer)
+        record_epoch(trainer, score, thresholds, time.monotonic() - started)
         trainer.track(trainer)
-        meter.note(f"val {accuracy:.1%} best {progress.best_accuracy:.1%}")
+        meter.note(f"val {score:.1%} best {progress.best_accuracy:.1%}")
         trainer.save(trainer)
         trainer.after_epoch(progress.history)
 
@@ -209,14 +211,15 @@ def clip_gradients(trainer: Trainer, max_norm: float) -> None:
             torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
-def validate(trainer: Trainer) -> float:
-    """Return the task's score on the validation images, such as the accuracy."""
+def validate(trainer: Trainer) -> tuple[float, list[float]]:
+    """Return the task's score on the validation images, such as the accuracy, and the thresholds fitted to them."""
     logits = predict_logits(trainer.kept_model.backbone, trainer.validation, trainer.normalize, trainer.accelerator)
     adjusted = trainer.objective.adjusted(torch.from_numpy(logits)).numpy()
-    return trainer.objective.task.validation_score(adjusted, trainer.validation_targets)
+    task, targets = trainer.objective.task, trainer.validation_targets
+    return task.validation_score(adjusted, targets), task.fit_thresholds(adjusted, targets)
 
 
-def record_epoch(trainer: Trainer, accuracy: float, seconds: float) -> None:
+def record_epoch(trainer: Trainer, score: float, thresholds: list[float], seconds: float) -> None:
     """Append the epoch to the history, keep its weights if they are the best so far, and move on to the next."""
     progress, watch, kept = trainer.progress, trainer.watch, trainer.kept_model
     progress.seconds += seconds
@@ -226,12 +229,12 @@ def record_epoch(trainer: Trainer, accuracy: float, seconds: float) -> None:
             "learning_rate": learning_rate(trainer.recipe, progress.epoch + 1),  # of its last step
             "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
             "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.plain_model.heads else None,
-            "validation_accuracy": accuracy,
+            "validation_accuracy": score,
             "seconds": seconds,
         }
     )
-    if trainer.recipe.keep == "last" or accuracy > progress.best_accuracy:
-        progress.best_epoch, progress.best_accuracy = progress.epoch, accuracy
+    if trainer.recipe.keep == "last" or score > progress.best_accuracy:
+        progress.best_epoch, progress.best_accuracy, progress.thresholds = progress.epoch, score, thresholds
         progress.best_weights, progress.best_heads = map(_copy_state, (kept.backbone, kept.heads))
     watch.classification_sum = watch.alignment_sum = 0.0
     progress.epoch, progress.step = progress.epoch + 1, 0

@@ -83,7 +83,9 @@ class Objective:
         if batch.crops is not None:  # all are known, so the loss counts them itself
             everything = torch.ones(len(batch.crops), dtype=torch.bool, device=batch.crops.device)
             vectors, known, totals = (*vectors, batch.crops), (*known, everything), (*totals, None)
-        return Targets(vectors, known, batch.ids, batch.labels, totals) if vectors else None
+        # several labels an image are carried to the loss only if its targets follow them
+        labels = batch.labels if batch.labels.ndim == 1 or self.recipe.targets == "label" else None
+        return Targets(vectors, known, batch.ids, labels, totals) if vectors else None
 
 
 def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ from gpt4image.train.loop import Trainer, fit, train_step
 from gpt4image.train.processes import device_name, loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
-from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec
+from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec, check_task
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 
@@ -55,12 +55,14 @@ class TrainedRun:
 
     Attributes:
         best_epoch: epoch whose weights were kept.
-        best_accuracy: validation accuracy of that epoch, from 0 to 1.
+        best_accuracy: validation accuracy of that epoch, or what else the score of the task is, from 0 to 1.
         seconds: time spent on training and validation.
         history: one record per epoch.
         augmentation: version of the augmentation.
         steps: optimiser steps; 0 for runs of version 0.1, which did not record them.
         device: what it was trained on.
+        task: name of its task.
+        thresholds: what the task fitted to the validation images (`Task.fit_thresholds`).
     """
 
     layout: RunLayout
@@ -76,6 +78,8 @@ class TrainedRun:
     augmentation: int = AUGMENTATION
     steps: int = 0
     device: str = ""
+    task: str = "classification"
+    thresholds: list[float] = field(default_factory=list)
 
 
 def train_model(
@@ -161,6 +165,7 @@ def specify_run(
     chosen = ARMS.load(arm)
     recipe = on_this_machine(replace(recipe, **chosen.settings))
     stores, soft_labels = inputs.stores, inputs.soft_labels
+    check_task(inputs.images, chosen, recipe)
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
@@ -319,6 +324,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
         "history": progress.history,
         "steps": trainer.recipe.epochs * trainer.steps_per_epoch,
         "device": device_name(trainer.accelerator),
+        **({"thresholds": progress.thresholds} if progress.thresholds else {}),
     }
     write_json(layout.result, result)
     layout.checkpoint.unlink(missing_ok=True)
@@ -339,6 +345,7 @@ def open_run(folder: Path) -> TrainedRun:
             recipe=Recipe.from_dict(settings["recipe"], source=str(layout.settings)),
             **result,
             augmentation=settings.get("augmentation", 1),
+            task=settings.get("task", "classification"),
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"{folder} is damaged or of another version ({error}). Delete it to train it again.") from None

@@ -94,14 +94,15 @@ def figures(trainer: Trainer) -> dict[str, float | None]:
     epoch = trainer.progress.history[-1]
     batches, parts = trainer.batches, trainer.recipe.accumulate
     images = (len(batches) - batches.start) // parts * batches.batch_size  # of this epoch, since a resume
+    score = trainer.objective.task.score.replace(" ", "_")
     return {
         "epoch": len(trainer.progress.history),
         "loss/classification": epoch["classification_loss"],
         "loss/alignment": epoch["alignment_loss"],
         "learning_rate": epoch["learning_rate"],
         "alignment_weight": trainer.objective.weight if trainer.plain_model.heads else None,
-        "validation/accuracy": epoch["validation_accuracy"],
-        "validation/best_accuracy": trainer.progress.best_accuracy,
+        f"validation/{score}": epoch["validation_accuracy"],
+        f"validation/best_{score}": trainer.progress.best_accuracy,
         "images_per_second": images / epoch["seconds"] if images else None,
         "memory_gib": peak_memory(trainer.accelerator.device) / GIB,
     }

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpt4image.align.losses import find_loss
-from gpt4image.core.errors import BusyError
+from gpt4image.core.errors import BusyError, ConfigError
 from gpt4image.core.files import File, Layout, atomic_write, hash_file, read_json, write_json
 from gpt4image.core.registry import Registry
+from gpt4image.tasks import find_task
 from gpt4image.train.identity import (
     changed_settings,
     describe_changes,
@@ -173,6 +174,30 @@ def add_controls(names: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*chosen, *(arm.name for arm in arms if arm.controls in chosen)]))
 
 
+def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
+    """Raise ConfigError if an arm with its settings, or the recipe, cannot serve the task of the images.
+
+    Args:
+        images: the images.
+        arm: the arm.
+        recipe: the recipe with the settings of the arm.
+    """
+    task = find_task(images)
+    task.check(recipe, recipe.label_smoothing)
+    if task.one_class:
+        return
+    several = "needs one class an image, and these have several labels"
+    if arm.labels or arm.guidance == "anchors":
+        raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train described.")
+    if arm.uses_text and recipe.soft_labels:
+        raise ConfigError(f"soft_labels {several}: set soft_labels to 0 (--soft-labels 0).")
+    if arm.uses_text and recipe.targets == "label" and recipe.queue:
+        raise ConfigError(
+            "targets label and a queue exclude each other where images have several labels, which no queue holds: "
+            "set queue to 0 (--queue 0), or targets to same (--targets same)."
+        )
+
+
 class RunLayout(Layout):
     """Files of a training run."""
 
@@ -284,6 +309,7 @@ class RunSpec:
             "seed": self.seed,
             "images": images_digest(self.images),
             "classes": list(self.images.classes),
+            **({} if self.images.task == "classification" else {"task": self.images.task}),
             **self.guidance.identity(),
             **self._loss_version(),
             **images_per_epoch,

@@ -292,9 +292,9 @@ class ArmInputs:
         """Return the validation accuracy of a logistic regression on frozen features of the recipe's backbone.
 
         It learns from the training images with the labels of the first seed. None if the backbone starts from random
-        weights.
+        weights, or if images have several labels.
         """
-        if not self.recipe.pretrained and self.recipe.checkpoint is None:
+        if self.images.has_label_sets or (not self.recipe.pretrained and self.recipe.checkpoint is None):
             return None
         from gpt4image.probing.logistic_regression import fit_softmax_regression, standardise
 

@@ -255,14 +255,13 @@ def preview_items(job: DescribeJob, chosen: Tasks) -> list[PreviewItem]:
         if record is None:
             continue
         row = int(chosen.rows[number])
-        label = int(job.images.labels[row])
         asked = request_or_error(maker, number)
         system, turns = (None, ()) if isinstance(asked, ImageError) else (asked.system, asked.turns)
         items.append(
             PreviewItem(
                 record=record,
                 path=job.images.path(row),
-                label=job.images.classes[label] if label >= 0 else None,
+                label=job.images.label_of(row),
                 thumbnail=thumbnails(record.image_id),
                 system=system,
                 turns=turns,

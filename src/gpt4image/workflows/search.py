@@ -58,7 +58,6 @@ class PictureIndex:
     def match(self, at: int, score: float, pixels: int | None = None) -> Match:
         """Describe an image, with a thumbnail of that width and height if one is wanted."""
         row = int(self.rows[at])
-        label = int(self.images.labels[row])
         picture = None
         if pixels is not None:
             try:
@@ -68,7 +67,7 @@ class PictureIndex:
         return Match(
             path=self.images.path(row),
             score=score,
-            label=self.images.classes[label] if label >= 0 else None,
+            label=self.images.label_of(row),
             text=self.texts[at],
             thumbnail=picture,
         )
@@ -271,8 +270,7 @@ def answer_zero_shot(
     answers, hits = [], []
     for at, row in enumerate(index.rows.tolist()):
         own = tuple((classes.names[number], float(scores[at, number])) for number in best[at].tolist())
-        label = int(index.images.labels[row])
-        given = index.images.classes[label] if label >= 0 else None
+        given = index.images.label_of(row)
         answers.append(ZeroShotAnswer(index.images.path(row), given, own))
         if given in classes.names:
             hits.append(own[0][0] == given)

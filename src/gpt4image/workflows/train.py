@@ -311,7 +311,7 @@ def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -
     trackers = tracking.open("comparison", {"verdict": verdict(comparison).text, "device": comparison.device})
     for arm in comparison.arms:
         for run in arm.runs:
-            trackers.log({f"test_accuracy/{arm.name}": run.test_accuracy}, run.seed)
+            trackers.log({f"test_{comparison.score.replace(' ', '_')}/{arm.name}": run.test_accuracy}, run.seed)
     interval = {"mean": difference.mean, "low": difference.low, "high": difference.high}
     trackers.log({f"difference/{name}": value for name, value in interval.items()}, len(difference.seeds))
     trackers.attach(report)

@@ -156,7 +156,7 @@ def test_unlabelled_rows_and_splits(tmp_path):
         ({"image": ["a"] * 6}, {}, r"can be used, of 6\.\n  a: the file does not exist \(a\.parquet row 1\)"),
         ({"second": [noise(n) for n in range(6)]}, {"image_column": "caption"}, "holds no images"),
         ({"label": [1.5] * 6}, {}, "label 1.5 is no class"),
-        ({"label": [[1, 2]] * 6}, {}, "one number or name an image"),
+        ({"label": [[[1, 2]]] * 6}, {}, "a number or name, or a list of them"),
         ({}, {"label_column": "nothing"}, "label_column 'nothing' does not exist"),
     ],
 )

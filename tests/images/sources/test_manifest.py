@@ -71,7 +71,7 @@ def test_json_lines_with_gaps_numbers_and_texts(tmp_path):
         ("a.csv", "path\n0.png\n", r"no label column.*label_column"),
         ("a.csv", "path,label\n,a\n", r"a\.csv, line 2: None is not the path"),
         ("a.csv", "path,label,split\n0.png,a,extra\n", r"a\.csv, line 2: 'extra' is not a split. Known names"),
-        ("a.jsonl", '{"path": "0.png", "label": ["a", "b"]}', "not a single name"),
+        ("a.jsonl", '{"path": "0.png", "label": {"a": 1}}', "not a single name"),
         ("a.jsonl", '{"path": 3, "label": "a"}', "3 is not the path"),
     ],
 )

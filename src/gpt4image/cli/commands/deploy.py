@@ -39,7 +39,7 @@ class Export(OutputOptions):
     KEYS: ClassVar = {
         "model": "folder of the exported model",
         "parity": "for each form: images, largest difference of a logit, images with the same answer",
-        "int8": "accuracy before and after quantisation; null without --int8",
+        "int8": "accuracy (or the score of another task) before and after quantisation; null without --int8",
         "latencies": "for each form and batch: median and quartiles in milliseconds",
         "pushed": "address on the Hub; null without --push",
     }
@@ -95,7 +95,7 @@ class Predict(OutputOptions):
     """Classify images with an exported model.
 
     Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
-    read.
+    read. For a model of several labels an image: its path, the predicted labels, the probability of each class.
 
     Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
@@ -104,7 +104,8 @@ class Predict(OutputOptions):
     EXAMPLE: ClassVar = "model photos/new"
     KEYS: ClassVar = {
         "path": "path of the image",
-        "predictions": "the likeliest classes: class, probability",
+        "predictions": "the likeliest classes: class, probability; of a model of several labels all classes",
+        "labels": "of a model of several labels, those that are predicted; else null",
         "error": "why it could not be read, or null",
     }
     model: tyro.conf.Positional[Path]
@@ -112,7 +113,7 @@ class Predict(OutputOptions):
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images, or folders of images."""
     top: Count = 3
-    """Number of classes to print."""
+    """Number of classes to print; of a model of several labels all are."""
     csv: bool = False
     """Separate by commas and quote as CSV, instead of by tabs."""
     json: bool = field(default=False, kw_only=True)
@@ -132,30 +133,34 @@ class Predict(OutputOptions):
         from gpt4image.cli.rows import GrowingTable
         from gpt4image.core.console import result, say
         from gpt4image.core.format import counted
-        from gpt4image.export import predict_images
+        from gpt4image.export import label_names, predict_images
 
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
         outcomes = predict_images(self.model, self.images, **settings)
-        table = GrowingTable(self.csv)
-        pair = PAIR[:1] if table.is_aligned else PAIR
-        named = [[f"{name}_{n}" for name in pair] for n in range(1, self.top + 1)]
-        rows = [self._row("path", named, "error", table.is_aligned)]
+        names, table = label_names(self.model), GrowingTable(self.csv)
+        paired = table.is_aligned and names is None
+        likeliest = [[f"{name}_{n}" for name in (PAIR[:1] if paired else PAIR)] for n in range(1, self.top + 1)]
+        named = likeliest if names is None else [["labels", *names]]
+        rows = [_row("path", named, named, "error", paired)]
         while batch := list(islice(outcomes, self.batch_size)):
             for found in batch:
                 counts[found.error is not None] += 1
                 predictions = [dict(zip(PAIR, answer, strict=True)) for answer in found.answers]
-                result(path=found.path, predictions=predictions, error=found.error)
+                result(path=found.path, predictions=predictions, labels=found.labels, error=found.error)
                 answers = [[name, f"{probability:.4f}"] for name, probability in found.answers]
-                rows.append(self._row(str(found.path), answers, found.error or "", table.is_aligned))
+                if found.labels is not None:
+                    answers = [[", ".join(found.labels), *(probability for _, probability in answers)]]
+                rows.append(_row(str(found.path), answers, named, found.error or "", paired))
             table.write(rows)
             rows = []
         if counts[True]:
             say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
         return 0 if not counts[True] else 3 if counts[False] else 1
 
-    def _row(self, path: str, answers: list[list[str]], error: str, paired: bool) -> list[str]:
-        """Return the cells of a row; `paired` puts class and probability into one, so that a line is short."""
-        missing = [["", ""]] * (self.top - len(answers))
-        cells = ([" ".join(pair)] if paired else pair for pair in [*answers, *missing])
-        return [path, *chain.from_iterable(cells), error]
+
+def _row(path: str, answers: list[list[str]], named: list[list[str]], error: str, paired: bool) -> list[str]:
+    """Return the cells of a row; `paired` puts class and probability into one, so that a line is short."""
+    missing = [[""] * len(cells) for cells in named[len(answers) :]]
+    cells = ([" ".join(pair)] if paired else pair for pair in [*answers, *missing])
+    return [path, *chain.from_iterable(cells), error]

@@ -39,6 +39,7 @@ RecipeName = Annotated[
 COMPARISON_KEYS = {
     "verdict": "which claim the runs allow, such as better, worse or undecided",
     "claim": "the verdict in words",
+    "score": "what is called accuracy below: accuracy, or of several labels an image average precision per image",
     "difference": "difference of the test accuracies, 0 to 1, with its 95% interval: mean, low, high, seeds and more",
     "next_command": "command for what to do next; empty if there is none",
     "experiment": "its name",
@@ -76,6 +77,7 @@ def comparison_values(comparison: Comparison) -> dict[str, object]:
     return {
         "verdict": found.kind,
         "claim": found.claim,
+        "score": comparison.score,
         "difference": comparison.difference,
         "next_command": found.command,
         "experiment": comparison.experiment,
@@ -191,7 +193,7 @@ class Train(TrainingCommand):
         "seed": "its seed",
         "best_epoch": "epoch whose weights are kept, from 1",
         "epochs": "epochs trained",
-        "validation_accuracy": "accuracy of that epoch on the validation images, 0 to 1",
+        "validation_accuracy": "accuracy of that epoch on the validation images, or average precision an image, 0 to 1",
         "seconds": "time spent on training and validation",
     }
     arm: str = CANDIDATE
@@ -204,6 +206,7 @@ class Train(TrainingCommand):
         """Train, and print where the model is."""
         from gpt4image.core.console import result, show
         from gpt4image.core.format import percent
+        from gpt4image.tasks import TASKS
         from gpt4image.workflows.train import run_training
 
         run = run_training(
@@ -217,7 +220,7 @@ class Train(TrainingCommand):
             track=self.track,
         )
         epoch = f"best epoch {run.best_epoch + 1} of {len(run.history)}"
-        show(f"{epoch}, validation accuracy {percent(run.best_accuracy)}: {run.layout.folder}")
+        show(f"{epoch}, validation {TASKS.load(run.task).score} {percent(run.best_accuracy)}: {run.layout.folder}")
         result(
             run=run.layout.folder,
             arm=run.arm.name,

@@ -124,9 +124,13 @@ class SetStatistics:
         return [covered for covered in found if covered.images]
 
     def by_class(self) -> list[Covered]:
-        """Return the coverage of every class, in the order of the labels."""
+        """Return the coverage of every class, in the order of the classes."""
         rows = self.lookup.rows
-        labels = self.lookup.images.labels[rows]
+        images = self.lookup.images
+        if images.has_label_sets:
+            marks = images.label_matrix[rows] > 0
+            return [self._covered(name, rows[marks[:, at]]) for at, name in enumerate(images.classes)]
+        labels = images.labels[rows]
         order = np.argsort(labels, kind="stable")
         bounds = np.searchsorted(labels[order], np.arange(len(self.lookup.images.classes) + 1))
         parts = (order[start:end] for start, end in pairwise(bounds))

@@ -23,6 +23,7 @@ from gpt4image.images.sources.annotations import (
     list_fiftyone,
     list_label_studio,
 )
+from gpt4image.images.sources.coco import is_coco, list_coco
 from gpt4image.images.sources.folders import (
     has_class_folders,
     holds_images,
@@ -102,6 +103,10 @@ def _find_label_studio(place: Place, columns: ColumnNames) -> Sequence[Path] | N
     return place.named if len(place.named) == 1 and is_label_studio(place.named[0]) else None
 
 
+def _find_coco(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return place.named if place.named and all(map(is_coco, place.named)) else None
+
+
 def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     def names_images(file: Path) -> bool:
         return names_files(file, columns.image)
@@ -169,6 +174,7 @@ KINDS = (
     Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
     Kind("a FiftyOneImageClassificationDataset", _find_fiftyone, list_fiftyone),
     Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio, keeps=True),
+    Kind("a file of COCO's annotations (JSON)", _find_coco, list_coco),
     Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
     Kind(
         "a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)",

@@ -20,9 +20,11 @@ from gpt4image.core.console import progress
 from gpt4image.core.errors import ConfigError, DataError, ImageError, first_line
 from gpt4image.core.hub import HUB_PREFIX, HubError, hub_access
 from gpt4image.core.tables import LABEL_COLUMNS, pick_column
+from gpt4image.images.sources.label_sets import LabelSet, label_matrix, read_label_list
 from gpt4image.images.sources.listing import (
     ColumnNames,
     Listing,
+    encode_label_sets,
     encode_labels,
     is_unlabelled,
     keys_of,
@@ -177,7 +179,7 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
 class Roles:
     """The columns of a dataset by meaning; `names` are the class names if the label column declares them.
 
-    `label` is None where no labels are needed.
+    `label` is None where no labels are needed; it holds lists if there are `several` labels an image.
     """
 
     image: str
@@ -185,6 +187,7 @@ class Roles:
     split: str | None
     texts: tuple[str, ...]
     names: tuple[str, ...] | None
+    several: bool = False
 
 
 def _roles(features: Mapping[str, Feature], columns: ColumnNames, split_name: str, where: str) -> Roles:
@@ -198,8 +201,9 @@ def _roles(features: Mapping[str, Feature], columns: ColumnNames, split_name: st
     strings = [name for name, feature in features.items() if _dtype(feature) in ("string", "large_string")]
     split = "split" if "split" in strings and label != "split" else None
     texts = tuple(name for name in strings if name not in (image, label, split))
-    names = getattr(features[label], "names", None) if label else None
-    return Roles(image, label, split, texts, tuple(names) if names else None)
+    element = _element(features[label]) if label else None
+    names = getattr(element or features[label], "names", None) if label else None
+    return Roles(image, label, split, texts, tuple(names) if names else None, element is not None)
 
 
 def _image_column(features: Mapping[str, Feature], wanted: str | None) -> str:
@@ -220,9 +224,11 @@ def _label_column(features: Mapping[str, Feature], wanted: str | None, image: st
     if chosen is None:
         declared = [name for name in others if type(features[name]).__name__ == "ClassLabel"]
         chosen = _only_column("label", features, others, LABEL_COLUMNS, declared)
-    if not _dtype(features[chosen]).startswith(("int", "uint", "float", "string", "large_string", "bool")):
+    if not _dtype(_element(features[chosen]) or features[chosen]).startswith(
+        ("int", "uint", "float", "string", "large_string", "bool")
+    ):
         raise DataError(
-            f"The label column {chosen!r} holds {features[chosen]}; one number or name an image is supported. "
+            f"The label column {chosen!r} holds {features[chosen]}; a number or name, or a list of them, is supported. "
             "Name another with label_column."
         )
     return chosen
@@ -243,6 +249,13 @@ def _only_column(
     return chosen
 
 
+def _element(feature: Feature) -> Feature | None:
+    """Return what the lists of a column hold; None if it holds no lists."""
+    if isinstance(feature, list):  # as versions of `datasets` write it
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
 def _dtype(feature: Feature) -> str:
     return str(getattr(feature, "dtype", ""))
 
@@ -254,13 +267,17 @@ def _holds_bytes(feature: Feature) -> bool:
 
 
 def _labels(reader: DatasetReader, roles: Roles, unlabelled: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the class names, and each row's label, shape [N], int32, -1 if it has none.
+    """Return the class names, and each row's label, shape [N], int32, -1 if it has none; or its labels, int8 [N, C].
 
     `unlabelled` [N] says which rows have none, whatever the column holds.
     """
     column, names = roles.label, roles.names
     if column is None:
         return (), np.full(len(unlabelled), -1, np.int32)
+    if roles.several:
+        lists = (value for part in reader.chunks(column) for value in part.to_pylist())
+        pairs = zip(lists, unlabelled.tolist(), strict=True)
+        return _label_sets([None if without else value for value, without in pairs], names)
     if names is None:
         # Part by part, since the same numbers may be integers in one part and floats in another.
         values = [value for part in reader.chunks(column) for value in part.to_pylist()]
@@ -275,6 +292,23 @@ def _labels(reader: DatasetReader, roles: Roles, unlabelled: np.ndarray) -> tupl
     kept = np.array([not is_unlabelled(name) for name in names])
     places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # [C + 1]; the last is for label -1
     return tuple(name for name in names if not is_unlabelled(name)), places[labels].astype(np.int32)
+
+
+def _label_sets(values: list[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names, and which labels each row has, int8 [N, C].
+
+    Args:
+        values: the list of each row; None where nothing is known.
+        names: the class names if the column declares them, whose numbers the lists then hold.
+    """
+    if names is None:
+        return encode_label_sets([read_label_list(value, f"Row {row}") for row, value in enumerate(values)])
+    for row, value in enumerate(values):
+        outside = [number for number in value or () if not 0 <= number < len(names)]
+        if outside:
+            raise DataError(f"Row {row} has label {outside[0]}; there are {len(names)} class names.")
+    sets = [None if value is None else LabelSet(tuple(names[number] for number in value)) for value in values]
+    return tuple(names), label_matrix(sets, {name: number for number, name in enumerate(names)}, len(names))
 
 
 def _label(value: object) -> str | None:

@@ -6,11 +6,13 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import ImageError
-from gpt4image.images.sources.listing import Listing
+from gpt4image.images.sources.label_sets import UNKNOWN
+from gpt4image.images.sources.listing import Listing, to_label_column
 from gpt4image.images.table import ImageReader, RejectedImage
 
 
@@ -33,6 +35,9 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
         row = pc.add(rows["row"], next_row)
         if len(rows):
             next_row = pc.max(row).as_py() + 1
+        if first.has_label_sets and not listing.has_label_sets:
+            unknown = to_label_column(np.full((len(rows), len(first.classes)), UNKNOWN))
+            rows = rows.set_column(rows.schema.get_field_index("label"), "label", unknown)
         tables.append(rows.set_column(0, "path", path).set_column(rows.schema.get_field_index("row"), "row", row))
 
     def of_all(images: Sequence[tuple[RejectedImage, ...]]) -> tuple[RejectedImage, ...]:

@@ -17,8 +17,9 @@ from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest, digests
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
+from gpt4image.images.sources.label_sets import LabelSet, label_matrix, names_in
 from gpt4image.images.splits import UNLABELLED
-from gpt4image.images.table import ImageReader, RejectedImage
+from gpt4image.images.table import ImageReader, RejectedImage, holds_label_sets, rows_with_label
 
 CLOCK_TICK = 0.02
 """Seconds by which the times of two writes to a file may be equal: Linux stamps files by a clock of 4 to 10 ms."""
@@ -35,8 +36,8 @@ class Listing:
     """The images of a source, unread.
 
     Attributes:
-        rows: columns `path`, `label` (int32), `split`, `row` (int64) and `key` (16 bytes that change when the
-            image may have changed).
+        rows: columns `path`, `label` (int32, or a list of C int8, see `ImageTable`), `split`, `row` (int64) and `key`
+            (16 bytes that change when the image may have changed).
         classes: class names.
         reader: reads bytes and text columns.
         bad: images that cannot be read.
@@ -51,6 +52,16 @@ class Listing:
     others: tuple[RejectedImage, ...] = ()
     folders: bool = False
 
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether an image may have several labels."""
+        return holds_label_sets(self.rows)
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Which images have a label, bool [N]."""
+        return rows_with_label(self.rows)
+
     def without_labels(self) -> Listing:
         """Return the same images as unlabelled training images."""
         rows = self.rows
@@ -64,24 +75,27 @@ class ColumnNames:
     """The columns that the user names; None for those that are recognised by their usual names.
 
     `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
-    splits it holds.
+    splits it holds. With a `separator` the label column holds several labels, and `flags` are columns of 0 and 1, one a
+    class.
     """
 
     image: str | None = None
     label: str | None = None
     labelled: bool = True
+    separator: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass
 class ListingBuilder:
     """Collects the images of a source one by one."""
 
-    images: list[tuple[str, str | None, str, int, bytes]] = field(default_factory=list)
+    images: list[tuple[str, str | LabelSet | None, str, int, bytes]] = field(default_factory=list)
     bad: list[RejectedImage] = field(default_factory=list)
     others: list[RejectedImage] = field(default_factory=list)
 
-    def add(self, path: str, label: str | None, split: str, row: int, key: bytes) -> None:
-        """Add an image; in the split `UNLABELLED` it has no label."""
+    def add(self, path: str, label: str | LabelSet | None, split: str, row: int, key: bytes) -> None:
+        """Add an image, with its class or all its labels; in the split `UNLABELLED` it has no label."""
         if split == UNLABELLED:
             label, split = None, "train"
         self.images.append((path, label, split, row, key))
@@ -102,22 +116,46 @@ class ListingBuilder:
     def listing(self, reader: ImageReader, *, by_number: bool = True) -> Listing:
         """Return the finished listing; `by_number` sorts class names as numbers if all of them are."""
         paths, labels, splits, rows, keys = zip(*self.images, strict=True) if self.images else ((),) * 5
-        classes, codes = encode_labels(labels, by_number=by_number)
+        if any(isinstance(label, LabelSet) for label in labels):
+            classes, codes = encode_label_sets(labels)
+        else:
+            classes, codes = encode_labels(labels, by_number=by_number)
         return Listing(to_rows(paths, codes, splits, rows, keys), classes, reader, tuple(self.bad), tuple(self.others))
 
 
 def to_rows(
     paths: Iterable[str], labels: np.ndarray, splits: Iterable[str], rows: Iterable[int], keys: Iterable[bytes]
 ) -> pa.Table:
-    """Return the rows of a listing from their columns."""
+    """Return the rows of a listing from their columns; `labels` are classes [N], or several an image [N, C]."""
     columns = {
         "path": pa.array(paths, pa.string()),
-        "label": pa.array(labels, pa.int32()),
+        "label": to_label_column(labels),
         "split": pa.array(splits, pa.string()),
         "row": pa.array(rows, pa.int64()),
         "key": pa.array(keys, pa.binary(16)),
     }
     return pa.table(columns)
+
+
+def to_label_column(labels: np.ndarray) -> pa.Array:
+    """Return the column `label` of classes [N], or of several labels an image [N, C]."""
+    if labels.ndim == 1:
+        return pa.array(labels, pa.int32())
+    flat = pa.array(np.ascontiguousarray(labels, dtype=np.int8).ravel(), pa.int8())
+    return pa.FixedSizeListArray.from_arrays(flat, labels.shape[1])
+
+
+def encode_label_sets(values: Sequence[LabelSet | None]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names as `encode_labels` does, and which labels each image has, int8 [N, C].
+
+    Raises:
+        DataError: no image has a label.
+    """
+    names = names_in(values)
+    classes, codes = encode_labels(names)
+    if not classes:
+        raise DataError("No image has a label. Is it the right column of labels?")
+    return classes, label_matrix(values, dict(zip(names, codes.tolist(), strict=True)), len(classes))
 
 
 def read_label(value: object, where: str) -> str | None:

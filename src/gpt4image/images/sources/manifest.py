@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gpt4image.core.errors import DataError
-from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, TABLE_SUFFIXES, Table, pick_column
+from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, TABLE_SUFFIXES, Row, Table, pick_column
 from gpt4image.images.sources.folders import (
     FetchedImages,
     FileReader,
@@ -19,6 +19,7 @@ from gpt4image.images.sources.folders import (
     split_folders,
     walk,
 )
+from gpt4image.images.sources.label_sets import LabelSet, read_flags, read_label_list
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
 from gpt4image.images.splits import require_split, split_named
 
@@ -123,14 +124,14 @@ class ManifestRow:
 
     Attributes:
         path: the image's path as the table holds it.
-        label: its class name, None if it has none.
+        label: its class name, or all its labels; None if it has none.
         split: its split, None if the table has no such column.
         where: file and row, in errors.
         note: file and row, in the reasons for leaving an image out.
     """
 
     path: str
-    label: str | None
+    label: str | LabelSet | None
     split: str | None
     where: str
     note: str
@@ -153,12 +154,13 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
         DataError: the table has no rows or no column of paths, or a row is broken; file and row are named.
     """
     table = Table(file)
-    rows = list(table.rows())
+    rows = list(table.rows(nested=(*LABEL_COLUMNS, named.label or "")))
     if not rows:
         raise DataError(f"{file} holds no rows.")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row))  # rows of JSON Lines may differ
     path = pick_column(columns, named.image, NAME_COLUMNS, f"{file}: image_column")
     label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column")
+    flags = [str(pick_column(columns, name, (), f"{file}: label_columns")) for name in named.flags]
     split = pick_column(columns, None, SPLIT_COLUMNS)
     if path is None:
         raise DataError(
@@ -167,6 +169,17 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
         )
     if split in (path, label):
         split = None
+    lists = named.separator is not None or (label and any(isinstance(row.get(label), list) for _, row in rows))
+
+    def read_labels(row: Row, where: str) -> str | LabelSet | None:
+        if not named.labelled:
+            return None
+        if flags:
+            return read_flags(row, flags, where)
+        if label is None:
+            return None
+        return read_label_list(row.get(label), where, named.separator) if lists else read_label(row.get(label), where)
+
     entries = []
     for number, row in rows:
         where = table.where(number)
@@ -175,14 +188,14 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
             raise DataError(f"{where}: {given!r} is not the path of an image.")
         entry = ManifestRow(
             given,
-            read_label(row.get(label), where) if label and named.labelled else None,
+            read_labels(row, where),
             require_split(str(row.get(split) or ""), where) if split and named.labelled else None,
             where,
             f"{file.relative_to(root).as_posix()} {table.unit} {number}",
         )
         entries.append(entry)
-    texts = tuple(column for column in columns if column not in (path, label, split))
-    return Manifest(entries, columns, label, texts)
+    texts = tuple(column for column in columns if column not in (path, label, split, *flags))
+    return Manifest(entries, columns, ", ".join(flags) or label, texts)
 
 
 def names_files(file: Path, image_column: str | None) -> bool:

@@ -33,13 +33,16 @@ def forest_figures(comparison: Comparison) -> list[tuple[str, Markup]]:
     reach = 1.12 * max(100 * abs(value) for _, each in shown for value in (each.low, each.high, 0.001))
     reference = arms[comparison.difference.reference].title
     return [
-        (f"{title}, in points of accuracy against {shorten(reference, 30)}", _forest(name, pairs, reach))
+        (
+            f"{title}, in points of {comparison.score} against {shorten(reference, 30)}",
+            _forest(name, pairs, reach, comparison.score),
+        )
         for name, title, pairs in (("forest", "Arms", judged), ("controls", "Controls", controls))
         if pairs
     ]
 
 
-def _forest(name: str, shown: Sequence[tuple[ArmRecord, Difference]], reach: float) -> Markup:
+def _forest(name: str, shown: Sequence[tuple[ArmRecord, Difference]], reach: float, score: str) -> Markup:
     def paint(axes: Axes) -> None:
         for y, (arm, each) in enumerate(shown):
             style = arm_style(arm)
@@ -52,7 +55,7 @@ def _forest(name: str, shown: Sequence[tuple[ArmRecord, Difference]], reach: flo
 
     label = "; ".join(f"{shorten(arm.title, 60)} {_interval(each)}" for arm, each in shown)
     height = NAMED_ROW * len(shown) + 46
-    return draw(name, f"Difference of test accuracy in points: {label}.", Panel(WIDTH, height, 14, 14, 16, 30), paint)
+    return draw(name, f"Difference of test {score} in points: {label}.", Panel(WIDTH, height, 14, 14, 16, 30), paint)
 
 
 def _interval(each: Difference) -> str:

@@ -82,7 +82,7 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
     """Draw the test accuracy of every run, joining the runs of a seed; `digits` are the decimals of the means."""
     arms = [arm for arm in comparison.arms if arm.runs]
     if len(arms) > 2:
-        return _accuracy_rows(arms, digits)
+        return _accuracy_rows(arms, digits, comparison.score)
 
     def paint(axes: Axes) -> None:
         for seed in sorted({run.seed for arm in arms for run in arm.runs}):
@@ -99,11 +99,11 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
 
     means = [f"{arm.title}: mean {percent(fmean(run.test_accuracy for run in arm.runs))}" for arm in arms]
-    label = f"Test accuracy of every run by arm, runs of one seed joined. {'; '.join(means)}."
+    label = f"Test {comparison.score} of every run by arm, runs of one seed joined. {'; '.join(means)}."
     return draw("accuracy", label, Panel(WIDTH, HEIGHT, left=56, bottom=34), paint)
 
 
-def _accuracy_rows(arms: Sequence[ArmRecord], digits: int) -> Markup:
+def _accuracy_rows(arms: Sequence[ArmRecord], digits: int, score: str) -> Markup:
     """Draw the test accuracy of every run, a row for each arm, with its mean as a line."""
 
     def paint(axes: Axes) -> None:
@@ -117,7 +117,7 @@ def _accuracy_rows(arms: Sequence[ArmRecord], digits: int) -> Markup:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
 
     means = [f"{arm.title}: mean {percent(fmean(run.test_accuracy for run in arm.runs))}" for arm in arms]
-    label = f"Test accuracy of every run by arm. {'; '.join(means)}."
+    label = f"Test {score} of every run by arm. {'; '.join(means)}."
     return draw("accuracy", label, Panel(WIDTH, NAMED_ROW * len(arms) + 52, left=14, bottom=34, top=18), paint)
 
 
@@ -144,7 +144,7 @@ def _paint_arm(axes: Axes, x: int, arm: ArmRecord, digits: int) -> None:
     axes.annotate(decimal(mean, digits), (x + 0.23 * side, mean), color=INK, va="center", ha=align, fontweight="bold")
 
 
-def verdict_figure(difference: Difference) -> Markup:
+def verdict_figure(difference: Difference, score: str) -> Markup:
     """Draw the mean difference with its interval, and the seeds as small dots, between worse and better."""
     low, mean, high = (100 * value for value in (difference.low, difference.mean, difference.high))
     seeds = [100 * value for value in difference.per_seed]
@@ -167,11 +167,11 @@ def verdict_figure(difference: Difference) -> Markup:
         sign_ticks(axes)
 
     shown = points((difference.mean, difference.low, difference.high))
-    label = f"Difference of test accuracy in points: {shown[0]}, 95% interval {shown[1]} to {shown[2]}."
+    label = f"Difference of test {score} in points: {shown[0]}, 95% interval {shown[1]} to {shown[2]}."
     return draw("verdict", label, Panel(WIDTH, 130, left=14, bottom=28), paint)
 
 
-def difference_figure(difference: Difference) -> Markup:
+def difference_figure(difference: Difference, score: str) -> Markup:
     """Draw the paired difference of every seed, and their mean with its interval."""
     pairs = list(zip(difference.seeds, difference.per_seed, strict=True))
     rows = [f"seed {seed}" for seed, _ in pairs] if len(pairs) <= MAX_SEED_ROWS else ["each seed"]
@@ -198,7 +198,7 @@ def difference_figure(difference: Difference) -> Markup:
         sign_ticks(axes)
 
     mean, low, high = points((difference.mean, difference.low, difference.high))
-    label = f"Paired difference of test accuracy: mean {mean} points, 95% interval {low} to {high}. By seed: "
+    label = f"Paired difference of test {score}: mean {mean} points, 95% interval {low} to {high}. By seed: "
     label += ", ".join(f"{seed}: {points([value])[0]}" for seed, value in pairs) + "."
     return draw("difference", label, Panel(WIDTH, HEIGHT, left=64, bottom=34), paint)
 
@@ -211,7 +211,7 @@ def curve_figures(comparison: Comparison) -> list[TitledFigure]:
     quantities: list[tuple[str, str, Value]] = [
         ("loss", "Classification loss, training", lambda epoch: epoch.classification_loss),
         ("alignment", "Alignment loss, training", lambda epoch: epoch.alignment_loss),
-        ("validation", "Validation accuracy", lambda epoch: 100 * epoch.validation_accuracy),
+        ("validation", f"Validation {comparison.score}", lambda epoch: 100 * epoch.validation_accuracy),
     ]
     drawn = [
         (name, title, value)
@@ -285,22 +285,28 @@ def class_figures(comparison: Comparison) -> list[TitledFigure]:
     measured = sort_classes([record for record in comparison.per_class if record.difference is not None])
     if not measured:
         return []
+    title = class_score(comparison)
     if len(measured) <= MAX_CLASSES:
         return [
-            TitledFigure("Accuracy", _accuracies("class-accuracy", measured, main_arms(comparison))),
-            TitledFigure("Difference, in points", _differences("class-difference", measured), shows_arms=False),
+            TitledFigure(title, _accuracies("class-accuracy", title, measured, main_arms(comparison))),
+            TitledFigure("Difference, in points", _differences("class-difference", title, measured), shows_arms=False),
         ]
     gains = [record for record in measured if (record.difference or 0) > 0][:MAX_EACH_WAY]
     losses = [record for record in measured if (record.difference or 0) < 0][-MAX_EACH_WAY:][::-1]
     return [
         TitledFigure(
             f"Largest {name}, in points ({counted(len(records), 'class')})",
-            _differences(f"class-{name}", records),
+            _differences(f"class-{name}", title, records),
             shows_arms=False,
         )
         for name, records in (("gains", gains), ("losses", losses))
         if records
     ]
+
+
+def class_score(comparison: Comparison) -> str:
+    """Return what the accuracy of a class is, such as its average precision, with a capital letter."""
+    return comparison.class_score[:1].upper() + comparison.class_score[1:]
 
 
 def sort_classes(records: Sequence[ClassRecord]) -> list[ClassRecord]:
@@ -320,7 +326,7 @@ def _name_rows(axes: Axes, records: Sequence[ClassRecord]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _differences(name: str, records: Sequence[ClassRecord]) -> Markup:
+def _differences(name: str, score: str, records: Sequence[ClassRecord]) -> Markup:
     """Draw the difference of every class with its interval."""
 
     def paint(axes: Axes) -> None:
@@ -334,10 +340,10 @@ def _differences(name: str, records: Sequence[ClassRecord]) -> Markup:
         sign_ticks(axes)
 
     shown = "; ".join(f"{shorten(record.name, 40)} {points([record.difference or 0])[0]}" for record in records)
-    return draw(name, f"Difference of test accuracy by class, in points: {shown}.", _panel(records), paint)
+    return draw(name, f"Difference of test {score.lower()} by class, in points: {shown}.", _panel(records), paint)
 
 
-def _accuracies(name: str, records: Sequence[ClassRecord], arms: Sequence[ArmRecord]) -> Markup:
+def _accuracies(name: str, score: str, records: Sequence[ClassRecord], arms: Sequence[ArmRecord]) -> Markup:
     """Draw the accuracy of every class under every arm, joining the arms of a class."""
 
     def paint(axes: Axes) -> None:
@@ -353,5 +359,7 @@ def _accuracies(name: str, records: Sequence[ClassRecord], arms: Sequence[ArmRec
         _name_rows(axes, records)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
 
-    label = "Test accuracy by class and arm, in the order of their difference; the numbers are in the table below."
+    label = (
+        f"Test {score.lower()} by class and arm, in the order of their difference; the numbers are in the table below."
+    )
     return draw(name, label, _panel(records), paint)

@@ -16,6 +16,7 @@ from gpt4image.report.comparison.arm_figures import forest_figures, reliability_
 from gpt4image.report.comparison.figures import (
     accuracy_figure,
     class_figures,
+    class_score,
     curve_figures,
     difference_figure,
     main_arms,
@@ -39,15 +40,24 @@ OUTCOMES = {
 }
 MAX_MATRIX = 30  # classes up to which a confusion matrix is readable; beyond, the most frequent confusions are listed
 MAX_CONFUSIONS = 25
-METRICS: tuple[str, ...] = ("top5_accuracy", "balanced_accuracy", "macro_f1", "negative_log_likelihood", "brier_score")
-METRICS += ("calibration_error",)
-MEANS = ("test_accuracy", "balanced_accuracy", "negative_log_likelihood", "validation_accuracy")
+METRICS = {
+    "mean_average_precision": "mAP",
+    "top5_accuracy": "Top 5",
+    "balanced_accuracy": "Balanced accuracy",
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+    "negative_log_likelihood": "Neg. log-likelihood",
+    "brier_score": "Brier score",
+    "calibration_error": "Calibration error",
+}
+FIRST_METRICS = ("balanced_accuracy", "negative_log_likelihood")  # which version 0.1 recorded, and the runs' table has
 
 
 def render(comparison: Comparison, gallery: Gallery) -> str:
     """Render the whole page as HTML."""
     digits, main = accuracy_digits(comparison), main_arms(comparison)
     show_matrices = len(comparison.classes) <= MAX_MATRIX
+    metrics, beside = _metrics(comparison), _second_metric(comparison)
     return render_page(
         "comparison.html.j2",
         version=comparison.version,
@@ -57,22 +67,28 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         main_arms=main,
         looks={arm.name: style_number(arm) for arm in comparison.arms},
         titles=[arm.title for arm in main],
+        score=comparison.score,
+        heading=comparison.score[:1].upper() + comparison.score[1:],
+        class_score=class_score(comparison),
+        beside=(beside, METRICS[beside]),
+        has_confusion=any(arm.confusion for arm in comparison.arms),
         verdict=verdict(comparison),
         other_arms=other_arms(comparison),
         control_arms=control_arms(comparison),
         digits=digits,
         accuracy_figure=accuracy_figure(comparison, digits),
-        verdict_figure=verdict_figure(comparison.difference),
-        difference_figure=difference_figure(comparison.difference),
+        verdict_figure=verdict_figure(comparison.difference, comparison.score),
+        difference_figure=difference_figure(comparison.difference, comparison.score),
         runs=_runs_by_seed(comparison),
         means=[
-            (arm, {name: fmean(getattr(run, name) for run in arm.runs) for name in MEANS})
+            (arm, {name: mean_of(arm, name) for name in ("test_accuracy", "validation_accuracy", *METRICS)})
             for arm in comparison.arms
             if len(arm.runs) > 1
         ],
         forests=forest_figures(comparison),
         reliability=reliability_figure(comparison),
-        metrics=_metrics(comparison),
+        metrics=metrics,
+        metric_columns=[each for each in METRICS.items() if any(means[each[0]] is not None for _, means in metrics)],
         warnings=_warnings(comparison),
         curves=curve_figures(comparison),
         class_figures=class_figures(comparison),
@@ -116,12 +132,21 @@ def _warnings(comparison: Comparison) -> tuple[list[str], list[str]]:
 
 def _metrics(comparison: Comparison) -> list[tuple[ArmRecord, dict[str, float | None]]]:
     """Return the mean of each metric over the seeds of each arm; nothing for records that lack them."""
-    rows = []
-    for arm in comparison.arms:
-        values = {name: [getattr(run, name) for run in arm.runs] for name in METRICS}
-        means = {name: fmean(found) if found and None not in found else None for name, found in values.items()}
-        rows.append((arm, means))
-    return rows if any(means["brier_score"] is not None for _, means in rows) else []
+    rows = [(arm, {name: mean_of(arm, name) for name in METRICS}) for arm in comparison.arms]
+    newer = [name for name in METRICS if name not in FIRST_METRICS]
+    return rows if any(means[name] is not None for _, means in rows for name in newer) else []
+
+
+def mean_of(arm: ArmRecord, name: str) -> float | None:
+    """Return the mean of a figure over the runs of an arm; None if one lacks it."""
+    values = [getattr(run, name) for run in arm.runs]
+    return fmean(values) if values and None not in values else None
+
+
+def _second_metric(comparison: Comparison) -> str:
+    """Return the name of the metric that the table of the runs shows beside the score."""
+    several = any(run.mean_average_precision is not None for arm in comparison.arms for run in arm.runs)
+    return "mean_average_precision" if several else "balanced_accuracy"
 
 
 def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
@@ -129,7 +154,7 @@ def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
     names = [arm.name for arm in comparison.arms]
     compared = [names.index(name) for name in (comparison.difference.arm, comparison.difference.reference)]
     matrices = [np.array(comparison.arms[number].confusion, dtype=np.int64) for number in compared]
-    changes = matrices[0] - matrices[1]
+    changes = matrices[0] - matrices[1]  # [C, C], or empty
     return {
         "changes": changes.tolist(),
         "most_changed": max(int(np.abs(changes).max(initial=0)), 1),
@@ -180,7 +205,7 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
     if len(set(names)) < len(names):
         yield f"two arms have the same name (arms {names})"
     for arm in comparison.arms:
-        if len(arm.confusion) != size or any(len(row) != size for row in arm.confusion):
+        if arm.confusion and (len(arm.confusion) != size or any(len(row) != size for row in arm.confusion)):
             yield f"the confusion matrix of arm {arm.name!r} is not {size} x {size}, a row and a column for each class"
         if len({run.seed for run in arm.runs}) < len(arm.runs):
             yield f"arm {arm.name!r} has two runs of the same seed"

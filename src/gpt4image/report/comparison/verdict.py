@@ -247,7 +247,8 @@ def _accuracies(comparison: Comparison) -> str:
         f"{shorten(find_arm(comparison, name).title, 60)} {percent(mean_accuracy(comparison, name), digits)}"
         for name in (difference.reference, difference.arm)
     ]
-    title = f"{comparison.split} accuracy" if len(difference.seeds) == 1 else f"mean {comparison.split} accuracy"
+    title = f"{comparison.split} {comparison.score}"
+    title = title if len(difference.seeds) == 1 else f"mean {title}"
     return f"{title[0].upper()}{title[1:]}: {sides[0]}, {sides[1]}."
 
 
