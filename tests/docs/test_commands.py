@@ -16,7 +16,7 @@ PAGES = [
     ROOT / "studies" / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if {"reference", "_build"}.isdisjoint(page.parts)),
 ]
-NO_COMMAND = re.compile(r"COMMAND\b|--|\.\.\.|$")
+NO_COMMAND = re.compile(r"COMMAND\b|--|\.\.\.|\.?$")
 
 
 def named_commands(text: str) -> list[str]:
