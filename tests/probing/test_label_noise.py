@@ -121,6 +121,32 @@ def test_clean_labels_have_few_wrong_ones_and_a_classifier_that_knows_nothing_ge
     assert estimate_noise(model, [good, useless], true, np.arange(800)).wrong.low < 0.02
 
 
+def test_classifier_that_has_learned_systematic_errors_neither_hides_them_nor_counts():
+    true = np.random.default_rng(0).integers(0, 4, 2000)
+    given = plant(true, 4, 0.35, "pairwise")
+    good, fooled = make_classifier(true, 4), make_classifier(given, 4, 3.0, seed=1)
+    both = fit_noise_model([good, fooled], given)
+    alone = fit_noise_model([good], given)
+    assert fit_noise_model([fooled], given).log_transition.diagonal().min() > math.log(0.9)
+    np.testing.assert_array_equal(both.log_transition, alone.log_transition)
+    log = np.stack([good, fooled])
+
+    def likelihood(weights):
+        pooled = np.exp(np.tensordot(weights, log, 1))
+        pooled /= pooled.sum(axis=1, keepdims=True)
+        return sum(math.log(pooled[row] @ np.exp(alone.log_transition[:, y])) for row, y in enumerate(given))
+
+    best = likelihood(both.weights)
+    for change in ([1.1, 1], [0.9, 1], [1, 1.1], [1, 0.9]):
+        assert likelihood(both.weights * change) < best + 1e-3
+    agreed = make_classifier(true, 4, seed=2)
+    pooled = fit_noise_model([good, agreed], given)
+    shares = [
+        (m.posterior(c, given).argmax(axis=1) == true).mean() for m, c in ((alone, [good]), (pooled, [good, agreed]))
+    ]
+    assert shares[1] > shares[0] + 0.02
+
+
 @pytest.mark.slow
 def test_estimates_cover_the_planted_shares_and_are_wider_for_larger_groups():
     true = np.random.default_rng(3).integers(0, 3, 600)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from gpt4image import embed_descriptions, load_images
+from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.quality.audit import audit_labels
 from gpt4image.quality.audit_export import export_audit
 from gpt4image.quality.audit_record import AuditRecord
@@ -88,6 +89,20 @@ def test_share_of_wrong_labels_lies_in_its_interval(audited):
 def test_clean_labels_are_hardly_questioned(images, descriptions, store):
     audit, _ = audit_labels(images, descriptions, (store,))
     assert audit.found["label"] <= 1
+
+
+def test_picks_find_wrong_labels_where_texts_are_missing_or_say_nothing(planted, tmp_path):
+    noisy, true = planted
+    texts = [f"word number{row}" if row % 4 else "" for row in range(len(true))]
+    vague = described(noisy, texts)
+    store = embed_descriptions(vague, LetterEncoder(), tmp_path / "words")
+    order = np.argsort(noisy.ids)
+    picks = PickedClasses(noisy.ids[order], np.eye(3, dtype=np.float32)[true[order]], {("classify", "m"): len(true)})
+    audit, judgement = audit_labels(noisy, vague, (store,), picks=picks)
+    assert len(judgement.known.ids) == audit.examined == len(true)
+    listed = {item.image_id.encode(): item for item in audit.items if item.kind == "label"}
+    assert listed.keys() == set(noisy.ids[noisy.labels != true].tolist())
+    assert {item.description is None for item in listed.values()} == {True, False}
 
 
 @pytest.mark.slow

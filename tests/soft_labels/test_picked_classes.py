@@ -176,3 +176,19 @@ def test_picks_alone_label_where_nothing_else_is_known(tmp_path):
     labels = label_by_texts(images, (), tmp_path / "picks", picks=picked(0.8), kind="picks", form="soft")
     assert share_right(images, labels) == pytest.approx(0.8, abs=0.07)
     assert labels.take(labels.find(images.ids)).max() == pytest.approx(0.7, abs=0.01), "the stated default"
+
+
+def test_images_with_a_pick_and_no_text_are_labelled_by_the_pick_alone(tmp_path):
+    given, picks = np.where(np.arange(240) < 60, TRUE, -1), picked(0.8, none=3)
+    silent = np.arange(240) % 4 == 0
+    texts = [[] if none else text for none, text in zip(silent, informative_texts(TRUE, CLASSES), strict=True)]
+    images, labels = label(tmp_path, given, picks, texts)
+    positions, shares = labels.find(images.ids), picks.take(images.ids)
+    assert np.flatnonzero(positions < 0).tolist() == [0], "neither a text nor a pick"
+    free = silent & (given < 0)
+    np.testing.assert_array_equal(labels.take(positions[free]).argmax(axis=1), shares[free].argmax(axis=1))
+    assert share_right(images, labels, ~silent) > share_right(images, labels, silent) + 0.1
+    estimate = labels.manifest.estimate
+    assert (estimate.labelled, estimate.unlabelled) == (59, 180)
+    assert estimate.accuracy.low < share_right(images, labels, given < 0) < estimate.accuracy.high
+    assert "for images without a text, the LLM's picks alone" in estimate.method

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -73,22 +73,26 @@ def fit_noise_model(
     parameter, the share e of wrong labels, spread evenly over the other classes, with a Beta prior worth 1 wrong and 9
     right labels. Then each row of T is free, with a Dirichlet prior worth 3 C labels around that matrix.
 
+    T comes from the first classifier alone, and the weights of all are fitted to it: a later one that has learned
+    systematic errors explains the labels without any, and would hide them from T.
+
     Args:
         classifiers: log-probabilities of M classifiers that have not seen the labels (out of fold), float [N, C] each.
         labels: given classes, int [N], -1 for none.
         weights: how often each row counts, float [N]; default once.
-        start: parameters to start from, such as those fitted to about the same rows; they affect speed only.
+        start: model whose T to start from, such as one fitted to about the same rows; it affects speed only.
     """
     rows = np.flatnonzero(labels >= 0)
     if len(rows) > FITTED_ON:
         rows = np.sort(np.random.default_rng(0).choice(rows, FITTED_ON, replace=False))
-    likelihood = _Likelihood(
+    every = _Likelihood(
         np.stack([np.asarray(each[rows], np.float64) for each in classifiers]),
         labels[rows],
         np.ones(len(rows)) if weights is None else weights[rows],
     )
-    with fitting_threads(likelihood.classifiers.size):
-        return likelihood.fit(start)
+    with fitting_threads(every.classifiers.size):
+        model = replace(every, classifiers=every.classifiers[:1]).fit(start)
+        return model if len(classifiers) == 1 else every.fit_weights(model)
 
 
 @dataclass(frozen=True)
@@ -171,12 +175,23 @@ class _Likelihood:
         uniform = NoiseModel(np.exp(found[:-1]), self._uniform_transition(found[-1]))
         if self.classes > MOST_CLASSES:
             return uniform
-        start = start or uniform
-        first = np.concatenate([np.log(start.weights), start.log_transition.ravel()])
+        first = np.concatenate([np.log(uniform.weights), (start or uniform).log_transition.ravel()])
         pseudo = STRICTNESS * self.classes * np.exp(uniform.log_transition)
         found = minimize(self._free, first, args=(pseudo,), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
         transition = log_softmax(found[sources:].reshape(self.classes, -1), axis=1)
         return NoiseModel(np.exp(found[:sources]), np.asarray(transition))
+
+    def fit_weights(self, model: NoiseModel) -> NoiseModel:
+        """Fit the weights alone, to the T of a model of the first classifier."""
+        from scipy.optimize import minimize
+
+        def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slopes, _ = self._measure(parameters, model.log_transition)
+            return -value, -slopes
+
+        count = len(self.classifiers)
+        first = np.repeat(np.log(model.weights / count), count)
+        return replace(model, weights=np.exp(minimize(loss, first, jac=True, method="L-BFGS-B").x))
 
     def _uniform_transition(self, logit: float) -> np.ndarray:
         """Return log T of a share of wrong labels, given as a logit, spread evenly over the other classes."""

@@ -16,6 +16,7 @@ import numpy as np
 from gpt4image.core.record import ShareEstimate
 from gpt4image.descriptions.class_texts import ClassTexts
 from gpt4image.descriptions.description_set import DescriptionSet
+from gpt4image.descriptions.picks import PickedClasses
 from gpt4image.descriptions.store.shards import now
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.duplicates import find_duplicates
@@ -45,6 +46,7 @@ def audit_labels(
     limit: int = MOST_LISTED,
     decided: Collection[str] = (),
     device: torch.device | str | None = None,
+    picks: PickedClasses | None = None,
 ) -> tuple[AuditRecord, Judgement]:
     """Look for labels that a person should check, among training and validation images.
 
@@ -56,6 +58,7 @@ def audit_labels(
         limit: largest number of images of each kind to list.
         decided: ids of images that a person has decided about, which are not listed again.
         device: device of the fits.
+        picks: classes that an LLM picked, as further evidence; the only one for images without a text.
 
     Returns:
         The audit, and the probabilities that it rests on.
@@ -64,7 +67,7 @@ def audit_labels(
         DescriptionError: no labelled image has a text.
         DataError: there are fewer than two classes.
     """
-    judgement = judge_labels(images, stores, encoders=encoders, device=device)
+    judgement = judge_labels(images, stores, encoders=encoders, device=device, picks=picks)
     open_questions = np.asarray([name.decode() not in decided for name in judgement.known.ids.tolist()])
     doubtful = judgement.doubtful()
     doubtful = doubtful[open_questions[doubtful]]
@@ -129,17 +132,22 @@ def judge_labels(
     *,
     encoders: Sequence[TextEncoder] = (),
     device: torch.device | str | None = None,
+    picks: PickedClasses | None = None,
 ) -> Judgement:
-    """Hold the labels of training and validation images against their texts.
+    """Hold the labels of training and validation images against their texts, and against classes that an LLM picked.
 
     Raises:
         DescriptionError: no labelled image has a text.
     """
-    known = find_training_vectors(images, stores, validation=True)
+    picked = picks.ids[picks.named] if picks is not None else None
+    known = find_training_vectors(images, stores, validation=True, picked=picked)
     texts = ClassTexts.of_names(images.classes)
     examples = Examples(*texts.embed(encoders)) if encoders else None
     vectors = known.take(np.arange(len(known.ids)))
-    labelling = label_rows(vectors, known.labels, known.groups(), len(images.classes), examples, device=device)
+    labelling = label_rows(
+        vectors, known.labels, known.groups(), len(images.classes), examples,
+        device=device, picks=None if picks is None else picks.take(known.ids), described=known.described,
+    )  # fmt: skip
     return Judgement(known, labelling)
 
 

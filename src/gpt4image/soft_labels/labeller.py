@@ -112,13 +112,13 @@ def check_settings(
 
 @dataclass(frozen=True)
 class TrainingVectors:
-    """The training images, and validation images if wanted, that have a vector in every store.
+    """The training images, and validation images if wanted, that have a vector in every store, or a pick.
 
     Attributes:
         ids: image ids in ascending order, S32 [n]; an image in several classes comes once for each.
         labels: int [n], -1 for none.
         stores: the stores.
-        positions: positions of the images in each store, int64 [n] each.
+        positions: positions of the images in each store, int64 [n] each, -1 for none.
         held_out: which are validation images, bool [n].
     """
 
@@ -127,6 +127,11 @@ class TrainingVectors:
     stores: Sequence[EmbeddingStore]
     positions: Sequence[np.ndarray]
     held_out: np.ndarray
+
+    @property
+    def described(self) -> np.ndarray:
+        """Which images have a vector in every store, bool [n]."""
+        return np.asarray(np.all([np.ones(len(self.ids)), *(at >= 0 for at in self.positions)], axis=0))
 
     def origin(self, kind: LabelKind) -> LabelOrigin:
         """Return the origin of labels made from these vectors, without the settings."""
@@ -141,12 +146,13 @@ class TrainingVectors:
 
     def groups(self) -> np.ndarray:
         """Number the leakage groups, int64 [n]: images with the same id or a text in common, directly or in steps."""
-        if not self.stores:
+        described, others = np.flatnonzero(self.described), np.flatnonzero(~self.described)
+        if not self.stores or not len(described):
             return np.asarray(link(self.ids))
-        owners, texts = [], []
+        owners, texts = [others], [self.ids[others]]  # in place of a text that no other image has
         for store, positions in zip(self.stores, self.positions, strict=True):
-            owner, rows = store.all_rows(positions)
-            owners.append(owner)
+            owner, rows = store.all_rows(positions[described])
+            owners.append(described[owner])
             texts.append(np.load(store.layout.texts, mmap_mode="r")[rows])
         owner = np.concatenate(owners)  # [K], the image of each text
         _, first = np.unique(owner, return_index=True)  # each image has a text, so this is one text of each image [n]
@@ -161,9 +167,12 @@ class TrainingVectors:
         return vectors
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return the vectors of some images [B], of all stores side by side, float32 [B, D]."""
-        parts = [store.take(at[rows]) for store, at in zip(self.stores, self.positions, strict=True)]
-        return np.concatenate([np.empty((len(rows), 0), np.float32), *parts], axis=1)
+        """Return the vectors of some images [B], of all stores side by side, float32 [B, D]; zeros for none."""
+        found = np.zeros((len(rows), sum(store.width for store in self.stores)), np.float32)
+        there = self.described[rows]
+        parts = [store.take(at[rows[there]]) for store, at in zip(self.stores, self.positions, strict=True)]
+        found[there] = np.concatenate([np.empty((there.sum(), 0), np.float32), *parts], axis=1)
+        return found
 
 
 def find_training_vectors(
@@ -172,19 +181,19 @@ def find_training_vectors(
     *,
     validation: bool = False,
     labelled: bool = True,
-    only: np.ndarray | None = None,
+    picked: np.ndarray | None = None,
 ) -> TrainingVectors:
-    """Find the training images with a vector in every store.
+    """Find the training images with a vector in every store, and those for which an LLM picked a class.
 
     Args:
         images: the images.
         stores: the stores.
         validation: include validation images.
         labelled: at least one training image must have a label.
-        only: ids of the images to consider, S32; default all.
+        picked: ids of images that count without a vector, S32.
 
     Raises:
-        DescriptionError: there is none, or none with a label.
+        DescriptionError: there is none with a vector, or none with a label as well; without stores, none was picked.
     """
     rows = np.concatenate([images.split("train"), images.split("validation")[: None if validation else 0]])
     ids, labels = images.ids[rows], images.labels[rows]
@@ -192,10 +201,11 @@ def find_training_vectors(
     order = np.lexsort((held_out, labels, ids))
     ids, labels, held_out = ids[order], labels[order], held_out[order]
     positions = [store.find(ids) for store in stores]
-    chosen = np.ones(len(ids), dtype=bool) if only is None else np.isin(ids, only)
-    chosen &= np.all([found >= 0 for found in positions], axis=0)
-    chosen[1:] &= (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # the same file twice counts once
-    if not (chosen & ~held_out & (labels >= 0 if labelled else True)).any():
+    distinct = np.ones(len(ids), dtype=bool)
+    distinct[1:] = (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # the same file twice counts once
+    described = distinct & np.all([np.full(len(ids), bool(stores)), *(found >= 0 for found in positions)], axis=0)
+    chosen = described if picked is None else described | (distinct & np.isin(ids, picked))
+    if not ((described if stores else chosen) & ~held_out & (labels >= 0 if labelled else True)).any():
         raise DescriptionError(
             f"None of the {(~held_out).sum():,} training images of {images.source} has {'a label and ' * labelled}a "
             f"vector in {', '.join(str(store.layout.folder) for store in stores)}. Describe and embed training images: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,7 @@ def label_rows(
     adjustment: float = 0.0,
     picks: np.ndarray | None = None,
     partner: np.ndarray | None = None,
+    described: np.ndarray | None = None,
 ) -> Labelling:
     """Label rows by a classifier on their vectors, and judge given labels by it.
 
@@ -137,10 +138,20 @@ def label_rows(
         picks: how much of an LLM's answers goes to each class, float32 [N, C]; what a row lacks to 1 goes to none.
             Vectors without columns leave the labels to them.
         partner: features of the images, float [N, F], to co-train with (`co_train`).
+        described: which rows have a vector, bool [N]; default all. The picks alone label the others.
 
     Raises:
         DataError: without examples and picks, the labels have fewer than two classes or groups.
     """
+    if described is not None and not described.all():
+        fit = partial(
+            label_rows, classes=classes, strength=strength, folds=folds, seed=seed, device=device, adjustment=adjustment
+        )
+        assert picks is not None
+        some = [each[described] for each in (vectors, labels, groups)]
+        by_texts = fit(*some, examples=examples, picks=picks[described])
+        by_picks = fit(np.empty((len(labels), 0)), labels, groups, picks=picks)
+        return _join(by_texts, by_picks, described, labels)
     rows = Rows.of(vectors, labels, groups, classes, examples, picks)
     settings = FitSettings(strength, folds, seed, device)
     if len(np.unique(labels[labels >= 0])) < 2 and picks is not None:
@@ -148,26 +159,33 @@ def label_rows(
     if len(np.unique(labels[labels >= 0])) < 2 and examples is not None:
         return _label_without_labels(rows, settings)
     best, logits = _choose(rows, settings)
-    noise, estimate = _judge_labels(rows, logits, seed)
-    if noise is not None and estimate is not None and best.picks != "alone":
-        name = f"{best.name}, doubtful labels left out"
-        robust = replace(best, name=name, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
+    pooled = [(best, logits)]
+    noise, estimate = _judge_labels(rows, [logits], seed)
+    if estimate is not None and best.picks != "alone":
+        robust = replace(best, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
         if estimate.wrong.low > NOISY or not _fits_worse(rows.given, again, logits):
-            best, logits = robust, again
-            noise, estimate = _judge_labels(rows, logits, seed)
+            noise, estimate = _judge_labels(rows, [again], seed)
+            both = _judge_labels(rows, [again, logits], seed)
+            if _agree(estimate, both[1]):
+                (noise, estimate), pooled = both, [(robust, again), *pooled]
+                best = replace(best, name=f"{best.name}, with all labels and without doubtful ones")
+            else:
+                best = replace(robust, name=f"{best.name}, doubtful labels left out")
+                pooled = [(best, again)]
     free = labels < 0
     if partner is not None and best.picks != "alone":
-        trained = co_train(rows, partner, best, settings)
+        trained = co_train(rows, partner, pooled[0][0], settings)
         name = f"{best.name}, co-trained with images in {counted(len(trained.accuracies), 'round')}"
-        best, logits = replace(best, name=name, temperature=trained.temperature), trained.logits
-        noise, estimate = _judge_labels(rows, logits, seed)
+        best = replace(best, name=name, temperature=trained.temperature)
+        pooled = [(best, trained.logits)]
+        noise, estimate = _judge_labels(rows, [trained.logits], seed)
     elif free.any():
-        logits = logits.copy()
-        logits[free] = best.label(rows, settings)[: rows.count][free]
+        for method, found in pooled:
+            found[free] = method.label(rows, settings)[: rows.count][free]
     replaced = estimate is not None and estimate.wrong.low > CLEAN
-    temperature = best.temperature if noise is None else 1 / float(noise.weights[0])
-    calibrated = np.asarray(log_softmax(logits.astype(np.float64) / temperature, axis=1))
+    weighting = noise or NoiseModel(np.array([1 / best.temperature]), np.empty(0))
+    calibrated = weighting.log_probabilities([found for _, found in pooled])
     adjusted = adjust_for_skew(calibrated, labels, adjustment)
     right = adjusted.argmax(axis=1) == labels
     return Labelling(
@@ -277,6 +295,28 @@ def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings
     return _unmeasured(logits, f"the LLM's picks and a classifier fitted to them ({found.method})", rows.classes)
 
 
+def _join(by_texts: Labelling, by_picks: Labelling, described: np.ndarray, labels: np.ndarray) -> Labelling:
+    """Return the labels by texts [n] for the rows described, bool [N], and those by picks [N] for the others.
+
+    The expected accuracy is the mean of both, weighted by their rows without a label, or by all of their rows if labels
+    are replaced; so are the ends of the interval, as if both erred together. What is known of given labels comes from
+    the texts.
+    """
+    logits, accuracy = by_picks.out_of_fold.copy(), by_texts.accuracy
+    logits[described] = by_texts.out_of_fold
+    if accuracy is not None and by_picks.accuracy is not None:
+        judged = (labels < 0) if (labels < 0).any() and not by_texts.replaced else np.full(len(labels), True)
+        share = float(described[judged].mean())
+        ends = [
+            share * getattr(accuracy, name) + (1 - share) * getattr(by_picks.accuracy, name)
+            for name in ("mean", "low", "high")
+        ]
+        accuracy = replace(accuracy, mean=ends[0], low=ends[1], high=ends[2])
+    same = by_texts.method == by_picks.method
+    method = by_texts.method if same else f"{by_texts.method}; for images without a text, {by_picks.method}"
+    return replace(by_texts, out_of_fold=logits, accuracy=accuracy, method=method)
+
+
 def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
     return Labelling(
         out_of_fold=logits,
@@ -289,12 +329,23 @@ def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
     )
 
 
-def _judge_labels(rows: Rows, logits: np.ndarray, seed: int) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
-    """Fit how given labels arise from true ones; None if there are too few."""
+def _judge_labels(
+    rows: Rows, classifiers: Sequence[np.ndarray], seed: int
+) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
+    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C]; None if there are too few."""
     if (rows.given >= 0).sum() < NOISE_ROWS * rows.classes:
         return None, None
-    model = fit_noise_model([logits], rows.given)
-    return model, estimate_noise(model, [logits], rows.given, rows.groups[: rows.count], seed)
+    model = fit_noise_model(classifiers, rows.given)
+    return model, estimate_noise(model, classifiers, rows.given, rows.groups[: rows.count], seed)
+
+
+def _agree(alone: NoiseEstimate | None, both: NoiseEstimate | None) -> bool:
+    """Return whether a classifier fitted without doubtful labels estimates about as many wrong ones alone as in a pool.
+
+    If not, the other one in the pool has learned systematic errors.
+    """
+    assert alone is not None and both is not None
+    return alone.wrong.low <= both.wrong.mean <= alone.wrong.high
 
 
 def _expected(right: np.ndarray, labels: np.ndarray, calibrated: np.ndarray) -> Interval | None:

@@ -98,7 +98,8 @@ def label_by_texts(
         seed: seed of folds and resampling.
         kind: what the vectors embed, for the manifest.
         device: device of the fits; default a GPU if there is one.
-        picks: classes that an LLM picked, to label with as well; without `stores`, they label alone.
+        picks: classes that an LLM picked, to label with as well; they alone label images without a text, and all
+            without `stores`.
         partner: features of the images, to co-train with the texts (`co_training`); images without any get no label.
 
     Raises:
@@ -109,9 +110,9 @@ def label_by_texts(
     check_settings(images, stores or picks, strength, folds)
     if not 0 <= abstain < 1:
         raise ConfigError(f"abstain should be a probability below 1, not {abstain}.")
-    only = picks.ids[picks.named] if picks is not None and not stores else None
+    picked = picks.ids[picks.named] if picks is not None and partner is None else None
     both = [*stores, *([partner] if partner is not None else [])]
-    known = find_training_vectors(images, both, validation=True, labelled=not encoders and picks is None, only=only)
+    known = find_training_vectors(images, both, validation=True, labelled=not encoders and picks is None, picked=picked)
     texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
     # labels of earlier versions know nothing of these
     more = (adjustment,) if adjustment else ()
@@ -130,14 +131,14 @@ def label_by_texts(
         examples = Examples(*texts.embed(encoders)) if encoders else None
         width = sum(store.width for store in stores)
         vectors, features = np.split(known.take(np.arange(len(known.ids))), [width], axis=1)
-        picked = None if picks is None else picks.take(known.ids)
+        shares = None if picks is None else picks.take(known.ids)
         fitted = np.where(known.held_out, -1, known.labels)
         found = label_rows(
             vectors, fitted, known.groups(), len(images.classes), examples,
             strength=strength, folds=folds, seed=seed, device=device, adjustment=adjustment,
-            picks=picked, partner=features if partner is not None else None,
+            picks=shares, partner=features if partner is not None else None, described=known.described,
         )  # fmt: skip
-        return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain, picked)
+        return _write(layout, known, images, found, origin, TEMPERATURES[form], abstain, shares)
 
 
 def _write(
