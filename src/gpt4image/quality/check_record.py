@@ -181,6 +181,20 @@ class Knowledge(Record):
     encoder: str
 
 
+class ShownAdvice(Record):
+    """Advice on what to train, as the terminal shows it.
+
+    Attributes:
+        head: the advice, a line each.
+        command: command to run.
+        rest: what the advice rests on and what would help more, a line each.
+    """
+
+    head: list[str]
+    command: str
+    rest: list[str]
+
+
 class QualityReport(Record):
     """Everything that a check of descriptions found.
 

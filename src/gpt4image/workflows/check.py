@@ -10,18 +10,25 @@ from gpt4image.core.console import doing
 from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
+from gpt4image.workflows.advise import advise_after_check
 from gpt4image.workflows.inputs import find_descriptions, open_descriptions, open_embeddings
 
 if TYPE_CHECKING:
     from gpt4image.descriptions.exchange import DatasetSummary, ImportSummary
     from gpt4image.descriptions.store import DescriptionStore
+    from gpt4image.quality.advice import Advice
     from gpt4image.quality.audit_export import AuditFormat
     from gpt4image.quality.audit_record import AuditRecord
     from gpt4image.quality.check_record import QualityReport
 
 
-def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work: Path) -> QualityReport:
+def run_check(
+    data: DataOptions, text: TextOptions, options: CheckOptions, work: Path
+) -> tuple[QualityReport, Advice | None]:
     """Check descriptions, and write the findings and a page into the work directory.
+
+    Returns:
+        The findings, and advice on what to train; None, and the reason is said, if it takes more than there is.
 
     Raises:
         ConfigError: an invalid setting, or `drop` or `retry` for texts outside the work directory's store.
@@ -30,6 +37,7 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     from gpt4image.descriptions.store import DescriptionStore
     from gpt4image.images.thumbnails import image_thumbnails
     from gpt4image.quality import CheckSettings, check_descriptions
+    from gpt4image.quality.check_record import ShownAdvice
     from gpt4image.report.descriptions.check_page import write_check_page
     from gpt4image.train.frozen_features import FrozenBackbone
 
@@ -55,9 +63,15 @@ def run_check(data: DataOptions, text: TextOptions, options: CheckOptions, work:
     )
     given = None if stored else find_descriptions(images, text, workdir)
     report = check_descriptions(images, work, given, settings, drop=options.drop, retry=options.retry)
+    thumbnails = image_thumbnails(images)
     with doing("Writing the page"):
-        write_check_page(workdir.description_check, report, image_thumbnails(images))
-    return report
+        write_check_page(workdir.description_check, report, thumbnails)
+    advice = advise_after_check(data, text, options, work)
+    if advice is not None:
+        head, rest = advice.lines()
+        shown = ShownAdvice(head=head, command=advice.command, rest=rest)
+        write_check_page(workdir.description_check, report, thumbnails, shown)
+    return report, advice
 
 
 def run_audit(
@@ -73,7 +87,7 @@ def run_audit(
         forms: other tools to write the audit for, in folders beside the page.
 
     Raises:
-        DescriptionError: no labelled image has a text.
+        DescriptionError: no labelled image has a text or a pick.
     """
     from gpt4image.embed import load_encoder
     from gpt4image.images.corrections import read_corrections
@@ -85,9 +99,11 @@ def run_audit(
     images = open_images(data, workdir)
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
-    encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder]
+    encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder if stores]
     decided = read_corrections(data.corrections) if data.corrections is not None else {}
-    audit, judgement = audit_labels(images, descriptions, stores, encoders=encoders, limit=limit, decided=decided)
+    audit, judgement = audit_labels(
+        images, descriptions, stores, encoders=encoders, limit=limit, decided=decided, picks=descriptions.picks
+    )
     workdir.audit.parent.mkdir(parents=True, exist_ok=True)
     audit.save(workdir.audit)
     write_audit_page(workdir.audit_page, audit)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gpt4image.images.thumbnails import image_thumbnails
-from gpt4image.quality.check_record import QualityReport
+from gpt4image.quality.check_record import QualityReport, ShownAdvice
 from gpt4image.report.descriptions import write_check_page
 from gpt4image.report.descriptions.check_page import report_lines
 from support.page_checks import (
@@ -244,6 +244,16 @@ def test_thumbnails_of_unreadable_images_are_none(tmp_path, image_set):
     assert thumbnails("f" * 32) is None
 
 
+def test_advice_has_the_lines_of_the_terminal_and_the_command(tmp_path):
+    advice = ShownAdvice(
+        head=["Train text-labels.", "gain: 10 points"], command="gpt4image compare x", rest=["60 labels"]
+    )
+    page = Page(write_check_page(tmp_path / "check.html", make_report(), lambda _: None, advice).read_text("utf-8"))
+    assert_well_structured(page)
+    for line in ("What to train", *advice.head, advice.command, *advice.rest):
+        assert line in page.words
+
+
 @pytest.fixture(scope="module")
 def hostile_path(tmp_path_factory):
     words = dict.fromkeys(("text", "label", "prompt", "model", "detail"), HOSTILE)
@@ -262,7 +272,9 @@ def hostile_path(tmp_path_factory):
                          leakage=[make_leakage(HOSTILE), make_leakage(UNBROKEN)], notes=[HOSTILE, UNBROKEN],
                          **dict.fromkeys(("version", "created", "source", "text_source", "language", "encoder"),
                                          HOSTILE))  # fmt: skip
-    return write_check_page(tmp_path_factory.mktemp("hostile") / "check.html", report, lambda _: small_picture())
+    advice = ShownAdvice(head=[HOSTILE, UNBROKEN], command=HOSTILE, rest=[HOSTILE, UNBROKEN])
+    path = tmp_path_factory.mktemp("hostile") / "check.html"
+    return write_check_page(path, report, lambda _: small_picture(), advice)
 
 
 def test_hostile_text_is_escaped(hostile_path):

@@ -150,16 +150,12 @@ class DescribeCheck(OutputOptions):
         from gpt4image.core.console import result, show
         from gpt4image.core.workdir import WorkDir
         from gpt4image.report.descriptions.check_page import report_lines
-        from gpt4image.workflows.advise import advise_after_check
         from gpt4image.workflows.check import run_check
 
-        found, page = (
-            run_check(self.source, self.descriptions, self.check, self.work),
-            WorkDir(self.work).description_check,
-        )
+        found, advice = run_check(self.source, self.descriptions, self.check, self.work)
+        page = WorkDir(self.work).description_check
         show("\n".join([*report_lines(found), f"page: {page}"]))
         findings = [each.model_dump(exclude={"keys", "image_ids", "explanation"}) for each in found.findings]
-        advice = advise_after_check(self.source, self.descriptions, self.check, self.work)
         if advice is not None:
             show_advice(advice, short=True)
         short = advice and {key: getattr(advice, key) for key in ("case", "title", "arm", "gain", "command")}

@@ -17,7 +17,7 @@ from gpt4image.report.html.page import render_page, write_page
 
 if TYPE_CHECKING:
     from gpt4image.images.thumbnails import Thumbnails
-    from gpt4image.quality.check_record import ClassLeakage, Finding, FindingItem, QualityReport
+    from gpt4image.quality.check_record import ClassLeakage, Finding, FindingItem, QualityReport, ShownAdvice
 
 MAX_CARDS, MAX_IDS, MAX_ROWS = 24, 1000, 15  # cards and ids of a finding, and rows of classes before the fold
 
@@ -57,7 +57,9 @@ class Section:
     rest: int
 
 
-def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) -> Path:
+def write_check_page(
+    path: Path, report: QualityReport, thumbnails: Thumbnails, advice: ShownAdvice | None = None
+) -> Path:
     """Write the findings of a check as a self-contained page.
 
     Args:
@@ -65,6 +67,7 @@ def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) 
         report: the findings.
         thumbnails: returns a small JPEG or PNG as a `data:` URL for an image id, None if the image cannot be read;
             called only for images on the page.
+        advice: what to train, if there is any.
 
     Returns:
         `path`.
@@ -82,6 +85,7 @@ def write_check_page(path: Path, report: QualityReport, thumbnails: Thumbnails) 
         "check.html.j2",
         version=report.version,
         report=report,
+        advice=advice,
         knowledge=knowledge,
         figures=knowledge and (probe_figure(knowledge), gap_figure(knowledge)),
         class_knowledge=sorted(knowledge.per_class, key=lambda each: each.image - each.text) if knowledge else [],
