@@ -9,7 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from gpt4image import Recipe, open_run
+from gpt4image import Recipe, SoftLabels, open_run
+from gpt4image.cli.main import parse
 from gpt4image.compare.records import Comparison
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import hash_file
@@ -146,9 +147,12 @@ def test_labels_that_the_llm_picked_are_compared_with_those_from_texts_or_train_
 @pytest.mark.slow
 def test_single_run_with_text_labels_makes_them(image_set, descriptions_file, tmp_path, small_recipe):
     data, text = DataOptions(str(image_set)), GuidanceOptions(text=str(descriptions_file))
-    run = run_training(data, text, small_recipe(), tmp_path, arm="text-labels", seed=0, workers=0)
+    words = ["train", str(image_set), "--arm", "text-labels", "--label-form", "soft"]
+    run = run_training(
+        data, text, small_recipe(), tmp_path, arm="text-labels", seed=0, workers=0, labeller=parse(words).labeller
+    )
     assert run.recipe.soft_labels == 1.0
-    assert (tmp_path / "labels/text-minilm/manifest.json").exists()
+    assert SoftLabels(tmp_path / "labels/text-minilm").manifest.temperature == 1.0, "soft, not hard"
 
 
 def test_label_targets_warn_where_labels_are_wrong(

@@ -219,11 +219,8 @@ def _command(
     """Return the command for the advice, with the user's own options."""
     typed = current_invocation()
     program = typed.program if typed else NAME
-    words: Sequence[str] = [data.data, *changed_options(data), *changed_options(text)]
-    if advice.compared:
-        words = [*words, *changed_options(labeller), "--arms", advice.arm]
-    else:
-        words = [*words, "--arm", advice.arm]
+    words: Sequence[str] = [data.data, *changed_options(data), *changed_options(text), *changed_options(labeller)]
+    words = [*words, "--arms" if advice.compared else "--arm", advice.arm]
     place = [] if work == WORK else ["--work", str(work)]
     recipe = choice.words(images)
     own = {word for word in recipe if word.startswith("--")}

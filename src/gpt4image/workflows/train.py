@@ -159,8 +159,21 @@ def run_training(
     seed: int,
     workers: int | None,
     track: Sequence[TrackerName] = (),
+    labeller: LabelOptions | None = None,
 ) -> TrainedRun:
-    """Train one model on the images and, if its arm uses them, the descriptions."""
+    """Train one model on the images and, if its arm uses them, the descriptions.
+
+    Args:
+        data: the images.
+        text: descriptions, encoders and teachers.
+        recipe: the recipe.
+        work: the work directory.
+        arm: what it learns from.
+        seed: seed of the run.
+        workers: processes that prepare batches.
+        track: experiment trackers.
+        labeller: how labels are made for arms whose labels stand in for given ones.
+    """
     from gpt4image.compare.plan import RunMaker, Variant
     from gpt4image.train.processes import loader_workers, on_this_machine
     from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
@@ -182,7 +195,8 @@ def run_training(
             alone = ARMS.load(arm).guidance == "anchors"  # its teacher sees crops, and reads what it needs
             guidance = ((), ()) if alone else open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             stores, soft_labels = guidance
-            inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, workers=workers or 0)
+            options = ArmOptions(labeller=labeller or LabelOptions())
+            inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
     maker = RunMaker(RunInputs(images), inputs, workdir, loader_workers(workers), CHECKPOINT_SECONDS, tracking)
     spec = maker(Variant(arm, on_this_machine(recipe)), seed)
     if spec is None:

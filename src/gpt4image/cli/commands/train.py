@@ -184,7 +184,7 @@ class Train(TrainingCommand):
 
     SHORT: ClassVar = (
         *("text", "encoder", "arm", "recipe", "config", "backbone", "image-size"),
-        *("epochs", "batch-size", "lr", "seed", "work"),
+        *("epochs", "batch-size", "lr", "seed", "classes", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
     KEYS: ClassVar = {
@@ -201,6 +201,7 @@ class Train(TrainingCommand):
     descriptions where labels are missing or wrong; see also compare --arms."""
     seed: int = 0
     """Seed of the initialisation, the order of the images and the augmentation."""
+    labeller: LabelOptions = field(default_factory=LabelOptions)
 
     def run(self) -> None:
         """Train, and print where the model is."""
@@ -218,6 +219,7 @@ class Train(TrainingCommand):
             seed=self.seed,
             workers=self.workers,
             track=self.track,
+            labeller=self.labeller,
         )
         epoch = f"best epoch {run.best_epoch + 1} of {len(run.history)}"
         show(f"{epoch}, validation {TASKS.load(run.task).score} {percent(run.best_accuracy)}: {run.layout.folder}")
