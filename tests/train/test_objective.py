@@ -46,6 +46,21 @@ def objective(recipe):
     return Objective(recipe, CLASSIFICATION, 3, Accelerator())
 
 
+def test_consistency_mixes_labelled_images_with_each_other_alone():
+    np.random.seed(3)
+    inputs = torch.arange(7.0)[:, None, None, None].expand(7, 3, 8, 8).clone()
+    mixed, mixing = mix_images(Recipe(mixup=1.0), inputs.clone(), torch.tensor([0, 2, 3, 4, 6]))
+    share = mixing[0, 0].item()
+    expected = torch.eye(7)
+    for one, other in ((0, 4), (2, 3), (3, 2), (4, 0)):
+        expected[one, one], expected[one, other] = share, 1 - share
+    assert 0 < share < 1
+    torch.testing.assert_close(mixing, expected)
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), mixing @ torch.arange(7.0), atol=1e-4, rtol=1e-4)
+    unmixed, whole = mix_images(Recipe(mixup=1.0), inputs, torch.tensor([5]))
+    assert torch.equal(unmixed, inputs) and torch.equal(whole, torch.eye(7))
+
+
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_labels_and_texts_are_mixed_like_their_images(kind):
     """The mixing matrix reproduces the mixed images (mixup), or their areas (cutmix), and is applied to the targets."""

@@ -50,7 +50,9 @@ class Objective:
         smoothing = self.recipe.label_smoothing
         own = targets = self.task.targets(batch.labels, batch.soft, self.classes, smoothing, self.soft_share)  # [B, T]
         if self.recipe.mixes:
-            inputs, mixing = mix_images(self.recipe, inputs)  # mixing [B, B]
+            # the weak view's answer labels a whole image, so consistency leaves images without a label whole
+            among = None if batch.strong is None else (batch.labels >= 0).nonzero()[:, 0]
+            inputs, mixing = mix_images(self.recipe, inputs, among)  # mixing [B, B]
             targets = mixing @ targets
         size = len(inputs)
         if batch.strong is not None:
@@ -88,9 +90,23 @@ class Objective:
         return Targets(vectors, known, batch.ids, labels, totals) if vectors else None
 
 
-def mix_images(recipe: Recipe, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply mixup or CutMix to images [B, 3, H, W]; return them with the share of each source in each image [B, B]."""
+def mix_images(recipe: Recipe, inputs: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Apply mixup or CutMix to images [B, 3, H, W]; return them with the share of each source in each image [B, B].
+
+    Args:
+        recipe: the settings.
+        inputs: the images.
+        among: positions of those to mix with each other, int64 [n]; of an odd number the last stays as it is. Default:
+            all.
+    """
     size = len(inputs)
+    if among is not None:
+        among = among[: len(among) - len(among) % 2]
+        mixing = torch.eye(size, device=inputs.device)
+        if len(among):
+            mixed, mixing[among[:, None], among] = mix_images(recipe, inputs[among])
+            inputs = inputs.index_copy(0, among, mixed)
+        return inputs, mixing
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
     # timm mixes one-hot labels along: with the positions as labels they become the mixing matrix
     mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))

@@ -284,8 +284,6 @@ class Recipe(
             )
         if self.mixes and part % 2:
             raise ConfigError(f"mixup and cutmix pair the images of a part of the batch: its size {part} must be even.")
-        if self.mixes and self.consistency:
-            raise ConfigError("consistency labels whole images: set mixup and cutmix to 0, or consistency to 0.")
         if self.cached_views and not self.freeze:
             raise ConfigError(
                 "cached_views stores the output of frozen modules: name them with freeze, or set cached_views to 0."

@@ -86,7 +86,7 @@ class Arm:
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0}
-FIXMATCH = {"consistency": 1.0, "unlabelled": "align", "mixup": 0.0, "cutmix": 0.0}
+FIXMATCH = {"consistency": 1.0, "unlabelled": "align"}
 ANCHORED = {"loss": "anchored", "targets": "same", "queue": 0, "learn_temperature": False, "text_adapter": False}
 ANCHORED |= {"text_space": "raw", "soft_labels": 0.0, "shared_head": 0.0}
 GCE = {"label_loss": "gce", "label_smoothing": 0.0}
