@@ -122,7 +122,7 @@ def test_clean_labels_have_few_wrong_ones_and_a_classifier_that_knows_nothing_ge
 
 
 def test_classifier_that_has_learned_systematic_errors_neither_hides_them_nor_counts():
-    true = np.random.default_rng(0).integers(0, 4, 2000)
+    true = np.random.default_rng(0).integers(0, 4, 1200)
     given = plant(true, 4, 0.35, "pairwise")
     good, fooled = make_classifier(true, 4), make_classifier(given, 4, 3.0, seed=1)
     both = fit_noise_model([good, fooled], given)
@@ -157,6 +157,9 @@ def test_estimates_cover_the_planted_shares_and_are_wider_for_larger_groups():
     assert alone.wrong.high - alone.wrong.low < 0.15
     right = (model.posterior([classifier], given).argmax(axis=1) == true).mean()
     assert alone.right.low < right < alone.right.high
+    surest = np.exp(model.posterior([classifier], given)).max(axis=1)
+    by_chance = 1.96 * math.sqrt(sum(p * (1 - p) for p in surest)) / 600
+    assert alone.right.high - alone.right.low > 2 * by_chance
     grouped = estimate_noise(model, [classifier], given, np.argsort(np.argsort(given * 1000 + true)) // 20)
     assert grouped.wrong.high - grouped.wrong.low > alone.wrong.high - alone.wrong.low
 

@@ -114,7 +114,9 @@ def estimate_noise(
     """Estimate both shares, with bootstrap intervals that resample whole groups and fit T anew.
 
     Davison and Hinkley, "Bootstrap methods and their application" (1997), equation 5.5: normal intervals around the
-    estimates, corrected for the bias that the bootstrap finds.
+    estimates, corrected for the bias that the bootstrap finds. That of the posterior's right classes also allows for
+    chance: of n rows whose surest class has the probability p_i, n times the mean of p_i (1 - p_i) is the variance of
+    their number.
 
     Args:
         model: the model fitted to all rows.
@@ -139,6 +141,9 @@ def estimate_noise(
         counts = np.bincount(generator.integers(0, size, size), minlength=size)[group].astype(np.float64)
         found.append(shares(fit_noise_model(parts, given, weights=counts, start=model), counts))
     means, spread = shares(model, np.ones(len(given))), np.std(found, axis=0, ddof=1)
+    surest = np.exp(model.posterior(parts, given)).max(axis=1)
+    # resampling draws given labels, right ones and wrong ones, but not whether the surest class is the true one
+    spread[1] = np.hypot(spread[1], np.sqrt((surest * (1 - surest)).sum()) / len(given))
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, RESAMPLES - 1) * spread
     centre = np.clip(
         2 * np.asarray(means) - np.mean(found, axis=0), 0, 1
