@@ -1,17 +1,21 @@
-"""How well the label audit finds wrong labels: clipart12 with planted errors, beside cleanlab.
+"""How well the label audit finds wrong labels: clipart12 with planted errors and with its own, beside cleanlab.
 
     python studies/label_audit.py WORK [--draws 5]
 
 Each draw gives a share of the training and validation labels another class, chosen uniformly. Precision is the share of
-wrong labels among the first 20, 50 and N of the list, where N is the number of planted errors. Labels that were wrong
-before count as right, so the figures are slightly too low. cleanlab ranks the same out-of-fold probabilities by label
-quality (`self_confidence` of `cleanlab.filter.find_label_issues`).
+wrong labels among the first 20, 50 and N of the list, where N is the number of wrong ones. Labels that were wrong
+before count as right, so the figures are slightly too low. Without planted errors, those count that a multimodal model
+called wrong when it was shown the first 50 of both lists, mixed: picture, file name and given label, but no suggestion
+(`label_audit_judged.csv`; a picture of no class has a wrong label, and one of several a right one). cleanlab ranks the
+same out-of-fold probabilities by label quality (`self_confidence` of `cleanlab.filter.find_label_issues`).
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -23,9 +27,11 @@ from cleanlab.filter import find_label_issues
 from gpt4image import embed_descriptions, load_descriptions, load_encoder, load_images
 from gpt4image.images.table import ImageTable
 from gpt4image.quality.audit import judge_labels
+from gpt4image.soft_labels.labeller import TrainingVectors
 from gpt4image.workflows.demo import example_images
 
-SHARES = (0.05, 0.2, 0.4)
+SHARES = (0.0, 0.05, 0.2, 0.4)
+JUDGED = Path(__file__).with_name("label_audit_judged.csv")
 FIRST = (20, 50)
 
 
@@ -45,9 +51,23 @@ def plant(images: ImageTable, share: float, seed: int) -> tuple[ImageTable, dict
 
 def precision(ranked: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     """Return the share of wrong labels [n] among the first of a ranking, by how many are taken."""
-    return {str(count): float(wrong[ranked[:count]].mean()) for count in FIRST if len(ranked) >= count} | {
-        "all planted": float(wrong[ranked[: int(wrong.sum())]].sum() / wrong.sum())
+    return {str(count): float(wrong[ranked[:count]].mean()) for count in FIRST if len(ranked)} | {
+        "all planted": float(wrong[ranked[: int(wrong.sum())]].sum() / max(wrong.sum(), 1))
     }
+
+
+def find_known_errors(known: TrainingVectors, rankings: Sequence[np.ndarray], images: ImageTable) -> np.ndarray:
+    """Return which labels were found wrong by looking, bool [n], and print what nobody has looked at yet."""
+    with JUDGED.open(newline="") as file:
+        judged = {(row["id"], row["given"]): row["wrong"] == "yes" for row in csv.DictReader(file)}
+    path_of = dict(zip(images.rows["id"].to_pylist(), images.rows["path"].to_pylist(), strict=True))
+    keys = [
+        (name.decode(), images.classes[label]) for name, label in zip(known.ids.tolist(), known.labels, strict=True)
+    ]
+    first = {keys[row] for ranked in rankings for row in ranked[: max(FIRST)].tolist()}
+    for name, given in sorted(first - judged.keys()):
+        print(f"not judged: {name},{path_of[name]},{given}", flush=True)
+    return np.asarray([judged.get(key, False) for key in keys])
 
 
 def main() -> None:
@@ -60,7 +80,7 @@ def main() -> None:
     store = embed_descriptions(load_descriptions(images, "description"), encoder, options.work / "minilm")
     found = []
     for share in SHARES:
-        for seed in range(options.draws):
+        for seed in range(options.draws if share else 1):
             noisy, true = plant(images, share, seed)
             judgement = judge_labels(noisy, [store], encoders=[encoder])
             known = judgement.known
@@ -68,6 +88,8 @@ def main() -> None:
             theirs = find_label_issues(
                 known.labels.astype(int), judgement.probabilities, return_indices_ranked_by="self_confidence"
             )
+            if not share:
+                wrong = find_known_errors(known, [judgement.doubtful(), theirs], images)
             estimate = judgement.labelling.wrong
             found.append(
                 {

@@ -1,12 +1,14 @@
-"""How often the labeller's estimates hold: simulated sets whose true labels are known.
+"""How often the labeller's estimates hold: simulated sets, and clipart12, whose true labels are known.
 
     python studies/label_estimates.py OUT.json --sets 200
+    python studies/label_estimates.py OUT.json --sets 0 --clipart12 WORK --draws 4
 
 Each set has 3 to 8 classes of normally distributed vectors whose centres lie at random distances, names near the
 centres, and either few labels or wrong ones. An estimate holds if the truth lies within its 95% interval: of the share
 of right labels (few labels: among unlabelled rows; wrong ones: among all rows, where given labels are replaced), and of
-the share of wrong given labels. OUT.json is written after every set, and sets that it holds are skipped: after a change
-of the labeller, name another file.
+the share of wrong given labels. clipart12's training labels are made wrong at random, 20% and 40% of them; the few that
+are wrong from the start count as right. OUT.json is written after every set, and sets that it holds are skipped: after
+a change of the labeller, name another file.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +28,7 @@ from gpt4image.soft_labels.labelling import label_rows
 from gpt4image.soft_labels.methods import Examples
 
 ROWS, WIDTH = 600, 32
+CLIPART12 = ("20% wrong", "40% wrong")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class SimulatedSet:
         given: int [N], -1 for none.
         names: vectors of the classes' names.
         noise: which class a wrong label names: any other one, or always the next one; None if labels are few.
+        groups: leakage groups, int [N].
     """
 
     vectors: np.ndarray
@@ -44,6 +49,7 @@ class SimulatedSet:
     given: np.ndarray
     names: Examples
     noise: Literal["symmetric", "pairwise"] | None
+    groups: np.ndarray
 
 
 def simulate(seed: int) -> SimulatedSet:
@@ -67,25 +73,48 @@ def simulate(seed: int) -> SimulatedSet:
         noise = "symmetric" if generator.random() < 0.5 else "pairwise"
         step = generator.integers(1, classes, ROWS) if noise == "symmetric" else 1
         given = np.where(generator.random(ROWS) < share, (true + step) % classes, true)
-    return SimulatedSet(vectors / scale, true, given, names, noise)
+    return SimulatedSet(vectors / scale, true, given, names, noise, np.arange(ROWS))
+
+
+def spoil_clipart12(work: Path, case: str, draw: int) -> SimulatedSet:
+    """Make labels of clipart12's training images wrong, as the study of scarce labels does."""
+    from scarce_labels import CASES, Study, open_images
+
+    from gpt4image import load_encoder
+    from gpt4image.images.simulate import simulate_labels
+    from gpt4image.soft_labels import ClassTexts
+
+    images, _, store = open_images(Study(work))
+    train = images.split("train")
+    return SimulatedSet(
+        store.take(store.find(images.ids[train])),
+        images.labels[train],
+        simulate_labels(images, CASES[case], draw).labels[train],
+        Examples(*ClassTexts.of_names(images.classes).embed([load_encoder("minilm")])),
+        "symmetric",
+        np.unique(images.ids[train], return_inverse=True)[1],
+    )
 
 
 def judge(seed: int) -> dict[str, Any]:
-    """Label one set and return what was estimated and what is true."""
+    """Label one simulated set and return what was estimated and what is true."""
     drawn = simulate(seed)
+    return {"seed": seed, "kind": "few" if drawn.noise is None else "wrong", **estimate(drawn, seed)}
+
+
+def estimate(drawn: SimulatedSet, seed: int) -> dict[str, Any]:
+    """Label a set and return what was estimated and what is true."""
     classes = len(drawn.names.labels)
-    found = label_rows(drawn.vectors, drawn.given, np.arange(ROWS), classes, drawn.names, seed=seed)
+    found = label_rows(drawn.vectors, drawn.given, drawn.groups, classes, drawn.names, seed=seed)
     right = found.of_labels(drawn.given).argmax(axis=1) == drawn.true
     estimates: dict[str, Any] = {}
     if drawn.noise is None or found.replaced:
-        judged = drawn.given < 0 if drawn.noise is None else np.ones(ROWS, dtype=bool)
+        judged = drawn.given < 0 if drawn.noise is None else np.ones(len(right), dtype=bool)
         estimates["right"] = compare(found.accuracy, float(right[judged].mean()))
     if drawn.noise is not None:
         estimates["wrong"] = compare(found.wrong, float((drawn.given != drawn.true).mean()))
     labelled = int((drawn.given >= 0).sum())
     return {
-        "seed": seed,
-        "kind": "few" if drawn.noise is None else "wrong",
         "noise": drawn.noise,
         "classes": classes,
         "labelled": labelled,
@@ -109,14 +138,17 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
     groups: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
         "right labels, few given": ("right", lambda each: each["kind"] == "few"),
         "right labels, some given wrong": ("right", lambda each: each["kind"] == "wrong"),
-        "wrong labels": ("wrong", lambda each: True),
-        "wrong labels, symmetric": ("wrong", lambda each: each["noise"] == "symmetric"),
+        "wrong labels": ("wrong", lambda each: each["kind"] == "wrong"),
+        "wrong labels, symmetric": ("wrong", lambda each: (each["kind"], each["noise"]) == ("wrong", "symmetric")),
         "wrong labels, pairwise": ("wrong", lambda each: each["noise"] == "pairwise"),
         "wrong labels, pairwise, 25% or more": (
             "wrong",
             lambda each: each["noise"] == "pairwise" and each["wrong"]["truth"] >= 0.25,
         ),
     }
+    for case in CLIPART12:
+        for key in ("right", "wrong"):
+            groups[f"{key} labels, clipart12, {case}"] = (key, lambda each, case=case: each["kind"] == case)
     lines = [
         "| estimate of | sets | intervals that hold | mean error, points | bias | width |",
         "| --- " * 6 + "|",
@@ -141,12 +173,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sets", type=int, default=200)
+    parser.add_argument("--clipart12", type=Path, metavar="WORK", help="folder for its images and vectors")
+    parser.add_argument("--draws", type=int, default=4, help="draws of clipart12's labels for each share of wrong ones")
     chosen = parser.parse_args()
     results: list[dict[str, Any]] = read_json(chosen.out) if chosen.out.exists() else []
-    done = {each["seed"] for each in results}
+    done = {each["seed"] for each in results if each["kind"] not in CLIPART12}
     for seed in sorted(set(range(chosen.sets)) - done):
         results.append(judge(seed))
         write_json(chosen.out, results)
+    for case, draw in product(CLIPART12, range(chosen.draws if chosen.clipart12 else 0)):
+        if not any((each["seed"], each["kind"]) == (draw, case) for each in results):
+            drawn = spoil_clipart12(chosen.clipart12, case, draw)
+            results.append({"seed": draw, "kind": case, **estimate(drawn, draw)})
+            write_json(chosen.out, results)
     print("\n".join(summary(results)))
 
 
