@@ -53,8 +53,7 @@ def test_short_help_fits_80_columns_and_has_an_example_that_parses(name, monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     shown = help_text(name, COMMANDS[name], everything=False)
     example = getattr(COMMANDS[name], "EXAMPLE", "")
-    long_lines = [line for line in shown.splitlines() if len(line) > 80]
-    assert all(line.startswith(f"  gpt4image {name}") for line in long_lines)  # commands stay whole, to be copied
+    assert max(map(len, shown.splitlines())) <= 80
     short = getattr(COMMANDS[name], "SHORT", ())
     assert len(short) <= 12
     if short:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
 
+from gpt4image.core.console import wrap_command
 from gpt4image.core.invocation import in_users_words
 from gpt4image.core.options import OutputOptions
 from gpt4image.core.registry import Registry
@@ -82,7 +83,7 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
         keys = [line for key, about in getattr(command, "KEYS", {}).items() for line in two_columns(key, about)]
         parts.append("\n".join(["Keys of the JSON object:", *keys]))
     if example := getattr(command, "EXAMPLE", ""):
-        parts.append(f"Example:\n  gpt4image {name} {example}")
+        parts.append(f"Example:\n{wrap_command(in_users_words(f'gpt4image {name} {example}'), width)}")
     if short and not everything:
         parts.append(f"All {len(by_name)} options: gpt4image {name} --help-all")
     return "\n\n".join(parts)

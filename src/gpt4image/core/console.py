@@ -165,13 +165,24 @@ def write(text: str) -> None:
 
 def write_command(command: str) -> None:
     """Print a command to copy, indented; on a terminal long ones continue on further lines, as shells read them."""
-    width = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else sys.maxsize
+    write(wrap_command(command, shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize))
+
+
+def wrap_command(command: str, width: int) -> str:
+    """Return a command, indented and on as many lines as it takes, each of which ends as shells read them.
+
+    >>> print(wrap_command("gpt4image images 'my photos' --splits", 32))
+      gpt4image images 'my photos' \\
+        --splits
+    """
+    if len(command) + 2 <= width:
+        return f"  {command}"
     lines = [" "]
     for word in map(shlex.quote, shlex.split(command)):
-        if len(lines[-1]) + len(word) + 1 > width and lines[-1].strip():
+        if len(lines[-1]) + len(word) + 1 > width - 2 and lines[-1].strip():
             lines.append("   ")
         lines[-1] += f" {word}"
-    write(" \\\n".join(lines))
+    return " \\\n".join(lines)
 
 
 def result(**fields: object) -> None:
