@@ -91,7 +91,7 @@ def test_report_of_a_running_comparison_covers_its_finished_seeds(
             raise KeyboardInterrupt
         return train_run(spec, *arguments)
 
-    monkeypatch.setattr("gpt4image.compare.arms.train_run", train_or_stop)
+    monkeypatch.setattr("gpt4image.compare.training.train_run", train_or_stop)
     with pytest.raises(KeyboardInterrupt):
         compare_arms(images, descriptions, store, recipe, running, seeds=(0, 1))
     found = Comparison.load(running / "comparison.json")

@@ -38,7 +38,7 @@ def trained(monkeypatch):
             found.append((spec.arm.name, spec.seed))
         return train_run(spec, *arguments)
 
-    monkeypatch.setattr("gpt4image.compare.arms.train_run", train)
+    monkeypatch.setattr("gpt4image.compare.training.train_run", train)
     return found
 
 
@@ -112,7 +112,7 @@ def test_test_images_are_read_after_all_runs_and_once(images, descriptions, stor
         return run
 
     monkeypatch.setattr(type(images), "image", image)
-    monkeypatch.setattr("gpt4image.compare.arms.train_run", train)
+    monkeypatch.setattr("gpt4image.compare.training.train_run", train)
     compare_arms(images, descriptions, store, small_recipe(epochs=1), tmp_path, seeds=(0, 1))
     assert events.count("end") == 4
     assert "other" in events

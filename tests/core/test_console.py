@@ -105,6 +105,23 @@ def test_lines_inside_a_line_move_it_and_stay(capsys):
     assert "7 of 7" in shown[0] and "3 of 3" in shown[2]
 
 
+def test_lines_side_by_side_move_the_whole_together():
+    with console.progress("All 3 runs", 3) as overall:
+        (task,) = console._OPEN[0].tasks
+        lines = [console.progress(f"Run {number} of 3", 4, part_of=overall) for number in (1, 2)]
+        first, second = [line.__enter__() for line in lines]
+        first.set(2)
+        second.set(1)
+        assert task.completed == 0.75
+        first.set(4)
+        lines[0].__exit__(None, None, None)
+        assert task.completed == 1.25
+        second.set(4)
+        lines[1].__exit__(None, None, None)
+        overall.skip()
+        assert task.completed == 3
+
+
 def test_time_left_for_all_runs_is_known_when_a_run_begins():
     """Only work done before this process began says nothing about the speed."""
     with console.progress("All 3 runs", 3) as overall:

@@ -39,7 +39,7 @@ def run_small_demo(tmp_path, monkeypatch):
 
     def run():
         with invoked(Invocation("gpt4image", ("demo",))):
-            return demo.run_demo(tmp_path / "work", seeds=1)
+            return demo.run_demo(tmp_path / "work", seeds=1, runs_at_once=1)
 
     return run
 
@@ -48,9 +48,9 @@ def run_small_demo(tmp_path, monkeypatch):
 def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     run_small_demo, tmp_path, monkeypatch, capsys
 ):
-    from gpt4image.compare import arms
+    from gpt4image.compare import training
 
-    train, runs = arms.train_run, []
+    train, runs = training.train_run, []
 
     def train_or_die(spec, *rest):
         if len(runs) == RUNS // 2:
@@ -58,14 +58,14 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
         runs.append(spec.layout.folder)
         return train(spec, *rest)
 
-    monkeypatch.setattr(arms, "train_run", train_or_die)
+    monkeypatch.setattr(training, "train_run", train_or_die)
     with pytest.raises(Killed):
         run_small_demo()
     work = tmp_path / "work"
     assert not (work / "cases.html").exists()
     weights = {path: path.stat().st_mtime_ns for path in work.glob("runs/*/best.safetensors")}
     assert len(weights) == RUNS // 2
-    monkeypatch.setattr(arms, "train_run", train)
+    monkeypatch.setattr(training, "train_run", train)
     capsys.readouterr()
 
     found = run_small_demo()
@@ -83,5 +83,13 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     assert "10 labels a class" in (work / "cases.html").read_text()
     assert "10 labels a class: labels alone " in found.lines[0]
 
-    monkeypatch.setattr(arms, "train_run", None)  # nothing may be trained
+    monkeypatch.setattr(training, "train_run", None)  # nothing may be trained
+    page = (work / "cases.html").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run_small_demo() == found
+    log = capsys.readouterr().err
+    assert "The demo is finished" in log and "images" not in log.replace("same images", "")  # and none is read
+    assert (work / "cases.html").stat().st_mtime_ns == page
+    (work / "cases.svg").unlink()
     assert run_small_demo().lines == found.lines
+    assert (work / "cases.svg").exists()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from gpt4image.compare.experiments import (
 )
 from gpt4image.compare.gallery import choose_gallery
 from gpt4image.compare.model_facts import measure_model, used_models
-from gpt4image.compare.plan import FindInputs, Plan, PlannedRun, RunMaker, Variant, make_variants
+from gpt4image.compare.plan import FindInputs, Plan, RunMaker, Variant, make_variants
 from gpt4image.compare.predictions import predict_test_images, predict_validation_images, write_test_answers
 from gpt4image.compare.records import CommandRecord, Comparison, MeasureRecord, ModelRecord
 from gpt4image.compare.robustness import RunsByArm
@@ -32,6 +31,7 @@ from gpt4image.compare.summarize import (
     record_comparison,
     record_variants,
 )
+from gpt4image.compare.training import judge_runs, make_inputs, open_processes, train_runs
 from gpt4image.compare.tuning import EPOCHS_RANGE, Tuner, require_optuna, search_ranges
 from gpt4image.compare.warnings import find_warnings
 from gpt4image.core import console
@@ -39,6 +39,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
 from gpt4image.core.format import counted, duration
 from gpt4image.core.invocation import current_invocation
+from gpt4image.core.side_by_side import SideBySide
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
@@ -51,7 +52,7 @@ from gpt4image.train.guidance import is_text
 from gpt4image.train.identity import images_digest, in_words, settings_digest
 from gpt4image.train.processes import loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.run import TrainedRun, train_run
+from gpt4image.train.run import TrainedRun
 from gpt4image.train.spec import ARMS, CANDIDATE, REFERENCE, RunInputs, check_task, choose_arms
 from gpt4image.train.tracking import Tracking
 
@@ -77,6 +78,7 @@ def compare_arms(
     frozen_accuracy: Callable[[], float | None] | None = None,
     measure: Callable[[RunsByArm], tuple[MeasureRecord, ...]] | None = None,
     series: console.Series | None = None,
+    runs_at_once: int = 1,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
@@ -108,6 +110,9 @@ def compare_arms(
         frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
         measure: measures the runs of each arm beyond the test images, see `compare.robustness.Measures`.
         series: the series that this comparison is a part of: its plan is shown, and there is no record before the end.
+        runs_at_once: runs that are trained at once, each in a process of its own with its share of this one's threads.
+            A script that asks for several is imported by these processes, so it should begin under
+            `if __name__ == "__main__":`.
 
     Raises:
         ConfigError: invalid seeds, settings or name, or no arm that learns from descriptions.
@@ -131,43 +136,38 @@ def compare_arms(
         searched = {
             variant.arm: [f"{key} {in_words(value)}" for key, value in variant.changes.items()] for variant in variants
         }
-    plan = Plan.make(maker, variants, seeds)
-    plan.find_speed(workdir)
-    experiment = Experiment(
-        name="",
-        identity=_identity(images, descriptions, recipe, plan),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        arms=chosen_arms,
-        seeds=list(seeds),
-        recipe=recipe.to_dict(),
-        searched={key: list(values) for key, values in searched.items()},
-        runs=record_runs(plan),
-    )
-    lines = plan.lines(workdir)
-    accelerator = make_accelerator(recipe)
-    accelerator.wait_for_everyone()  # all have seen what is there before the first one changes it
-    layout = None
-    if accelerator.is_main_process:
-        layout = open_experiment(workdir, experiment, name)
-    if layout is not None and series is None:
-        console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
-    summary = Summary(
-        images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune, measure
-    )
-    trained: dict[int, tuple[Variant, list[TrainedRun]]] = {n: (v, []) for n, v in enumerate(plan.variants)}
-    before = [run.state == "finished" for run in plan.runs]
-    with (
-        console.progress(f"All {len(plan.runs)} runs", len(plan.runs), done=sum(before))
-        if series is None
-        else nullcontext(series.overall)
-    ) as overall:
-        for number, planned in enumerate(plan.runs):
-            run = _train(planned, number, plan, maker, overall, series)
-            trained[number % len(trained)][1].append(run)
-            ends = number + 1
-            known = all(before[ends - len(trained) : ends + len(trained)])  # the next seed is finished as well
-            if series is None and ends % len(trained) == 0 and ends < len(plan.runs) and not known:
-                summary.write(trained, "validation")
+    with open_processes(runs_at_once, recipe) as processes:
+        if processes is not None:
+            make_inputs(processes, maker, variants, seeds)
+        plan = Plan.make(maker, variants, seeds)
+        plan.find_speed(workdir)
+        experiment = Experiment(
+            name="",
+            identity=_identity(images, descriptions, recipe, plan),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            arms=chosen_arms,
+            seeds=list(seeds),
+            recipe=recipe.to_dict(),
+            searched={key: list(values) for key, values in searched.items()},
+            runs=record_runs(plan),
+        )
+        lines = plan.lines(workdir, runs_at_once)
+        accelerator = make_accelerator(recipe)
+        accelerator.wait_for_everyone()  # all have seen what is there before the first one changes it
+        layout = None
+        if accelerator.is_main_process:
+            layout = open_experiment(workdir, experiment, name)
+        if layout is not None and series is None:
+            console.say("\n".join([f"Experiment {layout.folder.name}, {lines[0]}", *lines[1:]]))
+        summary = Summary(
+            images, descriptions, given, recipe, workdir, layout, len(seeds), margin, frozen_accuracy, tune, measure
+        )
+        trained = _train_all(plan, maker, summary, series, processes)
+        if processes is not None:
+            compared = [trained[number][1] for number in choose_variants(trained).values()]
+            judged = [run for runs in compared for run in runs]
+            frozen = judge_runs(processes, judged, images, workdir.features, frozen_accuracy)
+            summary.frozen_accuracy = lambda: frozen
     comparison = summary.write(trained, "test")
     if layout is not None:
         recorded = Experiment.load(layout.record)
@@ -175,6 +175,33 @@ def compare_arms(
         runs = [run.model_copy(update={"folder": name}) for run, name in zip(recorded.runs, found, strict=True)]
         recorded.model_copy(update={"runs": runs, "finished": True}).save(layout.record)
     return comparison
+
+
+def _train_all(
+    plan: Plan, maker: RunMaker, summary: Summary, series: console.Series | None, processes: SideBySide | None
+) -> TrainedVariants:
+    """Train the runs of a plan; after each seed that all arms have finished, tell what there is so far."""
+    total, arms = len(plan.runs), len(plan.variants)
+    before = [run.state == "finished" for run in plan.runs]
+    finished: dict[int, TrainedRun] = {}
+
+    def so_far(ends: int) -> TrainedVariants:
+        return {n: (v, [finished[at] for at in range(n, ends, arms)]) for n, v in enumerate(plan.variants)}
+
+    told = 0
+    with (
+        console.progress(f"All {total} runs", total, done=sum(before))
+        if series is None
+        else nullcontext(series.overall)
+    ) as overall:
+        for number, run in train_runs(plan, maker, overall, series, processes):
+            finished[number] = run
+            ends = next((at for at in range(total) if at not in finished), total) // arms * arms
+            known = all(before[ends - arms : ends + arms])  # the next seed is finished as well
+            if series is None and told < ends < total and not known:
+                summary.write(so_far(ends), "validation")
+            told = ends
+    return so_far(total)
 
 
 def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, seeds: Sequence[int]) -> list[Variant]:
@@ -198,29 +225,6 @@ def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, see
         )
     )
     return Tuner(maker, recipe, trials, seeds[0]).tune(arms)
-
-
-def _train(
-    planned: PlannedRun, number: int, plan: Plan, maker: RunMaker, overall: console.Meter, series: console.Series | None
-) -> TrainedRun:
-    """Train one run of a plan, or open it if it is finished."""
-    spec = planned.spec or maker(planned.variant, planned.seed, augmentation=plan.augmentation)
-    if spec is None:
-        raise ConfigError(f"The arm {planned.variant.arm} learns from the baseline, which is not trained.")
-    if spec.layout.result.exists():
-        if series is not None:
-            overall.start(series.before + number + 1)
-        return train_run(spec)
-    if series is None:
-        title = f"Run {number + 1} of {len(plan.runs)}: {planned.variant.title}, seed {planned.seed}"
-        title += plan.time_left(number)
-    else:
-        title = f"{series.place}, run {series.before + number + 1} of {series.runs}"
-        left = plan.time_left(number, series.runs - series.before - len(plan.runs))
-        title += left.replace("about ", "")  # as short as a terminal of 80 columns wants it
-    run = train_run(spec, partial(console.progress, title, part_of=overall))
-    plan.learn_speed(run)
-    return run
 
 
 @dataclass

@@ -244,8 +244,8 @@ class Plan:
             return views * len(images.split("train")) if images else 0
         return sum(self.steps_left(run) * run.variant.recipe.batch_size for run in taught)
 
-    def lines(self, workdir: WorkDir) -> list[str]:
-        """Say what is planned, in a person's words."""
+    def lines(self, workdir: WorkDir, at_once: int = 1) -> list[str]:
+        """Say what is planned, and how long it takes with some runs at once, in a person's words."""
         counts = Counter(run.state for run in self.runs)
         steps = sum(map(self.steps_left, self.runs))
         words: dict[RunState, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
@@ -269,7 +269,8 @@ class Plan:
         if steps and self.step_seconds is not None:
             source = "measured now, without validation" if self.measured else "as in earlier runs"
             speed = f"{duration(self.step_seconds)}" if self.step_seconds >= 1 else f"{self.step_seconds * 1000:.0f} ms"
-            left = f"about {duration(steps * self.step_seconds)}"
+            left = f"about {duration(steps * self.step_seconds / at_once)}"
+            left += f" with {at_once} runs at once" if at_once > 1 else ""
             lines.append(f"{counted(steps, 'optimiser step')}, {speed} each ({source}): {left}.")
         if crops := self.crop_seconds and self.crops_left(self.runs):
             ms, left = self.crop_seconds * 1000, f"about {duration(crops * self.crop_seconds)} more"
@@ -277,12 +278,13 @@ class Plan:
         lines.append("Test images are answered once, when all runs are trained.")
         return lines
 
-    def time_left(self, after: int, later: int = 0) -> str:
+    def time_left(self, after: int, later: int = 0, at_once: int = 1) -> str:
         """Return how long the runs from a position on take, in words; empty if that is unknown.
 
         Args:
             after: the position.
             later: runs after this plan, each as long as its last one.
+            at_once: number of runs that are trained at once.
         """
         if self.step_seconds is None:
             return ""
@@ -290,6 +292,7 @@ class Plan:
         steps = sum(map(self.steps_left, self.runs[after:])) + later * last.variant.recipe.epochs * self._epoch(last)[1]
         seconds = self.step_seconds * steps
         seconds += self.crop_seconds * self.crops_left(self.runs[after:])
+        seconds = max(seconds / at_once, self.step_seconds * self.steps_left(self.runs[after]))
         return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
 
     def learn_speed(self, run: TrainedRun) -> None:

@@ -317,6 +317,12 @@ class CaseRecord(Record):
 
 
 class CasesRecord(Record):
-    """Comparisons of the same images with labels of different quality, in the order in which they are shown."""
+    """Comparisons of the same images with labels of different quality, in the order in which they are shown.
+
+    Attributes:
+        cases: the comparisons.
+        made_from: hash of what decides them, and of the state of their files and of the page; empty if it is not known.
+    """
 
     cases: tuple[CaseRecord, ...]
+    made_from: str = ""

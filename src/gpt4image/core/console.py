@@ -233,7 +233,7 @@ def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Me
         title: what is going on.
         total: number of units; no line is shown if nothing is to be done.
         done: units done before.
-        part_of: line that moves on by one unit while this one moves from start to end.
+        part_of: line that moves on by one unit while this one, or each of several at once, moves from start to end.
     """
     if total != done:
         _hush()
@@ -303,7 +303,7 @@ class Meter:
     ) -> None:
         self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
         self._note = ""
-        self._before = part_of._done if part_of is not None else 0.0
+        self._parts: dict[Meter, float] = {}  # how much of a unit each open part has done
         self._visible = total is None or total != done
         self._task = lines.add_task(title, total=total, completed=int(done), note="", visible=self._visible)
         self._began = self._logged = time.monotonic()
@@ -315,19 +315,36 @@ class Meter:
     def set(self, done: float) -> None:
         """Move to a position."""
         self._done = done
-        self._lines.update(self._task, completed=done)
-        if self._part_of is not None and self._total:
-            self._part_of.set(self._before + done / self._total)
+        self._lines.update(self._task, completed=self._place)
+        if whole := self._tell_whole():
+            whole.advance(0)
         self._log()
 
     def start(self, done: float) -> None:
         """Begin at a position that earlier work reached, which says nothing about the time that is left."""
-        if done == self._done:
-            return
-        self._done = done
-        self._lines.reset(self._task, completed=cast(int, done))  # any number will do
+        if done != self._done:
+            self._done = done
+            self._restart()
+
+    def skip(self, units: float = 1) -> None:
+        """Pass over some units that are done already."""
+        self.start(self._done + units)
+
+    def _restart(self) -> None:
+        self._lines.reset(self._task, completed=cast(int, self._place))  # any number will do
+        if whole := self._tell_whole():
+            whole._restart()
+
+    @property
+    def _place(self) -> float:
+        return self._done + sum(self._parts.values())
+
+    def _tell_whole(self) -> Meter | None:
+        """Tell the line that this one is a part of how far it has come, and return that line."""
         if self._part_of is not None and self._total:
-            self._part_of.start(self._before + done / self._total)
+            self._part_of._parts[self] = self._done / self._total
+            return self._part_of
+        return None
 
     def note(self, text: str) -> None:
         """Show a short remark, literally, beside the bar."""
@@ -342,6 +359,8 @@ class Meter:
             note = f", {self._note}" if self._note else ""
             say(f"{self._position()}{note} ({duration(time.monotonic() - self._began)})")
         self._lines.remove_task(self._task)
+        if self._part_of is not None:
+            self._part_of._done += self._part_of._parts.pop(self, 0.0)
 
     def _log(self) -> None:
         """Where nothing is drawn, log the position once a minute."""
@@ -350,7 +369,8 @@ class Meter:
             say(self._position())
 
     def _position(self) -> str:
-        done = f"{self._done:,.0f} of {self._total:,}" if self._total else f"{self._done:,.0f}" if self._done else ""
+        place = self._place
+        done = f"{place:,.0f} of {self._total:,}" if self._total else f"{place:,.0f}" if place else ""
         return f"{self._title}: {done}" if done else self._title
 
 

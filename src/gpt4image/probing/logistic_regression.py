@@ -157,6 +157,9 @@ class _Objective:
         kept = len(rows) * self.width * vectors.itemsize <= KEPT
         self._kept = list(self._load(rows)) if kept else None
         self.mean, self.variance = self._measure_spread()
+        centred = len(rows) * self.width * 8 <= KEPT  # nor need they be centred again in every pass
+        self._centred = list(self._read()) if centred else None
+        self._kept = None if centred else self._kept
 
     def _measure_spread(self) -> tuple[np.ndarray, np.ndarray]:
         import torch
@@ -191,7 +194,7 @@ class _Objective:
 
         weights = torch.from_numpy(np.asarray(flat).reshape(self.classes, -1)).to(self._device)
         loss, slopes = weights.new_zeros(()), torch.zeros_like(weights)
-        for part, labels in self._read():  # [b, D], [b]
+        for part, labels in self._centred or self._read():  # [b, D], [b]
             errors = torch.addmm(weights[:, -1], part, weights[:, :-1].T).log_softmax(dim=1)  # log-probabilities [b, C]
             loss -= errors.gather(1, labels[:, None]).sum()
             # the gradient of the cross-entropy in the logits is probability - one-hot label; both in place

@@ -20,6 +20,7 @@ from gpt4image.align.aligned_model import find_classifier
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import atomic_write, exclusive, read_json, write_json
+from gpt4image.core.memory import keep_freed_memory
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
@@ -238,6 +239,8 @@ def train_to_end(
 ) -> None:
     """Train from the last checkpoint, or from the start, and write the result."""
     seed_everything(spec.seed)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
         backbone = build_backbone(spec.recipe, len(spec.images.classes))
         check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)

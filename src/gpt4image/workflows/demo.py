@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image.core import console
 from gpt4image.core.errors import MissingExtraError, StoreError
-from gpt4image.core.files import atomic_write
+from gpt4image.core.files import atomic_write, digest
 from gpt4image.core.invocation import invoked_on
 from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, SimulationOptions
 from gpt4image.core.workdir import WorkDir
+from gpt4image.images.scan import available_processors
+from gpt4image.images.sources.listing import file_state
 from gpt4image.train.recipe import Recipe, named_recipe
 from gpt4image.workflows.train import open_described, run_comparison
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
+
+
+MOST_AT_ONCE = 8  # runs; each takes about a gigabyte of memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,11 @@ class DemoCase:
     arms: tuple[str, ...]
     seeds: int
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
+
+    @property
+    def options(self) -> ArmOptions:
+        """Its arms, and how their labels are made."""
+        return ArmOptions(self.arms, simulation=self.simulation)
 
 
 CASES = (
@@ -85,46 +96,98 @@ def demo_recipe(checkpoint: Path) -> Recipe:
     return replace(named_recipe("demo"), checkpoint=str(checkpoint))
 
 
-def run_demo(work: Path, *, seeds: int | None = None) -> DemoResult:
+def run_demo(work: Path, *, seeds: int | None = None, runs_at_once: int | None = None) -> DemoResult:
     """Train on clipart12 with and without its descriptions, with few, wrong and clean labels, and report.
 
     Args:
         work: the work directory.
         seeds: draws of every case; None for as many as tell each case's effect from chance.
+        runs_at_once: runs that are trained at once; None for one a processor, at most `MOST_AT_ONCE`.
 
     Raises:
         MissingExtraError: the packages that carry the weights are not installed.
     """
     from gpt4image.compare.records import CaseRecord, CasesRecord
-    from gpt4image.report import write_cases
+    from gpt4image.report.comparison.cases import open_cases, write_cases
 
     workdir = WorkDir(work)
-    data = DataOptions(str(example_images()), leaks="drop")
-    text = GuidanceOptions(text="description", encoder=("minilm",))
-    # the last epoch, so that no validation label, which may be wrong too, chooses anything
-    recipe = replace(demo_recipe(packaged_weights(work / "imagenet-weights.safetensors")), keep="last")
-    cases = [replace(case, seeds=seeds or case.seeds) for case in CASES]
-    runs = [case.seeds * (1 + len(case.arms)) for case in cases]
-    comparisons = []
-    opened = open_described(data, text, workdir)
-    with invoked_on(data.words(), work), console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
-        for number, case in enumerate(cases):
-            series = console.Series(f"Case {number + 1} of {len(cases)}", sum(runs[:number]), sum(runs), overall)
-            console.say(f"{series.place}, {case.title}: labels alone, {', '.join(case.arms)}; {case.seeds} draws each.")
-            options = ArmOptions(case.arms, simulation=case.simulation)
-            comparisons.append(
-                run_comparison(
-                    data, text, recipe, work, seeds=case.seeds, workers=0, options=options, name=case.experiment,
-                    series=series, opened=opened,
-                )
-            )  # fmt: skip
-            overall.start(sum(runs[: number + 1]))
-    records = (CaseRecord(experiment=case.experiment, title=case.title, about=case.about) for case in cases)
-    CasesRecord(cases=tuple(records)).save(workdir.cases)
-    with console.doing("Writing the page"):
-        shown = write_cases(work)
+    setup = _Setup.of(work, seeds)
+    if setup.is_finished():
+        console.say("The demo is finished: same images and settings, and no file has changed.")
+        shown = open_cases(work)
+    else:
+        setup.train(runs_at_once or min(available_processors(), MOST_AT_ONCE))
+        cases = (CaseRecord(experiment=case.experiment, title=case.title, about=case.about) for case in setup.cases)
+        record = CasesRecord(cases=tuple(cases))
+        record.save(workdir.cases)
+        with console.doing("Writing the page"):
+            shown = write_cases(work)
+        record.model_copy(update={"made_from": setup.state()}).save(workdir.cases)
+    comparisons = [case.comparison for case in shown]
     lines = [line for case in shown for line in case.lines()]
     return DemoResult(comparisons, lines, workdir.cases_page, workdir.cases_figure)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What the demo trains on, and how."""
+
+    work: Path
+    data: DataOptions
+    text: GuidanceOptions
+    recipe: Recipe
+    cases: list[DemoCase]
+
+    @classmethod
+    def of(cls, work: Path, seeds: int | None) -> _Setup:
+        # the last epoch, so that no validation label, which may be wrong too, chooses anything
+        recipe = replace(demo_recipe(packaged_weights(work / "imagenet-weights.safetensors")), keep="last")
+        return cls(
+            work,
+            DataOptions(str(example_images()), leaks="drop"),
+            GuidanceOptions(text="description", encoder=("minilm",)),
+            recipe,
+            [replace(case, seeds=seeds or case.seeds) for case in CASES],
+        )
+
+    def train(self, runs_at_once: int) -> None:
+        """Train and compare every case."""
+        runs = [case.seeds * (1 + len(case.arms)) for case in self.cases]
+        opened = open_described(self.data, self.text, WorkDir(self.work))
+        told = invoked_on(self.data.words(), self.work)
+        with told, console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
+            for number, case in enumerate(self.cases):
+                place = f"Case {number + 1} of {len(self.cases)}"
+                series = console.Series(place, sum(runs[:number]), sum(runs), overall)
+                arms = f"labels alone, {', '.join(case.arms)}"
+                console.say(f"{place}, {case.title}: {arms}; {case.seeds} draws each.")
+                run_comparison(
+                    self.data, self.text, self.recipe, self.work, seeds=case.seeds, workers=0, options=case.options,
+                    name=case.experiment, series=series, opened=opened, runs_at_once=runs_at_once,
+                )  # fmt: skip
+                overall.start(sum(runs[: number + 1]))
+
+    def is_finished(self) -> bool:
+        """Whether the page was made from the same settings, and no file has changed since; no image is read."""
+        from gpt4image.compare.records import CasesRecord
+
+        path = WorkDir(self.work).cases
+        return path.exists() and CasesRecord.load(path).made_from == self.state()
+
+    def state(self) -> str:
+        """Hash the settings, and the state of all files that the page is made from and of its own."""
+        from gpt4image.compare.experiments import ExperimentLayout
+        from gpt4image.compare.finished import state_of_files
+
+        workdir, files = WorkDir(self.work), dict[str, object]()
+        for case in self.cases:
+            layout = ExperimentLayout(workdir.experiment(case.experiment))
+            if not (layout.record.exists() and layout.comparison.exists()):
+                return "unfinished"
+            files |= state_of_files(layout, self.text, self.recipe, self.work, case.options)
+        for path in (*sorted(Path(self.data.data).glob("*.parquet")), workdir.cases_page, workdir.cases_figure):
+            files[path.name] = file_state(path, path.stat()) if path.exists() else None
+        return digest(version("gpt4image"), repr((self.data, self.text, self.recipe, self.cases)), repr(files))
 
 
 def example_images() -> Path:

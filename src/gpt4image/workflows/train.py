@@ -220,6 +220,7 @@ def run_comparison(
     name: str | None = None,
     series: console.Series | None = None,
     opened: tuple[ImageTable, DescriptionSet] | None = None,
+    runs_at_once: int = 1,
 ) -> Comparison:
     """Train with and without descriptions, and write `comparison.json` and `report.html` into the work directory.
 
@@ -235,6 +236,7 @@ def run_comparison(
         name: name of the experiment, None for one that says what it compares.
         series: the series that this comparison is a part of.
         opened: the images and descriptions, if they are open.
+        runs_at_once: runs that are trained at once, each in a process of its own with its share of the threads.
     """
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
@@ -287,6 +289,7 @@ def run_comparison(
         frozen_accuracy=own.frozen_accuracy,
         measure=measures,
         series=series,
+        runs_at_once=runs_at_once,
     )
     if accelerator.is_main_process and comparison.experiment is not None:
         with console.doing("Writing the report"):

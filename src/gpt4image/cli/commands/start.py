@@ -33,6 +33,10 @@ class Demo(OutputOptions):
     seeds: Count | None = None
     """Draws of labels in every case, each of which also seeds the training. Default: 3 to 5, as each case needs."""
 
+    runs_at_once: Count | None = None
+    """Runs that are trained at once, each in a process of its own. Default: one for each processor, at most 8. With a
+    thread for each, how many changes no figure."""
+
     def __post_init__(self) -> None:
         check_fields(self)
 
@@ -41,7 +45,7 @@ class Demo(OutputOptions):
         from gpt4image.core.console import result, show
         from gpt4image.workflows.demo import run_demo
 
-        demo = run_demo(self.work, seeds=self.seeds)
+        demo = run_demo(self.work, seeds=self.seeds, runs_at_once=self.runs_at_once)
         show("\n".join([*demo.lines, f"page: {demo.page}", f"figure: {demo.figure}"]))
         result(cases=[comparison_values(each) for each in demo.comparisons], page=demo.page, figure=demo.figure)
 

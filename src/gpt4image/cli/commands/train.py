@@ -265,6 +265,9 @@ class Compare(TrainingCommand):
     tune: Whole = 0
     """Search learning rate, weight decay, epochs and the arm's own weight on the validation images, with this many
     trials for each arm; then train the best settings with all seeds."""
+    runs_at_once: int = 1
+    """Train this many runs at once, each in a process of its own with its share of the threads. That is faster for
+    small models on a CPU, where a run gains little from a second core. Its last digits depend on its threads."""
     name: str | None = None
     """Name of the experiment; by default one that says what it compares. Earlier experiments are kept, and all share
     the runs that fit."""
@@ -297,6 +300,7 @@ class Compare(TrainingCommand):
                 measures=self.measures,
             ),
             name=self.name,
+            runs_at_once=self.runs_at_once,
         )
         show_comparison(comparison)
         report = WorkDir(self.work).report
