@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import datasets  # noqa: F401 - loaded before the processes of `start_client` are
 import numpy as np
 import openai
-import pytest
 
 from gpt4image import load_images
 from gpt4image.core.console import command_output
@@ -30,6 +27,7 @@ from gpt4image.llm.batch_api import OVER, BatchServer
 from gpt4image.llm.budget import Budget
 from gpt4image.llm.credentials import ApiKey
 from gpt4image.llm.prices import Price
+from support.forks import start_forked
 from support.stub_scenario import MODEL, Entry
 
 IMAGES = 36
@@ -111,10 +109,4 @@ def client(image_set: Path, work: Path, url: str, options: dict[str, Any]) -> No
 
 def start_client(image_set: Path, work: Path, url: str, **options: Any) -> BaseProcess:
     """Start a process that runs `batched`; it starts fast because its libraries are loaded already."""
-    processes = get_context("forkserver")
-    processes.set_forkserver_preload(["support.batching"])
-    process = processes.Process(target=client, args=(image_set, work, url, options))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the process that loads the libraries
-        process.start()
-    return process
+    return start_forked(client, image_set, work, url, options)

@@ -11,11 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TextIO
 
+import pytest
 import sentence_transformers  # noqa: F401 - imported here, as are the next, so that no command has to
 import sklearn.linear_model  # noqa: F401
 import timm  # noqa: F401
@@ -29,13 +31,18 @@ import gpt4image.workflows.describe
 import gpt4image.workflows.train  # noqa: F401
 from gpt4image.cli.main import main
 
+LOADED = forkserver.ForkServer()
+"""Not the one of the library under test, which has imported other things."""
+LOADED.set_forkserver_preload(["support.forks", "support.batching"])
+
 
 def start_forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """Start a function of a module."""
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["support.forks"])
-    process = forks.Process(target=function, args=arguments)
-    process.start()
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # for the process that imports the libraries
+        patch.setattr(forkserver, "connect_to_new_process", LOADED.connect_to_new_process)
+        process.start()
     return process
 
 

@@ -19,6 +19,7 @@ STRICTNESS = 3  # labels imagined in each row of T, per class, where errors are 
 RESAMPLES = 40
 FITTED_ON = 20_000  # rows of the fit; a random sample where there are more
 MOST_CLASSES = 200  # beyond, all errors of a class are taken to be equally likely
+LOG_CEILING = 30.0  # of the weights' logarithms: a line search may ask far beyond any weight of use
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class _Likelihood:
         The joint counts are the expected numbers of rows of each true and given class. By
         Fisher's identity the slopes are expectations under the posterior s.
         """
-        weights = np.exp(log_weights)
+        weights = np.exp(np.minimum(log_weights, LOG_CEILING))
         log_q = log_softmax(np.tensordot(weights, self.classifiers, 1), axis=1)  # [N, C]
         joint = log_q + transition.T[self.labels]
         likelihood = logsumexp(joint, axis=1)

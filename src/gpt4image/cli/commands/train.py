@@ -184,7 +184,7 @@ class Train(TrainingCommand):
 
     SHORT: ClassVar = (
         *("text", "encoder", "arm", "recipe", "config", "backbone", "image-size"),
-        *("epochs", "batch-size", "lr", "seed", "classes", "work"),
+        *("epochs", "lr", "seed", "classes", "work"),
     )
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
     KEYS: ClassVar = {
