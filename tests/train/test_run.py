@@ -32,6 +32,12 @@ def test_any_backbone_trains_and_saves_a_plain_timm_model(images, store, small_r
     assert run.history[0]["alignment_loss"] > 0
 
 
+def test_history_has_the_learning_rate_of_each_epochs_last_step(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(epochs=3, lr=1e-3, warmup_epochs=2.0, schedule="cosine")
+    run = train_model(images, store, recipe, tmp_path / "run")
+    assert [epoch["learning_rate"] for epoch in run.history] == pytest.approx([5e-4, 1e-3, recipe.min_lr])
+
+
 @pytest.mark.slow
 def test_training_learns_and_predicts_test_images_once(images, store, small_recipe, tmp_path):
     recipe = small_recipe(epochs=8, lr=3e-3, crop_scale=(0.8, 1.0))
