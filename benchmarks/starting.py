@@ -23,6 +23,7 @@ from imagenet_scale import pictures
 from paired import Costs, Spread, add_options, processor_time, ratio, save, take_turns
 
 from gpt4image import load_images
+from gpt4image.compare.experiments import experiment_layouts
 from gpt4image.core.workdir import WorkDir
 
 CLIPART12 = Path(__file__).parents[1] / "examples" / "clipart12"
@@ -54,7 +55,8 @@ def comparison(asked: argparse.Namespace, folder: Path) -> Costs:
     gpt4image(*words)
 
     def without() -> float:
-        WorkDir(folder).comparison_inputs.unlink()
+        for layout in experiment_layouts(WorkDir(folder)):
+            layout.comparison_inputs.unlink()
         return processor_time(lambda: gpt4image(*words))
 
     sides = {"again": lambda: processor_time(lambda: gpt4image(*words)), "first": without}

@@ -18,7 +18,7 @@ SMALL = {
     "imagenet_cost": "",
     "imagenet_scale": "--images 200",
     "input_pipeline": "--kinds png --sources memory --rounds 2",
-    "starting": "--samples 40 --files 40 --rounds 2 --cases help tar files",
+    "starting": "--samples 40 --files 40 --rounds 1",
     "text_lookup": "--vectors 2000 --rounds 2",
     "training_step": "--backbone test_resnet --image-size 32 --batch-size 4 --rounds 2 --plain-torch",
     "verdict_error": "--studies 2 --seeds 2 --images 40",
