@@ -106,6 +106,36 @@ def test_loop_follows_all_schedules(images, store, soft, small_recipe, tmp_path,
     assert balances == pytest.approx([weight / 2 for weight in weights])
 
 
+def test_text_pretraining_trains_on_texts_alone_and_then_on_labels_alone(
+    images, store, small_recipe, tmp_path, monkeypatch
+):
+    recipe = small_recipe(epochs=4, warmup_epochs=0.5, lr=0.1, min_lr=0.0)
+    seen = observe(monkeypatch, lambda objective, *_: (objective.label_weight > 0, objective.weight > 0))
+    run = train_model(images, store, recipe, tmp_path / "run", arm="text-pretraining")
+    half = len(seen) // 2
+    assert seen == [(False, True)] * half + [(True, False)] * half
+    rates = [epoch["learning_rate"] for epoch in run.history]
+    assert rates[1] == rates[3] == 0.0 and rates[0] == rates[2] > 0  # a schedule for each part
+
+
+def test_classifier_does_not_learn_before_the_labels_take_part(images, store, small_recipe, tmp_path, monkeypatch):
+    recipe = small_recipe(epochs=2, weight_decay=0.0, labels_from=0.5)
+    seen = observe(monkeypatch, lambda _, model, __: model.backbone.get_classifier().weight.detach().clone())
+    train_model(images, store, recipe, tmp_path / "run")
+    half = len(seen) // 2
+    assert all(torch.equal(weight, seen[0]) for weight in seen[: half + 1])
+    assert not torch.equal(seen[-1], seen[0])
+
+
+def test_arms_that_do_not_align_train_on_labels_from_the_start(images, small_recipe, tmp_path, monkeypatch):
+    seen = observe(monkeypatch, lambda objective, *_: objective.label_weight)
+    recipe = small_recipe(epochs=1)
+    run = train_model(images, None, replace(recipe, labels_from=0.5), tmp_path / "run", arm="baseline")
+    assert set(seen) == {1.0}
+    again = train_model(images, None, recipe, tmp_path / "run", arm="baseline")
+    assert again.layout.folder == run.layout.folder  # the same run
+
+
 def test_projector_gradients_do_not_shorten_backbone_steps(images, store, small_recipe, tmp_path):
     recipe = small_recipe(epochs=1, weight=30.0, balance=1e-9, clip_grad=0.1, optimizer="momentum", lr=0.1)
     runs = [train_model(images, store, recipe, tmp_path / arm, arm=arm) for arm in ("baseline", "described")]

@@ -114,6 +114,75 @@ def test_both_classifiers_of_a_distilled_model_may_have_another_size(tmp_path):
     assert torch.equal(mine.dist_token, theirs.dist_token)
 
 
+def vit(size=32, **options):
+    torch.manual_seed(size)
+    return timm.create_model("test_vit", img_size=size, num_classes=CLASSES, **options)
+
+
+SELF_SUPERVISED = {
+    # Caron et al., DINO: full checkpoints hold student and teacher with their heads
+    "DINO": lambda s: {
+        "student": prefixed(damaged(s), "module.backbone."),
+        "teacher": prefixed(s, "backbone.") | {"backbone.head.mlp.0.weight": torch.zeros(4, 4)},
+        "args": argparse.Namespace(arch="vit_tiny"),
+        "epoch": 100,
+    },
+    # He et al., MAE: pre-training keeps the decoder beside the encoder
+    "MAE": lambda s: {
+        "model": s
+        | {"mask_token": torch.zeros(1, 1, 8), "decoder_pos_embed": torch.zeros(1, 17, 8)}
+        | {"decoder_embed.weight": torch.zeros(8, 64), "decoder_blocks.0.norm1.weight": torch.zeros(8)},
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    },
+    # Oquab et al., DINOv2
+    "DINOv2": lambda s: s | {"mask_token": torch.zeros(1, 64)},
+    # Lightly's training checkpoints
+    "LightlyTrain": lambda s: {
+        "state_dict": prefixed(damaged(s), "student_embedding_model.wrapped_model._model.")
+        | prefixed(s, "teacher_embedding_model.wrapped_model._model.")
+        | {"teacher_projection_head.layers.0.weight": torch.zeros(4, 4)},
+        "pytorch-lightning_version": "2.5.0",
+    },
+}
+
+
+@pytest.mark.parametrize("layout", SELF_SUPERVISED)
+@pytest.mark.parametrize("size", [32, 48])
+def test_self_supervised_checkpoints_load_at_any_image_size(layout, size, tmp_path, capsys):
+    theirs = {name: w for name, w in vit().state_dict().items() if not name.startswith("head.")}
+    torch.save(SELF_SUPERVISED[layout](theirs), tmp_path / "weights.pth")
+    mine = vit(size)
+    load_weights(mine, tmp_path / "weights.pth")
+    state = mine.state_dict()
+    for name, tensor in theirs.items():
+        if name != "pos_embed" or size == 32:
+            assert torch.equal(state[name], tensor), name
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("1 tensor converted, such as pos_embed" in said) == (size != 32)
+
+
+def test_position_embedding_of_another_image_size_is_interpolated_as_timm_does(tmp_path):
+    theirs, mine, expected = vit(32), vit(48), vit(48)
+    save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    load_weights(mine, tmp_path / "vit.safetensors")
+    timm.models.load_checkpoint(
+        expected,
+        str(tmp_path / "vit.safetensors"),
+        filter_fn=timm.models.vision_transformer.checkpoint_filter_fn,
+    )
+    assert torch.equal(mine.pos_embed, expected.pos_embed)
+
+
+def test_register_tokens_of_dinov2_are_converted(tmp_path):
+    mine = vit(reg_tokens=2, no_embed_class=True)
+    theirs = {name: w for name, w in vit().state_dict().items() if not name.startswith("head.")}
+    tokens = {"register_tokens": torch.ones(1, 2, theirs["cls_token"].shape[2]), "mask_token": torch.zeros(1, 64)}
+    torch.save(theirs | tokens, tmp_path / "dinov2.pth")
+    load_weights(mine, tmp_path / "dinov2.pth")
+    assert torch.equal(mine.reg_token, tokens["register_tokens"])
+    assert torch.equal(mine.cls_token, theirs["cls_token"] + theirs["pos_embed"][:, :1])
+
+
 def test_object_that_could_run_code_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"could run code.*torch\.save\(model\.state_dict\(\), FILE\)"):
         loaded({"model": SimpleNamespace(weight=torch.zeros(1))}, tmp_path)

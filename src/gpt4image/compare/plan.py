@@ -18,7 +18,7 @@ from gpt4image.train.build import count_steps
 from gpt4image.train.checkpoint import checkpoint_progress
 from gpt4image.train.identity import in_words, settings_digest
 from gpt4image.train.processes import device_name, make_accelerator
-from gpt4image.train.recipe import AUGMENTATION, Recipe, guidance_fields
+from gpt4image.train.recipe import AUGMENTATION, GUIDANCE_SETTINGS, Recipe, field_names
 from gpt4image.train.run import TrainedRun, measure_step, measure_teacher, open_run, specify_run
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
 from gpt4image.train.tracking import Tracking
@@ -72,7 +72,7 @@ def make_variants(arms: Sequence[str], recipe: Recipe, sweep: Mapping[str, Seque
         changes = dict(zip(sweep, values, strict=True))
         changed = recipe.override(changes, "sweep (--sweep)")
         chosen = ARMS.load(arm)
-        idle = set(chosen.settings) if chosen.uses_text else {*chosen.settings, *guidance_fields()}
+        idle = set(chosen.settings) if chosen.uses_text else {*chosen.settings, *field_names(*GUIDANCE_SETTINGS)}
         own = {name: value for name, value in changes.items() if name not in idle}
         effective = replace(changed, **chosen.settings)
         found.setdefault(digest(arm, repr(effective)), Variant(arm, changed, own))

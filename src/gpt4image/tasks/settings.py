@@ -16,6 +16,9 @@ class LabelSettings:
 
     label_weight: Positive = 1.0
     """Weight of the label loss; it matters beside a weight of the alignment and to gradient clipping."""
+    labels_from: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of the training in which the alignment trains the model without the labels, before these take part with a
+    learning rate schedule of their own."""
     label_loss: Literal["cross-entropy", "gce", "asymmetric"] = "cross-entropy"
     """Loss of the labels: cross-entropy (binary where images have several labels), generalised cross-entropy, which
     wrong labels disturb less, or for several labels the asymmetric loss, which ignores easy absent ones."""

@@ -64,6 +64,8 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         crops = source.shown_to(guidance.anchors.teacher, rows) if guidance.anchors else None
     batches = order_batches(recipe, images, rows, used, seed, accelerator)
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
+    if recipe.grad_checkpointing:
+        checkpoint_activations(source.trained)
     model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
     model.to(memory_format=memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
@@ -198,6 +200,17 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         **({"fused": True} if "fused" in takes else {}),
     )
     return optimizer
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Have a timm model recompute its activations in the backward pass. ConfigError if it cannot."""
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # how timm's models say so
+        raise ConfigError(
+            f"{type(model).__name__} cannot recompute activations: set grad_checkpointing to false "
+            "(--no-grad-checkpointing), and split batches with accumulate (--accumulate) to save memory."
+        ) from None
 
 
 def mixes_unlabelled(images: ImageTable, recipe: Recipe) -> bool:

@@ -24,7 +24,7 @@ from gpt4image.train.frozen import freeze
 from gpt4image.train.objective import Objective
 from gpt4image.train.processes import predict_logits
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.schedules import alignment_weight, learning_rate, soft_label_share
+from gpt4image.train.schedules import alignment_weight, label_weight, learning_rate, soft_label_share
 from gpt4image.train.transforms import Normalization, seed_everything
 
 STEP_STREAM = 1  # separates the draws of training steps from those of images, whose keys are shorter
@@ -149,7 +149,7 @@ def train_epoch(trainer: Trainer, meter: Meter) -> None:
 def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
     """Take one optimiser step; return its mean losses [2] and the images' table positions [B]."""
     recipe = trainer.recipe
-    # 1) schedules: learning rate, weight of the alignment, share of soft labels
+    # 1) schedules: learning rate, weights of the two losses, share of soft labels
     follow_schedules(trainer, trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch)
     # 2) gradients of all parts of the batch
     losses, rows = accumulate_gradients(trainer, batches, step)
@@ -164,12 +164,13 @@ def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[T
 
 
 def follow_schedules(trainer: Trainer, epoch: float) -> None:
-    """Set learning rate, alignment weight and soft-label share for a step."""
+    """Set learning rate, weights of the losses and soft-label share for a step."""
     recipe, objective = trainer.recipe, trainer.objective
     rate = learning_rate(recipe, epoch)
     for group in trainer.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     weight = alignment_weight(recipe, epoch)
+    objective.label_weight = label_weight(recipe, epoch)
     objective.weight, objective.soft_share = recipe.weight * weight, soft_label_share(recipe, epoch)
     if recipe.balance is not None:
         trainer.plain_model.set_share(recipe.balance * weight)
@@ -194,7 +195,7 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         last = part == parts - 1  # processes exchange gradients once per step
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
             classification, alignment = trainer.objective.losses(trainer.model, batch)
-            loss = trainer.recipe.label_weight * classification + trainer.objective.weight * alignment
+            loss = trainer.objective.label_weight * classification + trainer.objective.weight * alignment
             trainer.accelerator.backward(loss / parts)
         total += torch.stack([classification.detach(), alignment.detach()]) / parts
     return total, torch.cat(rows)

@@ -23,6 +23,7 @@ class Objective:
     Attributes:
         task: what is learned.
         classes: number of classes C.
+        label_weight: current weight of the loss of the labels.
         weight: current weight of the alignment loss.
         soft_share: current share of the soft labels.
         prior: share of each class in the labels that training sees, float32 [C]; None where no setting needs it.
@@ -32,6 +33,7 @@ class Objective:
     task: Task
     classes: int
     accelerator: Accelerator
+    label_weight: float = 1.0
     weight: float = 0.0
     soft_share: float = 0.0
     prior: Tensor | None = None

@@ -88,6 +88,9 @@ class OptimizationSettings:
     """Decay of an exponential moving average of the weights. If set, the average is validated and saved."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Mixed precision. auto: bf16 on a GPU that computes in it, no elsewhere."""
+    grad_checkpointing: bool = False
+    """Recompute the backbone's activations in the backward pass instead of keeping them: slower steps, and less memory.
+    Batch normalisation then counts each batch twice in its running statistics."""
     compile: bool = False
     """Compile the model with torch.compile: a slow start, then faster steps."""
 
@@ -306,6 +309,11 @@ class Recipe(
             )
         if self.shared_head and not self.weight:
             raise ConfigError("shared_head goes with the alignment of texts: set weight above 0, or shared_head to 0.")
+        if self.labels_from and (not self.weight or self.balance is not None):
+            raise ConfigError(
+                "Before labels_from the alignment trains alone, with no label to balance it by: set weight above 0 and "
+                "balance to none, or labels_from to 0."
+            )
         if self.soft_from > self.soft_until:
             raise ConfigError(f"soft_from {self.soft_from} must not exceed soft_until {self.soft_until}.")
         if len(set(self.align_at)) < len(self.align_at):
@@ -320,11 +328,6 @@ def public_name(name: str) -> str:
     """
     kind, colon, place = name.rpartition(":")
     return kind + colon + Path(place).name if kind == "local-dir" or Path(place).is_absolute() else name
-
-
-def guidance_fields() -> frozenset[str]:
-    """Return the names of the fields that have no effect in an arm without descriptions."""
-    return field_names(*GUIDANCE_SETTINGS)
 
 
 def field_names(*groups: type) -> frozenset[str]:

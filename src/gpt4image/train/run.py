@@ -181,12 +181,13 @@ def specify_run(
     if not recipe.weight and chosen.labels:
         stores = ()
     classes = inputs.images.classes
+    guidance = Guidance()
+    if chosen.uses_text:
+        guidance = choose_guidance(stores, soft_labels, recipe, classes, seed, inputs.anchors)
     spec = RunSpec(
         images=inputs.images,
-        guidance=choose_guidance(stores, soft_labels, recipe, classes, seed, inputs.anchors)
-        if chosen.uses_text
-        else Guidance(),
-        recipe=recipe,
+        guidance=guidance,
+        recipe=recipe if guidance.aligns else replace(recipe, labels_from=0.0),
         arm=chosen,
         seed=seed,
         layout=RunLayout(folder),

@@ -1,4 +1,4 @@
-"""What changes in the course of training: learning rate, weight of the alignment, share of soft labels.
+"""What changes in the course of training: learning rate, weights of labels and alignment, share of soft labels.
 
 `epoch` counts the epochs done, fractions included, at the end of a step.
 """
@@ -13,17 +13,32 @@ from gpt4image.train.recipe import Recipe
 def learning_rate(recipe: Recipe, epoch: float) -> float:
     """Return the learning rate: linear warm-up from 0, then constant or cosine decay to `min_lr`.
 
-    Loshchilov and Hutter, "SGDR", arXiv 1608.03983, equation 5.
+    Loshchilov and Hutter, "SGDR", arXiv 1608.03983, equation 5. Training before the labels take part (`labels_from`)
+    has a schedule of its own.
 
     >>> recipe = Recipe(epochs=10, warmup_epochs=2, lr=0.1, min_lr=0.0)
     >>> [round(learning_rate(recipe, epoch), 3) for epoch in (0, 1, 2, 6, 10)]
     [0.0, 0.05, 0.1, 0.05, 0.0]
     """
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * epoch / recipe.warmup_epochs
+    start, end = 0.0, recipe.labels_from * recipe.epochs
+    if epoch > end:
+        start, end = end, recipe.epochs
+    warm = start + recipe.warmup_epochs
+    if epoch < warm:
+        return recipe.lr * (epoch - start) / recipe.warmup_epochs
     if recipe.schedule == "constant":
         return recipe.lr
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * _half_cosine(epoch, recipe.warmup_epochs, recipe.epochs)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * _half_cosine(epoch, warm, end)
+
+
+def label_weight(recipe: Recipe, epoch: float) -> float:
+    """Return the weight of the label loss: `recipe.label_weight` after `labels_from`, 0 before.
+
+    >>> recipe = Recipe(epochs=10, labels_from=0.5)
+    >>> [label_weight(recipe, epoch) for epoch in (0.1, 5.0, 5.1, 10)]
+    [0.0, 0.0, 1.0, 1.0]
+    """
+    return recipe.label_weight if epoch > recipe.labels_from * recipe.epochs else 0.0
 
 
 def alignment_weight(recipe: Recipe, epoch: float) -> float:

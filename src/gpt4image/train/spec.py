@@ -23,12 +23,12 @@ from gpt4image.train.identity import (
 )
 from gpt4image.train.recipe import (
     AUGMENTATION,
+    GUIDANCE_SETTINGS,
     AlignmentSettings,
     Recipe,
     SoftLabelSettings,
     TextSettings,
     field_names,
-    guidance_fields,
 )
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ class Arm:
 
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
-LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0}
+LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0, "labels_from": 0.0}
 FIXMATCH = {"consistency": 1.0, "unlabelled": "align"}
 ANCHORED = {"loss": "anchored", "targets": "same", "queue": 0, "learn_temperature": False, "text_adapter": False}
 ANCHORED |= {"text_space": "raw", "soft_labels": 0.0, "shared_head": 0.0}
+PRETRAINING = {"labels_from": 0.5, "align_until": 0.5, "unlabelled": "align", "balance": None}
 GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
@@ -113,6 +114,7 @@ ARMS: Registry[Arm] = Registry(
         for arm in (
             Arm(REFERENCE, "labels alone", uses_text=False),
             Arm(CANDIDATE, "with descriptions", uses_text=True),
+            Arm("text-pretraining", "pretrained on the descriptions", True, PRETRAINING, optional=True),
             Arm(TEXT_LABELS, "with labels from the descriptions", True, LABELS_ALONE, labels="text", optional=True),
             Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
@@ -294,7 +296,7 @@ class RunSpec:
         start = self.recipe.checkpoint
         if start is not None:
             require_file(Path(start))
-        idle: set[str] = set() if self.arm.uses_text else set(guidance_fields())
+        idle: set[str] = set() if self.arm.uses_text else set(field_names(*GUIDANCE_SETTINGS))
         if not self.guidance.aligns:
             idle |= field_names(AlignmentSettings, TextSettings) - {"unlabelled", "weight"}
         if not self.guidance.soft_labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Other code nests the weights (`state_dict`, `model`, `student`) and wraps the model (`module.`, `backbone.`). The
     prefix under which most tensors fit the model is taken; of equally good ones, that of an average of the weights.
-    Tensors of modules that the model does not have, such as a projector, are left out with a note.
+    Tensors of modules that the model does not have, such as a projector, are left out with a note. Where the file does
+    not fit, timm converts what it knows: position embeddings of another image size, DINOv2's names.
 
     Raises:
         ConfigError: the file cannot be read, or weights other than the classifier's do not fit.
@@ -37,18 +39,24 @@ def load_weights(model: nn.Module, path: Path) -> None:
     prefix = find_prefix(content, wanted)
     found = {name.removeprefix(prefix): tensor for name, tensor in content.items() if name.startswith(prefix)}
     heads = tuple(f"{name}." for name in classifier_names(model))
+    body = {name: tensor for name, tensor in wanted.items() if not name.startswith(heads)}
+    converted: list[str] = []
+    if not fits(found, body) and fits(other := convert(model, found), body):
+        converted = [name for name in body if name not in found or found[name].shape != body[name].shape]
+        found = other
     head = {name: found.pop(name) for name in list(found) if name.startswith(heads)}
     if any(name not in wanted or tensor.shape != wanted[name].shape for name, tensor in head.items()):
         head = {}
     modules = {name for name, _ in model.named_children()}
     foreign = {name.partition(".")[0] for name in found.keys() - wanted.keys() if not name.endswith(COUNTERS)} - modules
     found = {name: tensor for name, tensor in found.items() if name in wanted or name.partition(".")[0] in modules}
-    check_fit(model, found, {name: tensor for name, tensor in wanted.items() if not name.startswith(heads)}, path)
+    check_fit(model, found, body, path)
     model.load_state_dict(found | head, strict=False)
-    if prefix or foreign:
+    if prefix or foreign or converted:
         under = f" under {prefix.removesuffix('.')}" if prefix else ""
+        fitted = f"; {counted(len(converted), 'tensor')} converted, such as {converted[0]}" if converted else ""
         left_out = f"; left out: {', '.join(sorted(foreign))}" if foreign else ""
-        say(f"{path}: read {counted(len(found | head), 'tensor')}{under}{left_out}")
+        say(f"{path}: read {counted(len(found | head), 'tensor')}{under}{fitted}{left_out}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -108,6 +116,24 @@ def find_prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             if inner in wanted and wanted[inner].shape == tensor.shape:
                 votes["".join(f"{part}." for part in parts[:at])] += 1
     return max(votes, key=lambda prefix: (votes[prefix], bool(AVERAGED.search(prefix))), default="")
+
+
+def fits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether all wanted tensors, counters apart, are there and have their shapes."""
+    return all(
+        name in tensors and tensors[name].shape == tensor.shape
+        for name, tensor in wanted.items()
+        if not name.endswith(COUNTERS)
+    )
+
+
+def convert(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as timm converts those of the original code of a model; unchanged if it does not know them."""
+    known = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(known(dict(tensors), model)) if known else dict(tensors)
+    except Exception:  # a file of another kind can fail anywhere in it; `check_fit` says what does not fit
+        return dict(tensors)
 
 
 def classifier_names(model: nn.Module) -> list[str]:

@@ -252,8 +252,8 @@ class Compare(TrainingCommand):
     """Runs per arm, with seeds 0, 1, 2 and so on. One run cannot tell an effect from chance."""
     arms: tuple[str, ...] = ()
     """Arms to train besides the baseline: described, text-labels, described+text-labels, image-labels,
-    text+image-labels, co-training, llm-labels, self-training, fixmatch, gce, teacher, teacher+described,
-    class-anchored. Default: described."""
+    text+image-labels, co-training, llm-labels, self-training, text-pretraining, fixmatch, gce, teacher,
+    teacher+described, class-anchored. Default: described."""
     controls: bool = False
     """Train controls as well, to tell whether the descriptions help or just any additional loss: the same with the
     class's name as text, with shuffled descriptions, shuffled ones within each class, random words, random vectors."""
