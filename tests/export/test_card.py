@@ -8,12 +8,14 @@ import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
-from gpt4image import Recipe, compare_arms
+from gpt4image import Recipe, compare_arms, train_model
 from gpt4image.compare.model_facts import parts_of
 from gpt4image.compare.records import Comparison, UsedModelRecord
 from gpt4image.core.invocation import Invocation, invoked
+from gpt4image.core.options import SimulationOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.export.card import ModelFacts, write_model_card
+from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.run import open_run
 from support.stored import ask, fill
 
@@ -67,7 +69,7 @@ def test_command_on_the_card_has_the_options_that_made_the_images(compared, imag
     with invoked(Invocation("gpt4image", images=typed)):
         text = card_of(facts, tmp_path)
     assert "train DATA --corrections 'my corrections.csv' --leaks drop --config recipe.toml" in text
-    assert "/home/me" not in text
+    assert "/home/me" not in text and "had a label" not in text and "differ from" not in text
 
 
 def test_recipe_on_the_card_trains_the_same_model(compared, images, tmp_path):
@@ -130,3 +132,13 @@ def test_models_that_took_part_are_named_with_their_licences(compared, images, t
     assert parts_of(open_run(work / "runs/baseline-0")) == []
     file = replace(run, recipe=replace(run.recipe, checkpoint="/home/me/secret/dino.pth"))
     assert parts_of(file)[0].name == "dino.pth"
+
+
+def test_card_counts_the_labels_of_the_training_where_some_were_taken_away(images, small_recipe_once, tmp_path):
+    few = simulate_labels(images, SimulationOptions(labels_per_class=1), 0)
+    run = train_model(few, None, small_recipe_once, tmp_path / "baseline-0", arm="baseline")
+    text = card_of(ModelFacts(run, images, []), tmp_path)
+    train, taken = images.split("train"), int((few.labels != images.labels).sum())
+    kept = int((few.labels[train] >= 0).sum())
+    assert f"| train | {len(train)} |" in text and f"{kept} of the training images had a label." in text
+    assert f"differ from those of the training: {taken} images were given another label." in text

@@ -118,7 +118,9 @@ def test_other_labels_than_those_of_the_training_are_said(run, images, tmp_path,
     labels = pa.array((images.labels + 1) % len(images.classes), pa.int32())
     changed = replace(images, rows=images.rows.set_column(at, images.rows.schema.field(at), labels))
     export_model(run, changed, tmp_path / "other", onnx=False)
-    assert "other images, labels or splits" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    count = len(images) - len(images.split("test"))
+    assert f"other images, labels or splits than {images.source} has: {count} images were given another label" in said
 
 
 def test_int8_without_onnx_is_refused(run, images, tmp_path):

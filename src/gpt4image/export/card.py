@@ -11,17 +11,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
 from gpt4image.compare.model_facts import parts_of, work_of
 from gpt4image.compare.records import Comparison, RunRecord, UsedModelRecord
 from gpt4image.core import console
 from gpt4image.core.errors import StoreError
+from gpt4image.core.files import read_json
 from gpt4image.core.format import percent, points
 from gpt4image.core.invocation import current_invocation
 from gpt4image.core.markdown import MOST_CLASSES, one_line, render_card, write_card
-from gpt4image.images.table import SPLITS, ImageTable
+from gpt4image.images.table import SPLITS, ImageTable, rows_with_label
 from gpt4image.tasks import TASKS
+from gpt4image.train.identity import image_changes, is_trained_on, trained_rows
 from gpt4image.train.run import TrainedRun
 
 if TYPE_CHECKING:
@@ -156,7 +159,8 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
 
 def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence[UsedModelRecord]) -> str:
     """Render the Markdown of the card."""
-    run, images = facts.run, facts.images
+    run = facts.run
+    splits, labelled = count_trained(run, facts.images)
     return render_card(
         __package__,
         {"percent": shown_share, "mean": mean_share},
@@ -169,12 +173,34 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
         comparison=comparison,
         record=comparison and recorded_run(run, comparison),
         finding=comparison and finding(comparison),
-        splits={split: len(images.split(split)) for split in SPLITS},
+        splits=splits,
+        labelled=labelled,
+        changes=changes_since_training(run, facts.images),
         classes=run.classes if len(run.classes) <= MOST_CLASSES else (),
         parts=parts,
         versions={name: version(name) for name in ("gpt4image", "torch", "timm")}
         | {"Python": platform.python_version()},
     )
+
+
+def changes_since_training(run: TrainedRun, images: ImageTable) -> list[str]:
+    """Say how images, labels and splits differ from those of the training, one clause for each change."""
+    if is_trained_on(read_json(run.layout.settings), images):
+        return []
+    return image_changes(run.layout.read_images(), images)
+
+
+def count_trained(run: TrainedRun, images: ImageTable) -> tuple[dict[str, int], int]:
+    """Return the images a split that a run knew, and how many of its training images had a label.
+
+    A run of version 0.1 has not kept them: they are those at hand.
+    """
+    rows = run.layout.read_images()
+    if rows is None:
+        rows = trained_rows(images)
+    splits = rows["split"].to_pylist()
+    counts = {split: splits.count(split) for split in SPLITS} | {"test": len(images.split("test"))}
+    return counts, int((rows_with_label(rows) & np.equal(splits, "train")).sum())
 
 
 def use_with_timm(repo: str | None, task: str = "classification") -> str:

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
-from gpt4image.core.files import File, Layout, read_json, write_json
-from gpt4image.export.card import ModelFacts, write_model_card
+from gpt4image.core.files import File, Layout, write_json
+from gpt4image.export.card import ModelFacts, changes_since_training, write_model_card
 from gpt4image.export.forms import export_onnx, export_program, graph_runner
 from gpt4image.export.int8 import QuantizationLoss, quantize
 from gpt4image.export.measure import Latency, Parity, compare_logits, measure_latencies
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import create_model, fitting_options
-from gpt4image.train.identity import is_trained_on
 from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.transforms import evaluation_transform
 
@@ -96,10 +95,12 @@ def export_model(
         MissingExtraError: the libraries for ONNX are not installed.
     """
     _check_target(folder)
-    if not is_trained_on(read_json(run.layout.settings), images):
+    if differences := changes_since_training(run, images):
         say(
-            f"{images.source} has other images, labels or splits than {run.layout.folder} was trained on, so what "
-            "the card says about the data may be wrong. Name the same images, with the same corrections.",
+            f"{run.layout.folder} was trained on other images, labels or splits than {images.source} has: "
+            f"{', '.join(differences)}. The card says so. Unless labels were taken away or made wrong on purpose, as "
+            "by labels_per_class (--labels-per-class) or label_noise (--label-noise), name the same images, with the "
+            "same corrections.",
             "yellow",
         )
     if int8 and not onnx:
