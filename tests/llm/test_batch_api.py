@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gpt4image.llm.batch_api import BatchServer, read_result
+from gpt4image.llm.batch_api import BatchServer, read_report, read_result
 from gpt4image.llm.credentials import ApiKey
 from support.stub_server import StubServer
 
@@ -41,6 +41,11 @@ def test_failed_result_line_gives_status_code_and_detail(rest, status, code, det
     result = read_result(f'{{"custom_id": "k", {rest}}}'.encode(), KEY)
     assert (result.failure.status, result.failure.code, result.failure.detail) == (status, code, detail)
     assert result.processed == (code != "batch_expired")
+
+
+@pytest.mark.parametrize("end", [10**400, -1, 1.5, "2026", None])
+def test_implausible_end_of_a_batch_counts_as_not_reported(end):
+    assert read_report({"status": "completed", "created_at": 1_700_000_000, "completed_at": end}).seconds == 0.0
 
 
 def test_result_lines_end_at_line_feeds_only():

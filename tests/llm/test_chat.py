@@ -71,6 +71,7 @@ def test_thinking_in_a_part_of_its_own_is_left_out():
         "IMAGE_SAFETY",
         "guardrail_intervened",
         "RECITATION",
+        "refusal",
     ],
 )
 def test_answer_that_a_filter_cut_is_a_failure_whatever_the_filter_is_called(reason):
@@ -151,6 +152,8 @@ def test_implausible_token_count_counts_as_not_reported(count):
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 3}, (10, 5)),
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 10**20}, (10, 5)),
         ({"completion_tokens": 5, "total_tokens": 115}, (None, 5)),
+        ({"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 100}}, (None, 105)),
+        ({"completion_tokens": 105, "completion_tokens_details": {"reasoning_tokens": 100}}, (None, 105)),
     ],
 )
 def test_tokens_that_only_the_total_shows_are_counted_as_written(usage, counts):

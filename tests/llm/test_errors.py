@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+import openai
 import pytest
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey
-from gpt4image.llm.error_body import server_message
+from gpt4image.llm.error_body import LONGEST_WAIT, asked_wait, server_message
 from gpt4image.llm.errors import (
     ErrorClassifier,
     FailedCall,
@@ -19,6 +20,7 @@ from gpt4image.llm.errors import (
     read_failure,
     retry_after,
 )
+from support.stub_server import MODEL, Fault, Scenario, StubServer
 
 KEY = ApiKey("A_KEY", "sk-secret-key")
 
@@ -60,6 +62,9 @@ def test_fatal_status_stops_the_job_with_the_fix(status, code, advice):
         'model requires moderation on provider. Your input was flagged for "violence". No credits were charged.',
         "Content violates usage guidelines. Team: t-1, API key ID: k-2, Failed check: SAFETY_CHECK_TYPE_OTHER",
         "This image violates our acceptable use policy.",
+        "The prompt was blocked: PROHIBITED_CONTENT",
+        "NSFW content detected in the image",
+        "The input image was filtered by Responsible AI practices",
     ],
 )
 def test_flagged_picture_fails_alone_even_as_the_first(said):
@@ -163,10 +168,39 @@ def test_unknown_exception_is_an_unreadable_answer_without_the_key():
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after-ms": "soon"}, None),
+        ({"retry-after": "1e400"}, LONGEST_WAIT),
+        ({"retry-after": "99999999999999999"}, LONGEST_WAIT),
+        ({"retry-after": "nan"}, 0.0),
     ],
 )
 def test_retry_after_is_read_in_every_form(headers, seconds):
     assert retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize("body", [{"retryDelay": f"{10**30}s"}, {"X-RateLimit-Reset": "9" * 40}])
+def test_time_to_wait_is_never_beyond_all_dates(body):
+    assert asked_wait(body, "") == LONGEST_WAIT == asked_wait(None, f"Try again in {10**30} days.")
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [
+        (b'{"error": "Bad Request", "message": "seed is unknown"}', "", "Bad Request: seed is unknown"),
+        (b'{"error": {"code": "c"}, "message": "seed is unknown"}', "", "seed is unknown"),
+        (b'{"error": {"code": "c"}}', "c", "{'code': 'c'}"),
+        (b'[{"error": {"code": "c", "message": "no"}}]', "c", "no"),
+        (b"", "", "Error code: 422"),
+        (b"plain words", "", "plain words"),
+    ],
+)
+def test_words_beside_the_field_error_are_kept(sent, code, said):
+    with StubServer(Scenario(faults=(Fault("body", status=422, text=sent.decode()),))) as server:
+        client = openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.post("/chat/completions", cast_to=object, body={"messages": [], "model": MODEL})
+        client.close()
+    call = read_failure(caught.value, KEY)
+    assert (call.status, call.code, call.detail) == (422, code, said)
 
 
 def test_model_list_gives_names_and_shutdown_dates():
@@ -220,6 +254,7 @@ def test_error_in_a_body_of_status_200_counts_as_its_status(error, kind, said):
         [{"error": {"code": 429, "message": "slow down"}}],
         {"object": "error", "message": "slow down", "code": 429},
         {"code": "429", "msg": "slow down"},
+        {"error": True, "code": 429, "message": "slow down"},
     ],
 )
 def test_error_of_status_200_is_found_without_its_usual_place(body):
@@ -261,8 +296,9 @@ def test_answer_next_to_an_error_is_no_error():
     choice = {"message": {"content": "A cat."}, "finish_reason": "stop"}
     assert read_error_body({"error": {"code": 500}, "choices": [choice]}, KEY) is None
     assert read_error_body({"error": None, "choices": [choice]}, KEY) is None
-    broken = {"message": {"content": ""}, "finish_reason": "error", "error": {"code": 429, "message": "later"}}
-    assert read_error_body({"choices": [broken]}, KEY).status == 429
+    broken = {"finish_reason": "error", "error": {"code": 429, "message": "later"}}
+    for message in ({"message": {"content": ""}}, {"message": None}, {}):
+        assert read_error_body({"choices": [broken | message]}, KEY).status == 429
 
 
 @pytest.mark.parametrize(
@@ -278,6 +314,11 @@ def test_answer_next_to_an_error_is_no_error():
         ("plain words\n", "plain words"),
         ("<html><head><title>413 Too Large</title></head><body>x</body></html>", "413 Too Large"),
         ("<h1>Bad</h1>", "Bad"),
+        ({"error": "Bad Request", "message": ["size", "format"]}, "Bad Request: size; format"),
+        ({"error": "invalid", "error_description": "no seed"}, "invalid: no seed"),
+        ({"error": "no", "message": "no"}, "no"),
+        ({"error": True, "Message": "no"}, "no"),
+        ({"fault": {"faultstring": "no"}}, "no"),
         ({"code": 7}, ""),
         (None, ""),
     ],

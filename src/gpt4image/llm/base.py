@@ -12,6 +12,7 @@ decides by the class of the error:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -104,8 +105,14 @@ def tokens_of(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
     return tuple(token for token, end in zip(tokens, ends, strict=True) if end > start)
 
 
-# Finish reasons of servers that stopped an answer at its maximum length.
-CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+# Finish reasons, as `plain_reason` writes them, of servers that stopped an answer at its maximum length.
+CUT_OFF = frozenset({"length", "max_length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length"})
+
+# Starts of those of servers that withhold an answer; Google adds its own reason to the first.
+FILTERS = (
+    *("sensitive", "content_filter", "safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"),
+    *("guardrail", "refusal"),
+)
 
 # Reason of the failure when a model reaches the maximum length before its answer.
 CUT_OFF_THINKING = "cut off while thinking"
@@ -313,6 +320,15 @@ class RateLimitedError(Exception):
 
 class EndpointDownError(Exception):
     """The server cannot be reached. The message says why."""
+
+
+def plain_reason(reason: str | None) -> str:
+    """Return a finish reason in one spelling.
+
+    >>> plain_reason("FinishReason.MAX_TOKENS"), plain_reason("Content-Filter"), plain_reason(None)
+    ('max_tokens', 'content_filter', '')
+    """
+    return re.sub(r"[-\s]", "_", (reason or "").casefold()).removeprefix("finishreason.")
 
 
 def fails_again(reason: str) -> bool:

@@ -25,7 +25,7 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.error_body import parse_json
+from gpt4image.llm.error_body import error_object, parse_json
 from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ MARK = "gpt4image"
 NOT_PROCESSED = ("batch_expired", "batch_cancelled")
 OVER = ("completed", "failed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
+MAX_TIME = 10**12  # seconds since 1970; what is larger has no date
 CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
 CHUNK_BYTES = 2**16
 PAGE = 100
@@ -298,8 +299,8 @@ def read_report(batch: Json) -> BatchReport:
         for kind in ("completed", "failed")
     )
     names = ("completed_at", "failed_at", "expired_at", "cancelled_at")
-    ends = [batch[name] for name in names if isinstance(batch.get(name), int)]
-    start = batch.get("created_at")
+    ends = [found for name in names if (found := time_in(batch, name)) is not None]
+    start = time_in(batch, "created_at")
     errors = batch.get("errors")
     problems = mappings(errors.get("data")) if isinstance(errors, Mapping) else []
     files = (str_or_none(batch.get(name)) for name in ("output_file_id", "error_file_id"))
@@ -309,7 +310,7 @@ def read_report(batch: Json) -> BatchReport:
         files=found,
         answered=answered,
         failed=failed,
-        seconds=float(max(0, min(ends) - start)) if ends and isinstance(start, int) else 0.0,
+        seconds=float(max(0, min(ends) - start)) if ends and start is not None else 0.0,
         problems=tuple(
             f"line {row['line']}: {row.get('message')}" if row.get("line") else str(row.get("message"))
             for row in problems
@@ -359,7 +360,13 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
     if status == 200:
         return Result(name, body, read_error_body(body, key))
     known = status if isinstance(status, int) and 100 <= status < 600 else None
-    return Result(name, failure=failed_body(known, body.get("error", body) if isinstance(body, Mapping) else body, key))
+    return Result(name, failure=failed_body(known, error_object(body), key))
+
+
+def time_in(batch: Json, name: str) -> int | None:
+    """Return a time of a batch in seconds since 1970; None if it is missing or no plausible time."""
+    value = batch.get(name)
+    return value if isinstance(value, int) and 0 <= value <= MAX_TIME else None
 
 
 def mappings(rows: Any) -> list[Json]:  # noqa: ANN401 - whatever a server sends

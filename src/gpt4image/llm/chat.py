@@ -10,11 +10,13 @@ from typing import Any
 from gpt4image.llm.base import (
     CUT_OFF,
     FILTERED,
+    FILTERS,
     ChatAnswer,
     DescribeRequest,
     RequestFailedError,
     Token,
     only_thought,
+    plain_reason,
     thought_too_long,
 )
 
@@ -22,14 +24,8 @@ Body = dict[str, Any]
 
 DETAIL_LENGTH = 200
 
-# Starts of finish reasons, in lower case, of servers that withhold an answer; Google adds its own reason to the first.
 # vLLM and SGLang abort what they cannot finish; the others are DeepSeek's and Zhipu's words
 BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource", "server_error")
-FILTERS = (
-    *("sensitive", "content_filter", "safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"),
-    "guardrail",
-)
-
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
 
@@ -96,7 +92,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     refusal = str_or_none(message.get("refusal"))
     if refusal and not answer.text.strip():
         raise RequestFailedError("refused by the model", refusal, retryable=False).with_tokens([answer])
-    reason = re.sub(r"[-\s]", "_", (answer.finish_reason or "").casefold()).removeprefix("finishreason.")
+    reason = plain_reason(answer.finish_reason)
     if reason.startswith(FILTERS):
         raise RequestFailedError(FILTERED, answer.text, retryable=False).with_tokens([answer])
     if reason in BROKEN_OFF:
@@ -136,10 +132,15 @@ def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     fields = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking")]
+    in_parts = any(isinstance(part, Mapping) and part.get("type") == "thinking" for part in parts)
+    return any(fields) or in_parts or bool(thinking_tokens(body))
+
+
+def thinking_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return the tokens of thinking that a call counts by themselves; None if it does not."""
     usage = body.get("usage")
     details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
-    counted = isinstance(details, Mapping) and token_count({"usage": details}, "reasoning_tokens")
-    return any(fields) or bool(counted) or any(isinstance(p, Mapping) and p.get("type") == "thinking" for p in parts)
+    return token_count({"usage": details}, "reasoning_tokens")
 
 
 def is_other_model(asked: str, served: str) -> bool:
@@ -195,8 +196,9 @@ def prompt_tokens(body: Mapping[str, Any]) -> int | None:
 
 
 def completion_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a call has written. Some servers count thinking in `total_tokens` only."""
+    """Return the tokens that a call has written. Some servers count thinking in `total_tokens` only, or by itself."""
     total, read, written = (token_count(body, f"{name}_tokens") for name in ("total", "prompt", "completion"))
     if total is None or read is None:
-        return written
+        thought = thinking_tokens(body) or 0
+        return written + thought if written is not None and thought > written else written
     return max(written or 0, total - read) if total > read else written

@@ -27,6 +27,9 @@ MODERATION = words(
     "inappropriate",
     r"violat\w+ .{0,40}(?:polic|guideline)|usage guidelines|(?:acceptable|prohibited) use",
     "data_?inspection|sensitive (?:content|information|words?)|敏感|违规",
+    r"prohibited[ _]content|\bnsfw\b|nudity|\bsexual|explicit (?:content|image|material)",
+    "guardrail|responsible ai|unsafe|harmful|"
+    r"(?:content|image|input|prompt|picture) (?:is|was|has been|were) (?:blocked|filtered|restricted)",
 )
 ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b(?! id)")
 NO_MONEY = words(
@@ -88,6 +91,8 @@ DURATION = words(
     rf"(?P<span>(?:{PART.pattern}\s*)+)"
 )
 DATE = words(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?")
+LONGEST_WAIT = 366 * 86400.0
+"""Seconds of the longest wait to believe: no later moment has a date, and none resets later."""
 SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MILLISECONDS = 10**11
 """Times since 1970 above this are in milliseconds."""
@@ -154,12 +159,19 @@ MINIMAX_STATUS = {
 }
 
 
+# Names of fields that hold what a server says, in lower case; the first counts.
+MESSAGE_FIELDS = (
+    *("error", "message", "detail", "errors", "msg", "title", "status_msg", "error_msg", "base_resp"),
+    *("error_message", "errormessage", "error_description", "description", "reason", "fault", "faultstring"),
+)
+
+
 def parse_json(found: Any) -> Any:  # noqa: ANN401 - whatever a server sends
     """Parse a body that the SDK leaves as text because its content type is not JSON; return other text unchanged."""
     if not isinstance(found, str):
         return found
     try:
-        return json.loads(found)
+        return json.loads(found.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return found
 
@@ -181,11 +193,27 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
         case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on what the provider says
             return f"{said}: {server_message(raw)}"
         case Mapping():
-            names = ("error", "message", "detail", "errors", "msg", "title", "status_msg", "error_msg", "base_resp")
-            return next(filter(None, (server_message(body.get(name)) for name in names)), "")
+            fields = {str(name).casefold(): value for name, value in body.items()}
+            said = dict.fromkeys(filter(None, (server_message(fields.get(name)) for name in MESSAGE_FIELDS)))
+            kind = isinstance(fields.get("error"), str)  # such as Bad Request, before the words
+            return ": ".join(list(said)[: 1 + kind])
         case list():
             return "; ".join(filter(None, map(server_message, body)))
     return ""
+
+
+def error_object(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
+    """Return the error in a body: its field `error` if that is an object that says something, else all of it.
+
+    >>> error_object({"error": {"message": "no"}}), error_object({"error": True, "message": "no"})
+    ({'message': 'no'}, {'error': True, 'message': 'no'})
+    """
+    if isinstance(body, list) and len(body) == 1:  # Google's errors come in a list
+        body = body[0]
+    inner = body.get("error") if isinstance(body, Mapping) else None
+    if isinstance(inner, Mapping) and inner and (server_message(inner) or not server_message(body)):
+        return inner
+    return body
 
 
 def as_object(text: str) -> Any:  # noqa: ANN401 - whatever a server sends
@@ -217,19 +245,24 @@ def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever
     """
     for name, value in pairs(body):
         if name == "retrydelay" and (found := PART.match(str(value))):
-            return float(found[1]) * SECONDS[found[2].casefold()]
+            return bounded_wait(float(found[1]) * SECONDS[found[2].casefold()])
         if name == "x-ratelimit-reset" and str(value).isdecimal():
             since_1970 = int(str(value)[:15])
-            return max(0.0, (since_1970 / 1000 if since_1970 > MILLISECONDS else since_1970) - time.time())
+            return bounded_wait((since_1970 / 1000 if since_1970 > MILLISECONDS else since_1970) - time.time())
     if found := DURATION.search(said):
-        return sum((float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(found["span"])), 0.0)
+        return bounded_wait(sum(float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(found["span"])))
     if found := DATE.search(said):
         try:
             reset = datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}").replace(tzinfo=UTC)
         except ValueError:
             return None
-        return max(0.0, reset.timestamp() - time.time())
+        return bounded_wait(reset.timestamp() - time.time())
     return None
+
+
+def bounded_wait(seconds: float) -> float:
+    """Return a time to wait that is neither negative nor longer than any that a server can mean."""
+    return min(max(0.0, seconds), LONGEST_WAIT)
 
 
 def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a server sends
@@ -244,7 +277,7 @@ def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a 
                 yield from pairs(part)
 
 
-def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
+def error_with_answer(body: Any) -> Any:  # noqa: ANN401, PLR0911 - whatever a server sends; one return per form
     """Return the error in a body of status 200; None if there is none, or an answer next to it."""
     if isinstance(body, list) and len(body) == 1:  # Google's errors come in a list
         body = body[0]
@@ -254,17 +287,19 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401 - whatever a server sen
     match body.get("choices"):
         case [{"error": Mapping() as found, "message": {"content": None | ""}}, *_]:
             return found
+        case [{"error": Mapping() as found} as choice, *_] if not choice.get("message"):
+            return found
         case [{"message": {"content": None | ""}}, *_] if error:
             return error
         case [_, *_]:
             return None
-    return error or body.get("error") or (body if "choices" not in body and server_message(body) else None)
+    if error or body.get("error"):
+        return error or error_object(body)
+    return body if "choices" not in body and server_message(body) else None
 
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
     """Return the HTTP status that an error object names by number, by name or in words; None if it names none."""
-    if isinstance(error, str) and UNKNOWN_PATH.search(error):
-        return 404
     values = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
     for value in values:
         if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(str(value)[:9]) < 600:
@@ -275,6 +310,8 @@ def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server 
             if known:
                 return STATUS_BY_CODE[max(known, key=len)]
     said = server_message(error)
+    if UNKNOWN_PATH.search(said):
+        return 404
     return next((status for status, meaning in STATUS_BY_WORDS if meaning.search(said)), None)
 
 

@@ -49,6 +49,8 @@ from gpt4image.llm.error_body import (
     PLACE,
     TOO_LONG,
     asked_wait,
+    bounded_wait,
+    error_object,
     error_status,
     error_with_answer,
     parse_json,
@@ -121,11 +123,9 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
 
     match error:
         case openai.APIStatusError():  # the server responded; its subclasses are one per status
-            call, wait = (
-                failed_body(error.status_code, error.body or error.message, key),
-                retry_after(error.response.headers),
-            )
-            is_json = isinstance(parse_json(error.response.text), Mapping | list)
+            body, wait = parse_json(error.response.text.strip()), retry_after(error.response.headers)
+            call = failed_body(error.status_code, error_object(body) or error.message, key)
+            is_json = isinstance(body, Mapping | list)
             return replace(call, wait=call.wait if wait is None else wait, is_json=is_json)
         case openai.APIConnectionError():  # also APITimeoutError
             detail, untrusted = bounded(key.scrub_message(message_of(error))), tls_problem(error)
@@ -323,12 +323,12 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
     milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
+            return bounded_wait(float(milliseconds) / 1000)
         if value is None:
             return None
         try:
-            return max(0.0, float(value))
+            return bounded_wait(float(value))
         except ValueError:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+            return bounded_wait(parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None

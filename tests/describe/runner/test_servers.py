@@ -250,6 +250,13 @@ def test_other_servers_take_over_when_one_is_out_of_quota(image_set, tmp_path, c
     assert "its images go to the others" in " ".join(capsys.readouterr().err.split())
 
 
+def test_retry_after_beyond_all_dates_ends_the_run_in_good_order(image_set, tmp_path):
+    forever = Scenario(rate_limit=1, retry_after_value="1e400")
+    with StubServer(forever) as server:
+        tally = described(image_set, tmp_path, server.base_url)
+    assert (tally.answered, tally.failures.total()) == (1, 0) and "it resets in 366 d" in tally.stopped
+
+
 def test_estimate_without_quota_says_so(image_set, tmp_path):
     spent = Fault("body", status=429, text=DAILY)
     with (

@@ -6,7 +6,7 @@ import pytest
 
 from gpt4image.descriptions.prompts.prompt import known_prompts
 from gpt4image.quality.check_record import FindingKind
-from gpt4image.quality.checks.catalog import CHECKS, MISSING, find_cut_off, flag_too_long, run_checks
+from gpt4image.quality.checks.catalog import CHECKS, MISSING, find_cut_off, find_unknown_end, flag_too_long, run_checks
 from gpt4image.quality.checks.context import CheckContext
 from gpt4image.quality.texts import CheckedText
 from gpt4image.quality.words import split_words
@@ -39,8 +39,22 @@ def test_every_kind_has_one_check_in_the_order_of_the_report():
 
 def test_cut_off_by_the_server():
     assert find_cut_off("length")
-    assert find_cut_off("MAX_TOKENS")
+    assert find_cut_off("MAX_TOKENS") and find_cut_off("FinishReason.MAX_TOKENS")
     assert not any(find_cut_off(reason) for reason in ("stop", None, "content_filter"))
+
+
+def test_ends_that_servers_are_known_to_give_are_no_finding_in_any_spelling():
+    known = (
+        "stop",
+        "FinishReason.STOP",
+        "end-turn",
+        None,
+        "MAX_TOKENS",
+        "content_filter: SAFETY",
+        "guardrail_intervened",
+    )
+    assert not any(map(find_unknown_end, known))
+    assert find_unknown_end("tool_calls") and find_unknown_end("mystery")
 
 
 def test_every_check_of_single_texts_finds_its_kind():

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from gpt4image.core import console
 from gpt4image.embed.runner import count_all_tokens
-from gpt4image.llm.base import CUT_OFF
+from gpt4image.llm.base import CUT_OFF, FILTERS, plain_reason
 from gpt4image.llm.thinking import find_thinking
 from gpt4image.quality.check_record import FindingKind
 from gpt4image.quality.checks.context import MIN_WORDS, Check, CheckContext, Flag
 from gpt4image.quality.checks.language import find_other_language
 from gpt4image.quality.checks.leakage import ClassNames
-from gpt4image.quality.checks.refusals import REFUSED, find_refusal
+from gpt4image.quality.checks.refusals import find_refusal
 from gpt4image.quality.checks.repetition import PromptEcho, find_loop, find_openings, find_repeated
 from gpt4image.quality.checks.vectors import find_contradicting_texts, find_unusual_texts
 from gpt4image.quality.texts import CheckedText
@@ -55,13 +55,13 @@ def _find_refusals(context: CheckContext) -> Iterator[Flag]:
 
 def find_cut_off(finish_reason: str | None) -> str | None:
     """Return the finish reason if it says that the server stopped the text at its maximum length, else None."""
-    return f"finish reason: {finish_reason}" if (finish_reason or "").casefold() in CUT_OFF else None
+    return f"finish reason: {finish_reason}" if plain_reason(finish_reason) in CUT_OFF else None
 
 
 def find_unknown_end(finish_reason: str | None) -> str | None:
     """Return the finish reason if it is none that a server is known to give, else None."""
-    known = (finish_reason or "").casefold() in COMPLETE | CUT_OFF | REFUSED
-    return None if known else f"finish reason: {finish_reason}"
+    reason = plain_reason(finish_reason)
+    return None if reason in COMPLETE | CUT_OFF or reason.startswith(FILTERS) else f"finish reason: {finish_reason}"
 
 
 def _find_languages(context: CheckContext) -> Iterator[Flag]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 
+from gpt4image.llm.base import FILTERS, plain_reason
 from gpt4image.quality.words import APOSTROPHE, remove_quotes
 
 # Pieces of the patterns below. Only a sentence that begins with one of them is a refusal.
@@ -122,10 +123,6 @@ OTHERS = (
     r"죄송(?:합니다|하지만)",
 )
 
-# Finish reasons of servers that withheld the answer
-REFUSED = frozenset({"content_filter", "refusal", "safety", "prohibited_content", "blocklist", "recitation"})
-
-
 PATTERN = re.compile(
     f"{START}(?:{'|'.join((*ENGLISH, *OTHERS))})|{JOINT}(?:{'|'.join(JOINED)})",
     re.IGNORECASE,
@@ -144,7 +141,7 @@ def find_refusal(text: str, finish_reason: str | None = None) -> str | None:
     "I'm sorry, but I can't help with that."
     >>> find_refusal("A dog refuses to leave the sofa.")
     """
-    if finish_reason is not None and finish_reason.casefold() in REFUSED:
+    if plain_reason(finish_reason).startswith(FILTERS):
         return f"withheld by the server: {finish_reason}"
     plain = remove_quotes(text.replace(APOSTROPHE, "'").strip(QUOTES))
     found = PATTERN.search(plain)
