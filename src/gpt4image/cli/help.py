@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
 
-from gpt4image.core.console import wrap_command
+from gpt4image.core.format import wrap_command
 from gpt4image.core.invocation import in_users_words
 from gpt4image.core.options import OutputOptions
 from gpt4image.core.registry import Registry

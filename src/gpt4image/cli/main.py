@@ -15,8 +15,9 @@ from typing import Any
 
 from gpt4image.cli.commands import COMMANDS, Command
 from gpt4image.cli.commands.train import RecipeCommand
-from gpt4image.core.console import command_output, doing, result, say, wrap
+from gpt4image.core.console import command_output, doing, result, say
 from gpt4image.core.errors import ConfigError, Gpt4ImageError
+from gpt4image.core.format import wrap
 from gpt4image.core.invocation import (
     NAME,
     Invocation,

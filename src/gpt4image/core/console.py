@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import shutil
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column
 from rich.text import Text
 
-from gpt4image.core.format import duration, printable
+from gpt4image.core.format import duration, printable, wrap, wrap_command
 from gpt4image.core.invocation import NAME, in_users_words
 
 LOG_SECONDS = 60
@@ -168,23 +166,6 @@ def write_command(command: str) -> None:
     write(wrap_command(command, shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize))
 
 
-def wrap_command(command: str, width: int) -> str:
-    """Return a command, indented and on as many lines as it takes, each of which ends as shells read them.
-
-    >>> print(wrap_command("gpt4image images 'my photos' --splits", 32))
-      gpt4image images 'my photos' \\
-        --splits
-    """
-    if len(command) + 2 <= width:
-        return f"  {command}"
-    lines = [" "]
-    for word in map(shlex.quote, shlex.split(command)):
-        if len(lines[-1]) + len(word) + 1 > width - 2 and lines[-1].strip():
-            lines.append("   ")
-        lines[-1] += f" {word}"
-    return " \\\n".join(lines)
-
-
 def result(**fields: object) -> None:
     """Print a command's result as one JSON object on a line, if the user wants that in place of text (`--json`).
 
@@ -207,18 +188,6 @@ def ask(question: str) -> str:
 def _escaped_lines(text: str) -> list[str]:
     """Return the lines of a text in the user's words, with control characters escaped."""
     return list(map(printable, in_users_words(text).split("\n")))
-
-
-def wrap(line: str, width: int) -> list[str]:
-    """Wrap a line that is too long between words, with the indentation of its start.
-
-    >>> wrap("  one two three", 10)
-    ['  one two', '  three']
-    """
-    if len(line) <= width:
-        return [line]
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 OpenProgress = Callable[[int], AbstractContextManager["Meter"]]

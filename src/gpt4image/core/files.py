@@ -31,9 +31,7 @@ def digest_of(parts: Iterable[bytes | str]) -> str:
     """Return the digest of parts that need not be in memory together."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        hasher.update(len(data).to_bytes(8, "little"))
-        hasher.update(data)
+        hasher.update(framed(part))
     return hasher.hexdigest()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -139,6 +141,38 @@ def moment(text: str) -> str:
     except ValueError:
         return text
     return f"{when.astimezone(UTC) if when.tzinfo else when:%Y-%m-%d %H:%M}{' UTC' if when.tzinfo else ''}"
+
+
+# Lines of a terminal.
+
+
+def wrap(line: str, width: int) -> list[str]:
+    """Wrap a line that is too long between words, with the indentation of its start.
+
+    >>> wrap("  one two three", 10)
+    ['  one two', '  three']
+    """
+    if len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def wrap_command(command: str, width: int) -> str:
+    """Return a command, indented and on as many lines as it takes, each of which ends as shells read them.
+
+    >>> print(wrap_command("gpt4image images 'my photos' --splits", 32))
+      gpt4image images 'my photos' \\
+        --splits
+    """
+    if len(command) + 2 <= width:
+        return f"  {command}"
+    lines = [" "]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 1 > width - 2 and lines[-1].strip():
+            lines.append("   ")
+        lines[-1] += f" {word}"
+    return " \\\n".join(lines)
 
 
 # Untrusted text.

@@ -8,7 +8,7 @@ imports nothing heavy. The settings of describing are in `gpt4image.describe.opt
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,16 @@ import tyro
 from annotated_types import Ge, Interval
 
 from gpt4image.core.errors import ConfigError
-from gpt4image.core.validation import Count, NotNegative, Positive, Share, Whole, check_fields, check_value
+from gpt4image.core.validation import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    changed_options,
+    check_fields,
+    check_value,
+)
 
 WORK = Path("gpt4image-work")  # the default work directory
 
@@ -86,13 +95,7 @@ class DataOptions:
         >>> DataOptions("photos", corrections=Path("a b.csv"), unlabelled=("x", "y")).words()
         ['photos', '--unlabelled', 'x', 'y', '--corrections', 'a b.csv']
         """
-        words = [self.data]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name != "data" and value != option.default:
-                values = value if isinstance(value, tuple) else (value,)
-                words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
-        return words
+        return [self.data, *changed_options(self)]
 
 
 @dataclass(frozen=True)
