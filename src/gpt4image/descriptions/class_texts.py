@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.format import counted
-from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, is_missing, is_table, pick_column
+from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, compose, is_missing, is_table, pick_column
 
 TEMPLATE = "a picture of {}"  # of a class without texts
 
@@ -71,14 +71,14 @@ class ClassTexts:
 
     def in_order(self, classes: Sequence[str], source: str) -> ClassTexts:
         """Return the texts in the order of the images' classes. ConfigError if a class has none, or is not theirs."""
-        missing, unknown = sorted(set(classes) - set(self.names)), sorted(set(self.names) - set(classes))
+        by_name, wanted = dict(zip(map(compose, self.names), self.texts, strict=True)), list(map(compose, classes))
+        missing, unknown = sorted(set(wanted) - by_name.keys()), sorted(by_name.keys() - set(wanted))
         if missing or unknown:
             wrong = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which no image is labelled with"
             raise ConfigError(
                 f"The file of classes {wrong}. Classes of {source}: {', '.join(classes[:20])}. Use the same names."
             )
-        by_name = dict(zip(self.names, self.texts, strict=True))
-        return ClassTexts(tuple(classes), tuple(by_name[name] for name in classes))
+        return ClassTexts(tuple(classes), tuple(by_name[name] for name in wanted))
 
     def written(self, name: str) -> tuple[str, ...]:
         """Return the texts of a class that say more than its name."""

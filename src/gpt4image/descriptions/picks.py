@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from gpt4image.core.errors import StoreError
 from gpt4image.core.files import digest
 from gpt4image.core.format import counted
+from gpt4image.core.tables import compose
 from gpt4image.descriptions.prompts.choices import Pick
 from gpt4image.descriptions.store import DescriptionStore
 
@@ -92,7 +93,7 @@ def read_picks(
         return None
     every = [answer for found in chosen.values() for answer in found]
     ids, places = np.unique(np.asarray([answer.image_id for answer in every], "S32"), return_inverse=True)
-    numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    numbers = {compose(name): number for number, name in enumerate(classes)}
     shares = np.zeros((len(ids), len(classes)), np.float32)
     for place, answer in zip(places.tolist(), every, strict=True):
         shares[place] += _shares(answer.pick, numbers)
@@ -116,14 +117,15 @@ def _of_latest_list(answers: Sequence[_Answer]) -> list[_Answer]:
     return [answer for answer in answers if answer.pick.choices == latest]
 
 
-def _shares(pick: Pick, numbers: Mapping[str | None, int]) -> np.ndarray:
+def _shares(pick: Pick, numbers: Mapping[str, int]) -> np.ndarray:
     """Return the share of each class in one answer [C]."""
     shares = np.zeros(len(numbers), np.float32)
     if not pick.probabilities:
-        if pick.name in numbers:
-            shares[numbers[pick.name]] = 1.0
+        if pick.name is not None and (number := numbers.get(compose(pick.name))) is not None:
+            shares[number] = 1.0
         return shares
-    known = {numbers[name]: share for name, share in pick.probabilities.items() if name in numbers}
+    named = ((compose(name), share) for name, share in pick.probabilities.items() if name is not None)
+    known = {numbers[name]: share for name, share in named if name in numbers}
     unseen = len(numbers) - len(known) + (None not in pick.probabilities)
     shares += max(0.0, 1 - sum(pick.probabilities.values())) / max(unseen, 1)  # the server did not list these, nor none
     shares[list(known)] = list(known.values())

@@ -85,7 +85,7 @@ def load_prices(file: Path, today: date | None = None) -> dict[str, Price]:
         ConfigError: the file cannot be read, or a price is invalid. The message names file, model and key.
     """
     try:
-        tables = tomllib.loads(file.read_text("utf-8"))
+        tables = tomllib.loads(file.read_text("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} cannot be read as TOML: {error}") from None
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest, exclusive
 from gpt4image.core.format import counted
+from gpt4image.core.tables import compose
 from gpt4image.images.load import OnBadImage
 from gpt4image.images.table import ImageTable
 from gpt4image.probing.calibration import LabelQuality, fit_temperature, measure_quality
@@ -159,14 +160,15 @@ def class_columns(teacher: Teacher, images: ImageTable) -> np.ndarray:
     """
     if teacher.classes is None:
         raise ConfigError(f"Teacher {teacher.name} gives features, not logits: embed_images stores them.")
-    if set(teacher.classes) != set(images.classes):
+    theirs, ours = (list(map(compose, classes)) for classes in (teacher.classes, images.classes))
+    if set(theirs) != set(ours):
         wrong = {
-            "It does not know": sorted(set(images.classes) - set(teacher.classes)),
-            "The images have no": sorted(set(teacher.classes) - set(images.classes)),
+            "It does not know": sorted(set(ours) - set(theirs)),
+            "The images have no": sorted(set(theirs) - set(ours)),
         }
         details = " ".join(f"{what}: {', '.join(names[:SHOWN])}." for what, names in wrong.items() if names)
         raise ConfigError(
             f"Teacher {teacher.name} was trained on other classes than those of {images.source}. {details} Take a "
             "teacher of the same classes, or the features of one: timm:MODEL."
         )
-    return np.asarray([teacher.classes.index(name) for name in images.classes], dtype=np.int64)
+    return np.asarray([theirs.index(name) for name in ours], dtype=np.int64)

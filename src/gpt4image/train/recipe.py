@@ -338,7 +338,7 @@ def field_names(*groups: type) -> frozenset[str]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. ConfigError names the file if that fails."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
 

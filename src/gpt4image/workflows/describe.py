@@ -17,6 +17,7 @@ from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import atomic_write, digest, hash_file, read_json, write_json
 from gpt4image.core.format import printable
 from gpt4image.core.options import DataOptions
+from gpt4image.core.tables import compose
 from gpt4image.core.validation import take_fields
 from gpt4image.core.workdir import WorkDir
 from gpt4image.describe.clients import open_session, run_in_thread_if_needed
@@ -234,7 +235,7 @@ def confused_classes(
     from gpt4image.train.run import open_run
 
     run = open_run(options.confusions)
-    if run.classes != images.classes:
+    if list(map(compose, run.classes)) != list(map(compose, images.classes)):
         raise ConfigError(f"{options.confusions} was trained on other classes than those of {images.source}.")
     identity = digest(hash_file(run.layout.weights), *run.classes)
     kept = workdir.description_store / "confusions" / f"{identity}.json"

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import digest
+from gpt4image.core.tables import compose
 from gpt4image.llm.base import Token
 
 NONE_NAMES = ("none", "none of these", "none of the above classes")  # the first that no class is called
@@ -175,12 +176,12 @@ class Pick:
 
 
 def exact_form(text: str) -> str:
-    """Return a text in lower case with single spaces.
+    """Return a text in composed characters (NFC), lower case and with single spaces.
 
     >>> exact_form(" Fire_Truck ")
     'fire truck'
     """
-    return " ".join(text.casefold().replace("_", " ").split())
+    return " ".join(compose(text).casefold().replace("_", " ").split())
 
 
 def loose_form(text: str) -> str:

@@ -178,7 +178,7 @@ def read_prompt_file(file: Path) -> list[Prompt]:
 def read_file(path: Path) -> str:
     """Read a text file. ConfigError names it if that fails."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
