@@ -116,7 +116,7 @@ def test_file_name_of_several_images_is_refused(images, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "cannot be read as JSON"),
         ('"text"', "holds str, not captions"),
         ('{"a.png": 3}', "'a.png': a caption is text, not int"),
         ('{"images": [], "annotations": [{"bbox": [], "image_id": 1}]}', "annotation 1 has no caption"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gpt4image.core.errors import BusyError, StoreError
+from gpt4image.core.errors import BusyError, Gpt4ImageError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +150,14 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
         raise StoreError(f"{path} does not exist. Run the step that writes it; gpt4image compare runs all.") from None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}). Delete it and run the step that writes it again.") from None
+
+
+def read_brought_json(path: Path, error: type[Gpt4ImageError], **options: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Read a JSON file that the user brings; `error` names it if it is none. `options` are those of `json.loads`."""
+    try:
+        return json.loads(path.read_text("utf-8-sig"), **options)
+    except (OSError, ValueError, RecursionError) as fault:
+        raise error(f"{path} cannot be read as JSON: {fault}") from None
 
 
 @contextmanager

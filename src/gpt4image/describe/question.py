@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.files import read_brought_json
 from gpt4image.core.tables import compose
 from gpt4image.describe.options import DescribeOptions
 from gpt4image.descriptions.class_texts import ClassTexts
@@ -155,10 +156,7 @@ def read_class_names(path: Path) -> dict[str, str]:
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object that is not empty. ConfigError names the file, and what it must hold, when it is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    found = read_brought_json(path, ConfigError, parse_constant=_reject_constant)
     if not isinstance(found, dict) or not found:
         raise ConfigError(f"{path} must hold a JSON object of {what}.")
     return found

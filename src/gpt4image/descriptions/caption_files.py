@@ -6,13 +6,13 @@ joins them by the end of the path.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt4image.core.errors import DescriptionError
+from gpt4image.core.files import read_brought_json
 from gpt4image.core.tables import PATH_COLUMNS, TEXT_COLUMNS, Table, is_missing, pick_column
 
 JSON_SUFFIX = ".json"
@@ -52,7 +52,7 @@ def read_captions(path: Path, text_column: str | None) -> Iterator[Caption]:
         DescriptionError: the file is broken or of another form; record or line are named.
     """
     if path.suffix.casefold() == JSON_SUFFIX:
-        yield from _from_json(path, _load(path), text_column)
+        yield from _from_json(path, read_brought_json(path, DescriptionError), text_column)
     elif path.suffix.casefold() in (".jsonl", ".ndjson"):
         table = Table(path, DescriptionError)
         for number, row in table.rows():
@@ -65,13 +65,6 @@ def read_captions(path: Path, text_column: str | None) -> Iterator[Caption]:
                     yield found[1], found[2]
                 elif line.strip():
                     raise DescriptionError(f"{path}, line {number}: not a file name, a colon, a tab and a caption.")
-
-
-def _load(path: Path) -> Any:  # noqa: ANN401 - any JSON
-    try:
-        return json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DescriptionError(f"{path} is not JSON: {error}") from None
 
 
 def _from_json(path: Path, found: Any, text_column: str | None) -> Iterator[Caption]:  # noqa: ANN401 - any JSON

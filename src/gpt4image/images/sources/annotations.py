@@ -5,7 +5,6 @@ Both are image sources, and both come back as corrections after an audit (`gpt4i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gpt4image.core.errors import DataError
+from gpt4image.core.files import read_brought_json
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.folders import (
     FetchedImages,
@@ -54,7 +54,7 @@ def read_label_studio(file: Path) -> list[Annotation]:
     Raises:
         DataError: the file is no such export; the task is named.
     """
-    tasks = _load(file)
+    tasks = read_brought_json(file, DataError)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(f"{file} is no export of Label Studio: it is not a list of tasks.")
     return [_read_task(task, f"{file}, task {number}") for number, task in enumerate(tasks, 1)]
@@ -64,7 +64,7 @@ def is_label_studio(file: Path) -> bool:
     """Whether a JSON file is an export of Label Studio."""
     if file.suffix.casefold() != ".json":
         return False
-    found = _load(file)
+    found = read_brought_json(file, DataError)
     first = found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}
     return isinstance(first.get("data"), dict) or ("annotation_id" in first or "annotator" in first)
 
@@ -107,7 +107,7 @@ def read_fiftyone(file: Path) -> list[Annotation]:
     Raises:
         DataError: the file is of another form, or a label is no class.
     """
-    found = _load(file)
+    found = read_brought_json(file, DataError)
     if not isinstance(found, dict) or not isinstance(found.get("labels"), dict):
         raise DataError(f"{file} is no file of labels of FiftyOne: it has no object `labels`.")
     classes = found.get("classes") or []
@@ -196,7 +196,7 @@ def list_fiftyone(root: Path, files: Sequence[Path], columns: ColumnNames) -> Li
     for file in files:
         folder = file.parent
         split = "train" if folder == root or not columns.labelled else require_split(folder.name, str(folder))
-        named = _load(folder / "data.json") if (folder / "data.json").is_file() else {}
+        named = read_brought_json(folder / "data.json", DataError) if (folder / "data.json").is_file() else {}
         by_stem = {path.stem: path for path in sorted((folder / "data").rglob("*")) if path.is_file()}
         by_stem |= {path.relative_to(folder / "data").with_suffix("").as_posix(): path for path in by_stem.values()}
         for found in read_fiftyone(file):
@@ -234,10 +234,3 @@ class AnnotationReader(FileReader):
         """Return a text's values for some rows."""
         found = [self.values[row].get(column) for row in rows]
         return [value if isinstance(value, str) and value else None for value in found]
-
-
-def _load(file: Path) -> Any:  # noqa: ANN401 - any JSON
-    try:
-        return json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not JSON: {error}") from None

@@ -5,12 +5,12 @@ Lin et al., "Microsoft COCO", arXiv 1405.0312. Labelling tools write the same fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpt4image.core.errors import DataError
+from gpt4image.core.files import read_brought_json
 from gpt4image.images.sources.folders import FileReader, inspect_file
 from gpt4image.images.sources.label_sets import LabelSet
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
@@ -68,10 +68,7 @@ def list_coco(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
 
 
 def _load(file: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} is not JSON: {error}") from None
+    content = read_brought_json(file, DataError)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if missing:
         captions = " It holds captions: name them with text (--text), and the images by another source."
