@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from gpt4image.core.format import counted, percent, points
+from gpt4image.core.format import counted, percent
 from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.probing.intervals import CONFIDENCE
 from gpt4image.quality.check_record import PairedGap
@@ -135,7 +135,7 @@ class Advice(Record):
 
     def _gain(self) -> Iterator[str]:
         if self.gain is not None:
-            yield f"gain to expect over labels alone: {with_interval(self.gain)}, a prediction interval"
+            yield f"gain to expect over labels alone: {self.gain.in_words()}, a prediction interval"
         elif self.rehearsal is None:
             yield "gain to expect: there are too few labels to measure it"
         elif self.case in ("few labels", "wrong labels"):
@@ -298,10 +298,10 @@ class _Judged:
             yield no_images
             return
         yield f"  image features ({images}) trained on the given labels: {_share(found.image)}"
-        yield f"  texts over image features: {with_interval(found.text_over_image)}"
+        yield f"  texts over image features: {found.text_over_image.in_words()}"
         for arm, gain in found.gains.items():
             source = "texts" if arm == "text-labels" else "image features"
-            yield f"  image features trained on labels from the {source}: {with_interval(gain)}"
+            yield f"  image features trained on labels from the {source}: {gain.in_words()}"
         yield (
             f"from these to the gain: the rule fitted to {RULE.kinds} kinds of recorded cases of clipart12 "
             "(docs/method.md); its interval spans how they differ"
@@ -322,11 +322,11 @@ class _Judged:
             )
         if found.more_labels is not None and verdict.case in ("few labels", "uninformative texts"):
             more = RULE.expect(found.more_labels.mean, found.more_labels.low, found.more_labels.high)
-            yield f"{MORE_LABELS} more labels a class, on labels alone: {with_interval(more)}"
+            yield f"{MORE_LABELS} more labels a class, on labels alone: {more.in_words()}"
         if verdict.case == "wrong labels":
             yield "a person can correct the labels most likely wrong: gpt4image audit"
         if found.skew is not None and self.facts.skew >= SKEWED:
-            yield f"logit adjustment, mean accuracy of the classes on image features: {with_interval(found.skew)}"
+            yield f"logit adjustment, mean accuracy of the classes on image features: {found.skew.in_words()}"
 
     def _describe_rest(self) -> Iterator[str]:
         if self.facts.undescribed:
@@ -336,16 +336,6 @@ class _Judged:
 def _start(case: Case) -> str:
     """Return the name of a case at the start of a sentence."""
     return case.capitalize()
-
-
-def with_interval(gap: PairedGap) -> str:
-    """Write a difference in percentage points with its interval.
-
-    >>> with_interval(PairedGap(mean=0.293, low=0.25, high=0.335))
-    '+29.3 points (+25.0 to +33.5)'
-    """
-    mean, low, high = points((gap.mean, gap.low, gap.high))
-    return f"{mean} points ({low} to {high})"
 
 
 def _share(share: ShareEstimate) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from gpt4image.core.format import points
 from gpt4image.core.record import Record
 
 # In the order of the report
@@ -125,6 +126,15 @@ class PairedGap(Record):
     mean: float
     low: float
     high: float
+
+    def in_words(self, of: str = "") -> str:
+        """Write it in percentage points with its interval; `of` says what kind of interval it is.
+
+        >>> PairedGap(mean=0.293, low=0.25, high=0.335).in_words("95% interval ")
+        '+29.3 points (95% interval +25.0 to +33.5)'
+        """
+        mean, low, high = points((self.mean, self.low, self.high))
+        return f"{mean} points ({of}{low} to {high})"
 
 
 class ClassKnowledge(Record):

@@ -17,6 +17,7 @@ from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap,
 MAX_IMAGES = 4000  # an interval of about 1.5 points either way
 MAX_CLASSES = 50
 MIN_IMAGES = 50
+INTERVAL = "95% interval "  # before the interval of a difference
 
 
 def measure_knowledge(
@@ -169,14 +170,14 @@ def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Pro
         fixed: share of the image classifier's errors that the texts get right, None without errors.
     """
     if text.low > 0:
-        title = f"The texts predict the class better than the image features do: {_with_interval(text)}."
+        title = f"The texts predict the class better than the image features do: {text.in_words(INTERVAL)}."
         return "more", title, _advise_training(fixed)
     if both.low > 0:
-        title = f"The texts add to what the image features know: together {_with_interval(both)}."
+        title = f"The texts add to what the image features know: together {both.in_words(INTERVAL)}."
         return "adds", title, f"{_alone(text)} {_advise_training(fixed)}"
-    together = f"Nor is it shown that they add to the features: together {_with_interval(both)}."
+    together = f"Nor is it shown that they add to the features: together {both.in_words(INTERVAL)}."
     if text.high < 0:
-        title = f"The texts predict the class worse than the image features do: {_with_interval(text)}."
+        title = f"The texts predict the class worse than the image features do: {text.in_words(INTERVAL)}."
         advice = (
             "Do not train on these texts as they are: try a prompt that asks for the differences between the classes, "
         )
@@ -184,7 +185,7 @@ def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Pro
     return (
         "same",
         f"It is not shown that the texts predict the class better or worse than the image features do: "
-        f"{_with_interval(text)}.",
+        f"{text.in_words(INTERVAL)}.",
         f"{together} More described images narrow the intervals. Until then, do not count on a gain: describe more "
         "images, or try another prompt or a stronger model.",
     )
@@ -193,8 +194,8 @@ def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Pro
 def _alone(text: PairedGap) -> str:
     """State how texts that add to the features do by themselves."""
     if text.high < 0:
-        return f"Alone they predict the class worse: {_with_interval(text)}."
-    return f"Alone they are not shown to be better or worse: {_with_interval(text)}."
+        return f"Alone they predict the class worse: {text.in_words(INTERVAL)}."
+    return f"Alone they are not shown to be better or worse: {text.in_words(INTERVAL)}."
 
 
 def _advise_training(fixed: float | None) -> str:
@@ -206,13 +207,3 @@ def _advise_training(fixed: float | None) -> str:
         f"them showed no gain ({mean} points, {low} to {high}). Find out: gpt4image compare, on the same images, work "
         "directory and backbone."
     )
-
-
-def _with_interval(gap: PairedGap) -> str:
-    """Write a difference in percentage points with its interval.
-
-    >>> _with_interval(PairedGap(mean=0.293, low=0.25, high=0.335))
-    '+29.3 points (95% interval +25.0 to +33.5)'
-    """
-    mean, low, high = points((gap.mean, gap.low, gap.high))
-    return f"{mean} points (95% interval {low} to {high})"
