@@ -82,6 +82,12 @@ def test_invalid_extra_body_is_rejected(tmp_path, text, problem):
         read_extra_body(path)
 
 
+def test_extra_body_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "extra.json"
+    path.write_text('\ufeff{"top_k": 5}', "utf-8")
+    assert read_extra_body(path) == '{"top_k": 5}'
+
+
 def test_model_in_this_process_takes_no_extra_body(tmp_path):
     with pytest.raises(ConfigError, match="omit extra_body"):
         DescribeOptions(describer="local", extra_body=tmp_path / "extra.json")

@@ -52,6 +52,11 @@ def test_texts_follow_the_order_of_the_images_classes():
         texts.in_order(["car"], "photos")
 
 
+def test_names_match_in_composed_and_decomposed_characters():
+    texts = ClassTexts.of_names(["caf\u00e9", "bus"])
+    assert texts.in_order(["bus", "cafe\u0301"], "photos").texts == (("a picture of bus",), ("a picture of caf\u00e9",))
+
+
 def test_vectors_of_several_encoders_lie_side_by_side():
     encoders = [WordEncoder(width=8), WordEncoder("two", width=4)]
     vectors, labels = ClassTexts(("bus", "car"), (("red bus", "blue bus"), ("car",))).embed(encoders)

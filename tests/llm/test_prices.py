@@ -25,7 +25,7 @@ input = 0.5
 
 def test_price_file_matches_dated_versions_of_a_model(tmp_path):
     path = tmp_path / "prices.toml"
-    path.write_text('["gpt-4o"]\ninput = 1\noutput = 2\n["qwen"]\ninput = 0.1\noutput = 0.2\nbatch = 0.4\n')
+    path.write_text('\ufeff["gpt-4o"]\ninput = 1\noutput = 2\n["qwen"]\ninput = 0.1\noutput = 0.2\nbatch = 0.4\n')
     table = load_prices(path)
     assert (table["gpt-4o"].input, table["qwen"].batch) == (1, 0.4)
     assert find_price("openai/gpt-4o-2024-08-06", table) == table["gpt-4o"]

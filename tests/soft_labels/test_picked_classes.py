@@ -46,6 +46,15 @@ def picked(share_right: float, *, seed: int = 0, none: int = 0) -> PickedClasses
     return PickedClasses(ids[order], shares[order], {("classify", "m"): 240})
 
 
+def test_picks_match_classes_in_composed_and_decomposed_characters(tmp_path):
+    listed = Choices(("cafe\u0301", "bus"), ("cafe\u0301", "bus"))
+    pick = listed.pick("Caf\u00e9.")
+    assert pick.name == "cafe\u0301"
+    weighed = replace(pick, probabilities={"cafe\u0301": 0.9})
+    store = stored(tmp_path, record(0, pick), record(1, weighed))
+    np.testing.assert_allclose(read_picks(store, ("bus", "caf\u00e9")).shares[:, 1], [1.0, 0.9], atol=1e-4)
+
+
 def test_picks_of_the_latest_list_count_and_several_of_an_image_are_averaged(tmp_path):
     old, new = Choices(("ant", "elk"), ("ant", "elk")), LISTED
     store = stored(

@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from gpt4image import SoftLabels, label_images, load_images
 from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.teachers.labels import class_columns
 from support.teacher_parts import CountingTeacher, kill_while_writing, pick, prepare, same_bytes
 
 
@@ -73,6 +74,13 @@ def test_classes_may_have_another_order(images, run_teacher, teacher_labels, tmp
     counting.predict = lambda shown: run_teacher.predict(shown)[:, ::-1]
     turned = label_images(images, counting, tmp_path / "labels", batch_size=3)
     assert same_bytes(turned, teacher_labels)
+
+
+def test_classes_of_a_teacher_match_in_composed_and_decomposed_characters(images, run_teacher):
+    named = replace(images, classes=("blue", "green", "caf\u00e9"))
+    teacher = CountingTeacher(run_teacher)
+    teacher.classes = ("cafe\u0301", "blue", "green")
+    assert class_columns(teacher, named).tolist() == [1, 2, 0]
 
 
 def test_other_classes_and_invalid_teachers_are_rejected(images, run_teacher, resnet, tmp_path):
