@@ -14,6 +14,7 @@ from gpt4image.descriptions.store.shards import now
 from gpt4image.quality import CHECK_FILE, CheckSettings, check_descriptions
 from gpt4image.quality.check_record import QualityReport
 from gpt4image.quality.compare_features import mean_by
+from gpt4image.quality.findings import advise_missing
 from gpt4image.report.descriptions.check_page import report_lines
 from gpt4image.train.frozen_features import FrozenBackbone
 from support.drawings import COLOURS, SHAPES, draw
@@ -416,3 +417,10 @@ def test_unusable_texts_are_not_outliers(images, tmp_path, minilm, monkeypatch):
     report = check_descriptions(images, tmp_path)
     kinds = {finding.kind: finding.keys for finding in report.findings}
     assert not set(kinds.get("outlier", [])) & {*kinds["refusal"], *kinds["loop"], *kinds["empty"]}
+
+
+def test_retry_is_not_advised_for_requests_that_would_fail_again():
+    lasting, passing = "refused by the server (400)", "server error 500"
+    assert "retry_failed" not in advise_missing([lasting, lasting])
+    assert "2 of them would fail again" in advise_missing([lasting, passing, lasting])
+    assert "would fail again" not in advise_missing([passing, "never requested"])

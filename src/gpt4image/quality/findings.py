@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.records import MarkKind
+from gpt4image.llm.base import fails_again
 from gpt4image.quality.check_record import Finding, FindingItem, FindingKind, QualityReport
 from gpt4image.quality.checks.catalog import CHECKS, MISSING
 from gpt4image.quality.checks.context import Check, Flag
@@ -32,11 +34,21 @@ def make_findings(
     if collected.missing:
         images = [text for text, _ in collected.missing]
         missing = [Flag(at, reason) for at, (_, reason) in enumerate(collected.missing)]
-        findings = [_make_finding(MISSING, missing, images, classes, len(collected.wanted))]
+        check = replace(MISSING, advice=advise_missing([reason for _, reason in collected.missing]))
+        findings = [_make_finding(check, missing, images, classes, len(collected.wanted))]
     texts = collected.texts
     return findings + [
         _make_finding(check, flags[check.kind], texts, classes, len(texts)) for check in CHECKS if check.kind in flags
     ]
+
+
+def advise_missing(reasons: Sequence[str]) -> str:
+    """Return what to do about images without a text, for these reasons: what would fail again is not worth a retry."""
+    lasting = sum(map(fails_again, reasons))
+    again = "would fail again as they are: change the settings, the images or the server first."
+    if lasting == len(reasons):
+        return f"They {again}"
+    return f"{MISSING.advice} {lasting:,} of them {again}" if lasting else MISSING.advice
 
 
 def _make_finding(
@@ -44,7 +56,7 @@ def _make_finding(
 ) -> Finding:
     image_ids = sorted({texts[flag.at].image_id for flag in flags})
     # One image may lack several answers, each with its own reason; `missing` still counts it once.
-    count = len(image_ids) if check is MISSING else len(flags)
+    count = len(image_ids) if check.kind == MISSING.kind else len(flags)
     clearest = sorted(flags, key=lambda flag: (-flag.weight, flag.at))[:MAX_ITEMS]
     return Finding(
         kind=check.kind,
