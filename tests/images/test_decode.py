@@ -98,6 +98,22 @@ def test_transparent_value_of_sixteen_bit_grey_is_put_on_white():
     assert (shown == grey([[255, 187], [255, 1]])).all()
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_grey_of_sixteen_bits_whose_zero_is_white_is_inverted(bits):
+    values = np.linspace(0, 2**bits - 1, 64).round().astype(int).reshape(8, 8, 1)
+    shown = np.rint(values * (255 / (2**bits - 1)))
+    assert (pixels(wide_tiff(values, "<", packed=False, meaning=1)) == shown).all()
+    assert (
+        pixels(wide_tiff(values, "<", packed=True, meaning=0)) == np.rint(255 - values * (255 / (2**bits - 1)))
+    ).all()
+
+
+def test_transparent_value_does_not_widen_the_range_of_the_others():
+    values = np.array([[65535, 3000], [4095, 20]], np.uint16)
+    shown = pixels(encode(Image.fromarray(values), transparency=65535))
+    assert (shown == grey([[255, 187], [255, 1]])).all()
+
+
 def test_wide_integers_and_floats_are_scaled_by_their_range():
     integers = np.array([[-1000, 0], [0, 1000]], np.int32)
     assert (pixels(encode(Image.fromarray(integers), "TIFF")) == grey([[0, 128], [128, 255]])).all()
@@ -356,17 +372,22 @@ def test_fewer_bits_in_a_wider_file_keep_their_levels(bits, kind):
     assert len(np.unique(found)) == 256 and found.min() == 0 and found.max() == 255
 
 
-def wide_tiff(values, order, packed):
-    """Encode colour of 16 bits, [H, W, 3], as one strip in a byte order ("<" or ">")."""
+def wide_tiff(values, order, packed, meaning=2):
+    """Encode values of 16 bits, [H, W, 1 or 3], as one strip in a byte order ("<" or ">").
+
+    `meaning` 2 is colour; of grey, 0 and 1 say which of white and black the value 0 is.
+    """
     height, width, channels = values.shape
     data = values.astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if packed else data
     after = 8 + 2 + 10 * 12 + 4  # where the directory of ten entries ends: three depths follow, then the pixels
     longs = {256: width, 257: height, 273: after + 6, 278: height, 279: len(data)}
-    shorts = {259: 8 if packed else 1, 262: 2, 277: channels, 284: 1}
+    shorts = {259: 8 if packed else 1, 262: meaning, 277: channels, 284: 1}
     entries = {tag: struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in longs.items()}
     entries |= {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
     entries[258] = struct.pack(f"{order}HHII", 258, 3, 3, after)
+    if channels == 1:
+        entries[258] = struct.pack(f"{order}HHIHH", 258, 3, 1, 16, 0)
     start = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(entries))
     directory = b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
     return start + directory + struct.pack(f"{order}3H", 16, 16, 16) + data
@@ -388,6 +409,17 @@ def test_colour_of_fewer_bits_in_sixteen_keeps_its_levels(bits):
     assert (pixels(wide_png(values)) == expected).all()
     opaque = np.concatenate([values, np.full((32, 32, 1), 65535)], axis=2)
     assert (pixels(wide_png(opaque)) == expected).all()
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_transparent_colour_of_sixteen_bits_is_put_on_white(bits):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (16, 16, 3))
+    values[0, 0] = 2**bits - 1
+    expected = values >> 8 if bits == 16 else np.rint(values * (255 / (2**bits - 1)))
+    for transparent in (values[5, 5].copy(), np.array([65535, 65535, 0])):  # the latter lies beyond 12 bits
+        values[5, 5], expected[5, 5] = transparent, 255
+        assert (pixels(wide_png(values, transparent)) == expected).all()
+    assert (pixels(wide_png(values[:1] * 0, (0, 0, 0))) == 255).all()
 
 
 def test_grey_of_twelve_bits_beside_alpha_keeps_its_levels():

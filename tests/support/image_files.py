@@ -78,8 +78,11 @@ def raw_tar(path, members):
     return path
 
 
-def wide_png(values):
-    """Encode grey and alpha, colour, or colour and alpha of 16 bits, [H, W, 2 to 4], which Pillow cannot write."""
+def wide_png(values, transparent=None):
+    """Encode grey and alpha, colour, or colour and alpha of 16 bits, [H, W, 2 to 4], which Pillow cannot write.
+
+    Of colour without alpha, one value [3] may stand for transparent.
+    """
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -88,4 +91,5 @@ def wide_png(values):
     header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    start += b"" if transparent is None else chunk(b"tRNS", struct.pack(">3H", *transparent))
     return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

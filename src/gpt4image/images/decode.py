@@ -49,6 +49,8 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_PHOTOMETRIC_TAG = 0x0106  # of TIFF: 0 if the value 0 is white
+_WHITE_IS_ZERO = "white is zero"  # in an image's info, which outlives turning
 _JPEG_MARKS = (b"Exif", b"tiff:Orientation", b"MPF")  # what may turn a picture, or holds several
 
 
@@ -197,6 +199,8 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
     _check_size(*image.size, name, max_pixels)
     brighten_wide_colour(image, data)
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0:
+        image.info[_WHITE_IS_ZERO] = True  # Pillow inverts grey of up to 8 bits only
     return image
 
 
@@ -252,7 +256,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return grey_to_rgb(np.asarray(image), image.info.get("transparency"))
+        inverted = image.info.get(_WHITE_IS_ZERO, False)
+        return grey_to_rgb(np.asarray(image), image.info.get("transparency"), white_is_zero=inverted)
     if image.mode in ("CMYK", "LAB"):
         return _profiled_to_rgb(image)
     if image.mode == "La":  # premultiplied alpha, which Pillow converts to LA only

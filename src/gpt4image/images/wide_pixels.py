@@ -21,18 +21,26 @@ _DARK = 63  # the largest upper byte of 14 bits
 
 
 def brighten_wide_colour(image: Image.Image, data: bytes) -> None:
-    """Scale colour of 8 to 14 bits in a 16-bit file, of which Pillow keeps the upper, nearly black bytes."""
+    """Scale colour of 8 to 14 bits in a 16-bit file, of which Pillow keeps the upper, nearly black bytes.
+
+    A colour of 16 bits that stands for transparent becomes white; Pillow would look for its lower bytes.
+    """
     from PIL import Image, ImageFile
 
     if not isinstance(image, ImageFile.ImageFile) or (read := _wide_colour_reader(image)) is None:
         return
     image.load()
     high = np.asarray(image)
-    if high[..., :3].max() > _DARK:
+    transparent = image.info.pop("transparency", None)
+    if transparent is None and high[..., :3].max() > _DARK:
         return
     values = read(data, high)
-    scaled = np.rint(values * (255 / _range(values)[1])).astype(np.uint8)
-    image.paste(Image.fromarray(np.concatenate([scaled, high[..., 3:]], axis=2)))
+    shown = np.ones(high.shape[:2], dtype=bool) if transparent is None else (values != transparent).any(axis=2)
+    colour = high[..., :3]
+    if colour[shown].max(initial=0) <= _DARK:
+        colour = np.rint(values * (255 / _range(values[shown])[1])).clip(0, 255).astype(np.uint8)
+    pixels = np.concatenate([np.where(shown[..., None], colour, np.uint8(255)), high[..., 3:]], axis=2)
+    image.paste(Image.fromarray(pixels))
 
 
 def _wide_colour_reader(image: ImageFile.ImageFile) -> Callable[[bytes, np.ndarray], np.ndarray] | None:
@@ -88,12 +96,14 @@ def _read_ppm(data: bytes, high: np.ndarray, *, offset: int, plain: bool) -> np.
     return values.reshape(high.shape)
 
 
-def grey_to_rgb(values: np.ndarray, transparent: int | None) -> Image.Image:
+def grey_to_rgb(values: np.ndarray, transparent: int | None, *, white_is_zero: bool = False) -> Image.Image:
     """Scale grey values of more than 8 bits, shape [H, W], to 8-bit RGB; one value may stand for transparent."""
     from PIL import Image
 
-    low, high = _range(values)
+    low, high = _range(values if transparent is None else values[values != transparent])
     scaled = (np.clip(np.nan_to_num(values.astype(np.float64), nan=low), low, high) - low) * (255 / (high - low))
+    if white_is_zero:
+        scaled = 255 - scaled
     if transparent is not None:
         scaled[values == transparent] = 255
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
