@@ -32,6 +32,8 @@ def body(content: str | None = "A cat.", reason: str = "stop", usage: Any = None
         "◁think▷A cat?◁/think▷A cat.",
         "<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A cat.",
         "<seed:think>A cat?</seed:think>A cat.",
+        "<mm:think>A cat?</mm:think>A cat.",
+        "<inner_thoughts>A cat?</inner_thoughts>A cat.",
         "<analysis>A cat?</analysis>\nA cat.",
         "<think>\nA cat?\n</think>\n<answer>\nA cat.</answer>",
         "<think>A cat?</think><|begin_of_box|>A cat.<|end_of_box|>",
@@ -50,7 +52,9 @@ def test_thinking_before_the_answer_is_stripped(content):
     assert ChatAnswer(content, "stop", 1, 1).text == "A cat."  # as conversations repeat older answers
 
 
-@pytest.mark.parametrize("end", ["</s>", "<|im_end|>", "<|eot_id|>\n", "<end_of_turn>\n<eos>", " <|endoftext|>"])
+@pytest.mark.parametrize(
+    "end", ["</s>", "<|im_end|>", "<|eot_id|>\n", "<end_of_turn>\n<eos>", " <|endoftext|>", "<|END_OF_TURN_TOKEN|>"]
+)
 def test_marks_of_the_end_of_a_turn_are_no_part_of_the_text(end):
     assert read_answer(body(f"A cat.{end}")).text == "A cat."
     assert read_answer(body(f"A sign with {end.strip()} on it.")).text == f"A sign with {end.strip()} on it."

@@ -7,8 +7,8 @@ import re
 # Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; Sky-T1; Gemma;
 # channels of gpt-oss.
 NAMES = (
-    "(?:seed:)?think|(?:ant_)?thinking|thinking_process|thoughts?|reason|reasoning|analysis|scratchpad|reflection|"
-    "inner_monologue"
+    r"(?:\w{1,12}:)?think|(?:ant_)?thinking|thinking_process|thoughts?|thought_process|reason|reasoning|analysis|"
+    "scratchpad|reflection|planning|(?:inner|internal)_(?:monologue|thoughts?)|chain_of_thought|cot"
 )
 CHANNEL = r"(?:<\|start\|>assistant)?<\|channel\|>"
 OPEN = re.compile(
@@ -32,7 +32,14 @@ BOX = re.compile(r"<\|(?:begin|end)_of_(?:box|solution)\|>")
 # What ends a turn in chat templates: a server that does not know the model's own one sends it as text.
 ENDS_OF_TURN = (
     *("<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>"),
-    *("</s>", "<eos>", "<end_of_turn>"),
+    *(
+        "</s>",
+        "<eos>",
+        "<end_of_turn>",
+        "<|eom_id|>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    ),
 )
 
 
