@@ -164,11 +164,11 @@ class DescribeCheck(OutputOptions):
 
 def show_advice(advice: Advice, *, short: bool = False) -> None:
     """Print advice with its command, and what it rests on unless short."""
-    from gpt4image.core.console import show, write
+    from gpt4image.core.console import show, write_command
 
     head, rest = advice.lines()
     show("\n".join(head))
-    write(f"  {advice.command}")
+    write_command(advice.command)
     if not short:
         show("\n".join(rest))
 
