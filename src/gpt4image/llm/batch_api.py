@@ -299,7 +299,7 @@ def read_report(batch: Json) -> BatchReport:
         for kind in ("completed", "failed")
     )
     names = ("completed_at", "failed_at", "expired_at", "cancelled_at")
-    ends = [found for name in names if (found := time_in(batch, name)) is not None]
+    ends = [end for name in names if (end := time_in(batch, name)) is not None]
     start = time_in(batch, "created_at")
     errors = batch.get("errors")
     problems = mappings(errors.get("data")) if isinstance(errors, Mapping) else []

@@ -194,9 +194,9 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
             return f"{said}: {server_message(raw)}"
         case Mapping():
             fields = {str(name).casefold(): value for name, value in body.items()}
-            said = dict.fromkeys(filter(None, (server_message(fields.get(name)) for name in MESSAGE_FIELDS)))
+            messages = dict.fromkeys(filter(None, (server_message(fields.get(name)) for name in MESSAGE_FIELDS)))
             kind = isinstance(fields.get("error"), str)  # such as Bad Request, before the words
-            return ": ".join(list(said)[: 1 + kind])
+            return ": ".join(list(messages)[: 1 + kind])
         case list():
             return "; ".join(filter(None, map(server_message, body)))
     return ""
