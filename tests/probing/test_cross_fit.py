@@ -6,7 +6,9 @@ from sklearn.linear_model import LogisticRegression
 
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.probing import cross_fit as crossfit
-from gpt4image.probing.cross_fit import STRENGTHS, Fitter, Refits, choose_strengths, cross_fit
+from gpt4image.probing import fitter as fitting
+from gpt4image.probing.cross_fit import STRENGTHS, Refits, choose_strengths, cross_fit
+from gpt4image.probing.fitter import Fits, Fitter
 from gpt4image.probing.logistic_regression import standardise
 
 CLASSES = ("a", "b", "c", "d")
@@ -27,13 +29,13 @@ def informative_vectors(labels, width=16, seed=0):
 def seen(monkeypatch):
     """Record the rows that each model was fitted to."""
     rows_of_models = []
-    fit = crossfit.fit_softmax_regression
+    fit = fitting.fit_softmax_regression
 
     def record(*arguments, rows, **settings):
         rows_of_models.append(rows)
         return fit(*arguments, rows=rows, **settings)
 
-    monkeypatch.setattr(crossfit, "fit_softmax_regression", record)
+    monkeypatch.setattr(fitting, "fit_softmax_regression", record)
     return rows_of_models
 
 
@@ -53,7 +55,7 @@ def test_random_labels_are_predicted_at_chance_level():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 4, 300)
     vectors = random_vectors(300, width=300)
-    model = crossfit.fit_softmax_regression(vectors, labels, 4, strength=30)
+    model = fitting.fit_softmax_regression(vectors, labels, 4, strength=30)
     assert (model.log_probabilities(vectors).argmax(axis=1) == labels).mean() == 1
     found = cross_fit(vectors, labels, np.arange(300), 4, strength=30, folds=3)
     assert found.quality.accuracy < 0.33
@@ -250,3 +252,47 @@ def test_self_training_learns_from_sure_guesses_alone(seen):
     sure = np.exp(first.log_probabilities(vectors[20:]).max(axis=1)) > 0.6
     assert 0 < sure.sum() < 280
     assert set(seen[-1].tolist()) == {*range(20), *(20 + np.flatnonzero(sure)).tolist()}
+
+
+def test_fits_are_shared_and_begin_where_those_of_another_strength_ended(seen):
+    labels = np.random.default_rng(0).integers(0, 4, 200)
+    vectors, known = informative_vectors(labels), Fits()
+    fitter, alone = Fitter(vectors, labels, 4, 1e-7, fits=known), Fitter(vectors, labels, 4, 1e-7)
+    rows, others = np.arange(150), np.arange(50, 200)
+    first = fitter.fit(rows, 3.0)
+    assert fitter.fit(rows, 3.0) is first and len(seen) == 1
+    assert fitter.latest(rows) is first and fitter.latest(others) is None
+    weaker, cold = fitter.fit(rows, 5.0), alone.fit(rows, 5.0)
+    assert weaker.model.steps < cold.model.steps
+    np.testing.assert_allclose(weaker.log_probabilities(vectors), cold.log_probabilities(vectors), atol=1e-3)
+    changed = np.where(np.arange(200) == 7, (labels + 1) % 4, labels)
+    assert Fitter(vectors, changed, 4, 1e-7, fits=known).fit(rows, 3.0) is not first
+
+
+def test_oldest_fits_are_forgotten(monkeypatch):
+    labels = np.random.default_rng(0).integers(0, 4, 60)
+    vectors = informative_vectors(labels)
+    monkeypatch.setattr(fitting, "MOST_KEPT", 2 * 4 * 16 * 8)  # two models
+    fitter, parts = Fitter(vectors, labels, 4, fits=Fits()), [np.arange(n, 60) for n in range(3)]
+    for rows in parts:
+        fitter.fit(rows, 3.0)
+    assert [fitter.latest(rows) is None for rows in parts] == [True, False, False]
+
+
+def test_refits_that_begin_with_the_last_model_end_like_fits_from_the_start(monkeypatch):
+    true = np.random.default_rng(0).integers(0, 4, 400)
+    labels = np.where(np.random.default_rng(1).random(400) < 0.3, (true + 1) % 4, true)
+    labels[300:] = -1
+    vectors = informative_vectors(true)
+
+    def found():
+        refits = Refits(trims=3, trimmed=0.5, rounds=2)
+        return cross_fit(vectors, labels, np.arange(400), 4, folds=3, refits=refits, tolerance=1e-7)
+
+    monkeypatch.setattr(crossfit, "RANKING", 1e-7)  # so that both leave out the same rows
+    begun = found()
+    fit = fitting.fit_softmax_regression
+    monkeypatch.setattr(
+        fitting, "fit_softmax_regression", lambda *given, **more: fit(*given, **{**more, "start": None})
+    )
+    np.testing.assert_allclose(np.exp(begun.logits), np.exp(found().logits), atol=2e-3)

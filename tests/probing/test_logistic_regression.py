@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.probing import logistic_regression
-from gpt4image.probing.logistic_regression import _Objective, fit_softmax_regression, standardise
+from gpt4image.probing.logistic_regression import _Objective, _Span, fit_softmax_regression, standardise, turn_to_axes
 
 
 def make_data(rows=400, width=12, classes=4, seed=0):
@@ -178,3 +178,49 @@ def test_standardised_vectors_have_mean_0_and_mean_squared_length_1():
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
     assert (found.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1, rel=1e-6)
     assert not standardise(np.ones((5, 3))).any()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_few_wide_vectors_are_fitted_in_the_space_that_they_span(monkeypatch, classes):
+    generator = np.random.default_rng(0)
+    labels = np.append(np.arange(classes), generator.integers(0, classes, 26))
+    vectors = generator.normal(size=(40, 300)) + 3
+    vectors[20:25] = vectors[10:15]  # so that they span less than their number
+    settings = {"strength": 2.0, "rows": np.arange(5, 35), "tolerance": 1e-9, "device": "cpu"}
+    labels = np.append(np.zeros(5, int), np.append(labels, np.zeros(5, int)))
+    model = fit_softmax_regression(vectors, labels, classes, **settings)
+    monkeypatch.setattr(logistic_regression, "SPANNED", 0)
+    whole = fit_softmax_regression(vectors, labels, classes, **settings)
+    np.testing.assert_allclose(model.weights, whole.weights, atol=1e-5)
+    np.testing.assert_allclose(model.bias, whole.bias, atol=1e-4)
+    assert _Span.of(vectors, np.arange(30), classes) is None
+    begun = fit_softmax_regression(vectors, labels, classes, **{**settings, "start": model})
+    assert begun.steps <= 1
+
+
+def test_vectors_along_their_axes_give_the_same_answers():
+    generator = np.random.default_rng(0)
+    vectors = (generator.normal(size=(120, 20)) @ generator.normal(size=(20, 50)) + 4).astype(np.float32)  # rank 20
+    labels = generator.integers(0, 3, 120)
+    turned = turn_to_axes(vectors)
+    assert turned.dtype == np.float32 and turned.shape == (120, 20)
+    covariance = np.cov(turned.T.astype(np.float64))
+    np.testing.assert_allclose(covariance - np.diag(np.diag(covariance)), 0, atol=1e-4 * covariance[0, 0])
+    assert (np.diff(np.diag(covariance)) <= 0).all()
+    centred = vectors - vectors.mean(axis=0)
+    np.testing.assert_allclose(turned @ turned.T, centred @ centred.T, rtol=1e-3, atol=1e-2)
+    rows = np.arange(90)
+    one, other = (fit_softmax_regression(each, labels, 3, rows=rows, tolerance=1e-9) for each in (vectors, turned))
+    np.testing.assert_allclose(probabilities(one, vectors), probabilities(other, turned), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [10, 30])
+def test_axes_of_equal_vectors_and_of_few_wide_ones(rows):
+    same = turn_to_axes(np.ones((rows, 20)))
+    assert same.shape == (rows, 1) and not same.any()
+    vectors = np.random.default_rng(0).normal(size=(rows, 20))
+    turned, centred = turn_to_axes(vectors), vectors - vectors.mean(axis=0)
+    assert turned.shape == (rows, min(rows - 1, 20))
+    np.testing.assert_allclose(turned @ turned.T, centred @ centred.T, atol=1e-4)
+    vectors[3, 4] = np.nan
+    assert np.isnan(turn_to_axes(vectors)[3, 4])  # the fit refuses it

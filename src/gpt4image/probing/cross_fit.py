@@ -10,13 +10,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_softmax
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.probing.calibration import LabelQuality, blocks, fit_temperature, measure_quality
+from gpt4image.probing.fitter import Fits, Fitter, PartialModel
 from gpt4image.probing.folds import FOLDS, grouped_folds, number
-from gpt4image.probing.logistic_regression import TOLERANCE, SoftmaxRegression, fit_softmax_regression
+from gpt4image.probing.logistic_regression import TOLERANCE
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,7 @@ def cross_fit(
     examples: np.ndarray | None = None,
     prior: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
     refits: Refits | None = None,
+    fits: Fits | None = None,
 ) -> CrossFit:
     """Predict each row by a softmax regression fitted to the folds that hold neither the row nor its group.
 
@@ -85,6 +86,7 @@ def cross_fit(
         prior: added to every model's log-probabilities, float [N, C], such as the likeness to the classes' names; or a
             function of a model's labelled rows, int64 [n], that returns it.
         refits: how each fold's model is fitted again after looking at all rows; default not at all.
+        fits: models of the same vectors and tolerance that were fitted already; default new ones.
 
     Raises:
         ConfigError: fewer than two folds, arrays of different lengths, or a label beyond the classes.
@@ -94,20 +96,22 @@ def cross_fit(
     check_arguments(vectors, judged, groups, classes, folds)
     fold_of = deal_out(judged, groups, folds, seed)
     known, unseen = np.flatnonzero(labels >= 0), np.flatnonzero(fold_of < 0)
+    strengths = [strength] if isinstance(strength, int | float) else strength
     used = np.unique(fold_of[judged >= 0]).tolist()  # fewer than `folds` where there are few groups
-    fitter = Fitter(vectors, labels, classes, tolerance, device, None if callable(prior) else prior)
+    fits = fits or (Fits() if len(strengths) > 1 else None)
+    fitter = Fitter(vectors, labels, classes, tolerance, device, None if callable(prior) else prior, fits)
     logits = np.empty((len(labels), classes), dtype=np.float32) if out is None else out
     logits[unseen] = 0
-    strengths = [strength] if isinstance(strength, int | float) else strength
     trials = math.comb(len(used), 2) * len(strengths) if len(strengths) > 1 else 0
     with console.progress(title, trials + len(used)) as meter:
         chosen = choose_strengths(fitter, fold_of, used, strengths, meter.advance)
         for fold in used:
             train = known[fold_of[known] != fold]
             fitter = replace(fitter, prior=prior(train)) if callable(prior) else fitter
-            model = fitter.fit(train, chosen[fold])
-            if refits is not None:
-                model = refits.refit(fitter, model, train, groups, chosen[fold], seed)
+            if refits is None:
+                model = fitter.fit(train, chosen[fold])
+            else:
+                model = refits.refit(fitter, None, train, groups, chosen[fold], seed)
             for rows in blocks(np.flatnonzero(fold_of == fold)):
                 logits[rows] = fitter.predict(model, rows)
             for rows in blocks(unseen):
@@ -179,49 +183,6 @@ def choose_strengths(
 
 
 @dataclass(frozen=True)
-class Fitter:
-    """Fits models to some of the rows.
-
-    Attributes:
-        vectors: float [N, D].
-        labels: int [N], -1 for none.
-        classes: number C of classes.
-        tolerance: precision of the fits.
-        device: device of the fits.
-        prior: added to the models' log-probabilities, float [N, C].
-    """
-
-    vectors: np.ndarray
-    labels: np.ndarray
-    classes: int
-    tolerance: float = TOLERANCE
-    device: torch.device | str | None = None
-    prior: np.ndarray | None = None
-
-    def fit(self, rows: np.ndarray, strength: float) -> PartialModel:
-        """Fit a model of the classes that occur among some labelled rows, int64 [n]."""
-        seen = np.unique(self.labels[rows])
-        places = np.searchsorted(seen, self.labels)  # the class's column in the model; meaningless outside `rows`
-        model = fit_softmax_regression(
-            self.vectors,
-            places,
-            len(seen),
-            strength=strength,
-            rows=rows,
-            tolerance=self.tolerance,
-            device=self.device,
-        )
-        return PartialModel(model, seen, self.classes, len(rows))
-
-    def predict(self, model: PartialModel, rows: np.ndarray) -> np.ndarray:
-        """Return a model's log-probabilities for some rows [B], with the prior, float32 [B, C]."""
-        found = model.log_probabilities(self.vectors[rows])
-        if self.prior is None:
-            return found
-        return np.asarray(log_softmax(found + self.prior[rows], axis=1), dtype=np.float32)
-
-
-@dataclass(frozen=True)
 class Refits:
     """How a model is fitted again: without the labels that it doubts, and with its own labels for other rows.
 
@@ -240,7 +201,13 @@ class Refits:
     sure: float = 0.7
 
     def refit(
-        self, fitter: Fitter, model: PartialModel, train: np.ndarray, groups: np.ndarray, strength: float, seed: int
+        self,
+        fitter: Fitter,
+        model: PartialModel | None,
+        train: np.ndarray,
+        groups: np.ndarray,
+        strength: float,
+        seed: int,
     ) -> PartialModel:
         """Return the last of the fits.
 
@@ -249,7 +216,7 @@ class Refits:
 
         Args:
             fitter: fits the models.
-            model: model of all of `train`.
+            model: model of all of `train`, to begin with; None to fit one if it is needed.
             train: labelled rows to learn from, int64 [n].
             groups: leakage groups of all rows, int [N].
             strength: inverse strength of the regularisation.
@@ -257,18 +224,26 @@ class Refits:
         """
         trusted = self.trusted(fitter, train, groups, strength, seed)
         if self.trims:
-            model = fitter.fit(trusted, strength)
-        return self.self_train(fitter, partial(fitter.predict, model), trusted, strength) if self.rounds else model
+            model = fitter.fit(trusted, strength, model or fitter.latest(train))
+        elif model is None:
+            model = fitter.fit(train, strength)
+        guess = partial(fitter.predict, model)
+        return self.self_train(fitter, guess, trusted, strength, model) if self.rounds else model
 
     def trusted(self, fitter: Fitter, train: np.ndarray, groups: np.ndarray, strength: float, seed: int) -> np.ndarray:
         """Return the rows of `train` [n] whose labels are not trimmed, int64 [m]; arguments as for `refit`."""
-        kept = train
+        kept, models = train, dict[int, PartialModel]()
         for _ in range(self.trims):
-            kept = self._trust(fitter, train, kept, groups, strength, seed)
+            kept = self._trust(fitter, train, kept, groups, strength, seed, models)
         return kept
 
     def self_train(
-        self, fitter: Fitter, guess: Callable[[np.ndarray], np.ndarray], trusted: np.ndarray, strength: float
+        self,
+        fitter: Fitter,
+        guess: Callable[[np.ndarray], np.ndarray],
+        trusted: np.ndarray,
+        strength: float,
+        model: PartialModel | None = None,
     ) -> PartialModel:
         """Fit models to some rows' labels and to the guesses for all others that are sure enough, and guess again.
 
@@ -277,6 +252,7 @@ class Refits:
             guess: returns log-probabilities of some rows, [B] to [B, C]; those of the last model after the first round.
             trusted: rows whose labels are used, int64 [n].
             strength: inverse strength of the regularisation.
+            model: model that guesses first, if it is one: fits begin with the last.
         """
         others = np.setdiff1d(np.arange(len(fitter.labels)), trusted)
         for _ in range(self.rounds):
@@ -284,8 +260,10 @@ class Refits:
             sure = guessed.max(axis=1) > math.log(self.sure)
             labels = fitter.labels.copy()
             labels[others[sure]] = guessed[sure].argmax(axis=1)
-            model = replace(fitter, labels=labels).fit(np.concatenate([trusted, others[sure]]), strength)
+            alone = replace(fitter, labels=labels, fits=None)
+            model = alone.fit(np.concatenate([trusted, others[sure]]), strength, model)
             guess = partial(fitter.predict, model)
+        assert model is not None
         return model
 
     def _trust(
@@ -296,15 +274,20 @@ class Refits:
         groups: np.ndarray,
         strength: float,
         seed: int,
+        models: dict[int, PartialModel] | None = None,
     ) -> np.ndarray:
-        """Return the rows of `train` [n] that models fitted to the trusted rows of other folds believe most."""
+        """Return the rows of `train` [n] that models fitted to the trusted rows of other folds believe most.
+
+        `models` are those of the last trim by fold, to begin with, and become those of this one.
+        """
         labels = fitter.labels[train]
         fold_of = deal_out(labels, groups[train], FOLDS, seed)
         believed = np.empty(len(train))  # log-probability of the given label
         is_trusted = np.isin(train, trusted)
-        quick = replace(fitter, tolerance=max(fitter.tolerance, RANKING))
+        quick = replace(fitter, tolerance=max(fitter.tolerance, RANKING), fits=None)
+        models = {} if models is None else models
         for fold in np.unique(fold_of).tolist():
-            model = quick.fit(train[(fold_of != fold) & is_trusted], strength)
+            model = models[fold] = quick.fit(train[(fold_of != fold) & is_trusted], strength, models.get(fold))
             for places in blocks(np.flatnonzero(fold_of == fold)):
                 found = fitter.predict(model, train[places])
                 believed[places] = found[np.arange(len(places)), labels[places]]
@@ -314,30 +297,3 @@ class Refits:
             doubtful = int(self.trimmed * len(of_class))
             kept[of_class[np.argsort(believed[of_class], kind="stable")[doubtful:]]] = True
         return train[kept]
-
-
-@dataclass(frozen=True)
-class PartialModel:
-    """A model of some of the classes.
-
-    Attributes:
-        model: model of the classes that it has seen.
-        seen: numbers of these, int64 [S], sorted.
-        classes: number C of all classes.
-        rows: number n of training rows.
-    """
-
-    model: SoftmaxRegression
-    seen: np.ndarray
-    classes: int
-    rows: int
-
-    def log_probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Return log-probabilities of vectors [B, D] for all classes, float32 [B, C]."""
-        absent = self.classes - len(self.seen)
-        known = self.model.log_probabilities(vectors)  # [B, S]
-        if not absent:
-            return known
-        whole = np.full((len(vectors), self.classes), -np.log((self.rows + 1) * absent), dtype=np.float32)
-        whole[:, self.seen] = known + np.log(self.rows / (self.rows + 1))
-        return whole

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy import stats
-from scipy.special import expit, log_expit, log_softmax, logsumexp
+from scipy.special import expit, log_expit, log_softmax
 
 from gpt4image.probing.folds import number
 from gpt4image.probing.intervals import CONFIDENCE, Interval
@@ -20,6 +20,7 @@ RESAMPLES = 40
 FITTED_ON = 20_000  # rows of the fit; a random sample where there are more
 MOST_CLASSES = 200  # beyond, all errors of a class are taken to be equally likely
 LOG_CEILING = 30.0  # of the weights' logarithms: a line search may ask far beyond any weight of use
+TINY = 1e-300  # least likelihood of a label, likewise
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,13 @@ class _Likelihood:
         Fisher's identity the slopes are expectations under the posterior s.
         """
         weights = np.exp(np.minimum(log_weights, LOG_CEILING))
-        log_q = log_softmax(np.tensordot(weights, self.classifiers, 1), axis=1)  # [N, C]
-        joint = log_q + transition.T[self.labels]
-        likelihood = logsumexp(joint, axis=1)
-        posterior = np.exp(joint - likelihood[:, None]) * self.counts[:, None]
-        surplus = posterior - np.exp(log_q) * self.counts[:, None]
+        shares = np.tensordot(weights, self.classifiers, 1)  # [N, C], in place from log q to q
+        shares -= shares.max(axis=1, keepdims=True)
+        np.exp(shares, out=shares)
+        shares /= shares.sum(axis=1, keepdims=True)
+        joint = shares * np.exp(transition).T[self.labels]
+        likelihood = np.maximum(joint.sum(axis=1), TINY)
+        posterior = joint * (self.counts / likelihood)[:, None]
+        surplus = posterior - shares * self.counts[:, None]
         slopes = weights * np.einsum("nc,mnc->m", surplus, self.classifiers)
-        return float(self.counts @ likelihood), slopes, posterior.T @ self.one_hot
+        return float(self.counts @ np.log(likelihood)), slopes, posterior.T @ self.one_hot

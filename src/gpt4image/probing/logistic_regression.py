@@ -23,6 +23,9 @@ CHUNK = {"cpu": 2**20, "cuda": 2**25}  # numbers in a chunk's vectors and logits
 KEPT = 2**27  # bytes of vectors that may stay in memory from pass to pass
 SAMPLE = 8  # rows for each of the D numbers of a vector that the covariance is estimated from
 WIDE = 8  # D**2 per row and class, up to which finding the axes of the covariance takes less time than it saves
+SPANNED = 120  # passes of a fit that finding the space which few vectors span may cost, about
+NULL = 1e-12  # share of the largest variance below which vectors do not vary along an axis
+ROTATED = 8192  # rows at a time
 TOLERANCE = 1e-7  # largest slope of the mean loss, in any coordinate of `_Axes`, at which a fit has settled
 MOST_STEPS = 1000
 
@@ -58,6 +61,7 @@ def fit_softmax_regression(
     rows: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
     device: torch.device | str | None = None,
+    start: SoftmaxRegression | None = None,
 ) -> SoftmaxRegression:
     """Fit a multinomial logistic regression with L2 regularisation.
 
@@ -70,7 +74,8 @@ def fit_softmax_regression(
     rows of W instead, which costs half as much: there its C is 2 * strength. The bias is not regularised, so centring
     the vectors, done for speed, does not change the result. The steps are L-BFGS's (Liu and Nocedal, "On the limited
     memory BFGS method", 1989), in coordinates in which the loss curves about equally in all directions; each sees all
-    rows, in float64. The same input on the same device gives the same result.
+    rows, in float64. Few wide vectors are fitted in the space that they span (`_Span`). The same input on the same
+    device gives the same result.
 
     Args:
         vectors: float [M, D] of any precision; may be a memory map.
@@ -81,34 +86,42 @@ def fit_softmax_regression(
         tolerance: largest slope of the mean loss at which the fit stops. 1e-4 takes about half the steps and gives
             probabilities within 0.005, enough to tell which class is the likeliest.
         device: device of the computation; default a GPU if there is one.
+        start: model of the same classes to begin with, such as one of another strength; it affects speed only.
 
     Raises:
         ConfigError: `strength` is not above 0, or there is no row.
         StoreError: vectors hold values that are not finite.
     """
-    from scipy.optimize import minimize
-
     rows = np.arange(len(vectors)) if rows is None else rows
     if not (strength > 0 and math.isfinite(strength)) or not len(rows):
         raise ConfigError(
             f"A classifier needs a strength above 0 and at least one row, not {strength} and {len(rows)}."
         )
     with fitting_threads(len(rows) * vectors.shape[1] * classes):
-        objective = _Objective(vectors, labels, rows, classes, strength, device)
-        axes = _Axes.of(objective)
+        span = _Span.of(vectors, rows, classes)
+        if span is None:
+            return _minimise(_Objective(vectors, labels, rows, classes, strength, device), tolerance, start)
+        objective = _Objective(span.places, labels[rows], np.arange(len(rows)), classes, strength, device)
+        return span.model(_minimise(objective, tolerance, start and span.inside(start)))
 
-        def measure(coordinates: np.ndarray) -> tuple[float, np.ndarray]:
-            loss, slopes = objective(axes.weights(coordinates))
-            return loss, axes.slopes(slopes)
 
-        found = minimize(
-            measure,
-            axes.coordinates(objective.start()),
-            jac=True,
-            method="L-BFGS-B",
-            options={"gtol": tolerance, "ftol": 0, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
-        )
-    solution = axes.weights(found.x).reshape(classes, -1)
+def _minimise(objective: _Objective, tolerance: float, start: SoftmaxRegression | None) -> SoftmaxRegression:
+    from scipy.optimize import minimize
+
+    axes = _Axes.of(objective)
+
+    def measure(coordinates: np.ndarray) -> tuple[float, np.ndarray]:
+        loss, slopes = objective(axes.weights(coordinates))
+        return loss, axes.slopes(slopes)
+
+    found = minimize(
+        measure,
+        axes.coordinates(objective.start(start)),
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": tolerance, "ftol": 0, "maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS},
+    )
+    solution = axes.weights(found.x).reshape(objective.classes, -1)
     weights = np.array(solution[:, :-1])
     return SoftmaxRegression(weights, solution[:, -1] - weights @ objective.mean, int(found.nit))
 
@@ -178,8 +191,11 @@ class _Objective:
         counts = np.bincount(self._labels[self.rows], minlength=self.classes)
         return np.asarray(np.maximum(counts, 0.5) / len(self.rows))
 
-    def start(self) -> np.ndarray:
-        """Return the first weights, flattened: 0, with the logarithms of the classes' shares as bias."""
+    def start(self, model: SoftmaxRegression | None = None) -> np.ndarray:
+        """Return the first weights, flattened: a model's, or 0, with the logarithms of the classes' shares as bias."""
+        if model is not None:
+            bias = model.bias + model.weights @ self.mean  # the vectors are centred here
+            return np.column_stack([model.weights, bias]).ravel()
         weights = np.zeros((self.classes, self.width + 1))
         weights[:, -1] = np.log(self.shares())
         return weights.ravel()
@@ -275,6 +291,85 @@ class _Axes:
         weights = flat.reshape(self.scales.shape)
         turned = weights[:, :-1] @ (self.turn.T if back else self.turn)
         return np.concatenate([turned, weights[:, -1:]], axis=1).ravel()
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Few vectors in the space that they span, along the axes of their covariance.
+
+    The n vectors x_i with mean m are m + V z_i, where V [D, R] has R < n orthonormal columns. The penalty leaves W
+    nothing outside of that space (the representer theorem; Kimeldorf and Wahba, 1971), so the fit to all z_i, whose
+    weights are W V, gives the same answers. V and z_i come from the eigenvectors of the n x n inner products.
+
+    Attributes:
+        places: z_i, float64 [n, R].
+        axes: V, float64 [D, R].
+        mean: m, float64 [D].
+    """
+
+    places: np.ndarray
+    axes: np.ndarray
+    mean: np.ndarray
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, rows: np.ndarray, classes: int) -> _Span | None:
+        """Find the space of some vectors; None where that would take longer than it saves."""
+        count, width = len(rows), vectors.shape[1]
+        if count >= width or count * (width + 9 * count) > SPANNED * width * classes:
+            return None
+        chosen = np.asarray(vectors[rows], dtype=np.float64)
+        mean = chosen.mean(axis=0)
+        if not np.isfinite(mean).all():
+            return None  # the fit says so
+        chosen -= mean
+        spread, turned = _main_axes(chosen @ chosen.T)
+        places = turned * np.sqrt(spread)
+        return cls(places, chosen.T @ (turned / np.sqrt(spread)), mean)
+
+    def inside(self, model: SoftmaxRegression) -> SoftmaxRegression:
+        """Return the part of a model that this space sees."""
+        return SoftmaxRegression(model.weights @ self.axes, model.bias + model.weights @ self.mean, model.steps)
+
+    def model(self, inside: SoftmaxRegression) -> SoftmaxRegression:
+        """Return a model of this space as one of the vectors."""
+        weights = inside.weights @ self.axes.T
+        return SoftmaxRegression(weights, inside.bias - weights @ self.mean, inside.steps)
+
+
+def turn_to_axes(vectors: np.ndarray) -> np.ndarray:
+    """Centre vectors [N, D] and turn them to the axes of their covariance, float32 [N, R] with R <= D and R <= N.
+
+    Directions in which they do not vary are left out. A softmax regression gives the same answers for them, because
+    neither its penalty nor its bias depends on the axes and the centre; but L-BFGS takes fewer steps, for the loss
+    curves along the axes. So it pays before many fits to parts of the vectors.
+    """
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        return np.asarray(vectors, dtype=np.float32)  # the fit says so
+    if len(vectors) <= vectors.shape[1]:
+        centred = vectors - mean
+        spread, turned = _main_axes(centred @ centred.T)
+        return np.asarray(turned * np.sqrt(spread), dtype=np.float32)
+    covariance = np.zeros((vectors.shape[1], vectors.shape[1]))
+    parts = [slice(start, start + ROTATED) for start in range(0, len(vectors), ROTATED)]
+    for part in parts:
+        centred = vectors[part] - mean
+        covariance += centred.T @ centred
+    axes = _main_axes(covariance)[1]
+    turned = np.empty((len(vectors), axes.shape[1]), dtype=np.float32)
+    for part in parts:
+        turned[part] = (vectors[part] - mean) @ axes
+    return turned
+
+
+def _main_axes(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues [R] of a matrix of inner products, the largest first, and its eigenvectors [n, R].
+
+    Those that are 0 but for rounding are left out, except for a single one where all are.
+    """
+    spread, axes = np.linalg.eigh(products)
+    kept = np.flatnonzero(spread > NULL * spread[-1])[::-1] if spread[-1] > 0 else np.array([len(spread) - 1])
+    return np.maximum(spread[kept], np.finfo(np.float64).tiny), axes[:, kept]
 
 
 def standardise(vectors: np.ndarray) -> np.ndarray:

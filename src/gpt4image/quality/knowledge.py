@@ -11,7 +11,7 @@ from gpt4image.core.format import points
 from gpt4image.probing.cross_fit import STRENGTHS, cross_fit
 from gpt4image.probing.folds import FOLDS, groups_per_class, number
 from gpt4image.probing.intervals import GroupBootstrap
-from gpt4image.probing.logistic_regression import standardise
+from gpt4image.probing.logistic_regression import standardise, turn_to_axes
 from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, ProbeVerdict
 
 MAX_IMAGES = 4000  # an interval of about 1.5 points either way
@@ -138,7 +138,8 @@ def _correct_answers(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray
     # With two classes the strength counts twice (`fit_softmax_regression`).
     strengths = [strength / 2 for strength in STRENGTHS] if classes == 2 else STRENGTHS
     # The rough tolerance is enough to tell which class is the likeliest.
-    fitted = cross_fit(vectors, labels, groups, classes, strength=strengths, seed=seed, tolerance=1e-4, title=title)
+    turned = turn_to_axes(vectors)
+    fitted = cross_fit(turned, labels, groups, classes, strength=strengths, seed=seed, tolerance=1e-4, title=title)
     return np.asarray(fitted.logits.argmax(axis=1) == labels)
 
 

@@ -14,11 +14,12 @@ from gpt4image.core import console
 from gpt4image.core.errors import DescriptionError, StoreError
 from gpt4image.core.record import Record, ShareEstimate
 from gpt4image.probing.calibration import adjust_for_skew
-from gpt4image.probing.cross_fit import Fitter, cross_fit, deal_out
+from gpt4image.probing.cross_fit import cross_fit, deal_out
+from gpt4image.probing.fitter import Fitter
 from gpt4image.probing.folds import FOLDS, groups_per_class, link, look_alikes, number
 from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.label_noise import NoiseModel
-from gpt4image.probing.logistic_regression import standardise
+from gpt4image.probing.logistic_regression import standardise, turn_to_axes
 from gpt4image.quality.check_record import PairedGap
 from gpt4image.soft_labels.labelling import Labelling, label_rows
 from gpt4image.soft_labels.methods import Examples
@@ -126,7 +127,7 @@ def rehearse(
     rows = _sample(labels, seed)
     texts, labels, groups = texts[rows], labels[rows], groups[rows]
     if features is not None:
-        features = standardise(np.asarray(features[rows], np.float32))
+        features = turn_to_axes(standardise(np.asarray(features[rows], np.float32)))
         groups = link(groups, look_alikes(features))
     if (groups_per_class(labels, groups, classes) > 1).sum() < 2:
         raise DescriptionError(

@@ -16,8 +16,9 @@ from scipy.special import log_softmax
 
 from gpt4image.core import console
 from gpt4image.probing.calibration import blocks, fit_temperature
-from gpt4image.probing.cross_fit import STRENGTH, Fitter, PartialModel, Refits, deal_out
-from gpt4image.probing.logistic_regression import standardise
+from gpt4image.probing.cross_fit import STRENGTH, Refits, deal_out
+from gpt4image.probing.fitter import Fitter, PartialModel
+from gpt4image.probing.logistic_regression import standardise, turn_to_axes
 from gpt4image.soft_labels.methods import TOLERANCE, FitSettings, Method, Rows
 
 SHARE = 0.5  # weight of the texts
@@ -115,8 +116,9 @@ class _Views:
     @classmethod
     def of(cls, rows: Rows, features: np.ndarray, method: Method, settings: FitSettings) -> _Views:
         given = np.where(rows.is_example, -1, rows.labels)
-        blank = np.zeros((len(given) - rows.count, features.shape[1]), dtype=np.float32)  # the mean image
-        both = np.concatenate([standardise(features), blank])
+        turned = turn_to_axes(standardise(features))
+        blank = np.zeros((len(given) - rows.count, turned.shape[1]), dtype=np.float32)  # the mean image
+        both = np.concatenate([turned, blank])
         image = Fitter(both, given, rows.classes, TOLERANCE, settings.device)
         fold_of = np.where(given >= 0, deal_out(given, rows.groups, settings.folds, settings.seed), -1)
         return cls(rows, image, method, settings, fold_of[: rows.count])
@@ -136,7 +138,7 @@ class _Views:
         trusted = refits.trusted(text, train, self.rows.groups, strength, self.settings.seed)
         model = text.fit(trusted, strength)
         if refits.rounds:
-            model = refits.self_train(text, partial(text.predict, model), trusted, strength)
+            model = refits.self_train(text, partial(text.predict, model), trusted, strength, model)
         labels = np.full(len(text.labels), -1)
         labels[trusted] = text.labels[trusted]
         fitted()
@@ -192,10 +194,12 @@ class _Chain:
             found = log_softmax(together, axis=1)
             self.labels[some] = np.where(found.max(axis=1) > math.log(SURE), found.argmax(axis=1), -1)
         pictured = np.where(views.rows.is_example, -1, self.labels)  # texts of classes belong to no image
+        parts = (
+            (self.text, self.labels, views.method.chosen_strength(views.settings)),
+            (views.image, pictured, STRENGTH),
+        )
+        begun = (*self.models, None)  # in the first round there is no model of images
         self.models = tuple(
-            replace(fitter, labels=labels).fit(np.flatnonzero(labels >= 0), strength)
-            for fitter, labels, strength in (
-                (self.text, self.labels, views.method.chosen_strength(views.settings)),
-                (views.image, pictured, STRENGTH),
-            )
+            replace(fitter, labels=labels, fits=None).fit(np.flatnonzero(labels >= 0), strength, last)
+            for (fitter, labels, strength), last in zip(parts, begun, strict=False)
         )

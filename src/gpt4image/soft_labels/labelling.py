@@ -13,7 +13,8 @@ from scipy.special import log_softmax, logsumexp
 
 from gpt4image.core.format import counted
 from gpt4image.probing.calibration import adjust_for_skew, class_shares, fit_temperature
-from gpt4image.probing.cross_fit import Fitter, Refits
+from gpt4image.probing.cross_fit import Refits
+from gpt4image.probing.fitter import Fitter
 from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval, weighted_share
 from gpt4image.probing.label_noise import NoiseEstimate, NoiseModel, estimate_noise, fit_noise_model
@@ -160,11 +161,13 @@ def label_rows(
         return _label_without_labels(rows, settings)
     best, logits = _choose(rows, settings)
     pooled = [(best, logits)]
-    noise, estimate = _judge_labels(rows, [logits], seed)
-    if estimate is not None and best.picks != "alone":
+    noise, estimate = _judge_labels(rows, [logits] if best.picks == "alone" else [], seed)
+    if best.picks != "alone" and _can_be_judged(rows):
         robust = replace(best, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
-        if estimate.wrong.low > NOISY or not _fits_worse(rows.given, again, logits):
+        if _fits_worse(rows.given, again, logits):
+            noise, estimate = _judge_labels(rows, [logits], seed)
+        if estimate is None or estimate.wrong.low > NOISY:
             noise, estimate = _judge_labels(rows, [again], seed)
             both = _judge_labels(rows, [again, logits], seed)
             if _agree(estimate, both[1]):
@@ -283,6 +286,7 @@ def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings
     given = np.where(name_classes(picks), picks.argmax(axis=1), -1)
     if not rows.vectors.shape[1] or len(np.unique(given[given >= 0])) < 2:
         return _unmeasured(trusted, PICKS_ALONE.name, rows.classes)
+    examples = None if examples is None else Examples(rows.vectors[rows.count :], examples.labels)  # as they are turned
     found = label_rows(
         rows.vectors[: rows.count], given, rows.groups[: rows.count], rows.classes, examples,
         strength=settings.strength, folds=settings.folds, seed=settings.seed, device=settings.device,
@@ -329,11 +333,19 @@ def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
     )
 
 
+def _can_be_judged(rows: Rows) -> bool:
+    """Return whether there are enough given labels to tell how many are wrong."""
+    return bool((rows.given >= 0).sum() >= NOISE_ROWS * rows.classes)
+
+
 def _judge_labels(
     rows: Rows, classifiers: Sequence[np.ndarray], seed: int
 ) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
-    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C]; None if there are too few."""
-    if (rows.given >= 0).sum() < NOISE_ROWS * rows.classes:
+    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C].
+
+    None if there are too few labels, or no classifier.
+    """
+    if not classifiers or not _can_be_judged(rows):
         return None, None
     model = fit_noise_model(classifiers, rows.given)
     return model, estimate_noise(model, classifiers, rows.given, rows.groups[: rows.count], seed)

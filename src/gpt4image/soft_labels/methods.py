@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.special import log_softmax
 
 from gpt4image.probing.calibration import measure_quality
-from gpt4image.probing.cross_fit import CrossFit, Fitter, Refits, cross_fit, deal_out
+from gpt4image.probing.cross_fit import CrossFit, Refits, cross_fit, deal_out
+from gpt4image.probing.fitter import Fits, Fitter
 from gpt4image.probing.folds import to_unit
+from gpt4image.probing.logistic_regression import turn_to_axes
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,7 @@ LIKENESS_ALONE = 0.1  # the same where it has to label alone
 SELF_TRAINING = Refits(rounds=4)
 MOST_TRIED_ON = 20_000  # labelled rows beyond which only the plain fit is tried: labels are no longer scarce
 TOLERANCE = 1e-5
+MOST_TURNED = 2**28  # numbers in the vectors; fits to more find the axes themselves
 IMAGINED_RIGHT, IMAGINED_WRONG = 7.0, 3.0  # picks of an LLM, imagined beside those that labels judge
 
 
@@ -45,13 +48,15 @@ class Rows:
     """The rows to label, then the examples.
 
     Attributes:
-        vectors: float32 [N + K, D]; without columns where picked classes alone label.
+        vectors: float32 [N + K, D], turned to their main axes, which makes the many fits shorter and changes no answer;
+            without columns where picked classes alone label.
         labels: int [N + K], -1 for none.
         groups: leakage groups, int [N + K].
         classes: number C of classes.
         likeness: cosines to the classes' texts, float32 [N + K, C]; None without examples.
         picks: how much of an LLM's answers goes to each class, float32 [N + K, C]; None if it was not asked.
         count: number N of rows to label.
+        fits: what was fitted to the vectors.
     """
 
     vectors: np.ndarray
@@ -61,6 +66,7 @@ class Rows:
     likeness: np.ndarray | None
     picks: np.ndarray | None
     count: int
+    fits: Fits = field(default_factory=Fits, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -74,11 +80,11 @@ class Rows:
     ) -> Rows:
         """Put the examples, each in a group of its own, behind the rows to label. They pick their own class."""
         if examples is None:
-            return cls(vectors, labels, groups, classes, None, picks, len(labels))
+            return cls(_turned(vectors), labels, groups, classes, None, picks, len(labels))
         extra = np.arange(len(examples.labels)) + int(groups.max(initial=0)) + 1
         both = np.concatenate([np.asarray(vectors, np.float32), examples.vectors.astype(np.float32)])
         return cls(
-            both,
+            _turned(both),
             np.concatenate([labels, examples.labels]),
             np.concatenate([groups, extra]),
             classes,
@@ -107,6 +113,10 @@ class Rows:
     def is_example(self) -> np.ndarray:
         """Which rows are examples, bool [N + K]."""
         return np.arange(len(self.labels)) >= self.count
+
+
+def _turned(vectors: np.ndarray) -> np.ndarray:
+    return turn_to_axes(vectors) if 0 < vectors.size <= MOST_TURNED else vectors
 
 
 def name_classes(picks: np.ndarray) -> np.ndarray:
@@ -220,6 +230,7 @@ class Method:
             TOLERANCE,
             settings.device,
             prior(train) if callable(prior) else prior,
+            self._fits(rows),
         )
 
     def learned(self, rows: Rows) -> np.ndarray:
@@ -244,6 +255,7 @@ class Method:
             prior=self._prior(rows),
             refits=self.refits,
             title=f"Label images: {self.title}",
+            fits=self._fits(rows),
         )
 
     def label(self, rows: Rows, settings: FitSettings) -> np.ndarray:
@@ -252,13 +264,17 @@ class Method:
         if self.picks == "alone":
             return rows.picked(known)
         fitter = self.fitter(rows, settings, known)
-        model = fitter.fit(known, strength)
-        if self.refits is not None:
-            model = self.refits.refit(fitter, model, known, rows.groups, strength, settings.seed)
+        if self.refits is None:
+            model = fitter.fit(known, strength)
+        else:
+            model = self.refits.refit(fitter, None, known, rows.groups, strength, settings.seed)
         return fitter.predict(model, np.arange(len(rows.labels)))
 
     def _vectors(self, rows: Rows) -> np.ndarray:
         return np.concatenate([rows.vectors, rows.picks], axis=1) if self.picks == "features" else rows.vectors
+
+    def _fits(self, rows: Rows) -> Fits | None:
+        return None if self.picks == "features" else rows.fits
 
     def _labels(self, rows: Rows) -> np.ndarray:
         return rows.labels if self.examples else np.where(rows.is_example, -1, rows.labels)
