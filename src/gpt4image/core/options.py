@@ -69,9 +69,10 @@ class DataOptions:
     unusual_labels: Literal["fail", "keep"] = "fail"
     """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
     set: stop, or take them for classes."""
-    task: Literal["classification", "multi-label"] | None = None
-    """classification: one class an image; multi-label: any number of labels. Default: as the source says, which has
-    several if a column holds lists, or with one of the next two options. multi-label joins copies in class folders."""
+    task: Literal["classification", "multi-label", "detection"] | None = None
+    """classification: one class an image; multi-label: any number of labels; detection: boxes, of COCO (JSON), YOLO or
+    Pascal VOC. Default: as the source says, which has several labels if a column holds lists, or with one of the next
+    two options. multi-label joins copies in class folders."""
     label_separator: str | None = None
     """What separates the labels in a cell, if the label column holds several."""
     label_columns: tuple[str, ...] = ()

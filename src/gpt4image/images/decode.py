@@ -21,6 +21,8 @@ except ImportError:  # there are processors without a wheel
     simplejpeg = None
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
 MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
@@ -176,6 +178,20 @@ def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
             image.draft(None, (1, 1))
         image.load()
         _to_rgb(image)
+
+
+def picture_size(file: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return width and height of a picture as a person sees it, and as the file stores it, from its header alone.
+
+    Raises:
+        ImageError: it is no image that Pillow can read.
+        OSError: the file cannot be read.
+    """
+    from PIL import Image
+
+    with pillow_errors(str(file)), Image.open(file, formats=_supported_formats()) as image:
+        stored, turned = image.size, _orientation(image) in _SIDEWAYS
+    return (stored[1], stored[0]) if turned else stored, stored
 
 
 def _reducible(image: Image.Image) -> bool:

@@ -30,7 +30,7 @@ from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 OnBadImage = Literal["skip", "fail"]
 """What to do about an unreadable image: skip it with a warning, or stop."""
 UnusualLabels = Literal["fail", "keep"]
-LabelKind = Literal["classification", "multi-label"]
+LabelKind = Literal["classification", "multi-label", "detection"]
 
 
 def load_images(
@@ -74,6 +74,8 @@ def load_images(
         task: "classification" for one class an image, "multi-label" for any number. By default what the source says:
             several labels if the label column holds lists, or with one of the next two arguments, or in COCO's format.
             "multi-label" joins copies of an image in several class folders or rows to one image with all their labels.
+            "detection" for boxes of objects: a file of COCO's annotations or a folder with some, a YOLO folder, or one
+            of Pascal VOC; an image without boxes is a background.
         label_separator: what separates the labels in a cell of the label column, if it holds several.
         label_columns: columns of 0 and 1, one a class, that say which labels an image has; empty where it is unknown.
         max_pixels: the largest width x height that is decoded.
@@ -102,7 +104,14 @@ def load_images(
         raise ConfigError("label_separator and label_columns exclude each other: the labels are in one or the other.")
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" if work is not None else None
-    columns = ColumnNames(image_column, label_column, separator=label_separator, flags=tuple(label_columns))
+    columns = ColumnNames(
+        image_column, label_column, separator=label_separator, flags=tuple(label_columns), boxes=task == "detection"
+    )
+    if columns.boxes and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
+        raise ConfigError(
+            "task detection reads boxes from COCO's annotations, YOLO folders and Pascal VOC: name one of these, and "
+            "leave label_separator and label_columns (--label-separator, --label-columns) out."
+        )
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
         source = str(getattr(source, "builder_name", None) or "datasets")
@@ -203,8 +212,19 @@ def _read_images(
     bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
-    task = "multi-label" if listing.has_label_sets else "classification"
-    return ImageTable(str(source), listing.classes, rows, (*bad, *listing.others), listing.reader, max_pixels, task)
+    has_boxes = "boxes" in rows.schema.names
+    task = "detection" if has_boxes else "multi-label" if listing.has_label_sets else "classification"
+    return ImageTable(
+        str(source),
+        listing.classes,
+        rows,
+        (*bad, *listing.others),
+        listing.reader,
+        max_pixels,
+        task,
+        listing.rejected_boxes,
+        listing.clipped_boxes,
+    )
 
 
 def _check_task(task: LabelKind | None, listing: Listing, columns: ColumnNames, source: str) -> None:
@@ -291,7 +311,7 @@ def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total:
 
 def _require_two_classes(table: ImageTable) -> None:
     present = table.classes_among(np.ones(len(table), dtype=bool))
-    if len(present) < 2:
+    if len(present) < (1 if table.has_boxes else 2):
         names = ", ".join(table.classes[label] for label in present)
         raise DataError(
             f"{table.source} has usable images of {counted(len(present), 'class')} ({names}); at least 2 "

@@ -73,6 +73,8 @@ def report_images(images: ImageTable, lister: str = "") -> None:
     """
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
+    if images.has_boxes:
+        _report_boxes(images)
     _report_labels(images)
     duplicates = find_duplicates(images)
     if duplicates.surplus:
@@ -88,8 +90,25 @@ def report_images(images: ImageTable, lister: str = "") -> None:
     if images.rejected:
         first = images.rejected[0]
         say(f"left out: {counted(len(images.rejected), 'file')}, such as {first.path} ({first.reason})", "yellow")
-    if lister and (duplicates.surplus or images.rejected):
+    if lister and (duplicates.surplus or images.rejected or images.rejected_boxes):
         say(f"To list them: {lister}")
+
+
+def _report_boxes(images: ImageTable) -> None:
+    """Print how many boxes there are, and what was left out or cut off."""
+    known = [len(boxes) for boxes in images.boxes() if boxes is not None]
+    empty = known.count(0)
+    background = f"; {counted(empty, 'image')} without any (background)" if empty else ""
+    say(f"boxes: {sum(known):,} in {counted(len(known) - empty, 'image')}{background}")
+    if images.clipped_boxes:
+        say(f"boxes: {images.clipped_boxes:,} reached over the edge of the picture and were cut off there")
+    if images.rejected_boxes:
+        first = images.rejected_boxes[0]
+        say(
+            f"left out: {counted(len(images.rejected_boxes), 'box')}, such as {first.path}, {first.where} "
+            f"({first.reason})",
+            "yellow",
+        )
 
 
 def _report_labels(images: ImageTable) -> None:
@@ -118,7 +137,9 @@ class ImageFindings(TypedDict):
     Attributes:
         classes: images a split of each class.
         unlabelled: images a split without a label.
+        boxes: boxes a split of each class; empty in a set without boxes.
         left_out: path and reason of files that are left out.
+        boxes_left_out: image, place in the source, and reason of boxes that are left out.
         copies: paths of images that occur more than once, by image id.
         leaked: paths a split of images in more than one, by image id.
         conflicting: paths a label of images with more than one, by image id.
@@ -127,7 +148,9 @@ class ImageFindings(TypedDict):
 
     classes: dict[str, dict[str, int]]
     unlabelled: dict[str, int]
+    boxes: dict[str, dict[str, int]]
     left_out: list[dict[str, str]]
+    boxes_left_out: list[dict[str, str]]
     copies: Mapping[str, tuple[str, ...]]
     leaked: Mapping[str, Places]
     conflicting: Mapping[str, Places]
@@ -141,12 +164,25 @@ def find_in_images(images: ImageTable, *, splits: bool = False) -> ImageFindings
     return {
         "classes": dict(zip(images.classes, counts, strict=True)),
         "unlabelled": unlabelled,
+        "boxes": count_boxes(images) if images.has_boxes else {},
         "left_out": [{"path": rejected.path, "reason": rejected.reason} for rejected in images.rejected],
+        "boxes_left_out": [vars(rejected) for rejected in images.rejected_boxes],
         "copies": found.copies,
         "leaked": found.leaked,
         "conflicting": found.conflicting,
         "splits": images.rows.select(["split", "path", "id"]).to_pylist() if splits else [],
     }
+
+
+def count_boxes(images: ImageTable) -> dict[str, dict[str, int]]:
+    """Return the number of boxes of each class by split."""
+    counts = np.zeros((len(images.classes), len(SPLITS)), np.int64)
+    for number, split in enumerate(SPLITS):
+        for boxes in images.boxes(images.split(split)):
+            if boxes is not None:
+                np.add.at(counts[:, number], boxes[:, 0].astype(np.int64), 1)
+    rows = (dict(zip(SPLITS, row, strict=True)) for row in counts.tolist())
+    return dict(zip(images.classes, rows, strict=True))
 
 
 def finding_rows(found: ImageFindings) -> Iterator[tuple[str, ...]]:
@@ -155,10 +191,14 @@ def finding_rows(found: ImageFindings) -> Iterator[tuple[str, ...]]:
         yield "class", name, *(f"{split} {number}" for split, number in numbers.items())
     if any(found["unlabelled"].values()):
         yield "no label", "", *(f"{split} {number}" for split, number in found["unlabelled"].items())
+    for name, numbers in found["boxes"].items():
+        yield "boxes", name, *(f"{split} {number}" for split, number in numbers.items())
     for row in found["splits"]:
         yield "split", row["split"], row["path"], row["id"]
     for row in found["left_out"]:
         yield "left out", row["path"], row["reason"]
+    for row in found["boxes_left_out"]:
+        yield "box left out", row["path"], row["where"], row["reason"]
     for image_id, paths in found["copies"].items():
         yield "copies", image_id, ", ".join(paths)
     for kind, several in (("leaked", found["leaked"]), ("labels", found["conflicting"])):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError
+from gpt4image.images.boxes import RejectedBox, read_boxes
 from gpt4image.images.decode import MAX_PIXELS, EncodedImage, decode
 
 if TYPE_CHECKING:
@@ -73,11 +74,15 @@ class ImageTable:
         rows: one row an image with the columns `id` (32 hex digits, the 128-bit hash of the encoded bytes),
             `path` (relative to the source, or the name inside it), `label` (int32, -1 for none; in a set with several
             labels an image a list of C int8: 1 present, 0 absent, -1 unknown),
-            `split` (one of `SPLITS`) and `row` (int64, position in the source).
+            `split` (one of `SPLITS`) and `row` (int64, position in the source). In a set with boxes the classes of an
+            image are its labels, and there are the columns `boxes` (a list of float32 [5] a box: number of the class,
+            then left, top, right and bottom in pixels) and `size` (int32 [2], width and height); null where unknown.
         rejected: the images that were left out.
         reader: reads bytes and text columns.
         max_pixels: the largest width x height that `image` decodes.
         task: name of the task that the labels are for, in `gpt4image.tasks`.
+        rejected_boxes: boxes that were left out.
+        clipped_boxes: number of boxes that reached over the edge of their picture, and were cut off there.
     """
 
     source: str
@@ -87,6 +92,8 @@ class ImageTable:
     reader: ImageReader
     max_pixels: int = MAX_PIXELS
     task: str = "classification"
+    rejected_boxes: tuple[RejectedBox, ...] = ()
+    clipped_boxes: int = 0
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -107,9 +114,10 @@ class ImageTable:
             DataError: images have several labels each.
         """
         if self.has_label_sets:
+            kind, section = ("boxes", "Boxes") if self.has_boxes else ("several labels each", "Several labels")
             raise DataError(
-                f"{self.source}: images have several labels each, and this works with one class an image. The guide, "
-                "under Several labels, says what works with them."
+                f"{self.source}: images have {kind}, and this works with one class an image. The guide, under "
+                f"{section}, says what works with them."
             )
         return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
 
@@ -122,6 +130,25 @@ class ImageTable:
     def has_label_sets(self) -> bool:
         """Whether an image may have several labels."""
         return holds_label_sets(self.rows)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the objects in the images have boxes."""
+        return "boxes" in self.rows.schema.names
+
+    def boxes(self, rows: np.ndarray | None = None) -> list[np.ndarray | None]:
+        """Return the boxes of some images (positions int64 [n]) or of all; None where nothing is known.
+
+        Returns:
+            For each image float32 [k, 5]: the number of the class, then left, top, right and bottom in pixels.
+        """
+        column = self.rows["boxes"]
+        return read_boxes(column if rows is None else column.take(pa.array(rows)))
+
+    def sizes(self, rows: np.ndarray) -> np.ndarray:
+        """Return width and height of some images of a set with boxes, int32 [n, 2]; 1 where they are not known."""
+        sizes = self.rows["size"].take(pa.array(rows)).to_pylist()
+        return np.array([size or (1, 1) for size in sizes], np.int32).reshape(-1, 2)
 
     @property
     def classes_in_prompts(self) -> np.ndarray:

@@ -28,14 +28,14 @@ NAMES = {
     "augmentation": "the version of the augmentation",
     "images_per_epoch": "the number of images in an epoch",
 }
-SHARED = ("id", "label", "split")  # columns that identify a set of images
+SHARED = ("id", "label", "split")  # columns that identify a set of images, with `boxes` where there are any
 
 
 def trained_rows(images: ImageTable) -> pa.Table:
     """Return ids, labels and splits of the training and validation images: test images have no part in a run."""
     import pyarrow.compute as pc
 
-    rows = images.rows.select(list(SHARED))
+    rows = images.rows.select(_shared(images.rows))
     return rows.filter(pc.not_equal(rows["split"], "test"))
 
 
@@ -47,7 +47,11 @@ def images_digest(images: ImageTable, *, with_test: bool = False) -> str:
         with_test: whether test images count too, as in version 0.1.
     """
     rows = images.rows if with_test else trained_rows(images)
-    return digest(*(str(rows[name].to_pylist()) for name in SHARED))
+    return digest(*(str(rows[name].to_pylist()) for name in _shared(rows)))
+
+
+def _shared(rows: pa.Table) -> list[str]:
+    return [*SHARED, *(["boxes"] if "boxes" in rows.schema.names else [])]
 
 
 def is_trained_on(settings: Mapping[str, Any], images: ImageTable) -> bool:
@@ -141,7 +145,7 @@ def image_changes(before: pa.Table | None, images: ImageTable) -> list[str]:
     if before is None:
         return [general]
     old, new = (
-        {row: (label, split) for row, label, split in zip(*(rows[name].to_pylist() for name in SHARED), strict=True)}
+        {row: rest for row, *rest in zip(*(rows[name].to_pylist() for name in _shared(rows)), strict=True)}
         for rows in (before, trained_rows(images))
     )
     both = old.keys() & new.keys()
@@ -150,6 +154,7 @@ def image_changes(before: pa.Table | None, images: ImageTable) -> list[str]:
         "removed": len(old.keys() - new.keys()),
         "given another label": sum(old[key][0] != new[key][0] for key in both),
         "moved to another split": sum(old[key][1] != new[key][1] for key in both),
+        "given other boxes": sum(old[key][2:] != new[key][2:] and old[key][0] == new[key][0] for key in both),
     }
     clauses = [
         f"{counted(number, 'image')} {'was' if number == 1 else 'were'} {what}"

@@ -62,7 +62,9 @@ class Images(OutputOptions):
     KEYS: ClassVar = {
         "classes": "images a split of each class",
         "unlabelled": "images a split without a label",
+        "boxes": "in a set with boxes: boxes a split of each class",
         "left_out": "files left out: path, reason",
+        "boxes_left_out": "boxes left out: path of the image, place in the source, reason",
         "copies": "paths of images that occur more than once, by image id",
         "leaked": "images in more than one split: paths a split, by image id",
         "conflicting": "images with more than one label: paths a label, by image id",

@@ -49,11 +49,11 @@ def list_coco(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
     builder, row = ListingBuilder(), 0
     splits = splits_of_files([file.name for file in files]) if columns.labelled else ["train"] * len(files)
     for file, split in zip(files, splits, strict=True):
-        content = _load(file)
-        names = _categories(content, file)
-        images = list(_images(content, file))
+        content = load_coco(file)
+        names = read_categories(content, file)
+        images = list(read_images(content, file))
         labels = _labels(content, names, file)
-        folder = _image_folder(file, [name for _, name in images])
+        folder = image_folder(file, [name for _, name in images])
         scope = str(root.resolve())
         for image_id, name in images:
             path = Path(*folder.parts, name).as_posix()
@@ -67,7 +67,8 @@ def list_coco(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
     return builder.listing(FileReader(root))
 
 
-def _load(file: Path) -> Mapping[str, Any]:
+def load_coco(file: Path) -> Mapping[str, Any]:
+    """Return the content of a file of annotations. DataError if it lacks images, annotations or categories."""
     content = read_brought_json(file, DataError)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if missing:
@@ -80,8 +81,8 @@ def _load(file: Path) -> Mapping[str, Any]:
     return dict(content)
 
 
-def _categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
-    """Return the names of the categories by number."""
+def read_categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
+    """Return the names of the categories by number. DataError names one that is broken."""
     found: dict[int, str] = {}
     for at, each in enumerate(content["categories"]):
         number, name = (each.get("id"), each.get("name")) if isinstance(each, dict) else (None, None)
@@ -91,8 +92,8 @@ def _categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
     return found
 
 
-def _images(content: Mapping[str, Any], file: Path) -> Iterator[tuple[int, str]]:
-    """Yield number and file name of the images."""
+def read_images(content: Mapping[str, Any], file: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and file name of the images. DataError names one that is broken."""
     seen: set[int] = set()
     for at, each in enumerate(content["images"]):
         number, name = (each.get("id"), each.get("file_name")) if isinstance(each, dict) else (None, None)
@@ -116,7 +117,7 @@ def _labels(content: Mapping[str, Any], names: Mapping[int, str], file: Path) ->
     return found
 
 
-def _image_folder(file: Path, names: Sequence[str]) -> Path:
+def image_folder(file: Path, names: Sequence[str]) -> Path:
     """Return the folder that holds the first image that is found, relative to that of the annotations."""
     part = file.stem.rpartition("_")[2]
     places = [Path(up, inner, name) for up in ("", "..") for inner in ("", "images") for name in ("", part)]

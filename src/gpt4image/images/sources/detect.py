@@ -24,6 +24,7 @@ from gpt4image.images.sources.annotations import (
     list_label_studio,
 )
 from gpt4image.images.sources.coco import is_coco, list_coco
+from gpt4image.images.sources.coco_boxes import find_coco_files, list_coco_boxes
 from gpt4image.images.sources.folders import (
     has_class_folders,
     holds_images,
@@ -35,6 +36,8 @@ from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_d
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
 from gpt4image.images.sources.tars import is_webdataset, list_tars
+from gpt4image.images.sources.voc import find_voc_files, list_voc
+from gpt4image.images.sources.yolo import find_yolo_files, is_yolo, list_yolo
 from gpt4image.images.splits import split_named
 
 COMPRESSED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
@@ -105,6 +108,20 @@ def _find_label_studio(place: Place, columns: ColumnNames) -> Sequence[Path] | N
 
 def _find_coco(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     return place.named if place.named and all(map(is_coco, place.named)) else None
+
+
+def _find_coco_boxes(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return (find_coco_files(place.root) or None) if place.is_folder else _find_coco(place, columns)
+
+
+def _find_yolo(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    if place.is_folder:
+        return find_yolo_files(place.root) or None
+    return place.named if len(place.named) == 1 and is_yolo(place.named[0]) else None
+
+
+def _find_voc(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return (find_voc_files(place.root) or None) if place.is_folder else None
 
 
 def _find_metadata(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -188,6 +205,13 @@ KINDS = (
     Kind("the name of a dataset on the Hugging Face hub (OWNER/NAME or hf:NAME)", _find_hub_name, list_hub_dataset),
 )
 
+BOX_KINDS = (
+    Kind("a file of COCO's annotations (JSON), or a folder with some", _find_coco_boxes, list_coco_boxes),
+    Kind("a YOLO folder or its data.yaml", _find_yolo, list_yolo),
+    Kind("a folder of Pascal VOC (XML)", _find_voc, list_voc),
+)
+"""The kinds of sources with boxes, likewise."""
+
 
 def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = None) -> Listing:
     """List the images of a source of any kind.
@@ -201,12 +225,16 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
         DataError: the source does not exist or is of no known kind.
     """
     place = find_place(str(source))
-    for kind in KINDS:
+    kinds = BOX_KINDS if columns.boxes else KINDS
+    for kind in kinds:
         files = kind.find(place, columns)
         if files is not None:
             listing = kind.list(place.root, files, columns, *([kept] if kind.keeps else []))
             return listing if columns.labelled else listing.without_labels()
-    known = f"A source is {', '.join(kind.name for kind in KINDS[:-1])}, or {KINDS[-1].name}."
+    of = " of boxes" if columns.boxes else ""
+    known = f"A source{of} is {', '.join(kind.name for kind in kinds[:-1])}, or {kinds[-1].name}."
+    if place.is_folder:
+        raise DataError(f"{place.root} holds no boxes that can be read. {known}")
     if not place.named:
         raise DataError(f"{place.root} does not exist. {_near(place.root)}{known}")
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:

@@ -38,6 +38,8 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
         if first.has_label_sets and not listing.has_label_sets:
             unknown = to_label_column(np.full((len(rows), len(first.classes)), UNKNOWN))
             rows = rows.set_column(rows.schema.get_field_index("label"), "label", unknown)
+        for name in (name for name in first.rows.schema.names if name not in rows.schema.names):  # boxes
+            rows = rows.append_column(name, pa.nulls(len(rows), first.rows.schema.field(name).type))
         tables.append(rows.set_column(0, "path", path).set_column(rows.schema.get_field_index("row"), "row", row))
 
     def of_all(images: Sequence[tuple[RejectedImage, ...]]) -> tuple[RejectedImage, ...]:
@@ -50,6 +52,8 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
         reader=JoinedReader(tuple(each.reader for each in listings), tuple(prefixes), tuple(starts)),
         bad=of_all([each.bad for each in listings]),
         others=of_all([each.others for each in listings]),
+        rejected_boxes=first.rejected_boxes,
+        clipped_boxes=first.clipped_boxes,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.tables import is_missing
+from gpt4image.images.boxes import Boxes
 
 PRESENT, ABSENT, UNKNOWN = 1, 0, -1  # entries of the matrix of labels
 TRUE, FALSE = frozenset({"1", "1.0", "true", "yes"}), frozenset({"0", "0.0", "false", "no"})
@@ -25,10 +26,12 @@ class LabelSet(NamedTuple):
     Attributes:
         present: classes that it has.
         absent: classes that it does not have; None for all others.
+        boxes: where the objects are, in a set with boxes.
     """
 
     present: tuple[str, ...]
     absent: tuple[str, ...] | None = None
+    boxes: Boxes | None = None
 
 
 def read_label_list(value: object, where: str, separator: str | None = None) -> LabelSet | None:

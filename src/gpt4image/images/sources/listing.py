@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from gpt4image.core.errors import DataError
 from gpt4image.core.files import digest, digests
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
+from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
 from gpt4image.images.sources.label_sets import LabelSet, label_matrix, names_in
 from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage, holds_label_sets, rows_with_label
@@ -37,12 +39,14 @@ class Listing:
 
     Attributes:
         rows: columns `path`, `label` (int32, or a list of C int8, see `ImageTable`), `split`, `row` (int64) and `key`
-            (16 bytes that change when the image may have changed).
+            (16 bytes that change when the image may have changed); in a set with boxes also `boxes` and `size`.
         classes: class names.
         reader: reads bytes and text columns.
         bad: images that cannot be read.
         others: files and rows that are no images of the set.
         folders: whether the classes are folders.
+        rejected_boxes: boxes that were left out.
+        clipped_boxes: number of boxes that reached over the edge of their picture, and were cut off there.
     """
 
     rows: pa.Table
@@ -51,6 +55,8 @@ class Listing:
     bad: tuple[RejectedImage, ...] = ()
     others: tuple[RejectedImage, ...] = ()
     folders: bool = False
+    rejected_boxes: tuple[RejectedBox, ...] = ()
+    clipped_boxes: int = 0
 
     @property
     def has_label_sets(self) -> bool:
@@ -76,7 +82,7 @@ class ColumnNames:
 
     `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
     splits it holds. With a `separator` the label column holds several labels, and `flags` are columns of 0 and 1, one a
-    class.
+    class. `boxes` asks for the boxes of objects.
     """
 
     image: str | None = None
@@ -84,6 +90,7 @@ class ColumnNames:
     labelled: bool = True
     separator: str | None = None
     flags: tuple[str, ...] = ()
+    boxes: bool = False
 
 
 @dataclass
@@ -93,12 +100,46 @@ class ListingBuilder:
     images: list[tuple[str, str | LabelSet | None, str, int, bytes]] = field(default_factory=list)
     bad: list[RejectedImage] = field(default_factory=list)
     others: list[RejectedImage] = field(default_factory=list)
+    rejected_boxes: list[RejectedBox] = field(default_factory=list)
+    clipped_boxes: int = 0
 
     def add(self, path: str, label: str | LabelSet | None, split: str, row: int, key: bytes) -> None:
         """Add an image, with its class or all its labels; in the split `UNLABELLED` it has no label."""
         if split == UNLABELLED:
             label, split = None, "train"
         self.images.append((path, label, split, row, key))
+
+    def add_with_boxes(
+        self,
+        path: str,
+        file: Path,
+        split: str,
+        row: int,
+        key: bytes,
+        given: Iterable[GivenBox],
+        annotated: tuple[int, int] | None = None,
+    ) -> None:
+        """Add an image with those of its boxes that can be used; without any it is a background.
+
+        Args:
+            path: the image, as the table calls it.
+            file: where it is.
+            split: its split.
+            row: its position in the source.
+            key: what changes when it may have changed.
+            given: its boxes.
+            annotated: width and height that the annotations give.
+        """
+        size, fault = find_picture_size(file, annotated)
+        if fault:
+            self.reject(path, fault)
+            return
+        if size is None:  # reading the images says what is wrong
+            given, size = (), annotated or (1, 1)
+        boxes, rejected, clipped = check_boxes(path, given, size)
+        self.rejected_boxes += rejected
+        self.clipped_boxes += clipped
+        self.add(path, LabelSet(tuple(sorted(set(boxes.names))), boxes=boxes), split, row, key)
 
     def reject(self, path: str, reason: str) -> None:
         """Leave out an image that cannot be read."""
@@ -116,11 +157,24 @@ class ListingBuilder:
     def listing(self, reader: ImageReader, *, by_number: bool = True) -> Listing:
         """Return the finished listing; `by_number` sorts class names as numbers if all of them are."""
         paths, labels, splits, rows, keys = zip(*self.images, strict=True) if self.images else ((),) * 5
-        if any(isinstance(label, LabelSet) for label in labels):
-            classes, codes = encode_label_sets(labels)
-        else:
+        if not any(isinstance(label, LabelSet) for label in labels):
             classes, codes = encode_labels(labels, by_number=by_number)
-        return Listing(to_rows(paths, codes, splits, rows, keys), classes, reader, tuple(self.bad), tuple(self.others))
+            table = to_rows(paths, codes, splits, rows, keys)
+        else:
+            classes, numbers = class_numbers(labels)
+            table = to_rows(paths, label_matrix(labels, numbers, len(classes)), splits, rows, keys)
+            boxes = [None if label is None else label.boxes for label in labels]
+            for name, column in to_box_columns(boxes, numbers).items() if any(boxes) else ():
+                table = table.append_column(name, column)
+        return Listing(
+            table,
+            classes,
+            reader,
+            tuple(self.bad),
+            tuple(self.others),
+            rejected_boxes=tuple(self.rejected_boxes),
+            clipped_boxes=self.clipped_boxes,
+        )
 
 
 def to_rows(
@@ -151,11 +205,21 @@ def encode_label_sets(values: Sequence[LabelSet | None]) -> tuple[tuple[str, ...
     Raises:
         DataError: no image has a label.
     """
+    classes, numbers = class_numbers(values)
+    return classes, label_matrix(values, numbers, len(classes))
+
+
+def class_numbers(values: Sequence[LabelSet | None]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the class names as `encode_labels` does, and the number of each name, -1 for one that is no class.
+
+    Raises:
+        DataError: no image has a label.
+    """
     names = names_in(values)
     classes, codes = encode_labels(names)
     if not classes:
         raise DataError("No image has a label. Is it the right column of labels?")
-    return classes, label_matrix(values, dict(zip(names, codes.tolist(), strict=True)), len(classes))
+    return classes, dict(zip(names, codes.tolist(), strict=True))
 
 
 def read_label(value: object, where: str) -> str | None:
