@@ -90,15 +90,23 @@ class AlignedModel(nn.Module):
     def _taps(self) -> list[FeatureTap]:
         return list(self.taps)  # type: ignore[arg-type]
 
-    def forward(self, images: Tensor, targets: Targets | None = None, mixing: Tensor | None = None) -> AlignedOutput:
+    def forward(
+        self,
+        images: Tensor,
+        targets: Targets | None = None,
+        mixing: Tensor | None = None,
+        truth: Tensor | None = None,
+    ) -> AlignedOutput:
         """Return logits, features and projected features, and with targets the alignment loss.
 
         Args:
             images: [B, 3, H, W].
             targets: what the images are aligned with.
             mixing: share of each source in each image [B, S], if they are mixed.
+            truth: what is true of the images [B, ...], for a backbone that computes its own loss: its parts then stand
+                in place of the logits.
         """
-        output = self.backbone(images)
+        output = self.backbone(images) if truth is None else self.backbone(images, truth)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits  # [B, C]
         features = self.input_tap.take()  # [B, F]
         caught = {place: tap.take() for place, tap in zip(self._places, self._taps, strict=True)}

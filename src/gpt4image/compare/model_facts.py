@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpt4image.compare.records import ModelRecord, UsedModelRecord
 from gpt4image.core.files import read_json
 from gpt4image.core.workdir import WorkDir
+from gpt4image.train.backbone import body_of
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import public_name
 from gpt4image.train.run import TrainedRun, load_backbone
@@ -106,7 +107,7 @@ def _start(run: TrainedRun) -> list[UsedModelRecord]:
     recipe = run.recipe
     if recipe.checkpoint is not None:
         return [UsedModelRecord(role="initial weights", name=Path(recipe.checkpoint).name, licence=UNKNOWN)]
-    return [_timm_part("initial weights", recipe.backbone)] if recipe.pretrained else []
+    return [_timm_part("initial weights", body_of(recipe.backbone))] if recipe.pretrained else []
 
 
 def _timm_part(role: str, name: str) -> UsedModelRecord:

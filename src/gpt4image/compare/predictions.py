@@ -18,7 +18,7 @@ from gpt4image.core.files import atomic_write, digest, hash_file
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import Predictions, find_task
 from gpt4image.train.data import LabelledInputs, labelled_rows
-from gpt4image.train.frozen import prepare_inputs
+from gpt4image.train.family import find_family
 from gpt4image.train.processes import evaluation_loader, make_accelerator, memory_format, predict_logits
 from gpt4image.train.run import TrainedRun, load_backbone
 
@@ -106,7 +106,7 @@ def _predict(
     run: TrainedRun, images: ImageTable, split: str, accelerator: Accelerator, features: Path | None, workers: int = 0
 ) -> Predictions:
     rows = labelled_rows(images, split)
-    source = prepare_inputs(
+    source = find_family(run.task).inputs(
         load_backbone(run),
         images,
         run.recipe,

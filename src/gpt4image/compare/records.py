@@ -46,12 +46,14 @@ class RunRecord(Record):
     # of images with several labels
     mean_average_precision: float | None = None
     micro_f1: float | None = None
+    # of images with boxes
+    mean_average_precision_50: float | None = None  # at an overlap of one half
 
 
 class ArmRecord(Record):
     """One way of training, over all seeds.
 
-    `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have several labels;
+    `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have no single class;
     `reliability` are the bins of a reliability
     diagram over the predictions of all seeds.
     """
@@ -109,8 +111,8 @@ class ClassRecord(Record):
     """One class: its images, each arm's accuracy on its test images (mean over seeds), and the paired difference.
 
     `intervals` are those of the accuracies, `p_value` that of `probing.intervals.exact_paired_test`; both, and the
-    interval of the difference, as the task makes them (`tasks.Task.compare_classes`). Where images have several labels,
-    the accuracy of a class is its average precision.
+    interval of the difference, as the task makes them (`tasks.Task.compare_classes`). Where images have several labels
+    or boxes, the accuracy of a class is its average precision.
     """
 
     name: str

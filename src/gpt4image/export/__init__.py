@@ -1,7 +1,16 @@
 """Models for deployment: exported, verified against the trained model, and used for prediction."""
 
-from gpt4image.export.deployed import Prediction, label_names, predict_images
+from gpt4image.export.deployed import Prediction, detect_objects, label_names, open_detector, predict_images
 from gpt4image.export.measure import Parity
 from gpt4image.export.model import ExportSummary, export_model
 
-__all__ = ["ExportSummary", "Parity", "Prediction", "export_model", "label_names", "predict_images"]
+__all__ = [
+    "ExportSummary",
+    "Parity",
+    "Prediction",
+    "detect_objects",
+    "export_model",
+    "label_names",
+    "open_detector",
+    "predict_images",
+]

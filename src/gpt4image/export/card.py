@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 
+PLACE = "path/to/this/folder"
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """Everything a card states.
@@ -112,12 +115,15 @@ def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequ
     from huggingface_hub import ModelCardData
 
     start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
+    boxes = TASKS.load(facts.run.task).family == "detector"
+    kind = "object-detection" if boxes else "image-classification"
+    several = ["mean_average_precision"] if boxes else ["mean_average_precision", "f1"]
     return ModelCardData(
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["gpt4image", "image-classification", "timm", "transformers"],
+        library_name="gpt4image" if boxes else "timm",
+        pipeline_tag=kind,
+        tags=["gpt4image", kind, "timm", "torchvision" if boxes else "transformers"],
         base_model=start,
-        metrics=["accuracy"] if TASKS.load(facts.run.task).one_class else ["mean_average_precision", "f1"],
+        metrics=["accuracy"] if TASKS.load(facts.run.task).one_class else several,
         model_name=one_line(f"{facts.backbone} on {facts.source}"),
         eval_results=results(facts, comparison),
     )
@@ -128,6 +134,7 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
     from huggingface_hub import EvalResult
 
     task = TASKS.load(facts.run.task)
+    kind = "object-detection" if task.family == "detector" else "image-classification"
     score = (task.score.replace(" ", "_"), task.score.capitalize())
     values: dict[tuple[str, str, str], float | None] = {("validation", *score): facts.run.best_accuracy}
     record = comparison and recorded_run(facts.run, comparison)
@@ -144,7 +151,7 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
         }
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=kind,
             dataset_type="imagefolder",
             dataset_name=one_line(facts.source),
             dataset_split=split,
@@ -167,6 +174,9 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
         facts=facts,
         run=run,
         several=not TASKS.load(run.task).one_class,
+        boxes=TASKS.load(run.task).family == "detector",
+        use_detector=f"gpt4image predict {PLACE} photos --coco objects.json --drawn drawn",
+        use_detector_python=use_detector(),
         score=TASKS.load(run.task).score,
         use=use_with_timm(facts.repo, facts.run.task),
         use_transformers=use_with_transformers(facts.repo),
@@ -203,9 +213,20 @@ def count_trained(run: TrainedRun, images: ImageTable) -> tuple[dict[str, int], 
     return counts, int((rows_with_label(rows) & np.equal(splits, "train")).sum())
 
 
+def use_detector() -> str:
+    """Return lines of Python that find the objects in a photo."""
+    return (
+        "from pathlib import Path\n\n"
+        "from gpt4image.export import detect_objects, open_detector\n\n"
+        f'detector = open_detector(Path("{PLACE}"))\n'
+        'for found in detect_objects(detector, [Path("photo.jpg")]):\n'
+        "    print(found.path, found.objects)"
+    )
+
+
 def use_with_timm(repo: str | None, task: str = "classification") -> str:
     """Return three lines of Python that classify a photo with timm, after the imports."""
-    place = f"hf-hub:{repo}" if repo else "local-dir:path/to/this/folder"
+    place = f"hf-hub:{repo}" if repo else f"local-dir:{PLACE}"
     return (
         "import timm, torch\n"
         "from PIL import Image\n\n"
@@ -220,7 +241,7 @@ def use_with_transformers(repo: str | None) -> str:
     """Return three lines of Python that classify a photo with transformers."""
     return (
         "from transformers import pipeline\n\n"
-        f'classify = pipeline("image-classification", model="{repo or "path/to/this/folder"}")\n'
+        f'classify = pipeline("image-classification", model="{repo or PLACE}")\n'
         'print(classify("photo.jpg"))'
     )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ from gpt4image.core.files import read_json
 from gpt4image.export.model import ExportLayout
 from gpt4image.images import MAX_PIXELS, decode
 from gpt4image.images.sources.folders import inspect_file, is_image_name, walk
+from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import create_model
 from gpt4image.train.transforms import Transform, evaluation_transform
+
+if TYPE_CHECKING:
+    from gpt4image.export.detector import DeployedDetector, Detections
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class DeployedModel:
         if not (layout.config.exists() and layout.weights.exists()):
             raise ConfigError(f"{folder} holds no exported model. Name a folder that gpt4image export has written.")
         config = read_json(layout.config)
+        if is_detector(config):
+            raise ConfigError(f"{folder} holds a detector: find objects with detect_objects, or gpt4image predict.")
         network = create_model(
             config["architecture"],
             pretrained=False,
@@ -116,7 +122,39 @@ def label_names(model: Path) -> tuple[str, ...] | None:
     """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
     path = ExportLayout(model).config
     config = read_json(path) if path.exists() else {}
-    return tuple(config["label_names"]) if config.get("thresholds") is not None else None
+    several = config.get("thresholds") is not None and not is_detector(config)
+    return tuple(config["label_names"]) if several else None
+
+
+def is_detector(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of an exported model is a detector's."""
+    return config.get("task") in TASKS and TASKS.load(config["task"]).family == "detector"
+
+
+def open_detector(model: Path) -> DeployedDetector | None:
+    """Load an exported detector; None for a folder of anything else."""
+    layout = ExportLayout(model)
+    if not (layout.config.exists() and layout.weights.exists()):
+        return None
+    config = read_json(layout.config)
+    if not is_detector(config):
+        return None
+    from gpt4image.export.detector import DeployedDetector  # torchvision takes a second to import
+
+    return DeployedDetector.load(config, layout.weights)
+
+
+def detect_objects(
+    detector: DeployedDetector, sources: Sequence[Path], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+) -> Iterator[Detections]:
+    """Find the objects in images with an exported detector; for the arguments see `predict_images`.
+
+    Raises:
+        DataError: there is no image at all.
+    """
+    files = named_files(sources)
+    batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
+    return chain.from_iterable(detector.detect(batch, max_pixels) for batch in batches)
 
 
 def predict_images(
@@ -139,9 +177,7 @@ def predict_images(
     """
     with doing("Loading the model"):
         deployed = DeployedModel.load(model)
-    files = list(image_files(sources))
-    if not files:
-        raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
+    files = named_files(sources)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
     return chain.from_iterable(deployed.predict(batch, top, max_pixels) for batch in batches)
 
@@ -151,6 +187,14 @@ class ImageFile(NamedTuple):
 
     path: Path
     fault: str
+
+
+def named_files(sources: Sequence[Path]) -> list[ImageFile]:
+    """Return the files of `image_files`. DataError if there are none."""
+    files = list(image_files(sources))
+    if not files:
+        raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
+    return files
 
 
 def image_files(sources: Iterable[Path]) -> Iterator[ImageFile]:

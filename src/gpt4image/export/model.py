@@ -103,25 +103,26 @@ def export_model(
             "same corrections.",
             "yellow",
         )
-    if int8 and not onnx:
-        raise ConfigError("int8 is made from the ONNX form: leave onnx on, or leave int8 (--int8) out.")
-    if onnx:
-        for library in ("onnx", "onnxscript", "onnxruntime"):
-            if find_spec(library) is None:
-                raise MissingExtraError(library, "onnx", "ONNX export, which is optional (--no-onnx),")
+    boxes = TASKS.load(run.task).family == "detector"
+    kind = "safetensors" if boxes else "timm"
+    if boxes:
+        _check_detector_forms(int8=int8, torch_export=torch_export, benchmark=benchmark)
+    _check_onnx(onnx, int8)
     draft = ExportLayout(folder.with_name(f".{folder.name}.draft"))
     shutil.rmtree(draft.folder, ignore_errors=True)
     draft.folder.mkdir(parents=True)
     try:
-        with doing("Writing and checking the timm form"):
-            model, sample = load_backbone(run), sample_images(run, images)
-            summary = ExportSummary([_verified(_export_timm(run, model, draft, sample), tolerance)])
+        with doing(f"Writing and checking the {kind} form"):
+            model = load_backbone(run)
+            sample, first = (_export_detector if boxes else _export_classifier)(run, images, model, draft)
+            summary = ExportSummary([_verified(first, tolerance)])
         if torch_export:
             with doing("Writing and checking the torch.export form"), _optional(summary, "torch_export", draft.program):
                 summary.parity.append(_verified(export_program(model, draft.program, sample), tolerance))
         if onnx:
             with doing("Writing and checking the ONNX form"), _optional(summary, "onnx", draft.onnx):
-                summary.parity.append(_verified(export_onnx(model, draft.onnx, sample), tolerance))
+                found = (_export_onnx_detector if boxes else export_onnx)(model, draft.onnx, sample)
+                summary.parity.append(_verified(found, tolerance))
         if int8 and draft.onnx.exists():
             with _optional(summary, "int8", draft.int8):
                 summary = replace(summary, int8=quantize(run, model, images, draft.onnx, draft.int8))
@@ -136,10 +137,51 @@ def export_model(
     if summary.failures:
         without = ", ".join(f"{name}=False" for name in summary.failures)
         raise ExportError(
-            f"{' '.join(summary.failures.values())} {folder} holds the verified timm form and all others that were "
+            f"{' '.join(summary.failures.values())} {folder} holds the verified {kind} form and all others that were "
             f"asked for; for these alone: {without} or {_options(summary.failures)}."
         )
     return summary
+
+
+def _export_classifier(
+    run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
+) -> tuple[Tensor, Parity]:
+    """Write the timm form; return real images, and how it compares on them."""
+    sample = sample_images(run, images)
+    return sample, _export_timm(run, model, layout, sample)
+
+
+def _export_detector(
+    run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
+) -> tuple[Tensor, Parity]:
+    """Write a detector's weights and configuration, likewise."""
+    from gpt4image.export.detector import export_detector, sample_inputs
+
+    sample = sample_inputs(run, images, CHECKED_IMAGES)
+    return sample, export_detector(run, model, layout, sample)
+
+
+def _export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity:
+    from gpt4image.export.detector import export_onnx_detector
+
+    return export_onnx_detector(model, path, sample)
+
+
+def _check_detector_forms(**asked: bool) -> None:
+    """Raise ConfigError for forms that detectors are not exported to."""
+    for name, wanted in asked.items():
+        if wanted:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{name} ({option}) does not work with detectors: leave it out.")
+
+
+def _check_onnx(onnx: bool, int8: bool) -> None:
+    """Raise an error if the ONNX form cannot be made, or int8 is asked for without it."""
+    if int8 and not onnx:
+        raise ConfigError("int8 is made from the ONNX form: leave onnx on, or leave int8 (--int8) out.")
+    for library in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
+        if find_spec(library) is None:
+            raise MissingExtraError(library, "onnx", "ONNX export, which is optional (--no-onnx),")
 
 
 def _options(names: Iterable[str]) -> str:

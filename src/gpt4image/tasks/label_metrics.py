@@ -11,6 +11,8 @@ import numpy as np
 from scipy.special import expit, log_expit
 from scipy.stats import rankdata
 
+from gpt4image.tasks.task import ClassComparison
+
 RESAMPLES = 500
 LEAST_PRESENT = 5  # images of a class for an interval; fewer say nothing about each other
 CONFIDENCE = 0.95
@@ -149,3 +151,27 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
         return None
     low, high = np.nanpercentile(values, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(low), float(high)
+
+
+def compare_resampled(
+    count: int, means: dict[str, float], drawn: dict[str, np.ndarray], candidate: str, reference: str
+) -> ClassComparison:
+    """Return the comparison of a group of classes with bootstrap intervals.
+
+    Args:
+        count: test images of the group.
+        means: score of each arm.
+        drawn: its scores on resampled images, [R].
+        candidate: an arm.
+        reference: the arm it is compared with.
+    """
+    intervals = {arm: percentile_interval(values) for arm, values in drawn.items()}
+    ends = percentile_interval(drawn[candidate] - drawn[reference])
+    return ClassComparison(
+        test_images=count,
+        accuracy={arm: mean if count else None for arm, mean in means.items()},
+        intervals={arm: found for arm, found in intervals.items() if found},
+        difference=means[candidate] - means[reference] if count else None,
+        low=ends and ends[0],
+        high=ends and ends[1],
+    )

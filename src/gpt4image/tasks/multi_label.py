@@ -18,11 +18,11 @@ from gpt4image.images.table import ImageTable
 from gpt4image.tasks.label_metrics import (
     choose,
     class_precisions,
+    compare_resampled,
     f1_scores,
     fit_thresholds,
     image_precision,
     label_likelihood,
-    percentile_interval,
     resampled_precisions,
 )
 from gpt4image.tasks.settings import LabelSettings
@@ -171,7 +171,7 @@ class MultiLabel(Task):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
             return [
-                self._compare(
+                compare_resampled(
                     int((marks[:, members] > 0).any(axis=1).sum()),
                     {arm: float(np.nanmean(found[members])) for arm, found in precisions.items()},
                     {arm: np.nanmean(found[:, members], axis=1) for arm, found in drawn.items()},
@@ -180,21 +180,6 @@ class MultiLabel(Task):
                 )
                 for members in groups
             ]
-
-    def _compare(
-        self, count: int, means: dict[str, float], drawn: dict[str, np.ndarray], candidate: str, reference: str
-    ) -> ClassComparison:
-        """Return the comparison of one group: means, and means on resampled images [R], by arm."""
-        intervals = {arm: percentile_interval(values) for arm, values in drawn.items()}
-        ends = percentile_interval(drawn[candidate] - drawn[reference])
-        return ClassComparison(
-            test_images=count,
-            accuracy={arm: mean if count else None for arm, mean in means.items()},
-            intervals={arm: found for arm, found in intervals.items() if found},
-            difference=means[candidate] - means[reference] if count else None,
-            low=ends and ends[0],
-            high=ends and ends[1],
-        )
 
 
 MULTI_LABEL = MultiLabel()

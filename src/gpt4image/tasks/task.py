@@ -104,12 +104,16 @@ class Task(ABC):
         score: what the mean of `Predictions.scores` is called, such as `accuracy`.
         class_score: what `compare_classes` compares the arms by.
         one_class: whether an image has one class, as text labels, soft labels and anchors of classes need.
+        family: name of the family of models that learn it, in `gpt4image.train.family`.
+        loss_in_model: whether the model computes its loss itself, given the targets; `loss` then gets what it returns.
     """
 
     name: ClassVar[str]
     score: ClassVar[str]
     class_score: ClassVar[str]
     one_class: ClassVar[bool] = False
+    family: ClassVar[str] = "classifier"
+    loss_in_model: ClassVar[bool] = False
 
     def check(self, settings: LabelSettings, smoothing: float) -> None:  # noqa: B027 - a task may take any setting
         """Raise ConfigError for recipe settings that mean nothing in this task; the message says what to set.
@@ -127,7 +131,10 @@ class Task(ABC):
 
     @abstractmethod
     def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return labels [N, ...] as the probability of each class, float64 [N, C]; NaN where it is unknown."""
+        """Return labels [N, ...] as the probability of each class, float64 [N, C]; NaN where it is unknown.
+
+        A task whose labels are no classes returns what `validation_score` wants to know of them.
+        """
 
     @abstractmethod
     def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
@@ -165,7 +172,7 @@ class Task(ABC):
 
         Args:
             logits: [N, C].
-            targets: probability of each class, float64 [N, C]; NaN where it is unknown.
+            targets: what `truth` returns of them.
         """
 
     def fit_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> list[float]:
@@ -212,6 +219,7 @@ TASKS: Registry[Task] = Registry(
     {
         "classification": "gpt4image.tasks.classification:CLASSIFICATION",
         "multi-label": "gpt4image.tasks.multi_label:MULTI_LABEL",
+        "detection": "gpt4image.tasks.detection:DETECTION",
     },
     group="gpt4image.tasks",
 )

@@ -21,6 +21,7 @@ SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
+DETECTOR_NAMES = ("faster-rcnn", "retinanet", "fcos", "ssdlite")  # what a name `DETECTOR:BACKBONE` begins with
 
 
 def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:
@@ -76,6 +77,26 @@ def model_options(name: str, image_size: int | None) -> dict[str, Any]:
     if image_size is not None and (config.get("fixed_input_size") or "img_size" in options):
         options["img_size"] = image_size
     return options
+
+
+def body_of(name: str) -> str:
+    """Return the backbone of a detector, or of what else a recipe names.
+
+    >>> body_of("ssdlite:resnet18"), body_of("resnet18"), body_of("hf-hub:me/mine")
+    ('resnet18', 'resnet18', 'hf-hub:me/mine')
+    """
+    kind, _, body = name.partition(":")
+    return body if kind in DETECTOR_NAMES else name
+
+
+def detector_of(name: str) -> str:
+    """Return which detector a recipe's backbone stands for: `DETECTOR:BACKBONE`, and Faster R-CNN for a backbone alone.
+
+    >>> detector_of("ssdlite:resnet18"), detector_of("resnet18")
+    ('ssdlite', 'faster-rcnn')
+    """
+    kind = name.partition(":")[0]
+    return kind if kind in DETECTOR_NAMES else DETECTOR_NAMES[0]
 
 
 def timm_name(name: str) -> str:

@@ -32,7 +32,8 @@ from gpt4image.train.data import (
     make_loader,
     training_rows,
 )
-from gpt4image.train.frozen import Shown, frozen_modules, prepare_inputs
+from gpt4image.train.family import find_family
+from gpt4image.train.frozen import Shown, frozen_modules
 from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, is_text, mean_soft_labels
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.mixed_batches import MixedBatches
@@ -57,7 +58,8 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     check_label_settings(images, used, guidance, recipe, backbone)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used  # one cache of features for all arms
     validation_rows = labelled_rows(images, "validation")
-    source = prepare_inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
+    family = find_family(images.task)
+    source = family.inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
         strong = source.strong(rows, seed) if recipe.consistency else None
@@ -294,7 +296,7 @@ def check_label_settings(
 
 
 def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
-    """Return the probability of each class for validation images, float64 [N, C]; NaN where it is unknown.
+    """Return what validation images are judged by, as `Task.truth` gives it.
 
     Text labels stand in for given ones here too, because these are wrong as often as those of training images.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: pixels uint8 [B, 3, H, W], normalised ones, or cached features of frozen modules [B, ...].
         labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled; or several
-            labels, int8 [B, C]: 1 present, 0 absent, -1 unknown.
+            labels, int8 [B, C]: 1 present, 0 absent, -1 unknown; or boxes, float32 [B, M, 5].
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
         soft: soft labels [B, C], zero if an image has none; [B, 0] without soft labels.
@@ -92,6 +92,10 @@ class Inputs(Dataset[Tensor]):
 
     @abstractmethod
     def __getitem__(self, key: Key) -> Tensor: ...
+
+    def batch(self, keys: Sequence[Key], labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return some inputs [B, ...], and their labels [B, ...] as they are in these inputs."""
+        return torch.stack([self[key] for key in keys]), torch.from_numpy(labels)
 
 
 class ImageInputs(Inputs):
@@ -154,9 +158,10 @@ class LabelledInputs(Dataset[Batch]):
         soft = mean_soft_labels(guidance.soft_labels, self._soft_places[positions], guidance.soft_temperature)
         whole = positions if part.whole is None else part.whole
         counts = self._counts(whole) / np.float32(part.parts)
+        inputs, labels = self._inputs.batch(part.keys, self._labels[positions])
         return Batch(
-            inputs=torch.stack([self._inputs[key] for key in part.keys]),
-            labels=torch.from_numpy(self._labels[positions]),
+            inputs=inputs,
+            labels=labels,
             vectors=tuple(map(torch.from_numpy, vectors)),
             known=tuple(torch.from_numpy(places[positions, 0] >= 0) for places in self._places),
             soft=torch.from_numpy(soft),

@@ -60,7 +60,7 @@ class Objective:
         if batch.strong is not None:
             inputs = torch.cat([inputs, batch.strong])  # one pass, so that normalisation layers see both views
         with self.accelerator.autocast():
-            output = model(inputs, self._vectors(batch), mixing)
+            output = model(inputs, self._vectors(batch), mixing, targets if self.task.loss_in_model else None)
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
         classification = self.task.loss(logits[:size], targets, self.recipe, self.prior) / labelled.clamp(min=1e-6)

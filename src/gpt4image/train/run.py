@@ -24,9 +24,10 @@ from gpt4image.core.memory import keep_freed_memory
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
-from gpt4image.train.backbone import build_backbone, check_image_size, create_model, fitting_options, whole_state
+from gpt4image.train.backbone import whole_state
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
+from gpt4image.train.family import find_family
 from gpt4image.train.frozen import freeze
 from gpt4image.train.guidance import ClassAnchors, Guidance, choose_guidance
 from gpt4image.train.heads import save_heads
@@ -243,8 +244,7 @@ def train_to_end(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     with console.doing(f"Preparing {spec.arm.name}, seed {spec.seed}"):
-        backbone = build_backbone(spec.recipe, len(spec.images.classes))
-        check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
+        backbone = find_family(spec.images.task).build(spec.recipe, len(spec.images.classes))
         trainer = build_trainer(spec, backbone, accelerator)
         restore_checkpoint(trainer, spec.layout.checkpoint)
     if after_epoch:
@@ -276,8 +276,7 @@ def measure_step(spec: RunSpec) -> float:
     if spec.guidance.anchors is not None:
         spec = replace(spec, guidance=Guidance(), recipe=replace(spec.recipe, loss="clip"))
     accelerator = make_accelerator(spec.recipe)
-    backbone = build_backbone(spec.recipe, len(spec.images.classes))
-    check_image_size(backbone, spec.recipe.backbone, spec.recipe.image_size)
+    backbone = find_family(spec.images.task).build(spec.recipe, len(spec.images.classes))
     trainer = build_trainer(spec, backbone, accelerator)
     steps = min(1 + MEASURED_STEPS, trainer.steps_per_epoch)  # the first one warms up
     times: list[float] = []
@@ -356,9 +355,7 @@ def open_run(folder: Path) -> TrainedRun:
 
 
 def load_backbone(run: TrainedRun) -> nn.Module:
-    """Load the trained backbone and classifier: a plain timm model, on the CPU, in evaluation mode."""
-    model = create_model(
-        run.recipe.backbone, pretrained=False, num_classes=len(run.classes), **fitting_options(run.recipe)
-    )
+    """Load the trained model, on the CPU, in evaluation mode: a plain timm model with its classifier, or a detector."""
+    model = find_family(run.task).create(run.recipe, len(run.classes))
     load_weights(model, run.layout.weights)
     return model.eval()

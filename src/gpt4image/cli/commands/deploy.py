@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import WORK, DataOptions, OutputOptions, PushOptions
 from gpt4image.core.validation import Count, check_fields
+
+if TYPE_CHECKING:
+    from gpt4image.export.detector import DeployedDetector
 
 PAIR = ("class", "probability")
 
@@ -92,19 +95,23 @@ class Export(OutputOptions):
 
 @dataclass(frozen=True)
 class Predict(OutputOptions):
-    """Classify images with an exported model.
+    """Classify images with an exported model, or find the objects in them.
 
     Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
     read. For a model of several labels an image: its path, the predicted labels, the probability of each class.
 
+    For a detector: its path, the objects that were found, how many there are, and the surest one's score; their boxes
+    are in the output of --json, in the file of --coco, and on the pictures of --drawn.
+
     Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
 
-    SHORT: ClassVar = ("top", "csv", "max-pixels")
+    SHORT: ClassVar = ("top", "csv", "coco", "drawn", "max-pixels")
     EXAMPLE: ClassVar = "model photos/new"
     KEYS: ClassVar = {
         "path": "path of the image",
-        "predictions": "the likeliest classes: class, probability; of a model of several labels all classes",
+        "predictions": "the likeliest classes: class, probability; of a model of several labels all classes; of a "
+        "detector the objects: class, probability, box (left, top, right, bottom in pixels)",
         "labels": "of a model of several labels, those that are predicted; else null",
         "error": "why it could not be read, or null",
     }
@@ -116,6 +123,10 @@ class Predict(OutputOptions):
     """Number of classes to print; of a model of several labels all are."""
     csv: bool = False
     """Separate by commas and quote as CSV, instead of by tabs."""
+    coco: Path | None = None
+    """Of a detector: write the objects into this file, as COCO's annotations with scores (JSON)."""
+    drawn: Path | None = None
+    """Of a detector: draw the objects on copies of the images in this folder."""
     json: bool = field(default=False, kw_only=True)
     """Print a JSON object for each image, one a line, in place of the table."""
     max_pixels: Count = 89_478_485
@@ -131,10 +142,13 @@ class Predict(OutputOptions):
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
         from gpt4image.cli.rows import GrowingTable
-        from gpt4image.core.console import result, say
-        from gpt4image.core.format import counted
-        from gpt4image.export import label_names, predict_images
+        from gpt4image.core.console import result
+        from gpt4image.export import label_names, open_detector, predict_images
 
+        if (detector := open_detector(self.model)) is not None:
+            return self._detect(detector)
+        if self.coco is not None or self.drawn is not None:
+            raise ConfigError(f"coco and drawn are for detectors (--coco, --drawn), and {self.model} holds none.")
         settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
         outcomes = predict_images(self.model, self.images, **settings)
@@ -154,9 +168,46 @@ class Predict(OutputOptions):
                 rows.append(_row(str(found.path), answers, named, found.error or "", paired))
             table.write(rows)
             rows = []
-        if counts[True]:
-            say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
-        return 0 if not counts[True] else 3 if counts[False] else 1
+        return _exit_status(counts)
+
+    def _detect(self, detector: DeployedDetector) -> int:
+        """Print the objects that a detector finds, and write what was asked for."""
+        from gpt4image.cli.rows import GrowingTable
+        from gpt4image.core.console import result
+        from gpt4image.export import detect_objects
+        from gpt4image.export.detector import write_coco, write_drawn
+        from gpt4image.tasks.detection import in_words
+
+        counts, drawn = {True: 0, False: 0}, set[str]()
+        outcomes = detect_objects(detector, self.images, batch_size=self.batch_size, max_pixels=self.max_pixels)
+        table, rows, everything = GrowingTable(self.csv), [["path", "objects", "count", "surest", "error"]], []
+        while batch := list(islice(outcomes, self.batch_size)):
+            for found in batch:
+                counts[found.error is not None] += 1
+                objects = [{"class": each.name, "probability": each.score, "box": each.box} for each in found.objects]
+                result(path=found.path, predictions=objects, labels=None, error=found.error)
+                numbers = [detector.classes.index(each.name) for each in found.objects]
+                words = [in_words(numbers, detector.classes), str(len(numbers))] if found.error is None else ["", ""]
+                surest = f"{found.objects[0].score:.4f}" if found.objects else ""
+                rows.append([str(found.path), *words, surest, found.error or ""])
+                if self.drawn is not None:
+                    write_drawn(self.drawn, found, detector.classes, self.max_pixels, drawn)
+            table.write(rows)
+            rows = []
+            everything += batch if self.coco is not None else []
+        if self.coco is not None:
+            write_coco(self.coco, everything, detector.classes)
+        return _exit_status(counts)
+
+
+def _exit_status(counts: dict[bool, int]) -> int:
+    """Say how many images could not be read; return the exit status, given the images with and without an error."""
+    from gpt4image.core.console import say
+    from gpt4image.core.format import counted
+
+    if counts[True]:
+        say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
+    return 0 if not counts[True] else 3 if counts[False] else 1
 
 
 def _row(path: str, answers: list[list[str]], named: list[list[str]], error: str, paired: bool) -> list[str]:

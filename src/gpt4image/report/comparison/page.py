@@ -42,6 +42,7 @@ MAX_MATRIX = 30  # classes up to which a confusion matrix is readable; beyond, t
 MAX_CONFUSIONS = 25
 METRICS = {
     "mean_average_precision": "mAP",
+    "mean_average_precision_50": "mAP at 0.5",
     "top5_accuracy": "Top 5",
     "balanced_accuracy": "Balanced accuracy",
     "micro_f1": "Micro F1",
@@ -57,7 +58,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
     """Render the whole page as HTML."""
     digits, main = accuracy_digits(comparison), main_arms(comparison)
     show_matrices = len(comparison.classes) <= MAX_MATRIX
-    metrics, beside = _metrics(comparison), _second_metric(comparison)
+    metrics, beside, third = _metrics(comparison), _second_metric(comparison), _third_metric(comparison)
     return render_page(
         "comparison.html.j2",
         version=comparison.version,
@@ -71,6 +72,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
         heading=comparison.score[:1].upper() + comparison.score[1:],
         class_score=class_score(comparison),
         beside=(beside, METRICS[beside]),
+        third=(third, METRICS[third]),
         has_confusion=any(arm.confusion for arm in comparison.arms),
         verdict=verdict(comparison),
         other_arms=other_arms(comparison),
@@ -147,6 +149,12 @@ def _second_metric(comparison: Comparison) -> str:
     """Return the name of the metric that the table of the runs shows beside the score."""
     several = any(run.mean_average_precision is not None for arm in comparison.arms for run in arm.runs)
     return "mean_average_precision" if several else "balanced_accuracy"
+
+
+def _third_metric(comparison: Comparison) -> str:
+    """Return the name of the metric that the table of the runs shows after that."""
+    boxes = any(run.mean_average_precision_50 is not None for arm in comparison.arms for run in arm.runs)
+    return "mean_average_precision_50" if boxes else "negative_log_likelihood"
 
 
 def _confusion_changes(comparison: Comparison) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""Pictures with boxes as a detector's inputs: square, and augmented so that the boxes stay where the objects are.
+
+A picture is padded at its right and bottom to a square and resized, so positions in shares of its longer side are
+positions in shares of the input's side. Boxes are float [M, 5]: class, -1 for none, and corners in these shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from gpt4image.images.decode import EncodedImage
+from gpt4image.train.data import ImageInputs, Key
+from gpt4image.train.frozen import InputSource
+from gpt4image.train.recipe import Recipe
+from gpt4image.train.transforms import seed_everything
+
+LEAST_CROPPED = 16  # pixels of a picture's shorter side from which it is cropped
+LEAST_BOX = 1  # pixels of a box that is left after cropping
+
+
+@dataclass(frozen=True)
+class BoxView:
+    """Makes an input of a picture and its boxes.
+
+    Attributes:
+        size: side of the input S in pixels.
+        fill: colour of the padding, from 0 to 255.
+        crop: crops so that objects stay (Liu et al., arXiv 1512.02325, section 2.2); None for no crop.
+        more: further random transforms; None for none.
+    """
+
+    size: int
+    fill: tuple[float, ...]
+    crop: v2.Transform | None = None
+    more: v2.Transform | None = None
+
+    def __call__(self, image: EncodedImage, key: tuple[int, ...]) -> Tensor:
+        """Return the input without its boxes, uint8 [3, S, S]."""
+        return self.with_boxes(image, key, np.full((1, 5), -1, np.float32))[0]
+
+    def with_boxes(self, image: EncodedImage, key: tuple[int, ...], boxes: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return an input uint8 [3, S, S] and the boxes in it, float32 [M, 5].
+
+        Args:
+            image: the picture.
+            key: what random draws depend on.
+            boxes: its boxes, float32 [M, 5]; NaN where they are not known, and remain so.
+        """
+        picture = image.decode()
+        own, longer = boxes[boxes[:, 0] >= 0], max(picture.size)
+        corners = tv_tensors.BoundingBoxes(
+            torch.from_numpy(own[:, 1:] * longer), format="XYXY", canvas_size=(picture.height, picture.width)
+        )
+        sample = {"image": F.to_image(picture), "boxes": corners, "labels": torch.from_numpy(own[:, 0])}
+        if self.crop is not None or self.more is not None:
+            seed_everything(*key)
+            sample = self._augmented(sample)
+        height, width = sample["image"].shape[-2:]
+        side = max(height, width)
+        square = F.pad(sample["image"], [0, 0, side - width, side - height], fill=list(self.fill))
+        pixels: Tensor = F.resize(square, [self.size, self.size], antialias=True).as_subclass(Tensor)
+        placed = torch.full(boxes.shape, torch.nan if np.isnan(boxes).any() else -1.0)
+        placed[: len(sample["labels"])] = torch.cat(
+            [sample["labels"][:, None], sample["boxes"].as_subclass(Tensor) / side], dim=1
+        )
+        return pixels, placed
+
+    def _augmented(self, sample: dict[str, Any]) -> dict[str, Any]:
+        if self.crop is not None and min(sample["image"].shape[-2:]) >= LEAST_CROPPED:
+            sample = self.crop(sample)
+        if self.more is not None:
+            sample = self.more(sample)
+        return v2.SanitizeBoundingBoxes(min_size=LEAST_BOX)(sample)  # type: ignore[no-any-return]
+
+
+class BoxInputs(ImageInputs):
+    """Views of images whose boxes follow the augmentation."""
+
+    _view: BoxView
+
+    def batch(self, keys: Sequence[Key], labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return inputs uint8 [B, 3, S, S] and the boxes in them, float32 [B, M, 5]."""
+        pairs = [self._pair(*key, boxes) for key, boxes in zip(keys, labels, strict=True)]
+        inputs, boxes = zip(*pairs, strict=True)
+        return torch.stack(inputs), torch.stack(boxes)
+
+    def _pair(self, draw: int, position: int, boxes: np.ndarray) -> tuple[Tensor, Tensor]:
+        image = self._images.encoded(int(self._rows[position]))
+        return self._view.with_boxes(image, (self._seed, draw, position), boxes)
+
+
+class BoxSource(InputSource):
+    """A detector together with its inputs."""
+
+    def training(self, rows: np.ndarray, seed: int) -> BoxInputs:
+        """Return augmented inputs of the images at some table positions [N]."""
+        return BoxInputs(self.images, rows, augmented_view(self.recipe, self.config), seed)
+
+    def evaluation(self, rows: np.ndarray, name: str) -> BoxInputs:
+        """Return inputs of the images at some table positions [N], resized alone."""
+        return BoxInputs(self.images, rows, plain_view(self.config))
+
+
+def plain_view(config: dict[str, Any]) -> BoxView:
+    """Return padding and resizing alone, for a `preprocessing`."""
+    return BoxView(config["input_size"][-1], tuple(float(round(255 * value)) for value in config["mean"]))
+
+
+def augmented_view(recipe: Recipe, config: dict[str, Any]) -> BoxView:
+    """Return the recipe's augmentation of pictures with boxes: crop, flip, and change of colours."""
+    plain, (low, high) = plain_view(config), recipe.crop_scale
+    crop = v2.RandomIoUCrop(min_scale=math.sqrt(low), max_scale=math.sqrt(high)) if low < 1 else None
+    jitter = recipe.color_jitter
+    more = [v2.RandomHorizontalFlip(recipe.flip)] if recipe.flip else []
+    more += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
+    return BoxView(plain.size, plain.fill, crop, v2.Compose(more) if more else None)
