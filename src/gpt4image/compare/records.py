@@ -53,9 +53,8 @@ class RunRecord(Record):
 class ArmRecord(Record):
     """One way of training, over all seeds.
 
-    `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have no single class;
-    `reliability` are the bins of a reliability
-    diagram over the predictions of all seeds.
+    `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have no single
+    class; `reliability` are the bins of a reliability diagram over the predictions of all seeds.
     """
 
     name: str

@@ -15,6 +15,7 @@ from gpt4image.embed.encoders import split_clip_name
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
 from gpt4image.train.backbone import check_image_size, create_model, model_options
+from gpt4image.train.family import CLASSIFIERS, find_family
 from gpt4image.train.run import load_backbone, open_run
 from gpt4image.train.text_space import TextSpace
 from gpt4image.train.weights import load_weights
@@ -123,6 +124,8 @@ class RunTeacher(ImageTeacher):
             built, config, classes = read_exported(folder)
         else:
             run = open_run(folder)
+            if find_family(run.task) is not CLASSIFIERS:
+                raise ConfigError(f"{folder} is a detector, which is no teacher of images: name a classifier.")
             built, config, classes = load_backbone(run), run.preprocessing, run.classes
         super().__init__(built, timm_preparation(config), device, name=name, classes=classes)
 

@@ -1,0 +1,130 @@
+"""Images with boxes, from a COCO folder to the report, the exported detector and its predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpt4image import load_images, open_run
+from gpt4image.__main__ import main
+from gpt4image.compare.predictions import predict_test_images
+from gpt4image.compare.records import Comparison
+from gpt4image.export import detect_objects, open_detector
+from gpt4image.tasks.box_metrics import mean_average_precision
+from support.scenes import NAMES, draw_scenes, write_coco
+
+SCENES = draw_scenes(32)
+MODEL = ("--backbone", "ssdlite:test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("scenes") / "set", SCENES)
+
+
+@pytest.fixture(scope="module")
+def compared(source, tmp_path_factory):
+    """The work directory of a comparison, and what it printed as JSON."""
+    work, said = tmp_path_factory.mktemp("compared"), io.StringIO()
+    words = ["compare", str(source), "--task", "detection", "--text", str(source / "descriptions.jsonl"), *MODEL]
+    with redirect_stdout(said):
+        code = main([*words, "--batch-size", "4", "--seeds", "2", "--work", str(work), "--json"])
+    assert code == 0
+    return work, json.loads(said.getvalue())
+
+
+@pytest.fixture(scope="module")
+def exported(compared, source, tmp_path_factory):
+    """The run that is exported, and the folder of the exported detector."""
+    work, folder = compared[0], tmp_path_factory.mktemp("exported") / "model"
+    run = open_run(work / "runs" / "described-0")
+    words = ["export", str(source), "--task", "detection", "--run", str(run.layout.folder), "--out", str(folder)]
+    assert main([*words, "--work", str(work)]) == 0
+    return run, folder
+
+
+@pytest.mark.slow
+def test_comparison_is_of_the_average_precision_of_each_image(compared, source):
+    work, said = compared
+    images = load_images(source, task="detection")
+    record = Comparison.load(work / "comparison.json")
+    assert (record.task, record.score, said["score"]) == ("detection", *["average precision per image"] * 2)
+    differences = []
+    for seed in (0, 1):
+        means = {}
+        for arm in ("baseline", "described"):
+            found = predict_test_images(open_run(work / "runs" / f"{arm}-{seed}"), images)
+            means[arm] = found.scores.mean()
+            (run,) = (run for each in record.arms if each.name == arm for run in each.runs if run.seed == seed)
+            assert run.test_accuracy == pytest.approx(means[arm])
+            both = run.mean_average_precision, run.mean_average_precision_50
+            assert both == pytest.approx(mean_average_precision(found.logits, found.labels))
+        differences.append(means["described"] - means["baseline"])
+    assert record.difference.per_seed == pytest.approx(differences)
+    assert record.difference.covers == "seeds and images"
+    assert [each.name for each in record.per_class] == list(NAMES)
+    with (work / "experiments" / said["experiment"] / "test_answers.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 8
+    page = (work / "report.html").read_text()
+    assert "Mean test average precision per image" in page and "mAP at 0.5" in page and "COCO" in page
+
+
+@pytest.mark.slow
+def test_exported_forms_find_what_the_trained_detector_finds(exported, source, tmp_path, capsys):
+    run, folder = exported
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "ssdlite:test_resnet" and len(config["thresholds"]) == 3
+    assert (folder / "model.onnx").exists()
+    card = (folder / "README.md").read_text()
+    assert "A detector of 3 classes" in card and "object-detection" in card
+    config["thresholds"] = [0.1, 0.1, 0.1]
+    (folder / "config.json").write_text(json.dumps(config))
+    images = load_images(source, task="detection")
+    expected = predict_test_images(run, images)
+    files = [source / images.path(row) for row in expected.rows.tolist()]
+    found = list(detect_objects(open_detector(folder), files))
+    for rows, each in zip(expected.logits, found, strict=True):
+        shown = rows[(rows[:, 0] >= 0) & (rows[:, 5] >= 0.1)]
+        assert [(each.name, each.score) for each in each.objects] == [
+            (NAMES[int(row[0])], pytest.approx(row[5], abs=1e-4)) for row in shown
+        ]
+        for box, row in zip(each.objects, shown, strict=True):
+            np.testing.assert_allclose(box.box, np.clip(96 * row[1:5], 0, [96, 64, 96, 64]), atol=0.01)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    capsys.readouterr()
+    words = ["predict", str(folder), *map(str, files), str(bad), "--csv"]
+    assert main([*words, "--coco", str(tmp_path / "out.json"), "--drawn", str(tmp_path / "drawn")]) == 3
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [int(row["count"]) for row in rows[:-1]] == [len(each.objects) for each in found]
+    assert "not an image" in rows[-1]["error"]
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert len(written["images"]) == len(files)
+    assert len(written["annotations"]) == sum(len(each.objects) for each in found) > 0
+    assert {entry["category_id"] for entry in written["annotations"]} <= {1, 2, 3}
+    assert len(list((tmp_path / "drawn").iterdir())) == len(files)
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / f"{files[0].stem}.png"))
+    assert drawn.shape == (64, 96, 3)
+
+
+@pytest.mark.slow
+def test_written_predictions_are_a_source_of_boxes(exported, source, tmp_path):
+    from gpt4image.export.detector import Detections, Found, write_coco
+
+    files = sorted((source / "images").glob("*.png"))[:8]
+    given = [Detections(file, (96, 64), (Found("red", 0.9, (1.0, 2.0, 30.5, 40.0)),)) for file in files]
+    write_coco(tmp_path / "objects.json", given, NAMES)
+    images = load_images(tmp_path / "objects.json", task="detection", validation_share=0.2, test_share=0.2)
+    assert len(images) == 8 and images.classes == ("red",)
+    np.testing.assert_allclose(images.boxes()[0], [[0, 1, 2, 30.5, 40]])
+
+
+def test_folder_of_a_classifier_draws_no_boxes(tmp_path, capsys):
+    assert main(["predict", str(tmp_path), "photo.jpg", "--coco", str(tmp_path / "out.json")]) != 0
+    assert "are for detectors" in " ".join(capsys.readouterr().err.split())

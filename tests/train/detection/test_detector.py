@@ -1,0 +1,245 @@
+"""Detectors: torchvision's losses on given maps, the alignment's gradient, views whose boxes stay on the objects."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gpt4image import embed_descriptions, load_descriptions, load_images, open_run, train_model
+from gpt4image.align.aligned_model import AlignedModel
+from gpt4image.align.head import AlignmentHead, Targets
+from gpt4image.align.loss import AlignmentLoss
+from gpt4image.align.projector import Projector
+from gpt4image.compare.predictions import predict_test_images
+from gpt4image.core.errors import ConfigError
+from gpt4image.images.decode import EncodedImage
+from gpt4image.tasks.detection import DETECTION
+from gpt4image.train.detection.views import augmented_view, plain_view
+from gpt4image.train.family import create_detector
+from gpt4image.train.run import load_backbone
+from gpt4image.train.transforms import preprocessing, seed_everything
+from support.drawings import COLOURS
+from support.image_files import encode
+from support.scenes import NAMES, draw_scenes, write_coco
+from support.training import LetterEncoder, StoppedError, observe, same_weights
+
+KINDS = ("faster-rcnn", "retinanet", "fcos", "ssdlite")
+SIZE = 64
+SCENES = draw_scenes(24)
+
+
+def make(kind="ssdlite", size=SIZE, seed=0):
+    torch.manual_seed(seed)
+    return create_detector(f"{kind}:test_resnet", 3, size, {})
+
+
+def truth(images=4):
+    """Boxes [B, 2, 5] in shares; the last image is a background."""
+    boxes = torch.full((images, 2, 5), -1.0)
+    boxes[:-1, 0] = torch.tensor([1, 0.1, 0.2, 0.6, 0.9])
+    boxes[0, 1] = torch.tensor([2, 0.5, 0.5, 0.9, 0.8])
+    return boxes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_detections_are_those_of_torchvision_with_its_backbone_inside(kind):
+    model, images, boxes = make(kind), torch.rand(4, 3, SIZE, SIZE), truth()
+    seed_everything(1)
+    found = model(images, boxes)
+
+    class Whole(nn.Module):
+        """Body and neck as torchvision's detectors have them."""
+
+        out_channels = 256
+
+        def forward(self, pixels):
+            maps = model.body.forward_intermediates(
+                pixels, indices=model._indices, stop_early=True, intermediates_only=True
+            )
+            return model.neck(OrderedDict((str(at), each) for at, each in enumerate(maps)))
+
+    first = 1 if kind in ("faster-rcnn", "ssdlite") else 0
+    targets = []
+    for rows in boxes:
+        own = rows[rows[:, 0] >= 0]
+        targets.append({"boxes": own[:, 1:] * SIZE, "labels": own[:, 0].long() + first})
+    given = model.detector.backbone
+    model.detector.backbone = Whole()
+    seed_everything(1)
+    expected = model.detector(list(images), targets)
+    torch.testing.assert_close(found, torch.stack(list(expected.values()))[None])
+    model.eval()
+    with torch.no_grad():
+        outside = model.detector(list(images))
+        model.detector.backbone = given
+        packed = model(images).view(4, -1, 6)
+    for rows, each in zip(packed, outside, strict=True):
+        kept = rows[rows[:, 0] >= 0]
+        torch.testing.assert_close(kept[:, 1:5] * SIZE, each["boxes"])
+        assert (kept[:, 0].long() + first).tolist() == each["labels"].tolist()
+
+
+def test_images_whose_boxes_are_not_known_take_no_part_in_the_loss():
+    model = make("retinanet").eval()  # statistics of normalisation layers do not depend on the batch
+    model.detector.train()
+    images, boxes = torch.rand(4, 3, SIZE, SIZE), truth()
+    alone = model(images[:2], boxes[:2])
+    boxes[2:] = torch.nan
+    torch.testing.assert_close(model(images, boxes), alone)
+    nothing = model(images[2:], boxes[2:])
+    assert nothing.sum() == 0 and nothing.requires_grad
+
+
+def test_gradient_of_the_alignment_equals_that_of_a_plain_loop():
+    model, images = make().double(), torch.rand(4, 3, SIZE, SIZE, dtype=torch.float64)
+    vectors = torch.randn(4, 8, dtype=torch.float64)
+    projector = Projector(model.body.num_features, 8, kind="linear").double()
+    aligned = AlignedModel(model, [AlignmentHead(projector, AlignmentLoss("cosine"))])
+    aligned.eval()
+    model.detector.train()
+    known = torch.ones(4, dtype=torch.bool)
+    found = aligned(images, Targets((vectors,), (known,)), None, truth().double())
+    found.alignment.backward()
+    own = {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
+    assert own and all(name.startswith("body.") for name in own)
+    model.zero_grad()
+    projector.zero_grad()
+    maps = model.body.forward_intermediates(images, indices=model._indices, stop_early=True, intermediates_only=True)
+    loss = 0.0
+    for image in range(4):
+        feature = maps[-1][image].mean(dim=(1, 2))
+        projected, text = projector(feature[None])[0], vectors[image]
+        loss = loss + (1 - projected @ text / (projected.norm() * text.norm())) / 4
+    loss.backward()
+    torch.testing.assert_close(found.alignment, loss)
+    for name, part in model.named_parameters():
+        if part.grad is not None:
+            torch.testing.assert_close(own[name], part.grad)
+
+
+CONFIG = preprocessing(nn.Identity(), SIZE)
+
+
+def encoded(scene):
+    return EncodedImage(encode(scene.picture, "PNG"), scene.name)
+
+
+def boxes_of(scene):
+    rows = [
+        [NAMES.index(name), *(edge / max(scene.picture.size) for edge in corners)] for name, *corners in scene.boxes
+    ]
+    return np.array(rows + [[-1] * 5] * (4 - len(rows)), np.float32)
+
+
+def test_plain_view_is_the_picture_padded_to_a_square():
+    scene = SCENES[1]
+    pixels, placed = plain_view(CONFIG).with_boxes(encoded(scene), (), boxes_of(scene))
+    assert pixels.shape == (3, SIZE, SIZE) and pixels.dtype == torch.uint8
+    np.testing.assert_allclose(placed.numpy(), boxes_of(scene))
+    square = Image.new("RGB", (96, 96), tuple(round(255 * value) for value in CONFIG["mean"]))
+    square.paste(scene.picture)
+    expected = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
+
+
+def test_boxes_follow_crop_and_flip(small_recipe):
+    view = augmented_view(small_recipe(crop_scale=(0.4, 1.0), flip=0.5), CONFIG)
+    checked, flipped = 0, 0
+    for number, scene in enumerate(SCENES * 2):
+        pixels, placed = view.with_boxes(encoded(scene), (0, number), boxes_of(scene))
+        again, same = view.with_boxes(encoded(scene), (0, number), boxes_of(scene))
+        assert torch.equal(pixels, again) and torch.equal(placed, same)
+        picture = pixels.permute(1, 2, 0).numpy().astype(int)
+        for label, *corners in placed.tolist():
+            if label < 0:
+                continue
+            left, top, right, bottom = (SIZE * edge for edge in corners)
+            if right - left < 6 or bottom - top < 6:
+                continue
+            inner = picture[int(top) + 2 : int(bottom) - 2, int(left) + 2 : int(right) - 2]
+            colour = COLOURS[NAMES[int(label)]]
+            assert np.abs(inner - colour).max() < 60, (number, corners)
+            checked += 1
+        flipped += bool((placed[:, 0] >= 0).any() and not np.allclose(placed.numpy(), boxes_of(scene)))
+    assert checked > 30 and flipped > 10
+
+
+def test_view_of_unknown_boxes_keeps_them_unknown(small_recipe):
+    _, placed = augmented_view(small_recipe(), CONFIG).with_boxes(
+        encoded(SCENES[0]), (1,), np.full((2, 5), np.nan, np.float32)
+    )
+    assert placed.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [("ssdlite:test_resnet", 60, "choose 32 or 64"), ("ssdlite:vit_tiny_patch16_224", 96, "does not take images")],
+)
+def test_sizes_that_do_not_fit_are_refused_with_the_fix(name, size, said):
+    with pytest.raises(ConfigError, match=said):
+        create_detector(name, 3, size, {})
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("scenes") / "set", SCENES)
+
+
+@pytest.fixture(scope="module")
+def images(scenes):
+    return load_images(scenes, task="detection")
+
+
+@pytest.fixture(scope="module")
+def store(scenes, images, tmp_path_factory):
+    descriptions = load_descriptions(images, scenes / "descriptions.jsonl")
+    return embed_descriptions(descriptions, LetterEncoder(), tmp_path_factory.mktemp("letters") / "letters")
+
+
+def test_interrupted_training_resumes_in_the_same_weights(images, store, small_recipe, tmp_path, monkeypatch):
+    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4)
+
+    def train(name):
+        return train_model(images, store, recipe, tmp_path / name, checkpoint_seconds=0)
+
+    with monkeypatch.context() as patch:
+        seen = observe(patch, lambda _, __, batch: batch.labels.shape[1:])
+        whole = train("whole")
+    assert {tuple(shape) for shape in seen} == {(3, 5)}
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        observe(patch, lambda *_: None, stop_after=len(seen) // 2)
+        train("stopped")
+    resumed = train("stopped")
+    assert same_weights(resumed.layout.weights, whole.layout.weights)
+    assert resumed.thresholds == whole.thresholds
+    assert whole.task == "detection" and whole.history[0]["alignment_loss"] > 0
+    settings = json.loads(whole.layout.settings.read_text())
+    assert settings["task"] == "detection"
+    found = predict_test_images(open_run(whole.layout.folder), images)
+    again = predict_test_images(open_run(whole.layout.folder), images)  # read back
+    np.testing.assert_array_equal(found.scores, again.scores)
+    assert not any("projector" in name for name in load_backbone(whole).state_dict())
+
+
+def test_arms_begin_with_the_same_weights_and_see_the_same_pictures(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=1, weight=0.0)
+    runs = [train_model(images, store, recipe, tmp_path / arm, arm=arm) for arm in ("baseline", "described")]
+    assert same_weights(*(run.layout.weights for run in runs))
+
+
+@pytest.mark.slow
+def test_training_learns_to_find_the_patches(images, store, small_recipe, tmp_path):
+    recipe = small_recipe(
+        backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=40, lr=3e-3, crop_scale=(1.0, 1.0)
+    )
+    run = train_model(images, store, recipe, tmp_path / "run")
+    losses = [epoch["classification_loss"] for epoch in run.history]
+    assert losses[-1] < 0.6 * losses[0]
+    assert run.best_accuracy > 0.05
+    assert DETECTION.name == run.task
