@@ -39,7 +39,7 @@ def choose_gallery(images: ImageTable, descriptions: DescriptionSet, arms: Mappi
             items.append(
                 GalleryItem(
                     path=images.path(row),
-                    thumbnail=thumbnail(images.image(row)),
+                    thumbnail=thumbnail(after.drawn_on(images.image(row), at)),
                     label=truths[at],
                     description=descriptions.texts_of([images.ids[row].decode()])[0],
                     answers={

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -33,7 +33,11 @@ from gpt4image.tasks.label_metrics import compare_resampled
 from gpt4image.tasks.settings import LabelSettings
 from gpt4image.tasks.task import ClassComparison, Predictions, Task
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 COLUMNS = 6  # of a detection: class, -1 for none, left, top, right, bottom, score
+GIVEN, SHOWN = "#1a9850", "#2166ac"  # green and blue, as the report says
 IDLE: Mapping[str, Any] = {
     "label_loss": "cross-entropy",
     "logit_adjustment": "none",
@@ -102,6 +106,17 @@ class BoxPredictions(Predictions):
     def truths(self, classes: Sequence[str]) -> list[str]:
         """Return the objects of each image."""
         return [in_words(boxes[boxes[:, 0] >= 0, 0], classes) for boxes in self.labels]
+
+    def drawn_on(self, picture: Image.Image, at: int) -> Image.Image:
+        """Return a copy of a picture with the given boxes in the colour `GIVEN`, those that are shown in `SHOWN`."""
+        from PIL import ImageDraw
+
+        drawn, truth, longer = picture.copy(), self.labels[at], max(picture.size)
+        pen, width = ImageDraw.Draw(drawn), max(1, longer // 90)
+        for boxes, colour in ((truth[truth[:, 0] >= 0], GIVEN), (self.shown(at), SHOWN)):
+            for corners in (boxes[:, 1:5] * longer).tolist():
+                pen.rectangle(corners, outline=colour, width=width)
+        return drawn
 
     def measure(self) -> dict[str, Any]:
         """Return COCO's mean average precision beside the mean of the scores."""

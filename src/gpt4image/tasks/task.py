@@ -17,6 +17,7 @@ from gpt4image.core.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
     from torch import Tensor
 
     from gpt4image.images.table import ImageTable
@@ -64,6 +65,15 @@ class Predictions(ABC):
     @abstractmethod
     def measure(self) -> dict[str, Any]:
         """Return the metrics, of which `accuracy` is the mean of the scores; the others are fields of `RunRecord`."""
+
+    def drawn_on(self, picture: Image.Image, at: int) -> Image.Image:
+        """Return the picture of an image with what is true and predicted of it, where that can be drawn.
+
+        Args:
+            picture: the picture, 8-bit RGB.
+            at: position of the image among the N.
+        """
+        return picture
 
     @property
     def confusion(self) -> np.ndarray:

@@ -49,7 +49,7 @@ class BoxView:
         return self.with_boxes(image, key, np.full((1, 5), -1, np.float32))[0]
 
     def with_boxes(self, image: EncodedImage, key: tuple[int, ...], boxes: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return an input uint8 [3, S, S] and the boxes in it, float32 [M, 5].
+        """Return an input uint8 [3, S, S] and the boxes in it, float32 [M, 5], each in its row; -1 where it is gone.
 
         Args:
             image: the picture.
@@ -57,11 +57,11 @@ class BoxView:
             boxes: its boxes, float32 [M, 5]; NaN where they are not known, and remain so.
         """
         picture = image.decode()
-        own, longer = boxes[boxes[:, 0] >= 0], max(picture.size)
+        rows, longer = np.flatnonzero(boxes[:, 0] >= 0), max(picture.size)
         corners = tv_tensors.BoundingBoxes(
-            torch.from_numpy(own[:, 1:] * longer), format="XYXY", canvas_size=(picture.height, picture.width)
+            torch.from_numpy(boxes[rows, 1:] * longer), format="XYXY", canvas_size=(picture.height, picture.width)
         )
-        sample = {"image": F.to_image(picture), "boxes": corners, "labels": torch.from_numpy(own[:, 0])}
+        sample = {"image": F.to_image(picture), "boxes": corners, "labels": torch.from_numpy(rows)}
         if self.crop is not None or self.more is not None:
             seed_everything(*key)
             sample = self._augmented(sample)
@@ -70,9 +70,9 @@ class BoxView:
         square = F.pad(sample["image"], [0, 0, side - width, side - height], fill=list(self.fill))
         pixels: Tensor = F.resize(square, [self.size, self.size], antialias=True).as_subclass(Tensor)
         placed = torch.full(boxes.shape, torch.nan if np.isnan(boxes).any() else -1.0)
-        placed[: len(sample["labels"])] = torch.cat(
-            [sample["labels"][:, None], sample["boxes"].as_subclass(Tensor) / side], dim=1
-        )
+        left = sample["labels"]  # rows of the boxes that are still there
+        placed[left, 0] = torch.from_numpy(boxes[left.numpy(), 0])
+        placed[left, 1:] = sample["boxes"].as_subclass(Tensor) / side
         return pixels, placed
 
     def _augmented(self, sample: dict[str, Any]) -> dict[str, Any]:
