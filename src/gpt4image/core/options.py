@@ -73,6 +73,9 @@ class DataOptions:
     """classification: one class an image; multi-label: any number of labels; detection: boxes, of COCO (JSON), YOLO or
     Pascal VOC. Default: as the source says, which has several labels if a column holds lists, or with one of the next
     two options. multi-label joins copies in class folders."""
+    crops: NotNegative | None = None
+    """Take each annotated box for an image, with this margin in shares of its longer side, such as 0.1; with train and
+    compare: align boxes with the descriptions of these crops, beside whole images with theirs. Needs task detection."""
     label_separator: str | None = None
     """What separates the labels in a cell, if the label column holds several."""
     label_columns: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.options import WORK, DataOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.corrections import apply_corrections
+from gpt4image.images.crops import crop_images
 from gpt4image.images.duplicates import Places, drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
 from gpt4image.images.table import SPLITS, ImageTable
@@ -21,13 +22,16 @@ from gpt4image.images.table import SPLITS, ImageTable
 MOST_SHOWN = 5  # names in one line
 
 
-def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = False) -> ImageTable:
+def open_images(
+    options: DataOptions, workdir: WorkDir, *, names_follow: bool = False, whole: bool = False
+) -> ImageTable:
     """Load the images, report what was found, and treat images in two splits as the options say.
 
     Args:
         options: the images.
         workdir: the work directory.
         names_follow: the caller lists the files that were left out and the copies.
+        whole: the caller works with whole images, whether or not the options name crops.
 
     Raises:
         DataError: the source or the corrections are unknown or broken, or images are in two splits and must not be.
@@ -48,6 +52,8 @@ def open_images(options: DataOptions, workdir: WorkDir, *, names_follow: bool = 
         test_share=options.test_share,
         split_seed=options.split_seed,
     )
+    if options.crops is not None and not whole:
+        images = crop_images(images, options.crops)
     if options.corrections is not None:
         images = apply_corrections(images, options.corrections)
     if options.leaks != "keep":

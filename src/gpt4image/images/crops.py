@@ -1,0 +1,100 @@
+"""The annotated boxes of images as images of their own, so that each object can be described."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from gpt4image.core.errors import ConfigError, ImageError
+from gpt4image.core.files import digest
+from gpt4image.images.boxes import Corners, clip_box
+from gpt4image.images.decode import EncodedImage
+from gpt4image.images.table import ImageReader, ImageTable
+
+
+def crop_images(images: ImageTable, margin: float) -> ImageTable:
+    """Return the boxes of images as a table of images with one class each, in the splits of their images.
+
+    Args:
+        images: images with boxes.
+        margin: what a crop shows around its box, in shares of the box's longer side.
+
+    Raises:
+        ConfigError: the images have no boxes.
+    """
+    if not images.has_boxes:
+        raise ConfigError(
+            f"crops (--crops) are those of boxes, and {images.source} has none: read them with task detection "
+            "(--task detection)."
+        )
+    columns: dict[str, list[object]] = {name: [] for name in ("id", "path", "label", "split", "row")}
+    places: list[tuple[str, int, Corners]] = []
+    ids, paths, splits = images.ids, images.rows["path"].to_pylist(), images.rows["split"].to_pylist()
+    source_rows = images.rows["row"].to_pylist()
+    for at, boxes in enumerate(images.boxes()):
+        if boxes is None:
+            continue
+        names = crop_ids(ids[at].decode(), boxes, margin)
+        for number, (name, (label, *corners)) in enumerate(zip(names, boxes.tolist(), strict=True), 1):
+            values = (name, f"{paths[at]}, box {number}", int(label), splits[at], len(places))
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+            places.append((paths[at], source_rows[at], with_margin(corners, margin)))
+    types = (pa.string(), pa.string(), pa.int32(), pa.string(), pa.int64())
+    rows = pa.table({name: pa.array(column, kind) for (name, column), kind in zip(columns.items(), types, strict=True)})
+    reader = CropReader(images.reader, tuple(places), images.max_pixels)
+    return ImageTable(images.source, images.classes, rows, (), reader, images.max_pixels)
+
+
+def crop_ids(image_id: str, boxes: np.ndarray, margin: float) -> list[str]:
+    """Return the ids of the crops of an image's boxes, float32 [k, 5]: they depend on image, corners and margin alone.
+
+    The class may be wrong and be corrected; the description stays.
+    """
+    return [digest(image_id, f"{margin:g}", *(f"{edge:.2f}" for edge in row[1:])) for row in boxes.tolist()]
+
+
+def with_margin(corners: Sequence[float], margin: float) -> Corners:
+    """Return a box with a margin in shares of its longer side.
+
+    >>> with_margin((10, 10, 30, 20), 0.1)
+    (8.0, 8.0, 32.0, 22.0)
+    """
+    left, top, right, bottom = corners
+    around = margin * max(right - left, bottom - top)
+    return left - around, top - around, right + around, bottom + around
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """Reads crops of images, as PNG.
+
+    Attributes:
+        reader: reads the images.
+        places: path and row of the image of each crop, and its edges in pixels.
+        max_pixels: the largest width x height of an image that is decoded.
+    """
+
+    reader: ImageReader
+    places: tuple[tuple[str, int, Corners], ...]
+    max_pixels: int
+    text_columns: tuple[str, ...] = ()
+
+    def read(self, path: str, row: int) -> bytes:
+        """Return the encoded bytes of a crop. ImageError names it if its image cannot be read."""
+        of_image, source_row, corners = self.places[row]
+        image = EncodedImage(self.reader.read(of_image, source_row), of_image, self.max_pixels)
+        left, top, right, bottom = (round(edge) for edge in clip_box(corners, image.size))
+        if right <= left or bottom <= top:
+            raise ImageError(f"{path}: lies outside of the picture, which has {image.size[0]} x {image.size[1]} pixels")
+        file = io.BytesIO()
+        image.decode().crop((left, top, right, bottom)).save(file, "PNG")
+        return file.getvalue()
+
+    def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
+        """Return a text column; crops have none."""
+        raise KeyError(column)
