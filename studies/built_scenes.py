@@ -10,7 +10,8 @@ overlapping a little, at random places and sizes; every eighth has none. OUT get
 - `images/SPLIT-00000.png`, and `annotations/instances_SPLIT.json` in COCO's format: boxes around what is pasted, and
   for each object the description of its picture;
 - `masks/SPLIT-00000.png`: 0 where there is background, n where the n-th object of the scene is seen;
-- `descriptions.jsonl`: for each scene the descriptions of its objects, from left to right.
+- `descriptions.jsonl`: for each scene the descriptions of its objects, from left to right; `objects.jsonl` for each
+  object its own (`--crops 0.1 --crop-text OUT/objects.jsonl`).
 
 Nothing is shown on these scenes but that the method works, and what texts add where labels are few or wrong.
 """
@@ -60,7 +61,7 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
     texts = source.texts("description")
     for part in ("images", "masks", "annotations"):
         (out / part).mkdir(parents=True)
-    lines = []
+    lines, told_of = [], []
     for at, (split, share) in enumerate(SHARES.items()):
         generator = np.random.default_rng([seed, at])
         rows = source.split(split)
@@ -80,10 +81,12 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
                     annotation(len(content["annotations"]), number, source, each, mask, place)
                 )
                 content["annotations"][-1]["description"] = texts[each.row]
+                told_of.append({"path": f"images/{name}, box {place}", "text": texts[each.row]})
             told = [texts[each.row] or "" for each in sorted(found, key=lambda each: each.box[0])]
             lines.append({"path": f"images/{name}", "text": " ".join(filter(None, told)) or PLAIN})
         (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    (out / "descriptions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, rows in (("descriptions", lines), ("objects", filter(lambda row: row["text"], told_of))):
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return out
 
 

@@ -48,7 +48,10 @@ def draw_scenes(count: int = 16, seed: int = 0) -> list[Scene]:
 
 
 def write_coco(folder: Path, scenes: list[Scene]) -> Path:
-    """Write `images/`, `annotations/instances_SPLIT.json`, whose numbers differ by split, and `descriptions.jsonl`."""
+    """Write `images/`, `annotations/instances_SPLIT.json`, whose numbers differ by split, and `descriptions.jsonl`.
+
+    `objects.jsonl` has a text for each box.
+    """
     (folder / "annotations").mkdir(parents=True)
     (folder / "images").mkdir()
     for at, split in enumerate(("train", "validation", "test")):
@@ -72,6 +75,12 @@ def write_coco(folder: Path, scenes: list[Scene]) -> Path:
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     rows = [{"path": f"images/{scene.name}.png", "text": scene.text} for scene in scenes]
     (folder / "descriptions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    objects = [
+        {"path": f"images/{scene.name}.png, box {number}", "text": f"A {name} patch."}
+        for scene in scenes
+        for number, (name, *_) in enumerate(scene.boxes, 1)
+    ]
+    (folder / "objects.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects))
     return folder
 
 

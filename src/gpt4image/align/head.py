@@ -12,6 +12,8 @@ from gpt4image.align.pairs import only_known, unit_length
 from gpt4image.align.text import TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError
 
+FEWEST_REGIONS = 2  # that batch normalisation and contrastive losses learn from
+
 
 class Targets(NamedTuple):
     """The vectors that a batch is aligned with, from several sources such as text encoders.
@@ -109,3 +111,24 @@ class AlignmentHead(nn.Module):
                 # rows without a text may hold anything, NaN too: none of it may reach what is learned
                 text = text if change is None else change(unit_length(only_known(text, known)))
         return text
+
+
+class RegionHead(AlignmentHead):
+    """A head that aligns regions of images, such as annotated boxes, of which only some are there and have a vector.
+
+    The features are those of R regions [R, F]; the head's source has a vector for each, and says which are known. With
+    fewer than two known regions the loss is 0. It is a mean over the regions of this process's part of a batch.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features [R, F] as they are: those of no region must not reach the projector's statistics."""
+        return features
+
+    def align(self, projected: Tensor, targets: Targets, mixing: Tensor | None = None) -> Tensor:
+        """Return the loss between the features [R, F] of the known regions and their vectors; nothing is mixed."""
+        known = targets.known[self.source].nonzero()[:, 0]
+        if len(known) < FEWEST_REGIONS:
+            return projected.sum() * 0
+        features: Tensor = self.projector(projected[known])
+        loss: Tensor = self.loss(features, self._texts(targets)[known])
+        return loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from gpt4image.core.options import ArmOptions, GuidanceOptions
 from gpt4image.core.record import Record
 from gpt4image.core.workdir import WorkDir
 from gpt4image.descriptions.description_set import DescriptionSet
+from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.sources.listing import file_state
 from gpt4image.images.table import ImageTable
 from gpt4image.train.recipe import Recipe
@@ -40,12 +41,15 @@ def hash_inputs(
     recipe: Recipe,
     seeds: int,
     arms: ArmOptions,
+    regions: Sequence[EmbeddingStore] = (),
+    margin: float = 0.0,
 ) -> str:
     """Hash what determines a comparison, so that another input or setting is another comparison.
 
     Encoders and teachers count by name; those that are files or folders here also by `state_of_files`.
     """
-    columns = (str(images.rows[name].to_pylist()) for name in ("id", "path", "label", "split"))
+    names = ("id", "path", "label", "split", *(["boxes"] if images.has_boxes else []))
+    columns = (str(images.rows[name].to_pylist()) for name in names)
     settings = [asdict(options), recipe.to_dict(), seeds, images.classes, images.source, asdict(arms)]
     return digest(
         version("gpt4image"),
@@ -56,6 +60,7 @@ def hash_inputs(
         descriptions.picks.digest if descriptions.picks else "",
         json.dumps(settings, default=str),
         repr([ARMS.load(name) for name in choose_arms(arms.arms)]),
+        *(repr((store.manifest.encoder, store.manifest.text_hash, margin)) for store in regions),
     )
 
 

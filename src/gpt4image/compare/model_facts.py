@@ -79,6 +79,17 @@ def teachers_of_crops(runs: Sequence[TrainedRun]) -> list[str]:
     ]
 
 
+def described_regions(runs: Sequence[TrainedRun]) -> list[str]:
+    """Say of which runs the boxes were aligned with descriptions of their own, a line for each."""
+    found = [(run.arm.name, read_json(run.layout.settings)) for run in runs]
+    return [
+        f"The boxes of {arm} were aligned with descriptions of their crops, with a margin of {settings['margin']:g} of "
+        "the longer side."
+        for arm, settings in found
+        if settings.get("regions")
+    ]
+
+
 def parts_of(run: TrainedRun) -> list[UsedModelRecord]:
     """Return the models that a run learned from."""
     vectors = read_json(run.layout.settings).get("text", [])

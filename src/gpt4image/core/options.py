@@ -76,6 +76,9 @@ class DataOptions:
     crops: NotNegative | None = None
     """Take each annotated box for an image, with this margin in shares of its longer side, such as 0.1; with train and
     compare: align boxes with the descriptions of these crops, beside whole images with theirs. Needs task detection."""
+    crop_text: str | None = None
+    """Where the descriptions of these crops are, if not in this work directory: a file keyed by path ("1.jpg, box 2")
+    or id, or another work directory."""
     label_separator: str | None = None
     """What separates the labels in a cell, if the label column holds several."""
     label_columns: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from gpt4image.align.aligned_model import AlignedModel, find_classifier, probe_feature
-from gpt4image.align.head import AlignmentHead
+from gpt4image.align.head import AlignmentHead, RegionHead
 from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.losses import check_targets
 from gpt4image.align.projector import Projector
@@ -35,6 +35,7 @@ from gpt4image.train.data import (
 from gpt4image.train.family import find_family
 from gpt4image.train.frozen import Shown, frozen_modules
 from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, is_text, mean_soft_labels
+from gpt4image.train.identity import in_words
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
@@ -44,6 +45,7 @@ from gpt4image.train.spec import RunSpec
 from gpt4image.train.transforms import seed_everything
 
 HEAD_STREAM = 2  # separates the initial draws of the heads: all arms start from the same backbone
+REGIONS = "regions"  # the module of a detector whose output is the features of boxes
 STEPS_BETWEEN_READS = 50  # of the losses on a GPU; on a CPU reading is free
 
 
@@ -174,7 +176,46 @@ def build_model(
                     weight=1 / (len(sources) * max(1, len(recipe.align_at))),
                 )
             )
+    heads += region_heads(trained, sample, guidance, recipe)
     return AlignedModel(trained, heads, balance=recipe.balance is not None)
+
+
+def region_heads(trained: nn.Module, sample: torch.Tensor, guidance: Guidance, recipe: Recipe) -> list[AlignmentHead]:
+    """Return the heads that align boxes with the descriptions of their crops, beside those of whole images.
+
+    Args:
+        trained: a detector.
+        sample: an input of it [1, 3, S, S].
+        guidance: vectors of the descriptions of boxes.
+        recipe: loss and projector.
+
+    Raises:
+        ConfigError: settings that do not work with boxes.
+    """
+    if not guidance.regions:
+        return []
+    for name, idle in (("text_space", "raw"), ("queue", 0), ("text_adapter", False)):
+        if getattr(recipe, name) != idle:
+            raise ConfigError(f"{name} does not work with descriptions of boxes (--crops): set it to {in_words(idle)}.")
+    assert isinstance(trained.regions, nn.Module)
+    trained.regions.wanted = True  # type: ignore[assignment] # of `train.detection.detector.Regions`
+    width, first, heads = probe_feature(trained, sample, REGIONS).shape[1], len(guidance.sources), []
+    for number, source in enumerate(guidance.regions, first):
+        heads.append(
+            RegionHead(
+                Projector(width, source.width, recipe.projector_hidden, recipe.projector),
+                AlignmentLoss(
+                    recipe.loss,
+                    recipe.temperature,
+                    learn_temperature=recipe.learn_temperature,
+                    targets=TargetRule(recipe.targets, recipe.target_temperature, recipe.target_share),
+                ),
+                source=number,
+                tap=REGIONS,
+                weight=1 / len(guidance.regions),
+            )
+        )
+    return heads
 
 
 def build_reader(model: nn.Module, width: int) -> Projector:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gpt4image.core.errors import TrainingError
 from gpt4image.core.files import digest
+from gpt4image.images.crops import crop_ids
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
 from gpt4image.train.guidance import Guidance, mean_soft_labels
@@ -58,6 +59,8 @@ class Batch(NamedTuple):
         strong: strongly augmented views of the U images without a label [U, ...], if the recipe wants them.
         free: number of images without a label in the optimiser step over all processes, divided by its parts.
         crops: a vision-language teacher's unit vectors of these very inputs [B, D], if there is one.
+        regions: for each source of vectors of boxes float32 [B * M, D], zero where a box has none.
+        known_regions: likewise, which boxes are in the input and have a vector, bool [B * M].
     """
 
     inputs: Tensor
@@ -71,6 +74,8 @@ class Batch(NamedTuple):
     strong: Tensor | None = None
     free: Tensor | None = None
     crops: Tensor | None = None
+    regions: tuple[Tensor, ...] = ()
+    known_regions: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""
@@ -144,6 +149,7 @@ class LabelledInputs(Dataset[Batch]):
         self._places = [source.find(ids) for source in self._guidance.sources]  # [N, stores] each
         soft = [labels.find(ids) for labels in self._guidance.soft_labels]
         self._soft_places = np.stack(soft or [np.full(len(ids), -1)], axis=1)  # [N, stores]
+        self._regions = self._find_regions(images)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -171,7 +177,31 @@ class LabelledInputs(Dataset[Batch]):
             strong=None if self._strong is None else self._strong_views(part),
             free=torch.tensor((~self._labelled[whole]).sum() / part.parts, dtype=torch.float32),
             crops=None if self._crops is None else torch.stack([self._crops[key] for key in part.keys]),
+            **(self._take_regions(positions, draws, labels) if self._regions else {}),
         )
+
+    def _find_regions(self, images: ImageTable) -> list[np.ndarray]:
+        """Return where each source of vectors of boxes has them, int64 [N, M, stores] each; -1 for none."""
+        if not self._guidance.regions:
+            return []
+        ids = np.zeros(self._labels.shape[:2], "S32")
+        boxes = images.boxes(self._rows)
+        for row, image_id, own in zip(ids, images.ids[self._rows].tolist(), boxes, strict=True):
+            if own is not None:
+                row[: len(own)] = crop_ids(image_id.decode(), own, self._guidance.margin)
+        found = (source.find(ids.ravel()) for source in self._guidance.regions)
+        return [places.reshape(*ids.shape, -1) for places in found]
+
+    def _take_regions(self, positions: np.ndarray, draws: np.ndarray, boxes: Tensor) -> dict[str, tuple[Tensor, ...]]:
+        """Return the fields of a batch about regions; boxes that the view has cut away are not known."""
+        guidance, there = self._guidance, (boxes[..., 0] >= 0).flatten()
+        every = np.repeat(draws, boxes.shape[1])
+        vectors, known = [], []
+        for source, places in zip(guidance.regions, self._regions, strict=True):
+            own = places[positions].reshape(len(every), -1)
+            vectors.append(torch.from_numpy(source.take(own, guidance.texts, guidance.seed, every)))
+            known.append(torch.from_numpy(own[:, 0] >= 0) & there)
+        return {"regions": tuple(vectors), "known_regions": tuple(known)}
 
     def _strong_views(self, part: BatchPart) -> Tensor:
         """Return strong views of a part's images without a label [U, ...]; U may be 0."""

@@ -138,6 +138,8 @@ class Guidance:
         soft_temperature: temperature of the soft labels; None uses that of each store.
         seed: seed of the choice of texts.
         anchors: a vision-language teacher of crops with its anchors of the classes, as a further source of vectors.
+        regions: vectors of the descriptions of boxes, by the ids of their crops.
+        margin: margin of these crops, see `images.crops`.
     """
 
     sources: tuple[VectorSource, ...] = ()
@@ -146,23 +148,28 @@ class Guidance:
     soft_temperature: float | None = None
     seed: int = 0
     anchors: ClassAnchors | None = None
+    regions: tuple[VectorSource, ...] = ()
+    margin: float = 0.0
 
     @property
     def aligns(self) -> bool:
         """Whether there is anything to align with."""
-        return bool(self.sources) or self.anchors is not None
+        return bool(self.sources or self.regions) or self.anchors is not None
 
     def identity(self) -> dict[str, Any]:
         """Return plain values that identify the guidance, for the settings of a run."""
         keys = ("encoder", "revision", "long_text", "text_hash")
         manifests = [store.manifest for source in self.sources for store in source.stores]
         anchors = [] if self.anchors is None else [self.anchors.identity()]
+        crops = [store.manifest for source in self.regions for store in source.stores]
+        regions = {"regions": [{key: getattr(manifest, key) for key in keys} for manifest in crops]}
         return {
             "text": [*({key: getattr(manifest, key) for key in keys} for manifest in manifests), *anchors],
             "soft_labels": [
                 [hash_file(labels.layout.logits), self.soft_temperature or labels.manifest.temperature]
                 for labels in self.soft_labels
             ],
+            **(regions | {"margin": self.margin} if crops else {}),
         }
 
 
@@ -173,6 +180,8 @@ def choose_guidance(
     classes: Sequence[str],
     seed: int,
     anchors: ClassAnchors | None = None,
+    regions: Sequence[EmbeddingStore] = (),
+    margin: float = 0.0,
 ) -> Guidance:
     """Select the vectors, class anchors and soft labels that a recipe uses.
 
@@ -206,6 +215,8 @@ def choose_guidance(
         soft_temperature=recipe.soft_temperature,
         seed=seed,
         anchors=anchors,
+        regions=vector_sources(regions, recipe.several_encoders == "concatenated") if recipe.weight else (),
+        margin=margin,
     )
 
 

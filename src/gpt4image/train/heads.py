@@ -79,18 +79,17 @@ def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], gui
 
 def _describe_source(guidance: Guidance, number: int) -> dict[str, Any]:
     """Return the fields of a `HeadRecord` that tell what a head is aligned with: a source of vectors, or anchors."""
-    if number == len(guidance.sources):
-        anchors = guidance.anchors
-        assert anchors is not None  # they are the last source
+    anchors, sources = guidance.anchors, [*guidance.sources, *guidance.regions]
+    if anchors is not None and number == len(guidance.sources):  # the last source; there are no regions beside them
         names = {"encoders": [anchors.teacher.name], "revisions": [anchors.reader]}
         return {**names, "long_text": "truncate", "text": True, "width": anchors.width}
-    stores = guidance.sources[number].stores
+    stores = sources[number].stores
     return {
         "encoders": [store.manifest.encoder for store in stores],
         "revisions": [store.manifest.revision for store in stores],
         "long_text": "pool" if stores[0].manifest.long_text == "pool" else "truncate",
         "text": is_text(stores[0]),
-        "width": guidance.sources[number].width,
+        "width": sources[number].width,
     }
 
 

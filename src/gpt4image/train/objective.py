@@ -87,6 +87,9 @@ class Objective:
         if batch.crops is not None:  # all are known, so the loss counts them itself
             everything = torch.ones(len(batch.crops), dtype=torch.bool, device=batch.crops.device)
             vectors, known, totals = (*vectors, batch.crops), (*known, everything), (*totals, None)
+        if batch.regions:  # their heads count them themselves
+            vectors, known = (*vectors, *batch.regions), (*known, *batch.known_regions)
+            totals = (*totals, *[None] * len(batch.regions))
         # several labels an image are carried to the loss only if its targets follow them
         labels = batch.labels if batch.labels.ndim == 1 or self.recipe.targets == "label" else None
         return Targets(vectors, known, batch.ids, labels, totals) if vectors else None

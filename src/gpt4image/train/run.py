@@ -24,6 +24,7 @@ from gpt4image.core.memory import keep_freed_memory
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.table import ImageTable
+from gpt4image.tasks import find_task
 from gpt4image.train.backbone import whole_state
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
@@ -91,6 +92,8 @@ def train_model(
     folder: Path,
     *,
     soft_labels: Sequence[SoftLabels] = (),
+    regions: EmbeddingStore | Sequence[EmbeddingStore] = (),
+    margin: float = 0.0,
     anchors: ClassAnchors | None = None,
     arm: str = CANDIDATE,
     seed: int = 0,
@@ -114,6 +117,8 @@ def train_model(
             run gets the same name with a hash at the end.
         soft_labels: labels of a classifier on the descriptions, or of teachers, for recipes with soft labels; for arms
             with stand-in labels those of `label_by_texts`, or of the baseline run.
+        regions: vectors of the descriptions of boxes, as `images.crops.crop_images` makes them images, for detectors.
+        margin: margin of these crops.
         anchors: a vision-language teacher with its anchors of the classes (`anchor_classes`), for `class-anchored`.
         arm: name of an arm, such as `baseline` or `described`.
         seed: seed of the initial classifier, the order, all augmentation, and the choice of texts.
@@ -129,9 +134,9 @@ def train_model(
         TrainingError: the loss is not finite, or there are no images to train on.
         BusyError: another process is training this run.
     """
-    stores = () if store is None else (store,) if isinstance(store, EmbeddingStore) else tuple(store)
+    stores = () if store is None else several(store)
     spec = specify_run(
-        RunInputs(images, stores, tuple(soft_labels), anchors),
+        RunInputs(images, stores, tuple(soft_labels), anchors, several(regions), margin),
         recipe,
         folder,
         arm=arm,
@@ -143,6 +148,11 @@ def train_model(
         tracking=tracking,
     )
     return begin_run(spec, folder, progress)
+
+
+def several(stores: EmbeddingStore | Sequence[EmbeddingStore]) -> tuple[EmbeddingStore, ...]:
+    """Return one or several stores as a tuple."""
+    return (stores,) if isinstance(stores, EmbeddingStore) else tuple(stores)
 
 
 def specify_run(
@@ -174,17 +184,22 @@ def specify_run(
         raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
     if chosen.guidance == "anchors" and inputs.anchors is None:
         raise ConfigError(f"Arm {arm!r} needs a vision-language teacher and its anchors: pass those of anchor_classes.")
-    if chosen.uses_text and not stores and not (recipe.soft_labels and soft_labels) and inputs.anchors is None:
+    guided = stores or inputs.regions or inputs.anchors is not None
+    if chosen.uses_text and not guided and not (recipe.soft_labels and soft_labels):
         raise ConfigError(
             f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
             "baseline (--arm baseline)."
         )
+    if inputs.regions and find_task(inputs.images).family != "detector":
+        raise ConfigError("Descriptions of boxes (--crops) are for detectors: read the images with task detection.")
     if not recipe.weight and chosen.labels:
         stores = ()
     classes = inputs.images.classes
     guidance = Guidance()
     if chosen.uses_text:
-        guidance = choose_guidance(stores, soft_labels, recipe, classes, seed, inputs.anchors)
+        guidance = choose_guidance(
+            stores, soft_labels, recipe, classes, seed, inputs.anchors, inputs.regions, inputs.margin
+        )
     spec = RunSpec(
         images=inputs.images,
         guidance=guidance,

@@ -242,12 +242,16 @@ class RunInputs:
         stores: vectors of texts, and of vision teachers.
         soft_labels: soft labels, if the recipe of the run mixes any in.
         anchors: a vision-language teacher with its anchors of the classes, for arms that need one.
+        regions: vectors of the descriptions of boxes.
+        margin: margin of the crops that were described.
     """
 
     images: ImageTable
     stores: tuple[EmbeddingStore, ...] = ()
     soft_labels: tuple[SoftLabels, ...] = ()
     anchors: ClassAnchors | None = None
+    regions: tuple[EmbeddingStore, ...] = ()
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)

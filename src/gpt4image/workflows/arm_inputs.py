@@ -44,6 +44,8 @@ class ArmInputs:
         workdir: the work directory.
         options: how labels are made, taken away or made wrong.
         workers: processes that prepare images.
+        regions: vectors of the descriptions of boxes.
+        margin: margin of the crops that were described.
     """
 
     images: ImageTable
@@ -55,6 +57,8 @@ class ArmInputs:
     workdir: WorkDir
     options: ArmOptions = field(default_factory=ArmOptions)
     workers: int = 0
+    regions: tuple[EmbeddingStore, ...] = ()
+    margin: float = 0.0
 
     def __call__(self, arm: str, seed: int, baseline: Path | None = None) -> RunInputs:
         """Return what an arm learns from.
@@ -95,7 +99,7 @@ class ArmInputs:
             case _:
                 labels = self._soft_labels(chosen, images, stores, seed)
         self._warn_of_wrong_labels(chosen, labels)
-        return RunInputs(images, stores, labels)
+        return RunInputs(images, stores, labels, regions=self.regions, margin=self.margin)
 
     def _warn_of_wrong_labels(self, arm: Arm, labels: tuple[SoftLabels, ...]) -> None:
         """Warn if alignment targets follow given labels that are known or estimated to be wrong."""
@@ -119,6 +123,10 @@ class ArmInputs:
         chosen = tuple(store for store in self.stores if (texts if is_text(store) else teachers))
         if arm.texts is None:
             return chosen
+        if self.regions:
+            raise ConfigError(
+                f"The control {arm.name} replaces descriptions of images, not of boxes: leave it or crops out."
+            )
         if not any(map(is_text, chosen)):
             raise ConfigError(f"The control {arm.name} replaces descriptions, and there are none: leave it out.")
         return tuple(self._control(arm.texts, images, store, seed) if is_text(store) else store for store in chosen)

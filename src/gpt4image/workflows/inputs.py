@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescriptionError
-from gpt4image.core.options import GuidanceOptions, LabelOptions, TextOptions
+from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
 if TYPE_CHECKING:
@@ -95,8 +95,35 @@ def find_texts(
     return load_descriptions(images, source, text_column=options.text_column, orphan_texts=options.orphan_texts)
 
 
-def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir: WorkDir) -> tuple[EmbeddingStore, ...]:
+def open_regions(
+    images: ImageTable, data: DataOptions, text: TextOptions, workdir: WorkDir
+) -> tuple[tuple[EmbeddingStore, ...], float]:
+    """Embed the descriptions of crops, if the options name any; return their vectors and the margin of the crops.
+
+    Raises:
+        ConfigError: the images have no boxes.
+        DescriptionError: there are no descriptions of these crops.
+    """
+    if data.crops is None:
+        return (), 0.0
+    from gpt4image.images.crops import crop_images
+
+    crops = crop_images(images, data.crops)
+    descriptions = find_descriptions(crops, replace(text, text=data.crop_text), workdir)
+    console.say("\n".join(["boxes:", *(f"  {line}" for line in descriptions.lines())]))
+    return open_embeddings(descriptions, text, workdir, of="-crops"), data.crops
+
+
+def open_embeddings(
+    descriptions: DescriptionSet, options: TextOptions, workdir: WorkDir, *, of: str = ""
+) -> tuple[EmbeddingStore, ...]:
     """Embed the descriptions with each text encoder, as far as the work directory lacks their vectors.
+
+    Args:
+        descriptions: the descriptions.
+        options: the encoders.
+        workdir: the work directory.
+        of: what the names of the folders of vectors end in, where they are not those of the images.
 
     Raises:
         ConfigError: no encoder, or one twice.
@@ -111,7 +138,7 @@ def open_embeddings(descriptions: DescriptionSet, options: TextOptions, workdir:
         embed_descriptions(
             descriptions,
             load_encoder(name, precision=options.embed_precision),
-            workdir.embeddings(name),
+            workdir.embeddings(f"{name}{of}"),
             long_text=options.long_text,
             batch_size=options.embed_batch,
         )

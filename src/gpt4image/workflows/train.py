@@ -23,7 +23,13 @@ from gpt4image.core.options import (
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.arm_inputs import ArmInputs
-from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open_embeddings, open_guidance
+from gpt4image.workflows.inputs import (
+    make_text_labels,
+    open_descriptions,
+    open_embeddings,
+    open_guidance,
+    open_regions,
+)
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
@@ -184,7 +190,7 @@ def run_training(
     workdir = WorkDir(work)
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with first_process(recipe):
-        images = open_images(data, workdir)
+        images = open_images(data, workdir, whole=True)
         if uses_text and not recipe.weight and not recipe.soft_labels:
             console.say(f"weight and soft_labels are 0: the arm {arm} trains on labels alone.", "yellow")
         if not uses_text and text.teachers:
@@ -196,7 +202,10 @@ def run_training(
             guidance = ((), ()) if alone else open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             stores, soft_labels = guidance
             options = ArmOptions(labeller=labeller or LabelOptions())
-            inputs = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
+            regions = () if alone else open_regions(images, data, text, workdir)
+            inputs = ArmInputs(
+                images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0, *regions
+            )
     maker = RunMaker(RunInputs(images), inputs, workdir, loader_workers(workers), CHECKPOINT_SECONDS, tracking)
     spec = maker(Variant(arm, on_this_machine(recipe)), seed)
     if spec is None:
@@ -254,7 +263,8 @@ def run_comparison(
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
         images, descriptions = opened or open_described(data, text, workdir)
-        inputs = hash_inputs(images, descriptions, text, recipe, seeds, options)
+        regions = open_regions(images, data, text, workdir)
+        inputs = hash_inputs(images, descriptions, text, recipe, seeds, options, *regions)
         if finished := find_finished(inputs, text, recipe, work, options, name):
             console.say(
                 f"Experiment {finished.experiment} is finished: same images, descriptions and settings, and no file "
@@ -269,7 +279,7 @@ def run_comparison(
             accelerator = make_accelerator(recipe)
         measures = open_measures(options.measures, images, workdir, workers or 0)
         stores, soft_labels = open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
-    own = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0)
+    own = ArmInputs(images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0, *regions)
     comparison = compare_arms(
         images,
         descriptions,
@@ -303,7 +313,7 @@ def run_comparison(
 
 def open_described(data: DataOptions, text: GuidanceOptions, workdir: WorkDir) -> tuple[ImageTable, DescriptionSet]:
     """Open images and their descriptions, and say what there is."""
-    images = open_images(data, workdir)
+    images = open_images(data, workdir, whole=True)
     return images, open_descriptions(images, text, workdir)
 
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from gpt4image import embed_descriptions, load_descriptions, load_images, open_run, train_model
 from gpt4image.align.aligned_model import AlignedModel
-from gpt4image.align.head import AlignmentHead, Targets
+from gpt4image.align.head import AlignmentHead, RegionHead, Targets
 from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.projector import Projector
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import ConfigError
+from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.tasks.detection import DETECTION
 from gpt4image.train.detection.views import augmented_view, plain_view
@@ -243,3 +244,82 @@ def test_training_learns_to_find_the_patches(images, store, small_recipe, tmp_pa
     assert losses[-1] < 0.6 * losses[0]
     assert run.best_accuracy > 0.05
     assert DETECTION.name == run.task
+
+
+@pytest.fixture(scope="module")
+def objects(scenes, images, tmp_path_factory):
+    """Vectors of a text for each box, whose crops have a margin of 0.1."""
+    crops = crop_images(images, 0.1)
+    descriptions = load_descriptions(crops, scenes / "objects.jsonl")
+    return embed_descriptions(descriptions, LetterEncoder(), tmp_path_factory.mktemp("objects") / "letters")
+
+
+def test_regions_are_means_of_the_map_over_their_boxes():
+    model = make()
+    maps = torch.rand(2, 5, 2, 2)
+    boxes = torch.tensor([[[0, 0.0, 0.0, 1.0, 1.0], [1, 0.5, 0.0, 1.0, 0.5]], [[2, 0, 0.5, 0.5, 1.0], [-1] * 5]])
+    found = model.regions(maps, boxes).view(2, 2, 5)
+    torch.testing.assert_close(found[0, 0], maps[0].mean(dim=(1, 2)), atol=0.2, rtol=0)
+    # a box on a single cell is nearest to that cell
+    for feature, cell in ((found[0, 1], maps[0, :, 0, 1]), (found[1, 0], maps[1, :, 1, 0])):
+        distances = [(feature - other).norm() for other in (maps[0] if cell is maps[0] else maps).flatten(2)[0].T]
+        assert (feature - cell).norm() < max(distances)
+
+
+def test_gradient_at_region_features_equals_that_of_a_plain_loop():
+    features = torch.randn(6, 7, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(6, 5, dtype=torch.float64)
+    known = torch.tensor([True, False, True, True, False, True])
+    head = RegionHead(Projector(7, 5, kind="linear").double(), AlignmentLoss("clip", 0.5), source=1)
+    nothing = (torch.zeros(2, 3), torch.ones(2, dtype=torch.bool))
+    targets = Targets((nothing[0], vectors), (nothing[1], known), torch.arange(2))
+    loss = head.align(head(features), targets)
+    (found,) = torch.autograd.grad(loss, features, retain_graph=True)
+    rows = [row for row in range(6) if known[row]]
+    expected = 0.0
+    z = [head.projector(features[row][None])[0] for row in rows]
+    z = [each / each.norm() for each in z]
+    t = [vectors[row] / vectors[row].norm() for row in rows]
+    for a in range(len(rows)):
+        to_texts = torch.stack([z[a] @ other / 0.5 for other in t])
+        to_images = torch.stack([t[a] @ other / 0.5 for other in z])
+        expected = expected - (to_texts.log_softmax(0)[a] + to_images.log_softmax(0)[a]) / 2 / len(rows)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, features)[0])
+    assert found[1].abs().sum() == 0
+    alone = head.align(head(features), targets._replace(known=(nothing[1], known & (torch.arange(6) == 0))))
+    assert alone == 0 and alone.requires_grad
+
+
+def test_boxes_are_aligned_with_the_texts_of_their_crops(images, store, objects, small_recipe, tmp_path, monkeypatch):
+    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=1)
+    with monkeypatch.context() as patch:
+        seen = observe(patch, lambda objective, _, batch: (batch, objective._vectors(batch)))
+        run = train_model(images, store, recipe, tmp_path / "both", regions=objects, margin=0.1)
+    texts = {name: objects.all_vectors(objects.find(crop_ids_of(images, name)))[0] for name in NAMES}
+    for batch, targets in seen:
+        assert len(targets.vectors) == 2
+        (vectors,), (known,) = batch.regions, batch.known_regions
+        labels = batch.labels[..., 0].flatten()
+        assert known.tolist() == (labels >= 0).tolist()
+        for label, vector in zip(labels[known].long().tolist(), vectors[known], strict=True):
+            np.testing.assert_allclose(vector.numpy(), texts[NAMES[label]], atol=1e-3)
+    settings = json.loads(run.layout.settings.read_text())
+    assert settings["margin"] == 0.1 and settings["regions"][0]["encoder"] == "letters"
+    alone = train_model(images, None, recipe, tmp_path / "alone", regions=objects, margin=0.1)
+    assert alone.history[0]["alignment_loss"] > 0
+    assert not any("regions" in name for name in load_backbone(run).state_dict())
+
+
+def crop_ids_of(images, name):
+    """Ids of the crops of a class."""
+    crops = crop_images(images, 0.1)
+    return crops.ids[crops.labels == crops.classes.index(name)][:1]
+
+
+def test_settings_that_do_not_work_with_texts_of_boxes_are_refused(images, objects, small_recipe, tmp_path, image_set):
+    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, text_space="centred")
+    with pytest.raises(ConfigError, match="text_space does not work with descriptions of boxes"):
+        train_model(images, None, recipe, tmp_path / "run", regions=objects, margin=0.1)
+    with pytest.raises(ConfigError, match="are for detectors"):
+        train_model(load_images(image_set), None, small_recipe(), tmp_path / "other", regions=objects, margin=0.1)

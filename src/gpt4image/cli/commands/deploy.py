@@ -78,7 +78,7 @@ class Export(OutputOptions):
             hub_token(self.hub.push)  # before the work
         found = export_model(
             open_run(self.run_folder),
-            open_images(self.source, WorkDir(self.work)),
+            open_images(self.source, WorkDir(self.work), whole=True),
             self.out,
             onnx=self.onnx,
             int8=self.int8,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, SSD, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation
 
@@ -30,6 +30,7 @@ WIDTH = 256  # channels of a feature pyramid, as torchvision has them
 LEAST_STRIDE = {"ssdlite": 16}  # of the maps that a detector uses; 8 for the others
 STEP = 32  # pixels of which an input's side is a multiple: the largest stride of a backbone
 ANCHOR_STRIDES = 4  # side of an anchor in strides of its map (Lin et al., arXiv 1708.02002, section 4)
+REGION_CELLS = 3  # height and width of the grid by which a region is pooled
 SSD_LEVELS = 6  # maps of an SSD; fewer where they would be smaller than a pixel
 
 Maps = OrderedDict[str, Tensor]
@@ -49,6 +50,36 @@ class Shared(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the map."""
         return features
+
+
+class Regions(nn.Module):
+    """Features of the boxes in images: means over the deepest map by RoIAlign (He et al., arXiv 1703.06870, section 3).
+
+    Args:
+        stride: stride of the map in pixels.
+        size: side of an input S.
+    """
+
+    def __init__(self, stride: int, size: int) -> None:
+        super().__init__()
+        self.wanted = False  # by a head
+        self._scale, self._size = 1 / stride, size
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """Return a feature for each row of the boxes [B * M, F], which means nothing where there is no box.
+
+        Args:
+            features: the map [B, F, h, w].
+            boxes: [B, M, 5] as for `Detector.forward`; None for whole images, M = 1.
+        """
+        if boxes is None:
+            return features.mean(dim=(2, 3))
+        count, most = boxes.shape[:2]
+        images = torch.arange(count, device=boxes.device).repeat_interleave(most)
+        corners = boxes[..., 1:].reshape(-1, 4).nan_to_num(0).clamp(min=0) * self._size
+        rois = torch.cat([images[:, None].to(corners), corners], dim=1).to(features)
+        cells: Tensor = roi_align(features, rois, REGION_CELLS, self._scale, sampling_ratio=2, aligned=True)
+        return cells.mean(dim=(2, 3))
 
 
 class GivenMaps(nn.Module):
@@ -120,6 +151,7 @@ class Detector(nn.Module):
     def __init__(self, body: nn.Module, levels: Sequence[Level], kind: str, classes: int, size: int) -> None:
         super().__init__()
         self.body, self.shared = body, Shared()
+        self.regions = Regions(levels[-1].stride, size)
         self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
         self.size, self._indices = size, [level.index for level in levels]
         self.neck, self.detector, self._first_class = BUILDERS[kind](levels, classes, size)
@@ -135,7 +167,7 @@ class Detector(nn.Module):
             Detections float [B, K * 6], the surest first: class (-1 fills up), corners in shares of S, and score; or
             the parts of the loss [1, P], means over the images whose boxes are known.
         """
-        maps = self.features(images)
+        maps = self.features(images, truth)
         if truth is None:
             return torch.stack([self._packed(found) for found in self._run(images, maps)]).flatten(1)
         known = (~truth[:, 0, 0].isnan()).nonzero()[:, 0]
@@ -145,12 +177,14 @@ class Detector(nn.Module):
         losses = self._run(images[known], OrderedDict((name, level[known]) for name, level in maps.items()), targets)
         return torch.stack(list(losses.values()))[None]
 
-    def features(self, images: Tensor) -> Maps:
-        """Return the maps that the detector looks at, the largest first."""
+    def features(self, images: Tensor, truth: Tensor | None = None) -> Maps:
+        """Return the maps that the detector looks at, the largest first; for the arguments see `forward`."""
         found: list[Tensor] = self.body.forward_intermediates(  # type: ignore[operator] # timm's
             images, indices=self._indices, stop_early=True, intermediates_only=True
         )
         shared = [*found[:-1], self.shared(found[-1])]
+        if self.regions.wanted:
+            self.regions(shared[-1], truth)  # a head catches them
         maps: Maps = self.neck(OrderedDict((str(number), each) for number, each in enumerate(shared)))
         return maps
 
