@@ -15,7 +15,11 @@ from gpt4image import load_images, open_run
 from gpt4image.__main__ import main
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.compare.records import Comparison
+from gpt4image.core.errors import ConfigError
 from gpt4image.export import detect_objects, open_detector
+from gpt4image.export import detector as forms
+from gpt4image.export.detector import Detections, Found, write_drawn
+from gpt4image.images import MAX_PIXELS
 from gpt4image.tasks.box_metrics import mean_average_precision
 from support.scenes import NAMES, draw_scenes, write_coco
 
@@ -115,11 +119,9 @@ def test_exported_forms_find_what_the_trained_detector_finds(exported, source, t
 
 @pytest.mark.slow
 def test_written_predictions_are_a_source_of_boxes(exported, source, tmp_path):
-    from gpt4image.export.detector import Detections, Found, write_coco
-
     files = sorted((source / "images").glob("*.png"))[:8]
     given = [Detections(file, (96, 64), (Found("red", 0.9, (1.0, 2.0, 30.5, 40.0)),)) for file in files]
-    write_coco(tmp_path / "objects.json", given, NAMES)
+    forms.write_coco(tmp_path / "objects.json", given, NAMES)
     images = load_images(tmp_path / "objects.json", task="detection", validation_share=0.2, test_share=0.2)
     assert len(images) == 8 and images.classes == ("red",)
     np.testing.assert_allclose(images.boxes()[0], [[0, 1, 2, 30.5, 40]])
@@ -128,3 +130,13 @@ def test_written_predictions_are_a_source_of_boxes(exported, source, tmp_path):
 def test_folder_of_a_classifier_draws_no_boxes(tmp_path, capsys):
     assert main(["predict", str(tmp_path), "photo.jpg", "--coco", str(tmp_path / "out.json")]) != 0
     assert "are for detectors" in " ".join(capsys.readouterr().err.split())
+
+
+def test_drawn_images_of_the_same_name_get_numbers_and_overwrite_no_image(source, tmp_path):
+    file = sorted((source / "images").glob("*.png"))[0]
+    found, taken = Detections(file, (96, 64), (Found("red", 0.9, (1.0, 2.0, 30.5, 40.0)),)), set()
+    for _ in range(2):
+        write_drawn(tmp_path, found, NAMES, MAX_PIXELS, taken)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f"{file.stem}-2.png", file.name]
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        write_drawn(file.parent, found, NAMES, MAX_PIXELS, set())

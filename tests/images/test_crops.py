@@ -54,7 +54,7 @@ def test_ids_depend_on_image_corners_and_margin_but_not_on_the_class(folder, tmp
     content["annotations"][1]["bbox"][0] += 1
     file.write_text(json.dumps(content))
     after = crop_images(load(other), 0.1).ids.tolist()
-    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, *[True] * (len(before) - 2)]
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
 
 
 def test_images_without_boxes_have_no_crops(image_set):

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,18 +154,21 @@ def onnx_runner(path: Path, size: int) -> Run:
 def compare_detections(form: str, model: nn.Module, exported: Run, sample: Tensor) -> Parity:
     """Compare the detections of an exported form with those of the trained detector on images [N, 3, S, S].
 
-    The difference is the largest of a score or of a corner in shares of the input's side; it is infinite where the
-    forms find another number of objects, of a score of at least `COMPARED`.
+    The difference is that of a score, or of a corner in shares of the input's side, to the nearest detection of the
+    same class in the other form, the largest of all; infinite where there is none. Detections of a score below
+    `COMPARED` do not count. Of those with the same score, forms may give either first.
     """
     both = [found.reshape(len(sample), -1, COLUMNS) for found in (model(sample), exported(sample))]
     largest, same = 0.0, 0
     for expected, found in zip(*both, strict=True):
         a, b = (rows[(rows[:, 0] >= 0) & (rows[:, 5] >= COMPARED)] for rows in (expected, found))
+        same += sorted(a[:, 0].tolist()) == sorted(b[:, 0].tolist())
         if len(a) != len(b):
             largest = float("inf")
-            continue
-        same += bool((a[:, 0] == b[:, 0]).all())
-        largest = max(largest, float((a[:, 1:] - b[:, 1:]).abs().max()) if len(a) else 0.0)
+        elif len(a):
+            apart = (a[:, None, 1:] - b[None, :, 1:]).abs().amax(dim=2)  # [k, k]
+            apart = apart.masked_fill(a[:, None, 0] != b[None, :, 0], float("inf"))
+            largest = max(largest, float(apart.amin(dim=0).max()), float(apart.amin(dim=1).max()))
     return Parity(form, len(sample), largest, same)
 
 
@@ -324,7 +327,8 @@ def write_drawn(folder: Path, found: Detections, classes: Sequence[str], max_pix
     if found.size is None:
         return
     stem = found.path.stem
-    name = next(name for name in (stem, *(f"{stem}-{n}" for n in count(2))) if name not in taken)
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    name = next(name for name in names if name not in taken)
     taken.add(name)
     target = folder / f"{name}.png"
     if target.resolve() == found.path.resolve():

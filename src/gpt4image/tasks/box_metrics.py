@@ -229,7 +229,10 @@ def mean_average_precision(detections: np.ndarray, boxes: np.ndarray) -> tuple[f
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(backend="pycocotools")
+    # its own recalls are rounded to float32, so that a recall that is met exactly is missed
+    metric = MeanAveragePrecision(
+        iou_thresholds=THRESHOLDS.tolist(), rec_thresholds=RECALLS.tolist(), backend="pycocotools"
+    )
     metric.warn_on_many_detections = False
     for found, truth in zip(detections, boxes, strict=True):
         own, given = found[found[:, 0] >= 0], truth[truth[:, 0] >= 0]

@@ -143,9 +143,8 @@ class Detection(Task):
         for name, idle in IDLE.items():
             if getattr(settings, name, idle) != idle:
                 option = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{name} ({option}) does not work with boxes: set it to {'none' if idle is None else idle}."
-                )
+                shown = "none" if idle is None else f"{idle:g}" if isinstance(idle, float) else idle
+                raise ConfigError(f"{name} ({option}) does not work with boxes: set it to {shown}.")
         if getattr(settings, "targets", "same") == "label":
             raise ConfigError("targets label needs labels of whole images: with boxes set targets to same (--targets).")
         for library in ("torchmetrics", "pycocotools"):

@@ -199,8 +199,9 @@ def region_heads(trained: nn.Module, sample: torch.Tensor, guidance: Guidance, r
             raise ConfigError(f"{name} does not work with descriptions of boxes (--crops): set it to {in_words(idle)}.")
     assert isinstance(trained.regions, nn.Module)
     trained.regions.wanted = True  # type: ignore[assignment] # of `train.detection.detector.Regions`
-    width, first, heads = probe_feature(trained, sample, REGIONS).shape[1], len(guidance.sources), []
-    for number, source in enumerate(guidance.regions, first):
+    width = probe_feature(trained, sample, REGIONS).shape[1]
+    heads: list[AlignmentHead] = []
+    for number, source in enumerate(guidance.regions, len(guidance.sources)):
         heads.append(
             RegionHead(
                 Projector(width, source.width, recipe.projector_hidden, recipe.projector),

@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         strong: strongly augmented views of the U images without a label [U, ...], if the recipe wants them.
         free: number of images without a label in the optimiser step over all processes, divided by its parts.
         crops: a vision-language teacher's unit vectors of these very inputs [B, D], if there is one.
-        regions: for each source of vectors of boxes float32 [B * M, D], zero where a box has none.
+        regions: for each source of vectors of boxes float32 [B * M, D], zero where a box has none; None without any.
         known_regions: likewise, which boxes are in the input and have a vector, bool [B * M].
     """
 
@@ -74,8 +74,8 @@ class Batch(NamedTuple):
     strong: Tensor | None = None
     free: Tensor | None = None
     crops: Tensor | None = None
-    regions: tuple[Tensor, ...] = ()
-    known_regions: tuple[Tensor, ...] = ()
+    regions: tuple[Tensor, ...] | None = None
+    known_regions: tuple[Tensor, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device."""

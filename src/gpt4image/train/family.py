@@ -162,5 +162,5 @@ def complete_detector(body: nn.Module, name: str, classes: int, size: int) -> De
 
     kind = detector_of(name)
     levels = find_levels(body, body_of(name), kind, size)
-    body.prune_intermediate_layers([level.index for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
+    body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
     return Detector(body, levels, kind, classes, size)

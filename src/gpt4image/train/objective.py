@@ -60,7 +60,7 @@ class Objective:
         if batch.strong is not None:
             inputs = torch.cat([inputs, batch.strong])  # one pass, so that normalisation layers see both views
         with self.accelerator.autocast():
-            output = model(inputs, self._vectors(batch), mixing, targets if self.task.loss_in_model else None)
+            output = model(inputs, self._vectors(batch), mixing, *([targets] if self.task.loss_in_model else []))
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
         classification = self.task.loss(logits[:size], targets, self.recipe, self.prior) / labelled.clamp(min=1e-6)
@@ -87,7 +87,7 @@ class Objective:
         if batch.crops is not None:  # all are known, so the loss counts them itself
             everything = torch.ones(len(batch.crops), dtype=torch.bool, device=batch.crops.device)
             vectors, known, totals = (*vectors, batch.crops), (*known, everything), (*totals, None)
-        if batch.regions:  # their heads count them themselves
+        if batch.regions and batch.known_regions:  # their heads count them themselves
             vectors, known = (*vectors, *batch.regions), (*known, *batch.known_regions)
             totals = (*totals, *[None] * len(batch.regions))
         # several labels an image are carried to the loss only if its targets follow them

@@ -198,7 +198,8 @@ def test_images_command_shows_boxes_and_what_was_left_out(tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr()
     total = sum(len(scene.boxes) for scene in SCENES) - 1
-    assert f"boxes: {total} in 14 images; 2 images without any (background)" in " ".join(said.err.split())
+    assert f"boxes: {total} in 13 images; 2 images without any (background)" in " ".join(said.err.split())
+    assert "none of its boxes can be used (instances_train.json, annotation 0 has no area)" in said.out
     assert "left out: 1 box, such as images/000.png, instances_train.json, annotation 0 (has no area)" in " ".join(
         said.err.split()
     )

@@ -116,7 +116,7 @@ def test_gradient_of_the_alignment_equals_that_of_a_plain_loop():
     for image in range(4):
         feature = maps[-1][image].mean(dim=(1, 2))
         projected, text = projector(feature[None])[0], vectors[image]
-        loss = loss + (1 - projected @ text / (projected.norm() * text.norm())) / 4
+        loss = loss + (2 - 2 * projected @ text / (projected.norm() * text.norm())) / 4
     loss.backward()
     torch.testing.assert_close(found.alignment, loss)
     for name, part in model.named_parameters():
@@ -152,7 +152,7 @@ def test_plain_view_is_the_picture_padded_to_a_square():
 def test_boxes_follow_crop_and_flip(small_recipe):
     view = augmented_view(small_recipe(crop_scale=(0.4, 1.0), flip=0.5), CONFIG)
     checked, flipped = 0, 0
-    for number, scene in enumerate(SCENES * 2):
+    for number, scene in enumerate(SCENES):
         pixels, placed = view.with_boxes(encoded(scene), (0, number), boxes_of(scene))
         again, same = view.with_boxes(encoded(scene), (0, number), boxes_of(scene))
         assert torch.equal(pixels, again) and torch.equal(placed, same)
@@ -168,7 +168,7 @@ def test_boxes_follow_crop_and_flip(small_recipe):
             assert np.abs(inner - colour).max() < 60, (number, corners)
             checked += 1
         flipped += bool((placed[:, 0] >= 0).any() and not np.allclose(placed.numpy(), boxes_of(scene)))
-    assert checked > 30 and flipped > 10
+    assert checked > 15 and flipped > 8
 
 
 def test_view_of_unknown_boxes_keeps_them_unknown(small_recipe):
@@ -199,7 +199,7 @@ def images(scenes):
 
 @pytest.fixture(scope="module")
 def store(scenes, images, tmp_path_factory):
-    descriptions = load_descriptions(images, scenes / "descriptions.jsonl")
+    descriptions = load_descriptions(images, str(scenes / "descriptions.jsonl"))
     return embed_descriptions(descriptions, LetterEncoder(), tmp_path_factory.mktemp("letters") / "letters")
 
 
@@ -250,7 +250,7 @@ def test_training_learns_to_find_the_patches(images, store, small_recipe, tmp_pa
 def objects(scenes, images, tmp_path_factory):
     """Vectors of a text for each box, whose crops have a margin of 0.1."""
     crops = crop_images(images, 0.1)
-    descriptions = load_descriptions(crops, scenes / "objects.jsonl")
+    descriptions = load_descriptions(crops, str(scenes / "objects.jsonl"))
     return embed_descriptions(descriptions, LetterEncoder(), tmp_path_factory.mktemp("objects") / "letters")
 
 

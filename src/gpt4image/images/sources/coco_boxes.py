@@ -66,7 +66,9 @@ def list_coco_boxes(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
 
 def finish(builder: ListingBuilder, reader: FileReader, source: str) -> Listing:
     """Return the listing of images with boxes. DataError if no box can be used."""
-    if builder.images and not any(label for _, label, *_ in builder.images if label is not None and label[0]):
+    if (builder.images or builder.rejected_boxes) and not any(
+        label for _, label, *_ in builder.images if label is not None and label[0]
+    ):
         left = builder.rejected_boxes
         why = f" Left out: {counted(len(left), 'box')}, such as {left[0].path}, {left[0].where} ({left[0].reason})."
         raise DataError(f"{source}: no image has a box that can be used.{why if left else ''}")
@@ -104,6 +106,5 @@ def _is_number(value: object) -> bool:
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return width and height that the annotations give of an image, None for none."""
     width, height = image.get("width"), image.get("height")
-    if not _is_number(width) or not _is_number(height) or not math.isfinite(width * height):
-        return None
-    return (int(width), int(height)) if width and height else None
+    sides = [float(side) if _is_number(side) else 0.0 for side in (width, height)]  # type: ignore[arg-type]
+    return (int(sides[0]), int(sides[1])) if all(0 < side < math.inf for side in sides) else None

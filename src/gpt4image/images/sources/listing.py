@@ -119,7 +119,7 @@ class ListingBuilder:
         given: Iterable[GivenBox],
         annotated: tuple[int, int] | None = None,
     ) -> None:
-        """Add an image with those of its boxes that can be used; without any it is a background.
+        """Add an image with those of its boxes that can be used; one that has none from the start is a background.
 
         Args:
             path: the image, as the table calls it.
@@ -139,6 +139,9 @@ class ListingBuilder:
         boxes, rejected, clipped = check_boxes(path, given, size)
         self.rejected_boxes += rejected
         self.clipped_boxes += clipped
+        if rejected and not boxes.names:  # it shows an object, so it is no background
+            self.reject(path, f"none of its boxes can be used ({rejected[0].where} {rejected[0].reason})")
+            return
         self.add(path, LabelSet(tuple(sorted(set(boxes.names))), boxes=boxes), split, row, key)
 
     def reject(self, path: str, reason: str) -> None:

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, SSD, FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -39,7 +40,7 @@ Maps = OrderedDict[str, Tensor]
 class Level(NamedTuple):
     """One of a backbone's maps: its number among them, channels, and stride in pixels."""
 
-    index: int
+    number: int
     channels: int
     stride: int
 
@@ -153,7 +154,7 @@ class Detector(nn.Module):
         self.body, self.shared = body, Shared()
         self.regions = Regions(levels[-1].stride, size)
         self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
-        self.size, self._indices = size, [level.index for level in levels]
+        self.size, self._indices = size, [level.number for level in levels]
         self.neck, self.detector, self._first_class = BUILDERS[kind](levels, classes, size)
 
     def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
