@@ -51,7 +51,7 @@ def start(asked: argparse.Namespace, folder: Path) -> Costs:
 
 def comparison(asked: argparse.Namespace, folder: Path) -> Costs:
     """A finished comparison, recognised, and with that record deleted: models and runs are opened to find out."""
-    words = ["compare", str(CLIPART12), "--text", "description", "--work", str(folder), *SMALL.split()]
+    words = ["compare", str(asked.compared), "--text", asked.text, "--work", str(folder), *SMALL.split()]
     gpt4image(*words)
 
     def without() -> float:
@@ -115,6 +115,8 @@ def main() -> None:
     """Print and save the costs and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--compared", type=Path, default=CLIPART12, help="image set of the comparison")
+    parser.add_argument("--text", default="description", help="its descriptions")
     parser.add_argument("--samples", type=int, default=50_000, help="samples in the tar")
     parser.add_argument("--files", type=int, default=100_000, help="files in the folder")
     add_options(parser, rounds=3)

@@ -3,7 +3,8 @@
     python benchmarks/waiting.py                  # a small step, for which waiting matters most
     python benchmarks/waiting.py --skip-default   # where the default takes minutes
 
-Two processes take turns with the same step; one of them imports gpt4image first. Alone, the ratio to the default says
+Two processes take turns with the same step; one of them imports gpt4image first and, as training does, takes no more
+threads than the step can use. Alone, the ratio to the default says
 what sleeping costs. Beside a process that never rests, N processors have N + 1 busy threads: a step that gets its fair
 share takes (N + 1) / N of its time alone, and the ratio to that says what waiting costs. Run it on a machine that does
 nothing else.
@@ -31,6 +32,9 @@ import timm, torch
 backbone, size, batch = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 model = timm.create_model(backbone, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters())
+if sys.argv[1] == "gpt4image":
+    from gpt4image.train.processes import worthwhile_threads
+    torch.set_num_threads(worthwhile_threads(model, torch.zeros(1, 3, size, size), batch))
 images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
 for line in sys.stdin:
     started = time.perf_counter()

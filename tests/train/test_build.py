@@ -1,17 +1,19 @@
 """Alignment heads: one per source of vectors and place."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from gpt4image import train_model
 from gpt4image.align.aligned_model import probe_feature
 from gpt4image.core.errors import ConfigError
-from gpt4image.train.build import build_optimizer
+from gpt4image.train.build import build_optimizer, checkpoint_activations
 from gpt4image.train.checkpoint import lay_out_as_weights
 from gpt4image.train.guidance import vector_sources
 from support.training import observe
@@ -37,6 +39,23 @@ def test_fused_optimiser_takes_the_plain_steps_whatever_the_order_in_memory(smal
                 lay_out_as_weights(optimizer)
     assert faster.weight.is_contiguous(memory_format=torch.channels_last) and not faster.weight.is_contiguous()
     torch.testing.assert_close(faster.weight, layer.weight)
+
+
+def test_recomputed_activations_give_the_same_gradients(images, small_recipe, tmp_path):
+    recipe = small_recipe(backbone="vit_tiny_patch16_224", epochs=1)
+    kept, recomputed = (
+        train_model(images, None, replace(recipe, grad_checkpointing=on), tmp_path / str(on), arm="baseline")
+        for on in (False, True)
+    )
+    assert kept.layout.folder != recomputed.layout.folder
+    a, b = load_file(kept.layout.weights), load_file(recomputed.layout.weights)
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], atol=1e-6, rtol=1e-5)
+
+
+def test_model_that_cannot_recompute_activations_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"Linear cannot recompute activations: .*with accumulate"):
+        checkpoint_activations(nn.Linear(2, 2))
 
 
 def test_text_adapter_learns(images, store, small_recipe, tmp_path, monkeypatch):

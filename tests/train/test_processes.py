@@ -8,10 +8,18 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from gpt4image import train_model
 from gpt4image.compare.predictions import predict_test_images
-from gpt4image.train.processes import loader_workers, memory_format, on_this_machine
+from gpt4image.train.processes import (
+    THREAD_WORK,
+    limited_threads,
+    loader_workers,
+    memory_format,
+    on_this_machine,
+    worthwhile_threads,
+)
 
 SCRIPT = """
 import json, os, sys
@@ -27,6 +35,26 @@ predict_test_images(run, images)
 torch.distributed.barrier()
 os._exit(0)  # skip torch's teardown, which may abort after training in several processes on a CPU
 """
+
+
+def test_small_operators_get_one_thread_and_large_ones_all(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 4)).train()
+    sample = torch.zeros(1, 3, 8, 8)
+    work = 2 * (27 * 8 * 36 + 8 * 36 * 4)  # multiplications and additions of an image
+    operators = 4  # a convolution, flatten's view, a transpose and a product
+    assert [worthwhile_threads(model, sample, batch) for batch in (1, 1_000_000)] == [1, 8]
+    three = int(3.5 * THREAD_WORK * operators / work)
+    assert worthwhile_threads(model, sample, three) == 3
+    assert model.training
+
+
+def test_number_of_threads_is_restored_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="inside"), limited_threads(1):
+        assert torch.get_num_threads() == 1
+        raise ValueError("inside")
+    assert torch.get_num_threads() == before
 
 
 def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):

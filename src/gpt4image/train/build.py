@@ -39,7 +39,7 @@ from gpt4image.train.identity import in_words
 from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
-from gpt4image.train.processes import evaluation_loader, memory_format
+from gpt4image.train.processes import evaluation_loader, memory_format, worthwhile_threads
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import RunSpec
 from gpt4image.train.transforms import seed_everything
@@ -70,6 +70,10 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
     if recipe.grad_checkpointing:
         checkpoint_activations(source.trained)
+    threads = None
+    if accelerator.device.type == "cpu":
+        sample = inputs[(0, 0)][None].float()
+        threads = worthwhile_threads(source.trained, sample, batches.batch_size // accelerator.num_processes)
     model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
     model.to(memory_format=memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
@@ -101,6 +105,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
             1 if accelerator.device.type == "cpu" else STEPS_BETWEEN_READS, name_images, accelerator.gather
         ),
         normalize=source.normalize,
+        threads=threads,
         teacher=Shown(guidance.anchors.teacher, source.normalize) if guidance.anchors and crops is None else None,
     )
 

@@ -70,6 +70,7 @@ class Trainer:
         seed: seed of order, augmentation, mixing and dropout.
         ema: moving average of the model, if the recipe asks for one.
         normalize: what prepares the inputs on their device.
+        threads: threads that a step can use on a CPU; None for those there are.
         teacher: maps these to the vectors of a teacher that sees every crop; None for none, or if they are stored.
         validation_targets: probability of each class for the validation images, float64 [N, C].
         save: called after every step and epoch, to write a checkpoint if one is due.
@@ -91,6 +92,7 @@ class Trainer:
     accelerator: Accelerator
     watch: LossWatch
     normalize: Normalization
+    threads: int | None = None
     teacher: Callable[[Tensor], Tensor] | None = None
     progress: Progress = field(default_factory=Progress)
     save: Callable[[Trainer], None] = lambda _: None

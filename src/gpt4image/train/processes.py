@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.format import counted
 from gpt4image.images.scan import available_processors
 from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
@@ -23,6 +29,7 @@ from gpt4image.train.transforms import Normalization
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
 EVALUATION_BATCH = 64
 MOST_WORKERS = 16  # each holds two batches
+THREAD_WORK = 4e6  # floating-point operations of an operator for which another thread is worth waking
 
 
 def on_this_machine(recipe: Recipe) -> Recipe:
@@ -41,6 +48,48 @@ def loader_workers(asked: int | None) -> int:
     if asked is not None or not torch.cuda.is_available():
         return asked or 0
     return min(MOST_WORKERS, available_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def worthwhile_threads(model: nn.Module, sample: Tensor, batch: int) -> int:
+    """Return how many of the present threads a training step can use, from its work and not from a clock.
+
+    Threads meet after every operator. Where these are small, as in a MobileNet at 64 pixels, a step takes about as long
+    with one thread as with two, and beside another busy process half as long (`benchmarks/waiting.py`).
+
+    Args:
+        model: the trained part of the model, on the CPU.
+        sample: one of its inputs [1, ...].
+        batch: images of a step.
+    """
+    available, training = torch.get_num_threads(), model.training
+    work, operators = FlopCounterMode(display=False), _OperatorCount()  # type: ignore[no-untyped-call]
+    with work, operators:
+        model.eval()(sample)
+    model.train(training)
+    each = work.get_total_flops() * batch / max(1, operators.count)
+    return max(1, min(available, int(each / THREAD_WORK)))
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Compute with so many threads, and with as many as before afterwards; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
@@ -81,12 +130,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def device_name(accelerator: Accelerator) -> str:
-    """Return what trains here: the number of devices and their name."""
+def device_name(accelerator: Accelerator, threads: int | None = None) -> str:
+    """Return what trains here: the number of devices and their name, on a CPU with its threads."""
     name = (
         torch.cuda.get_device_name(accelerator.device)
         if accelerator.device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        else f"{platform.machine()} CPU, {counted(threads or torch.get_num_threads(), 'thread')}"
     )
     return f"{accelerator.num_processes} x {name}"
 

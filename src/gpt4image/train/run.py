@@ -34,7 +34,7 @@ from gpt4image.train.guidance import ClassAnchors, Guidance, choose_guidance
 from gpt4image.train.heads import save_heads
 from gpt4image.train.identity import siblings
 from gpt4image.train.loop import Trainer, fit, train_step
-from gpt4image.train.processes import device_name, loader_workers, make_accelerator, on_this_machine
+from gpt4image.train.processes import device_name, limited_threads, loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
 from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec, check_task
@@ -274,7 +274,8 @@ def train_to_end(
         if accelerator.is_main_process:
             trainer.save = CheckpointTimer(spec.layout.checkpoint, spec.checkpoint_seconds, stop)
         try:
-            fit(trainer, meter)
+            with limited_threads(trainer.threads):
+                fit(trainer, meter)
         except RuntimeError:  # the same Ctrl-C ends the loader's workers
             if stop:
                 raise KeyboardInterrupt from None
@@ -298,12 +299,13 @@ def measure_step(spec: RunSpec) -> float:
     trainer.model.train()
     freeze(trainer.frozen)
     batches = iter(trainer.loader)
-    for step in range(steps):
-        started = time.monotonic()
-        train_step(trainer, batches, step)
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize(accelerator.device)
-        times.append(time.monotonic() - started)
+    with limited_threads(trainer.threads):
+        for step in range(steps):
+            started = time.monotonic()
+            train_step(trainer, batches, step)
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize(accelerator.device)
+            times.append(time.monotonic() - started)
     return statistics.fmean(times[1:] or times)
 
 
@@ -341,7 +343,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
         "seconds": progress.seconds,
         "history": progress.history,
         "steps": trainer.recipe.epochs * trainer.steps_per_epoch,
-        "device": device_name(trainer.accelerator),
+        "device": device_name(trainer.accelerator, trainer.threads),
         **({"thresholds": progress.thresholds} if progress.thresholds else {}),
     }
     write_json(layout.result, result)
