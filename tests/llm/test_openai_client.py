@@ -272,6 +272,16 @@ def test_encrypted_address_of_a_plain_server_is_named_with_the_remedy(picture):
     assert isinstance(error, DescribeError) and "http:// in base_url" in str(error)
 
 
+def test_plain_address_of_an_encrypted_server_is_named_with_the_remedy(picture):
+    with StubServer(Scenario(tls=True)) as server:
+        error = outcome(picture, server.base_url.replace("https:", "http:"), check=True)
+    assert isinstance(error, EndpointDownError) and "write https:// in base_url" in str(error)
+    said = Fault("body", status=400, text="Client sent an HTTP request to an HTTPS server.\n")
+    with StubServer(Scenario(faults=(said,))) as server:
+        error = outcome(picture, server.base_url)
+    assert isinstance(error, DescribeError) and "write https:// in base_url" in str(error)
+
+
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 def test_proxy_that_catches_a_local_address_is_named_with_the_remedy(picture, monkeypatch, variable):
     page = Fault("html", status=503)

@@ -136,7 +136,8 @@ class Tally:
         if lasting < self.failures.total():
             others = f"; {lasting:,} of them would fail again as they are" if lasting else ""
             return f"To retry them: retry_failed (--retry-failed){others}."
-        return "They would fail again as they are: change the settings, the images or the server first."
+        again = "It would fail again as it is" if lasting == 1 else "They would fail again as they are"
+        return f"{again}: change the settings, the images or the server first."
 
 
 class TallyMeter:

@@ -138,6 +138,15 @@ def address_hint(url: str) -> str:
     return "" if meant == url.rstrip("/") else f" Did you mean {meant}?"
 
 
+def https_hint(url: str) -> str:
+    """Return what to do about a server that does not speak plain HTTP, to end a sentence; empty if it was not asked to.
+
+    >>> https_hint("http://host/v1"), https_hint("https://host/v1")
+    ('. If it speaks HTTPS, write https:// in base_url (--base-url)', '')
+    """
+    return ". If it speaks HTTPS, write https:// in base_url (--base-url)" if url.startswith("http:") else ""
+
+
 def proxy_for(url: str) -> str:
     """Return the proxy that the environment names for an address, and the variable; empty if there is none."""
     parts, proxies = urlsplit(url), getproxies()

@@ -49,6 +49,7 @@ BAD_KEY = words(
     "api[ _-]?key (?:is )?(?:not valid|invalid|not found|expired)", "(?:invalid|incorrect|expired) api[ _-]?key"
 )
 PLACE = words(r"(?:country|region|territory|location)\b.{0,40}\b(?:not|un)[ -]?(?:supported|available|allowed)")
+PLAIN_HTTP = words("plain HTTP request was sent to HTTPS", "HTTP request to an HTTPS server", "requires (?:TLS|HTTPS)")
 NO_PICTURES = words(
     r"(?:not|n't) support (?:images?\b(?! ?(?:format|type|file|size|larger))|vision|multi-?modal)|mmproj",
     "not a (?:multi-?modal|vision)|image input is not (?:supported|enabled)",

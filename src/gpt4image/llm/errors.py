@@ -37,7 +37,7 @@ from gpt4image.llm.base import (
     RateLimitedError,
     RequestFailedError,
 )
-from gpt4image.llm.credentials import ApiKey, address_hint, proxy_for
+from gpt4image.llm.credentials import ApiKey, address_hint, https_hint, proxy_for
 from gpt4image.llm.error_body import (
     ACCOUNT,
     BAD_KEY,
@@ -47,6 +47,7 @@ from gpt4image.llm.error_body import (
     NO_MONEY,
     NO_PICTURES,
     PLACE,
+    PLAIN_HTTP,
     TOO_LONG,
     asked_wait,
     bounded_wait,
@@ -64,6 +65,8 @@ DETAIL_LENGTH, SAID_LENGTH, EXAMPLES = 300, 4000, 3
 # not tell: it reports a connection that was cut as a time-out while connecting.
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 
+
+NO_ANSWER = "connection"  # code of a call whose connection failed, at once or later
 
 # OpenSSL's codes for a certificate of another name or address.
 WRONG_NAME = (62, 64)
@@ -129,7 +132,7 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
             return replace(call, wait=call.wait if wait is None else wait, is_json=is_json)
         case openai.APIConnectionError():  # also APITimeoutError
             detail, untrusted = bounded(key.scrub_message(message_of(error))), tls_problem(error)
-            return FailedCall(None, "connection", detail, unreachable=nothing_listens(error), untrusted=untrusted)
+            return FailedCall(None, NO_ANSWER, detail, unreachable=nothing_listens(error), untrusted=untrusted)
         case _:
             return FailedCall(None, "unreadable", bounded(key.scrub_message(message_of(error))))
 
@@ -208,6 +211,8 @@ class ErrorClassifier:
                 return RateLimitedError("quota used up", call.wait, call.detail, long=True)
             case None | 400 | 401 | 402 | 403 | 429 if call.status == 402 or call.says(NO_MONEY):
                 return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+            case int() if first and call.says(PLAIN_HTTP):
+                return self._fatal(f"the server speaks HTTPS only{https_hint(self._place)}.", call)
             case 403 if first and call.says(PLACE):
                 return self._fatal("the vendor does not serve the place that you call from.", call)
             case 400 if call.says(BAD_KEY):
@@ -269,7 +274,7 @@ def without_status(call: FailedCall) -> RequestFailedError:
     """Return the failure of a call without a status. It may have cost tokens, unless the server says that it failed."""
     if call.in_body:
         return server_error("server error", call)
-    reason = "connection cut" if call.code == "connection" else "unreadable answer"
+    reason = "connection cut" if call.code == NO_ANSWER else "unreadable answer"
     return server_error(reason, call).uncounted()
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply
+from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, RequestFailedError
 from gpt4image.llm.chat import chat_body, read_answer
-from gpt4image.llm.credentials import ApiKey, check_address
+from gpt4image.llm.credentials import ApiKey, check_address, https_hint
 from gpt4image.llm.error_body import parse_json
-from gpt4image.llm.errors import ErrorClassifier, FailedCall, read_error_body, read_failure
+from gpt4image.llm.errors import NO_ANSWER, ErrorClassifier, FailedCall, read_error_body, read_failure
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -80,6 +80,10 @@ class OpenAIDescriber:
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
             failure = self._classifier.classify(call, self.model)
+            if call.code == NO_ANSWER and isinstance(failure, RequestFailedError):
+                failure = EndpointDownError(
+                    f"the connection to {self.place} was closed without an answer{https_hint(self.place)}"
+                )
             fatal = call.status in (None, 401, 403, 407) and isinstance(failure, DescribeError)
             if fatal or isinstance(failure, EndpointDownError):
                 raise failure from None

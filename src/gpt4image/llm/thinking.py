@@ -43,6 +43,14 @@ ENDS_OF_TURN = (
 )
 
 
+# Thoughts under a heading, which may as well be part of a description: for the check to find, not to strip.
+LABELLED = re.compile(
+    r"\W*(?:<summary>\s*)?(?:thinking|thoughts?|thought process|chain of thought|reasoning|inner monologue)"
+    r"\W*(?:[:\n]|</summary>)",
+    re.IGNORECASE,
+)
+
+
 def strip_thinking(text: str) -> str:
     """Return a text without the thinking before the answer and without marks of its end; empty if it ends thinking.
 
@@ -68,3 +76,14 @@ def find_thinking(text: str) -> str | None:
     """Return the first marker of thinking in a text, else None."""
     found = OPEN.search(text) or CLOSE.search(text)
     return found.group() if found else None
+
+
+def find_labelled_thinking(text: str) -> str | None:
+    """Return the heading under which a text begins with thinking, else None.
+
+    >>> find_labelled_thinking("**Thinking:** A cat?"), find_labelled_thinking("Thinking of a cat: a poster.")
+    ('**Thinking:', None)
+    """
+    plain = re.sub(r"</?details>", "", text)
+    found = LABELLED.match(plain)
+    return found.group().strip() if found else None

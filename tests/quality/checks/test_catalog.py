@@ -85,6 +85,15 @@ def test_every_check_of_single_texts_finds_its_kind():
     ]
 
 
+def test_thinking_under_a_heading_is_found():
+    thoughts = (
+        "**Thinking:** A cow?\n\n**Answer:** A brown horse stands there.",
+        "<details><summary>Reasoning</summary>A cow?</details>A brown horse.",
+    )
+    plain = "Thinking of lunch: a poster of a brown horse on a meadow."
+    assert flagged([labelled(0, text) for text in (*thoughts, plain)], ("otter",)) == [(0, "thinking"), (1, "thinking")]
+
+
 def test_language_is_only_checked_when_expected():
     assert flagged([labelled(0, OTHER_LANGUAGES["de"])], ("dog",)) == []
 

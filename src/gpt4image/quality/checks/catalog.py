@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from gpt4image.core import console
 from gpt4image.embed.runner import count_all_tokens
 from gpt4image.llm.base import CUT_OFF, FILTERS, plain_reason
-from gpt4image.llm.thinking import find_thinking
+from gpt4image.llm.thinking import find_labelled_thinking, find_thinking
 from gpt4image.quality.check_record import FindingKind
 from gpt4image.quality.checks.context import MIN_WORDS, Check, CheckContext, Flag
 from gpt4image.quality.checks.language import find_other_language
@@ -132,7 +132,7 @@ CHECKS = (
         "Thinking in the text",
         "The model's thoughts about the task stand in the text, next to the description or instead of it.",
         "Retry them: thinking before an answer is no longer stored.",
-        lambda context: context.flag(lambda text, _: find_thinking(text.text)),
+        lambda context: context.flag(lambda text, _: find_thinking(text.text) or find_labelled_thinking(text.text)),
     ),
     Check(
         "loop",
