@@ -229,7 +229,7 @@ async def program_state(program: ServerProgram) -> str:
     if await is_listening(program.url):
         return f"  {program.name}: something answers at {program.url}: set base_url (--base-url {program.url})"
     state = "installed, not running" if shutil.which(program.command) else "not found here"
-    return f"  {program.name} ({state}): {program.start}\n      then base_url (--base-url {program.url})"
+    return f"  {program.name} ({state}):\n      {program.start}\n      then base_url (--base-url {program.url})"
 
 
 async def is_listening(url: str) -> bool:

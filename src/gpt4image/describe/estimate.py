@@ -141,7 +141,7 @@ class Estimate:
 
     def _time_line(self) -> str:
         fast, slow = map(duration, self.time_span)
-        span = slow if self.at_once >= self.max_concurrency else f"{fast} to {slow}"
+        span = slow if slow == fast or self.at_once >= self.max_concurrency else f"{fast} to {slow}"
         return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
 
     def _size_lines(self) -> list[str]:
