@@ -32,6 +32,8 @@ NUMBERS = np.random.default_rng(0)
         ([value / 2 for value in range(2, 11)] * 20, "regression.*9 different ones.*such as '1.0', '1.5', '2.0'"),
         (list(range(1987, 2001)) * 20, "regression.*14 different ones"),
         (["2019-05", "2019-06", "2020-01"] * 5, "regression"),
+        ([f"{value / 4:.2f}".replace(".", ",") for value in range(60)], r"regression.*such as .0,00., .0,25."),
+        ([f"{value * 3} %" for value in range(60)], "regression"),
         (["cat", "dog", "cat dog"] * 5, "several labels.*such as 'cat dog'"),
         (["cat", "dog", "cat+dog", "dog / cat"] * 5, "several labels"),
         (["animals", "food", "animals,food", "animals"] * 5, "several labels.*such as 'animals,food'"),

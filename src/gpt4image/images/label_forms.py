@@ -48,7 +48,8 @@ def check_label_forms(listing: Listing, source: str) -> None:
     counts = np.bincount(listing.rows["label"].to_numpy() + 1, minlength=len(listing.classes) + 1)[1:]
     classes = [name for name, count in zip(listing.classes, counts.tolist(), strict=True) if count]
     images = int(counts.sum())
-    several, alike = find_several(classes), find_alike(classes)
+    plain = plain_numbers(classes)
+    several, alike = find_several(plain), find_alike(classes)
     shared = shared_folders(listing) if listing.folders else []
     if shared:
         looks, shown = f"parts of the set, which hold the folders {', '.join(shared[:SHOWN])}", classes
@@ -62,7 +63,7 @@ def check_label_forms(listing: Listing, source: str) -> None:
             "If an image has several labels, name what separates them with label_separator (--label-separator); else "
             "leave one in each, or name another column with label_column (--label-column)"
         )
-    elif not listing.folders and are_measured(classes, images):
+    elif not listing.folders and are_measured(plain, images):
         looks, shown = "numbers or dates to predict (regression)", classes
         remedy = "Name a column of classes with label_column (--label-column), or group the numbers into classes"
     elif images >= MANY and 2 * len(classes) > images:
@@ -168,6 +169,18 @@ def shared_folders(listing: Listing) -> list[str]:
     if all(inner.values()) and len(every) > 1 and all(YEAR.fullmatch(listing.classes[label]) for label in inner):
         return sorted(every)
     return sorted(shared) if len(shared) > 1 and 2 * len(shared) > len(every) else []
+
+
+def plain_numbers(classes: list[str]) -> list[str]:
+    """Return numbers with a decimal comma or a percent sign as Python writes them, other names as they are.
+
+    >>> plain_numbers(["0,5", "12,25 %"]), plain_numbers(["5%", "7.5 %"]), plain_numbers(["1", "1,2"])
+    (['0.5', '12.25'], ['5', '7.5'], ['1', '1,2'])
+    """
+    bare = [re.sub(r"\s*%$", "", name) for name in classes]
+    if all(re.fullmatch(r"-?\d+,\d+", name) for name in bare):
+        return [name.replace(",", ".") for name in bare]
+    return bare if all(map(NUMBER.fullmatch, bare)) else classes
 
 
 def are_measured(classes: list[str], images: int) -> bool:
