@@ -167,7 +167,8 @@ def test_image_features_are_optional_and_missing_weights_are_said(small, capsys)
     assert main(["advise", *without, "--json"]) == 0
     captured = capsys.readouterr()
     assert "weights of resnet18 are not available" in " ".join(json.loads(captured.out)["basis"])
-    assert "without image features" in captured.err
+    assert "without image features" in captured.err and "checkpoint (--checkpoint FILE)" not in captured.err
+    assert "--checkpoint FILE" in captured.err and "--teacher-checkpoint" not in captured.err
 
 
 def test_missing_descriptions_are_the_first_thing_to_get(image_set, tmp_path, capsys):

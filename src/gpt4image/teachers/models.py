@@ -20,6 +20,8 @@ from gpt4image.train.run import load_backbone, open_run
 from gpt4image.train.text_space import TextSpace
 from gpt4image.train.weights import load_weights
 
+REMEDY = "give a weights file as checkpoint (--teacher-checkpoint FILE)"  # where there are no pretrained weights
+
 
 class TimmTeacher(ImageTeacher):
     """Pooled features of a timm model, with its own evaluation preprocessing.
@@ -48,8 +50,7 @@ class TimmTeacher(ImageTeacher):
 
         options = model_options(model, image_size)
         if checkpoint is None:
-            remedy = "give a weights file as checkpoint (--teacher-checkpoint FILE)"
-            built = create_model(model, pretrained=True, remedy=remedy, num_classes=0, **options)
+            built = create_model(model, pretrained=True, remedy=REMEDY, num_classes=0, **options)
         else:
             built = create_model(model, pretrained=False, num_classes=1, **options)
             load_weights(built, checkpoint)

@@ -89,6 +89,7 @@ def run_advice(
     *,
     image_features: bool = True,
     workers: int = 0,
+    images: ImageTable | None = None,
 ) -> Advice:
     """Judge the labels, and rehearse with held-out ones; the vectors and the rehearsal are kept in the work directory.
 
@@ -100,12 +101,13 @@ def run_advice(
         work: the work directory.
         image_features: whether to compute image features; without, no gain is told.
         workers: processes that load images.
+        images: the images, if they are open already.
 
     Raises:
         DescriptionError: no training image has a description.
     """
     workdir = WorkDir(work)
-    images = open_images(data, workdir)
+    images = open_images(data, workdir) if images is None else images
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
     from gpt4image.quality.advice import LabelFacts, give_advice
@@ -133,8 +135,10 @@ def run_advice(
     return advice.model_copy(update={"command": _command(advice, data, text, labeller, choice, work, len(train))})
 
 
-def advise_after_check(data: DataOptions, text: TextOptions, options: CheckOptions, work: Path) -> Advice | None:
-    """Return advice on what a check has examined; None, and the reason is said, if it takes more than there is.
+def advise_after_check(
+    images: ImageTable, data: DataOptions, text: TextOptions, options: CheckOptions, work: Path
+) -> Advice | None:
+    """Return advice on images whose texts were checked; None, and the reason is said, if it takes more than there is.
 
     Image features are those of the check's backbone; without one no gain is told.
     """
@@ -142,7 +146,8 @@ def advise_after_check(data: DataOptions, text: TextOptions, options: CheckOptio
     recipe = Recipe(backbone=options.backbone or "resnet50", checkpoint=checkpoint, image_size=options.image_size)
     choice = RecipeChoice(recipe if options.backbone else Recipe())
     try:
-        return run_advice(data, text, LabelOptions(), choice, work, image_features=options.backbone is not None)
+        features = options.backbone is not None
+        return run_advice(data, text, LabelOptions(), choice, work, image_features=features, images=images)
     except (ConfigError, DataError) as error:
         console.say(f"no advice on training: {error}")
         return None

@@ -66,7 +66,7 @@ def run_check(
     thumbnails = image_thumbnails(images)
     with doing("Writing the page"):
         write_check_page(workdir.description_check, report, thumbnails)
-    advice = advise_after_check(data, text, options, work)
+    advice = advise_after_check(images, data, text, options, work)
     if advice is not None:
         head, rest = advice.lines()
         shown = ShownAdvice(head=head, command=advice.command, rest=rest)

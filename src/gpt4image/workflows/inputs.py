@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image.core import console
-from gpt4image.core.errors import ConfigError, DescriptionError
+from gpt4image.core.errors import ConfigError, DescriptionError, WeightsError
 from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
@@ -195,10 +195,16 @@ def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, wo
         WeightsError: its pretrained weights are not available.
     """
     from gpt4image.teachers import embed_images, load_teacher
+    from gpt4image.teachers.models import REMEDY
 
     checkpoint = Path(recipe.checkpoint) if recipe.checkpoint else None
     name = f"timm:{recipe.backbone}"
-    teacher = load_teacher(name, checkpoint=checkpoint, image_size=recipe.image_size)
+    try:
+        teacher = load_teacher(name, checkpoint=checkpoint, image_size=recipe.image_size)
+    except WeightsError as error:  # the backbone has an option of its own
+        raise WeightsError(
+            error.args[0].replace(REMEDY, "name a weights file as checkpoint (--checkpoint FILE)")
+        ) from None
     folder = workdir.image_embeddings(f"{name}-{recipe.image_size}")
     return embed_images(images, teacher, folder, splits=("train", "validation"), workers=workers)
 
