@@ -63,6 +63,21 @@ def test_short_help_fits_80_columns_and_has_an_example_that_parses(name, monkeyp
         assert isinstance(parse([*name.split(), *shlex.split(example.split(" > ")[0])]), COMMANDS[name])
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_the_command_as_it_was_typed_and_fits(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("GPT4IMAGE_COMMAND", "./run gpt4image")
+    for option in ("--help", "--help-all"):
+        monkeypatch.setattr(sys, "argv", ["gpt4image", *name.split(), option])
+        with pytest.raises(SystemExit):
+            main()
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80
+        words = " ".join(shown.split())
+        assert words.count("./run gpt4image") >= 1 and "./run ./run" not in words
+        assert not re.search(rf"(?<!\./run )gpt4image (?:{'|'.join(COMMANDS)})", words)
+
+
 def test_help_and_import_load_nothing_heavy():
     assert in_fresh_python(f"import gpt4image, sys; print({HEAVY} & set(sys.modules))") == "set()\n"
     code = f"""

@@ -64,7 +64,7 @@ def terminal_width() -> int:
 
 
 def help_text(name: str, command: type, *, everything: bool) -> str:
-    """Return the help of a command, wrapped at the terminal's width."""
+    """Return the help of a command in the user's words, wrapped at the terminal's width."""
     width = terminal_width()
     groups = option_groups(command)
     arguments = [option for options in groups.values() for option in options if option.positional]
@@ -74,8 +74,9 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
         by_name = {option.name: option for options in flags.values() for option in options}
         flags = {"Main options": [by_name[key] for key in (*short, *OUTPUT)]}
     words = [*(option.usage for option in arguments), *(["[options]"] if any(flags.values()) else [])]
-    usage = " ".join([f"usage: gpt4image {name}", *words])
-    parts = [usage, *(textwrap.fill(" ".join(part.split()), width) for part in str(command.__doc__).split("\n\n"))]
+    usage = in_users_words(" ".join([f"usage: gpt4image {name}", *words]))
+    about = (in_users_words(" ".join(part.split())) for part in str(command.__doc__).split("\n\n"))
+    parts = [usage, *(textwrap.fill(part, width) for part in about)]
     for title, options in {"": arguments, **flags}.items():
         lines = [line for option in options for line in two_columns(option.usage, option.about)]
         parts += ["\n".join([textwrap.fill(f"{title or 'Arguments'}:", width), *lines])] if lines else []
@@ -85,7 +86,7 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
     if example := getattr(command, "EXAMPLE", ""):
         parts.append(f"Example:\n{wrap_command(in_users_words(f'gpt4image {name} {example}'), width)}")
     if short and not everything:
-        parts.append(f"All {len(by_name)} options: gpt4image {name} --help-all")
+        parts.append(in_users_words(f"All {len(by_name)} options: gpt4image {name} --help-all"))
     return "\n\n".join(parts)
 
 

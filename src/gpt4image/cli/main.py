@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> Command:
         SystemExit: help or the version was printed, or an option is unknown.
     """
     if not arguments or arguments[0] in (*HELP, HELP_ALL):
-        print(in_users_words(overview()))
+        print(overview())
         raise SystemExit(0 if arguments else 2)
     if arguments[0] == "--version":
         print(f"gpt4image {version('gpt4image')}")
@@ -117,7 +117,7 @@ def parse(arguments: list[str]) -> Command:
     if {*HELP, HELP_ALL}.intersection(options):
         from gpt4image.cli.help import help_text
 
-        print(in_users_words(help_text(name, command, everything=HELP_ALL in options)))
+        print(help_text(name, command, everything=HELP_ALL in options))
         raise SystemExit(0)
     import tyro
 
@@ -173,7 +173,7 @@ def read_recipe(program: str, options: list[str]) -> Recipe:
 
 
 def overview() -> str:
-    """Return the list of commands."""
+    """Return the list of commands, in the user's words."""
     from gpt4image.cli.help import terminal_width, two_columns
 
     width = terminal_width()
@@ -185,7 +185,7 @@ def overview() -> str:
     ]
     return "\n".join(
         [
-            "usage: gpt4image COMMAND ...",
+            in_users_words(f"usage: {NAME} COMMAND ..."),
             "",
             "Image classifiers trained with descriptions by a multimodal LLM.",
             "",
