@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gpt4image import Recipe
@@ -22,6 +24,7 @@ from gpt4image.core.options import CheckOptions, DataOptions, GuidanceOptions, L
         (lambda: TextOptions(encoder="minilm"), "encoder should be a valid tuple, not 'minilm'"),
         (lambda: GuidanceOptions(long_text="cut"), "long_text should be 'truncate' or 'pool', not 'cut'"),
         (lambda: GuidanceOptions(teachers="run:x"), "teachers should be a valid tuple, not 'run:x'"),
+        (lambda: CheckOptions(checkpoint=Path("weights.pth")), "set backbone"),
         (lambda: CheckOptions(image_size=0), "image_size should be greater than or equal to 1, not 0"),
         (lambda: CheckOptions(splits=("tain",)), r"splits\[0\] should be 'train', 'validation' or 'test', not 'tain'"),
         (lambda: LabelOptions(label_seed=-1), "label_seed should be greater than or equal to 0, not -1"),

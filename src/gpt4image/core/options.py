@@ -305,6 +305,10 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.checkpoint is not None and self.backbone is None:
+            raise ConfigError(
+                "checkpoint (--checkpoint) holds weights of a backbone: set backbone (--backbone) as well."
+            )
 
 
 @dataclass(frozen=True)
