@@ -230,6 +230,7 @@ def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
         ("\\\\server\\a.png", "that of a Windows drive"),
         ("set/x/0.png", "paths start in set, where it is x/0.png"),
         ("/home/me/set/x/0.png", "paths start in set, where it is x/0.png"),
+        ("file:///home/me/set/x/0.png", "paths start in set, where it is x/0.png"),
         ("D:\\set\\x\\0.png", "paths start in set, where it is x/0.png"),
         ("pictures/1.png", "paths start in set, from where it is ../pictures/1.png"),
         ("x/0", "paths start in set, where it is x/0.png"),

@@ -342,6 +342,7 @@ def file_of(path: str, root: Path, fetched: Path | None) -> Path:
 
 def _foreign(path: str, scope: str) -> str:
     """Return why a path cannot lead to a file here, as the end of a sentence; nothing if it could."""
+    path = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     if re.match(r"[A-Za-z][\w+.-]+://", path):
         return ": it is an address, and only those that a table outside of the folder names are fetched"
     parts = path.replace("\\", "/").split("/")
