@@ -422,5 +422,5 @@ def test_unusable_texts_are_not_outliers(images, tmp_path, minilm, monkeypatch):
 def test_retry_is_not_advised_for_requests_that_would_fail_again():
     lasting, passing = "refused by the server (400)", "server error 500"
     assert "retry_failed" not in advise_missing([lasting, lasting])
-    assert "2 of them would fail again" in advise_missing([lasting, passing, lasting])
+    assert "2 requests would fail again" in advise_missing([lasting, passing, lasting])
     assert "would fail again" not in advise_missing([passing, "never requested"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import get_args
 
 from gpt4image.core.errors import ConfigError
+from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.descriptions.store import DescriptionStore
 from gpt4image.descriptions.store.records import MarkKind
@@ -47,8 +48,8 @@ def advise_missing(reasons: Sequence[str]) -> str:
     lasting = sum(map(fails_again, reasons))
     again = "would fail again as they are: change the settings, the images or the server first."
     if lasting == len(reasons):
-        return f"They {again}"
-    return f"{MISSING.advice} {lasting:,} of them {again}" if lasting else MISSING.advice
+        return f"Their requests {again}"
+    return f"{MISSING.advice} {counted(lasting, 'request')} {again}" if lasting else MISSING.advice
 
 
 def _make_finding(
