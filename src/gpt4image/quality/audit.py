@@ -29,8 +29,6 @@ from gpt4image.soft_labels.labelling import Labelling, label_rows
 from gpt4image.soft_labels.methods import Examples
 
 if TYPE_CHECKING:
-    import torch
-
     from gpt4image.embed.encoders import TextEncoder
 
 FITS_NONE = 0.35  # highest probability of a class, below which a text fits none
@@ -45,7 +43,6 @@ def audit_labels(
     encoders: Sequence[TextEncoder] = (),
     limit: int = MOST_LISTED,
     decided: Collection[str] = (),
-    device: torch.device | str | None = None,
     picks: PickedClasses | None = None,
 ) -> tuple[AuditRecord, Judgement]:
     """Look for labels that a person should check, among training and validation images.
@@ -57,7 +54,6 @@ def audit_labels(
         encoders: the encoders of `stores`, which embed the class names as further evidence.
         limit: largest number of images of each kind to list.
         decided: ids of images that a person has decided about, which are not listed again.
-        device: device of the fits.
         picks: classes that an LLM picked, as further evidence; the only one for images without a text.
 
     Returns:
@@ -67,7 +63,7 @@ def audit_labels(
         DescriptionError: no labelled image has a text.
         DataError: there are fewer than two classes.
     """
-    judgement = judge_labels(images, stores, encoders=encoders, device=device, picks=picks)
+    judgement = judge_labels(images, stores, encoders=encoders, picks=picks)
     open_questions = np.asarray([name.decode() not in decided for name in judgement.known.ids.tolist()])
     doubtful = judgement.doubtful()
     doubtful = doubtful[open_questions[doubtful]]
@@ -131,7 +127,6 @@ def judge_labels(
     stores: Sequence[EmbeddingStore],
     *,
     encoders: Sequence[TextEncoder] = (),
-    device: torch.device | str | None = None,
     picks: PickedClasses | None = None,
 ) -> Judgement:
     """Hold the labels of training and validation images against their texts, and against classes that an LLM picked.
@@ -146,7 +141,7 @@ def judge_labels(
     vectors = known.take(np.arange(len(known.ids)))
     labelling = label_rows(
         vectors, known.labels, known.groups(), len(images.classes), examples,
-        device=device, picks=None if picks is None else picks.take(known.ids), described=known.described,
+        picks=None if picks is None else picks.take(known.ids), described=known.described,
     )  # fmt: skip
     return Judgement(known, labelling)
 

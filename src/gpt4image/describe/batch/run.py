@@ -90,7 +90,6 @@ def run_batches(
     folder: Path,
     budget: Budget,
     settings: BatchSettings | None = None,
-    title: str = "Describe in batches",
 ) -> Tally:
     """Describe tasks through a vendor's batch interface; collect the batches that are already under way too.
 
@@ -102,7 +101,6 @@ def run_batches(
         folder: state of the batches under way. A process that takes it over resumes where the last one was killed.
         budget: the budget, at the price of the batch interface; the tally says so if it ends the job.
         settings: sizes and patience.
-        title: title of the progress line.
 
     Raises:
         BusyError: another process is using the same batches.
@@ -110,7 +108,10 @@ def run_batches(
         KeyboardInterrupt: the user stopped the job. Batches under way continue at the server.
         StoreError: records cannot be written, or the state of a batch cannot be read.
     """
-    with exclusive(folder / "lock", f"the batches in {folder}"), console.progress(title, len(maker)) as meter:
+    with (
+        exclusive(folder / "lock", f"the batches in {folder}"),
+        console.progress("Describe in batches", len(maker)) as meter,
+    ):
         run = BatchRun(maker, server, store, writer, BatchFolder(folder), budget, settings or BatchSettings(), meter)
         try:
             return run.run()

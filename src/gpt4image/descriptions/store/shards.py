@@ -275,9 +275,9 @@ def _is_representable(row: DescriptionRecord) -> bool:
     return True
 
 
-def to_batch(rows: Iterable[DescriptionRecord], schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
-    """Convert records to a batch with the columns of `schema`."""
-    return pa.RecordBatch.from_pylist([plain_values(row) for row in rows], schema=schema)
+def to_batch(rows: Iterable[DescriptionRecord]) -> pa.RecordBatch:
+    """Convert records to a batch with the columns of `SCHEMA`."""
+    return pa.RecordBatch.from_pylist([plain_values(row) for row in rows], schema=SCHEMA)
 
 
 def worth_merging(closed: Iterable[Path]) -> list[Path]:
