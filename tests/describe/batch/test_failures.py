@@ -208,6 +208,19 @@ def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path, faul
         assert len(records(tmp_path)) == 19 and all(record.answered for record in records(tmp_path))
 
 
+def test_quota_of_a_day_in_the_lines_stops_the_job_and_fails_no_image(image_set, tmp_path):
+    text = '{"error": {"message": "Rate limit reached on requests per day (RPD): try again in 3h12m"}}'
+    fault = Fault("body", on="line", status=429, numbers=tuple(range(20, 200)), text=text)
+    with StubServer(Scenario(faults=(fault,))) as server:
+        with pytest.raises(DescribeError, match=r"quota at .* is used up: it resets in 3 h.*same command again"):
+            batched(image_set, tmp_path, server.base_url)
+        assert len(records(tmp_path)) == 19 and all(record.answered for record in records(tmp_path))
+        server.scenario = Scenario()
+        server.stop()
+        server.start()
+        assert batched(image_set, tmp_path, server.base_url).answered == IMAGES - 19
+
+
 def test_moderated_first_picture_fails_alone(image_set, tmp_path):
     text = '{"error": {"code": 403, "message": "Your input was flagged for violence"}}'
     with StubServer(Scenario(faults=(Fault("body", on="line", status=403, numbers=(1,), text=text),))) as server:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.describe.batch.folder import BatchFolder, BatchTask, SubmittedBatch, read_lines
+from gpt4image.describe.runner.patience import out_of_quota
 from gpt4image.describe.tally import Tally
 from gpt4image.describe.tasks import read_pick
 from gpt4image.descriptions.store.conversations import Conversations
@@ -129,7 +130,12 @@ class Collection:
             self.fatal = error
             self._put_back(task)
         except RateLimitedError as error:
-            self._fail(task, RequestFailedError(error.reason, retryable=True))
+            if not error.long:
+                self._fail(task, RequestFailedError(error.reason, retryable=True))
+                return
+            words = out_of_quota(self._server.place, error)
+            self.fatal = DescribeError(f"{words}. Answers so far are kept: run the same command again then.")
+            self._put_back(task)
         except RequestFailedError as error:
             self._fail(task, error)
 
