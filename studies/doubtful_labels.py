@@ -28,6 +28,7 @@ POOLS = {
     "trimmed once, 30%": ("once",),
     "trimmed three times, half": ("three",),
     "T from three trims, both pooled": ("three", "all"),
+    "T from all labels, both pooled": ("all", "three"),
 }
 
 

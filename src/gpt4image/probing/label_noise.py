@@ -75,8 +75,8 @@ def fit_noise_model(
     parameter, the share e of wrong labels, spread evenly over the other classes, with a Beta prior worth 1 wrong and 9
     right labels. Then each row of T is free, with a Dirichlet prior worth 3 C labels around that matrix.
 
-    T comes from the first classifier alone, and the weights of all are fitted to it: a later one that has learned
-    systematic errors explains the labels without any, and would hide them from T.
+    T comes from the first classifier alone, and the weights of all are fitted to it: one that has learned systematic
+    errors explains the labels without any, and would hide them from T.
 
     Args:
         classifiers: log-probabilities of M classifiers that have not seen the labels (out of fold), float [N, C] each.

@@ -163,22 +163,25 @@ def label_rows(
     pooled = [(best, logits)]
     noise, estimate = _judge_labels(rows, [logits] if best.picks == "alone" else [], seed)
     if best.picks != "alone" and _can_be_judged(rows):
-        robust = replace(best, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
+        first, robust = best, replace(best, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
         if _fits_worse(rows.given, again, logits):
             noise, estimate = _judge_labels(rows, [logits], seed)
         if estimate is None or estimate.wrong.low > NOISY:
             noise, estimate = _judge_labels(rows, [again], seed)
-            both = _judge_labels(rows, [again, logits], seed)
-            if _agree(estimate, both[1]):
-                (noise, estimate), pooled = both, [(robust, again), *pooled]
-                best = replace(best, name=f"{best.name}, with all labels and without doubtful ones")
-            else:
-                best = replace(robust, name=f"{best.name}, doubtful labels left out")
-                pooled = [(best, again)]
+            assert estimate is not None
+            name = best.name
+            best, pooled = replace(robust, name=f"{name}, doubtful labels left out"), [(robust, again)]
+            for parts in ([(first, logits), (robust, again)], [(robust, again), (first, logits)]):
+                joint = _judge_labels(rows, [found for _, found in parts], seed)
+                if _agree(estimate, joint[1]):
+                    (noise, estimate), pooled = joint, parts
+                    best = replace(first, name=f"{name}, with all labels and without doubtful ones")
+                    break
     free = labels < 0
     if partner is not None and best.picks != "alone":
-        trained = co_train(rows, partner, pooled[0][0], settings)
+        begun = next((method for method, _ in pooled if method.refits is ROBUST), best)
+        trained = co_train(rows, partner, begun, settings)
         name = f"{best.name}, co-trained with images in {counted(len(trained.accuracies), 'round')}"
         best = replace(best, name=name, temperature=trained.temperature)
         pooled = [(best, trained.logits)]
@@ -354,7 +357,8 @@ def _judge_labels(
 def _agree(alone: NoiseEstimate | None, both: NoiseEstimate | None) -> bool:
     """Return whether a classifier fitted without doubtful labels estimates about as many wrong ones alone as in a pool.
 
-    If not, the other one in the pool has learned systematic errors.
+    If not, the other one in the pool has learned systematic errors. In the first pool that is tried T comes from that
+    one, which is fitted to all labels, and so takes fewer of its own errors for wrong labels.
     """
     assert alone is not None and both is not None
     return alone.wrong.low <= both.wrong.mean <= alone.wrong.high
