@@ -37,6 +37,49 @@ def finished_files(work: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for pattern in FINISHED for path in work.glob(pattern)}
 
 
+def few_labels(image_set: Path, descriptions_file: Path, work: Path, at_once: int = 2) -> list[str]:
+    """Two runs, of which one learns from labels that the texts give."""
+    words = ["compare", str(image_set), "--text", str(descriptions_file), "--work", str(work), "--seeds", "1"]
+    arms = ["--arms", "described+text-labels", "--labels-per-class", "3", "--runs-at-once", f"{at_once}"]
+    recipe = [
+        "--backbone",
+        "test_resnet",
+        "--no-pretrained",
+        "--image-size",
+        "64",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+    ]
+    return [*words, *arms, *recipe]
+
+
+@pytest.mark.slow
+def test_killed_text_labels_and_runs_at_once_end_like_uninterrupted_ones(image_set, descriptions_file, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    made = ("labels/*/manifest.json", "runs/*/result.json")
+    for at_once, pattern in enumerate(made, 1):  # killed as soon as there is one
+        process = start_command(few_labels(image_set, descriptions_file, killed, at_once))
+        while process.exitcode is None and not list(killed.glob(pattern)):
+            process.join(0.05)
+        process.kill()
+        process.join()
+    before = finished_files(killed)
+    for work in (killed, whole):
+        finish_command(few_labels(image_set, descriptions_file, work))
+    assert before.items() <= finished_files(killed).items()
+    first, second = (Comparison.load(work / "comparison.json") for work in (killed, whole))
+    assert first.difference == second.difference
+    assert first.per_class == second.per_class
+    weights = list(whole.glob("runs/*/best.safetensors"))
+    assert len(weights) == 2
+    for path in weights:
+        assert same_weights(path, killed / path.relative_to(whole)), path
+    labels = [next(work.glob("labels/text-*/logits.npy")).read_bytes() for work in (killed, whole)]
+    assert labels[0] == labels[1]
+
+
 @pytest.mark.slow
 def test_killed_comparison_ends_like_an_uninterrupted_one(image_set, descriptions_file, tmp_path):
     generator = random.Random(7)
