@@ -12,6 +12,7 @@ from gpt4image import Recipe
 from gpt4image.core.invocation import Invocation, invoked
 from gpt4image.workflows import demo
 from support import CLIPART12
+from support.training import same_weights
 
 RUNS = 3 + 3 + 2
 
@@ -37,9 +38,9 @@ def run_small_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "packaged_weights", lambda target: target)
     monkeypatch.setattr(demo, "demo_recipe", lambda checkpoint: recipe)
 
-    def run():
+    def run(runs_at_once=1, work="work"):
         with invoked(Invocation("gpt4image", ("demo",))):
-            return demo.run_demo(tmp_path / "work", seeds=1, runs_at_once=1)
+            return demo.run_demo(tmp_path / work, seeds=1, runs_at_once=runs_at_once)
 
     return run
 
@@ -93,3 +94,20 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     (work / "cases.svg").unlink()
     assert run_small_demo().lines == found.lines
     assert (work / "cases.svg").exists()
+
+
+@pytest.mark.slow
+def test_cases_that_share_the_processors_end_like_one_after_another(run_small_demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "CASES", (demo.CASES[0], demo.CASES[2]))  # in the first an arm waits for the baseline
+    one = run_small_demo()
+    capsys.readouterr()
+    together = run_small_demo(runs_at_once=2, work="together")
+    log = capsys.readouterr().err
+    assert [each.difference for each in together.comparisons] == [each.difference for each in one.comparisons]
+    assert together.lines == one.lines
+    assert log.index("Case 2 of 2, run 5 of 5") < log.index("Case 1 of 2, run 3 of 5")  # which waited
+    assert log.count("All 5 runs: 5 of 5") == 1
+    weights = sorted((tmp_path / "work").glob("runs/*/best.safetensors"))
+    assert len(weights) == 5
+    for path in weights:
+        assert same_weights(path, tmp_path / "together" / path.relative_to(tmp_path / "work"))

@@ -31,7 +31,7 @@ from gpt4image.compare.summarize import (
     record_comparison,
     record_variants,
 )
-from gpt4image.compare.training import judge_runs, make_inputs, open_processes, train_runs
+from gpt4image.compare.training import Compared, Series, judge_runs, make_inputs, open_processes, train_runs
 from gpt4image.compare.tuning import EPOCHS_RANGE, Tuner, require_optuna, search_ranges
 from gpt4image.compare.warnings import find_warnings
 from gpt4image.core import console
@@ -77,7 +77,7 @@ def compare_arms(
     tune: int = 0,
     frozen_accuracy: Callable[[], float | None] | None = None,
     measure: Callable[[RunsByArm], tuple[MeasureRecord, ...]] | None = None,
-    series: console.Series | None = None,
+    series: Series | None = None,
     runs_at_once: int = 1,
 ) -> Comparison:
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
@@ -138,7 +138,7 @@ def compare_arms(
         }
     with open_processes(runs_at_once, recipe) as processes:
         if processes is not None:
-            make_inputs(processes, maker, variants, seeds)
+            make_inputs(processes, [Compared(maker, variants, seeds)])
         plan = Plan.make(maker, variants, seeds)
         plan.find_speed(workdir)
         experiment = Experiment(
@@ -178,7 +178,7 @@ def compare_arms(
 
 
 def _train_all(
-    plan: Plan, maker: RunMaker, summary: Summary, series: console.Series | None, processes: SideBySide | None
+    plan: Plan, maker: RunMaker, summary: Summary, series: Series | None, processes: SideBySide | None
 ) -> TrainedVariants:
     """Train the runs of a plan; after each seed that all arms have finished, tell what there is so far."""
     total, arms = len(plan.runs), len(plan.variants)

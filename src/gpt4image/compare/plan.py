@@ -163,10 +163,20 @@ class Plan:
     crop_seconds: float = 0.0
 
     @classmethod
-    def make(cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int]) -> Plan:
-        """Specify every run, so that all settings are checked. Variants that come to the same runs are joined."""
+    def make(
+        cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int], taken: list[Path] | None = None
+    ) -> Plan:
+        """Specify every run, so that all settings are checked. Variants that come to the same runs are joined.
+
+        Args:
+            maker: specifies them.
+            variants: the arms and their recipes.
+            seeds: seeds of each.
+            taken: folders of other runs that are planned but have not begun; those of this plan are added.
+        """
+        others = tuple(taken or ())
         with console.doing("Planning the runs"):
-            plan = cls._specify(maker, variants, seeds, None)
+            plan = cls._specify(maker, variants, seeds, None, others)
             begun = {run.spec.augmentation for run in plan.runs if run.spec and run.state != "new"}
             version = min(begun, default=AUGMENTATION)
             if version < AUGMENTATION:
@@ -175,15 +185,22 @@ class Plan:
                         f"Some of these runs began with version {version} of the augmentation, so the others get it "
                         f"too. In a new work directory they would get version {AUGMENTATION}."
                     )
-                plan = cls._specify(maker, variants, seeds, version)
+                plan = cls._specify(maker, variants, seeds, version, others)
+        if taken is not None:
+            taken += [run.spec.layout.folder for run in plan.runs if run.spec]
         return plan
 
     @classmethod
     def _specify(
-        cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int], augmentation: int | None
+        cls,
+        maker: RunMaker,
+        variants: Sequence[Variant],
+        seeds: Sequence[int],
+        augmentation: int | None,
+        taken: Sequence[Path] = (),
     ) -> Plan:
         found: dict[str, tuple[Variant, list[RunSpec | None]]] = {}
-        reserved: list[Path] = []
+        reserved = list(taken)
         for variant in variants:
             specs = [maker(variant, seed, augmentation=augmentation, reserved=reserved) for seed in seeds]
             identity = digest(*(settings_digest(spec.settings()) if spec else repr(variant) for spec in specs))
@@ -293,12 +310,27 @@ class Plan:
         seconds = self.step_seconds * steps
         seconds += self.crop_seconds * self.crops_left(self.runs[after:])
         seconds = max(seconds / at_once, self.step_seconds * self.steps_left(self.runs[after]))
-        return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
+        return _in_words(seconds)
 
     def learn_speed(self, run: TrainedRun) -> None:
         """Take the speed of a run that was just trained for that of the next ones."""
         if run.steps and run.seconds and run.arm.guidance != "anchors":
             self.step_seconds = run.seconds / run.steps
+
+
+def time_left(plans: Sequence[Plan], at_once: int) -> str:
+    """Return how long the runs of several plans take that are not finished, in words; empty if that is unknown.
+
+    Args:
+        plans: the plans, whose runs wait in one queue.
+        at_once: number of runs that are trained at once.
+    """
+    found = [(plan.step_seconds or 0) * steps for plan in plans for steps in map(plan.steps_left, plan.runs) if steps]
+    return _in_words(max(sum(found) / at_once, *found)) if found and all(found) else ""
+
+
+def _in_words(seconds: float) -> str:
+    return f", about {duration(60 * round(seconds / 60) if seconds > 90 else max(1, round(seconds)))} left"
 
 
 def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:

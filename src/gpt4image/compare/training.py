@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gpt4image.compare.plan import Plan, PlannedRun, RunMaker, Variant
+from gpt4image.compare.plan import Plan, PlannedRun, RunMaker, Variant, time_left
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError
@@ -45,18 +48,55 @@ def open_processes(runs_at_once: int, recipe: Recipe) -> Iterator[SideBySide | N
         torch.set_num_threads(threads)
 
 
-def make_inputs(processes: SideBySide, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int]) -> None:
-    """Make what the runs of a plan learn from, and the features of frozen stages that they share, on all processors.
+@dataclass(frozen=True)
+class Series:
+    """A series of comparisons that one progress line covers, and the place of the one that is going on.
 
-    The plan then finds these in the work directory.
+    Attributes:
+        place: such as `Case 2 of 3`.
+        before: runs of the comparisons before it.
+        runs: runs of the whole series.
+        overall: line that moves on by one with each run.
+        trained: whether all runs of the series are trained, and the line has moved on by them.
     """
-    made = [variant for variant in variants if _makes_inputs(variant)]
-    first = maker(Variant(REFERENCE, variants[0].recipe), seeds[0])
-    if first is not None and variants[0].recipe.cached_views and not first.layout.begun:
+
+    place: str
+    before: int
+    runs: int
+    overall: console.Meter
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The runs of a comparison before they are planned.
+
+    Attributes:
+        maker: specifies them.
+        variants: the arms and their recipes.
+        seeds: seeds of each.
+        place: place of the comparison in a series of several; None where there is none.
+    """
+
+    maker: RunMaker
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    place: Series | None = None
+
+
+def make_inputs(processes: SideBySide, compared: Sequence[Compared]) -> None:
+    """Make what the runs of comparisons learn from, and the features of frozen stages that they share, all at once.
+
+    The plans then find these in the work directory.
+    """
+    maker, recipe = compared[0].maker, compared[0].variants[0].recipe
+    first = maker(Variant(REFERENCE, recipe), compared[0].seeds[0])
+    if first is not None and recipe.cached_views and not first.layout.begun:
         processes.submit(Task(None, "storing the features of frozen stages", measure_step, (first,)))
-    for seed in seeds:
-        for variant in made:
-            processes.submit(_labels_task(None, maker, variant, seed))
+    for each in compared:
+        made = [variant for variant in each.variants if _makes_inputs(variant)]
+        for seed, variant in product(each.seeds, made):
+            processes.submit(_labels_task(None, each.maker, variant, seed))
     with console.progress("Prepare what the runs share", processes.waiting) as meter:
         for _ in processes.finished():
             meter.advance()
@@ -68,7 +108,7 @@ def _makes_inputs(variant: Variant) -> bool:
     return arm.texts is not None or arm.labels not in (None, "baseline")
 
 
-def _labels_task(key: int | None, maker: RunMaker, variant: Variant, seed: int) -> Task:
+def _labels_task(key: tuple[int, int] | None, maker: RunMaker, variant: Variant, seed: int) -> Task:
     return Task(key, f"the labels of {variant.title}, seed {seed}", _make_labels, (maker, variant, seed))
 
 
@@ -80,7 +120,7 @@ def train_runs(
     plan: Plan,
     maker: RunMaker,
     overall: console.Meter,
-    series: console.Series | None,
+    series: Series | None,
     processes: SideBySide | None = None,
 ) -> Iterator[tuple[int, TrainedRun]]:
     """Train the runs of a plan that are not finished; yield each with its position as it ends.
@@ -93,7 +133,52 @@ def train_runs(
         processes: where several runs are trained at once; None to train one after another here.
     """
     training = _Training(plan, maker, overall, series, processes)
-    return training.one_by_one() if processes is None else training.side_by_side(processes)
+    if processes is None:
+        return training.one_by_one()
+    return ((number, run) for _, number, run in _side_by_side([training], processes))
+
+
+def train_together(
+    compared: Sequence[Compared], overall: console.Meter, processes: SideBySide
+) -> list[list[TrainedRun]]:
+    """Train the runs of several comparisons that have none in common; return those of each, in the order of its plan.
+
+    All are in one queue, so that no process waits for the end of a comparison.
+
+    Args:
+        compared: the comparisons.
+        overall: line that moves on by one with each run.
+        processes: where they are trained.
+    """
+    make_inputs(processes, compared)
+    plans, taken = list[Plan](), list[Path]()
+    for each in compared:
+        plan = Plan.make(each.maker, each.variants, each.seeds, taken)
+        known = next((other for other in plans if other.step_seconds is not None), None)
+        if known is None:
+            plan.find_speed(each.maker.workdir)
+        else:
+            plan.step_seconds = known.step_seconds
+        plans.append(plan)
+    trainings = [
+        _Training(plan, each.maker, overall, each.place, processes, plans, taken)
+        for plan, each in zip(plans, compared, strict=True)
+    ]
+    found: list[dict[int, TrainedRun]] = [{} for _ in plans]
+    for at, number, run in _side_by_side(trainings, processes):
+        found[at][number] = run
+    return [[runs[number] for number in sorted(runs)] for runs in found]
+
+
+def _side_by_side(trainings: Sequence[_Training], processes: SideBySide) -> Iterator[tuple[int, int, TrainedRun]]:
+    """Train in other processes; yield each run with the position of its training and its own there."""
+    for at, training in enumerate(trainings):
+        for number, run in training.begin(at):
+            yield at, number, run
+    for task, result in processes.finished():
+        at, number = task.key
+        for found in trainings[at].take(task, number, result):
+            yield at, *found
 
 
 class _Training:
@@ -104,12 +189,17 @@ class _Training:
         plan: Plan,
         maker: RunMaker,
         overall: console.Meter,
-        series: console.Series | None,
+        series: Series | None,
         processes: SideBySide | None,
+        together: Sequence[Plan] = (),
+        taken: list[Path] | None = None,
     ) -> None:
         self._plan, self._maker, self._overall, self._series = plan, maker, overall, series
-        self._at_once = processes.count if processes else 1
-        self._taken: list[Path] = []  # folders of runs that are trained at the same time
+        self._processes, self._at_once = processes, processes.count if processes else 1
+        self._together = together  # the plans whose runs are trained at the same time, this one among them
+        self._taken = [] if taken is None else taken  # folders of runs that are trained at the same time
+        self._place = 0  # of this one among several
+        self._blocked: list[int] = []
 
     def one_by_one(self) -> Iterator[tuple[int, TrainedRun]]:
         """Train in this process."""
@@ -122,40 +212,48 @@ class _Training:
             self._plan.learn_speed(run)
             yield number, run
 
-    def side_by_side(self, processes: SideBySide) -> Iterator[tuple[int, TrainedRun]]:
-        """Train in other processes. A run that learns from the answers of a baseline begins after that."""
-        blocked: list[int] = []
+    def begin(self, place: int = 0) -> Iterator[tuple[int, TrainedRun]]:
+        """Hand the runs to other processes; yield those that are finished.
+
+        A run that learns from the answers of a baseline begins after that.
+
+        Args:
+            place: position of this training among several.
+        """
+        self._place = place
         for number, planned in enumerate(self._plan.runs):
             if planned.state == "finished" and planned.spec is not None:
                 yield number, self._open(planned.spec)
             elif planned.spec is not None:
-                self._submit(processes, number, planned.spec)
+                self._submit(number, planned.spec)
             else:
-                blocked.append(number)
-        blocked = self._label(processes, blocked)
-        for task, result in processes.finished():
-            number = task.key
-            if task.function is train_run:
-                self._plan.learn_speed(result)
-                yield number, result
-                blocked = self._label(processes, blocked)
-                continue
-            spec = self._specify(self._plan.runs[number])
-            if spec.layout.result.exists():
-                yield number, self._open(spec)
-            else:
-                self._submit(processes, number, spec)
+                self._blocked.append(number)
+        self._label()
 
-    def _label(self, processes: SideBySide, blocked: Sequence[int]) -> list[int]:
-        """Let baselines that are finished answer for the runs that learn from them; return those that still wait."""
+    def take(self, task: Task, number: int, result: Any) -> Iterator[tuple[int, TrainedRun]]:  # noqa: ANN401
+        """Take the result of a task for a run; yield the run once it is trained."""
+        if task.function is train_run:
+            for plan in self._together or (self._plan,):
+                plan.learn_speed(result)
+            yield number, result
+            self._label()
+            return
+        spec = self._specify(self._plan.runs[number])
+        if spec.layout.result.exists():
+            yield number, self._open(spec)
+        else:
+            self._submit(number, spec)
+
+    def _label(self) -> None:
+        """Let baselines that are finished answer for the runs that learn from them."""
         waiting = []
-        for number in blocked:
+        for number in self._blocked:
             planned = self._plan.runs[number]
             if self._has_baseline(planned.seed):
-                processes.submit(_labels_task(number, self._maker, planned.variant, planned.seed))
+                self._hand_out(_labels_task((self._place, number), self._maker, planned.variant, planned.seed))
             else:
                 waiting.append(number)
-        return waiting
+        self._blocked = waiting
 
     def _has_baseline(self, seed: int) -> bool:
         baselines = [run for run in self._plan.runs if run.variant.arm == REFERENCE and run.seed == seed]
@@ -171,14 +269,18 @@ class _Training:
 
     def _open(self, spec: RunSpec) -> TrainedRun:
         """Open a finished run."""
-        if self._series is not None:
+        if self._series is not None and not self._series.trained:
             self._overall.skip()
         return train_run(spec)
 
-    def _submit(self, processes: SideBySide, number: int, spec: RunSpec) -> None:
+    def _submit(self, number: int, spec: RunSpec) -> None:
         self._taken.append(spec.layout.folder)
         title = f"training {spec.arm.name}, seed {spec.seed}"
-        processes.submit(Task(number, title, train_run, (spec,), partial(self._lines, number)))
+        self._hand_out(Task((self._place, number), title, train_run, (spec,), partial(self._lines, number)))
+
+    def _hand_out(self, task: Task) -> None:
+        assert self._processes is not None
+        self._processes.submit(task)
 
     def _lines(self, number: int) -> console.OpenProgress:
         """Return what opens the progress line of a run that begins now."""
@@ -188,8 +290,11 @@ class _Training:
             title += self._plan.time_left(number, at_once=self._at_once)
         else:
             title = f"{series.place}, run {series.before + number + 1} of {series.runs}"
-            later = series.runs - series.before - len(self._plan.runs)
-            left = self._plan.time_left(number, later, self._at_once)
+            if self._together:
+                left = time_left(self._together, self._at_once)
+            else:
+                later = series.runs - series.before - len(self._plan.runs)
+                left = self._plan.time_left(number, later, self._at_once)
             title += left.replace("about ", "")  # as short as a terminal of 80 columns wants it
         return partial(console.progress, title, part_of=self._overall)
 

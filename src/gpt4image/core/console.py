@@ -343,16 +343,6 @@ class Meter:
         return f"{self._title}: {done}" if done else self._title
 
 
-@dataclass(frozen=True)
-class Series:
-    """A series of comparisons that one progress line covers, and the place of the one that is going on."""
-
-    place: str  # such as `Case 2 of 3`
-    before: int  # runs of the comparisons before it
-    runs: int  # of the whole series
-    overall: Meter  # moves on by one with each run
-
-
 class Position(MofNCompleteColumn):
     """Units done, and their total where it is known."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
@@ -17,10 +18,15 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.scan import available_processors
 from gpt4image.images.sources.listing import file_state
 from gpt4image.train.recipe import Recipe, named_recipe
+from gpt4image.workflows.arm_inputs import ArmInputs
+from gpt4image.workflows.inputs import open_guidance
 from gpt4image.workflows.train import open_described, run_comparison
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
+    from gpt4image.compare.training import Series
+    from gpt4image.descriptions import DescriptionSet
+    from gpt4image.images import ImageTable
 
 
 MOST_AT_ONCE = 8  # runs; each takes about a gigabyte of memory
@@ -51,6 +57,11 @@ class DemoCase:
     def options(self) -> ArmOptions:
         """Its arms, and how their labels are made."""
         return ArmOptions(self.arms, simulation=self.simulation)
+
+    def announce(self, place: str) -> None:
+        """Say what it compares."""
+        arms = f"labels alone, {', '.join(self.arms)}"
+        console.say(f"{place}, {self.title}: {arms}; {self.seeds} draws each.")
 
 
 CASES = (
@@ -151,21 +162,55 @@ class _Setup:
         )
 
     def train(self, runs_at_once: int) -> None:
-        """Train and compare every case."""
+        """Train and compare every case. If several runs are trained at once, those of all cases wait in one queue."""
+        from gpt4image.compare.training import Series
+
         runs = [case.seeds * (1 + len(case.arms)) for case in self.cases]
         opened = open_described(self.data, self.text, WorkDir(self.work))
         told = invoked_on(self.data.words(), self.work)
         with told, console.progress(f"All {sum(runs)} runs", sum(runs)) as overall:
-            for number, case in enumerate(self.cases):
-                place = f"Case {number + 1} of {len(self.cases)}"
-                series = console.Series(place, sum(runs[:number]), sum(runs), overall)
-                arms = f"labels alone, {', '.join(case.arms)}"
-                console.say(f"{place}, {case.title}: {arms}; {case.seeds} draws each.")
+            places = [
+                Series(f"Case {number + 1} of {len(runs)}", sum(runs[:number]), sum(runs), overall)
+                for number in range(len(runs))
+            ]
+            if runs_at_once > 1:
+                for case, place in zip(self.cases, places, strict=True):
+                    case.announce(place.place)
+                self._train_together(opened, places, runs_at_once)
+                places = [replace(place, trained=True) for place in places]
+            for case, place, count in zip(self.cases, places, runs, strict=True):
+                if not place.trained:
+                    case.announce(place.place)
                 run_comparison(
                     self.data, self.text, self.recipe, self.work, seeds=case.seeds, workers=0, options=case.options,
-                    name=case.experiment, series=series, opened=opened, runs_at_once=runs_at_once,
+                    name=case.experiment, series=place, opened=opened,
                 )  # fmt: skip
-                overall.start(sum(runs[: number + 1]))
+                if not place.trained:
+                    overall.start(place.before + count)
+
+    def _train_together(
+        self, opened: tuple[ImageTable, DescriptionSet], places: Sequence[Series], runs_at_once: int
+    ) -> None:
+        """Train the runs of all cases, and let them predict the test images, so that no processor waits for a case."""
+        from gpt4image.compare.plan import RunMaker, make_variants
+        from gpt4image.compare.training import Compared, judge_runs, open_processes, train_together
+        from gpt4image.train.processes import loader_workers, on_this_machine
+        from gpt4image.train.run import CHECKPOINT_SECONDS
+        from gpt4image.train.spec import RunInputs, choose_arms
+
+        images, descriptions = opened
+        workdir, recipe = WorkDir(self.work), on_this_machine(self.recipe)
+        stores, soft_labels = open_guidance(images, descriptions, self.text, self.recipe, workdir)
+        given, compared = RunInputs(images, stores, soft_labels), list[Compared]()
+        for case, place in zip(self.cases, places, strict=True):
+            inputs = ArmInputs(images, descriptions, stores, soft_labels, self.text, self.recipe, workdir, case.options)
+            maker = RunMaker(given, inputs, workdir, loader_workers(0), CHECKPOINT_SECONDS)
+            variants = make_variants(choose_arms(case.arms), recipe, {})
+            compared.append(Compared(maker, variants, range(case.seeds), place))
+        with open_processes(runs_at_once, recipe) as processes:
+            assert processes is not None
+            runs = train_together(compared, places[0].overall, processes)
+            judge_runs(processes, [run for of_case in runs for run in of_case], images, workdir.features, None)
 
     def is_finished(self) -> bool:
         """Whether the page was made from the same settings, and no file has changed since; no image is read."""
