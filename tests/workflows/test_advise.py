@@ -19,6 +19,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.train.recipe import Recipe, named_recipe
 from gpt4image.workflows.advise import RecipeChoice
 from support import CLIPART12
+from support.several_labels import write_several_labels
 
 CLASSES, OF_EACH, SIZE = (0, 4, 6, 7, 11), 80, 96
 
@@ -203,3 +204,12 @@ def test_recipe_for_few_images_is_named_unless_the_user_chose():
     assert RecipeChoice(Recipe()).words(50_000) == []
     assert RecipeChoice(Recipe(pretrained=False)).words(1000) == ["--no-pretrained"]
     assert RecipeChoice(named_recipe("demo"), "demo").words(1000) == ["--recipe", "demo"]
+
+
+def test_several_labels_are_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    import gpt4image.embed
+
+    monkeypatch.setattr(gpt4image.embed, "load_encoder", None)
+    source = write_several_labels(tmp_path / "several")
+    assert main(["advise", str(source), "--work", str(tmp_path / "work")]) == 1
+    assert "images have several labels each" in capsys.readouterr().err

@@ -113,13 +113,17 @@ class ImageTable:
         Raises:
             DataError: images have several labels each.
         """
+        self.check_one_class()
+        return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
+
+    def check_one_class(self) -> None:
+        """Raise DataError if images have several labels each; before anything is loaded that is of no use then."""
         if self.has_label_sets:
             kind, section = ("boxes", "Boxes") if self.has_boxes else ("several labels each", "Several labels")
             raise DataError(
                 f"{self.source}: images have {kind}, and this works with one class an image. The guide, under "
                 f"{section}, says what works with them."
             )
-        return np.array(self.rows["label"].to_numpy(), dtype=np.int32)
 
     @property
     def is_labelled(self) -> np.ndarray:

@@ -108,6 +108,7 @@ def run_advice(
     """
     workdir = WorkDir(work)
     images = open_images(data, workdir) if images is None else images
+    images.check_one_class()
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
     from gpt4image.quality.advice import LabelFacts, give_advice
