@@ -120,7 +120,8 @@ def test_interrupted_training_resumes_in_the_same_weights_and_thresholds(images,
 @pytest.mark.parametrize(
     ("arm", "changes", "said"),
     [
-        ("text-labels", {}, "arm text-labels needs one class an image"),
+        ("image-labels", {}, "arm image-labels needs one class an image"),
+        ("text-labels", {}, "labels that texts have filled in"),
         ("fixmatch", {}, "consistency needs one class an image"),
         ("gce", {}, "label_loss gce"),
         ("described", {"soft_labels": 0.5}, "soft_labels needs one class"),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import pyarrow as pa
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted, shorten
 from gpt4image.core.tables import Table, compose, is_missing
 from gpt4image.images.sources.annotations import is_label_studio, read_fiftyone, read_label_studio
+from gpt4image.images.sources.listing import to_label_column
 from gpt4image.images.table import ImageTable, RejectedImage
 
 Decision = Literal["relabel", "keep", "drop"]
@@ -84,6 +84,30 @@ def _rows(table: Table) -> Iterator[tuple[str, Correction]]:
         yield str(row["id"]), Correction(decision, compose(label), compose(given), where)  # type: ignore[arg-type] # checked above
 
 
+def label_in_words(name: str, present: bool) -> str:
+    """Return how corrections name one of several labels of an image.
+
+    >>> label_in_words("cat", True), label_in_words("cat", False)
+    ('with cat', 'without cat')
+    """
+    return f"{'with' if present else 'without'} {compose(name)}"
+
+
+def read_set_corrections(path: Path) -> list[tuple[str, Correction]]:
+    """Read corrections of images with several labels each, as the page of `gpt4image audit` saves them.
+
+    `label` and `given` are of one class, such as `with cat` or `without cat`; an image may have several rows.
+
+    Raises:
+        DataError: the file or a row is broken; the row is named.
+    """
+    if path.suffix.casefold() == ".json":
+        raise DataError(
+            f"{path}: corrections of several labels an image are a table that the page of gpt4image audit saves."
+        )
+    return list(_rows(Table(path)))
+
+
 def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
     """Return the images with corrected labels, without those to be dropped, and say what was done.
 
@@ -92,12 +116,43 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
     Raises:
         DataError: the file is broken, names an unknown class, or is about other images.
     """
-    corrections = read_corrections(path)
+    ids = images.rows["id"].to_pylist()
+    dropped, done = np.zeros(len(ids), dtype=bool), Counter[str]()
+    if images.has_boxes:
+        images.check_one_class()
+    if images.has_label_sets:
+        several = read_set_corrections(path)
+        labels = to_label_column(_correct_sets(images, several, dropped, done))
+        asked = {image_id for image_id, _ in several}
+    else:
+        corrections = read_corrections(path)
+        labels = to_label_column(_correct(images, corrections, dropped, done))
+        asked = set(corrections)
+    if asked and not done["found"]:
+        raise DataError(
+            f"{path}: none of its {counted(len(asked), 'image')} is in {images.source}. Images are found by id, "
+            "the hash of the file: corrections hold for the set that was audited, also where files were renamed or "
+            "moved, but not where they were encoded anew. Name that set, or leave corrections out."
+        )
+    lost = len(asked - set(ids))
+    notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped, {done['kept']:,} kept"]
+    notes += [f"{counted(lost, 'image')} not in this set"] if lost else []
+    notes += [f"{done['changed since']:,} had another label when they were audited"] if done["changed since"] else []
+    style = "yellow" if lost or done["changed since"] else ""
+    say(f"corrections: {'; '.join(notes)} ({shorten(str(path), 60)})", style)
+    column = images.rows.schema.get_field_index("label")
+    rows = images.rows.set_column(column, images.rows.schema.field(column), labels)
+    gone = tuple(RejectedImage(name, "dropped by a correction") for name in rows["path"].filter(dropped).to_pylist())
+    return replace(images, rows=rows.filter(~dropped).combine_chunks(), rejected=(*images.rejected, *gone))
+
+
+def _correct(
+    images: ImageTable, corrections: Mapping[str, Correction], dropped: np.ndarray, done: Counter[str]
+) -> np.ndarray:
+    """Return corrected labels [N], mark images to drop, bool [N], and count what was done."""
     classes = {compose(name): number for number, name in enumerate(images.classes)}
-    labels, ids = images.labels, images.rows["id"].to_pylist()
-    done: Counter[str] = Counter()
-    dropped = np.zeros(len(ids), dtype=bool)
-    for row, image_id in enumerate(ids):
+    labels = images.labels
+    for row, image_id in enumerate(images.rows["id"].to_pylist()):
         found = corrections.get(image_id)
         if found is None:
             continue
@@ -109,24 +164,45 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
             done["kept"] += 1
         elif found.decision == "relabel" and before != found.label:
             if found.label not in classes:
-                known = ", ".join(map(repr, images.classes[:10]))
-                raise DataError(f"{found.where}: {found.label!r} is no class of {images.source}. Classes: {known}.")
+                raise _unknown_class(images, found)
             labels[row] = classes[found.label]
             done["relabelled"] += 1
             done["changed since"] += found.given not in ("", before)
-    if corrections and not done["found"]:
-        raise DataError(
-            f"{path}: none of its {counted(len(corrections), 'image')} is in {images.source}. Images are found by id, "
-            "the hash of the file: corrections hold for the set that was audited, also where files were renamed or "
-            "moved, but not where they were encoded anew. Name that set, or leave corrections out."
-        )
-    lost = len(set(corrections) - set(ids))
-    notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped, {done['kept']:,} kept"]
-    notes += [f"{counted(lost, 'image')} not in this set"] if lost else []
-    notes += [f"{done['changed since']:,} had another label when they were audited"] if done["changed since"] else []
-    style = "yellow" if lost or done["changed since"] else ""
-    say(f"corrections: {'; '.join(notes)} ({shorten(str(path), 60)})", style)
-    column = images.rows.schema.get_field_index("label")
-    rows = images.rows.set_column(column, images.rows.schema.field(column), pa.array(labels, pa.int32()))
-    gone = tuple(RejectedImage(name, "dropped by a correction") for name in rows["path"].filter(dropped).to_pylist())
-    return replace(images, rows=rows.filter(~dropped).combine_chunks(), rejected=(*images.rejected, *gone))
+    return labels
+
+
+def _correct_sets(
+    images: ImageTable, corrections: Sequence[tuple[str, Correction]], dropped: np.ndarray, done: Counter[str]
+) -> np.ndarray:
+    """Return corrected labels of several classes, int8 [N, C]; for the rest see `_correct`."""
+    named = {
+        label_in_words(name, present): (number, int(present))
+        for number, name in enumerate(images.classes)
+        for present in (True, False)
+    }
+    marks, rows_of = images.label_matrix, dict[str, list[int]]()
+    for row, image_id in enumerate(images.rows["id"].to_pylist()):
+        rows_of.setdefault(image_id, []).append(row)
+    for image_id, found in corrections:
+        for row in rows_of.get(image_id, ()):
+            done["found"] += 1
+            if found.decision == "drop":
+                dropped[row] = True
+            elif found.decision == "keep":
+                done["kept"] += 1
+            else:
+                if found.label not in named:
+                    raise _unknown_class(images, found)
+                label, mark = named[found.label]
+                if marks[row, label] != mark:
+                    given = named.get(found.given)
+                    done["relabelled"] += 1
+                    done["changed since"] += given is not None and given != (label, marks[row, label])
+                    marks[row, label] = mark
+    return marks
+
+
+def _unknown_class(images: ImageTable, found: Correction) -> DataError:
+    known = ", ".join(map(repr, images.classes[:10]))
+    several = "; write with NAME or without NAME" if images.has_label_sets else ""
+    return DataError(f"{found.where}: {found.label!r} is no class of {images.source}. Classes: {known}{several}.")

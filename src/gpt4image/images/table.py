@@ -136,6 +136,11 @@ class ImageTable:
         return holds_label_sets(self.rows)
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels, and nothing more is known of it: its objects have no boxes."""
+        return self.has_label_sets and not self.has_boxes
+
+    @property
     def has_boxes(self) -> bool:
         """Whether the objects in the images have boxes."""
         return "boxes" in self.rows.schema.names

@@ -271,3 +271,22 @@ class GroupBootstrap:
             random_state=np.random.default_rng(self.seed),
         ).confidence_interval
         return Interval(float(values.mean()), float(interval.low), float(interval.high), "images only")
+
+
+def ratio_interval(counts: np.ndarray, sizes: np.ndarray, groups: np.ndarray) -> Interval:
+    """Return the ratio of two sums, from 0 to 1, with its 95% confidence interval over groups.
+
+    The variance is that of a ratio estimator (Cochran, "Sampling Techniques", 3rd edition 1977, equation 6.13):
+    G / (G - 1) sum_g (a_g - r b_g)^2 / (sum_g b_g)^2, where a_g and b_g are the sums of a group and r their ratio.
+
+    Args:
+        counts: float [N].
+        sizes: float [N], not all 0.
+        groups: group of each row, int [N].
+    """
+    places = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    a, b = (np.bincount(places, weights=values) for values in (counts, sizes))
+    ratio, taking = a.sum() / b.sum(), int((b > 0).sum())
+    residual = ((a - ratio * b) ** 2).sum() * taking / max(taking - 1, 1)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, max(taking - 1, 1)) * residual**0.5 / b.sum()
+    return Interval(float(ratio), float(max(ratio - reach, 0.0)), float(min(ratio + reach, 1.0)), "images only")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -175,13 +175,18 @@ def specify_run(
         reserved: folders of runs that are planned but have not begun.
     """
     chosen = ARMS.load(arm)
-    recipe = on_this_machine(replace(recipe, **chosen.settings))
+    recipe = on_this_machine(replace(recipe, **_settings_of(chosen, inputs.images)))
     stores, soft_labels = inputs.stores, inputs.soft_labels
     check_task(inputs.images, chosen, recipe)
     if seed < 0:
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
         raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
+    if chosen.labels and inputs.images.is_multi_label and not inputs.filled:
+        raise ConfigError(
+            f"Arm {arm!r} trains with labels that texts have filled in: train it by gpt4image train or compare; or "
+            "pass label_sets_by_texts(...).fill(images) as the images, and train the arm baseline or described."
+        )
     if chosen.guidance == "anchors" and inputs.anchors is None:
         raise ConfigError(f"Arm {arm!r} needs a vision-language teacher and its anchors: pass those of anchor_classes.")
     guided = stores or inputs.regions or inputs.anchors is not None
@@ -220,6 +225,14 @@ def specify_run(
         if begun.layout.begun:
             return begun
     return spec.placed(reserved)
+
+
+def _settings_of(arm: Arm, images: ImageTable) -> Mapping[str, Any]:
+    """Return the recipe settings that an arm changes for some images.
+
+    Of several labels an image, those that stand in for given ones are labels like these, and not soft.
+    """
+    return {**arm.settings, "soft_labels": 0.0} if arm.labels and images.is_multi_label else arm.settings
 
 
 def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None = None) -> TrainedRun:

@@ -189,9 +189,10 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
     if task.one_class:
         return
     several = "needs one class an image, and these have several labels"
-    if arm.labels or arm.guidance == "anchors":
-        raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train described.")
-    if arm.uses_text and recipe.soft_labels:
+    if arm.labels not in ((None, "text") if images.is_multi_label else (None,)) or arm.guidance == "anchors":
+        others = f"described, {TEXT_LABELS} or {BOTH}" if images.is_multi_label else "described"
+        raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train {others}.")
+    if arm.uses_text and recipe.soft_labels and not arm.labels:
         raise ConfigError(f"soft_labels {several}: set soft_labels to 0 (--soft-labels 0).")
     if arm.uses_text and recipe.targets == "label" and recipe.queue:
         raise ConfigError(
@@ -244,6 +245,7 @@ class RunInputs:
         anchors: a vision-language teacher with its anchors of the classes, for arms that need one.
         regions: vectors of the descriptions of boxes.
         margin: margin of the crops that were described.
+        filled: whether several labels an image are those that texts have filled in.
     """
 
     images: ImageTable
@@ -252,6 +254,7 @@ class RunInputs:
     anchors: ClassAnchors | None = None
     regions: tuple[EmbeddingStore, ...] = ()
     margin: float = 0.0
+    filled: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, REFERENCE, Arm, RunInputs, guided_by
-from gpt4image.workflows.inputs import make_text_labels, open_image_features
+from gpt4image.workflows.inputs import make_set_labels, make_text_labels, open_image_features
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gpt4image.embed.encoders import TextEncoder
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
+    from gpt4image.soft_labels.set_labels import SetLabels
     from gpt4image.teachers import Teacher
     from gpt4image.train.guidance import ClassAnchors
 
@@ -84,6 +85,8 @@ class ArmInputs:
         if chosen.guidance == "anchors":
             return RunInputs(images, anchors=self._anchors(images))
         stores = self._stores(chosen, images, seed)
+        if images.is_multi_label and stand_ins:
+            return RunInputs(self._set_labels(chosen, images, stores, seed).fill(images), stores, filled=True)
         labels: tuple[SoftLabels, ...]
         match stand_ins:
             case "text":
@@ -230,6 +233,12 @@ class ArmInputs:
         folder = self._folder(self._name(arm, seed), seed)
         texts, options = tuple(filter(is_text, stores)), self.options.labeller
         return make_text_labels(images, texts, self.text, options, folder, picks=self.descriptions.picks)
+
+    def _set_labels(self, arm: Arm, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SetLabels:
+        from gpt4image.train.guidance import is_text
+
+        texts, folder = tuple(filter(is_text, stores)), self._folder(self._name(arm, seed), seed)
+        return make_set_labels(images, texts, self.text, self.options.labeller, folder)
 
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
         """Label by frozen features of the recipe's backbone, with the same labeller as texts."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpt4image.core.console import doing
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
@@ -90,20 +91,32 @@ def run_audit(
         DescriptionError: no labelled image has a text or a pick.
     """
     from gpt4image.embed import load_encoder
-    from gpt4image.images.corrections import read_corrections
+    from gpt4image.images.corrections import read_corrections, read_set_corrections
     from gpt4image.quality.audit import audit_labels
     from gpt4image.quality.audit_export import export_audit
+    from gpt4image.quality.set_audit import audit_label_sets
     from gpt4image.report.descriptions.audit_page import write_audit_page
 
     workdir = WorkDir(work)
     images = open_images(data, workdir)
+    if images.has_boxes:
+        images.check_one_class()
+    if images.is_multi_label and forms:
+        raise ConfigError(
+            f"write (--write) {', '.join(forms)} takes one class an image, and these have several labels: leave it out."
+        )
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
     encoders = [load_encoder(name, precision=text.embed_precision) for name in text.encoder if stores]
-    decided = read_corrections(data.corrections) if data.corrections is not None else {}
-    audit, judgement = audit_labels(
-        images, descriptions, stores, encoders=encoders, limit=limit, decided=decided, picks=descriptions.picks
-    )
+    if images.is_multi_label:
+        done = read_set_corrections(data.corrections) if data.corrections is not None else ()
+        decided = [(image_id, label) for image_id, each in done for label in (each.given, each.label) if label]
+        audit = audit_label_sets(images, descriptions, stores, encoders=encoders, limit=limit, decided=set(decided))
+    else:
+        gone = read_corrections(data.corrections) if data.corrections is not None else {}
+        audit, judgement = audit_labels(
+            images, descriptions, stores, encoders=encoders, limit=limit, decided=gone, picks=descriptions.picks
+        )
     workdir.audit.parent.mkdir(parents=True, exist_ok=True)
     audit.save(workdir.audit)
     write_audit_page(workdir.audit_page, audit)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import SoftLabels
+    from gpt4image.soft_labels.set_labels import SetLabels
     from gpt4image.train.recipe import Recipe
 
 NO_TEXT = "none"  # the --text of a training that teachers alone guide
@@ -275,3 +276,36 @@ def make_text_labels(
     )
     write_transition(labels)
     return labels
+
+
+def make_set_labels(
+    images: ImageTable, stores: Sequence[EmbeddingStore], text: TextOptions, options: LabelOptions, folder: Path
+) -> SetLabels:
+    """Compute text labels of images with several labels each, or open those that exist with the same settings.
+
+    Raises:
+        ConfigError: there are no text vectors, or the file of classes does not fit the images.
+        DataError: the known labels of every class are of one kind.
+    """
+    from gpt4image.embed import load_encoder
+    from gpt4image.soft_labels import ClassTexts
+    from gpt4image.soft_labels.set_labels import label_sets_by_texts
+
+    if not stores:
+        raise ConfigError("Text labels come from descriptions, and there are none: gpt4image describe.")
+    if options.label_form != "hard" or options.label_adjustment:
+        raise ConfigError(
+            "Labels of several classes an image are present or absent: leave label_form (--label-form) at hard and "
+            "label_adjustment (--label-adjustment) at 0."
+        )
+    return label_sets_by_texts(
+        images,
+        stores,
+        folder,
+        classes=ClassTexts.read(options.classes) if options.classes else None,
+        encoders=[load_encoder(name, precision=text.embed_precision) for name in text.encoder],
+        abstain=options.abstain,
+        strength=options.strength,
+        folds=options.folds,
+        seed=options.label_seed,
+    )

@@ -24,6 +24,7 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
+    make_set_labels,
     make_text_labels,
     open_descriptions,
     open_embeddings,
@@ -34,10 +35,12 @@ from gpt4image.workflows.inputs import (
 if TYPE_CHECKING:
     from gpt4image.compare.records import Comparison
     from gpt4image.compare.robustness import Measures
+    from gpt4image.compare.training import Series
     from gpt4image.descriptions import DescriptionSet
     from gpt4image.embed import EmbeddingStore
     from gpt4image.images import ImageTable
     from gpt4image.soft_labels import ComparedEncoder, LabelReport, SoftLabels
+    from gpt4image.soft_labels.set_labels import SetLabels
     from gpt4image.train.recipe import Recipe
     from gpt4image.train.run import TrainedRun
     from gpt4image.train.tracking import TrackerName, Tracking
@@ -61,7 +64,9 @@ def run_encoder_comparison(data: DataOptions, text: TextOptions, work: Path) -> 
     return compare_encoders(images, stores, WorkDir(work).labels)
 
 
-def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, work: Path) -> LabellingResult:
+def run_labelling(
+    data: DataOptions, text: TextOptions, options: LabelOptions, work: Path
+) -> LabellingResult | SetLabellingResult:
     """Compute text labels and soft labels from descriptions, and list likely label errors.
 
     Raises:
@@ -72,9 +77,13 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
 
     workdir = WorkDir(work)
     images = open_images(data, workdir)
+    if images.has_boxes:
+        images.check_one_class()
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)
     folder = workdir.text_labels("+".join(text.encoder))
+    if images.is_multi_label:
+        return SetLabellingResult(make_set_labels(images, stores, text, options, folder))
     text_labels = make_text_labels(images, stores, text, options, folder, picks=descriptions.picks)
     if not (images.labels[images.split("train")] >= 0).any():
         return LabellingResult(text_labels, None)
@@ -89,6 +98,27 @@ def run_labelling(data: DataOptions, text: TextOptions, options: LabelOptions, w
     report = report_labels(labels, images)
     write_label_issues(labels.layout.doubtful, report.issues)
     return LabellingResult(text_labels, report)
+
+
+@dataclass(frozen=True)
+class SetLabellingResult:
+    """Text labels of images with several labels each."""
+
+    labels: SetLabels
+
+    def lines(self) -> list[str]:
+        """Format them for the terminal."""
+        return self.labels.lines()
+
+    def fields(self) -> dict[str, object]:
+        """Return them as values for JSON."""
+        known = self.labels.manifest
+        shares = {
+            name: {"precision": precision, "recall": recall}
+            for name, (precision, recall) in zip(known.classes, known.estimate.per_class, strict=True)
+        }
+        made = {"folder": self.labels.layout.folder, "images": len(self.labels), "estimate": known.estimate}
+        return {"text_labels": made, "soft_labels": None, "per_class": shares, "issues": []}
 
 
 @dataclass(frozen=True)
@@ -227,7 +257,7 @@ def run_comparison(
     track: Sequence[TrackerName] = (),
     options: ArmOptions | None = None,
     name: str | None = None,
-    series: console.Series | None = None,
+    series: Series | None = None,
     opened: tuple[ImageTable, DescriptionSet] | None = None,
     runs_at_once: int = 1,
 ) -> Comparison:

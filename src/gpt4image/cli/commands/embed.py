@@ -120,7 +120,8 @@ class Label(OutputOptions):
     KEYS: ClassVar = {
         "text_labels": "labels that stand in for given ones: folder, images, estimate (how many are right)",
         "soft_labels": "labels to mix in: folder, images, temperature, quality; null without a given label",
-        "per_class": "images of each class, and the share that the soft labels get right",
+        "per_class": "images of each class, and the share that the soft labels get right; of several labels an image "
+        "precision and recall of the texts",
         "issues": "likely label errors: image_id, path, label, probability, likelier, its_probability",
     }
     source: DataOptions
