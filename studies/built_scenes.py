@@ -70,8 +70,8 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
         content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": categories}
         for number in range(round(share * count)):
             objects = 0 if number % EMPTY == EMPTY - 1 else int(generator.integers(1, MOST + 1))
-            chosen = generator.choice(rows, min(objects, len(rows)), replace=False).tolist()
-            scene, mask, found = compose(source, chosen, size, generator)
+            chosen = choose(source.labels[rows], objects, generator)
+            scene, mask, found = compose(source, rows[chosen].tolist(), size, generator)
             name = f"{split}-{number:05}.png"
             scene.save(out / "images" / name)
             Image.fromarray(mask).save(out / "masks" / name)
@@ -88,6 +88,13 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
     for name, rows in (("descriptions", lines), ("objects", filter(lambda row: row["text"], told_of))):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return out
+
+
+def choose(labels: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
+    """Draw the positions of some pictures, each of a class drawn first; `labels` are those of all pictures, int [N]."""
+    classes = np.unique(labels)
+    found = [int(generator.choice(np.flatnonzero(labels == generator.choice(classes)))) for _ in range(count)]
+    return list(dict.fromkeys(found))
 
 
 def annotation(

@@ -9,7 +9,7 @@ import pytest
 
 from gpt4image import load_images
 from gpt4image.__main__ import main
-from gpt4image.core.errors import ConfigError
+from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.images.crops import crop_images
 from support.drawings import COLOURS
 from support.scenes import draw_scenes, write_coco
@@ -68,3 +68,13 @@ def test_commands_take_crops_for_images(folder, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     total = sum(len(scene.boxes) for scene in SCENES)
     assert sum(sum(splits.values()) for splits in found["classes"].values()) == total
+
+
+def test_crop_of_a_file_that_has_changed_is_refused(tmp_path):
+    images = load(write_coco(tmp_path / "set", SCENES))
+    crops = crop_images(images, 0.1)
+    path = crops.path(0).partition(",")[0]
+    other = next(row for row in range(len(images)) if images.path(row) != path)
+    (tmp_path / "set" / path).write_bytes(images.read(other))
+    with pytest.raises(ImageError, match=f"{path}: the file has changed"):
+        crops.read(0)

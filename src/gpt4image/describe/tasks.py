@@ -186,7 +186,7 @@ class RequestMaker:
         known_id, picture = self._ids[row].decode(), None
         if question.pictures:
             data = self._images.read(row)
-            if image_id(data) != known_id:
+            if not self._images.derived and image_id(data) != known_id:
                 raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
             picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
         return DescribeRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest
 from gpt4image.images.boxes import Corners, clip_box
 from gpt4image.images.decode import EncodedImage
+from gpt4image.images.scan import image_id
 from gpt4image.images.table import ImageReader, ImageTable
 
 
@@ -32,7 +34,7 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
             "(--task detection)."
         )
     columns: dict[str, list[object]] = {name: [] for name in ("id", "path", "label", "split", "row")}
-    places: list[tuple[str, int, Corners]] = []
+    places: list[CropPlace] = []
     ids, paths, splits = images.ids, images.rows["path"].to_pylist(), images.rows["split"].to_pylist()
     source_rows = images.rows["row"].to_pylist()
     for at, boxes in enumerate(images.boxes()):
@@ -43,11 +45,11 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
             values = (name, f"{paths[at]}, box {number}", int(label), splits[at], len(places))
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-            places.append((paths[at], source_rows[at], with_margin(corners, margin)))
+            places.append(CropPlace(paths[at], source_rows[at], ids[at].decode(), with_margin(corners, margin)))
     types = (pa.string(), pa.string(), pa.int32(), pa.string(), pa.int64())
     rows = pa.table({name: pa.array(column, kind) for (name, column), kind in zip(columns.items(), types, strict=True)})
     reader = CropReader(images.reader, tuple(places), images.max_pixels)
-    return ImageTable(images.source, images.classes, rows, (), reader, images.max_pixels)
+    return ImageTable(images.source, images.classes, rows, (), reader, images.max_pixels, derived=True)
 
 
 def crop_ids(image_id: str, boxes: np.ndarray, margin: float) -> list[str]:
@@ -69,26 +71,38 @@ def with_margin(corners: Sequence[float], margin: float) -> Corners:
     return left - around, top - around, right + around, bottom + around
 
 
+class CropPlace(NamedTuple):
+    """Where a crop is: path and row of its image in the source, that image's id, and the crop's edges in pixels."""
+
+    path: str
+    row: int
+    image_id: str
+    corners: Corners
+
+
 @dataclass(frozen=True)
 class CropReader:
     """Reads crops of images, as PNG.
 
     Attributes:
         reader: reads the images.
-        places: path and row of the image of each crop, and its edges in pixels.
+        places: where each crop is.
         max_pixels: the largest width x height of an image that is decoded.
     """
 
     reader: ImageReader
-    places: tuple[tuple[str, int, Corners], ...]
+    places: tuple[CropPlace, ...]
     max_pixels: int
     text_columns: tuple[str, ...] = ()
 
     def read(self, path: str, row: int) -> bytes:
-        """Return the encoded bytes of a crop. ImageError names it if its image cannot be read."""
-        of_image, source_row, corners = self.places[row]
-        image = EncodedImage(self.reader.read(of_image, source_row), of_image, self.max_pixels)
-        left, top, right, bottom = (round(edge) for edge in clip_box(corners, image.size))
+        """Return the encoded bytes of a crop. ImageError names it if its image cannot be read, or has changed."""
+        place = self.places[row]
+        data = self.reader.read(place.path, place.row)
+        if image_id(data) != place.image_id:
+            raise ImageError(f"{place.path}: the file has changed since it was checked; run the command again.")
+        image = EncodedImage(data, place.path, self.max_pixels)
+        left, top, right, bottom = (round(edge) for edge in clip_box(place.corners, image.size))
         if right <= left or bottom <= top:
             raise ImageError(f"{path}: lies outside of the picture, which has {image.size[0]} x {image.size[1]} pixels")
         file = io.BytesIO()

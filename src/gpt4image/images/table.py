@@ -83,6 +83,7 @@ class ImageTable:
         task: name of the task that the labels are for, in `gpt4image.tasks`.
         rejected_boxes: boxes that were left out.
         clipped_boxes: number of boxes that reached over the edge of their picture, and were cut off there.
+        derived: whether the ids are no hashes of the bytes, as those of crops: the reader then checks what it reads.
     """
 
     source: str
@@ -94,6 +95,7 @@ class ImageTable:
     task: str = "classification"
     rejected_boxes: tuple[RejectedBox, ...] = ()
     clipped_boxes: int = 0
+    derived: bool = False
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)

@@ -21,7 +21,13 @@ SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
-DETECTOR_NAMES = ("faster-rcnn", "retinanet", "fcos", "ssdlite")  # what a name `DETECTOR:BACKBONE` begins with
+DETECTOR_NAMES = (
+    "faster-rcnn",
+    "retinanet",
+    "fcos",
+    "ssdlite",
+    "rt-detr",
+)  # what a name `DETECTOR:BACKBONE` begins with
 
 
 def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:

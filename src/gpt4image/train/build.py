@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from gpt4image.align.aligned_model import AlignedModel, find_classifier, probe_feature
+from gpt4image.align.distributed import world
 from gpt4image.align.head import AlignmentHead, RegionHead
 from gpt4image.align.loss import AlignmentLoss
 from gpt4image.align.losses import check_targets
@@ -202,6 +203,8 @@ def region_heads(trained: nn.Module, sample: torch.Tensor, guidance: Guidance, r
     for name, idle in (("text_space", "raw"), ("queue", 0), ("text_adapter", False)):
         if getattr(recipe, name) != idle:
             raise ConfigError(f"{name} does not work with descriptions of boxes (--crops): set it to {in_words(idle)}.")
+    if world().size > 1:
+        raise ConfigError("Descriptions of boxes (--crops) train in one process: start a single one.")
     assert isinstance(trained.regions, nn.Module)
     trained.regions.wanted = True  # type: ignore[assignment] # of `train.detection.detector.Regions`
     width = probe_feature(trained, sample, REGIONS).shape[1]

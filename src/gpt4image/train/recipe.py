@@ -31,7 +31,8 @@ class ModelSettings:
 
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
-    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format."""
+    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Of a detector DETECTOR:NAME,
+    such as ssdlite:resnet18: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr."""
     pretrained: bool = True
     """Start from timm's pretrained weights, downloaded from the Hugging Face hub; --no-pretrained trains from
     scratch."""

@@ -86,6 +86,43 @@ def test_losses_and_detections_are_those_of_torchvision_with_its_backbone_inside
         assert (kept[:, 0].long() + first).tolist() == each["labels"].tolist()
 
 
+def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
+    model, images, boxes = make("rt-detr"), torch.rand(4, 3, SIZE, SIZE), truth()
+    seed_everything(1)
+    found = model(images, boxes)
+    inner = model.detector.model
+    given = inner.model.backbone.given
+
+    class Whole(nn.Module):
+        """The maps, made where transformers has its backbone."""
+
+        def forward(self, pixels):
+            return model.features(pixels)
+
+    labels = []
+    for rows in boxes:
+        own = rows[rows[:, 0] >= 0]
+        left, top, right, bottom = own[:, 1:].T
+        centres = torch.stack([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top], dim=1)
+        labels.append({"class_labels": own[:, 0].long(), "boxes": centres})
+    inner.model.backbone.given = Whole()
+    seed_everything(1)
+    torch.testing.assert_close(found.sum(), inner(pixel_values=images, labels=labels).loss)
+    model.eval()
+    with torch.no_grad():
+        answers = inner(pixel_values=images)
+        inner.model.backbone.given = given
+        packed = model(images).view(4, -1, 6)
+    for rows, logits, centres in zip(packed, answers.logits, answers.pred_boxes, strict=True):
+        query, label = divmod(int(logits.sigmoid().argmax()), 3)
+        x, y, width, height = centres[query].tolist()
+        assert rows[0, 0] == label and rows[0, 5] == pytest.approx(logits.sigmoid().max().item())
+        corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        assert rows[0, 1:5].tolist() == pytest.approx(corners, abs=1e-5)
+    with pytest.raises(ConfigError, match="joins maps of several sizes"):
+        create_detector("rt-detr:vit_tiny_patch16_224", 3, 224, {})
+
+
 def test_images_whose_boxes_are_not_known_take_no_part_in_the_loss():
     model = make("retinanet").eval()  # statistics of normalisation layers do not depend on the batch
     model.detector.train()
@@ -323,3 +360,32 @@ def test_settings_that_do_not_work_with_texts_of_boxes_are_refused(images, objec
         train_model(images, None, recipe, tmp_path / "run", regions=objects, margin=0.1)
     with pytest.raises(ConfigError, match="are for detectors"):
         train_model(load_images(image_set), None, small_recipe(), tmp_path / "other", regions=objects, margin=0.1)
+
+
+def test_images_without_known_boxes_are_aligned_alone(scenes, store, small_recipe, tmp_path, image_set, monkeypatch):
+    images = load_images(scenes, task="detection", unlabelled=[image_set])
+    texts = {image_id.decode(): "A shape of a colour." for image_id in images.ids[~images.is_labelled]}
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in texts.items()))
+    descriptions = load_descriptions(images, str(tmp_path / "more.jsonl"))
+    vectors = embed_descriptions(descriptions, LetterEncoder(), tmp_path / "letters")
+    recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=8, epochs=1)
+    with monkeypatch.context() as patch:
+        seen = observe(patch, lambda _, __, batch: batch)
+        run = train_model(images, vectors, recipe, tmp_path / "run")
+    unknown = torch.cat([batch.labels[:, 0, 0].isnan() for batch in seen])
+    aligned = torch.cat([batch.known[0] for batch in seen])
+    assert torch.equal(unknown, aligned) and unknown.any() and not unknown.all()
+    assert run.history[0]["alignment_loss"] > 0 and run.history[0]["classification_loss"] > 0
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "rt-detr"])
+def test_losses_and_detections_are_finite_in_half_precision(kind):
+    model, images = make(kind), torch.rand(4, 3, SIZE, SIZE)
+    model.regions.wanted = True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(images, truth())
+        losses.float().sum().backward()
+        with torch.no_grad():
+            found = model.eval()(images)
+    assert torch.isfinite(losses).all() and torch.isfinite(found).all() and found.dtype == torch.float32
+    assert all(torch.isfinite(part.grad).all() for part in model.parameters() if part.grad is not None)

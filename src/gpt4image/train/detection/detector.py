@@ -1,7 +1,7 @@
-"""A detector: a timm backbone, a neck that makes maps of several sizes, and torchvision's detector on these.
+"""A detector: a timm backbone, a neck that makes maps of several sizes, and a detector of another library on these.
 
 The backbone comes first and alone, so that its deepest map can be aligned for all images, also those whose boxes are
-not known; torchvision's part then sees the maps of the images that it needs.
+not known; the detector of torchvision or transformers then sees the maps of the images that it needs.
 
 Sizes: B images, K detections an image, M boxes an image, S the side of an input in pixels.
 """
@@ -174,6 +174,8 @@ class Detector(nn.Module):
         known = (~truth[:, 0, 0].isnan()).nonzero()[:, 0]
         if not len(known):
             return torch.stack([level.sum() for level in maps.values()]).sum().mul(0)[None, None]
+        if len(known) == 1:
+            known = known.repeat(2)  # normalisation over maps of a single pixel needs two; the mean stays the same
         targets = [self._target(boxes) for boxes in truth[known]]
         losses = self._run(images[known], OrderedDict((name, level[known]) for name, level in maps.items()), targets)
         return torch.stack(list(losses.values()))[None]
@@ -299,11 +301,20 @@ def _build_ssdlite(levels: Sequence[Level], classes: int, size: int) -> Built:
     return neck, detector, 1
 
 
+def _build_rt_detr(levels: Sequence[Level], classes: int, size: int) -> Built:
+    """Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", arXiv 2304.08069, of transformers."""
+    from gpt4image.train.detection.rt_detr import RtDetr
+
+    channels, strides = [level.channels for level in levels], [level.stride for level in levels]
+    return nn.Identity(), RtDetr(GivenMaps(WIDTH), channels, strides, classes, size, DETECTIONS), 0
+
+
 BUILDERS: dict[str, Callable[[Sequence[Level], int, int], Built]] = {
     "faster-rcnn": _build_faster_rcnn,
     "retinanet": _build_retinanet,
     "fcos": _build_fcos,
     "ssdlite": _build_ssdlite,
+    "rt-detr": _build_rt_detr,
 }
 
 
