@@ -20,7 +20,7 @@ from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import ConfigError
 from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
-from gpt4image.tasks.detection import DETECTION
+from gpt4image.tasks.box_metrics import image_precisions
 from gpt4image.train.detection.views import augmented_view, plain_view
 from gpt4image.train.family import create_detector
 from gpt4image.train.run import load_backbone
@@ -86,6 +86,7 @@ def test_losses_and_detections_are_those_of_torchvision_with_its_backbone_inside
         assert (kept[:, 0].long() + first).tolist() == each["labels"].tolist()
 
 
+@pytest.mark.slow
 def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
     model, images, boxes = make("rt-detr"), torch.rand(4, 3, SIZE, SIZE), truth()
     seed_everything(1)
@@ -240,6 +241,7 @@ def store(scenes, images, tmp_path_factory):
     return embed_descriptions(descriptions, LetterEncoder(), tmp_path_factory.mktemp("letters") / "letters")
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_in_the_same_weights(images, store, small_recipe, tmp_path, monkeypatch):
     recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4)
 
@@ -272,15 +274,21 @@ def test_arms_begin_with_the_same_weights_and_see_the_same_pictures(images, stor
 
 
 @pytest.mark.slow
-def test_training_learns_to_find_the_patches(images, store, small_recipe, tmp_path):
-    recipe = small_recipe(
-        backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=40, lr=3e-3, crop_scale=(1.0, 1.0)
-    )
-    run = train_model(images, store, recipe, tmp_path / "run")
-    losses = [epoch["classification_loss"] for epoch in run.history]
-    assert losses[-1] < 0.6 * losses[0]
-    assert run.best_accuracy > 0.05
-    assert DETECTION.name == run.task
+def test_detector_learns_to_find_the_boxes_that_it_is_shown():
+    """So corners mean the same in views, losses and detections."""
+    model, view = make(), plain_view(CONFIG)
+    pairs = [view.with_boxes(encoded(scene), (), boxes_of(scene)) for scene in SCENES[:6]]
+    inputs = torch.stack([pixels for pixels, _ in pairs]).float() / 127.5 - 1
+    boxes = torch.stack([placed for _, placed in pairs])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(110):
+        optimizer.zero_grad()
+        model.train()(inputs, boxes).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(inputs).view(6, -1, 6).numpy()
+    assert image_precisions(found, boxes.numpy()).mean() > 0.5
 
 
 @pytest.fixture(scope="module")
@@ -362,6 +370,7 @@ def test_settings_that_do_not_work_with_texts_of_boxes_are_refused(images, objec
         train_model(load_images(image_set), None, small_recipe(), tmp_path / "other", regions=objects, margin=0.1)
 
 
+@pytest.mark.slow
 def test_images_without_known_boxes_are_aligned_alone(scenes, store, small_recipe, tmp_path, image_set, monkeypatch):
     images = load_images(scenes, task="detection", unlabelled=[image_set])
     texts = {image_id.decode(): "A shape of a colour." for image_id in images.ids[~images.is_labelled]}
@@ -378,7 +387,7 @@ def test_images_without_known_boxes_are_aligned_alone(scenes, store, small_recip
     assert run.history[0]["alignment_loss"] > 0 and run.history[0]["classification_loss"] > 0
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "rt-detr"])
+@pytest.mark.parametrize("kind", ["retinanet", "ssdlite"])
 def test_losses_and_detections_are_finite_in_half_precision(kind):
     model, images = make(kind), torch.rand(4, 3, SIZE, SIZE)
     model.regions.wanted = True
@@ -388,4 +397,4 @@ def test_losses_and_detections_are_finite_in_half_precision(kind):
         with torch.no_grad():
             found = model.eval()(images)
     assert torch.isfinite(losses).all() and torch.isfinite(found).all() and found.dtype == torch.float32
-    assert all(torch.isfinite(part.grad).all() for part in model.parameters() if part.grad is not None)
+    assert all(torch.isfinite(part.grad).all() for part in model.body.parameters())

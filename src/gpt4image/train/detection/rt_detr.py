@@ -67,18 +67,17 @@ class RtDetr(nn.Module):
                 "such as resnet50, or another detector (--backbone)."
             )
         positions = sum((size // stride) ** 2 for stride in strides)
-        smallest = RTDetrResNetConfig(
-            embedding_size=8, hidden_sizes=[8] * count, depths=[1] * count, layer_type="basic", out_indices=None
-        )  # replaced below
+        smallest: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8] * count, "depths": [1] * count}
+        options: dict[str, Any] = {"num_labels": classes}  # of the base class
         config = RTDetrConfig(
-            num_labels=classes,
-            backbone_config=smallest,
+            backbone_config=RTDetrResNetConfig(**smallest, layer_type="basic"),  # replaced below
             encoder_in_channels=[WIDTH] * count,
             feat_strides=list(strides),
             encode_proj_layers=[count - 1],
             decoder_in_channels=[WIDTH] * count,
             num_feature_levels=count,
             num_queries=min(MOST_QUERIES, positions),
+            **options,
         )
         model = RTDetrForObjectDetection(config)
         model.model.backbone = Paired(given)
