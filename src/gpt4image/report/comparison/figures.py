@@ -208,8 +208,9 @@ Value = Callable[["EpochRecord"], float | None]
 
 def curve_figures(comparison: Comparison) -> list[TitledFigure]:
     """Draw classification loss, alignment loss if any arm has one, and validation accuracy by epoch."""
+    of_labels = "Loss of the detector" if comparison.task == "detection" else "Classification loss"
     quantities: list[tuple[str, str, Value]] = [
-        ("loss", "Classification loss, training", lambda epoch: epoch.classification_loss),
+        ("loss", f"{of_labels}, training", lambda epoch: epoch.classification_loss),
         ("alignment", "Alignment loss, training", lambda epoch: epoch.alignment_loss),
         ("validation", f"Validation {comparison.score}", lambda epoch: 100 * epoch.validation_accuracy),
     ]
