@@ -199,3 +199,11 @@ def test_folder_as_weights_file_asks_for_the_file_inside(tmp_path):
         load_weights(backbone(), tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         load_weights(backbone(), tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_pointer_in_place_of_weights_is_said(tmp_path, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ConfigError, match="is a pointer of Git LFS: run git lfs pull"):
+        load_weights(backbone(), path)

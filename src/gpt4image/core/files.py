@@ -152,9 +152,29 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
         raise StoreError(f"{path} cannot be read ({error}). Delete it and run the step that writes it again.") from None
 
 
+def stand_in(data: bytes) -> str:
+    """Return what the first bytes of a file show it to be in place of what was to be fetched; empty if they do not.
+
+    >>> stand_in(b"version https://git-lfs.github.com/spec/v1"), stand_in(b"path,label")
+    ('a pointer of Git LFS: run git lfs pull', '')
+    """
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    return "a pointer of Git LFS: run git lfs pull" if start.startswith(b"version https://git-lfs") else ""
+
+
+def check_fetched(path: Path, error: type[Gpt4ImageError]) -> None:
+    """Raise `error` if a file is a web page, or a pointer, in place of what was to be fetched."""
+    with path.open("rb") as file:
+        if kind := stand_in(file.read(512)):
+            raise error(f"{path} is {kind}.")
+
+
 def read_brought_json(path: Path, error: type[Gpt4ImageError], **options: Any) -> Any:  # noqa: ANN401 - any JSON
     """Read a JSON file that the user brings; `error` names it if it is none. `options` are those of `json.loads`."""
     try:
+        check_fetched(path, error)
         return json.loads(path.read_text("utf-8-sig"), **options)
     except (OSError, ValueError, RecursionError) as fault:
         raise error(f"{path} cannot be read as JSON: {fault}") from None

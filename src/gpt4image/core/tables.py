@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpt4image.core.errors import DataError
+from gpt4image.core.files import check_fetched
 
 # Names of the columns by meaning; of several that a table has, the first counts.
 PATH_COLUMNS = ("path", "file_name", "filename", "image", "file", "image_path", "file_path", "filepath")
@@ -192,6 +193,7 @@ class Table:
     def _lines(self) -> Iterator[str]:
         """Yield lines with their ends, which a CSV field may hold."""
         try:
+            check_fetched(self.path, self.error)
             with self.path.open("rb") as file:
                 mark = file.read(2)
                 file.seek(0)
@@ -224,6 +226,7 @@ class Table:
         """Return the schema, and a function that yields batches of some columns."""
         kind = self.path.suffix[1:].capitalize()
         try:
+            check_fetched(self.path, self.error)
             if kind == "Parquet":
                 file = pq.ParquetFile(self.path)
                 return file.schema_arrow, lambda names: file.iter_batches(_BATCH_ROWS, columns=names)

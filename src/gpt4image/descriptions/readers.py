@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescriptionError, first_line
+from gpt4image.core.files import check_fetched
 from gpt4image.core.format import counted
 from gpt4image.core.tables import (
     ID_COLUMNS,
@@ -291,6 +292,7 @@ def load_text_list(path: Path) -> list[str]:
     import torch
 
     try:
+        check_fetched(path, DescriptionError)
         texts = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise DescriptionError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt4image.core.errors import ImageError
+from gpt4image.core.files import stand_in
 from gpt4image.images.wide_pixels import brighten_wide_colour, grey_to_rgb
 
 try:
@@ -249,13 +250,10 @@ def _supported_formats() -> tuple[str, ...]:
 
 
 def _looks_like(data: bytes) -> str:
-    start = data[:512].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return " (it is a web page)"
-    if start.startswith((b"<svg", b"<?xml")):
+    if kind := stand_in(data):
+        return f" (it is {kind})"
+    if data[:512].lstrip().lower().startswith((b"<svg", b"<?xml")):
         return " (it is XML or SVG)"
-    if start.startswith(b"version https://git-lfs"):
-        return " (it is a pointer of Git LFS: run git lfs pull)"
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
         return " (it is HEIC: convert it to JPEG or PNG)"
     return ""

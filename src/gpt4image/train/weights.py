@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gpt4image.align.aligned_model import find_classifier
 from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, first_line
+from gpt4image.core.files import check_fetched
 from gpt4image.core.format import counted
 
 # Tensors that count steps or operations and hold no weights.
@@ -90,6 +91,7 @@ def require_file(path: Path) -> None:
         raise ConfigError(f"{path} is a folder: name the weights file in it, such as best.safetensors.")
     if not path.is_file():
         raise ConfigError(f"The weights file {path} does not exist.")
+    check_fetched(path, ConfigError)
 
 
 def flatten_tensors(content: object) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def test_captions_beside_class_folders_do_not_hide_them(tmp_path, folder, capfd)
 
 @pytest.mark.parametrize("name", ["texts.arrow", "texts.parquet"])
 def test_broken_table_beside_class_folders_is_named_and_left_out(tmp_path, name, capfd):
-    write(class_folders(tmp_path, {"cat": 3, "dog": 3}) / name, b"version https://git-lfs.github.com/spec/v1\n")
+    write(class_folders(tmp_path, {"cat": 3, "dog": 3}) / name, b"no table, whatever its name says\n")
     table = load_images(tmp_path)
     assert table.classes == ("cat", "dog") and len(table) == 6
     assert reasons(table) == {name: f"not an image (suffix {Path(name).suffix})"}
