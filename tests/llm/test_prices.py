@@ -1,6 +1,8 @@
 """Prices: the user's file, list prices, shutdown dates."""
 
+import re
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,18 @@ def test_list_prices_have_batch_rate_version_and_source(model):
     price = list_price(model)
     assert 0 < price.input < price.output and price.batch == 0.5
     assert price.as_of.startswith("genai-prices ") and price.source.startswith("https://")
+
+
+def test_costs_in_the_readme_are_those_of_the_list_prices():
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\S+) \| ([\d.]+) and ([\d.]+) \| \$([\d.]+) \| \$([\d.]+) \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 4
+    for model, *numbers in rows:
+        price, (read, written, cost, batch) = list_price(model), map(float, numbers)
+        if price.as_of not in text:
+            pytest.skip(f"the README names other prices than {price.as_of}")
+        assert (price.input, price.output) == (read, written), model
+        assert cost == pytest.approx(8 * read + written) and batch == pytest.approx(cost * price.batch), model
 
 
 def test_list_price_is_found_by_dated_and_prefixed_names():
