@@ -77,7 +77,7 @@ CASES = (
         "wrong-labels",
         "40% wrong labels",
         "two in five training labels are made wrong",
-        ("text-labels", "image-labels"),
+        ("text+image-labels", "image-labels"),
         5,
         SimulationOptions(label_noise=0.4),
     ),

@@ -22,10 +22,10 @@ MARKERS = ("o", "D", "s", "^")
 DASHES: tuple[Dashes, ...] = ((0, (5, 2)), "-", (0, (2, 1.5)), (0, (7, 2, 1.5, 2)))
 STYLES = {
     "baseline": 0, "described": 1, "text-labels": 2, "described+text-labels": 3,
-    "image-labels": 4, "self-training": 5, "teacher": 6, "teacher+described": 7,
+    "image-labels": 4, "self-training": 5, "teacher": 6, "teacher+described": 7, "text+image-labels": 6,
 }  # fmt: skip
 """Numbers of the looks of known arms: an arm looks the same on every page, whatever it is compared with."""
-CONTROL = len(STYLES)  # the look of all controls
+CONTROL = 8  # the look of all controls
 MOST_CURVES = 4  # arms beside which further curves cannot be told apart
 
 WIDTH, HEIGHT = 400, 280
