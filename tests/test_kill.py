@@ -37,7 +37,7 @@ def finished_files(work: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for pattern in FINISHED for path in work.glob(pattern)}
 
 
-def few_labels(image_set: Path, descriptions_file: Path, work: Path, at_once: int = 2) -> list[str]:
+def few_labels(image_set: Path, descriptions_file: Path, work: Path, at_once: int = 1) -> list[str]:
     """Two runs, of which one learns from labels that the texts give."""
     words = ["compare", str(image_set), "--text", str(descriptions_file), "--work", str(work), "--seeds", "1"]
     arms = ["--arms", "described+text-labels", "--labels-per-class", "3", "--runs-at-once", f"{at_once}"]
@@ -60,14 +60,14 @@ def test_killed_text_labels_and_runs_at_once_end_like_uninterrupted_ones(image_s
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     made = ("labels/*/manifest.json", "runs/*/result.json")
     for at_once, pattern in enumerate(made, 1):  # killed as soon as there is one
-        process = start_command(few_labels(image_set, descriptions_file, killed, at_once))
+        process = start_command(few_labels(image_set, descriptions_file, killed, at_once), threads=1)
         while process.exitcode is None and not list(killed.glob(pattern)):
             process.join(0.05)
         process.kill()
         process.join()
     before = finished_files(killed)
-    for work in (killed, whole):
-        finish_command(few_labels(image_set, descriptions_file, work))
+    for work in (killed, whole):  # with as many threads, a run has the same weights alone and beside others
+        finish_command(few_labels(image_set, descriptions_file, work), threads=1)
     assert before.items() <= finished_files(killed).items()
     first, second = (Comparison.load(work / "comparison.json") for work in (killed, whole))
     assert first.difference == second.difference

@@ -21,6 +21,7 @@ import pytest
 import sentence_transformers  # noqa: F401 - imported here, as are the next, so that no command has to
 import sklearn.linear_model  # noqa: F401
 import timm  # noqa: F401
+import torch
 
 import gpt4image.compare.arms
 import gpt4image.descriptions.exchange
@@ -46,18 +47,20 @@ def start_forked(function: Callable[..., object], *arguments: object) -> BasePro
     return process
 
 
-def start_command(arguments: Sequence[str]) -> BaseProcess:
-    """Start the command line; its exit status becomes that of the process."""
-    return start_forked(run_command, list(arguments))
+def start_command(arguments: Sequence[str], threads: int | None = None) -> BaseProcess:
+    """Start the command line with some threads of torch; its exit status becomes that of the process."""
+    return start_forked(run_command, list(arguments), threads)
 
 
-def run_command(arguments: list[str]) -> None:
+def run_command(arguments: list[str], threads: int | None = None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
     sys.exit(main(arguments))
 
 
-def finish_command(arguments: Sequence[str]) -> None:
+def finish_command(arguments: Sequence[str], threads: int | None = None) -> None:
     """Run the command line to its end, which must be a success."""
-    process = start_command(arguments)
+    process = start_command(arguments, threads)
     process.join()
     assert process.exitcode == 0
 

@@ -179,14 +179,14 @@ class _Likelihood:
         sources = len(self.classifiers)
         first = np.append(np.zeros(sources), -2.0)  # logarithms of the weights, and the logit of the share
         found = minimize(self._uniform, first, jac=True, method="L-BFGS-B").x
-        uniform = NoiseModel(np.exp(found[:-1]), self._uniform_transition(found[-1]))
+        uniform = NoiseModel(_weights(found[:-1]), self._uniform_transition(found[-1]))
         if self.classes > MOST_CLASSES:
             return uniform
         first = np.concatenate([np.log(uniform.weights), (start or uniform).log_transition.ravel()])
         pseudo = STRICTNESS * self.classes * np.exp(uniform.log_transition)
         found = minimize(self._free, first, args=(pseudo,), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
         transition = log_softmax(found[sources:].reshape(self.classes, -1), axis=1)
-        return NoiseModel(np.exp(found[:sources]), np.asarray(transition))
+        return NoiseModel(_weights(found[:sources]), np.asarray(transition))
 
     def fit_weights(self, model: NoiseModel) -> NoiseModel:
         """Fit the weights alone, to the T of a model of the first classifier."""
@@ -198,7 +198,7 @@ class _Likelihood:
 
         count = len(self.classifiers)
         first = np.repeat(np.log(model.weights / count), count)
-        return replace(model, weights=np.exp(minimize(loss, first, jac=True, method="L-BFGS-B").x))
+        return replace(model, weights=_weights(minimize(loss, first, jac=True, method="L-BFGS-B").x))
 
     def _uniform_transition(self, logit: float) -> np.ndarray:
         """Return log T of a share of wrong labels, given as a logit, spread evenly over the other classes."""
@@ -231,7 +231,7 @@ class _Likelihood:
         The joint counts are the expected numbers of rows of each true and given class. By
         Fisher's identity the slopes are expectations under the posterior s.
         """
-        weights = np.exp(np.minimum(log_weights, LOG_CEILING))
+        weights = _weights(log_weights)
         shares = np.tensordot(weights, self.classifiers, 1)  # [N, C], in place from log q to q
         shares -= shares.max(axis=1, keepdims=True)
         np.exp(shares, out=shares)
@@ -242,3 +242,8 @@ class _Likelihood:
         surplus = posterior - shares * self.counts[:, None]
         slopes = weights * np.einsum("nc,mnc->m", surplus, self.classifiers)
         return float(self.counts @ np.log(likelihood)), slopes, posterior.T @ self.one_hot
+
+
+def _weights(logarithms: np.ndarray) -> np.ndarray:
+    """Return weights [M], finite even where classifiers are never wrong and any larger weight would do."""
+    return np.asarray(np.exp(np.minimum(logarithms, LOG_CEILING)))
