@@ -142,9 +142,10 @@ class SetLabels:
             f"text labels of {counted(len(self), 'training and validation image')}, several each: {self.layout.folder}",
             f"labeller: {known.method}",
         ]
-        for what, share in (("found by the texts are given", known.precision), ("given are found", known.recall)):
-            if share is not None:
-                lines.append(f"labels that are {what}, out of fold: {_percent(share)}")
+        if known.precision is not None:
+            lines.append(f"of the labels that the texts find, {_percent(known.precision)} are given")
+        if known.recall is not None:
+            lines.append(f"of the labels that are given, they find {_percent(known.recall)}, out of fold")
         weak = sorted(
             (2 * precision * recall / max(precision + recall, 1e-9), name)
             for name, (precision, recall) in zip(self.manifest.classes, known.per_class, strict=True)
