@@ -188,7 +188,7 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
     task.check(recipe, recipe.label_smoothing)
     if task.one_class:
         return
-    several = "needs one class an image, and these have several labels"
+    several = f"needs one class an image, and these have {'boxes' if images.has_boxes else 'several labels'}"
     if arm.labels not in ((None, "text") if images.is_multi_label else (None,)) or arm.guidance == "anchors":
         others = f"described, {TEXT_LABELS} or {BOTH}" if images.is_multi_label else "described"
         raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train {others}.")
