@@ -59,6 +59,7 @@ def test_broken_boxes_are_left_out_by_name_and_the_rest_of_the_image_stays(tmp_p
         "not finite": {"bbox": [float("nan"), 5, 4, 10]},
         "category_id 99": {"category_id": 99},
         "not left, top, width and height": {"bbox": [1, 2, 3]},
+        "bbox [1, 2, 3, 1000": {"bbox": [1, 2, 3, 10**400]},
         "a crowd": {"iscrowd": 1},
         "the same as another box": {},
         "less than a pixel": {"bbox": [5, 5, 0.4, 10]},

@@ -16,6 +16,8 @@ from gpt4image.images.sources.folders import FileReader, inspect_file, is_hidden
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
 from gpt4image.images.splits import splits_of_files
 
+LARGEST = 2**53  # whole numbers up to which a float holds
+
 
 def find_coco_files(folder: Path) -> list[Path]:
     """Return COCO's files of objects in a folder: beside the images, in `annotations`, or in the folder of each split.
@@ -90,7 +92,7 @@ def _boxes(content: Mapping[str, Any], names: Mapping[int, str], file: Path) -> 
         elif entry.get("iscrowd"):
             fault = "is a crowd of objects"
         elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(edge) for edge in box):
-            fault = f"bbox {box!r} is not left, top, width and height"
+            fault = f"bbox {str(box)[:40]} is not left, top, width and height"
         else:
             left, top, width, height = map(float, box)
             corners = (left, top, left + width, top + height)
@@ -100,7 +102,9 @@ def _boxes(content: Mapping[str, Any], names: Mapping[int, str], file: Path) -> 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, float)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
