@@ -18,26 +18,30 @@ from gpt4image.report.comparison.figures import arm_style
 from gpt4image.train.spec import ARMS, REFERENCE, TEXT_LABELS
 from gpt4image.workflows.demo import CASES
 
-RECORDED = (("10 a class", "self-training"), ("40% wrong", "image-labels"), ("all, clean", "image-labels"))
-"""The demo's cases as they are recorded, and the best that images do alone in each."""
+RECORDED = (
+    ("10 a class", "self-training", TEXT_LABELS),
+    ("40% wrong", "image-labels", "text+image-labels"),
+    ("all, clean", "image-labels", TEXT_LABELS),
+)
+"""The demo's cases as they are recorded, the best that images do alone in each, and the labels with texts."""
 
 
 def read_groups(source: Path) -> Iterator[BarGroup]:
     """Yield what the figure shows of each case."""
     found = read_results(source)
-    for shown, (case, images) in zip(CASES, RECORDED, strict=True):
+    for shown, (case, images, texts) in zip(CASES, RECORDED, strict=True):
         prefix = f"trained/clipart12/tf_efficientnet_lite0/{case}-"
         draws = [
             entry for key, entry in sorted(found.items()) if key.startswith(prefix) and key[len(prefix) :].isdigit()
         ]
-        right = {name: right_answers([draw[name] for draw in draws]) for name in (REFERENCE, images, TEXT_LABELS)}
+        right = {name: right_answers([draw[name] for draw in draws]) for name in (REFERENCE, images, texts)}
         bars = (
             Bar(
                 f"{IMAGES_ALONE if name == images else ''}{ARMS.load(name).title}",
                 arm_style(ArmRecord(name=name, title="", runs=[], confusion=[])),
                 float(answers.mean()),
                 record_difference(name, REFERENCE, right, range(len(draws))) if name != REFERENCE else None,
-                name == TEXT_LABELS,
+                name == texts,
             )
             for name, answers in right.items()
         )
