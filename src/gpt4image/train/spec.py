@@ -114,7 +114,7 @@ ARMS: Registry[Arm] = Registry(
         for arm in (
             Arm(REFERENCE, "labels alone", uses_text=False),
             Arm(CANDIDATE, "with descriptions", uses_text=True),
-            Arm("text-pretraining", "pretrained on the descriptions", True, PRETRAINING, optional=True),
+            Arm("text-pretraining", "with pretraining on the descriptions", True, PRETRAINING, optional=True),
             Arm(TEXT_LABELS, "with labels from the descriptions", True, LABELS_ALONE, labels="text", optional=True),
             Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),

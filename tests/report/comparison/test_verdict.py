@@ -31,6 +31,16 @@ def test_interval_above_zero_is_better():
     assert found.command == "./run gpt4image export examples/clipart12 --run w/runs/described-0 --out model --work w"
 
 
+def test_nothing_is_said_of_descriptions_where_none_took_part():
+    better, unknown = (with_interval(0.014, low, 0.025).model_copy(update={"encoders": []}) for low in (0.003, -0.003))
+    for comparison in (better, unknown):
+        comparison.arms[1] = comparison.arms[1].model_copy(update={"title": "with a vision teacher"})
+    found = verdict(better)
+    assert found.claim == "Training with a vision teacher made the model better"
+    assert found.advice == "Use the model that was trained with a vision teacher."
+    assert verdict(unknown).claim == "These runs do not show that training with a vision teacher helps or hurts"
+
+
 def with_controls(*intervals, difference=(0.05, 0.03, 0.07), margin=0.01):
     """A comparison of an arm with descriptions and its controls, given mean and interval of its difference to each."""
     comparison = with_interval(*difference)

@@ -25,17 +25,20 @@ def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
         comparison: the records. Without the user's command line there is no command.
     """
     difference, typed = comparison.difference, comparison.command
-    finished, planned = len(difference.seeds), comparison.planned_seeds
+    finished, planned, texts = len(difference.seeds), comparison.planned_seeds, bool(comparison.encoders)
     if planned and finished < planned:
         return f"Wait for the other {counted(planned - finished, 'seed')} before you conclude anything.", ""
     match kind:
         case "better":
-            return "Use the model that was trained with descriptions.", _export(typed, comparison, difference.arm)
+            advice = f"Use the model that was trained {trained_with(comparison)}."
+            return advice, _export(typed, comparison, difference.arm)
         case "worse":
-            advice = "Use the model that was trained on labels alone; these descriptions do not suit it."
+            unsuited = "these descriptions do not suit it" if texts else "nothing else suits it"
+            advice = f"Use the model that was trained on labels alone; {unsuited}."
             return advice, _export(typed, comparison, difference.reference)
         case "equal":
-            advice = "Use the model that was trained on labels alone, and spare yourself the descriptions."
+            spared = "the descriptions" if texts else "the rest"
+            advice = f"Use the model that was trained on labels alone, and spare yourself {spared}."
             return advice, _export(typed, comparison, difference.reference)
         case "one seed":
             return f"To find out, train both arms with {FIRST_SEEDS} seeds.", _more_seeds(typed, FIRST_SEEDS)
@@ -76,6 +79,13 @@ def _settle(difference: Difference, margin: str, typed: CommandRecord | None) ->
         "of five.",
         _more_seeds(typed, needed.seeds),
     )
+
+
+def trained_with(comparison: Comparison) -> str:
+    """Return what sets the candidate apart from the baseline: descriptions, or its title if no text was used."""
+    name = comparison.difference.arm
+    titles = [arm.title for arm in comparison.arms if arm.name == name and not comparison.encoders]
+    return titles[0] if titles else "with descriptions"
 
 
 def margin_in_words(comparison: Comparison) -> str:

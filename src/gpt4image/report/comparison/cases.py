@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.format import percent, points, shorten
 from gpt4image.core.workdir import WorkDir
-from gpt4image.report.comparison.advice import margin_in_words
 from gpt4image.report.comparison.figures import ArmStyle, arm_style
-from gpt4image.report.comparison.verdict import CLAIMS, find_arm, mean_accuracy
+from gpt4image.report.comparison.verdict import CLAIMS, find_arm, mean_accuracy, state_claim
 from gpt4image.report.html.page import render_page, write_page
 from gpt4image.report.html.svg import INK, MUTED, Panel, draw
 
@@ -97,7 +96,7 @@ class Case:
     @property
     def claim(self) -> str:
         """What the case shows, a clause without a full stop."""
-        claim = CLAIMS[self.kind].format(margin=margin_in_words(self.comparison))
+        claim = state_claim(self.kind, self.comparison)
         return f"{claim[0].upper()}{claim[1:]}"
 
     def lines(self) -> Iterator[str]:

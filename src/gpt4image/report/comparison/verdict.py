@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from gpt4image.core.errors import StoreError
 from gpt4image.core.format import counted, percent, points, printable, shorten
 from gpt4image.probing.verdicts import LEVEL, VerdictKind, beats_all
-from gpt4image.report.comparison.advice import margin_in_words, next_step
+from gpt4image.report.comparison.advice import margin_in_words, next_step, trained_with
 
 if TYPE_CHECKING:
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
 
 CLAIMS: dict[VerdictKind, str] = {
-    "better": "training with descriptions made the model better",
-    "worse": "training with descriptions made the model worse",
-    "equal": "training with descriptions makes no difference of more than {margin}",
-    "undecided": "these runs do not show that the descriptions help or hurt",
+    "better": "training {trained} made the model better",
+    "worse": "training {trained} made the model worse",
+    "equal": "training {trained} makes no difference of more than {margin}",
+    "undecided": "these runs do not show that {what}",
     "one seed": "one seed cannot tell an effect from chance",
 }
 CREDITED = "the descriptions made the model better"
@@ -90,7 +90,7 @@ def verdict(comparison: Comparison) -> Verdict:
     planned = comparison.planned_seeds or finished
     own = _own_controls(comparison)
     credited = kind == "better" and beats_all([control.low for control in own])
-    claim = CREDITED if credited else CLAIMS[kind].format(margin=margin_in_words(comparison))
+    claim = CREDITED if credited else state_claim(kind, comparison)
     if finished < planned or comparison.split == "validation":
         images = " on the validation images" if comparison.split == "validation" else ""
         claim = f"So far, with {finished} of {planned} seeds{images}: {claim}"
@@ -210,6 +210,13 @@ def _beside(comparison: Comparison, other: Difference) -> str:
     mean, low, high = points((other.mean, other.low, other.high))
     title = shorten(find_arm(comparison, other.arm).title, 60)
     return f"{title}: {percent(mean_accuracy(comparison, other.arm))}, {mean} points ({low} to {high})"
+
+
+def state_claim(kind: VerdictKind, comparison: Comparison) -> str:
+    """Return what may be claimed of a comparison, a clause without a full stop."""
+    trained = trained_with(comparison)
+    what = "the descriptions help or hurt" if comparison.encoders else f"training {trained} helps or hurts"
+    return CLAIMS[kind].format(margin=margin_in_words(comparison), trained=trained, what=what)
 
 
 def find_arm(comparison: Comparison, name: str) -> ArmRecord:
