@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 
 from gpt4image.cli.main import main
 from support import ROOT
+from support.scenes import draw_scenes, write_coco
 from support.stub_server import MODEL, StubServer
 
 SMALL = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
+DETECTOR = "--no-pretrained --image-size 64 --epochs 1 --batch-size 4 --warmup-epochs 0 --seeds 1"
 
 
 def commands(document: str) -> list[str]:
@@ -35,6 +37,7 @@ def folder(image_set: Path, tmp_path: Path) -> Path:
     """A folder with everything that the commands name."""
     shutil.copytree(image_set, tmp_path / "photos")
     shutil.copytree(image_set / "red", tmp_path / "new-photos")
+    shutil.copy(write_coco(tmp_path / "scenes", draw_scenes()) / "descriptions.jsonl", tmp_path)
     weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
     (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
@@ -69,6 +72,11 @@ def small(command: str, server: str) -> list[str]:
     )
     words = shlex.split(command.replace(" ...", ""))[1:]
     match words:
+        case [_, "scenes", *_]:
+            words = [word.replace("mobilenetv3_large_100", "test_resnet") for word in words]
+            extra = DETECTOR if words[0] == "compare" else ""
+        case ["describe", "check", *_] if "--backbone" not in words:
+            extra = ""
         case ["describe", "check", *_]:
             extra = "--checkpoint weights.safetensors --image-size 32"
         case ["describe", "photos" | "classes", *_] if "--base-url" not in words:

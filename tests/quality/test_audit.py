@@ -140,7 +140,7 @@ def test_cleanlab_finds_the_planted_errors_in_its_files(planted, audited, tmp_pa
     probabilities, labels = (np.load(tmp_path / f"{name}.npy") for name in ("pred_probs", "labels"))
     rows = list(csv.DictReader((tmp_path / "images.csv").open()))
     wrong_ids = {image_id.decode() for image_id in noisy.ids[noisy.labels != true].tolist()}
-    found = filters.find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence")
+    found = filters.find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     assert {rows[row]["id"] for row in found[: len(wrong_ids)]} == wrong_ids
     assert [CLASSES[label] for label in labels] == [row["label"] for row in rows]
 
