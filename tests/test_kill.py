@@ -13,24 +13,14 @@ from support.training import same_weights
 KILLS = 10
 SECONDS = (0.5, 9.0)
 RUNS = 4
+RECIPE = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "64", "--epochs", "3", "--batch-size", "8"]
 FINISHED = ("embeddings/*/manifest.json", "runs/*/result.json", "runs/*/test.safetensors")
 
 
 def command(image_set: Path, descriptions_file: Path, work: Path) -> list[str]:
     arguments = ["--text", str(descriptions_file), "--work", str(work), "--seeds", "2", "--embed-batch", "4"]
-    recipe = [
-        "--backbone",
-        "test_resnet",
-        "--no-pretrained",
-        "--image-size",
-        "64",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "8",
-    ]
     frozen = ["--freeze", "conv1", "bn1", "maxpool", "layer1", "--cached-views", "2", "--mixup", "0.2"]
-    return ["compare", str(image_set), *arguments, *recipe, *frozen]
+    return ["compare", str(image_set), *arguments, *RECIPE, *frozen]
 
 
 def finished_files(work: Path) -> dict[Path, int]:
@@ -41,18 +31,7 @@ def few_labels(image_set: Path, descriptions_file: Path, work: Path, at_once: in
     """Two runs, of which one learns from labels that the texts give."""
     words = ["compare", str(image_set), "--text", str(descriptions_file), "--work", str(work), "--seeds", "1"]
     arms = ["--arms", "described+text-labels", "--labels-per-class", "3", "--runs-at-once", f"{at_once}"]
-    recipe = [
-        "--backbone",
-        "test_resnet",
-        "--no-pretrained",
-        "--image-size",
-        "64",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "8",
-    ]
-    return [*words, *arms, *recipe]
+    return [*words, *arms, *RECIPE]
 
 
 @pytest.mark.slow

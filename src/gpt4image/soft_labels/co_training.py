@@ -23,7 +23,7 @@ from gpt4image.soft_labels.methods import TOLERANCE, FitSettings, Method, Rows
 
 SHARE = 0.5  # weight of the texts
 MOST_ROUNDS = 5
-SURE = 0.7  # probability above which both together label a row
+MIN_JOINT_CONFIDENCE = 0.7  # probability above which both together label a row
 
 
 def pool_views(text: np.ndarray, image: np.ndarray, shares: np.ndarray, weight: float = SHARE) -> np.ndarray:
@@ -192,7 +192,7 @@ class _Chain:
         for some in blocks(self.free):
             together = views.pool(self.predict(views, some), judged.of_views) / judged.temperature
             found = log_softmax(together, axis=1)
-            self.labels[some] = np.where(found.max(axis=1) > math.log(SURE), found.argmax(axis=1), -1)
+            self.labels[some] = np.where(found.max(axis=1) > math.log(MIN_JOINT_CONFIDENCE), found.argmax(axis=1), -1)
         pictured = np.where(views.rows.is_example, -1, self.labels)  # texts of classes belong to no image
         parts = (
             (self.text, self.labels, views.method.chosen_strength(views.settings)),
