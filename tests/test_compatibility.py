@@ -259,6 +259,7 @@ def test_recipe_setting_that_version_0_1_did_not_have_makes_no_other_run(said, r
     assert not counts["steps"]
 
 
+@pytest.mark.slow
 def test_report_renders_from_recorded_comparison(said, run):
     Path("work/report.html").unlink()
     run("report", "--work", "work")

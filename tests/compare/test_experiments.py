@@ -165,6 +165,7 @@ def test_sweep_chooses_on_validation_and_only_the_chosen_answer_the_test_images(
     assert {path.parent.name for path in folder.glob("runs/*/test.safetensors")} == answered
 
 
+@pytest.mark.slow
 def test_names_keep_earlier_experiments(begun, images, descriptions, store, capfd):
     folder, recipe = begun
     compare_arms(images, descriptions, store, recipe, folder, seeds=(0,), name="mine")

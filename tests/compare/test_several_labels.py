@@ -97,6 +97,7 @@ def test_exported_model_predicts_labels_from_their_thresholds_on(compared, sourc
         assert row["labels"] == ", ".join(name for name, given in zip(NAMES, chosen, strict=True) if given)
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_in_the_same_weights_and_thresholds(images, small_recipe, tmp_path, monkeypatch):
     recipe = small_recipe(label_loss="asymmetric", label_smoothing=0.0, mixup=0.4)
 

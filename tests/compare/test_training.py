@@ -44,6 +44,7 @@ def test_runs_at_once_end_like_one_after_another(images, descriptions, store, sm
     assert "All 4 runs: 4 of 4" in log
 
 
+@pytest.mark.slow
 def test_results_come_as_calls_end(processes):
     for number in range(5):
         processes.submit(Task(number, f"call {number}", pow, (2, number)))
@@ -69,6 +70,7 @@ def test_call_that_cannot_be_sent_is_refused(processes):
         list(processes.finished())
 
 
+@pytest.mark.slow
 def test_warnings_and_progress_come_back(processes, capsys):
     from support.calls import count_up
 
@@ -91,6 +93,7 @@ def test_request_to_stop_ends_all_calls(processes):
     assert processes.waiting == 0
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path):
     """The middle process is killed while its call waits."""
     from support.calls import hold_a_call

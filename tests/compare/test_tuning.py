@@ -62,6 +62,7 @@ def test_search_begins_with_the_recipe_and_stops_trials_that_fall_behind(spec, t
     assert search.done == 8
 
 
+@pytest.mark.slow
 def test_trial_of_a_killed_process_is_tried_again_and_the_rest_stays_the_same(spec, tmp_path):
     proposed = {}
     for name, killed in (("whole", ()), ("killed", (1, 2))):

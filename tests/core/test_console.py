@@ -196,6 +196,7 @@ load_images(sys.argv[1])
     assert "gpt4image.images.splits INFO splits.py" in lines
 
 
+@pytest.mark.slow
 def test_library_prints_nothing():
     """Results are printed by commands, through the console, and by nothing else."""
     package = Path(console.__file__).parents[1]

@@ -53,6 +53,7 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_push_by_xet_replaces_what_an_earlier_one_by_lfs_left(hub, folder):
     first = push(folder, "tester/set", hub.url, kind="dataset")
     assert first.stdout.strip() == f"{hub.url}/datasets/tester/set", first.stderr

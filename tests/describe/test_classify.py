@@ -129,6 +129,7 @@ def test_server_that_sends_fewer_or_no_log_probabilities_is_remembered(
     assert ("sends no log-probabilities" in capsys.readouterr().err) == (logprobs == "refuse")
 
 
+@pytest.mark.slow
 def test_answer_that_is_no_class_is_asked_again_then_counted_with_examples(image_set, tmp_path):
     once = Fault("text", text="It is a dog.", every=3, times=1)
     with StubServer(Scenario(faults=(once,))) as server:

@@ -40,6 +40,7 @@ def test_setting_that_changes_the_answer_is_another_question(image_set, tmp_path
 
 
 @pytest.mark.parametrize("describer", ["openai", "batch"])
+@pytest.mark.slow
 def test_extra_body_is_sent_and_is_another_question(image_set, tmp_path, describer):
     path = tmp_path / "extra.json"
     path.write_text('{"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false}}')

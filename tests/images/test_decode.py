@@ -337,6 +337,21 @@ def test_region_is_upright(kind, orientation):
     assert np.array_equal(image.region((2, 3, 20, 22), at_least=(18, 19)), pixels(data)[3:22, 2:20])
 
 
+@pytest.mark.parametrize("before", [b"\xff\xfe\x00\x06\xff\xda\xff\xda", b"\xff\xff\xff", b"\xff\xfe\x00\x03a\x00\x00"])
+def test_orientation_is_found_behind_other_segments_fill_bytes_and_junk(before):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.open(io.BytesIO(noise(0, 40))).crop((0, 0, 40, 24)), "JPEG", exif=exif)
+    data = data[:2] + before + data[2:]
+    assert EncodedImage(data, "x").size == decode(data, "x").size == (24, 40)
+
+
+def test_pixels_that_look_like_a_tag_turn_nothing():
+    data = encode(Image.open(io.BytesIO(noise(0, 40))), "JPEG")
+    image = EncodedImage(data[:-2] + b"Exif" + data[-2:], "x")
+    assert image.size == (40, 40) and np.array_equal(image.region((0, 0, 40, 40), (40, 40)), pixels(data))
+
+
 def test_limits_hold_for_regions():
     for kind in ("JPEG", "PNG"):
         with pytest.raises(ImageError, match="x: 20 x 20"):

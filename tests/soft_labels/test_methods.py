@@ -36,6 +36,7 @@ def test_strength_is_not_chosen_by_two_labels_a_class_or_against_a_given_one():
 
 
 @pytest.mark.parametrize("count", [5, 60])
+@pytest.mark.slow
 def test_labels_are_those_of_vectors_that_are_not_turned_and_fits_that_are_not_shared(monkeypatch, count):
     generator = np.random.default_rng(0)
     true = np.arange(180) % CLASSES

@@ -125,6 +125,7 @@ def test_good_picks_make_up_for_texts_that_say_little_and_the_output_says_so(tmp
     assert "the LLM itself picked a class for 240 images" in "\n".join(describe_text_labels(labels))
 
 
+@pytest.mark.slow
 def test_picks_that_know_nothing_do_no_harm(tmp_path):
     few = np.where(np.arange(240) < 60, TRUE, -1)
     images, labels = label(tmp_path, few, picked(1 / 3, seed=1))
@@ -132,6 +133,7 @@ def test_picks_that_know_nothing_do_no_harm(tmp_path):
     assert share_right(images, labels) > share_right(*without) - 0.02
 
 
+@pytest.mark.slow
 def test_picks_and_class_names_label_images_without_any_label(tmp_path):
     vague = [
         f"{CLASSES[row % 3]} w{row % 7} number{row}" if row % 2 else f"w{row % 7} number{row}" for row in range(240)
@@ -144,6 +146,7 @@ def test_picks_and_class_names_label_images_without_any_label(tmp_path):
     assert share_right(*useless) > alone - 0.02
 
 
+@pytest.mark.slow
 def test_other_picks_make_other_labels_and_the_same_none(tmp_path):
     few = np.where(np.arange(240) < 30, TRUE, -1)
     _, first = label(tmp_path, few, picked(0.8))

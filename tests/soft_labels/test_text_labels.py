@@ -79,6 +79,7 @@ def test_wrong_labels_are_replaced_in_training_and_validation_and_their_share_is
     assert estimate.transition[0][1] == pytest.approx(0.3, abs=0.12)
 
 
+@pytest.mark.slow
 def test_validation_labels_are_not_learned_from(tmp_path):
     splits = ["train" if number < 120 else "validation" for number in range(240)]
     few = np.where((np.arange(240) < 30) | (np.arange(240) >= 120), TRUE, -1)
@@ -92,6 +93,7 @@ def test_validation_labels_are_not_learned_from(tmp_path):
     assert first.manifest.estimate.accuracy == second.manifest.estimate.accuracy
 
 
+@pytest.mark.slow
 def test_given_labels_that_are_right_stay(tmp_path):
     images, store = make(tmp_path, TRUE)
     labels = label(tmp_path, images, store, form="soft")
@@ -100,6 +102,7 @@ def test_given_labels_that_are_right_stay(tmp_path):
     np.testing.assert_array_equal(shares, np.eye(3)[TRUE])
 
 
+@pytest.mark.slow
 def test_forms_are_one_hot_sharpened_and_calibrated(tmp_path):
     few = np.where(np.arange(240) < 15, TRUE, -1)
     images, store = make(tmp_path, few, texts=informative_texts([number % 3 for number in range(240)], CLASSES))
@@ -144,6 +147,7 @@ def test_images_in_two_classes_keep_their_labels(tmp_path):
     assert len(labels) == 238
 
 
+@pytest.mark.slow
 def test_labels_are_made_again_only_after_a_change(tmp_path):
     images, store = make(tmp_path, np.where(np.arange(240) < 15, TRUE, -1))
     folder = label(tmp_path, images, store).layout.folder
@@ -176,6 +180,7 @@ def test_shares_of_the_classes_are_found_behind_a_classifier_fitted_to_others():
     np.testing.assert_allclose(class_shares(balanced, np.array([20, 20, 20])), np.bincount(true) / 4000, atol=0.02)
 
 
+@pytest.mark.slow
 def test_accuracy_is_weighted_by_the_classes_of_the_unlabelled_rows():
     generator = np.random.default_rng(0)
     true = generator.choice(3, 600, p=[0.8, 0.1, 0.1])
@@ -220,6 +225,7 @@ def test_adjustment_gives_rare_classes_their_due_and_its_labels_are_kept_apart()
     assert recall[1.0] > recall[0.0] + 0.1
 
 
+@pytest.mark.slow
 def test_labels_of_another_adjustment_are_made_anew(tmp_path):
     images, store = make(tmp_path, np.where(np.arange(240) < 15, TRUE, -1))
     plain, again = label(tmp_path, images, store), label(tmp_path, images, store, adjustment=0.0)

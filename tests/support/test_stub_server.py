@@ -176,6 +176,7 @@ def test_rate_limit_says_how_long_to_wait(form):
     assert [entry.fault for entry in server.log] == ["", "", "rate"]
 
 
+@pytest.mark.slow
 def test_sdk_waits_as_long_as_told():
     with StubServer(Scenario(rate_limit=1, rate_window=1.5, retry_after_value="2.0")) as server:
         text_of(server)
@@ -185,6 +186,7 @@ def test_sdk_waits_as_long_as_told():
 
 
 @pytest.mark.parametrize(("when_full", "statuses"), [("queue", [200] * 6), ("429", [200] * 2 + [429] * 4)])
+@pytest.mark.slow
 def test_full_server_queues_or_rejects(when_full, statuses):
     async def ask_all(server):
         async with client(server) as api:
@@ -215,6 +217,7 @@ def test_pictures_are_decoded():
         assert failure(server, messages=talk).code == "image_parse_error"
 
 
+@pytest.mark.slow
 def test_server_is_unavailable_until_ready():
     with StubServer(Scenario(ready_after=3.0)) as server:
         assert failure(server).body["message"] == "Loading model"
@@ -224,6 +227,7 @@ def test_server_is_unavailable_until_ready():
         wait_until(lambda: answers(server))
 
 
+@pytest.mark.slow
 def test_stopped_server_restarts_on_the_same_port():
     with StubServer(Scenario(faults=(Fault("die", numbers=(2,), seconds=3.0),))) as server:
         text_of(server)

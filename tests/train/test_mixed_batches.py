@@ -78,6 +78,7 @@ def test_resumed_epoch_goes_on_as_the_whole_one():
     assert [part.keys for part in whole][3:] == [part.keys for part in resumed]
 
 
+@pytest.mark.slow
 def test_text_labels_stand_in_for_missing_labels_and_for_wrong_ones_in_validation(tmp_path):
     generator = np.random.default_rng(0)
     true = np.arange(240) % 3

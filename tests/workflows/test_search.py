@@ -29,6 +29,8 @@ from support.page_checks import (
 )
 from support.report_sample import make_thumbnail
 
+pytestmark = pytest.mark.slow  # a model is trained first
+
 NAMES = ["red/001.png", "blue/001.png", "red/002.png"]
 
 

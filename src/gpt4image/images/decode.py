@@ -232,13 +232,26 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 
 def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
     """Return width and height of a JPEG that needs no turning, None if only Pillow knows."""
-    if simplejpeg is None or data[:2] != b"\xff\xd8" or any(mark in data for mark in _JPEG_MARKS):
+    if simplejpeg is None or data[:2] != b"\xff\xd8":
+        return None
+    header = data[: _jpeg_header_size(data)]
+    if any(mark in header for mark in _JPEG_MARKS):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
     return (width, height) if colours in ("YCbCr", "Gray") else None
+
+
+def _jpeg_header_size(data: bytes) -> int:
+    """Return the number of bytes before a JPEG's first scan, or all of them if its segments do not lead there."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        if data[at + 1] == 0xDA:  # start of scan
+            return at
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # 0xFF fills gaps
+    return len(data)
 
 
 @cache

@@ -226,7 +226,8 @@ class ImageTable:
 
     def encoded(self, index: int) -> EncodedImage:
         """Return the picture before it is decoded."""
-        return EncodedImage(self.read(index), self.path(index), self.max_pixels)
+        path = self.path(index)
+        return EncodedImage(self.reader.read(path, self.rows["row"][index].as_py()), path, self.max_pixels)
 
     def texts(self, column: str) -> list[str | None]:
         """Return a text column of the source, shape [N]. DataError lists the columns if it is unknown."""

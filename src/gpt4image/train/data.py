@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from gpt4image.core.errors import TrainingError
 from gpt4image.core.files import digest
@@ -100,7 +100,8 @@ class Inputs(Dataset[Tensor]):
 
     def batch(self, keys: Sequence[Key], labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return some inputs [B, ...], and their labels [B, ...] as they are in these inputs."""
-        return torch.stack([self[key] for key in keys]), torch.from_numpy(labels)
+        inputs: Tensor = default_collate([self[key] for key in keys])  # stacks in shared memory in a worker
+        return inputs, torch.from_numpy(labels)
 
 
 class ImageInputs(Inputs):

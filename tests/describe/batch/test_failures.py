@@ -107,6 +107,7 @@ def test_expired_batches_are_collected_as_far_as_they_got(image_set, tmp_path):
     assert len(records(tmp_path)) == IMAGES
 
 
+@pytest.mark.slow
 def test_conversations_resume_after_an_expired_batch(image_set, tmp_path):
     with StubServer(Scenario(batch_outcome="expired", batch_done_share=0.7)) as server:
         batched(image_set, tmp_path, server.base_url, ["questions"])
@@ -285,6 +286,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
+@pytest.mark.slow
 def test_temporary_faults_are_waited_out_and_nothing_is_paid_twice(image_set, tmp_path, kind):
     with StubServer(Scenario(faults=tuple(TROUBLES[kind]))) as server:
         tally = batched(image_set, tmp_path, server.base_url, most_requests=10)

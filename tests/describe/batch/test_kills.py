@@ -44,6 +44,7 @@ def check_all(server: StubServer, work: Path, turns: int = 1) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["upload", "create", "batch", "content", "file", "delete"])
+@pytest.mark.slow
 def test_kill_during_a_request_loses_and_repeats_nothing(image_set, tmp_path, endpoint):
     slow = Fault("slow", on=endpoint, seconds=2.0, times=1)
     with StubServer(Scenario(faults=(slow,))) as server:

@@ -96,6 +96,7 @@ def test_each_question_of_a_conversation_takes_one_batch(image_set, tmp_path):
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_paid_answers_survive_a_run_that_exceeds_its_budget(image_set, tmp_path):
     with StubServer() as server:
         batched(image_set, tmp_path / "free", server.base_url, ["questions"])
@@ -147,6 +148,7 @@ def test_batch_of_another_model_is_left_to_its_own_command(image_set, tmp_path, 
     assert Counter(record.model for record in records(tmp_path)) == {"other": IMAGES, "stub-vision": IMAGES}
 
 
+@pytest.mark.slow
 def test_server_restart_loses_nothing(image_set, tmp_path):
     scenario = Scenario(batch_seconds=2.0)
     with StubProcess(scenario, state=tmp_path / "server") as server:

@@ -108,6 +108,7 @@ def test_answer_without_choices_costs_its_counted_tokens(image_set, tmp_path):
     ],
     ids=["truncated", "cut", "gateway", "slow"],
 )
+@pytest.mark.slow
 def test_lost_requests_cost_their_worst_case(image_set, tmp_path, fault, patience):
     with StubServer(Scenario(faults=(fault,))) as server:
         tally = described(image_set, tmp_path, server.base_url, budget=0.012, patience=patience, **PRICE)
@@ -140,6 +141,7 @@ def test_tries_of_unfinished_tasks_are_paid_for(image_set, tmp_path):
         assert described(image_set, tmp_path, server.base_url, **PRICE).answered == IMAGES - answers
 
 
+@pytest.mark.slow
 def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path):
     """With all tasks started, the one that the budget holds back has been paid for too."""
     options = {"splits": ("test",), "budget": 0.007, "patience": RunSettings(attempts=30), **PRICE}

@@ -126,6 +126,7 @@ def test_failure_ends_a_conversation(image_set, images, tmp_path):
         assert before.cost == pytest.approx(cost_of(server.log))
 
 
+@pytest.mark.slow
 def test_answer_that_cannot_be_kept_ends_the_run(image_set, tmp_path, monkeypatch):
     def full(self, turn):
         raise StoreError("the disk is full: make room")

@@ -87,6 +87,7 @@ def test_passing_failures_are_retried(image_set, tmp_path):
 
 
 @pytest.mark.parametrize("reason", LASTING)
+@pytest.mark.slow
 def test_image_that_always_fails_is_recorded_and_delays_no_other(image_set, images, tmp_path, reason):
     image_id = images.ids[5].decode()
     fault = replace(LASTING[reason], mark=image_id[:12])
@@ -133,6 +134,7 @@ def test_no_image_times_out_in_a_queue(image_set, tmp_path):
         assert server.peak_concurrency < 12
 
 
+@pytest.mark.slow
 def test_retry_after_is_obeyed(image_set, tmp_path):
     scenario = Scenario(faults=(Fault("rate_limit", numbers=(5,), seconds=3.0),), latency=0.01)
     with StubServer(scenario) as server:

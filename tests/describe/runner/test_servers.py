@@ -139,6 +139,7 @@ def test_single_hanging_server_ends_the_run_without_failures(image_set, tmp_path
     assert records(tmp_path) and all(record.answered for record in records(tmp_path))
 
 
+@pytest.mark.slow
 def test_timed_out_request_goes_to_another_server(image_set, tmp_path):
     """One of two servers lists its models, but never answers a question."""
     unanswering = Scenario(faults=(Fault("slow", seconds=12.0),))
@@ -276,6 +277,7 @@ def test_loading_of_the_model_costs_no_image_its_description(image_set, tmp_path
     assert "may be loading its model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_server_that_never_answers_ends_the_run_without_blaming_an_image(image_set, tmp_path):
     patience = RunSettings(image_seconds=0.5, load_seconds=1.0)
     with (
@@ -286,6 +288,7 @@ def test_server_that_never_answers_ends_the_run_without_blaming_an_image(image_s
     assert records(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_server_whose_answers_are_of_no_use_has_loaded_its_model(image_set, tmp_path):
     faults = (Fault("empty", numbers=(1,)), Fault("slow", numbers=(2,), seconds=4.0))
     patience = RunSettings(image_seconds=1.0, attempts=1)

@@ -82,6 +82,7 @@ def test_system_message_precedes_the_question_if_the_template_has_no_system_turn
     assert seen == f"<s>user: {'<image>' * IMAGE_TOKENS}Use plain words.\n\nWhat is it?</s>assistant:"
 
 
+@pytest.mark.slow
 def test_requests_with_different_sampling_get_separate_batches(describer, batches):
     requests = [ask(n, max_tokens=5 + 15 * (n % 2)) for n in range(4)] + [ask(4, temperature=1.0, max_tokens=9)]
     replies = answers(describer, *requests)
@@ -167,6 +168,7 @@ def test_close_ends_the_thread_and_a_new_request_restarts_it(tiny_vlm, local, tm
     assert isinstance(answers(describer, ask(1))[0], Reply)
 
 
+@pytest.mark.slow
 def test_dropped_describer_frees_its_model(tiny_vlm, batches):
     assert isinstance(answers(LocalDescriber(str(tiny_vlm), device="cpu"), ask(0))[0], Reply)
     gc.collect()

@@ -142,6 +142,7 @@ def test_most_frequent_confusion_comes_first(tmp_path):
     assert "10,000" in row[: row.index("</tr>", row.index("<tbody>"))]
 
 
+@pytest.mark.slow
 def test_classes_without_test_images_have_no_difference(tmp_path):
     rng = np.random.default_rng(0)
     classes = ["a", "b", "c"]
@@ -192,6 +193,7 @@ def test_page_without_encoder_gallery_and_alignment_of_one_seed(tmp_path):
     assert_self_contained(html, page)
 
 
+@pytest.mark.slow
 def test_more_arms_than_colours_render(tmp_path):
     comparison = make_comparison()
     arms = [
@@ -362,6 +364,7 @@ def test_arm_looks_the_same_whatever_it_is_compared_with():
     assert other["mine"] == arms["mine"] and other["teacher"] != arms["shuffled"] == len(COLOURS) - 1
 
 
+@pytest.mark.slow
 def test_metrics_calibration_and_groups_are_shown(tmp_path, dump_dom):
     html, page = write(tmp_path, with_metrics(make_comparison()))
     assert_well_structured(page)

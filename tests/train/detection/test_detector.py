@@ -267,6 +267,7 @@ def test_interrupted_training_resumes_in_the_same_weights(images, store, small_r
     assert not any("projector" in name for name in load_backbone(whole).state_dict())
 
 
+@pytest.mark.slow
 def test_arms_begin_with_the_same_weights_and_see_the_same_pictures(images, store, small_recipe, tmp_path):
     recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=1, weight=0.0)
     runs = [train_model(images, store, recipe, tmp_path / arm, arm=arm) for arm in ("baseline", "described")]
@@ -339,6 +340,7 @@ def test_gradient_at_region_features_equals_that_of_a_plain_loop():
     assert alone == 0 and alone.requires_grad
 
 
+@pytest.mark.slow
 def test_boxes_are_aligned_with_the_texts_of_their_crops(images, store, objects, small_recipe, tmp_path, monkeypatch):
     recipe = small_recipe(backbone="ssdlite:test_resnet", image_size=SIZE, batch_size=4, epochs=1)
     with monkeypatch.context() as patch:
