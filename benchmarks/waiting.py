@@ -4,7 +4,7 @@
     python benchmarks/waiting.py --skip-default   # where the default takes minutes
 
 Two processes take turns with the same step; one of them imports gpt4image first and, as training does, takes no more
-threads than the step can use. Alone, the ratio to the default says
+threads than the step can use and keeps the memory of freed tensors. Alone, the ratio to the default says
 what sleeping costs. Beside a process that never rests, N processors have N + 1 busy threads: a step that gets its fair
 share takes (N + 1) / N of its time alone, and the ratio to that says what waiting costs. Run it on a machine that does
 nothing else.
@@ -33,7 +33,8 @@ backbone, size, batch = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 model = timm.create_model(backbone, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters())
 if sys.argv[1] == "gpt4image":
-    from gpt4image.train.processes import worthwhile_threads
+    from gpt4image.train.processes import keep_freed_memory, worthwhile_threads
+    keep_freed_memory()
     torch.set_num_threads(worthwhile_threads(model, torch.zeros(1, 3, size, size), batch))
 images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
 for line in sys.stdin:

@@ -1,10 +1,13 @@
 """The same training on one process and on two."""
 
+import ctypes
 import json
 import os
+import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +17,7 @@ from gpt4image import train_model
 from gpt4image.compare.predictions import predict_test_images
 from gpt4image.train.processes import (
     THREAD_WORK,
+    keep_freed_memory,
     limited_threads,
     loader_workers,
     memory_format,
@@ -55,6 +59,16 @@ def test_number_of_threads_is_restored_after_an_error():
         assert torch.get_num_threads() == 1
         raise ValueError("inside")
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_of_freed_tensors_is_kept_for_the_next():
+    keep_freed_memory()
+    before = psutil.Process().memory_info().rss
+    torch.ones(2**26)  # 256 MB, freed at once
+    kept = psutil.Process().memory_info().rss - before
+    ctypes.CDLL(None).malloc_trim(0)
+    assert kept > 2**27
 
 
 def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from gpt4image.train.transforms import Normalization
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
 EVALUATION_BATCH = 64
 MOST_WORKERS = 16  # each holds two batches
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's mallopt, as malloc.h numbers them
 THREAD_WORK = 4e6  # floating-point operations of an operator for which another thread is worth waking
 
 
@@ -92,6 +95,19 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Keep the memory of freed tensors for the next ones, if the C library is glibc.
+
+    By default glibc asks the system for every block over 32 MB and returns it at once. A training step on a CPU needs
+    many such blocks, and the system clears each of their pages anew.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
     """Return the faster order of images and convolutions in memory.
 
@@ -116,6 +132,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(
