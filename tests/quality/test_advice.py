@@ -98,7 +98,8 @@ def test_what_would_help_more_fits_the_case():
     few, nothing = advise(rehearsal()), advise(rehearsal(text=0.1, text_gain=0.0))
     assert any("20 more labels a class" in line for line in few.helps)
     assert any("another prompt" in line for line in nothing.helps)
-    assert any("gpt4image audit" in line for line in advise(rehearsal(), **WRONG).helps)
+    wrong = advise(rehearsal(), **WRONG).helps
+    assert any("gpt4image audit" in line for line in wrong) and any("text+image-labels" in line for line in wrong)
     assert any("10 images of each class" in line for line in advise(None, labelled=0).helps)
     assert any("not described yet: 7 training images" in line for line in advise(rehearsal(), undescribed=7).helps)
 
