@@ -15,11 +15,13 @@ from torch import nn
 
 from gpt4image import train_model
 from gpt4image.compare.predictions import predict_test_images
+from gpt4image.core.errors import ConfigError
 from gpt4image.train.processes import (
     THREAD_WORK,
     keep_freed_memory,
     limited_threads,
     loader_workers,
+    make_accelerator,
     memory_format,
     on_this_machine,
     worthwhile_threads,
@@ -59,6 +61,13 @@ def test_number_of_threads_is_restored_after_an_error():
         assert torch.get_num_threads() == 1
         raise ValueError("inside")
     assert torch.get_num_threads() == before
+
+
+def test_processes_that_would_train_alone_are_an_error(small_recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it; accelerate ignores it on a machine without a GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="2 processes were started.*ACCELERATE_USE_CPU=true"):
+        make_accelerator(small_recipe())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")

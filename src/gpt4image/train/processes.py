@@ -122,7 +122,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     """Return the accelerator of a run.
 
     Raises:
-        ConfigError: it does not support the precision, or the processes cannot share the batch evenly.
+        ConfigError: it does not support the precision, the processes would not work together, or they cannot share
+            the batch evenly.
     """
     AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
     try:
@@ -132,6 +133,11 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
+        raise ConfigError(
+            f"{started} processes were started, and each would train alone, because there is no GPU: set "
+            "ACCELERATE_USE_CPU=true to train together on the CPU, or start one process."
+        )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     parts = accelerator.num_processes * recipe.accumulate
