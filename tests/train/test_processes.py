@@ -66,7 +66,7 @@ def test_number_of_threads_is_restored_after_an_error():
 def test_processes_that_would_train_alone_are_an_error(small_recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it; accelerate ignores it on a machine without a GPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="2 processes were started.*ACCELERATE_USE_CPU=true"):
+    with pytest.raises(ConfigError, match=r"2 processes were started.*ACCELERATE_USE_CPU=true"):
         make_accelerator(small_recipe())
 
 
