@@ -73,7 +73,7 @@ def test_every_arm_trains_on_the_labels_of_its_seed_for_as_many_steps(compared):
     assert not settings["text-labels", 0]["text"]
     assert settings["described+text-labels", 0]["text"]
     page = (work / "report.html").read_text()
-    assert "with its own labels: " in page
+    assert "with self-training: " in page
 
 
 @pytest.mark.slow

@@ -43,6 +43,8 @@ NUMBERS = np.random.default_rng(0)
         ([f"a photo of thing {number}" for number in range(30)], "names or texts of single images"),
         (["Cat", "cat", "dog"] * 5, "one class written in several ways.*such as 'Cat', 'cat'"),
         (["sea lion", "sea\u00a0lion", "otter"] * 5, "one class written in several ways"),
+        (["cat", "cat\u200b", "dog"] * 5, "one class written in several ways"),
+        (["1", "1.00e+00", "2"] * 5, "one class written in several ways"),
         (["01", "1", "2"] * 5, "one class written in several ways"),
     ],
 )

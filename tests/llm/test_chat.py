@@ -43,6 +43,11 @@ def body(content: str | None = "A cat.", reason: str = "stop", usage: Any = None
         "<thoughts>A cat?</thoughts>A cat.<|im_end|>",
         "<|begin_of_thought|>A cat?<|end_of_thought|><|begin_of_solution|>A cat.<|end_of_solution|>",
         "<|channel|>analysis<|message|>A cat?<|end|><|start|>assistant<|channel|>final<|message|>A cat.<|return|>",
+        "analysisA cat? Yes.assistantfinalA cat.",
+        "[Thinking]A cat?[/Thinking]A cat.",
+        "&lt;think&gt;A cat?&lt;/think&gt;A cat.",
+        "<seed:think>A cat?<seed:cot_budget_reflect>Enough.</seed:cot_budget_reflect></seed:think>A cat.",
+        '<details type="reasoning" done="true"><summary>Thought for 3 seconds</summary>A cat?</details>\nA cat.',
         "<|START_THINKING|>A cat?<|END_THINKING|><|START_RESPONSE|>A cat.<|END_RESPONSE|>",
     ],
 )

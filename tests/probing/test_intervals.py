@@ -181,3 +181,10 @@ def test_exact_paired_test_of_several_seeds_equals_scipys_permutations():
     ).pvalue
     assert exact_paired_test(differences) == pytest.approx(known, abs=1e-12)
     assert exact_paired_test(np.zeros((3, 4))) == 1
+
+
+def test_few_test_images_that_happen_to_agree_call_for_more_images():
+    differences = np.zeros((2, 18))
+    differences[:, 5] = 1.0, -1.0
+    differences[0, 3] = differences[1, 7] = 1.0  # the seeds' means vary no less than the images' do
+    assert sample_size(differences).times_images > 1

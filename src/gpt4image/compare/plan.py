@@ -292,7 +292,7 @@ class Plan:
         if crops := self.crop_seconds and self.crops_left(self.runs):
             ms, left = self.crop_seconds * 1000, f"about {duration(crops * self.crop_seconds)} more"
             lines.append(f"A vision-language teacher sees {counted(int(crops), 'crop')}, {ms:.2g} ms each: {left}.")
-        lines.append("Test images are answered once, when all runs are trained.")
+        lines.append("The test images are predicted once, after all runs are trained.")
         return lines
 
     def time_left(self, after: int, later: int = 0, at_once: int = 1) -> str:

@@ -108,7 +108,7 @@ def print_trials(job: DescribeJob) -> None:
     """Print that descriptions made for a look are no training data."""
     if trials := job.trials():
         say(
-            f"{counted(len(trials), 'description')} for a look: training leaves them out until all images are described"
+            f"{counted(len(trials), 'description')} to look at: training leaves them out until all images are described"
             " like this, or use_prompts (--use-prompts) or use_models (--use-models) name them."
         )
 

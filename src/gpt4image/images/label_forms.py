@@ -32,6 +32,8 @@ UNCLEAR = re.compile(
     "tbd|todo|unspecified|unassigned|-1)>?",
     re.IGNORECASE,
 )
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+SCIENTIFIC = re.compile(r"[-+]?\d+(?:\.\d*)?e[-+]?\d{1,2}", re.IGNORECASE)  # as NumPy writes numbers
 LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes several values
 
 
@@ -139,16 +141,18 @@ def is_joined(name: str, classes: Collection[str]) -> bool:
 
 
 def find_alike(classes: list[str]) -> list[str]:
-    """Return the first class names that differ only in case, width, spaces or leading zeros; letters alone may.
+    """Return the first class names that differ only in case, width, spaces, marks without width or forms of a
+    number; letters alone may differ in case.
 
-    >>> find_alike(["Sea_lion", "sea lion", "otter"]), find_alike(["01", "1"]), find_alike(["a", "A"])
-    (['Sea_lion', 'sea lion'], ['01', '1'], [])
+    >>> find_alike(["Sea_lion", "sea lion", "otter"]), find_alike(["01", "1.0e+00"]), find_alike(["a", "A"])
+    (['Sea_lion', 'sea lion'], ['01', '1.0e+00'], [])
     """
     groups: dict[str, list[str]] = {}
     for name in classes:
-        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", unicodedata.normalize("NFKC", name)).strip()
+        words = re.sub(r"[\s_]+|(?<=\w)-+(?=\w)", " ", INVISIBLE.sub("", unicodedata.normalize("NFKC", name))).strip()
         plain = words.casefold() if len(words) > 1 else words
-        groups.setdefault(re.sub(r"^0+(?=\d)", "", plain), []).append(name)
+        plain = f"{float(plain):g}" if SCIENTIFIC.fullmatch(plain) else re.sub(r"^0+(?=\d)", "", plain)
+        groups.setdefault(plain, []).append(name)
     return next((group for group in groups.values() if len(group) > 1), [])
 
 

@@ -21,6 +21,9 @@ def words(*patterns: str) -> re.Pattern[str]:
 # What servers mean, whatever the status. The patterns are searched in an error's code and message.
 MODERATION = words(
     "moderat",
+    r"risk control|\bminors?\b|real (?:person|people)|"
+    r"(?:image|picture|photo|content)s?[ _-]?(?:\w+ ){0,2}(?:rejected|refused|denied)|"
+    r"rejected .{0,40}\b(?:image|picture|photo)",
     "flagged",
     "content[ _-]?(?:policy|filter|management)",
     "safety",
@@ -301,7 +304,11 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401, PLR0911 - whatever a s
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
     """Return the HTTP status that an error object names by number, by name or in words; None if it names none."""
-    values = [error.get(name) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
+    values = (
+        [error.get(name) for name in ("code", "status", "statusCode", "status_code", "type")]
+        if isinstance(error, Mapping)
+        else []
+    )
     for value in values:
         if isinstance(value, int | str) and str(value).isdecimal() and 400 <= int(str(value)[:9]) < 600:
             return int(value)

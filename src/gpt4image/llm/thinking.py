@@ -7,19 +7,22 @@ import re
 # Markers around thinking: DeepSeek, Qwen and many others; Seed; Keye; Kimi; Magistral; Command; Sky-T1; Gemma;
 # channels of gpt-oss.
 NAMES = (
-    r"(?:\w{1,12}:)?think|(?:ant_)?thinking|thinking_process|thoughts?|thought_process|reason|reasoning|analysis|"
+    r"(?:\w{1,12}:)?(?:think|cot_\w{1,20})|(?:ant_)?thinking|thinking_process|thoughts?|thought_process|reason|reasoning|analysis|"
     "scratchpad|reflection|planning|(?:inner|internal)_(?:monologue|thoughts?)|chain_of_thought|cot"
 )
 CHANNEL = r"(?:<\|start\|>assistant)?<\|channel\|>"
 OPEN = re.compile(
-    rf"<\|?(?:{NAMES})(?:\s[^<>]{{0,80}})?\|?>|◁think▷|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|"
+    rf"(?:<|&lt;)\|?(?:{NAMES})(?:\s[^<>]{{0,80}})?\|?(?:>|&gt;)|◁think▷|\[(?:think(?:ing)?|reasoning)\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|"
     rf"<\|channel>thought|<unused94>thought|{CHANNEL}(?:analysis|commentary)\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
 CLOSE = re.compile(
-    rf"<\|?/(?:{NAMES})\s?\|?>|◁/think▷|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>|<unused95>|{CHANNEL}final\b.*?<\|message\|>",
+    rf"(?:<|&lt;)\|?/(?:{NAMES})\s?\|?(?:>|&gt;)|◁/think▷|\[/(?:think(?:ing)?|reasoning)\]|assistantfinal|<\|END_THINKING\|>|<\|end_of_thought\|>|<channel\|>|<unused95>|{CHANNEL}final\b.*?<\|message\|>",
     re.IGNORECASE | re.DOTALL,
 )
+
+# Open WebUI's fold around thinking.
+FOLD = re.compile(r"\s*<details\s[^<>]*type=\"reasoning\"[^<>]*>.*?</details>", re.IGNORECASE | re.DOTALL)
 
 # Markers around the answer of models that think: Hunyuan and others trained like R1; GLM; Command.
 AROUND_ANSWER = re.compile(
@@ -61,6 +64,8 @@ def strip_thinking(text: str) -> str:
     """
     while (bare := text.rstrip()).endswith(ENDS_OF_TURN):
         text = bare.removesuffix(next(filter(bare.endswith, ENDS_OF_TURN))).rstrip()
+    if fold := FOLD.match(text):
+        text = text[fold.end() :].lstrip()
     if find_thinking(text) is None:
         return BOX.sub("", text)
     text = text.lstrip()
@@ -74,7 +79,7 @@ def strip_thinking(text: str) -> str:
 
 def find_thinking(text: str) -> str | None:
     """Return the first marker of thinking in a text, else None."""
-    found = OPEN.search(text) or CLOSE.search(text)
+    found = OPEN.search(text) or CLOSE.search(text) or FOLD.match(text)
     return found.group() if found else None
 
 

@@ -13,6 +13,7 @@ from scipy import signal, stats
 
 CONFIDENCE = 0.95
 POWER = 0.8  # of a comparison that is planned: how often it is to find an effect that exists
+FEW_IMAGES = 100  # test images, too few to estimate their variance
 MOST_SEEDS, MOST_TIMES = 30, 10  # runs per arm, and times as many test images, beyond which nobody goes
 RESAMPLES = 2000
 
@@ -122,6 +123,8 @@ def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int =
     The variance components of the two-way table (see `PairedDifference`) give the interval for other numbers of seeds
     and images; the mean has to exceed its reach by enough for the power (Searle, Casella and McCulloch, section 4.3).
     The interval of equivalence has to fit into the margin likewise. More images are advised where seeds do not suffice.
+    Fewer than 100 test images may show no variance between them by chance: then the components are those with the two
+    images that `small_sample_interval` adds.
 
     Args:
         differences: as for `PairedDifference.of`.
@@ -129,7 +132,8 @@ def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int =
         comparisons: comparisons among which this one is corrected.
     """
     seeds, images = differences.shape
-    of_seeds, of_images, rest = mean_squares(differences)[0]
+    judged = differences if images >= FEW_IMAGES else _with_discordant_images(differences)
+    of_seeds, of_images, rest = mean_squares(judged)[0]
     by_seed, by_image = max(0.0, of_seeds - rest) / images, max(0.0, of_images - rest) / seeds
     mean, level = abs(float(differences.mean())), (1 - CONFIDENCE) / comparisons
     goals: list[tuple[Literal["difference", "no difference"], float, float, float]] = [
@@ -162,9 +166,13 @@ def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
     Args:
         differences: float [S, N], N at least 1, as for `paired_interval`.
     """
-    added = np.broadcast_to([1.0, -1.0], (len(differences), 2))
-    interval = paired_interval(np.concatenate([differences, added], axis=1))
+    interval = paired_interval(_with_discordant_images(differences))
     return max(interval.low, -1.0), min(interval.high, 1.0)
+
+
+def _with_discordant_images(differences: np.ndarray) -> np.ndarray:
+    added = np.broadcast_to([1.0, -1.0], (len(differences), 2))
+    return np.concatenate([differences, added], axis=1)
 
 
 def exact_paired_test(differences: np.ndarray) -> float:

@@ -139,7 +139,7 @@ class Advice(Record):
         elif self.rehearsal is None:
             yield "gain to expect: there are too few labels to measure it"
         elif self.case in ("few labels", "wrong labels"):
-            yield "gain to expect: image features tell (gpt4image advise --backbone NAME)"
+            yield "gain to expect: not estimated without image features"
 
 
 def give_advice(
@@ -226,7 +226,8 @@ class _Judged:
             return _Verdict("uninformative texts", title, "baseline")
         if case is None:
             return self._clean()
-        words = "label the rest" if case == "few labels" else "replace the doubtful ones"
+        free = self.facts.training - self.facts.labelled
+        words = f"label the other {free:,}" if case == "few labels" else "replace the doubtful ones"
         if found.image is None:
             title = f"{_start(case)}: let the texts {words} (arm text-labels)."
             return _Verdict(case, title, "text-labels", compared=True)
@@ -259,8 +260,8 @@ class _Judged:
             rest = "every image is labelled, and there are too few labels to tell whether some are wrong"
         if self.facts.skew >= SKEWED:
             title = (
-                f"Skewed classes: {self.facts.skew:.0f} labels of the largest class for one of the smallest. Texts "
-                f"add next to nothing, because {rest}; adjust the logits instead (--logit-adjustment loss)."
+                f"Skewed classes: the largest class has {self.facts.skew:.0f} times as many labels as the smallest. "
+                f"Texts add next to nothing, because {rest}; adjust the logits instead (--logit-adjustment loss)."
             )
             return _Verdict("skewed classes", title, "baseline", compared=False)
         title = f"The texts add next to nothing: {rest}. Train on labels alone."
@@ -280,7 +281,7 @@ class _Judged:
         facts, wrong, found = self.facts, self.estimate.wrong, self.rehearsal
         yield (
             f"labels: {facts.labelled:,} of {counted(facts.training, 'training image')} with a text, in "
-            f"{counted(facts.classes, 'class')}; {facts.skew:.1f} of the largest class for one of the smallest"
+            f"{counted(facts.classes, 'class')}; the largest class has {facts.skew:.1f} times as many as the smallest"
         )
         if wrong is not None:
             yield f"wrong among the labels: {_share(wrong)}"

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 MEASURED_STEPS = 3  # that tell how long a run will take
+MOST_LISTED = 8  # other runs, in an error
 MEASURED_CROPS = 16  # likewise of a teacher
 AfterEpoch = Callable[[list[dict[str, Any]]], None]
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
@@ -367,7 +368,9 @@ def open_run(folder: Path) -> TrainedRun:
     """Open a finished run. StoreError if there is none, or if it is damaged."""
     layout = RunLayout(folder)
     if not layout.result.exists():
-        raise StoreError(f"{folder} holds no finished run. Train it: gpt4image train, or gpt4image compare.")
+        others = sorted(found.parent.name for found in folder.parent.glob(f"*/{layout.result.name}"))
+        beside = f" {folder.parent} has {', '.join(others[:MOST_LISTED])}." if others else ""
+        raise StoreError(f"{folder} holds no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
     settings, result = read_json(layout.settings), read_json(layout.result)
     try:
         return TrainedRun(

@@ -135,7 +135,7 @@ ARMS: Registry[Arm] = Registry(
                 "co-training",
                 True,
             ),
-            Arm("self-training", "with its own labels", True, LABELS_ALONE, labels="baseline", optional=True),
+            Arm("self-training", "with self-training", True, LABELS_ALONE, labels="baseline", optional=True),
             Arm("fixmatch", "with consistency on images without a label", False, FIXMATCH, optional=True),
             Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),
             Arm("teacher", "with a vision teacher", True, optional=True, guidance="teachers"),

@@ -99,7 +99,7 @@ def run_advice(
         labeller: settings of the labeller.
         choice: recipe of the training; its backbone gives the image features.
         work: the work directory.
-        image_features: whether to compute image features; without, no gain is told.
+        image_features: whether to compute image features; without, no gain is estimated.
         workers: processes that load images.
         images: the images, if they are open already.
 
@@ -118,7 +118,7 @@ def run_advice(
     labels = make_text_labels(images, stores, text, labeller, workdir.text_labels(encoders), picks=descriptions.picks)
     assert labels.manifest.estimate is not None
     known = find_training_vectors(images, stores, labelled=False)
-    features, note = (None, "the gain to expect takes image features: gpt4image advise --backbone NAME")
+    features, note = (None, "the gain to expect is estimated from image features: gpt4image advise --backbone NAME")
     if image_features:
         features, note = _find_features(images, choice.recipe, workdir, workers)
     rehearsal = _rehearse(images, known, descriptions.picks, text, labeller, features, workdir)
@@ -141,7 +141,7 @@ def advise_after_check(
 ) -> Advice | None:
     """Return advice on images whose texts were checked; None, and the reason is said, if it takes more than there is.
 
-    Image features are those of the check's backbone; without one no gain is told.
+    Image features are those of the check's backbone; without one no gain is estimated.
     """
     checkpoint = None if options.checkpoint is None else str(options.checkpoint)
     recipe = Recipe(backbone=options.backbone or "resnet50", checkpoint=checkpoint, image_size=options.image_size)
@@ -159,12 +159,18 @@ def _find_features(
 ) -> tuple[EmbeddingStore | None, str]:
     """Return frozen features of the recipe's backbone; or None, and why there are none."""
     if not recipe.pretrained and recipe.checkpoint is None:
-        return None, "the gain to expect takes image features, and this recipe starts from random weights"
+        return (
+            None,
+            "the gain to expect is estimated from features of a pretrained backbone; this recipe has random weights",
+        )
     try:
         return open_image_features(images, recipe, workdir, workers), ""
     except WeightsError as error:
         console.say(f"without image features: {error}", "yellow")
-        return None, f"the gain to expect takes image features, and the weights of {recipe.backbone} are not available"
+        return (
+            None,
+            f"the gain to expect is estimated from image features; the weights of {recipe.backbone} are not available",
+        )
 
 
 def _rehearse(

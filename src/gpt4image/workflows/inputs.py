@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescriptionError, WeightsError
+from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from gpt4image.train.recipe import Recipe
 
 NO_TEXT = "none"  # the --text of a training that teachers alone guide
+MOST_READ = 20_000  # texts that are looked through for refusals, in about two seconds
 DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps captions in files NAME.txt
 
 
@@ -32,8 +35,23 @@ def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     if options.text != NO_TEXT or descriptions.picks is not None:
         console.say("\n".join(descriptions.lines()))
     if options.text != NO_TEXT:
+        _warn_of_refusals(descriptions)
         descriptions.save(workdir.descriptions)
     return descriptions
+
+
+def _warn_of_refusals(descriptions: DescriptionSet) -> None:
+    """Say how many of the first texts are refusals, which would give their images a label as descriptions do."""
+    from gpt4image.quality.checks.refusals import find_refusal
+
+    texts = [text for _, text in islice(descriptions.pairs(), MOST_READ)]
+    if refusals := sum(find_refusal(text) is not None for text in texts):
+        among = "" if len(texts) == descriptions.texts else f" among the first {len(texts):,}"
+        console.say(
+            f"{counted(refusals, 'text')}{among} refuse{'s' if refusals == 1 else ''} to describe the image, and would "
+            "be learned from: gpt4image describe check --retry refusal, or --drop refusal",
+            "yellow",
+        )
 
 
 def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:

@@ -13,7 +13,7 @@ from gpt4image.report import write_cases
 from support.page_checks import HOSTILE, UNBROKEN, Page, assert_well_structured, measured
 from support.report_sample import make_comparison
 
-ARMS = {"self-training": "with its own labels", "image-labels": "with labels from image features"}
+ARMS = {"self-training": "with self-training", "image-labels": "with labels from image features"}
 
 
 def few(**changes) -> Comparison:

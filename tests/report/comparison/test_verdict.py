@@ -95,7 +95,7 @@ def test_controls_are_listed_apart_from_other_arms():
     comparison = with_controls((0.04, 0.02, 0.06))
     assert other_arms(comparison) == []
     (line,) = control_arms(comparison)
-    assert "with shuffled: " in line and "With descriptions minus this: +4.0 points (+2.0 to +6.0)" in line
+    assert "with shuffled: " in line and "With descriptions: +4.0 points over this (+2.0 to +6.0)" in line
 
 
 @pytest.mark.parametrize(("margin", "words"), [(0.01, "1 point"), (0.025, "2.5 points")])
@@ -276,11 +276,11 @@ def test_unknown_arm_missing_seed_and_nan_are_errors():
 
 def test_arms_of_images_alone_are_told_what_descriptions_gain_on_them():
     comparison = with_interval(0.05, 0.03, 0.07)
-    arm = comparison.arms[0].model_copy(update={"name": "self-training", "title": "with its own labels"})
+    arm = comparison.arms[0].model_copy(update={"name": "self-training", "title": "with self-training"})
     other = comparison.difference.model_copy(update={"arm": "self-training"})
     rival = comparison.difference.model_copy(
         update={"reference": "self-training", "mean": 0.04, "low": 0.01, "high": 0.07}
     )
     changes = {"arms": [*comparison.arms, arm], "others": (other,), "rivals": (rival,)}
     (line,) = other_arms(comparison.model_copy(update=changes))
-    assert line.endswith("better; With descriptions minus this: +4.0 points (+1.0 to +7.0)")
+    assert line.endswith("better; With descriptions: +4.0 points over this (+1.0 to +7.0)")

@@ -206,7 +206,7 @@ def _exit_status(counts: dict[bool, int]) -> int:
     from gpt4image.core.format import counted
 
     if counts[True]:
-        say(f"{counted(counts[True], 'image')} could not be read: see the last column.", "yellow")
+        say(f"{counted(counts[True], 'image')} could not be read: each one's error says why.", "yellow")
     return 0 if not counts[True] else 3 if counts[False] else 1
 
 

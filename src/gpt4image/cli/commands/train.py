@@ -157,7 +157,7 @@ class Advise(RecipeCommand):
     }
     labeller: LabelOptions = field(default_factory=LabelOptions)
     image_features: bool = True
-    """Compute features of the images by the recipe's backbone; without them no gain is told."""
+    """Compute features of the images by the recipe's backbone; without them no gain is estimated."""
 
     def run(self) -> None:
         """Print the advice, the command, and what they rest on."""

@@ -123,7 +123,8 @@ CHECKS = (
         "fix",
         "Refusals and apologies",
         "The model speaks of itself instead of the image, so unrelated images get similar texts.",
-        "Retry them, and drop those that are refused again. If there are many, try another prompt or model.",
+        "Retry them (gpt4image describe check --retry refusal), and drop those that are refused again. If there are "
+        "many, try another prompt or model.",
         _find_refusals,
     ),
     Check(

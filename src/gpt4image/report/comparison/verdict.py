@@ -201,7 +201,7 @@ def _minus_this(comparison: Comparison, arm: str, found: Sequence[Difference]) -
         if each.reference == arm:
             mean, low, high = points((each.mean, each.low, each.high))
             title = shorten(find_arm(comparison, each.arm).title, 60)
-            return f"; {title} minus this: {mean} points ({low} to {high})"
+            return f"; {title}: {mean} points over this ({low} to {high})"
     return ""
 
 
