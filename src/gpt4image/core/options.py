@@ -83,6 +83,13 @@ class DataOptions:
     """What separates the labels in a cell, if the label column holds several."""
     label_columns: tuple[str, ...] = ()
     """Columns of 0 and 1, one a class, that say which labels an image has; empty where it is not known."""
+    frames: Count | None = None
+    """Take the image set for clips, video files or folders of frames, and look at this many frames of each. Default: 8
+    where the folder holds video files and no images."""
+    frame_rule: Literal["even", "scene"] = "even"
+    """Evenly spaced frames, or one between each two cuts."""
+    frame_side: Whole = 768
+    """Longest side of a frame in pixels; larger ones are scaled down. 0 keeps the size."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     validation_share: HeldOut = 0.1

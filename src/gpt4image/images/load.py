@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.format import counted
+from gpt4image.images.clips import FRAME_SIDE, FRAMES, FrameChoice, FrameRule
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.label_forms import check_label_forms
 from gpt4image.images.scan import scan
@@ -45,6 +46,9 @@ def load_images(
     task: LabelKind | None = None,
     label_separator: str | None = None,
     label_columns: Sequence[str] = (),
+    frames: int | None = None,
+    frame_rule: FrameRule = "even",
+    frame_side: int = FRAME_SIDE,
     max_pixels: int = MAX_PIXELS,
     validation_share: float = 0.1,
     test_share: float = 0.2,
@@ -78,6 +82,10 @@ def load_images(
             of Pascal VOC; an image without boxes is a background.
         label_separator: what separates the labels in a cell of the label column, if it holds several.
         label_columns: columns of 0 and 1, one a class, that say which labels an image has; empty where it is unknown.
+        frames: number of frames that stand for a clip: the source is then a folder of class folders with video files,
+            or with folders of frames. By default 8 where it holds video files and no images, which it then is as well.
+        frame_rule: "even" for evenly spaced frames, "scene" for one between each two cuts (`FrameChoice`).
+        frame_side: longest side of a frame in pixels, larger ones are scaled down; 0 for any size.
         max_pixels: the largest width x height that is decoded.
         validation_share: share of the training images that become validation if there is no such split; 0 for none.
         test_share: share of the training images that become test if there is no such split; 0 for none.
@@ -104,13 +112,25 @@ def load_images(
         raise ConfigError("label_separator and label_columns exclude each other: the labels are in one or the other.")
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" if work is not None else None
+    asked = (frames, frame_rule, frame_side) != (None, "even", FRAME_SIDE)
+    choice = FrameChoice(frames or FRAMES, frame_rule, frame_side) if asked else None
     columns = ColumnNames(
-        image_column, label_column, separator=label_separator, flags=tuple(label_columns), boxes=task == "detection"
+        image_column,
+        label_column,
+        separator=label_separator,
+        flags=tuple(label_columns),
+        boxes=task == "detection",
+        frames=choice,
     )
     if columns.boxes and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
         raise ConfigError(
             "task detection reads boxes from COCO's annotations, YOLO folders and Pascal VOC: name one of these, and "
             "leave label_separator and label_columns (--label-separator, --label-columns) out."
+        )
+    if choice is not None and (is_loaded_dataset(source) or columns.boxes):
+        raise ConfigError(
+            "frames, frame_rule and frame_side (--frames, --frame-rule, --frame-side) are for a folder of clips, which "
+            "have no boxes: leave them out, or task detection."
         )
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
@@ -124,7 +144,7 @@ def load_images(
     _require_labels_outside_train(listing)
     if unusual_labels == "fail":
         check_label_forms(listing, str(source))
-    without = ColumnNames(image_column, labelled=False)
+    without = ColumnNames(image_column, labelled=False, frames=listing.frames)
     further = {str(each): _place(each, work) for each in unlabelled}
     listing = join_listings(listing, {name: list_source(each, without, kept) for name, each in further.items()})
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
@@ -155,7 +175,12 @@ def _place(source: str | Path, work: str | Path | None) -> str | Path:
 
 
 def load_pictures(
-    source: str | Path, *, work: Path | None = None, image_column: str | None = None, max_pixels: int = MAX_PIXELS
+    source: str | Path,
+    *,
+    work: Path | None = None,
+    image_column: str | None = None,
+    frames: FrameChoice | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageTable:
     """Load images to look at, not to train on: of any source, with labels where there are any, all in one split.
 
@@ -163,6 +188,7 @@ def load_pictures(
         source: as for `load_images`, or a folder of images without class folders.
         work: the work directory that remembers outcomes.
         image_column: the column that holds the images, if it has none of the usual names.
+        frames: take the source for clips, with these frames.
         max_pixels: the largest width x height that is decoded.
 
     Returns:
@@ -174,9 +200,9 @@ def load_pictures(
     kept = work / "images" if work is not None else None
     place = _place(source, work)
     with doing(f"Listing {source}"):
-        listing = list_source(place, ColumnNames(image_column, labelled=False), kept)
+        listing = list_source(place, ColumnNames(image_column, labelled=False, frames=frames), kept)
         with suppress(DataError):  # there are no labels, or none that can be used
-            listing = _with_labels(listing, list_source(place, ColumnNames(image_column), kept))
+            listing = _with_labels(listing, list_source(place, ColumnNames(image_column, frames=frames), kept))
     table = _read_images(listing, source, work, max_pixels, None, "skip")
     _, first = np.unique(table.ids, return_index=True)
     copies = np.setdiff1d(np.arange(len(table)), first)
@@ -213,7 +239,8 @@ def _read_images(
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
     has_boxes = "boxes" in rows.schema.names
-    task = "detection" if has_boxes else "multi-label" if listing.has_label_sets else "classification"
+    one_class = "classification" if listing.frames is None else "clip-classification"
+    task = "detection" if has_boxes else "multi-label" if listing.has_label_sets else one_class
     return ImageTable(
         str(source),
         listing.classes,
@@ -224,6 +251,7 @@ def _read_images(
         task,
         listing.rejected_boxes,
         listing.clipped_boxes,
+        frames=listing.frames,
     )
 
 
@@ -234,6 +262,8 @@ def _check_task(task: LabelKind | None, listing: Listing, columns: ColumnNames, 
             f"{source}: label_separator and label_columns (--label-separator, --label-columns) are for tables that "
             "name image files (CSV, JSON Lines, Parquet), and this is none."
         )
+    if task not in (None, "classification") and listing.frames is not None:
+        raise DataError(f"{source} holds clips, which have one class each: leave task (--task) out.")
     if task == "classification" and listing.has_label_sets:
         raise DataError(
             f"{source} has several labels an image, so its task is multi-label: leave task (--task) out, or name a "

@@ -47,6 +47,9 @@ def open_images(
         task=options.task,
         label_separator=options.label_separator,
         label_columns=options.label_columns,
+        frames=options.frames,
+        frame_rule=options.frame_rule,
+        frame_side=options.frame_side,
         max_pixels=options.max_pixels,
         validation_share=options.validation_share,
         test_share=options.test_share,
@@ -79,6 +82,8 @@ def report_images(images: ImageTable, lister: str = "") -> None:
     """
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
+    if images.frames is not None:
+        say(f"clips: each image is one, {images.frames.words} (--frames, --frame-rule, --frame-side)")
     if images.has_boxes:
         _report_boxes(images)
     _report_labels(images)

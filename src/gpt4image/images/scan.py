@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from gpt4image.core.console import progress, say
 from gpt4image.core.errors import ImageError
 from gpt4image.core.files import atomic_write
+from gpt4image.images.clips import unpack_frames
 from gpt4image.images.decode import check
 from gpt4image.images.sources.listing import Listing
 from gpt4image.images.table import ImageReader
@@ -49,15 +50,17 @@ def scan(listing: Listing, work: Path | None, max_pixels: int, workers: int | No
         N rows in the listing's order, with the columns `id` (null if the image is bad) and `reason` (null if it is
         good).
     """
-    # Outcomes depend on the limit, so each limit has a cache of its own.
-    with open_cache(work / "images" / f"scan-{max_pixels}") if work else nullcontext() as cache:
+    # Outcomes depend on the limit and on which frames of a clip are read, so each of these has a cache of its own.
+    frames = f"-{listing.frames.name.replace(' ', '-')}" if listing.frames else ""
+    with open_cache(work / "images" / f"scan-{max_pixels}{frames}") if work else nullcontext() as cache:
         keys = listing.rows["key"].combine_chunks()
         ids, reasons = cache.look_up(keys) if cache else (pa.nulls(len(keys), pa.string()),) * 2
         unknown = pc.and_(pc.is_null(ids), pc.is_null(reasons))
         missing = listing.rows.filter(unknown)
         found: list[Outcome] = []
         with progress("Reading images", len(missing)) as meter:
-            outcomes = _outcomes(missing, listing.reader, max_pixels, workers or available_processors())
+            looked_at = examine_clip if listing.frames else examine
+            outcomes = _outcomes(missing, listing.reader, max_pixels, workers or available_processors(), looked_at)
             for key, outcome in zip(missing["key"], outcomes, strict=True):
                 found.append(outcome)
                 identity, reason, lasting = outcome
@@ -73,7 +76,9 @@ def scan(listing: Listing, work: Path | None, max_pixels: int, workers: int | No
         )
 
 
-def _outcomes(rows: pa.Table, reader: ImageReader, max_pixels: int, threads: int) -> Iterator[Outcome]:
+def _outcomes(
+    rows: pa.Table, reader: ImageReader, max_pixels: int, threads: int, examine: Callable[..., Outcome]
+) -> Iterator[Outcome]:
     """Yield the outcomes in the order of the rows; a bounded number of blocks is under way."""
 
     def block(start: int) -> list[Outcome]:
@@ -107,6 +112,20 @@ def examine(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcom
         # A file that could not be read may be readable next time; one that was read and is damaged stays so.
         return None, str(error).removeprefix(f"{path}: "), read
     return image_id(data), None, True
+
+
+def examine_clip(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcome:
+    """Return the id or the fault of one clip, likewise; what is said of its frames is said of it."""
+    read = False
+    try:
+        data = reader.read(path, row)
+        read = True
+        identity, frames = unpack_frames(data, path)
+        for frame in frames:
+            check(frame, path, max_pixels)
+    except ImageError as error:
+        return None, str(error).removeprefix(f"{path}: "), read
+    return identity, None, True
 
 
 def image_id(data: bytes) -> str:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.errors import DataError
+from gpt4image.core.errors import DataError, ImageError
 from gpt4image.images.boxes import RejectedBox, read_boxes
+from gpt4image.images.clips import FrameChoice, contact_sheet, spread, unpack_frames
 from gpt4image.images.decode import MAX_PIXELS, EncodedImage, decode
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SPLITS = ("train", "validation", "test")
+
+T = TypeVar("T")
 
 
 def holds_label_sets(rows: pa.Table) -> bool:
@@ -84,6 +87,7 @@ class ImageTable:
         rejected_boxes: boxes that were left out.
         clipped_boxes: number of boxes that reached over the edge of their picture, and were cut off there.
         derived: whether the ids are no hashes of the bytes, as those of crops: the reader then checks what it reads.
+        frames: which frames stand for each image, if they are clips; None for images that stand still.
     """
 
     source: str
@@ -96,6 +100,7 @@ class ImageTable:
     rejected_boxes: tuple[RejectedBox, ...] = ()
     clipped_boxes: int = 0
     derived: bool = False
+    frames: FrameChoice | None = None
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -220,9 +225,32 @@ class ImageTable:
         """Return the encoded bytes of an image. ImageError names the image if they cannot be read."""
         return self.reader.read(self.path(index), self.rows["row"][index].as_py())
 
+    def read_frames(self, index: int) -> list[bytes]:
+        """Return the encoded frames of a clip, up to T different ones in the order of time.
+
+        Raises:
+            ImageError: names the clip if they cannot be read, or if it has changed since it was checked.
+        """
+        path = self.path(index)
+        clip_id, frames = unpack_frames(self.read(index), path)
+        if clip_id != self.rows["id"][index].as_py():
+            raise ImageError(f"{path}: the file has changed since it was checked; run the command again.")
+        return frames
+
     def image(self, index: int) -> Image.Image:
-        """Return the picture as a person would see it, in 8-bit RGB."""
+        """Return the picture as a person would see it, in 8-bit RGB; of a clip its frames side by side."""
+        if self.frames is not None:
+            return contact_sheet([decode(frame, self.path(index)) for frame in self.read_frames(index)])
         return decode(self.read(index), self.path(index), self.max_pixels)
+
+    def encoded_frames(self, index: int) -> list[EncodedImage]:
+        """Return the different frames of a clip, up to T, before they are decoded."""
+        return [EncodedImage(frame, self.path(index), self.max_pixels) for frame in self.read_frames(index)]
+
+    def over_frames(self, index: int, make: Callable[[EncodedImage], T]) -> list[T]:
+        """Return what a function makes of each of a clip's T frames; a short clip has some several times in a row."""
+        assert self.frames is not None
+        return spread([make(frame) for frame in self.encoded_frames(index)], self.frames.count)
 
     def encoded(self, index: int) -> EncodedImage:
         """Return the picture before it is decoded."""

@@ -160,7 +160,13 @@ class Classification(Task):
         )
 
 
-CLASSIFICATION = Classification()
+class ClipClassification(Classification):
+    """One class a clip, learned by models that see several frames."""
+
+    name, family = "clip-classification", "clips"
+
+
+CLASSIFICATION, CLIP_CLASSIFICATION = Classification(), ClipClassification()
 
 
 def compare_images(chosen: np.ndarray, right: Mapping[str, np.ndarray], differences: np.ndarray) -> ClassComparison:

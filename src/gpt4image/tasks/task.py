@@ -228,6 +228,7 @@ TASKS: Registry[Task] = Registry(
     "task",
     {
         "classification": "gpt4image.tasks.classification:CLASSIFICATION",
+        "clip-classification": "gpt4image.tasks.classification:CLIP_CLASSIFICATION",
         "multi-label": "gpt4image.tasks.multi_label:MULTI_LABEL",
         "detection": "gpt4image.tasks.detection:DETECTION",
     },

@@ -23,6 +23,7 @@ from gpt4image.images.sources.annotations import (
     list_fiftyone,
     list_label_studio,
 )
+from gpt4image.images.sources.clip_folders import holds_clips_only, list_clips
 from gpt4image.images.sources.coco import is_coco, list_coco
 from gpt4image.images.sources.coco_boxes import find_coco_files, list_coco_boxes
 from gpt4image.images.sources.folders import (
@@ -87,6 +88,12 @@ class Kind:
     find: Callable[[Place, ColumnNames], Sequence[Path] | None]
     list: Callable[..., Listing]
     keeps: bool = False
+
+
+def _find_clips(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    if columns.frames is not None and not place.is_folder:
+        raise DataError(f"{place.name}: frames (--frames) are those of clips in a folder of class folders: name it.")
+    return [] if place.is_folder and (columns.frames is not None or holds_clips_only(place.root)) else None
 
 
 def _find_saved_dataset(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -188,6 +195,12 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
 
 # The first kind that finds its files lists them.
 KINDS = (
+    Kind(
+        "a folder of clips (videos in class folders; with --frames also folders of frames)",
+        _find_clips,
+        list_clips,
+        True,
+    ),
     Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
     Kind("a FiftyOneImageClassificationDataset", _find_fiftyone, list_fiftyone),
     Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio, keeps=True),

@@ -41,7 +41,7 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
         raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
     divisions = (split_folders(root) or {"": "train"}) if columns.labelled else {"": UNLABELLED}
     if divisions.get("") == "train":
-        _refuse_splits_as_classes(root)
+        refuse_splits_as_classes(root)
     builder = ListingBuilder()
     for folder, split in divisions.items():
         # ImageFolder's order: by class, then folder, then file name.
@@ -101,7 +101,7 @@ def split_folders(root: Path) -> dict[str, str]:
     return dict(sorted(splits.items(), key=lambda item: (*SPLITS, UNLABELLED).index(item[1])))
 
 
-def _refuse_splits_as_classes(root: Path) -> None:
+def refuse_splits_as_classes(root: Path) -> None:
     """Raise DataError if folders under unusual names look like splits: as classes they would be learnt."""
     inner = {name: set(subfolders(root / name)) for name in subfolders(root)}
     if len(inner) < 2:

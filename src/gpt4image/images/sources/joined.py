@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpt4image.core.errors import ImageError
+from gpt4image.core.errors import DataError, ImageError
 from gpt4image.images.sources.label_sets import UNKNOWN
 from gpt4image.images.sources.listing import Listing, to_label_column
 from gpt4image.images.table import ImageReader, RejectedImage
@@ -22,9 +22,16 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
     Args:
         first: the listing that names the classes.
         further: unlabelled listings by the name of their source, with which the paths of their images then begin.
+
+    Raises:
+        DataError: some are clips and others are not.
     """
     if not further:
         return first
+    for name, listing in further.items():
+        if listing.frames != first.frames:
+            kinds = [("clips" if each.frames else "images") for each in (listing, first)]
+            raise DataError(f"{name} holds {kinds[0]}, and the labelled source {kinds[1]}: name sources of one kind.")
     listings = [first, *further.values()]
     prefixes = ["", *(f"{name.rstrip('/')}/" for name in further)]
     starts, tables, next_row = [], [], 0
@@ -54,6 +61,7 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
         others=of_all([each.others for each in listings]),
         rejected_boxes=first.rejected_boxes,
         clipped_boxes=first.clipped_boxes,
+        frames=first.frames,
     )
 
 

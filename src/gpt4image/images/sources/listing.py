@@ -19,6 +19,7 @@ from gpt4image.core.files import digest, digests
 from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
+from gpt4image.images.clips import FrameChoice
 from gpt4image.images.sources.label_sets import LabelSet, label_matrix, names_in
 from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage, holds_label_sets, rows_with_label
@@ -47,6 +48,7 @@ class Listing:
         folders: whether the classes are folders.
         rejected_boxes: boxes that were left out.
         clipped_boxes: number of boxes that reached over the edge of their picture, and were cut off there.
+        frames: which frames stand for each of them, if they are clips.
     """
 
     rows: pa.Table
@@ -57,6 +59,7 @@ class Listing:
     folders: bool = False
     rejected_boxes: tuple[RejectedBox, ...] = ()
     clipped_boxes: int = 0
+    frames: FrameChoice | None = None
 
     @property
     def has_label_sets(self) -> bool:
@@ -82,7 +85,7 @@ class ColumnNames:
 
     `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
     splits it holds. With a `separator` the label column holds several labels, and `flags` are columns of 0 and 1, one a
-    class. `boxes` asks for the boxes of objects.
+    class. `boxes` asks for the boxes of objects, `frames` for clips with these frames.
     """
 
     image: str | None = None
@@ -91,6 +94,7 @@ class ColumnNames:
     separator: str | None = None
     flags: tuple[str, ...] = ()
     boxes: bool = False
+    frames: FrameChoice | None = None
 
 
 @dataclass
