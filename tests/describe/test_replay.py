@@ -43,7 +43,7 @@ def request(image_id: str, prompt: Prompt, sample: int = 0, key: str | None = No
         key=key or digest("another setting", image_id, prompt.hash, str(sample)),
         image_id=image_id,
         name="red/001.png",
-        picture=Picture(b"", "image/png", 1, 1),
+        pictures=(Picture(b"", "image/png", 1, 1),),
         system=prompt.system,
         turns=prompt.turns,
         sampling=Sampling(),

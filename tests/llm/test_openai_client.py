@@ -34,7 +34,7 @@ def outcome(picture: Picture, url: str, *, check: bool = False, settled: bool = 
         try:
             if check:
                 await describer.check()
-            request = DescribeRequest("k", "i", "i.png", picture, None, ("What?",), Sampling(), "p")
+            request = DescribeRequest("k", "i", "i.png", (picture,), None, ("What?",), Sampling(), "p")
             for _ in range(settled):
                 await describer.describe(request, lambda answer: None)
             return (await describer.describe(request, lambda answer: None)).texts[0]

@@ -40,7 +40,7 @@ def encoded(image: Image.Image) -> Picture:
 def ask(number: int, *turns: str, system: str | None = None, **sampling) -> DescribeRequest:
     settings = Sampling(**{"max_tokens": 24, "temperature": 0, **sampling})
     key, questions = f"{number:032x}", turns or (QUESTIONS[number % len(QUESTIONS)],)
-    return DescribeRequest(key, key, f"{number}.png", encoded(picture(number)), system, questions, settings, "plain")
+    return DescribeRequest(key, key, f"{number}.png", (encoded(picture(number)),), system, questions, settings, "plain")
 
 
 def answers(describer: LocalDescriber, *requests: DescribeRequest) -> list:

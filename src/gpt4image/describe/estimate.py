@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
 from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
 from gpt4image.descriptions.store.shards import now
+from gpt4image.images.clips import FrameChoice
 from gpt4image.llm.base import Counted, DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.prices import Price
 
@@ -39,6 +41,7 @@ class Estimate:
         max_concurrency: most open requests at a time.
         price: what tokens cost; None where it is not known.
         max_side: longest side in pixels of the pictures sent; None for any size.
+        frames: which frames are sent, if clips are described.
         trials: tokens that one picture and its question read, by longest side in pixels.
     """
 
@@ -49,6 +52,7 @@ class Estimate:
     price: Price | None
     max_side: int | None
     trials: Mapping[int, int] = field(default_factory=dict)
+    frames: FrameChoice | None = None
 
     @property
     def tokens_in(self) -> float | None:
@@ -103,13 +107,15 @@ class Estimate:
     def lines(self) -> list[str]:
         """Return the estimate for a person to read."""
         head = f"left to write: {counted(self.remaining, 'description')} (measured on {len(self.records):,})"
-        return [head, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
+        clips = [f"clips: {self.frames.words}, in one request; fewer cost less (--frames)"] if self.frames else []
+        return [head, *clips, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
 
     def fields(self) -> dict[str, object]:
         """Return the estimate as values for JSON: tokens a description, dollars and seconds for all that is left."""
         return {
             "remaining": self.remaining,
             "measured_on": len(self.records),
+            "frames": self.frames and self.frames.count,
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "dollars": self.dollars(),
@@ -149,7 +155,8 @@ class Estimate:
             return []
         sizes = ", ".join(f"{tokens:,} at {side}" for side, tokens in self.trials.items())
         now = "now as they are" if self.max_side is None else f"now {self.max_side}"
-        return [f"picture size (max_side, {now}): one picture and its question read {sizes} pixels"]
+        what = "the frames of a clip and their question" if self.frames else "one picture and its question"
+        return [f"picture size (max_side, {now}): {what} read {sizes} pixels"]
 
 
 def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
@@ -178,6 +185,7 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
         price=job.session.price,
         max_side=job.question.max_side,
         trials=try_sizes(job, few, sizes),
+        frames=job.question.frames,
     )
 
 
@@ -199,18 +207,16 @@ def spread_by_size(job: DescribeJob, count: int) -> Tasks:
     """
     tasks = job.first(CANDIDATES)
     maker = RequestMaker(job.images, job.question, tasks)
-    pixels = [width * height for width, height in (picture_size(maker, number) for number in range(len(tasks)))]
+    pixels = [sum(map(math.prod, picture_sizes(maker, number))) for number in range(len(tasks))]
     order = np.argsort(pixels, kind="stable")
     middles = ((np.arange(count) + 0.5) * len(tasks) / count).astype(np.int64) if len(tasks) > count else slice(None)
     return tasks.part(np.sort(order[middles]))
 
 
-def picture_size(maker: RequestMaker, number: int) -> tuple[int, int]:
-    """Return width and height in pixels of a task's picture as it is sent; 0 and 0 if it has none that can be read."""
+def picture_sizes(maker: RequestMaker, number: int) -> list[tuple[int, int]]:
+    """Return width and height in pixels of a task's pictures as they are sent; none if they cannot be read."""
     request = request_or_error(maker, number)
-    if isinstance(request, ImageError) or request.picture is None:
-        return 0, 0
-    return request.picture.width, request.picture.height
+    return [] if isinstance(request, ImageError) else [(each.width, each.height) for each in request.pictures]
 
 
 def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, int]:
@@ -219,7 +225,7 @@ def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, i
     Earlier trials are not paid for again, and none that the budget does not cover is made.
     """
     unscaled = RequestMaker(job.images, replace(job.question, max_side=None), few)
-    sides = [max(picture_size(unscaled, number)) for number in range(len(few))]
+    sides = [max(map(max, picture_sizes(unscaled, number)), default=0) for number in range(len(few))]
     largest = int(np.argmax(sides))
     if sides[largest] <= min(sizes, default=0):
         return {}

@@ -196,6 +196,7 @@ def open_job(
         max_side=options.max_side or None,
         retry_temperature=options.retry_temperature,
         pictures=pictures,
+        frames=images.frames,
     )
     rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
     return DescribeJob(images, rows, question, store, session, options, confused)

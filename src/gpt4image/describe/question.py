@@ -18,6 +18,7 @@ from gpt4image.descriptions.prompts import Prompt, PromptValues, load_prompts
 from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.prompts.prompt import read_prompt_file
 from gpt4image.descriptions.prompts.values import speak
+from gpt4image.images.clips import FrameChoice
 from gpt4image.images.table import ImageTable
 from gpt4image.llm.base import Sampling
 
@@ -34,6 +35,11 @@ RESERVED_FIELDS = {
     "api_key": "set key_env (--key-env), so that the key reaches no file",
 }
 """Fields of a request's body that other options set, and which."""
+OF_CLIP = (
+    "These {} pictures are frames of one video clip, in the order of time. The image or picture in the request below "
+    "is the whole clip: say also what moves, and what changes from the first frame to the last."
+)
+OF_FRAME = "This picture is a frame of a video clip."
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Question:
         max_side: longest side in pixels of the pictures sent; None sends them as large as they are.
         retry_temperature: temperature of a retry; that of `sampling` when not given.
         pictures: whether the images are sent; False for questions about the classes.
+        frames: which frames are sent, if the images are clips.
 
     Raises:
         ConfigError: an invalid setting or combination.
@@ -62,6 +69,7 @@ class Question:
     max_side: int | None = 768
     retry_temperature: float | None = None
     pictures: bool = True
+    frames: FrameChoice | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -76,8 +84,19 @@ class Question:
 
     @cached_property
     def settings(self) -> str:
-        """Sampling and picture size as JSON."""
-        return settings_json(self.sampling, self.max_side)
+        """Sampling, picture size and frames as JSON."""
+        return self.settings_with(self.sampling)
+
+    def settings_with(self, sampling: Sampling) -> str:
+        """Return the same with another sampling, keys in order: it is part of identities."""
+        frames = {"frames": self.frames.name} if self.frames and self.pictures else {}
+        return json.dumps({**sampling.to_dict(), "max_side": self.max_side, **frames}, sort_keys=True)
+
+    def introduce(self, turns: tuple[str, ...], frames: int) -> tuple[str, ...]:
+        """Return questions with what tells the model that it sees a clip, if it does, with so many frames."""
+        if self.frames is None or not frames:
+            return turns
+        return (f"{OF_CLIP.format(frames) if frames > 1 else OF_FRAME}\n\n{turns[0]}", *turns[1:])
 
     def identity(self, prompt: Prompt, label: int, sample: int) -> str | None:
         """Return what is asked about an image of a class; None where the prompt names a class and the image has none.
@@ -90,11 +109,6 @@ class Question:
             return None
         used = {name: values[name] for name in sorted(prompt.placeholders)}
         return json.dumps([self.model, prompt.hash, used, self.settings, sample])
-
-
-def settings_json(sampling: Sampling, max_side: int | None) -> str:
-    """Return sampling and picture size as JSON, keys in order: it is part of identities."""
-    return json.dumps({**sampling.to_dict(), "max_side": max_side}, sort_keys=True)
 
 
 def read_prompts(options: DescribeOptions) -> tuple[Prompt, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt4image.core.errors import ImageError
 from gpt4image.core.files import framed
-from gpt4image.describe.question import Question, settings_json
+from gpt4image.describe.question import Question
 from gpt4image.descriptions.prompts import Prompt
 from gpt4image.descriptions.prompts.choices import Choices
 from gpt4image.descriptions.store.description_store import DescriptionStore
@@ -173,34 +173,42 @@ class RequestMaker:
             prompt=prompt.name,
             prompt_hash=prompt.hash,
             sample=int(tasks.samples[number]),
-            settings=settings_json(self._sampling(number), question.max_side),
+            settings=question.settings_with(self._sampling(number)),
         )
 
     def request(self, number: int) -> DescribeRequest:
-        """Return the request of a task. ImageError when the picture cannot be read, or is another one by now."""
+        """Return the request of a task. ImageError when a picture cannot be read, or is another one by now."""
         question, tasks = self._question, self._tasks
         row = int(tasks.rows[number])
         name = self._images.path(row)
         prompt = self.prompt(number)
         system, turns = prompt.fill(question.values.of(int(self._labels[row])))
-        known_id, picture = self._ids[row].decode(), None
-        if question.pictures:
-            data = self._images.read(row)
-            if not self._images.derived and image_id(data) != known_id:
-                raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
-            picture = prepare_picture(data, name, question.max_side, self._images.max_pixels)
+        known_id = self._ids[row].decode()
+        pictures = tuple(
+            prepare_picture(data, name, question.max_side, self._images.max_pixels)
+            for data in (self._encoded(row, name, known_id) if question.pictures else ())
+        )
         return DescribeRequest(
             key=tasks.keys[number].decode(),
             image_id=known_id,
             name=name,
-            picture=picture,
+            pictures=pictures,
             system=system,
-            turns=turns,
+            turns=question.introduce(turns, len(pictures)),
             sampling=self._sampling(number),
             prompt_hash=prompt.hash,
             sample=int(tasks.samples[number]),
             log_probabilities=prompt.picks,
         )
+
+    def _encoded(self, row: int, name: str, known_id: str) -> list[bytes]:
+        """Return the encoded picture of an image, or the frames of a clip; ImageError if it has changed by now."""
+        if self._images.frames is not None:
+            return self._images.read_frames(row)
+        data = self._images.read(row)
+        if not self._images.derived and image_id(data) != known_id:
+            raise ImageError(f"{name}: the file has changed since it was checked; run the command again.")
+        return [data]
 
     def choices(self, number: int) -> Choices | None:
         """Return the classes that a task's answer picks from; None if it is a description."""

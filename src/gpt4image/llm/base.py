@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol, Self
 
+from gpt4image.core.errors import DescribeError
 from gpt4image.llm.picture import Picture
 from gpt4image.llm.thinking import find_thinking, strip_thinking
 
@@ -149,7 +150,7 @@ class DescribeRequest:
         key: 32 hex digits that identify image, model, prompt and sampling.
         image_id: the image.
         name: image name for messages; untrusted.
-        picture: the picture to send; None for a conversation without one.
+        pictures: the picture to send, or the frames of a clip in the order of time; none for a conversation without.
         system: system message, if any.
         turns: questions, asked one after the other.
         sampling: sampling parameters of every answer.
@@ -163,7 +164,7 @@ class DescribeRequest:
     key: str
     image_id: str
     name: str
-    picture: Picture | None
+    pictures: tuple[Picture, ...]
     system: str | None
     turns: tuple[str, ...]
     sampling: Sampling
@@ -171,6 +172,20 @@ class DescribeRequest:
     sample: int = 0
     answers: tuple[ChatAnswer, ...] = ()
     log_probabilities: bool = False
+
+    @property
+    def picture(self) -> Picture | None:
+        """The picture; None for a question without any.
+
+        Raises:
+            DescribeError: there are several, which the caller does not send.
+        """
+        if len(self.pictures) > 1:
+            raise DescribeError(
+                f"{self.name}: this describer sends one picture a request, and a clip has {len(self.pictures)}: choose "
+                "another (--describer openai, batch or local), or describe one frame (--frames 1)."
+            )
+        return self.pictures[0] if self.pictures else None
 
 
 @dataclass(frozen=True, slots=True)

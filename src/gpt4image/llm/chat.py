@@ -54,9 +54,8 @@ def chat_body(
             `max_completion_tokens`.
         top_log_probabilities: number of tokens at each place of the answer whose log-probabilities to ask for.
     """
-    content: list[Body] = [{"type": "text", "text": request.turns[0]}]
-    if request.picture is not None:
-        content.insert(0, {"type": "image_url", "image_url": {"url": request.picture.data_url}})
+    content: list[Body] = [{"type": "image_url", "image_url": {"url": each.data_url}} for each in request.pictures]
+    content.append({"type": "text", "text": request.turns[0]})
     messages: list[Body] = [{"role": "system", "content": request.system}] if request.system else []
     messages.append({"role": "user", "content": content})
     for answer, question in zip(answers, request.turns[1:], strict=False):

@@ -97,7 +97,7 @@ def test_broken_picture_fails_alone(describer):
     good = [ask(n) for n in range(3)]
     whole = good[0].picture
     cut = Picture(whole.data[: len(whole.data) // 2], whole.media_type, whole.width, whole.height)
-    broken = DescribeRequest("b" * 32, "b" * 32, "cut.png", cut, None, ("What?",), good[0].sampling, "plain")
+    broken = DescribeRequest("b" * 32, "b" * 32, "cut.png", (cut,), None, ("What?",), good[0].sampling, "plain")
     *replies, failure = answers(describer, *good, broken)
     assert replies == answers(describer, *good)
     assert isinstance(failure, RequestFailedError)

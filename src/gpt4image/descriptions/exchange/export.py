@@ -158,12 +158,14 @@ def export_descriptions(
         repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty, or clips are to be included.
         DescriptionError: there is no text to export.
         ImageError: an image to include is unreadable or has changed.
     """
     out = Path(out)
     check_new_folder(out)
+    if images_inside and images.frames is not None:
+        raise ConfigError("Clips are no images to include: leave images_inside (--images-inside) out.")
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -108,8 +108,8 @@ class LocalDescriber:
                 it, or the answer is empty.
             DescribeError: the model cannot be loaded, or its device has failed.
         """
-        image = await asyncio.to_thread(open_picture, request)
-        pending = PendingRequest(request, image, asyncio.get_running_loop().create_future())
+        images = await asyncio.to_thread(open_pictures, request)
+        pending = PendingRequest(request, images, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
@@ -234,13 +234,12 @@ class PendingRequest(Conversation):
             self.reply.set_exception(self.outcome or RuntimeError("no outcome"))
 
 
-def open_picture(request: DescribeRequest) -> Image.Image:
-    """Decode the picture of a request to RGB. Raise RequestFailedError if that fails."""
-    picture = request.picture
-    if picture is None:
+def open_pictures(request: DescribeRequest) -> list[Image.Image]:
+    """Decode the pictures of a request to RGB. Raise RequestFailedError if that fails."""
+    if not request.pictures:
         raise RequestFailedError(UNDECODED, "a model in this process answers about pictures only", retryable=False)
     try:
-        return decode(picture.data, request.name, picture.width * picture.height)
+        return [decode(picture.data, request.name, picture.width * picture.height) for picture in request.pictures]
     except ImageError as error:
         raise RequestFailedError(UNDECODED, str(error), retryable=False) from None
 

@@ -30,17 +30,17 @@ DEVICE_SIGNS = ("CUDA error", "HIP error")
 
 @dataclass(eq=False)
 class Conversation:
-    """A conversation about a picture, with the answers so far.
+    """A conversation about a picture, or the frames of a clip, with the answers so far.
 
     Attributes:
         request: the questions.
-        image: the picture, RGB.
+        images: the pictures, RGB.
         answers: answers so far, without surrounding space. `tokens_in` includes the picture but no padding, and
             `tokens_out` includes the end token.
     """
 
     request: DescribeRequest
-    image: Image.Image
+    images: Sequence[Image.Image]
     answers: list[ChatAnswer] = field(default_factory=list, init=False)
 
     def abandoned(self) -> bool:
@@ -57,7 +57,8 @@ class Conversation:
         system = [self.request.system] if self.request.system else []
         question = first if separate_system else "\n\n".join([*system, first])
         messages = [text_message("system", text) for text in system if separate_system]
-        messages.append({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]})
+        pictures = [{"type": "image"} for _ in self.images]
+        messages.append({"role": "user", "content": [*pictures, {"type": "text", "text": question}]})
         for answer, following in zip(self.answers, later, strict=False):
             messages += [text_message("assistant", answer.text), text_message("user", following)]
         return messages
@@ -137,7 +138,7 @@ class VisionModel:
         begin = self._tokenizer.bos_token
         has_begin = begin is not None and prompts[0].startswith(begin)
         settings = {"padding": True, "return_tensors": "pt", **({"add_special_tokens": False} if has_begin else {})}
-        images = [[conversation.image] for conversation in batch]
+        images = [list(conversation.images) for conversation in batch]
         inputs = self._processor(text=prompts, images=images, **settings)
         return inputs.to(self._device, dtype=self._dtype)
 
