@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpt4image.compare.records import ModelRecord, UsedModelRecord
 from gpt4image.core.files import read_json
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.backbone import body_of
+from gpt4image.train.backbone import VIDEO, body_of
 from gpt4image.train.processes import make_accelerator
 from gpt4image.train.recipe import public_name
 from gpt4image.train.run import TrainedRun, load_backbone
@@ -29,6 +29,7 @@ KNOWN: tuple[tuple[str, str, str], ...] = (
     ("*all-mpnet-base-v2", "apache-2.0", f"{HUB}sentence-transformers/all-mpnet-base-v2"),
     ("*BAAI/bge-*-en-v1.5", "mit", f"{HUB}BAAI"),
     ("*intfloat/e5-*", "mit", f"{HUB}intfloat"),
+    (f"{VIDEO}*", "bsd-3-clause", "https://github.com/pytorch/vision/blob/main/LICENSE"),
     ("open-clip:*/openai", "mit", "https://github.com/openai/CLIP/blob/main/LICENSE"),
     ("open-clip:*/laion*", "mit", f"{HUB}laion"),
     ("*Qwen2-VL-7B-Instruct*", "apache-2.0", f"{HUB}Qwen/Qwen2-VL-7B-Instruct"),
@@ -49,7 +50,8 @@ def measure_model(run: TrainedRun) -> ModelRecord:
     device = make_accelerator(run.recipe).device
     model = load_backbone(run).to(device)
     batch = BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU
-    images = torch.zeros(batch, *run.preprocessing["input_size"], device=device)
+    frames = [run.frames.count] if run.frames else []
+    images = torch.zeros(batch, *frames, *run.preprocessing["input_size"], device=device)
     with FlopCounterMode(display=False) as counter:
         model(images[:1])
     float(model(images).sum())  # the first batch takes longer on a GPU
@@ -118,7 +120,11 @@ def _start(run: TrainedRun) -> list[UsedModelRecord]:
     recipe = run.recipe
     if recipe.checkpoint is not None:
         return [UsedModelRecord(role="initial weights", name=Path(recipe.checkpoint).name, licence=UNKNOWN)]
-    return [_timm_part("initial weights", body_of(recipe.backbone))] if recipe.pretrained else []
+    if not recipe.pretrained:
+        return []
+    if recipe.backbone.startswith(VIDEO):
+        return [_known_part("initial weights", recipe.backbone, UNKNOWN)]
+    return [_timm_part("initial weights", body_of(recipe.backbone))]
 
 
 def _timm_part(role: str, name: str) -> UsedModelRecord:

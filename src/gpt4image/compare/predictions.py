@@ -37,7 +37,8 @@ def predict_test_images(
         StoreError: the stored predictions are damaged.
     """
     path, rows = run.layout.predictions, labelled_rows(images, "test")
-    identity = digest(images.ids[rows].tobytes(), hash_file(run.layout.weights))
+    frames = [images.frames.name] if images.frames else []
+    identity = digest(images.ids[rows].tobytes(), hash_file(run.layout.weights), *frames)
     ids_hash = np.frombuffer(identity.encode(), dtype=np.uint8)
     accelerator = make_accelerator(run.recipe)
     stored = _read(path)

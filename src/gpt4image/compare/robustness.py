@@ -26,11 +26,12 @@ from gpt4image.core.errors import ConfigError, MissingExtraError, StoreError
 from gpt4image.core.files import atomic_write, digest, hash_file
 from gpt4image.core.format import counted
 from gpt4image.core.options import MeasureOptions
+from gpt4image.images.decode import EncodedImage
 from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.probing.logistic_regression import fit_softmax_regression
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.frozen_features import FrozenBackbone, frozen_features
-from gpt4image.train.processes import EVALUATION_BATCH, make_accelerator
+from gpt4image.train.processes import EVALUATION_BATCH, make_accelerator, memory_format
 from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.spec import REFERENCE
 from gpt4image.train.transforms import Normalization, evaluated_view, seed_everything
@@ -132,7 +133,7 @@ def corrupt_image(pixels: np.ndarray, name: str, severity: int, seed: int) -> np
 
 
 class CorruptedImages(Dataset[Tensor]):
-    """Evaluation views of some images of a table, corrupted: uint8 [3, H, W]."""
+    """Evaluation views of some images of a table, corrupted: uint8 [3, H, W], of clips [T, 3, H, W]."""
 
     def __init__(self, images: ImageTable, rows: np.ndarray, config: dict[str, Any], name: str, severity: int) -> None:
         self._images, self._rows, self._view = images, rows, evaluated_view(config)
@@ -143,8 +144,13 @@ class CorruptedImages(Dataset[Tensor]):
         return len(self._rows)
 
     def __getitem__(self, position: int) -> Tensor:
-        pixels = self._view(self._images.encoded(int(self._rows[position])), ()).permute(1, 2, 0).numpy()  # [H, W, 3]
-        seed = int(digest(self._ids[position], self._name, str(self._severity))[:8], 16)
+        row, seed = int(self._rows[position]), int(digest(self._ids[position], self._name, str(self._severity))[:8], 16)
+        if self._images.frames is None:
+            return self._corrupt(self._images.encoded(row), seed)
+        return torch.stack(self._images.over_frames(row, lambda frame: self._corrupt(frame, seed)))
+
+    def _corrupt(self, image: EncodedImage, seed: int) -> Tensor:
+        pixels = self._view(image, ()).permute(1, 2, 0).numpy()  # [H, W, 3]
         corrupted = corrupt_image(np.ascontiguousarray(pixels), self._name, self._severity, seed)
         return torch.from_numpy(np.ascontiguousarray(corrupted.transpose(2, 0, 1)))
 
@@ -244,7 +250,8 @@ class _Kept:
     def load_model(self, device: torch.device) -> torch.nn.Module:
         if self.model is None:
             model = load_backbone(self.run)
-            self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            order = memory_format(self.run.recipe, device)
+            self.model = model.to(device, memory_format=order)  # type: ignore[call-overload]
         return self.model
 
     def forget_model(self) -> None:
@@ -258,7 +265,8 @@ def _predict(tables: Sequence[_Kept], source: CorruptedImages, workers: int) -> 
     accelerator, normalize = make_accelerator(run.recipe), Normalization.of(run.preprocessing)
     found: list[list[np.ndarray]] = [[] for _ in tables]
     for pixels in DataLoader(source, EVALUATION_BATCH, num_workers=workers):
-        batch = normalize(pixels.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
+        batch = normalize(pixels.to(accelerator.device))
+        batch = batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
         for table, classes in zip(tables, found, strict=True):
             with accelerator.autocast():
                 logits = table.load_model(accelerator.device)(batch)
@@ -279,6 +287,8 @@ def measure_transfer(runs: RunsByArm, images: ImageTable, other: ImageTable, fol
         other: another image set, with labels in all splits.
         folder: folder of cached features.
     """
+    if images.frames is not None or other.frames is not None:
+        raise ConfigError("Transfer is measured for images that stand still, not for clips: leave transfer out.")
     splits = {name: labelled_rows(other, name) for name in SPLITS}
     seen = np.isin(other.ids[splits["test"]], images.ids[images.split("train")])
     if seen.any():

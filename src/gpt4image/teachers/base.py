@@ -65,7 +65,10 @@ class Teacher(Protocol):
     preparation: Preparation
 
     def predict(self, images: Tensor) -> np.ndarray:
-        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] on the CPU."""
+        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] on the CPU.
+
+        Those of clips come as [B, T, 3, H, W].
+        """
         ...
 
 
@@ -124,6 +127,8 @@ class ImageTeacher:
         device: where it runs.
         name: its name, as the user writes it.
         classes: class names if it returns logits.
+        frames: frames T of a clip if the model takes clips [B, T, 3, H, W]; one of images sees the frames of clips one
+            by one, and their outputs are averaged.
 
     Raises:
         ConfigError: the model does not take images of this size, or returns no vector per image.
@@ -137,17 +142,21 @@ class ImageTeacher:
         *,
         name: str,
         classes: tuple[str, ...] | None = None,
+        frames: int | None = None,
     ) -> None:
-        self.name, self.classes, self.preparation = name, classes, preparation
+        self.name, self.classes, self.preparation, self.frames = name, classes, preparation, frames
         self.revision = digest(hash_weights(model.state_dict()), preparation.settings)
         self._device = device
         model = model.eval().requires_grad_(False)
-        self._model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        flat = all(weights.ndim < 5 for weights in model.parameters())  # those of video models have no such order
+        order = torch.channels_last if flat else torch.contiguous_format
+        self._model: nn.Module = model.to(device, memory_format=order)  # type: ignore[call-overload]
         self.width = self._measure_width()
 
     def _measure_width(self) -> int:
         try:
-            shape = self.predict(torch.zeros(1, 3, *self.preparation.size)).shape
+            frames = [self.frames] if self.frames else []
+            shape = self.predict(torch.zeros(1, *frames, 3, *self.preparation.size)).shape
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f"Teacher {self.name} does not take images of {self.preparation.size}: {error}") from None
         if len(shape) != 2:
@@ -159,7 +168,7 @@ class ImageTeacher:
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> np.ndarray:
-        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] on the CPU."""
+        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] or clips [B, T, 3, H, W]."""
         return np.asarray(self._run(images).cpu().numpy(), dtype=np.float32)
 
     @torch.no_grad()
@@ -178,7 +187,11 @@ class ImageTeacher:
 
     def _run(self, images: Tensor) -> Tensor:
         """Return features or logits, float32 [B, D], where the model is."""
-        batch = images.to(self._device, memory_format=torch.channels_last, non_blocking=True)
+        if images.ndim == 5 and not self.frames:
+            frames = self._run(images.flatten(0, 1))
+            return frames.view(*images.shape[:2], -1).mean(dim=1)
+        order = torch.channels_last if images.ndim == 4 else torch.preserve_format
+        batch = images.to(self._device, memory_format=order, non_blocking=True)
         half = torch.bfloat16 if self._device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         with torch.autocast("cuda", half) if self._device.type == "cuda" else nullcontext():
             outputs: Tensor = self._model(batch)

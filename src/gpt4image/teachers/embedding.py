@@ -15,7 +15,7 @@ from gpt4image.images.load import OnBadImage
 from gpt4image.images.table import ImageTable
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.filling import BATCH_SIZE, Loading, Outputs, check_finite
-from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views
+from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views, seeing
 
 
 def embed_images(
@@ -56,6 +56,7 @@ def embed_images(
     """
     if teacher.classes is not None:
         raise ConfigError(f"Teacher {teacher.name} gives logits, not features: label_images stores them.")
+    teacher = seeing(teacher, images)
     loading = Loading(batch_size, workers, on_bad_image)
     with exclusive(folder.parent / f"{folder.name}.lock", f"the embeddings in {folder}", wait=True):
         building = EmbeddingLayout(folder.with_name(folder.name + ".building"))

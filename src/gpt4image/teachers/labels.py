@@ -28,7 +28,7 @@ from gpt4image.soft_labels.store import (
 )
 from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.filling import BATCH_SIZE, Loading, Outputs, check_finite
-from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views
+from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views, seeing
 
 SHOWN = 5  # classes that a message names, at most
 
@@ -68,6 +68,7 @@ def label_images(
         DataError: there are no images in these splits.
         ImageError: an image is unreadable, with `on_bad_image` "fail"; or all are.
     """
+    teacher = seeing(teacher, images)
     columns = class_columns(teacher, images)
     if temperature is not None:
         check_temperature(temperature)

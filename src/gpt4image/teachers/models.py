@@ -12,9 +12,11 @@ from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.hub import hub_access
 from gpt4image.embed.encoders import split_clip_name
+from gpt4image.images.clips import FrameChoice
 from gpt4image.teachers.base import ImageTeacher
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
 from gpt4image.train.backbone import check_image_size, create_model, model_options
+from gpt4image.train.clips import CLIPS, create_clip_model
 from gpt4image.train.family import CLASSIFIERS, find_family
 from gpt4image.train.run import load_backbone, open_run
 from gpt4image.train.text_space import TextSpace
@@ -122,13 +124,14 @@ class RunTeacher(ImageTeacher):
     def __init__(self, model: str, device: torch.device, *, name: str) -> None:
         folder = Path(model)
         if (folder / "config.json").exists():
-            built, config, classes = read_exported(folder)
+            built, config, classes, frames = read_exported(folder)
         else:
             run = open_run(folder)
-            if find_family(run.task) is not CLASSIFIERS:
+            if find_family(run.task) not in (CLASSIFIERS, CLIPS):
                 raise ConfigError(f"{folder} is a detector, which is no teacher of images: name a classifier.")
-            built, config, classes = load_backbone(run), run.preprocessing, run.classes
-        super().__init__(built, timm_preparation(config), device, name=name, classes=classes)
+            built, config, classes, frames = load_backbone(run), run.preprocessing, run.classes, run.frames
+        count = frames.count if frames else None
+        super().__init__(built, timm_preparation(config), device, name=name, classes=classes, frames=count)
 
 
 class ProjectedTeacher(ImageTeacher):
@@ -142,19 +145,25 @@ class ProjectedTeacher(ImageTeacher):
     def __init__(self, space: TextSpace, device: torch.device | None = None) -> None:
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         name = f"text-space:{space.run.layout.folder.name}"
-        super().__init__(space.projection, timm_preparation(space.run.preprocessing), device, name=name)
+        run = space.run
+        frames = run.frames.count if run.frames else None
+        super().__init__(space.projection, timm_preparation(run.preprocessing), device, name=name, frames=frames)
 
 
-def read_exported(folder: Path) -> tuple[nn.Module, dict[str, Any], tuple[str, ...]]:
-    """Read an exported model in timm's layout: the model, its data configuration and its classes."""
+def read_exported(folder: Path) -> tuple[nn.Module, dict[str, Any], tuple[str, ...], FrameChoice | None]:
+    """Read an exported model: the model, its data configuration, its classes, and which frames of clips it sees."""
     config = read_json(folder / "config.json")
     try:
-        model = create_model(
-            config["architecture"], pretrained=False, num_classes=config["num_classes"], **config["model_args"]
+        frames = FrameChoice.from_name(config["frames"]) if "frames" in config else None
+        architecture, classes, options = config["architecture"], config["num_classes"], config["model_args"]
+        model = (
+            create_clip_model(architecture, classes, config["frame_pooling"], options)
+            if frames
+            else create_model(architecture, pretrained=False, num_classes=classes, **options)
         )
         preprocessing = {key: config["pretrained_cfg"][key] for key in TIMM_KEYS}
-        classes = tuple(config["label_names"])
+        names = tuple(config["label_names"])
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{folder / 'config.json'} is not that of an exported model ({error}).") from None
     load_weights(model, folder / "model.safetensors")
-    return model, preprocessing, classes
+    return model, preprocessing, names, frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,7 @@ from gpt4image.images import SPLITS
 from gpt4image.images.decode import decode
 from gpt4image.images.scan import image_id
 from gpt4image.images.table import ImageTable
+from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.preparation import CROP_SCALE, Preparation
 from gpt4image.train.transforms import CROP_RATIO
 
@@ -72,6 +74,23 @@ def plan_views(
     return ViewPlan(keys[order], ids[order], np.repeat(places, views)[order], numbers[order], known[order])
 
 
+def seeing(teacher: Teacher, images: ImageTable) -> Teacher:
+    """Return a teacher as it sees some images: of clips, its revision says which frames.
+
+    Raises:
+        ConfigError: it takes clips, and these are images that stand still.
+    """
+    if images.frames is None:
+        if getattr(teacher, "frames", None):
+            raise ConfigError(
+                f"Teacher {teacher.name} takes clips, and {images.source} has none: name another teacher."
+            )
+        return teacher
+    seen = copy.copy(teacher)
+    seen.revision = digest(teacher.revision, images.frames.name)
+    return seen
+
+
 def find_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
     """Find the distinct images of some splits: their first positions in the table, int64 [N].
 
@@ -104,7 +123,7 @@ class PreparedBatch(NamedTuple):
 
     Attributes:
         rows: their rows in the plan, int64 [B].
-        images: float32 [B, 3, H, W].
+        images: float32 [B, 3, H, W], of clips [B, T, 3, H, W].
         faults: the unreadable images, and why.
     """
 
@@ -137,19 +156,27 @@ class PreparedViews(Dataset[PreparedBatch]):
         for place, group in groupby(rows.tolist(), lambda row: int(self.plan.places[row])):
             own = list(group)
             try:
-                image = self._decode(place, self.plan.ids[own[0]])  # once for all views of an image
+                images = self._decode(place, self.plan.ids[own[0]])  # once for all views of an image
             except ImageError as error:
                 faults.append(str(error))
             else:
-                made |= {row: self._prepare(row, image) for row in own}
+                made |= {row: self._prepare_all(row, images) for row in own}
         tensors = torch.stack(list(made.values())) if made else torch.zeros(0, 3, *self.preparation.size)
         return PreparedBatch(torch.tensor(list(made), dtype=torch.int64), tensors, faults)
 
-    def _decode(self, place: int, own: bytes) -> Image.Image:
+    def _decode(self, place: int, own: bytes) -> list[Image.Image]:
+        """Return the picture, or the frames of a clip."""
+        if self.images.frames is not None:
+            return self.images.over_frames(place, lambda frame: frame.decode())
         data, path = self.images.read(place), self.images.path(place)
         if image_id(data).encode() != own:
             raise ImageError(f"{path}: has changed since the images were listed")
-        return decode(data, path, self.images.max_pixels)
+        return [decode(data, path, self.images.max_pixels)]
+
+    def _prepare_all(self, row: int, images: Sequence[Image.Image]) -> Tensor:
+        """Return a view [3, H, W], of a clip [T, 3, H, W], whose frames are cropped alike."""
+        prepared = [self._prepare(row, image) for image in images]
+        return prepared[0] if self.images.frames is None else torch.stack(prepared)
 
     def _prepare(self, row: int, image: Image.Image) -> Tensor:
         number = int(self.plan.views[row])

@@ -21,6 +21,7 @@ SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
+VIDEO = "video:"  # what the names of torchvision's video models begin with
 DETECTOR_NAMES = (
     "faster-rcnn",
     "retinanet",

@@ -23,7 +23,7 @@ from gpt4image.images.crops import crop_ids
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
 from gpt4image.train.guidance import Guidance, mean_soft_labels
-from gpt4image.train.transforms import View
+from gpt4image.train.transforms import Transform, View
 
 Key = tuple[int, int]  # draw and position in the dataset; the draw is the epoch, unless images are repeated
 
@@ -46,7 +46,8 @@ class Batch(NamedTuple):
     """One batch of B images.
 
     Attributes:
-        inputs: pixels uint8 [B, 3, H, W], normalised ones, or cached features of frozen modules [B, ...].
+        inputs: pixels uint8 [B, 3, H, W], of clips [B, T, 3, H, W], normalised ones, or cached features of frozen
+            modules [B, ...].
         labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled; or several
             labels, int8 [B, C]: 1 present, 0 absent, -1 unknown; or boxes, float32 [B, M, 5].
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
@@ -105,7 +106,10 @@ class Inputs(Dataset[Tensor]):
 
 
 class ImageInputs(Inputs):
-    """Views of the images of some rows of a table; random ones depend on seed, draw and position."""
+    """Views of the images of some rows of a table [3, H, W], of clips those of their frames [T, 3, H, W].
+
+    Random ones depend on seed, draw and position.
+    """
 
     def __init__(self, images: ImageTable, rows: np.ndarray, view: View, seed: int = 0) -> None:
         self._images, self._rows, self._view, self._seed = images, rows, view, seed
@@ -115,12 +119,16 @@ class ImageInputs(Inputs):
 
     def __getitem__(self, key: Key) -> Tensor:
         draw, position = key
-        return self._view(self._images.encoded(int(self._rows[position])), (self._seed, draw, position))
+        row, drawn = int(self._rows[position]), (self._seed, draw, position)
+        if self._images.frames is None:
+            return self._view(self._images.encoded(row), drawn)
+        return torch.stack(self._images.over_frames(row, lambda frame: self._view(frame, drawn)))  # the same draws
 
     @property
     def identity(self) -> str:
-        """Hash of the ids of the images, in order."""
-        return digest(self._images.ids[self._rows].tobytes())
+        """Hash of the ids of the images, in order, and of which frames of clips are seen."""
+        frames = [self._images.frames.name] if self._images.frames else []
+        return digest(self._images.ids[self._rows].tobytes(), *frames)
 
 
 class LabelledInputs(Dataset[Batch]):
@@ -280,6 +288,13 @@ class ShareInOrder(Sampler[BatchPart]):
     def __iter__(self) -> Iterator[BatchPart]:
         for start in range(0, len(self._positions), self._batch_size):
             yield BatchPart([(0, position) for position in self._positions[start : start + self._batch_size]])
+
+
+def evaluation_input(images: ImageTable, row: int, transform: Transform) -> Tensor:
+    """Return a transformed image [3, H, W], or the frames of a clip [T, 3, H, W]."""
+    if images.frames is None:
+        return transform(images.image(row))
+    return torch.stack(images.over_frames(row, lambda frame: transform(frame.decode())))
 
 
 def make_loader(

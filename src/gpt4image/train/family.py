@@ -126,7 +126,11 @@ class Detectors(ModelFamily):
 
 FAMILIES: Registry[ModelFamily] = Registry(
     "family of models",
-    {"classifier": "gpt4image.train.family:CLASSIFIERS", "detector": "gpt4image.train.family:DETECTORS"},
+    {
+        "classifier": "gpt4image.train.family:CLASSIFIERS",
+        "clips": "gpt4image.train.clips:CLIPS",
+        "detector": "gpt4image.train.family:DETECTORS",
+    },
     group="gpt4image.families",
 )
 """The families of models."""

@@ -7,6 +7,7 @@ stem is stored for some augmented views of each image, and training runs the res
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt4image.core import console
@@ -60,7 +62,10 @@ class Shown(nn.Module):
         self._embed, self._normalize = teacher.embed_crops, normalize
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return unit vectors [B, D] of normalised inputs [B, 3, H, W]."""
+        """Return unit vectors [B, D] of normalised inputs [B, 3, H, W]; of clips [B, T, 3, H, W] the frames' mean."""
+        if inputs.ndim == 5:
+            frames: Tensor = self(inputs.flatten(0, 1))
+            return F.normalize(frames.view(*inputs.shape[:2], -1).mean(dim=1), dim=1)
         return self._embed(self._normalize.colours(inputs))
 
 
@@ -146,7 +151,8 @@ def prepare_inputs(
     freeze(frozen_modules(backbone, recipe.freeze))
     if not recipe.cached_views:
         return InputSource(backbone, images, recipe, config, None, augmentation)
-    sample = torch.linspace(-2, 2, 2 * 3 * recipe.image_size**2).view(2, 3, recipe.image_size, -1)
+    shape = (2, *([images.frames.count] if images.frames else []), 3, recipe.image_size, recipe.image_size)
+    sample = torch.linspace(-2, 2, math.prod(shape)).view(shape)
     stem, trained = split_model(backbone.eval(), recipe.freeze, sample)
     identity = stem_identity(backbone, recipe, config, augmentation)
     stem.to(device)
@@ -188,7 +194,7 @@ class FrozenStem(nn.Module):
         self.model, self._last = model, last
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output of the last frozen module for images [B, 3, H, W]."""
+        """Return the output of the last frozen module for images [B, 3, H, W], or [B, T, ...] for frames of clips."""
 
         def stop(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             raise _Reached(output)
@@ -197,7 +203,8 @@ class FrozenStem(nn.Module):
         try:
             self.model(images)
         except _Reached as reached:
-            return reached.output
+            output = reached.output
+            return output.view(*images.shape[:2], *output.shape[1:]) if images.ndim == 5 else output
         finally:
             handle.remove()
         raise ConfigError("freeze: the backbone never runs the modules whose output is to be cached.")
@@ -209,7 +216,7 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     Args:
         model: the whole model, in evaluation mode.
         names: names of the frozen modules, which together must be everything that runs first.
-        images: a batch [B, 3, H, W] on which to compare the two.
+        images: a batch [B, 3, H, W], or of clips [B, T, 3, H, W], on which to compare the two.
 
     Returns:
         The stem, and a copy of the model in which the frozen modules are identities.
@@ -305,7 +312,8 @@ class FeatureCache:
     @torch.no_grad()
     def _compute(self, images: ImageInputs, rows: slice) -> np.ndarray:
         keys = (divmod(row, len(images)) for row in range(rows.start, rows.stop))  # row = view x N + position
-        batch = torch.stack([images[key] for key in keys]).to(self.device, memory_format=torch.channels_last)
+        batch = torch.stack([images[key] for key in keys]).to(self.device)
+        batch = batch.to(memory_format=torch.channels_last) if batch.ndim == 4 else batch
         return np.asarray(self.stem(self.normalize(batch)).cpu().numpy())
 
 

@@ -83,6 +83,10 @@ def frozen_features(
     """
     model = backbone.build()
     config = preprocessing(model, backbone.image_size)
+    if images.frames is not None:  # the mean over frames
+        from gpt4image.train.clips import MeanOverFrames
+
+        model = MeanOverFrames(model)
     identity = digest(backbone.name, hash_weights(model.state_dict()), repr(sorted(config.items())))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -25,6 +25,8 @@ NAMES = {
     "unlabelled": "the use of images without a label",
     "start": "the file of the first weights",
     "loss_version": "the version of the alignment loss",
+    "frames": "the choice of frames",
+    "frame_pooling": "the pooling of frames",
     "augmentation": "the version of the augmentation",
     "images_per_epoch": "the number of images in an epoch",
 }
@@ -48,6 +50,16 @@ def images_digest(images: ImageTable, *, with_test: bool = False) -> str:
     """
     rows = images.rows if with_test else trained_rows(images)
     return digest(*(str(rows[name].to_pylist()) for name in _shared(rows)))
+
+
+def identify_images(images: ImageTable) -> dict[str, Any]:
+    """Return what identifies the images of a run: their hash and classes, and what is unusual about them."""
+    return {
+        "images": images_digest(images),
+        "classes": list(images.classes),
+        **({} if images.task == "classification" else {"task": images.task}),
+        **({} if images.frames is None else {"frames": images.frames.name}),
+    }
 
 
 def _shared(rows: pa.Table) -> list[str]:

@@ -98,6 +98,8 @@ class Objective:
 def mix_images(recipe: Recipe, inputs: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Apply mixup or CutMix to images [B, 3, H, W]; return them with the share of each source in each image [B, B].
 
+    The frames of clips [B, T, 3, H, W] are all mixed alike.
+
     Args:
         recipe: the settings.
         inputs: the images.
@@ -114,5 +116,6 @@ def mix_images(recipe: Recipe, inputs: Tensor, among: Tensor | None = None) -> t
         return inputs, mixing
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
     # timm mixes one-hot labels along: with the positions as labels they become the mixing matrix
-    mixed, mixing = mixup(inputs, torch.arange(size, device=inputs.device))
-    return mixed, mixing
+    flat = inputs.flatten(1, -3) if inputs.ndim > 4 else inputs
+    mixed, mixing = mixup(flat, torch.arange(size, device=inputs.device))
+    return mixed.view(inputs.shape), mixing

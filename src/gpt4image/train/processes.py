@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.format import counted
 from gpt4image.images.scan import available_processors
+from gpt4image.train.backbone import VIDEO
 from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loader
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import Normalization
@@ -111,9 +112,11 @@ def keep_freed_memory() -> None:
 def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
     """Return the faster order of images and convolutions in memory.
 
-    Channels come last on a CPU and, for the tensor cores, on a GPU in half precision:
+    Channels come last, except in video models, on a CPU and, for the tensor cores, on a GPU in half precision:
     https://docs.pytorch.org/tutorials/intermediate/memory_format_tutorial.html
     """
+    if recipe.backbone.startswith(VIDEO):
+        return torch.contiguous_format
     half = on_this_machine(recipe).precision != "no"
     return torch.channels_last if half or device.type == "cpu" else torch.contiguous_format
 

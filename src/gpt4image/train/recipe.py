@@ -31,11 +31,11 @@ class ModelSettings:
 
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
-    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Of a detector DETECTOR:NAME,
-    such as ssdlite:resnet18: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr."""
+    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Of a detector DETECTOR:NAME, such as
+    ssdlite:resnet18: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr. For clips also torchvision's, such
+    as video:r3d_18."""
     pretrained: bool = True
-    """Start from timm's pretrained weights, downloaded from the Hugging Face hub; --no-pretrained trains from
-    scratch."""
+    """Start from pretrained weights, which are downloaded; --no-pretrained trains from scratch."""
     checkpoint: str | None = None
     """Start from this weights file (.safetensors, .pth or .ckpt, of any training code) instead. Prefixes of wrappers
     are removed, and a classifier of another size is skipped."""
@@ -45,6 +45,8 @@ class ModelSettings:
     """Stochastic depth rate, for backbones that support it."""
     freeze: tuple[str, ...] = ()
     """Modules of the backbone to freeze, such as conv_stem bn1 blocks.0 blocks.1."""
+    frame_pooling: Literal["mean", "attention"] = "mean"
+    """Of clips: how the features of frames become that of the clip, their mean or one weighted by attention."""
     cached_views: Whole = 0
     """Compute the output of frozen early modules once, for this many augmented views of each image, instead of at
     every step. 0 disables the cache."""

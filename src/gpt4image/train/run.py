@@ -23,6 +23,7 @@ from gpt4image.core.files import atomic_write, exclusive, read_json, write_json
 from gpt4image.core.memory import keep_freed_memory
 from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
+from gpt4image.images.clips import FrameChoice
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
 from gpt4image.train.backbone import whole_state
@@ -67,6 +68,7 @@ class TrainedRun:
         device: what it was trained on.
         task: name of its task.
         thresholds: what the task fitted to the validation images (`Task.fit_thresholds`).
+        frames: which frames it sees of each clip; None for images that stand still.
     """
 
     layout: RunLayout
@@ -84,6 +86,7 @@ class TrainedRun:
     device: str = ""
     task: str = "classification"
     thresholds: list[float] = field(default_factory=list)
+    frames: FrameChoice | None = None
 
 
 def train_model(
@@ -382,6 +385,7 @@ def open_run(folder: Path) -> TrainedRun:
             **result,
             augmentation=settings.get("augmentation", 1),
             task=settings.get("task", "classification"),
+            frames=FrameChoice.from_name(settings["frames"]) if "frames" in settings else None,
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"{folder} is damaged or of another version ({error}). Delete it to train it again.") from None

@@ -16,7 +16,7 @@ from gpt4image.tasks import find_task
 from gpt4image.train.identity import (
     changed_settings,
     describe_changes,
-    images_digest,
+    identify_images,
     settings_digest,
     siblings,
     trained_rows,
@@ -308,6 +308,7 @@ class RunSpec:
             idle |= field_names(AlignmentSettings, TextSettings) - {"unlabelled", "weight"}
         if not self.guidance.soft_labels:
             idle |= field_names(SoftLabelSettings)
+        idle |= set() if self.images.frames else {"frame_pooling"}
         images_per_epoch = {}
         if self.images.is_labelled.all():
             idle |= {"unlabelled", "labelled_share"}  # versions differ in the default of the former
@@ -316,9 +317,7 @@ class RunSpec:
         return {
             "arm": self.arm.name,
             "seed": self.seed,
-            "images": images_digest(self.images),
-            "classes": list(self.images.classes),
-            **({} if self.images.task == "classification" else {"task": self.images.task}),
+            **identify_images(self.images),
             **self.guidance.identity(),
             **self._loss_version(),
             **images_per_epoch,

@@ -22,7 +22,7 @@ from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import digest
 from gpt4image.embed.encoders import load_encoder
 from gpt4image.embed.runner import encode_batch
-from gpt4image.train.family import CLASSIFIERS, find_family
+from gpt4image.train.family import DETECTORS, find_family
 from gpt4image.train.heads import HeadRecord, read_heads
 from gpt4image.train.run import TrainedRun, load_backbone
 
@@ -97,7 +97,7 @@ def open_text_space(run: TrainedRun) -> TextSpace:
         ConfigError: the run was not aligned with texts.
         StoreError: its heads were not kept, or are damaged.
     """
-    if find_family(run.task) is not CLASSIFIERS:
+    if find_family(run.task) is DETECTORS:
         raise ConfigError(
             f"{run.layout.folder} is a detector, and text space is searched with classifiers: name one of these."
         )

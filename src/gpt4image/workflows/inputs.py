@@ -215,7 +215,13 @@ def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, wo
     """
     from gpt4image.teachers import embed_images, load_teacher
     from gpt4image.teachers.models import REMEDY
+    from gpt4image.train.backbone import VIDEO
 
+    if recipe.backbone.startswith(VIDEO):
+        raise ConfigError(
+            f"Image features are those of a timm backbone, frame by frame, and {recipe.backbone} is a video model: "
+            "leave out the arms that use them (--arms), or choose a timm backbone."
+        )
     checkpoint = Path(recipe.checkpoint) if recipe.checkpoint else None
     name = f"timm:{recipe.backbone}"
     try:

@@ -118,7 +118,8 @@ def index_pictures(
     with console.doing("Loading the model"):
         space = open_text_space(open_run(run or find_aligned_run(workdir)))
         teacher = ProjectedTeacher(space)
-    images = load_pictures(source, work=work, image_column=image_column, max_pixels=max_pixels)
+    frames = space.run.frames
+    images = load_pictures(source, work=work, image_column=image_column, frames=frames, max_pixels=max_pixels)
     if images.rejected:
         console.say(
             f"Left out: {counted(len(images.rejected), 'file')}, such as {images.rejected[0].path} "
