@@ -115,13 +115,13 @@ def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequ
     from huggingface_hub import ModelCardData
 
     start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
-    boxes = TASKS.load(facts.run.task).family == "detector"
-    kind = "object-detection" if boxes else "image-classification"
+    boxes, clips = TASKS.load(facts.run.task).family == "detector", facts.run.frames is not None
+    kind = "object-detection" if boxes else "video-classification" if clips else "image-classification"
     several = ["mean_average_precision"] if boxes else ["mean_average_precision", "f1"]
     return ModelCardData(
-        library_name="gpt4image" if boxes else "timm",
+        library_name="gpt4image" if boxes or clips else "timm",
         pipeline_tag=kind,
-        tags=["gpt4image", kind, "timm", "torchvision" if boxes else "transformers"],
+        tags=["gpt4image", kind, "timm", "torchvision" if boxes or clips else "transformers"],
         base_model=start,
         metrics=["accuracy"] if TASKS.load(facts.run.task).one_class else several,
         model_name=one_line(f"{facts.backbone} on {facts.source}"),
@@ -134,7 +134,8 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
     from huggingface_hub import EvalResult
 
     task = TASKS.load(facts.run.task)
-    kind = "object-detection" if task.family == "detector" else "image-classification"
+    kind = "video-classification" if facts.run.frames else "image-classification"
+    kind = "object-detection" if task.family == "detector" else kind
     score = (task.score.replace(" ", "_"), task.score.capitalize())
     values: dict[tuple[str, str, str], float | None] = {("validation", *score): facts.run.best_accuracy}
     record = comparison and recorded_run(facts.run, comparison)
@@ -175,6 +176,9 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
         run=run,
         several=not TASKS.load(run.task).one_class,
         boxes=TASKS.load(run.task).family == "detector",
+        frames=run.frames,
+        use_clips=f"gpt4image predict {PLACE} clips --csv",
+        use_clips_python=use_clips(),
         use_detector=f"gpt4image predict {PLACE} photos --coco objects.json --drawn drawn",
         use_detector_python=use_detector(),
         score=TASKS.load(run.task).score,
@@ -221,6 +225,16 @@ def use_detector() -> str:
         f'detector = open_detector(Path("{PLACE}"))\n'
         'for found in detect_objects(detector, [Path("photo.jpg")]):\n'
         "    print(found.path, found.objects)"
+    )
+
+
+def use_clips() -> str:
+    """Return lines of Python that classify the clips of a folder."""
+    return (
+        "from pathlib import Path\n\n"
+        "from gpt4image import predict_images\n\n"
+        f'for found in predict_images(Path("{PLACE}"), [Path("clips")]):\n'
+        "    print(found.path, found.answers, found.error)"
     )
 
 

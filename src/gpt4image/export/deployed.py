@@ -16,6 +16,7 @@ from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import read_json
 from gpt4image.export.model import ExportLayout
 from gpt4image.images import MAX_PIXELS, decode
+from gpt4image.images.clips import FrameChoice
 from gpt4image.images.sources.folders import inspect_file, is_image_name, walk
 from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import create_model
@@ -48,12 +49,14 @@ class DeployedModel:
     """An exported model: network, class names, and the preprocessing of its images.
 
     `thresholds` are the probabilities from which labels are predicted, if an image may have several; else None.
+    `frames` are those that a model of clips sees; None for a model of images that stand still.
     """
 
     network: nn.Module
     classes: tuple[str, ...]
     transform: Transform
     thresholds: tuple[float, ...] | None = None
+    frames: FrameChoice | None = None
 
     @classmethod
     def load(cls, folder: Path) -> DeployedModel:
@@ -64,18 +67,24 @@ class DeployedModel:
         config = read_json(layout.config)
         if is_detector(config):
             raise ConfigError(f"{folder} holds a detector: find objects with detect_objects, or gpt4image predict.")
-        network = create_model(
-            config["architecture"],
-            pretrained=False,
-            num_classes=config["num_classes"],
-            checkpoint_path=str(layout.weights),
-            **config["model_args"],
-        )
+        frames = FrameChoice.from_name(config["frames"]) if "frames" in config else None
+        if frames is not None:
+            from gpt4image.export.clips import open_clip_model
+
+            network = open_clip_model(config, layout.weights)
+        else:
+            network = create_model(
+                config["architecture"],
+                pretrained=False,
+                num_classes=config["num_classes"],
+                checkpoint_path=str(layout.weights),
+                **config["model_args"],
+            )
         keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
         transform = evaluation_transform({key: config["pretrained_cfg"][key] for key in keys})
         thresholds = config.get("thresholds")
         limits = None if thresholds is None else tuple(map(float, thresholds))
-        return cls(network.eval(), tuple(config["label_names"]), transform, limits)
+        return cls(network.eval(), tuple(config["label_names"]), transform, limits, frames)
 
     def predict(self, files: Sequence[ImageFile], top: int, max_pixels: int) -> list[Prediction]:
         """Predict one batch of images; an unreadable one gets its error."""
@@ -85,7 +94,7 @@ class DeployedModel:
             reason = file.fault
             try:
                 if not reason:
-                    readable[at] = self.transform(decode(file.path.read_bytes(), str(file.path), max_pixels))
+                    readable[at] = self._input(file.path, max_pixels)
             except ImageError as error:
                 reason = str(error).removeprefix(f"{file.path}: ")
             except OSError as error:
@@ -102,6 +111,14 @@ class DeployedModel:
                 names = [self.classes[label] for label in labels]
                 found[at] = Prediction(files[at].path, tuple(zip(names, values, strict=True)))
         return found
+
+    def _input(self, path: Path, max_pixels: int) -> Tensor:
+        """Return an image [3, H, W], or the frames of a clip [T, 3, H, W], as the network takes it."""
+        if self.frames is not None:
+            from gpt4image.export.clips import read_input
+
+            return read_input(path, self.frames, self.transform, max_pixels)
+        return self.transform(decode(path.read_bytes(), str(path), max_pixels))
 
     def _label(self, found: list[Prediction], places: list[int], probabilities: Tensor) -> list[Prediction]:
         """Fill in the probability of every class, in their order, and the labels from their thresholds on.
@@ -166,7 +183,8 @@ def predict_images(
 
     Args:
         model: folder of the exported model.
-        sources: image files, or folders; in folders, the files that training takes for images.
+        sources: image files, or folders; in folders, the files that training takes for images. For a model of clips
+            video files, folders of frames, or folders of these.
         top: number of classes to return per image; a model of several labels returns all.
         batch_size: images at a time.
         max_pixels: largest width x height to decode.
@@ -177,7 +195,7 @@ def predict_images(
     """
     with doing("Loading the model"):
         deployed = DeployedModel.load(model)
-    files = named_files(sources)
+    files = named_files(sources, clips=deployed.frames is not None)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
     return chain.from_iterable(deployed.predict(batch, top, max_pixels) for batch in batches)
 
@@ -189,11 +207,17 @@ class ImageFile(NamedTuple):
     fault: str
 
 
-def named_files(sources: Sequence[Path]) -> list[ImageFile]:
-    """Return the files of `image_files`. DataError if there are none."""
-    files = list(image_files(sources))
+def named_files(sources: Sequence[Path], *, clips: bool = False) -> list[ImageFile]:
+    """Return the files of `image_files`, or for a model of clips those of `clip_files`. DataError if there are none."""
+    if clips:
+        from gpt4image.export.clips import clip_files
+
+        files = [ImageFile(*found) for found in clip_files(sources)]
+    else:
+        files = list(image_files(sources))
     if not files:
-        raise DataError(f"No images in {', '.join(map(str, sources)) or 'nothing'}. Name images, or folders of images.")
+        kind = "clips" if clips else "images"
+        raise DataError(f"No {kind} in {', '.join(map(str, sources)) or 'nothing'}. Name {kind}, or folders of {kind}.")
     return files
 
 

@@ -21,7 +21,7 @@ from gpt4image.core.format import counted, percent, points
 from gpt4image.export.forms import graph_runner, remove_notes
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
-from gpt4image.train.data import labelled_rows
+from gpt4image.train.data import evaluation_input, labelled_rows
 from gpt4image.train.run import TrainedRun
 from gpt4image.train.transforms import evaluation_transform
 
@@ -89,10 +89,10 @@ def quantize(run: TrainedRun, model: nn.Module, images: ImageTable, graph: Path,
 
 
 def image_batches(run: TrainedRun, images: ImageTable, rows: np.ndarray) -> Iterator[Tensor]:
-    """Yield images [B, 3, H, W], preprocessed for the model."""
+    """Yield images [B, 3, H, W], or clips [B, T, 3, H, W], preprocessed for the model."""
     transform = evaluation_transform(run.preprocessing)
     for start in range(0, len(rows), BATCH):
-        yield torch.stack([transform(images.image(int(row))) for row in rows[start : start + BATCH]])
+        yield torch.stack([evaluation_input(images, int(row), transform) for row in rows[start : start + BATCH]])
 
 
 class Calibration:

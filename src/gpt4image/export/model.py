@@ -24,6 +24,7 @@ from gpt4image.export.measure import Latency, Parity, compare_logits, measure_la
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import create_model, fitting_options
+from gpt4image.train.data import evaluation_input
 from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.transforms import evaluation_transform
 
@@ -104,7 +105,7 @@ def export_model(
             "yellow",
         )
     boxes = TASKS.load(run.task).family == "detector"
-    kind = "safetensors" if boxes else "timm"
+    kind = "safetensors" if boxes or run.frames else "timm"
     if boxes:
         _check_detector_forms(int8=int8, torch_export=torch_export, benchmark=benchmark)
     _check_onnx(onnx, int8)
@@ -146,8 +147,12 @@ def export_model(
 def _export_classifier(
     run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
 ) -> tuple[Tensor, Parity]:
-    """Write the timm form; return real images, and how it compares on them."""
+    """Write the timm form, or that of a model of clips; return real images, and how it compares on them."""
     sample = sample_images(run, images)
+    if run.frames is not None:
+        from gpt4image.export.clips import export_clips
+
+        return sample, export_clips(run, model, layout.weights, layout.config, sample)
     return sample, _export_timm(run, model, layout, sample)
 
 
@@ -228,10 +233,22 @@ def _check_target(folder: Path) -> None:
 
 
 def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:
-    """Return up to 32 real images [N, 3, H, W], preprocessed for the model; test images first."""
+    """Return up to 32 real images [N, 3, H, W] or clips [N, T, 3, H, W], preprocessed for the model, test ones first.
+
+    Raises:
+        ConfigError: the run was trained on other frames of clips, or on images that stand still.
+    """
+    if run.frames != images.frames:
+        seen = [
+            f"clips with {each.words}" if each else "images that stand still" for each in (run.frames, images.frames)
+        ]
+        raise ConfigError(
+            f"{run.layout.folder} was trained on {seen[0]}, and {images.source} is read as {seen[1]}: set frames, "
+            "frame_rule and frame_side (--frames, --frame-rule, --frame-side) as in training."
+        )
     transform = evaluation_transform(run.preprocessing)
     rows = np.concatenate([images.split(split) for split in ("test", "validation", "train")])
-    return torch.stack([transform(images.image(int(row))) for row in rows[:CHECKED_IMAGES]])
+    return torch.stack([evaluation_input(images, int(row), transform) for row in rows[:CHECKED_IMAGES]])
 
 
 def task_fields(run: TrainedRun) -> dict[str, object]:

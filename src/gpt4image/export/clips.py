@@ -1,0 +1,80 @@
+"""Models of clips for deployment: their weights and configuration, and which files are clips."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gpt4image.core.files import write_json
+from gpt4image.export.measure import Parity, compare_logits
+from gpt4image.images.clips import FrameChoice, spread, unpack_frames
+from gpt4image.images.decode import decode
+from gpt4image.images.sources.clip_folders import find_clips, frame_files, make_frames
+from gpt4image.train.backbone import VIDEO, fitting_options
+from gpt4image.train.clips import create_clip_model
+from gpt4image.train.run import TrainedRun
+from gpt4image.train.transforms import Transform
+
+
+def export_clips(run: TrainedRun, model: nn.Module, weights: Path, config: Path, sample: Tensor) -> Parity:
+    """Write weights and configuration of a model of clips, and load them back.
+
+    Args:
+        run: its run.
+        model: the trained model.
+        weights: the file of weights to write.
+        config: the file of the configuration to write.
+        sample: real clips [N, T, 3, H, W], preprocessed.
+    """
+    assert run.frames is not None
+    body = str(model.body.pretrained_cfg["architecture"])  # type: ignore[union-attr,index] # not the name on a hub
+    settings = {
+        "architecture": body,
+        "num_classes": len(run.classes),
+        "label_names": list(run.classes),
+        "model_args": {} if body.startswith(VIDEO) else fitting_options(run.recipe),
+        "frame_pooling": run.recipe.frame_pooling,
+        "pretrained_cfg": run.preprocessing,
+        "task": run.task,
+        "frames": run.frames.name,
+    }
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    write_json(config, settings)
+    shutil.copymode(config, weights)
+    return compare_logits("safetensors", model, open_clip_model(settings, weights), sample)
+
+
+def open_clip_model(config: Mapping[str, Any], weights: Path) -> nn.Module:
+    """Load an exported model of clips, [B, T, 3, H, W] to logits, in evaluation mode."""
+    model = create_clip_model(
+        config["architecture"], config["num_classes"], config["frame_pooling"], config["model_args"]
+    )
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+def read_input(place: Path, choice: FrameChoice, transform: Transform, max_pixels: int) -> Tensor:
+    """Return the frames of a clip as the model takes them, [T, 3, H, W]. ImageError if they cannot be read."""
+    name = str(place)
+    _, frames = unpack_frames(make_frames(place, name, choice), name)
+    return torch.stack(spread([transform(decode(frame, name, max_pixels)) for frame in frames], choice.count))
+
+
+def clip_files(sources: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the named clips and those in the named folders, in the order of names, and why one cannot be read.
+
+    A folder that holds frames is a clip itself.
+    """
+    for source in sources:
+        if not source.is_dir() or frame_files(source):
+            yield source, "" if source.exists() else "the file does not exist"
+            continue
+        for found in sorted(find_clips(source, in_classes=False)):
+            if found.is_clip:
+                yield source / found.path, found.fault
