@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from safetensors.torch import save_file
 
 from gpt4image.cli.main import main
 from support import ROOT
+from support.clips import draw_clip, write_clip_set, write_video
 from support.scenes import draw_scenes, write_coco
 from support.stub_server import MODEL, StubServer
 
+HAS_VIDEO = find_spec("av") is not None
 SMALL = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --warmup-epochs 0"
 DETECTOR = "--no-pretrained --image-size 64 --epochs 1 --batch-size 4 --warmup-epochs 0 --seeds 1"
 
@@ -38,6 +41,9 @@ def folder(image_set: Path, tmp_path: Path) -> Path:
     shutil.copytree(image_set, tmp_path / "photos")
     shutil.copytree(image_set / "red", tmp_path / "new-photos")
     shutil.copy(write_coco(tmp_path / "scenes", draw_scenes()) / "descriptions.jsonl", tmp_path)
+    if HAS_VIDEO:
+        write_clip_set(tmp_path / "clips", each=4)
+        write_video(tmp_path / "new-clips" / "1.avi", draw_clip("left", 9))
     weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
     (tmp_path / "classes.txt").write_text("red\nblue\ngreen\n")
@@ -75,6 +81,8 @@ def small(command: str, server: str) -> list[str]:
         case [_, "scenes", *_]:
             words = [word.replace("mobilenetv3_large_100", "test_resnet") for word in words]
             extra = DETECTOR if words[0] == "compare" else ""
+        case ["compare", "clips", *_] if "video:r3d_18" in words:
+            extra = SMALL.replace("--backbone test_resnet ", "") + " --seeds 1"
         case ["describe", "check", *_] if "--backbone" not in words:
             extra = ""
         case ["describe", "check", *_]:
@@ -85,6 +93,8 @@ def small(command: str, server: str) -> list[str]:
             extra = "--teacher-checkpoint weights.safetensors --teacher-size 32"
         case ["compare", *_] if "--config" in words:  # other settings than the training before
             extra = SMALL.replace("--backbone test_resnet ", "--work compared --text gpt4image-work ")
+        case ["describe", "clips", *_]:
+            extra = "--splits train validation test"
         case ["train", *_] | ["compare", *_]:
             extra = SMALL
         case _:
@@ -93,11 +103,15 @@ def small(command: str, server: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/start.md", "docs/guide.md", "docs/imagenet.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/start.md", "docs/guide.md", "docs/clips.md", "docs/imagenet.md"]
+)
 def test_commands_run_in_the_order_of_the_document(document, folder, server, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     found = [command for command in commands(document) if command.startswith("gpt4image")]
     assert len(found) >= 6
+    if "clips" in document and not HAS_VIDEO:
+        pytest.skip("PyAV is not installed")
     for command in found:
         status = main(small(command, server))
         assert status == 0, f"{command}\n{capsys.readouterr().err}"
