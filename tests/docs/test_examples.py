@@ -42,7 +42,7 @@ def folder(image_set: Path, tmp_path: Path) -> Path:
     shutil.copytree(image_set / "red", tmp_path / "new-photos")
     shutil.copy(write_coco(tmp_path / "scenes", draw_scenes()) / "descriptions.jsonl", tmp_path)
     if HAS_VIDEO:
-        write_clip_set(tmp_path / "clips", each=4)
+        write_clip_set(tmp_path / "clips", each=3)
         write_video(tmp_path / "new-clips" / "1.avi", draw_clip("left", 9))
     weights = timm.create_model("test_resnet", num_classes=3).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
@@ -81,8 +81,8 @@ def small(command: str, server: str) -> list[str]:
         case [_, "scenes", *_]:
             words = [word.replace("mobilenetv3_large_100", "test_resnet") for word in words]
             extra = DETECTOR if words[0] == "compare" else ""
-        case ["compare", "clips", *_] if "video:r3d_18" in words:
-            extra = SMALL.replace("--backbone test_resnet ", "") + " --seeds 1"
+        case ["compare", "clips", *_]:
+            extra = f"{SMALL} --seeds 1"
         case ["describe", "check", *_] if "--backbone" not in words:
             extra = ""
         case ["describe", "check", *_]:
