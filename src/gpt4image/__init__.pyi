@@ -38,8 +38,8 @@ from .teachers import anchor_classes as anchor_classes
 from .teachers import embed_images as embed_images
 from .teachers import label_images as label_images
 from .teachers import load_teacher as load_teacher
+from .train.named_recipes import named_recipe as named_recipe
 from .train.recipe import Recipe as Recipe
-from .train.recipe import named_recipe as named_recipe
 from .train.run import TrainedRun as TrainedRun
 from .train.run import open_run as open_run
 from .train.run import train_model as train_model

@@ -127,6 +127,28 @@ def test_written_predictions_are_a_source_of_boxes(exported, source, tmp_path):
     np.testing.assert_allclose(images.boxes()[0], [[0, 1, 2, 30.5, 40]])
 
 
+@pytest.mark.slow
+def test_boxes_without_a_class_get_it_from_their_texts(source, tmp_path, capfd):
+    """A text tells the colour, and a fifth of the boxes say what a colour is called."""
+    words = ["compare", str(source), "--task", "detection", "--text", str(source / "descriptions.jsonl"), *MODEL]
+    words += ["--crops", "0.1", "--crop-text", str(source / "objects.jsonl"), "--arms", "text-labels"]
+    words += ["--label-share", "0.2", "--batch-size", "4", "--seeds", "1", "--work", str(tmp_path)]
+    assert main(words) == 0
+    images = load_images(source, task="detection")
+    runs = {arm: open_run(tmp_path / "runs" / f"{arm}-0") for arm in ("baseline", "text-labels")}
+    known = {arm: run.layout.read_images()["boxes"].to_pylist() for arm, run in runs.items()}
+    given = [
+        boxes
+        for boxes, split in zip(images.rows["boxes"].to_pylist(), images.rows["split"].to_pylist(), strict=True)
+        if split != "test"
+    ]
+    assert known["text-labels"] == given
+    assert 0 < sum(box[0] >= 0 for boxes in known["baseline"] for box in boxes) < sum(map(len, given))
+    assert "labels from the descriptions" in (tmp_path / "report.html").read_text()
+    assert main([*words[:6], *MODEL, "--arms", "text-labels", "--seeds", "1", "--work", str(tmp_path / "two")]) != 0
+    assert "labels boxes by descriptions of their own" in " ".join(capfd.readouterr().err.split())
+
+
 def test_folder_of_a_classifier_draws_no_boxes(tmp_path, capsys):
     assert main(["predict", str(tmp_path), "photo.jpg", "--coco", str(tmp_path / "out.json")]) != 0
     assert "are for detectors" in " ".join(capsys.readouterr().err.split())

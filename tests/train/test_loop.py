@@ -14,10 +14,10 @@ from gpt4image.train.loop import LossWatch
 from gpt4image.train.transforms import seed_everything
 from support.training import observe
 
-LOSSES = torch.rand(10, 2, generator=torch.Generator().manual_seed(5))
+LOSSES = torch.rand(10, 3, generator=torch.Generator().manual_seed(5))
 
 
-def sums(interval: int, flushed: tuple[int, ...] = (), processes: int = 1) -> tuple[float, float]:
+def sums(interval: int, flushed: tuple[int, ...] = (), processes: int = 1) -> tuple[float, float, float]:
     """Sum the losses of ten steps, the same in every process; flush after some of them too."""
     watch = LossWatch(interval, lambda rows: [str(row) for row in rows], lambda own: own.repeat(processes, 1, 1))
     for step, losses in enumerate(LOSSES):
@@ -26,12 +26,12 @@ def sums(interval: int, flushed: tuple[int, ...] = (), processes: int = 1) -> tu
             watch.flush()
             assert watch.flushed
     watch.flush()
-    return watch.classification_sum, watch.alignment_sum
+    return watch.classification_sum, watch.alignment_sum, watch.self_supervised_sum
 
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_loss_watch_counts_every_step_once(processes):
-    expected = [sum(float(losses[kind]) for losses in LOSSES) for kind in (0, 1)]
+    expected = [sum(float(losses[kind]) for losses in LOSSES) for kind in range(3)]
     assert sums(4, processes=processes) == pytest.approx(expected, rel=1e-6)
 
 
@@ -41,7 +41,7 @@ def test_loss_sums_do_not_depend_on_the_time_of_reading():
 
 def test_loss_watch_names_images_of_a_nan_loss():
     watch = LossWatch(2, lambda rows: [f"image {row}" for row in rows], lambda own: own)
-    watch.record(1, 7, torch.tensor([3, 4]), torch.tensor([1.0, float("nan")]))
+    watch.record(1, 7, torch.tensor([3, 4]), torch.tensor([1.0, float("nan"), 0.0]))
     with pytest.raises(TrainingError, match=r"epoch 2, step 8.*image 3, image 4"):
         watch.flush()
 

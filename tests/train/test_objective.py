@@ -102,7 +102,7 @@ def test_objective_without_alignment_is_cross_entropy():
     inputs = torch.randn(4, 3, 8, 8)
     batch = one_batch(inputs, labels, torch.zeros(4, 5), torch.zeros(4, dtype=torch.bool))
     model = FakeModel(aligned=False)
-    classification, alignment = objective(Recipe(label_smoothing=0.1)).losses(model, batch)
+    classification, alignment, _ = objective(Recipe(label_smoothing=0.1)).losses(model, batch)
     expected = F.cross_entropy(model(inputs).logits, labels, label_smoothing=0.1)
     assert classification.item() == pytest.approx(expected.item(), abs=1e-6)
     assert alignment.item() == 0

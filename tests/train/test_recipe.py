@@ -11,7 +11,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.train.backbone import build_backbone
 from gpt4image.train.build import build_optimizer
 from gpt4image.train.data import EpochBatches
-from gpt4image.train.recipe import NamedRecipe, find_recipe, recipe_names
+from gpt4image.train.named_recipes import NamedRecipe, find_recipe, recipe_names
 from gpt4image.train.schedules import learning_rate
 from gpt4image.train.transforms import augmented_view, preprocessing
 

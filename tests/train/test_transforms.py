@@ -12,8 +12,8 @@ from torch import nn
 from gpt4image import train_model
 from gpt4image.compare.arms import compare_arms
 from gpt4image.images.decode import EncodedImage, decode
+from gpt4image.train.identity import RunLayout
 from gpt4image.train.recipe import AUGMENTATION
-from gpt4image.train.spec import RunLayout
 from gpt4image.train.transforms import (
     Normalization,
     augmented_view,

@@ -16,7 +16,8 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import DataOptions, LabelOptions
 from gpt4image.core.validation import changed_options
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.recipe import Recipe, named_recipe
+from gpt4image.train.named_recipes import named_recipe
+from gpt4image.train.recipe import Recipe
 from gpt4image.workflows.advise import RecipeChoice
 from support import CLIPART12
 from support.several_labels import write_several_labels

@@ -35,6 +35,7 @@ class AlignedOutput(NamedTuple):
         projected: for each head, its features in the space of its vectors [B, D].
         alignment: weighted sum of the heads' losses, a scalar; None without targets or heads.
         texts: what the classifier says to the texts of a batch, for each head with a reader.
+        self_supervised: loss of a self-supervised partner, a scalar; None without one.
     """
 
     logits: Tensor
@@ -42,6 +43,7 @@ class AlignedOutput(NamedTuple):
     projected: tuple[Tensor, ...]
     alignment: Tensor | None
     texts: tuple[TextAnswers, ...] = ()
+    self_supervised: Tensor | None = None
 
 
 class AlignedModel(nn.Module):

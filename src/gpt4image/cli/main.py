@@ -29,7 +29,8 @@ from gpt4image.core.invocation import (
 )
 from gpt4image.core.options import WORK, DataOptions
 from gpt4image.core.registry import unknown_name
-from gpt4image.train.recipe import Recipe, named_recipe, read_toml
+from gpt4image.train.named_recipes import named_recipe
+from gpt4image.train.recipe import Recipe, read_toml
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 HELP_WORDS = ("help", "usage", "-help", "-?")

@@ -18,8 +18,9 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.sources.listing import file_state
 from gpt4image.images.table import ImageTable
+from gpt4image.train.identity import RunLayout
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import ARMS, RunLayout, choose_arms
+from gpt4image.train.spec import ARMS, choose_arms
 
 
 class FinishedComparison(Record):

@@ -92,6 +92,16 @@ def described_regions(runs: Sequence[TrainedRun]) -> list[str]:
     ]
 
 
+def adapted_backbones(runs: Sequence[TrainedRun]) -> list[str]:
+    """Say which runs trained low-rank adapters in place of their weights, a line for each."""
+    return [
+        f"{run.arm.name} trained low-rank adapters (LoRA) of rank {run.recipe.lora} in place of the pretrained "
+        f"weights: {run.trained_parameters:,} parameters with what is new. They are merged into the weights."
+        for run in runs
+        if run.recipe.lora
+    ]
+
+
 def parts_of(run: TrainedRun) -> list[UsedModelRecord]:
     """Return the models that a run learned from."""
     vectors = read_json(run.layout.settings).get("text", [])

@@ -20,6 +20,7 @@ class EpochRecord(Record):
     alignment_loss: float | None
     validation_accuracy: float
     seconds: float
+    self_supervised_loss: float | None = None
 
 
 class RunRecord(Record):

@@ -18,9 +18,8 @@ from gpt4image.core.files import read_json
 from gpt4image.core.format import NOTHING, single_line
 from gpt4image.core.registry import unknown_name
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.identity import flatten_settings, in_words
+from gpt4image.train.identity import RunLayout, flatten_settings, in_words
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.spec import RunLayout
 
 HEAD = ("arm", "seed", "epochs", "validation", "test", "differs from most")
 WIDTHS = (22, 4, 9, 10, 6, 17)  # with two blanks before each, 80 columns

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpt4image.compare.model_facts import described_regions, teachers_of_crops
+from gpt4image.compare.model_facts import adapted_backbones, described_regions, teachers_of_crops
 from gpt4image.compare.plan import Variant
 from gpt4image.compare.records import (
     ArmRecord,
@@ -114,6 +114,7 @@ def record_comparison(
             *_notes(images, task, stores, recipe, soft_labels, list(outcomes)),
             *teachers_of_crops([runs[0].run for runs in outcomes.values()]),
             *described_regions([runs[0].run for runs in outcomes.values()]),
+            *adapted_backbones([runs[0].run for runs in outcomes.values()]),
         ],
         text_origins=tuple(
             TextOriginRecord(model=model, prompt=prompt, texts=texts, cost=descriptions.costs.get((prompt, model)))

@@ -30,7 +30,7 @@ class GivenBox(NamedTuple):
     """A box as a source has it.
 
     Attributes:
-        name: name of its class; empty for none.
+        name: name of its class; empty where it is not known.
         corners: left, top, right and bottom in pixels.
         where: its place in the source, such as `annotation 12`.
         fault: why it cannot be used, if the source says so.
@@ -56,7 +56,7 @@ class Boxes:
     """The boxes of an image that can be used; none of a background.
 
     Attributes:
-        names: class of each.
+        names: class of each; empty where it is not known.
         corners: each within the picture.
         size: width and height of the picture.
     """
@@ -91,14 +91,14 @@ def check_boxes(path: str, given: Iterable[GivenBox], size: tuple[int, int]) -> 
     kept: dict[tuple[str, Corners], None] = {}
     rejected, clipped = [], 0
     for box in given:
-        inside = clip_box(box.corners, size)
+        inside, name = clip_box(box.corners, size), "" if is_missing(box.name) else box.name
         fault = box.fault or _fault(box, inside, size)
-        if not fault and (box.name, inside) in kept:
+        if not fault and (name, inside) in kept:
             fault = "the same as another box"
         if fault:
             rejected.append(RejectedBox(path, box.where, fault))
             continue
-        kept[box.name, inside] = None
+        kept[name, inside] = None
         clipped += any(abs(a - b) > LEAST_SIDE for a, b in zip(inside, box.corners, strict=True))
     names, corners = zip(*kept, strict=True) if kept else ((), ())
     return CheckedBoxes(Boxes(tuple(names), tuple(corners), size), tuple(rejected), clipped)
@@ -106,8 +106,6 @@ def check_boxes(path: str, given: Iterable[GivenBox], size: tuple[int, int]) -> 
 
 def _fault(box: GivenBox, inside: Corners, size: tuple[int, int]) -> str:
     """Return why a box cannot be used; empty if it can."""
-    if is_missing(box.name):
-        return "has no class"
     if not all(map(math.isfinite, box.corners)):
         return "its corners are not finite numbers"
     if box_area(box.corners) <= 0:
@@ -165,7 +163,7 @@ def to_box_columns(boxes: Sequence[Boxes | None], numbers: dict[str, int]) -> di
 
     Args:
         boxes: the boxes of each image.
-        numbers: number of each class by its name, -1 for a name that is no class.
+        numbers: number of each class by its name, -1 for a name that is no class: such a box is left out.
     """
     rows = [
         None
@@ -173,7 +171,7 @@ def to_box_columns(boxes: Sequence[Boxes | None], numbers: dict[str, int]) -> di
         else [
             [float(number), *corners]
             for name, corners in zip(each.names, each.corners, strict=True)
-            if (number := numbers[name]) >= 0
+            if (number := numbers.get(name, -1)) >= 0 or not name
         ]
         for each in boxes
     ]
@@ -184,7 +182,10 @@ def to_box_columns(boxes: Sequence[Boxes | None], numbers: dict[str, int]) -> di
 
 
 def read_boxes(column: pa.ChunkedArray) -> list[np.ndarray | None]:
-    """Return the column `boxes` as float32 [n, 5] an image: number of the class, then the corners; None for null."""
+    """Return the column `boxes` as float32 [n, 5] an image: number of the class, -1 if unknown, then the corners.
+
+    None for null.
+    """
     found: list[np.ndarray | None] = []
     for chunk in column.chunks:
         known = chunk.is_valid().to_numpy(zero_copy_only=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from gpt4image.core.errors import ConfigError, ImageError
 from gpt4image.core.files import digest
-from gpt4image.images.boxes import Corners, clip_box
+from gpt4image.images.boxes import BOX_TYPE, Corners, clip_box
 from gpt4image.images.decode import EncodedImage
 from gpt4image.images.scan import image_id
+from gpt4image.images.sources.listing import to_label_column
 from gpt4image.images.table import ImageReader, ImageTable
 
 
@@ -50,6 +51,31 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
     rows = pa.table({name: pa.array(column, kind) for (name, column), kind in zip(columns.items(), types, strict=True)})
     reader = CropReader(images.reader, tuple(places), images.max_pixels)
     return ImageTable(images.source, images.classes, rows, (), reader, images.max_pixels, derived=True)
+
+
+def with_box_classes(images: ImageTable, labels: np.ndarray) -> ImageTable:
+    """Return images with other classes of their boxes; an image's labels are the classes of its boxes.
+
+    Args:
+        images: images with boxes.
+        labels: number of the class of each box in the order of `crop_images`, -1 if it is not known, int [n].
+    """
+    marks, rows, start = images.label_matrix, [], 0
+    for mark, boxes in zip(marks, images.boxes(), strict=True):
+        if boxes is None:
+            rows.append(None)
+            continue
+        own = labels[start : start + len(boxes)]
+        start += len(boxes)
+        if len(boxes):
+            mark[:] = -1 if (own < 0).any() else 0  # a box without a class may be of any
+            mark[own[own >= 0]] = 1
+        rows.append(np.column_stack([own, boxes[:, 1:]]).tolist())
+    table = images.rows
+    for name, column in (("label", to_label_column(marks)), ("boxes", pa.array(rows, BOX_TYPE))):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at).with_type(column.type), column)
+    return replace(images, rows=table)
 
 
 def crop_ids(image_id: str, boxes: np.ndarray, margin: float) -> list[str]:

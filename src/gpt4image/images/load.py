@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.format import counted
+from gpt4image.images.boxes import read_boxes
 from gpt4image.images.clips import FRAME_SIDE, FRAMES, FrameChoice, FrameRule
 from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.label_forms import check_label_forms
@@ -308,8 +309,17 @@ def _without_unlabelled_splits(listing: Listing) -> Listing:
 
 
 def _require_labels_outside_train(listing: Listing) -> None:
-    unlabelled = pc.and_(pa.array(~listing.is_labelled), pc.not_equal(listing.rows["split"], "train"))
-    rows = listing.rows.filter(unlabelled)
+    held_out = pc.not_equal(listing.rows["split"], "train")
+    if "boxes" in listing.rows.schema.names:
+        found = read_boxes(listing.rows["boxes"])
+        unknown = pa.array([boxes is not None and bool((boxes[:, 0] < 0).any()) for boxes in found])
+        rows = listing.rows.filter(pc.and_(unknown, held_out))
+        if len(rows):
+            raise DataError(
+                f"{rows['path'][0]} in the {rows['split'][0]} split has a box without a class. Only boxes of training "
+                "images may go without: give the others their classes, or take the images out."
+            )
+    rows = listing.rows.filter(pc.and_(pa.array(~listing.is_labelled), held_out))
     if len(rows):
         more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
         raise DataError(

@@ -111,6 +111,12 @@ def _report_boxes(images: ImageTable) -> None:
     empty = known.count(0)
     background = f"; {counted(empty, 'image')} without any (background)" if empty else ""
     say(f"boxes: {sum(known):,} in {counted(len(known) - empty, 'image')}{background}")
+    unknown = sum(int((boxes[:, 0] < 0).sum()) for boxes in images.boxes() if boxes is not None)
+    if unknown:
+        say(
+            f"boxes: {unknown:,} without a class, hidden in training; texts of their crops can fill it in (--crops, "
+            "--arms text-labels)"
+        )
     if images.clipped_boxes:
         say(f"boxes: {images.clipped_boxes:,} reached over the edge of the picture and were cut off there")
     if images.rejected_boxes:
@@ -191,7 +197,8 @@ def count_boxes(images: ImageTable) -> dict[str, dict[str, int]]:
     for number, split in enumerate(SPLITS):
         for boxes in images.boxes(images.split(split)):
             if boxes is not None:
-                np.add.at(counts[:, number], boxes[:, 0].astype(np.int64), 1)
+                own = boxes[:, 0].astype(np.int64)
+                np.add.at(counts[:, number], own[own >= 0], 1)
     rows = (dict(zip(SPLITS, row, strict=True)) for row in counts.tolist())
     return dict(zip(images.classes, rows, strict=True))
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.options import SimulationOptions
+from gpt4image.images.crops import crop_images, with_box_classes
 from gpt4image.images.table import ImageTable
 
 TAIL_STREAM = 1  # separates its draws from those of labels
@@ -18,12 +20,19 @@ def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -
     """Return the images with fewer, wrong or skewed labels.
 
     Copies of an image share their fate. First images are left out, then labels become wrong, then some are taken away.
+    Of images with boxes the labels are the classes of boxes.
 
     Args:
         images: the images.
         options: how many labels to keep, and how many to make wrong.
         seed: seed of both draws.
     """
+    if images.has_boxes:
+        if options.long_tail is not None:
+            raise ConfigError(
+                "long_tail (--long-tail) leaves out images of one class, and these have boxes: leave it out."
+            )
+        return with_box_classes(images, simulate_labels(crop_images(images, 0.0), options, seed).labels)
     if options.long_tail is not None:
         kept = draw_tail(images, options.long_tail, np.random.default_rng([seed, TAIL_STREAM]))
         images = replace(images, rows=images.rows.filter(kept).combine_chunks())

@@ -79,7 +79,8 @@ class ImageTable:
             labels an image a list of C int8: 1 present, 0 absent, -1 unknown),
             `split` (one of `SPLITS`) and `row` (int64, position in the source). In a set with boxes the classes of an
             image are its labels, and there are the columns `boxes` (a list of float32 [5] a box: number of the class,
-            then left, top, right and bottom in pixels) and `size` (int32 [2], width and height); null where unknown.
+            -1 if it is not known, then left, top, right and bottom in pixels) and `size` (int32 [2], width
+            and height); null where unknown.
         rejected: the images that were left out.
         reader: reads bytes and text columns.
         max_pixels: the largest width x height that `image` decodes.
@@ -156,7 +157,8 @@ class ImageTable:
         """Return the boxes of some images (positions int64 [n]) or of all; None where nothing is known.
 
         Returns:
-            For each image float32 [k, 5]: the number of the class, then left, top, right and bottom in pixels.
+            For each image float32 [k, 5]: the number of the class, -1 if it is not known, then left, top, right and
+            bottom in pixels.
         """
         column = self.rows["boxes"]
         return read_boxes(column if rows is None else column.take(pa.array(rows)))

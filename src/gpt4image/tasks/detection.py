@@ -1,7 +1,8 @@
 """Detection: the objects in an image, each with a box and a class.
 
 Boxes are float [M, 5] an image: class, -1 where there are fewer than M, then left, top, right and bottom in shares of
-the picture's longer side; NaN throughout where nothing is known of an image.
+the picture's longer side; NaN throughout where nothing is known of an image. Class -1 with corners is a box whose
+class is not known.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ IDLE: Mapping[str, Any] = {
     "random_erase": 0.0,
     "cached_views": 0,
     "shared_head": 0.0,
+    "self_supervised": "none",
 }
 """Settings that mean nothing for boxes, with the only value that they may have."""
 
@@ -233,7 +235,9 @@ DETECTION = Detection()
 
 
 def pad_boxes(boxes: Sequence[np.ndarray | None], sizes: np.ndarray) -> np.ndarray:
-    """Return boxes in shares of the longer side, float32 [n, M, 5], filled up with class -1; NaN where None.
+    """Return boxes in shares of the longer side, float32 [n, M, 5], filled up with class -1.
+
+    A box whose class is not known has class -1 too, and its corners. NaN where None, and where no class is known.
 
     Args:
         boxes: class and corners in pixels of each image, float32 [k, 5].
@@ -242,7 +246,7 @@ def pad_boxes(boxes: Sequence[np.ndarray | None], sizes: np.ndarray) -> np.ndarr
     most = max((len(each) for each in boxes if each is not None), default=0)
     padded = np.full((len(boxes), max(1, most), 5), -1, np.float32)
     for row, each, longer in zip(padded, boxes, sizes.max(axis=1, initial=1).tolist(), strict=True):
-        if each is None:
+        if each is None or (len(each) and (each[:, 0] < 0).all()):
             row[:] = np.nan
         else:
             row[: len(each), 0] = each[:, 0]

@@ -19,6 +19,11 @@ class LabelSettings:
     labels_from: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """Share of the training in which the alignment trains the model without the labels, before these take part with a
     learning rate schedule of their own."""
+    self_supervised: Literal["none", "simsiam", "dino"] = "none"
+    """Self-supervised loss between two views of each image that trains the model before labels_from, beside the
+    alignment or alone. Images are not mixed meanwhile."""
+    self_supervised_weight: Positive = 1.0
+    """Weight of that loss."""
     label_loss: Literal["cross-entropy", "gce", "asymmetric"] = "cross-entropy"
     """Loss of the labels: cross-entropy (binary where images have several labels), generalised cross-entropy, which
     wrong labels disturb less, or for several labels the asymmetric loss, which ignores easy absent ones."""

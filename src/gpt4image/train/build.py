@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from inspect import signature
 
 import numpy as np
@@ -11,7 +12,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from gpt4image.align.aligned_model import AlignedModel, find_classifier, probe_feature
+from gpt4image.align.aligned_model import AlignedModel, feature_width, find_classifier, probe_feature
 from gpt4image.align.distributed import world
 from gpt4image.align.head import AlignmentHead, RegionHead
 from gpt4image.align.loss import AlignmentLoss
@@ -20,7 +21,7 @@ from gpt4image.align.projector import Projector
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
-from gpt4image.core.errors import ConfigError
+from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import find_task
@@ -38,10 +39,12 @@ from gpt4image.train.frozen import Shown, frozen_modules
 from gpt4image.train.guidance import ClassAnchors, Guidance, VectorSource, is_text, mean_soft_labels
 from gpt4image.train.identity import in_words
 from gpt4image.train.loop import LossWatch, Trainer
+from gpt4image.train.low_rank import add_adapters
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
 from gpt4image.train.processes import evaluation_loader, memory_format, worthwhile_threads
 from gpt4image.train.recipe import Recipe
+from gpt4image.train.self_supervised import PartneredModel, make_partner
 from gpt4image.train.spec import RunSpec
 from gpt4image.train.transforms import seed_everything
 
@@ -67,8 +70,11 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         inputs, validation = source.training(rows, seed), source.evaluation(validation_rows, "validation")
         strong = source.strong(rows, seed) if recipe.consistency else None
         crops = source.shown_to(guidance.anchors.teacher, rows) if guidance.anchors else None
+        second = source.second(inputs, rows, seed) if recipe.self_supervised != "none" else None
     batches = order_batches(recipe, images, rows, used, seed, accelerator)
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
+    if recipe.lora:
+        add_adapters(source.trained, recipe.lora, seed, inputs[(0, 0)][None].float())
     if recipe.grad_checkpointing:
         checkpoint_activations(source.trained)
     threads = None
@@ -93,7 +99,9 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         frozen=[] if recipe.cached_views else frozen_modules(source.trained, recipe.freeze),
         objective=Objective(recipe, find_task(images), len(images.classes), accelerator, prior=prior),
         loader=make_loader(
-            LabelledInputs(inputs, images, rows, guidance, strong, crops),
+            LabelledInputs(
+                inputs, images, rows, guidance, strong, crops, second, recipe.pretraining_epochs * recipe.repeats
+            ),
             batches,
             spec.workers,
             pin_memory=accelerator.device.type == "cuda",
@@ -114,7 +122,8 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
 def used_rows(spec: RunSpec) -> np.ndarray:
     """Return the table positions of the training images that a run uses, int64."""
     recipe, aligns = spec.recipe, spec.recipe.unlabelled == "align"
-    everything = recipe.consistency > 0 or (aligns and spec.guidance.anchors is not None)
+    of_images = spec.guidance.anchors is not None or recipe.self_supervised != "none"
+    everything = recipe.consistency > 0 or (aligns and of_images)
     return training_rows(spec.images, spec.guidance, aligns, everything=everything)
 
 
@@ -183,6 +192,9 @@ def build_model(
                 )
             )
     heads += region_heads(trained, sample, guidance, recipe)
+    if recipe.self_supervised != "none":
+        width = feature_width(trained, sample)
+        return PartneredModel(make_partner(recipe.self_supervised, trained, width), trained, heads)
     return AlignedModel(trained, heads, balance=recipe.balance is not None)
 
 
@@ -239,7 +251,14 @@ def build_reader(model: nn.Module, width: int) -> Projector:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Build the recipe's optimiser, fused where torch can. ConfigError if timm has none of that name."""
+    """Build the recipe's optimiser, fused where torch can.
+
+    Raises:
+        ConfigError: timm has none of that name.
+        MissingExtraError: it is one of bitsandbytes, which is not installed.
+    """
+    if recipe.optimizer.startswith("bnb") and find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "large", f"optimizer {recipe.optimizer}")
     if recipe.optimizer not in list_optimizers():
         raise ConfigError(unknown_name("optimizer", recipe.optimizer, list_optimizers()))
     takes = signature(get_optimizer_class(recipe.optimizer, bind_defaults=False)).parameters

@@ -13,11 +13,14 @@ from gpt4image.core.files import atomic_write
 from gpt4image.core.signals import StopRequests
 from gpt4image.train.loop import Progress, Trainer
 
+SUMS = ("classification_sum", "alignment_sum", "self_supervised_sum")  # of the losses of the current epoch
+
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write progress and the state of everything that changes in training. All recorded losses must have been read."""
     progress, watch, scaler = trainer.progress, trainer.watch, trainer.accelerator.scaler
-    progress.classification_sum, progress.alignment_sum = watch.classification_sum, watch.alignment_sum
+    for name in SUMS:
+        setattr(progress, name, getattr(watch, name))
     states = {
         "model": trainer.plain_model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
@@ -38,7 +41,8 @@ def restore_checkpoint(trainer: Trainer, path: Path) -> None:
         return
     progress, states = _read(path)
     trainer.progress = progress
-    trainer.watch.classification_sum, trainer.watch.alignment_sum = progress.classification_sum, progress.alignment_sum
+    for name in SUMS:
+        setattr(trainer.watch, name, getattr(progress, name))
     trainer.plain_model.load_state_dict(states["model"])
     trainer.optimizer.load_state_dict(states["optimizer"])
     lay_out_as_weights(trainer.optimizer)

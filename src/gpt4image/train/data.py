@@ -60,6 +60,7 @@ class Batch(NamedTuple):
         strong: strongly augmented views of the U images without a label [U, ...], if the recipe wants them.
         free: number of images without a label in the optimiser step over all processes, divided by its parts.
         crops: a vision-language teacher's unit vectors of these very inputs [B, D], if there is one.
+        second: second views of all images [B, ...], for a self-supervised loss; None once it takes no part.
         regions: for each source of vectors of boxes float32 [B * M, D], zero where a box has none; None without any.
         known_regions: likewise, which boxes are in the input and have a vector, bool [B * M].
     """
@@ -75,6 +76,7 @@ class Batch(NamedTuple):
     strong: Tensor | None = None
     free: Tensor | None = None
     crops: Tensor | None = None
+    second: Tensor | None = None
     regions: tuple[Tensor, ...] | None = None
     known_regions: tuple[Tensor, ...] | None = None
 
@@ -139,6 +141,8 @@ class LabelledInputs(Dataset[Batch]):
         guidance: vectors and soft labels. Texts are drawn by its seed, the draw and the image id.
         strong: strongly augmented views of the same images.
         crops: a teacher's vectors of the inputs, if they are stored.
+        second: second views of the same images.
+        second_draws: draws that have a second view: the first ones.
     """
 
     def __init__(
@@ -149,8 +153,11 @@ class LabelledInputs(Dataset[Batch]):
         guidance: Guidance | None = None,
         strong: Inputs | None = None,
         crops: Inputs | None = None,
+        second: Inputs | None = None,
+        second_draws: int = 0,
     ) -> None:
         self._inputs, self._rows, self._strong, self._crops = inputs, rows, strong, crops
+        self._second, self._second_draws = second, second_draws
         self._guidance = replace(guidance or Guidance(), anchors=None)  # a model that workers have no use for
         self._labels, self._labelled = find_task(images).labels(images, rows), images.is_labelled[rows]
         ids = images.ids[rows]
@@ -186,6 +193,7 @@ class LabelledInputs(Dataset[Batch]):
             strong=None if self._strong is None else self._strong_views(part),
             free=torch.tensor((~self._labelled[whole]).sum() / part.parts, dtype=torch.float32),
             crops=None if self._crops is None else torch.stack([self._crops[key] for key in part.keys]),
+            second=self._second_views(part),
             **(self._take_regions(positions, draws, labels) if self._regions else {}),
         )
 
@@ -211,6 +219,12 @@ class LabelledInputs(Dataset[Batch]):
             vectors.append(torch.from_numpy(source.take(own, guidance.texts, guidance.seed, every)))
             known.append(torch.from_numpy(own[:, 0] >= 0) & there)
         return {"regions": tuple(vectors), "known_regions": tuple(known)}
+
+    def _second_views(self, part: BatchPart) -> Tensor | None:
+        """Return second views of a part's images [B, ...]; None once the self-supervised loss takes no part."""
+        if self._second is None or part.keys[0][0] >= self._second_draws:
+            return None
+        return torch.stack([self._second[key] for key in part.keys])
 
     def _strong_views(self, part: BatchPart) -> Tensor:
         """Return strong views of a part's images without a label [U, ...]; U may be 0."""

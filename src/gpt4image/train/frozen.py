@@ -113,6 +113,19 @@ class InputSource:
         name = f"strong-{digest(images.identity, self.recipe.strong_augment)[:8]}"
         return self.cache.fill(name, images, self.recipe.cached_views)
 
+    def second(self, inputs: Inputs, rows: np.ndarray, seed: int) -> Inputs:
+        """Return second views of the same images, drawn independently; of a cache the next of its views.
+
+        Args:
+            inputs: the first views.
+            rows: table positions of the images [N].
+            seed: seed of the run.
+        """
+        if self.cache is not None:
+            return NextView(inputs)
+        view = StrongView(augmented_view(self.recipe, self.config, self.augmentation))
+        return ImageInputs(self.images, rows, view, seed)
+
     def shown_to(self, teacher: CropTeacher, rows: np.ndarray) -> Inputs | None:
         """Return a teacher's vectors of the cached views; None without a cache, where it sees the inputs themselves."""
         if self.cache is None:
@@ -315,6 +328,20 @@ class FeatureCache:
         batch = torch.stack([images[key] for key in keys]).to(self.device)
         batch = batch.to(memory_format=torch.channels_last) if batch.ndim == 4 else batch
         return np.asarray(self.stem(self.normalize(batch)).cpu().numpy())
+
+
+class NextView(Inputs):
+    """Cached inputs, of each image the view after the one that is asked for."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, key: Key) -> Tensor:
+        draw, position = key
+        return self._inputs[(draw + 1, position)]
 
 
 class CachedInputs(Inputs):

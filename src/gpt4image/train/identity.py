@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt4image.core.files import digest
+from gpt4image.core.files import File, Layout, digest, read_json
 from gpt4image.core.format import counted
 from gpt4image.train.recipe import Recipe
 
@@ -31,6 +31,39 @@ NAMES = {
     "images_per_epoch": "the number of images in an epoch",
 }
 SHARED = ("id", "label", "split")  # columns that identify a set of images, with `boxes` where there are any
+
+
+class RunLayout(Layout):
+    """Files of a training run."""
+
+    settings = File("settings.json")  # identifies the run
+    images = File("images.parquet")  # ids, labels and splits of the images, to say later what has changed
+    checkpoint = File("checkpoint.pt")  # state of an unfinished run
+    weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
+    heads = File("heads.safetensors")  # its alignment heads, for search in text space; not part of an export
+    result = File("result.json")  # best epoch and history; written last, so a run with a result is finished
+    lock = File("run.lock")  # held while a process trains the run
+    predictions = File("test.safetensors")  # logits of the test images
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return self.settings.exists() and (self.checkpoint.exists() or self.result.exists())
+
+    @property
+    def augmentation(self) -> int | None:
+        """Version of the augmentation that the run began with, None if there is no run."""
+        return int(read_json(self.settings).get("augmentation", 1)) if self.begun else None
+
+    def read_images(self) -> pa.Table | None:
+        """Return ids, labels and splits of the run's images; None if it has not kept them, as in version 0.1."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(self.images)
+        except (OSError, pa.ArrowInvalid):  # only words depend on it
+            return None
 
 
 def trained_rows(images: ImageTable) -> pa.Table:

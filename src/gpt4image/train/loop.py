@@ -24,7 +24,14 @@ from gpt4image.train.frozen import freeze
 from gpt4image.train.objective import Objective
 from gpt4image.train.processes import predict_logits
 from gpt4image.train.recipe import Recipe
-from gpt4image.train.schedules import alignment_weight, label_weight, learning_rate, soft_label_share
+from gpt4image.train.schedules import (
+    alignment_weight,
+    label_weight,
+    learning_rate,
+    self_supervised_weight,
+    soft_label_share,
+)
+from gpt4image.train.self_supervised import PartneredModel
 from gpt4image.train.transforms import Normalization, seed_everything
 
 STEP_STREAM = 1  # separates the draws of training steps from those of images, whose keys are shorter
@@ -40,6 +47,7 @@ class Progress:
         step: optimiser steps done in the current epoch.
         classification_sum: sum of the cross-entropy over those steps.
         alignment_sum: sum of the alignment loss over those steps.
+        self_supervised_sum: sum of the self-supervised loss over those steps.
         history: one record per epoch (`EpochRecord` as plain values).
         best_epoch: epoch of the highest validation score, the first of equals.
         best_accuracy: that accuracy, or what else the task's score is.
@@ -53,6 +61,7 @@ class Progress:
     step: int = 0
     classification_sum: float = 0.0
     alignment_sum: float = 0.0
+    self_supervised_sum: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = -1
     best_accuracy: float = -1.0
@@ -149,10 +158,11 @@ def train_epoch(trainer: Trainer, meter: Meter) -> None:
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
-    """Take one optimiser step; return its mean losses [2] and the images' table positions [B]."""
+    """Take one optimiser step; return its mean losses [3] and the images' table positions [B]."""
     recipe = trainer.recipe
     # 1) schedules: learning rate, weights of the two losses, share of soft labels
-    follow_schedules(trainer, trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch)
+    epoch = trainer.progress.epoch + (step + 1) / trainer.steps_per_epoch
+    follow_schedules(trainer, epoch)
     # 2) gradients of all parts of the batch
     losses, rows = accumulate_gradients(trainer, batches, step)
     # 3) optimiser step
@@ -160,6 +170,8 @@ def train_step(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[T
         clip_gradients(trainer, recipe.clip_grad)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad()
+    if trainer.objective.self_supervised_weight and isinstance(model := trainer.plain_model, PartneredModel):
+        model.partner.follow(model.backbone, epoch / (recipe.epochs * recipe.labels_from))
     if trainer.ema:
         trainer.ema.update(trainer.plain_model)
     return losses, rows
@@ -173,22 +185,23 @@ def follow_schedules(trainer: Trainer, epoch: float) -> None:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     weight = alignment_weight(recipe, epoch)
     objective.label_weight = label_weight(recipe, epoch)
+    objective.self_supervised_weight = self_supervised_weight(recipe, epoch)
     objective.weight, objective.soft_share = recipe.weight * weight, soft_label_share(recipe, epoch)
     if recipe.balance is not None:
         trainer.plain_model.set_share(recipe.balance * weight)
 
 
 def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor]:
-    """Run the backward passes of one optimiser step; return its mean losses [2] and its images' table positions [B]."""
+    """Run the backward passes of one optimiser step; return its mean losses [3] and its images' table positions [B]."""
     parts, device = trainer.recipe.accumulate, trainer.accelerator.device
-    total = torch.zeros(2, device=device)
+    total = torch.zeros(3, device=device)
     rows = []
     for part in range(parts):
         batch = next(batches)
         rows.append(batch.rows)
         batch = batch.to(device)
-        strong = None if batch.strong is None else trainer.normalize(batch.strong)
-        batch = batch._replace(inputs=trainer.normalize(batch.inputs), strong=strong)
+        strong, second = (None if view is None else trainer.normalize(view) for view in (batch.strong, batch.second))
+        batch = batch._replace(inputs=trainer.normalize(batch.inputs), strong=strong, second=second)
         if trainer.teacher is not None:
             batch = batch._replace(crops=trainer.teacher(batch.inputs))
         # mixing and dropout draw from this key alone; after `next`, as the loader may draw in this process too
@@ -196,10 +209,9 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
         last = part == parts - 1  # processes exchange gradients once per step
         with nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
-            classification, alignment = trainer.objective.losses(trainer.model, batch)
-            loss = trainer.objective.label_weight * classification + trainer.objective.weight * alignment
-            trainer.accelerator.backward(loss / parts)
-        total += torch.stack([classification.detach(), alignment.detach()]) / parts
+            losses = trainer.objective.losses(trainer.model, batch)
+            trainer.accelerator.backward(trainer.objective.total(losses) / parts)
+        total += torch.stack([loss.detach() for loss in losses]) / parts
     return total, torch.cat(rows)
 
 
@@ -226,12 +238,14 @@ def record_epoch(trainer: Trainer, score: float, thresholds: list[float], second
     """Append the epoch to the history, keep its weights if they are the best so far, and move on to the next."""
     progress, watch, kept = trainer.progress, trainer.watch, trainer.kept_model
     progress.seconds += seconds
+    partnered = trainer.recipe.self_supervised != "none" and progress.epoch < trainer.recipe.pretraining_epochs
     progress.history.append(
         {
             "epoch": progress.epoch,
             "learning_rate": learning_rate(trainer.recipe, progress.epoch + 1),  # of its last step
             "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
             "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.plain_model.heads else None,
+            **({"self_supervised_loss": watch.self_supervised_sum / trainer.steps_per_epoch} if partnered else {}),
             "validation_accuracy": score,
             "seconds": seconds,
         }
@@ -239,7 +253,7 @@ def record_epoch(trainer: Trainer, score: float, thresholds: list[float], second
     if trainer.recipe.keep == "last" or score > progress.best_accuracy:
         progress.best_epoch, progress.best_accuracy, progress.thresholds = progress.epoch, score, thresholds
         progress.best_weights, progress.best_heads = map(_copy_state, (kept.backbone, kept.heads))
-    watch.classification_sum = watch.alignment_sum = 0.0
+    watch.classification_sum = watch.alignment_sum = watch.self_supervised_sum = 0.0
     progress.epoch, progress.step = progress.epoch + 1, 0
 
 
@@ -259,7 +273,7 @@ class LossWatch:
         gather: joins a tensor [1, ...] of each of P processes to [P, ...].
 
     Attributes:
-        on_read: called with each step's epoch, number in it, and mean losses [2] over processes, when they are read.
+        on_read: called with each step's epoch, number in it, and mean losses [3] over processes, when they are read.
     """
 
     def __init__(
@@ -269,10 +283,11 @@ class LossWatch:
         self._pending: list[tuple[int, int, Tensor, Tensor]] = []
         self.classification_sum = 0.0
         self.alignment_sum = 0.0
+        self.self_supervised_sum = 0.0
         self.on_read: Callable[[int, int, list[float]], None] = lambda *_: None
 
     def record(self, epoch: int, step: int, rows: Tensor, losses: Tensor) -> None:
-        """Record a step's losses [2], classification and alignment, and its images' table positions [B]."""
+        """Record a step's losses [3], labels, alignment and self-supervision, and its images' table positions [B]."""
         self._pending.append((epoch, step, rows, losses.detach()))
         if len(self._pending) >= self._interval:
             self.flush()
@@ -290,28 +305,30 @@ class LossWatch:
         """
         if self.flushed:
             return
-        own = torch.stack([losses for *_, losses in self._pending])  # [steps, 2]
+        own = torch.stack([losses for *_, losses in self._pending])  # [steps, 3]
         means = self._gather(own[None]).mean(dim=0).tolist()
         if not all(math.isfinite(loss) for step in means for loss in step):
             raise TrainingError(self._diagnosis(own))
         # one by one: the sums must not depend on when losses are read
-        for (epoch, step, *_), (classification, alignment) in zip(self._pending, means, strict=True):
-            self.classification_sum += classification
-            self.alignment_sum += alignment
-            self.on_read(epoch, step, [classification, alignment])
+        for (epoch, step, *_), losses in zip(self._pending, means, strict=True):
+            self.classification_sum += losses[0]
+            self.alignment_sum += losses[1]
+            self.self_supervised_sum += losses[2]
+            self.on_read(epoch, step, losses)
         self._pending.clear()
 
     def _diagnosis(self, own: Tensor) -> str:
-        """Return the message for the first of this process's losses [steps, 2] that is not finite."""
+        """Return the message for the first of this process's losses [steps, 3] that is not finite."""
         advice = "Try a lower lr, clip_grad 1.0, precision no or a higher temperature, and look at these images."
         bad = (~torch.isfinite(own)).any(dim=1).nonzero()
         if not len(bad):
             return f"The loss of another process is not a finite number. {advice}"
         epoch, step, rows, losses = self._pending[int(bad[0])]
-        classification, alignment = losses.tolist()
+        classification, alignment, partner = losses.tolist()
+        more_losses = f", self-supervised {partner}" if partner else ""
         names = self._name_images(rows.tolist())
         more = f" and {len(names) - SHOWN_IDS} more" if len(names) > SHOWN_IDS else ""
         return (
             f"The loss is not a finite number in epoch {epoch + 1}, step {step + 1} (classification {classification}, "
-            f"alignment {alignment}). Images of the batch: {', '.join(names[:SHOWN_IDS])}{more}. {advice}"
+            f"alignment {alignment}{more_losses}). Images of the batch: {', '.join(names[:SHOWN_IDS])}{more}. {advice}"
         )

@@ -25,6 +25,7 @@ class Objective:
         classes: number of classes C.
         label_weight: current weight of the loss of the labels.
         weight: current weight of the alignment loss.
+        self_supervised_weight: current weight of the self-supervised loss.
         soft_share: current share of the soft labels.
         prior: share of each class in the labels that training sees, float32 [C]; None where no setting needs it.
     """
@@ -35,11 +36,18 @@ class Objective:
     accelerator: Accelerator
     label_weight: float = 1.0
     weight: float = 0.0
+    self_supervised_weight: float = 0.0
     soft_share: float = 0.0
     prior: Tensor | None = None
 
-    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss of the labels and the alignment loss of this process's part of the batch, both scalars.
+    def total(self, losses: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return the weighted sum of the losses of labels, alignment and self-supervision."""
+        classification, alignment, partner = losses
+        total = self.label_weight * classification + self.weight * alignment
+        return total if self.recipe.self_supervised == "none" else total + self.self_supervised_weight * partner
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses of labels, alignment and self-supervision of this process's part of the batch, scalars.
 
         Sums over images are divided by the counts of the whole optimiser step. So the means of losses and gradients
         over processes and parts do not depend on how the step was divided.
@@ -51,7 +59,8 @@ class Objective:
         inputs, mixing = batch.inputs, None  # [B, 3, H, W]
         smoothing = self.recipe.label_smoothing
         own = targets = self.task.targets(batch.labels, batch.soft, self.classes, smoothing, self.soft_share)  # [B, T]
-        if self.recipe.mixes:
+        second = {"second": batch.second} if self.self_supervised_weight else {}
+        if self.recipe.mixes and not second:
             # the weak view's answer labels a whole image, so consistency leaves images without a label whole
             among = None if batch.strong is None else (batch.labels >= 0).nonzero()[:, 0]
             inputs, mixing = mix_images(self.recipe, inputs, among)  # mixing [B, B]
@@ -60,7 +69,8 @@ class Objective:
         if batch.strong is not None:
             inputs = torch.cat([inputs, batch.strong])  # one pass, so that normalisation layers see both views
         with self.accelerator.autocast():
-            output = model(inputs, self._vectors(batch), mixing, *([targets] if self.task.loss_in_model else []))
+            truth = [targets] if self.task.loss_in_model else []
+            output = model(inputs, self._vectors(batch), mixing, *truth, **second)
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
         classification = self.task.loss(logits[:size], targets, self.recipe, self.prior) / labelled.clamp(min=1e-6)
@@ -75,7 +85,8 @@ class Objective:
         # gradients are averaged over processes: times their number, they add up
         classification = classification * self.accelerator.num_processes
         alignment = torch.zeros_like(classification) if output.alignment is None else output.alignment
-        return classification, alignment
+        partner = torch.zeros_like(classification) if output.self_supervised is None else output.self_supervised
+        return classification, alignment, partner
 
     def adjusted(self, logits: Tensor) -> Tensor:
         """Return the model's answers [B, C] as the saved weights give them, adjusted after training if so set."""

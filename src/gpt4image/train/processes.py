@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -125,8 +126,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     """Return the accelerator of a run.
 
     Raises:
-        ConfigError: it does not support the precision, the processes would not work together, or they cannot share
-            the batch evenly.
+        ConfigError: it does not support the precision, the processes would not work together or divide the weights
+            among themselves, or they cannot share the batch evenly.
     """
     AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
     try:
@@ -143,6 +144,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} divides weights among processes, which checkpoints and the choice "
+            "of the best epoch do not know: launch without it. Memory is saved by lora (--lora 16), grad_checkpointing "
+            "(--grad-checkpointing), accumulate (--accumulate) and 8-bit optimisers (--optimizer bnbadamw8bit)."
+        )
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(

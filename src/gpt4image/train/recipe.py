@@ -1,4 +1,4 @@
-"""Training recipes: every setting that changes the result of a run, and the named recipes of `recipes.toml`.
+"""Training recipes: every setting that changes the result of a run.
 
 The fields are grouped by feature in base classes. Their docstrings are the help texts of the command line, and their
 annotations hold their constraints. This module imports nothing heavy.
@@ -7,11 +7,10 @@ annotations hold their constraints. This module imports nothing heavy.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -46,6 +45,9 @@ class ModelSettings:
     """Modules of the backbone to freeze, such as conv_stem bn1 blocks.0 blocks.1."""
     frame_pooling: Literal["mean", "attention"] = "mean"
     """Of clips: how the features of frames become that of the clip, their mean or one weighted by attention."""
+    lora: Whole = 0
+    """Train low-rank adapters (LoRA) of this rank in place of the pretrained weights, beside everything that is new.
+    They are merged into the weights at the end, so the model stays as fast as it was. 0 trains all weights."""
     cached_views: Whole = 0
     """Compute the output of frozen early modules once, for this many augmented views of each image, instead of at
     every step. 0 disables the cache."""
@@ -69,7 +71,7 @@ class OptimizationSettings:
     """Split each batch into this many parts and accumulate their gradients, to save memory. Contrastive losses compare
     images and texts within one part only."""
     optimizer: str = "adamw"
-    """Name of any timm optimiser: adamw, sgd, lamb, lion..."""
+    """Name of any timm optimiser: adamw, sgd, lamb, lion, or with 8-bit states bnbadamw8bit..."""
     lr: Positive = 5e-4
     """Peak learning rate."""
     min_lr: NotNegative = 1e-6
@@ -230,6 +232,11 @@ class Recipe(
         """Whether images are mixed with one another."""
         return self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def pretraining_epochs(self) -> int:
+        """Epochs in which the model trains without labels, one that they join included."""
+        return math.ceil(self.labels_from * self.epochs)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
         """Build a recipe from plain values, see `override`."""
@@ -311,11 +318,19 @@ class Recipe(
             )
         if self.shared_head and not self.weight:
             raise ConfigError("shared_head goes with the alignment of texts: set weight above 0, or shared_head to 0.")
-        if self.labels_from and (not self.weight or self.balance is not None):
+        partnered = self.self_supervised != "none"
+        if self.labels_from and (not (self.weight or partnered) or self.balance is not None):
             raise ConfigError(
                 "Before labels_from the alignment trains alone, with no label to balance it by: set weight above 0 and "
                 "balance to none, or labels_from to 0."
             )
+        if partnered and not self.labels_from:
+            raise ConfigError(
+                "self_supervised trains the model before the labels do: set labels_from above 0, such as 0.5 "
+                "(--labels-from 0.5), or self_supervised to none."
+            )
+        if partnered and self.cached_views == 1:
+            raise ConfigError("self_supervised compares two views of an image: set cached_views to 2 or more, or to 0.")
         if self.soft_from > self.soft_until:
             raise ConfigError(f"soft_from {self.soft_from} must not exceed soft_until {self.soft_until}.")
         if len(set(self.align_at)) < len(self.align_at):
@@ -343,58 +358,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
-
-
-@dataclass(frozen=True)
-class NamedRecipe:
-    """A recipe with its purpose and the paper, repository or measurement that its values come from."""
-
-    name: str
-    about: str
-    source: str
-    recipe: Recipe
-
-    @classmethod
-    def from_table(cls, name: str, table: Mapping[str, Any], file: str) -> NamedRecipe:
-        """Build a named recipe from a TOML table that holds `about`, `source` and recipe fields.
-
-        Raises:
-            ConfigError: an unknown field, an invalid value, or no `about` or `source`; the message names file, table
-                and key.
-        """
-        values, where = dict(table), f"{file}, [{name}]"
-        about, source = values.pop("about", None), values.pop("source", None)
-        for key, text in (("about", about), ("source", source)):
-            if not isinstance(text, str) or not text.strip():
-                raise ConfigError(f"{where}: {key} must be a string.")
-        return cls(name, about, source, Recipe().override(values, where))
-
-    def lines(self) -> list[str]:
-        """Return the settings that differ from the defaults, below name, purpose and source, as a `--config` file."""
-        return [f"# {self.name}: {self.about}", f"# Source: {self.source}", *self.recipe.lines()]
-
-
-def named_recipe(name: str) -> Recipe:
-    """Return a named recipe. ConfigError lists the known names.
-
-    >>> named_recipe("reference-resnet50").lr
-    0.4
-    """
-    return find_recipe(name).recipe
-
-
-def find_recipe(name: str) -> NamedRecipe:
-    """Return a named recipe with its source. ConfigError lists the known names."""
-    if name not in _shipped_tables():
-        raise ConfigError(unknown_name("recipe", name, list(recipe_names())))
-    return NamedRecipe.from_table(name, _shipped_tables()[name], "recipes.toml")
-
-
-def recipe_names() -> tuple[str, ...]:
-    """Return the names of all recipes that the library ships."""
-    return tuple(_shipped_tables())
-
-
-@cache
-def _shipped_tables() -> Mapping[str, Any]:
-    return tomllib.loads((files(__package__) / "recipes.toml").read_text("utf-8"))

@@ -33,12 +33,13 @@ from gpt4image.train.family import find_family
 from gpt4image.train.frozen import freeze
 from gpt4image.train.guidance import ClassAnchors, Guidance, choose_guidance
 from gpt4image.train.heads import save_heads
-from gpt4image.train.identity import siblings
+from gpt4image.train.identity import RunLayout, siblings
 from gpt4image.train.loop import Trainer, fit, train_step
+from gpt4image.train.low_rank import count_parameters, merge_adapters
 from gpt4image.train.processes import device_name, limited_threads, loader_workers, make_accelerator, on_this_machine
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.run_tracking import tracked
-from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunLayout, RunSpec, check_task
+from gpt4image.train.spec import ARMS, CANDIDATE, Arm, RunInputs, RunSpec, check_task
 from gpt4image.train.transforms import preprocessing, seed_everything
 from gpt4image.train.weights import load_weights
 
@@ -69,6 +70,7 @@ class TrainedRun:
         task: name of its task.
         thresholds: what the task fitted to the validation images (`Task.fit_thresholds`).
         frames: which frames it sees of each clip; None for images that stand still.
+        trained_parameters: number of parameters that were trained with low-rank adapters, these included; 0 without.
     """
 
     layout: RunLayout
@@ -87,6 +89,7 @@ class TrainedRun:
     task: str = "classification"
     thresholds: list[float] = field(default_factory=list)
     frames: FrameChoice | None = None
+    trained_parameters: int = 0
 
 
 def train_model(
@@ -186,7 +189,7 @@ def specify_run(
         raise ConfigError(f"seed should be 0 or greater, not {seed}.")
     if chosen.labels and not all(labels.manifest.estimate or chosen.labels == "baseline" for labels in soft_labels):
         raise ConfigError(f"Arm {arm!r} trains with text labels: pass those of label_by_texts, not soft labels.")
-    if chosen.labels and inputs.images.is_multi_label and not inputs.filled:
+    if chosen.labels and inputs.images.has_label_sets and not inputs.filled:
         raise ConfigError(
             f"Arm {arm!r} trains with labels that texts have filled in: train it by gpt4image train or compare; or "
             "pass label_sets_by_texts(...).fill(images) as the images, and train the arm baseline or described."
@@ -212,7 +215,7 @@ def specify_run(
     spec = RunSpec(
         images=inputs.images,
         guidance=guidance,
-        recipe=recipe if guidance.aligns else replace(recipe, labels_from=0.0),
+        recipe=recipe if guidance.aligns or recipe.self_supervised != "none" else replace(recipe, labels_from=0.0),
         arm=chosen,
         seed=seed,
         layout=RunLayout(folder),
@@ -236,7 +239,7 @@ def _settings_of(arm: Arm, images: ImageTable) -> Mapping[str, Any]:
 
     Of several labels an image, those that stand in for given ones are labels like these, and not soft.
     """
-    return {**arm.settings, "soft_labels": 0.0} if arm.labels and images.is_multi_label else arm.settings
+    return {**arm.settings, "soft_labels": 0.0} if arm.labels and images.has_label_sets else arm.settings
 
 
 def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None = None) -> TrainedRun:
@@ -345,6 +348,9 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     progress, layout = trainer.progress, spec.layout
     trained = trainer.plain_model.backbone
     trained.load_state_dict(progress.best_weights)
+    learned = count_parameters(trained)[0]
+    if spec.recipe.lora:
+        merge_adapters(trained)
     if spec.recipe.logit_adjustment == "post-hoc":  # into the bias, so that the deployed model gives these answers
         bias = find_classifier(trained).bias
         assert isinstance(bias, torch.Tensor)  # `check_label_settings` has looked
@@ -362,6 +368,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
         "steps": trainer.recipe.epochs * trainer.steps_per_epoch,
         "device": device_name(trainer.accelerator, trainer.threads),
         **({"thresholds": progress.thresholds} if progress.thresholds else {}),
+        **({"trained_parameters": learned} if spec.recipe.lora else {}),
     }
     write_json(layout.result, result)
     layout.checkpoint.unlink(missing_ok=True)

@@ -56,19 +56,20 @@ class StepRecords:
         self._since = time.monotonic()
 
     def add(self, epoch: int, step: int, losses: list[float]) -> None:
-        """Add a step's mean losses [2]; record the mean of ten steps, and of fewer at the end of an epoch."""
+        """Add a step's mean losses [3]; record the mean of ten steps, and of fewer at the end of an epoch."""
         trainer, self._losses = self._trainer, [*self._losses, losses]
         last = step + 1 == trainer.steps_per_epoch
         if len(self._losses) < STEPS_BETWEEN_RECORDS and not last:
             return
         now, count = time.monotonic(), len(self._losses)
-        classification, alignment = (sum(column) / count for column in zip(*self._losses, strict=True))
+        classification, alignment, partner = (sum(column) / count for column in zip(*self._losses, strict=True))
         images = count * trainer.batches.batch_size
         rate = learning_rate(trainer.recipe, epoch + (step + 1) / trainer.steps_per_epoch)
         self._log(
             {
                 "step/classification_loss": classification,
                 "step/alignment_loss": alignment if trainer.plain_model.heads else None,
+                "step/self_supervised_loss": partner if trainer.objective.self_supervised_weight else None,
                 "step/learning_rate": rate,
                 "step/images_per_second": images / max(now - self._since, 1e-9),
             },
@@ -99,6 +100,7 @@ def figures(trainer: Trainer) -> dict[str, float | None]:
         "epoch": len(trainer.progress.history),
         "loss/classification": epoch["classification_loss"],
         "loss/alignment": epoch["alignment_loss"],
+        "loss/self_supervised": epoch.get("self_supervised_loss"),
         "learning_rate": epoch["learning_rate"],
         "alignment_weight": trainer.objective.weight if trainer.plain_model.heads else None,
         f"validation/{score}": epoch["validation_accuracy"],

@@ -41,6 +41,17 @@ def label_weight(recipe: Recipe, epoch: float) -> float:
     return recipe.label_weight if epoch > recipe.labels_from * recipe.epochs else 0.0
 
 
+def self_supervised_weight(recipe: Recipe, epoch: float) -> float:
+    """Return the weight of the self-supervised loss: that of the recipe up to `labels_from`, 0 after.
+
+    >>> recipe = Recipe(epochs=10, labels_from=0.5, self_supervised="simsiam")
+    >>> [self_supervised_weight(recipe, epoch) for epoch in (0.1, 5.0, 5.1)]
+    [1.0, 1.0, 0.0]
+    """
+    takes_part = recipe.self_supervised != "none" and epoch <= recipe.labels_from * recipe.epochs
+    return recipe.self_supervised_weight if takes_part else 0.0
+
+
 def alignment_weight(recipe: Recipe, epoch: float) -> float:
     """Return the weight of the alignment as a share of `recipe.weight`.
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpt4image.align.losses import find_loss
 from gpt4image.core.errors import BusyError, ConfigError
-from gpt4image.core.files import File, Layout, atomic_write, hash_file, read_json, write_json
+from gpt4image.core.files import atomic_write, hash_file, read_json, write_json
 from gpt4image.core.registry import Registry
 from gpt4image.tasks import find_task
 from gpt4image.train.identity import (
+    RunLayout,
     changed_settings,
     describe_changes,
     identify_images,
@@ -32,8 +33,6 @@ from gpt4image.train.recipe import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from gpt4image.embed.controls import ControlTexts
     from gpt4image.embed.store import EmbeddingStore
     from gpt4image.images.table import ImageTable
@@ -86,10 +85,17 @@ class Arm:
 
 STAND_INS = {"soft_labels": 1.0, "soft_from": 0.0, "soft_until": 1.0, "unlabelled": "align"}
 LABELS_ALONE = {**STAND_INS, "weight": 0.0, "balance": None, "shared_head": 0.0, "labels_from": 0.0}
+LABELS_ALONE |= {"self_supervised": "none"}
 FIXMATCH = {"consistency": 1.0, "unlabelled": "align"}
 ANCHORED = {"loss": "anchored", "targets": "same", "queue": 0, "learn_temperature": False, "text_adapter": False}
 ANCHORED |= {"text_space": "raw", "soft_labels": 0.0, "shared_head": 0.0}
 PRETRAINING = {"labels_from": 0.5, "align_until": 0.5, "unlabelled": "align", "balance": None}
+SELF_SUPERVISED = tuple(
+    Arm(prefix + f"{name}-pretraining", f"with pretraining {also}by {title}", bool(prefix),
+        PRETRAINING | {"self_supervised": name}, optional=True)
+    for name, title in (("simsiam", "SimSiam"), ("dino", "DINO"))
+    for prefix, also in (("", ""), ("text+", "on the descriptions and "))
+)  # fmt: skip
 GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
@@ -115,6 +121,7 @@ ARMS: Registry[Arm] = Registry(
             Arm(REFERENCE, "labels alone", uses_text=False),
             Arm(CANDIDATE, "with descriptions", uses_text=True),
             Arm("text-pretraining", "with pretraining on the descriptions", True, PRETRAINING, optional=True),
+            *SELF_SUPERVISED,
             Arm(TEXT_LABELS, "with labels from the descriptions", True, LABELS_ALONE, labels="text", optional=True),
             Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
@@ -189,8 +196,8 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
     if task.one_class:
         return
     several = f"needs one class an image, and these have {'boxes' if images.has_boxes else 'several labels'}"
-    if arm.labels not in ((None, "text") if images.is_multi_label else (None,)) or arm.guidance == "anchors":
-        others = f"described, {TEXT_LABELS} or {BOTH}" if images.is_multi_label else "described"
+    if arm.labels not in (None, "text") or arm.guidance == "anchors":
+        others = f"described, {TEXT_LABELS} or {BOTH}"
         raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train {others}.")
     if arm.uses_text and recipe.soft_labels and not arm.labels:
         raise ConfigError(f"soft_labels {several}: set soft_labels to 0 (--soft-labels 0).")
@@ -199,39 +206,6 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
             "targets label and a queue exclude each other where images have several labels, which no queue holds: "
             "set queue to 0 (--queue 0), or targets to same (--targets same)."
         )
-
-
-class RunLayout(Layout):
-    """Files of a training run."""
-
-    settings = File("settings.json")  # identifies the run
-    images = File("images.parquet")  # ids, labels and splits of the images, to say later what has changed
-    checkpoint = File("checkpoint.pt")  # state of an unfinished run
-    weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
-    heads = File("heads.safetensors")  # its alignment heads, for search in text space; not part of an export
-    result = File("result.json")  # best epoch and history; written last, so a run with a result is finished
-    lock = File("run.lock")  # held while a process trains the run
-    predictions = File("test.safetensors")  # logits of the test images
-
-    @property
-    def begun(self) -> bool:
-        """Whether the folder holds a run, finished or not."""
-        return self.settings.exists() and (self.checkpoint.exists() or self.result.exists())
-
-    @property
-    def augmentation(self) -> int | None:
-        """Version of the augmentation that the run began with, None if there is no run."""
-        return int(read_json(self.settings).get("augmentation", 1)) if self.begun else None
-
-    def read_images(self) -> pa.Table | None:
-        """Return ids, labels and splits of the run's images; None if it has not kept them, as in version 0.1."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return pq.read_table(self.images)
-        except (OSError, pa.ArrowInvalid):  # only words depend on it
-            return None
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class StrongView:
     """A view whose random draws are not those of the other view of the same key.
 
     Attributes:
-        view: the strong augmentation.
+        view: the augmentation.
     """
 
     view: View

@@ -18,7 +18,8 @@ from gpt4image.core.options import WORK, CheckOptions, DataOptions, LabelOptions
 from gpt4image.core.validation import changed_options, take_fields
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
-from gpt4image.train.recipe import Recipe, named_recipe, read_toml
+from gpt4image.train.named_recipes import named_recipe
+from gpt4image.train.recipe import Recipe, read_toml
 from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open_embeddings, open_image_features
 
 if TYPE_CHECKING:

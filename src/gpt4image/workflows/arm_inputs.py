@@ -87,6 +87,9 @@ class ArmInputs:
         stores = self._stores(chosen, images, seed)
         if images.is_multi_label and stand_ins:
             return RunInputs(self._set_labels(chosen, images, stores, seed).fill(images), stores, filled=True)
+        if images.has_boxes and stand_ins:
+            boxes = self._labelled_boxes(chosen, images, seed)
+            return RunInputs(boxes, stores, regions=self.regions, margin=self.margin, filled=True)
         labels: tuple[SoftLabels, ...]
         match stand_ins:
             case "text":
@@ -233,6 +236,24 @@ class ArmInputs:
         folder = self._folder(self._name(arm, seed), seed)
         texts, options = tuple(filter(is_text, stores)), self.options.labeller
         return make_text_labels(images, texts, self.text, options, folder, picks=self.descriptions.picks)
+
+    def _labelled_boxes(self, arm: Arm, images: ImageTable, seed: int) -> ImageTable:
+        """Return images with the classes of boxes that texts tell, where those given are missing or wrong.
+
+        Each box is an image of one class to the labeller: its crop.
+        """
+        from gpt4image.images.crops import crop_images, with_box_classes
+
+        if not self.regions:
+            raise ConfigError(
+                f"The arm {arm.name} labels boxes by descriptions of their own, and there are none: describe their "
+                "crops (gpt4image describe --crops 0.1), and name the same margin here (--crops 0.1)."
+            )
+        crops = crop_images(images, self.margin)
+        folder = self._folder(f"{'+'.join(self.text.encoder)}-boxes", seed)
+        labels = make_text_labels(crops, self.regions, self.text, self.options.labeller, folder)
+        places = labels.find(crops.ids)
+        return with_box_classes(images, np.where(places >= 0, labels.take(places).argmax(axis=1), crops.labels))
 
     def _set_labels(self, arm: Arm, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int) -> SetLabels:
         from gpt4image.train.guidance import is_text

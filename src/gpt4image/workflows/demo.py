@@ -17,7 +17,8 @@ from gpt4image.core.options import ArmOptions, DataOptions, GuidanceOptions, Sim
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.scan import available_processors
 from gpt4image.images.sources.listing import file_state
-from gpt4image.train.recipe import Recipe, named_recipe
+from gpt4image.train.named_recipes import named_recipe
+from gpt4image.train.recipe import Recipe
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import open_guidance
 from gpt4image.workflows.train import open_described, run_comparison

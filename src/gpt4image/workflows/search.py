@@ -144,7 +144,8 @@ def _open_index(source: str | PictureIndex, settings: IndexSettings) -> PictureI
 
 def find_aligned_run(workdir: WorkDir) -> Path:
     """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
-    from gpt4image.train.spec import CANDIDATE, RunLayout
+    from gpt4image.train.identity import RunLayout
+    from gpt4image.train.spec import CANDIDATE
 
     runs = sorted(path for path in workdir.folder.glob("runs/*") if RunLayout(path).heads.exists())
     if not runs:

@@ -21,7 +21,8 @@ from gpt4image.core.options import (
 )
 from gpt4image.core.validation import Positive, Whole, check_value
 from gpt4image.core.workdir import WorkDir
-from gpt4image.train.recipe import Recipe, find_recipe, recipe_names
+from gpt4image.train.named_recipes import find_recipe, recipe_names
+from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import CANDIDATE
 from gpt4image.train.tracking import TrackerName
 

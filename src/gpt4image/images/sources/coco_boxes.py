@@ -33,7 +33,8 @@ def find_coco_files(folder: Path) -> list[Path]:
 def list_coco_boxes(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images that annotation files name, with the boxes of their objects.
 
-    An image without objects is a background. Crowd regions are left out. The images are found as `list_coco` finds
+    An image without objects is a background. An object without a category_id is one whose class is not known. Crowd
+    regions are left out. The images are found as `list_coco` finds
     them; several files are splits that their names or folders tell, and categories of the same name are one class.
 
     Args:
@@ -87,7 +88,7 @@ def _boxes(content: Mapping[str, Any], names: Mapping[int, str], file: Path) -> 
         if not isinstance(image, int) or image not in known:
             raise DataError(f"{file}, annotation {at}: image_id {image!r} is none of its images.")
         corners, fault = (0.0, 0.0, 0.0, 0.0), ""
-        if not isinstance(category, int) or category not in names:
+        if category is not None and (not isinstance(category, int) or category not in names):
             fault = f"category_id {category!r} is none of the categories"
         elif entry.get("iscrowd"):
             fault = "is a crowd of objects"
@@ -96,7 +97,7 @@ def _boxes(content: Mapping[str, Any], names: Mapping[int, str], file: Path) -> 
         else:
             left, top, width, height = map(float, box)
             corners = (left, top, left + width, top + height)
-        name = "" if fault else names[int(category or 0)]
+        name = "" if fault or category is None else names[category]
         found.setdefault(image, []).append(GivenBox(name, corners, f"{file.name}, annotation {at}", fault))
     return found
 

@@ -146,7 +146,9 @@ class ListingBuilder:
         if rejected and not boxes.names:  # it shows an object, so it is no background
             self.reject(path, f"none of its boxes can be used ({rejected[0].where} {rejected[0].reason})")
             return
-        self.add(path, LabelSet(tuple(sorted(set(boxes.names))), boxes=boxes), split, row, key)
+        names = set(boxes.names)
+        absent = () if "" in names else None  # a box without a class may be of any
+        self.add(path, LabelSet(tuple(sorted(names - {""})), absent, boxes), split, row, key)
 
     def reject(self, path: str, reason: str) -> None:
         """Leave out an image that cannot be read."""

@@ -212,6 +212,7 @@ def curve_figures(comparison: Comparison) -> list[TitledFigure]:
     quantities: list[tuple[str, str, Value]] = [
         ("loss", f"{of_labels}, training", lambda epoch: epoch.classification_loss),
         ("alignment", "Alignment loss, training", lambda epoch: epoch.alignment_loss),
+        ("self-supervised", "Self-supervised loss, training", lambda epoch: epoch.self_supervised_loss),
         ("validation", f"Validation {comparison.score}", lambda epoch: 100 * epoch.validation_accuracy),
     ]
     drawn = [

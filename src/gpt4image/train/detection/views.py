@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -54,9 +55,10 @@ class BoxView:
         Args:
             image: the picture.
             key: what random draws depend on.
-            boxes: its boxes, float32 [M, 5]; NaN where they are not known, and remain so.
+            boxes: its boxes, float32 [M, 5]; NaN where they are not known, and remain so. Those without a class are
+                hidden.
         """
-        picture = image.decode()
+        picture = hide_unknown(image.decode(), boxes, self.fill)
         rows, longer = np.flatnonzero(boxes[:, 0] >= 0), max(picture.size)
         corners = tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes[rows, 1:] * longer), format="XYXY", canvas_size=(picture.height, picture.width)
@@ -81,6 +83,28 @@ class BoxView:
         if self.more is not None:
             sample = self.more(sample)
         return v2.SanitizeBoundingBoxes(min_size=LEAST_BOX)(sample)  # type: ignore[no-any-return]
+
+
+def hide_unknown(picture: Image.Image, boxes: np.ndarray, fill: tuple[float, ...]) -> Image.Image:
+    """Return a picture in which boxes without a class are of one colour, except where they overlap others.
+
+    A detector would learn that what they show is background.
+
+    Args:
+        picture: the picture.
+        boxes: its boxes, float32 [M, 5], in shares of its longer side.
+        fill: the colour, from 0 to 255.
+    """
+    unknown = (boxes[:, 0] < 0) & (boxes[:, 3] > boxes[:, 1])
+    if not unknown.any():
+        return picture
+    hidden, longer = picture.copy(), max(picture.size)
+    pixels = [tuple(map(round, corners)) for corners in (boxes[unknown, 1:] * longer).tolist()]
+    for corners in pixels:
+        hidden.paste(tuple(map(round, fill)), corners)
+    for corners in (boxes[boxes[:, 0] >= 0, 1:] * longer).round().astype(int).tolist():
+        hidden.paste(picture.crop(corners), corners[:2])
+    return hidden
 
 
 class BoxInputs(ImageInputs):
