@@ -60,7 +60,8 @@ def with_box_classes(images: ImageTable, labels: np.ndarray) -> ImageTable:
         images: images with boxes.
         labels: number of the class of each box in the order of `crop_images`, -1 if it is not known, int [n].
     """
-    marks, rows, start = images.label_matrix, [], 0
+    marks, start = images.label_matrix, 0
+    rows: list[list[list[float]] | None] = []
     for mark, boxes in zip(marks, images.boxes(), strict=True):
         if boxes is None:
             rows.append(None)
