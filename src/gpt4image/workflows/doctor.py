@@ -93,6 +93,36 @@ def devices() -> Iterator[DoctorLine]:
         )
 
 
+def training_memory(
+    backbone: str, *, image_size: int, batch_size: int, processes: int, width: int, lora: int, optimizer: str
+) -> Iterator[DoctorLine]:
+    """Yield what a process holds in memory when it trains a classifier of 1000 classes (`train.memory`).
+
+    Args:
+        backbone: any timm model.
+        image_size: side of its input in pixels.
+        batch_size: images of a step, over all processes.
+        processes: processes that share them.
+        width: length of the text vectors.
+        lora: rank of low-rank adapters, 0 for none.
+        optimizer: name of the optimiser.
+    """
+    from gpt4image.train.memory import described, estimate_memory
+    from gpt4image.train.recipe import Recipe
+
+    recipe = Recipe(
+        backbone=backbone,
+        pretrained=False,
+        image_size=image_size,
+        batch_size=batch_size,
+        lora=lora,
+        optimizer=optimizer,
+    )
+    memory = estimate_memory(recipe, 1000, width, processes)
+    for name, detail in described(memory, recipe, width, processes):
+        yield DoctorLine("memory of a training process", name, "ok", detail)
+
+
 def extras() -> Iterator[DoctorLine]:
     """Yield which optional parts are installed, and the command for those that are not."""
     required = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]

@@ -12,7 +12,7 @@ import tyro
 
 from gpt4image.cli.commands.train import comparison_values
 from gpt4image.core.options import WORK, DataOptions, OutputOptions
-from gpt4image.core.validation import Count, check_fields
+from gpt4image.core.validation import Count, Whole, check_fields
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,38 @@ class Doctor(OutputOptions):
     KEYS: ClassVar = {"findings": "for each thing looked at: section, name, state (ok, missing, warning), detail"}
     work: Path = WORK
     """Work directory whose disk is looked at."""
+    backbone: str | None = None
+    """Also say what training this model takes in memory, a classifier of any timm model, from shapes alone."""
+    image_size: Count = 224
+    """Height and width of its input in pixels."""
+    batch_size: Count = 256
+    """Images of a step, over all processes."""
+    processes: Count = 1
+    """Processes, such as GPUs, that share them."""
+    vector_width: Count = 1024
+    """Length of the text vectors."""
+    lora: Whole = 0
+    """Rank of low-rank adapters in place of the pretrained weights; 0 trains all weights."""
+    optimizer: str = "adamw"
+    """Name of any timm optimiser."""
 
     def run(self) -> None:
         """Print the findings, section by section."""
         from gpt4image.core.console import result, show
         from gpt4image.core.format import printable
-        from gpt4image.workflows.doctor import examine_installation
+        from gpt4image.workflows.doctor import examine_installation, training_memory
 
         findings = examine_installation(self.work)
+        if self.backbone is not None:
+            findings += training_memory(
+                self.backbone,
+                image_size=self.image_size,
+                batch_size=self.batch_size,
+                processes=self.processes,
+                width=self.vector_width,
+                lora=self.lora,
+                optimizer=self.optimizer,
+            )
         marks = {"ok": " ", "missing": "-", "warning": "!"}
         for section in dict.fromkeys(finding.section for finding in findings):
             lines = [
