@@ -1,6 +1,6 @@
 """Boxes of which a tenth have a class, and all a text: labels alone against classes that the texts tell.
 
-    python studies/box_labels.py CLIPART WORK [--images 600] [--size 160] [--share 0.1] [--seeds 5] [-- OPTIONS]
+    python studies/box_labels.py CLIPART WORK [--images 600] [--size 160] [--share 0.1] [--seeds 5] [--more OPTIONS]
 
 Builds scenes of CLIPART (`built_scenes.py`) in WORK/scenes, takes the classes of all training boxes but a share away,
 anew with each seed, and compares the arms `baseline` and `text-labels`. Prints the difference of the average precision
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--share", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("more", nargs="*")
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[])
     chosen = parser.parse_args()
     scenes = chosen.work / "scenes"
     if not (scenes / "objects.jsonl").exists():
