@@ -33,7 +33,8 @@ backbone, size, batch = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 model = timm.create_model(backbone, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters())
 if sys.argv[1] == "gpt4image":
-    from gpt4image.train.processes import keep_freed_memory, worthwhile_threads
+    from gpt4image.core.memory import keep_freed_memory
+    from gpt4image.train.processes import worthwhile_threads
     keep_freed_memory()
     torch.set_num_threads(worthwhile_threads(model, torch.zeros(1, 3, size, size), batch))
 images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))

@@ -1,13 +1,10 @@
 """The same training on one process and on two."""
 
-import ctypes
 import json
 import os
-import platform
 import subprocess
 import sys
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +15,6 @@ from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import ConfigError
 from gpt4image.train.processes import (
     THREAD_WORK,
-    keep_freed_memory,
     limited_threads,
     loader_workers,
     make_accelerator,
@@ -68,16 +64,6 @@ def test_processes_that_would_train_alone_are_an_error(small_recipe, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"2 processes were started.*ACCELERATE_USE_CPU=true"):
         make_accelerator(small_recipe())
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_memory_of_freed_tensors_is_kept_for_the_next():
-    keep_freed_memory()
-    before = psutil.Process().memory_info().rss
-    torch.ones(2**26)  # 256 MB, freed at once
-    kept = psutil.Process().memory_info().rss - before
-    ctypes.CDLL(None).malloc_trim(0)
-    assert kept > 2**27
 
 
 def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from gpt4image.core import console
 from gpt4image.core.files import digest
@@ -19,7 +22,7 @@ from gpt4image.train.checkpoint import checkpoint_progress
 from gpt4image.train.identity import in_words, settings_digest
 from gpt4image.train.processes import device_name, make_accelerator
 from gpt4image.train.recipe import AUGMENTATION, GUIDANCE_SETTINGS, Recipe, field_names
-from gpt4image.train.run import TrainedRun, measure_step, measure_teacher, open_run, specify_run
+from gpt4image.train.run import TrainedRun, measure_step, open_run, specify_run
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs, RunSpec
 from gpt4image.train.tracking import Tracking
 
@@ -36,6 +39,7 @@ SPEED_SETTINGS = (
     "precision",
     "compile",
 )
+MEASURED_CROPS = 16  # that tell how long a teacher takes
 MOST_CHANGES = 4  # differences to earlier runs that are told for each arm
 
 
@@ -342,3 +346,17 @@ def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:
         alike = run.arm.uses_text == spec.arm.uses_text and run.arm.guidance != "anchors"
         if same and run.steps and run.device == device and alike:
             yield run.seconds / run.steps
+
+
+def measure_teacher(spec: RunSpec) -> float:
+    """Return the seconds that the vision-language teacher of a run takes for a crop; 0 if it has none."""
+    if spec.guidance.anchors is None:
+        return 0.0
+    device, size = make_accelerator(spec.recipe).device, spec.recipe.image_size
+    crops = torch.rand(MEASURED_CROPS, 3, size, size, device=device)
+    times: list[float] = []
+    for _ in range(2):  # the first one warms up
+        started = time.monotonic()
+        spec.guidance.anchors.teacher.embed_crops(crops).sum().item()  # waits for the device
+        times.append(time.monotonic() - started)
+    return times[-1] / MEASURED_CROPS

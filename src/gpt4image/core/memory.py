@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of the settings in glibc's malloc.h
-KEPT = 2**30  # bytes that may stay free at the end of the heap
-SHARED = 2**25  # bytes of the largest block from the heap, the most that glibc allows
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # numbers of the settings in glibc's malloc.h
+KEPT = 2**31 - 1  # bytes that may stay free at the end of the heap, the most that glibc allows
 
 
 @cache
@@ -21,5 +20,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(MMAP_THRESHOLD, SHARED)
+    mallopt(MMAP_MAX, 0)  # blocks of any size come from the heap
     mallopt(TRIM_THRESHOLD, KEPT)

@@ -41,7 +41,7 @@ def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None
         MissingExtraError: peft is not installed.
     """
     if find_spec("peft") is None:
-        raise MissingExtraError("peft", "large", "lora (--lora)")
+        raise MissingExtraError("peft", "lora", "lora (--lora)")
     from peft import LoraConfig, inject_adapter_in_model
 
     part = getattr(model, "body", None)

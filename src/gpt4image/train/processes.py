@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,7 +31,6 @@ from gpt4image.train.transforms import Normalization
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
 EVALUATION_BATCH = 64
 MOST_WORKERS = 16  # each holds two batches
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's mallopt, as malloc.h numbers them
 THREAD_WORK = 4e6  # floating-point operations of an operator for which another thread is worth waking
 
 
@@ -97,19 +94,6 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@cache
-def keep_freed_memory() -> None:
-    """Keep the memory of freed tensors for the next ones, if the C library is glibc.
-
-    By default glibc asks the system for every block over 32 MB and returns it at once. A training step on a CPU needs
-    many such blocks, and the system clears each of their pages anew.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
     """Return the faster order of images and convolutions in memory.
 
@@ -142,8 +126,6 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"{started} processes were started, and each would train alone, because there is no GPU: set "
             "ACCELERATE_USE_CPU=true to train together on the CPU, or start one process."
         )
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
             f"{accelerator.distributed_type.value} divides weights among processes, which checkpoints and the choice "

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 MEASURED_STEPS = 3  # that tell how long a run will take
-MOST_LISTED = 8  # other runs, in an error
-MEASURED_CROPS = 16  # likewise of a teacher
 AfterEpoch = Callable[[list[dict[str, Any]]], None]
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
@@ -329,20 +327,6 @@ def measure_step(spec: RunSpec) -> float:
     return statistics.fmean(times[1:] or times)
 
 
-def measure_teacher(spec: RunSpec) -> float:
-    """Return the seconds that the vision-language teacher of a run takes for a crop; 0 if it has none."""
-    if spec.guidance.anchors is None:
-        return 0.0
-    device, size = make_accelerator(spec.recipe).device, spec.recipe.image_size
-    crops = torch.rand(MEASURED_CROPS, 3, size, size, device=device)
-    times: list[float] = []
-    for _ in range(2):  # the first one warms up
-        started = time.monotonic()
-        spec.guidance.anchors.teacher.embed_crops(crops).sum().item()  # waits for the device
-        times.append(time.monotonic() - started)
-    return times[-1] / MEASURED_CROPS
-
-
 def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     """Write the best weights and, last, the result; then delete the checkpoint."""
     progress, layout = trainer.progress, spec.layout
@@ -379,7 +363,7 @@ def open_run(folder: Path) -> TrainedRun:
     layout = RunLayout(folder)
     if not layout.result.exists():
         others = sorted(found.parent.name for found in folder.parent.glob(f"*/{layout.result.name}"))
-        beside = f" {folder.parent} has {', '.join(others[:MOST_LISTED])}." if others else ""
+        beside = f" {folder.parent} has {', '.join(others[:8])}." if others else ""
         raise StoreError(f"{folder} holds no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
     settings, result = read_json(layout.settings), read_json(layout.result)
     try:
