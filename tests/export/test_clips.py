@@ -14,7 +14,6 @@ from gpt4image.compare.predictions import predict_test_images
 from gpt4image.core.errors import ConfigError
 from support.clips import write_clip_set
 
-pytest.importorskip("av")
 pytest.importorskip("onnxruntime")
 
 

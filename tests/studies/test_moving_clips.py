@@ -12,8 +12,6 @@ from gpt4image import load_images
 from support.drawings import COLOURS, draw
 from support.image_files import encode
 
-pytest.importorskip("av")
-
 
 class Drawings:
     """Shapes of three colours on white."""

@@ -17,7 +17,6 @@ from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import seed_everything
 from support.training import StoppedError, observe, same_weights
 
-pytest.importorskip("peft")
 RANK = 2
 
 
@@ -104,5 +103,5 @@ def test_killed_run_with_adapters_ends_like_an_uninterrupted_one(images, store, 
 
 def test_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr("gpt4image.train.low_rank.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"lora needs peft.*gpt4image\[large\]"):
+    with pytest.raises(MissingExtraError, match=r"lora needs peft.*gpt4image\[lora\]"):
         add_adapters(nn.Linear(2, 2), RANK, 0, torch.zeros(1, 2))

@@ -14,8 +14,6 @@ from gpt4image.images.sources import clip_folders
 from support.clips import CLASSES, draw_clip, write_clip_set, write_frames, write_video
 from support.drawings import write_image_set
 
-pytest.importorskip("av")
-
 
 @pytest.fixture(scope="module")
 def clip_set(tmp_path_factory):
