@@ -9,7 +9,10 @@ overlapping a little, at random places and sizes; every eighth has none. OUT get
 
 - `images/SPLIT-00000.png`, and `annotations/instances_SPLIT.json` in COCO's format: boxes around what is pasted, and
   for each object the description of its picture;
-- `masks/SPLIT-00000.png`: 0 where there is background, n where the n-th object of the scene is seen;
+- `objects/SPLIT-00000.png`: 0 where there is background, n where the n-th object of the scene is seen; its outline is
+  in the annotations as well (run lengths);
+- `masks/SPLIT-00000.png`: 0 where there is background, n + 1 where an object of class n is seen, and `classes.txt`, so
+  that OUT is read with `--task segmentation` too;
 - `descriptions.jsonl`: for each scene the descriptions of its objects, from left to right; `objects.jsonl` for each
   object its own (`--crops 0.1 --crop-text OUT/objects.jsonl`).
 
@@ -59,7 +62,7 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
         seed: seed of all draws.
     """
     texts = source.texts("description")
-    for part in ("images", "masks", "annotations"):
+    for part in ("images", "masks", "objects", "annotations"):
         (out / part).mkdir(parents=True)
     lines, told_of = [], []
     for at, (split, share) in enumerate(SHARES.items()):
@@ -74,7 +77,9 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
             scene, mask, found = compose(source, rows[chosen].tolist(), size, generator)
             name = f"{split}-{number:05}.png"
             scene.save(out / "images" / name)
-            Image.fromarray(mask).save(out / "masks" / name)
+            Image.fromarray(mask).save(out / "objects" / name)
+            classes = [0, *(1 + int(source.labels[each.row]) for each in found)]
+            Image.fromarray(np.array(classes, np.uint8)[mask]).save(out / "masks" / name)
             content["images"].append({"id": number, "file_name": name, "width": size, "height": size})
             for place, each in enumerate(found, 1):
                 content["annotations"].append(
@@ -85,6 +90,7 @@ def build(source: ImageTable, out: Path, count: int, size: int, seed: int) -> Pa
             told = [texts[each.row] or "" for each in sorted(found, key=lambda each: each.box[0])]
             lines.append({"path": f"images/{name}", "text": " ".join(filter(None, told)) or PLAIN})
         (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (out / "classes.txt").write_text("\n".join(["background", *source.classes]))
     for name, rows in (("descriptions", lines), ("objects", filter(lambda row: row["text"], told_of))):
         (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return out
@@ -108,8 +114,16 @@ def annotation(
         "category_id": int(source.labels[each.row]),
         "bbox": [left, top, right - left, bottom - top],
         "area": int((mask == place).sum()),
+        "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask == place)},
         "iscrowd": 0,
     }
+
+
+def run_lengths(shape: np.ndarray) -> list[int]:
+    """Return what is true, bool [h, w], as COCO's run lengths: columns one after the other, beginning with false."""
+    flat = shape.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
+    return [*([0] if flat[0] else []), *np.diff([0, *edges.tolist(), flat.size]).tolist()]
 
 
 def compose(

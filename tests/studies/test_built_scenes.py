@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gpt4image import load_images
+from gpt4image.images.masks import decode_mask
 from support.drawings import COLOURS, draw
 
 
@@ -41,7 +42,7 @@ def test_boxes_and_masks_are_where_the_colours_are(tmp_path):
     texts = {row["path"]: row["text"] for row in map(json.loads, (folder / "descriptions.jsonl").open())}
     seen = 0
     for row, boxes in enumerate(images.boxes()):
-        mask = np.asarray(Image.open(folder / "masks" / images.path(row).rpartition("/")[2]))
+        mask = np.asarray(Image.open(folder / "objects" / images.path(row).rpartition("/")[2]))
         pixels = np.asarray(images.image(row)).astype(int)
         assert mask.max() == len(boxes)
         for place, (label, *corners) in enumerate(boxes.tolist(), 1):
@@ -55,3 +56,18 @@ def test_boxes_and_masks_are_where_the_colours_are(tmp_path):
         assert len(boxes) or texts[images.path(row)] == built_scenes.PLAIN
     assert seen > 20
     assert {len(boxes) == 0 for boxes in images.boxes()} == {True, False}
+
+
+def test_masks_and_outlines_are_the_same_classes(tmp_path):
+    folder = built_scenes.build(Drawings(), tmp_path / "scenes", 20, 96, 0)
+    masks = load_images(folder, task="segmentation")
+    assert masks.classes == ("background", *Drawings.classes) and not masks.rejected
+    names = [path.rpartition("/")[2] for path in masks.rows["path"].to_pylist()]
+    painted = load_images(folder / "annotations" / "instances_train.json", task="segmentation")
+    assert not painted.rejected_boxes and set(painted.classes) <= set(masks.classes)
+    for row, path in enumerate(painted.rows["path"].to_pylist()):
+        own, given = (
+            np.array(table.classes)[decode_mask(table.masks(np.array([at]))[0])]
+            for table, at in ((painted, row), (masks, names.index(path.rpartition("/")[2])))
+        )
+        assert (own == given).all()

@@ -30,6 +30,14 @@ class Scene:
         return " ".join(f"A {name} patch." for name, *_ in self.boxes) or "Nothing but noise."
 
 
+def mask_of(scene: Scene) -> np.ndarray:
+    """The class of each pixel, uint8 [H, W]: 0 for the background, and the number of the name plus 1."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for name, left, top, right, bottom in scene.boxes:
+        mask[top:bottom, left:right] = 1 + NAMES.index(name)
+    return mask
+
+
 def draw_scenes(count: int = 16, seed: int = 0) -> list[Scene]:
     """Draw scenes of up to three patches, each in a cell of its own; every eighth is a background."""
     generator, scenes = np.random.default_rng(seed), []
@@ -70,6 +78,7 @@ def write_coco(folder: Path, scenes: list[Scene]) -> Path:
                         "image_id": int(scene.name),
                         "category_id": numbers[name],
                         "bbox": box,
+                        "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
                     }
                 )
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
@@ -81,6 +90,18 @@ def write_coco(folder: Path, scenes: list[Scene]) -> Path:
         for number, (name, *_) in enumerate(scene.boxes, 1)
     ]
     (folder / "objects.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects))
+    return folder
+
+
+def write_masks(folder: Path, scenes: list[Scene]) -> Path:
+    """Write `images/SPLIT`, `masks/SPLIT` of indices, `classes.txt`, and `descriptions.jsonl`."""
+    for scene in scenes:
+        for part, picture in (("images", scene.picture), ("masks", Image.fromarray(mask_of(scene)))):
+            (folder / part / scene.split).mkdir(parents=True, exist_ok=True)
+            picture.save(folder / part / scene.split / f"{scene.name}.png")
+    (folder / "classes.txt").write_text("\n".join(["background", *NAMES]))
+    rows = [{"path": f"images/{scene.split}/{scene.name}.png", "text": scene.text} for scene in scenes]
+    (folder / "descriptions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

@@ -18,7 +18,7 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.sources.listing import file_state
 from gpt4image.images.table import ImageTable
-from gpt4image.train.identity import RunLayout
+from gpt4image.train.identity import OBJECTS, RunLayout
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.spec import ARMS, choose_arms
 
@@ -49,7 +49,7 @@ def hash_inputs(
 
     Encoders and teachers count by name; those that are files or folders here also by `state_of_files`.
     """
-    names = ("id", "path", "label", "split", *(["boxes"] if images.has_boxes else []))
+    names = ("id", "path", "label", "split", *(name for name in OBJECTS if name in images.rows.schema.names))
     columns = (str(images.rows[name].to_pylist()) for name in names)
     settings = [asdict(options), recipe.to_dict(), seeds, images.classes, images.source, asdict(arms)]
     return digest(

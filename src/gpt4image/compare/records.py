@@ -49,6 +49,9 @@ class RunRecord(Record):
     micro_f1: float | None = None
     # of images with boxes
     mean_average_precision_50: float | None = None  # at an overlap of one half
+    # of images with masks
+    mean_iou: float | None = None  # over the classes that occur
+    pixel_accuracy: float | None = None  # share of the known pixels
 
 
 class ArmRecord(Record):
@@ -112,7 +115,7 @@ class ClassRecord(Record):
 
     `intervals` are those of the accuracies, `p_value` that of `probing.intervals.exact_paired_test`; both, and the
     interval of the difference, as the task makes them (`tasks.Task.compare_classes`). Where images have several labels
-    or boxes, the accuracy of a class is its average precision.
+    or boxes, the accuracy of a class is its average precision, and where they have masks its IoU.
     """
 
     name: str

@@ -69,13 +69,15 @@ class DataOptions:
     unusual_labels: Literal["fail", "keep"] = "fail"
     """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
     set: stop, or take them for classes."""
-    task: Literal["classification", "multi-label", "detection"] | None = None
+    task: Literal["classification", "multi-label", "detection", "segmentation"] | None = None
     """classification: one class an image; multi-label: any number of labels; detection: boxes, of COCO (JSON), YOLO or
-    Pascal VOC. Default: as the source says, which has several labels if a column holds lists, or with one of the next
-    two options. multi-label joins copies in class folders."""
+    Pascal VOC; segmentation: masks, of COCO or in a folder beside that of the images. Default: as the source says,
+    which has several labels if a column holds lists, or with one of the next two options. multi-label joins copies in
+    class folders."""
     crops: NotNegative | None = None
     """Take each annotated box for an image, with this margin in shares of its longer side, such as 0.1; with train and
-    compare: align boxes with the descriptions of these crops, beside whole images with theirs. Needs task detection."""
+    compare: align boxes with the descriptions of these crops, beside whole images with theirs. Needs task detection or
+    segmentation, whose boxes are those of regions."""
     crop_text: str | None = None
     """Where the descriptions of these crops are, if not in this work directory: a file keyed by path ("1.jpg, box 2")
     or id, or another work directory."""

@@ -1,6 +1,14 @@
 """Models for deployment: exported, verified against the trained model, and used for prediction."""
 
-from gpt4image.export.deployed import Prediction, detect_objects, label_names, open_detector, predict_images
+from gpt4image.export.deployed import (
+    Prediction,
+    detect_objects,
+    label_names,
+    open_detector,
+    open_segmenter,
+    predict_images,
+    segment_images,
+)
 from gpt4image.export.measure import Parity
 from gpt4image.export.model import ExportSummary, export_model
 
@@ -12,5 +20,7 @@ __all__ = [
     "export_model",
     "label_names",
     "open_detector",
+    "open_segmenter",
     "predict_images",
+    "segment_images",
 ]

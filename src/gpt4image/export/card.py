@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 PLACE = "path/to/this/folder"
 
 
+PIPELINES: dict[str, tuple[str, list[str]]] = {
+    "classifier": ("image-classification", ["mean_average_precision", "f1"]),
+    "detector": ("object-detection", ["mean_average_precision"]),
+    "segmenter": ("image-segmentation", ["mean_iou"]),
+}
+"""The Hub's name for what a family's models do, and its metrics of tasks other than one class an image."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """Everything a card states.
@@ -115,13 +123,13 @@ def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequ
     from huggingface_hub import ModelCardData
 
     start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
-    boxes, clips = TASKS.load(facts.run.task).family == "detector", facts.run.frames is not None
-    kind = "object-detection" if boxes else "video-classification" if clips else "image-classification"
-    several = ["mean_average_precision"] if boxes else ["mean_average_precision", "f1"]
+    family, clips = TASKS.load(facts.run.task).family, facts.run.frames is not None
+    kind, several = PIPELINES.get(family, PIPELINES["classifier"])
+    kind, plain = "video-classification" if clips else kind, family == "classifier" and not clips
     return ModelCardData(
-        library_name="gpt4image" if boxes or clips else "timm",
+        library_name="timm" if plain else "gpt4image",
         pipeline_tag=kind,
-        tags=["gpt4image", kind, "timm", "torchvision" if boxes or clips else "transformers"],
+        tags=["gpt4image", kind, "timm", "transformers" if plain else "torchvision"],
         base_model=start,
         metrics=["accuracy"] if TASKS.load(facts.run.task).one_class else several,
         model_name=one_line(f"{facts.backbone} on {facts.source}"),
@@ -134,8 +142,8 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
     from huggingface_hub import EvalResult
 
     task = TASKS.load(facts.run.task)
-    kind = "video-classification" if facts.run.frames else "image-classification"
-    kind = "object-detection" if task.family == "detector" else kind
+    kind, _ = PIPELINES.get(task.family, PIPELINES["classifier"])
+    kind = "video-classification" if facts.run.frames else kind
     score = (task.score.replace(" ", "_"), task.score.capitalize())
     values: dict[tuple[str, str, str], float | None] = {("validation", *score): facts.run.best_accuracy}
     record = comparison and recorded_run(facts.run, comparison)
@@ -144,6 +152,7 @@ def results(facts: ModelFacts, comparison: Comparison | None) -> list[EvalResult
             ("test", *score): record.test_accuracy,
             ("test", "mean_average_precision", "mAP"): record.mean_average_precision,
             ("test", "f1", "Micro F1"): record.micro_f1,
+            ("test", "mean_iou", "mIoU"): record.mean_iou,
         }
     elif record:
         values |= {
@@ -179,6 +188,9 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
         frames=run.frames,
         use_clips=f"gpt4image predict {PLACE} clips --csv",
         use_clips_python=use_clips(),
+        masks=TASKS.load(run.task).family == "segmenter",
+        use_segmenter=f"gpt4image predict {PLACE} photos --masks masks --drawn drawn",
+        use_segmenter_python=use_segmenter(),
         use_detector=f"gpt4image predict {PLACE} photos --coco objects.json --drawn drawn",
         use_detector_python=use_detector(),
         score=TASKS.load(run.task).score,
@@ -235,6 +247,17 @@ def use_clips() -> str:
         "from gpt4image import predict_images\n\n"
         f'for found in predict_images(Path("{PLACE}"), [Path("clips")]):\n'
         "    print(found.path, found.answers, found.error)"
+    )
+
+
+def use_segmenter() -> str:
+    """Return lines of Python that find the class of each pixel of a photo."""
+    return (
+        "from pathlib import Path\n\n"
+        "from gpt4image.export import open_segmenter, segment_images\n\n"
+        f'segmenter = open_segmenter(Path("{PLACE}"))\n'
+        'for found in segment_images(segmenter, [Path("photo.jpg")]):\n'
+        "    print(found.path, found.mask)"
     )
 
 

@@ -24,6 +24,7 @@ from gpt4image.train.transforms import Transform, evaluation_transform
 
 if TYPE_CHECKING:
     from gpt4image.export.detector import DeployedDetector, Detections
+    from gpt4image.export.segmenter import DeployedSegmenter, Segmented
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ class DeployedModel:
         if not (layout.config.exists() and layout.weights.exists()):
             raise ConfigError(f"{folder} holds no exported model. Name a folder that gpt4image export has written.")
         config = read_json(layout.config)
-        if is_detector(config):
-            raise ConfigError(f"{folder} holds a detector: find objects with detect_objects, or gpt4image predict.")
+        if (family := family_of(config)) in ("detector", "segmenter"):
+            other = "detect_objects" if family == "detector" else "segment_images"
+            raise ConfigError(f"{folder} holds a {family}: use {other}, or gpt4image predict.")
         frames = FrameChoice.from_name(config["frames"]) if "frames" in config else None
         if frames is not None:
             from gpt4image.export.clips import open_clip_model
@@ -139,26 +141,55 @@ def label_names(model: Path) -> tuple[str, ...] | None:
     """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
     path = ExportLayout(model).config
     config = read_json(path) if path.exists() else {}
-    several = config.get("thresholds") is not None and not is_detector(config)
+    several = config.get("thresholds") is not None and family_of(config) not in ("detector", "segmenter")
     return tuple(config["label_names"]) if several else None
 
 
-def is_detector(config: Mapping[str, Any]) -> bool:
-    """Whether the configuration of an exported model is a detector's."""
-    return config.get("task") in TASKS and TASKS.load(config["task"]).family == "detector"
+def family_of(config: Mapping[str, Any]) -> str:
+    """Return the family of an exported model by its configuration."""
+    return TASKS.load(config["task"]).family if config.get("task") in TASKS else "classifier"
 
 
-def open_detector(model: Path) -> DeployedDetector | None:
-    """Load an exported detector; None for a folder of anything else."""
+def _read_config(model: Path, family: str) -> tuple[Mapping[str, Any], Path] | None:
+    """Return configuration and weights of an exported model; None for a folder of anything but a family's model."""
     layout = ExportLayout(model)
     if not (layout.config.exists() and layout.weights.exists()):
         return None
     config = read_json(layout.config)
-    if not is_detector(config):
+    return (config, layout.weights) if family_of(config) == family else None
+
+
+def open_detector(model: Path) -> DeployedDetector | None:
+    """Load an exported detector; None for a folder of anything else."""
+    found = _read_config(model, "detector")
+    if found is None:
         return None
     from gpt4image.export.detector import DeployedDetector  # torchvision takes a second to import
 
-    return DeployedDetector.load(config, layout.weights)
+    return DeployedDetector.load(*found)
+
+
+def open_segmenter(model: Path) -> DeployedSegmenter | None:
+    """Load an exported segmentation model; None for a folder of anything else."""
+    found = _read_config(model, "segmenter")
+    if found is None:
+        return None
+    from gpt4image.export.segmenter import DeployedSegmenter
+
+    return DeployedSegmenter.load(*found)
+
+
+def segment_images(
+    segmenter: DeployedSegmenter, sources: Sequence[Path], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+) -> Iterator[Segmented]:
+    """Find the class of each pixel of images; for the arguments see `predict_images`.
+
+    Raises:
+        DataError: there is no image at all.
+    """
+    files = named_files(sources)
+    batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
+    return chain.from_iterable(segmenter.segment(batch, max_pixels) for batch in batches)
 
 
 def detect_objects(

@@ -21,10 +21,9 @@ from gpt4image.core.files import atomic_write, write_json
 from gpt4image.export.forms import remove_notes
 from gpt4image.export.measure import Parity
 from gpt4image.images.decode import EncodedImage
-from gpt4image.train.backbone import detector_of
 from gpt4image.train.detection.detector import COLUMNS, Detector
 from gpt4image.train.detection.views import BoxView, plain_view
-from gpt4image.train.family import create_detector, detector_options
+from gpt4image.train.family import DETECTORS, OnMaps
 from gpt4image.train.transforms import Normalization
 
 if TYPE_CHECKING:
@@ -58,30 +57,46 @@ def export_detector(run: TrainedRun, model: nn.Module, layout: ExportLayout, sam
         layout: the files to write.
         sample: images [N, 3, S, S].
     """
+    thresholds = [*run.thresholds, *[0.5] * (len(run.classes) - len(run.thresholds))]
+    content = write_weights(run, model, layout, DETECTORS, thresholds=thresholds)
+    return compare_detections("safetensors", model, load_detector(content, layout.weights), sample)
+
+
+def write_weights(
+    run: TrainedRun, model: nn.Module, layout: ExportLayout, family: OnMaps, **more: object
+) -> dict[str, Any]:
+    """Write the weights and the configuration of a model on a backbone's maps, and return the latter.
+
+    Args:
+        run: the run.
+        model: its model.
+        layout: the files to write.
+        family: its family.
+        more: further fields of the configuration.
+    """
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
     body = model.body.pretrained_cfg["architecture"]  # type: ignore[union-attr,index] # not the name on a hub
-    classes = len(run.classes)
-    thresholds = [*run.thresholds, *[0.5] * (classes - len(run.thresholds))]
     content = {
         "task": run.task,
-        "architecture": f"{detector_of(run.recipe.backbone)}:{body}",
+        "architecture": f"{family.kind(run.recipe.backbone)}:{body}",
         "image_size": run.recipe.image_size,
-        "num_classes": classes,
+        "num_classes": len(run.classes),
         "label_names": list(run.classes),
-        "model_args": detector_options(run.recipe),
+        "model_args": family.options(run.recipe),
         "pretrained_cfg": run.preprocessing,
-        "thresholds": thresholds,
+        **more,
     }
     write_json(layout.config, content)
     shutil.copymode(layout.config, layout.weights)
-    return compare_detections("safetensors", model, load_detector(content, layout.weights), sample)
+    return content
 
 
 def load_detector(config: Mapping[str, Any], weights: Path) -> Detector:
     """Build an exported detector from its configuration and weights."""
     names = config["architecture"], config["num_classes"], config["image_size"]
-    model = create_detector(*names, config["model_args"])
+    model = DETECTORS.restore(*names, config["model_args"])
     model.load_state_dict(load_file(weights))
+    assert isinstance(model, Detector)
     return model.eval()
 
 
@@ -326,13 +341,28 @@ def write_drawn(folder: Path, found: Detections, classes: Sequence[str], max_pix
     """
     if found.size is None:
         return
-    stem = found.path.stem
-    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    target = free_place(folder, found.path, taken, "drawn pictures (--drawn)")
+    picture = EncodedImage(found.path.read_bytes(), str(found.path), max_pixels).decode()
+    draw_objects(picture, found.objects, classes).save(target)
+
+
+def free_place(folder: Path, image: Path, taken: set[str], what: str) -> Path:
+    """Return a PNG file of an image's name in a folder, which is made.
+
+    Args:
+        folder: the folder.
+        image: the image.
+        taken: names of files that were written before; images of the same name get a number at the end.
+        what: what is written, for messages.
+
+    Raises:
+        ConfigError: the image itself would be overwritten.
+    """
+    names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
     name = next(name for name in names if name not in taken)
     taken.add(name)
     target = folder / f"{name}.png"
-    if target.resolve() == found.path.resolve():
-        raise ConfigError(f"{target} would be overwritten: name another folder for the drawn pictures (--drawn).")
+    if target.resolve() == image.resolve():
+        raise ConfigError(f"{target} would be overwritten: name another folder for the {what}.")
     folder.mkdir(parents=True, exist_ok=True)
-    picture = EncodedImage(found.path.read_bytes(), str(found.path), max_pixels).decode()
-    draw_objects(picture, found.objects, classes).save(target)
+    return target

@@ -42,7 +42,8 @@ class Parity:
 def compare_logits(form: str, model: nn.Module, exported: Callable[[Tensor], Tensor], sample: Tensor) -> Parity:
     """Compare the logits of an exported form with those of the trained model on images [N, 3, H, W]."""
     expected, found = model(sample), exported(sample)
-    same = int((expected.argmax(dim=1) == found.argmax(dim=1)).sum())
+    equal = expected.argmax(dim=1) == found.argmax(dim=1)  # [N], or of pixels [N, S, S]
+    same = int(equal.reshape(len(sample), -1).all(dim=1).sum())
     return Parity(form, len(sample), float((expected - found).abs().max()), same)
 
 

@@ -104,10 +104,12 @@ def export_model(
             "same corrections.",
             "yellow",
         )
-    boxes = TASKS.load(run.task).family == "detector"
-    kind = "safetensors" if boxes or run.frames else "timm"
-    if boxes:
-        _check_detector_forms(int8=int8, torch_export=torch_export, benchmark=benchmark)
+    family = TASKS.load(run.task).family
+    write, write_onnx = _forms_of(family)
+    on_maps = family in ("detector", "segmenter")
+    kind = "safetensors" if on_maps or run.frames else "timm"
+    if on_maps:
+        _check_forms(f"{family}s", int8=int8, torch_export=torch_export, benchmark=benchmark)
     _check_onnx(onnx, int8)
     draft = ExportLayout(folder.with_name(f".{folder.name}.draft"))
     shutil.rmtree(draft.folder, ignore_errors=True)
@@ -115,14 +117,14 @@ def export_model(
     try:
         with doing(f"Writing and checking the {kind} form"):
             model = load_backbone(run)
-            sample, first = (_export_detector if boxes else _export_classifier)(run, images, model, draft)
+            sample, first = write(run, images, model, draft)
             summary = ExportSummary([_verified(first, tolerance)])
         if torch_export:
             with doing("Writing and checking the torch.export form"), _optional(summary, "torch_export", draft.program):
                 summary.parity.append(_verified(export_program(model, draft.program, sample), tolerance))
         if onnx:
             with doing("Writing and checking the ONNX form"), _optional(summary, "onnx", draft.onnx):
-                found = (_export_onnx_detector if boxes else export_onnx)(model, draft.onnx, sample)
+                found = write_onnx(model, draft.onnx, sample)
                 summary.parity.append(_verified(found, tolerance))
         if int8 and draft.onnx.exists():
             with _optional(summary, "int8", draft.int8):
@@ -166,18 +168,36 @@ def _export_detector(
     return sample, export_detector(run, model, layout, sample)
 
 
-def _export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity:
-    from gpt4image.export.detector import export_onnx_detector
+def _export_segmenter(
+    run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
+) -> tuple[Tensor, Parity]:
+    """Write a segmentation model's weights and configuration, likewise."""
+    from gpt4image.export.detector import sample_inputs
+    from gpt4image.export.segmenter import export_segmenter
 
-    return export_onnx_detector(model, path, sample)
+    sample = sample_inputs(run, images, CHECKED_IMAGES)
+    return sample, export_segmenter(run, model, layout, sample)
 
 
-def _check_detector_forms(**asked: bool) -> None:
-    """Raise ConfigError for forms that detectors are not exported to."""
+def _forms_of(family: str) -> tuple[Callable[..., tuple[Tensor, Parity]], Callable[..., Parity]]:
+    """Return what writes the first form of a family's models, and what writes ONNX."""
+    if family == "detector":
+        from gpt4image.export.detector import export_onnx_detector
+
+        return _export_detector, export_onnx_detector
+    if family == "segmenter":
+        from gpt4image.export.segmenter import export_onnx_segmenter
+
+        return _export_segmenter, export_onnx_segmenter
+    return _export_classifier, export_onnx
+
+
+def _check_forms(what: str, **asked: bool) -> None:
+    """Raise ConfigError for forms that detectors and segmentation models are not exported to."""
     for name, wanted in asked.items():
         if wanted:
             option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{name} ({option}) does not work with detectors: leave it out.")
+            raise ConfigError(f"{name} ({option}) does not work with {what}: leave it out.")
 
 
 def _check_onnx(onnx: bool, int8: bool) -> None:

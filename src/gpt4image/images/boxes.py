@@ -135,14 +135,17 @@ def box_area(corners: Corners) -> float:
     return max(right - left, 0.0) * max(bottom - top, 0.0)
 
 
-def find_picture_size(file: Path, annotated: tuple[int, int] | None) -> tuple[tuple[int, int] | None, str]:
-    """Return width and height of a picture, and why its boxes cannot be meant for it; empty if they can.
+def find_picture_size(
+    file: Path, annotated: tuple[int, int] | None, what: str = "boxes"
+) -> tuple[tuple[int, int] | None, str]:
+    """Return width and height of a picture, and why its annotations cannot be meant for it; empty if they can.
 
     A picture that cannot be opened has no size; reading the images says what is wrong with it.
 
     Args:
         file: the image file.
         annotated: width and height that the annotations give, None for none.
+        what: what the annotations are, for messages.
     """
     try:
         upright, stored = picture_size(file)
@@ -150,12 +153,13 @@ def find_picture_size(file: Path, annotated: tuple[int, int] | None) -> tuple[tu
         return None, ""
     if annotated is None or annotated == upright:
         return upright, ""
-    said = f"{annotated[0]} x {annotated[1]} pixels"
+    said, verb = f"{annotated[0]} x {annotated[1]} pixels", "was" if what == "mask" else "were"
     if annotated == stored:
         return upright, (
-            f"its boxes were drawn on {said}, before its EXIF orientation turns it: turn the file itself, and its boxes"
+            f"its {what} {verb} drawn on {said}, before its EXIF orientation turns it: turn the file itself, and its "
+            f"{what}"
         )
-    return upright, f"its boxes were drawn on {said}, and the file has {upright[0]} x {upright[1]}"
+    return upright, f"its {what} {verb} drawn on {said}, and the file has {upright[0]} x {upright[1]}"
 
 
 def to_box_columns(boxes: Sequence[Boxes | None], numbers: dict[str, int]) -> dict[str, pa.Array]:

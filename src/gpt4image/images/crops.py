@@ -31,8 +31,8 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
     """
     if not images.has_boxes:
         raise ConfigError(
-            f"crops (--crops) are those of boxes, and {images.source} has none: read them with task detection "
-            "(--task detection)."
+            f"crops (--crops) are those of boxes, and {images.source} has none: read them with task detection or "
+            "segmentation (--task)."
         )
     columns: dict[str, list[object]] = {name: [] for name in ("id", "path", "label", "split", "row")}
     places: list[CropPlace] = []

@@ -181,6 +181,18 @@ def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
         _to_rgb(image)
 
 
+def open_stored(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return an image as its file stores it, in its own mode: for files whose pixels are numbers, not colours.
+
+    Raises:
+        ImageError: names the image and says why it cannot be used.
+    """
+    with pillow_errors(name):
+        image = _open(data, name, max_pixels)
+        image.load()
+        return image
+
+
 def picture_size(file: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return width and height of a picture as a person sees it, and as the file stores it, from its header alone.
 

@@ -32,7 +32,9 @@ from gpt4image.images.table import SPLITS, ImageTable, RejectedImage
 OnBadImage = Literal["skip", "fail"]
 """What to do about an unreadable image: skip it with a warning, or stop."""
 UnusualLabels = Literal["fail", "keep"]
-LabelKind = Literal["classification", "multi-label", "detection"]
+LabelKind = Literal["classification", "multi-label", "detection", "segmentation"]
+OBJECTS: dict[str | None, Literal["boxes", "masks"]] = {"detection": "boxes", "segmentation": "masks"}
+"""What the source has to say of the objects, by task."""
 
 
 def load_images(
@@ -80,7 +82,8 @@ def load_images(
             several labels if the label column holds lists, or with one of the next two arguments, or in COCO's format.
             "multi-label" joins copies of an image in several class folders or rows to one image with all their labels.
             "detection" for boxes of objects: a file of COCO's annotations or a folder with some, a YOLO folder, or one
-            of Pascal VOC; an image without boxes is a background.
+            of Pascal VOC; an image without boxes is a background. "segmentation" for masks: a folder with folders of
+            images and masks, or COCO's annotations with the outlines of objects.
         label_separator: what separates the labels in a cell of the label column, if it holds several.
         label_columns: columns of 0 and 1, one a class, that say which labels an image has; empty where it is unknown.
         frames: number of frames that stand for a clip: the source is then a folder of class folders with video files,
@@ -120,15 +123,16 @@ def load_images(
         label_column,
         separator=label_separator,
         flags=tuple(label_columns),
-        boxes=task == "detection",
+        objects=OBJECTS.get(task, ""),
         frames=choice,
     )
-    if columns.boxes and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
+    if columns.objects and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
+        known = {"boxes": "COCO's annotations, YOLO folders and Pascal VOC", "masks": "folders and COCO's annotations"}
         raise ConfigError(
-            "task detection reads boxes from COCO's annotations, YOLO folders and Pascal VOC: name one of these, and "
-            "leave label_separator and label_columns (--label-separator, --label-columns) out."
+            f"task {task} reads {columns.objects} from {known[columns.objects]}: name one of these, and leave "
+            "label_separator and label_columns (--label-separator, --label-columns) out."
         )
-    if choice is not None and (is_loaded_dataset(source) or columns.boxes):
+    if choice is not None and (is_loaded_dataset(source) or columns.objects):
         raise ConfigError(
             "frames, frame_rule and frame_side (--frames, --frame-rule, --frame-side) are for a folder of clips, which "
             "have no boxes: leave them out, or task detection."
@@ -239,9 +243,10 @@ def _read_images(
     bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
-    has_boxes = "boxes" in rows.schema.names
+    tasks = {"mask": "segmentation", "boxes": "detection"}
+    task = next((task for column, task in tasks.items() if column in rows.schema.names), None)
     one_class = "classification" if listing.frames is None else "clip-classification"
-    task = "detection" if has_boxes else "multi-label" if listing.has_label_sets else one_class
+    task = task or ("multi-label" if listing.has_label_sets else one_class)
     return ImageTable(
         str(source),
         listing.classes,
@@ -351,7 +356,7 @@ def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total:
 
 def _require_two_classes(table: ImageTable) -> None:
     present = table.classes_among(np.ones(len(table), dtype=bool))
-    if len(present) < (1 if table.has_boxes else 2):
+    if len(present) < (1 if table.has_boxes and not table.has_masks else 2):
         names = ", ".join(table.classes[label] for label in present)
         raise DataError(
             f"{table.source} has usable images of {counted(len(present), 'class')} ({names}); at least 2 "

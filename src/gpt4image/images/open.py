@@ -17,6 +17,7 @@ from gpt4image.images.corrections import apply_corrections
 from gpt4image.images.crops import crop_images
 from gpt4image.images.duplicates import Places, drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
+from gpt4image.images.masks import VOID, decode_mask
 from gpt4image.images.table import SPLITS, ImageTable
 
 MOST_SHOWN = 5  # names in one line
@@ -110,7 +111,8 @@ def _report_boxes(images: ImageTable) -> None:
     known = [len(boxes) for boxes in images.boxes() if boxes is not None]
     empty = known.count(0)
     background = f"; {counted(empty, 'image')} without any (background)" if empty else ""
-    say(f"boxes: {sum(known):,} in {counted(len(known) - empty, 'image')}{background}")
+    what = "regions" if images.has_masks else "boxes"
+    say(f"{what}: {sum(known):,} in {counted(len(known) - empty, 'image')}{background}")
     unknown = sum(int((boxes[:, 0] < 0).sum()) for boxes in images.boxes() if boxes is not None)
     if unknown:
         say(
@@ -118,12 +120,12 @@ def _report_boxes(images: ImageTable) -> None:
             "--arms text-labels)"
         )
     if images.clipped_boxes:
-        say(f"boxes: {images.clipped_boxes:,} reached over the edge of the picture and were cut off there")
+        say(f"{what}: {images.clipped_boxes:,} reached over the edge of the picture and were cut off there")
     if images.rejected_boxes:
         first = images.rejected_boxes[0]
         say(
-            f"left out: {counted(len(images.rejected_boxes), 'box')}, such as {first.path}, {first.where} "
-            f"({first.reason})",
+            f"left out: {counted(len(images.rejected_boxes), 'object' if images.has_masks else 'box')}, such as "
+            f"{first.path}, {first.where} ({first.reason})",
             "yellow",
         )
 
@@ -155,6 +157,7 @@ class ImageFindings(TypedDict):
         classes: images a split of each class.
         unlabelled: images a split without a label.
         boxes: boxes a split of each class; empty in a set without boxes.
+        pixels: pixels a split of each class, and of what is void; empty in a set without masks.
         left_out: path and reason of files that are left out.
         boxes_left_out: image, place in the source, and reason of boxes that are left out.
         copies: paths of images that occur more than once, by image id.
@@ -166,6 +169,7 @@ class ImageFindings(TypedDict):
     classes: dict[str, dict[str, int]]
     unlabelled: dict[str, int]
     boxes: dict[str, dict[str, int]]
+    pixels: dict[str, dict[str, int]]
     left_out: list[dict[str, str]]
     boxes_left_out: list[dict[str, str]]
     copies: Mapping[str, tuple[str, ...]]
@@ -182,6 +186,7 @@ def find_in_images(images: ImageTable, *, splits: bool = False) -> ImageFindings
         "classes": dict(zip(images.classes, counts, strict=True)),
         "unlabelled": unlabelled,
         "boxes": count_boxes(images) if images.has_boxes else {},
+        "pixels": count_pixels(images) if images.has_masks else {},
         "left_out": [{"path": rejected.path, "reason": rejected.reason} for rejected in images.rejected],
         "boxes_left_out": [vars(rejected) for rejected in images.rejected_boxes],
         "copies": found.copies,
@@ -203,6 +208,18 @@ def count_boxes(images: ImageTable) -> dict[str, dict[str, int]]:
     return dict(zip(images.classes, rows, strict=True))
 
 
+def count_pixels(images: ImageTable) -> dict[str, dict[str, int]]:
+    """Return the number of pixels of each class by split; the last row counts those that are void."""
+    counts = np.zeros((VOID + 1, len(SPLITS)), np.int64)
+    for number, split in enumerate(SPLITS):
+        for mask in images.masks(images.split(split)):
+            if mask is not None:
+                counts[:, number] += np.bincount(decode_mask(mask).ravel(), minlength=VOID + 1)
+    kept = [*range(len(images.classes)), VOID]
+    rows = (dict(zip(SPLITS, row, strict=True)) for row in counts[kept].tolist())
+    return dict(zip([*images.classes, "void"], rows, strict=True))
+
+
 def finding_rows(found: ImageFindings) -> Iterator[tuple[str, ...]]:
     """Yield the findings as rows of a table: a word for the kind, then its fields."""
     for name, numbers in found["classes"].items():
@@ -211,6 +228,8 @@ def finding_rows(found: ImageFindings) -> Iterator[tuple[str, ...]]:
         yield "no label", "", *(f"{split} {number}" for split, number in found["unlabelled"].items())
     for name, numbers in found["boxes"].items():
         yield "boxes", name, *(f"{split} {number}" for split, number in numbers.items())
+    for name, numbers in found["pixels"].items():
+        yield "pixels", name, *(f"{split} {number}" for split, number in numbers.items())
     for row in found["splits"]:
         yield "split", row["split"], row["path"], row["id"]
     for row in found["left_out"]:

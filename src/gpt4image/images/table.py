@@ -81,6 +81,8 @@ class ImageTable:
             image are its labels, and there are the columns `boxes` (a list of float32 [5] a box: number of the class,
             -1 if it is not known, then left, top, right and bottom in pixels) and `size` (int32 [2], width
             and height); null where unknown.
+            In a set with masks there are also `mask` (the class of each pixel as PNG, see `images.masks`) and `mask_id`
+            (its hash), and the boxes are those of its regions.
         rejected: the images that were left out.
         reader: reads bytes and text columns.
         max_pixels: the largest width x height that `image` decodes.
@@ -128,6 +130,7 @@ class ImageTable:
         """Raise DataError if images have several labels each; before anything is loaded that is of no use then."""
         if self.has_label_sets:
             kind, section = ("boxes", "Boxes") if self.has_boxes else ("several labels each", "Several labels")
+            kind, section = ("masks", "Masks") if self.has_masks else (kind, section)
             raise DataError(
                 f"{self.source}: images have {kind}, and this works with one class an image. The guide, under "
                 f"{section}, says what works with them."
@@ -152,6 +155,16 @@ class ImageTable:
     def has_boxes(self) -> bool:
         """Whether the objects in the images have boxes."""
         return "boxes" in self.rows.schema.names
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the class of each pixel is known."""
+        return "mask" in self.rows.schema.names
+
+    def masks(self, rows: np.ndarray) -> list[bytes | None]:
+        """Return the masks of some images (positions int64 [n]) as PNG, see `images.masks`; None where unknown."""
+        found: list[bytes | None] = self.rows["mask"].take(pa.array(rows)).to_pylist()
+        return found
 
     def boxes(self, rows: np.ndarray | None = None) -> list[np.ndarray | None]:
         """Return the boxes of some images (positions int64 [n]) or of all; None where nothing is known.

@@ -53,7 +53,18 @@ IDLE: Mapping[str, Any] = {
     "shared_head": 0.0,
     "self_supervised": "none",
 }
-"""Settings that mean nothing for boxes, with the only value that they may have."""
+"""Settings that mean nothing for boxes and masks, with the only value that they may have."""
+
+
+def refuse_idle_settings(settings: LabelSettings, what: str) -> None:
+    """Raise ConfigError for settings that mean nothing for `what`, boxes or masks."""
+    for name, idle in IDLE.items():
+        if getattr(settings, name, idle) != idle:
+            option = f"--{name.replace('_', '-')}"
+            shown = "none" if idle is None else f"{idle:g}" if isinstance(idle, float) else idle
+            raise ConfigError(f"{name} ({option}) does not work with {what}: set it to {shown}.")
+    if getattr(settings, "targets", "same") == "label":
+        raise ConfigError(f"targets label needs labels of whole images: with {what} set targets to same (--targets).")
 
 
 @dataclass(frozen=True)
@@ -142,13 +153,7 @@ class Detection(Task):
         Raises:
             MissingExtraError: the libraries that judge boxes are not installed.
         """
-        for name, idle in IDLE.items():
-            if getattr(settings, name, idle) != idle:
-                option = f"--{name.replace('_', '-')}"
-                shown = "none" if idle is None else f"{idle:g}" if isinstance(idle, float) else idle
-                raise ConfigError(f"{name} ({option}) does not work with boxes: set it to {shown}.")
-        if getattr(settings, "targets", "same") == "label":
-            raise ConfigError("targets label needs labels of whole images: with boxes set targets to same (--targets).")
+        refuse_idle_settings(settings, "boxes")
         for library in ("torchmetrics", "pycocotools"):
             if find_spec(library) is None:
                 raise MissingExtraError(library, "detection", "Judging detections")

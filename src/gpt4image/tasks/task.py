@@ -231,6 +231,7 @@ TASKS: Registry[Task] = Registry(
         "clip-classification": "gpt4image.tasks.classification:CLIP_CLASSIFICATION",
         "multi-label": "gpt4image.tasks.multi_label:MULTI_LABEL",
         "detection": "gpt4image.tasks.detection:DETECTION",
+        "segmentation": "gpt4image.tasks.segmentation:SEGMENTATION",
     },
     group="gpt4image.tasks",
 )

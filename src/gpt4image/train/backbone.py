@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ DETECTOR_NAMES = (
     "ssdlite",
     "rt-detr",
 )  # what a name `DETECTOR:BACKBONE` begins with
+SEGMENTER_NAMES = ("deeplabv3", "fcn", "lraspp", "segformer")  # and `HEAD:BACKBONE` of a segmentation model
 
 
 def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:
@@ -93,17 +95,26 @@ def body_of(name: str) -> str:
     ('resnet18', 'resnet18', 'hf-hub:me/mine')
     """
     kind, _, body = name.partition(":")
-    return body if kind in DETECTOR_NAMES else name
+    return body if kind in (*DETECTOR_NAMES, *SEGMENTER_NAMES) else name
 
 
-def detector_of(name: str) -> str:
-    """Return which detector a recipe's backbone stands for: `DETECTOR:BACKBONE`, and Faster R-CNN for a backbone alone.
+def kind_of(name: str, known: Sequence[str] = DETECTOR_NAMES) -> str:
+    """Return which detector or segmentation head a recipe's backbone stands for.
 
-    >>> detector_of("ssdlite:resnet18"), detector_of("resnet18")
-    ('ssdlite', 'faster-rcnn')
+    Args:
+        name: `KIND:BACKBONE`, or a backbone alone, which stands for the first kind.
+        known: the kinds.
+
+    Raises:
+        ConfigError: it names a kind of another task.
+
+    >>> kind_of("ssdlite:resnet18"), kind_of("resnet18"), kind_of("resnet18", SEGMENTER_NAMES)
+    ('ssdlite', 'faster-rcnn', 'deeplabv3')
     """
     kind = name.partition(":")[0]
-    return kind if kind in DETECTOR_NAMES else DETECTOR_NAMES[0]
+    if kind in (*DETECTOR_NAMES, *SEGMENTER_NAMES) and kind not in known:
+        raise ConfigError(f"{name} is a model of another task: begin it with {', '.join(known)} (--backbone).")
+    return kind if kind in known else known[0]
 
 
 def timm_name(name: str) -> str:
@@ -161,6 +172,18 @@ def create_model(
             f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
         ) from None
     return model
+
+
+def can_build(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether timm builds a model with some options; nothing is allocated."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            timm.create_model(timm_name(name), pretrained=False, **options)
+    except Exception:  # each architecture refuses in its own way
+        return False
+    return True
 
 
 def check_backbone_name(name: str) -> None:

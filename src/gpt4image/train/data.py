@@ -49,7 +49,8 @@ class Batch(NamedTuple):
         inputs: pixels uint8 [B, 3, H, W], of clips [B, T, 3, H, W], normalised ones, or cached features of frozen
             modules [B, ...].
         labels: as the task has them (`Task.labels`): classes, int64 [B], -1 if unlabelled; or several
-            labels, int8 [B, C]: 1 present, 0 absent, -1 unknown; or boxes, float32 [B, M, 5].
+            labels, int8 [B, C]: 1 present, 0 absent, -1 unknown; or boxes, float32 [B, M, 5]; or masks and boxes,
+            float32 [B, S * S + 5 * M].
         vectors: for each source of vectors float32 [B, D], zero if an image has none.
         known: for each source, which images have a vector, bool [B].
         soft: soft labels [B, C], zero if an image has none; [B, 0] without soft labels.
@@ -105,6 +106,10 @@ class Inputs(Dataset[Tensor]):
         """Return some inputs [B, ...], and their labels [B, ...] as they are in these inputs."""
         inputs: Tensor = default_collate([self[key] for key in keys])  # stacks in shared memory in a worker
         return inputs, torch.from_numpy(labels)
+
+    def regions(self, labels: Tensor) -> Tensor:
+        """Return the boxes that the labels of a batch hold, [B, M, 5]; those of detection are nothing else."""
+        return labels
 
 
 class ImageInputs(Inputs):
@@ -201,21 +206,22 @@ class LabelledInputs(Dataset[Batch]):
         """Return where each source of vectors of boxes has them, int64 [N, M, stores] each; -1 for none."""
         if not self._guidance.regions:
             return []
-        ids = np.zeros(self._labels.shape[:2], "S32")
         boxes = images.boxes(self._rows)
+        ids = np.zeros((len(boxes), max(1, *(0 if own is None else len(own) for own in boxes))), "S32")
         for row, image_id, own in zip(ids, images.ids[self._rows].tolist(), boxes, strict=True):
             if own is not None:
                 row[: len(own)] = crop_ids(image_id.decode(), own, self._guidance.margin)
         found = (source.find(ids.ravel()) for source in self._guidance.regions)
         return [places.reshape(*ids.shape, -1) for places in found]
 
-    def _take_regions(self, positions: np.ndarray, draws: np.ndarray, boxes: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    def _take_regions(self, positions: np.ndarray, draws: np.ndarray, labels: Tensor) -> dict[str, tuple[Tensor, ...]]:
         """Return the fields of a batch about regions; boxes that the view has cut away are not known."""
-        guidance, there = self._guidance, (boxes[..., 0] >= 0).flatten()
+        guidance, boxes = self._guidance, self._inputs.regions(labels)
+        there = (boxes[..., 0] >= 0).flatten()
         every = np.repeat(draws, boxes.shape[1])
         vectors, known = [], []
         for source, places in zip(guidance.regions, self._regions, strict=True):
-            own = places[positions].reshape(len(every), -1)
+            own = places[positions, : boxes.shape[1]].reshape(len(every), -1)
             vectors.append(torch.from_numpy(source.take(own, guidance.texts, guidance.seed, every)))
             known.append(torch.from_numpy(own[:, 0] >= 0) & there)
         return {"regions": tuple(vectors), "known_regions": tuple(known)}

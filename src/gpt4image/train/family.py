@@ -6,10 +6,10 @@ A task names its family (`Task.family`). Training, comparison and export know mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,12 +18,15 @@ from gpt4image.core.registry import Registry
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
 from gpt4image.train.backbone import (
+    DETECTOR_NAMES,
+    SEGMENTER_NAMES,
     body_of,
     build_backbone,
+    can_build,
     check_image_size,
     create_model,
-    detector_of,
     fitting_options,
+    kind_of,
 )
 from gpt4image.train.frozen import InputSource, freeze, frozen_modules, prepare_inputs
 from gpt4image.train.recipe import AUGMENTATION, Recipe
@@ -32,6 +35,7 @@ from gpt4image.train.weights import load_weights
 
 if TYPE_CHECKING:
     from gpt4image.train.detection.detector import Detector
+    from gpt4image.train.segmentation.segmenter import Segmenter
 
 
 class ModelFamily(ABC):
@@ -93,20 +97,53 @@ class Classifiers(ModelFamily):
         return prepare_inputs(model, images, recipe, folder, device, augmentation)
 
 
-class Detectors(ModelFamily):
-    """torchvision's detectors on timm's backbones: an image to boxes."""
+class OnMaps(ModelFamily):
+    """Models that look at the maps of timm's backbones.
 
-    def build(self, recipe: Recipe, classes: int) -> Detector:
-        """Build a recipe's detector, see `ModelFamily.build`; its backbone alone has initial weights."""
+    Attributes:
+        kinds: what a recipe's backbone may begin with.
+    """
+
+    kinds: ClassVar[Sequence[str]]
+
+    def kind(self, name: str) -> str:
+        """Return which of the kinds a recipe's backbone stands for; see `kind_of`."""
+        return kind_of(name, self.kinds)
+
+    @abstractmethod
+    def options(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the options of `timm.create_model` for the backbone of a recipe's model."""
+
+    @abstractmethod
+    def complete(self, body: nn.Module, name: str, classes: int, size: int) -> nn.Module:
+        """Return the model on a timm model, of which only what its maps need is kept; see `restore`."""
+
+    @abstractmethod
+    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - those of `InputSource`
+        """Return the model with its inputs."""
+
+    def build(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Build a recipe's model, see `ModelFamily.build`; its backbone alone has initial weights."""
         pretrained = recipe.pretrained and recipe.checkpoint is None
-        body = create_model(body_of(recipe.backbone), pretrained=pretrained, **detector_options(recipe))
+        body = create_model(body_of(recipe.backbone), pretrained=pretrained, **self.options(recipe))
         if recipe.checkpoint is not None:
             load_weights(body, Path(recipe.checkpoint))
-        return complete_detector(body, recipe.backbone, classes, recipe.image_size)
+        return self.complete(body, recipe.backbone, classes, recipe.image_size)
 
-    def create(self, recipe: Recipe, classes: int) -> Detector:
-        """Build the same detector without its weights."""
-        return create_detector(recipe.backbone, classes, recipe.image_size, detector_options(recipe))
+    def create(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Build the same model without its weights."""
+        return self.restore(recipe.backbone, classes, recipe.image_size, self.options(recipe))
+
+    def restore(self, name: str, classes: int, size: int, options: Mapping[str, Any]) -> nn.Module:
+        """Build a model without its weights.
+
+        Args:
+            name: `KIND:BACKBONE`, or a backbone alone.
+            classes: number of classes.
+            size: side of an input in pixels.
+            options: options of `timm.create_model` for the backbone.
+        """
+        return self.complete(create_model(body_of(name), pretrained=False, **options), name, classes, size)
 
     def inputs(
         self,
@@ -117,11 +154,67 @@ class Detectors(ModelFamily):
         device: torch.device,
         augmentation: int = AUGMENTATION,
     ) -> InputSource:
-        """Return the inputs of the detector, with boxes."""
+        """Return the inputs of the model, with boxes or masks."""
+        freeze(frozen_modules(model, recipe.freeze))
+        return self.source(model, images, recipe, preprocessing(model, recipe.image_size), None, augmentation)
+
+
+class Detectors(OnMaps):
+    """torchvision's detectors on timm's backbones: an image to boxes."""
+
+    kinds = DETECTOR_NAMES
+
+    def options(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the options of the backbone."""
+        return fitting_options(replace(recipe, backbone=body_of(recipe.backbone)))
+
+    def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Detector:
+        """Return the detector on a backbone."""
+        from gpt4image.train.detection.detector import Detector
+        from gpt4image.train.maps import find_levels
+
+        kind = self.kind(name)
+        levels = find_levels(body, body_of(name), kind, size)
+        body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
+        return Detector(body, levels, kind, classes, size)
+
+    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
+        """Return the detector with its inputs."""
         from gpt4image.train.detection.views import BoxSource
 
-        freeze(frozen_modules(model, recipe.freeze))
-        return BoxSource(model, images, recipe, preprocessing(model, recipe.image_size), None, augmentation)
+        return BoxSource(*parts)
+
+
+class Segmenters(OnMaps):
+    """Segmentation heads on timm's backbones: an image to the class of each pixel."""
+
+    kinds = SEGMENTER_NAMES
+
+    def options(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the options of the backbone, which is dilated where the head wants that and timm can."""
+        from gpt4image.train.segmentation.segmenter import LARGEST_STRIDES
+
+        body = body_of(recipe.backbone)
+        options = fitting_options(replace(recipe, backbone=body))
+        stride = LARGEST_STRIDES.get(self.kind(recipe.backbone))
+        dilated = options | {"output_stride": stride}
+        return dilated if stride is not None and can_build(body, dilated) else options
+
+    def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Segmenter:
+        """Return the segmentation model on a backbone."""
+        from gpt4image.train.maps import find_levels
+        from gpt4image.train.segmentation.segmenter import Segmenter
+
+        kind = self.kind(name)
+        levels = find_levels(body, body_of(name), kind, size)
+        body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
+        return Segmenter(body, levels, kind, classes, size)
+
+    def source(self, *parts: Any) -> InputSource:  # noqa: ANN401 - as above
+        """Return the segmentation model with its inputs."""
+        from gpt4image.train.segmentation.views import MaskSource
+
+        return MaskSource(*parts)
 
 
 FAMILIES: Registry[ModelFamily] = Registry(
@@ -130,41 +223,15 @@ FAMILIES: Registry[ModelFamily] = Registry(
         "classifier": "gpt4image.train.family:CLASSIFIERS",
         "clips": "gpt4image.train.clips:CLIPS",
         "detector": "gpt4image.train.family:DETECTORS",
+        "segmenter": "gpt4image.train.family:SEGMENTERS",
     },
     group="gpt4image.families",
 )
 """The families of models."""
 
-CLASSIFIERS, DETECTORS = Classifiers(), Detectors()
+CLASSIFIERS, DETECTORS, SEGMENTERS = Classifiers(), Detectors(), Segmenters()
 
 
 def find_family(task: str) -> ModelFamily:
     """Return the family of models of a task."""
     return FAMILIES.load(TASKS.load(task).family)
-
-
-def detector_options(recipe: Recipe) -> dict[str, Any]:
-    """Return the options of `timm.create_model` for the backbone of a recipe's detector."""
-    return fitting_options(replace(recipe, backbone=body_of(recipe.backbone)))
-
-
-def create_detector(name: str, classes: int, size: int, options: Mapping[str, Any]) -> Detector:
-    """Build a detector without its weights.
-
-    Args:
-        name: `DETECTOR:BACKBONE`, or a backbone alone.
-        classes: number of classes.
-        size: side of an input in pixels.
-        options: options of `timm.create_model` for the backbone.
-    """
-    return complete_detector(create_model(body_of(name), pretrained=False, **options), name, classes, size)
-
-
-def complete_detector(body: nn.Module, name: str, classes: int, size: int) -> Detector:
-    """Return a detector on a timm model, of which only what its maps need is kept; see `create_detector`."""
-    from gpt4image.train.detection.detector import Detector, find_levels
-
-    kind = detector_of(name)
-    levels = find_levels(body, body_of(name), kind, size)
-    body.prune_intermediate_layers([level.number for level in levels], prune_norm=True, prune_head=True)  # type: ignore[operator]
-    return Detector(body, levels, kind, classes, size)

@@ -30,7 +30,8 @@ NAMES = {
     "augmentation": "the version of the augmentation",
     "images_per_epoch": "the number of images in an epoch",
 }
-SHARED = ("id", "label", "split")  # columns that identify a set of images, with `boxes` where there are any
+SHARED = ("id", "label", "split")  # columns that identify a set of images
+OBJECTS = ("boxes", "mask_id")  # and those of objects, where there are any
 
 
 class RunLayout(Layout):
@@ -96,7 +97,7 @@ def identify_images(images: ImageTable) -> dict[str, Any]:
 
 
 def _shared(rows: pa.Table) -> list[str]:
-    return [*SHARED, *(["boxes"] if "boxes" in rows.schema.names else [])]
+    return [*SHARED, *(name for name in OBJECTS if name in rows.schema.names)]
 
 
 def is_trained_on(settings: Mapping[str, Any], images: ImageTable) -> bool:
@@ -193,13 +194,13 @@ def image_changes(before: pa.Table | None, images: ImageTable) -> list[str]:
         {row: rest for row, *rest in zip(*(rows[name].to_pylist() for name in _shared(rows)), strict=True)}
         for rows in (before, trained_rows(images))
     )
-    both = old.keys() & new.keys()
+    both, objects = old.keys() & new.keys(), "masks" if images.has_masks else "boxes"
     counts = {
         "added": len(new.keys() - old.keys()),
         "removed": len(old.keys() - new.keys()),
         "given another label": sum(old[key][0] != new[key][0] for key in both),
         "moved to another split": sum(old[key][1] != new[key][1] for key in both),
-        "given other boxes": sum(old[key][2:] != new[key][2:] and old[key][0] == new[key][0] for key in both),
+        f"given other {objects}": sum(old[key][2:] != new[key][2:] and old[key][0] == new[key][0] for key in both),
     }
     clauses = [
         f"{counted(number, 'image')} {'was' if number == 1 else 'were'} {what}"

@@ -166,7 +166,7 @@ def evaluation_loader(dataset: LabelledInputs, accelerator: Accelerator, workers
 def predict_logits(
     model: nn.Module, loader: DataLoader[Batch], normalize: Normalization, accelerator: Accelerator
 ) -> np.ndarray:
-    """Return the logits of a whole dataset in its order, float32 [N, C], in every process.
+    """Return the logits of a whole dataset in its order, float32 [N, C], or what else the model says, in every process.
 
     Args:
         model: maps inputs to logits; it is put into evaluation mode meanwhile.
@@ -178,7 +178,8 @@ def predict_logits(
     parts = []
     for batch in loader:
         with accelerator.autocast():
-            parts.append(model(normalize(batch.inputs.to(accelerator.device, non_blocking=True))).float())
+            found = model(normalize(batch.inputs.to(accelerator.device, non_blocking=True)))
+        parts.append(found.float() if found.is_floating_point() else found)  # masks are uint8
     model.train(was_training)
     return _in_dataset_order(torch.cat(parts), len(loader.dataset), accelerator)  # type: ignore[arg-type]
 

@@ -31,7 +31,8 @@ class ModelSettings:
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
     hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Of a detector DETECTOR:NAME, such as
-    ssdlite:NAME: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr. For clips also video:NAME."""
+    ssdlite:NAME: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr. For clips also video:NAME. Of a
+    segmentation model HEAD:NAME: deeplabv3 (the default), fcn, lraspp or segformer."""
     pretrained: bool = True
     """Start from pretrained weights, which are downloaded; --no-pretrained trains from scratch."""
     checkpoint: str | None = None

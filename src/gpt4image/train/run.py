@@ -25,7 +25,6 @@ from gpt4image.core.signals import StopRequests, catch_stop_signals
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.clips import FrameChoice
 from gpt4image.images.table import ImageTable
-from gpt4image.tasks import find_task
 from gpt4image.train.backbone import whole_state
 from gpt4image.train.build import build_trainer
 from gpt4image.train.checkpoint import CheckpointTimer, restore_checkpoint
@@ -200,8 +199,11 @@ def specify_run(
             f"Arm {arm!r} trains with descriptions or teachers: pass their vectors or soft labels, or train the arm "
             "baseline (--arm baseline)."
         )
-    if inputs.regions and find_task(inputs.images).family != "detector":
-        raise ConfigError("Descriptions of boxes (--crops) are for detectors: read the images with task detection.")
+    if inputs.regions and not inputs.images.has_boxes:
+        raise ConfigError(
+            "Descriptions of boxes (--crops) are for detectors and segmentation models: read the images with task "
+            "detection or segmentation."
+        )
     if not recipe.weight and chosen.labels:
         stores = ()
     classes = inputs.images.classes

@@ -195,9 +195,10 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
     task.check(recipe, recipe.label_smoothing)
     if task.one_class:
         return
-    several = f"needs one class an image, and these have {'boxes' if images.has_boxes else 'several labels'}"
-    if arm.labels not in (None, "text") or arm.guidance == "anchors":
-        others = f"described, {TEXT_LABELS} or {BOTH}"
+    kind = "masks" if images.has_masks else "boxes" if images.has_boxes else "several labels"
+    several = f"needs one class an image, and these have {kind}"
+    if arm.labels not in ((None,) if images.has_masks else (None, "text")) or arm.guidance == "anchors":
+        others = "described" if images.has_masks else f"described, {TEXT_LABELS} or {BOTH}"
         raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train {others}.")
     if arm.uses_text and recipe.soft_labels and not arm.labels:
         raise ConfigError(f"soft_labels {several}: set soft_labels to 0 (--soft-labels 0).")

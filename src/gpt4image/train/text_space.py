@@ -99,7 +99,7 @@ def open_text_space(run: TrainedRun) -> TextSpace:
     """
     if find_family(run.task) is DETECTORS:
         raise ConfigError(
-            f"{run.layout.folder} is a detector, and text space is searched with classifiers: name one of these."
+            f"{run.layout.folder} is no classifier, and text space is searched with classifiers: name one of these."
         )
     path = run.layout.heads
     if not path.exists():

@@ -22,7 +22,7 @@ from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.tasks.box_metrics import image_precisions
 from gpt4image.train.detection.views import augmented_view, plain_view
-from gpt4image.train.family import create_detector
+from gpt4image.train.family import DETECTORS
 from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import preprocessing, seed_everything
 from support.drawings import COLOURS
@@ -37,7 +37,7 @@ SCENES = draw_scenes(24)
 
 def make(kind="ssdlite", size=SIZE, seed=0):
     torch.manual_seed(seed)
-    return create_detector(f"{kind}:test_resnet", 3, size, {})
+    return DETECTORS.restore(f"{kind}:test_resnet", 3, size, {})
 
 
 def truth(images=4):
@@ -121,7 +121,7 @@ def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
         corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         assert rows[0, 1:5].tolist() == pytest.approx(corners, abs=1e-5)
     with pytest.raises(ConfigError, match="joins maps of several sizes"):
-        create_detector("rt-detr:vit_tiny_patch16_224", 3, 224, {})
+        DETECTORS.restore("rt-detr:vit_tiny_patch16_224", 3, 224, {})
 
 
 def test_images_whose_boxes_are_not_known_take_no_part_in_the_loss():
@@ -222,7 +222,7 @@ def test_view_of_unknown_boxes_keeps_them_unknown(small_recipe):
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_fix(name, size, said):
     with pytest.raises(ConfigError, match=said):
-        create_detector(name, 3, size, {})
+        DETECTORS.restore(name, 3, size, {})
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from gpt4image.core.validation import Count, check_fields
 
 if TYPE_CHECKING:
     from gpt4image.export.detector import DeployedDetector
+    from gpt4image.export.segmenter import DeployedSegmenter
 
 PAIR = ("class", "probability")
 
@@ -95,7 +96,7 @@ class Export(OutputOptions):
 
 @dataclass(frozen=True)
 class Predict(OutputOptions):
-    """Classify images with an exported model, or find the objects in them.
+    """Classify images with an exported model, or find the objects or the class of each pixel in them.
 
     Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
     read. For a model of several labels an image: its path, the predicted labels, the probability of each class.
@@ -103,15 +104,19 @@ class Predict(OutputOptions):
     For a detector: its path, the objects that were found, how many there are, and the surest one's score; their boxes
     are in the output of --json, in the file of --coco, and on the pictures of --drawn.
 
+    For a segmentation model: its path, the classes with their shares of the pixels, and the mean probability; the masks
+    are in the folder of --masks, and over the pictures of --drawn.
+
     Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
 
-    SHORT: ClassVar = ("top", "csv", "coco", "drawn", "max-pixels")
+    SHORT: ClassVar = ("top", "csv", "coco", "masks", "drawn", "max-pixels")
     EXAMPLE: ClassVar = "model photos/new"
     KEYS: ClassVar = {
         "path": "path of the image",
         "predictions": "the likeliest classes: class, probability; of a model of several labels all classes; of a "
-        "detector the objects: class, probability, box (left, top, right, bottom in pixels)",
+        "detector the objects: class, probability, box (left, top, right, bottom in pixels); of a segmentation model "
+        "the classes: class, share of the pixels",
         "labels": "of a model of several labels, those that are predicted; else null",
         "error": "why it could not be read, or null",
     }
@@ -125,8 +130,10 @@ class Predict(OutputOptions):
     """Separate by commas and quote as CSV, instead of by tabs."""
     coco: Path | None = None
     """Of a detector: write the objects into this file, as COCO's annotations with scores (JSON)."""
+    masks: Path | None = None
+    """Of a segmentation model: write the mask of each image into this folder, as PNG of indices with a palette."""
     drawn: Path | None = None
-    """Of a detector: draw the objects on copies of the images in this folder."""
+    """Of a detector or a segmentation model: draw what is found on copies of the images in this folder."""
     json: bool = field(default=False, kw_only=True)
     """Print a JSON object for each image, one a line, in place of the table."""
     max_pixels: Count = 89_478_485
@@ -143,9 +150,14 @@ class Predict(OutputOptions):
         """Print the table as it grows, and return the exit status."""
         from gpt4image.cli.rows import GrowingTable
         from gpt4image.core.console import result
-        from gpt4image.export import label_names, open_detector, predict_images
+        from gpt4image.export import label_names, open_detector, open_segmenter, predict_images
 
-        if (detector := open_detector(self.model)) is not None:
+        if (segmenter := open_segmenter(self.model)) is not None and self.coco is None:
+            return self._segment(segmenter)
+        detector = open_detector(self.model)
+        if self.masks is not None:
+            raise ConfigError(f"masks are of segmentation models (--masks), and {self.model} holds none.")
+        if detector is not None:
             return self._detect(detector)
         if self.coco is not None or self.drawn is not None:
             raise ConfigError(f"coco and drawn are for detectors (--coco, --drawn), and {self.model} holds none.")
@@ -197,6 +209,39 @@ class Predict(OutputOptions):
             everything += batch if self.coco is not None else []
         if self.coco is not None:
             write_coco(self.coco, everything, detector.classes)
+        return _exit_status(counts)
+
+    def _segment(self, segmenter: DeployedSegmenter) -> int:
+        """Print the classes that a segmentation model finds, and write what was asked for."""
+        import numpy as np
+
+        from gpt4image.cli.rows import GrowingTable
+        from gpt4image.core.console import result
+        from gpt4image.export import segment_images
+        from gpt4image.export.segmenter import write_class_names, write_mask, write_overlay
+        from gpt4image.tasks.segmentation import in_shares
+
+        counts, names, drawn = {True: 0, False: 0}, set[str](), set[str]()
+        outcomes = segment_images(segmenter, self.images, batch_size=self.batch_size, max_pixels=self.max_pixels)
+        table, rows = GrowingTable(self.csv), [["path", "classes", "probability", "error"]]
+        if self.masks is not None:
+            write_class_names(self.masks, segmenter.classes, segmenter.values)
+        while batch := list(islice(outcomes, self.batch_size)):
+            for found in batch:
+                counts[found.error is not None] += 1
+                pixels = np.zeros(0, np.uint8) if found.mask is None else found.mask.ravel()
+                shares = np.bincount(pixels, minlength=len(segmenter.classes)) / max(1, len(pixels))
+                given = zip(segmenter.classes, shares.tolist(), strict=True)
+                predictions = [{"class": name, "share": share} for name, share in given if share]
+                result(path=found.path, predictions=predictions, labels=None, error=found.error)
+                words = [in_shares(pixels, segmenter.classes), f"{found.sure:.4f}"] if len(pixels) else ["", ""]
+                rows.append([str(found.path), *words, found.error or ""])
+                if self.masks is not None:
+                    write_mask(self.masks, found, segmenter.values, names)
+                if self.drawn is not None:
+                    write_overlay(self.drawn, found, self.max_pixels, drawn)
+            table.write(rows)
+            rows = []
         return _exit_status(counts)
 
 

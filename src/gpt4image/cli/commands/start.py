@@ -63,6 +63,7 @@ class Images(OutputOptions):
         "classes": "images a split of each class",
         "unlabelled": "images a split without a label",
         "boxes": "in a set with boxes: boxes a split of each class",
+        "pixels": "in a set with masks: pixels a split of each class, and of what is void",
         "left_out": "files left out: path, reason",
         "boxes_left_out": "boxes left out: path of the image, place in the source, reason",
         "copies": "paths of images that occur more than once, by image id",

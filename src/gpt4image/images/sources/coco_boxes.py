@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt4image.core.errors import DataError
 from gpt4image.core.format import counted
@@ -30,6 +30,32 @@ def find_coco_files(folder: Path) -> list[Path]:
     return [file for file in found if file.stem.casefold().startswith("instances")] or found
 
 
+class CocoImage(NamedTuple):
+    """An image that an annotation file names.
+
+    Attributes:
+        path: the image, as the table calls it.
+        file: where it is.
+        split: its split.
+        row: its position in the source.
+        key: what changes when it may have changed.
+        size: width and height that the annotations give, None for none.
+        entries: its annotations, each with its place among those of the file.
+        names: names of the categories by number.
+        source: the annotation file.
+    """
+
+    path: str
+    file: Path
+    split: str
+    row: int
+    key: bytes
+    size: tuple[int, int] | None
+    entries: list[tuple[int, Mapping[str, Any]]]
+    names: Mapping[int, str]
+    source: Path
+
+
 def list_coco_boxes(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
     """List the images that annotation files name, with the boxes of their objects.
 
@@ -45,26 +71,37 @@ def list_coco_boxes(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
     Raises:
         DataError: a file is broken or of another form, or no box can be used; file and entry are named.
     """
-    builder, row = ListingBuilder(), 0
+    builder = ListingBuilder()
+    for each in coco_images(root, files, builder):
+        given = [read_box(entry, at, each) for at, entry in each.entries]
+        builder.add_with_boxes(each.path, each.file, each.split, each.row, each.key, given, each.size)
+    return finish(builder, FileReader(root), str(root))
+
+
+def coco_images(root: Path, files: Sequence[Path], builder: ListingBuilder) -> Iterator[CocoImage]:
+    """Yield the images of annotation files that are there; the builder learns of the others.
+
+    Raises:
+        DataError: a file is broken or of another form, or an annotation belongs to no image; file and entry are named.
+    """
+    row, scope = 0, str(root.resolve())
     splits = splits_of_files([file.relative_to(root).as_posix() for file in files])
     for file, split in zip(files, splits, strict=True):
         content = load_coco(file)
         names = read_categories(content, file)
         images = list(read_images(content, file))
-        boxes = _boxes(content, names, file)
+        entries = _entries(content, file)
         sizes = {each["id"]: _size(each) for each in content["images"]}
         folder = Path(os.path.relpath(file.parent / image_folder(file, [name for _, name in images]), root))
-        scope = str(root.resolve())
         for number, name in images:
             path = locate(root, os.path.normpath(folder / name.replace("\\", "/")))
             found = inspect_file(root / path, path, scope)
             if found.fault:
                 builder.reject(found.path, f"{found.fault} ({file.name}, image {number})")
             else:
-                given = boxes.get(number, ())
-                builder.add_with_boxes(found.path, root / path, split, row, found.key, given, sizes[number])
+                own = entries.get(number, [])
+                yield CocoImage(found.path, root / path, split, row, found.key, sizes[number], own, names, file)
             row += 1
-    return finish(builder, FileReader(root), str(root))
 
 
 def finish(builder: ListingBuilder, reader: FileReader, source: str) -> Listing:
@@ -78,31 +115,38 @@ def finish(builder: ListingBuilder, reader: FileReader, source: str) -> Listing:
     return builder.listing(reader)
 
 
-def _boxes(content: Mapping[str, Any], names: Mapping[int, str], file: Path) -> dict[int, list[GivenBox]]:
-    """Return the boxes of each image, by its number. DataError if one belongs to no image."""
-    found: dict[int, list[GivenBox]] = {}
+def _entries(content: Mapping[str, Any], file: Path) -> dict[int, list[tuple[int, Mapping[str, Any]]]]:
+    """Return the annotations of each image with their places, by its number. DataError if one belongs to no image."""
+    found: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
     known = {each["id"] for each in content["images"]}
     for at, each in enumerate(content["annotations"]):
         entry: Mapping[str, Any] = each if isinstance(each, dict) else {}
-        image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
+        image = entry.get("image_id")
         if not isinstance(image, int) or image not in known:
             raise DataError(f"{file}, annotation {at}: image_id {image!r} is none of its images.")
-        corners, fault = (0.0, 0.0, 0.0, 0.0), ""
-        if category is not None and (not isinstance(category, int) or category not in names):
-            fault = f"category_id {category!r} is none of the categories"
-        elif entry.get("iscrowd"):
-            fault = "is a crowd of objects"
-        elif not isinstance(box, list) or len(box) != 4 or not all(_is_number(edge) for edge in box):
-            fault = f"bbox {str(box)[:40]} is not left, top, width and height"
-        else:
-            left, top, width, height = map(float, box)
-            corners = (left, top, left + width, top + height)
-        name = "" if fault or category is None else names[category]
-        found.setdefault(image, []).append(GivenBox(name, corners, f"{file.name}, annotation {at}", fault))
+        found.setdefault(image, []).append((at, entry))
     return found
 
 
-def _is_number(value: object) -> bool:
+def read_box(entry: Mapping[str, Any], at: int, image: CocoImage) -> GivenBox:
+    """Return the box of an annotation, whose place in the file is `at`."""
+    category, box = entry.get("category_id"), entry.get("bbox")
+    corners, fault = (0.0, 0.0, 0.0, 0.0), ""
+    if category is not None and (not isinstance(category, int) or category not in image.names):
+        fault = f"category_id {category!r} is none of the categories"
+    elif entry.get("iscrowd"):
+        fault = "is a crowd of objects"
+    elif not isinstance(box, list) or len(box) != 4 or not all(is_number(edge) for edge in box):
+        fault = f"bbox {str(box)[:40]} is not left, top, width and height"
+    else:
+        left, top, width, height = map(float, box)
+        corners = (left, top, left + width, top + height)
+    name = "" if fault or category is None else image.names[int(category)]
+    return GivenBox(name, corners, f"{image.source.name}, annotation {at}", fault)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a file is a number that a float holds."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < LARGEST
     return isinstance(value, float)
@@ -111,5 +155,5 @@ def _is_number(value: object) -> bool:
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return width and height that the annotations give of an image, None for none."""
     width, height = image.get("width"), image.get("height")
-    sides = [float(side) if _is_number(side) else 0.0 for side in (width, height)]  # type: ignore[arg-type]
+    sides = [float(side) if is_number(side) else 0.0 for side in (width, height)]  # type: ignore[arg-type]
     return (int(sides[0]), int(sides[1])) if all(0 < side < math.inf for side in sides) else None

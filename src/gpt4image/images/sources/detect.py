@@ -26,6 +26,7 @@ from gpt4image.images.sources.annotations import (
 from gpt4image.images.sources.clip_folders import holds_clips_only, list_clips
 from gpt4image.images.sources.coco import is_coco, list_coco
 from gpt4image.images.sources.coco_boxes import find_coco_files, list_coco_boxes
+from gpt4image.images.sources.coco_masks import list_coco_masks
 from gpt4image.images.sources.folders import (
     has_class_folders,
     holds_images,
@@ -36,6 +37,7 @@ from gpt4image.images.sources.folders import (
 from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_dataset, list_table_files
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
+from gpt4image.images.sources.mask_files import find_mask_folders, list_mask_folders
 from gpt4image.images.sources.tars import is_webdataset, list_tars
 from gpt4image.images.sources.voc import find_voc_files, list_voc
 from gpt4image.images.sources.yolo import find_yolo_files, is_yolo, list_yolo
@@ -117,8 +119,12 @@ def _find_coco(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     return place.named if place.named and all(map(is_coco, place.named)) else None
 
 
-def _find_coco_boxes(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+def _find_coco_objects(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     return (find_coco_files(place.root) or None) if place.is_folder else _find_coco(place, columns)
+
+
+def _find_mask_folders(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
+    return (find_mask_folders(place.root) or None) if place.is_folder else None
 
 
 def _find_yolo(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -219,11 +225,17 @@ KINDS = (
 )
 
 BOX_KINDS = (
-    Kind("a file of COCO's annotations (JSON), or a folder with some", _find_coco_boxes, list_coco_boxes),
+    Kind("a file of COCO's annotations (JSON), or a folder with some", _find_coco_objects, list_coco_boxes),
     Kind("a YOLO folder or its data.yaml", _find_yolo, list_yolo),
     Kind("a folder of Pascal VOC (XML)", _find_voc, list_voc),
 )
 """The kinds of sources with boxes, likewise."""
+
+MASK_KINDS = (
+    Kind("a folder with folders of images and masks", _find_mask_folders, list_mask_folders),
+    Kind("a file of COCO's annotations (JSON), or a folder with some", _find_coco_objects, list_coco_masks),
+)
+"""The kinds of sources with masks, likewise."""
 
 
 def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = None) -> Listing:
@@ -238,16 +250,16 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
         DataError: the source does not exist or is of no known kind.
     """
     place = find_place(str(source))
-    kinds = BOX_KINDS if columns.boxes else KINDS
+    kinds = {"": KINDS, "boxes": BOX_KINDS, "masks": MASK_KINDS}[columns.objects]
     for kind in kinds:
         files = kind.find(place, columns)
         if files is not None:
             listing = kind.list(place.root, files, columns, *([kept] if kind.keeps else []))
             return listing if columns.labelled else listing.without_labels()
-    of = " of boxes" if columns.boxes else ""
+    of = f" of {columns.objects}" if columns.objects else ""
     known = f"A source{of} is {', '.join(kind.name for kind in kinds[:-1])}, or {kinds[-1].name}."
     if place.is_folder:
-        raise DataError(f"{place.root} holds no boxes that can be read. {known}")
+        raise DataError(f"{place.root} holds no {columns.objects} that can be read. {known}")
     if not place.named:
         raise DataError(f"{place.root} does not exist. {_near(place.root)}{known}")
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:

@@ -27,11 +27,13 @@ class LabelSet(NamedTuple):
         present: classes that it has.
         absent: classes that it does not have; None for all others.
         boxes: where the objects are, in a set with boxes.
+        mask: the class of each pixel as PNG (`images.masks`), in a set with masks; numbers are those of the listing.
     """
 
     present: tuple[str, ...]
     absent: tuple[str, ...] | None = None
     boxes: Boxes | None = None
+    mask: bytes | None = None
 
 
 def read_label_list(value: object, where: str, separator: str | None = None) -> LabelSet | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
 from gpt4image.images.clips import FrameChoice
+from gpt4image.images.masks import to_mask_columns
 from gpt4image.images.sources.label_sets import LabelSet, label_matrix, names_in
 from gpt4image.images.splits import UNLABELLED
 from gpt4image.images.table import ImageReader, RejectedImage, holds_label_sets, rows_with_label
@@ -40,7 +42,8 @@ class Listing:
 
     Attributes:
         rows: columns `path`, `label` (int32, or a list of C int8, see `ImageTable`), `split`, `row` (int64) and `key`
-            (16 bytes that change when the image may have changed); in a set with boxes also `boxes` and `size`.
+            (16 bytes that change when the image may have changed); in a set with boxes also `boxes` and `size`, with
+            masks `mask` and `mask_id` as well.
         classes: class names.
         reader: reads bytes and text columns.
         bad: images that cannot be read.
@@ -85,7 +88,7 @@ class ColumnNames:
 
     `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
     splits it holds. With a `separator` the label column holds several labels, and `flags` are columns of 0 and 1, one a
-    class. `boxes` asks for the boxes of objects, `frames` for clips with these frames.
+    class. `objects` asks for the boxes or the masks of objects, `frames` for clips with these frames.
     """
 
     image: str | None = None
@@ -93,7 +96,7 @@ class ColumnNames:
     labelled: bool = True
     separator: str | None = None
     flags: tuple[str, ...] = ()
-    boxes: bool = False
+    objects: Literal["", "boxes", "masks"] = ""
     frames: FrameChoice | None = None
 
 
@@ -163,17 +166,30 @@ class ListingBuilder:
         """Whether an image has a label, or there is no image."""
         return not self.images or any(label is not None for _, label, *_ in self.images)
 
-    def listing(self, reader: ImageReader, *, by_number: bool = True) -> Listing:
-        """Return the finished listing; `by_number` sorts class names as numbers if all of them are."""
+    def listing(
+        self, reader: ImageReader, *, by_number: bool = True, classes: tuple[str, ...] | None = None
+    ) -> Listing:
+        """Return the finished listing.
+
+        Args:
+            reader: reads its images.
+            by_number: sort class names as numbers if all of them are.
+            classes: the classes in their order, where the source has one.
+        """
         paths, labels, splits, rows, keys = zip(*self.images, strict=True) if self.images else ((),) * 5
         if not any(isinstance(label, LabelSet) for label in labels):
             classes, codes = encode_labels(labels, by_number=by_number)
             table = to_rows(paths, codes, splits, rows, keys)
         else:
-            classes, numbers = class_numbers(labels)
+            if classes is None:
+                classes, numbers = class_numbers(labels)
+            else:
+                numbers = {name: number for number, name in enumerate(classes)}
             table = to_rows(paths, label_matrix(labels, numbers, len(classes)), splits, rows, keys)
             boxes = [None if label is None else label.boxes for label in labels]
-            for name, column in to_box_columns(boxes, numbers).items() if any(boxes) else ():
+            masks = [None if label is None else label.mask for label in labels]
+            columns = to_box_columns(boxes, numbers) if any(boxes) else {}
+            for name, column in (columns | (to_mask_columns(masks) if any(masks) else {})).items():
                 table = table.append_column(name, column)
         return Listing(
             table,

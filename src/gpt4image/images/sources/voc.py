@@ -69,7 +69,7 @@ def list_voc(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing
         DataError: no box can be used, or an image is in two splits.
     """
     builder, scope = ListingBuilder(), str(root.resolve())
-    chosen, images = _splits(root), _find_images(root)
+    chosen, images = read_split_lists(root / SETS), _find_images(root)
     for row, file in enumerate(files):
         name = file.relative_to(root).as_posix()
         try:
@@ -94,13 +94,13 @@ def list_voc(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing
     return finish(builder, FileReader(root), str(root))
 
 
-def _splits(root: Path) -> dict[str, str]:
-    """Return the split of each file's stem by the lists of `ImageSets/Main`; empty without lists.
+def read_split_lists(folder: Path) -> dict[str, str]:
+    """Return the split of each file's stem by the lists of `ImageSets/Main` or a folder like it; empty without lists.
 
     Raises:
         DataError: an image is in two splits.
     """
-    lists = {name: root / SETS / f"{name}.txt" for name in ("train", "val", "test", "trainval")}
+    lists = {name: folder / f"{name}.txt" for name in ("train", "val", "test", "trainval")}
     present = [name for name, file in lists.items() if file.is_file()]
     if {"train", "val"} & set(present):
         present = [name for name in present if name != "trainval"]  # both together

@@ -208,7 +208,9 @@ Value = Callable[["EpochRecord"], float | None]
 
 def curve_figures(comparison: Comparison) -> list[TitledFigure]:
     """Draw classification loss, alignment loss if any arm has one, and validation accuracy by epoch."""
-    of_labels = "Loss of the detector" if comparison.task == "detection" else "Classification loss"
+    of_labels = {"detection": "Loss of the detector", "segmentation": "Cross-entropy of the pixels"}.get(
+        comparison.task, "Classification loss"
+    )
     quantities: list[tuple[str, str, Value]] = [
         ("loss", f"{of_labels}, training", lambda epoch: epoch.classification_loss),
         ("alignment", "Alignment loss, training", lambda epoch: epoch.alignment_loss),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ MAX_CONFUSIONS = 25
 METRICS = {
     "mean_average_precision": "mAP",
     "mean_average_precision_50": "mAP at 0.5",
+    "mean_iou": "mIoU",
+    "pixel_accuracy": "Pixel accuracy",
     "top5_accuracy": "Top 5",
     "balanced_accuracy": "Balanced accuracy",
     "micro_f1": "Micro F1",
@@ -147,14 +149,18 @@ def mean_of(arm: ArmRecord, name: str) -> float | None:
 
 def _second_metric(comparison: Comparison) -> str:
     """Return the name of the metric that the table of the runs shows beside the score."""
-    several = any(run.mean_average_precision is not None for arm in comparison.arms for run in arm.runs)
-    return "mean_average_precision" if several else "balanced_accuracy"
+    return _first_known(comparison, ("mean_iou", "mean_average_precision"), "balanced_accuracy")
 
 
 def _third_metric(comparison: Comparison) -> str:
     """Return the name of the metric that the table of the runs shows after that."""
-    boxes = any(run.mean_average_precision_50 is not None for arm in comparison.arms for run in arm.runs)
-    return "mean_average_precision_50" if boxes else "negative_log_likelihood"
+    return _first_known(comparison, ("pixel_accuracy", "mean_average_precision_50"), "negative_log_likelihood")
+
+
+def _first_known(comparison: Comparison, names: Sequence[str], default: str) -> str:
+    """Return the first of some metrics that a run has."""
+    runs = [run for arm in comparison.arms for run in arm.runs]
+    return next((name for name in names if any(getattr(run, name) is not None for run in runs)), default)
 
 
 def _confusion_changes(comparison: Comparison) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,68 +19,17 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_align
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation
 
-from gpt4image.core.errors import ConfigError, first_line
+from gpt4image.train.maps import Level, Maps, Regions, Shared
 
 DETECTIONS = 100  # K, as COCO judges
 COLUMNS = 6  # of a detection: class, left, top, right, bottom, score
 WIDTH = 256  # channels of a feature pyramid, as torchvision has them
-LEAST_STRIDE = {"ssdlite": 16}  # of the maps that a detector uses; 8 for the others
-STEP = 32  # pixels of which an input's side is a multiple: the largest stride of a backbone
 ANCHOR_STRIDES = 4  # side of an anchor in strides of its map (Lin et al., arXiv 1708.02002, section 4)
-REGION_CELLS = 3  # height and width of the grid by which a region is pooled
 SSD_LEVELS = 6  # maps of an SSD; fewer where they would be smaller than a pixel
-
-Maps = OrderedDict[str, Tensor]
-
-
-class Level(NamedTuple):
-    """One of a backbone's maps: its number among them, channels, and stride in pixels."""
-
-    number: int
-    channels: int
-    stride: int
-
-
-class Shared(nn.Module):
-    """The deepest map [B, F, h, w] passes here unchanged: what the detector and the alignment share."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the map."""
-        return features
-
-
-class Regions(nn.Module):
-    """Features of the boxes in images: means over the deepest map by RoIAlign (He et al., arXiv 1703.06870, section 3).
-
-    Args:
-        stride: stride of the map in pixels.
-        size: side of an input S.
-    """
-
-    def __init__(self, stride: int, size: int) -> None:
-        super().__init__()
-        self.wanted = False  # by a head
-        self._scale, self._size = 1 / stride, size
-
-    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
-        """Return a feature for each row of the boxes [B * M, F], which means nothing where there is no box.
-
-        Args:
-            features: the map [B, F, h, w].
-            boxes: [B, M, 5] as for `Detector.forward`; None for whole images, M = 1.
-        """
-        if boxes is None:
-            return features.mean(dim=(2, 3))
-        count, most = boxes.shape[:2]
-        images = torch.arange(count, device=boxes.device).repeat_interleave(most)
-        corners = boxes[..., 1:].reshape(-1, 4).nan_to_num(0).clamp(min=0) * self._size
-        rois = torch.cat([images[:, None].to(corners), corners], dim=1).to(features)
-        cells: Tensor = roi_align(features, rois, REGION_CELLS, self._scale, sampling_ratio=2, aligned=True)
-        return cells.mean(dim=(2, 3))
 
 
 class GivenMaps(nn.Module):
@@ -316,49 +265,3 @@ BUILDERS: dict[str, Callable[[Sequence[Level], int, int], Built]] = {
     "ssdlite": _build_ssdlite,
     "rt-detr": _build_rt_detr,
 }
-
-
-@torch.no_grad()
-def find_levels(body: nn.Module, name: str, kind: str, size: int) -> list[Level]:
-    """Return the maps of a timm model that a detector uses: the deepest of each stride.
-
-    Args:
-        body: the model.
-        name: its name, for messages.
-        kind: the detector.
-        size: side of an input S.
-
-    Raises:
-        ConfigError: the model gives no maps of its stages, or takes no images of this size.
-    """
-    if size % STEP:
-        down, up = size // STEP * STEP, -(-size // STEP) * STEP
-        raise ConfigError(
-            f"A detector's image_size is a multiple of {STEP}, and {size} is none: choose {down or up} or {up} "
-            "(--image-size)."
-        )
-    if not hasattr(body, "forward_intermediates"):
-        raise ConfigError(
-            f"{name} gives no maps of its stages (forward_intermediates), which detectors look at. Choose another "
-            "backbone, such as resnet50, mobilenetv3_large_100 or convnext_tiny."
-        )
-    training = body.training
-    try:
-        maps: list[Tensor] = body.eval().forward_intermediates(  # type: ignore[operator]
-            torch.zeros(1, 3, size, size), intermediates_only=True
-        )
-    except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
-        raise ConfigError(
-            f"{name} does not take images of {size} x {size} pixels ({first_line(error)}). Choose another image size "
-            "or backbone (--image-size, --backbone)."
-        ) from None
-    finally:
-        body.train(training)
-    found: dict[int, Level] = {}
-    for index, level in enumerate(maps):
-        stride = size // max(1, level.shape[-1])
-        if LEAST_STRIDE.get(kind, 8) <= stride <= STEP:
-            found[stride] = Level(index, level.shape[1], stride)
-    if not found:
-        raise ConfigError(f"{name} has no map of a stride from {LEAST_STRIDE.get(kind, 8)} to {STEP} pixels.")
-    return sorted(found.values())

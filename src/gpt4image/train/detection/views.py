@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from gpt4image.images.decode import EncodedImage
+from gpt4image.images.masks import VOID
 from gpt4image.train.data import ImageInputs, Key
 from gpt4image.train.frozen import InputSource
 from gpt4image.train.recipe import Recipe
@@ -58,12 +59,36 @@ class BoxView:
             boxes: its boxes, float32 [M, 5]; NaN where they are not known, and remain so. Those without a class are
                 hidden.
         """
+        pixels, placed, _ = self._placed(image, key, boxes, None)
+        return pixels, placed
+
+    def with_mask(
+        self, image: EncodedImage, key: tuple[int, ...], boxes: np.ndarray, mask: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return an input uint8 [3, S, S], its mask float32 [S, S], void around the picture, and its boxes [M, 5].
+
+        Args:
+            image: the picture.
+            key: what random draws depend on.
+            boxes: the boxes of its regions, float32 [M, 5].
+            mask: uint8 [H, W].
+        """
+        pixels, placed, found = self._placed(image, key, boxes, mask)
+        assert found is not None
+        return pixels, found, placed
+
+    def _placed(
+        self, image: EncodedImage, key: tuple[int, ...], boxes: np.ndarray, mask: np.ndarray | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return an input, the boxes in it, and its mask if there is one."""
         picture = hide_unknown(image.decode(), boxes, self.fill)
         rows, longer = np.flatnonzero(boxes[:, 0] >= 0), max(picture.size)
         corners = tv_tensors.BoundingBoxes(
             torch.from_numpy(boxes[rows, 1:] * longer), format="XYXY", canvas_size=(picture.height, picture.width)
         )
-        sample = {"image": F.to_image(picture), "boxes": corners, "labels": torch.from_numpy(rows)}
+        sample: dict[str, Any] = {"image": F.to_image(picture), "boxes": corners, "labels": torch.from_numpy(rows)}
+        if mask is not None:
+            sample["mask"] = tv_tensors.Mask(torch.from_numpy(mask)[None])
         if self.crop is not None or self.more is not None:
             seed_everything(*key)
             sample = self._augmented(sample)
@@ -75,14 +100,20 @@ class BoxView:
         left = sample["labels"]  # rows of the boxes that are still there
         placed[left, 0] = torch.from_numpy(boxes[left.numpy(), 0])
         placed[left, 1:] = sample["boxes"].as_subclass(Tensor) / side
-        return pixels, placed
+        if mask is None:
+            return pixels, placed, None
+        filled = F.pad(sample["mask"], [0, 0, side - width, side - height], fill=VOID)
+        nearest = F.resize(filled, [self.size, self.size], interpolation=F.InterpolationMode.NEAREST_EXACT)
+        return pixels, placed, nearest.as_subclass(Tensor)[0].float()
 
     def _augmented(self, sample: dict[str, Any]) -> dict[str, Any]:
         if self.crop is not None and min(sample["image"].shape[-2:]) >= LEAST_CROPPED:
             sample = self.crop(sample)
         if self.more is not None:
             sample = self.more(sample)
-        return v2.SanitizeBoundingBoxes(min_size=LEAST_BOX)(sample)  # type: ignore[no-any-return]
+        mask = {name: sample.pop(name) for name in ("mask",) if name in sample}  # else it were filtered like boxes
+        kept: dict[str, Any] = v2.SanitizeBoundingBoxes(min_size=LEAST_BOX)(sample)
+        return kept | mask
 
 
 def hide_unknown(picture: Image.Image, boxes: np.ndarray, fill: tuple[float, ...]) -> Image.Image:
@@ -144,7 +175,12 @@ def augmented_view(recipe: Recipe, config: dict[str, Any]) -> BoxView:
     """Return the recipe's augmentation of pictures with boxes: crop, flip, and change of colours."""
     plain, (low, high) = plain_view(config), recipe.crop_scale
     crop = v2.RandomIoUCrop(min_scale=math.sqrt(low), max_scale=math.sqrt(high)) if low < 1 else None
+    return BoxView(plain.size, plain.fill, crop, further_transforms(recipe))
+
+
+def further_transforms(recipe: Recipe) -> v2.Transform | None:
+    """Return the recipe's flip and change of colours, if it has any."""
     jitter = recipe.color_jitter
     more = [v2.RandomHorizontalFlip(recipe.flip)] if recipe.flip else []
     more += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
-    return BoxView(plain.size, plain.fill, crop, v2.Compose(more) if more else None)
+    return v2.Compose(more) if more else None

@@ -1,0 +1,137 @@
+"""Masks: the class of each pixel of a picture.
+
+A mask is uint8 [H, W]: the number of a class, or `VOID` where nothing is said, in the picture as a person sees it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from gpt4image.core.errors import ImageError
+from gpt4image.core.files import digest
+from gpt4image.images.boxes import Corners
+from gpt4image.images.decode import open_stored
+
+VOID = 255
+MOST_CLASSES = 255  # numbers from 0 to 254
+BACKGROUND = "background"
+LOSSY = ("JPEG", "MPO")
+COLOUR = 1 << 24  # added to a colour, 0xRRGGBB, so that it is no index
+LEAST_REGION = 4  # pixels of a region's width and height
+MOST_REGIONS = 50  # of an image, the largest
+
+
+class ReadMask(NamedTuple):
+    """A mask file as it is, before its values are known to be classes.
+
+    Attributes:
+        values: the V distinct values in it: an index, or `COLOUR` + 0xRRGGBB.
+        places: which of them each pixel has, as PNG.
+        palette: the colours 0xRRGGBB of indices that have one, by index.
+        size: width and height.
+    """
+
+    values: tuple[int, ...]
+    places: bytes
+    palette: dict[int, int]
+    size: tuple[int, int]
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """Return a mask uint8 [H, W] as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """Return what `encode_mask` has encoded."""
+    from PIL import Image
+
+    found: np.ndarray = np.array(Image.open(io.BytesIO(data), formats=("PNG",)))
+    return found
+
+
+def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
+    """Read a mask of indices (grey or with a palette) or of colours.
+
+    Args:
+        file: the file.
+        max_pixels: the largest width x height that is decoded.
+
+    Raises:
+        ImageError: it cannot be read, or is no mask; the message does not name the file.
+    """
+    try:
+        image = open_stored(file.read_bytes(), "mask", max_pixels)
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror or error})") from None
+    except ImageError as error:
+        raise ImageError(str(error).removeprefix("mask: ")) from None
+    if image.format in LOSSY:
+        raise ImageError(f"is a {image.format}, whose compression blurs classes: save masks as PNG")
+    palette: dict[int, int] = {}
+    if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
+        pixels = np.asarray(image.convert("RGB"), np.int64)
+        numbers = COLOUR + (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+    elif image.mode == "LA":
+        numbers = np.asarray(image, np.int64)[..., 0]
+    elif image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
+        numbers = np.asarray(image).astype(np.int64)
+        given = (image.getpalette("RGB") or []) if image.mode == "P" else []
+        palette = {at: (r << 16) + (g << 8) + b for at, (r, g, b) in enumerate(zip(*[iter(given)] * 3, strict=False))}
+    else:
+        raise ImageError(f"has the mode {image.mode}, which is neither indices nor colours")
+    values, places = np.unique(numbers, return_inverse=True)
+    if len(values) > MOST_CLASSES + 1:
+        raise ImageError(f"has {len(values):,} different values, like a photo: a mask has one for each class")
+    flat = places.reshape(numbers.shape).astype(np.uint8)
+    used = {value: palette[value] for value in values.tolist() if value in palette}
+    return ReadMask(tuple(values.tolist()), encode_mask(flat), used, (numbers.shape[1], numbers.shape[0]))
+
+
+def number_mask(found: ReadMask, numbers: dict[int, int]) -> np.ndarray:
+    """Return a mask uint8 [H, W] of what was read.
+
+    Args:
+        found: what was read.
+        numbers: number of the class, or `VOID`, of each value.
+    """
+    table = np.array([numbers[value] for value in found.values], np.uint8)
+    return np.asarray(table[decode_mask(found.places)])
+
+
+def regions_of(mask: np.ndarray, without: Collection[int]) -> list[tuple[int, Corners]]:
+    """Return class and box of the connected regions of a mask that are large enough, the largest first.
+
+    Args:
+        mask: uint8 [H, W].
+        without: classes that have no regions, such as the background.
+    """
+    from scipy import ndimage
+
+    found: list[tuple[int, int, Corners]] = []
+    for label in np.unique(mask).tolist():
+        if label == VOID or label in without:
+            continue
+        parts, count = ndimage.label(mask == label)
+        areas = np.bincount(parts.ravel(), minlength=count + 1)[1:].tolist()
+        for area, (rows, columns) in zip(areas, ndimage.find_objects(parts), strict=True):
+            if min(rows.stop - rows.start, columns.stop - columns.start) >= LEAST_REGION:
+                corners = tuple(map(float, (columns.start, rows.start, columns.stop, rows.stop)))
+                found.append((-area, label, corners))  # type: ignore[arg-type]
+    return [(label, corners) for _, label, corners in sorted(found)[:MOST_REGIONS]]
+
+
+def to_mask_columns(masks: list[bytes | None]) -> dict[str, pa.Array]:
+    """Return the columns `mask` and `mask_id` of a listing; null for images of which nothing is known."""
+    ids = [None if mask is None else digest(mask) for mask in masks]
+    return {"mask": pa.array(masks, pa.large_binary()), "mask_id": pa.array(ids, pa.string())}

@@ -1,0 +1,113 @@
+"""Maps of a timm backbone, on which detectors and segmentation heads look, and what of them is aligned.
+
+Sizes: B images, M boxes an image, F channels of the deepest map, S the side of an input in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from gpt4image.core.errors import ConfigError, first_line
+
+LEAST_STRIDE = {"ssdlite": 16, "segformer": 4}  # of the maps that are used; 8 for the others
+STEP = 32  # pixels of which an input's side is a multiple: the largest stride of a backbone
+REGION_CELLS = 3  # height and width of the grid by which a region is pooled
+
+Maps = OrderedDict[str, Tensor]
+
+
+class Level(NamedTuple):
+    """One of a backbone's maps: its number among them, channels, and stride in pixels."""
+
+    number: int
+    channels: int
+    stride: int
+
+
+class Shared(nn.Module):
+    """The deepest map [B, F, h, w] passes here unchanged: what the detector and the alignment share."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the map."""
+        return features
+
+
+class Regions(nn.Module):
+    """Features of the boxes in images: means over the deepest map by RoIAlign (He et al., arXiv 1703.06870, section 3).
+
+    Args:
+        stride: stride of the map in pixels.
+        size: side of an input S.
+    """
+
+    def __init__(self, stride: int, size: int) -> None:
+        super().__init__()
+        self.wanted = False  # by a head
+        self._scale, self._size = 1 / stride, size
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """Return a feature for each row of the boxes [B * M, F], which means nothing where there is no box.
+
+        Args:
+            features: the map [B, F, h, w].
+            boxes: [B, M, 5] as for `Detector.forward`; None for whole images, M = 1.
+        """
+        if boxes is None:
+            return features.mean(dim=(2, 3))
+        count, most = boxes.shape[:2]
+        images = torch.arange(count, device=boxes.device).repeat_interleave(most)
+        corners = boxes[..., 1:].reshape(-1, 4).nan_to_num(0).clamp(min=0) * self._size
+        rois = torch.cat([images[:, None].to(corners), corners], dim=1).to(features)
+        cells: Tensor = roi_align(features, rois, REGION_CELLS, self._scale, sampling_ratio=2, aligned=True)
+        return cells.mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def find_levels(body: nn.Module, name: str, kind: str, size: int) -> list[Level]:
+    """Return the maps of a timm model that are used: the deepest of each stride.
+
+    Args:
+        body: the model.
+        name: its name, for messages.
+        kind: what looks at them, such as a detector.
+        size: side of an input S.
+
+    Raises:
+        ConfigError: the model gives no maps of its stages, or takes no images of this size.
+    """
+    if size % STEP:
+        down, up = size // STEP * STEP, -(-size // STEP) * STEP
+        raise ConfigError(
+            f"With {kind}, image_size is a multiple of {STEP}, and {size} is none: choose {down or up} or {up} "
+            "(--image-size)."
+        )
+    if not hasattr(body, "forward_intermediates"):
+        raise ConfigError(
+            f"{name} gives no maps of its stages (forward_intermediates), which {kind} looks at. Choose another "
+            "backbone, such as resnet50, mobilenetv3_large_100 or convnext_tiny."
+        )
+    training = body.training
+    try:
+        maps: list[Tensor] = body.eval().forward_intermediates(  # type: ignore[operator]
+            torch.zeros(1, 3, size, size), intermediates_only=True
+        )
+    except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
+        raise ConfigError(
+            f"{name} does not take images of {size} x {size} pixels ({first_line(error)}). Choose another image size "
+            "or backbone (--image-size, --backbone)."
+        ) from None
+    finally:
+        body.train(training)
+    found: dict[int, Level] = {}
+    for index, level in enumerate(maps):
+        stride = size // max(1, level.shape[-1])
+        if LEAST_STRIDE.get(kind, 8) <= stride <= STEP:
+            found[stride] = Level(index, level.shape[1], stride)
+    if not found:
+        raise ConfigError(f"{name} has no map of a stride from {LEAST_STRIDE.get(kind, 8)} to {STEP} pixels.")
+    return sorted(found.values())

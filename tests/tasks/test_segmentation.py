@@ -1,0 +1,91 @@
+"""Masks: IoU against torchmetrics, intervals against repeated images, settings that mean nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from gpt4image import Recipe
+from gpt4image.core.errors import ConfigError
+from gpt4image.images.masks import VOID, encode_mask
+from gpt4image.tasks.mask_metrics import class_ious, image_ious, mean_iou, resampled_ious, sum_classes
+from gpt4image.tasks.segmentation import SEGMENTATION, MaskLabel
+
+CLASSES, SIDE = 4, 8
+NO_BOX = np.full((1, 5), -1, np.float32)
+
+
+def draw(images=12, seed=0, right=0.7):
+    """Masks [N, 64] with void pixels, in which class 3 is missing, and predictions that are partly right."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, CLASSES - 1, (images, SIDE * SIDE)).astype(np.uint8)
+    guessed = generator.integers(0, CLASSES - 1, truth.shape).astype(np.uint8)
+    predicted = np.where(generator.random(truth.shape) < right, truth, guessed)
+    truth[generator.random(truth.shape) < 0.1] = VOID
+    truth[0] = np.where(truth[0] == VOID, VOID, 1)
+    return predicted, truth
+
+
+def judge(predicted, truth):
+    metric = MulticlassJaccardIndex(CLASSES, average="none", ignore_index=VOID)
+    metric.update(torch.from_numpy(predicted).long(), torch.from_numpy(truth).long())
+    return metric.compute().numpy()
+
+
+def test_iou_of_classes_and_images_equals_torchmetrics():
+    predicted, truth = draw()
+    sums, expected = sum_classes(predicted, truth, CLASSES), judge(predicted, truth)
+    np.testing.assert_allclose(class_ious(sums)[:3], expected[:3], rtol=1e-6)
+    assert np.isnan(class_ious(sums)[3])
+    for at, score in enumerate(image_ious(sums)):
+        occurs = sums.unions[at] > 0
+        assert score == pytest.approx(judge(predicted[[at]], truth[[at]])[occurs].mean(), rel=1e-6)
+    mean, right = mean_iou(predicted, truth, CLASSES)
+    assert mean == pytest.approx(expected[:3].mean(), rel=1e-6)
+    assert right == pytest.approx((predicted == truth)[truth != VOID].mean(), rel=1e-6)
+
+
+def test_resampled_ious_are_those_of_repeated_images():
+    predicted, truth = draw()
+    found = resampled_ious({"a": [sum_classes(predicted, truth, CLASSES)]}, seed=3)["a"]
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), 500)
+    rows = np.repeat(np.arange(12), draws[7])
+    expected = class_ious(sum_classes(predicted[rows], truth[rows], CLASSES))
+    np.testing.assert_allclose(found[7, :3], expected[:3])
+    assert np.isnan(found[:, 3]).all()
+
+
+def predictions_of(predicted, truth):
+    labels = np.empty(len(truth), dtype=object)
+    for at, mask in enumerate(truth):
+        labels[at] = MaskLabel(encode_mask(mask.reshape(SIDE, SIDE)), NO_BOX)
+    sure = np.full((len(truth), 1), 204, np.uint8)
+    return SEGMENTATION.predictions(np.arange(len(truth)), labels, np.hstack([predicted, sure]))
+
+
+def test_predictions_are_judged_and_put_into_words():
+    predicted, truth = draw(right=1.0)
+    found = predictions_of(predicted, truth)
+    assert found.correct[1:].all() and found.measure()["mean_iou"] > 0.8
+    assert SEGMENTATION.validation_score(found.logits, found.labels) == pytest.approx(found.scores.mean())
+    names = ["sky", "road", "car", "bus"]
+    assert found.truths(names)[0] == "road 100%"
+    words, sure = found.answers(names)[1]
+    assert set(words.split()[::2]) == {"sky", "road", "car"} and sure == pytest.approx(0.8)
+
+
+def test_classes_are_compared_with_intervals_and_missing_ones_have_none():
+    runs = {arm: [predictions_of(*draw(right=right))] for arm, right in (("a", 0.9), ("b", 0.6))}
+    groups = [np.array([0]), np.array([3]), np.array([0, 1, 2])]
+    first, missing, every = SEGMENTATION.compare_classes(runs, "a", "b", groups)
+    assert first.low > 0 and first.difference == pytest.approx(first.accuracy["a"] - first.accuracy["b"])
+    assert missing.test_images == 0 and missing.difference is None
+    assert every.test_images == 12 and every.intervals["a"][0] < every.accuracy["a"] < every.intervals["a"][1]
+
+
+@pytest.mark.parametrize("setting", [{"mixup": 0.2}, {"label_loss": "gce"}, {"targets": "label"}])
+def test_settings_that_mean_nothing_for_masks_are_refused(setting):
+    with pytest.raises(ConfigError, match="with masks"):
+        SEGMENTATION.check(Recipe(**setting), 0.0)
