@@ -17,7 +17,6 @@ from support.clips import write_clip_set
 from support.describing import DescribeJob, open_job, open_session
 from support.stub_server import MODEL, StubServer
 
-
 ALL = ("train", "validation", "test")
 
 

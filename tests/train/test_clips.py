@@ -26,7 +26,6 @@ from gpt4image.train.transforms import augmented_view, preprocessing, seed_every
 from support.clips import write_clip_set
 from support.training import LetterEncoder, StoppedError, observe, same_weights
 
-
 SMALL = Recipe(
     backbone="test_resnet",
     pretrained=False,

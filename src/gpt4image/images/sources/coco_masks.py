@@ -106,6 +106,8 @@ def paint(
     regions: list[tuple[int, np.ndarray]] = []
     for at, entry in entries:
         box, label = read_box(entry, at, image), VOID
+        if not box.fault and entry.get("category_id") is None:
+            box = box._replace(fault="has no category_id")
         region, fault = read_outline(entry, size)
         if region is None:
             region, box = _inside(box, size), box._replace(fault=box.fault or fault)
