@@ -20,6 +20,7 @@ from gpt4image.train.processes import (
     make_accelerator,
     memory_format,
     on_this_machine,
+    order_channels,
     worthwhile_threads,
 )
 
@@ -84,6 +85,12 @@ def test_a_gpu_is_fed_by_the_processors_there_are(monkeypatch):
     assert (loader_workers(None), loader_workers(0)) == (12, 0)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert loader_workers(None) == 3
+
+
+def test_channels_are_ordered_where_weights_of_three_dimensions_are_too():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(1, 4, 3))  # as in LambdaNetworks
+    assert order_channels(model, torch.channels_last) is model
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.slow

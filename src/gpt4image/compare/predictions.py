@@ -19,7 +19,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.tasks import Predictions, find_task
 from gpt4image.train.data import LabelledInputs, labelled_rows
 from gpt4image.train.family import find_family
-from gpt4image.train.processes import evaluation_loader, make_accelerator, memory_format, predict_logits
+from gpt4image.train.processes import evaluation_loader, make_accelerator, memory_format, order_channels, predict_logits
 from gpt4image.train.run import TrainedRun, load_backbone
 
 
@@ -119,7 +119,7 @@ def _predict(
         inputs = source.evaluation(rows, split)
     loader = evaluation_loader(LabelledInputs(inputs, images, rows), accelerator, workers)
     device = accelerator.device
-    model = source.trained.to(device, memory_format=memory_format(run.recipe, device))  # type: ignore[call-overload]
+    model = order_channels(source.trained.to(device), memory_format(run.recipe, device))
     logits = predict_logits(model, loader, source.normalize, accelerator)
     return judged(images, rows, logits, run.thresholds)
 

@@ -31,7 +31,7 @@ from gpt4image.images.table import SPLITS, ImageTable
 from gpt4image.probing.logistic_regression import fit_softmax_regression
 from gpt4image.train.data import labelled_rows
 from gpt4image.train.frozen_features import FrozenBackbone, frozen_features
-from gpt4image.train.processes import EVALUATION_BATCH, make_accelerator, memory_format
+from gpt4image.train.processes import EVALUATION_BATCH, make_accelerator, memory_format, order_channels
 from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.spec import REFERENCE
 from gpt4image.train.transforms import Normalization, evaluated_view, seed_everything
@@ -250,8 +250,7 @@ class _Kept:
     def load_model(self, device: torch.device) -> torch.nn.Module:
         if self.model is None:
             model = load_backbone(self.run)
-            order = memory_format(self.run.recipe, device)
-            self.model = model.to(device, memory_format=order)  # type: ignore[call-overload]
+            self.model = order_channels(model.to(device), memory_format(self.run.recipe, device))
         return self.model
 
     def forget_model(self) -> None:

@@ -42,7 +42,7 @@ from gpt4image.train.loop import LossWatch, Trainer
 from gpt4image.train.low_rank import add_adapters
 from gpt4image.train.mixed_batches import MixedBatches
 from gpt4image.train.objective import Objective
-from gpt4image.train.processes import evaluation_loader, memory_format, worthwhile_threads
+from gpt4image.train.processes import evaluation_loader, memory_format, order_channels, worthwhile_threads
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.self_supervised import PartneredModel, make_partner
 from gpt4image.train.spec import RunSpec
@@ -82,7 +82,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
         sample = inputs[(0, 0)][None].float()
         threads = worthwhile_threads(source.trained, sample, batches.batch_size // accelerator.num_processes)
     model = build_model(source.trained, inputs, images.ids[used], guidance, recipe, seed)
-    model.to(memory_format=memory_format(recipe, accelerator.device))
+    order_channels(model, memory_format(recipe, accelerator.device))
     model, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     if recipe.compile:
         model.compile()

@@ -26,6 +26,7 @@ from gpt4image.embed.encoders import hash_weights
 from gpt4image.images.table import ImageTable
 from gpt4image.train.data import ImageInputs, Inputs, Key
 from gpt4image.train.guidance import CropTeacher
+from gpt4image.train.processes import order_channels
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.transforms import Normalization, StrongView, augmented_view, evaluated_view, preprocessing
 
@@ -169,7 +170,7 @@ def prepare_inputs(
     stem, trained = split_model(backbone.eval(), recipe.freeze, sample)
     identity = stem_identity(backbone, recipe, config, augmentation)
     stem.to(device)
-    stem.to(memory_format=torch.channels_last)  # faster on a CPU
+    order_channels(stem, torch.channels_last)  # faster on a CPU
     cache = FeatureCache(stem, folder / identity[:16], identity, device, Normalization.of(config))
     return InputSource(trained, images, recipe, config, cache, augmentation)
 

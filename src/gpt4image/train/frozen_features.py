@@ -16,6 +16,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.train.backbone import build_backbone, check_image_size
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
+from gpt4image.train.processes import order_channels
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import Normalization, evaluated_view, preprocessing
 
@@ -89,7 +90,7 @@ def frozen_features(
         model = MeanOverFrames(model)
     identity = digest(backbone.name, hash_weights(model.state_dict()), repr(sorted(config.items())))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = order_channels(model.to(device), torch.channels_last)
     cache = FeatureCache(model, folder / identity[:16], identity, device, Normalization.of(config), batch_size)
     features = cache.fill("pooled", ImageInputs(images, rows, evaluated_view(config))).features
     if features.ndim != 2 or not np.isfinite(features).all():

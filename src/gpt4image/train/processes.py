@@ -106,6 +106,14 @@ def memory_format(recipe: Recipe, device: torch.device) -> torch.memory_format:
     return torch.channels_last if half or device.type == "cpu" else torch.contiguous_format
 
 
+def order_channels(model: nn.Module, order: torch.memory_format) -> nn.Module:
+    """Store the weights of a model's 2-D convolutions in this order, in place; those of 3-D ones have no such order."""
+    for weights in (*model.parameters(), *model.buffers()):
+        if weights.ndim == 4:
+            weights.data = weights.data.contiguous(memory_format=order)
+    return model
+
+
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Return the accelerator of a run.
 
