@@ -164,7 +164,7 @@ def test_second_call_rehearses_nothing(small, tmp_path, capsys):
 def test_image_features_are_optional_and_missing_weights_are_said(small, capsys):
     assert main(["advise", *small, "--no-image-features", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["gain"] is None and "takes image features" in " ".join(found["basis"])
+    assert found["gain"] is None and "is estimated from image features" in " ".join(found["basis"])
     without = [*small[:3], "--backbone", "resnet18"]
     assert main(["advise", *without, "--json"]) == 0
     captured = capsys.readouterr()

@@ -230,8 +230,8 @@ def _describe_texts(old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str,
 def in_words(value: object) -> str:
     """Write a setting as a person would.
 
-    >>> [in_words(value) for value in (0.001, None, True, ["blocks.0", "blocks.1"], [])]
-    ['0.001', 'none', 'on', 'blocks.0 blocks.1', 'empty']
+    >>> [in_words(value) for value in (0.001, None, True, ["blocks.0", "blocks.1"], [], {"encoder": "minilm"})]
+    ['0.001', 'none', 'on', 'blocks.0 blocks.1', 'empty', 'minilm']
     """
     if value is None:
         return "none"
@@ -239,6 +239,8 @@ def in_words(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Mapping):  # hashes tell a person nothing
+        value = [each for name, each in value.items() if not name.endswith(("hash", "revision"))]
     if isinstance(value, list | tuple):
         return " ".join(map(in_words, value)) or "empty"
     return str(value)
