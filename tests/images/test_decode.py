@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from gpt4image.core.errors import ImageError
-from gpt4image.images.decode import EncodedImage, check, decode
+from gpt4image.images.decode import EncodedImage, _jpeg_header_size, check, decode
 from support.image_files import encode, noise, wide_png
 
 
@@ -348,6 +348,7 @@ def test_orientation_is_found_behind_other_segments_fill_bytes_and_junk(before):
 
 def test_pixels_that_look_like_a_tag_turn_nothing():
     data = encode(Image.open(io.BytesIO(noise(0, 40))), "JPEG")
+    assert _jpeg_header_size(data) == data.index(b"\xff\xda")
     image = EncodedImage(data[:-2] + b"Exif" + data[-2:], "x")
     assert image.size == (40, 40) and np.array_equal(image.region((0, 0, 40, 40), (40, 40)), pixels(data))
 

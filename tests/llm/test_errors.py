@@ -333,6 +333,7 @@ def test_words_of_the_server_are_found_in_every_form(body, said):
         ("This model requires moderation. Your input was flagged for violence.", True),
         ("The image was rejected by our safety system", True),
         ("Your request was rejected by our risk control system (image)", True),
+        ("Your request was rejected by our risk control system", True),
         ("The image may depict a minor or a real person.", True),
         ("This picture was rejected.", True),
         ("Your account was rejected by our risk control system", False),

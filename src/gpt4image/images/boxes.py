@@ -138,7 +138,7 @@ def box_area(corners: Corners) -> float:
 def find_picture_size(
     file: Path, annotated: tuple[int, int] | None, what: str = "boxes"
 ) -> tuple[tuple[int, int] | None, str]:
-    """Return width and height of a picture, and why its annotations cannot be meant for it; empty if they can.
+    """Return width and height of a picture, and why its annotations do not fit it; empty if they do.
 
     A picture that cannot be opened has no size; reading the images says what is wrong with it.
 
