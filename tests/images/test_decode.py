@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from gpt4image.core.errors import ImageError
-from gpt4image.images.decode import EncodedImage, _jpeg_header_size, check, decode
+from gpt4image.images.decode import EncodedImage, check, decode
+from gpt4image.images.headers import jpeg_header_size
 from support.image_files import encode, noise, wide_png
 
 
@@ -231,7 +232,12 @@ def test_jpeg_without_its_last_bytes_is_found_at_reduced_size(progressive):
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run git lfs pull"),
         (b"<svg xmlns='x'/>", "SVG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "PostScript file: convert it"),
+        (b"\0\0\0\x18ftypmif1", "HEIC: convert it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL: convert it"),
+        (bytes(128) + b"DICM", "DICOM: convert it"),
+        (b"#?RADIANCE\n", "Radiance HDR: convert it"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a TIFF of a kind that Pillow does not know: convert it"),
         (b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9, "x: "),
     ],
 )
@@ -266,7 +272,9 @@ def test_max_pixels():
 @pytest.mark.parametrize("size", [(1, 501), (501, 1), (1, 5_000_000), (3, 1501)])
 def test_extremely_narrow_pictures_are_refused(size):
     for function in (decode, check):
-        with pytest.raises(ImageError, match=r"x: \d+ x \d+ pixels: one side is more than 500 times the other"):
+        with pytest.raises(
+            ImageError, match=r"x: \d+ x \d+ pixels: one side is more than 500 times the other .cut it up"
+        ):
             function(encode(Image.new("L", size)), "x")
     assert pixels(encode(Image.new("L", (500, 1)))).shape == (1, 500, 3)
 
@@ -348,7 +356,7 @@ def test_orientation_is_found_behind_other_segments_fill_bytes_and_junk(before):
 
 def test_pixels_that_look_like_a_tag_turn_nothing():
     data = encode(Image.open(io.BytesIO(noise(0, 40))), "JPEG")
-    assert _jpeg_header_size(data) == data.index(b"\xff\xda")
+    assert jpeg_header_size(data) == data.index(b"\xff\xda")
     image = EncodedImage(data[:-2] + b"Exif" + data[-2:], "x")
     assert image.size == (40, 40) and np.array_equal(image.region((0, 0, 40, 40), (40, 40)), pixels(data))
 
@@ -388,25 +396,31 @@ def test_fewer_bits_in_a_wider_file_keep_their_levels(bits, kind):
     assert len(np.unique(found)) == 256 and found.min() == 0 and found.max() == 255
 
 
-def wide_tiff(values, order, packed, meaning=2):
-    """Encode values of 16 bits, [H, W, 1 or 3], as one strip in a byte order ("<" or ">").
+def wide_tiff(values, order, packed, meaning=2, planes=False):
+    """Encode values of 16 bits, [H, W, 1 or 3], as one strip in a byte order ("<" or ">"), or one for each channel.
 
     `meaning` 2 is colour; of grey, 0 and 1 say which of white and black the value 0 is.
     """
     height, width, channels = values.shape
-    data = values.astype(f"{order}u2").tobytes()
+    data = (values.transpose(2, 0, 1) if planes else values).astype(f"{order}u2").tobytes()
     data = zlib.compress(data) if packed else data
     after = 8 + 2 + 10 * 12 + 4  # where the directory of ten entries ends: three depths follow, then the pixels
     longs = {256: width, 257: height, 273: after + 6, 278: height, 279: len(data)}
-    shorts = {259: 8 if packed else 1, 262: meaning, 277: channels, 284: 1}
+    shorts = {259: 8 if packed else 1, 262: meaning, 277: channels, 284: 2 if planes else 1}
     entries = {tag: struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in longs.items()}
     entries |= {tag: struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
     entries[258] = struct.pack(f"{order}HHII", 258, 3, 3, after)
+    strips = b""
+    if planes:
+        starts = (after + 6 + 24 + at * len(data) // 3 for at in range(3))
+        strips = struct.pack(f"{order}6I", *starts, *[len(data) // 3] * 3)
+        entries[273] = struct.pack(f"{order}HHII", 273, 4, 3, after + 6)
+        entries[279] = struct.pack(f"{order}HHII", 279, 4, 3, after + 18)
     if channels == 1:
         entries[258] = struct.pack(f"{order}HHIHH", 258, 3, 1, 16, 0)
     start = (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(f"{order}IH", 8, len(entries))
     directory = b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
-    return start + directory + struct.pack(f"{order}3H", 16, 16, 16) + data
+    return start + directory + struct.pack(f"{order}3H", 16, 16, 16) + strips + data
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -415,6 +429,115 @@ def test_colour_of_twelve_bits_in_tiff_keeps_its_levels(order, packed):
     values = np.random.default_rng(1).integers(0, 4096, (32, 32, 3))
     values[0, 0] = 4095
     assert (pixels(wide_tiff(values, order, packed)) == np.rint(values * (255 / 4095))).all()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_channels_of_sixteen_bits_one_after_another_are_read(order, bits):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (32, 32, 3))
+    values[0, 0] = 2**bits - 1
+    expected = values >> 8 if bits == 16 else np.rint(values * (255 / 4095))
+    assert (pixels(wide_tiff(values, order, packed=False, planes=True)) == expected).all()
+
+
+def test_dark_packed_channels_of_sixteen_bits_one_after_another_are_refused():
+    channel = Image.fromarray(np.full((8, 8), 4095, np.uint16))
+    tags = {258: (16, 16, 16), 259: 8, 262: 2, 277: 3, 284: 2, 339: (1, 1, 1)}
+    strips = [zlib.compress(np.asarray(channel).tobytes()) for _ in range(3)]
+    with pytest.raises(ImageError, match="stored one after another, of which Pillow keeps 8: save it as PNG"):
+        decode(directory_tiff(8, 8, tags, strips), "x")
+
+
+def directory_tiff(width, height, tags, strips):
+    """Encode a little-endian TIFF from its tags, whose values are shorts, and its strips."""
+    tags = {256: width, 257: height, 278: height, **tags}
+    values = {tag: value if isinstance(value, tuple) else (value,) for tag, value in tags.items()}
+    after = 8 + 2 + 12 * (len(tags) + 2) + 4
+    behind, entries = b"", {}
+    for tag, numbers in values.items():
+        packed = struct.pack(f"<{len(numbers)}H", *numbers)
+        if len(packed) > 4:
+            entries[tag] = struct.pack("<HHII", tag, 3, len(numbers), after + len(behind))
+            behind += packed
+        else:
+            entries[tag] = struct.pack("<HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+    many = len(strips) > 1
+    start = after + len(behind) + 8 * len(strips) * many
+    starts = [start + sum(map(len, strips[:at])) for at in range(len(strips))]
+    for tag, numbers in ((273, starts), (279, [len(strip) for strip in strips])):
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        entries[tag] = struct.pack("<HHI", tag, 4, len(numbers))
+        entries[tag] += struct.pack("<I", after + len(behind)) if many else packed
+        behind += packed if many else b""
+    directory = b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + behind + b"".join(strips)
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("u4", 1), ("i4", 2), ("i2", 2), ("i1", 2)])
+def test_sign_of_grey_values_is_as_the_file_says(kind, sign):
+    bits = 8 * np.dtype(kind).itemsize
+    lowest = -(2 ** (bits - 1)) if sign == 2 else 0
+    values = np.linspace(lowest, lowest + 2**bits - 1, 64).astype(kind).reshape(8, 8)
+    data = directory_tiff(8, 8, {258: bits, 259: 1, 262: 1, 277: 1, 339: sign}, [values.astype(f"<{kind}").tobytes()])
+    assert np.abs(pixels(data) - grey(np.linspace(0, 255, 64).reshape(8, 8))).max() <= 1
+
+
+def float_tiff(values, **options):
+    return encode(Image.fromarray(np.asarray(values, np.float32)), "TIFF", **options)
+
+
+@pytest.mark.parametrize("top", [1, 255, 4095])
+@pytest.mark.parametrize("beyond", [0, 0.02, 0.09])
+def test_floats_that_resampling_took_over_the_edge_are_clipped(top, beyond):
+    values = np.linspace(-0.02, 1 + beyond, 256).reshape(16, 16)
+    expected = grey(np.rint(values.astype(np.float32).clip(0, 1) * 255))
+    assert np.abs(pixels(float_tiff(values * top)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("top", [1.5, 3.7, 12.5])
+def test_floats_of_an_open_range_keep_their_levels(top):
+    assert len(np.unique(pixels(float_tiff(np.linspace(0, top, 256).reshape(16, 16))))) == 256
+
+
+@pytest.mark.parametrize("odd", [-9999, -3.4028235e38, 1e6, np.inf, np.nan])
+@pytest.mark.parametrize("share", [1, 0.3])
+def test_values_that_stand_for_no_data_leave_the_others_their_levels(odd, share):
+    values = np.linspace(0, 1, 1024).reshape(32, 32)
+    values[np.random.default_rng(0).random((32, 32)) < (0.3 if share < 1 else 0.001)] = odd
+    assert len(np.unique(pixels(float_tiff(values)))) > 160
+
+
+def test_hot_pixels_leave_twelve_bits_their_levels():
+    values = np.random.default_rng(0).integers(0, 4096, (64, 64))
+    values[3, 3] = 65535
+    assert len(np.unique(pixels(encode(Image.fromarray(values.astype(np.uint16)))))) > 250
+    assert len(np.unique(pixels(wide_png(values[..., None].repeat(3, axis=2))))) > 250
+
+
+def test_the_named_value_of_no_data_is_put_on_white():
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    values[2, 2] = -5
+    shown = pixels(float_tiff(values, tiffinfo={42113: "-5"}))
+    assert (shown[2, 2] == 255).all() and shown[0, 0].max() == 0 and len(np.unique(shown)) > 60
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TGA", "TIFF"])
+def test_a_fourth_channel_that_nobody_filled_hides_nothing(kind):
+    data = encode(Image.fromarray(np.dstack([RGB, ALPHA * 0])), kind)
+    if kind == "TIFF":
+        data = data.replace(struct.pack("<HH", 338, 3), struct.pack("<HH", 337, 3))  # its ExtraSamples are not said
+    assert (pixels(data) == RGB).all()
+    assert (pixels(encode(Image.fromarray(np.dstack([RGB, ALPHA * 0])))) == 255).all()
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_large_text_in_a_png_is_left_out(name):
+    start = {b"zTXt": b"Comment\0\0", b"iTXt": b"XML:com.adobe.xmp\0\1\0\0\0", b"iCCP": b"p\0\0"}[name]
+    body = start + zlib.compress(bytes(3_000_000))
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    whole_file = encode(Image.fromarray(RGB))
+    for place in (33, len(whole_file) - 12):  # before the pixels, and behind them
+        assert (pixels(whole_file[:place] + chunk + whole_file[place:]) == RGB).all()
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])

@@ -101,6 +101,14 @@ def test_broken_files_are_named_with_the_reason(tmp_path):
             read_clip(tmp_path / name, name, FrameChoice())
 
 
+def test_frames_beyond_the_limit_of_pixels_are_refused_and_a_larger_limit_takes_them(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", draw_clip("left"))
+    width, height = read_clip(path, "clip.mp4", FrameChoice(1, side=0))[0].size
+    with pytest.raises(ImageError, match=rf"{width} x {height} pixels are more than the .* allowed \(max_pixels\)"):
+        read_clip(path, "clip.mp4", FrameChoice(1), max_pixels=width * height - 1)
+    assert read_clip(path, "clip.mp4", FrameChoice(1), max_pixels=width * height)
+
+
 def test_file_that_lacks_announced_frames_is_cut_off(tmp_path):
     path = write_video(tmp_path / "clip.avi", draw_clip("left", length=24), "mjpeg")
     data = path.read_bytes()

@@ -62,7 +62,7 @@ def open_clip_model(config: Mapping[str, Any], weights: Path) -> nn.Module:
 def read_input(place: Path, choice: FrameChoice, transform: Transform, max_pixels: int) -> Tensor:
     """Return the frames of a clip as the model takes them, [T, 3, H, W]. ImageError if they cannot be read."""
     name = str(place)
-    _, frames = unpack_frames(make_frames(place, name, choice), name)
+    _, frames = unpack_frames(make_frames(place, name, choice, max_pixels), name)
     return torch.stack(spread([transform(decode(frame, name, max_pixels)) for frame in frames], choice.count))
 
 

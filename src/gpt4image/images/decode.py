@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt4image.core.errors import ImageError
-from gpt4image.core.files import stand_in
-from gpt4image.images.wide_pixels import brighten_wide_colour, grey_to_rgb
+from gpt4image.images.headers import jpeg_header_size, looks_like, without_large_texts
+from gpt4image.images.wide_pixels import brighten_wide_colour, grey_to_rgb, note_tags, wide_grey
 
 try:
     import simplejpeg
@@ -52,8 +52,11 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_EXTRA_SAMPLES_TAG = 0x0152  # of TIFF: says what the fourth channel is
 _PHOTOMETRIC_TAG = 0x0106  # of TIFF: 0 if the value 0 is white
 _WHITE_IS_ZERO = "white is zero"  # in an image's info, which outlives turning
+_LOOSE_ALPHA = "alpha of zero throughout is a filler"  # likewise
+_LOOSE_FORMATS = ("BMP", "DIB", "TGA", "TIFF", "ICO")  # whose writers leave the fourth channel unused
 _JPEG_MARKS = (b"Exif", b"tiff:Orientation", b"MPF")  # what may turn a picture, or holds several
 
 
@@ -61,7 +64,7 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image of any mode to what a person would see: upright, 8-bit RGB, transparent parts on white.
 
     An animation gives its first frame. Grey of more than 8 bits is scaled by the smallest full range that holds it (8,
-    12 or 16 bits; for floats 1, 8 or 16 bits); values beyond are scaled by their extremes.
+    12 or 16 bits; for floats 1, 8 or 16 bits); values beyond are scaled by their extremes. A few outliers do not count.
 
     Args:
         data: the encoded file.
@@ -94,7 +97,7 @@ class EncodedImage:
         self._orientation, self._reducible = 1, True
         size = _size_of_plain_jpeg(data)
         if size is not None:
-            _check_size(*size, name, max_pixels)
+            check_size(*size, name, max_pixels)
             self.size = size
             return
         with pillow_errors(name):
@@ -221,32 +224,38 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if limit is not None and max_pixels > limit:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit would refuse what the caller allows
     try:
-        image = Image.open(io.BytesIO(data), formats=_supported_formats())
+        image = Image.open(io.BytesIO(without_large_texts(data)), formats=_supported_formats())
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image in a format that Pillow can read{_looks_like(data)}") from None
+        raise ImageError(f"{name}: not an image in a format that Pillow can read{looks_like(data)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
-    _check_size(*image.size, name, max_pixels)
+    check_size(*image.size, name, max_pixels)
     brighten_wide_colour(image, data)
+    note_tags(image)
+    declared = _EXTRA_SAMPLES_TAG in getattr(image, "tag_v2", {})
+    image.info[_LOOSE_ALPHA] = image.format in _LOOSE_FORMATS and not declared
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0:
         image.info[_WHITE_IS_ZERO] = True  # Pillow inverts grey of up to 8 bits only
     return image
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    """Raise ImageError if a picture is too large, or too long for its width."""
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that are allowed (max_pixels)"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(f"{name}: {width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
+        raise ImageError(
+            f"{name}: {width} x {height} pixels: one side is more than {MAX_RATIO} times the other (cut it up)"
+        )
 
 
 def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
     """Return width and height of a JPEG that needs no turning, None if only Pillow knows."""
     if simplejpeg is None or data[:2] != b"\xff\xd8":
         return None
-    header = data[: _jpeg_header_size(data)]
+    header = data[: jpeg_header_size(data)]
     if any(mark in header for mark in _JPEG_MARKS):
         return None
     try:
@@ -256,32 +265,12 @@ def _size_of_plain_jpeg(data: bytes) -> tuple[int, int] | None:
     return (width, height) if colours in ("YCbCr", "Gray") else None
 
 
-def _jpeg_header_size(data: bytes) -> int:
-    """Return the number of bytes before a JPEG's first scan, or all of them if its segments do not lead there."""
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        if data[at + 1] == 0xDA:  # start of scan
-            return at
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # 0xFF fills gaps
-    return len(data)
-
-
 @cache
 def _supported_formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
     return tuple(name for name in _FORMATS.split() if name in Image.OPEN)
-
-
-def _looks_like(data: bytes) -> str:
-    if kind := stand_in(data):
-        return f" (it is {kind})"
-    if data[:512].lstrip().lower().startswith((b"<svg", b"<?xml")):
-        return " (it is XML or SVG)"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return " (it is HEIC: convert it to JPEG or PNG)"
-    return ""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -294,9 +283,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
+    if (values := wide_grey(image)) is not None:
         inverted = image.info.get(_WHITE_IS_ZERO, False)
-        return grey_to_rgb(np.asarray(image), image.info.get("transparency"), white_is_zero=inverted)
+        return grey_to_rgb(values, image.info.get("transparency"), white_is_zero=inverted)
     if image.mode in ("CMYK", "LAB"):
         return _profiled_to_rgb(image)
     if image.mode == "La":  # premultiplied alpha, which Pillow converts to LA only
@@ -305,6 +294,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         from PIL import Image
 
         image = image.convert("RGBA")
+        if image.info.get(_LOOSE_ALPHA) and image.getchannel("A").getextrema() == (0, 0):
+            return image.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 

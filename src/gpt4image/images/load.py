@@ -125,6 +125,7 @@ def load_images(
         flags=tuple(label_columns),
         objects=OBJECTS.get(task, ""),
         frames=choice,
+        max_pixels=max_pixels,
     )
     if columns.objects and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
         known = {"boxes": "COCO's annotations, YOLO folders and Pascal VOC", "masks": "folders and COCO's annotations"}
@@ -149,7 +150,7 @@ def load_images(
     _require_labels_outside_train(listing)
     if unusual_labels == "fail":
         check_label_forms(listing, str(source))
-    without = ColumnNames(image_column, labelled=False, frames=listing.frames)
+    without = ColumnNames(image_column, labelled=False, frames=listing.frames, max_pixels=max_pixels)
     further = {str(each): _place(each, work) for each in unlabelled}
     listing = join_listings(listing, {name: list_source(each, without, kept) for name, each in further.items()})
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
@@ -205,9 +206,10 @@ def load_pictures(
     kept = work / "images" if work is not None else None
     place = _place(source, work)
     with doing(f"Listing {source}"):
-        listing = list_source(place, ColumnNames(image_column, labelled=False, frames=frames), kept)
+        columns = ColumnNames(image_column, frames=frames, max_pixels=max_pixels)
+        listing = list_source(place, replace(columns, labelled=False), kept)
         with suppress(DataError):  # there are no labels, or none that can be used
-            listing = _with_labels(listing, list_source(place, ColumnNames(image_column, frames=frames), kept))
+            listing = _with_labels(listing, list_source(place, columns, kept))
     table = _read_images(listing, source, work, max_pixels, None, "skip")
     _, first = np.unique(table.ids, return_index=True)
     copies = np.setdiff1d(np.arange(len(table)), first)

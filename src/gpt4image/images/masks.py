@@ -80,22 +80,26 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
         raise ImageError(f"is a {image.format}, whose compression blurs classes: save masks as PNG")
     palette: dict[int, int] = {}
     if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
-        pixels = np.asarray(image.convert("RGB"), np.int64)
-        numbers = COLOUR + (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+        pixels = np.asarray(image.convert("RGB"))
+        numbers = np.full(pixels.shape[:2], COLOUR, np.int32)
+        for channel, shift in enumerate((16, 8, 0)):
+            numbers += pixels[..., channel].astype(np.int32) << shift
     elif image.mode == "LA":
-        numbers = np.asarray(image, np.int64)[..., 0]
+        numbers = np.asarray(image)[..., 0]
     elif image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-        numbers = np.asarray(image).astype(np.int64)
+        numbers = np.asarray(image)
         given = (image.getpalette("RGB") or []) if image.mode == "P" else []
         palette = {at: (r << 16) + (g << 8) + b for at, (r, g, b) in enumerate(zip(*[iter(given)] * 3, strict=False))}
     else:
         raise ImageError(f"has the mode {image.mode}, which is neither indices nor colours")
-    values, places = np.unique(numbers, return_inverse=True)
+    values = np.unique(numbers)
     if len(values) > MOST_CLASSES + 1:
         raise ImageError(f"has {len(values):,} different values, like a photo: a mask has one for each class")
-    flat = places.reshape(numbers.shape).astype(np.uint8)
+    flat = np.zeros(numbers.shape, np.uint8)  # filled value by value: a table of places would take eight times as much
+    for place, value in enumerate(values):
+        flat[numbers == value] = place
     used = {value: palette[value] for value in values.tolist() if value in palette}
-    return ReadMask(tuple(values.tolist()), encode_mask(flat), used, (numbers.shape[1], numbers.shape[0]))
+    return ReadMask(tuple(values.tolist()), encode_mask(flat), used, image.size)
 
 
 def number_mask(found: ReadMask, numbers: dict[int, int]) -> np.ndarray:

@@ -6,6 +6,7 @@ decoded from the key frame before. A file whose times do not lead to its frames 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ import numpy as np
 
 from gpt4image.core.errors import ImageError, MissingExtraError
 from gpt4image.images.clips import FrameChoice, cut, middles
-from gpt4image.images.decode import MAX_PIXELS, MAX_RATIO
+from gpt4image.images.decode import MAX_PIXELS, check_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,18 +32,23 @@ CUT_OFF = 0.9  # share of the frames that a file announces, below which it has b
 GREY_SIDE = 32  # of the frames whose difference tells scene changes
 
 
-def read_clip(file: Path, name: str, choice: FrameChoice) -> list[Image.Image]:
+def read_clip(file: Path, name: str, choice: FrameChoice, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
     """Return the chosen frames of a video file as a person would see them: upright, 8-bit RGB.
 
     Args:
         file: the file.
         name: what messages call it.
         choice: which frames.
+        max_pixels: the largest width x height of a frame that is decoded.
 
     Raises:
         ImageError: names the clip and says why it cannot be read.
         MissingExtraError: PyAV is not installed.
     """
+    with _open(file, name) as (_, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        for shown in (width, math.ceil(width * float(stream.sample_aspect_ratio or 1))):
+            check_size(shown, max(1, height), name, max_pixels)
     times = frame_times(file, name)
     if choice.rule == "even" and times.all:
         wanted = [times.all[position] for position in choice.positions(len(times.all))]
@@ -157,9 +163,6 @@ def _open(file: Path, name: str) -> Iterator[tuple[Any, Any]]:
             stream = next(iter(container.streams.video), None)
             if stream is None:
                 raise ImageError(f"{name}: cannot be decoded: holds no video, or not all of it")
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * max(1, min(width, height)):
-                raise ImageError(f"{name}: frames of {width} x {height} pixels are too large, or too long")
             yield container, stream
     except ImageError:
         raise

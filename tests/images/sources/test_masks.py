@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pycocotools import mask as coco
 
 from gpt4image import load_images
 from gpt4image.core.errors import ConfigError, DataError
-from gpt4image.images.masks import VOID, decode_mask
+from gpt4image.images.masks import VOID, decode_mask, read_mask_file
 from gpt4image.images.open import find_in_images
 from support.scenes import HEIGHT, NAMES, WIDTH, draw_scenes, mask_of, write_coco, write_masks
 
@@ -238,6 +239,54 @@ def test_object_with_a_broken_outline_makes_its_box_void_and_is_named(tmp_path, 
     images = load(folder)
     (rejected,) = images.rejected
     assert rejected.path == "images/000.png" and "where an object lies is not known" in rejected.reason
+
+
+def peak_bytes(function):
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_reading_a_large_mask_takes_few_times_its_pixels(tmp_path, mode):
+    picture = Image.new(mode, (2000, 1000), 0)
+    picture.paste(1 if mode != "RGB" else (9, 9, 9), (5, 5, 50, 60))
+    picture.save(tmp_path / "mask.png")
+    found, peak = peak_bytes(lambda: read_mask_file(tmp_path / "mask.png", 2_000_000))
+    assert decode_mask(found.places).sum() == 45 * 55 and len(found.values) == 2
+    assert peak < (16 if mode == "RGB" else 6) * 2_000_000
+
+
+def test_masks_obey_the_limit_of_pixels(tmp_path):
+    folder = write_pairs(tmp_path / "set", [np.eye(HEIGHT, WIDTH, dtype=np.uint8)] * 6)
+    with pytest.raises(DataError, match=r"mask masks/0.png cannot be used: 96 x 64 pixels are more .*max_pixels"):
+        load(folder, max_pixels=HEIGHT * WIDTH - 1, **HALVES)
+    assert len(load(folder, max_pixels=HEIGHT * WIDTH, **HALVES)) == 6
+
+
+def test_many_objects_take_the_memory_of_one_picture(tmp_path):
+    folder = write_coco(tmp_path / "set", SCENES)
+    side = 800
+    Image.new("RGB", (side, side)).save(folder / "images" / "000.png")
+
+    def edit(content):
+        content["images"][0].update(width=side, height=side)
+        (one,) = [each for each in content["annotations"] if each["image_id"] == content["images"][0]["id"]][:1]
+        one["segmentation"] = [[10, 10, 20, 10, 20, 20]]
+        content["annotations"] = [one | {"id": 900 + number} for number in range(60)] + content["annotations"]
+
+    change(folder, "train", edit)
+    images, peak = peak_bytes(lambda: load(folder))
+    assert (masks_of(images)["000.png"] > 0).any() and peak < 30 * side * side
+
+
+def test_a_picture_that_is_missing_gets_no_mask_of_the_size_that_is_written_down(tmp_path):
+    folder = write_coco(tmp_path / "set", SCENES)
+    (folder / "images" / "000.png").write_bytes(b"no picture")
+    change(folder, "train", lambda content: content["images"][0].update(width=10**7, height=10**7))
+    assert "not an image" in {each.path: each.reason for each in load(folder).rejected}["images/000.png"]
 
 
 def test_files_of_boxes_alone_and_folders_without_masks_are_refused(tmp_path):

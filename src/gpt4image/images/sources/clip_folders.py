@@ -17,7 +17,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import digest
 from gpt4image.images.clips import FrameChoice, cut, encode_frame, middles, pack_frames, unpack_frames
-from gpt4image.images.decode import IMAGE_SUFFIXES, decode
+from gpt4image.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode
 from gpt4image.images.sources.folders import (
     FoundFile,
     holds_images,
@@ -98,7 +98,13 @@ def list_clips(root: Path, _files: Sequence[Path], columns: ColumnNames, kept: P
             "run/2.mp4; or of frames: jump/1/001.jpg), below train/, val/ and test/ if it is divided."
         )
     keys = {path: key.hex() for path, _, _, _, key in builder.images}
-    reader = ClipReader(root, choice, keys, None if kept is None else kept / KEPT / choice.name.replace(" ", "-"))
+    reader = ClipReader(
+        root,
+        choice,
+        keys,
+        None if kept is None else kept / KEPT / choice.name.replace(" ", "-"),
+        max_pixels=columns.max_pixels,
+    )
     listing = replace(builder.listing(reader, by_number=False), folders=True, frames=choice)
     folders = {name for folder, split in divisions.items() if split != UNLABELLED for name in subfolders(root / folder)}
     if empty := {name for name in folders - set(listing.classes) if columns.labelled and not is_unlabelled(name)}:
@@ -169,13 +175,14 @@ def frame_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: (frame_order(file.name), file.name))
 
 
-def make_frames(place: Path, name: str, choice: FrameChoice) -> bytes:
+def make_frames(place: Path, name: str, choice: FrameChoice, max_pixels: int = MAX_PIXELS) -> bytes:
     """Return the chosen frames of a clip in one piece (`pack_frames`), with its id.
 
     Args:
         place: a video file or a folder of frames.
         name: what messages call it.
         choice: which frames.
+        max_pixels: the largest width x height of a frame that is decoded.
 
     Raises:
         ImageError: names the clip and says why it cannot be read.
@@ -185,30 +192,30 @@ def make_frames(place: Path, name: str, choice: FrameChoice) -> bytes:
         if not place.is_dir():
             with place.open("rb") as file:
                 clip_id = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-            pictures = read_clip(place, name, choice)
+            pictures = read_clip(place, name, choice, max_pixels)
         else:
             files = frame_files(place)
             if not files:
                 raise ImageError(f"{name}: an empty folder: it holds no frames")
             clip_id = digest(*(hashlib.blake2b(file.read_bytes()).digest() for file in files))
-            pictures = [_read_frame(file, name) for file in _chosen(files, name, choice)]
+            pictures = [_read_frame(file, name, max_pixels) for file in _chosen(files, name, choice, max_pixels)]
     except OSError as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror or error})") from error
     return pack_frames(clip_id, [encode_frame(picture, choice.side) for picture in pictures])
 
 
-def _chosen(files: Sequence[Path], name: str, choice: FrameChoice) -> list[Path]:
+def _chosen(files: Sequence[Path], name: str, choice: FrameChoice, max_pixels: int) -> list[Path]:
     """Return the chosen ones of a folder's frames."""
     if choice.rule == "even":
         return [files[position] for position in choice.positions(len(files))]
-    greys = (np.asarray(_read_frame(file, name).convert("L").resize((GREY_SIDE, GREY_SIDE))) for file in files)
-    pairs = pairwise(grey.astype(np.float32) for grey in greys)
+    small = (_read_frame(file, name, max_pixels).convert("L").resize((GREY_SIDE, GREY_SIDE)) for file in files)
+    pairs = pairwise(np.asarray(grey, np.float32) for grey in small)
     changes = np.array([np.abs(after - before).mean() for before, after in pairs])
     return [files[position] for position in middles(cut(changes, choice.count))]
 
 
-def _read_frame(file: Path, name: str) -> Image.Image:
-    return decode(file.read_bytes(), f"{name}/{file.name}")
+def _read_frame(file: Path, name: str, max_pixels: int) -> Image.Image:
+    return decode(file.read_bytes(), f"{name}/{file.name}", max_pixels)
 
 
 @dataclass(frozen=True)
@@ -220,25 +227,27 @@ class ClipReader:
         choice: which frames.
         keys: for each clip what changes when it does, 32 hex digits.
         kept: folder of kept frames; None makes them anew each time.
+        max_pixels: the largest width x height of a frame that is decoded.
     """
 
     root: Path
     choice: FrameChoice
     keys: Mapping[str, str]
     kept: Path | None = None
+    max_pixels: int = MAX_PIXELS
     text_columns: tuple[str, ...] = ()
 
     def read(self, path: str, row: int) -> bytes:
         """Return the chosen frames of a clip (`pack_frames`). ImageError names the clip if they cannot be read."""
         if self.kept is None:
-            return make_frames(self.root / path, path, self.choice)
+            return make_frames(self.root / path, path, self.choice, self.max_pixels)
         key = self.keys[path]
         file = self.kept / key[:2] / f"{key}.frames"
         try:
             data = file.read_bytes()
             unpack_frames(data, path)  # whole, unless the machine went down: writing does not wait for the disk
         except (FileNotFoundError, ImageError):
-            data = make_frames(self.root / path, path, self.choice)
+            data = make_frames(self.root / path, path, self.choice, self.max_pixels)
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
             draft.write_bytes(data)

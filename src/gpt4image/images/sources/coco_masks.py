@@ -55,7 +55,7 @@ def list_coco_masks(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
             if fault:
                 raise UnusableMaskError(fault)
             entries = () if size is None else image.entries  # reading the images says what is wrong
-            mask, boxes, drawn = paint(image, entries, size or image.size or (1, 1), numbers, builder)
+            mask, boxes, drawn = paint(image, entries, size or (1, 1), numbers, builder)
         except UnusableMaskError as error:
             builder.reject(image.path, str(error))
             continue
@@ -103,7 +103,7 @@ def paint(
     """
     mask = np.full((size[1], size[0]), numbers[BACKGROUND], np.uint8)
     boxes: list[GivenBox] = []
-    regions: list[tuple[int, np.ndarray]] = []
+    regions: list[tuple[int, tuple[slice, slice], np.ndarray]] = []
     for at, entry in entries:
         box, label = read_box(entry, at, image), VOID
         if not box.fault and entry.get("category_id") is None:
@@ -118,15 +118,17 @@ def paint(
             if box.fault:
                 box = GivenBox(image.names[entry["category_id"]], _around(region), box.where)
         boxes.append(box)
-        regions.append((label, region))
-    for label, region in sorted(regions, key=lambda pair: (pair[0] != VOID, -int(pair[1].sum()))):
-        mask[region] = label
+        left, top, right, bottom = map(int, _around(region))
+        place = slice(top, bottom), slice(left, right)
+        regions.append((label, place, region[place].copy()))  # of many objects, whole pictures would fill the memory
+    for label, place, region in sorted(regions, key=lambda each: (each[0] != VOID, -int(each[2].sum()))):
+        mask[place][region] = label
     if (mask == VOID).all():
         raise UnusableMaskError("its mask is void throughout")
     checked = check_boxes(image.path, boxes, size)
     builder.rejected_boxes += checked.rejected
     builder.clipped_boxes += checked.clipped
-    return mask, checked.boxes, sum(label != VOID for label, _ in regions)
+    return mask, checked.boxes, sum(label != VOID for label, _, _ in regions)
 
 
 def _inside(box: GivenBox, size: tuple[int, int]) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from gpt4image.core.format import counted
 from gpt4image.core.tables import compose, is_missing
 from gpt4image.images.boxes import GivenBox, RejectedBox, check_boxes, find_picture_size, to_box_columns
 from gpt4image.images.clips import FrameChoice
+from gpt4image.images.decode import MAX_PIXELS
 from gpt4image.images.masks import to_mask_columns
 from gpt4image.images.sources.label_sets import LabelSet, label_matrix, names_in
 from gpt4image.images.splits import UNLABELLED
@@ -88,7 +89,8 @@ class ColumnNames:
 
     `labelled` is False for a source of unlabelled images: all its images are training images, whatever labels and
     splits it holds. With a `separator` the label column holds several labels, and `flags` are columns of 0 and 1, one a
-    class. `objects` asks for the boxes or the masks of objects, `frames` for clips with these frames.
+    class. `objects` asks for the boxes or the masks of objects, `frames` for clips with these frames. Masks and frames
+    of more than `max_pixels` are not decoded.
     """
 
     image: str | None = None
@@ -98,6 +100,7 @@ class ColumnNames:
     flags: tuple[str, ...] = ()
     objects: Literal["", "boxes", "masks"] = ""
     frames: FrameChoice | None = None
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
 
 
 @dataclass

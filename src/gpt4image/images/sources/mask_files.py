@@ -23,7 +23,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DataError, ImageError
 from gpt4image.core.format import counted
 from gpt4image.images.boxes import Boxes, find_picture_size
-from gpt4image.images.decode import IMAGE_SUFFIXES, MAX_PIXELS
+from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.masks import (
     BACKGROUND,
     COLOUR,
@@ -96,7 +96,7 @@ def list_mask_folders(root: Path, files: Sequence[Path], columns: ColumnNames) -
     Args:
         root: the folder of the source.
         files: the folders of masks.
-        columns: unused; every source has them.
+        columns: of these, how many pixels a mask may have.
 
     Raises:
         DataError: no mask can be used, values are no classes, or an image has two masks.
@@ -104,7 +104,7 @@ def list_mask_folders(root: Path, files: Sequence[Path], columns: ColumnNames) -
     builder, entries = ListingBuilder(), list[Entry]()
     lists = read_split_lists(root / LISTS)
     for folder in files:
-        entries += _entries(root, folder, lists, builder)
+        entries += _entries(root, folder, lists, builder, columns.max_pixels)
     found = [entry.mask for entry in entries if entry.mask is not None]
     classes = find_classes(root, files, found)
     if classes.coloured:
@@ -143,7 +143,9 @@ def _shown(value: int) -> str:
     return f"the colour #{value - COLOUR:06x}" if value >= COLOUR else f"the value {value}"
 
 
-def _entries(root: Path, folder: Path, lists: Mapping[str, str], builder: ListingBuilder) -> Iterator[Entry]:
+def _entries(
+    root: Path, folder: Path, lists: Mapping[str, str], builder: ListingBuilder, max_pixels: int
+) -> Iterator[Entry]:
     """Yield the images beside a folder of masks, each with its mask, which is read."""
     images = _beside(folder.parent, IMAGE_FOLDERS)
     assert images is not None  # as `find_mask_folders` has found
@@ -170,7 +172,7 @@ def _entries(root: Path, folder: Path, lists: Mapping[str, str], builder: Listin
     for unused in masks.values():
         builder.ignore(unused.path, "no image has this name")
     with ThreadPoolExecutor(available_processors()) as pool:
-        yield from pool.map(partial(_read, root), pairs)
+        yield from pool.map(partial(_read, root, max_pixels), pairs)
 
 
 def stem_of(path: str) -> str:
@@ -182,14 +184,14 @@ def stem_of(path: str) -> str:
     return os.path.splitext(path)[0]  # noqa: PTH122 - asked of every file of a set
 
 
-def _read(root: Path, pair: tuple[FoundFile, str, FoundFile | None]) -> Entry:
+def _read(root: Path, max_pixels: int, pair: tuple[FoundFile, str, FoundFile | None]) -> Entry:
     image, split, mask = pair
     if image.fault or mask is None or split == UNLABELLED:
         return Entry(image, split, None, image.fault)
     try:
         if mask.fault:
             raise ImageError(mask.fault)
-        found = read_mask_file(root / mask.path, MAX_PIXELS)
+        found = read_mask_file(root / mask.path, max_pixels)
     except ImageError as error:
         return Entry(image, split, None, f"its mask {mask.path} cannot be used: {error}")
     _, fault = find_picture_size(root / image.path, found.size, "mask")
