@@ -64,6 +64,17 @@ def test_label_studio_export_is_an_image_source(folder):
     assert found.texts("description")[0] == "A cat."
 
 
+def test_label_studio_export_says_the_split_in_its_data(folder):
+    tasks = [task(f"images/00{n}.png", choice("cat" if n % 2 else "dog"), is_test=n > 5) for n in range(8)]
+    assert split_sizes(load_images(studio(folder, tasks), validation_share=0)) == [6, 0, 2]
+    tasks = [
+        task(f"images/00{n}.png", choice("cat" if n % 2 else "dog"), split="val" if n > 4 else "train")
+        for n in range(8)
+    ]
+    found = load_images(studio(folder, tasks), test_share=0)
+    assert split_sizes(found) == [5, 3, 0]
+
+
 def test_label_studio_in_its_short_form(folder):
     rows = [
         {"image": "images/000.png", "id": 1, "choice": "cat", "annotator": 1, "annotation_id": 5},

@@ -87,6 +87,21 @@ def test_split_column_is_read(tmp_path):
         load_images(tmp_path / "b.parquet")
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("is_test", [False] * 5 + [True]),
+        ("is_train", [1] * 5 + [0]),
+        ("subset", ["train"] * 5 + ["test"]),
+    ],
+)
+def test_split_is_read_from_columns_of_flags_and_under_other_names(tmp_path, name, values):
+    pq.write_table(pa.table(columns(**{name: values})), tmp_path / "images.parquet")
+    assert split_sizes(load_images(tmp_path / "images.parquet", validation_share=0)) == [5, 0, 1]
+    pq.write_table(pa.table(columns(**{name: ["a", "b"] * 3})), tmp_path / "images.parquet")
+    assert split_sizes(load_images(tmp_path / "images.parquet", validation_share=0, test_share=0)) == [6, 0, 0]
+
+
 def test_file_of_no_split_among_split_files_is_refused(tmp_path):
     for name in ("train", "test", "unsupervised"):
         pq.write_table(pa.table(columns()), tmp_path / f"{name}.parquet")

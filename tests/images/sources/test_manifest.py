@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import unicodedata
 
 import pytest
@@ -36,6 +37,91 @@ def test_csv_with_splits_texts_and_absolute_paths(tmp_path):
     assert texts_by_path(table, "caption")[str(absolute)] is None
     with pytest.raises(DataError, match="Text columns: caption"):
         table.texts("title")
+
+
+SPLITS = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+
+
+def table_of(folder, columns):
+    """Write 8 images and a table that names them, with further columns; return the table."""
+    images(folder, 8)
+    rows = zip(*columns.values(), strict=True)
+    lines = [",".join(["path", "label", *columns])]
+    lines += [",".join([f"{n}.png", "ab"[n % 2], *map(str, row)]) for n, row in enumerate(rows)]
+    return write(folder / "set.csv", "\n".join(lines).encode())
+
+
+@pytest.mark.parametrize(
+    ("columns", "sizes", "said"),
+    [
+        (
+            {"is_test": [0] * 6 + [1] * 2},
+            [6, 0, 2],
+            "the split is read from is_test: test where is_test is 1, train elsewhere",
+        ),
+        ({"In Test": [False] * 5 + [True] * 3}, [5, 0, 3], "test where In Test is 1"),
+        ({"isTrain": [1.0] * 4 + [0.0] * 4}, [4, 0, 4], "train where isTrain is 1, test elsewhere"),
+        (
+            {"train": ["yes"] * 4 + ["no"] * 4, "test_set": ["no"] * 6 + ["yes"] * 2},
+            [4, 2, 2],
+            "train where train is 1, test where test_set is 1, validation elsewhere",
+        ),
+        ({name: [int(split == name) for split in SPLITS] for name in set(SPLITS)}, [4, 2, 2], "none elsewhere"),
+        ({"phase": ["train"] * 4 + ["val"] * 2 + ["test"] * 2}, [4, 2, 2], "the split is read from the column phase"),
+        ({"Set": ["Training"] * 6 + ["Test"] * 2}, [6, 0, 2], "the split is read from the column Set"),
+        ({"is_test": [0] * 8, "split": SPLITS}, [4, 2, 2], ""),
+    ],
+)
+def test_split_is_read_from_columns_of_flags_and_under_other_names(tmp_path, columns, sizes, said, capsys):
+    table = load_images(table_of(tmp_path, columns), validation_share=0, test_share=0)
+    assert split_sizes(table) == sizes
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not set(table.reader.text_columns) & (set(columns) - {"is_test"})
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"is_test": [0] * 6 + [1, ""]}, "is_test is not read as the split, since it holds more than 0 and 1"),
+        ({"is_valid": [1] * 6 + [0] * 2}, "is_valid is not read as the split.*call it is_validation"),
+        ({"Usage": ["Training"] * 6 + ["PublicTest", "PrivateTest"]}, "Usage looks like the split and is not read"),
+        ({"coco": SPLITS}, "coco looks like the split and is not read. If it is, call it split"),
+    ],
+)
+def test_columns_that_may_be_the_split_are_named(tmp_path, columns, said, capsys):
+    assert split_sizes(load_images(table_of(tmp_path, columns), validation_share=0, test_share=0)) == [8, 0, 0]
+    assert re.search(said, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"test": ["blood", "urine"] * 4},
+        {"test": [0.25, 17] * 4},
+        {"set": ["train", "car"] * 4},
+        {"vehicle": ["train"] * 8},
+        {"caption": ["a train", "a red car"] * 4},
+        {"trained": [0, 1] * 4, "latest": [0, 1] * 4, "testimony": [0, 1] * 4},
+    ],
+)
+def test_columns_that_are_no_split_are_left_alone(tmp_path, columns, capsys):
+    assert split_sizes(load_images(table_of(tmp_path, columns), validation_share=0, test_share=0)) == [8, 0, 0]
+    assert "split" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"is_val": [0] * 6 + [1] * 2, "is_test": [0] * 7 + [1]}, "line 9: is_val and is_test are both 1"),
+        (
+            {"is_train": [1] * 5 + [0] * 3, "is_val": [0] * 5 + [1, 0, 0], "is_test": [0] * 6 + [1, 0]},
+            "line 9: is_train, is_val, is_test are all 0",
+        ),
+    ],
+)
+def test_flags_that_put_an_image_into_no_split_or_into_two_are_refused(tmp_path, columns, message):
+    with pytest.raises(DataError, match=message):
+        load_images(table_of(tmp_path, columns))
 
 
 @pytest.mark.parametrize(("name", "mark"), [("set.tsv", "\t"), ("set.csv", ";")])

@@ -34,6 +34,13 @@ def test_labels_and_texts_of_records(tmp_path):
     assert table.texts("caption") == [f"c{n}" for n in range(6)] + [None]
 
 
+def test_a_split_in_records_is_not_read_and_said(tmp_path, capsys):
+    rows = [{"__key__": f"{n}", "png": noise(n), "json": {"label": "ab"[n % 2], "split": "test"}} for n in range(6)]
+    assert split_sizes(load_images(shard(tmp_path / "a.tar", rows), validation_share=0, test_share=0)) == [6, 0, 0]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the key split is not read: a tar's name says its split, as in val-00.tar" in said
+
+
 def test_member_names_never_become_paths(tmp_path):
     members = []
     for n, name in enumerate(["../../up", "/abs/olute", "./dot", "plain"]):

@@ -23,6 +23,7 @@ from gpt4image.images.sources.folders import (
     split_folders,
 )
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
+from gpt4image.images.sources.split_columns import SplitColumns, find_split_columns
 from gpt4image.images.splits import require_split
 
 FIFTYONE = "labels.json"
@@ -146,11 +147,16 @@ def list_label_studio(root: Path, files: Sequence[Path], columns: ColumnNames, k
     values: list[Mapping[str, Any]] = []
     paths = [_path_here(root, found.image) or found.image for found in annotations]
     fetched = FetchedImages.of(paths, file, kept)
+    split = SplitColumns()
+    if columns.labelled:
+        keys = tuple(dict.fromkeys(key for found in annotations for key in found.data))
+        split = find_split_columns(keys, lambda key: (found.data.get(key) for found in annotations), (), str(file))
     for row, (path, found) in enumerate(zip(paths, annotations, strict=True)):
         values.append(found.data)
         texts.update(dict.fromkeys(name for name, value in found.data.items() if isinstance(value, str)))
         seen = fetched.inspect(path) or _inspect(root, locate(root, path))
-        _add(builder, seen, found, "train", row, f"{file.name} task {row + 1}")
+        note = f"{file.name} task {row + 1}"
+        _add(builder, seen, found, split.read(found.data, note) or "train", row, note)
     if columns.labelled and not builder.has_labels:
         raise DataError(
             f"{file}: no task has a choice yet. Annotate some, or give the file as unlabelled (--unlabelled)."

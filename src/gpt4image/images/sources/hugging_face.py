@@ -31,17 +31,19 @@ from gpt4image.images.sources.listing import (
     read_label,
     to_rows,
 )
+from gpt4image.images.sources.split_columns import find_split_columns
 from gpt4image.images.splits import UNLABELLED, require_split, splits_of_files
 from gpt4image.images.table import SPLITS
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "bytes")
+CELLS = ("string", "large_string", "bool", "int64", "int32", "int8", "uint8")  # types that may say the split
 
 Dataset = Any  # a datasets.Dataset
 Feature = Any  # what `datasets` knows of a column
 
 
 def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
-    """List the images of Parquet or Arrow files; splits come from the files' names.
+    """List the images of Parquet or Arrow files; splits come from the files' names, else from columns.
 
     Raises:
         DataError: a file cannot be read, or there is no image or label column.
@@ -164,9 +166,10 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
     texts = tuple(dict.fromkeys(text for other in roles for text in other.texts))
     reader = DatasetReader(parts, first.image, texts, root)
     splits = [name for name, part in named for _ in range(len(part))]
-    if first.split and len(named) == 1 and columns.labelled:
-        values = reader.column(first.split).to_pylist()
-        splits = [require_split(str(value or ""), f"{root} row {row}") for row, value in enumerate(values)]
+    if len(named) == 1 and columns.labelled:
+        plain = [name for name, kind in named[0][1].features.items() if _dtype(kind) in CELLS]
+        split = find_split_columns(plain, reader.cells, (first.image, first.label), str(root), ("split",))
+        splits = split.read_all(reader.cells, f"{root} row") or splits
     unlabelled = np.array([split == UNLABELLED for split in splits])
     splits = ["train" if split == UNLABELLED else split for split in splits]
     classes, labels = _labels(reader, first, unlabelled)
@@ -184,7 +187,6 @@ class Roles:
 
     image: str
     label: str | None
-    split: str | None
     texts: tuple[str, ...]
     names: tuple[str, ...] | None
     several: bool = False
@@ -194,33 +196,31 @@ def _roles(features: Mapping[str, Feature], columns: ColumnNames, split_name: st
     """Tell the columns of a split apart. DataError lists them if there is no image or label column, or several."""
     try:
         image = _image_column(features, columns.image)
-        needed = columns.labelled and split_name != UNLABELLED
-        label = _label_column(features, columns.label, image) if needed else None
+        label = _label_column(features, columns.label, image) if columns.labelled and split_name != UNLABELLED else None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     strings = [name for name, feature in features.items() if _dtype(feature) in ("string", "large_string")]
-    split = "split" if "split" in strings and label != "split" else None
-    texts = tuple(name for name in strings if name not in (image, label, split))
+    texts = tuple(name for name in strings if name not in (image, label, "split"))
     element = _element(features[label]) if label else None
     names = getattr(element or features[label], "names", None) if label else None
-    return Roles(image, label, split, texts, tuple(names) if names else None, element is not None)
+    return Roles(image, label, texts, tuple(names) if names else None, element is not None)
 
 
 def _image_column(features: Mapping[str, Feature], wanted: str | None) -> str:
     # Declared image columns come before columns of bytes, which may hold anything.
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     binary = [name for name, feature in features.items() if _holds_bytes(feature)]
-    chosen = pick_column(list(features), wanted, (), "image_column")
+    chosen = pick_column(list(features), wanted, (), "image_column (--image-column)")
     if chosen is not None:
         if chosen not in images + binary:
-            raise DataError(f"image_column {wanted!r} holds no images, but {features[chosen]}.")
+            raise DataError(f"image_column (--image-column) {wanted!r} holds no images, but {features[chosen]}.")
         return chosen
     return _only_column("image", features, images or binary, IMAGE_COLUMNS, images or binary)
 
 
 def _label_column(features: Mapping[str, Feature], wanted: str | None, image: str) -> str:
     others = [name for name in features if name != image]
-    chosen = pick_column(others, wanted, (), "label_column")
+    chosen = pick_column(others, wanted, (), "label_column (--label-column)")
     if chosen is None:
         declared = [name for name in others if type(features[name]).__name__ == "ClassLabel"]
         chosen = _only_column("label", features, others, LABEL_COLUMNS, declared)
@@ -229,7 +229,7 @@ def _label_column(features: Mapping[str, Feature], wanted: str | None, image: st
     ):
         raise DataError(
             f"The label column {chosen!r} holds {features[chosen]}; a number or name, or a list of them, is supported. "
-            "Name another with label_column."
+            "Name another with label_column (--label-column)."
         )
     return chosen
 
@@ -245,7 +245,9 @@ def _only_column(
     chosen = pick_column(named, None, known) or (typed[0] if len(typed) == 1 else None)
     if chosen is None:
         found = f"are {len(typed)} {kind} columns ({', '.join(typed)})" if typed else f"is no {kind} column"
-        raise DataError(f"There {found}. Columns: {', '.join(features)}. Name one with {kind}_column.")
+        raise DataError(
+            f"There {found}. Columns: {', '.join(features)}. Name one with {kind}_column (--{kind}-column)."
+        )
     return chosen
 
 
@@ -317,7 +319,7 @@ def _label(value: object) -> str | None:
     if label is None or not isinstance(value, float):
         return label
     if not value.is_integer():
-        raise DataError(f"The label {value} is no class. Name another column with label_column.")
+        raise DataError(f"The label {value} is no class. Name another column with label_column (--label-column).")
     return str(int(value))
 
 
@@ -354,6 +356,10 @@ class DatasetReader:
         parts = self.chunks(name)
         kind = next(part.type for part in parts if not pa.types.is_null(part.type))
         return pa.chunked_array([chunk for part in parts for chunk in part.cast(kind).chunks], kind)
+
+    def cells(self, name: str) -> list[Any]:
+        """Return a column as a list."""
+        return list(self.column(name).to_pylist())
 
     def read(self, path: str, row: int) -> bytes:
         """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from gpt4image.core.errors import DataError
-from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, SPLIT_COLUMNS, TABLE_SUFFIXES, Row, Table, pick_column
+from gpt4image.core.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, Row, Table, pick_column
 from gpt4image.images.sources.folders import (
     FetchedImages,
     FileReader,
@@ -21,6 +21,7 @@ from gpt4image.images.sources.folders import (
 )
 from gpt4image.images.sources.label_sets import LabelSet, read_flags, read_label_list
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, read_label
+from gpt4image.images.sources.split_columns import SplitColumns, find_split_columns
 from gpt4image.images.splits import require_split, split_named
 
 METADATA_OF_DATASETS = ("metadata.csv", "metadata.jsonl")  # these are never anything else
@@ -46,7 +47,7 @@ def list_manifest(root: Path, files: Sequence[Path], columns: ColumnNames, kept:
     if manifest.label_column is None and columns.labelled:
         raise DataError(
             f"{file} has no label column ({', '.join(LABEL_COLUMNS)}). Columns: {', '.join(manifest.columns)}. "
-            "Name it with label_column."
+            "Name it with label_column (--label-column)."
         )
     builder = ListingBuilder()
     scope = str(root.resolve())
@@ -112,7 +113,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
     if columns.labelled and not builder.has_labels:
         raise DataError(
             f"{files[0]} has no label column and its images lie in no class folders. "
-            "Add a column `label`, or name one with label_column."
+            "Add a column `label`, or name one with label_column (--label-column)."
         )
     texts = dict.fromkeys(text for manifest in manifests for text in manifest.text_columns)
     return builder.listing(ManifestReader(root, tuple(texts), None, tuple(files)))
@@ -158,17 +159,19 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
     if not rows:
         raise DataError(f"{file} holds no rows.")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row))  # rows of JSON Lines may differ
-    path = pick_column(columns, named.image, NAME_COLUMNS, f"{file}: image_column")
-    label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column")
-    flags = [str(pick_column(columns, name, (), f"{file}: label_columns")) for name in named.flags]
-    split = pick_column(columns, None, SPLIT_COLUMNS)
+    path = pick_column(columns, named.image, NAME_COLUMNS, f"{file}: image_column (--image-column)")
+    label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column (--label-column)")
+    flags = [str(pick_column(columns, name, (), f"{file}: label_columns (--label-columns)")) for name in named.flags]
     if path is None:
         raise DataError(
             f"{file} has no column that names the images ({', '.join(NAME_COLUMNS)}). "
-            f"Columns: {', '.join(columns)}. Name it with image_column."
+            f"Columns: {', '.join(columns)}. Name it with image_column (--image-column)."
         )
-    if split in (path, label):
-        split = None
+    split = SplitColumns()
+    if named.labelled:
+        split = find_split_columns(
+            columns, lambda name: (row.get(name) for _, row in rows), (path, label, *flags), str(file)
+        )
     lists = named.separator is not None or (label and any(isinstance(row.get(label), list) for _, row in rows))
 
     def read_labels(row: Row, where: str) -> str | LabelSet | None:
@@ -189,12 +192,12 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
         entry = ManifestRow(
             given,
             read_labels(row, where),
-            require_split(str(row.get(split) or ""), where) if split and named.labelled else None,
+            split.read(row, where),
             where,
             f"{file.relative_to(root).as_posix()} {table.unit} {number}",
         )
         entries.append(entry)
-    texts = tuple(column for column in columns if column not in (path, label, split, *flags))
+    texts = tuple(column for column in columns if column not in (path, label, *split.columns, *flags))
     return Manifest(entries, columns, ", ".join(flags) or label, texts)
 
 

@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from gpt4image.core.console import progress
+from gpt4image.core.console import progress, say
 from gpt4image.core.errors import DataError, ImageError
 from gpt4image.core.files import digest
 from gpt4image.core.format import counted
-from gpt4image.core.tables import LABEL_COLUMNS, compose, pick_column
+from gpt4image.core.tables import LABEL_COLUMNS, SPLIT_COLUMNS, compose, pick_column
 from gpt4image.images.decode import IMAGE_SUFFIXES
 from gpt4image.images.sources.folders import is_hidden
 from gpt4image.images.sources.listing import (
@@ -76,6 +76,8 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
     sizes = [len(found.rows) for found in contents]
     spans = np.column_stack([np.repeat(np.arange(len(files)), sizes), *(rows[name].to_numpy() for name in SPANS)])
     texts = dict.fromkeys(text for found in contents for text in found.texts)
+    if columns.labelled and len(set(splits)) < 2 and (key := pick_column(list(texts), None, SPLIT_COLUMNS)):
+        say(f"{files[0]}: the key {key} is not read: a tar's name says its split, as in val-00.tar.", "yellow")
     classes, codes = encode_labels(labels)
     # A tar that changes makes all its images new; inside it the offset tells them apart.
     keys = [key for found in contents for key in keys_of([found.state], found.rows["image_at"].to_pylist())]
@@ -103,7 +105,8 @@ def _without_labels(file: Path, name: str, contents: Sequence[TarContents]) -> s
             f" {counted(len(alone), 'sample')} without an image, such as {alone[0]}: the files of a sample lie in one "
             "tar and share their name up to the first dot."
         )
-    return f"{message} Name another key with label_column; a tar of class folders has to be unpacked first."
+    remedy = "Name another key with label_column (--label-column); a tar of class folders has to be unpacked first."
+    return f"{message} {remedy}"
 
 
 def read_contents(file: Path, name: str, columns: ColumnNames, state: str) -> TarContents:
