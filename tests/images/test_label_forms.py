@@ -118,6 +118,46 @@ def test_folders_of_years_above_the_classes_are_refused(tmp_path):
         load_images(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["batch1/cat", "batch1/dog", "batch1/fox", "batch1/owl", "batch2/cat", "batch2/dog"],
+        ["part_a/cat", "part_a/dog", "part_b/cat", "part_b/fox", "part_c/dog", "part_c/fox"],
+        ["Set 1/cat", "Set 1/dog", "Set 2/dog", "Set 2/fox", "Set 3/cat", "Set 3/fox", "Set 3/owl"],
+    ],
+)
+def test_numbered_folders_above_the_classes_are_refused(tmp_path, folders):
+    class_folders(tmp_path, dict.fromkeys(folders, 2))
+    with pytest.raises(DataError, match="look like parts of the set, which hold the folders cat, dog"):
+        load_images(tmp_path)
+    assert load_images(tmp_path, unusual_labels="keep", validation_share=0, test_share=0).classes[0][-1] in "1a"
+
+
+def test_classes_that_hold_in_part_the_same_folders_are_pointed_out(tmp_path, capsys):
+    class_folders(tmp_path, dict.fromkeys(["london/cat", "london/dog", "paris/cat", "paris/fox", "rome/fox"], 2))
+    assert load_images(tmp_path, validation_share=0, test_share=0).classes == ("london", "paris", "rome")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the classes london, paris, rome hold in part the same folders (cat, fox)" in said
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["cat/site1", "cat/site2", "dog/site1", "dog/site3", "fox/site2", "fox/site3"],
+        ["cat/2019-05", "cat/2020-01", "dog/2019-05", "dog/2021-07", "fox/2020-01"],
+        ["type1/indoor", "type2/outdoor", "type2/night", "type3/indoor", "type3/snow"],
+        ["cat/images", "cat/more", "dog/images", "dog/rest"],
+        ["batch1/cat", "batch1/dog", "batch2/fox", "batch2/owl"],
+        ["cat/persian", "cat/siamese", "dog/poodle", "dog/beagle", "dog/persian"],
+    ],
+)
+def test_folders_within_classes_are_left_alone(tmp_path, folders, capsys):
+    class_folders(tmp_path, dict.fromkeys(folders, 2))
+    names = sorted({folder.partition("/")[0] for folder in folders})
+    assert list(load_images(tmp_path, validation_share=0, test_share=0).classes) == names
+    assert "same folders" not in capsys.readouterr().err
+
+
 def test_folders_of_years_that_hold_images_are_classes(tmp_path):
     assert load_images(class_folders(tmp_path, {"2019": 3, "2020": 3, "2021/images": 3})).classes[0] == "2019"
 

@@ -26,6 +26,7 @@ JOINTS = re.compile(r"\s+and\s+|[\s_-]+", re.IGNORECASE)  # salt and pepper is o
 RATINGS = 5  # different numbers with fractions
 YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
 YEARS = 3
+CLASS_WORDS = "class|type|grade|level|categor|label|stage|cluster|kind|species|group|[^a-z]*$"  # of numbered classes
 # What may be a class, or a word for a missing label.
 UNCLEAR = re.compile(
     "<?(?:none|unknown|undefined|missing|nil|na|n[.]a[.]|not (?:available|annotated|labell?ed)|no label|empty|blank|"
@@ -159,7 +160,9 @@ def find_alike(classes: list[str]) -> list[str]:
 def shared_folders(listing: Listing) -> list[str]:
     """Return the names of the folders that all classes hold, if there are several and they are most of them.
 
-    Where the classes are years or dates, which are rarely meant, all folders in them are returned.
+    Where the classes are years or dates, which are rarely meant, all folders in them are returned. Where they are
+    numbered (`batch1`, `batch2`), and hold mostly folders that others hold as well, these are. Under other names, such
+    classes are pointed out.
     """
     inner: dict[int, set[str]] = {}
     for path, label in zip(listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist(), strict=True):
@@ -172,7 +175,31 @@ def shared_folders(listing: Listing) -> list[str]:
     every = set.union(*inner.values()) if inner else set()
     if all(inner.values()) and len(every) > 1 and all(YEAR.fullmatch(listing.classes[label]) for label in inner):
         return sorted(every)
-    return sorted(shared) if len(shared) > 1 and 2 * len(shared) > len(every) else []
+    if len(shared) > 1 and 2 * len(shared) > len(every):
+        return sorted(shared)
+    uses = Counter(name for names in inner.values() for name in names)
+    common = sorted(name for name, count in uses.items() if count > 1)
+    mostly = 2 * sum(uses[name] for name in common) > uses.total()
+    if not (all(inner.values()) and len(common) > 1 and mostly) or are_numbered(every):
+        return []
+    above = [listing.classes[label] for label in inner]
+    if are_numbered(above) and not re.match(CLASS_WORDS, above[0].casefold()):
+        return common
+    say(
+        f"labels: the classes {', '.join(above[:SHOWN])} hold in part the same folders ({', '.join(common[:SHOWN])}). "
+        "If these are the classes, put them on top.",
+        "yellow",
+    )
+    return []
+
+
+def are_numbered(names: Collection[str]) -> bool:
+    """Whether names differ in a number, a letter or a date at their end only.
+
+    >>> are_numbered(["batch1", "batch 2", "Batch_03"]), are_numbered(["set_a", "set_b"]), are_numbered(["cat", "rat"])
+    (True, True, False)
+    """
+    return len({re.sub(r"[\W_]*(?:[\d\W_]+|(?<=[\W_])[a-z])$", "", name.casefold()) for name in names}) == 1
 
 
 def plain_numbers(classes: list[str]) -> list[str]:
