@@ -8,12 +8,16 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 
 import pytest
 
+from gpt4image.cli.commands import COMMANDS as CLI
 from gpt4image.cli.main import main
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.invocation import Invocation, in_users_words, invoked
+from gpt4image.core.options import DataOptions
+from gpt4image.train.recipe import Recipe
 from support import ROOT
 from support.image_files import class_folders, noise, write
 from support.stub_server import MODEL, StubServer
@@ -39,20 +43,47 @@ def literal_texts(node):
             yield from literal_texts(child)
 
 
-def test_no_error_of_the_library_names_a_bare_option():
-    """Outside the command line, an option stands in brackets behind its setting, or in a command to type."""
+def library_texts(kinds):
+    """Return the texts in all nodes of some kinds, with their modules; those of the command line are left out."""
     package = ROOT / "src/gpt4image"
-    raised = [
-        (path.relative_to(package), text)
+    return {
+        (str(path.relative_to(package)), text)
         for path in package.rglob("*.py")
         if "cli" not in path.parts
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Raise) and node.exc is not None
-        for text in literal_texts(node.exc)
-    ]
+        if isinstance(node, kinds)
+        for text in literal_texts(node)
+    }
+
+
+def test_no_error_of_the_library_names_a_bare_option():
+    """Outside the command line, an option stands in brackets behind its setting, or in a command to type."""
+    raised = library_texts(ast.Raise)
     assert len(raised) > 200
     bare = [(path, text) for path, text in raised if re.search(r"(?<![\w-])--[a-z]", in_users_words(text))]
     assert [(path, text) for path, text in bare if not re.search(r"gpt4image [a-z]+( [a-zA-Z]+)* --", text)] == []
+
+
+def setting_names(kind):
+    """Yield the names of the fields of a command that are more than a word, those of its parts included."""
+    for field in fields(kind):
+        if is_dataclass(field.default_factory):
+            yield from setting_names(field.default_factory)
+        elif "_" in field.name:
+            yield field.name
+
+
+def test_no_message_of_the_library_names_a_setting_without_its_option():
+    """On the command line `label_column` is `--label-column`, and the user must not have to guess that."""
+    settings = {name for kind in (*CLI.values(), DataOptions, Recipe) for name in setting_names(kind)}
+    assert {"label_column", "cached_views", "max_pixels"} <= settings
+    names = re.compile(rf"\b({'|'.join(settings)})\b")
+    assert [
+        (path, text)
+        for path, text in library_texts((ast.Raise, ast.Return, ast.Call, ast.Assign, ast.Dict))
+        for name in names.findall(text)
+        if " " in text and not re.search(rf"--(no-)?{name.replace('_', '-')}", text)
+    ] == []
 
 
 def test_commands_are_named_as_typed_however_often_a_message_is_rewritten():

@@ -353,8 +353,8 @@ def _check_arms(names: Sequence[str], recipe: Recipe) -> None:
         )
     if CANDIDATE in names and not recipe.soft_labels and not (recipe.weight and recipe.align_until):
         raise ConfigError(
-            f"The arms {REFERENCE} and {CANDIDATE} would be the same: set weight and align_until above 0 to align with "
-            "descriptions, or soft_labels above 0."
+            f"The arms {REFERENCE} and {CANDIDATE} would be the same: set weight (--weight) and align_until "
+            "(--align-until) above 0 to align with descriptions, or soft_labels (--soft-labels) above 0."
         )
 
 

@@ -176,7 +176,9 @@ def measure_corruptions(
     """
     severities = tuple(dict.fromkeys(severities))
     if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
-        raise ConfigError(f"corruption_severities are numbers from 1 to 5, not {list(severities)}.")
+        raise ConfigError(
+            f"corruption_severities (--corruption-severities) are numbers from 1 to 5, not {list(severities)}."
+        )
     names, rows = corruption_names(), labelled_rows(images, "test")
     flat = [run for of_arm in runs.values() for run in of_arm]
     if min(flat[0].preprocessing["input_size"][1:]) < SMALLEST:

@@ -228,7 +228,8 @@ class SimulationOptions:
         check_fields(self)
         if self.labels_per_class is not None and self.label_share is not None:
             raise ConfigError(
-                "labels_per_class and label_share exclude each other: keep a number of labels or a share."
+                "labels_per_class (--labels-per-class) and label_share (--label-share) exclude each other: keep a "
+                "number of labels or a share."
             )
 
     @property

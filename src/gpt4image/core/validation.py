@@ -58,7 +58,8 @@ def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> An
         return adapter(kind, repr(kind)).validate_python(plain, strict=strict)
     except ValidationError as error:
         first = error.errors()[0]
-        place = where + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
+        option = f" (--{where.replace('_', '-')})" if where.isidentifier() else ""
+        place = where + option + "".join(f"[{part}]" for part in first["loc"] if isinstance(part, int))
         raise ConfigError(f"{place} {first['msg'].removeprefix('Input ')}, not {first['input']!r}.") from None
 
 

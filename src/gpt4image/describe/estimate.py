@@ -156,7 +156,7 @@ class Estimate:
         sizes = ", ".join(f"{tokens:,} at {side}" for side, tokens in self.trials.items())
         now = "now as they are" if self.max_side is None else f"now {self.max_side}"
         what = "the frames of a clip and their question" if self.frames else "one picture and its question"
-        return [f"picture size (max_side, {now}): {what} read {sizes} pixels"]
+        return [f"picture size, max_side (--max-side), {now}: {what} read {sizes} pixels"]
 
 
 def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:

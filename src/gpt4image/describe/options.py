@@ -153,7 +153,7 @@ class DescribeOptions(WorkerOptions, LocalModelOptions, CostOptions, QuestionOpt
         check_fields(self)
         check_splits(self.splits)
         if (self.price_in is None) != (self.price_out is None):
-            raise ConfigError("Set both price_in and price_out, or neither.")
+            raise ConfigError("Set both price_in (--price-in) and price_out (--price-out), or neither.")
         if self.describer == "replay" and self.recording is None:
             raise ConfigError(
                 "The replay describer needs a recording: set recording (--recording FOLDER) to a set that gpt4image "
@@ -162,7 +162,7 @@ class DescribeOptions(WorkerOptions, LocalModelOptions, CostOptions, QuestionOpt
         if self.describer == "local" and self.extra_body is not None:
             raise ConfigError("A model in this process has no request body: omit extra_body (--extra-body).")
         if self.describer == "batch" and len(self.base_url) > 1:
-            raise ConfigError("A batch goes to one server: set a single base_url.")
+            raise ConfigError("A batch goes to one server: set a single base_url (--base-url).")
         if self.engine != "here" and self.describer == "batch":
             raise ConfigError("A batch contains all images already: leave engine at its default.")
         if self.engine != "here" and self.describer == "replay":

@@ -79,7 +79,7 @@ class Question:
                 f"{self.samples} samples at temperature 0 are {self.samples} times the same: set a temperature above 0."
             )
         if self.max_side is not None and self.max_side < 1:
-            raise ConfigError(f"max_side must be at least 1, not {self.max_side}.")
+            raise ConfigError(f"max_side (--max-side) must be at least 1, not {self.max_side}.")
         self.values.check(self.prompts)
 
     @cached_property

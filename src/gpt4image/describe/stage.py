@@ -22,9 +22,9 @@ DECLINED = "nothing more was sent"
 RESUME = "The same command resumes."
 REMEDIES = {
     DECLINED: "The measured descriptions are kept.",
-    EXCEEDED: "Raise budget (--budget) to the true cost of the rest, see --estimate, or have the model think less "
-    "(--extra-body).",
-    OVER_BUDGET: "Raise budget (--budget; --estimate shows what the rest will take), or lower max_tokens "
+    EXCEEDED: "Raise budget (--budget) to the true cost of the rest (--estimate measures it), or have the model think "
+    "less (--extra-body).",
+    OVER_BUDGET: "Raise budget (--budget; --estimate measures what the rest will take), or lower max_tokens "
     "(--max-tokens), which bounds the longest answer.",
 }
 """What to do when a run ends early, where it is not to give the same command again."""

@@ -109,7 +109,7 @@ def _from_record(record: object, where: str, text_column: str | None) -> Iterato
     if isinstance(image, list) or image is None:
         return  # a record about several images, or about none
     talk = pick_column(names, None, CONVERSATIONS) if text_column is None else None
-    column = talk or pick_column(names, text_column, TEXT_COLUMNS, "text_column")
+    column = talk or pick_column(names, text_column, TEXT_COLUMNS, "text_column (--text-column)")
     if column is None or not isinstance(image, str):
         raise DescriptionError(
             f"{where}: needs the path of an image ({', '.join(PATH_COLUMNS)}) and a text ({', '.join(TEXT_COLUMNS)}) "

@@ -228,7 +228,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a format that Pillow can read{looks_like(data)}") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than the {max_pixels:,} pixels that are allowed (max_pixels)") from None
+        raise ImageError(f"{name}: more than the {max_pixels:,} pixels of max_pixels (--max-pixels)") from None
     check_size(*image.size, name, max_pixels)
     brighten_wide_colour(image, data)
     note_tags(image)
@@ -243,7 +243,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """Raise ImageError if a picture is too large, or too long for its width."""
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that are allowed (max_pixels)"
+            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} of max_pixels (--max-pixels)"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.format import counted
+from gpt4image.core.invocation import in_users_words
 from gpt4image.images.boxes import read_boxes
 from gpt4image.images.clips import FRAME_SIDE, FRAMES, FrameChoice, FrameRule
 from gpt4image.images.decode import MAX_PIXELS
@@ -111,9 +112,12 @@ def load_images(
         if value is not None and value not in get_args(kind):
             raise ConfigError(f"{name} is {value!r}; known are {', '.join(get_args(kind))}.")
     if max_pixels < 1 or (workers is not None and workers < 1):
-        raise ConfigError(f"max_pixels ({max_pixels}) and workers ({workers}) must be at least 1.")
+        raise ConfigError(f"max_pixels (--max-pixels) and workers must be at least 1, not {max_pixels} and {workers}.")
     if label_separator is not None and label_columns:
-        raise ConfigError("label_separator and label_columns exclude each other: the labels are in one or the other.")
+        raise ConfigError(
+            "label_separator (--label-separator) and label_columns (--label-columns) exclude each other: the labels "
+            "are in one or the other."
+        )
     check_shares(validation_share, test_share)
     kept = Path(work) / "images" if work is not None else None
     asked = (frames, frame_rule, frame_side) != (None, "even", FRAME_SIDE)
@@ -131,12 +135,12 @@ def load_images(
         known = {"boxes": "COCO's annotations, YOLO folders and Pascal VOC", "masks": "folders and COCO's annotations"}
         raise ConfigError(
             f"task {task} reads {columns.objects} from {known[columns.objects]}: name one of these, and leave "
-            "label_separator and label_columns (--label-separator, --label-columns) out."
+            "label_separator (--label-separator) and label_columns (--label-columns) out."
         )
     if choice is not None and (is_loaded_dataset(source) or columns.objects):
         raise ConfigError(
-            "frames, frame_rule and frame_side (--frames, --frame-rule, --frame-side) are for a folder of clips, which "
-            "have no boxes: leave them out, or task detection."
+            "frames (--frames), frame_rule (--frame-rule) and frame_side (--frame-side) are for a folder of clips, "
+            "which have no boxes: leave them out, or task detection."
         )
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
@@ -242,7 +246,7 @@ def _read_images(
     faults = zip(
         listing.rows["path"].filter(faulty).to_pylist(), outcome["reason"].filter(faulty).to_pylist(), strict=True
     )
-    bad = (*listing.bad, *(RejectedImage(path, reason) for path, reason in faults))
+    bad = (*listing.bad, *(RejectedImage(path, in_users_words(reason)) for path, reason in faults))
     _check_bad_images(source, bad, len(listing.rows) + len(listing.bad), on_bad)
     rows = listing.rows.drop_columns(["key"]).add_column(0, "id", outcome["id"]).filter(good).combine_chunks()
     tasks = {"mask": "segmentation", "boxes": "detection"}
@@ -267,7 +271,7 @@ def _check_task(task: LabelKind | None, listing: Listing, columns: ColumnNames, 
     """Raise an error if the source has no labels of the kind that was asked for."""
     if (columns.separator is not None or columns.flags) and not listing.has_label_sets:
         raise DataError(
-            f"{source}: label_separator and label_columns (--label-separator, --label-columns) are for tables that "
+            f"{source}: label_separator (--label-separator) and label_columns (--label-columns) are for tables that "
             "name image files (CSV, JSON Lines, Parquet), and this is none."
         )
     if task not in (None, "classification") and listing.frames is not None:

@@ -110,7 +110,7 @@ def examine(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcom
         check(data, path, max_pixels)
     except ImageError as error:
         # A file that could not be read may be readable next time; one that was read and is damaged stays so.
-        return None, str(error).removeprefix(f"{path}: "), read
+        return None, str(error.args[0]).removeprefix(f"{path}: "), read
     return image_id(data), None, True
 
 
@@ -124,7 +124,7 @@ def examine_clip(reader: ImageReader, path: str, row: int, max_pixels: int) -> O
         for frame in frames:
             check(frame, path, max_pixels)
     except ImageError as error:
-        return None, str(error).removeprefix(f"{path}: "), read
+        return None, str(error.args[0]).removeprefix(f"{path}: "), read
     return identity, None, True
 
 

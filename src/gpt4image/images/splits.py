@@ -92,7 +92,10 @@ def check_shares(validation_share: float, test_share: float) -> None:
         if not 0 <= share < 1:
             raise ConfigError(f"{name} is {share}; it must be at least 0 and less than 1.")
     if validation_share + test_share >= 1:
-        raise ConfigError(f"validation_share {validation_share} + test_share {test_share} leave nothing for training.")
+        raise ConfigError(
+            f"validation_share (--validation-share) {validation_share} and test_share (--test-share) {test_share} "
+            "leave nothing for training."
+        )
 
 
 def complete_splits(

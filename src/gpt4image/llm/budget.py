@@ -88,8 +88,8 @@ class Budget:
         why = "earlier runs had spent it"
         if self._most_out > self._max_tokens:
             why = (
-                f"an answer took {self._most_out:,} tokens where max_tokens is {self._max_tokens:,}, which does not "
-                "limit what some models think, and other requests were open by then"
+                f"an answer took {self._most_out:,} tokens where max_tokens (--max-tokens) is {self._max_tokens:,}, "
+                "which does not limit what some models think, and other requests were open by then"
             )
         elif self._measured:
             why = "requests that were open together read more tokens than those before them"

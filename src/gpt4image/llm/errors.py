@@ -319,7 +319,8 @@ def tls_problem(error: BaseException) -> str:
             return f"the server's certificate is not trusted ({reason.rstrip('.')}). {advice}."
         if isinstance(link, ssl.SSLError) and (reason := getattr(link, "reason", "")):
             problem = reason.replace("_", " ").lower()
-            return f"no encrypted connection ({problem}). If the server speaks plain HTTP, write http:// in base_url."
+            advice = "If the server speaks plain HTTP, write http:// in base_url (--base-url)."
+            return f"no encrypted connection ({problem}). {advice}"
     return ""
 
 

@@ -114,8 +114,8 @@ class MultiLabel(Task):
             )
         if settings.label_loss == "asymmetric" and smoothing:
             raise ConfigError(
-                "label_loss asymmetric ignores classes that are easily seen to be absent, and label smoothing would "
-                "bring them back: set label_smoothing to 0 (--label-smoothing 0)."
+                "label_loss (--label-loss) asymmetric ignores classes that are easily seen to be absent, and label "
+                "smoothing would bring them back: set label_smoothing (--label-smoothing) to 0."
             )
 
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:

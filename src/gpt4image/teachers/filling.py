@@ -43,7 +43,8 @@ class Loading:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
             raise ConfigError(
-                f"batch_size must be 1 or more and workers 0 or more, not {self.batch_size} and {self.workers}."
+                f"batch_size (--batch-size) must be 1 or more and workers (--workers) 0 or more, not {self.batch_size} "
+                f"and {self.workers}."
             )
 
 

@@ -244,8 +244,8 @@ def build_reader(model: nn.Module, width: int) -> Projector:
     classifier = find_classifier(model)
     if not isinstance(classifier, nn.Linear):
         raise ConfigError(
-            f"shared_head classifies texts by the model's own linear layer, and this backbone's classifier is a "
-            f"{type(classifier).__name__}: set shared_head to 0."
+            "shared_head (--shared-head) classifies texts by the model's own linear layer, and this backbone's "
+            f"classifier is a {type(classifier).__name__}: set shared_head (--shared-head) to 0."
         )
     return Projector(width, classifier.in_features, kind="linear")
 
@@ -360,7 +360,8 @@ def check_label_settings(
         raise ConfigError("consistency and alignment exclude each other: set weight or consistency to 0.")
     if recipe.logit_adjustment == "post-hoc" and getattr(find_classifier(backbone), "bias", None) is None:
         raise ConfigError(
-            "logit_adjustment post-hoc changes the classifier's bias, and this backbone's has none: use loss instead."
+            "logit_adjustment (--logit-adjustment) post-hoc changes the classifier's bias, and this backbone has none: "
+            "use loss instead."
         )
 
 

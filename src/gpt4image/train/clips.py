@@ -125,11 +125,14 @@ def build_clip_model(recipe: Recipe, classes: int, *, pretrained: bool, checkpoi
     """
     if recipe.align_at:
         raise ConfigError(
-            "align_at names modules that see single frames, and descriptions are about clips: leave it empty, so that "
-            "the feature of the clip is aligned."
+            "align_at (--align-at) names modules that see single frames, and descriptions are about clips: leave it "
+            "empty, so that the feature of the clip is aligned."
         )
     if recipe.backbone.startswith(VIDEO) and (recipe.drop_path or recipe.cached_views):
-        raise ConfigError(f"drop_path and cached_views do not work with {recipe.backbone}: set them to 0.")
+        raise ConfigError(
+            f"drop_path (--drop-path) and cached_views (--cached-views) do not work with {recipe.backbone}: set them "
+            "to 0."
+        )
     return create_clip_model(
         recipe.backbone, classes, recipe.frame_pooling, fitting_options(recipe), pretrained, checkpoint
     )

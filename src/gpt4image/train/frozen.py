@@ -241,7 +241,7 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     order = _execution_order(model, images)
     positions = [order.index(name) for name in names if name in order]
     if not positions:
-        raise ConfigError(f"cached_views: the backbone runs none of the modules {', '.join(names)}.")
+        raise ConfigError(f"cached_views (--cached-views): the backbone runs none of the modules {', '.join(names)}.")
     stem = FrozenStem(model, model.get_submodule(order[max(positions)]))
     rest = copy.deepcopy(model)
     for name in names:
@@ -249,9 +249,9 @@ def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple
     if not _same_output(model, stem, rest, images):
         between = [name for name in order[: max(positions)] if not _covered(name, names)]
         raise ConfigError(
-            f"cached_views: the backbone runs other modules before the last of the frozen ones ({', '.join(names)}), "
-            "so their output cannot replace the images. Freeze these as well: "
-            f"{', '.join(between) or '-'}; or set cached_views to 0."
+            "cached_views (--cached-views): the backbone runs other modules before the last of the frozen ones "
+            f"({', '.join(names)}), so their output cannot replace the images. Freeze these as well: "
+            f"{', '.join(between) or '-'}; or set cached_views (--cached-views) to 0."
         )
     return stem, rest
 

@@ -191,11 +191,13 @@ def choose_guidance(
     """
     if recipe.soft_labels and not soft_labels:
         raise ConfigError(
-            f"soft_labels = {recipe.soft_labels} needs soft labels: create them from the descriptions with gpt4image "
-            "label, or set soft_labels to 0."
+            f"soft_labels (--soft-labels) {recipe.soft_labels} needs soft labels: create them from the descriptions "
+            "with gpt4image label, or set it to 0."
         )
     if soft_labels and not recipe.soft_labels:
-        raise ConfigError("soft_labels = 0 makes no use of the soft labels that are given: set a share above 0.")
+        raise ConfigError(
+            "soft_labels (--soft-labels) 0 makes no use of the soft labels that are given: set a share above 0."
+        )
     if find_loss(recipe.loss)[1].has_anchors != (anchors is not None) or (anchors is not None and stores):
         raise ConfigError(
             "The loss anchored is that of class anchors and goes with nothing else: choose the arm class-anchored with "

@@ -319,7 +319,10 @@ class LossWatch:
 
     def _diagnosis(self, own: Tensor) -> str:
         """Return the message for the first of this process's losses [steps, 3] that is not finite."""
-        advice = "Try a lower lr, clip_grad 1.0, precision no or a higher temperature, and look at these images."
+        advice = (
+            "Try a lower lr (--lr), clip_grad (--clip-grad) 1.0, precision (--precision) no or a higher temperature "
+            "(--temperature), and look at these images."
+        )
         bad = (~torch.isfinite(own)).any(dim=1).nonzero()
         if not len(bad):
             return f"The loss of another process is not a finite number. {advice}"

@@ -143,8 +143,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
         raise ConfigError(
-            f"batch_size {recipe.batch_size} cannot be divided by {accelerator.num_processes} processes x "
-            f"{recipe.accumulate} parts."
+            f"batch_size (--batch-size) {recipe.batch_size} cannot be divided by {accelerator.num_processes} processes "
+            f"x {recipe.accumulate} parts."
         )
     if recipe.mixes and recipe.batch_size // parts % 2:
         raise ConfigError(

@@ -284,58 +284,73 @@ class Recipe(
 
     def _check_batches(self) -> None:
         if self.crop_scale[0] > self.crop_scale[1]:
-            raise ConfigError(f"crop_scale should be two increasing shares, not {self.crop_scale}.")
+            raise ConfigError(f"crop_scale (--crop-scale) should be two increasing shares, not {self.crop_scale}.")
         if self.batch_size % self.accumulate:
             raise ConfigError(
-                f"batch_size {self.batch_size} cannot be split into accumulate = {self.accumulate} equal parts."
+                f"batch_size (--batch-size) {self.batch_size} cannot be split into {self.accumulate} equal parts, as "
+                "accumulate (--accumulate) says."
             )
         part = self.batch_size // self.accumulate
         if part == 1:
             raise ConfigError(
-                f"batch_size {self.batch_size} in accumulate = {self.accumulate} parts leaves single images, which "
-                "batch normalisation and contrastive losses cannot learn from. Use larger parts."
+                f"batch_size (--batch-size) {self.batch_size} in {self.accumulate} parts (--accumulate) leaves single "
+                "images, which batch normalisation and contrastive losses cannot learn from. Use larger parts."
             )
         if self.mixes and part % 2:
             raise ConfigError(f"mixup and cutmix pair the images of a part of the batch: its size {part} must be even.")
         if self.cached_views and not self.freeze:
             raise ConfigError(
-                "cached_views stores the output of frozen modules: name them with freeze, or set cached_views to 0."
+                "cached_views (--cached-views) stores the output of frozen modules: name them with freeze (--freeze), "
+                "or set it to 0."
             )
 
     def _check_alignment(self) -> None:
         _, loss = find_loss(self.loss)
         contrastive = "use a contrastive loss such as clip"
         if self.learn_temperature and not loss.has_temperature:
-            raise ConfigError(f"The {self.loss} loss has no temperature to learn: leave learn_temperature off.")
+            raise ConfigError(
+                f"The {self.loss} loss has no temperature to learn: leave learn_temperature (--learn-temperature) off."
+            )
         if self.queue and not loss.uses_queue:
-            raise ConfigError(f"The {self.loss} loss has no negatives to queue: leave queue at 0, or {contrastive}.")
+            raise ConfigError(
+                f"The {self.loss} loss has no negatives to queue: leave queue (--queue) at 0, or {contrastive}."
+            )
         if self.text_adapter and loss.may_collapse:
             raise ConfigError(
                 f"With the {self.loss} loss a text adapter would collapse all texts into one: {contrastive}."
             )
         if self.queue and self.text_adapter:
             raise ConfigError(
-                "queue and text_adapter exclude each other: the adapter changes texts that the queue already holds."
+                "queue (--queue) and text_adapter (--text-adapter) exclude each other: the adapter changes texts that "
+                "the queue already holds."
             )
         if self.shared_head and not self.weight:
-            raise ConfigError("shared_head goes with the alignment of texts: set weight above 0, or shared_head to 0.")
+            raise ConfigError(
+                "shared_head (--shared-head) goes with the alignment of texts: set weight (--weight) above 0, or "
+                "shared_head (--shared-head) to 0."
+            )
         partnered = self.self_supervised != "none"
         if self.labels_from and (not (self.weight or partnered) or self.balance is not None):
             raise ConfigError(
-                "Before labels_from the alignment trains alone, with no label to balance it by: set weight above 0 and "
-                "balance to none, or labels_from to 0."
+                "Before labels_from (--labels-from) the alignment trains alone, with no label to balance it by: set "
+                "weight (--weight) above 0 and balance (--balance) to none, or labels_from (--labels-from) to 0."
             )
         if partnered and not self.labels_from:
             raise ConfigError(
-                "self_supervised trains the model before the labels do: set labels_from above 0, such as 0.5 "
-                "(--labels-from 0.5), or self_supervised to none."
+                "self_supervised (--self-supervised) trains the model before the labels do: set labels_from "
+                "(--labels-from) above 0, such as 0.5, or self_supervised (--self-supervised) to none."
             )
         if partnered and self.cached_views == 1:
-            raise ConfigError("self_supervised compares two views of an image: set cached_views to 2 or more, or to 0.")
+            raise ConfigError(
+                "self_supervised (--self-supervised) compares two views of an image: set cached_views (--cached-views) "
+                "to 2 or more, or to 0."
+            )
         if self.soft_from > self.soft_until:
-            raise ConfigError(f"soft_from {self.soft_from} must not exceed soft_until {self.soft_until}.")
+            raise ConfigError(
+                f"soft_from (--soft-from) {self.soft_from} must not exceed soft_until (--soft-until) {self.soft_until}."
+            )
         if len(set(self.align_at)) < len(self.align_at):
-            raise ConfigError(f"align_at names a module twice: {', '.join(self.align_at)}.")
+            raise ConfigError(f"align_at (--align-at) names a module twice: {', '.join(self.align_at)}.")
 
 
 def public_name(name: str) -> str:

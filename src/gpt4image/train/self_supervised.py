@@ -153,7 +153,7 @@ def make_partner(name: str, backbone: nn.Module, width: int) -> Partner:
         return SimSiam(width)
     if name == "dino":
         return Dino(width, backbone)
-    raise ConfigError(f"self_supervised should be simsiam or dino, not {name!r}.")
+    raise ConfigError(f"self_supervised (--self-supervised) should be simsiam or dino, not {name!r}.")
 
 
 class PartneredModel(AlignedModel):

@@ -79,8 +79,8 @@ class ArmInputs:
             images = simulate_labels(images, self.options.simulation, seed)
             if self.soft_labels and not stand_ins:
                 raise ConfigError(
-                    "soft_labels come from all labels, which a simulation must not use: set soft_labels to 0 and "
-                    "compare the arm text-labels."
+                    "soft_labels (--soft-labels) come from all labels, which a simulation must not use: set them to 0 "
+                    "and compare the arm text-labels."
                 )
         if chosen.guidance == "anchors":
             return RunInputs(images, anchors=self._anchors(images))
@@ -212,7 +212,7 @@ class ArmInputs:
         if arm.guidance == "teachers":
             raise ConfigError(
                 f"The arm {arm.name} has no soft labels: name a run as a teacher (--teachers run:FOLDER), or set "
-                "soft_labels to 0."
+                "soft_labels (--soft-labels) to 0."
             )
         if arm.texts is None and not of_teachers:
             return self.soft_labels

@@ -101,8 +101,8 @@ def find_texts(
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
     if selects:
         raise ConfigError(
-            "use_prompts and use_models select descriptions by gpt4image describe: leave text (--text) unset, or set "
-            "it to a work directory."
+            "use_prompts (--use-prompts) and use_models (--use-models) select descriptions by gpt4image describe: "
+            "leave text (--text) unset, or set it to a work directory."
         )
     if options.text is None and found is None:
         known = f"; its text columns: {', '.join(columns)}" if columns else ""

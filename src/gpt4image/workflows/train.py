@@ -222,7 +222,10 @@ def run_training(
     with first_process(recipe):
         images = open_images(data, workdir, whole=True)
         if uses_text and not recipe.weight and not recipe.soft_labels:
-            console.say(f"weight and soft_labels are 0: the arm {arm} trains on labels alone.", "yellow")
+            console.say(
+                f"weight (--weight) and soft_labels (--soft-labels) are 0: the arm {arm} trains on labels alone.",
+                "yellow",
+            )
         if not uses_text and text.teachers:
             console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
         inputs: ArmInputs | None = None

@@ -214,7 +214,7 @@ def test_budget_that_hidden_thinking_exceeds_is_said_with_amount_and_reason(imag
         tally = described(image_set, tmp_path, server.base_url, budget=0.05, **PRICE)
     over = spent(tmp_path) - 0.05
     assert over > 0 and f"the budget is exceeded by ${over:.3f}"[:-1] in tally.stopped
-    assert "an answer took 2,000 tokens where max_tokens is 100" in tally.stopped
+    assert "an answer took 2,000 tokens where max_tokens (--max-tokens) is 100" in tally.stopped
 
 
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])

@@ -1,5 +1,7 @@
 """Which kind of source a name means."""
 
+import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gpt4image import load_descriptions
-from gpt4image.core.errors import DataError
+from gpt4image.cli.main import main
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.images import load_images
 from gpt4image.images.sources.detect import expand_braces
 from support.image_files import class_folders, noise, reasons, samples, shard, split_sizes, write
@@ -41,6 +44,71 @@ def test_broken_table_beside_class_folders_is_named_and_left_out(tmp_path, name,
     assert len(load_images(tmp_path)) == 6  # of two kinds
     with pytest.raises(DataError, match="cannot be read as"):
         load_images(tmp_path / name)
+
+
+def write_coco(folder):
+    objects = [{"image_id": n, "category_id": n % 2} for n in range(4)]
+    named = [{"id": n, "file_name": f"{n}.png"} for n in range(4)]
+    categories = [{"id": n, "name": name} for n, name in enumerate("ab")]
+    content = {"images": named, "annotations": objects, "categories": categories}
+    return write(folder / "coco.json", json.dumps(content).encode())
+
+
+def write_label_studio(folder):
+    tasks = [{"data": {"image": f"{n}.png"}, "annotations": []} for n in range(4)]
+    return write(folder / "tasks.json", json.dumps(tasks).encode())
+
+
+def write_fiftyone(folder):
+    write(folder / "labels.json", json.dumps({"classes": ["a", "b"], "labels": {"0": 0, "1": 1}}).encode())
+    write(folder / "data" / "0.png", noise(0))
+    return folder
+
+
+@pytest.mark.parametrize("write_source", [write_coco, write_label_studio, write_fiftyone])
+def test_columns_of_a_source_without_any_are_refused_by_their_options(tmp_path, write_source, capsys):
+    for number in range(4):
+        write(tmp_path / f"{number}.png", noise(number))
+    source = write_source(tmp_path)
+    assert main(["images", str(source), "--label-column", "class", "--work", str(tmp_path / "work")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "which has no columns: leave --image-column, --label-column, --label-separator and --label-columns" in said
+    with pytest.raises(ConfigError, match="no columns: leave image_column, label_column, label_separator and"):
+        load_images(source, label_column="class")
+
+
+def test_the_column_of_a_table_does_not_concern_folders_of_further_images(tmp_path):
+    for number in range(6):
+        write(tmp_path / f"{number}.png", noise(number))
+    rows = ["photo,label", *(f"{number}.png,{'ab'[number % 2]}" for number in range(6))]
+    table = write(tmp_path / "set.csv", "\n".join(rows).encode())
+    more = class_folders(tmp_path / "more", {"x": 2})
+    found = load_images(table, image_column="photo", unlabelled=[more], validation_share=0, test_share=0)
+    assert len(found) == 8 and (found.labels < 0).sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("set.csv", "has no label column.* Name it with --label-column"),
+        ("metadata.csv", "or name one with --label-column"),
+        ("set.parquet", "There is no label column.* Name one with --label-column"),
+        ("set.tar", "Name another key with --label-column"),
+    ],
+)
+def test_missing_labels_name_the_option_that_helps(tmp_path, name, message, capsys):
+    for number in range(3):
+        write(tmp_path / f"{number}.png", noise(number))
+    rows = [f"{number}.png,0.5" for number in range(3)]
+    if name == "set.parquet":
+        pq.write_table(pa.table({"image": [noise(n) for n in range(3)], "n": [[0]] * 3}), tmp_path / name)
+    elif name == "set.tar":
+        shard(tmp_path / name, [{"__key__": f"{n}", "png": noise(n)} for n in range(3)])
+    else:
+        write(tmp_path / name, "\n".join(["path,n", *rows]).encode())
+    source = tmp_path if name == "metadata.csv" else tmp_path / name
+    assert main(["images", str(source), "--work", str(tmp_path / "work")]) == 1
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 def test_archive_beside_class_folders_does_not_hide_them(tmp_path):

@@ -103,8 +103,9 @@ def test_one_class_is_not_enough(tmp_path):
 
 def test_class_folders_have_no_columns(tmp_path):
     class_folders(tmp_path, {"cat": 3, "dog": 3})
-    with pytest.raises(ConfigError, match="no columns"):
-        load_images(tmp_path, label_column="label")
+    for named in ({"label_column": "label"}, {"image_column": "path"}, {"label_separator": ";"}):
+        with pytest.raises(ConfigError, match="no columns: leave image_column, label_column, label_separator and"):
+            load_images(tmp_path, **named)
 
 
 def test_decomposed_and_composed_folder_names_are_one_class(tmp_path):

@@ -72,7 +72,7 @@ def test_advised_export_opens_the_images_as_the_comparison_did():
 def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     untested = verdict(with_controls())
     assert untested.claim == "Training with descriptions made the model better"
-    assert "compare once more with --controls" in untested.controls and untested.controls in untested.text
+    assert "compare once more with controls (--controls)" in untested.controls and untested.controls in untested.text
     shown = verdict(with_controls((0.04, 0.02, 0.06), (0.03, 0.01, 0.05)))
     assert shown.claim == "The descriptions made the model better"
     assert "better than each of the 2 controls, by +3.0 points (+1.0 to +5.0) than the closest" in shown.controls

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, DataError, ImageError
+from gpt4image.core.errors import DataError, ImageError
 from gpt4image.core.files import digest
 from gpt4image.images.clips import FrameChoice, cut, encode_frame, middles, pack_frames, unpack_frames
 from gpt4image.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode
@@ -69,14 +69,9 @@ def list_clips(root: Path, _files: Sequence[Path], columns: ColumnNames, kept: P
     """List a folder of class folders with clips.
 
     Raises:
-        ConfigError: the user names columns, which folders do not have.
         DataError: there are no clips in class folders.
     """
     choice = columns.frames or FrameChoice()
-    if columns != ColumnNames(labelled=columns.labelled, frames=columns.frames):
-        raise ConfigError(
-            f"{root} is a folder of clips, one class each: leave columns, separators and task detection out."
-        )
     divisions = (split_folders(root) or {"": "train"}) if columns.labelled else {"": UNLABELLED}
     if divisions.get("") == "train":
         refuse_splits_as_classes(root)

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import DataError
+from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.hub import HUB_PREFIX
 from gpt4image.core.tables import ARROW_SUFFIXES, TABLE_SUFFIXES, Table
 from gpt4image.images.sources.annotations import (
@@ -84,12 +84,14 @@ class Kind:
         find: returns the files of the source that list its images, None if the place is of another kind.
         list: lists the images of a source, given its `root`, those files, and the columns that the user names.
         keeps: whether `list` takes a folder as well, in which it keeps what takes long to find out or to fetch.
+        has_columns: whether the user can name its columns, or the keys that stand for them.
     """
 
     name: str
     find: Callable[[Place, ColumnNames], Sequence[Path] | None]
     list: Callable[..., Listing]
     keeps: bool = False
+    has_columns: bool = False
 
 
 def _find_clips(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
@@ -207,21 +209,32 @@ KINDS = (
         list_clips,
         True,
     ),
-    Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset),
+    Kind("a folder written by save_to_disk", _find_saved_dataset, list_saved_dataset, has_columns=True),
     Kind("a FiftyOneImageClassificationDataset", _find_fiftyone, list_fiftyone),
     Kind("an export of Label Studio (JSON)", _find_label_studio, list_label_studio, keeps=True),
     Kind("a file of COCO's annotations (JSON)", _find_coco, list_coco),
-    Kind("a folder with metadata.csv, metadata.jsonl or metadata.parquet", _find_metadata, list_metadata_folder),
+    Kind(
+        "a folder with metadata.csv, metadata.jsonl or metadata.parquet",
+        _find_metadata,
+        list_metadata_folder,
+        has_columns=True,
+    ),
     Kind(
         "a table that names image files (CSV, TSV, JSON Lines, Parquet or Arrow)",
         _find_manifest,
         list_manifest,
         keeps=True,
+        has_columns=True,
     ),
-    Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files),
-    Kind("WebDataset tars", _find_tars, list_tars, keeps=True),
+    Kind("Parquet or Arrow files that hold images", _find_tables_of_images, list_table_files, has_columns=True),
+    Kind("WebDataset tars", _find_tars, list_tars, keeps=True, has_columns=True),
     Kind("a folder of class folders", _find_folder, list_class_folders),
-    Kind("the name of a dataset on the Hugging Face hub (OWNER/NAME or hf:NAME)", _find_hub_name, list_hub_dataset),
+    Kind(
+        "the name of a dataset on the Hugging Face hub (OWNER/NAME or hf:NAME)",
+        _find_hub_name,
+        list_hub_dataset,
+        has_columns=True,
+    ),
 )
 
 BOX_KINDS = (
@@ -247,6 +260,7 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
         kept: a folder for listings that take long to make, and for fetched images; None for none.
 
     Raises:
+        ConfigError: the user names columns of a source that has none.
         DataError: the source does not exist or is of no known kind.
     """
     place = find_place(str(source))
@@ -254,6 +268,7 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
     for kind in kinds:
         files = kind.find(place, columns)
         if files is not None:
+            _check_columns(kind, columns, str(source))
             listing = kind.list(place.root, files, columns, *([kept] if kind.keeps else []))
             return listing if columns.labelled else listing.without_labels()
     of = f" of {columns.objects}" if columns.objects else ""
@@ -265,6 +280,16 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:
         raise DataError(f"{place.named[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
     raise DataError(f"{place.named[0]} is no image source. {known}")
+
+
+def _check_columns(kind: Kind, columns: ColumnNames, source: str) -> None:
+    """Raise ConfigError if the user names columns of labelled images that have none."""
+    named = columns.image is not None or columns.label is not None or columns.separator is not None or columns.flags
+    if named and columns.labelled and not kind.has_columns:
+        raise ConfigError(
+            f"{source} is {kind.name}, which has no columns: leave image_column (--image-column), label_column "
+            "(--label-column), label_separator (--label-separator) and label_columns (--label-columns) out."
+        )
 
 
 def _near(path: Path) -> str:

@@ -34,11 +34,8 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
     """List a folder of class folders; classes and images come in the order of torchvision's ImageFolder.
 
     Raises:
-        ConfigError: the user names columns, which folders do not have.
         DataError: there are no class folders.
     """
-    if columns != ColumnNames(labelled=columns.labelled):
-        raise ConfigError(f"{root} is a folder of class folders; it has no columns for image_column or label_column.")
     divisions = (split_folders(root) or {"": "train"}) if columns.labelled else {"": UNLABELLED}
     if divisions.get("") == "train":
         refuse_splits_as_classes(root)

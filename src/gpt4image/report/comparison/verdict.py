@@ -141,7 +141,7 @@ def _explain(comparison: Comparison, controls: list[Difference]) -> str:
     if not controls:
         return (
             "Whether the descriptions themselves helped, or any additional loss would have, these runs do not tell: "
-            "compare once more with --controls."
+            "compare once more with controls (--controls)."
         )
     closest = controls[0]
     mean, low, high = points((closest.mean, closest.low, closest.high))
