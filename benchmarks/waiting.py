@@ -1,13 +1,13 @@
-"""A training step with OpenMP's own way of waiting and with the library's, alone and beside a busy process.
+"""A training step with OpenMP's way of waiting and the library's, and with freed memory kept or handed back.
 
     python benchmarks/waiting.py                  # a small step, for which waiting matters most
     python benchmarks/waiting.py --skip-default   # where the default takes minutes
 
-Two processes take turns with the same step; one of them imports gpt4image first and, as training does, takes no more
-threads than the step can use and keeps the memory of freed tensors. Alone, the ratio to the default says
-what sleeping costs. Beside a process that never rests, N processors have N + 1 busy threads: a step that gets its fair
-share takes (N + 1) / N of its time alone, and the ratio to that says what waiting costs. Run it on a machine that does
-nothing else.
+Three processes take turns with the same step. Two of them import gpt4image first and, as training does, take no more
+threads than the step can use; one of these keeps the memory of freed tensors, as training does too, the other hands it
+back. Alone, the ratio to the default says what sleeping costs, and that to the second what keeping memory saves. Beside
+a process that never rests, N processors have N + 1 busy threads: a step that gets its fair share takes (N + 1) / N of
+its time alone, and the ratio to that says what waiting costs. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 from paired import Spread, add_options, ratio, save, take_turns
 
@@ -26,16 +27,17 @@ from gpt4image.core.waiting import CHOICES
 
 STEPS = """
 import sys, time
-if sys.argv[1] == "gpt4image":
+if sys.argv[1] != "default":
     import gpt4image
-import timm, torch
+import resource, timm, torch
 backbone, size, batch = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 model = timm.create_model(backbone, num_classes=10)
 optimizer = torch.optim.AdamW(model.parameters())
 if sys.argv[1] == "gpt4image":
     from gpt4image.core.memory import keep_freed_memory
-    from gpt4image.train.processes import worthwhile_threads
     keep_freed_memory()
+if sys.argv[1] != "default":
+    from gpt4image.train.processes import worthwhile_threads
     torch.set_num_threads(worthwhile_threads(model, torch.zeros(1, 3, size, size), batch))
 images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 10, (batch,))
 for line in sys.stdin:
@@ -45,7 +47,9 @@ for line in sys.stdin:
         optimizer.step()
         optimizer.zero_grad()
     print((time.perf_counter() - started) / int(line), flush=True)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 """
+SIDES = ("gpt4image", "memory handed back", "default")
 
 
 @contextmanager
@@ -77,6 +81,12 @@ def run_steps(process: subprocess.Popen[str], count: int) -> float:
     return float(process.stdout.readline())
 
 
+def largest_memory(process: subprocess.Popen[str]) -> float:
+    """End the steps and return the most memory that they held, in MiB."""
+    process.stdin.close()
+    return float(process.stdout.read())
+
+
 def main() -> None:
     """Print and save the seconds of a step and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,25 +97,27 @@ def main() -> None:
     parser.add_argument("--skip-default", action="store_true", help="time the library's way only")
     add_options(parser, rounds=15)
     asked = parser.parse_args()
-    with trained("gpt4image", asked) as own, trained("default", asked) as default:
-        sides = {"gpt4image": partial(run_steps, own, asked.steps)}
-        if not asked.skip_default:
-            sides["default"] = partial(run_steps, default, asked.steps)
+    names = [name for name in SIDES if name != "default" or not asked.skip_default]
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(trained(name, asked)) for name in names}
+        sides = {name: partial(run_steps, process, asked.steps) for name, process in processes.items()}
         alone = take_turns(sides, asked.rounds)
         with busy_process():
             beside = take_turns(sides, asked.rounds)
+        memory = {name: round(largest_memory(process)) for name, process in processes.items()}
     processors = len(os.sched_getaffinity(0))
     fair = [seconds * (processors + 1) / processors for seconds in alone["gpt4image"]]
-    row = {
-        "alone": {name: Spread.of(costs) for name, costs in alone.items()},
-        "beside": {name: Spread.of(costs) for name, costs in beside.items()},
+    row: dict[str, Spread | dict[str, Any]] = {
+        "alone, seconds": {name: Spread.of(costs) for name, costs in alone.items()},
+        "beside, seconds": {name: Spread.of(costs) for name, costs in beside.items()},
+        "largest memory, MiB": memory,
         "beside_over_fair_share": ratio(beside["gpt4image"], fair),
     }
-    if not asked.skip_default:
-        row["alone_over_default"] = ratio(alone["gpt4image"], alone["default"])
-        row["beside_over_default"] = ratio(beside["gpt4image"], beside["default"])
+    for other in names[1:]:
+        for place, costs in (("alone", alone), ("beside", beside)):
+            row[f"{place}_over_{other.replace(' ', '_')}"] = ratio(costs["gpt4image"], costs[other])
     for name, value in row.items():
-        print(f"{name}: {value if isinstance(value, Spread) else ', '.join(f'{k} {v} s' for k, v in value.items())}")
+        print(f"{name}: {value if isinstance(value, Spread) else ', '.join(f'{k} {v}' for k, v in value.items())}")
     save("waiting", asked, [row])
 
 
