@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gpt4image.llm.batch_api import BatchServer, read_report, read_result
+from gpt4image.llm.chat import read_answer
 from gpt4image.llm.credentials import ApiKey
 from support.stub_server import StubServer
 
@@ -41,6 +42,14 @@ def test_failed_result_line_gives_status_code_and_detail(rest, status, code, det
     result = read_result(f'{{"custom_id": "k", {rest}}}'.encode(), KEY)
     assert (result.failure.status, result.failure.code, result.failure.detail) == (status, code, detail)
     assert result.processed == (code != "batch_expired")
+
+
+def test_line_with_a_number_of_thousands_of_digits_is_read():
+    choice = '{"message": {"content": "A cat."}}'
+    body = f'{{"choices": [{choice}], "usage": {{"prompt_tokens": {"9" * 5000}}}}}'
+    line = f'{{"custom_id": "k", "response": {{"status_code": 200, "body": {body}}}}}'
+    result = read_result(line.encode(), KEY)
+    assert result is not None and result.failure is None and read_answer(result.body).text == "A cat."
 
 
 @pytest.mark.parametrize("end", [10**400, -1, 1.5, "2026", None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -145,7 +146,10 @@ def test_answer_that_the_server_broke_off_is_a_failure_with_its_tokens(reason):
     assert (caught.value.retryable, caught.value.tokens_in, caught.value.tokens_out) == (True, 5, 2)
 
 
-@pytest.mark.parametrize("count", [10**20, -1, 3.0, 1e300, "12", True, None, [7]])
+@pytest.mark.parametrize(
+    "count",
+    [10**20, 999_999_999, -1, 3.5, 1e300, "many", "-4", "9" * 30, math.nan, math.inf, True, None, [7], 0],
+)
 def test_implausible_token_count_counts_as_not_reported(count):
     usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
     answer = read_answer(body(usage=usage))
@@ -162,6 +166,19 @@ def test_implausible_token_count_counts_as_not_reported(count):
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 10**20}, (10, 5)),
         ({"completion_tokens": 5, "total_tokens": 115}, (None, 5)),
         ({"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 100}}, (None, 105)),
+        ({"prompt_tokens": 10.0, "completion_tokens": "5", "total_tokens": "115.0"}, (10, 105)),
+        ({"input_tokens": 10, "output_tokens": 5}, (10, 5)),
+        ({"input_tokens": 10, "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 7}}, (10, 12)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 999_999_999}, (10, 5)),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 15,
+                "completion_tokens_details": {"reasoning_tokens": 100},
+            },
+            (10, 105),
+        ),
         ({"completion_tokens": 105, "completion_tokens_details": {"reasoning_tokens": 100}}, (None, 105)),
     ],
 )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import threading
 import time
 import warnings
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError, Sampling
+from gpt4image.llm.error_body import parse_body
 from gpt4image.llm.openai_client import OpenAIDescriber
 from gpt4image.llm.picture import Picture, prepare_picture
 from support.stub_scenario import MODEL, Fault, Scenario
@@ -264,6 +268,92 @@ def test_untrusted_certificate_is_named_with_the_remedy(picture, monkeypatch):
         monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
         assert "answer 1" in str(outcome(picture, server.base_url, check=True))
         assert "Write the name" in str(outcome(picture, server.base_url.replace("127.0.0.1", "localhost")))
+
+
+ANSWER = {"choices": [{"message": {"content": "A café."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9}}
+PARTS = ("A ca", "fé.")
+CHUNKS = [{"choices": [{"delta": {"content": part}}]} for part in PARTS]
+CHUNKS += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"prompt_tokens": 9}}]
+
+
+def events(*bodies):
+    return "".join(f"data: {json.dumps(body)}\r\n\r\n" for body in bodies) + "data: [DONE]\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "\ufeff" + json.dumps(ANSWER),
+        "\r\n" + json.dumps(ANSWER) + "\n\0",
+        json.dumps(ANSWER) * 2,
+        [ANSWER],
+        {"success": True, "result": ANSWER},
+        json.dumps(json.dumps(ANSWER)),
+        json.dumps(ANSWER).replace(": 9", f": {'9' * 5000}"),
+        events(ANSWER),
+        events(*CHUNKS),
+    ],
+)
+def test_paid_answer_in_an_odd_body_is_read(picture, body):
+    assert said(picture, 200, body) == "A café."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps(ANSWER, ensure_ascii=False).encode("latin-1"),
+        json.dumps(ANSWER, ensure_ascii=False).encode("utf-8-sig"),
+        json.dumps(ANSWER, ensure_ascii=False).encode("utf-16"),
+        gzip.compress(json.dumps(ANSWER).encode()),
+    ],
+)
+def test_body_in_any_encoding_is_read(data):
+    assert parse_body(data) == ANSWER
+
+
+def test_events_keep_reason_usage_and_thinking():
+    thought = {"choices": [{"delta": {"reasoning_content": "Hm."}}]}
+    body = parse_body(events(thought, *CHUNKS).encode())
+    (choice,) = body["choices"]
+    assert choice["message"] == {"content": "A café.", "reasoning_content": "Hm.", "refusal": ""}
+    assert choice["finish_reason"] == "stop" and body["usage"] == {"prompt_tokens": 9}
+    assert parse_body(events({"error": {"message": "no"}}).encode()) == {"error": {"message": "no"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [("", "the body is empty"), ("null", "null"), ("<html><title>Sign in</title>", "Sign in")]
+)
+def test_body_without_an_answer_is_told_in_words(picture, body, words):
+    error = said(picture, 200, body)
+    assert isinstance(error, RequestFailedError) and str(error) == f"unreadable answer: {words}"
+
+
+class Redirects(BaseHTTPRequestHandler):
+    """Sends every request on."""
+
+    def do_POST(self):
+        self.send_response(self.server.status)
+        self.send_header("Location", self.server.target + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST  # noqa: N815 - as the library calls it
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("check", [True, False])
+def test_redirect_is_named_and_not_followed(picture, status, check):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as server:
+        server.status, server.target = status, "https://other.example"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        error = outcome(picture, f"http://127.0.0.1:{server.server_port}/v1", check=check)
+        server.shutdown()
+    assert isinstance(error, DescribeError)
+    assert "sends requests on to https://other.example/v1/" in str(error)
+    assert "write https://other.example/v1 in base_url" in str(error)
 
 
 def test_encrypted_address_of_a_plain_server_is_named_with_the_remedy(picture):

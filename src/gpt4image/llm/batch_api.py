@@ -25,7 +25,7 @@ from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address
-from gpt4image.llm.error_body import error_object, parse_json
+from gpt4image.llm.error_body import error_object, parse_body, parse_json, unwrap
 from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
 
 if TYPE_CHECKING:
@@ -102,10 +102,16 @@ class BatchServer:
 
     @cached_property
     def _client(self) -> OpenAI:
-        from openai import OpenAI, Timeout
+        from openai import DefaultHttpxClient, OpenAI, Timeout
 
         timeout = Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
-        return OpenAI(base_url=self.place, api_key=self.key.value or "none", max_retries=0, timeout=timeout)
+        return OpenAI(
+            base_url=self.place,
+            api_key=self.key.value or "none",
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultHttpxClient(timeout=timeout, follow_redirects=False),
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -346,17 +352,14 @@ def request_line(key: str, body: Body) -> bytes:
 
 def read_result(line: bytes, key: ApiKey) -> Result | None:
     """Read a line of an output or error file, with the key removed; None if it names no request."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+    values = parse_body(line)
     name = values.get("custom_id") if isinstance(values, Mapping) else None
     if not isinstance(name, str):
         return None
     response = values.get("response")
     if not isinstance(response, Mapping):
         return Result(name, failure=failed_body(None, values.get("error"), key))
-    status, body = response.get("status_code"), response.get("body")
+    status, body = response.get("status_code"), unwrap(parse_json(response.get("body")))
     if status == 200:
         return Result(name, body, read_error_body(body, key))
     known = status if isinstance(status, int) and 100 <= status < 600 else None

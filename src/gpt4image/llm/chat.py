@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from gpt4image.llm.base import (
     plain_reason,
     thought_too_long,
 )
+from gpt4image.llm.error_body import server_message
 
 Body = dict[str, Any]
 
@@ -29,8 +31,11 @@ BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insuff
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
 
-# The highest token count to believe: nothing larger is an answer, and the store holds no integer above 2**63.
-MAX_TOKENS = 10**9
+# The highest token count to believe: no model reads or writes more in one call, and one odd count must not use up a
+# budget.
+MAX_TOKENS = 10**6
+
+COUNT = re.compile(r"\d{1,12}(?:\.0*)?")
 
 # Stands for the log-probability of an impossible token: its exponential is 0.
 LOWEST = -1000.0
@@ -80,11 +85,12 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
             pass
         case _:
             raise malformed(body)
+    text, written = content_text(message.get("content")), completion_tokens(body)
     answer = ChatAnswer(
-        text=content_text(message.get("content")),
+        text=text,
         finish_reason=str_or_none(choice.get("finish_reason")),
         tokens_in=prompt_tokens(body),
-        tokens_out=completion_tokens(body),
+        tokens_out=None if written == 0 and text.strip() else written,
         model=str_or_none(body.get("model")) or "",
         tokens=read_tokens(choice.get("logprobs")),
     )
@@ -138,8 +144,11 @@ def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
 def thinking_tokens(body: Mapping[str, Any]) -> int | None:
     """Return the tokens of thinking that a call counts by themselves; None if it does not."""
     usage = body.get("usage")
-    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
-    return token_count({"usage": details}, "reasoning_tokens")
+    if not isinstance(usage, Mapping):
+        return None
+    places = (usage.get("completion_tokens_details"), usage.get("output_tokens_details"), usage)
+    counts = (token_count({"usage": place}, "reasoning_tokens") for place in places)
+    return next((count for count in counts if count is not None), None)
 
 
 def is_other_model(asked: str, served: str) -> bool:
@@ -155,7 +164,8 @@ def is_other_model(asked: str, served: str) -> bool:
 
 def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
     """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
-    error = RequestFailedError("unreadable answer", str(body)[:DETAIL_LENGTH], retryable=True, server_fault=True)
+    detail = "the body is empty" if body == "" else (server_message(body) or json.dumps(body))[:DETAIL_LENGTH]
+    error = RequestFailedError("unreadable answer", detail, retryable=True, server_fault=True)
     usage = body if isinstance(body, Mapping) else {}
     counts = prompt_tokens(usage), completion_tokens(usage)
     return error.with_tokens([ChatAnswer("", None, *counts)])
@@ -183,21 +193,32 @@ def str_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever a server s
 
 
 def token_count(body: Mapping[str, Any], name: str) -> int | None:
-    """Return a token count from the `usage` of a response; None if it is missing or no plausible count."""
+    """Return a token count from the `usage` of a response; None if it is missing or no plausible count.
+
+    Some gateways write counts as `120.0` or `"120"`.
+    """
     usage = body.get("usage")
     value = usage.get(name) if isinstance(usage, Mapping) else None
+    if isinstance(value, str) and COUNT.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a call has read."""
-    return token_count(body, "prompt_tokens")
+    """Return the tokens that a call has read; no call reads none, so 0 means that the server does not count."""
+    return token_count(body, "prompt_tokens") or token_count(body, "input_tokens") or None
 
 
 def completion_tokens(body: Mapping[str, Any]) -> int | None:
     """Return the tokens that a call has written. Some servers count thinking in `total_tokens` only, or by itself."""
-    total, read, written = (token_count(body, f"{name}_tokens") for name in ("total", "prompt", "completion"))
-    if total is None or read is None:
-        thought = thinking_tokens(body) or 0
-        return written + thought if written is not None and thought > written else written
-    return max(written or 0, total - read) if total > read else written
+    total, read, thought = token_count(body, "total_tokens"), prompt_tokens(body), thinking_tokens(body) or 0
+    written = token_count(body, "completion_tokens")
+    if written is None:
+        written = token_count(body, "output_tokens")
+    if written is not None and thought > written:
+        written += thought
+    if total is not None and read is not None and total > read:
+        return max(written or 0, total - read)
+    return written

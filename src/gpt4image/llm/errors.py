@@ -87,6 +87,7 @@ class FailedCall:
         long_quota: a quota of a day or longer is used up.
         untrusted: what is wrong with the encryption; empty if nothing is.
         is_json: the server answered, and in JSON, as a proxy's error page does not.
+        moved: where the server sends the request on to, in place of an answer.
     """
 
     status: int | None
@@ -99,6 +100,7 @@ class FailedCall:
     long_quota: bool = False
     untrusted: str = ""
     is_json: bool = True
+    moved: str = ""
 
     def says(self, meaning: re.Pattern[str]) -> bool:
         """Return whether code or message have some words in them."""
@@ -128,8 +130,10 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
         case openai.APIStatusError():  # the server responded; its subclasses are one per status
             body, wait = parse_json(error.response.text.strip()), retry_after(error.response.headers)
             call = failed_body(error.status_code, error_object(body) or error.message, key)
-            is_json = isinstance(body, Mapping | list)
-            return replace(call, wait=call.wait if wait is None else wait, is_json=is_json)
+            is_json, moved = isinstance(body, Mapping | list), ""
+            if 300 <= error.status_code < 400:
+                moved = key.scrub_message(str(error.response.url.join(error.response.headers.get("location", ""))))
+            return replace(call, wait=call.wait if wait is None else wait, is_json=is_json, moved=moved)
         case openai.APIConnectionError():  # also APITimeoutError
             detail, untrusted = bounded(key.scrub_message(message_of(error))), tls_problem(error)
             return FailedCall(None, NO_ANSWER, detail, unreachable=nothing_listens(error), untrusted=untrusted)
@@ -205,6 +209,11 @@ class ErrorClassifier:
                 return DescribeError(f"{self._place}: {call.untrusted}")
             case None if call.unreachable:
                 return EndpointDownError(f"could not connect to {self._place}{self._proxy_hint()}")
+            case _ if call.moved:
+                return DescribeError(
+                    f"{self._place}: the server sends requests on to {bounded(call.moved)}. If that is the API, write "
+                    f"{api_base(call.moved)} in base_url (--base-url); else sign in there, or ask who runs the network."
+                )
             case _ if first and not call.is_json and (hint := self._proxy_hint()):
                 return EndpointDownError(f"a proxy answers in place of {self._place} ({call.detail}){hint}")
             case None | 400 | 403 | 429 if call.long_quota:
@@ -263,6 +272,17 @@ class ErrorClassifier:
         if self._key.variable:
             return f"the server rejects the key in {self._key.variable}. Export the right one."
         return "the server requires a key. Name the environment variable that holds it in key_env (--key-env NAME)."
+
+
+def api_base(url: str) -> str:
+    """Return the address of an API by that of one of its calls.
+
+    >>> api_base("https://host/v1/chat/completions?from=http"), api_base("https://host/login")
+    ('https://host/v1', 'https://host/login')
+    """
+    parts = urlsplit(url)
+    path = re.sub(r"/(?:chat/completions|models(?:/.*)?|files|batches)/?$", "", parts.path)
+    return parts._replace(path=path, query="", fragment="").geturl()
 
 
 def server_error(reason: str, call: FailedCall) -> RequestFailedError:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, RequestFailedError
-from gpt4image.llm.chat import chat_body, read_answer
+from gpt4image.llm.chat import Body, chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address, https_hint
-from gpt4image.llm.error_body import parse_json
+from gpt4image.llm.error_body import parse_body, parse_json
 from gpt4image.llm.errors import NO_ANSWER, ErrorClassifier, FailedCall, read_error_body, read_failure
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class OpenAIDescriber:
                 failure = EndpointDownError(
                     f"the connection to {self.place} was closed without an answer{https_hint(self.place)}"
                 )
-            fatal = call.status in (None, 401, 403, 407) and isinstance(failure, DescribeError)
+            fatal = (call.moved or call.status in (None, 401, 403, 407)) and isinstance(failure, DescribeError)
             if fatal or isinstance(failure, EndpointDownError):
                 raise failure from None
             self.said = call.detail
@@ -114,7 +114,7 @@ class OpenAIDescriber:
         body = chat_body(self.model, request, answers, old_limit=self._old_limit, top_log_probabilities=top)
         call: FailedCall | None
         try:
-            response = parse_json(await self._client.post("/chat/completions", cast_to=object, body=body))
+            response = parse_body(await self._post("/chat/completions", body))
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
             if call.is_unsupported_limit and "max_tokens" in body:
@@ -128,6 +128,13 @@ class OpenAIDescriber:
         if call is not None:
             raise self._classifier.classify(call, self.model)
         return read_answer(self._key.scrub_all(response))
+
+    async def _post(self, path: str, body: Body) -> bytes:
+        """Return the bytes of a response, which may be JSON whatever its headers say."""
+        from openai import HttpxBinaryResponseContent
+
+        found = await self._client.post(path, cast_to=HttpxBinaryResponseContent, body=body)
+        return found.content
 
     def _ask_for_fewer(self, refused: int) -> None:
         """Remember that the server refused so many log-probabilities; other requests may have met the same."""
@@ -149,5 +156,5 @@ def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
         api_key=key.value or "none",
         max_retries=0,
         timeout=timeout,
-        http_client=DefaultAioHttpClient(timeout=timeout),
+        http_client=DefaultAioHttpClient(timeout=timeout, follow_redirects=False),  # they turn questions into GETs
     )
