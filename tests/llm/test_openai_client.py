@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 import threading
 import time
 import warnings
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from gpt4image.core.errors import DescribeError
+from gpt4image.core.errors import ConfigError, DescribeError
 from gpt4image.llm.base import DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError, Sampling
+from gpt4image.llm.batch_api import BatchServer
 from gpt4image.llm.error_body import parse_body
+from gpt4image.llm.errors import tls_problem
 from gpt4image.llm.openai_client import OpenAIDescriber
 from gpt4image.llm.picture import Picture, prepare_picture
 from support.stub_scenario import MODEL, Fault, Scenario
@@ -370,6 +373,55 @@ def test_plain_address_of_an_encrypted_server_is_named_with_the_remedy(picture):
     with StubServer(Scenario(faults=(said,))) as server:
         error = outcome(picture, server.base_url)
     assert isinstance(error, DescribeError) and "write https:// in base_url" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:port/v1", "its port is no number"),
+        ("http://127.0.0.1:99999/v1", "its port is no number up to 65,535"),
+        ("http://[::1/v1", "Invalid IPv6 URL"),
+        ("http://my host/v1", "no host is called that"),
+    ],
+)
+@pytest.mark.parametrize("server", [OpenAIDescriber, BatchServer])
+def test_address_that_cannot_be_read_is_refused_with_the_reason(url, words, server):
+    with pytest.raises(ConfigError, match=words):
+        server(MODEL, url)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("http://user:secret@127.0.0.1:port", "HTTP_PROXY is '127.0.0.1:port': its port"),
+        ("not a url", "HTTP_PROXY is 'not a url': no host is called that"),
+        ("socks5://127.0.0.1:9", "only proxies that speak HTTP are supported"),
+    ],
+)
+def test_proxy_that_cannot_be_used_is_named_by_its_variable(picture, monkeypatch, proxy, words):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    for check in (True, False):
+        error = outcome(picture, "http://127.0.0.1:9/v1", check=check)
+        assert isinstance(error, ConfigError) and words in str(error) and "secret" not in str(error)
+    with pytest.raises(ConfigError, match=words):
+        BatchServer(MODEL, "http://127.0.0.1:9/v1").check()
+
+
+@pytest.mark.parametrize(("name", "words"), [("nowhere.pem", "No such file"), ("empty.pem", "holds no certificates")])
+def test_file_of_certificates_that_cannot_be_used_is_named(picture, monkeypatch, tmp_path, name, words):
+    (tmp_path / "empty.pem").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
+    error = outcome(picture, "https://127.0.0.1:9/v1", check=True)
+    assert isinstance(error, ConfigError) and "SSL_CERT_FILE" in str(error) and words in str(error)
+
+
+@pytest.mark.parametrize("code", [9, 10])
+def test_certificate_of_another_time_is_told_from_an_untrusted_one(code):
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "certificate has expired"
+    assert "By this machine's clock it is 20" in tls_problem(error) and "SSL_CERT_FILE" not in tls_problem(error)
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])

@@ -24,7 +24,7 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
 from gpt4image.llm.chat import Body, str_or_none
-from gpt4image.llm.credentials import ApiKey, check_address
+from gpt4image.llm.credentials import ApiKey, check_address, check_environment
 from gpt4image.llm.error_body import error_object, parse_body, parse_json, unwrap
 from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
 
@@ -124,6 +124,7 @@ class BatchServer:
         Raises:
             DescribeError: it does not, or it cannot be reached. The message names the fix.
         """
+        check_environment(self.place)
         try:
             self._get("/batches", limit=1)
             self._check_model()

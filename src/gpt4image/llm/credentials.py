@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -106,6 +107,8 @@ def check_address(url: str) -> str:
     >>> check_address("http://localhost:8000/v1/")
     'http://localhost:8000/v1'
     """
+    if fault := address_fault(url):
+        raise ConfigError(f"Not a server address ({url[:80]!r}: {fault}): write http://HOST:PORT/v1.")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"Not a server address ({parts.scheme or 'no scheme'}): write http://HOST:PORT/v1.")
@@ -120,6 +123,49 @@ def check_address(url: str) -> str:
             "only: set key_env (--key-env NAME)."
         )
     return url.rstrip("/")
+
+
+def address_fault(url: str) -> str:
+    """Return why an address cannot be read; empty if it can.
+
+    >>> address_fault("http://host:80/v1"), address_fault("http://host:port/v1")
+    ('', 'its port is no number up to 65,535')
+    """
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError as error:  # of brackets that do not match
+        return str(error)
+    if any(sign.isspace() or sign in '\\"<>^`{|}' for sign in host):
+        return "no host is called that"
+    try:
+        return "" if urlsplit(url).port != 0 else "its port is 0"
+    except ValueError:
+        return "its port is no number up to 65,535"
+
+
+def check_environment(url: str) -> None:
+    """Check what the environment says about the way to a server: its proxy, and a file of certificates.
+
+    Raises:
+        ConfigError: the value of a variable is of no use; the message names it.
+    """
+    if proxy := _proxy_of(url):
+        kind, address = proxy
+        shown = f"{kind.upper()}_PROXY is {address.rpartition('@')[2]!r}"
+        bare = address if "://" in address else f"http://{address}"
+        fault = address_fault(bare) or ("" if urlsplit(bare).hostname else "it names no host")
+        if fault:
+            raise ConfigError(f"{shown}: {fault}. Export http://HOST:PORT, or unset it.")
+        if urlsplit(bare).scheme not in ("http", "https"):
+            raise ConfigError(f"{shown}, and only proxies that speak HTTP are supported: export http://HOST:PORT.")
+    if url.startswith("https:") and (file := os.environ.get("SSL_CERT_FILE")):
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:  # also SSLError
+            reason = "it holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ConfigError(
+                f"SSL_CERT_FILE is {file!r}: {reason}. Export a file of certificates, or unset it."
+            ) from None
 
 
 def address_hint(url: str) -> str:
@@ -149,11 +195,17 @@ def https_hint(url: str) -> str:
 
 def proxy_for(url: str) -> str:
     """Return the proxy that the environment names for an address, and the variable; empty if there is none."""
+    if (proxy := _proxy_of(url)) is None:
+        return ""
+    kind, address = proxy
+    return f"The proxy {address.rpartition('@')[2]} ({kind.upper()}_PROXY)"  # not its user and password
+
+
+def _proxy_of(url: str) -> tuple[str, str] | None:
+    """Return for which kind of address the environment names a proxy, and which; None if it names none for this one."""
     parts, proxies = urlsplit(url), getproxies()
     kind = next((kind for kind in (parts.scheme, "all") if proxies.get(kind)), None)
-    if kind is None or proxy_bypass(parts.hostname or ""):
-        return ""
-    return f"The proxy {proxies[kind].rpartition('@')[2]} ({kind.upper()}_PROXY)"  # not its user and password
+    return None if kind is None or proxy_bypass(parts.hostname or "") else (kind, proxies[kind])
 
 
 def is_loopback(url: str) -> bool:

@@ -71,6 +71,9 @@ NO_ANSWER = "connection"  # code of a call whose connection failed, at once or l
 # OpenSSL's codes for a certificate of another name or address.
 WRONG_NAME = (62, 64)
 
+# Those for a certificate that is not valid yet, or no longer.
+WRONG_TIME = (9, 10)
+
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
@@ -208,13 +211,13 @@ class ErrorClassifier:
             case None if call.untrusted:
                 return DescribeError(f"{self._place}: {call.untrusted}")
             case None if call.unreachable:
-                return EndpointDownError(f"could not connect to {self._place}{self._proxy_hint()}")
+                return EndpointDownError(f"could not connect to {self._place}{self.proxy_hint()}")
             case _ if call.moved:
                 return DescribeError(
                     f"{self._place}: the server sends requests on to {bounded(call.moved)}. If that is the API, write "
                     f"{api_base(call.moved)} in base_url (--base-url); else sign in there, or ask who runs the network."
                 )
-            case _ if first and not call.is_json and (hint := self._proxy_hint()):
+            case _ if first and not call.is_json and (hint := self.proxy_hint()):
                 return EndpointDownError(f"a proxy answers in place of {self._place} ({call.detail}){hint}")
             case None | 400 | 403 | 429 if call.long_quota:
                 return RateLimitedError("quota used up", call.wait, call.detail, long=True)
@@ -258,7 +261,7 @@ class ErrorClassifier:
             case status:
                 return RequestFailedError(f"{REFUSED} ({status})", call.detail, retryable=False)
 
-    def _proxy_hint(self) -> str:
+    def proxy_hint(self) -> str:
         """Return how to get around the proxy that the environment names for the server; empty if there is none."""
         proxy, host = proxy_for(self._place), urlsplit(self._place).hostname
         if not proxy:
@@ -336,6 +339,8 @@ def tls_problem(error: BaseException) -> str:
             advice = "If it is the right server: export SSL_CERT_FILE=FILE, the certificate of its authority"
             if link.verify_code in WRONG_NAME:
                 advice = "Write the name that the certificate is for in base_url (--base-url)"
+            if link.verify_code in WRONG_TIME:
+                advice = f"By this machine's clock it is {date.today()}: if that is right, the server needs a new one"
             return f"the server's certificate is not trusted ({reason.rstrip('.')}). {advice}."
         if isinstance(link, ssl.SSLError) and (reason := getattr(link, "reason", "")):
             problem = reason.replace("_", " ").lower()

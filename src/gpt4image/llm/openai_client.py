@@ -12,9 +12,9 @@ from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, RequestFailedError
 from gpt4image.llm.chat import Body, chat_body, read_answer
-from gpt4image.llm.credentials import ApiKey, check_address, https_hint
+from gpt4image.llm.credentials import ApiKey, check_address, check_environment, https_hint
 from gpt4image.llm.error_body import parse_body, parse_json
-from gpt4image.llm.errors import NO_ANSWER, ErrorClassifier, FailedCall, read_error_body, read_failure
+from gpt4image.llm.errors import NO_ANSWER, ErrorClassifier, read_error_body, read_failure
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -83,6 +83,7 @@ class OpenAIDescriber:
             if call.code == NO_ANSWER and isinstance(failure, RequestFailedError):
                 failure = EndpointDownError(
                     f"the connection to {self.place} was closed without an answer{https_hint(self.place)}"
+                    f"{self._classifier.proxy_hint()}"
                 )
             fatal = (call.moved or call.status in (None, 401, 403, 407)) and isinstance(failure, DescribeError)
             if fatal or isinstance(failure, EndpointDownError):
@@ -112,9 +113,9 @@ class OpenAIDescriber:
     async def _ask(self, request: DescribeRequest, answers: list[str]) -> ChatAnswer:
         top = self._top_log_probabilities if request.log_probabilities and len(answers) + 1 == len(request.turns) else 0
         body = chat_body(self.model, request, answers, old_limit=self._old_limit, top_log_probabilities=top)
-        call: FailedCall | None
+        client, call = self._client, None  # what hinders a client from being made is no fault of the answer
         try:
-            response = parse_body(await self._post("/chat/completions", body))
+            response = parse_body(await post(client, "/chat/completions", body))
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
             if call.is_unsupported_limit and "max_tokens" in body:
@@ -129,13 +130,6 @@ class OpenAIDescriber:
             raise self._classifier.classify(call, self.model)
         return read_answer(self._key.scrub_all(response))
 
-    async def _post(self, path: str, body: Body) -> bytes:
-        """Return the bytes of a response, which may be JSON whatever its headers say."""
-        from openai import HttpxBinaryResponseContent
-
-        found = await self._client.post(path, cast_to=HttpxBinaryResponseContent, body=body)
-        return found.content
-
     def _ask_for_fewer(self, refused: int) -> None:
         """Remember that the server refused so many log-probabilities; other requests may have met the same."""
         if self._top_log_probabilities == refused:
@@ -144,11 +138,20 @@ class OpenAIDescriber:
                 say(f"{self.place} sends no log-probabilities: its answers count without them.")
 
 
+async def post(client: AsyncOpenAI, path: str, body: Body) -> bytes:
+    """Return the bytes of a response, which may be JSON whatever its headers say."""
+    from openai import HttpxBinaryResponseContent
+
+    found = await client.post(path, cast_to=HttpxBinaryResponseContent, body=body)
+    return found.content
+
+
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
     """Return an SDK client on aiohttp, which takes a fifth of the default transport's time per call."""
     from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
     # the SDK's own call of aiohttp, through a proxy with a password: nothing that the user could change
+    check_environment(base_url)
     warnings.filterwarnings("ignore", "BasicAuth is deprecated|The 'proxy_auth' parameter", DeprecationWarning)
     timeout = Timeout(None, connect=CONNECT_SECONDS)  # the runner limits how long an answer may take
     return AsyncOpenAI(

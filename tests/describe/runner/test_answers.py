@@ -48,7 +48,7 @@ def test_broken_off_text_is_retried_and_an_unknown_end_is_kept(image_set, images
     assert (reasons[broken], reasons[unknown]) == ("stop", "paused")
 
 
-@pytest.mark.parametrize("count", [10**20, -5, 7.5, "12"])
+@pytest.mark.parametrize("count", [10**20, -5, 7.5, "twelve", 999_999_999])
 def test_implausible_token_count_leaves_the_store_readable(image_set, tmp_path, count):
     usage = json.dumps({"prompt_tokens": count, "completion_tokens": count, "total_tokens": count})
     with StubServer(Scenario(faults=(Fault("usage", text=usage),))) as server:
