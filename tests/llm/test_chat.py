@@ -90,6 +90,15 @@ def test_answer_that_a_filter_cut_is_a_failure_whatever_the_filter_is_called(rea
     assert (caught.value.reason, caught.value.retryable) == ("stopped by the content filter", False)
 
 
+@pytest.mark.parametrize("content", [{"type": "text", "text": "A cat."}, [{"text": "A "}, {"text": "cat."}]])
+def test_text_of_parts_is_joined(content):
+    assert read_answer(body(content)).text == "A cat."
+
+
+def test_answer_in_the_form_of_plain_completions_is_read():
+    assert read_answer({"choices": [{"text": "A cat.", "finish_reason": "stop"}]}).text == "A cat."
+
+
 def test_markers_inside_an_answer_stay_for_the_check_to_find():
     text = "A cat on a sofa. <think>Is it a dog?</think> It sleeps."
     assert read_answer(body(text)).text == text and find_thinking(text) == "<think>"

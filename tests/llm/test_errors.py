@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.llm.base import EndpointDownError, RateLimitedError, RequestFailedError
+from gpt4image.llm.base import MODEL_LOADING, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey
 from gpt4image.llm.error_body import LONGEST_WAIT, asked_wait, server_message
 from gpt4image.llm.errors import (
@@ -114,6 +114,26 @@ def test_refusal_after_an_answer_fails_one_request_only(status):
     error = classified(status, answered=True)
     assert isinstance(error, RequestFailedError)
     assert (error.retryable, error.server_fault, error.tokens_in) == (False, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (404, "The model `m` has been deprecated, learn more here."),
+        (410, "Model m was retired on 2026-10-01."),
+        (400, "This model is no longer supported."),
+        (404, "The model `m` does not exist or you do not have access to it."),
+    ],
+)
+def test_model_that_goes_meanwhile_stops_the_job_before_every_image_fails(status, said):
+    error = classified(status, detail=said, answered=True)
+    assert isinstance(error, DescribeError) and "is gone. Set model (--model) to another one" in str(error)
+
+
+def test_gateway_before_a_server_that_starts_is_waited_for():
+    error = classified(502, is_json=False)
+    assert isinstance(error, RateLimitedError) and error.reason == MODEL_LOADING
+    assert isinstance(classified(502, is_json=False, answered=True), RequestFailedError)
 
 
 def test_wrong_key_stops_the_job_even_after_an_answer():

@@ -83,6 +83,8 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     match body:
         case {"choices": [{"message": Mapping() as message} as choice, *_]}:
             pass
+        case {"choices": [{"text": str(text)} as choice, *_]}:  # as completions of old have it
+            message = {"content": text}
         case _:
             raise malformed(body)
     text, written = content_text(message.get("content")), completion_tokens(body)
@@ -181,9 +183,11 @@ def broken_off(choice: Mapping[str, Any], answer: ChatAnswer) -> RequestFailedEr
 
 
 def content_text(content: Any) -> str:  # noqa: ANN401 - whatever a server sends
-    """Return the text of a message's content, which is a string or a list of parts."""
+    """Return the text of a message's content, which is a string, a part, or a list of parts."""
     if isinstance(content, list):
-        return "".join(content_text(part.get("text")) for part in content if isinstance(part, Mapping))
+        return "".join(map(content_text, filter(lambda part: isinstance(part, Mapping), content)))
+    if isinstance(content, Mapping):
+        return content_text(content.get("text"))
     return content if isinstance(content, str) else ""
 
 

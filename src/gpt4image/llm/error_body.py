@@ -65,6 +65,10 @@ NO_PICTURES = words(
     "endpoints found that support image|at most 0 image|missing data required for image",
     "content (?:part )?type[^.]{0,20}image_url|unknown variant `?image_url",
 )
+MODEL_GONE = words(
+    r"\bmodel\b.{0,80}\b(?:deprecated|retired|decommissioned|discontinued|sunset|removed|shut ?down)\b",
+    r"\bmodel\b.{0,80}\b(?:no longer|does(?: not|n't) exist|not found)\b",
+)
 LOADING = words(r"\bload(?:ing|ed yet)\b", "warming up", "starting up")
 UNKNOWN_PATH = words("unexpected endpoint")  # LM Studio says so with status 200
 TOO_LONG = words(

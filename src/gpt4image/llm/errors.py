@@ -43,6 +43,7 @@ from gpt4image.llm.error_body import (
     BAD_KEY,
     LOADING,
     LONG_QUOTA,
+    MODEL_GONE,
     MODERATION,
     NO_MONEY,
     NO_PICTURES,
@@ -227,6 +228,10 @@ class ErrorClassifier:
                 return self._fatal(f"the server speaks HTTPS only{https_hint(self._place)}.", call)
             case 403 if first and call.says(PLACE):
                 return self._fatal("the vendor does not serve the place that you call from.", call)
+            case 400 | 404 | 410 if call.says(MODEL_GONE) and (call.status != 404 or not first):
+                return self._fatal(f"{model} is gone. Set model (--model) to another one.", call)
+            case 502 if first and not call.is_json:  # of a gateway whose server is starting
+                return RateLimitedError(MODEL_LOADING, call.wait, call.detail)
             case 400 if call.says(BAD_KEY):
                 return self._fatal(self._key_advice(), call)
             case int() if first and call.says(NO_PICTURES):
