@@ -127,7 +127,7 @@ def test_refusal_after_an_answer_fails_one_request_only(status):
 )
 def test_model_that_goes_meanwhile_stops_the_job_before_every_image_fails(status, said):
     error = classified(status, detail=said, answered=True)
-    assert isinstance(error, DescribeError) and "is gone. Set model (--model) to another one" in str(error)
+    assert isinstance(error, DescribeError) and "a-model is gone. Set model to another one" in str(error)
 
 
 def test_gateway_before_a_server_that_starts_is_waited_for():

@@ -230,8 +230,6 @@ class ErrorClassifier:
                 return self._fatal("the vendor does not serve the place that you call from.", call)
             case 400 | 404 | 410 if call.says(MODEL_GONE) and (call.status != 404 or not first):
                 return self._fatal(f"{model} is gone. Set model (--model) to another one.", call)
-            case 502 if first and not call.is_json:  # of a gateway whose server is starting
-                return RateLimitedError(MODEL_LOADING, call.wait, call.detail)
             case 400 if call.says(BAD_KEY):
                 return self._fatal(self._key_advice(), call)
             case int() if first and call.says(NO_PICTURES):
@@ -247,6 +245,8 @@ class ErrorClassifier:
                 return without_status(call)
             case 429 if not call.says(TOO_LONG):  # else it exceeds the limit of a minute, and never gets through
                 return RateLimitedError("too many requests", call.wait, call.detail)
+            case 502 if first and not call.is_json:  # of a gateway whose server is starting
+                return RateLimitedError(MODEL_LOADING, call.wait, call.detail)
             case 503 | 529:
                 reason = MODEL_LOADING if call.says(LOADING) else "server busy"
                 return RateLimitedError(reason, call.wait, call.detail)
