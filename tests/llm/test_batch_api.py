@@ -31,11 +31,11 @@ def test_result_line_without_a_request_is_ignored(line):
             "c",
             "[key]",
         ),
-        ('"response": {"status_code": 0, "body": null}', None, "", "None"),
+        ('"response": {"status_code": 0, "body": null}', None, "", ""),
         ('"response": {"status_code": "500", "body": "oh"}', None, "", "oh"),
         ('"response": {"status_code": 502, "body": {"detail": "no"}}', 502, "", "no"),
         ('"response": null, "error": {"code": "batch_expired", "message": "late"}', None, "batch_expired", "late"),
-        ('"error": null', None, "", "None"),
+        ('"error": null', None, "", ""),
     ],
 )
 def test_failed_result_line_gives_status_code_and_detail(rest, status, code, detail):

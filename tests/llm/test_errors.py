@@ -16,12 +16,14 @@ from gpt4image.llm.errors import (
     FailedCall,
     bounded,
     failed_body,
+    limit_reset,
     read_error_body,
     read_failure,
     retry_after,
 )
 from support.stub_server import MODEL, Fault, Scenario, StubServer
 
+SEED = "seed: is unknown, is no number"
 KEY = ApiKey("A_KEY", "sk-secret-key")
 
 
@@ -197,6 +199,32 @@ def test_retry_after_is_read_in_every_form(headers, seconds):
     assert retry_after(headers) == seconds
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
+        ({"x-ratelimit-reset-requests": "1h2m3.5s", "x-ratelimit-reset-tokens": "20ms"}, 0.02),
+        (
+            {
+                "x-ratelimit-remaining-requests": "59",
+                "x-ratelimit-reset-requests": "1s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            360.0,
+        ),
+        ({"x-ratelimit-remaining-requests": "59", "x-ratelimit-reset-requests": "6m0s"}, None),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "30"}, 30.0),
+        ({"x-ratelimit-reset": "1000000001"}, 0.0),
+        ({"x-ratelimit-reset": "9" * 400}, LONGEST_WAIT),
+        ({"x-ratelimit-reset-requests": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_time_to_the_reset_of_a_limit_is_read_in_every_form(headers, seconds):
+    assert limit_reset(headers) == seconds
+
+
 @pytest.mark.parametrize("body", [{"retryDelay": f"{10**30}s"}, {"X-RateLimit-Reset": "9" * 40}])
 def test_time_to_wait_is_never_beyond_all_dates(body):
     assert asked_wait(body, "") == LONGEST_WAIT == asked_wait(None, f"Try again in {10**30} days.")
@@ -207,7 +235,26 @@ def test_time_to_wait_is_never_beyond_all_dates(body):
     [
         (b'{"error": "Bad Request", "message": "seed is unknown"}', "", "Bad Request: seed is unknown"),
         (b'{"error": {"code": "c"}, "message": "seed is unknown"}', "", "seed is unknown"),
-        (b'{"error": {"code": "c"}}', "c", "{'code': 'c'}"),
+        (b'{"error": {"code": "c"}}', "c", "code: c"),
+        (b'{"errors": {"seed": ["is unknown", "is no number"], "n": "too high"}}', "", f"{SEED}; n: too high"),
+        (b'{"error": {"seed": [["is unknown"], ["is no number"]]}}', "", SEED),
+        (b'{"title": "Not valid.", "errors": {"seed": ["is unknown", "is no number"]}}', "", f"Not valid: {SEED}"),
+        (
+            b'{"success": false, "data": {"why": ["seed", "is unknown"]}}',
+            "",
+            "success: false; data: why: seed, is unknown",
+        ),
+        (
+            b"{\"message\": \"Error code: 400 - {'error': {'message': 'no seed', 'code': None}}. Group=x\"}",
+            "",
+            "Error code: 400: no seed. Group=x",
+        ),
+        (
+            b"{\"message\": \"[{'type': 'extra', 'loc': ('body', 'seed'), 'msg': 'Not permitted'}]\"}",
+            "",
+            "body.seed: Not permitted",
+        ),
+        (b"{\"message\": \"one of ['a', 'b'] is [unknown] {here}\"}", "", "one of ['a', 'b'] is [unknown] {here}"),
         (b'[{"error": {"code": "c", "message": "no"}}]', "c", "no"),
         (b"", "", "Error code: 422"),
         (b"plain words", "", "plain words"),

@@ -380,6 +380,10 @@ class Stub:
                 return {"Retry-After": value or formatdate(math.ceil(time.time() + seconds), usegmt=True)}
             case "ms":
                 return {"retry-after-ms": value or str(math.ceil(1000 * seconds)), "Retry-After": str(whole)}
+            case "reset":  # as OpenAI does, of a limit that is used up and of one that is not
+                left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-remaining-tokens": "1000"}
+                spent = value or f"{int(seconds // 60)}m{seconds % 60:.3f}s"
+                return left | {"x-ratelimit-reset-requests": spent, "x-ratelimit-reset-tokens": "9h0m0s"}
         return {}
 
     def _die(self, fault: Fault) -> Answer:

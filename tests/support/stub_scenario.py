@@ -143,7 +143,8 @@ class Scenario:
         not_ready: until then it responds 503 "Loading model", or refuses connections.
         rate_limit: requests per sliding window; further ones get a 429 and do not count.
         rate_window: seconds of the window.
-        retry_after: form of a 429's waiting time: none, whole seconds, a date, or `retry-after-ms` beside the seconds.
+        retry_after: form of a 429's waiting time: none, whole seconds, a date, `retry-after-ms` beside the seconds, or
+            OpenAI's `x-ratelimit-reset-requests`.
         retry_after_value: value of that header instead of the true one.
         no_max_tokens: reject `max_tokens` with a 400 that names `max_completion_tokens`.
         no_temperature: reject any temperature but 1 with a 400.
@@ -176,7 +177,7 @@ class Scenario:
     not_ready: Literal["503", "refuse"] = "503"
     rate_limit: int | None = None
     rate_window: float = 60.0
-    retry_after: Literal["none", "seconds", "date", "ms"] = "seconds"
+    retry_after: Literal["none", "seconds", "date", "ms", "reset"] = "seconds"
     retry_after_value: str | None = None
     no_max_tokens: bool = False
     no_temperature: bool = False

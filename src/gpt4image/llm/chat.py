@@ -20,7 +20,7 @@ from gpt4image.llm.base import (
     plain_reason,
     thought_too_long,
 )
-from gpt4image.llm.error_body import server_message
+from gpt4image.llm.error_body import plain_words, server_message
 
 Body = dict[str, Any]
 
@@ -166,7 +166,7 @@ def is_other_model(asked: str, served: str) -> bool:
 
 def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
     """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
-    detail = "the body is empty" if body == "" else (server_message(body) or json.dumps(body))[:DETAIL_LENGTH]
+    detail = "the body is empty" if body == "" else (server_message(body) or plain_words(body))[:DETAIL_LENGTH]
     error = RequestFailedError("unreadable answer", detail, retryable=True, server_fault=True)
     usage = body if isinstance(body, Mapping) else {}
     counts = prompt_tokens(usage), completion_tokens(usage)

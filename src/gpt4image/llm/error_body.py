@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -15,6 +16,9 @@ from typing import Any
 MOST_DIGITS = 18
 GZIP_MARK = b"\x1f\x8b\x08"
 EVENT = re.compile(r"^data:\s*(\{.*)$", re.MULTILINE)
+OBJECT = re.compile(r"[{\[].*[}\]]", re.DOTALL)
+LONGEST_OBJECT = 10_000
+"""Characters up to which an object that is no JSON is read."""
 HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<style.*?</style>|<script.*?</script>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
@@ -108,8 +112,8 @@ DATE = words(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:
 LONGEST_WAIT = 366 * 86400.0
 """Seconds of the longest wait to believe: no later moment has a date, and none resets later."""
 SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-MILLISECONDS = 10**11
-"""Times since 1970 above this are in milliseconds."""
+MILLISECONDS, EARLIEST = 10**11, 10**9
+"""Times since 1970 above the first are in milliseconds; seconds below the second are no time but a wait."""
 
 # HTTP status that belongs to the start of an error's name, in lower case without underscores: OpenAI's, Anthropic's,
 # Google's, Alibaba's and Volcengine's.
@@ -178,6 +182,10 @@ MESSAGE_FIELDS = (
     *("error", "message", "detail", "errors", "msg", "title", "status_msg", "error_msg", "base_resp"),
     *("error_message", "errormessage", "error_description", "description", "reason", "fault", "faultstring"),
 )
+
+
+# And of those that may hold what is wrong with each setting, by its name.
+FAULTS_BY_SETTING = ("errors", "detail")
 
 
 def parse_json(found: Any) -> Any:  # noqa: ANN401 - whatever a server sends
@@ -256,11 +264,12 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
     """
     match body:
         case str():
-            if body.lstrip().startswith(("{", "[")) and (inner := server_message(as_object(body))):
-                return inner  # a gateway passes on another server's error as text
+            if (found := OBJECT.search(body)) and (inner := server_message(as_object(found[0]))):
+                before = body[: found.start()].strip(" -:\n")  # a gateway passes on another server's error as text
+                return f"{before + ': ' if before else ''}{inner}{body[found.end() :].rstrip()}"
             title = HTML_TITLE.search(body)
             return (title.group(1) if title else TAG.sub(" ", body)).strip()
-        case {"msg": str(said), "loc": list(place)}:  # FastAPI
+        case {"msg": str(said), "loc": list(place) | tuple(place)}:  # FastAPI
             return f"{'.'.join(map(str, place))}: {said}"
         case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on what the provider says
             return f"{said}: {server_message(raw)}"
@@ -268,8 +277,11 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
             fields = {str(name).casefold(): value for name, value in body.items()}
             messages = dict.fromkeys(filter(None, (server_message(fields.get(name)) for name in MESSAGE_FIELDS)))
             kind = isinstance(fields.get("error"), str)  # such as Bad Request, before the words
-            return ": ".join(list(messages)[: 1 + kind])
-        case list():
+            by_setting = (value for name in FAULTS_BY_SETTING if isinstance(value := fields.get(name), Mapping))
+            faults = [plain_words(value) for value in by_setting if not server_message(value)]
+            parts = [*list(messages)[: 1 + kind], *faults]
+            return ": ".join([*(part.rstrip(".:") for part in parts[:-1]), *parts[-1:]])
+        case list() | tuple():
             return "; ".join(filter(None, map(server_message, body)))
     return ""
 
@@ -288,10 +300,32 @@ def error_object(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
     return body
 
 
+def plain_words(body: Any) -> str:  # noqa: ANN401 - whatever a server sends
+    """Return all that an object of unknown form says, as a person would write it.
+
+    >>> plain_words({"errors": {"seed": ["is unknown", "is no number"]}, "code": 17})
+    'seed: is unknown, is no number; code: 17'
+    """
+    match body:
+        case Mapping():
+            parts = ((str(name), plain_words(value)) for name, value in body.items())
+            said = ((name, words) for name, words in parts if words)
+            return "; ".join(words if name.casefold() in MESSAGE_FIELDS else f"{name}: {words}" for name, words in said)
+        case list() | tuple():
+            return ", ".join(filter(None, map(plain_words, body)))
+        case bool():
+            return str(body).lower()
+    return "" if body is None else str(body).strip()
+
+
 def as_object(text: str) -> Any:  # noqa: ANN401 - whatever a server sends
-    """Return the JSON object or list in a text; None if there is none."""
+    """Return the object, or the list of objects, in a text, as JSON or Python writes it; None if there is none."""
     found = parse_json(text)
-    return found if isinstance(found, Mapping | list) else None
+    if isinstance(found, str) and len(found) <= LONGEST_OBJECT:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            found = ast.literal_eval(found)
+    holds_objects = isinstance(found, list) and any(isinstance(each, Mapping) for each in found)
+    return found if isinstance(found, Mapping) or holds_objects else None
 
 
 def remedy(said: str) -> str:
@@ -318,11 +352,10 @@ def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever
     for name, value in pairs(body):
         if name == "retrydelay" and (found := PART.match(str(value))):
             return bounded_wait(float(found[1]) * SECONDS[found[2].casefold()])
-        if name == "x-ratelimit-reset" and str(value).isdecimal():
-            since_1970 = int(str(value)[:15])
-            return bounded_wait((since_1970 / 1000 if since_1970 > MILLISECONDS else since_1970) - time.time())
+        if name == "x-ratelimit-reset" and (wait := reset_wait(str(value))) is not None:
+            return wait
     if found := DURATION.search(said):
-        return bounded_wait(sum(float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(found["span"])))
+        return reset_wait(found["span"])
     if found := DATE.search(said):
         try:
             reset = datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}").replace(tzinfo=UTC)
@@ -330,6 +363,22 @@ def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever
             return None
         return bounded_wait(reset.timestamp() - time.time())
     return None
+
+
+def reset_wait(value: str) -> float | None:
+    """Return the seconds until a limit resets, as OpenAI writes them, in seconds, or from the time of the reset.
+
+    >>> reset_wait("6m0s"), reset_wait("20ms"), reset_wait("1.5"), reset_wait("soon")
+    (360.0, 0.02, 1.5, None)
+    """
+    text = value.strip()
+    if re.fullmatch(rf"(?:{PART.pattern}\s*)+", text, re.IGNORECASE):
+        return bounded_wait(sum(float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(text)))
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        return None
+    number = float(text[:40])
+    moment = number / 1000 if number > MILLISECONDS else number
+    return bounded_wait(moment - time.time() if moment > EARLIEST else moment)
 
 
 def bounded_wait(seconds: float) -> float:

@@ -56,7 +56,9 @@ from gpt4image.llm.error_body import (
     error_status,
     error_with_answer,
     parse_json,
+    plain_words,
     remedy,
+    reset_wait,
     server_message,
 )
 
@@ -137,7 +139,10 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
             is_json, moved = isinstance(body, Mapping | list), ""
             if 300 <= error.status_code < 400:
                 moved = key.scrub_message(str(error.response.url.join(error.response.headers.get("location", ""))))
-            return replace(call, wait=call.wait if wait is None else wait, is_json=is_json, moved=moved)
+            known = call.wait if wait is None else wait
+            if known is None and error.status_code == 429:
+                known = limit_reset(error.response.headers)
+            return replace(call, wait=known, is_json=is_json, moved=moved)
         case openai.APIConnectionError():  # also APITimeoutError
             detail, untrusted = bounded(key.scrub_message(message_of(error))), tls_problem(error)
             return FailedCall(None, NO_ANSWER, detail, unreachable=nothing_listens(error), untrusted=untrusted)
@@ -153,7 +158,7 @@ def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN40
 
 def failed_body(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
     """Return the failure for an error without headers, in the API's form or any other."""
-    said = key.scrub_message(server_message(error) or str(error))
+    said = key.scrub_message(server_message(error) or plain_words(error))
     code = error.get("code") if isinstance(error, Mapping) else None
     return FailedCall(
         status,
@@ -274,7 +279,7 @@ class ErrorClassifier:
         return f". {proxy} takes its requests; if it should not: export NO_PROXY={host}"
 
     def _fatal(self, problem: str, call: FailedCall) -> DescribeError:
-        return DescribeError(f"{self._place}: {problem} The server says: {call.detail}")
+        return DescribeError(f"{self._place}: {problem} The server says: {call.detail or 'nothing'}")
 
     def _key_advice(self) -> str:
         if self._key.variable:
@@ -368,3 +373,18 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
             return bounded_wait(parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def limit_reset(headers: Mapping[str, Any]) -> float | None:
+    """Return the seconds until the limits reset that are used up; where nothing says which are, until the first does.
+
+    Args:
+        headers: those of OpenAI and others, `x-ratelimit-remaining-requests` and `x-ratelimit-reset-requests`, likewise
+            of tokens; or without the last word, where there is one limit.
+    """
+    kinds = ("", "-requests", "-tokens")
+    resets = ((reset_wait(headers.get(f"x-ratelimit-reset{kind}", "")), kind) for kind in kinds)
+    waits = [(wait, headers.get(f"x-ratelimit-remaining{kind}")) for wait, kind in resets if wait is not None]
+    if any(left is not None for _, left in waits):
+        return max((wait for wait, left in waits if left is not None and not left.strip("0. ")), default=None)
+    return min((wait for wait, _ in waits), default=None)

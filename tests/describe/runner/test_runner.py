@@ -145,7 +145,7 @@ def test_retry_after_is_obeyed(image_set, tmp_path):
     assert min(later) - limited.done_at > 2.9
 
 
-@pytest.mark.parametrize("retry_after", ["seconds", "date", "ms", "none"])
+@pytest.mark.parametrize("retry_after", ["seconds", "date", "ms", "reset", "none"])
 def test_rate_limit_by_time_window_is_obeyed(image_set, tmp_path, retry_after):
     with StubServer(Scenario(rate_limit=20, rate_window=1.0, retry_after=retry_after)) as server:
         assert described(image_set, tmp_path, server.base_url).answered == IMAGES
@@ -159,8 +159,9 @@ def test_slow_start_is_waited_out(image_set, tmp_path):
 
 def test_run_stops_when_everything_fails(image_set, tmp_path):
     scenario = Scenario(faults=(Fault("invalid_image"),))
-    with StubServer(scenario) as server, pytest.raises(DescribeError, match=r"20 descriptions in a row.*400"):
+    with StubServer(scenario) as server, pytest.raises(DescribeError, match=r"20 descriptions in a row.*400") as ended:
         described(image_set, tmp_path, server.base_url, at_once=4)
+    assert str(ended.value).count("refused by the server") == 1 and ".." not in str(ended.value)
 
 
 @pytest.mark.parametrize(

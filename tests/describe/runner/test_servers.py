@@ -243,6 +243,12 @@ def test_retry_after_of_hours_ends_the_run_at_once(image_set, tmp_path):
     assert (tally.answered, tally.failures.total()) == (0, 0) and "it resets in 2 h" in tally.stopped
 
 
+def test_reset_of_a_limit_in_hours_ends_the_run_at_once(image_set, tmp_path):
+    with StubServer(Scenario(rate_limit=1, retry_after="reset", retry_after_value="2h0m0s")) as server:
+        tally = described(image_set, tmp_path, server.base_url)
+    assert (tally.answered, tally.failures.total()) == (1, 0) and "it resets in 2 h" in tally.stopped
+
+
 def test_other_servers_take_over_when_one_is_out_of_quota(image_set, tmp_path, capsys):
     with StubServer(Scenario(faults=(Fault("body", status=429, text=DAILY),))) as spent, StubServer() as well:
         tally = described(image_set, tmp_path, spent.base_url, well.base_url)
