@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -36,6 +37,24 @@ print(json.dumps(shown))
 """
 
 
+# Commands whose run, model or work directory is not there; their images are not looked at.
+MISSING = [
+    ["export", "photos", "--run", "nowhere", "--out", "model"],
+    ["predict", "nowhere", "photos"],
+    ["search", "photos", "a cat", "--work", "nowhere"],
+    ["search", "photos", "a cat", "--run", "nowhere"],
+    ["zero-shot", "photos", "--classes", "classes.txt", "--work", "nowhere"],
+    ["map", "photos", "--out", "map.html", "--work", "nowhere"],
+    ["report", "--work", "nowhere"],
+    ["runs", "--work", "nowhere"],
+    ["train", "photos", "--teachers", "run:nowhere"],
+    ["compare", "photos", "--teachers", "run:nowhere"],
+    ["compare", "photos", "--transfer", "nowhere"],
+    ["embed", "images", "photos", "--teacher", "run:nowhere"],
+    ["describe", "photos", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--confusions", "nowhere", "--yes"],
+]
+
+
 @pytest.fixture(scope="module")
 def shown(image_set, descriptions_file, tmp_path_factory):
     """What each command shows when it begins to import torch."""
@@ -53,11 +72,21 @@ def shown(image_set, descriptions_file, tmp_path_factory):
         "export": ["export", *data, "--run", str(folder), "--out", str(folder / "model")],
         "predict": ["predict", str(folder), str(image_set)],
         "demo": ["demo", "--work", str(folder / "demo")],
+        **{" ".join(words): words for words in MISSING},
     }
+    for name in ("result.json", "config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
     command = [sys.executable, "-c", UNTIL_TORCH, json.dumps(commands)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", MISSING, ids=" ".join)
+def test_a_command_without_its_run_ends_before_torch_is_imported(shown, words):
+    ended = " ".join(re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", " ", str(shown[" ".join(words)])).split())
+    assert re.match(r"ended with 1: .*error: .*nowhere (holds no|does not exist)", ended), ended
 
 
 COMMANDS = [

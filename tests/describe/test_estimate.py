@@ -33,13 +33,26 @@ def test_estimate_by_hand():
     assert found.dollars() == pytest.approx(10_000 * (2000 * 1.0 + 200 * 10.0) / 1e6)
     assert found.dollars(batch=True) == pytest.approx(found.dollars() / 2)
     assert found.at_once == 2
-    assert found.time_span == pytest.approx((3.0 * 10_000 / 64, 3.0 * 10_000 / 2))
+    # in four round trips 4 + 8 + 16 + 32, then 64 in each
+    assert found.time_span == pytest.approx((3.0 * (4 + 9_940 / 64), 3.0 * 10_000 / 2))
     text = "\n".join(found.lines())
     assert found.margin == pytest.approx(12.706 * 2**0.5 * 0.002 / 2**0.5 / 0.004, rel=1e-3)
     assert "$40.00 online ($0.00 to $294.12, 95% interval); $20.00 by the batch interface" in text
     assert "2025-01-01" in text
     assert "500 at 256, 2,000 at 768 pixels" in text
     assert "20.0M and 2.0M in all" in text
+
+
+def test_time_says_on_what_it_hangs_and_supposes_what_every_run_begins_with():
+    eight = [record(2.0, 1, 1)] * 8
+    late = Estimate(eight, 400, 16.0, 128, None, None)  # one after the other, or long in coming
+    assert late.at_once == 4 and late.time_span == pytest.approx((2.0 * (5 + 276 / 128), 200.0))
+    line = "time: 14.3 s to 3 min 20 s, as the server takes up to 128 requests at a time or no more than measured"
+    assert f"{line} (a description took 2.00 s, 4 at a time)" in "\n".join(late.lines())
+    few = Estimate(eight, 6, 16.0, 128, None, None)
+    assert few.time_span == pytest.approx((2.0 * (1 + 2 / 8), 3.0))
+    alone = Estimate(eight, 400, 16.0, 1, None, None)
+    assert alone.time_span == (800.0, 800.0) and "time: 13 min 20 s (a" in "\n".join(alone.lines())
 
 
 def test_interval_is_that_of_the_mean_cost():

@@ -38,10 +38,13 @@ def folder(image_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_folder_gives_the_images_that_training_takes(exported, folder):
+def test_folder_gives_the_images_that_training_takes(exported, folder, capsys):
     table = load_images(folder)
     rejected = {found.path: found.reason for found in table.rejected if not found.path.endswith(".md")}
+    capsys.readouterr()
     found = {str(p.path.relative_to(folder)): p for p in predict_images(exported, [folder])}
+    said = "".join(capsys.readouterr().err.split())
+    assert f"left out: 1 file, such as {folder}/red/notes.md (not an image)".replace(" ", "") in said
     assert set(found) == {table.path(row) for row in range(len(table))} | rejected.keys()
     assert {path: p.error for path, p in found.items() if p.error} == rejected
     assert set(rejected) == {"red/dead.png", "red/broken.png"}
@@ -66,7 +69,7 @@ def test_unusable_images_are_named_and_the_rest_is_predicted(exported, image_set
     names = [tmp_path / "nowhere.png", large, tmp_path / "pipe.png", image_set / "red" / "004.png"]
     nowhere, large, pipe, red = predict_images(exported, names, max_pixels=2999)
     assert nowhere.error == "the file does not exist"
-    assert large.error.startswith("60 x 50 pixels are more than the 2,999 that are allowed")
+    assert large.error.startswith("60 x 50 pixels are more than the 2,999 of max_pixels")
     assert pipe.error == "not a regular file"
     assert red.answers and red.error is None
 

@@ -126,6 +126,7 @@ def test_image_with_two_labels_is_listed_once_with_both(images, descriptions, st
     audit, _ = audit_labels(with_labels(replace(images, rows=rows), labels), descriptions, (store,))
     (copy,) = [item for item in audit.items if item.kind == "duplicate"]
     assert (copy.labels, copy.given, copy.suggested) == (["boat", "cat"], None, "boat")
+    assert copy.places == {"boat": [images.path(0)], "cat": [images.path(0)]}
 
 
 def test_audit_is_read_back_from_its_file(audited, tmp_path):

@@ -135,7 +135,11 @@ def test_copies_count_once_and_images_in_several_classes_once_each(tmp_path, fit
     labels = label_by_vectors(images, [make_store(images, texts, tmp_path / "words")], tmp_path / "labels")
     _, fitted, groups = fits[0]
     assert (len(labels), len(fitted), len(np.unique(groups))) == (60, 62, 60)
-    assert len(report_labels(labels, images).per_class) == 3
+    report = report_labels(labels, images)
+    assert len(report.per_class) == 3
+    # as many labels are examined as the classifier was judged by: a copy in the same class adds none
+    assert labels.manifest.quality.images == 61 == sum(count for count, _ in report.per_class.values())
+    assert "of 61 given labels" in " ".join(report.lines()) and "of 60 distinct training images" in report.lines()[0]
 
 
 def test_order_of_the_table_does_not_matter(tmp_path):

@@ -81,6 +81,15 @@ def compact(number: float) -> str:
     return f"{number:.0f}"
 
 
+def as_end(text: str) -> str:
+    """Return a text with a full stop, so that it ends a sentence.
+
+    >>> as_end("no seed."), as_end("no seed")
+    ('no seed.', 'no seed.')
+    """
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun.
 

@@ -1,11 +1,30 @@
-"""The work directory: where each stage leaves its results."""
+"""The work directory, where each stage leaves its results, and the folder of an exported model."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from gpt4image.core.errors import ConfigError
 from gpt4image.core.files import File, Layout
+
+
+class ExportLayout(Layout):
+    """Files of an exported model."""
+
+    weights = File("model.safetensors")  # under timm's names
+    program = File("model.pt2")
+    onnx = File("model.onnx")
+    int8 = File("model.int8.onnx")
+    config = File("config.json")  # architecture, class names and preprocessing, in timm's format
+    card = File("README.md")
+
+    def require(self) -> None:
+        """Raise ConfigError if the folder holds no exported model."""
+        if not (self.config.exists() and self.weights.exists()):
+            raise ConfigError(
+                f"{self.folder} holds no exported model. Name a folder that gpt4image export has written."
+            )
 
 
 class WorkDir(Layout):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gpt4image.core.errors import DescribeError, ImageError
-from gpt4image.core.format import compact, counted, duration, money
+from gpt4image.core.format import as_end, compact, counted, duration, money
 from gpt4image.describe.job import DescribeJob
 from gpt4image.describe.tasks import RequestMaker, Tasks, request_or_error
 from gpt4image.descriptions.store.records import DescriptionRecord, payment_of
@@ -18,6 +18,7 @@ from gpt4image.descriptions.store.shards import now
 from gpt4image.images.clips import FrameChoice
 from gpt4image.llm.base import Counted, DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.prices import Price
+from gpt4image.llm.rate_limiter import START
 
 FEW = 8
 """Descriptions that an estimate is measured on."""
@@ -71,9 +72,9 @@ class Estimate:
 
     @property
     def at_once(self) -> int:
-        """Open requests at a time, on average, while it was measured."""
+        """Open requests at a time while it was measured: the mean, and no fewer than every run begins with."""
         open_requests = self.seconds * len(self.records) / max(self.elapsed, 1e-9)
-        return min(max(1, round(open_requests)), self.max_concurrency)
+        return min(max(round(open_requests), min(START, len(self.records))), self.max_concurrency)
 
     @property
     def margin(self) -> float | None:
@@ -100,9 +101,14 @@ class Estimate:
 
     @property
     def time_span(self) -> tuple[float, float]:
-        """Seconds for what is left, at the highest concurrency and at the measured one."""
-        total = self.seconds * self.remaining
-        return total / self.max_concurrency, total / self.at_once
+        """Seconds for what is left: if the server takes ever more requests up to the most, and at the measured ones."""
+        left, limit, fastest = float(self.remaining), min(START, self.max_concurrency), 0.0
+        while left > 0 and limit < self.max_concurrency:  # it doubles every round trip, see `RateLimiter`
+            fastest += self.seconds * min(1.0, left / limit)
+            left, limit = left - limit, min(2 * limit, self.max_concurrency)
+        fastest += self.seconds * max(0.0, left) / self.max_concurrency
+        slowest = self.seconds * self.remaining / self.at_once
+        return min(fastest, slowest), slowest
 
     def lines(self) -> list[str]:
         """Return the estimate for a person to read."""
@@ -147,8 +153,13 @@ class Estimate:
 
     def _time_line(self) -> str:
         fast, slow = map(duration, self.time_span)
-        span = slow if slow == fast or self.at_once >= self.max_concurrency else f"{fast} to {slow}"
-        return f"time: {span} (a description took {self.seconds:.2f} s, {self.at_once} at a time)"
+        pace = f"a description took {self.seconds:.2f} s, {self.at_once} at a time"
+        if slow == fast:
+            return f"time: {slow} ({pace})"
+        return (
+            f"time: {fast} to {slow}, as the server takes up to {self.max_concurrency:,} requests at a time or no more "
+            f"than measured ({pace})"
+        )
 
     def _size_lines(self) -> list[str]:
         if not self.trials:
@@ -175,8 +186,8 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
     elapsed = time.monotonic() - started
     records = [record for record in job.records_of(few) if record.answered]
     if not records:
-        reasons = ", ".join(sorted({outcome_of(record) for record in job.records_of(few)})) or asked.stopped
-        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {reasons}.")
+        reasons = "; ".join(sorted({outcome_of(record) for record in job.records_of(few)})) or asked.stopped
+        raise DescribeError(f"None of the {len(few)} descriptions that were tried could be written: {as_end(reasons)}")
     return Estimate(
         records,
         remaining=len(job.plan()),
@@ -270,4 +281,4 @@ def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest
 
 def outcome_of(record: DescriptionRecord) -> str:
     """Return why a description failed."""
-    return f"{record.error} ({record.detail})" if record.detail else str(record.error)
+    return f"{record.error}: {record.detail}" if record.detail else str(record.error)

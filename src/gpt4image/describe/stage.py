@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from gpt4image.core.console import say
 from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions
@@ -84,9 +86,11 @@ def select_backend(job: DescribeJob, data: DataOptions, work: Path) -> Run:
 def print_plan(job: DescribeJob, tasks: Tasks) -> None:
     """Print what is to be done."""
     prompts = ", ".join(prompt.name for prompt in job.question.prompts)
+    copies = len(job.rows) - len(np.unique(job.images.ids[job.rows]))
+    once = f"; {counted(copies, 'copy')} of images are not described again" if copies else ""
     say(
         f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
-        "and not paid for again"
+        f"and not paid for again{once}"
     )
     if job.options.budget is not None and job.session.price is FREE:
         say(

@@ -66,15 +66,17 @@ def read_input(place: Path, choice: FrameChoice, transform: Transform, max_pixel
     return torch.stack(spread([transform(decode(frame, name, max_pixels)) for frame in frames], choice.count))
 
 
-def clip_files(sources: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def clip_files(sources: Iterable[Path], others: list[Path]) -> Iterator[tuple[Path, str]]:
     """Yield the named clips and those in the named folders, in the order of names, and why one cannot be read.
 
-    A folder that holds frames is a clip itself.
+    A folder that holds frames is a clip itself. `others` takes the other files in the folders.
     """
     for source in sources:
         if not source.is_dir() or frame_files(source):
             yield source, "" if source.exists() else "the file does not exist"
             continue
         for found in sorted(find_clips(source, in_classes=False)):
-            if found.is_clip:
+            if not found.is_clip:
+                others.append(source / found.path)
+            else:
                 yield source / found.path, found.fault

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt4image.core.console import doing
+from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
 from gpt4image.core.files import read_json
-from gpt4image.export.model import ExportLayout
+from gpt4image.core.format import counted
+from gpt4image.core.workdir import ExportLayout
 from gpt4image.images import MAX_PIXELS, decode
 from gpt4image.images.clips import FrameChoice
 from gpt4image.images.sources.folders import inspect_file, is_image_name, walk
@@ -63,8 +64,7 @@ class DeployedModel:
     def load(cls, folder: Path) -> DeployedModel:
         """Load an exported model. ConfigError if the folder holds none."""
         layout = ExportLayout(folder)
-        if not (layout.config.exists() and layout.weights.exists()):
-            raise ConfigError(f"{folder} holds no exported model. Name a folder that gpt4image export has written.")
+        layout.require()
         config = read_json(layout.config)
         if (family := family_of(config)) in ("detector", "segmenter"):
             other = "detect_objects" if family == "detector" else "segment_images"
@@ -224,9 +224,11 @@ def predict_images(
         ConfigError: the folder holds no exported model.
         DataError: there is no image at all.
     """
+    layout = ExportLayout(model)
+    layout.require()
+    files = named_files(sources, clips="frames" in read_json(layout.config))
     with doing("Loading the model"):
         deployed = DeployedModel.load(model)
-    files = named_files(sources, clips=deployed.frames is not None)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
     return chain.from_iterable(deployed.predict(batch, top, max_pixels) for batch in batches)
 
@@ -240,23 +242,33 @@ class ImageFile(NamedTuple):
 
 def named_files(sources: Sequence[Path], *, clips: bool = False) -> list[ImageFile]:
     """Return the files of `image_files`, or for a model of clips those of `clip_files`. DataError if there are none."""
+    others: list[Path] = []
     if clips:
         from gpt4image.export.clips import clip_files
 
-        files = [ImageFile(*found) for found in clip_files(sources)]
+        files = [ImageFile(*found) for found in clip_files(sources, others)]
     else:
-        files = list(image_files(sources))
+        files = list(image_files(sources, others))
+    kind = "clip" if clips else "image"
+    if others:
+        say(f"left out: {counted(len(others), 'file')}, such as {others[0]} (not {'a clip' if clips else 'an image'})")
     if not files:
-        kind = "clips" if clips else "images"
-        raise DataError(f"No {kind} in {', '.join(map(str, sources)) or 'nothing'}. Name {kind}, or folders of {kind}.")
+        named = ", ".join(map(str, sources)) or "nothing"
+        raise DataError(f"No {kind}s in {named}. Name {kind}s, or folders of {kind}s.")
     return files
 
 
-def image_files(sources: Iterable[Path]) -> Iterator[ImageFile]:
-    """Yield the named files, and those in the named folders that training takes for images, in the order of names."""
+def image_files(sources: Iterable[Path], others: list[Path]) -> Iterator[ImageFile]:
+    """Yield the named files, and those in the named folders that training takes for images, in the order of names.
+
+    Args:
+        sources: files and folders.
+        others: takes the other files in these folders.
+    """
     for source in sources:
         if source.is_dir():
             inside = sorted(walk(source), key=lambda found: found.path)
+            others += [source / found.path for found in inside if not is_image_name(found.path)]
             yield from (ImageFile(source / found.path, found.fault) for found in inside if is_image_name(found.path))
         else:
             named = inspect_file(source, str(source), "")

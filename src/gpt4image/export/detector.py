@@ -29,7 +29,7 @@ from gpt4image.train.transforms import Normalization
 if TYPE_CHECKING:
     from PIL import Image
 
-    from gpt4image.export.model import ExportLayout
+    from gpt4image.core.workdir import ExportLayout
     from gpt4image.images.table import ImageTable
     from gpt4image.train.run import TrainedRun
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, ExportError, MissingExtraError
-from gpt4image.core.files import File, Layout, write_json
+from gpt4image.core.files import write_json
+from gpt4image.core.workdir import ExportLayout
 from gpt4image.export.card import ModelFacts, changes_since_training, write_model_card
 from gpt4image.export.forms import export_onnx, export_program, graph_runner
 from gpt4image.export.int8 import QuantizationLoss, quantize
@@ -30,17 +31,6 @@ from gpt4image.train.transforms import evaluation_transform
 
 CHECKED_IMAGES = 32
 TOLERANCE = 1e-3  # largest difference of a logit between the exported and the trained model
-
-
-class ExportLayout(Layout):
-    """Files of an exported model."""
-
-    weights = File("model.safetensors")  # under timm's names
-    program = File("model.pt2")
-    onnx = File("model.onnx")
-    int8 = File("model.int8.onnx")
-    config = File("config.json")  # architecture, class names and preprocessing, in timm's format
-    card = File("README.md")
 
 
 @dataclass(frozen=True)

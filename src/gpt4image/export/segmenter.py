@@ -25,7 +25,7 @@ from gpt4image.train.segmentation.segmenter import Segmenter
 from gpt4image.train.transforms import Normalization
 
 if TYPE_CHECKING:
-    from gpt4image.export.model import ExportLayout
+    from gpt4image.core.workdir import ExportLayout
     from gpt4image.train.run import TrainedRun
 
 OVERLAY = 0.5  # share of the colours of a mask that is drawn over its picture

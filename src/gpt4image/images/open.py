@@ -90,7 +90,8 @@ def report_images(images: ImageTable, lister: str = "") -> None:
     _report_labels(images)
     duplicates = find_duplicates(images)
     if duplicates.surplus:
-        say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}")
+        distinct = f"{len(images) - duplicates.surplus:,} are distinct"
+        say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}; {distinct}")
     if duplicates.leaked:
         say(
             f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results are too "

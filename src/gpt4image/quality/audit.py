@@ -84,11 +84,18 @@ def audit_labels(
         source=images.source,
         classes=list(images.classes),
         examined=int((judgement.known.labels >= 0).sum()),
+        undescribed=count_undescribed(images, judgement.known.ids),
         wrong=None if wrong is None else ShareEstimate(mean=wrong.mean, low=wrong.low, high=wrong.high),
         found={"label": len(doubtful), "duplicate": len(copies), "no class": len(unfit)},
         items=items,
     )
     return audit, judgement
+
+
+def count_undescribed(images: ImageTable, known: np.ndarray) -> int:
+    """Return the number of labelled training and validation images that are not among those with a text, by id [n]."""
+    rows = np.flatnonzero(images.is_labelled & (images.rows["split"].to_numpy() != "test"))
+    return len(np.setdiff1d(images.ids[rows], known))
 
 
 class Judgement:
@@ -152,6 +159,7 @@ class _Items:
     def __init__(self, images: ImageTable, descriptions: DescriptionSet, judgement: Judgement) -> None:
         self._images, self._descriptions, self._judgement = images, descriptions, judgement
         self._thumbnails = image_thumbnails(images)
+        self._found = find_duplicates(images)
         self._row_of = {
             (image_id, label): row
             for row, (image_id, label) in enumerate(
@@ -168,7 +176,7 @@ class _Items:
 
     def duplicates(self) -> Iterator[AuditItem]:
         """Yield every image that occurs with more than one label."""
-        for image_id, places in find_duplicates(self._images).conflicting.items():
+        for image_id, places in self._found.conflicting.items():
             row = self._row_of[image_id, self._images.classes.index(next(iter(places)))]
             yield self._make(image_id, row, self._position_of.get(image_id), "duplicate", list(places))
 
@@ -184,8 +192,11 @@ class _Items:
             best = int(shares.argmax())
             suggested, confidence = self._images.classes[best], float(shares[best])
             given = float(shares[label]) if label >= 0 and not several else None
+        copies = {name or "": self._found.copies[image_id]} if image_id in self._found.copies else {}
+        places = self._found.conflicting.get(image_id, copies)
         return AuditItem(
             image_id=image_id,
+            places={each: list(paths) for each, paths in places.items()},
             path=self._images.path(row),
             split=str(self._images.rows["split"][row].as_py()),
             kind=kind,

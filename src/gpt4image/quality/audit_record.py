@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from gpt4image.core.record import Record, ShareEstimate
 
 AuditKind = Literal["label", "duplicate", "no class"]
@@ -24,6 +26,7 @@ class AuditItem(Record):
         confidence: posterior probability of `suggested`.
         given_probability: the same of the given label.
         description: its description, None for none; untrusted.
+        places: paths by label, of an image that the source holds several times; untrusted. Empty for others.
         thumbnail: a small JPEG as a `data:` URL, None if the image cannot be read.
     """
 
@@ -38,6 +41,7 @@ class AuditItem(Record):
     given_probability: float | None
     description: str | None
     thumbnail: str | None
+    places: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class AuditRecord(Record):
@@ -49,6 +53,7 @@ class AuditRecord(Record):
         source: the image set, as the user named it.
         classes: names of the classes.
         examined: number of labelled images with a description.
+        undescribed: number of labelled images without a description, of which nothing is said.
         wrong: estimated share of wrong labels among them; None if there are too few to tell.
         found: number of images of each kind, before the list is cut.
         items: the images, the least credible label first.
@@ -59,6 +64,7 @@ class AuditRecord(Record):
     source: str
     classes: list[str]
     examined: int
+    undescribed: int = 0
     wrong: ShareEstimate | None
     found: dict[AuditKind, int]
     items: list[AuditItem]

@@ -13,8 +13,10 @@ from gpt4image.descriptions.description_set import DescriptionSet
 from gpt4image.descriptions.store.shards import now
 from gpt4image.embed.store import EmbeddingStore
 from gpt4image.images.corrections import label_in_words
+from gpt4image.images.duplicates import find_duplicates
 from gpt4image.images.table import ImageTable
 from gpt4image.images.thumbnails import image_thumbnails
+from gpt4image.quality.audit import count_undescribed
 from gpt4image.quality.audit_record import AuditItem, AuditRecord
 from gpt4image.soft_labels.methods import Examples
 from gpt4image.soft_labels.set_labelling import label_rows_with_sets
@@ -52,6 +54,7 @@ def audit_label_sets(
     found = label_rows_with_sets(known.take(np.arange(len(known.ids))), marks, known.groups(), examples)
     row_of = {image_id: row for row, image_id in reversed(list(enumerate(images.rows["id"].to_pylist())))}
     thumbnails, items, count = image_thumbnails(images), list[AuditItem](), 0
+    copies = find_duplicates(images).copies
     for doubt in doubtful_labels(marks, found):
         image_id, name = known.ids[doubt.position].decode(), images.classes[doubt.label]
         given, other = (label_in_words(name, present) for present in (doubt.given, not doubt.given))
@@ -64,6 +67,7 @@ def audit_label_sets(
         items.append(
             AuditItem(
                 image_id=image_id,
+                places={given: list(copies[image_id])} if image_id in copies else {},
                 path=images.path(row),
                 split=str(images.rows["split"][row].as_py()),
                 kind="label",
@@ -83,6 +87,7 @@ def audit_label_sets(
         source=images.source,
         classes=[],
         examined=int((marks >= 0).sum()),
+        undescribed=count_undescribed(images, known.ids),
         wrong=None if wrong is None else ShareEstimate(mean=wrong.mean, low=wrong.low, high=wrong.high),
         found={"label": count},
         items=items,

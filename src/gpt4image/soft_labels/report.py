@@ -79,7 +79,7 @@ class LabelReport:
         named = ", ".join(f"{name} {share:.0%} of {images:,}" for name, images, share in worst)
         given = sum(images for images, _ in self.per_class.values())
         return [
-            f"soft labels of {counted(len(self.labels), 'training image')}: {self.labels.layout.folder}",
+            f"soft labels of {counted(len(self.labels), 'distinct training image')}: {self.labels.layout.folder}",
             *measured,
             *([f"least agreement: {named}"] if worst else []),
             f"likely label errors, by the texts alone: {len(self.issues):,} of {counted(given, 'given label')}: "
@@ -101,6 +101,9 @@ def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
     rows = images.split("train")
     positions = labels.find(images.ids[rows])
     chosen = (positions >= 0) & (images.labels[rows] >= 0)
+    pairs = np.stack([positions, images.labels[rows]])
+    first = np.unique(pairs, axis=1, return_index=True)[1]  # copies in one class have one label, as in the labeller
+    chosen &= np.isin(np.arange(len(rows)), first)
     rows, positions = rows[chosen], positions[chosen]
     given, ids = images.labels[rows], images.ids[rows]
     predicted = np.empty(len(rows), dtype=np.int64)
@@ -138,7 +141,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     if known is None:
         raise StoreError(f"{labels.layout.folder} holds soft labels, not text labels.")
     lines = [
-        f"text labels of {counted(len(labels), 'training and validation image')}: {labels.layout.folder}",
+        f"text labels of {counted(len(labels), 'distinct training and validation image')}: {labels.layout.folder}",
         f"labeller: {known.method}",
     ]
     if known.accuracy is not None and (known.unlabelled or known.replaced):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt4image.core.errors import ConfigError, StoreError
 from gpt4image.core.files import File, Layout, digest, read_json
 from gpt4image.core.format import counted
 from gpt4image.train.recipe import Recipe
@@ -65,6 +66,37 @@ class RunLayout(Layout):
             return pq.read_table(self.images)
         except (OSError, pa.ArrowInvalid):  # only words depend on it
             return None
+
+
+def require_finished(folder: Path) -> RunLayout:
+    """Return the files of a finished run. StoreError if there is none."""
+    layout = RunLayout(folder)
+    if not layout.result.exists():
+        others = sorted(found.parent.name for found in folder.parent.glob(f"*/{layout.result.name}"))
+        beside = f" {folder.parent} has {', '.join(others[:8])}." if others else ""
+        raise StoreError(f"{folder} holds no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
+    return layout
+
+
+def require_teachers(names: Iterable[str]) -> None:
+    """Raise StoreError if one of the vision teachers is a run, `run:FOLDER`, and neither it nor an export is there."""
+    for name in names:
+        folder = Path(name.removeprefix("run:"))
+        if name.startswith("run:") and not (folder / "config.json").exists():
+            require_finished(folder)
+
+
+def find_aligned_run(work: Path) -> Path:
+    """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
+    from gpt4image.train.spec import CANDIDATE
+
+    runs = sorted(path for path in work.glob("runs/*") if RunLayout(path).heads.exists())
+    if not runs:
+        raise ConfigError(
+            f"{work} holds no run that was aligned with texts by this version. Train one: gpt4image train DATA --arm "
+            "described; or name a run of another work directory (--run)."
+        )
+    return next((run for run in runs if run.name.startswith(f"{CANDIDATE}-")), runs[0])
 
 
 def trained_rows(images: ImageTable) -> pa.Table:

@@ -32,7 +32,7 @@ from gpt4image.train.family import find_family
 from gpt4image.train.frozen import freeze
 from gpt4image.train.guidance import ClassAnchors, Guidance, choose_guidance
 from gpt4image.train.heads import save_heads
-from gpt4image.train.identity import RunLayout, siblings
+from gpt4image.train.identity import RunLayout, require_finished, siblings
 from gpt4image.train.loop import Trainer, fit, train_step
 from gpt4image.train.low_rank import count_parameters, merge_adapters
 from gpt4image.train.processes import device_name, limited_threads, loader_workers, make_accelerator, on_this_machine
@@ -362,11 +362,7 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
 
 def open_run(folder: Path) -> TrainedRun:
     """Open a finished run. StoreError if there is none, or if it is damaged."""
-    layout = RunLayout(folder)
-    if not layout.result.exists():
-        others = sorted(found.parent.name for found in folder.parent.glob(f"*/{layout.result.name}"))
-        beside = f" {folder.parent} has {', '.join(others[:8])}." if others else ""
-        raise StoreError(f"{folder} holds no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
+    layout = require_finished(folder)
     settings, result = read_json(layout.settings), read_json(layout.result)
     try:
         return TrainedRun(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ from gpt4image.images import ImageTable
 from gpt4image.images.open import open_images
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.report.descriptions.preview import PreviewHead, PreviewItem, write_preview
+from gpt4image.train.identity import require_finished
 
 T = TypeVar("T")
 
@@ -206,6 +208,8 @@ def with_job(
 
     def open_and_use() -> T:
         read_prompts(options)  # fails early: scanning the images may take long
+        if options.confusions is not None:
+            require_finished(options.confusions)
         with open_session(options) as session:
             images = open_images(data, workdir)
             if of_classes:
@@ -271,8 +275,15 @@ def preview_items(job: DescribeJob, chosen: Tasks) -> list[PreviewItem]:
     return items
 
 
-def preview_line(item: PreviewItem) -> str:
-    """Return an item as text for the terminal, control characters made visible."""
-    where = f"{item.path} ({item.label})" if item.label else item.path
-    text = item.record.text if item.record.answered else f"failed: {outcome_of(item.record)}"
-    return f"{printable(where)}, {item.record.prompt}:\n  {printable(text)}"
+def preview_lines(items: Sequence[PreviewItem]) -> Iterator[str]:
+    """Yield each item as text for the terminal, control characters made visible.
+
+    The commonest message of those that failed is left out: the notes on the run quote it.
+    """
+    details = Counter(item.record.detail for item in items if not item.record.answered)
+    quoted = next((detail for detail, _ in details.most_common(1)), "")
+    for item in items:
+        where = f"{item.path} ({item.label})" if item.label else item.path
+        record = replace(item.record, detail="") if item.record.detail == quoted else item.record
+        text = record.text if record.answered else f"failed: {outcome_of(record)}"
+        yield f"{printable(where)}, {record.prompt}:\n  {printable(text)}"

@@ -109,14 +109,17 @@ def index_pictures(
         DataError: the source cannot be used.
         StoreError: the run is not finished, or its heads were not kept.
     """
-    from gpt4image.teachers.embedding import embed_images
-    from gpt4image.teachers.models import ProjectedTeacher
-    from gpt4image.train.run import open_run
-    from gpt4image.train.text_space import open_text_space
+    from gpt4image.train.identity import find_aligned_run, require_finished
 
     workdir = WorkDir(work)
+    require_finished(run := run or find_aligned_run(work))
     with console.doing("Loading the model"):
-        space = open_text_space(open_run(run or find_aligned_run(workdir)))
+        from gpt4image.teachers.embedding import embed_images
+        from gpt4image.teachers.models import ProjectedTeacher
+        from gpt4image.train.run import open_run
+        from gpt4image.train.text_space import open_text_space
+
+        space = open_text_space(open_run(run))
         teacher = ProjectedTeacher(space)
     frames = space.run.frames
     images = load_pictures(source, work=work, image_column=image_column, frames=frames, max_pixels=max_pixels)
@@ -140,20 +143,6 @@ def _open_index(source: str | PictureIndex, settings: IndexSettings) -> PictureI
     if settings:
         raise TypeError(f"{', '.join(settings)}: settings of index_pictures, and the images are indexed already")
     return source
-
-
-def find_aligned_run(workdir: WorkDir) -> Path:
-    """Return the first run of a work directory whose heads were kept. ConfigError if there is none."""
-    from gpt4image.train.identity import RunLayout
-    from gpt4image.train.spec import CANDIDATE
-
-    runs = sorted(path for path in workdir.folder.glob("runs/*") if RunLayout(path).heads.exists())
-    if not runs:
-        raise ConfigError(
-            f"{workdir.folder} holds no run that was aligned with texts by this version. Train one: gpt4image train "
-            "DATA --arm described; or name a run of another work directory (--run)."
-        )
-    return next((run for run in runs if run.name.startswith(f"{CANDIDATE}-")), runs[0])
 
 
 def known_texts(images: ImageTable, rows: np.ndarray, workdir: WorkDir) -> list[str | None]:

@@ -22,6 +22,8 @@ from gpt4image.core.options import (
 )
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
+from gpt4image.images.sources.detect import require_source
+from gpt4image.train.identity import require_teachers
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
     make_set_labels,
@@ -165,11 +167,12 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
     Raises:
         ConfigError: several views of a classifier.
     """
-    from gpt4image.teachers import embed_images, label_images, load_teacher
-
     workdir, name = WorkDir(work), options.teacher
+    require_teachers([name])
     images = open_images(data, workdir)
     with console.doing(f"Loading the teacher {name}"):
+        from gpt4image.teachers import embed_images, label_images, load_teacher
+
         teacher = load_teacher(name, checkpoint=options.teacher_checkpoint, image_size=options.teacher_size)
     settings: dict[str, Any] = {
         "splits": options.splits,
@@ -210,6 +213,7 @@ def run_training(
         track: experiment trackers.
         labeller: how labels are made for arms whose labels stand in for given ones.
     """
+    require_teachers(text.teachers)
     from gpt4image.compare.plan import RunMaker, Variant
     from gpt4image.train.processes import loader_workers, on_this_machine
     from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
@@ -280,6 +284,9 @@ def run_comparison(
         opened: the images and descriptions, if they are open.
         runs_at_once: runs that are trained at once, each in a process of its own with its share of the threads.
     """
+    require_teachers(text.teachers)
+    for source in options.measures.transfer if options else ():
+        require_source(source)
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls

@@ -127,6 +127,18 @@ def test_page_is_well_structured_and_fits_a_phone(page, dump_dom, tmp_path):
     assert measured(dump_dom, page, tmp_path, 400) == "400 of 400"
 
 
+def test_card_shows_every_path_of_an_image_and_the_label_of_each(tmp_path):
+    places = {"cat": ["cat/1.png", "cat/again.png"], "dog": ["dog/7.png"]}
+    items = [
+        make_item(1, kind="duplicate", given=None, path="cat/1.png", places=places),
+        make_item(2, path="cat/2.png", places={"cat": ["cat/2.png", "cat/3.png"]}),
+    ]
+    page = Page(write_audit_page(tmp_path / "audit.html", make_audit(items, undescribed=3)).read_text())
+    assert "cat cat/ 1.png , cat/ again.png dog dog/ 7.png train" in page.words
+    assert "? cat/ 2.png , cat/ 3.png train" in page.words
+    assert "Not examined, since they have no description: 3 labelled images" in page.words
+
+
 def test_audit_without_findings_says_so(tmp_path):
     page = Page(write_audit_page(tmp_path / "audit.html", make_audit([], wrong=None)).read_text())
     assert "every label agrees with its description" in page.words

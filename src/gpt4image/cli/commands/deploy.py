@@ -71,12 +71,15 @@ class Export(OutputOptions):
         from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.core.workdir import WorkDir
+        from gpt4image.train.identity import require_finished
+
+        require_finished(self.run_folder)  # before the work, and before what takes seconds to load
+        if self.hub.push:
+            hub_token(self.hub.push)
         from gpt4image.export import export_model
         from gpt4image.images.open import open_images
         from gpt4image.train.run import open_run
 
-        if self.hub.push:
-            hub_token(self.hub.push)  # before the work
         found = export_model(
             open_run(self.run_folder),
             open_images(self.source, WorkDir(self.work), whole=True),
@@ -150,6 +153,9 @@ class Predict(OutputOptions):
         """Print the table as it grows, and return the exit status."""
         from gpt4image.cli.rows import GrowingTable
         from gpt4image.core.console import result
+        from gpt4image.core.workdir import ExportLayout
+
+        ExportLayout(self.model).require()  # before what takes seconds to load
         from gpt4image.export import label_names, open_detector, open_segmenter, predict_images
 
         if (segmenter := open_segmenter(self.model)) is not None and self.coco is None:

@@ -76,8 +76,8 @@ class Describe(OutputOptions):
             result(estimate=estimate.fields())
         elif self.sample is not None:
             items = workflow.run_sample(self.source, self.describer, self.work, self.sample)
-            for item in items:
-                show(workflow.preview_line(item))
+            for line in workflow.preview_lines(items):
+                show(line)
             show(f"page: {workdir.description_preview}")
             result(sample=[item.fields() for item in items])
             answered = sum(item.record.answered for item in items)

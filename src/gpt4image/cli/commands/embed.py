@@ -151,6 +151,7 @@ class Audit(OutputOptions):
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
     KEYS: ClassVar = {
         "examined": "labelled images with a description",
+        "undescribed": "labelled images without one, of which nothing is said",
         "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if too few",
         "found": "images of each kind: label, duplicate, no class",
         "page": "where a person decides",
@@ -184,6 +185,8 @@ class Audit(OutputOptions):
             "no class": "texts that fit no class",
         }
         show(", ".join(f"{kinds[kind]}: {number:,}" for kind, number in audit.found.items()))
+        if audit.undescribed:
+            show(f"not examined: {counted(audit.undescribed, 'labelled image')} without a description")
         page = WorkDir(self.work).audit_page
         show(f"decide and save corrections.csv: {page}")
-        result(examined=audit.examined, wrong=audit.wrong, found=audit.found, page=page)
+        result(examined=audit.examined, undescribed=audit.undescribed, wrong=audit.wrong, found=audit.found, page=page)

@@ -34,7 +34,10 @@ class SpaceOptions:
         check_fields(self)
 
     def arguments(self) -> dict[str, Any]:
-        """Return them as the library's functions take them."""
+        """Return them as the library's functions take them; before these are loaded, the run must be there."""
+        from gpt4image.train.identity import find_aligned_run, require_finished
+
+        require_finished(self.run_folder or find_aligned_run(self.work))
         names = ("work", "image_column", "max_pixels", "workers")
         return {"run": self.run_folder, **{name: getattr(self, name) for name in names}}
 
@@ -71,9 +74,11 @@ class Search(OutputOptions):
     def run(self) -> None:
         """Search, and print the table."""
         from gpt4image.core.console import result, say
+
+        space = self.space.arguments()
         from gpt4image.workflows.search import search_images
 
-        found = search_images(self.images, self.query, top=self.top, page=self.html, **self.space.arguments())
+        found = search_images(self.images, self.query, top=self.top, page=self.html, **space)
         rows = [(match.score, match.path, match.label, match.text) for match in found]
         print_table(COLUMNS, rows, self.csv)
         result(matches=[dict(zip(COLUMNS, row, strict=True)) for row in rows], page=self.html)
@@ -115,9 +120,11 @@ class ZeroShot(OutputOptions):
         """Answer, and print the table."""
         from gpt4image.core.console import result, say
         from gpt4image.core.format import counted, percent
+
+        space = self.space.arguments()
         from gpt4image.workflows.search import answer_zero_shot
 
-        found = answer_zero_shot(self.images, self.classes, top=self.top, **self.space.arguments())
+        found = answer_zero_shot(self.images, self.classes, top=self.top, **space)
         top = len(found.answers[0].answers)
         columns = ["path", *(f"{part}_{number}" for number in range(1, top + 1) for part in ("class", "score"))]
         rows = [[each.path, *(cell for pair in each.answers for cell in pair)] for each in found.answers]
@@ -166,9 +173,10 @@ class Map(OutputOptions):
     def run(self) -> None:
         """Write the page and print where it is."""
         from gpt4image.core.console import result, show
-        from gpt4image.workflows.search import map_images
 
         settings = {"method": self.method, "most": self.most, "seed": self.seed, **self.space.arguments()}
+        from gpt4image.workflows.search import map_images
+
         page = map_images(self.images, self.out, **settings)
         show(f"map: {page}")
         result(map=page)

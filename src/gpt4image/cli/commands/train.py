@@ -343,10 +343,17 @@ class Report(OutputOptions):
         """Write the report and print where it is."""
         from gpt4image.compare.experiments import find_experiment
         from gpt4image.core.console import result, show
-        from gpt4image.report import write_report
+        from gpt4image.core.errors import StoreError
 
         workdir = WorkDir(self.work)
-        page = write_report(find_experiment(workdir, self.name).folder if self.name else self.work)
+        folder = find_experiment(workdir, self.name).folder if self.name else self.work
+        if not (self.name or workdir.comparison.exists()):
+            raise StoreError(
+                f"{self.work} holds no comparison. Run one: gpt4image compare; or name another work directory (--work)."
+            )
+        from gpt4image.report import write_report
+
+        page = write_report(folder)
         show(f"report: {page}")
         result(report=page)
 

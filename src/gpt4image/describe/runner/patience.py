@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from gpt4image.core.errors import DescribeError
-from gpt4image.core.format import duration, moment
+from gpt4image.core.format import as_end, duration, moment
 from gpt4image.describe.tally import Tally
 from gpt4image.llm.base import NOT_RECORDED, UNREADABLE, RateLimitedError
 
@@ -57,10 +57,11 @@ def retry_delay(failures: int) -> float:
 
 def too_many_failures(in_a_row: int, tally: Tally, last: Exception) -> DescribeError:
     """Return the error that ends a run in which everything fails: the images are hardly to blame."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
+    several = ", ".join(f"{count:,} {reason}" for reason, count in tally.failures.most_common(3))
+    reasons = f" ({several})" if len(tally.failures) > 1 else ""
     return DescribeError(
-        f"{in_a_row:,} descriptions in a row have failed ({reasons}), the last one with: {last}. Fix the cause, then "
-        "run it again with retry_failed (--retry-failed)."
+        f"{in_a_row:,} descriptions in a row have failed{reasons}, the last one with: {as_end(str(last))} Fix the "
+        "cause, then run it again with retry_failed (--retry-failed)."
     )
 
 

@@ -38,6 +38,7 @@ from gpt4image.images.sources.hugging_face import list_hub_dataset, list_saved_d
 from gpt4image.images.sources.listing import ColumnNames, Listing
 from gpt4image.images.sources.manifest import find_metadata, list_manifest, list_metadata_folder, names_files
 from gpt4image.images.sources.mask_files import find_mask_folders, list_mask_folders
+from gpt4image.images.sources.remote import is_address
 from gpt4image.images.sources.tars import is_webdataset, list_tars
 from gpt4image.images.sources.voc import find_voc_files, list_voc
 from gpt4image.images.sources.yolo import find_yolo_files, is_yolo, list_yolo
@@ -276,7 +277,7 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
     if place.is_folder:
         raise DataError(f"{place.root} holds no {columns.objects} that can be read. {known}")
     if not place.named:
-        raise DataError(f"{place.root} does not exist. {_near(place.root)}{known}")
+        raise _missing(place, known)
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:
         raise DataError(f"{place.named[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
     raise DataError(f"{place.named[0]} is no image source. {known}")
@@ -290,6 +291,18 @@ def _check_columns(kind: Kind, columns: ColumnNames, source: str) -> None:
             f"{source} is {kind.name}, which has no columns: leave image_column (--image-column), label_column "
             "(--label-column), label_separator (--label-separator) and label_columns (--label-columns) out."
         )
+
+
+def require_source(source: str) -> None:
+    """Raise DataError if nothing lies where a source should be, before anything is read."""
+    if not is_address(source):
+        place = find_place(source)
+        if not place.named and not place.root.exists() and _find_hub_name(place, ColumnNames()) is None:
+            raise _missing(place)
+
+
+def _missing(place: Place, known: str = "") -> DataError:
+    return DataError(f"{place.root} does not exist. {_near(place.root)}{known}".rstrip())
 
 
 def _near(path: Path) -> str:
