@@ -10,17 +10,16 @@ import pytest
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import MODEL_LOADING, EndpointDownError, RateLimitedError, RequestFailedError
 from gpt4image.llm.credentials import ApiKey
-from gpt4image.llm.error_body import LONGEST_WAIT, asked_wait, server_message
+from gpt4image.llm.error_body import server_message
 from gpt4image.llm.errors import (
     ErrorClassifier,
     FailedCall,
     bounded,
     failed_body,
-    limit_reset,
     read_error_body,
     read_failure,
-    retry_after,
 )
+from gpt4image.llm.waits import LONGEST_WAIT, asked_wait, limit_reset, retry_after
 from support.stub_server import MODEL, Fault, Scenario, StubServer
 
 SEED = "seed: is unknown, is no number"

@@ -166,7 +166,8 @@ def is_other_model(asked: str, served: str) -> bool:
 
 def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
     """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
-    detail = "the body is empty" if body == "" else (server_message(body) or plain_words(body))[:DETAIL_LENGTH]
+    said = server_message(body) or plain_words(body) or json.dumps(body)
+    detail = "the body is empty" if body == "" else said[:DETAIL_LENGTH]
     error = RequestFailedError("unreadable answer", detail, retryable=True, server_fault=True)
     usage = body if isinstance(body, Mapping) else {}
     counts = prompt_tokens(usage), completion_tokens(usage)

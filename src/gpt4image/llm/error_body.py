@@ -6,11 +6,9 @@ import ast
 import gzip
 import json
 import re
-import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 MOST_DIGITS = 18
@@ -101,19 +99,6 @@ STATUS_BY_WORDS = (
     (401, words(r"\bunauthori[sz]ed\b|\bauthentication (?:error|fail)", BAD_KEY.pattern)),
 )
 """What errors of status 200 say that name neither number nor type."""
-
-UNIT = r"(ms|milli|s|m|h|d)"
-PART = re.compile(rf"(\d+(?:\.\d+)?)\s*{UNIT}[a-z]*", re.IGNORECASE)
-DURATION = words(
-    rf"(?:(?:again|retry|wait|reset\w*|available)\b[^.;]{{0,20}}?\b(?:in|after|for)|\bwait)\s+"
-    rf"(?P<span>(?:{PART.pattern}\s*)+)"
-)
-DATE = words(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?")
-LONGEST_WAIT = 366 * 86400.0
-"""Seconds of the longest wait to believe: no later moment has a date, and none resets later."""
-SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-MILLISECONDS, EARLIEST = 10**11, 10**9
-"""Times since 1970 above the first are in milliseconds; seconds below the second are no time but a wait."""
 
 # HTTP status that belongs to the start of an error's name, in lower case without underscores: OpenAI's, Anthropic's,
 # Google's, Alibaba's and Volcengine's.
@@ -339,63 +324,6 @@ def remedy(said: str) -> str:
     if TOO_LONG.search(said):
         return "send smaller pictures: lower max_side (--max-side)"
     return next((advice for words, advice in SETTINGS if words.search(said)), "")
-
-
-def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever a server sends
-    """Return the seconds that a server asks to wait in the body of an error; None if it does not say.
-
-    Google sends a `retryDelay`, OpenRouter the time of the reset, others say it in their message.
-
-    >>> asked_wait({"details": [{"retryDelay": "39600s"}]}, ""), asked_wait(None, "Please try again in 3h12m1.5s.")
-    (39600.0, 11521.5)
-    """
-    for name, value in pairs(body):
-        if name == "retrydelay" and (found := PART.match(str(value))):
-            return bounded_wait(float(found[1]) * SECONDS[found[2].casefold()])
-        if name == "x-ratelimit-reset" and (wait := reset_wait(str(value))) is not None:
-            return wait
-    if found := DURATION.search(said):
-        return reset_wait(found["span"])
-    if found := DATE.search(said):
-        try:
-            reset = datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}").replace(tzinfo=UTC)
-        except ValueError:
-            return None
-        return bounded_wait(reset.timestamp() - time.time())
-    return None
-
-
-def reset_wait(value: str) -> float | None:
-    """Return the seconds until a limit resets, as OpenAI writes them, in seconds, or from the time of the reset.
-
-    >>> reset_wait("6m0s"), reset_wait("20ms"), reset_wait("1.5"), reset_wait("soon")
-    (360.0, 0.02, 1.5, None)
-    """
-    text = value.strip()
-    if re.fullmatch(rf"(?:{PART.pattern}\s*)+", text, re.IGNORECASE):
-        return bounded_wait(sum(float(part[1]) * SECONDS[part[2].casefold()] for part in PART.finditer(text)))
-    if not re.fullmatch(r"\d+(\.\d+)?", text):
-        return None
-    number = float(text[:40])
-    moment = number / 1000 if number > MILLISECONDS else number
-    return bounded_wait(moment - time.time() if moment > EARLIEST else moment)
-
-
-def bounded_wait(seconds: float) -> float:
-    """Return a time to wait that is neither negative nor longer than any that a server can mean."""
-    return min(max(0.0, seconds), LONGEST_WAIT)
-
-
-def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a server sends
-    """Yield every name, in lower case, and value in an error's body, however deep."""
-    match body:
-        case Mapping():
-            for name, value in body.items():
-                yield str(name).casefold(), value
-                yield from pairs(value)
-        case list():
-            for part in body:
-                yield from pairs(part)
 
 
 def error_with_answer(body: Any) -> Any:  # noqa: ANN401, PLR0911 - whatever a server sends; one return per form

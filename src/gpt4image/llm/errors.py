@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import re
 import ssl
-import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,17 +48,15 @@ from gpt4image.llm.error_body import (
     PLACE,
     PLAIN_HTTP,
     TOO_LONG,
-    asked_wait,
-    bounded_wait,
     error_object,
     error_status,
     error_with_answer,
     parse_json,
     plain_words,
     remedy,
-    reset_wait,
     server_message,
 )
+from gpt4image.llm.waits import asked_wait, limit_reset, retry_after
 
 DETAIL_LENGTH, SAID_LENGTH, EXAMPLES = 300, 4000, 3
 
@@ -357,34 +353,3 @@ def tls_problem(error: BaseException) -> str:
             advice = "If the server speaks plain HTTP, write http:// in base_url (--base-url)."
             return f"no encrypted connection ({problem}). {advice}"
     return ""
-
-
-def retry_after(headers: Mapping[str, Any]) -> float | None:
-    """Return the seconds to wait from `retry-after-ms`, or from `retry-after` in seconds or as an HTTP date."""
-    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        if milliseconds is not None:
-            return bounded_wait(float(milliseconds) / 1000)
-        if value is None:
-            return None
-        try:
-            return bounded_wait(float(value))
-        except ValueError:
-            return bounded_wait(parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def limit_reset(headers: Mapping[str, Any]) -> float | None:
-    """Return the seconds until the limits reset that are used up; where nothing says which are, until the first does.
-
-    Args:
-        headers: those of OpenAI and others, `x-ratelimit-remaining-requests` and `x-ratelimit-reset-requests`, likewise
-            of tokens; or without the last word, where there is one limit.
-    """
-    kinds = ("", "-requests", "-tokens")
-    resets = ((reset_wait(headers.get(f"x-ratelimit-reset{kind}", "")), kind) for kind in kinds)
-    waits = [(wait, headers.get(f"x-ratelimit-remaining{kind}")) for wait, kind in resets if wait is not None]
-    if any(left is not None for _, left in waits):
-        return max((wait for wait, left in waits if left is not None and not left.strip("0. ")), default=None)
-    return min((wait for wait, _ in waits), default=None)
