@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gzip
+import io
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +59,13 @@ PLACES = {
         "teacher": prefixed(s, "backbone."),
     },
     "one module for both": lambda s: prefixed(damaged(s), "student.backbone.") | prefixed(s, "teacher.backbone."),
+    "fully sharded": lambda s: {
+        "_fsdp_wrapped_module." + name.replace("layer1.", "layer1._fsdp_wrapped_module."): w for name, w in s.items()
+    },
+    "checkpointed activations": lambda s: {
+        name.replace("layer1.0.", "layer1.0._checkpoint_wrapped_module."): w for name, w in s.items()
+    },
+    "list of one": lambda s: {"model": [s], "args": None},
     "average of weights": lambda s: {"n_averaged": torch.tensor(8), **prefixed(s, "module.")},
     "momentum encoder": lambda s: {"model": prefixed(s, "encoder_q."), "optimizer": {"state": {0: {"step": 1}}}},
     "nested": lambda s: {"checkpoint": {"net": {"trunk": s}}},
@@ -186,6 +196,70 @@ def test_register_tokens_of_dinov2_are_converted(tmp_path):
 def test_object_that_could_run_code_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(ConfigError, match=r"could run code.*torch\.save\(model\.state_dict\(\), FILE\)"):
         loaded({"model": SimpleNamespace(weight=torch.zeros(1))}, tmp_path)
+
+
+def test_kind_of_file_is_told_by_what_it_holds(trained, tmp_path):
+    save_file(trained, tmp_path / "a.bin")
+    torch.save(trained, tmp_path / "b.safetensors")
+    for path in tmp_path.iterdir():
+        model = backbone()
+        load_weights(model, path)
+        assert torch.equal(model.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
+def zipped(*names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.pt", zipped("a/data.pkl", "a/constants.pkl"), "is a TorchScript program, not a file of weights"),
+        ("a.pt2", zipped("models/model.json"), "is a ZIP archive, not"),
+        ("a.npz", zipped("conv1.weight.npy"), "is an archive of NumPy arrays, not"),
+        ("a.onnx", b"\x08\x07", "is an ONNX graph, not"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "is HDF5, as Keras writes it, not"),
+        ("a.gguf", b"GGUF\3", "is GGUF, not"),
+        ("a.pth.gz", gzip.compress(b"x"), "is packed by gzip, not"),
+        ("a.index.json", b'{"weight_map": {}}', "is JSON, not"),
+        ("a.pth", b"", "is empty .0 bytes., not"),
+    ],
+)
+def test_file_of_another_kind_is_named_with_the_remedy(tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"{said}.*torch\.save\(model\.state_dict\(\), FILE\)"):
+        load_weights(backbone(), tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [{}, 5, None, {"epoch": 3, "optimizer": [1, "a"]}])
+def test_file_without_tensors_says_so(content, tmp_path):
+    with pytest.raises(ConfigError, match="holds no tensors"):
+        loaded(content, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(trained, tmp_path, kind):
+    content = {name: w.to(kind) if w.is_floating_point() else w for name, w in trained.items()}
+    with pytest.raises(ConfigError, match=r"holds quantised weights \('conv1.0.weight' is"):
+        loaded(content, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_read(trained, tmp_path, kind):
+    content = {name: w.to(kind) if w.is_floating_point() else w for name, w in trained.items()}
+    found = loaded(content, tmp_path)["conv1.0.weight"]
+    assert torch.allclose(found, trained["conv1.0.weight"], atol=0.01)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_failed_are_refused(trained, tmp_path, value):
+    content = {**trained, "layer1.0.conv1.weight": torch.full_like(trained["layer1.0.conv1.weight"], value)}
+    with pytest.raises(ConfigError, match=r"not finite, first in 'layer1\.0\.conv1\.weight'"):
+        loaded(content, tmp_path)
 
 
 def test_file_that_holds_itself_is_read(trained, tmp_path):

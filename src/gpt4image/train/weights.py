@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,18 @@ from gpt4image.core.format import counted
 
 # Tensors that count steps or operations and hold no weights.
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
+# What wraps a module, and may do so in the middle of names: torch.compile, FSDP, activation checkpointing, Lightning.
+WRAPPERS = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\.")
+LEAST_BYTES = 2  # of a number that is a weight by itself
+LONGEST_HEADER = 10**8  # bytes, of safetensors
+
+# Files that are no weights alone, by what they begin with.
+OTHER_KINDS = (
+    (b"\x89HDF", "HDF5, as Keras writes it"),
+    (b"GGUF", "GGUF"),
+    (b"\x1f\x8b", "packed by gzip"),
+    (b"{", "JSON"),
+)
 AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|teacher)([._]|$)", re.IGNORECASE)
 
 
@@ -52,6 +65,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     foreign = {name.partition(".")[0] for name in found.keys() - wanted.keys() if not name.endswith(COUNTERS)} - modules
     found = {name: tensor for name, tensor in found.items() if name in wanted or name.partition(".")[0] in modules}
     check_fit(model, found, body, path)
+    check_values(found, wanted, path)
     model.load_state_dict(found | head, strict=False)
     if prefix or foreign or converted:
         under = f" under {prefix.removesuffix('.')}" if prefix else ""
@@ -61,28 +75,64 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return all tensors of a weights file under dotted names, without the wrapper of torch.compile.
+    """Return all tensors of a weights file under dotted names, without wrappers such as that of torch.compile.
 
     Raises:
         ConfigError: the file does not exist, or cannot be read without running code.
     """
     require_file(path)
+    if kind := other_kind(path):
+        raise ConfigError(
+            f"{path} is {kind}, not a file of weights. Save them alone: torch.save(model.state_dict(), FILE)."
+        )
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             content = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            # Training scripts store their arguments. An open file is read by what it holds, not by its name.
+            with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ConfigError(
             f"{path} cannot be read as model weights: it is damaged, or holds Python objects, which could run code. "
             "Save the weights alone: torch.save(model.state_dict(), FILE)."
         ) from None
     except Exception as error:  # many readers, many exceptions
-        raise ConfigError(f"{path} cannot be read as model weights: {first_line(error)}") from None
-    return flatten_tensors(content)
+        reason = re.split(r"\. In PyTorch|\. This is an internal", first_line(error))[0]  # advice on the call itself
+        raise ConfigError(
+            f"{path} cannot be read as model weights: {reason}. It may be cut off, or of another kind: save the "
+            "weights alone, torch.save(model.state_dict(), FILE)."
+        ) from None
+    if not (tensors := flatten_tensors(content)):
+        raise ConfigError(f"{path} holds no tensors. Save the weights: torch.save(model.state_dict(), FILE).")
+    return tensors
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name: with the length of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER
+
+
+def other_kind(path: Path) -> str:
+    """Return what a file is if it cannot be a file of weights; empty if it may be one."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty (0 bytes)"
+    if path.suffix.casefold() == ".onnx":
+        return "an ONNX graph"
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    if not zipfile.is_zipfile(path):
+        return next((kind for mark, kind in OTHER_KINDS if start.startswith(mark)), "")
+    with zipfile.ZipFile(path) as archive:
+        inside = archive.namelist()
+    kinds = (("/constants.pkl", "a TorchScript program"), (".npy", "an archive of NumPy arrays"), ("/data.pkl", ""))
+    return next((kind for end, kind in kinds if any(name.endswith(end) for name in inside)), "a ZIP archive")
 
 
 def require_file(path: Path) -> None:
@@ -95,16 +145,17 @@ def require_file(path: Path) -> None:
 
 
 def flatten_tensors(content: object) -> dict[str, Tensor]:
-    """Return the tensors of nested dictionaries under dotted names."""
+    """Return the tensors of nested dictionaries and lists under dotted names."""
     tensors: dict[str, Tensor] = {}
     left, opened = [("", content)], set()
     while left:
         name, part = left.pop()
         if isinstance(part, Tensor):
-            tensors[name.replace("_orig_mod.", "")] = part
-        elif isinstance(part, Mapping) and id(part) not in opened:
+            tensors[WRAPPERS.sub("", name)] = part
+        elif isinstance(part, Mapping | list | tuple) and id(part) not in opened:
             opened.add(id(part))  # a dictionary may hold itself
-            left += [(f"{name}.{key}" if name else str(key), inner) for key, inner in list(part.items())[::-1]]
+            inner = list(part.items() if isinstance(part, Mapping) else enumerate(part))
+            left += [(f"{name}.{key}" if name else str(key), each) for key, each in inner[::-1]]
     return tensors
 
 
@@ -163,3 +214,21 @@ def check_fit(model: nn.Module, found: Mapping[str, Tensor], wanted: Mapping[str
             f"{counted(len(wanted), 'tensor')} fit, and {name!r} {reason}. Choose the backbone and the image size that "
             "the file was trained with."
         )
+
+
+def check_values(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ConfigError with the first tensor of numbers that are no weights."""
+    for name, tensor in found.items():
+        if name.endswith(COUNTERS) or not wanted[name].is_floating_point():
+            continue
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < LEAST_BYTES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"{path} holds quantised weights ({name!r} is {kind}), which mean nothing without their scales: take "
+                "the file with the weights before they were quantised."
+            )
+        if not torch.isfinite(tensor.float()).all():
+            raise ConfigError(
+                f"{path} holds numbers that are not finite, first in {name!r}: the training that wrote it has failed. "
+                "Take an earlier file of it."
+            )
