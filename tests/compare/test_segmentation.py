@@ -56,7 +56,7 @@ def test_comparison_is_of_the_mean_iou_of_each_image(compared, source):
             means[arm] = found.scores.mean()
             (run,) = (run for each in record.arms if each.name == arm for run in each.runs if run.seed == seed)
             assert run.test_accuracy == pytest.approx(means[arm])
-            assert (run.mean_iou, run.pixel_accuracy) == pytest.approx(mean_iou(found.predicted, found.truth, 4))
+            assert (run.mean_iou, run.pixel_accuracy) == pytest.approx(mean_iou(found.sums(4)))
         differences.append(means["described"] - means["baseline"])
     assert record.difference.per_seed == pytest.approx(differences)
     assert record.difference.covers == "seeds and images"

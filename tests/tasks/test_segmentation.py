@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from gpt4image import Recipe
 from gpt4image.core.errors import ConfigError
@@ -42,9 +42,11 @@ def test_iou_of_classes_and_images_equals_torchmetrics():
     for at, score in enumerate(image_ious(sums)):
         occurs = sums.unions[at] > 0
         assert score == pytest.approx(judge(predicted[[at]], truth[[at]])[occurs].mean(), rel=1e-6)
-    mean, right = mean_iou(predicted, truth, CLASSES)
-    assert mean == pytest.approx(expected[:3].mean(), rel=1e-6)
-    assert right == pytest.approx((predicted == truth)[truth != VOID].mean(), rel=1e-6)
+    metrics = (MulticlassJaccardIndex, "macro"), (MulticlassAccuracy, "micro")
+    both = [metric(CLASSES, average=average, ignore_index=VOID) for metric, average in metrics]
+    pair = [torch.from_numpy(each).long() for each in (predicted, truth)]
+    assert mean_iou(sums) == pytest.approx([float(metric(*pair)) for metric in both], rel=1e-6)
+    assert mean_iou(sum_classes(predicted, np.full_like(truth, VOID), CLASSES)) == (None, None)
 
 
 def test_resampled_ious_are_those_of_repeated_images():
@@ -55,6 +57,15 @@ def test_resampled_ious_are_those_of_repeated_images():
     expected = class_ious(sum_classes(predicted[rows], truth[rows], CLASSES))
     np.testing.assert_allclose(found[7, :3], expected[:3])
     assert np.isnan(found[:, 3]).all()
+
+
+def test_class_that_no_drawn_image_has_is_not_judged_there():
+    truth, predicted = np.zeros((40, 4), np.uint8), np.zeros((40, 4), np.uint8)
+    truth[:5, 0], predicted[::8, 1] = 1, 1  # five images have the class, others are predicted to have it
+    found = resampled_ious({"a": [sum_classes(predicted, truth, 2)]}, seed=1)["a"][:, 1]
+    drawn = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), len(found))[:, :5].any(axis=1)
+    assert 0 < (~drawn).sum() < len(drawn)
+    np.testing.assert_array_equal(np.isnan(found), ~drawn)
 
 
 def predictions_of(predicted, truth):
@@ -83,6 +94,15 @@ def test_classes_are_compared_with_intervals_and_missing_ones_have_none():
     assert first.low > 0 and first.difference == pytest.approx(first.accuracy["a"] - first.accuracy["b"])
     assert missing.test_images == 0 and missing.difference is None
     assert every.test_images == 12 and every.intervals["a"][0] < every.accuracy["a"] < every.intervals["a"][1]
+
+
+def test_class_that_no_image_has_does_not_count_for_the_arm_that_predicts_it():
+    (predicted, truth), groups = draw(), [np.array([0, 1, 2]), np.arange(CLASSES)]
+    more = predicted.copy()
+    more[:, 0] = CLASSES - 1
+    runs = {arm: [predictions_of(each, truth)] for arm, each in (("a", more), ("b", predicted))}
+    known, every = SEGMENTATION.compare_classes(runs, "a", "b", groups)
+    assert every.accuracy == known.accuracy and every.difference == known.difference
 
 
 @pytest.mark.parametrize("setting", [{"mixup": 0.2}, {"label_loss": "gce"}, {"targets": "label"}])

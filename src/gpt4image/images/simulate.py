@@ -26,7 +26,17 @@ def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -
         images: the images.
         options: how many labels to keep, and how many to make wrong.
         seed: seed of both draws.
+
+    Raises:
+        ConfigError: the images have masks; or boxes, and a long tail is asked for.
     """
+    if not options.active:
+        return images
+    if images.has_masks:
+        raise ConfigError(
+            "Labels are simulated of whole images or boxes, and these have masks: leave label_share, labels_per_class, "
+            "label_noise and long_tail out (--label-share, --labels-per-class, --label-noise, --long-tail)."
+        )
     if images.has_boxes:
         if options.long_tail is not None:
             raise ConfigError(

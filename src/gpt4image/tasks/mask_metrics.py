@@ -54,8 +54,9 @@ def class_ious(sums: ClassSums) -> np.ndarray:
 def image_ious(sums: ClassSums) -> np.ndarray:
     """Return for each image the mean over the classes that it has, or is predicted to have, of their IoU, float64 [N].
 
-    The mIoU per image of Wang et al., "Revisiting Evaluation Metrics for Semantic Segmentation", arXiv 2310.19252; 1
-    for an image of which nothing is known.
+    After the mIoU per image of Wang et al., "Revisiting Evaluation Metrics for Semantic Segmentation", arXiv
+    2310.19252, which counts the classes that an image has alone; here one that is wrongly predicted counts as 0. 1 for
+    an image of which nothing is known.
     """
     unions = sums.unions
     counted = (unions > 0).sum(axis=1)
@@ -67,7 +68,7 @@ def resampled_ious(sums: Mapping[str, Sequence[ClassSums]], seed: int = 0) -> di
     """Return the IoU of each class on resampled images, mean over the seeds, float64 [R, C] by arm.
 
     The images are drawn with replacement, the same for every arm and class, so differences are paired. NaN for classes
-    that too few images have.
+    that too few images have, and where none of the drawn images has them.
 
     Args:
         sums: those of each arm, for each seed.
@@ -78,24 +79,13 @@ def resampled_ious(sums: Mapping[str, Sequence[ClassSums]], seed: int = 0) -> di
         images = len(runs[0].given)
         draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES)  # [R, N]
         few = (runs[0].given > 0).sum(axis=0) < LEAST_PRESENT
-        each = [np.where(few, np.nan, (draws @ run.both) / np.maximum(draws @ run.unions, 1)) for run in runs]
+        gone = few | (draws @ runs[0].given == 0)
+        each = [np.where(gone, np.nan, (draws @ run.both) / np.maximum(draws @ run.unions, 1)) for run in runs]
         found[arm] = np.mean(each, axis=0)
     return found
 
 
-def mean_iou(predicted: np.ndarray, truth: np.ndarray, classes: int) -> tuple[float, float]:
-    """Return the mean over the classes that occur of their IoU, and the share of right pixels, by torchmetrics."""
-    import torch
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
-
-    metrics = (
-        MulticlassJaccardIndex(classes + 1, average="none", ignore_index=classes),
-        MulticlassAccuracy(classes + 1, average="micro", ignore_index=classes),
-    )
-    for own, given in zip(predicted, truth, strict=True):
-        pair = [torch.from_numpy(np.where(each == VOID, classes, each).astype(np.int64)) for each in (own, given)]
-        for metric in metrics:
-            metric.update(*pair)
-    counted = (sum_classes(predicted, truth, classes).unions.sum(axis=0)) > 0
-    ious = metrics[0].compute().numpy()[:classes]
-    return float(ious[counted].mean()), float(metrics[1].compute())
+def mean_iou(sums: ClassSums) -> tuple[float | None, float | None]:
+    """Return the mean over the classes that occur of their IoU, and the share of right pixels; None without a pixel."""
+    known = sums.given.sum()
+    return (float(np.nanmean(class_ious(sums))), float(sums.both.sum() / known)) if known else (None, None)

@@ -13,13 +13,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from gpt4image.core.errors import MissingExtraError
 from gpt4image.images.masks import VOID, decode_mask
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks.detection import GIVEN, SHOWN, pad_boxes, refuse_idle_settings
@@ -115,7 +113,7 @@ class MaskPredictions(Predictions):
 
     def measure(self) -> dict[str, Any]:
         """Return the mean IoU over the classes and the share of right pixels beside the mean of the scores."""
-        mean, right = mean_iou(self.predicted, self.truth, self.classes)
+        mean, right = mean_iou(self.sums(self.classes))
         return {"accuracy": float(self.scores.mean()), "mean_iou": mean, "pixel_accuracy": right}
 
     def drawn_on(self, picture: Image.Image, at: int) -> Image.Image:
@@ -143,14 +141,8 @@ class Segmentation(Task):
     family, loss_in_model = "segmenter", True
 
     def check(self, settings: LabelSettings, smoothing: float) -> None:
-        """Raise ConfigError for settings that mean nothing for masks. Label smoothing is not used.
-
-        Raises:
-            MissingExtraError: the library that judges masks is not installed.
-        """
+        """Raise ConfigError for settings that mean nothing for masks. Label smoothing is not used."""
         refuse_idle_settings(settings, "masks")
-        if find_spec("torchmetrics") is None:
-            raise MissingExtraError("torchmetrics", "detection", "Judging masks")
 
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the masks and regions of some images, object [n]."""
@@ -198,7 +190,11 @@ class Segmentation(Task):
         reference: str,
         groups: Sequence[np.ndarray],
     ) -> list[ClassComparison]:
-        """Compare the IoU of classes, or their means over groups, with bootstrap intervals."""
+        """Compare the IoU of classes, or their means over groups, with bootstrap intervals.
+
+        Classes that no test image has take no part: else the arms would be compared on other classes, each on those
+        that it predicts.
+        """
         classes = 1 + max((int(members.max()) for members in groups if len(members)), default=0)
         sums = {
             arm: [each.sums(classes) for each in runs if isinstance(each, MaskPredictions)]
@@ -207,7 +203,10 @@ class Segmentation(Task):
         present = sums[reference][0].given > 0  # [N, C]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
-            means = {arm: np.mean([class_ious(run) for run in runs], axis=0) for arm, runs in sums.items()}
+            means = {
+                arm: np.where(present.any(axis=0), np.mean([class_ious(run) for run in runs], axis=0), np.nan)
+                for arm, runs in sums.items()
+            }
             drawn = resampled_ious(sums)
             return [
                 compare_resampled(
