@@ -18,7 +18,7 @@ from gpt4image.compare.records import Comparison
 from gpt4image.core.errors import ConfigError
 from gpt4image.export import detect_objects, open_detector
 from gpt4image.export import detector as forms
-from gpt4image.export.detector import Detections, Found, write_drawn
+from gpt4image.export.detector import Detections, Found, check_folders, write_drawn
 from gpt4image.images import MAX_PIXELS
 from gpt4image.tasks.box_metrics import mean_average_precision
 from support.scenes import NAMES, draw_scenes, write_coco
@@ -160,5 +160,7 @@ def test_drawn_images_of_the_same_name_get_numbers_and_overwrite_no_image(source
     for _ in range(2):
         write_drawn(tmp_path, found, NAMES, MAX_PIXELS, taken)
     assert sorted(each.name for each in tmp_path.iterdir()) == [f"{file.stem}-2.png", file.name]
-    with pytest.raises(ConfigError, match="would be overwritten"):
-        write_drawn(file.parent, found, NAMES, MAX_PIXELS, set())
+    with pytest.raises(ConfigError, match="images that could be overwritten: name another folder for drawn"):
+        check_folders({"drawn": file.parents[1] / "images"}, [tmp_path / "other.png", file])
+    with pytest.raises(ConfigError, match="masks and drawn write files of the same names"):
+        check_folders({"masks": tmp_path, "drawn": tmp_path}, [file])

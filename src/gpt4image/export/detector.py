@@ -335,34 +335,34 @@ def write_drawn(folder: Path, found: Detections, classes: Sequence[str], max_pix
         classes: names of all classes.
         max_pixels: largest width x height to decode.
         taken: names of files that were written before; images of the same name get a number at the end.
-
-    Raises:
-        ConfigError: the image itself would be overwritten.
     """
     if found.size is None:
         return
-    target = free_place(folder, found.path, taken, "drawn pictures (--drawn)")
+    target = free_place(folder, found.path, taken)
     picture = EncodedImage(found.path.read_bytes(), str(found.path), max_pixels).decode()
     draw_objects(picture, found.objects, classes).save(target)
 
 
-def free_place(folder: Path, image: Path, taken: set[str], what: str) -> Path:
+def free_place(folder: Path, image: Path, taken: set[str]) -> Path:
     """Return a PNG file of an image's name in a folder, which is made.
 
     Args:
-        folder: the folder.
+        folder: the folder; `check_folders` has looked at it.
         image: the image.
         taken: names of files that were written before; images of the same name get a number at the end.
-        what: what is written, for messages.
-
-    Raises:
-        ConfigError: the image itself would be overwritten.
     """
     names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
     name = next(name for name in names if name not in taken)
     taken.add(name)
-    target = folder / f"{name}.png"
-    if target.resolve() == image.resolve():
-        raise ConfigError(f"{target} would be overwritten: name another folder for the {what}.")
     folder.mkdir(parents=True, exist_ok=True)
-    return target
+    return folder / f"{name}.png"
+
+
+def check_folders(folders: Mapping[str, Path], images: Iterable[Path]) -> None:
+    """Raise ConfigError if what some settings write into folders would take the place of images, or of each other."""
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
+        raise ConfigError(f"{' and '.join(folders)} write files of the same names: name a folder for each.")
+    given = {parent.resolve() for parent in {image.parent for image in images}}
+    for option, folder in folders.items():
+        if folder.resolve() in given:
+            raise ConfigError(f"{folder} holds images that could be overwritten: name another folder for {option}.")

@@ -19,6 +19,7 @@ from gpt4image.export.detector import COLOURS, free_place, write_weights
 from gpt4image.export.forms import export_onnx
 from gpt4image.export.measure import Parity, compare_logits
 from gpt4image.images.decode import EncodedImage
+from gpt4image.images.masks import is_background
 from gpt4image.train.detection.views import BoxView, plain_view
 from gpt4image.train.family import SEGMENTERS
 from gpt4image.train.segmentation.segmenter import Segmenter
@@ -158,7 +159,7 @@ def write_mask(folder: Path, found: Segmented, values: Sequence[int], taken: set
 
     if found.mask is None:
         return
-    target = free_place(folder, found.path, taken, "masks (--masks)")
+    target = free_place(folder, found.path, taken)
     picture = Image.fromarray(np.array(values, np.uint8)[found.mask]).convert("P")
     picture.putpalette([part for index in range(256) for part in colour_of(index)])
     picture.save(target)
@@ -184,14 +185,15 @@ def colour_of(index: int) -> tuple[int, int, int]:
     return int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16)
 
 
-def write_overlay(folder: Path, found: Segmented, max_pixels: int, taken: set[str]) -> None:
-    """Write a copy of an image with its mask over it, as PNG; for the arguments see `write_mask`."""
+def write_overlay(folder: Path, found: Segmented, classes: Sequence[str], max_pixels: int, taken: set[str]) -> None:
+    """Write a copy of an image with its mask over it, the background apart, as PNG; see `write_mask`."""
     from PIL import Image
 
     if found.mask is None:
         return
-    target = free_place(folder, found.path, taken, "drawn pictures (--drawn)")
+    target = free_place(folder, found.path, taken)
     picture = EncodedImage(found.path.read_bytes(), str(found.path), max_pixels).decode()
     colours = np.array([colour_of(index) for index in range(256)], np.uint8)[found.mask]
     blended = Image.blend(picture, Image.fromarray(colours), OVERLAY)
-    Image.composite(blended, picture, Image.fromarray((found.mask > 0).astype(np.uint8) * 255)).save(target)
+    shown = np.array([not is_background(name) for name in classes])[found.mask]
+    Image.composite(blended, picture, Image.fromarray(shown.astype(np.uint8) * 255)).save(target)

@@ -196,6 +196,7 @@ class Predict(OutputOptions):
         from gpt4image.export.detector import write_coco, write_drawn
         from gpt4image.tasks.detection import in_words
 
+        self._check_folders()
         counts, drawn = {True: 0, False: 0}, set[str]()
         outcomes = detect_objects(detector, self.images, batch_size=self.batch_size, max_pixels=self.max_pixels)
         table, rows, everything = GrowingTable(self.csv), [["path", "objects", "count", "surest", "error"]], []
@@ -217,6 +218,15 @@ class Predict(OutputOptions):
             write_coco(self.coco, everything, detector.classes)
         return _exit_status(counts)
 
+    def _check_folders(self) -> None:
+        """Raise ConfigError if what is to be written would take the place of the images."""
+        from gpt4image.export.deployed import named_files
+        from gpt4image.export.detector import check_folders
+
+        folders = {"masks (--masks)": self.masks, "drawn (--drawn)": self.drawn}
+        if named := {option: folder for option, folder in folders.items() if folder is not None}:
+            check_folders(named, [file.path for file in named_files(self.images)])
+
     def _segment(self, segmenter: DeployedSegmenter) -> int:
         """Print the classes that a segmentation model finds, and write what was asked for."""
         import numpy as np
@@ -227,6 +237,7 @@ class Predict(OutputOptions):
         from gpt4image.export.segmenter import write_class_names, write_mask, write_overlay
         from gpt4image.tasks.segmentation import in_shares
 
+        self._check_folders()
         counts, names, drawn = {True: 0, False: 0}, set[str](), set[str]()
         outcomes = segment_images(segmenter, self.images, batch_size=self.batch_size, max_pixels=self.max_pixels)
         table, rows = GrowingTable(self.csv), [["path", "classes", "probability", "error"]]
@@ -245,7 +256,7 @@ class Predict(OutputOptions):
                 if self.masks is not None:
                     write_mask(self.masks, found, segmenter.values, names)
                 if self.drawn is not None:
-                    write_overlay(self.drawn, found, self.max_pixels, drawn)
+                    write_overlay(self.drawn, found, segmenter.classes, self.max_pixels, drawn)
             table.write(rows)
             rows = []
         return _exit_status(counts)
