@@ -332,10 +332,13 @@ def _require_labels_outside_train(listing: Listing) -> None:
             )
     rows = listing.rows.filter(pc.and_(pa.array(~listing.is_labelled), held_out))
     if len(rows):
+        what, empty = "label", " (empty cells, nan, None, \\N and ? are no labels)"
+        if "mask" in rows.schema.names:
+            what, empty = "mask", ""
         more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
         raise DataError(
-            f"{rows['path'][0]} in the {rows['split'][0]} split has no label{more} (empty cells, nan, None, \\N "
-            "and ? are no labels). Only training images may go without: label the others or take them out."
+            f"{rows['path'][0]} in the {rows['split'][0]} split has no {what}{more}{empty}. Only training images may "
+            f"go without: give the others a {what} or take them out."
         )
 
 

@@ -43,6 +43,11 @@ class ReadMask(NamedTuple):
     size: tuple[int, int]
 
 
+def is_background(name: str) -> bool:
+    """Whether a class is that of what is no object, by its name."""
+    return name.casefold() in (BACKGROUND, "0")
+
+
 def encode_mask(mask: np.ndarray) -> bytes:
     """Return a mask uint8 [H, W] as PNG."""
     from PIL import Image

@@ -12,8 +12,11 @@ from pycocotools import mask as coco
 
 from gpt4image import load_images
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.core.options import SimulationOptions
 from gpt4image.images.masks import VOID, decode_mask, read_mask_file
 from gpt4image.images.open import find_in_images
+from gpt4image.images.simulate import simulate_labels
+from gpt4image.images.sources.coco_masks import read_outline
 from support.scenes import HEIGHT, NAMES, WIDTH, draw_scenes, mask_of, write_coco, write_masks
 
 CLASSES = ("background", *NAMES)
@@ -87,6 +90,9 @@ def test_broken_masks_are_left_out_by_name_and_images_without_one_have_no_label(
     assert said["nobody.png"] == "no image has this name"
     assert len(images) == 11 and masks_of(images)[f"{names[5]}.png"] is None
     assert (~images.is_labelled).sum() == 1
+    (folder / "masks" / "test" / f"{SCENES[3].name}.png").unlink()
+    with pytest.raises(DataError, match=r"in the test split has no mask\. .* give the others a mask"):
+        load(folder)
 
 
 def test_photo_or_jpeg_in_place_of_a_mask_is_refused(tmp_path):
@@ -142,6 +148,24 @@ def test_colours_are_classes_by_the_file_that_names_them_or_by_themselves(tmp_pa
     assert images.classes == expected
     order = np.array([0, 1, 2, 3] if named else [0, 2, 1, 3], np.uint8)
     np.testing.assert_array_equal(masks_of(images)["0.png"], order[mask_of(SCENES[0])])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("classes.txt", b"background\n\nred", "line 2 is empty"),
+        ("classes.txt", b"caf\xe9", "cannot be read as text in UTF-8"),
+        ("classes.txt", b"red\nred\n", "or one twice"),
+        ("class_dict.csv", b"name,r,g,b\na,0,0,0\nb,0,0,0", "line 3: the colour of b is that of a as well"),
+        ("class_dict.csv", b"a,0,0,256", "line 1: 'a,0,0,256' is not a name and a colour"),
+        ("labelmap.txt", b"# label\na:0,0::", "line 2: 'a:0,0::' is not a name and a colour"),
+    ],
+)
+def test_broken_file_of_class_names_is_named_with_its_line(tmp_path, name, content, said):
+    folder = write_pairs(tmp_path / "set", [mask_of(SCENES[0])])
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load(folder)
 
 
 def test_palettes_that_differ_make_colours_the_classes(tmp_path):
@@ -223,7 +247,10 @@ def test_run_lengths_crowds_and_overlaps_are_painted_as_pycocotools_decodes_them
         ([[1, 2, 1e9, 4, 5, 6]], "reaches far out"),
         ({"size": [1, 1], "counts": [1]}, "are of a picture of the size"),
         ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "do not add up"),
-        ({"size": [HEIGHT, WIDTH], "counts": TOO_LONG}, "Invalid RLE"),
+        ({"size": [HEIGHT, WIDTH], "counts": TOO_LONG}, "do not add up"),
+        ({"size": [HEIGHT, WIDTH], "counts": "8"}, "do not add up"),
+        ({"size": [HEIGHT, WIDTH], "counts": "PPPPPPPP8"}, "cannot be read"),
+        ({"size": [HEIGHT, WIDTH], "counts": "8\u00e9"}, "cannot be read"),
         (None, "has no outline"),
     ],
 )
@@ -287,6 +314,25 @@ def test_a_picture_that_is_missing_gets_no_mask_of_the_size_that_is_written_down
     (folder / "images" / "000.png").write_bytes(b"no picture")
     change(folder, "train", lambda content: content["images"][0].update(width=10**7, height=10**7))
     assert "not an image" in {each.path: each.reason for each in load(folder).rejected}["images/000.png"]
+
+
+def test_labels_are_not_simulated_of_masks(tmp_path):
+    images = load(write_masks(tmp_path / "set", SCENES))
+    assert simulate_labels(images, SimulationOptions(), 0) is images
+    with pytest.raises(ConfigError, match="these have masks: leave label_share"):
+        simulate_labels(images, SimulationOptions(label_share=0.5), 0)
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        region = np.zeros((37, 41), np.uint8, order="F")
+        for x, y, right, bottom in generator.integers(0, 42, (6, 4)):
+            region[y:bottom, x:right] ^= 1
+        region[0, 0] = 1
+        counts = coco.encode(region)["counts"].decode()
+        found, _ = read_outline({"segmentation": {"size": [37, 41], "counts": counts}}, (41, 37))
+        np.testing.assert_array_equal(found, region > 0)
 
 
 def test_files_of_boxes_alone_and_folders_without_masks_are_refused(tmp_path):

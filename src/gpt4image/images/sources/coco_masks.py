@@ -155,36 +155,59 @@ def read_outline(entry: Mapping[str, Any], size: tuple[int, int]) -> tuple[np.nd
         entry: the annotation; its `segmentation` is a list of polygons, or run lengths, compressed or not.
         size: width and height of the picture.
     """
-    from pycocotools import mask as coco  # type: ignore[import-untyped]
-
     try:
-        region = coco.decode(_run_lengths(entry.get("segmentation"), size)).astype(bool)
-    except ValueError as error:  # of this module, or of pycocotools
+        region = _painted(entry.get("segmentation"), size)
+    except ValueError as error:
         return None, first_line(error)
     return (region, "") if region.any() else (None, "its outline covers no pixel")
 
 
-def _run_lengths(given: object, size: tuple[int, int]) -> Any:  # noqa: ANN401 - as pycocotools has them
-    """Return an outline as pycocotools takes it. ValueError says why it cannot be used."""
-    from pycocotools import mask as coco
+def _painted(given: object, size: tuple[int, int]) -> np.ndarray:
+    """Return what an outline covers, bool [H, W]. ValueError says why it cannot be used."""
+    from pycocotools import mask as coco  # type: ignore[import-untyped]
 
     width, height = size
     if isinstance(given, list) and given:
         if fault := next(_polygon_faults(given, size), ""):
             raise ValueError(fault)
-        return coco.merge(coco.frPyObjects([list(map(float, each)) for each in given], height, width))
+        polygons = coco.frPyObjects([list(map(float, each)) for each in given], height, width)
+        return np.asarray(coco.decode(coco.merge(polygons)), bool)
     if not isinstance(given, dict):
         raise ValueError("has no outline (segmentation)")
     counts, said = given.get("counts"), given.get("size")
     if said != [height, width]:
         raise ValueError(f"its run lengths are of a picture of the size {said} (height, width), not {[height, width]}")
     if isinstance(counts, str):
-        return {"counts": counts.encode(), "size": said}
+        counts = _unpacked(counts)
     if not isinstance(counts, list) or not all(isinstance(each, int) and each >= 0 for each in counts):
         raise ValueError("its run lengths have no counts")
     if sum(counts) != height * width:
         raise ValueError("its run lengths do not add up to the picture")
-    return coco.frPyObjects({"counts": counts, "size": said}, height, width)
+    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(size).T  # down the columns, first what is outside
+
+
+def _unpacked(packed: str) -> list[int]:
+    """Return compressed run lengths: five bits a character, the lowest first, from the fourth on the change from the
+    last but one.
+
+    As `rleFrString` in cocoapi's `common/maskApi.c` reads them; its `rleDecode` leaves what they do not fill as it was
+    in memory. ValueError if they are damaged.
+    """
+    found: list[int] = []
+    value = shift = 0
+    for character in packed:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise ValueError("its run lengths cannot be read")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:  # more of it follows
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        found.append(value + (found[-2] if len(found) > 2 else 0))
+        value = shift = 0
+    return found
 
 
 def _polygon_faults(polygons: Sequence[object], size: tuple[int, int]) -> Iterator[str]:

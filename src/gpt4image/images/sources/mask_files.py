@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt4image.core.console import say
-from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.errors import DataError, ImageError, first_line
 from gpt4image.core.format import counted
 from gpt4image.images.boxes import Boxes, find_picture_size
 from gpt4image.images.decode import IMAGE_SUFFIXES
@@ -31,6 +31,7 @@ from gpt4image.images.masks import (
     VOID,
     ReadMask,
     encode_mask,
+    is_background,
     number_mask,
     read_mask_file,
     regions_of,
@@ -109,7 +110,7 @@ def list_mask_folders(root: Path, files: Sequence[Path], columns: ColumnNames) -
     classes = find_classes(root, files, found)
     if classes.coloured:
         entries = [entry._replace(mask=entry.mask and by_colour(entry.mask)) for entry in entries]
-    background = {number for number, name in enumerate(classes.names) if name in (BACKGROUND, "0")}
+    background = {number for number, name in enumerate(classes.names) if is_background(name)}
     for row, entry in enumerate(entries):
         label, fault = None, entry.fault
         if entry.mask is not None and not fault:
@@ -286,19 +287,28 @@ def _read_class_file(root: Path, folders: Iterable[Path]) -> MaskClasses | None:
         file = next((place / name for place in places if (place / name).is_file()), None)
         if file is None:
             continue
-        lines = file.read_text("utf-8-sig").splitlines()
+        try:
+            lines = file.read_text("utf-8-sig").rstrip().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read as text in UTF-8 ({first_line(error)}).") from None
         if read is None:
-            listed = [line.strip() for line in lines if line.strip()]
+            listed = [line.strip() for line in lines]
+            if "" in listed:
+                raise DataError(
+                    f"{file} line {listed.index('') + 1} is empty, and the line of a name tells its index: write void "
+                    "where an index is no class."
+                )
             kept = [name for name in listed if name.casefold() not in VOIDS]
             numbers = {at: kept.index(name) if name in kept else VOID for at, name in enumerate(listed)}
             return _checked(file, kept, {VOID: VOID} | numbers, coloured=False)
         colours: dict[int, str] = {}
         for at, line in enumerate(lines, 1):
             try:
-                if (pair := read(line)) is not None:
-                    colours[pair[0]] = pair[1]
-            except ValueError:
+                pair = read(line)
+            except (ValueError, csv.Error):
                 raise DataError(f"{file} line {at}: {line[:60]!r} is not a name and a colour of 0 to 255.") from None
+            if pair is not None and colours.setdefault(*pair) != pair[1]:
+                raise DataError(f"{file} line {at}: the colour of {pair[1]} is that of {colours[pair[0]]} as well.")
         kept = [name for name in dict.fromkeys(colours.values()) if name.casefold() not in VOIDS]
         by_value = {value: kept.index(name) if name in kept else VOID for value, name in colours.items()}
         return _checked(file, kept, {VOC_VOID: VOID} | by_value, coloured=True)
