@@ -8,12 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
+from gpt4image.core.console import say
 from gpt4image.core.registry import Registry
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
@@ -200,6 +202,15 @@ class Segmenters(OnMaps):
         dilated = options | {"output_stride": stride}
         return dilated if stride is not None and can_build(body, dilated) else options
 
+    def build(self, recipe: Recipe, classes: int) -> nn.Module:
+        """Build a recipe's model, see `ModelFamily.build`; say where its head gets coarser maps than it is made for."""
+        from gpt4image.train.segmentation.segmenter import LARGEST_STRIDES
+
+        model, kind = super().build(recipe, classes), self.kind(recipe.backbone)
+        if model.stride > (most := LARGEST_STRIDES.get(kind, model.stride)):  # type: ignore[operator]
+            say_coarse(body_of(recipe.backbone), kind, model.stride, most)
+        return model
+
     def complete(self, body: nn.Module, name: str, classes: int, size: int) -> Segmenter:
         """Return the segmentation model on a backbone."""
         from gpt4image.train.maps import find_levels
@@ -215,6 +226,17 @@ class Segmenters(OnMaps):
         from gpt4image.train.segmentation.views import MaskSource
 
         return MaskSource(*parts)
+
+
+@cache  # once, not for every run
+def say_coarse(body: str, kind: str, stride: int, most: int) -> None:
+    """Say that a backbone's maps are coarser than a segmentation head is made for."""
+    say(
+        f"{body} cannot be dilated, so {kind} sees maps of a stride of {stride} pixels, not {most}, and masks are "
+        "coarser. timm dilates resnet50, efficientnet_b0 and convnext_tiny, among others; segformer:NAME takes finer "
+        "maps as well.",
+        "yellow",
+    )
 
 
 FAMILIES: Registry[ModelFamily] = Registry(

@@ -136,6 +136,16 @@ def test_interrupted_training_with_texts_of_regions_resumes_in_the_same_weights(
     assert whole.task == "segmentation" and whole.history[0]["alignment_loss"] > 0
 
 
+def test_backbone_that_cannot_be_dilated_is_named_once(small_recipe, capsys):
+    for name, strides in (("lraspp:mobilenetv3_small_050", 32), ("deeplabv3:test_resnet", 8), ("test_resnet", 8)):
+        for _ in range(2):
+            model = SEGMENTERS.build(small_recipe(backbone=name, image_size=SIZE, pretrained=False), CLASSES)
+        assert model.stride == strides
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("cannot be dilated") == 1
+    assert "mobilenetv3_small_050 cannot be dilated, so lraspp sees maps of a stride of 32 pixels, not 16" in said
+
+
 def test_detector_is_no_segmentation_model():
     with pytest.raises(ConfigError, match="a model of another task: begin it with deeplabv3"):
         SEGMENTERS.restore("ssdlite:test_resnet", CLASSES, SIZE, {})

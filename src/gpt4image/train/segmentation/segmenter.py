@@ -35,12 +35,15 @@ class Segmenter(nn.Module):
         kind: which head, a key of `BUILDERS`.
         classes: number of classes C.
         size: side of an input S.
+
+    Attributes:
+        stride: stride of the deepest map in pixels.
     """
 
     def __init__(self, body: nn.Module, levels: Sequence[Level], kind: str, classes: int, size: int) -> None:
         super().__init__()
-        self.body, self.shared = body, Shared()
-        self.regions = Regions(levels[-1].stride, size)
+        self.body, self.shared, self.stride = body, Shared(), levels[-1].stride
+        self.regions = Regions(self.stride, size)
         self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
         self.size, self._indices = size, [level.number for level in levels]
         self.head = BUILDERS[kind](levels, classes)
