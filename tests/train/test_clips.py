@@ -205,6 +205,8 @@ def test_settings_that_do_not_work_with_clips_are_refused(clips, tmp_path):
         train(backbone="video:r3d")
     with pytest.raises(ConfigError, match="cached_views do not work with video:r3d_18"):
         train(backbone="video:r3d_18", freeze=("body.stem",), cached_views=1)
+    with pytest.raises(ConfigError, match="video:r3d_18 sees all at once: leave it at mean"):
+        train(backbone="video:r3d_18", frame_pooling="attention")
 
 
 @pytest.mark.slow

@@ -70,9 +70,10 @@ def test_layers_of_the_same_name_elsewhere_frozen_and_grouped_ones_get_no_adapte
         add_adapters(timm.create_model("test_resnet").requires_grad_(False), RANK, 0, torch.zeros(1, 3, 64, 64))
 
 
-def test_run_changes_weights_by_low_ranks_alone_and_saves_a_plain_model(images, store, small_recipe, tmp_path):
+def test_run_changes_weights_by_low_ranks_alone_and_saves_a_plain_model(images, store, small_recipe, tmp_path, capsys):
     recipe = small_recipe(backbone="vit_tiny_patch16_224", epochs=1, lora=RANK, lr=1e-2, grad_checkpointing=True)
     run = train_model(images, store, recipe, tmp_path / "run")
+    assert "adapters train are drawn at random" in " ".join(capsys.readouterr().err.split())
     seed_everything(0)
     start, weights = build_backbone(recipe, 3).state_dict(), load_file(run.layout.weights)
     assert start.keys() == weights.keys()

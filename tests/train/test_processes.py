@@ -67,6 +67,13 @@ def test_processes_that_would_train_alone_are_an_error(small_recipe, monkeypatch
         make_accelerator(small_recipe())
 
 
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_divided_weights_are_refused_on_any_device(small_recipe, monkeypatch, kind):
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(ConfigError, match=f"{kind} divides weights .* launch without it"):
+        make_accelerator(small_recipe())
+
+
 def test_precision_is_bf16_on_a_gpu_that_has_it_and_none_elsewhere(images, small_recipe, tmp_path, monkeypatch):
     assert train_model(images, None, small_recipe(epochs=1), tmp_path, arm="baseline").recipe.precision == "no"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

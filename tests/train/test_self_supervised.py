@@ -38,7 +38,7 @@ def test_dino_asks_a_teacher_that_follows_the_model_and_is_not_trained():
     backbone = timm.create_model("test_resnet", num_classes=3)
     views = tuple(torch.randn(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     partner = Dino(backbone.num_features, backbone).train()
-    assert not partner.teacher.training and partner.head.training
+    assert partner.head.training and not (partner.teacher.training or partner.teacher_head.training)
     features = [torch.randn(2, backbone.num_features, requires_grad=True) for _ in views]
     with torch.no_grad():
         asked = [
@@ -124,6 +124,8 @@ def test_unneeded_partner_gives_every_parameter_a_gradient_of_zero():
 def test_partner_before_no_label_or_without_its_library_is_refused(small_recipe, monkeypatch):
     with pytest.raises(ConfigError, match=r"set labels_from above 0, such as 0\.5"):
         small_recipe(self_supervised="dino")
+    with pytest.raises(ConfigError, match=r"self_supervised and consistency .* exclude each other"):
+        small_recipe(self_supervised="dino", labels_from=0.5, consistency=1.0)
     monkeypatch.setattr("gpt4image.train.self_supervised.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"self_supervised dino needs lightly.*gpt4image\[ssl\]"):
         make_partner("dino", nn.Linear(2, 2), 2)

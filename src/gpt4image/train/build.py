@@ -21,6 +21,7 @@ from gpt4image.align.projector import Projector
 from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
+from gpt4image.core.console import say
 from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
@@ -74,6 +75,8 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     batches = order_batches(recipe, images, rows, used, seed, accelerator)
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
     if recipe.lora:
+        if not (recipe.pretrained or recipe.checkpoint):
+            say("lora: the weights beside which adapters train are drawn at random, and are not trained.", "yellow")
         add_adapters(source.trained, recipe.lora, seed, inputs[(0, 0)][None].float())
     if recipe.grad_checkpointing:
         checkpoint_activations(source.trained)

@@ -133,6 +133,11 @@ def build_clip_model(recipe: Recipe, classes: int, *, pretrained: bool, checkpoi
             f"drop_path (--drop-path) and cached_views (--cached-views) do not work with {recipe.backbone}: set them "
             "to 0."
         )
+    if recipe.backbone.startswith(VIDEO) and recipe.frame_pooling != "mean":
+        raise ConfigError(
+            f"frame_pooling (--frame-pooling) is for backbones that see single frames, and {recipe.backbone} sees all "
+            "at once: leave it at mean."
+        )
     return create_clip_model(
         recipe.backbone, classes, recipe.frame_pooling, fitting_options(recipe), pretrained, checkpoint
     )

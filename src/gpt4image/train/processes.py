@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -121,6 +121,13 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         ConfigError: it does not support the precision, the processes would not work together or divide the weights
             among themselves, or they cannot share the batch evenly.
     """
+    for kind in ("FSDP", "DEEPSPEED"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # by `accelerate launch`; on a CPU nothing would come of it
+            raise ConfigError(
+                f"{kind} divides weights among processes, which checkpoints and the choice of the best epoch do not "
+                "know: launch without it. Memory is saved by lora (--lora 16), grad_checkpointing "
+                "(--grad-checkpointing), accumulate (--accumulate) and 8-bit optimisers (--optimizer bnbadamw8bit)."
+            )
     AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
     try:
         accelerator = Accelerator(
@@ -133,12 +140,6 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise ConfigError(
             f"{started} processes were started, and each would train alone, because there is no GPU: set "
             "ACCELERATE_USE_CPU=true to train together on the CPU, or start one process."
-        )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ConfigError(
-            f"{accelerator.distributed_type.value} divides weights among processes, which checkpoints and the choice "
-            "of the best epoch do not know: launch without it. Memory is saved by lora (--lora 16), grad_checkpointing "
-            "(--grad-checkpointing), accumulate (--accumulate) and 8-bit optimisers (--optimizer bnbadamw8bit)."
         )
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:

@@ -340,6 +340,11 @@ class Recipe(
                 "self_supervised (--self-supervised) trains the model before the labels do: set labels_from "
                 "(--labels-from) above 0, such as 0.5, or self_supervised (--self-supervised) to none."
             )
+        if partnered and self.consistency:
+            raise ConfigError(
+                "self_supervised and consistency (the arm fixmatch) exclude each other, as each has further views of "
+                "its own: set self_supervised to none (--self-supervised none), or leave that arm out."
+            )
         if partnered and self.cached_views == 1:
             raise ConfigError(
                 "self_supervised (--self-supervised) compares two views of an image: set cached_views (--cached-views) "

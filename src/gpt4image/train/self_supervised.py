@@ -96,7 +96,8 @@ class Dino(Partner):
     def train(self, mode: bool = True) -> Dino:
         """Put the head into training mode, and never the teacher."""
         super().train(mode)
-        self.teacher.eval()
+        for part in (self.teacher, self.teacher_head):
+            part.eval()
         return self
 
     def forward(self, first: Tensor, second: Tensor, views: tuple[Tensor, Tensor]) -> Tensor:
