@@ -117,6 +117,27 @@ def test_file_that_lacks_announced_frames_is_cut_off(tmp_path):
         read_clip(path, "clip.avi", FrameChoice())
 
 
+@pytest.mark.parametrize("sound", [False, True])
+def test_matroska_file_that_lacks_announced_seconds_is_cut_off(tmp_path, sound):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width = video.height = 48
+        audio = container.add_stream("pcm_s16le", rate=8000) if sound else None
+        for frame in draw_clip("left", length=50):
+            container.mux(video.encode(av.VideoFrame.from_image(frame)))
+        container.mux(video.encode())
+        if audio is not None:  # four seconds, twice as long
+            quiet = av.AudioFrame.from_ndarray(np.zeros((1, 32_000), np.int16), "s16", "mono")
+            quiet.sample_rate = 8000
+            container.mux(audio.encode(quiet))
+    assert len(read_clip(path, "clip.mkv", FrameChoice(4))) == 4
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    with pytest.raises(ImageError, match=r"cut off: [01]\.\d of [24]\.0 seconds"):
+        read_clip(path, "clip.mkv", FrameChoice(4))
+
+
 def test_playlist_under_the_name_of_a_clip_opens_no_other_file(tmp_path):
     other = write_video(tmp_path / "other.ts", draw_clip("left"), "mpeg2video")
     lists = {

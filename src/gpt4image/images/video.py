@@ -28,7 +28,7 @@ _SUFFIXES = (
 )
 VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 ALONE = {"protocol_whitelist": "none"}  # a playlist under the name of a clip must open no other file and no address
-CUT_OFF = 0.9  # share of the frames that a file announces, below which it has been cut off
+CUT_OFF = 0.9  # share of the frames or seconds that a file announces, below which it has been cut off
 GREY_SIDE = 32  # of the frames whose difference tells scene changes
 
 
@@ -81,12 +81,21 @@ class FrameTimes:
 
 
 def frame_times(file: Path, name: str) -> FrameTimes:
-    """Return the times of a file's frames, which is read but not decoded. ImageError if it is cut off, see there."""
+    """Return the times of a file's frames, which is read but not decoded. ImageError if it is seen to be cut off."""
+    packets, end = [], 0.0
     with _open(file, name) as (container, stream):
-        packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+        for packet in container.demux():  # of sound as well, which may last longer
+            if packet.size and packet.stream_index == stream.index:
+                packets.append((packet.pts, packet.is_keyframe))
+            if packet.size and packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         announced = stream.frames
+        # others tell no number of frames, and FFmpeg guesses the length of most of them from what is there
+        seconds = (container.duration or 0) / 1e6 if "matroska" in container.format.name else 0.0
     if len(packets) < CUT_OFF * announced:
         raise ImageError(f"{name}: the file is cut off: {len(packets):,} of {announced:,} frames are there")
+    if end < CUT_OFF * seconds:
+        raise ImageError(f"{name}: the file is cut off: {end:.1f} of {seconds:.1f} seconds are there")
     return FrameTimes(packets)
 
 
