@@ -7,13 +7,12 @@ class is not known.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -30,7 +29,7 @@ from gpt4image.tasks.box_metrics import (
     ranked,
     resampled_precisions,
 )
-from gpt4image.tasks.label_metrics import compare_resampled
+from gpt4image.tasks.label_metrics import compare_groups
 from gpt4image.tasks.settings import LabelSettings
 from gpt4image.tasks.task import ClassComparison, Predictions, Task
 
@@ -54,17 +53,6 @@ IDLE: Mapping[str, Any] = {
     "self_supervised": "none",
 }
 """Settings that mean nothing for boxes and masks, with the only value that they may have."""
-
-
-def refuse_idle_settings(settings: LabelSettings, what: str) -> None:
-    """Raise ConfigError for settings that mean nothing for `what`, boxes or masks."""
-    for name, idle in IDLE.items():
-        if getattr(settings, name, idle) != idle:
-            option = f"--{name.replace('_', '-')}"
-            shown = "none" if idle is None else f"{idle:g}" if isinstance(idle, float) else idle
-            raise ConfigError(f"{name} ({option}) does not work with {what}: set it to {shown}.")
-    if getattr(settings, "targets", "same") == "label":
-        raise ConfigError(f"targets label needs labels of whole images: with {what} set targets to same (--targets).")
 
 
 @dataclass(frozen=True)
@@ -141,11 +129,53 @@ class BoxPredictions(Predictions):
         }
 
 
-class Detection(Task):
+class OfObjects(Task):
+    """Tasks of objects in images, whose model computes its loss itself.
+
+    Attributes:
+        objects: what an image's labels are, for messages.
+    """
+
+    objects: ClassVar[str]
+    loss_in_model = True
+
+    def check(self, settings: LabelSettings, smoothing: float) -> None:
+        """Raise ConfigError for settings that mean nothing for objects. Label smoothing is not used."""
+        for name, idle in IDLE.items():
+            if getattr(settings, name, idle) != idle:
+                option = f"--{name.replace('_', '-')}"
+                shown = "none" if idle is None else f"{idle:g}" if isinstance(idle, float) else idle
+                raise ConfigError(f"{name} ({option}) does not work with {self.objects}: set it to {shown}.")
+        if getattr(settings, "targets", "same") == "label":
+            raise ConfigError(
+                f"targets label needs labels of whole images: with {self.objects} set targets to same (--targets)."
+            )
+
+    def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """Return the labels themselves [N, ...]."""
+        return labels
+
+    def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
+        """Return the labels of a batch themselves [B, ...]."""
+        return labels
+
+    def loss(self, logits: Tensor, targets: Tensor, settings: LabelSettings, prior: Tensor | None) -> Tensor:
+        """Return the sum of the loss over images.
+
+        Args:
+            logits: parts of the loss, means over the images whose labels are known [1, P].
+            targets: labels [B, ...], NaN where they are not known.
+            settings: the recipe.
+            prior: not used.
+        """
+        return logits.sum() * (~targets.flatten(1)[:, 0].isnan()).sum()
+
+
+class Detection(OfObjects):
     """Boxes with classes, learned by the loss of the detector and judged by the average precision."""
 
     name, score, class_score = "detection", "average precision per image", "average precision"
-    family, loss_in_model = "detector", True
+    family, objects = "detector", "boxes"
 
     def check(self, settings: LabelSettings, smoothing: float) -> None:
         """Raise ConfigError for settings that mean nothing for boxes. Label smoothing is not used.
@@ -153,7 +183,7 @@ class Detection(Task):
         Raises:
             MissingExtraError: the libraries that judge boxes are not installed.
         """
-        refuse_idle_settings(settings, "boxes")
+        super().check(settings, smoothing)
         for library in ("torchmetrics", "pycocotools"):
             if find_spec(library) is None:
                 raise MissingExtraError(library, "detection", "Judging detections")
@@ -161,25 +191,6 @@ class Detection(Task):
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the boxes of some images, float32 [n, M, 5]; M is at least 1."""
         return pad_boxes(images.boxes(rows), images.sizes(rows))
-
-    def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return the boxes themselves."""
-        return labels
-
-    def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
-        """Return the boxes [B, M, 5]."""
-        return labels
-
-    def loss(self, logits: Tensor, targets: Tensor, settings: LabelSettings, prior: Tensor | None) -> Tensor:
-        """Return the sum of the loss over images.
-
-        Args:
-            logits: parts of the loss, means over the images whose boxes are known [1, P].
-            targets: boxes [B, M, 5].
-            settings: the recipe.
-            prior: not used.
-        """
-        return logits.sum() * (~targets[:, 0, 0].isnan()).sum()
 
     def validation_score(self, logits: np.ndarray, targets: np.ndarray) -> float:
         """Return the mean average precision per image."""
@@ -217,23 +228,12 @@ class Detection(Task):
             arm: [rank_classes(each.logits, each.labels, classes) for each in runs] for arm, runs in predictions.items()
         }
         boxes = np.stack([ranking.counts for ranking in rankings[reference][0]]) > 0  # [C, N]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
-            precisions = {
-                arm: np.mean([[each.precisions.mean() for each in run] for run in runs], axis=0)
-                for arm, runs in rankings.items()
-            }
-            drawn = resampled_precisions(rankings, boxes.shape[1])
-            return [
-                compare_resampled(
-                    int(boxes[members].any(axis=0).sum()),
-                    {arm: float(np.nanmean(found[members])) for arm, found in precisions.items()},
-                    {arm: np.nanmean(found[:, members], axis=1) for arm, found in drawn.items()},
-                    candidate,
-                    reference,
-                )
-                for members in groups
-            ]
+        precisions = {
+            arm: np.mean([[each.precisions.mean() for each in run] for run in runs], axis=0)
+            for arm, runs in rankings.items()
+        }
+        drawn = resampled_precisions(rankings, boxes.shape[1])
+        return compare_groups(groups, boxes.T, precisions, drawn, candidate, reference)
 
 
 DETECTION = Detection()

@@ -5,6 +5,7 @@ Arrays: N images, C classes; `marks` int8 [N, C] are 1 for a label that is prese
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -153,25 +154,44 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def compare_resampled(
-    count: int, means: dict[str, float], drawn: dict[str, np.ndarray], candidate: str, reference: str
-) -> ClassComparison:
-    """Return the comparison of a group of classes with bootstrap intervals.
+def compare_groups(
+    groups: Sequence[np.ndarray],
+    present: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    drawn: Mapping[str, np.ndarray],
+    candidate: str,
+    reference: str,
+) -> list[ClassComparison]:
+    """Compare the means of scores over groups of classes, with bootstrap intervals.
+
+    Classes that no image has take no part: a model may have a score for one that it predicts, and another none.
 
     Args:
-        count: test images of the group.
-        means: score of each arm.
-        drawn: its scores on resampled images, [R].
+        groups: class numbers, int64 [c] each.
+        present: which image has which class, bool [N, C].
+        scores: score of each class by arm, float64 [C].
+        drawn: the same on resampled images, float64 [R, C].
         candidate: an arm.
         reference: the arm it is compared with.
     """
-    intervals = {arm: percentile_interval(values) for arm, values in drawn.items()}
-    ends = percentile_interval(drawn[candidate] - drawn[reference])
-    return ClassComparison(
-        test_images=count,
-        accuracy={arm: mean if count else None for arm, mean in means.items()},
-        intervals={arm: found for arm, found in intervals.items() if found},
-        difference=means[candidate] - means[reference] if count else None,
-        low=ends and ends[0],
-        high=ends and ends[1],
-    )
+    compared = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
+        for group in groups:
+            members = group[present[:, group].any(axis=0)]
+            count = int(present[:, members].any(axis=1).sum())
+            means = {arm: float(np.nanmean(each[members])) for arm, each in scores.items()}
+            samples = {arm: np.nanmean(each[:, members], axis=1) for arm, each in drawn.items()}
+            intervals = {arm: percentile_interval(values) for arm, values in samples.items()}
+            ends = percentile_interval(samples[candidate] - samples[reference])
+            compared.append(
+                ClassComparison(
+                    test_images=count,
+                    accuracy={arm: mean if count else None for arm, mean in means.items()},
+                    intervals={arm: found for arm, found in intervals.items() if found},
+                    difference=means[candidate] - means[reference] if count else None,
+                    low=ends and ends[0],
+                    high=ends and ends[1],
+                )
+            )
+    return compared

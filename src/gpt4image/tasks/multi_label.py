@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from gpt4image.images.table import ImageTable
 from gpt4image.tasks.label_metrics import (
     choose,
     class_precisions,
-    compare_resampled,
+    compare_groups,
     f1_scores,
     fit_thresholds,
     image_precision,
@@ -168,18 +167,7 @@ class MultiLabel(Task):
         logits = {arm: [each.logits for each in runs] for arm, runs in predictions.items()}
         precisions = {arm: np.mean([class_precisions(each, marks) for each in runs], 0) for arm, runs in logits.items()}
         drawn = resampled_precisions(logits, marks)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
-            return [
-                compare_resampled(
-                    int((marks[:, members] > 0).any(axis=1).sum()),
-                    {arm: float(np.nanmean(found[members])) for arm, found in precisions.items()},
-                    {arm: np.nanmean(found[:, members], axis=1) for arm, found in drawn.items()},
-                    candidate,
-                    reference,
-                )
-                for members in groups
-            ]
+        return compare_groups(groups, marks > 0, precisions, drawn, candidate, reference)
 
 
 MULTI_LABEL = MultiLabel()

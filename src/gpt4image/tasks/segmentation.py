@@ -9,22 +9,19 @@ is uint8 [S * S + 1]: the class of each pixel, and how sure it is of them on ave
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from gpt4image.images.masks import VOID, decode_mask
 from gpt4image.images.table import ImageTable
-from gpt4image.tasks.detection import GIVEN, SHOWN, pad_boxes, refuse_idle_settings
-from gpt4image.tasks.label_metrics import compare_resampled
+from gpt4image.tasks.detection import GIVEN, SHOWN, OfObjects, pad_boxes
+from gpt4image.tasks.label_metrics import compare_groups
 from gpt4image.tasks.mask_metrics import ClassSums, class_ious, image_ious, mean_iou, resampled_ious, sum_classes
-from gpt4image.tasks.settings import LabelSettings
-from gpt4image.tasks.task import ClassComparison, Predictions, Task
+from gpt4image.tasks.task import ClassComparison, Predictions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,15 +131,11 @@ class MaskPredictions(Predictions):
         return drawn
 
 
-class Segmentation(Task):
+class Segmentation(OfObjects):
     """Masks, learned by the cross-entropy of their pixels and judged by the intersection over union."""
 
     name, score, class_score = "segmentation", "mean IoU per image", "IoU"
-    family, loss_in_model = "segmenter", True
-
-    def check(self, settings: LabelSettings, smoothing: float) -> None:
-        """Raise ConfigError for settings that mean nothing for masks. Label smoothing is not used."""
-        refuse_idle_settings(settings, "masks")
+    family, objects = "segmenter", "masks"
 
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the masks and regions of some images, object [n]."""
@@ -153,25 +146,6 @@ class Segmentation(Task):
             if mask is not None:
                 found[at] = MaskLabel(mask, pad_boxes([boxes], size[None])[0])
         return found
-
-    def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Return the labels themselves, object [N]."""
-        return labels
-
-    def targets(self, labels: Tensor, soft: Tensor, classes: int, smoothing: float, soft_share: float) -> Tensor:
-        """Return the labels of a batch themselves [B, S * S + 5 * M]."""
-        return labels
-
-    def loss(self, logits: Tensor, targets: Tensor, settings: LabelSettings, prior: Tensor | None) -> Tensor:
-        """Return the sum of the loss over images.
-
-        Args:
-            logits: the mean loss over the images whose masks are known [1, 1].
-            targets: [B, S * S + 5 * M].
-            settings: the recipe.
-            prior: not used.
-        """
-        return logits.sum() * (~targets[:, 0].isnan()).sum()
 
     def validation_score(self, logits: np.ndarray, targets: np.ndarray) -> float:
         """Return the mean IoU per image."""
@@ -190,34 +164,14 @@ class Segmentation(Task):
         reference: str,
         groups: Sequence[np.ndarray],
     ) -> list[ClassComparison]:
-        """Compare the IoU of classes, or their means over groups, with bootstrap intervals.
-
-        Classes that no test image has take no part: else the arms would be compared on other classes, each on those
-        that it predicts.
-        """
+        """Compare the IoU of classes, or their means over groups, with bootstrap intervals."""
         classes = 1 + max((int(members.max()) for members in groups if len(members)), default=0)
         sums = {
             arm: [each.sums(classes) for each in runs if isinstance(each, MaskPredictions)]
             for arm, runs in predictions.items()
         }
-        present = sums[reference][0].given > 0  # [N, C]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
-            means = {
-                arm: np.where(present.any(axis=0), np.mean([class_ious(run) for run in runs], axis=0), np.nan)
-                for arm, runs in sums.items()
-            }
-            drawn = resampled_ious(sums)
-            return [
-                compare_resampled(
-                    int(present[:, members].any(axis=1).sum()),
-                    {arm: float(np.nanmean(found[members])) for arm, found in means.items()},
-                    {arm: np.nanmean(found[:, members], axis=1) for arm, found in drawn.items()},
-                    candidate,
-                    reference,
-                )
-                for members in groups
-            ]
+        ious = {arm: np.mean([class_ious(run) for run in runs], axis=0) for arm, runs in sums.items()}
+        return compare_groups(groups, sums[reference][0].given > 0, ious, resampled_ious(sums), candidate, reference)
 
 
 SEGMENTATION = Segmentation()

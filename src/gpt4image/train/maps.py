@@ -6,7 +6,8 @@ Sizes: B images, M boxes an image, F channels of the deepest map, S the side of 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Regions(nn.Module):
 
         Args:
             features: the map [B, F, h, w].
-            boxes: [B, M, 5] as for `Detector.forward`; None for whole images, M = 1.
+            boxes: [B, M, 5] as `tasks.detection` has them; None for whole images, M = 1.
         """
         if boxes is None:
             return features.mean(dim=(2, 3))
@@ -65,6 +66,43 @@ class Regions(nn.Module):
         rois = torch.cat([images[:, None].to(corners), corners], dim=1).to(features)
         cells: Tensor = roi_align(features, rois, REGION_CELLS, self._scale, sampling_ratio=2, aligned=True)
         return cells.mean(dim=(2, 3))
+
+
+class OnBackbone(nn.Module):
+    """A model on the maps of a timm model, whose deepest map can be aligned, as can boxes in it.
+
+    The backbone comes first and alone, so that this is so for all images, also those of which no label is known.
+
+    Args:
+        body: a timm model without its classifier.
+        levels: the maps of it that are used.
+        size: side of an input S.
+    """
+
+    def __init__(self, body: nn.Module, levels: Sequence[Level], size: int) -> None:
+        super().__init__()
+        self.body, self.shared, self.regions = body, Shared(), Regions(levels[-1].stride, size)
+        self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
+        self.size, self._indices = size, [level.number for level in levels]
+
+    def body_maps(self, images: Tensor, boxes: Tensor | None = None) -> Maps:
+        """Return the maps of images [B, 3, S, S], the largest first; the boxes in them are those of `Regions`."""
+        found: list[Tensor] = self.body.forward_intermediates(  # type: ignore[operator] # timm's
+            images, indices=self._indices, stop_early=True, intermediates_only=True
+        )
+        shared = [*found[:-1], self.shared(found[-1])]
+        if self.regions.wanted:
+            self.regions(shared[-1], boxes)  # a head catches them
+        return OrderedDict((str(number), each) for number, each in enumerate(shared))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the module whose input is aligned, under timm's name for it."""
+        return self.shared
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are not decayed."""
+        named: set[str] = getattr(self.body, "no_weight_decay", set)()
+        return {f"body.{name}" for name in named}
 
 
 @torch.no_grad()

@@ -17,10 +17,9 @@ from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.images.masks import VOID
 from gpt4image.tasks.segmentation import square_mask
-from gpt4image.train.detection.views import plain_view
+from gpt4image.train.detection.views import augmented_view, plain_view
 from gpt4image.train.family import SEGMENTERS
 from gpt4image.train.segmentation.segmenter import BUILDERS
-from gpt4image.train.segmentation.views import augmented_view
 from gpt4image.train.transforms import preprocessing
 from support.image_files import encode
 from support.scenes import draw_scenes, mask_of, write_coco
@@ -63,7 +62,7 @@ def test_gradient_of_the_alignment_of_regions_equals_that_of_a_plain_loop():
     model, images = make().double().eval(), torch.rand(2, 3, SIZE, SIZE, dtype=torch.float64)
     model.regions.wanted = True
     vectors, known = torch.randn(4, 8, dtype=torch.float64), torch.tensor([True, True, False, True])
-    channels = list(model.features(images).values())[-1].shape[1]
+    channels = list(model.body_maps(images).values())[-1].shape[1]
     projector = Projector(channels, 8, kind="linear").double()
     aligned = AlignedModel(model, [RegionHead(projector, AlignmentLoss("cosine"), tap="regions")]).eval()
     aligned(images, Targets((vectors,), (known,)), None, packed(2).double()).alignment.backward()
@@ -71,7 +70,7 @@ def test_gradient_of_the_alignment_of_regions_equals_that_of_a_plain_loop():
     assert own and all(name.startswith("body.") for name in own)
     model.zero_grad()
     projector.zero_grad()
-    deepest, loss = list(model.features(images).values())[-1], 0.0
+    deepest, loss = list(model.body_maps(images).values())[-1], 0.0
     boxes = packed(2)[:, SIZE * SIZE :].view(2, 2, 5).double()
     for row in known.nonzero()[:, 0].tolist():
         image, box = divmod(row, 2)
@@ -94,7 +93,8 @@ def test_masks_follow_crop_and_flip_of_their_picture(small_recipe):
     pixels, found, boxes = plain_view(config).with_mask(image, (), box, mask)
     np.testing.assert_array_equal(found.numpy(), square_mask(mask, SIZE))
     np.testing.assert_allclose(boxes.numpy(), box)
-    view, inputs = augmented_view(small_recipe(crop_scale=(0.3, 0.6), flip=0.5, color_jitter=0.0), config), set()
+    recipe, inputs = small_recipe(crop_scale=(0.3, 0.6), flip=0.5, color_jitter=0.0), set()
+    view = augmented_view(recipe, config, masks=True)
     for draw in range(6):
         pixels, found, _ = view.with_mask(image, (draw,), box, mask)
         inner = found != VOID

@@ -1,7 +1,6 @@
 """A detector: a timm backbone, a neck that makes maps of several sizes, and a detector of another library on these.
 
-The backbone comes first and alone, so that its deepest map can be aligned for all images, also those whose boxes are
-not known; the detector of torchvision or transformers then sees the maps of the images that it needs.
+The detector of torchvision or transformers sees the maps of those images alone that it needs.
 
 Sizes: B images, K detections an image, M boxes an image, S the side of an input in pixels.
 """
@@ -23,7 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import Conv2dNormActivation
 
-from gpt4image.train.maps import Level, Maps, Regions, Shared
+from gpt4image.train.maps import Level, Maps, OnBackbone
 
 DETECTIONS = 100  # K, as COCO judges
 COLUMNS = 6  # of a detection: class, left, top, right, bottom, score
@@ -87,7 +86,7 @@ class SsdMaps(nn.Module):
         return OrderedDict((str(number), each) for number, each in enumerate(found))
 
 
-class Detector(nn.Module):
+class Detector(OnBackbone):
     """A detector as it is trained and deployed.
 
     Args:
@@ -99,11 +98,7 @@ class Detector(nn.Module):
     """
 
     def __init__(self, body: nn.Module, levels: Sequence[Level], kind: str, classes: int, size: int) -> None:
-        super().__init__()
-        self.body, self.shared = body, Shared()
-        self.regions = Regions(levels[-1].stride, size)
-        self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
-        self.size, self._indices = size, [level.number for level in levels]
+        super().__init__(body, levels, size)
         self.neck, self.detector, self._first_class = BUILDERS[kind](levels, classes, size)
 
     def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
@@ -131,28 +126,13 @@ class Detector(nn.Module):
 
     def features(self, images: Tensor, truth: Tensor | None = None) -> Maps:
         """Return the maps that the detector looks at, the largest first; for the arguments see `forward`."""
-        found: list[Tensor] = self.body.forward_intermediates(  # type: ignore[operator] # timm's
-            images, indices=self._indices, stop_early=True, intermediates_only=True
-        )
-        shared = [*found[:-1], self.shared(found[-1])]
-        if self.regions.wanted:
-            self.regions(shared[-1], truth)  # a head catches them
-        maps: Maps = self.neck(OrderedDict((str(number), each) for number, each in enumerate(shared)))
+        maps: Maps = self.neck(self.body_maps(images, truth))
         return maps
 
     def detect(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Return torchvision's own output for images [B, 3, S, S]: boxes in pixels, labels and scores of each."""
         found: list[dict[str, Tensor]] = self._run(images, self.features(images))
         return [each | {"labels": each["labels"] - self._first_class} for each in found]
-
-    def get_classifier(self) -> nn.Module:
-        """Return the module whose input is aligned, under timm's name for it."""
-        return self.shared
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are not decayed."""
-        named: set[str] = getattr(self.body, "no_weight_decay", set)()
-        return {f"body.{name}" for name in named}
 
     def _run(self, images: Tensor, maps: Maps, targets: list[dict[str, Tensor]] | None = None) -> Any:  # noqa: ANN401
         given = self.detector.backbone

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -157,13 +157,16 @@ class BoxInputs(ImageInputs):
 class BoxSource(InputSource):
     """A detector together with its inputs."""
 
-    def training(self, rows: np.ndarray, seed: int) -> BoxInputs:
-        """Return augmented inputs of the images at some table positions [N]."""
-        return BoxInputs(self.images, rows, augmented_view(self.recipe, self.config), seed)
+    inputs: ClassVar[type[ImageInputs]] = BoxInputs
 
-    def evaluation(self, rows: np.ndarray, name: str) -> BoxInputs:
+    def training(self, rows: np.ndarray, seed: int) -> ImageInputs:
+        """Return augmented inputs of the images at some table positions [N]."""
+        view = augmented_view(self.recipe, self.config, masks=self.images.has_masks)
+        return self.inputs(self.images, rows, view, seed)
+
+    def evaluation(self, rows: np.ndarray, name: str) -> ImageInputs:
         """Return inputs of the images at some table positions [N], resized alone."""
-        return BoxInputs(self.images, rows, plain_view(self.config))
+        return self.inputs(self.images, rows, plain_view(self.config))
 
 
 def plain_view(config: dict[str, Any]) -> BoxView:
@@ -171,16 +174,18 @@ def plain_view(config: dict[str, Any]) -> BoxView:
     return BoxView(config["input_size"][-1], tuple(float(round(255 * value)) for value in config["mean"]))
 
 
-def augmented_view(recipe: Recipe, config: dict[str, Any]) -> BoxView:
-    """Return the recipe's augmentation of pictures with boxes: crop, flip, and change of colours."""
-    plain, (low, high) = plain_view(config), recipe.crop_scale
-    crop = v2.RandomIoUCrop(min_scale=math.sqrt(low), max_scale=math.sqrt(high)) if low < 1 else None
-    return BoxView(plain.size, plain.fill, crop, further_transforms(recipe))
+def augmented_view(recipe: Recipe, config: dict[str, Any], *, masks: bool = False) -> BoxView:
+    """Return the recipe's augmentation of pictures with boxes: crop, flip, and change of colours.
 
-
-def further_transforms(recipe: Recipe) -> v2.Transform | None:
-    """Return the recipe's flip and change of colours, if it has any."""
-    jitter = recipe.color_jitter
-    more = [v2.RandomHorizontalFlip(recipe.flip)] if recipe.flip else []
+    Args:
+        recipe: the settings.
+        config: a `preprocessing`.
+        masks: whether the pictures have masks, so that a crop need not leave any object whole.
+    """
+    plain, (low, high), jitter = plain_view(config), recipe.crop_scale, recipe.color_jitter
+    crop: v2.Transform = v2.RandomIoUCrop(min_scale=math.sqrt(low), max_scale=math.sqrt(high))
+    if masks:
+        crop = v2.RandomResizedCrop(plain.size, (low, high))
+    more: list[v2.Transform] = [v2.RandomHorizontalFlip(recipe.flip)] if recipe.flip else []
     more += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
-    return v2.Compose(more) if more else None
+    return BoxView(plain.size, plain.fill, crop if low < 1 else None, v2.Compose(more) if more else None)

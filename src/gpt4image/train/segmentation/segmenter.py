@@ -1,8 +1,5 @@
 """A segmentation model: a timm backbone, and a head of torchvision or transformers on its maps.
 
-As in `train.detection.detector`, the backbone comes first and alone, so that its deepest map can be aligned for all
-images, also those whose masks are not known.
-
 Sizes: B images, C classes, M regions an image, S the side of an input in pixels.
 """
 
@@ -10,7 +7,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +16,13 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
 from gpt4image.images.masks import VOID
-from gpt4image.train.maps import Level, Maps, Regions, Shared
+from gpt4image.train.maps import Level, Maps, OnBackbone
 
 INNER = 128  # channels within the heads of LRASPP, as torchvision has them
 SEGFORMER_WIDTH = 256  # channels of SegFormer's decoder, as its smallest model has them
 
 
-class Segmenter(nn.Module):
+class Segmenter(OnBackbone):
     """A segmentation model as it is trained and deployed.
 
     Args:
@@ -41,12 +37,8 @@ class Segmenter(nn.Module):
     """
 
     def __init__(self, body: nn.Module, levels: Sequence[Level], kind: str, classes: int, size: int) -> None:
-        super().__init__()
-        self.body, self.shared, self.stride = body, Shared(), levels[-1].stride
-        self.regions = Regions(self.stride, size)
-        self.pretrained_cfg: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment] # its preprocessing
-        self.size, self._indices = size, [level.number for level in levels]
-        self.head = BUILDERS[kind](levels, classes)
+        super().__init__(body, levels, size)
+        self.stride, self.head = levels[-1].stride, BUILDERS[kind](levels, classes)
 
     def forward(self, images: Tensor, truth: Tensor | None = None) -> Tensor:
         """Return masks, or with the truth the loss.
@@ -59,7 +51,8 @@ class Segmenter(nn.Module):
             uint8 [B, S * S + 1]: the class of each pixel, and the mean of their probabilities in 255ths; or the
             cross-entropy [1, 1], a mean over the images whose masks are known of the means over their known pixels.
         """
-        maps = self.features(images, truth)
+        boxes = None if truth is None else truth[:, self.size**2 :].view(len(truth), -1, 5)
+        maps = self.body_maps(images, boxes)
         if truth is None:
             sure, found = self.decode(maps).float().softmax(dim=1).max(dim=1)
             mean = (255 * sure.mean(dim=(1, 2))).round()[:, None]
@@ -74,17 +67,6 @@ class Segmenter(nn.Module):
         losses = F.cross_entropy(logits.float(), masks, ignore_index=VOID, reduction="none").sum(dim=(1, 2))
         return (losses / (masks != VOID).sum(dim=(1, 2)).clamp(min=1)).mean()[None, None]
 
-    def features(self, images: Tensor, truth: Tensor | None = None) -> Maps:
-        """Return the maps that the head looks at, the largest first; for the arguments see `forward`."""
-        found: list[Tensor] = self.body.forward_intermediates(  # type: ignore[operator] # timm's
-            images, indices=self._indices, stop_early=True, intermediates_only=True
-        )
-        shared = [*found[:-1], self.shared(found[-1])]
-        if self.regions.wanted:
-            boxes = None if truth is None else truth[:, self.size**2 :].view(len(truth), -1, 5)
-            self.regions(shared[-1], boxes)  # a head catches them
-        return OrderedDict((str(number), each) for number, each in enumerate(shared))
-
     def decode(self, maps: Maps) -> Tensor:
         """Return the logits of the pixels [B, C, S, S] from the maps."""
         coarse: Tensor = self.head(maps)
@@ -92,16 +74,7 @@ class Segmenter(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of the pixels [B, C, S, S] of images [B, 3, S, S]."""
-        return self.decode(self.features(images))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the module whose input is aligned, under timm's name for it."""
-        return self.shared
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are not decayed."""
-        named: set[str] = getattr(self.body, "no_weight_decay", set)()
-        return {f"body.{name}" for name in named}
+        return self.decode(self.body_maps(images))
 
 
 class OfDeepest(nn.Module):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from gpt4image.images.masks import decode_mask
 from gpt4image.tasks.segmentation import MaskLabel
 from gpt4image.train.data import ImageInputs, Key
-from gpt4image.train.detection.views import BoxView, further_transforms, plain_view
-from gpt4image.train.frozen import InputSource
-from gpt4image.train.recipe import Recipe
+from gpt4image.train.detection.views import BoxSource, BoxView
 
 NO_BOX = np.full((1, 5), -1, np.float32)
 
@@ -45,20 +41,7 @@ class MaskInputs(ImageInputs):
         return self._view.with_mask(image, key, label.boxes, decode_mask(label.mask))
 
 
-class MaskSource(InputSource):
+class MaskSource(BoxSource):
     """A segmentation model together with its inputs."""
 
-    def training(self, rows: np.ndarray, seed: int) -> MaskInputs:
-        """Return augmented inputs of the images at some table positions [N]."""
-        return MaskInputs(self.images, rows, augmented_view(self.recipe, self.config), seed)
-
-    def evaluation(self, rows: np.ndarray, name: str) -> MaskInputs:
-        """Return inputs of the images at some table positions [N], resized alone."""
-        return MaskInputs(self.images, rows, plain_view(self.config))
-
-
-def augmented_view(recipe: Recipe, config: dict[str, Any]) -> BoxView:
-    """Return the recipe's augmentation of pictures with masks: crop, flip, and change of colours."""
-    plain, scale = plain_view(config), recipe.crop_scale
-    crop = v2.RandomResizedCrop(plain.size, scale) if scale[0] < 1 else None
-    return BoxView(plain.size, plain.fill, crop, further_transforms(recipe))
+    inputs = MaskInputs
