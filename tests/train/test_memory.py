@@ -34,6 +34,8 @@ def test_two_processes_hold_the_whole_batch_of_vectors_and_half_of_the_similarit
     one, two = (estimate_memory(VIT, 10, 384, processes) for processes in (1, 2))
     assert one.gathered - two.gathered == 4 * 4 * 8 * 8 / 2
     assert replace(one, gathered=0) == replace(two, gathered=0)
+    with pytest.raises(ConfigError, match=r"batch_size 8 .*cannot be divided by 3 processes"):
+        estimate_memory(VIT, 10, 384, 3)
 
 
 def test_activations_are_what_the_backward_pass_of_the_real_model_keeps():

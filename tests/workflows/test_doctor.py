@@ -74,3 +74,8 @@ def test_sections_are_printed_in_order(capsys):
     lines = capsys.readouterr().out.splitlines()
     sections = [line for line in lines if line and not line.startswith((" ", "-"))]
     assert sections == ["versions", "devices", "optional", "keys", "servers", "disk"]
+
+
+def test_numbers_that_are_no_counts_are_refused(capsys):
+    assert main(["doctor", "--backbone", "test_resnet", "--processes", "0"]) != 0
+    assert "processes" in capsys.readouterr().err

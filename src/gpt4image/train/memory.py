@@ -67,8 +67,14 @@ def estimate_memory(recipe: Recipe, classes: int, width: int, processes: int = 1
         processes: processes W that share a batch of B images; each holds all weights.
 
     Raises:
-        ConfigError: unknown backbone or optimiser, or an image size that it does not take.
+        ConfigError: unknown backbone or optimiser, an image size that it does not take, or a batch that the processes
+            cannot share evenly.
     """
+    if recipe.batch_size % (processes * recipe.accumulate):
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} (--batch-size) cannot be divided by {processes} processes (--processes) x "
+            f"{recipe.accumulate} parts."
+        )
     sample = torch.zeros(1, 3, recipe.image_size, recipe.image_size, device="meta")
     with torch.device("meta"):
         model = create_model(recipe.backbone, pretrained=False, num_classes=classes, **fitting_options(recipe))
@@ -155,8 +161,9 @@ def described(memory: TrainingMemory, recipe: Recipe, width: int, processes: int
     own = recipe.batch_size // (processes * recipe.accumulate)
     each = [f"{own:,} images at a time, {megabytes(memory.activations)} each"]
     each += [f"recomputed {megabytes(memory.checkpointed)} each"] if memory.checkpointed is not None else []
-    held = [("kept", memory.total(own, False))]
-    held += [("with --grad-checkpointing", memory.total(own, True))] if memory.checkpointed is not None else []
+    held = [gigabytes(memory.total(own, False))]
+    if memory.checkpointed is not None:
+        held.append(f"{gigabytes(memory.total(own, True))} with --grad-checkpointing")
     return [
         ("weights", f"{gigabytes(memory.weights)}: {memory.parameters / 1e6:,.1f} million parameters"),
         ("gradients", f"{gigabytes(memory.gradients)}: {memory.trained / 1e6:,.1f} million are trained"),
@@ -164,7 +171,7 @@ def described(memory: TrainingMemory, recipe: Recipe, width: int, processes: int
         ("activations", f"{gigabytes(own * memory.activations)}: {', '.join(each)}, in 32 bits; about half in 16"),
         ("alignment", f"{gigabytes(memory.projector + memory.gathered)}: {megabytes(memory.projector)} of projector, "
          f"{megabytes(memory.gathered)} of vectors of width {width} and their similarities"),
-        ("in all", "; ".join(f"{gigabytes(size)} with activations {name}" for name, size in held)),
+        ("in all", "; ".join(held)),
     ]  # fmt: skip
 
 

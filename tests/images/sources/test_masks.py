@@ -262,6 +262,8 @@ def test_object_with_a_broken_outline_makes_its_box_void_and_is_named(tmp_path, 
     assert left.where == "instances_train.json, annotation 0" and said in left.reason
     _, x, y, right, bottom = SCENES[0].boxes[0]
     assert (masks_of(images)["000.png"][y:bottom, x:right] == VOID).all()
+    change(folder, "train", lambda content: content["annotations"][0].update(bbox=[200, 200, 9, 9]))
+    assert (masks_of(load(folder))["000.png"] != VOID).all()
     change(folder, "train", lambda content: content["annotations"][0].pop("bbox"))
     images = load(folder)
     (rejected,) = images.rejected

@@ -116,6 +116,9 @@ class Doctor(OutputOptions):
     optimizer: str = "adamw"
     """Name of any timm optimiser."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def run(self) -> None:
         """Print the findings, section by section."""
         from gpt4image.core.console import result, show

@@ -118,6 +118,8 @@ def paint(
             if box.fault:
                 box = GivenBox(image.names[entry["category_id"]], _around(region), box.where)
         boxes.append(box)
+        if not region.any():  # the box lies outside
+            continue
         left, top, right, bottom = map(int, _around(region))
         place = slice(top, bottom), slice(left, right)
         regions.append((label, place, region[place].copy()))  # of many objects, whole pictures would fill the memory
