@@ -35,9 +35,9 @@ class OutputOptions:
     """Output."""
 
     json: bool = False
-    """Print the result as one JSON object in place of text. Notes and progress are on standard error either way."""
+    """Print the result as one JSON object instead of text. Notes and progress go to standard error either way."""
     quiet: bool = False
-    """Print warnings and errors only beside the result, and no progress."""
+    """Print only the result, warnings and errors; no notes or progress."""
 
 
 HeldOut = Annotated[float, Interval(ge=0, lt=1)]
@@ -49,47 +49,48 @@ class DataOptions:
     """Images."""
 
     data: Annotated[str, tyro.conf.Positional]
-    """Folder of class folders, folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, a set of Label
-    Studio, FiftyOne or COCO (JSON), OWNER/NAME (hf:NAME) on the Hugging Face hub, or an address of any of these
-    (s3://, gs://, https://)."""
+    """Image set: a folder of class folders, a folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, an
+    export of Label Studio, FiftyOne or COCO (JSON), OWNER/NAME (hf:NAME) on the Hugging Face Hub, or an address of any of
+    these (s3://, gs://, https://)."""
     unlabelled: tuple[str, ...] = ()
-    """More training images, from any source, without labels; labels there are not used. Folders `unlabelled` and empty
-    labels of the image set itself are unlabelled as well."""
+    """Additional training images without labels, from any source; labels found there are ignored. In the image set
+    itself, images in a folder `unlabelled` or with an empty label are unlabelled as well."""
     on_bad_image: Literal["skip", "fail"] = "skip"
-    """Leave out and list images that cannot be read, or stop."""
+    """If an image cannot be read: leave it out and list it, or stop."""
     corrections: Path | None = None
-    """Corrected labels: the corrections.csv that the page of `gpt4image audit` saves, or what came back from Label
-    Studio or FiftyOne (JSON)."""
+    """Corrected labels: the corrections.csv saved by the page of `gpt4image audit`, or an export of Label Studio or
+    FiftyOne (JSON)."""
     leaks: Literal["keep", "drop", "fail"] = "keep"
-    """If the same image is in two splits: keep it and warn, drop it from the training side, or stop."""
+    """If the same image is in two splits: keep it and warn, drop it from the training set, or stop."""
     image_column: str | None = None
     """Column that holds the images, if it cannot be recognised."""
     label_column: str | None = None
     """Column that holds the labels, if it cannot be recognised."""
     unusual_labels: Literal["fail", "keep"] = "fail"
     """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
-    set: stop, or take them for classes."""
+    set: stop, or use them as classes."""
     task: Literal["classification", "multi-label", "detection", "segmentation"] | None = None
-    """classification: one class an image; multi-label: any number of labels; detection: boxes, of COCO (JSON), YOLO or
-    Pascal VOC; segmentation: masks, of COCO or in a folder beside that of the images. Default: as the source says,
-    which has several labels if a column holds lists, or with one of the next two options. multi-label joins copies in
-    class folders."""
+    """classification: one class per image; multi-label: any number of labels per image; detection: boxes from COCO
+    (JSON), YOLO or Pascal VOC; segmentation: masks from COCO or in a folder next to the images. Default: multi-label if
+    the source has several labels per image (lists in the label column, annotations of COCO, label_separator,
+    label_columns), else classification. With class folders, multi-label gives an image the classes of all folders that
+    contain a copy of it."""
     crops: NotNegative | None = None
-    """Take each annotated box for an image, with this margin in shares of its longer side, such as 0.1; with train and
-    compare: align boxes with the descriptions of these crops, beside whole images with theirs. Needs task detection or
-    segmentation, whose boxes are those of regions."""
+    """Treat each annotated box as an image, with this margin as a share of its longer side, such as 0.1. train and
+    compare then align boxes with the descriptions of their crops, in addition to whole images with theirs. Needs task
+    detection, or segmentation, where the boxes are those around regions."""
     crop_text: str | None = None
-    """Where the descriptions of these crops are, if not in this work directory: a file keyed by path ("1.jpg, box 2")
-    or id, or another work directory."""
+    """Where the descriptions of the crops are, if not in this work directory: a file keyed by path ("1.jpg, box 2") or
+    id, or another work directory."""
     label_separator: str | None = None
-    """What separates the labels in a cell, if the label column holds several."""
+    """Separator of the labels in a cell, if the label column contains several labels."""
     label_columns: tuple[str, ...] = ()
-    """Columns of 0 and 1, one a class, that say which labels an image has; empty where it is not known."""
+    """Columns of 0 and 1, one for each class, that state which labels an image has; an empty cell means unknown."""
     frames: Count | None = None
-    """Take the image set for clips, video files or folders of frames, and look at this many frames of each. Default: 8
-    where the folder holds video files and no images."""
+    """Read the image set as clips (video files or folders of frames) and use this many frames of each. Default: 8 if
+    the folder contains video files and no images."""
     frame_rule: Literal["even", "scene"] = "even"
-    """Evenly spaced frames, or one between each two cuts."""
+    """Use evenly spaced frames, or one frame between each two cuts."""
     frame_side: Whole = 768
     """Longest side of a frame in pixels; larger ones are scaled down. 0 keeps the size."""
     max_pixels: Count = 89_478_485
@@ -99,7 +100,7 @@ class DataOptions:
     test_share: HeldOut = 0.2
     """Share of the images to hold out for testing if the source has no such split."""
     split_seed: Whole = 0
-    """Seed of these splits."""
+    """Seed of the splits that are made."""
 
     def __post_init__(self) -> None:
         if self.data is not tyro.MISSING:  # the command line fills it in later
@@ -120,16 +121,16 @@ class TextOptions:
 
     text: str | None = None
     """Where the descriptions are: a text column of the images; a CSV, JSONL or Parquet file keyed by path or id;
-    captions of COCO, LLaVA or TextTeacher; the reference's .pth list; another work directory; or `none` for teachers
-    alone. Default: what `gpt4image describe` has written into this work directory, else the column `description`."""
+    captions of COCO, LLaVA or TextTeacher; the reference project's .pth list; another work directory; or `none` to use
+    only teachers. Default: the output of `gpt4image describe` in this work directory, else the column `description`."""
     use_prompts: tuple[str, ...] = ()
-    """Use only descriptions of these prompts."""
+    """Use only descriptions written for these prompts."""
     use_models: tuple[str, ...] = ()
-    """Use only descriptions by these models."""
+    """Use only descriptions written by these models."""
     text_column: str | None = None
     """Text column of the file, if it is not called text, description or caption."""
     orphan_texts: Literal["fail", "skip"] = "fail"
-    """If a text belongs to no image: stop, or leave it out."""
+    """If a text matches no image: stop, or leave the text out."""
     encoder: tuple[str, ...] = ("minilm",)
     """Text encoders: minilm, sentence-transformers:MODEL or open-clip:MODEL/PRETRAINED."""
     long_text: Literal["truncate", "pool"] = "truncate"
@@ -137,8 +138,8 @@ class TextOptions:
     embed_batch: Count = 64
     """Texts per encoder batch."""
     embed_precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the encoder's matrix products. bfloat16 takes a third of the time on processors that have it;
-    its vectors are slightly others, so all of one work directory should have the same."""
+    """Number format of the encoder's matrix products. bfloat16 takes a third of the time on processors that support it.
+    Its vectors differ slightly, so use one format throughout a work directory."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -149,10 +150,10 @@ class GuidanceOptions(TextOptions):
     """Vision teachers."""
 
     teachers: tuple[str, ...] = ()
-    """Vision teachers to align with besides the text, such as timm:MODEL; run:FOLDER provides soft labels."""
+    """Vision teachers to align with in addition to the texts, such as timm:MODEL; run:FOLDER provides soft labels."""
     anchors: Literal["class-texts", "descriptions"] = "class-texts"
-    """What a vision-language teacher answers with in the arm class-anchored: the classes' names, or texts (--classes),
-    or the mean of the descriptions of each class."""
+    """For the arm class-anchored, what stands for each class in the teacher's text space: its name or texts
+    (--classes), or the mean of its descriptions."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,13 @@ class TeacherOptions:
     teacher_checkpoint: Path | None = None
     """Weights file for a timm teacher, instead of its pretrained weights."""
     teacher_size: Count | None = None
-    """Height and width of a timm teacher's input in pixels. Default: as it was trained."""
+    """Height and width of a timm teacher's input in pixels. Default: the size it was trained with."""
     splits: tuple[SplitName, ...] = ("train",)
-    """Splits to compute. Training needs train only."""
+    """Splits to process. Training needs only train."""
     views: Count = 1
     """Vectors per image: the whole picture first, then random crops."""
     view_seed: Whole = 0
-    """Seed of these crops."""
+    """Seed of the random crops."""
     teacher_batch: Count = 64
     """Images per batch."""
     workers: Whole = 0
@@ -187,20 +188,21 @@ class LabelOptions:
     """Classifier on the texts."""
 
     classes: Path | None = None
-    """File with the classes' names, one per line, or a table with the columns class and text, whose texts describe the
-    classes. Default: the names of the images' classes."""
+    """File with the names of the classes, one per line, or a table with the columns class and text, whose texts
+    describe the classes. Default: the names of the images' classes."""
     label_form: Literal["hard", "sharp", "soft"] = "hard"
-    """Text labels: the likeliest class, calibrated probabilities, or these sharpened."""
+    """Form of text labels. hard: the most likely class; soft: calibrated probabilities; sharp: sharpened
+    probabilities."""
     abstain: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """Give no text label to images whose likeliest class is less probable than this."""
+    """Give no text label to images whose most likely class has a lower probability than this."""
     label_adjustment: NotNegative = 0.0
     """For skewed classes: adjust new text labels by this multiple of the logarithm of the classes' shares among the
-    given labels, 1 for an equal chance of all classes."""
+    given labels; 1 gives all classes an equal chance."""
     strength: Annotated[Positive, Interval(lt=float("inf"))] | None = None
-    """Inverse regularisation strength: higher fits the texts more closely. Default: 3 for soft labels; for text
-    labels 10, or what cross-validation on the given labels prefers to it."""
+    """Inverse regularisation strength: higher values fit the texts more closely. Default: 3 for soft labels; for text
+    labels 10, unless cross-validation on the given labels clearly prefers another value."""
     folds: Annotated[int, Ge(2)] = 5
-    """Folds of cross-fitting: a classifier that has not seen an image's fold labels the image."""
+    """Number of folds for cross-fitting: each image is labelled by a classifier that has not seen its fold."""
     label_seed: Whole = 0
     """Seed of the folds."""
 
@@ -213,16 +215,16 @@ class SimulationOptions:
     """Fewer, wrong or skewed labels, drawn anew with each seed. Test labels are never touched."""
 
     labels_per_class: Annotated[int, Ge(0)] | None = None
-    """Keep this many training labels of each class; 0 keeps none."""
+    """Keep only this many training labels of each class; 0 keeps none."""
     label_share: Share | None = None
-    """Keep this share of each class's training labels."""
+    """Keep only this share of each class's training labels."""
     label_noise: Share = 0.0
     """Make this share of the training and validation labels wrong."""
     noise_kind: Literal["symmetric", "pairwise"] = "symmetric"
-    """A wrong label is any other class, or always the next one."""
+    """What a wrong label is: any other class, or always the next class."""
     long_tail: Annotated[float, Ge(1)] | None = None
-    """Leave out training and validation images until the largest class has this many times the images of the smallest;
-    which class is which is drawn."""
+    """Leave out training and validation images until the largest class has this many times as many images as the
+    smallest. The order of the classes is drawn at random."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -246,10 +248,9 @@ class MeasureOptions:
     corruptions: bool = False
     """Also measure accuracy under the 15 corruptions of ImageNet-C. Needs the extra `robustness`."""
     corruption_severities: tuple[int, ...] = (1, 2, 3, 4, 5)
-    """How strong these are, from 1 to 5."""
+    """Severities of the corruptions, from 1 to 5."""
     transfer: tuple[str, ...] = ()
-    """Also measure what the models' features are worth on other image sets, by a linear probe and by nearest
-    neighbours."""
+    """Also evaluate the models' features on other image sets, with a linear probe and with nearest neighbours."""
 
     def __post_init__(self) -> None:
         if not self.corruption_severities or not set(self.corruption_severities) <= {1, 2, 3, 4, 5}:
@@ -293,15 +294,16 @@ class CheckOptions:
     """Checks of the descriptions, and what to do about findings."""
 
     backbone: str | None = None
-    """The timm model to be trained. Compares what the texts tell about the class with what its frozen features tell."""
+    """The timm model that you will train. Compares how well the texts and the frozen features of this model predict the
+    class."""
     checkpoint: Path | None = None
-    """Weights file of that model, instead of timm's pretrained weights."""
+    """Weights file of the model, instead of timm's pretrained weights."""
     image_size: Count = 224
-    """Height and width of its input in pixels."""
+    """Height and width of the model's input in pixels."""
     language: str | None = None
     """Expected language of the texts, such as en. Default: the language of most texts."""
     splits: tuple[SplitName, ...] | None = None
-    """Splits that should have descriptions. Default: those with any."""
+    """Splits that should have descriptions. Default: the splits that have any."""
     prompt_file: Path | None = None
     """TOML file with your own prompts."""
     class_in_prompt: bool | None = None
@@ -309,9 +311,9 @@ class CheckOptions:
     drop: tuple[str, ...] = ()
     """Kinds of findings whose texts to exclude from training, such as refusal or loop."""
     retry: tuple[str, ...] = ()
-    """Kinds of findings whose texts the next `gpt4image describe` writes again."""
+    """Kinds of findings whose texts the next `gpt4image describe` will write again."""
     undo: bool = False
-    """First undo all earlier --drop and --retry."""
+    """First revert the decisions of all earlier --drop and --retry."""
 
     def __post_init__(self) -> None:
         check_fields(self)

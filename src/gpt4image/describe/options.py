@@ -37,22 +37,23 @@ class ModelOptions:
     """Model and server."""
 
     describer: Annotated[str, DESCRIBERS] = "openai"
-    """openai: any server with OpenAI's protocol; batch: a vendor's batch interface (half the price, up to a day);
-    local: a model in this process; replay: recorded answers."""
+    """Who writes the descriptions. openai: any server that speaks OpenAI's protocol; batch: a vendor's batch interface
+    (half the price, up to a day); local: a model in this process; replay: recorded answers."""
     model: str | None = None
-    """Model name; optional if the server has only one."""
+    """Name of the model; optional if the server has only one."""
     base_url: tuple[str, ...] = ()
-    """Server addresses up to /v1, such as http://localhost:8000/v1; several share the work. Default: OpenAI."""
+    """Addresses of one or more servers, up to /v1, such as http://localhost:8000/v1. Several servers share the work.
+    Default: OpenAI."""
     key_env: str | None = None
-    """Environment variable that holds the API key. Default: OPENAI_API_KEY for OpenAI, no key for others."""
+    """Environment variable with the API key. Default: OPENAI_API_KEY for OpenAI, no key for other servers."""
     at_once: Count = 128
-    """Maximum concurrent requests per server; adapts to rate limits."""
+    """Maximum number of concurrent requests per server; lowered automatically at rate limits."""
     image_seconds: Positive = 180.0
-    """Time-out of a description in seconds."""
+    """Time-out for one description, in seconds."""
     retry_failed: bool = False
     """Retry descriptions that failed in earlier runs."""
     recording: Path | None = None
-    """Exported set that --describer replay answers from."""
+    """Exported set from which --describer replay answers."""
 
 
 @dataclass(frozen=True)
@@ -60,37 +61,38 @@ class QuestionOptions:
     """Prompts and sampling."""
 
     prompts: tuple[str, ...] = ()
-    """Prompts: plain, class-conditioned, attributes, questions, contrast, classify, or those of --prompt-file. Default:
-    all of --prompt-file, else plain."""
+    """Prompts to use: plain, class-conditioned, attributes, questions, contrast, classify, or those of --prompt-file.
+    Default: all prompts of --prompt-file, else plain."""
     prompt_file: Path | None = None
     """TOML file with your own prompts."""
     confusions: Path | None = None
-    """Trained run, such as WORK/runs/baseline-0, whose confusion matrix gives the contrast prompt its similar
-    classes."""
+    """Trained run, such as WORK/runs/baseline-0, whose confusion matrix provides the similar classes for the contrast
+    prompt."""
     class_names: Path | None = None
-    """JSON file {folder name: readable name}, for classes such as n01440764."""
+    """JSON file that maps folder names to readable names, for classes such as n01440764."""
     classes: Path | None = None
-    """Classes that the classify prompt has the model pick from: a file with a name per line, or a table with the
+    """Classes from which the model picks with the classify prompt: a file with one name per line, or a table with the
     columns class and text, whose texts explain the names. Default: the classes of the images."""
     samples: Count = 1
     """Answers per prompt."""
     splits: tuple[SplitName, ...] = ("train",)
-    """Splits to describe. Training needs train only."""
+    """Splits to describe. Training needs only train."""
     max_tokens: Count = 300
     """Maximum tokens per answer."""
     temperature: NotNegative | None = None
-    """Sampling temperature. Default: the model's."""
+    """Sampling temperature. Default: that of the model."""
     top_p: float | None = None
-    """Nucleus sampling threshold. Default: the model's."""
+    """Nucleus sampling threshold. Default: that of the model."""
     seed: int | None = None
     """Sampling seed, for servers that support one."""
     retry_temperature: NotNegative | None = None
-    """Sampling temperature for descriptions that are written again. Default: as for the first."""
+    """Sampling temperature for descriptions that are written again. Default: the same temperature."""
     extra_body: Path | None = None
-    """JSON file with further fields of every request, such as {"reasoning_effort": "low"}, for servers that support
+    """JSON file with additional fields for every request, such as {"reasoning_effort": "low"}, if the server supports
     them."""
     max_side: Whole = 768
-    """Longest side of the pictures sent, in pixels; larger ones are scaled down. 0 sends the original files."""
+    """Longest side in pixels at which pictures are sent; larger ones are scaled down. 0 sends them at their original
+    size."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class CostOptions:
     """Budget and prices."""
 
     budget: NotNegative | None = None
-    """Maximum dollars for all descriptions by this model, earlier runs included. Skips the confirmation."""
+    """Maximum cost in dollars of all descriptions by this model, including earlier runs. Skips the confirmation."""
     prices: Path | None = None
     """TOML file with your own prices."""
     price_in: NotNegative | None = None
@@ -112,9 +114,9 @@ class LocalModelOptions:
     """Model in this process."""
 
     local_batch: Count = 8
-    """Pictures per batch of --describer local."""
+    """Pictures per batch, with --describer local."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """Number format of --describer local."""
+    """Number format of the model, with --describer local."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,11 @@ class WorkerOptions:
     worker_gpus: Whole = 0
     """GPUs per worker on Ray and Slurm, for a local model."""
     ray_address: str | None = None
-    """Ray cluster that this machine belongs to, such as HOST:6379. Default: RAY_ADDRESS, else a new one on this
+    """Ray cluster that this machine belongs to, such as HOST:6379. Default: RAY_ADDRESS, else a new cluster on this
     machine."""
     slurm_partition: str | None = None
-    """Slurm partition; sinfo lists them. Set other options by sbatch's variables, such as SBATCH_ACCOUNT."""
+    """Slurm partition; sinfo lists them. Set other options with sbatch's environment variables, such as
+    SBATCH_ACCOUNT."""
     slurm_time: str = "24:00:00"
     """Time limit of the Slurm job."""
 

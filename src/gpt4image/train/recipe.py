@@ -30,13 +30,13 @@ class ModelSettings:
 
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
-    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Of a detector DETECTOR:NAME, such as
-    ssdlite:NAME: faster-rcnn (the default), retinanet, fcos, ssdlite or rt-detr. For clips also video:NAME. Of a
-    segmentation model HEAD:NAME: deeplabv3 (the default), fcn, lraspp or segformer."""
+    hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Detection: DETECTOR:NAME with faster-rcnn (the
+    default), retinanet, fcos, ssdlite or rt-detr, such as ssdlite:NAME. Segmentation: HEAD:NAME with deeplabv3 (the
+    default), fcn, lraspp or segformer. Clips: also video:NAME."""
     pretrained: bool = True
-    """Start from pretrained weights, which are downloaded; --no-pretrained trains from scratch."""
+    """Start from pretrained weights, which are downloaded. --no-pretrained trains from scratch."""
     checkpoint: str | None = None
-    """Start from this weights file (.safetensors, .pth or .ckpt, of any training code) instead. Prefixes of wrappers
+    """Start from this weights file instead (.safetensors, .pth or .ckpt, from any training code). Prefixes of wrappers
     are removed, and a classifier of another size is skipped."""
     image_size: Count = 224
     """Height and width of the model's input in pixels."""
@@ -45,10 +45,11 @@ class ModelSettings:
     freeze: tuple[str, ...] = ()
     """Modules of the backbone to freeze, such as conv_stem bn1 blocks.0 blocks.1."""
     frame_pooling: Literal["mean", "attention"] = "mean"
-    """Of clips: how the features of frames become that of the clip, their mean or one weighted by attention."""
+    """For clips: how the features of the frames are combined, by their mean or weighted by attention."""
     lora: Whole = 0
-    """Train low-rank adapters (LoRA) of this rank in place of the pretrained weights, beside everything that is new.
-    They are merged into the weights at the end, so the model stays as fast as it was. 0 trains all weights."""
+    """Train low-rank adapters (LoRA) of this rank instead of the pretrained weights; new layers are still trained in
+    full. The adapters are merged into the weights at the end, so the model stays as fast as it was. 0 trains all
+    weights."""
     cached_views: Whole = 0
     """Compute the output of frozen early modules once, for this many augmented views of each image, instead of at
     every step. 0 disables the cache."""
@@ -63,16 +64,16 @@ class OptimizationSettings:
     batch_size: Count = 64
     """Images per optimiser step, summed over all processes and accumulation steps."""
     labelled_share: Annotated[float, Interval(gt=0, le=1)] = 0.5
-    """Smallest share of labelled images in each batch, if there are training images without a label. An epoch then has
-    the steps of the whole training set in every arm."""
+    """Smallest share of labelled images in each batch, if there are unlabelled training images. An epoch then has as
+    many steps as the whole training set takes, in every arm."""
     keep: Literal["best", "last"] = "best"
-    """Keep the weights of the epoch with the best validation accuracy, or of the last one, for when validation labels
-    are too few to tell epochs apart."""
+    """Keep the weights of the epoch with the best validation accuracy, or of the last epoch. Use last if there are too
+    few validation labels to tell epochs apart."""
     accumulate: Count = 1
     """Split each batch into this many parts and accumulate their gradients, to save memory. Contrastive losses compare
     images and texts within one part only."""
     optimizer: str = "adamw"
-    """Name of any timm optimiser: adamw, sgd, lamb, lion, or with 8-bit states bnbadamw8bit..."""
+    """Name of any timm optimiser, such as adamw, sgd, lamb, lion, or bnbadamw8bit with 8-bit states."""
     lr: Positive = 5e-4
     """Peak learning rate."""
     min_lr: NotNegative = 1e-6
@@ -92,12 +93,12 @@ class OptimizationSettings:
     ema_decay: Annotated[float, Interval(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights. If set, the average is validated and saved."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Mixed precision. auto: bf16 on a GPU that computes in it, no elsewhere."""
+    """Mixed precision. auto: bf16 on a GPU that supports it, otherwise no."""
     grad_checkpointing: bool = False
-    """Recompute the backbone's activations in the backward pass instead of keeping them: slower steps, and less memory.
-    Batch normalisation then counts each batch twice in its running statistics."""
+    """Recompute the backbone's activations in the backward pass instead of keeping them, which saves memory but makes
+    steps slower. Batch normalisation then counts each batch twice in its running statistics."""
     compile: bool = False
-    """Compile the model with torch.compile: a slow start, then faster steps."""
+    """Compile the model with torch.compile, for a slower start and faster steps."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class AugmentationSettings:
     mix_probability: Share = 1.0
     """Probability of mixing a batch when mixup or CutMix is on."""
     repeats: Count = 1
-    """Repeated augmentation: show this many augmented copies of each image in a row, and fewer images per epoch."""
+    """Repeated augmentation: show this many augmented copies of each image in a row, and correspondingly fewer images
+    per epoch."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ class TextSettings:
     text_adapter: bool = False
     """Train a small adapter on top of the text vectors."""
     several_encoders: Literal["heads", "concatenated"] = "heads"
-    """With several text encoders: a projector and loss for each, or one for their concatenated vectors."""
+    """With several text encoders: use one projector and loss for each, or one for their concatenated vectors."""
     unlabelled: Annotated[Literal["skip", "align"], tyro.conf.arg(name="train-unlabelled")] = "align"
-    """Training images without a label: train on their alignment and soft labels where they have any, or skip them."""
+    """For training images without a label: use their alignment and soft labels if they have any, or skip the images."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +148,14 @@ class AlignmentSettings:
 
     loss: Annotated[str, LOSSES] = "clip"
     """Alignment loss: clip (symmetric InfoNCE, as in CLIP), infonce (from image to text only), cosine (distance of unit
-    vectors), sigmoid (SigLIP's), dot (TextTeacher's), relational (match the similarities among images to those among
-    their texts), anchored (of the arm class-anchored), or a loss that an installed package registers."""
+    vectors), sigmoid (as in SigLIP), dot (as in TextTeacher), relational (match the similarities among images to those
+    among their texts), anchored (for the arm class-anchored), or a loss that an installed package registers."""
     targets: Literal["identity", "same", "label", "similarity"] = "same"
-    """Which texts count as positives for an image: its own; also those of its copies and identical texts; all of its
-    class; or every text, in proportion to its similarity with the image's own."""
+    """Which texts count as positives for an image. identity: only its own; same: also those of its copies, and
+    identical texts; label: all texts of its class; similarity: every text, in proportion to its similarity to the
+    image's own."""
     target_temperature: Positive = 0.1
-    """Temperature of those similarities, for `similarity` targets and the relational loss."""
+    """Temperature of the similarities between texts, for `similarity` targets and the relational loss."""
     target_share: Share = 0.5
     """Share of the `similarity` targets that follows the similarities."""
     temperature: Positive = 0.2
@@ -160,7 +163,7 @@ class AlignmentSettings:
     learn_temperature: bool = False
     """Learn the temperature, starting from the given one."""
     queue: Whole = 0
-    """Texts of earlier batches to keep as additional negatives, for small batches."""
+    """Number of texts from earlier batches to keep as additional negatives; useful for small batches."""
     weight: NotNegative = 0.3
     """Weight of the alignment loss relative to the cross-entropy; 0 disables the alignment."""
     weight_schedule: Literal["constant", "cosine"] = "constant"
@@ -168,24 +171,27 @@ class AlignmentSettings:
     weight_warmup_epochs: NotNegative = 0.0
     """Epochs of linear warm-up of the weight."""
     shared_head: NotNegative = 0.0
-    """Weight of a further label loss: the model's own classifier on the projected text (GVRT's shared head)."""
+    """Weight of an additional label loss: that of the model's own classifier on the projected text (shared head, as in
+    GVRT)."""
     align_until: Share = 1.0
     """Share of the training after which the alignment stops."""
     balance: Positive | None = None
-    """Rescale the gradient of the alignment at the shared feature to this multiple of the classifier's; None leaves
-    it unchanged."""
+    """Rescale the alignment's gradient at the shared feature to this multiple of the norm of the classifier's gradient.
+    None leaves it unchanged."""
     align_at: tuple[str, ...] = ()
-    """Modules of the backbone to align, such as layer3, each with its own projector. `features`, the default, is the
-    input of the classifier."""
+    """Modules of the backbone at which to align, such as layer3, each with its own projector. The default, `features`,
+    is the input of the classifier."""
     align_pool: Literal["auto", "mean", "token", "channels-last"] = "auto"
-    """How to pool the output of these modules into one vector: mean over positions, class token, or mean over positions
-    with the channels in the last dimension."""
+    """How to pool the output of these modules into one vector. mean: over positions; token: the class token;
+    channels-last: the mean over positions, with the channels in the last dimension; auto: as timm declares for the
+    backbone."""
     projector: Literal["mlp-bn", "mlp-ln", "mlp", "bottleneck", "linear"] = "mlp-bn"
-    """Projector: two layers with batch normalisation (as in the paper for ResNet-50), with layer normalisation, without
-    normalisation (as in the paper for DeiT-B), with a narrow middle, or a single layer."""
+    """Projector. mlp-bn: two layers with batch normalisation (as in the paper for ResNet-50); mlp-ln: with layer
+    normalisation; mlp: without normalisation (as in the paper for DeiT-B); bottleneck: with a narrow hidden layer;
+    linear: a single layer."""
     projector_hidden: Count | None = None
-    """Hidden width of the projector. Default: twice the width of the text vectors, or a quarter of it for
-    `bottleneck`."""
+    """Hidden width of the projector. Default: twice the width of the text vectors; for `bottleneck`, a quarter of the
+    width of the features or of the text vectors, whichever is smaller."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class SoftLabelSettings:
     soft_from: Share = 0.0
     """Share of the training after which soft labels are mixed in."""
     soft_until: Share = 1.0
-    """Share of the training after which they no longer are."""
+    """Share of the training after which soft labels are no longer mixed in."""
 
 
 AUGMENTATION = 2  # version of what this library makes of `AugmentationSettings`; a run keeps the one it began with

@@ -24,7 +24,7 @@ PAIR = ("class", "probability")
 class Export(OutputOptions):
     """Export a run's model as timm weights and ONNX, with a model card.
 
-    Compares the exported models' logits with those of the trained one. See also: gpt4image predict.
+    Compares the logits of each exported model with those of the trained model. See also: gpt4image predict.
     """
 
     SHORT: ClassVar = (
@@ -42,7 +42,7 @@ class Export(OutputOptions):
     EXAMPLE: ClassVar = "photos --run gpt4image-work/runs/described-0 --out model"
     KEYS: ClassVar = {
         "model": "folder of the exported model",
-        "parity": "for each form: images, largest difference of a logit, images with the same answer",
+        "parity": "for each form: images, largest difference between logits, images with the same answer",
         "int8": "accuracy (or the score of another task) before and after quantisation; null without --int8",
         "latencies": "for each form and batch: median and quartiles in milliseconds",
         "pushed": "address on the Hub; null without --push",
@@ -55,13 +55,13 @@ class Export(OutputOptions):
     onnx: bool = True
     """Also export ONNX."""
     int8: bool = False
-    """Also quantise the ONNX form to 8-bit integers, and print what that costs on the test images."""
+    """Also quantise the ONNX model to 8-bit integers, and print its accuracy on the test images before and after."""
     torch_export: bool = False
     """Also export a program for torch.export.load."""
     benchmark: bool = False
-    """Measure how fast each form is on this machine's processor."""
+    """Measure the speed of each exported form on this machine's processor."""
     tolerance: float = 1e-3
-    """Largest allowed difference of a logit."""
+    """Largest allowed difference between logits."""
     work: Path = WORK
     """Work directory of the images."""
     hub: PushOptions = field(default_factory=PushOptions)
@@ -99,16 +99,16 @@ class Export(OutputOptions):
 
 @dataclass(frozen=True)
 class Predict(OutputOptions):
-    """Classify images with an exported model, or find the objects or the class of each pixel in them.
+    """Classify images with an exported model, or find objects or the class of each pixel in them.
 
-    Prints a table with a row for each image: its path, then classes and their probabilities, then why it could not be
-    read. For a model of several labels an image: its path, the predicted labels, the probability of each class.
+    Prints a table with a row for each image: its path, the classes with their probabilities, and the reason if it could
+    not be read. With several labels per image: its path, the predicted labels, and the probability of each class.
 
-    For a detector: its path, the objects that were found, how many there are, and the surest one's score; their boxes
-    are in the output of --json, in the file of --coco, and on the pictures of --drawn.
+    A detector's row has the path, the objects found, their number, and the highest score. The boxes are in the output
+    of --json, in the file of --coco, and on the pictures of --drawn.
 
-    For a segmentation model: its path, the classes with their shares of the pixels, and the mean probability; the masks
-    are in the folder of --masks, and over the pictures of --drawn.
+    A segmentation model's row has the path, the classes with their shares of the pixels, and the mean probability. The
+    masks are in the folder of --masks, and on the pictures of --drawn.
 
     Exit status: 0 if every image is classified, 3 if some could not be read, 1 if none could.
     """
@@ -117,32 +117,32 @@ class Predict(OutputOptions):
     EXAMPLE: ClassVar = "model photos/new"
     KEYS: ClassVar = {
         "path": "path of the image",
-        "predictions": "the likeliest classes: class, probability; of a model of several labels all classes; of a "
-        "detector the objects: class, probability, box (left, top, right, bottom in pixels); of a segmentation model "
-        "the classes: class, share of the pixels",
-        "labels": "of a model of several labels, those that are predicted; else null",
-        "error": "why it could not be read, or null",
+        "predictions": "the most likely classes: class, probability; with several labels per image, all classes; for a "
+        "detector, the objects: class, probability, box (left, top, right, bottom in pixels); for a segmentation "
+        "model, the classes: class, share of the pixels",
+        "labels": "with several labels per image, the predicted labels; otherwise null",
+        "error": "why the image could not be read, or null",
     }
     model: tyro.conf.Positional[Path]
     """Folder of the exported model."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images, or folders of images."""
     top: Count = 3
-    """Number of classes to print; of a model of several labels all are."""
+    """Number of classes to print. A model with several labels per image prints all of them."""
     csv: bool = False
-    """Separate by commas and quote as CSV, instead of by tabs."""
+    """Print CSV instead of tab-separated values."""
     coco: Path | None = None
-    """Of a detector: write the objects into this file, as COCO's annotations with scores (JSON)."""
+    """For a detector: write the objects to this file, as COCO annotations with scores (JSON)."""
     masks: Path | None = None
-    """Of a segmentation model: write the mask of each image into this folder, as PNG of indices with a palette."""
+    """For a segmentation model: write the mask of each image to this folder, as a PNG of indices with a palette."""
     drawn: Path | None = None
-    """Of a detector or a segmentation model: draw what is found on copies of the images in this folder."""
+    """For a detector or a segmentation model: draw what is found on copies of the images, in this folder."""
     json: bool = field(default=False, kw_only=True)
-    """Print a JSON object for each image, one a line, in place of the table."""
+    """Print one JSON object per image and line instead of the table."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     batch_size: Count = 32
-    """Images at a time."""
+    """Number of images per batch."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -25,10 +25,10 @@ TALLY = ("answered", "total", "failures", "failed_before", "tokens_in", "tokens_
 class Describe(OutputOptions):
     """Describe images with a multimodal LLM.
 
-    Shows the estimated cost before anything is spent; pays for no description twice. See also: gpt4image describe
-    check, describe export, describe import.
+    Shows the estimated cost before you spend more than a trial, and never pays for a description twice. See also:
+    gpt4image describe check, describe export, describe import.
 
-    Exit status: 0 if every description asked for is written, 3 if some failed, 1 if none is written or the run stopped
+    Exit status: 0 if every requested description is written, 3 if some failed, 1 if none is written or the run stopped
     early, 130 if it was interrupted.
     """
 
@@ -39,25 +39,25 @@ class Describe(OutputOptions):
     EXAMPLE: ClassVar = "photos --base-url http://localhost:8000/v1 --prompts attributes"
     KEYS: ClassVar = {
         "answered": "descriptions written",
-        "total": "descriptions that were to be written",
-        "failures": "failed ones by reason",
-        "failed_before": "those that failed in earlier runs and were not tried again",
-        "tokens_in": "tokens read",
-        "tokens_out": "tokens written",
+        "total": "descriptions that were requested",
+        "failures": "failed descriptions by reason",
+        "failed_before": "descriptions that failed in earlier runs and were not retried",
+        "tokens_in": "input tokens",
+        "tokens_out": "output tokens",
         "cost": "US dollars; 0 where no price is known",
         "seconds": "time taken",
         "stopped": "why the run ended early; empty if it did not",
         "store": "folder of the descriptions",
-        "estimate": "with --estimate, in place of all these: remaining, measured_on, tokens_in and tokens_out a "
+        "estimate": "with --estimate, instead of all of these: remaining, measured_on, tokens_in and tokens_out per "
         "description, dollars, batch_dollars, seconds at best and at worst",
-        "sample": "with --sample, likewise: path, label, prompt, text, error",
+        "sample": "with --sample, instead of all of these: path, label, prompt, text, error",
     }
     source: DataOptions
     describer: DescribeOptions = field(default_factory=DescribeOptions)
     estimate: bool = False
-    """Describe a few images and estimate cost, tokens and time of the rest, for several picture sizes."""
+    """Describe a few images, and estimate cost, tokens and time for the rest, at several picture sizes."""
     sample: int | None = None
-    """Describe this many images and show the texts, here and on a page."""
+    """Describe this many images and show the texts, in the terminal and on a page."""
     yes: bool = False
     """Skip the confirmation of the cost."""
     work: Path = WORK
@@ -93,7 +93,7 @@ class Describe(OutputOptions):
 
 @dataclass(frozen=True)
 class DescribeClasses(OutputOptions):
-    """Have an LLM describe the classes in words, once, as texts to label and search by.
+    """Have an LLM describe the classes in words, for labelling and searching.
 
     Sends no pictures. Writes a table for --classes.
     """
@@ -106,7 +106,7 @@ class DescribeClasses(OutputOptions):
     yes: bool = False
     """Skip the confirmation of the cost."""
     out: Path | None = None
-    """The table. Default: classes.csv in the work directory."""
+    """File for the table. Default: classes.csv in the work directory."""
     work: Path = WORK
     """Work directory that keeps the answers."""
 
@@ -125,7 +125,7 @@ class DescribeClasses(OutputOptions):
 
 @dataclass(frozen=True)
 class DescribeCheck(OutputOptions):
-    """Check descriptions for faults, and measure what they tell about the class.
+    """Check descriptions for faults, and measure how well they predict the class.
 
     Writes a page with the findings and examples.
     """
@@ -134,10 +134,10 @@ class DescribeCheck(OutputOptions):
     EXAMPLE: ClassVar = "photos --backbone resnet50 --drop refusal --retry loop"
     KEYS: ClassVar = {
         "findings": "for each kind: kind, severity, title, advice, count, share, examples",
-        "knowledge": "what the texts tell about the class; null without --backbone",
+        "knowledge": "how well the texts predict the class; null without --backbone",
         "page": "page with findings and examples",
-        "advice": "what to train and the gain to expect, as gpt4image advise has it: case, title, arm, gain, command; "
-        "null if there is nothing to tell",
+        "advice": "what to train and the gain to expect, as in gpt4image advise: case, title, arm, gain, command; "
+        "null if there is no advice",
     }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
@@ -175,7 +175,7 @@ def show_advice(advice: Advice, *, short: bool = False) -> None:
 
 @dataclass(frozen=True)
 class DescribeExport(OutputOptions):
-    """Export descriptions as a Parquet dataset with a dataset card, for `datasets` and the Hugging Face hub."""
+    """Export descriptions as a Parquet dataset with a dataset card, for `datasets` and the Hugging Face Hub."""
 
     SHORT: ClassVar = ("out", "images-inside", "with-cost", "prompt-file", "push", "private", "work")
     EXAMPLE: ClassVar = "photos --out described-photos"
@@ -188,11 +188,11 @@ class DescribeExport(OutputOptions):
     out: Path
     """Folder for the dataset; must be empty or not exist."""
     images_inside: bool = False
-    """Include the image files, with their metadata, such as where a photo was taken."""
+    """Include the image files with their metadata, such as where a photo was taken."""
     with_cost: bool = False
     """Include what each text cost."""
     prompt_file: Path | None = None
-    """TOML file with your own prompts, to show them in full on the card."""
+    """TOML file with your own prompts, which the card then shows in full."""
     work: Path = WORK
     """Work directory that keeps the descriptions."""
     hub: PushOptions = field(default_factory=PushOptions)
@@ -222,28 +222,28 @@ class DescribeExport(OutputOptions):
 
 @dataclass(frozen=True)
 class DescribeImport(OutputOptions):
-    """Import an exported dataset or a table of texts, so that they need not be paid for again."""
+    """Import an exported dataset or a table of texts, so that you need not pay for them again."""
 
     SHORT: ClassVar = ("from", "model", "text-column", "skip-orphans", "work")
     EXAMPLE: ClassVar = "photos --from described-photos"
     KEYS: ClassVar = {
         "added": "texts added",
-        "known": "texts that were there already",
+        "known": "texts that were already in the work directory",
         "orphans": "texts that match no image",
         "empty": "rows without a text",
         "ignored": "columns that were not used",
-        "by_end": "texts of caption files whose path merely ends as that of their image",
+        "by_end": "texts that were matched only because their path ends like that of their image",
     }
     source: DataOptions
     descriptions: Annotated[Path, tyro.conf.arg(name="from")]
-    """An exported folder or one of its files, a table of texts keyed by image id or path, or captions of COCO, LLaVA
-    and the like."""
+    """An exported folder or one of its files, a table of texts keyed by image id or path, or captions in the format of
+    COCO, LLaVA or similar."""
     model: str | None = None
     """For a table: the model that wrote the texts, if known."""
     text_column: str | None = None
-    """For a table: its text column, if it is not called text, description or caption."""
+    """For a table: the text column, if it is not called text, description or caption."""
     skip_orphans: bool = False
-    """Leave out texts that belong to no image, instead of stopping."""
+    """Leave out texts that match no image, instead of stopping."""
     work: Path = WORK
     """Work directory that keeps the descriptions."""
 

@@ -13,7 +13,7 @@ from gpt4image.core.options import WORK, DataOptions, LabelOptions, OutputOption
 class Embed(OutputOptions):
     """Embed descriptions with text encoders.
 
-    Encodes only texts that the work directory has no vectors of, and resumes after an interruption.
+    Encodes only texts whose vectors are not yet in the work directory, and resumes after an interruption.
     """
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "long-text", "use-prompts", "use-models", "work")
@@ -42,16 +42,16 @@ class Embed(OutputOptions):
 
 @dataclass(frozen=True)
 class EmbedImages(OutputOptions):
-    """Compute a vision teacher's vectors or soft labels, once for all runs."""
+    """Compute a vision teacher's vectors or soft labels once for all runs."""
 
     SHORT: ClassVar = ("teacher", "teacher-checkpoint", "splits", "views", "teacher-batch", "workers", "work")
     EXAMPLE: ClassVar = "photos --teacher timm:vit_small_patch14_dinov2.lvd142m"
     KEYS: ClassVar = {
         "kind": "vectors or soft labels",
         "images": "distinct images",
-        "width": "numbers a vector, or classes",
+        "width": "numbers per vector, or number of classes",
         "accuracy": "share of the validation images that soft labels get right, 0 to 1; null if not measured",
-        "folder": "where they are",
+        "folder": "folder of the vectors or labels",
     }
     source: DataOptions
     teacher: TeacherOptions
@@ -110,18 +110,18 @@ class EmbedCompare(OutputOptions):
 
 @dataclass(frozen=True)
 class Label(OutputOptions):
-    """Label images from their descriptions, say how many labels will be right, and list likely label errors.
+    """Label images from their descriptions, estimate how many labels will be right, and list likely label errors.
 
-    Text labels stand in for missing and wrong labels; soft labels are out-of-fold class probabilities to mix in.
+    Text labels replace missing and wrong labels; soft labels are out-of-fold class probabilities to mix in.
     """
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "classes", "label-form", "abstain", "folds", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
     KEYS: ClassVar = {
-        "text_labels": "labels that stand in for given ones: folder, images, estimate (how many are right)",
+        "text_labels": "labels that replace given ones: folder, images, estimate (how many are right)",
         "soft_labels": "labels to mix in: folder, images, temperature, quality; null without a given label",
-        "per_class": "images of each class, and the share that the soft labels get right; of several labels an image "
-        "precision and recall of the texts",
+        "per_class": "images of each class, and the share that the soft labels get right; with several labels per "
+        "image, precision and recall of the texts",
         "issues": "likely label errors: image_id, path, label, probability, likelier, its_probability",
     }
     source: DataOptions
@@ -142,24 +142,24 @@ class Label(OutputOptions):
 
 @dataclass(frozen=True)
 class Audit(OutputOptions):
-    """List labels that are likely wrong, on a page where a person decides about each.
+    """List likely label errors on a page where a person decides about each.
 
-    The page saves corrections.csv, which every command takes (--corrections). Test images are left alone.
+    The page saves corrections.csv, which every command accepts (--corrections). Test images are left alone.
     """
 
     SHORT: ClassVar = ("text", "text-column", "encoder", "limit", "write", "work")
     EXAMPLE: ClassVar = "photos --text captions.jsonl"
     KEYS: ClassVar = {
         "examined": "labelled images with a description",
-        "undescribed": "labelled images without one, of which nothing is said",
-        "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if too few",
+        "undescribed": "labelled images without a description, which are not examined",
+        "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if there are too few",
         "found": "images of each kind: label, duplicate, no class",
-        "page": "where a person decides",
+        "page": "path of the page on which a person decides",
     }
     source: DataOptions
     descriptions: TextOptions = field(default_factory=TextOptions)
     limit: int = 300
-    """Largest number of images of each kind on the page."""
+    """Maximum number of images of each kind on the page."""
     write: tuple[Literal["cleanlab", "fiftyone", "label-studio"], ...] = ()
     """Also write the result for other tools."""
     work: Path = WORK

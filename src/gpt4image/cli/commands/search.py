@@ -20,7 +20,7 @@ class SpaceOptions:
     """Model and images."""
 
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Folder of the run. Default: the first in the work directory that was aligned with texts."""
+    """Folder of the run. Default: the first run in the work directory that was aligned with texts."""
     work: Path = WORK
     """Work directory."""
     image_column: str | None = None
@@ -46,15 +46,15 @@ class SpaceOptions:
 class Search(OutputOptions):
     """Search images by words, with a model that was trained on descriptions.
 
-    Prints a table of the most similar images: score (cosine similarity to the words, from -1 to 1), path, class and
-    description, as far as these are known.
+    Prints a table of the most similar images: score (cosine similarity to the words, from -1 to 1), path, and class and
+    description if known.
     """
 
     SHORT: ClassVar = ("run", "top", "html", "csv", "work")
     EXAMPLE: ClassVar = 'photos "a red tool with a wooden handle" --html found.html'
     KEYS: ClassVar = {
-        "matches": "the images, the best first: score, path, class, description",
-        "page": "the page, or null",
+        "matches": "the images, best match first: score, path, class, description",
+        "page": "path of the page, or null",
     }
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
@@ -63,9 +63,9 @@ class Search(OutputOptions):
     top: Count = 12
     """Number of images to print."""
     html: Path | None = None
-    """Also write them as a page with pictures."""
+    """Also write the results to this page, with pictures."""
     csv: bool = False
-    """Separate by commas and quote as CSV, instead of by tabs."""
+    """Print CSV instead of tab-separated values."""
     space: SpaceOptions = field(default_factory=SpaceOptions)
 
     def __post_init__(self) -> None:
@@ -91,26 +91,26 @@ class ZeroShot(OutputOptions):
     """Sort images into classes that the model was never trained on.
 
     Compares each image with texts that describe the classes, in the text space of a model that was trained on
-    descriptions. Prints a table with a row for each image: its path, then classes and their scores (cosine
+    descriptions. Prints a table with a row for each image: its path, and the classes with their scores (cosine
     similarities). For images with a known class, also prints how many answers are right.
     """
 
     SHORT: ClassVar = ("classes", "run", "top", "csv", "work")
     EXAMPLE: ClassVar = "new-photos --classes classes.txt"
     KEYS: ClassVar = {
-        "images": "for each image: path, class (the given one, or null) and answers: class, score",
-        "accuracy": "share of right answers among images of a known class, with its interval; null without any",
-        "checked": "number of these images",
+        "images": "for each image: path, class (the given one, or null), and answers (class, score)",
+        "accuracy": "share of right answers among images with a known class, with its interval; null if there are none",
+        "checked": "number of images with a known class",
     }
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
     classes: Path
-    """File with the classes' names, one per line, or a table with the columns class and text, whose texts describe
-    them."""
+    """File with the names of the classes, one per line, or a table with the columns class and text, whose texts
+    describe the classes."""
     top: Count = 3
     """Number of classes to print."""
     csv: bool = False
-    """Separate by commas and quote as CSV, instead of by tabs."""
+    """Print CSV instead of tab-separated values."""
     space: SpaceOptions = field(default_factory=SpaceOptions)
 
     def __post_init__(self) -> None:
@@ -148,23 +148,24 @@ class ZeroShot(OutputOptions):
 
 @dataclass(frozen=True)
 class Map(OutputOptions):
-    """Draw a map of images in text space; pointing at one shows picture and text.
+    """Draw a map of images in text space; pointing at an image shows it with its text.
 
-    Images that a model trained on descriptions describes alike lie close together. The page loads nothing.
+    Images with similar descriptions, according to a model trained on descriptions, are close together. The page loads
+    nothing from the network.
     """
 
     EXAMPLE: ClassVar = "photos --out map.html"
-    KEYS: ClassVar = {"map": "the page"}
+    KEYS: ClassVar = {"map": "path of the page"}
     images: tyro.conf.Positional[str]
     """Images of any source, or a folder of images without classes."""
     out: Path
     """The page to write."""
     method: Literal["tsne", "pca"] = "tsne"
-    """t-SNE keeps neighbours together, principal components keep distances in the large."""
+    """t-SNE keeps neighbours together; principal components (pca) keep large distances."""
     most: Count = 2000
-    """Number of images on the map, a random choice of more."""
+    """Maximum number of images on the map. If there are more, they are chosen at random."""
     seed: Whole = 0
-    """Seed of that choice and of t-SNE."""
+    """Seed of the random choice and of t-SNE."""
     space: SpaceOptions = field(default_factory=SpaceOptions)
 
     def __post_init__(self) -> None:

@@ -19,23 +19,24 @@ from gpt4image.core.validation import Count, Whole, check_fields
 class Demo(OutputOptions):
     """Show what descriptions do with few, wrong and clean labels, on the example images.
 
-    Trains with and without descriptions in each case, and draws one figure of all. Needs no network and takes about
-    8 minutes on two cores; an interrupted demo resumes.
+    Trains with and without descriptions in each case, and draws one figure of all cases. Needs no network and takes
+    about 8 minutes on two cores; an interrupted demo resumes.
     """
 
     KEYS: ClassVar = {
-        "cases": "for each case what `compare --json` prints of it",
-        "page": "the page of all cases",
-        "figure": "its figure, an SVG",
+        "cases": "for each case, what `compare --json` prints",
+        "page": "path of the page with all cases",
+        "figure": "path of the figure, an SVG",
     }
     work: Path = Path("gpt4image-demo")
     """Work directory; an interrupted demo resumes there."""
     seeds: Count | None = None
-    """Draws of labels in every case, each of which also seeds the training. Default: 3 to 5, as each case needs."""
+    """Number of draws of the labels in every case; each draw also seeds the training. Default: 3 to 5, depending on the
+    case."""
 
     runs_at_once: Count | None = None
-    """Runs that are trained at once, each in a process of its own. Default: one for each processor, at most 8. With a
-    thread for each, how many changes no figure."""
+    """Number of runs to train at once, each in its own process. Default: one per processor, at most 8. Each run has one
+    thread, so this number changes no result."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -54,26 +55,27 @@ class Demo(OutputOptions):
 class Images(OutputOptions):
     """Check an image set for missing labels, unreadable files, duplicates and leakage.
 
-    Prints a line for each class with its images a split, for each file left out, and for each image that occurs twice,
-    in two splits or in two classes: aligned on a terminal, tab-separated elsewhere.
+    Prints a line for each class with the number of its images in each split, for each file that is left out, and for
+    each image that occurs twice, in two splits or in two classes. Lines are aligned in a terminal, and tab-separated
+    elsewhere.
     """
 
     EXAMPLE: ClassVar = "photos --leaks fail"
     KEYS: ClassVar = {
-        "classes": "images a split of each class",
-        "unlabelled": "images a split without a label",
-        "boxes": "in a set with boxes: boxes a split of each class",
-        "pixels": "in a set with masks: pixels a split of each class, and of what is void",
+        "classes": "number of images of each class in each split",
+        "unlabelled": "number of unlabelled images in each split",
+        "boxes": "in a set with boxes: number of boxes of each class in each split",
+        "pixels": "in a set with masks: number of pixels of each class, and of void pixels, in each split",
         "left_out": "files left out: path, reason",
         "boxes_left_out": "boxes left out: path of the image, place in the source, reason",
         "copies": "paths of images that occur more than once, by image id",
-        "leaked": "images in more than one split: paths a split, by image id",
-        "conflicting": "images with more than one label: paths a label, by image id",
+        "leaked": "images in more than one split: paths in each split, by image id",
+        "conflicting": "images with more than one label: paths for each label, by image id",
         "splits": "with --splits, each image: split, path, id",
     }
     source: DataOptions
     work: Path = WORK
-    """Work directory; it keeps the result, so no later command scans the images again."""
+    """Work directory. It keeps the result, so that no later command reads the images again."""
     splits: bool = False
     """Also print a line for each image with its split, path and id."""
 
@@ -93,26 +95,26 @@ class Images(OutputOptions):
 
 @dataclass(frozen=True)
 class Doctor(OutputOptions):
-    """Show versions, devices, keys, servers, free disk space, and what is missing for what.
+    """Show versions, devices, keys, servers, free disk space, and missing optional parts.
 
     Starts nothing, sends nothing, and shows no key.
     """
 
-    KEYS: ClassVar = {"findings": "for each thing looked at: section, name, state (ok, missing, warning), detail"}
+    KEYS: ClassVar = {"findings": "for each item checked: section, name, state (ok, missing, warning), detail"}
     work: Path = WORK
-    """Work directory whose disk is looked at."""
+    """Work directory whose disk is checked."""
     backbone: str | None = None
-    """Also say what training this model takes in memory, a classifier of any timm model, from shapes alone."""
+    """Also show the memory that training a classifier with this timm model takes, computed from shapes alone."""
     image_size: Count = 224
-    """Height and width of its input in pixels."""
+    """Height and width of the model's input in pixels."""
     batch_size: Count = 256
-    """Images of a step, over all processes."""
+    """Images per step, summed over all processes."""
     processes: Count = 1
-    """Processes, such as GPUs, that share them."""
+    """Number of processes, such as GPUs, that share the batch."""
     vector_width: Count = 1024
     """Length of the text vectors."""
     lora: Whole = 0
-    """Rank of low-rank adapters in place of the pretrained weights; 0 trains all weights."""
+    """Rank of low-rank adapters that are trained instead of the pretrained weights; 0 trains all weights."""
     optimizer: str = "adamw"
     """Name of any timm optimiser."""
 

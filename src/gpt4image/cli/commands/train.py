@@ -38,18 +38,18 @@ RecipeName = Annotated[
 ]
 
 COMPARISON_KEYS = {
-    "verdict": "which claim the runs allow, such as better, worse or undecided",
+    "verdict": "the claim that the runs support, such as better, worse or undecided",
     "claim": "the verdict in words",
-    "score": "what is called accuracy below: accuracy, or of several labels an image average precision per image",
+    "score": "what accuracy means below: accuracy, or with several labels per image average precision per image",
     "difference": "difference of the test accuracies, 0 to 1, with its 95% interval: mean, low, high, seeds and more",
-    "next_command": "command for what to do next; empty if there is none",
-    "experiment": "its name",
+    "next_command": "the command to run next; empty if there is none",
+    "experiment": "name of the experiment",
     "arms": "each arm: name, title, runs (seed, validation and test accuracy, folder), difference to the baseline",
     "controls": "with --controls, every arm minus each of its controls (the reference), as difference",
     "rivals": "the arm of the difference minus each arm that learns from images alone (the reference), as difference",
     "variants": "with --sweep or --tune, every variant: settings, validation accuracies, and whether it was chosen",
-    "warnings": "what makes the result doubtful",
-    "report": "the page",
+    "warnings": "reasons to doubt the result",
+    "report": "path of the report",
 }
 
 
@@ -112,11 +112,11 @@ class RecipeCommand(OutputOptions):
     recipe: Recipe = field(default_factory=Recipe)
     recipe_name: RecipeName = None
     config: Path | None = None
-    """TOML file with recipe settings. It overrides the named recipe, and options override both."""
+    """TOML file with recipe settings. It overrides the named recipe; options override both."""
     work: Path = WORK
     """Work directory."""
     workers: Whole | None = None
-    """Processes that load images. Default: one for each processor if a GPU trains, none otherwise."""
+    """Number of processes that load images. Default: one per processor when training on a GPU, otherwise none."""
 
     def __post_init__(self) -> None:
         check_value(Whole | None, self.workers, "workers")
@@ -132,10 +132,10 @@ class TrainingCommand(RecipeCommand):
 
 @dataclass(frozen=True)
 class Advise(RecipeCommand):
-    """Say which arm to train on these labels and descriptions, and what gain to expect; nothing is trained.
+    """Say which arm is worth training on these labels and descriptions, and what gain to expect; trains nothing.
 
-    Holds out a part of the labels in turn, and measures what labels from the descriptions would add on frozen image
-    features. See also: gpt4image describe check, label, audit.
+    Holds out parts of the labels in turn, and measures on frozen image features what labels from the descriptions would
+    add. See also: gpt4image describe check, label, audit.
     """
 
     SHORT: ClassVar = ("text", "encoder", "classes", "backbone", "checkpoint", "recipe", "image-features", "work")
@@ -146,19 +146,19 @@ class Advise(RecipeCommand):
         "arm": "the arm to train",
         "gain": "its accuracy minus that of labels alone, 0 to 1, with a 95% prediction interval; null if unknown",
         "command": "the command to run",
-        "basis": "what the advice rests on, in words",
+        "basis": "the measurements behind the advice, in words",
         "helps": "what would help more, in words",
         "labelled": "training images with a text and a label",
         "training": "training images with a text",
         "classes": "number of classes",
         "wrong": "estimated share of wrong labels with its 95% interval; null if there are too few to tell",
-        "skew": "labels of the largest class for one of the smallest",
-        "rehearsal": "what held-out labels show, each with its 95% interval; null if there are too few",
-        "expected": "for each arm that was rehearsed: the gain to expect",
+        "skew": "labels of the largest class divided by those of the smallest",
+        "rehearsal": "measurements on held-out labels, each with its 95% interval; null if there are too few",
+        "expected": "the gain to expect, for each arm that was simulated",
     }
     labeller: LabelOptions = field(default_factory=LabelOptions)
     image_features: bool = True
-    """Compute features of the images by the recipe's backbone; without them no gain is estimated."""
+    """Compute features of the images with the recipe's backbone. Without them, no gain is estimated."""
 
     def run(self) -> None:
         """Print the advice, the command, and what they rest on."""
@@ -190,18 +190,18 @@ class Train(TrainingCommand):
     EXAMPLE: ClassVar = "photos --text captions.jsonl --recipe fine-tune --backbone resnet50"
     KEYS: ClassVar = {
         "run": "folder of the run",
-        "arm": "what it trained on",
-        "seed": "its seed",
+        "arm": "the arm that was trained",
+        "seed": "seed of the run",
         "best_epoch": "epoch whose weights are kept, from 1",
         "epochs": "epochs trained",
-        "validation_accuracy": "accuracy of that epoch on the validation images, or average precision an image, 0 to 1",
+        "validation_accuracy": "accuracy or average precision per image in that epoch on the validation images, 0 to 1",
         "seconds": "time spent on training and validation",
     }
     arm: str = CANDIDATE
-    """baseline trains on labels alone, described with descriptions as well, text-labels with labels from the
-    descriptions where labels are missing or wrong; see also compare --arms."""
+    """What to train with. baseline: labels alone; described: aligned with the descriptions as well; text-labels: labels
+    from the descriptions replace missing and wrong ones. compare --arms lists the other arms."""
     seed: int = 0
-    """Seed of the initialisation, the order of the images and the augmentation."""
+    """Seed of the initialisation, the image order and the augmentation."""
     labeller: LabelOptions = field(default_factory=LabelOptions)
 
     def run(self) -> None:
@@ -239,8 +239,8 @@ class Train(TrainingCommand):
 class Compare(TrainingCommand):
     """Train with and without descriptions and report the difference.
 
-    Shows the plan first. Finished runs of the same settings are reused, interrupted ones resumed; the test images are
-    answered once, when all runs are trained.
+    Shows the plan first. Finished runs with the same settings are reused, and interrupted runs are resumed. The test
+    images are predicted once, when all runs are trained.
     """
 
     SHORT: ClassVar = (
@@ -256,22 +256,25 @@ class Compare(TrainingCommand):
     text+image-labels, co-training, llm-labels, self-training, text-pretraining, fixmatch, gce, teacher,
     teacher+described, class-anchored. Default: described."""
     controls: bool = False
-    """Train controls as well, to tell whether the descriptions help or just any additional loss: the same with the
-    class's name as text, with shuffled descriptions, shuffled ones within each class, random words, random vectors."""
+    """Also train controls, which show whether the descriptions help or whether any additional loss would: the same arms
+    with the class's name as text, with descriptions shuffled among all images or within each class, with random words,
+    and with random vectors."""
     margin: Positive = 1.0
-    """Difference of test accuracy that does not matter to you, in percentage points: the bound for "no difference"."""
+    """Difference of test accuracy, in percentage points, that is too small to matter to you: the bound for the verdict
+    "no difference"."""
     sweep: tuple[str, ...] = ()
-    """Recipe settings to try, such as weight=0.1,0.3,1 lr=1e-3,1e-4: every arm is trained with each combination that
-    makes a difference to it, and compared with the one that is best on the validation images."""
+    """Recipe settings to try, such as weight=0.1,0.3,1 lr=1e-3,1e-4. Every arm is trained with each combination that
+    affects it; arms are compared at the combination that is best on the validation images."""
     tune: Whole = 0
-    """Search learning rate, weight decay, epochs and the arm's own weight on the validation images, with this many
-    trials for each arm; then train the best settings with all seeds."""
+    """Search for the best learning rate, weight decay, number of epochs and own weight of each arm on the validation
+    images, with this many trials per arm; then train the best settings with all seeds."""
     runs_at_once: int = 1
-    """Train this many runs at once, each in a process of its own with its share of the threads. That is faster for
-    small models on a CPU, where a run gains little from a second core. Its last digits depend on its threads."""
+    """Train this many runs at once, each in its own process with its share of the threads. That is faster for small
+    models on a CPU, where a run gains little from a second core. The number of threads may change the last digits of a
+    result."""
     name: str | None = None
-    """Name of the experiment; by default one that says what it compares. Earlier experiments are kept, and all share
-    the runs that fit."""
+    """Name of the experiment. The default name says what it compares. Earlier experiments are kept, and experiments
+    share runs with the same settings."""
     labeller: LabelOptions = field(default_factory=LabelOptions)
     simulation: SimulationOptions = field(default_factory=SimulationOptions)
     measures: MeasureOptions = field(default_factory=MeasureOptions)
@@ -312,12 +315,12 @@ class Compare(TrainingCommand):
 
 @dataclass(frozen=True)
 class Recipes(OutputOptions):
-    """List the named recipes with purpose, source and settings; one alone is a --config file."""
+    """List the named recipes with purpose, source and settings, or print one as a --config file."""
 
     EXAMPLE: ClassVar = "fine-tune > recipe.toml"
     KEYS: ClassVar = {"recipes": "for each recipe: name, about, source, recipe (its settings)"}
     name: tyro.conf.Positional[str | None] = None
-    """Recipe to print. Default: all."""
+    """Recipe to print. Default: all recipes."""
 
     def run(self) -> None:
         """Print them."""
@@ -331,9 +334,9 @@ class Recipes(OutputOptions):
 
 @dataclass(frozen=True)
 class Report(OutputOptions):
-    """Write the report of a comparison, also while its runs are still going."""
+    """Write the report of a comparison, even while its runs are still training."""
 
-    KEYS: ClassVar = {"report": "the page"}
+    KEYS: ClassVar = {"report": "path of the report"}
     work: Path = WORK
     """Work directory of the comparison."""
     name: str | None = None
@@ -371,7 +374,8 @@ class Runs(OutputOptions):
     work: Path = WORK
     """Work directory."""
     filter: tuple[str, ...] = ()
-    """Show only runs that hold all of these words, or with COLUMN=VALUE have that value, such as arm=described."""
+    """Show only runs that contain all of these words, or that have this value with COLUMN=VALUE, such as
+    arm=described."""
     csv: bool = False
     """Print comma-separated values."""
 
