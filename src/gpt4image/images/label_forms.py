@@ -25,7 +25,15 @@ WEAK_SEPARATORS = re.compile(r"\s*[+&/]\s*|\s+")  # names of single classes hold
 JOINTS = re.compile(r"\s+and\s+|[\s_-]+", re.IGNORECASE)  # salt and pepper is one class, or two
 RATINGS = 5  # different numbers with fractions
 YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
+TIME = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d+)?(?: ?[ap]m)?", re.IGNORECASE)
+DATE = re.compile(
+    rf"(?:{YEAR.pattern}|\d{{1,2}}[./-]\d{{1,2}}[./-](?:\d\d){{1,2}}|\d{{1,2}}\.? [a-z]{{3,9}}\.? \d{{4}})"
+    rf"(?:[T ]{TIME.pattern}(?:Z|[-+]\d\d:?\d\d)?)?",
+    re.IGNORECASE,
+)
 YEARS = 3
+# A number with a sign of money or of a limit before it and one unit behind it.
+WITH_UNIT = re.compile(r"[$€£¥<>≤≥~]?\s*(?P<number>[-+]?\d+(?:,\d{3})*(?:\.\d+)?)\s*(?P<unit>[^\d\s,;|/]{0,12})")
 CLASS_WORDS = "class|type|grade|level|categor|label|stage|cluster|kind|species|group|[^a-z]*$"  # of numbered classes
 # What may be a class, or a word for a missing label.
 UNCLEAR = re.compile(
@@ -203,15 +211,25 @@ def are_numbered(names: Collection[str]) -> bool:
 
 
 def plain_numbers(classes: list[str]) -> list[str]:
-    """Return numbers with a decimal comma or a percent sign as Python writes them, other names as they are.
+    """Return numbers with a decimal comma, an exponent or one unit as Python writes them, other names as they are.
 
     >>> plain_numbers(["0,5", "12,25 %"]), plain_numbers(["5%", "7.5 %"]), plain_numbers(["1", "1,2"])
     (['0.5', '12.25'], ['5', '7.5'], ['1', '1,2'])
+    >>> plain_numbers(["1 year", "35 years"]), plain_numbers(["$1,000", "$2.50"]), plain_numbers(["5 cats", "7 dogs"])
+    (['1', '35'], ['1000', '2.50'], ['5 cats', '7 dogs'])
     """
     bare = [re.sub(r"\s*%$", "", name) for name in classes]
-    if all(re.fullmatch(r"-?\d+,\d+", name) for name in bare):
+    if all(re.fullmatch(r"-?\d+,\d{1,2}|-?\d+,\d{4,}", name) for name in bare):
         return [name.replace(",", ".") for name in bare]
-    return bare if all(map(NUMBER.fullmatch, bare)) else classes
+    if all(map(NUMBER.fullmatch, bare)):
+        return bare
+    if all(map(SCIENTIFIC.fullmatch, bare)):
+        return [np.format_float_positional(float(name), trim="0") for name in bare]
+    found = [WITH_UNIT.fullmatch(name) for name in bare]
+    units = {match and match["unit"].casefold().rstrip("s.") for match in found}
+    if len(units) > 1 or None in units:
+        return classes
+    return [match["number"].replace(",", "").lstrip("+") for match in found if match]
 
 
 def are_measured(classes: list[str], images: int) -> bool:
@@ -221,7 +239,9 @@ def are_measured(classes: list[str], images: int) -> bool:
         classes: the class names.
         images: number of labelled images.
     """
-    if len(classes) >= YEARS and all(map(YEAR.fullmatch, classes)):
+    if len(classes) >= YEARS and all(map(DATE.fullmatch, classes)):
+        return True
+    if len(classes) >= RATINGS and all(map(TIME.fullmatch, classes)):
         return True
     if not all(NUMBER.fullmatch(name) for name in classes):
         return False
