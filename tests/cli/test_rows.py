@@ -1,5 +1,7 @@
 """Tables: aligned for people, separated for programs."""
 
+import csv
+import io
 import sys
 
 from gpt4image.cli.rows import GrowingTable, write_rows
@@ -17,6 +19,12 @@ def test_rows_are_aligned_on_a_terminal_and_tab_separated_elsewhere(capsys, monk
     assert shown[2] == f"left out  {rows[2][1]}  empty"
     write_rows([])
     assert capsys.readouterr().out == ""
+
+
+def test_csv_quotes_every_break_of_a_line(capsys):
+    cells = ["a\nb.png", "c\rd.png", 'e,"f".png', "g"]
+    GrowingTable(as_csv=True).write([cells])
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out, newline=""))) == [cells]
 
 
 def test_columns_of_a_growing_table_only_widen(capsys, monkeypatch):

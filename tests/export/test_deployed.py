@@ -11,10 +11,12 @@ import sys
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from gpt4image import load_images, predict_images
 from gpt4image.__main__ import main
 from gpt4image.core.errors import ConfigError, DataError
+from gpt4image.export import open_detector
 
 
 @pytest.fixture
@@ -134,3 +136,45 @@ def test_csv_and_json_hold_names_as_they_are(exported, folder, capsys):
         "error": "the file does not exist",
     }
     assert main(["predict", str(exported), str(odd), "--json", "--csv"]) == 1
+
+
+def change_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text()) | fields
+    kept = {name: value for name, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "config.json").write_text("[]"), "lacks all"),
+        (lambda folder: (folder / "config.json").write_text(POINTER), "run git lfs pull"),
+        (lambda folder: change_config(folder, label_names=None), "lacks label_names"),
+        (lambda folder: change_config(folder, pretrained_cfg=None), "lacks pretrained_cfg"),
+        (lambda folder: change_config(folder, label_names=["cat"]), "names 1 of"),
+        (lambda folder: (folder / "model.safetensors").write_text(POINTER), "run git lfs pull"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+            "Copy it again, or export the run",
+        ),
+    ],
+)
+def test_damaged_export_is_named_with_the_remedy(exported, image_set, tmp_path, damage, said):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    damage(folder)
+    with pytest.raises(ConfigError, match=said):
+        predict_images(folder, [image_set])
+    with pytest.raises(ConfigError, match=said):
+        open_detector(folder)
+
+
+def test_model_without_numbers_is_an_error_of_each_image(exported, image_set, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: w * float("nan") if w.is_floating_point() else w for name, w in weights.items()},
+              folder / "model.safetensors")  # fmt: skip
+    found = list(predict_images(folder, [image_set]))
+    assert found and all("not a number" in each.error and not each.answers for each in found)

@@ -75,5 +75,5 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str | float | None
 
 def _as_csv(cells: Sequence[str]) -> str:
     row = io.StringIO()
-    csv.writer(row, lineterminator="").writerow(cells)
-    return row.getvalue()
+    csv.writer(row, lineterminator="\r\n").writerow(cells)  # what it ends lines with, it quotes inside cells
+    return row.getvalue().removesuffix("\r\n")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gpt4image.core.console import doing, say
 from gpt4image.core.errors import ConfigError, DataError, ImageError
-from gpt4image.core.files import read_json
+from gpt4image.core.files import check_fetched, read_json
 from gpt4image.core.format import counted
 from gpt4image.core.workdir import ExportLayout
 from gpt4image.images import MAX_PIXELS, decode
@@ -26,6 +28,10 @@ from gpt4image.train.transforms import Transform, evaluation_transform
 if TYPE_CHECKING:
     from gpt4image.export.detector import DeployedDetector, Detections
     from gpt4image.export.segmenter import DeployedSegmenter, Segmented
+
+FIELDS = ("architecture", "num_classes", "label_names", "model_args", "pretrained_cfg")
+"""What the configuration of every exported model holds."""
+NO_NUMBERS = "the model's output is not a number: its training may have failed"
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class DeployedModel:
         """Load an exported model. ConfigError if the folder holds none."""
         layout = ExportLayout(folder)
         layout.require()
-        config = read_json(layout.config)
+        config = read_config(layout)
         if (family := family_of(config)) in ("detector", "segmenter"):
             other = "detect_objects" if family == "detector" else "segment_images"
             raise ConfigError(f"{folder} holds a {family}: use {other}, or gpt4image predict.")
@@ -110,6 +116,9 @@ class DeployedModel:
             probabilities = logits.softmax(dim=1)
             best = probabilities.topk(min(top, len(self.classes)), dim=1)
             for at, values, labels in zip(readable, best.values.tolist(), best.indices.tolist(), strict=True):
+                if any(map(math.isnan, values)):
+                    found[at] = replace(found[at], error=NO_NUMBERS)
+                    continue
                 names = [self.classes[label] for label in labels]
                 found[at] = Prediction(files[at].path, tuple(zip(names, values, strict=True)))
         return found
@@ -131,16 +140,43 @@ class DeployedModel:
             probabilities: [B, C].
         """
         for at, row in zip(places, probabilities.tolist(), strict=True):
+            if any(map(math.isnan, row)):
+                found[at] = replace(found[at], error=NO_NUMBERS)
+                continue
             chosen = zip(self.classes, row, self.thresholds or (), strict=True)
             labels = tuple(name for name, probability, least in chosen if probability >= least)
             found[at] = Prediction(found[at].path, tuple(zip(self.classes, row, strict=True)), None, labels)
         return found
 
 
+def read_config(layout: ExportLayout) -> Mapping[str, Any]:
+    """Return the configuration of an exported model, whose files may have been copied in part.
+
+    Raises:
+        ConfigError: a file is not as an export writes it; the message names it.
+    """
+    for path in (layout.config, layout.weights):
+        if path.exists():
+            check_fetched(path, ConfigError)
+    config: Mapping[str, Any] = read_json(layout.config)
+    missing = next((name for name in FIELDS if name not in config), "") if isinstance(config, Mapping) else "all"
+    names = [] if missing else config["label_names"]
+    if missing or (family_of(config) == "classifier" and len(names) != config["num_classes"]):
+        wrong = f"lacks {missing}" if missing else f"names {len(names)} of {config['num_classes']} classes"
+        raise ConfigError(f"{layout.config} {wrong}: it is not as gpt4image export writes it. Export the run again.")
+    if layout.weights.exists():
+        try:
+            with safe_open(layout.weights, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ConfigError(f"{layout.weights} cannot be read ({error}). Copy it again, or export the run.") from None
+    return config
+
+
 def label_names(model: Path) -> tuple[str, ...] | None:
     """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
     path = ExportLayout(model).config
-    config = read_json(path) if path.exists() else {}
+    config = read_config(ExportLayout(model)) if path.exists() else {}
     several = config.get("thresholds") is not None and family_of(config) not in ("detector", "segmenter")
     return tuple(config["label_names"]) if several else None
 
@@ -155,7 +191,7 @@ def _read_config(model: Path, family: str) -> tuple[Mapping[str, Any], Path] | N
     layout = ExportLayout(model)
     if not (layout.config.exists() and layout.weights.exists()):
         return None
-    config = read_json(layout.config)
+    config = read_config(layout)
     return (config, layout.weights) if family_of(config) == family else None
 
 
@@ -226,7 +262,7 @@ def predict_images(
     """
     layout = ExportLayout(model)
     layout.require()
-    files = named_files(sources, clips="frames" in read_json(layout.config))
+    files = named_files(sources, clips="frames" in read_config(layout))
     with doing("Loading the model"):
         deployed = DeployedModel.load(model)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
