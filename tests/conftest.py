@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def notes_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("gpt4image.core.console.QUIET_SECONDS", 1e6)
     with command_output():
         yield
+
+
+@pytest.fixture(autouse=True)
+def speed_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the speed of a model on one batch, not for a second: there is one in every comparison."""
+    if "gpt4image.compare.model_facts" in sys.modules:  # which a file that compares nothing need not load
+        monkeypatch.setattr("gpt4image.compare.model_facts.SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -24,12 +24,13 @@ import timm  # noqa: F401
 import torch
 
 import gpt4image.compare.arms
+import gpt4image.compare.model_facts
 import gpt4image.descriptions.exchange
 import gpt4image.llm.openai_client
 import gpt4image.report.comparison.page
 import gpt4image.teachers
 import gpt4image.workflows.describe
-import gpt4image.workflows.train  # noqa: F401
+import gpt4image.workflows.train
 from gpt4image.cli.main import main
 
 LOADED = forkserver.ForkServer()
@@ -53,6 +54,7 @@ def start_command(arguments: Sequence[str], threads: int | None = None) -> BaseP
 
 
 def run_command(arguments: list[str], threads: int | None = None) -> None:
+    gpt4image.compare.model_facts.SECONDS = 0.0
     if threads is not None:
         torch.set_num_threads(threads)
     sys.exit(main(arguments))
@@ -130,6 +132,7 @@ def run_python(
     words: list[str], environment: dict[str, str], out: Connection, err: Connection, new_session: bool
 ) -> None:
     multiprocessing.set_start_method(None, force=True)  # not that of its own start
+    gpt4image.compare.model_facts.SECONDS = 0.0
     if new_session:
         os.setsid()
     os.environ.clear()
