@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,8 +50,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some values, at least two."""
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        """Return that of some values."""
+        low, median, high = np.percentile(values, (25, 50, 75)).tolist()
         return cls(median, low, high, len(values))
 
     def __str__(self) -> str:

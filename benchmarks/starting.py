@@ -60,7 +60,7 @@ def comparison(asked: argparse.Namespace, folder: Path) -> Costs:
         return processor_time(lambda: gpt4image(*words))
 
     sides = {"again": lambda: processor_time(lambda: gpt4image(*words)), "first": without}
-    return take_turns(sides, asked.rounds, warm_up=1)
+    return take_turns(sides, asked.rounds, warm_up=0)  # the comparison itself was the warm-up
 
 
 def reload(source: Path, rounds: int, kept: Path) -> Costs:

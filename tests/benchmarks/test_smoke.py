@@ -15,15 +15,15 @@ pytestmark = pytest.mark.slow
 FOLDER = ROOT / "benchmarks"
 SET = ROOT / "tests" / "data" / "work_0_1"
 SMALL = {
-    "embedding": "--texts 16 --rounds 2 --sets clipart12",
+    "embedding": "--texts 16 --rounds 1 --sets clipart12",
     "imagenet_cost": "",
     "imagenet_scale": "--images 200",
-    "input_pipeline": "--kinds png --sources memory --rounds 2",
-    "starting": f"--samples 40 --files 40 --rounds 2 --compared {SET}/photos --text {SET}/captions.jsonl",
-    "text_lookup": "--vectors 2000 --rounds 2",
-    "training_step": "--backbone test_resnet --image-size 32 --batch-size 4 --rounds 2 --plain-torch",
+    "input_pipeline": "--kinds png --sources memory --rounds 1",
+    "starting": f"--samples 40 --files 40 --rounds 1 --compared {SET}/photos --text {SET}/captions.jsonl",
+    "text_lookup": "--vectors 2000 --rounds 1",
+    "training_step": "--backbone test_resnet --image-size 32 --batch-size 4 --rounds 1 --plain-torch",
     "verdict_error": "--studies 2 --seeds 2 --images 40",
-    "waiting": "--image-size 32 --batch-size 2 --steps 1 --rounds 2 --skip-default",
+    "waiting": "--image-size 32 --batch-size 2 --steps 1 --rounds 1 --skip-default",
 }
 
 
