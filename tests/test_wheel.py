@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,16 @@ import pytest
 from support import ROOT
 
 pytestmark = pytest.mark.slow
+
+COMMANDS = """
+import json, sys
+import gpt4image
+from gpt4image.cli.main import main
+from gpt4image.workflows.demo import example_images
+
+print(gpt4image.__file__, example_images(), sep="\\n")
+sys.exit(any(main(words) for words in json.loads(sys.argv[1])))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +63,22 @@ def run(command: Path, *arguments: object, cwd: Path) -> str:
 
 def test_command_is_the_wheels_own(installed, tmp_path):
     assert run(installed, "--version", cwd=tmp_path).startswith("gpt4image ")
-    code = "import gpt4image; print(gpt4image.__file__)"
-    assert str(installed.parents[1]) in run(installed.with_name("python"), "-c", code, cwd=tmp_path)
 
 
 def test_from_a_folder_of_images_to_predictions(installed, image_set, descriptions_file, tmp_path):
+    """In one process, which need not import everything several times."""
     settings = shlex.split("--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8")
-    run(installed, "train", image_set, "--text", descriptions_file, *settings, cwd=tmp_path)
     run_folder = tmp_path / "gpt4image-work" / "runs" / "described-0"
-    run(installed, "export", image_set, "--run", run_folder, "--out", "model", "--no-onnx", cwd=tmp_path)
-    assert len(run(installed, "predict", "model", image_set / "blue", cwd=tmp_path).splitlines()) >= 12
-
-
-def test_images_of_the_demo_come_with_the_wheel(installed, tmp_path):
-    code = "from gpt4image.workflows.demo import example_images; print(example_images())"
-    folder = Path(run(installed.with_name("python"), "-c", code, cwd=tmp_path).strip())
-    assert folder.is_relative_to(installed.parents[1])
+    commands = [
+        ["train", str(image_set), "--text", str(descriptions_file), *settings],
+        ["export", str(image_set), "--run", str(run_folder), "--out", "model", "--no-onnx"],
+        ["predict", "model", str(image_set / "blue")],
+    ]
+    printed = run(installed.with_name("python"), "-c", COMMANDS, json.dumps(commands), cwd=tmp_path).splitlines()
+    package, folder = map(Path, printed[:2])
+    assert package.is_relative_to(installed.parents[1]) and folder.is_relative_to(installed.parents[1])
     assert {path.name for path in folder.iterdir()} >= {path.name for path in (ROOT / "examples/clipart12").iterdir()}
+    assert sum(line.startswith(str(image_set / "blue")) for line in printed) >= 12
 
 
 def test_distributions_hold_what_belongs_to_them(built):

@@ -45,9 +45,9 @@ def write_set(folder, counts, misleading, text_of):
     return GuidanceOptions(text=str(texts))
 
 
-def judge(folder, text, arms, backbone="test_resnet"):
+def judge(folder, text, arms):
     recipe = Recipe(
-        backbone=backbone,
+        backbone="test_resnet",
         pretrained=False,
         image_size=32,
         epochs=4,
@@ -89,7 +89,7 @@ def test_texts_that_must_help_get_the_credit_and_their_control_does_not(tmp_path
 def test_texts_of_noise_get_no_credit(tmp_path):
     counts = {"train": 40, "validation": 4, "test": 40}
     text = write_set(tmp_path / "images", counts, (), lambda _, generator: " ".join(generator.choice(WORDS, 6)))
-    comparison = judge(tmp_path / "images", text, ("described", "shuffled"), "resnet10t")
+    comparison = judge(tmp_path / "images", text, ("described", "shuffled"))
     found = verdict(comparison)
     assert found.kind in ("equal", "undecided") and found.controls == ""
     assert [control.reference for control in comparison.controls] == ["shuffled"]
