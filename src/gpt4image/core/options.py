@@ -50,8 +50,8 @@ class DataOptions:
 
     data: Annotated[str, tyro.conf.Positional]
     """Image set: a folder of class folders, a folder with metadata, CSV/JSONL, Parquet/Arrow, WebDataset tars, an
-    export of Label Studio, FiftyOne or COCO (JSON), OWNER/NAME (hf:NAME) on the Hugging Face Hub, or an address of any of
-    these (s3://, gs://, https://)."""
+    export of Label Studio, FiftyOne or COCO (JSON), OWNER/NAME (hf:NAME) on the Hugging Face Hub, or an address of any
+    of these (s3://, gs://, https://)."""
     unlabelled: tuple[str, ...] = ()
     """Additional training images without labels, from any source; labels found there are ignored. In the image set
     itself, images in a folder `unlabelled` or with an empty label are unlabelled as well."""
