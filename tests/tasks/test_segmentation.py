@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageColor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from gpt4image import Recipe
 from gpt4image.core.errors import ConfigError
 from gpt4image.images.masks import VOID, encode_mask
+from gpt4image.tasks.detection import DETECTION, GIVEN, SHOWN
 from gpt4image.tasks.mask_metrics import class_ious, image_ious, mean_iou, resampled_ious, sum_classes
 from gpt4image.tasks.segmentation import SEGMENTATION, MaskLabel
 
@@ -57,6 +59,9 @@ def test_resampled_ious_are_those_of_repeated_images():
     expected = class_ious(sum_classes(predicted[rows], truth[rows], CLASSES))
     np.testing.assert_allclose(found[7, :3], expected[:3])
     assert np.isnan(found[:, 3]).all()
+    truth[5:], truth[:5][truth[:5] == 2] = 0, 0
+    truth[:4, 0] = 2
+    assert np.isnan(resampled_ious({"a": [sum_classes(predicted, truth, CLASSES)]})["a"][:, 2]).all()  # of four images
 
 
 def test_class_that_no_drawn_image_has_is_not_judged_there():
@@ -85,6 +90,38 @@ def test_predictions_are_judged_and_put_into_words():
     assert found.truths(names)[0] == "road 100%"
     words, sure = found.answers(names)[1]
     assert set(words.split()[::2]) == {"sky", "road", "car"} and sure == pytest.approx(0.8)
+
+
+def test_image_is_right_if_each_class_that_it_has_is_half_right_where_known():
+    truth = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, VOID], [VOID] * 4], np.uint8).repeat(16, axis=1)
+    predicted = np.array([[1, 2, 0, 0], [2, 2, 0, 0], [1, 1, 0, 2], [1] * 4], np.uint8).repeat(16, axis=1)
+    found, names = predictions_of(predicted, truth), ["sky", "road", "car"]
+    assert found.correct.tolist() == [True, False, True, True] and found.classes == 3
+    assert found.scores.tolist() == pytest.approx([(1 / 2 + 1 + 0) / 3, 1 / 3, 1, 1])
+    assert found.answers(names)[2][0] == "road 67%, sky 33%" and found.truths(names)[2:] == [
+        "road 67%, sky 33%",
+        "none",
+    ]
+
+
+def test_edges_of_both_masks_are_drawn_where_they_are_in_the_picture():
+    truth, predicted = np.zeros((1, SIDE, SIDE), np.uint8), np.zeros((1, SIDE, SIDE), np.uint8)
+    truth[:, :, 2:], predicted[:, 3:, 4:] = 1, 1
+    found = predictions_of(predicted.reshape(1, -1), truth.reshape(1, -1))
+    drawn = np.asarray(found.drawn_on(Image.new("RGB", (20, 40)), 0)).astype(int)
+    given, shown = ((np.abs(drawn - ImageColor.getrgb(colour)).sum(2) == 0) for colour in (GIVEN, SHOWN))
+    assert given.any(axis=0).nonzero()[0].tolist() == [10] and given.sum() == 40  # column 2 of 8, where 40 pixels are 8
+    assert shown[15].sum() == 0 and not shown.any()  # its corner, at (20, 15), lies beside the picture
+    wide = np.asarray(found.drawn_on(Image.new("RGB", (40, 20)), 0)).astype(int)
+    shown = np.abs(wide - ImageColor.getrgb(SHOWN)).sum(2) == 0
+    assert shown[15:, 20].all() and shown[15, 20:].all() and shown.sum() == 24
+
+
+@pytest.mark.parametrize("task", [SEGMENTATION, DETECTION])
+def test_loss_is_summed_over_the_images_whose_labels_are_known(task):
+    labels = torch.zeros(3, 2, 5)
+    labels[1] = torch.nan
+    assert task.loss(torch.tensor([[0.5, 0.25]]), labels, Recipe(), None) == 1.5
 
 
 def test_classes_are_compared_with_intervals_and_missing_ones_have_none():

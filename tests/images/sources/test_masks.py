@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from gpt4image import load_images
 from gpt4image.core.errors import ConfigError, DataError
 from gpt4image.core.options import SimulationOptions
-from gpt4image.images.masks import VOID, decode_mask, read_mask_file
+from gpt4image.images.masks import VOID, decode_mask, is_background, read_mask_file, regions_of
 from gpt4image.images.open import find_in_images
 from gpt4image.images.simulate import simulate_labels
 from gpt4image.images.sources.coco_masks import read_outline
@@ -150,6 +150,62 @@ def test_colours_are_classes_by_the_file_that_names_them_or_by_themselves(tmp_pa
     np.testing.assert_array_equal(masks_of(images)["0.png"], order[mask_of(SCENES[0])])
 
 
+def test_regions_are_parts_of_a_class_that_are_large_enough_the_largest_first():
+    mask = np.zeros((600, 90), np.uint8)
+    mask[:30, :40], mask[:4, 50:54], mask[10:13, 50:80], mask[20:28, 60:70], mask[40:, :] = 2, 1, 1, 1, VOID
+    assert regions_of(mask, {0}) == [(2, (0, 0, 40, 30)), (1, (60, 20, 70, 28)), (1, (50, 0, 54, 4))]
+    many = np.kron(np.eye(60, dtype=np.uint8), np.ones((5, 5), np.uint8))[:300] * (np.arange(300) % 5 < 4)
+    assert len(regions_of(many, {0})) == 50 and [is_background(name) for name in ("Background", "0", "1")] == [1, 1, 0]
+
+
+def test_grey_colours_are_indices_and_the_first_channel_of_two_counts(tmp_path):
+    masks = [mask_of(scene) for scene in SCENES[:6]]
+    pairs = [np.stack([mask, 255 - mask], axis=2) for mask in masks]
+    for name, pictures in (
+        ("rgb", [Image.fromarray(np.stack([mask] * 3, axis=2)) for mask in masks]),
+        ("la", [Image.fromarray(pair, "LA") for pair in pairs]),
+    ):
+        images = load(write_pairs(tmp_path / name, pictures), **HALVES)
+        assert images.classes == ("0", "1", "2", "3")
+        np.testing.assert_array_equal(masks_of(images)["1.png"], masks[1])
+
+
+@pytest.mark.parametrize(("named", "colours"), [("classes.txt", False), ("class_dict.csv", True), (None, True)])
+def test_classes_called_void_and_the_edges_of_pascal_voc_take_no_part(tmp_path, named, colours):
+    table = np.array([(0, 0, 0), (224, 224, 192), (0, 200, 0), (128, 0, 0)], np.uint8)
+    masks = [mask_of(scene) for scene in SCENES]
+    folder = write_pairs(tmp_path / "set", [table[mask] if colours else mask for mask in masks])
+    names = ["background", "Void", "green", "red"]
+    rows = [f"{name},{r},{g},{b}" for name, (r, g, b) in zip(names, table.tolist(), strict=True)]
+    if named:
+        (folder / named).write_text("\n".join(rows if colours else names))
+    images = load(folder, **HALVES)
+    assert images.classes == (("background", "green", "red") if named else ("#000000", "#00c800", "#800000"))
+    np.testing.assert_array_equal(masks_of(images)["2.png"], np.array([0, VOID, 1, 2], np.uint8)[masks[2]])
+
+
+def test_masks_may_end_in_mask_and_those_of_unlabelled_images_are_not_read(tmp_path):
+    folder = write_masks(tmp_path / "set", SCENES)
+    train = folder / "masks" / "train"
+    for file in list(train.iterdir()):
+        file.rename(file.with_stem(f"{file.stem}_mask"))
+    for part, content in (("images", None), ("masks", b"no image")):
+        (folder / part / "unlabelled").mkdir()
+        target = folder / part / "unlabelled" / "more.png"
+        Image.new("RGB", (WIDTH, HEIGHT)).save(target) if content is None else target.write_bytes(content)
+    images = load(folder)
+    assert images.is_labelled.sum() == 16 and masks_of(images)["more.png"] is None and not images.rejected
+    (train / f"{SCENES[0].name}_mask.bmp").write_bytes((train / f"{SCENES[0].name}_mask.png").read_bytes())
+    with pytest.raises(DataError, match="have one name"):
+        load(folder)
+
+
+def test_more_values_than_masks_can_hold_are_no_classes(tmp_path):
+    masks = [(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 100 + 100 * at).astype(np.uint16) for at in range(3)]
+    with pytest.raises(DataError, match="different values, and up to 255 can be classes"):
+        load(write_pairs(tmp_path / "set", masks))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -176,9 +232,10 @@ def test_palettes_that_differ_make_colours_the_classes(tmp_path):
         picture.putpalette([value for index in order for value in colours[index]])
         pictures += [picture] * 3
     images = load(write_pairs(tmp_path / "set", pictures), **HALVES)
-    names = [images.classes[label] for label in masks_of(images)["3.png"].ravel()[:: WIDTH + 1].tolist()]
-    expected = ["#000000", "#0a141e", "#00c800", "#800000"]
-    assert names == [expected[label] for label in mask_of(SCENES[1]).ravel()[:: WIDTH + 1].tolist()]
+    for name, scene in (("0.png", SCENES[0]), ("3.png", SCENES[1])):
+        names = np.array(images.classes)[masks_of(images)[name]]
+        expected = np.array(["#000000", "#0a141e", "#00c800", "#800000"])
+        np.testing.assert_array_equal(names, expected[mask_of(scene)])
 
 
 def test_pascal_voc_folders_follow_their_lists(tmp_path):

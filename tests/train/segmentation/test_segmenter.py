@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from gpt4image import embed_descriptions, load_descriptions, load_images, train_model
 from gpt4image.align.aligned_model import AlignedModel
@@ -16,10 +17,11 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.images.masks import VOID
-from gpt4image.tasks.segmentation import square_mask
+from gpt4image.tasks.segmentation import SEGMENTATION, square_mask
 from gpt4image.train.detection.views import augmented_view, plain_view
 from gpt4image.train.family import SEGMENTERS
 from gpt4image.train.segmentation.segmenter import BUILDERS
+from gpt4image.train.segmentation.views import MaskInputs
 from gpt4image.train.transforms import preprocessing
 from support.image_files import encode
 from support.scenes import draw_scenes, mask_of, write_coco
@@ -27,6 +29,7 @@ from support.training import LetterEncoder, StoppedError, observe, same_weights
 
 SIZE, CLASSES = 64, 4
 SCENES = draw_scenes(16)
+CONFIG = preprocessing(nn.Identity(), SIZE)
 
 
 def make(kind="lraspp"):
@@ -38,7 +41,7 @@ def packed(images=4, boxes=2):
     """Masks with void pixels, the last of an image that is not known, and boxes."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.randint(0, CLASSES, (images, SIZE * SIZE), generator=generator).float()
-    masks[:, :100], masks[-1] = VOID, torch.nan
+    masks[:, :100], masks[0, :500], masks[-1] = VOID, VOID, torch.nan
     corners = torch.tensor([[0, 0.0, 0.0, 0.5, 0.5], [1, 0.25, 0.5, 1.0, 1.0]])[:boxes]
     return torch.cat([masks, corners.flatten().expand(images, -1)], dim=1)
 
@@ -50,12 +53,51 @@ def test_loss_is_the_mean_cross_entropy_of_known_pixels_and_masks_the_likeliest_
     expected = 0.0
     for image in range(3):
         mask = truth[image, : SIZE * SIZE].long()
-        chosen = logits[image].flatten(1).log_softmax(0)
-        expected = expected - torch.stack([chosen[mask[at], at] for at in range(100, SIZE * SIZE)]).mean() / 3
+        chosen, first = logits[image].flatten(1).log_softmax(0), 100 if image else 500
+        expected = expected - torch.stack([chosen[mask[at], at] for at in range(first, SIZE * SIZE)]).mean() / 3
     torch.testing.assert_close(model(images, truth)[0, 0], expected)
     found = model(images)
     torch.testing.assert_close(found[:, :-1].long(), logits.argmax(dim=1).flatten(1))
     torch.testing.assert_close(found[:, -1].float() / 255, logits.softmax(1).amax(1).mean((1, 2)), atol=0.01, rtol=0)
+
+
+def test_images_whose_masks_are_not_known_give_a_loss_of_zero_and_one_that_is_known_trains():
+    model, images = make("deeplabv3").train(), torch.rand(2, 3, SIZE, SIZE)
+    truth = packed(2)
+    assert model(images, truth).isfinite().all()  # one of the two, whose pooled map is a single pixel
+    truth[0] = torch.nan
+    loss = model(images, truth)
+    loss.sum().backward()
+    assert loss.tolist() == [[0.0]] and all((part.grad == 0).all() for part in model.body.parameters())
+
+
+def test_maps_logits_and_weights_without_decay_are_those_of_the_backbone():
+    maps = make("segformer").body_maps(torch.zeros(1, 3, SIZE, SIZE))
+    assert [SIZE // level.shape[-1] for level in maps.values()] == [4, 8, 16, 32]
+    model = make()
+    model.head = nn.Identity()
+    found = model.decode(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))[0, 0, 0]
+    centres = (torch.arange(SIZE) + 0.5) / (SIZE / 2) - 0.5  # of pixels, on a map of two
+    torch.testing.assert_close(found, centres.clamp(0, 1))
+    vit = SEGMENTERS.restore("segformer:vit_tiny_patch16_224", CLASSES, SIZE, {"img_size": SIZE})
+    assert "body.pos_embed" in vit.no_weight_decay()
+
+
+def test_batch_fills_up_regions_and_its_views_depend_on_seed_draw_and_image(scenes, small_recipe):
+    images, view = load_images(scenes, task="segmentation"), augmented_view(small_recipe(), CONFIG, masks=True)
+    rows = images.split("train")
+    labels = SEGMENTATION.labels(images, rows)
+    counts = [len(label.boxes) for label in labels]
+    two, one = counts.index(2), int(np.argmin(counts))
+    some = labels[[two, one, two]]
+    some[2] = None
+    inputs, packed = MaskInputs(images, rows, view, 1).batch([(0, two), (0, one), (0, two)], some)
+    boxes = packed[:, SIZE * SIZE :].view(3, 2, 5)
+    assert (boxes[1, counts[one] :] == -1).all() and (boxes[2] == -1).all()
+    assert packed[2, : SIZE * SIZE].isnan().all() and not packed[:2].isnan().any()
+    for seed, draw, same in ((1, 0, True), (1, 1, False), (2, 0, False)):
+        again, _ = MaskInputs(images, rows, view, seed).batch([(draw, two)], some[:1])
+        assert torch.equal(again[0], inputs[0]) == same
 
 
 def test_gradient_of_the_alignment_of_regions_equals_that_of_a_plain_loop():
@@ -84,7 +126,7 @@ def test_gradient_of_the_alignment_of_regions_equals_that_of_a_plain_loop():
 
 
 def test_masks_follow_crop_and_flip_of_their_picture(small_recipe):
-    config = preprocessing(torch.nn.Identity(), SIZE)
+    config = CONFIG
     scene = SCENES[1]
     mask = mask_of(scene)
     colours = np.array([(0, 0, 0), (250, 0, 0), (0, 250, 0), (0, 0, 250)], np.uint8)
@@ -101,7 +143,7 @@ def test_masks_follow_crop_and_flip_of_their_picture(small_recipe):
         nearest = ((pixels[None].float() - torch.from_numpy(colours)[:, :, None, None].float()) ** 2).sum(1).argmin(0)
         assert (nearest == found)[inner].float().mean() > 0.93  # but for blended edges
         inputs.add(found.numpy().tobytes())
-    assert len(inputs) > 1
+    assert len(inputs) == 6  # flips alone would make two
 
 
 @pytest.fixture(scope="module")
