@@ -264,7 +264,7 @@ def change(folder, split, edit):
 def test_run_lengths_crowds_and_overlaps_are_painted_as_pycocotools_decodes_them(tmp_path):
     folder = write_coco(tmp_path / "set", SCENES)
     large, small, crowd = (np.zeros((HEIGHT, WIDTH), np.uint8, order="F") for _ in range(3))
-    large[10:50, 10:80], small[20:30, 20:30], crowd[0:6, 0:6] = 1, 1, 1
+    large[10:50, 10:80], small[20:30, 20:30], crowd[0:16, 0:16] = 1, 1, 1  # the crowd reaches below the large one
 
     def edit(content):
         image, (first, second, *_) = content["images"][0]["id"], content["categories"]
@@ -319,8 +319,10 @@ def test_object_with_a_broken_outline_makes_its_box_void_and_is_named(tmp_path, 
     assert left.where == "instances_train.json, annotation 0" and said in left.reason
     _, x, y, right, bottom = SCENES[0].boxes[0]
     assert (masks_of(images)["000.png"][y:bottom, x:right] == VOID).all()
-    change(folder, "train", lambda content: content["annotations"][0].update(bbox=[200, 200, 9, 9]))
-    assert (masks_of(load(folder))["000.png"] != VOID).all()
+    for box, void in (([2.6, 3.5, 1.2, 1.1], (slice(3, 5), slice(2, 4))), ([200, 200, 9, 9], (slice(0), slice(0)))):
+        change(folder, "train", lambda content, box=box: content["annotations"][0].update(bbox=box))
+        mask = masks_of(load(folder))["000.png"] == VOID
+        assert mask[void].all() and mask.sum() == mask[void].size
     change(folder, "train", lambda content: content["annotations"][0].pop("bbox"))
     images = load(folder)
     (rejected,) = images.rejected
