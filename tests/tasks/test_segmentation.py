@@ -98,10 +98,8 @@ def test_image_is_right_if_each_class_that_it_has_is_half_right_where_known():
     found, names = predictions_of(predicted, truth), ["sky", "road", "car"]
     assert found.correct.tolist() == [True, False, True, True] and found.classes == 3
     assert found.scores.tolist() == pytest.approx([(1 / 2 + 1 + 0) / 3, 1 / 3, 1, 1])
-    assert found.answers(names)[2][0] == "road 67%, sky 33%" and found.truths(names)[2:] == [
-        "road 67%, sky 33%",
-        "none",
-    ]
+    words = [found.answers(names)[2][0], *found.truths(names)[2:]]
+    assert words == ["road 67%, sky 33%", "road 67%, sky 33%", "none"]
 
 
 def test_edges_of_both_masks_are_drawn_where_they_are_in_the_picture():
