@@ -1,13 +1,17 @@
-"""A comparison that is killed ten times ends like an uninterrupted one, and repeats nothing that was finished."""
+"""What is killed ends like what is not interrupted, and repeats nothing that was finished."""
 
 import json
 import random
 from pathlib import Path
 
 import pytest
+import torch
 
+from gpt4image import Recipe, load_images, train_model
 from gpt4image.compare.records import Comparison
-from support.forks import finish_command, start_command
+from gpt4image.train.checkpoint import checkpoint_progress
+from support.forks import finish_command, start_command, start_forked
+from support.scenes import draw_scenes, write_masks
 from support.training import same_weights
 
 KILLS = 10
@@ -57,6 +61,28 @@ def test_killed_text_labels_and_runs_at_once_end_like_uninterrupted_ones(image_s
         assert same_weights(path, killed / path.relative_to(whole)), path
     labels = [next(work.glob("labels/text-*/logits.npy")).read_bytes() for work in (killed, whole)]
     assert labels[0] == labels[1]
+
+
+def train_on_masks(folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    recipe = Recipe(backbone="lraspp:test_resnet", pretrained=False, image_size=64, epochs=3, batch_size=4)
+    train_model(load_images(folder, task="segmentation"), None, recipe, out, arm="baseline", checkpoint_seconds=0)
+
+
+@pytest.mark.slow
+def test_killed_training_on_masks_ends_like_an_uninterrupted_one(tmp_path):
+    folder, killed, whole = write_masks(tmp_path / "set", draw_scenes(16)), tmp_path / "killed", tmp_path / "whole"
+    process = start_forked(train_on_masks, folder, killed)
+    while process.exitcode is None and checkpoint_progress(killed / "checkpoint.pt") < (1, 1):
+        process.join(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode != 0 and not (killed / "result.json").exists()
+    for out in (killed, whole):
+        process = start_forked(train_on_masks, folder, out)
+        process.join()
+        assert process.exitcode == 0
+    assert same_weights(killed / "best.safetensors", whole / "best.safetensors")
 
 
 @pytest.mark.slow
