@@ -136,6 +136,14 @@ def test_time_left_for_all_runs_is_known_when_a_run_begins():
             assert task.speed is not None and task.completed == 1
 
 
+def test_remark_behind_a_title_goes_when_the_step_is_done():
+    with console.progress("Run 1 of 3", 4, remark=", about 5 s left") as meter:
+        (task,) = console._OPEN[0].tasks
+        assert task.description == "Run 1 of 3, about 5 s left"
+        meter.advance(4)
+    assert task.description == "Run 1 of 3"
+
+
 def test_without_a_terminal_long_work_is_logged(capsys, monkeypatch):
     monkeypatch.setattr(console, "LOG_SECONDS", -1)
     with console.progress("Embed 9 texts", 9) as meter:

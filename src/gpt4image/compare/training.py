@@ -287,7 +287,7 @@ class _Training:
         planned, series = self._plan.runs[number], self._series
         if series is None:
             title = f"Run {number + 1} of {len(self._plan.runs)}: {planned.variant.title}, seed {planned.seed}"
-            title += self._plan.time_left(number, at_once=self._at_once)
+            left = self._plan.time_left(number, at_once=self._at_once)
         else:
             title = f"{series.place}, run {series.before + number + 1} of {series.runs}"
             if self._together:
@@ -295,8 +295,8 @@ class _Training:
             else:
                 later = series.runs - series.before - len(self._plan.runs)
                 left = self._plan.time_left(number, later, self._at_once)
-            title += left.replace("about ", "")  # as short as a terminal of 80 columns wants it
-        return partial(console.progress, title, part_of=self._overall)
+            left = left.replace("about ", "")  # as short as a terminal of 80 columns wants it
+        return partial(console.progress, title, part_of=self._overall, remark=left)
 
 
 def judge_runs(

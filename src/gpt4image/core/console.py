@@ -195,7 +195,9 @@ OpenProgress = Callable[[int], AbstractContextManager["Meter"]]
 
 
 @contextmanager
-def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None) -> Iterator[Meter]:
+def progress(
+    title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None, remark: str = ""
+) -> Iterator[Meter]:
     """Show a progress line, below those that are open; where none is drawn, log one a minute and one at the end.
 
     Args:
@@ -203,14 +205,16 @@ def progress(title: str, total: int | None = None, *, done: int = 0, part_of: Me
         total: number of units; no line is shown if nothing is to be done.
         done: units done before.
         part_of: line that moves on by one unit while this one, or each of several at once, moves from start to end.
+        remark: what follows the title until the end.
     """
     if total != done:
         _hush()
     with _open_lines() as lines:
-        meter = Meter(lines, title, total, done, part_of)
+        meter = Meter(lines, title, total, done, part_of, remark)
         try:
             yield meter
         finally:
+            meter.settle()
             if len(_OPEN) > 1 or not is_drawn():
                 meter.close(keep=True)
 
@@ -268,13 +272,19 @@ class Meter:
     """Moves one progress line. Any object with the methods `advance`, `start`, `set` and `note` can replace it."""
 
     def __init__(
-        self, lines: Progress, title: str, total: int | None, done: float = 0, part_of: Meter | None = None
+        self,
+        lines: Progress,
+        title: str,
+        total: int | None,
+        done: float = 0,
+        part_of: Meter | None = None,
+        remark: str = "",
     ) -> None:
         self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
         self._note = ""
         self._parts: dict[Meter, float] = {}  # how much of a unit each open part has done
         self._visible = total is None or total != done
-        self._task = lines.add_task(title, total=total, completed=int(done), note="", visible=self._visible)
+        self._task = lines.add_task(title + remark, total=total, completed=int(done), note="", visible=self._visible)
         self._began = self._logged = time.monotonic()
 
     def advance(self, units: float = 1) -> None:
@@ -319,6 +329,10 @@ class Meter:
         """Show a short remark, literally, beside the bar."""
         self._note = text
         self._lines.update(self._task, note=text)
+
+    def settle(self) -> None:
+        """Take the remark behind the title away: the line is finished."""
+        self._lines.update(self._task, description=self._title)
 
     def close(self, *, keep: bool) -> None:
         """Take the line out of the block; print it above if it is to be kept."""

@@ -125,8 +125,8 @@ def index_pictures(
     images = load_pictures(source, work=work, image_column=image_column, frames=frames, max_pixels=max_pixels)
     if images.rejected:
         console.say(
-            f"Left out: {counted(len(images.rejected), 'file')}, such as {images.rejected[0].path} "
-            f"({images.rejected[0].reason})."
+            f"left out: {counted(len(images.rejected), 'file')}, such as {images.rejected[0].path} "
+            f"({images.rejected[0].reason})"
         )
     folder = workdir.image_embeddings(f"{teacher.name}-{digest(str(Path(source).absolute()))[:8]}")
     store = embed_images(images, teacher, folder, workers=workers)
