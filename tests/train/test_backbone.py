@@ -3,14 +3,16 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
-from gpt4image import train_model
+from gpt4image import export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError
-from gpt4image.train.backbone import build_backbone, check_image_size, fitting_options
+from gpt4image.train.backbone import apart, build_backbone, check_image_size, fitting_options
 
 
 def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path):
@@ -51,6 +53,11 @@ def test_name_on_the_hub_is_timms_own(name, small_recipe):
         ("hf-hub:timm/test_resnet.c3", "Unknown pretrained weights of test_resnet 'c3'"),
         ("me/my-resnet", "write hf-hub:me/my-resnet"),
         ("local-dir:nowhere", "local-dir:nowhere cannot be loaded: .*with its config.json"),
+        ("https://huggingface.co/me/my-resnet", "me/my-resnet cannot be loaded"),
+        ("ssdlite:resnet18", "is a model for detection: set task to detection"),
+        ("deeplabv3:resnet18", "is a model for segmentation: set task to segmentation"),
+        ("video:r3d_18", "is a model of clips"),
+        ("timm/", r"Unknown timm model 'timm/'[^/]*$"),
         ("hf_hub:me/my-resnet", "hf_hub:me/my-resnet cannot be loaded: .*Name a timm model"),
     ],
 )
@@ -76,6 +83,39 @@ def test_weights_file_that_does_not_exist_is_refused_before_training(images, sma
             train_model(images, None, small_recipe(checkpoint=str(path)), tmp_path / "run", arm="baseline")
 
 
+def test_tensors_that_share_memory_are_saved_apart():
+    shared = torch.arange(6.0).reshape(2, 3)
+    state = {"a": shared, "b": shared, "c": shared.T, "d": torch.ones(2)}
+    found = load(save(apart(state)))
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+def test_model_with_modules_in_several_places_is_trained_and_exported(images, small_recipe, tmp_path, monkeypatch):
+    class Twice(torch.nn.Module):
+        """A block under two names."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.first = self.second = inner
+
+        def forward(self, x):
+            return self.first(x)
+
+    create = timm.create_model
+
+    def tied(name, **options):
+        model = create(name, **{key: value for key, value in options.items() if key != "checkpoint_path"})
+        model.layer1 = Twice(model.layer1)
+        if path := options.get("checkpoint_path"):
+            model.load_state_dict(load_file(path))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", tied)
+    run = train_model(images, None, small_recipe(epochs=1), tmp_path / "run", arm="baseline")
+    export_model(run, images, tmp_path / "model", onnx=False)
+    assert len(list(predict_images(tmp_path / "model", [Path(images.source)]))) == len(images)
+
+
 def test_model_without_pretrained_weights_says_so(small_recipe):
     with pytest.raises(ConfigError, match="No pretrained weights exist for resnetblur18"):
         build_backbone(small_recipe(backbone="resnetblur18", pretrained=True), classes=3)
@@ -87,7 +127,7 @@ def test_model_without_pretrained_weights_says_so(small_recipe):
         ("efficientformer_l1", 64, "does not take images of 64 x 64 pixels .* such as 224"),
         ("levit_128s", 60, "does not take images of 60 x 60 pixels"),
         ("test_vit", 60, "divisible by patch size"),
-        ("vit_tiny_patch16_224", 60, "cannot see the last 12 rows and columns of 60 x 60 pixels, 36% .*: 48 or 64"),
+        ("vit_tiny_patch16_224", 60, "cannot see the last 12 rows and 12 columns of 60 x 60 pixels, 36% .*: 48 or 64"),
         ("vit_tiny_patch16_224", 64, None),
         ("resmlp_12_224", 60, "cannot see the last 12 rows"),
         ("convnext_atto", 60, None),

@@ -16,7 +16,7 @@ from gpt4image.export.measure import Parity, compare_logits
 from gpt4image.images.clips import FrameChoice, spread, unpack_frames
 from gpt4image.images.decode import decode
 from gpt4image.images.sources.clip_folders import find_clips, frame_files, make_frames
-from gpt4image.train.backbone import VIDEO, fitting_options
+from gpt4image.train.backbone import VIDEO, apart, fitting_options
 from gpt4image.train.clips import create_clip_model
 from gpt4image.train.run import TrainedRun
 from gpt4image.train.transforms import Transform
@@ -44,7 +44,7 @@ def export_clips(run: TrainedRun, model: nn.Module, weights: Path, config: Path,
         "task": run.task,
         "frames": run.frames.name,
     }
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    save_file(apart(model.state_dict()), weights)
     write_json(config, settings)
     shutil.copymode(config, weights)
     return compare_logits("safetensors", model, open_clip_model(settings, weights), sample)

@@ -21,6 +21,7 @@ from gpt4image.core.files import atomic_write, write_json
 from gpt4image.export.forms import remove_notes
 from gpt4image.export.measure import Parity
 from gpt4image.images.decode import EncodedImage
+from gpt4image.train.backbone import apart
 from gpt4image.train.detection.detector import COLUMNS, Detector
 from gpt4image.train.detection.views import BoxView, plain_view
 from gpt4image.train.family import DETECTORS, OnMaps
@@ -74,7 +75,7 @@ def write_weights(
         family: its family.
         more: further fields of the configuration.
     """
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
+    save_file(apart(model.state_dict()), layout.weights)
     body = model.body.pretrained_cfg["architecture"]  # type: ignore[union-attr,index] # not the name on a hub
     content = {
         "task": run.task,

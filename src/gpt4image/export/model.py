@@ -24,7 +24,7 @@ from gpt4image.export.int8 import QuantizationLoss, quantize
 from gpt4image.export.measure import Latency, Parity, compare_logits, measure_latencies
 from gpt4image.images.table import ImageTable
 from gpt4image.tasks import TASKS
-from gpt4image.train.backbone import create_model, fitting_options
+from gpt4image.train.backbone import apart, create_model, fitting_options
 from gpt4image.train.data import evaluation_input
 from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.transforms import evaluation_transform
@@ -270,7 +270,7 @@ def task_fields(run: TrainedRun) -> dict[str, object]:
 
 def _export_timm(run: TrainedRun, model: nn.Module, layout: ExportLayout, sample: Tensor) -> Parity:
     """Write weights and the config of `timm.create_model("local-dir:...")`, and load them back as a user would."""
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, layout.weights)
+    save_file(apart(model.state_dict()), layout.weights)
     classes, options = {"num_classes": len(run.classes), "label_names": list(run.classes)}, fitting_options(run.recipe)
     architecture = str(model.pretrained_cfg["architecture"])  # type: ignore[index] # not the name on a hub
     config = {

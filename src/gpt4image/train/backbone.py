@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from gpt4image.core.errors import ConfigError, WeightsError, first_line
 from gpt4image.core.files import read_json
-from gpt4image.core.format import percent
+from gpt4image.core.format import counted, percent
 from gpt4image.core.hub import described, hub_access
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.weights import load_weights
 
 SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
+HUB_ADDRESS = "https://(?:huggingface[.]co|hf[.]co)/"
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
@@ -122,9 +124,12 @@ def timm_name(name: str) -> str:
 
     >>> timm_name("hf_hub:timm/resnet10t.c3_in1k"), timm_name("hf:me/mine"), timm_name("resnet50")
     ('resnet10t.c3_in1k', 'hf-hub:me/mine', 'resnet50')
+    >>> timm_name("https://huggingface.co/timm/resnet10t.c3_in1k")
+    'resnet10t.c3_in1k'
     """
     import timm
 
+    name = re.sub(rf"^{HUB_ADDRESS}(.*?)/?$", r"hf-hub:\1", name)
     source, _, place = name.partition(":")
     on_hub = source in HUB_SOURCES and bool(place)
     plain = (place if on_hub else name).removeprefix("timm/")
@@ -165,8 +170,8 @@ def create_model(
             ) from None
         if known.startswith(SOURCES):
             raise ConfigError(
-                f"{name} cannot be loaded: {described(error)}. Name a timm model, or local-dir:FOLDER with its "
-                "config.json and model.safetensors."
+                f"{name} cannot be loaded: {described(error).rstrip('.')}. Name a timm model, or local-dir:FOLDER with "
+                "its config.json and model.safetensors."
             ) from None
         raise ConfigError(
             f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
@@ -194,7 +199,15 @@ def check_backbone_name(name: str) -> None:
     if name.startswith(SOURCES):
         return
     if not timm.is_model(name):
-        hub = f" For a model on the Hugging Face hub, write hf-hub:{name}." if name.count("/") == 1 else ""
+        kind = name.partition(":")[0]
+        tasks = {"detection": DETECTOR_NAMES, "segmentation": SEGMENTER_NAMES}
+        task = next((task for task, kinds in tasks.items() if kind in kinds), None)
+        if name.startswith(VIDEO):
+            raise ConfigError(f"{name} is a model of clips (--frames): name a backbone of images that stand still.")
+        if ":" in name and task is not None:
+            raise ConfigError(f"{name} is a model for {task}: set task to {task} (--task), or name another backbone.")
+        on_hub = re.fullmatch(r"[\w.-]*\w/\w[\w.-]*", name)
+        hub = f" For a model on the Hugging Face hub, write hf-hub:{name}." if on_hub else ""
         raise ConfigError(unknown_name("timm model", name, near_models(name)) + f"{hub} All names: timm.list_models().")
     architecture, _, tag = name.partition(".")
     weights = get_arch_pretrained_cfgs(architecture)
@@ -226,8 +239,8 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
         better = f"{size - lost} or {size - lost + patch[0]}" if patch else f"{size - lost}"
         raise ConfigError(
-            f"{name} cannot see the last {lost} rows and columns of {size} x {size} pixels, {percent(share, 0)} of the "
-            f"image. Choose another image size: {better} (--image-size)."
+            f"{name} cannot see the last {counted(lost, 'row')} and {counted(lost, 'column')} of {size} x {size} "
+            f"pixels, {percent(share, 0)} of the image. Choose another image size: {better} (--image-size)."
         )
 
 
@@ -256,5 +269,18 @@ def near_models(name: str) -> list[str]:
 
 def whole_state(backbone: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the whole backbone, with those of its trained part replaced, on the CPU."""
-    state = {**backbone.state_dict(), **trained.state_dict()}
-    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    return apart({**backbone.state_dict(), **trained.state_dict()})
+
+
+def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU of which none shares memory with another, as safetensors requires.
+
+    Some models use one module in several places, and list its weights under the name of each.
+    """
+    found, seen = {}, set[int]()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
