@@ -66,7 +66,7 @@ def test_words_find_the_images_that_they_describe(work, pictures, capsys):
     scores = [match.score for match in found]
     assert scores == sorted(scores, reverse=True) and max(scores) <= 1
     assert found[0].text and "red" in found[0].text and found[0].thumbnail is None
-    assert "Left out: 2 files, such as broken.png" in capsys.readouterr().err
+    assert "left out: 2 files, such as broken.png" in capsys.readouterr().err
 
 
 def test_scores_are_cosines_of_the_projected_images(work, pictures):
