@@ -46,6 +46,8 @@ def test_price_file_matches_dated_versions_of_a_model(tmp_path):
 )
 def test_dated_price_applies_from_its_day_on(tmp_path, today, prices):
     path = tmp_path / "prices.toml"
+    path.write_text(DATED.replace("2027-01-14", "'2027-01-14'").replace("2026-12-01", "2026-12-01T00:00:00Z"))
+    assert load_prices(path, today)["old-model"].until == date(2027, 1, 14)
     path.write_text(DATED)
     price = load_prices(path, today)["old-model"]
     assert (price.input, price.output, price.batch) == prices
@@ -56,16 +58,20 @@ def test_dated_price_applies_from_its_day_on(tmp_path, today, prices):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[m]\ninput = 1\n", "output should be a valid number"),
+        ("[m]\ninput = 1\n", r"\[m\]: output is missing"),
+        ("[[m.price]]\nfrom = 2126-01-01\ninput = 1\noutput = 1\n", "input is missing.*or begins later"),
+        ("[m]\ninput = 1\noutput = 1\n[[m.price]]\ninput = 2\n", "a price has no from"),
+        ("[m]\ninput = 1\noutput = 1\nuntil = 'soon'\n", "until should be a valid date, not 'soon'"),
+        ("[gpt-4.1]\ninput = 1\noutput = 1\n", r'quotation marks: write \["gpt-4.1"\]'),
         ("[m]\ninput = -1\noutput = 1\n", "input should be"),
         ("[m]\ninput = nan\noutput = 1\n", "input should be less than inf, not nan"),
         ("[m]\ninput = 1\noutput = inf\n", "output should be less than inf, not inf"),
         ("[m]\ninput = true\noutput = 1\n", "input should be a valid number, not True"),
         ("[m]\ninput = 1\noutput = 1\nbach = 0.5\n", "Did you mean 'batch'"),
         ("[m]\ninput = 1\noutput = 1\nuntil = 'soon'\n", "until should be a valid date, not 'soon'"),
-        ("[m]\n[[m.price]]\ninput = 1\noutput = 1\n", "from of a price should be a valid date"),
+        ("[m]\n[[m.price]]\ninput = 1\noutput = 1\n", "a price has no from"),
         ("[m]\nprice = 3\n", "price should be a valid tuple"),
-        ("[[m.price]]\nfrom = 2999-01-01\ninput = 1\noutput = 1\n", "input should be"),
+        ("[[m.price]]\nfrom = 2999-01-01\ninput = 1\noutput = 1\n", "input is missing"),
         ("[m]\ninput = 1\noutput = 1\n[[m.price]]\nfrom = 2000-01-01\nbach = 1\n", "Did you mean 'batch'"),
         ("m = 1\n", "must be a table"),
         ("[m", "TOML"),

@@ -99,17 +99,36 @@ def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - 
         raise ConfigError(f"{where} must be a table with input and output, US dollars per million tokens.")
     values = {key: value for key, value in table.items() if key != "price"}
     periods = check_value(tuple[dict[str, Any], ...], table.get("price", []), f"{where}: price")
-    starts = [check_value(date, period.get("from"), f"{where}: from of a price") for period in periods]
+    if any("from" not in period for period in periods):
+        raise ConfigError(f"{where}: a price has no from, the day from which it holds, such as from = 2026-12-01.")
+    starts = [check_value(date, as_day(period["from"]), f"{where}: from of a price") for period in periods]
     for start, period in sorted(zip(starts, periods, strict=True), key=itemgetter(0)):
         if start <= today:
             values |= {key: value for key, value in period.items() if key != "from"}
     kinds = {name: kind for name, kind in field_types(Price).items() if name != "changes"}
     for key in values:
+        if key not in kinds and isinstance(values[key], dict):
+            name = f"{where.rpartition('[')[2].rstrip(']')}.{key}"
+            raise ConfigError(f'{where}: a model\'s name that holds a dot needs quotation marks: write ["{name}"].')
         if key not in kinds:
             raise ConfigError(f"{where}: {unknown_name('key', key, [*kinds, 'price'])}")
-    values = {"input": None, "output": None, **values, "as_of": str(values.get("as_of", ""))}
+    for name in ("input", "output"):
+        if name not in values:
+            raise ConfigError(f"{where}: {name} is missing, in US dollars per million tokens, or begins later.")
+    values |= {"as_of": str(values.get("as_of", ""))}
+    values |= {"until": as_day(values["until"])} if "until" in values else {}
     checked = {key: check_value(kinds[key], value, f"{where}: {key}") for key, value in values.items()}
     return Price(**checked, changes=min((start for start in starts if start > today), default=None))
+
+
+def as_day(value: Any) -> Any:  # noqa: ANN401 - whatever TOML can hold
+    """Return a date in quotation marks, or of a time, as a date; anything else unchanged."""
+    if isinstance(value, datetime):
+        return value.date()
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def utc_today() -> date:
