@@ -92,11 +92,13 @@ def small(command: str, server: str) -> list[str]:
         case ["embed", "images", *_]:
             extra = "--teacher-checkpoint weights.safetensors --teacher-size 32"
         case ["compare", *_] if "--config" in words:  # other settings than the training before
-            extra = SMALL.replace("--backbone test_resnet ", "--work compared --text gpt4image-work ")
+            extra = SMALL.replace("--backbone test_resnet ", "--work compared --text gpt4image-work ") + " --seeds 2"
         case ["describe", "clips", *_]:
             extra = "--splits train validation test"
-        case ["train", *_] | ["compare", *_]:
+        case ["train", *_]:
             extra = SMALL
+        case ["compare", *_]:  # two seeds have an interval
+            extra = f"{SMALL} --seeds 2"
         case _:
             extra = ""
     return [*words, *extra.split()]
