@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +18,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # test files run in parallel: more threads per process only slow them down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+gc.disable()  # while the tests are imported, which leaves no garbage
+
+
+def pytest_collection_finish() -> None:
+    """Leave out what was imported whenever garbage is looked for: a million objects."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries report what is left at the end
+    gc.enable()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that hold slow tests: files run in parallel, and none of these should be the last, alone."""
+    """Begin with the files of the longest tests: files run in parallel, and none of these should be the last, alone."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    first = ("test_site.py", "test_tutorials.py", "test_tuning.py", "test_kill.py", "test_command.py")
-    items.sort(key=lambda item: (item.path.name not in first, item.path not in slow))
+    first = "smoke", "examples", "site", "tutorials", "judged_sets", "tuning", "kill", "command", "local"
+    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in first, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)
