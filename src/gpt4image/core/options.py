@@ -63,18 +63,18 @@ class DataOptions:
     leaks: Literal["keep", "drop", "fail"] = "keep"
     """If the same image is in two splits: keep it and warn, drop it from the training set, or stop."""
     image_column: str | None = None
-    """Column that holds the images, if it cannot be recognised."""
+    """Column with the images, if it is not recognised."""
     label_column: str | None = None
-    """Column that holds the labels, if it cannot be recognised."""
+    """Column with the labels, if it is not recognised."""
     unusual_labels: Literal["fail", "keep"] = "fail"
     """If the labels look like numbers to predict, several labels in one, one class in two spellings, or parts of the
     set: stop, or use them as classes."""
     task: Literal["classification", "multi-label", "detection", "segmentation"] | None = None
     """classification: one class per image; multi-label: any number of labels per image; detection: boxes from COCO
     (JSON), YOLO or Pascal VOC; segmentation: masks from COCO or in a folder next to the images. Default: multi-label if
-    the source has several labels per image (lists in the label column, annotations of COCO, label_separator,
-    label_columns), else classification. With class folders, multi-label gives an image the classes of all folders that
-    contain a copy of it."""
+    the source has several labels per image (lists in the label column, annotations of COCO, --label-separator,
+    --label-columns), else classification. With class folders, multi-label gives an image the classes of all folders
+    that contain a copy of it."""
     crops: NotNegative | None = None
     """Treat each annotated box as an image, with this margin as a share of its longer side, such as 0.1. train and
     compare then align boxes with the descriptions of their crops, in addition to whole images with theirs. Needs task

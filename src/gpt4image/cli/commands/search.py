@@ -24,7 +24,7 @@ class SpaceOptions:
     work: Path = WORK
     """Work directory."""
     image_column: str | None = None
-    """Column that holds the images, if it cannot be recognised."""
+    """Column with the images, if it is not recognised."""
     max_pixels: Count = 89_478_485
     """Largest width x height to decode."""
     workers: Whole = 0
