@@ -212,7 +212,7 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """Fewer, wrong or skewed labels, drawn anew with each seed. Test labels are never touched."""
+    """Simulation of few, wrong or skewed labels, drawn anew with each seed; test labels never change."""
 
     labels_per_class: Annotated[int, Ge(0)] | None = None
     """Keep only this many training labels of each class; 0 keeps none."""
@@ -243,7 +243,7 @@ class SimulationOptions:
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """More than the test images."""
+    """Evaluation beyond the test images."""
 
     corruptions: bool = False
     """Also measure accuracy under the 15 corruptions of ImageNet-C. Needs the extra `robustness`."""

@@ -12,7 +12,7 @@ from gpt4image.core.validation import NotNegative, Positive
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Loss and sampling for wrong labels and skewed classes, and consistency on images without a label."""
+    """Loss and sampling of labels, and learning without labels."""
 
     label_weight: Positive = 1.0
     """Weight of the label loss. It matters relative to the weight of the alignment, and for gradient clipping."""

@@ -26,7 +26,7 @@ from gpt4image.tasks.settings import LabelSettings
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model, its initial weights, and which of its modules are trained."""
+    """Model and initial weights."""
 
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
@@ -128,7 +128,7 @@ class AugmentationSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Which vectors of a description enter the alignment."""
+    """Text vectors."""
 
     texts: Literal["random", "mean"] = "random"
     """If an image has several descriptions: draw one at random in each epoch, or average their vectors."""
@@ -144,7 +144,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class AlignmentSettings:
-    """The alignment loss, its weight, and the features that it acts on."""
+    """Alignment loss."""
 
     loss: Annotated[str, LOSSES] = "clip"
     """Alignment loss: clip (symmetric InfoNCE, as in CLIP), infonce (from image to text only), cosine (distance of unit
@@ -196,7 +196,7 @@ class AlignmentSettings:
 
 @dataclass(frozen=True)
 class SoftLabelSettings:
-    """Soft labels and when they are mixed in."""
+    """Soft labels."""
 
     soft_labels: Share = 0.0
     """Share of each label that comes from a cross-fitted classifier on the descriptions, or from a teacher."""
