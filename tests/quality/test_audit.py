@@ -119,6 +119,18 @@ def test_images_decided_about_are_not_listed_again(planted, audited, description
     assert audit.found["label"] == audited[0].found["label"] - 3
 
 
+def test_labelled_images_without_a_text_are_counted(images, descriptions, tmp_path):
+    texts = [
+        descriptions.texts_of([image_id])[0] if row % 12 else ""
+        for row, image_id in enumerate(map(bytes.decode, images.ids))
+    ]
+    labels = np.where(np.arange(len(images)) == 24, -1, images.labels)  # an image without a label is none of them
+    known = with_labels(images, labels)
+    some = described(known, texts)
+    audit, _ = audit_labels(known, some, (embed_descriptions(some, LetterEncoder(), tmp_path / "words"),))
+    assert (audit.examined, audit.undescribed) == (110, 9)
+
+
 @pytest.mark.slow
 def test_image_with_two_labels_is_listed_once_with_both(images, descriptions, store):
     rows = pa.concat_tables([images.rows, images.rows.slice(0, 1)])

@@ -21,7 +21,7 @@ from gpt4image.workflows.describe import run_class_texts, run_description, run_e
 from gpt4image.workflows.inputs import open_descriptions
 from support.describing import ALL, described, records
 from support.drawings import write_image_set
-from support.image_files import noise, raw_tar
+from support.image_files import class_folders, noise, raw_tar
 from support.stub_scenario import Fault, Scenario
 from support.stub_server import MODEL, StubServer
 
@@ -203,6 +203,30 @@ def test_drop_undo_and_retry_of_a_check(image_set, tmp_path, capsys):
 def test_check_without_descriptions_names_the_command(image_set, tmp_path, capsys):
     assert main(["describe", "check", str(image_set), "--work", str(tmp_path)]) == 1
     assert "Write some: gpt4image describe" in " ".join(capsys.readouterr().err.split())
+
+
+def test_copies_are_described_once_and_said(tmp_path, capsys):
+    class_folders(tmp_path / "set", {"cat": 3, "dog": 3})
+    shutil.copy(tmp_path / "set/cat/000.png", tmp_path / "set/cat/again.png")
+    where = [str(tmp_path / "set"), "--work", str(tmp_path / "work"), "--validation-share", "0", "--test-share", "0"]
+    with StubServer() as server:
+        assert main(["describe", *where, "--base-url", server.base_url, "--yes"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "duplicates: 1 copy of 1 image; 6 are distinct" in said
+    assert "descriptions: 6 to write" in said and "copies are described once (1 here)" in said
+
+
+def test_a_sample_in_which_all_fail_says_why_once(tmp_path, capsys):
+    class_folders(tmp_path / "set", {"cat": 3, "dog": 3})
+    where = [str(tmp_path / "set"), "--work", str(tmp_path / "work"), "--validation-share", "0", "--test-share", "0"]
+    with StubServer(Scenario(faults=(Fault("invalid_image"),))) as server:
+        assert main(["describe", *where, "--base-url", server.base_url, "--sample", "3"]) == 1
+        written = capsys.readouterr()
+        assert (written.err + written.out).count("You uploaded an unsupported") == 1
+        assert written.out.count("failed: refused by the server (400)\n") == 3
+        assert main(["describe", *where, "--base-url", server.base_url, "--estimate"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("You uploaded an unsupported") == 1 and ".." not in said and said.endswith("'webp'].")
 
 
 def test_address_without_v1_is_corrected(image_set, tmp_path):

@@ -26,6 +26,16 @@ class ExportLayout(Layout):
                 f"{self.folder} holds no exported model. Name a folder that gpt4image export has written."
             )
 
+    def require_free(self) -> None:
+        """Raise ConfigError if an export would overwrite something that is no export."""
+        if not self.folder.exists():
+            return
+        needed = {self.weights, self.config}
+        own = needed | {self.program, self.onnx, self.int8, self.card}
+        inside = set(self.folder.iterdir()) if self.folder.is_dir() else {self.folder}
+        if inside and not needed <= inside <= own:
+            raise ConfigError(f"{self.folder} holds something other than an exported model. Choose another folder.")
+
 
 class WorkDir(Layout):
     """Layout of a work directory.

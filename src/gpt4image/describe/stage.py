@@ -87,7 +87,7 @@ def print_plan(job: DescribeJob, tasks: Tasks) -> None:
     """Print what is to be done."""
     prompts = ", ".join(prompt.name for prompt in job.question.prompts)
     copies = len(job.rows) - len(np.unique(job.images.ids[job.rows]))
-    once = f"; {counted(copies, 'copy')} of images are not described again" if copies else ""
+    once = f"; copies are described once ({copies:,} here)" if copies else ""
     say(
         f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
         f"and not paid for again{once}"

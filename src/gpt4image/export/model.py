@@ -85,7 +85,7 @@ def export_model(
         ConfigError: the folder holds something else, or settings exclude each other.
         MissingExtraError: the libraries for ONNX are not installed.
     """
-    _check_target(folder)
+    ExportLayout(folder).require_free()
     if differences := changes_since_training(run, images):
         say(
             f"{run.layout.folder} was trained on other images, labels or splits than {images.source} has: "
@@ -228,18 +228,6 @@ def _verified(parity: Parity, tolerance: float) -> Parity:
     if not parity.difference <= tolerance:  # also true for NaN
         raise ExportError(f"{parity.line()}. The tolerance is {tolerance:.1e}; this form was not exported.")
     return parity
-
-
-def _check_target(folder: Path) -> None:
-    """Raise ConfigError if an export would overwrite something that is no export."""
-    if not folder.exists():
-        return
-    target = ExportLayout(folder)
-    needed = {target.weights, target.config}
-    own = needed | {target.program, target.onnx, target.int8, target.card}
-    inside = set(folder.iterdir()) if folder.is_dir() else {folder}
-    if inside and not needed <= inside <= own:
-        raise ConfigError(f"{folder} holds something other than an exported model. Choose another folder.")
 
 
 def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:

@@ -70,10 +70,11 @@ class Export(OutputOptions):
         """Export, print how each form compares with the trained model, and push if asked to."""
         from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
-        from gpt4image.core.workdir import WorkDir
+        from gpt4image.core.workdir import ExportLayout, WorkDir
         from gpt4image.train.identity import require_finished
 
         require_finished(self.run_folder)  # before the work, and before what takes seconds to load
+        ExportLayout(self.out).require_free()
         if self.hub.push:
             hub_token(self.hub.push)
         from gpt4image.export import export_model
