@@ -36,7 +36,7 @@ def test_valid_settings_pass(settings):
         ({"epochs": 0}, "epochs should be greater than or equal to 1, not 0."),
         ({"epochs": 2.0}, "epochs should be a valid integer, not 2.0."),
         ({"epochs": True}, "epochs should be a valid integer, not True."),
-        ({"share": float("nan")}, "share should be less than or equal to 1, not nan."),
+        ({"share": float("nan")}, "share should be a finite number, not nan."),
         ({"scale": (-1.0, 0.0)}, "scale[0] should be greater than or equal to 0, not -1.0."),
         ({"mode": "stop"}, "mode should be 'skip' or 'fail', not 'stop'."),
         ({"names": "ab"}, "names should be a valid tuple, not 'ab'."),

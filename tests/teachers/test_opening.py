@@ -180,6 +180,12 @@ def test_arm_on_labels_alone_says_that_it_leaves_teachers_out(image_set, setting
     assert "trains on labels alone, without run:" in " ".join(capsys.readouterr().err.split())
 
 
+def test_arm_on_labels_alone_says_that_soft_labels_have_no_effect(image_set, settings, tmp_path, capsys):
+    recipe = Recipe(**settings, soft_labels=0.5)
+    run_training(options(image_set), GuidanceOptions(), recipe, tmp_path, arm="baseline", seed=0, workers=0)
+    assert "trains on labels alone, without soft labels" in " ".join(capsys.readouterr().err.split())
+
+
 def test_descriptions_without_weight_are_said_to_have_no_effect(
     image_set, descriptions_file, settings, tmp_path, capsys
 ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -121,6 +121,9 @@ def adapter(kind: Any, _spelling: str) -> TypeAdapter[Any]:  # noqa: ANN401 - an
 
     Choices in another order are the same type but another message, so types are also told apart by their spelling.
     """
-    from pydantic import TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(kind)
+    finite = (
+        None if is_dataclass(kind) else ConfigDict(allow_inf_nan=False)
+    )  # dataclasses check their fields themselves
+    return TypeAdapter(kind, config=finite)

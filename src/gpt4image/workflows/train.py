@@ -230,8 +230,9 @@ def run_training(
                 f"weight (--weight) and soft_labels (--soft-labels) are 0: the arm {arm} trains on labels alone.",
                 "yellow",
             )
-        if not uses_text and text.teachers:
-            console.say(f"The arm {arm} trains on labels alone, without {', '.join(text.teachers)}.", "yellow")
+        unused = [*text.teachers, *(["soft labels (--soft-labels)"] if recipe.soft_labels else [])]
+        if not uses_text and unused:
+            console.say(f"The arm {arm} trains on labels alone, without {', '.join(unused)}.", "yellow")
         inputs: ArmInputs | None = None
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
