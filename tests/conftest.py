@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -29,10 +30,20 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of the longest tests: files run in parallel, and none of these should be the last, alone."""
+    """Order the files, which run in parallel.
+
+    Those of the longest tests are first, as none of these should be the last, alone, and those of quick tests are last.
+    Between them those of a folder are apart, so that those that wait for servers run beside others that compute.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     first = "smoke", "examples", "site", "tutorials", "judged_sets", "tuning", "kill", "command", "local"
-    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in first, item.path not in slow))
+    items.sort(
+        key=lambda item: (
+            item.path.stem.removeprefix("test_") not in first,
+            item.path not in slow,
+            crc32(item.nodeid.partition("::")[0].encode()),
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
