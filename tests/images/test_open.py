@@ -30,6 +30,19 @@ def test_images_of_each_class_and_split_are_listed(tmp_path, images_command):
     assert "without a label" not in report and "too small" not in report
 
 
+def test_copies_count_alike_where_splits_are_made_and_where_they_are_listed(tmp_path, images_command):
+    folder = class_folders(tmp_path / "set", {"cat": 12, "dog": 12})
+    for path in sorted(folder.rglob("*.png")):  # all copies of an image fall into one split
+        write(path.with_name(f"again {path.name}"), path.read_bytes())
+    for found, report in (images_command(folder), images_command(folder)):
+        held = [sum(int(row[number].split()[1]) for row in found if row[0] == "class") for number in (3, 4)]
+        assert f"{held[1]} for test and {held[0]} for validation out of train" in report and sum(held) % 2 == 0
+    for number in range(90, 94):
+        write(folder / "cat" / f"{number}.png", noise(number))
+        write(folder / "cat" / f"again {number}.png", noise(number))
+    assert "8 new images added: " in images_command(folder)[1]
+
+
 def test_images_without_a_label_are_counted(tmp_path, images_command):
     for n in range(72):
         write(tmp_path / f"{n}.png", noise(n))

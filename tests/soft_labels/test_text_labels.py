@@ -145,6 +145,7 @@ def test_images_in_two_classes_keep_their_labels(tmp_path):
     labels = label(tmp_path, images, store)
     assert labels.find(images.ids[[0, 239]]).tolist() == [-1, -1]
     assert len(labels) == 238
+    assert "no text label: 1 image in more than one class, which keeps its labels" in describe_text_labels(labels)
 
 
 @pytest.mark.slow

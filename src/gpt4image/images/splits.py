@@ -145,12 +145,13 @@ def complete_splits(
     unique, inverse = np.unique(ids[train], return_inverse=True)
     classes = _group_labels(labels[train], inverse.ravel(), len(unique))
     only = f"The source has only {', '.join(name for name in SPLITS if name in given)}"
+    copies = np.bincount(inverse.ravel())
     if work is None:
         chosen = _choose(unique, classes, missing, seed)
-        say(f"{only}: set aside {_sizes(chosen, missing)} out of train.")
+        say(f"{only}: set aside {_sizes(chosen, missing, copies)} out of train.")
     else:
         with open_kept_split(work, missing, seed) as kept:
-            chosen = _complete_kept(kept, unique, classes, missing, seed, only, source)
+            chosen = _complete_kept(kept, unique, classes, copies, missing, seed, only, source)
     result = splits.astype(_WIDE)
     result[train] = chosen[inverse.ravel()]
     return result
@@ -160,6 +161,7 @@ def _complete_kept(
     kept: KeptSplit,
     ids: np.ndarray,
     labels: np.ndarray,
+    copies: np.ndarray,
     shares: dict[str, float],
     seed: int,
     only: str,
@@ -167,23 +169,25 @@ def _complete_kept(
 ) -> np.ndarray:
     """Return the split of every distinct image, shape [U]: the kept one, or a new one that is kept from now on.
 
-    DataError if no image is left of a split.
+    `copies` [U] says how often each is there, as what is said counts them. DataError if no image is left of a split.
     """
     labelled = labels >= 0
     known = np.where(labelled, kept.look_up(ids), "")
     new = labelled & (known == "")
     if not (known != "").any():  # a new set, or another one in the same work directory
         chosen = _choose(ids, labels, shares, seed)
-        say(f"{only}: set aside {_sizes(chosen, shares)} out of train, kept in {kept.file}.")
+        say(f"{only}: set aside {_sizes(chosen, shares, copies)} out of train, kept in {kept.file}.")
     else:
         chosen = np.where(labelled, known, "train").astype(_WIDE)
         chosen[new] = _place(ids[new], shares, seed)  # the others need no hash: there may be millions
         _leave_one_in_train(chosen, labels, new)
         gone = kept.count_gone(ids, source)
-        parts = [f"{only}: {_sizes(chosen[~new], shares)} out of train as before"]
+        parts = [f"{only}: {_sizes(chosen[~new], shares, copies[~new])} out of train as before"]
         if new.any():
             names = [name for name in SPLITS if name == "train" or name in shares]
-            parts.append(f"{counted(int(new.sum()), 'new image')} added: {_sizes(chosen[new], names)}")
+            parts.append(
+                f"{counted(int(copies[new].sum()), 'new image')} added: {_sizes(chosen[new], names, copies[new])}"
+            )
         if gone:
             parts.append(f"{counted(gone, 'image')} of before not there")
         say(f"{'; '.join(parts)} ({kept.file}).")
@@ -260,5 +264,5 @@ def _quotas(counts: np.ndarray, share: float, room: npt.NDArray[np.int64], ties:
     return quotas
 
 
-def _sizes(splits: np.ndarray, names: Iterable[str]) -> str:
-    return " and ".join(f"{int((splits == name).sum()):,} for {name}" for name in names)
+def _sizes(splits: np.ndarray, names: Iterable[str], copies: np.ndarray) -> str:
+    return " and ".join(f"{int(copies[splits == name].sum()):,} for {name}" for name in names)

@@ -166,6 +166,9 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         lines.append(f"which class is labelled as which: {labels.layout.transition}")
     elif known.labelled:
         lines.append(f"{counted(known.labelled, 'given label')}, too few to estimate how many are wrong: all kept")
+    if known.several:
+        keep = "keeps its labels" if known.several == 1 else "keep their labels"
+        lines.append(f"no text label: {counted(known.several, 'image')} in more than one class, which {keep}")
     if known.abstained:
         why = "no class is likely enough, or the texts are not shown to know the classes"
         lines.append(f"no label: {counted(known.abstained, 'image')}, because {why}")

@@ -76,6 +76,7 @@ class LabelEstimate(Record):
         transition: row k: how often images of class k are labelled as each class; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
         changed: images whose likeliest class is not the given one.
+        several: images with several labels, which keep them.
         picked: images for which an LLM picked a class.
         picks: share of right ones among its picks for labelled images; None without a label or a pick.
     """
@@ -90,6 +91,7 @@ class LabelEstimate(Record):
     transition: tuple[tuple[float, ...], ...] | None
     replaced: bool
     changed: int
+    several: int = 0
     picked: int = 0
     picks: ShareEstimate | None = None
 

@@ -165,6 +165,7 @@ def _write(
         labelled=int(labelled.sum()),
         unlabelled=int((train & ~labelled).sum()),
         abstained=int((judged & ~sure).sum()),
+        several=int((counts > 1).sum()),
         accuracy=_share(found.accuracy),
         per_class=tuple(map(_share, found.per_class)),
         wrong=_share(found.wrong),
