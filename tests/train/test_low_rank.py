@@ -12,7 +12,7 @@ from gpt4image import train_model
 from gpt4image.compare.model_facts import adapted_backbones
 from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.train.backbone import build_backbone
-from gpt4image.train.low_rank import add_adapters, count_parameters, merge_adapters
+from gpt4image.train.low_rank import adaptable, add_adapters, count_parameters, merge_adapters
 from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import seed_everything
 from support.training import StoppedError, observe, same_weights
@@ -100,6 +100,33 @@ def test_killed_run_with_adapters_ends_like_an_uninterrupted_one(images, store, 
     assert same_weights(whole.layout.weights, killed.layout.weights)
     full = train_model(images, store, replace(recipe, lora=0), tmp_path / "whole")
     assert full.layout.folder != whole.layout.folder and not full.trained_parameters
+
+
+def test_first_adapters_depend_on_the_seed_alone():
+    found = []
+    for before, seed in ((1, 0), (2, 0), (1, 5)):
+        model = timm.create_model("test_resnet", num_classes=3)
+        seed_everything(before)
+        add_adapters(model, RANK, seed, torch.zeros(1, 3, 32, 32))
+        found.append(model.conv1[0].lora_A["default"].weight)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+class Bypassing(nn.Module):
+    """A layer that is run, one whose weights are used without it, and one that rests."""
+
+    def __init__(self):
+        super().__init__()
+        self.run, self.used, self.rests = (nn.Linear(2, 2) for _ in range(3))
+
+    def forward(self, inputs):
+        return nn.functional.linear(self.run(inputs), self.used.weight)
+
+
+def test_layers_that_are_not_run_get_no_adapter():
+    model = nn.Sequential(Bypassing()).train()
+    assert adaptable(model, model[0], torch.zeros(1, 2)) == ["run"]
+    assert model.training and model[0].run.training
 
 
 def test_missing_library_is_named_with_its_extra(monkeypatch):

@@ -38,9 +38,10 @@ def test_two_processes_hold_the_whole_batch_of_vectors_and_half_of_the_similarit
         estimate_memory(VIT, 10, 384, 3)
 
 
-def test_activations_are_what_the_backward_pass_of_the_real_model_keeps():
+@pytest.mark.parametrize(("name", "apart"), [("test_resnet", 0.1), ("test_vit", 0)])
+def test_activations_are_what_the_backward_pass_of_the_real_model_keeps(name, apart):
     kept: dict[int, torch.UntypedStorage] = {}
-    model = timm.create_model("test_resnet", num_classes=10).train()
+    model = timm.create_model(name, num_classes=10).train()
     weights = {part.data_ptr() for part in model.parameters()}
 
     def note(saved):
@@ -51,8 +52,20 @@ def test_activations_are_what_the_backward_pass_of_the_real_model_keeps():
     with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
         output = model(torch.zeros(1, 3, 160, 160))
     real = sum(storage.nbytes() for storage in kept.values())
+    found = estimate_memory(replace(VIT, backbone=name), 10, 384)
+    assert output.shape == (1, 10) and found.activations == pytest.approx(real, rel=apart)
+
+
+def test_attention_with_learned_masks_keeps_no_maps_either():
+    few, many = (
+        estimate_memory(replace(VIT, backbone="beit_base_patch16_224", image_size=size), 10, 384).activations
+        for size in (112, 224)
+    )
+    assert 4 < many / few < 6  # four times the tokens, and sixteen times the positions in a mask
+
+
+def test_recomputed_activations_are_known_of_models_with_blocks_alone():
     found = estimate_memory(replace(VIT, backbone="test_resnet"), 10, 384)
-    assert output.shape == (1, 10) and found.activations == pytest.approx(real, rel=0.1)
     with pytest.raises(ConfigError, match="models with blocks"):
         found.total(8, True)
 
@@ -62,6 +75,17 @@ def test_recomputed_blocks_and_small_states_take_less():
     assert found.checkpointed < found.activations / 2
     assert state_bytes(replace(VIT, optimizer="sgd")) == 4 and state_bytes(VIT) == 8
     assert [name for name, _ in described(found, VIT, 384)][-1] == "in all"
+
+
+def test_parts_of_a_batch_adapters_and_blocks_count_as_they_are_held():
+    found, parts = (estimate_memory(replace(VIT, accumulate=count), 10, 384) for count in (1, 2))
+    assert parts.gathered == 4 * (2 * 4 * 384 + 4 * 4 * 4) and parts.weights == found.weights
+    adapted = estimate_memory(replace(VIT, lora=2), 10, 384)
+    assert adapted.trained < found.trained / 5 and adapted.gradients == 4 * adapted.trained
+    assert adapted.states == 8 * adapted.trained and adapted.weights > found.weights
+    model = timm.create_model("test_vit", num_classes=10)
+    tokens, inputs = 101 * 64 * 4, len(model.blocks) * 101 * 64 * 4
+    assert found.checkpointed == inputs + (found.activations - inputs) // len(model.blocks) > tokens
 
 
 @pytest.mark.slow

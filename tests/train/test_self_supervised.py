@@ -53,11 +53,14 @@ def test_dino_asks_a_teacher_that_follows_the_model_and_is_not_trained():
     assert all(part.grad is None for part in partner.teacher.parameters()) and features[0].grad is not None
 
     before = partner.teacher.fc.weight.clone()
+    (_, own), (_, its) = (next(head.named_parameters()) for head in (partner.head, partner.teacher_head))
     with torch.no_grad():
+        own += 1
         backbone.fc.weight += 1
         backbone.bn1.running_mean += 2
     partner.follow(backbone, 0.0)
     torch.testing.assert_close(partner.teacher.fc.weight, before + 1 - DINO_MOMENTUM)
+    torch.testing.assert_close(own - its, torch.full_like(own, DINO_MOMENTUM))
     assert torch.equal(partner.teacher.bn1.running_mean, backbone.bn1.running_mean)
     partner.follow(backbone, 1.0)
     torch.testing.assert_close(partner.teacher.fc.weight, before + 1 - DINO_MOMENTUM)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from gpt4image.align.aligned_model import find_classifier
 from gpt4image.align.projector import Projector
@@ -111,6 +115,18 @@ def state_bytes(recipe: Recipe) -> float:
     return sum(value.nbytes for value in kept if value.numel() > 1) / layer.weight.numel()
 
 
+class FusedAttention(TorchFunctionMode):
+    """Has attention keep what its fused kernels keep: no map, which on the device `meta` takes their place."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+        named = kwargs or {}
+        if func is not F.scaled_dot_product_attention or named.get("is_causal"):
+            return func(*args, **named)
+        mask: Tensor | None = named.get("attn_mask")
+        mask = mask if mask is None else mask.detach()  # that it may be learned changes nothing of what is kept
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], attn_mask=mask)[0]
+
+
 def activation_bytes(model: nn.Module, sample: Tensor) -> tuple[int, int | None]:
     """Return the bytes that the backward pass of a model needs of an input, and with recomputed blocks.
 
@@ -127,13 +143,12 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> tuple[int, int | None]
 
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
-        is_map = saved.ndim == 4 and saved.shape[-1] == saved.shape[-2] and saved.shape[1] != 3 and bool(blocks)
-        if storage._cdata not in weights and not is_map:
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage  # held, so that no other gets its address
         return saved
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), FusedAttention():
             output = model.train()(sample)
     except Exception as error:  # asserts, shapes: each architecture has its own
         raise ConfigError(
