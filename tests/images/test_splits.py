@@ -3,6 +3,7 @@ import collections
 import numpy as np
 import pytest
 
+from gpt4image.cli.main import main
 from gpt4image.core.errors import DataError
 from gpt4image.images import load_images
 from gpt4image.images.splits import complete_splits, split_of_file
@@ -68,6 +69,11 @@ def test_given_splits_are_kept():
     without_test = make(ids, labels, ["train"] * 60 + ["validation"] * 30)
     assert collections.Counter(without_test.tolist()) == {"train": 48, "validation": 30, "test": 12}
     assert set(make(ids, labels, validation_share=0, test_share=0).tolist()) == {"train"}
+
+
+def test_command_names_its_option_where_images_are_too_few_to_split(tmp_path, capsys):
+    assert main(["images", str(class_folders(tmp_path, {"cat": 1, "dog": 1})), "--work", str(tmp_path / "work")]) == 1
+    assert "--test-share" in capsys.readouterr().err
 
 
 def test_too_few_images_to_split_are_refused():

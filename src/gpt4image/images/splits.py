@@ -241,7 +241,8 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
         if not quota.sum():
             raise DataError(
                 f"There are too few different images to make a {split} split: one of every class stays in train. "
-                f"Add images, or give the source a {split} split, or set {split}_share to 0."
+                f"Add images, or give the source a {split} split, or set {split}_share to 0 "
+                f"(--{split}-share 0)."
             )
         for start, before, size in zip(starts, taken, quota, strict=True):
             chosen[order[start + before : start + before + size]] = split
