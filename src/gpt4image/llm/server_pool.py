@@ -13,7 +13,7 @@ from typing import TypeVar
 from gpt4image.core import console
 from gpt4image.core.errors import DescribeError
 from gpt4image.core.format import duration
-from gpt4image.llm.base import Describer, EndpointDownError
+from gpt4image.llm.base import MODEL_LOADING, Describer, EndpointDownError, RateLimitedError
 from gpt4image.llm.rate_limiter import START, RateLimiter
 
 T = TypeVar("T")
@@ -57,6 +57,21 @@ class Server:
         self.answered_at: float | None = None
         self.said_loading = self.left_out = False
         self.check_lock = asyncio.Lock()
+
+    def on_refusal(self, error: RateLimitedError, now: float, load_seconds: float) -> None:
+        """Note that it has responded, and say what the job waits for if it is loading its model."""
+        self.last_response = now
+        if error.reason == MODEL_LOADING and self.answered_at is None:
+            self.say_loading(load_seconds, error.detail)
+
+    def say_loading(self, load_seconds: float, detail: str = "") -> None:
+        """Tell the user, once, that it may be loading its model, with its own words if it has said any."""
+        if not self.said_loading:
+            self.said_loading = True
+            words = f'; it says "{detail}"' if detail else ""
+            console.say(
+                f"{self.describer.place} may be loading its model: waiting up to {duration(load_seconds)}{words}."
+            )
 
     @property
     def healthy(self) -> bool:
@@ -187,11 +202,8 @@ class ServerPool:
                 give_up = min(give_up, max(sent, server.answered_at) + seconds)
             elif await self.is_unresponsive(server):
                 raise TimeoutError
-            elif not server.said_loading:
-                server.said_loading = True
-                console.say(
-                    f"{server.describer.place} may be loading its model: waiting up to {duration(load_seconds)}."
-                )
+            else:
+                server.say_loading(load_seconds)
             if clock() >= give_up:
                 raise TimeoutError
 

@@ -274,6 +274,15 @@ def test_estimate_without_quota_says_so(image_set, tmp_path):
         estimate(job)
 
 
+def test_gateway_of_a_server_that_starts_is_waited_for_and_named(image_set, tmp_path, capsys):
+    page = Fault("html", status=502, numbers=tuple(range(1, 7)))
+    with StubServer(Scenario(faults=(page,))) as server:
+        tally = described(image_set, tmp_path, server.base_url)
+    assert (tally.answered, tally.failures.total()) == (IMAGES, 0)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("may be loading its model: waiting up to") == 1 and "it says" in said
+
+
 @pytest.mark.slow
 def test_loading_of_the_model_costs_no_image_its_description(image_set, tmp_path, capsys):
     with StubServer(Scenario(load_seconds=4.0)) as server:

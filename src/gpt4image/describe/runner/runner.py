@@ -220,7 +220,7 @@ class Runner:
             await self._timed_out(attempt, server, sent)
         except RateLimitedError as error:
             limiter.on_rate_limit(sent, self._clock(), error.seconds)
-            server.last_response = self._clock()
+            server.on_refusal(error, self._clock(), self._settings.load_seconds)
             self._ledger.drop(attempt)
             self._last_refusal = error
             if error.long or (error.seconds or 0.0) > self._settings.patience_seconds:
