@@ -150,6 +150,8 @@ def test_boxes_without_a_class_get_it_from_their_texts(source, tmp_path, capfd):
 
 
 def test_folder_of_a_classifier_draws_no_boxes(tmp_path, capsys):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text("{}")
     assert main(["predict", str(tmp_path), "photo.jpg", "--coco", str(tmp_path / "out.json")]) != 0
     assert "are for detectors" in " ".join(capsys.readouterr().err.split())
 

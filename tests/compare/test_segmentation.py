@@ -95,5 +95,7 @@ def test_exported_forms_find_what_the_trained_model_finds(compared, source, tmp_
 
 
 def test_folder_of_another_model_writes_no_masks(tmp_path, capsys):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text("{}")
     assert main(["predict", str(tmp_path), "photo.jpg", "--masks", str(tmp_path / "masks")]) != 0
     assert "of segmentation models" in " ".join(capsys.readouterr().err.split())
