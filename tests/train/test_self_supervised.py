@@ -78,9 +78,9 @@ def test_partner_trains_before_the_labels_without_mixing(images, store, small_re
         lambda _, inputs, among: mixed.append(1) or (inputs, torch.eye(len(inputs))),
     )
     vectors = store if arm.startswith("text") else None
-    run = train_model(images, vectors, small_recipe(mixup=0.2), tmp_path / "run", arm=arm)
+    run = train_model(images, vectors, small_recipe(mixup=0.2, self_supervised_weight=0.5), tmp_path / "run", arm=arm)
     half = len(seen) // 2
-    assert [(label, partner) for label, partner, *_ in seen] == [(0.0, 1.0)] * half + [(1.0, 0.0)] * half
+    assert [(label, partner) for label, partner, *_ in seen] == [(0.0, 0.5)] * half + [(1.0, 0.0)] * half
     assert all((weight > 0) == (vectors is not None) for *_, weight, _, _ in seen[:half]) or vectors is None
     assert all(second is not None and not torch.equal(inputs, second) for *_, inputs, second in seen[:half])
     assert all(second is None for *_, second in seen[half:]) and len(mixed) == half

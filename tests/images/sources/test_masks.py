@@ -181,7 +181,8 @@ def test_classes_called_void_and_the_edges_of_pascal_voc_take_no_part(tmp_path, 
         (folder / named).write_text("\n".join(rows if colours else names))
     images = load(folder, **HALVES)
     assert images.classes == (("background", "green", "red") if named else ("#000000", "#00c800", "#800000"))
-    np.testing.assert_array_equal(masks_of(images)["2.png"], np.array([0, VOID, 1, 2], np.uint8)[masks[2]])
+    for at, mask in enumerate(masks):
+        np.testing.assert_array_equal(masks_of(images)[f"{at}.png"], np.array([0, VOID, 1, 2], np.uint8)[mask])
 
 
 def test_masks_may_end_in_mask_and_those_of_unlabelled_images_are_not_read(tmp_path):
@@ -394,6 +395,18 @@ def test_compressed_run_lengths_are_those_of_pycocotools():
         counts = coco.encode(region)["counts"].decode()
         found, _ = read_outline({"segmentation": {"size": [37, 41], "counts": counts}}, (41, 37))
         np.testing.assert_array_equal(found, region > 0)
+
+
+def test_objects_without_a_category_are_void_and_an_image_of_them_alone_is_left_out(tmp_path):
+    folder = write_coco(tmp_path / "set", SCENES)
+    change(folder, "train", lambda content: content["annotations"][0].pop("category_id"))
+    images = load(folder)
+    _, x, y, right, bottom = SCENES[0].boxes[0]
+    assert (masks_of(images)["000.png"][y:bottom, x:right] == VOID).all()
+    assert images.rejected_boxes[0].reason == "has no category_id"
+    whole = [[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]]
+    change(folder, "train", lambda content: content["annotations"][0].update(segmentation=whole))
+    assert load(folder).rejected[0].reason == "its mask is void throughout"
 
 
 def test_files_of_boxes_alone_and_folders_without_masks_are_refused(tmp_path):
