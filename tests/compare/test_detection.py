@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from gpt4image import load_images, open_run
 from gpt4image.__main__ import main
@@ -150,8 +151,9 @@ def test_boxes_without_a_class_get_it_from_their_texts(source, tmp_path, capfd):
 
 
 def test_folder_of_a_classifier_draws_no_boxes(tmp_path, capsys):
-    (tmp_path / "model.safetensors").touch()
-    (tmp_path / "config.json").write_text("{}")
+    save_file({}, tmp_path / "model.safetensors")
+    config = {"architecture": "test_resnet", "num_classes": 2, "label_names": ["cat", "dog"], "model_args": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {}}))
     assert main(["predict", str(tmp_path), "photo.jpg", "--coco", str(tmp_path / "out.json")]) != 0
     assert "are for detectors" in " ".join(capsys.readouterr().err.split())
 

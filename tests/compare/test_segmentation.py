@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from gpt4image import load_images, open_run
 from gpt4image.__main__ import main
@@ -95,7 +96,8 @@ def test_exported_forms_find_what_the_trained_model_finds(compared, source, tmp_
 
 
 def test_folder_of_another_model_writes_no_masks(tmp_path, capsys):
-    (tmp_path / "model.safetensors").touch()
-    (tmp_path / "config.json").write_text("{}")
+    save_file({}, tmp_path / "model.safetensors")
+    config = {"architecture": "test_resnet", "num_classes": 2, "label_names": ["cat", "dog"], "model_args": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {}}))
     assert main(["predict", str(tmp_path), "photo.jpg", "--masks", str(tmp_path / "masks")]) != 0
     assert "of segmentation models" in " ".join(capsys.readouterr().err.split())
