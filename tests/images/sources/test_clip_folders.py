@@ -116,7 +116,7 @@ def test_settings_that_clips_do_not_take_are_refused(clip_set, image_set):
         load_images(clip_set, frames=2, task="multi-label")
     with pytest.raises(ConfigError, match="have no boxes"):
         load_images(clip_set, frames=2, task="detection")
-    with pytest.raises(ConfigError, match="leave columns"):
+    with pytest.raises(ConfigError, match="has no columns"):
         load_images(clip_set, frames=2, label_column="name")
     with pytest.raises(DataError, match="holds no clips in class folders"):
         load_images(image_set, frames=2)
