@@ -224,7 +224,7 @@ def zipped(*names):
         ("a.onnx", b"\x08\x07", "is an ONNX graph, not"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "is HDF5, as Keras writes it, not"),
         ("a.gguf", b"GGUF\3", "is GGUF, not"),
-        ("a.pth.gz", gzip.compress(b"x"), "is packed by gzip, not"),
+        ("a.pth.gz", gzip.compress(b"x", mtime=0), "is packed by gzip, not"),
         ("a.index.json", b'{"weight_map": {}}', "is JSON, not"),
         ("a.pth", b"", "is empty .0 bytes., not"),
     ],
