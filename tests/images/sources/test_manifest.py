@@ -59,6 +59,7 @@ def table_of(folder, columns):
             [6, 0, 2],
             "the split is read from is_test: test where is_test is 1, train elsewhere",
         ),
+        ({"is_validation": [0] * 6 + [1] * 2}, [6, 2, 0], "validation where is_validation is 1, train elsewhere"),
         ({"In Test": [False] * 5 + [True] * 3}, [5, 0, 3], "test where In Test is 1"),
         ({"isTrain": [1.0] * 4 + [0.0] * 4}, [4, 0, 4], "train where isTrain is 1, test elsewhere"),
         (
