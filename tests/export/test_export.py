@@ -17,7 +17,7 @@ from gpt4image import export_model, predict_images, train_model
 from gpt4image.core.errors import ConfigError, ExportError
 from gpt4image.export import measure
 from gpt4image.export import model as module
-from gpt4image.export.detector import compare_detections
+from gpt4image.export.detector import FLIPS, compare_detections
 from gpt4image.export.forms import export_onnx
 from gpt4image.export.measure import Parity
 from gpt4image.export.model import sample_images
@@ -190,9 +190,11 @@ def test_detections_of_one_image_in_ten_may_differ_and_no_more():
     sample = torch.zeros(20, 3, 8, 8)
 
     def parity(differing: torch.Tensor) -> Parity:
-        return compare_detections("ONNX", lambda images: found, lambda images: differing, sample)
+        return compare_detections("ONNX", lambda images: found, lambda images: differing, sample, 20 // FLIPS)
 
     assert parity(other.flip(1)).difference == 0  # in any order
+    same_runtime = compare_detections("safetensors", lambda images: found, lambda images: other, sample)
+    assert same_runtime.difference > 0.01
     other[2, 0, 5] += 0.1
     assert parity(other).difference == pytest.approx(0.1)
     other[:, :, 0] += 1

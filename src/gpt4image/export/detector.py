@@ -142,7 +142,7 @@ def export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity
                 dynamo=False,
             )
         remove_notes(path)
-        return compare_detections("ONNX", model, onnx_runner(path, model.size), sample)
+        return compare_detections("ONNX", model, onnx_runner(path, model.size), sample, len(sample) // FLIPS)
     except Exception as error:  # each model fails in its own way, deep inside torch or ONNX Runtime
         raise ExportError(f"The detector cannot be exported to ONNX ({first_line(error)}).") from None
 
@@ -168,13 +168,13 @@ def onnx_runner(path: Path, size: int) -> Run:
 
 
 @torch.no_grad()
-def compare_detections(form: str, model: nn.Module, exported: Run, sample: Tensor) -> Parity:
+def compare_detections(form: str, model: nn.Module, exported: Run, sample: Tensor, spared: int = 0) -> Parity:
     """Compare the detections of an exported form with those of the trained detector on images [N, 3, S, S].
 
     The difference is that of a score, or of a corner in shares of the input's side, to the nearest detection of the
     same class in the other form, the largest of an image; infinite where there is none. Detections of a score below
     `COMPARED` do not count. Of those with the same score, forms may give either first. Where two overlapping boxes have
-    nearly the same score, forms may also keep either, so the most different images, one in ten, do not count.
+    nearly the same score, another runtime may also keep the other, so the `spared` most different images do not count.
     """
     both = [found.reshape(len(sample), -1, COLUMNS) for found in (model(sample), exported(sample))]
     differences, same = [], 0
@@ -187,7 +187,7 @@ def compare_detections(form: str, model: nn.Module, exported: Run, sample: Tenso
             apart = apart.masked_fill(a[:, None, 0] != b[None, :, 0], float("inf"))
             largest = max(float(apart.amin(dim=0).max()), float(apart.amin(dim=1).max()))
         differences.append(largest)
-    return Parity(form, len(sample), sorted(differences)[-1 - len(sample) // FLIPS], same)
+    return Parity(form, len(sample), sorted(differences)[-1 - spared], same)
 
 
 class Found(NamedTuple):
