@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpt4image.llm.base import ChatAnswer, RequestFailedError, Token
+from gpt4image.llm.base import ChatAnswer, RequestFailedError, Token, fails_again
 from gpt4image.llm.chat import read_answer
 from gpt4image.llm.thinking import find_thinking
 
@@ -137,6 +137,30 @@ def test_thoughts_without_an_answer_are_paid_for_once_and_name_the_fix(answer):
     with pytest.raises(RequestFailedError, match="--extra-body") as caught:
         read_answer(answer)
     assert (caught.value.reason, caught.value.retryable) == ("thought without answering", False)
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (body(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "look"}}]), "tool_calls"),
+        (body("", "stop", function_call={"name": "look", "arguments": "{}"}), "function_call"),
+        (body([{"type": "tool_use", "name": "look"}], "tool_use"), "tool_use"),
+        (body("", "stop", images=[{"type": "image_url", "image_url": {"url": "data:"}}]), "images"),
+        (body(None, "stop", audio={"id": "a", "data": "x"}), "audio"),
+    ],
+)
+def test_answer_of_something_else_than_text_is_paid_for_once_and_names_the_fix(message, found):
+    with pytest.raises(RequestFailedError, match="--extra-body") as caught:
+        read_answer(message | {"usage": {"prompt_tokens": 9, "completion_tokens": 2}})
+    error = caught.value
+    assert (error.reason, error.retryable, error.tokens_out) == ("answer without a text", False, 2)
+    assert found in error.detail and fails_again(error.reason)
+
+
+def test_reason_without_a_message_counts():
+    with pytest.raises(RequestFailedError, match="content filter"):
+        read_answer({"choices": [{"message": None, "finish_reason": "content_filter"}]})
+    assert read_answer({"choices": [{"message": "A cat.", "finish_reason": "stop"}]}).text == "A cat."
 
 
 @pytest.mark.parametrize("usage", [None, {"completion_tokens_details": {"reasoning_tokens": 0}}, {"x": 1}])

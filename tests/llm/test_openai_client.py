@@ -9,15 +9,23 @@ import ssl
 import threading
 import time
 import warnings
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from gpt4image.core.errors import ConfigError, DescribeError
-from gpt4image.llm.base import DescribeRequest, EndpointDownError, RateLimitedError, RequestFailedError, Sampling
+from gpt4image.llm.base import (
+    DescribeRequest,
+    EndpointDownError,
+    RateLimitedError,
+    RequestFailedError,
+    Sampling,
+    fails_again,
+)
 from gpt4image.llm.batch_api import BatchServer
-from gpt4image.llm.error_body import parse_body
+from gpt4image.llm.body import parse_body
 from gpt4image.llm.errors import tls_problem
 from gpt4image.llm.openai_client import OpenAIDescriber
 from gpt4image.llm.picture import Picture, prepare_picture
@@ -299,6 +307,67 @@ def events(*bodies):
 )
 def test_paid_answer_in_an_odd_body_is_read(picture, body):
     assert said(picture, 200, body) == "A café."
+
+
+@pytest.mark.parametrize("packing", ["gzip", "br", "deflate", "zstd", "gzip, br", "aws-chunked"])
+def test_answer_that_is_not_packed_as_its_header_says_is_read(picture, packing):
+    with StubServer(Scenario(faults=(Fault("packed", text=packing),))) as server:
+        assert "answer 1" in str(outcome(picture, server.base_url))
+        assert len(server.log) == 1
+
+
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_body_that_is_packed_as_its_header_says_is_read(picture, status, pack):
+    body = {200: ANSWER, 429: {"error": {"message": "Please try again in 7m12s."}}}[status]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Fixed) as server:
+        encoding = "gzip" if pack is gzip.compress else "deflate"
+        server.status, server.data, server.encoding = status, pack(json.dumps(body).encode()), encoding
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = outcome(picture, f"http://127.0.0.1:{server.server_port}/v1")
+        server.shutdown()
+    assert found == "A café." if status == 200 else found.seconds == 432.0
+
+
+class Fixed(BaseHTTPRequestHandler):
+    """Sends the same bytes to every question."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.server.status)
+        self.send_header("Content-Encoding", self.server.encoding)
+        self.send_header("Content-Length", str(len(self.server.data)))
+        self.end_headers()
+        self.wfile.write(self.server.data)
+
+    def log_message(self, *_):
+        pass
+
+
+OLLAMA = {"model": "llava", "message": {"role": "assistant", "content": "A cat."}, "done": True, "eval_count": 3}
+ANTHROPIC = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
+RESPONSES = {"object": "response", "status": "completed", "output": [{"type": "message", "content": []}], "error": None}
+OTHER_FORMS = [
+    (OLLAMA, "Ollama's own API", "11434/v1"),
+    ({"model": "llava", "response": "A cat.", "done": True}, "Ollama's own API", "11434/v1"),
+    ("\n".join(json.dumps(OLLAMA | {"done": done}) for done in (False, True)), "Ollama's own API", "11434/v1"),
+    (ANTHROPIC, "Anthropic's messages", "https://api.anthropic.com/v1"),
+    (events({"type": "message_start", "message": ANTHROPIC}), "Anthropic's messages", "https://api.anthropic.com/v1"),
+    (RESPONSES, "OpenAI's responses", "https://api.openai.com/v1"),
+    (events({"type": "response.created", "response": RESPONSES}), "OpenAI's responses", "https://api.openai.com/v1"),
+    ({"candidates": [{"content": {"parts": [{"text": "A cat."}]}}]}, "Gemini's own API", "v1beta/openai"),
+    ([{"generated_text": "A cat."}], "generated_text: A cat.", "base_url"),
+    ("A cat on a mat.", "A cat on a mat.", "base_url"),
+]
+
+
+@pytest.mark.parametrize(("body", "form", "address"), OTHER_FORMS)
+def test_answer_in_the_form_of_another_api_names_it_and_the_address_to_use(picture, body, form, address):
+    first, later = said(picture, 200, body), said(picture, 200, body, settled=True)
+    assert isinstance(first, DescribeError)
+    assert isinstance(later, RequestFailedError) and not later.retryable and fails_again(later.reason)
+    for error in (first, later):
+        assert form in str(error) and address in str(error)
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,8 @@ class Stub:
         answer = await work()
         body = answer.body[: len(answer.body) // 2] if fault.kind == "truncated" else answer.body
         media_type = "text/plain" if fault.kind == "plain" else answer.media_type
-        return replace(answer, body=body, media_type=media_type, fault=fault.kind)
+        headers = {**answer.headers, "Content-Encoding": fault.text} if fault.kind == "packed" else answer.headers
+        return replace(answer, body=body, headers=headers, media_type=media_type, fault=fault.kind)
 
     async def _wait(self, entry: Entry) -> None:
         seconds = self.scenario.extra_seconds(entry)

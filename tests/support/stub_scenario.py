@@ -50,7 +50,7 @@ AnswerKind = Literal[
 ErrorKind = Literal[
     "status", "rate_limit", "quota", "invalid_image", "too_large", "too_long", "wrong_key", "unknown_model", "body"
 ]
-CutKind = Literal["slow", "cut", "cut_body", "truncated", "html", "missing", "die", "plain"]
+CutKind = Literal["slow", "cut", "cut_body", "truncated", "html", "missing", "die", "plain", "packed"]
 FaultKind = AnswerKind | ErrorKind | CutKind
 
 ANSWERS, ERRORS, CUTS = (frozenset(get_args(kinds)) for kinds in (AnswerKind, ErrorKind, CutKind))
@@ -72,7 +72,8 @@ class Fault:
     `invalid_image` (400), `too_large` (413), `too_long` (400, context length), `wrong_key` (401, echoes the header),
     `unknown_model` (404), `body` (the given text as body, status 200 or `status`).
     Kinds that break the connection or the body: `slow`, `cut` (no work done, no answer), `cut_body` (work done, half
-    the answer), `plain` (the answer as text/plain), `truncated` (status 200, half the JSON), `html` (status 200 or
+    the answer), `plain` (the answer as text/plain), `packed` (the answer as it is, the given text as
+    Content-Encoding), `truncated` (status 200, half the JSON), `html` (status 200 or
     `status`), `missing` (a line of a batch without a result), `die` (cut every connection; stop
     listening for `seconds`, or for good).
 
@@ -88,7 +89,7 @@ class Fault:
         times: only the first attempts of a picture's turn, or the first requests of another kind; None for all.
         status: status code of `status`, `html` and `body`.
         seconds: delay (`slow`), downtime (`die`), or Retry-After (`status`, `rate_limit`).
-        text: text of `text`, `finish`, `usage`, `model` and `body`.
+        text: text of `text`, `finish`, `usage`, `model`, `packed` and `body`.
     """
 
     kind: FaultKind

@@ -406,3 +406,12 @@ def test_class_that_was_not_described_keeps_its_name_in_the_table(few, tmp_path)
         assert main(["describe", "classes", *where, "--yes", "--out", str(tmp_path / "mine.csv")]) == 3
     texts = ClassTexts.read(tmp_path / "mine.csv")
     assert sum(own[0].startswith("a picture of") for own in texts.texts) == 1
+
+
+def test_answers_with_unknown_finish_reasons_and_cut_ones_are_counted(image_set, tmp_path, capsys):
+    faults = (Fault("finish", text="preempted", every=5), Fault("length", every=7))
+    with StubServer(Scenario(faults=faults)) as server:
+        assert run(image_set, tmp_path, server, "--yes") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "5 answers ended with the unknown finish reason 'preempted' and may be cut off" in said
+    assert "3 answers cut off: raise --max-tokens" in said

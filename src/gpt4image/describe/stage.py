@@ -125,6 +125,11 @@ def print_outcome(tally: Tally) -> None:
         say(f"gpt4image describe check lists them. {tally.retry_line()}", style="yellow")
     for served, count in tally.other_models.most_common():
         say(f"{counted(count, 'answer')} from {served!r}, not from the model asked for.", style="yellow")
+    if tally.cut_off:
+        say(f"{counted(tally.cut_off, 'answer')} cut off: raise max_tokens (--max-tokens).", style="yellow")
+    for reason, count in tally.unknown_ends.most_common():
+        ended = f"{counted(count, 'answer')} ended with the unknown finish reason {reason!r}"
+        say(f"{ended} and may be cut off: gpt4image describe check lists them.", style="yellow")
     if tally.stopped:
         left = counted(tally.total - tally.done, "description")
         remedy = next((advice for start, advice in REMEDIES.items() if tally.stopped.startswith(start)), RESUME)

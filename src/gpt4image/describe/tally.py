@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gpt4image.core import console
 from gpt4image.core.format import compact, counted, duration, money
 from gpt4image.descriptions.store.records import DescriptionRecord
-from gpt4image.llm.base import fails_again
+from gpt4image.llm.base import CUT_OFF, fails_again, is_unknown_end, plain_reason
 from gpt4image.llm.chat import is_other_model
 from gpt4image.llm.errors import commonest
 
@@ -34,6 +34,8 @@ class Tally:
         uncounted: requests whose tokens the server did not count; `cost` holds their worst case.
         stopped: why the run ended before all tasks were done; empty if it did not.
         other_models: answers by models other than the one asked for.
+        cut_off: answers that the server stopped at their maximum length.
+        unknown_ends: answers by their finish reason, where it is none that a server is known to give.
         failed_before: tasks that failed in earlier runs and were not tried again.
     """
 
@@ -49,6 +51,8 @@ class Tally:
     uncounted: int = 0
     stopped: str = ""
     other_models: Counter[str] = field(default_factory=Counter)
+    cut_off: int = 0
+    unknown_ends: Counter[str] = field(default_factory=Counter)
     failed_before: int = 0
 
     @property
@@ -69,6 +73,9 @@ class Tally:
             self.answered += 1
             if is_other_model(record.model, record.served_model):
                 self.other_models[record.served_model] += 1
+            self.cut_off += plain_reason(record.finish_reason) in CUT_OFF
+            if record.finish_reason and is_unknown_end(record.finish_reason):
+                self.unknown_ends[record.finish_reason] += 1
         elif not record.is_payment:
             self.failures[record.error] += 1
             details = self.details.setdefault(record.error, Counter())

@@ -109,6 +109,11 @@ def tokens_of(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
 # Finish reasons, as `plain_reason` writes them, of servers that stopped an answer at its maximum length.
 CUT_OFF = frozenset({"length", "max_length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length"})
 
+# Those of a text that ended by itself.
+COMPLETE = frozenset(
+    {"", "stop", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token", "complete", "completed"}
+)
+
 # Starts of those of servers that withhold an answer; Google adds its own reason to the first.
 FILTERS = (
     *("sensitive", "content_filter", "safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"),
@@ -120,6 +125,12 @@ CUT_OFF_THINKING = "cut off while thinking"
 
 # Reason of the failure when a model thinks, stops by itself and answers nothing.
 ONLY_THOUGHT = "thought without answering"
+
+# Reason of the failure when a server answers in the form of another API.
+OTHER_FORM = "answer in another form"
+
+# Reason of the failure when an answer holds something else in place of a text, such as calls of tools.
+NO_TEXT = "answer without a text"
 
 # Reason of a rate limit while a server loads its model.
 MODEL_LOADING = "model loading"
@@ -136,7 +147,7 @@ REFUSED = "refused by the server"
 # Reasons of failures that the same request would meet again.
 UNREADABLE, UNDECODED = "unreadable picture", "picture cannot be decoded"
 NOT_RECORDED, TOO_LARGE = "not recorded", "too large for a batch"
-LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, UNREADABLE, UNDECODED, NOT_RECORDED, TOO_LARGE)
+LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, OTHER_FORM, NO_TEXT, UNREADABLE, UNDECODED, NOT_RECORDED, TOO_LARGE)
 
 # Called with each answer as it arrives, before the next question is sent.
 OnAnswer = Callable[[ChatAnswer], None]
@@ -344,6 +355,12 @@ def plain_reason(reason: str | None) -> str:
     ('max_tokens', 'content_filter', '')
     """
     return re.sub(r"[-\s]", "_", (reason or "").casefold()).removeprefix("finishreason.")
+
+
+def is_unknown_end(reason: str | None) -> bool:
+    """Return whether a finish reason is none that a server is known to give."""
+    plain = plain_reason(reason)
+    return plain not in COMPLETE | CUT_OFF and not plain.startswith(FILTERS)
 
 
 def fails_again(reason: str) -> bool:

@@ -23,9 +23,10 @@ from urllib.parse import quote
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
 from gpt4image.llm.base import RateLimitedError, RequestFailedError
+from gpt4image.llm.body import parse_body, parse_json, unwrap
 from gpt4image.llm.chat import Body, str_or_none
 from gpt4image.llm.credentials import ApiKey, check_address, check_environment
-from gpt4image.llm.error_body import error_object, parse_body, parse_json, unwrap
+from gpt4image.llm.error_body import error_object
 from gpt4image.llm.errors import ErrorClassifier, FailedCall, failed_body, read_error_body, read_failure
 
 if TYPE_CHECKING:

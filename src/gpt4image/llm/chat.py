@@ -12,6 +12,8 @@ from gpt4image.llm.base import (
     CUT_OFF,
     FILTERED,
     FILTERS,
+    NO_TEXT,
+    OTHER_FORM,
     ChatAnswer,
     DescribeRequest,
     RequestFailedError,
@@ -25,6 +27,9 @@ from gpt4image.llm.error_body import plain_words, server_message
 Body = dict[str, Any]
 
 DETAIL_LENGTH = 200
+
+# Starts of bodies that are no answer but may be followed by one: a page of a gateway, JSON or events that were cut.
+BROKEN_BODY = ("<", "{", "[", '"', "data:", "event:")
 
 # vLLM and SGLang abort what they cannot finish; the others are DeepSeek's and Zhipu's words
 BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource", "server_error")
@@ -83,8 +88,8 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     match body:
         case {"choices": [{"message": Mapping() as message} as choice, *_]}:
             pass
-        case {"choices": [{"text": str(text)} as choice, *_]}:  # as completions of old have it
-            message = {"content": text}
+        case {"choices": [Mapping() as choice, *_]}:  # a text as completions of old have it, or no more than a reason
+            message = {"content": choice.get("message") or choice.get("text")}
         case _:
             raise malformed(body)
     text, written = content_text(message.get("content")), completion_tokens(body)
@@ -109,6 +114,8 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
             raise thought_too_long([answer])
         if answer.thought or has_reasoning(message, body):
             raise only_thought([answer])
+        if found := other_content(message):
+            raise without_text(found, answer)
         detail = f"finish reason {answer.finish_reason}"
         raise RequestFailedError("empty answer", detail, retryable=True).with_tokens([answer])
     return answer
@@ -165,13 +172,61 @@ def is_other_model(asked: str, served: str) -> bool:
 
 
 def malformed(body: Any) -> RequestFailedError:  # noqa: ANN401 - whatever a server sends
-    """Return the error for JSON that is no chat completion; the call may still report the tokens it used."""
+    """Return the error for a body that is no chat completion; the call may still report the tokens it used.
+
+    A whole answer in another form would come again, so only what may be a part of one, or a page, is retried.
+    """
+    usage = body if isinstance(body, Mapping) else {}
     said = server_message(body) or plain_words(body) or json.dumps(body)
     detail = "the body is empty" if body == "" else said[:DETAIL_LENGTH]
-    error = RequestFailedError("unreadable answer", detail, retryable=True, server_fault=True)
-    usage = body if isinstance(body, Mapping) else {}
+    if not body or "choices" in usage or (isinstance(body, str) and body.lstrip().startswith(BROKEN_BODY)):
+        error = RequestFailedError("unreadable answer", detail, retryable=True, server_fault=True)
+    else:
+        unknown = f"no chat completion ({detail}): set base_url (--base-url) to a server that sends those"
+        error = RequestFailedError(OTHER_FORM, other_form(body) or unknown, retryable=False)
     counts = prompt_tokens(usage), completion_tokens(usage)
     return error.with_tokens([ChatAnswer("", None, *counts)])
+
+
+def other_form(body: Any) -> str:  # noqa: ANN401 - whatever a server sends
+    """Return which other API an answer is of, and where the same server speaks OpenAI's; empty if it is not known.
+
+    >>> other_form({"type": "message", "content": [{"type": "text", "text": "A cat."}]})[:31]
+    "the form of Anthropic's message"
+    """
+    match body:
+        case {"done": bool()} | {"eval_count": _}:
+            name, address = "Ollama's own API", "http://HOST:11434/v1"
+        case {"type": "message", "content": _} | {"type": "message_start"}:
+            name, address = "Anthropic's messages", "https://api.anthropic.com/v1"
+        case {"object": "response"} | {"type": "response.created"}:
+            name, address = "OpenAI's responses", "https://api.openai.com/v1"
+        case {"candidates": _}:
+            name, address = "Gemini's own API", "https://generativelanguage.googleapis.com/v1beta/openai"
+        case _:
+            return ""
+    return (
+        f"the form of {name}, not of OpenAI's chat completions: set base_url (--base-url) to the address that speaks "
+        f"those, such as {address}"
+    )
+
+
+def other_content(message: Mapping[str, Any]) -> str:
+    """Return what a message without a text holds instead, such as `tool_calls`; empty if it holds nothing."""
+    parts = message["content"] if isinstance(message.get("content"), list) else []
+    kinds = [str(part.get("type")) for part in parts if isinstance(part, Mapping) and part.get("type") != "text"]
+    others = {name: value for name, value in message.items() if name != "content" and isinstance(value, Mapping | list)}
+    fields = [name for name, value in others.items() if plain_words(value)]
+    return ", ".join(dict.fromkeys(kinds or fields))
+
+
+def without_text(found: str, answer: ChatAnswer) -> RequestFailedError:
+    """Return the error for an answer that holds something else than a text; a retry would cost as much."""
+    advice = "choose another model, or set what keeps it to text in extra_body (--extra-body)"
+    if "tool" in found or "function" in found:
+        advice = 'turn off the server\'s tools, or send {"tool_choice": "none"} in extra_body (--extra-body)'
+    detail = f"{found} in place of a text: {advice}"
+    return RequestFailedError(NO_TEXT, detail, retryable=False).with_tokens([answer])
 
 
 def broken_off(choice: Mapping[str, Any], answer: ChatAnswer) -> RequestFailedError:

@@ -35,6 +35,7 @@ from gpt4image.llm.base import (
     RateLimitedError,
     RequestFailedError,
 )
+from gpt4image.llm.body import read_body
 from gpt4image.llm.credentials import ApiKey, address_hint, https_hint, proxy_for
 from gpt4image.llm.error_body import (
     ACCOUNT,
@@ -51,7 +52,6 @@ from gpt4image.llm.error_body import (
     error_object,
     error_status,
     error_with_answer,
-    parse_json,
     plain_words,
     remedy,
     server_message,
@@ -130,7 +130,7 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
 
     match error:
         case openai.APIStatusError():  # the server responded; its subclasses are one per status
-            body, wait = parse_json(error.response.text.strip()), retry_after(error.response.headers)
+            body, wait = read_body(error.response), retry_after(error.response.headers)
             call = failed_body(error.status_code, error_object(body) or error.message, key)
             is_json, moved = isinstance(body, Mapping | list), ""
             if 300 <= error.status_code < 400:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import warnings
 from datetime import date
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from gpt4image.core.console import say
 from gpt4image.core.errors import DescribeError
-from gpt4image.llm.base import ChatAnswer, DescribeRequest, EndpointDownError, OnAnswer, Reply, RequestFailedError
+from gpt4image.llm.base import (
+    OTHER_FORM,
+    ChatAnswer,
+    DescribeRequest,
+    EndpointDownError,
+    OnAnswer,
+    Reply,
+    RequestFailedError,
+)
+from gpt4image.llm.body import keep_packed, read_body
 from gpt4image.llm.chat import Body, chat_body, read_answer
 from gpt4image.llm.credentials import ApiKey, check_address, check_environment, https_hint
-from gpt4image.llm.error_body import parse_body, parse_json
 from gpt4image.llm.errors import NO_ANSWER, ErrorClassifier, read_error_body, read_failure
 
 if TYPE_CHECKING:
+    import httpx2
     from openai import AsyncOpenAI
 
 # Time limit for listing the models; the server may be busy with other clients' requests.
@@ -73,7 +82,7 @@ class OpenAIDescriber:
         client = self._client  # importing the SDK takes time that is not the server's
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                listed = parse_json(await client.get("/models", cast_to=object))
+                listed = await ask(client, "GET", "/models")
         except TimeoutError:
             reason = f"{self.place} accepts connections but did not respond within {CHECK_SECONDS:.0f} s"
             raise EndpointDownError(reason) from None
@@ -115,7 +124,7 @@ class OpenAIDescriber:
         body = chat_body(self.model, request, answers, old_limit=self._old_limit, top_log_probabilities=top)
         client, call = self._client, None  # what hinders a client from being made is no fault of the answer
         try:
-            response = parse_body(await post(client, "/chat/completions", body))
+            response = await ask(client, "POST", "/chat/completions", body)
         except Exception as error:  # whatever the SDK raises
             call = read_failure(error, self._key)
             if call.is_unsupported_limit and "max_tokens" in body:
@@ -128,7 +137,12 @@ class OpenAIDescriber:
             return await self._ask(request, answers)
         if call is not None:
             raise self._classifier.classify(call, self.model)
-        return read_answer(self._key.scrub_all(response))
+        try:
+            return read_answer(self._key.scrub_all(response))
+        except RequestFailedError as error:
+            if error.reason == OTHER_FORM and not self._classifier.answered:  # it speaks nothing else
+                raise DescribeError(f"{self.place}: {error}.") from error
+            raise
 
     def _ask_for_fewer(self, refused: int) -> None:
         """Remember that the server refused so many log-probabilities; other requests may have met the same."""
@@ -138,12 +152,17 @@ class OpenAIDescriber:
                 say(f"{self.place} sends no log-probabilities: its answers count without them.")
 
 
-async def post(client: AsyncOpenAI, path: str, body: Body) -> bytes:
-    """Return the bytes of a response, which may be JSON whatever its headers say."""
+async def ask(client: AsyncOpenAI, method: str, path: str, body: Body | None = None) -> Any:  # noqa: ANN401 - JSON
+    """Return what is in the body of a response, which may be JSON whatever its headers say."""
     from openai import HttpxBinaryResponseContent
 
-    found = await client.post(path, cast_to=HttpxBinaryResponseContent, body=body)
-    return found.content
+    call = client.get if method == "GET" else partial(client.post, body=body)
+    return read_body((await call(path, cast_to=HttpxBinaryResponseContent)).response)
+
+
+async def on_response(response: httpx2.Response) -> None:
+    """Keep the body of a response as it came."""
+    keep_packed(response)
 
 
 def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
@@ -159,5 +178,9 @@ def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
         api_key=key.value or "none",
         max_retries=0,
         timeout=timeout,
-        http_client=DefaultAioHttpClient(timeout=timeout, follow_redirects=False),  # they turn questions into GETs
+        http_client=DefaultAioHttpClient(
+            timeout=timeout,
+            follow_redirects=False,  # they turn questions into GETs
+            event_hooks={"response": [on_response]},
+        ),
     )

@@ -98,6 +98,22 @@ def test_answer_without_choices_costs_its_counted_tokens(image_set, tmp_path):
     assert spent(tmp_path) == pytest.approx(calls * CALL, rel=0.2)
 
 
+def test_answer_that_would_come_again_is_paid_for_once(image_set, tmp_path):
+    """Both where it ends the run, as nothing else has come, and where it fails one image."""
+    body = json.dumps({"type": "message", "content": [], "usage": {"input_tokens": 300, "output_tokens": 20}})
+    with StubServer(Scenario(faults=(Fault("body", text=body),))) as server:
+        with pytest.raises(DescribeError, match="Anthropic's messages"):
+            described(image_set, tmp_path / "all", server.base_url, at_once=1, **PRICE)
+        assert len([entry for entry in server.log if entry.endpoint == "chat"]) == 1
+    assert spent(tmp_path / "all") == pytest.approx((300 * IN + 20 * OUT) / 1e6)
+    tool = {"choices": [{"message": {"content": None, "tool_calls": [{"id": "1"}]}, "finish_reason": "tool_calls"}]}
+    with StubServer(Scenario(faults=(Fault("body", text=json.dumps(tool), numbers=(3, 5)),))) as server:
+        tally = described(image_set, tmp_path / "some", server.base_url, at_once=1, **PRICE)
+        assert len([entry for entry in server.log if entry.endpoint == "chat"]) == IMAGES
+    assert tally.failures == {"answer without a text": 2} and "would fail again" in tally.retry_line()
+    assert '{"tool_choice": "none"}' in tally.failure_lines()[0]
+
+
 @pytest.mark.parametrize(
     ("fault", "patience"),
     [

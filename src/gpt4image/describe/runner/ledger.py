@@ -187,6 +187,11 @@ class Ledger:
             if error.tokens_in is None or error.tokens_out is None:
                 entry.tokens_in = entry.tokens_out = 0
 
+    def book_cause(self, attempt: Attempt, error: BaseException) -> None:
+        """Settle a request whose answer ends the run, if it was paid for."""
+        if isinstance(error.__cause__, RequestFailedError):
+            self.book_failure(attempt, error.__cause__)
+
     def drop(self, attempt: Attempt) -> None:
         """Drop the entry of a request that was turned away: it cost nothing."""
         for entry in attempt.entries_in(EntryState.OPEN):

@@ -207,7 +207,8 @@ class Runner:
         attempt.server = server
         try:
             await self._try(attempt, server, limiter)
-        except BaseException:  # whatever it is ends the run; what was paid for is still to be written down
+        except BaseException as error:  # whatever it is ends the run; what was paid for is still to be written down
+            self._ledger.book_cause(attempt, error)
             self._left.append(attempt)
             raise
 
@@ -366,9 +367,8 @@ class Runner:
         self._news.set()
 
     def _record_unfinished(self) -> None:
-        held = [self._held] if self._held else []
         try:
-            self._ledger.record_unfinished([*self._left, *held, *self._delayed, *self._due])
+            self._ledger.record_unfinished([*self._left, *filter(None, [self._held]), *self._delayed, *self._due])
             self._delayed.clear()
             self._ledger.sync()
         except Gpt4ImageError as error:

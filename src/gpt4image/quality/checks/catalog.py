@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gpt4image.core import console
 from gpt4image.embed.runner import count_all_tokens
-from gpt4image.llm.base import CUT_OFF, FILTERS, plain_reason
+from gpt4image.llm.base import CUT_OFF, is_unknown_end, plain_reason
 from gpt4image.llm.thinking import find_labelled_thinking, find_thinking
 from gpt4image.quality.check_record import FindingKind
 from gpt4image.quality.checks.context import MIN_WORDS, Check, CheckContext, Flag
@@ -16,11 +16,6 @@ from gpt4image.quality.checks.refusals import find_refusal
 from gpt4image.quality.checks.repetition import PromptEcho, find_loop, find_openings, find_repeated
 from gpt4image.quality.checks.vectors import find_contradicting_texts, find_unusual_texts
 from gpt4image.quality.texts import CheckedText
-
-# Finish reasons of a text that ended by itself
-COMPLETE = frozenset(
-    {"", "stop", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token", "complete", "completed"}
-)
 
 # Texts with these flags say nothing about their image: checks of vectors skip them
 UNUSABLE: frozenset[FindingKind] = frozenset({"empty", "refusal", "thinking", "loop", "language"})
@@ -60,8 +55,7 @@ def find_cut_off(finish_reason: str | None) -> str | None:
 
 def find_unknown_end(finish_reason: str | None) -> str | None:
     """Return the finish reason if it is none that a server is known to give, else None."""
-    reason = plain_reason(finish_reason)
-    return None if reason in COMPLETE | CUT_OFF or reason.startswith(FILTERS) else f"finish reason: {finish_reason}"
+    return f"finish reason: {finish_reason}" if is_unknown_end(finish_reason) else None
 
 
 def _find_languages(context: CheckContext) -> Iterator[Flag]:
