@@ -20,7 +20,7 @@ from gpt4image.workflows.demo import CASES
 
 RECORDED = (
     ("10 a class", "self-training", TEXT_LABELS),
-    ("40% wrong", "image-labels", "text+image-labels"),
+    ("40% wrong", "image-labels", TEXT_LABELS),
     ("all, clean", "image-labels", TEXT_LABELS),
 )
 """The demo's cases as they are recorded, the best that images do alone in each, and the labels with texts."""

@@ -76,7 +76,7 @@ def test_killed_demo_trains_only_what_is_missing_and_a_finished_one_nothing(
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert len(list(work.glob("runs/*/best.safetensors"))) == RUNS
     assert [each.experiment for each in found.comparisons] == [case.experiment for case in demo.CASES]
-    assert [each.difference.arm for each in found.comparisons] == ["text-labels", "text+image-labels", "described"]
+    assert [each.difference.arm for each in found.comparisons] == ["text-labels", "text-labels", "described"]
     for comparison in found.comparisons:
         assert (work / "experiments" / comparison.experiment / "report.html").exists()
         # What is advised names the images as the demo reads them.

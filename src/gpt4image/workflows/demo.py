@@ -78,7 +78,7 @@ CASES = (
         "wrong-labels",
         "40% wrong labels",
         "two in five training labels are made wrong",
-        ("text+image-labels", "image-labels"),
+        ("text-labels", "image-labels"),
         5,
         SimulationOptions(label_noise=0.4),
     ),
