@@ -57,6 +57,12 @@ def notes_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrap results at no width of a terminal: tests look for sentences in them."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
+@pytest.fixture(autouse=True)
 def speed_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the speed of a model on one batch, not for a second: there is one in every comparison."""
     if "gpt4image.compare.model_facts" in sys.modules:  # which a file that compares nothing need not load

@@ -1,8 +1,9 @@
-"""Notes and results: escaped, and wrapped on a terminal only."""
+"""Notes and results: escaped and wrapped."""
 
 import ast
 import io
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -19,9 +20,10 @@ from gpt4image.core import console
 LINE = "These runs do not show that the descriptions help or hurt: +0.6 points, and the 95% interval includes zero."
 
 
-def test_show_wraps_long_lines_on_a_terminal_and_keeps_their_indentation(capsys, monkeypatch):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_show_wraps_long_lines_and_keeps_their_indentation(capsys, monkeypatch, is_terminal):
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     console.show(f"short\n  {LINE}\n")
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "short"
@@ -29,17 +31,19 @@ def test_show_wraps_long_lines_on_a_terminal_and_keeps_their_indentation(capsys,
     assert " ".join(" ".join(shown[1:]).split()) == LINE
 
 
-def test_show_keeps_a_long_line_whole_in_a_pipe(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    console.show(LINE)
-    assert capsys.readouterr().out == LINE + "\n"
+@pytest.mark.parametrize("command", ["doctor", "recipes"])
+def test_result_in_a_pipe_has_80_columns(command):
+    without = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    words = [sys.executable, "-m", "gpt4image", command]
+    ran = subprocess.run(words, check=True, capture_output=True, text=True, env=without)
+    assert max(map(len, ran.stdout.splitlines())) <= 80
 
 
-def test_long_command_is_continued_on_a_terminal_as_shells_read_it(capsys, monkeypatch):
+def test_long_command_is_continued_as_shells_read_it(capsys, monkeypatch):
     command = "./run gpt4image compare 'my photos' --text captions.jsonl --backbone resnet50 --no-pretrained --seeds 18"
+    monkeypatch.setenv("COLUMNS", "200")
     console.write_command(command)
     assert capsys.readouterr().out == f"  {command}\n"
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
     console.write_command(command)
     shown = capsys.readouterr().out

@@ -84,6 +84,18 @@ def test_nothing_to_predict_is_an_error(exported, image_set, tmp_path):
         predict_images(tmp_path, [image_set / "red" / "004.png"])
 
 
+def test_more_classes_than_the_model_has_are_not_promised(exported, folder, capsys):
+    good = str(folder / "red" / "1.png")
+    assert main(["predict", str(exported), good, "--top", "99", "--csv"]) == 0
+    captured = capsys.readouterr()
+    (row,) = csv.DictReader(io.StringIO(captured.out, newline=""))
+    names = [name for name in row if name.startswith("class_")]
+    assert all(row[name] for name in names) and "class_99" not in names
+    assert f"The model has {len(names)} classes: all are named, not 99" in captured.err
+    assert main(["predict", str(exported), good, "--csv"]) == 0
+    assert "all are named" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["--csv", "--json", "--quiet"])
 def test_table_without_a_model_has_no_header(image_set, tmp_path, capsys, form):
     assert main(["predict", str(tmp_path), str(image_set), form]) == 1

@@ -596,3 +596,35 @@ def test_scikit_learn_copies_the_warning_filters_into_its_threads():
 
     decode(encode(Image.fromarray(RGB)), "x")
     assert Parallel(n_jobs=2, backend="threading")(delayed(abs)(-1) for _ in range(2)) == [1, 1]
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (33, 41)])
+@pytest.mark.parametrize("blocks", [None, (1, 1), (2, 1), (2, 2), (4, 2)])
+def test_uncompressed_tiff_of_brightness_and_colour_is_read(shape, blocks):
+    """Blocks of pixels share two colour values; two by two is what the format means by default."""
+    across, down = blocks or (2, 2)
+    rows, columns = (-(-side // step) for side, step in zip(shape, (down, across), strict=True))
+    light = np.arange(rows * down * columns * across, dtype=np.uint8).reshape(rows * down, columns * across)
+    units = light.reshape(rows, down, columns, across).swapaxes(1, 2).reshape(rows, columns, -1)
+    data = np.concatenate([units, np.full((rows, columns, 2), (90, 160), np.uint8)], axis=2).tobytes()
+    bits = 8 + 2 + 12 * 11 + 4
+    entries = [
+        *((256, shape[1]), (257, shape[0]), (258, bits), (259, 1), (262, 6), (273, bits + 6), (277, 3)),
+        *((278, shape[0]), (279, len(data)), (284, 1), (530, across | down << 16)),
+    ]
+    entries = entries if blocks else [*entries[:-1], (65000, 0)]
+    counts = {258: 3, 530: 2}
+    listed = b"".join(struct.pack("<HHII", tag, 3 if tag in counts else 4, counts.get(tag, 1), v) for tag, v in entries)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    tiff = head + listed + bytes(4) + struct.pack("<3H", 8, 8, 8) + data
+    brightness = light[: shape[0], : shape[1]]
+    stored = np.stack([brightness, np.full_like(brightness, 90), np.full_like(brightness, 160)], axis=2)
+    expected = np.asarray(Image.fromarray(stored, "YCbCr").convert("RGB")).astype(int)
+    assert abs(pixels(tiff) - expected).max() <= 1
+    whole = EncodedImage(tiff, "a.tif").region((0, 0, 4, 4), (4, 4)).astype(int)
+    assert abs(whole - expected[:4, :4]).max() <= 1
+
+
+def test_tiff_as_pillow_writes_brightness_and_colour_is_read():
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8))
+    assert abs(pixels(encode(colours.convert("YCbCr"), "TIFF")).astype(int) - np.asarray(colours)).max() <= 3

@@ -82,7 +82,8 @@ def test_named_recipe_is_printed_as_a_config_file(name, tmp_path):
     found = find_recipe(name)
     assert found.recipe == named_recipe(name)
     lines = found.lines()
-    assert lines[:2] == [f"# {name}: {found.about}", f"# Source: {found.source}"]
+    comments = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    assert comments == f"{name}: {found.about} Source: {found.source}" and max(map(len, lines)) <= 80
     path = tmp_path / "recipe.toml"
     path.write_text("\n".join(lines))
     assert Recipe.from_file(path) == found.recipe

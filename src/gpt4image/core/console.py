@@ -143,15 +143,12 @@ def say(text: str, style: str = "") -> None:
 
 
 def show(text: str) -> None:
-    """Print a result on standard output, in the user's words and wrapped at a terminal's width.
+    """Print a result on standard output, in the user's words and wrapped at the terminal's width, or 80 columns.
 
     Control characters are escaped.
     """
-    lines = _escaped_lines(text)
-    if sys.stdout.isatty():  # a pipe gets whole lines
-        width = shutil.get_terminal_size().columns
-        lines = [part for line in lines for part in wrap(line, width)]
-    write("\n".join(lines))
+    width = shutil.get_terminal_size().columns  # of the variable COLUMNS, if it is set
+    write("\n".join(part for line in _escaped_lines(text) for part in wrap(line, width)))
 
 
 def write(text: str) -> None:
@@ -162,8 +159,8 @@ def write(text: str) -> None:
 
 
 def write_command(command: str) -> None:
-    """Print a command to copy, indented; on a terminal long ones continue on further lines, as shells read them."""
-    write(wrap_command(command, shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize))
+    """Print a command to copy, indented; long ones continue on further lines, as shells read them."""
+    write(wrap_command(command, shutil.get_terminal_size().columns))
 
 
 def result(**fields: object) -> None:

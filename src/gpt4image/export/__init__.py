@@ -2,6 +2,7 @@
 
 from gpt4image.export.deployed import (
     Prediction,
+    count_classes,
     detect_objects,
     label_names,
     open_detector,
@@ -16,6 +17,7 @@ __all__ = [
     "ExportSummary",
     "Parity",
     "Prediction",
+    "count_classes",
     "detect_objects",
     "export_model",
     "label_names",

@@ -173,6 +173,11 @@ def read_config(layout: ExportLayout) -> Mapping[str, Any]:
     return config
 
 
+def count_classes(model: Path) -> int:
+    """Return the number of classes of an exported model."""
+    return len(read_config(ExportLayout(model))["label_names"])
+
+
 def label_names(model: Path) -> tuple[str, ...] | None:
     """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
     path = ExportLayout(model).config
@@ -252,7 +257,7 @@ def predict_images(
         model: folder of the exported model.
         sources: image files, or folders; in folders, the files that training takes for images. For a model of clips
             video files, folders of frames, or folders of these.
-        top: number of classes to return per image; a model of several labels returns all.
+        top: number of classes to return per image, at most all; a model of several labels returns all.
         batch_size: images at a time.
         max_pixels: largest width x height to decode.
 

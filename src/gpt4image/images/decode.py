@@ -230,6 +230,8 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than the {max_pixels:,} pixels of max_pixels (--max-pixels)") from None
     check_size(*image.size, name, max_pixels)
+    if image.format == "TIFF" and image.tile and image.tile[0].codec_name == "raw":
+        _unpack_colours(image)
     brighten_wide_colour(image, data)
     note_tags(image)
     declared = _EXTRA_SAMPLES_TAG in getattr(image, "tag_v2", {})
@@ -237,6 +239,18 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == 0:
         image.info[_WHITE_IS_ZERO] = True  # Pillow inverts grey of up to 8 bits only
     return image
+
+
+def _unpack_colours(image: Any) -> None:  # noqa: ANN401 - of Pillow's class for TIFF
+    """Have libtiff read uncompressed YCbCr, whose blocks of pixels share their colour: Pillow takes them for RGBX."""
+    if image.tag_v2.get(_PHOTOMETRIC_TAG) == 6:
+        offset = image.tag_v2.offset
+        image.tile = [
+            image.tile[0]._replace(
+                codec_name="libtiff", extents=(0, 0, *image.size), offset=0, args=("RGBX", "raw", False, offset)
+            )
+        ]
+        image.use_load_libtiff = True
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int) -> None:

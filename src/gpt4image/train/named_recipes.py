@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from gpt4image.core.errors import ConfigError
@@ -39,8 +41,15 @@ class NamedRecipe:
         return cls(name, about, source, Recipe().override(values, where))
 
     def lines(self) -> list[str]:
-        """Return the settings that differ from the defaults, below name, purpose and source, as a `--config` file."""
-        return [f"# {self.name}: {self.about}", f"# Source: {self.source}", *self.recipe.lines()]
+        """Return the settings that differ from the defaults, below name, purpose and source, as a `--config` file.
+
+        Comments and lists that are too long for a line of 80 characters have several.
+        """
+        long = partial(textwrap.wrap, width=80, break_long_words=False, break_on_hyphens=False)
+        head = [f"# {self.name}: {self.about}", f"# Source: {self.source}"]
+        comments = [part for line in head for part in long(line, subsequent_indent="#   ")]
+        settings = ([line] if "= [" not in line else long(line, subsequent_indent="  ") for line in self.recipe.lines())
+        return [*comments, *chain.from_iterable(settings)]
 
 
 def named_recipe(name: str) -> Recipe:

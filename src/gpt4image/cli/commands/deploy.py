@@ -153,11 +153,12 @@ class Predict(OutputOptions):
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
         from gpt4image.cli.rows import GrowingTable
-        from gpt4image.core.console import result
+        from gpt4image.core.console import result, say
+        from gpt4image.core.format import counted
         from gpt4image.core.workdir import ExportLayout
 
         ExportLayout(self.model).require()  # before what takes seconds to load
-        from gpt4image.export import label_names, open_detector, open_segmenter, predict_images
+        from gpt4image.export import count_classes, label_names, open_detector, open_segmenter, predict_images
 
         if (segmenter := open_segmenter(self.model)) is not None and self.coco is None:
             return self._segment(segmenter)
@@ -168,12 +169,15 @@ class Predict(OutputOptions):
             return self._detect(detector)
         if self.coco is not None or self.drawn is not None:
             raise ConfigError(f"coco and drawn are for detectors (--coco, --drawn), and {self.model} holds none.")
-        settings = {"top": self.top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
+        top = min(self.top, count_classes(self.model))
+        if self.top > max(top, type(self).top) and label_names(self.model) is None:
+            say(f"The model has {counted(top, 'class')}: all are named, not {self.top:,} (--top).", style="yellow")
+        settings = {"top": top, "batch_size": self.batch_size, "max_pixels": self.max_pixels}
         counts = {True: 0, False: 0}  # images with and without an error
         outcomes = predict_images(self.model, self.images, **settings)
         names, table = label_names(self.model), GrowingTable(self.csv)
         paired = table.is_aligned and names is None
-        likeliest = [[f"{name}_{n}" for name in (PAIR[:1] if paired else PAIR)] for n in range(1, self.top + 1)]
+        likeliest = [[f"{name}_{n}" for name in (PAIR[:1] if paired else PAIR)] for n in range(1, top + 1)]
         named = likeliest if names is None else [["labels", *names]]
         rows = [_row("path", named, named, "error", paired)]
         while batch := list(islice(outcomes, self.batch_size)):
