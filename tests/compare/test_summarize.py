@@ -71,8 +71,12 @@ def test_difference_is_described_minus_baseline(work, images, descriptions, stor
 
     arms = {"baseline": predictions([0, 1]), "described": predictions(range(1, count))}
     runs = {arm: open_run(folder / "runs" / f"{arm}-0") for arm in arms}
-    outcomes = {arm: [RunOutcome(runs[arm], arms[arm])] for arm in arms}
+    elsewhere = replace(runs["described"], device="64 x abacus")
+    outcomes = {arm: [RunOutcome(runs[arm], arms[arm])] for arm in arms} | {
+        "described": [RunOutcome(elsewhere, arms["described"])]
+    }
     found = record_comparison(images, descriptions, [store], recipe, outcomes)
+    assert found.device.startswith(f"{runs['baseline'].device}, 64 x abacus, torch ")
     assert found.difference.mean == pytest.approx((count - 3) / count)
     assert found.difference.covers == "images only"
     assert sum(c.difference * c.test_images for c in found.per_class) == pytest.approx(count - 3)

@@ -86,6 +86,7 @@ def record_comparison(
     classes = [np.array([label]) for label in range(len(images.classes))]
     groups = group_classes(train_images)
     found = task.compare_classes(predictions, candidate, REFERENCE, [*classes, *groups.values()])
+    devices = dict.fromkeys(outcome.run.device for runs in outcomes.values() for outcome in runs if outcome.run.device)
     return Comparison(
         version=version("gpt4image"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,7 +109,7 @@ def record_comparison(
         score=task.score,
         class_score=task.class_score,
         seconds=sum(outcome.run.seconds for runs in outcomes.values() for outcome in runs),
-        device=f"{device_name(make_accelerator(recipe))}, torch {torch.__version__}",
+        device=f"{', '.join(devices) or device_name(make_accelerator(recipe))}, torch {torch.__version__}",
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         notes=[
             *_notes(images, task, stores, recipe, soft_labels, list(outcomes)),
