@@ -34,11 +34,42 @@ def test_labels_and_texts_of_records(tmp_path):
     assert table.texts("caption") == [f"c{n}" for n in range(6)] + [None]
 
 
-def test_a_split_in_records_is_not_read_and_said(tmp_path, capsys):
-    rows = [{"__key__": f"{n}", "png": noise(n), "json": {"label": "ab"[n % 2], "split": "test"}} for n in range(6)]
+@pytest.mark.parametrize("splits", [["test"] * 6, ["train", "test", None, "train", "test", "test"], ["a", "b"] * 3])
+def test_a_split_that_not_all_records_name_is_not_read_and_said(tmp_path, capsys, splits):
+    rows = [{"__key__": f"{n}", "png": noise(n), "json": {"label": "ab"[n % 2], "split": splits[n]}} for n in range(6)]
     assert split_sizes(load_images(shard(tmp_path / "a.tar", rows), validation_share=0, test_share=0)) == [6, 0, 0]
     said = " ".join(capsys.readouterr().err.split())
-    assert "the key split is not read: a tar's name says its split, as in val-00.tar" in said
+    assert "the key split is not read" in said and "as in val-00.tar" in said
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"split": ["train", "train", "val", "val", "test", "test"]},
+        {"partition": ["training", "TRAIN", "dev", "valid", "testing", "test"]},
+        {"is_val": [0, 0, 1, 1, 0, 0], "is_test": [False, False, False, False, True, True]},
+    ],
+)
+def test_a_split_that_all_records_name_is_read_as_that_of_a_table(tmp_path, capsys, values):
+    work = tmp_path / "work"
+    for name, places in {"a.tar": (0, 2, 4), "b.tar": (1, 3, 5)}.items():
+        records = [{"label": "ab"[n % 2], **{key: cells[n] for key, cells in values.items()}} for n in range(6)]
+        (tmp_path / "set").mkdir(exist_ok=True)
+        shard(tmp_path / "set" / name, [{"__key__": f"{n}", "png": noise(n), "json": records[n]} for n in places])
+    for _ in range(2):  # the second time from what was kept
+        table = load_images(tmp_path / "set", work=work)
+        assert split_sizes(table) == [2, 2, 2] and table.reader.text_columns == ()
+        assert "the split is read from" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_of_tars_say_the_split_before_their_records_do(tmp_path):
+    for start, name in ((0, "train-0.tar"), (10, "test-0.tar")):
+        rows = [
+            {"__key__": f"{name}{n}", "png": noise(start + n), "json": {"label": "ab"[n % 2], "split": "val"}}
+            for n in range(4)
+        ]
+        shard(tmp_path / name, rows)
+    assert split_sizes(load_images(tmp_path, validation_share=0)) == [4, 0, 4]
 
 
 def test_member_names_never_become_paths(tmp_path):

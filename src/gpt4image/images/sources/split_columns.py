@@ -15,7 +15,7 @@ from gpt4image.images.splits import has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
 # Columns that are the split where all their cells name splits; in other tables they are anything else.
-OTHER_COLUMNS = ("subset", "partition", "set", "phase", "data_split", "dataset_split", "split_name")
+OTHER_COLUMNS = ("split", "subset", "partition", "set", "phase", "data_split", "dataset_split", "split_name")
 FLAG = re.compile(
     r"(?:(?:is|in|for)_)?(train|training|val|valid|validation|dev|test|testing)(?:_(?:set|split|image|images|data))?"
 )

@@ -15,7 +15,7 @@ from gpt4image.images.table import RejectedImage
 SPANS = ("image_at", "image_size", "text_at", "text_size", "record_at", "record_size")
 """Where the image, the text and the record of a sample lie in the tar, in bytes; -1 if there is none."""
 
-CONTENTS = pa.schema({"path": pa.string(), "label": pa.string(), **dict.fromkeys(SPANS, pa.int64())})
+CONTENTS = pa.schema({**dict.fromkeys(("path", "label", "cells"), pa.string()), **dict.fromkeys(SPANS, pa.int64())})
 
 NOTES = b"gpt4image.tar"
 """Metadata key of a kept listing: what is known of the tar beside its samples."""
@@ -27,7 +27,8 @@ class TarContents:
 
     Attributes:
         state: changes when the tar does.
-        rows: one row a sample with the columns of `CONTENTS`; the label is null if it has none.
+        rows: one row a sample with the columns of `CONTENTS`; the label is null if it has none, and `cells` is
+            JSON of those values of its record that may say the split, null without any.
         texts: names of the texts of its samples.
         bad: images that cannot be read.
         others: what is no image of the set.

@@ -31,6 +31,7 @@ from gpt4image.images.sources.listing import (
     read_label,
     to_rows,
 )
+from gpt4image.images.sources.split_columns import find_split_columns
 from gpt4image.images.sources.tar_contents import CONTENTS, SPANS, TarContents, load_contents, save_contents
 from gpt4image.images.splits import splits_of_files
 
@@ -48,11 +49,12 @@ Sample = dict[str, Member]  # suffix, in lower case -> file
 
 SIDECARS = ("cls", "json", "txt")
 FIRST_MEMBERS = 100  # that tell what a tar is
+LONGEST_SPLIT = 20  # characters of a name of a split
 NO_IMAGE = "the sample holds no image"
 
 
 def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
-    """List the images of tars; splits come from the tars' names.
+    """List the images of tars; splits come from the tars' names, else from a key of all `.json` files.
 
     A sample's label is its `.cls` file (a number or a name), else a key of its `.json` file. Texts are its `.txt`
     file and the strings of its `.json` file.
@@ -67,7 +69,7 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
         DataError: a tar is compressed, a file in one is malformed, or no sample has a label.
     """
     names = [file.relative_to(root).as_posix() for file in files]
-    splits = splits_of_files(names) if columns.labelled else ["train"] * len(files)
+    of_files = splits_of_files(names) if columns.labelled else ["train"] * len(files)
     contents = open_contents(files, names, columns, kept)
     rows = pa.concat_tables(found.rows for found in contents)
     labels = rows["label"].to_pylist()
@@ -76,12 +78,15 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
     sizes = [len(found.rows) for found in contents]
     spans = np.column_stack([np.repeat(np.arange(len(files)), sizes), *(rows[name].to_numpy() for name in SPANS)])
     texts = dict.fromkeys(text for found in contents for text in found.texts)
-    if columns.labelled and len(set(splits)) < 2 and (key := pick_column(list(texts), None, SPLIT_COLUMNS)):
-        say(f"{files[0]}: the key {key} is not read: a tar's name says its split, as in val-00.tar.", "yellow")
+    splits = np.repeat(of_files, sizes).tolist()
+    if columns.labelled and len(set(of_files)) < 2:
+        found_splits, said_by = _splits_of_records(rows["cells"].to_pylist(), str(root), columns.label)
+        splits = found_splits or splits
+        texts = {text: None for text in texts if text not in said_by}
     classes, codes = encode_labels(labels)
     # A tar that changes makes all its images new; inside it the offset tells them apart.
     keys = [key for found in contents for key in keys_of([found.state], found.rows["image_at"].to_pylist())]
-    listed = to_rows(rows["path"], codes, np.repeat(splits, sizes).tolist(), range(len(rows)), keys)
+    listed = to_rows(rows["path"], codes, splits, range(len(rows)), keys)
     return Listing(
         listed,
         classes,
@@ -89,6 +94,20 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
         tuple(image for found in contents for image in found.bad),
         tuple(image for found in contents for image in found.others),
     )
+
+
+def _splits_of_records(cells: Sequence[str | None], where: str, label: str | None) -> tuple[list[str], Sequence[str]]:
+    """Return the splits of all samples and the keys of their records that say them; none unless all records do."""
+    records: list[dict[str, Any]] = [{} if cell is None else json.loads(cell) for cell in cells]
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    split = find_split_columns(keys, lambda key: (record.get(key) for record in records), (label,), where, ())
+    if (key := pick_column(keys, None, SPLIT_COLUMNS)) and not split.columns:
+        say(
+            f"{where}: the key {key} is not read, since not every sample names a split there, train and another; the "
+            "name of a tar can say it as well, as in val-00.tar.",
+            "yellow",
+        )
+    return split.read_all(lambda key: (record.get(key) for record in records), f"{where} sample"), split.columns
 
 
 def _without_labels(file: Path, name: str, contents: Sequence[TarContents]) -> str:
@@ -124,13 +143,13 @@ def read_contents(file: Path, name: str, columns: ColumnNames, state: str) -> Ta
                     builder.ignore(f"{name}/{further.name}", "a further image of the sample")
             path = f"{name}/{image.name}"
             try:
-                label, sample_texts = _read_sidecars(stream, f"{name}/{key}", sample, columns.label)
+                label, sample_texts, cells = _read_sidecars(stream, f"{name}/{key}", sample, columns.label)
             except ImageError as error:
                 builder.reject(path, str(error))
                 continue
             texts.update(dict.fromkeys(sample_texts))
             spans = image.offset, image.size, *_span(sample.get("txt")), *_span(sample.get("json"))
-            rows.append((path, label, *spans))
+            rows.append((path, label, cells, *spans))
     values = zip(*rows, strict=True) if rows else [()] * len(CONTENTS)
     table = pa.table([pa.array(column, kind.type) for column, kind in zip(values, CONTENTS, strict=True)], CONTENTS)
     return TarContents(state, table, tuple(texts), tuple(builder.bad), tuple(builder.others))
@@ -254,8 +273,10 @@ def _span(member: Member | None) -> tuple[int, int]:
     return (member.offset, member.size) if member else (-1, 0)
 
 
-def _read_sidecars(stream: IO[bytes], where: str, sample: Sample, wanted: str | None) -> tuple[str | None, list[str]]:
-    """Return a sample's label, None if it has none, and the names of its texts.
+def _read_sidecars(
+    stream: IO[bytes], where: str, sample: Sample, wanted: str | None
+) -> tuple[str | None, list[str], str | None]:
+    """Return a sample's label, None if it has none, the names of its texts, and what may say its split, as JSON.
 
     Raises:
         DataError: its `.cls` or `.json` file is malformed.
@@ -267,7 +288,16 @@ def _read_sidecars(stream: IO[bytes], where: str, sample: Sample, wanted: str | 
     if "cls" in sample and wanted in (None, "cls"):
         label = _read_text(stream, sample["cls"], f"{where}.cls")
     strings = [name for name, value in record.items() if isinstance(value, str) and name != key]
-    return read_label(label, where), (["txt"] if "txt" in sample else []) + strings
+    cells = {name: value for name, value in record.items() if name != key and _may_say_split(value)}
+    return (
+        read_label(label, where),
+        (["txt"] if "txt" in sample else []) + strings,
+        json.dumps(cells) if cells else None,
+    )
+
+
+def _may_say_split(value: object) -> bool:
+    return (isinstance(value, str) and len(value) <= LONGEST_SPLIT) or (isinstance(value, int) and value in (0, 1))
 
 
 def _read_record(stream: IO[bytes], member: Member, where: str) -> dict[str, Any]:
