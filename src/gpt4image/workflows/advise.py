@@ -20,7 +20,13 @@ from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.train.named_recipes import named_recipe
 from gpt4image.train.recipe import Recipe, read_toml
-from gpt4image.workflows.inputs import make_text_labels, open_descriptions, open_embeddings, open_image_features
+from gpt4image.workflows.inputs import (
+    check_names,
+    make_text_labels,
+    open_descriptions,
+    open_embeddings,
+    open_image_features,
+)
 
 if TYPE_CHECKING:
     from gpt4image.descriptions.picks import PickedClasses
@@ -107,6 +113,7 @@ def run_advice(
     Raises:
         DescriptionError: no training image has a description.
     """
+    check_names(text)
     workdir = WorkDir(work)
     images = open_images(data, workdir) if images is None else images
     images.check_one_class()

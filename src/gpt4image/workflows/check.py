@@ -12,7 +12,7 @@ from gpt4image.core.options import CheckOptions, DataOptions, TextOptions
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.workflows.advise import advise_after_check
-from gpt4image.workflows.inputs import find_descriptions, open_descriptions, open_embeddings
+from gpt4image.workflows.inputs import check_names, find_descriptions, open_descriptions, open_embeddings
 
 if TYPE_CHECKING:
     from gpt4image.descriptions.exchange import DatasetSummary, ImportSummary
@@ -42,6 +42,7 @@ def run_check(
     from gpt4image.report.descriptions.check_page import write_check_page
     from gpt4image.train.frozen_features import FrozenBackbone
 
+    check_names(text, options.prompt_file, options.checkpoint)
     workdir = WorkDir(work)
     images = open_images(data, workdir)
     store = DescriptionStore(workdir.description_store)
@@ -97,6 +98,7 @@ def run_audit(
     from gpt4image.quality.set_audit import audit_label_sets
     from gpt4image.report.descriptions.audit_page import write_audit_page
 
+    check_names(text)
     workdir = WorkDir(work)
     images = open_images(data, workdir)
     if images.has_boxes:
@@ -180,6 +182,7 @@ def run_import(
     from gpt4image.descriptions.exchange import import_descriptions
     from gpt4image.descriptions.store import DescriptionStore
 
+    check_names(TextOptions(text=str(source), encoder=()))
     workdir = WorkDir(work)
     images = open_images(data, workdir)
     orphans: Literal["fail", "skip"] = "skip" if skip_orphans else "fail"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +13,9 @@ from gpt4image.core import console
 from gpt4image.core.errors import ConfigError, DescriptionError, WeightsError
 from gpt4image.core.format import counted
 from gpt4image.core.options import DataOptions, GuidanceOptions, LabelOptions, TextOptions
+from gpt4image.core.tables import TABLE_SUFFIXES
 from gpt4image.core.workdir import WorkDir
+from gpt4image.train.identity import require_teachers
 
 if TYPE_CHECKING:
     from gpt4image.descriptions import DescriptionSet, DescriptionStore
@@ -24,8 +27,53 @@ if TYPE_CHECKING:
     from gpt4image.train.recipe import Recipe
 
 NO_TEXT = "none"  # the --text of a training that teachers alone guide
+TEXT_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".pt", ".pth")  # of files that --text names
 MOST_READ = 20_000  # texts that are looked through for refusals, in about two seconds
 DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps captions in files NAME.txt
+
+
+def check_names(
+    text: TextOptions, *files: Path | None, crop_text: str | None = None, recipe: Recipe | None = None
+) -> None:
+    """Check the files and models that are named, before the images are read, which may take long.
+
+    Args:
+        text: descriptions, encoders and, if they are `GuidanceOptions`, teachers.
+        files: further files.
+        crop_text: descriptions of crops.
+        recipe: its backbone and weights file.
+
+    Raises:
+        ConfigError: a name is unknown, or there is no such file or model.
+        DescriptionError: the descriptions are a file that does not exist.
+        MissingExtraError: the library of an encoder or a teacher is not installed.
+        StoreError: a run as a teacher does not exist.
+    """
+    from gpt4image.embed.encoders import check_encoder
+    from gpt4image.images.sources.detect import near
+
+    weights = [Path(recipe.checkpoint)] if recipe is not None and recipe.checkpoint else []
+    for file in (*filter(None, files), *weights):
+        if not file.exists():
+            raise ConfigError(f"{file} does not exist. {near(file)}".rstrip())
+    for name in filter(None, (text.text, crop_text)):
+        source = Path(name)
+        is_path = len(source.parts) > 1 or source.suffix.casefold() in TEXT_SUFFIXES  # else it may be a column
+        if is_path and not source.exists() and not re.search(r"[*?\[{]|^[\w-]+:/", name):
+            raise DescriptionError(f"Descriptions {name}: the file does not exist. {near(source)}".rstrip())
+    for name in text.encoder if text.text != NO_TEXT else ():
+        check_encoder(name)
+    teachers = text.teachers if isinstance(text, GuidanceOptions) else ()
+    require_teachers(teachers)
+    if teachers:
+        from gpt4image.teachers.models import check_teacher
+
+        for name in teachers:
+            check_teacher(name)
+    if recipe is not None and ":" not in recipe.backbone:  # what other names mean depends on the images' labels
+        from gpt4image.train.backbone import check_backbone_name, timm_name
+
+        check_backbone_name(timm_name(recipe.backbone))
 
 
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:

@@ -23,9 +23,9 @@ from gpt4image.core.options import (
 from gpt4image.core.workdir import WorkDir
 from gpt4image.images.open import open_images
 from gpt4image.images.sources.detect import require_source
-from gpt4image.train.identity import require_teachers
 from gpt4image.workflows.arm_inputs import ArmInputs
 from gpt4image.workflows.inputs import (
+    check_names,
     make_set_labels,
     make_text_labels,
     open_descriptions,
@@ -53,6 +53,7 @@ PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WO
 
 def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
     """Embed the descriptions with each text encoder; return the images as well."""
+    check_names(text)
     workdir = WorkDir(work)
     images = open_images(data, workdir)
     return images, open_embeddings(open_descriptions(images, text, workdir), text, workdir)
@@ -77,6 +78,7 @@ def run_labelling(
     from gpt4image.probing.cross_fit import STRENGTH
     from gpt4image.soft_labels import label_by_vectors, report_labels, write_label_issues
 
+    check_names(text, options.classes)
     workdir = WorkDir(work)
     images = open_images(data, workdir)
     if images.has_boxes:
@@ -141,11 +143,7 @@ class LabellingResult:
         texts, report = self.text_labels, self.report
         soft = report.labels.manifest if report else None
         return {
-            "text_labels": {
-                "folder": texts.layout.folder,
-                "images": len(texts),
-                "estimate": texts.manifest.estimate,
-            },
+            "text_labels": {"folder": texts.layout.folder, "images": len(texts), "estimate": texts.manifest.estimate},
             "soft_labels": report
             and soft
             and {
@@ -168,7 +166,7 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
         ConfigError: several views of a classifier.
     """
     workdir, name = WorkDir(work), options.teacher
-    require_teachers([name])
+    check_names(GuidanceOptions(text="none", teachers=(name,)), options.teacher_checkpoint)
     images = open_images(data, workdir)
     with console.doing(f"Loading the teacher {name}"):
         from gpt4image.teachers import embed_images, label_images, load_teacher
@@ -213,14 +211,15 @@ def run_training(
         track: experiment trackers.
         labeller: how labels are made for arms whose labels stand in for given ones.
     """
-    require_teachers(text.teachers)
     from gpt4image.compare.plan import RunMaker, Variant
     from gpt4image.train.processes import loader_workers, on_this_machine
     from gpt4image.train.run import CHECKPOINT_SECONDS, begin_run
     from gpt4image.train.spec import ARMS, RunInputs
     from gpt4image.train.tracking import Tracking
 
-    uses_text = ARMS.load(arm).uses_text
+    uses_text, labeller = ARMS.load(arm).uses_text, labeller or LabelOptions()
+    named = text if uses_text else replace(text, text="none")
+    check_names(named, labeller.classes, crop_text=data.crop_text, recipe=recipe)
     workdir = WorkDir(work)
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with first_process(recipe):
@@ -239,7 +238,7 @@ def run_training(
             alone = ARMS.load(arm).guidance == "anchors"  # its teacher sees crops, and reads what it needs
             guidance = ((), ()) if alone else open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             stores, soft_labels = guidance
-            options = ArmOptions(labeller=labeller or LabelOptions())
+            options = ArmOptions(labeller=labeller)
             regions = () if alone else open_regions(images, data, text, workdir)
             inputs = ArmInputs(
                 images, descriptions, stores, soft_labels, text, recipe, workdir, options, workers or 0, *regions
@@ -285,15 +284,16 @@ def run_comparison(
         opened: the images and descriptions, if they are open.
         runs_at_once: runs that are trained at once, each in a process of its own with its share of the threads.
     """
-    require_teachers(text.teachers)
-    for source in options.measures.transfer if options else ():
+    workdir, options = WorkDir(work), options or ArmOptions()
+    new = None if workdir.comparison.exists() else recipe  # a finished comparison needs no timm
+    check_names(text, options.labeller.classes, crop_text=data.crop_text, recipe=new)
+    for source in options.measures.transfer:
         require_source(source)
     from gpt4image.compare.experiments import check_experiment_name, read_sweep
     from gpt4image.compare.finished import find_finished, hash_inputs, save_finished
     from gpt4image.train.spec import add_controls
     from gpt4image.train.tracking import Tracking
 
-    workdir, options = WorkDir(work), options or ArmOptions()
     sweep = read_sweep(options.sweep)
     if sweep and options.tune:
         raise ConfigError("sweep (--sweep) and tune (--tune) exclude each other: try given values, or search for them.")

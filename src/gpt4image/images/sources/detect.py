@@ -302,10 +302,10 @@ def require_source(source: str) -> None:
 
 
 def _missing(place: Place, known: str = "") -> DataError:
-    return DataError(f"{place.root} does not exist. {_near(place.root)}{known}".rstrip())
+    return DataError(f"{place.root} does not exist. {near(place.root)}{known}".rstrip())
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
     """Return a question that names the most similar file or folder beside a path; nothing if there is none."""
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     found = get_close_matches(path.name, beside, n=1)
