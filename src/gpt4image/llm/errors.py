@@ -65,6 +65,8 @@ DETAIL_LENGTH, SAID_LENGTH, EXAMPLES = 300, 4000, 3
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 
 
+MOST_FORBIDDEN = 3  # answers of status 403, before any other, after which it is not the pictures that are refused
+
 NO_ANSWER = "connection"  # code of a call whose connection failed, at once or later
 
 # OpenSSL's codes for a certificate of another name or address.
@@ -182,7 +184,7 @@ class ErrorClassifier:
 
     def __init__(self, place: str, key: ApiKey) -> None:
         self._place, self._key = place, key
-        self.answered = False
+        self.answered, self._forbidden = False, 0
         self.models: tuple[str, ...] = ()
         self.shutdown_dates: dict[str, date] = {}
 
@@ -197,13 +199,18 @@ class ErrorClassifier:
                 self.shutdown_dates[row["id"]] = date.fromisoformat(row["shutdown_date"])
         return self.models
 
-    def classify(self, call: FailedCall, model: str) -> Exception:
+    def classify(self, call: FailedCall, model: str, *, of_picture: bool = False) -> Exception:
         """Return the error that a describer raises for a failed call.
 
         Args:
             call: the call.
             model: the requested model.
+            of_picture: the call sent a picture, to which a first 403 may object: others are tried before the job stops.
         """
+        if of_picture and call.status == 403 and not call.says(ACCOUNT):
+            self._forbidden += 1
+            if not self.answered and self._forbidden < MOST_FORBIDDEN and self._by_words(call, model) is None:
+                return RequestFailedError(f"{REFUSED} (403)", call.detail, retryable=True)
         return self._by_words(call, model) or self._by_status(call, model)
 
     def _by_words(self, call: FailedCall, model: str) -> Exception | None:  # noqa: PLR0911 - one per meaning

@@ -136,7 +136,7 @@ class OpenAIDescriber:
             self._ask_for_fewer(top)
             return await self._ask(request, answers)
         if call is not None:
-            raise self._classifier.classify(call, self.model)
+            raise self._classifier.classify(call, self.model, of_picture=bool(request.pictures))
         try:
             return read_answer(self._key.scrub_all(response))
         except RequestFailedError as error:

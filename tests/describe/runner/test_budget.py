@@ -98,6 +98,23 @@ def test_answer_without_choices_costs_its_counted_tokens(image_set, tmp_path):
     assert spent(tmp_path) == pytest.approx(calls * CALL, rel=0.2)
 
 
+@pytest.mark.parametrize("words", ["Blocked by classifier 7", "This image can't be processed"])
+def test_first_picture_that_is_forbidden_in_any_words_does_not_end_the_run(image_set, tmp_path, words):
+    body = json.dumps({"error": {"message": words}})
+    with StubServer() as server:
+        first = described(image_set, tmp_path / "first", server.base_url, at_once=1)
+        mark = next(entry.mark for entry in server.log if entry.mark)
+    assert first.answered == IMAGES
+    with StubServer(Scenario(faults=(Fault("body", status=403, text=body, mark=mark),))) as server:
+        tally = described(image_set, tmp_path / "some", server.base_url, at_once=1)
+    assert (tally.answered, tally.failures) == (IMAGES - 1, {"refused by the server (403)": 1})
+    with StubServer(Scenario(faults=(Fault("body", status=403, text=body),))) as server:
+        with pytest.raises(DescribeError, match=words):
+            described(image_set, tmp_path / "all", server.base_url, at_once=1)
+        assert len([entry for entry in server.log if entry.endpoint == "chat"]) == 3
+    assert not records(tmp_path / "all")  # with the right key, the same command asks for all of them
+
+
 def test_answer_that_would_come_again_is_paid_for_once(image_set, tmp_path):
     """Both where it ends the run, as nothing else has come, and where it fails one image."""
     body = json.dumps({"type": "message", "content": [], "usage": {"input_tokens": 300, "output_tokens": 20}})
