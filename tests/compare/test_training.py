@@ -66,7 +66,7 @@ def test_error_of_a_call_is_raised_here_with_its_traceback(processes):
 
 def test_call_that_cannot_be_sent_is_refused(processes):
     processes.submit(Task(None, "a call", print, (lambda: None,)))
-    with pytest.raises(ConfigError, match="a call cannot be sent to another process"):
+    with pytest.raises(ConfigError, match="a call cannot be pickled for another process"):
         list(processes.finished())
 
 

@@ -73,7 +73,7 @@ def test_push_by_xet_replaces_what_an_earlier_one_by_lfs_left(hub, folder):
 def test_private_push_leaves_a_public_repository_alone(hub, folder):
     assert push(folder, "tester/open", hub.url).returncode == 0
     before = hub.repos["models/tester/open"].commits
-    assert "is public already; nothing was pushed" in last_line(push(folder, "tester/open", hub.url, private=True))
+    assert "is already public; nothing was pushed" in last_line(push(folder, "tester/open", hub.url, private=True))
     assert hub.repos["models/tester/open"].commits == before
     assert push(folder, "tester/closed", hub.url, private=True).returncode == 0
     assert hub.repos["models/tester/closed"].private
@@ -82,13 +82,13 @@ def test_private_push_leaves_a_public_repository_alone(hub, folder):
 @pytest.mark.slow
 def test_failures_are_one_line_with_the_remedy(hub, folder):
     said = last_line(push(folder, "tester/flowers", hub.url, HF_TOKEN="hf_someothertoken12345"))
-    assert "tester/flowers: the Hub does not know this token" in said
+    assert "tester/flowers: the Hub does not accept this token" in said
     assert "hf_someothertoken" not in said
     said = last_line(push(folder, "stranger/flowers", hub.url))
-    assert "stranger/flowers: this token has no right to write there" in said
+    assert "stranger/flowers: this token has no write access there" in said
     said = last_line(push(folder, "tester/flowers", "http://127.0.0.1:9"))
     assert "the Hub cannot be reached" in said and "HF_ENDPOINT" in said
-    assert "HF_HUB_OFFLINE forbids" in last_line(push(folder, "tester/flowers", hub.url, HF_HUB_OFFLINE="1"))
+    assert "HF_HUB_OFFLINE blocks" in last_line(push(folder, "tester/flowers", hub.url, HF_HUB_OFFLINE="1"))
     assert hub.repos == {}
 
 

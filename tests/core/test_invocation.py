@@ -88,10 +88,8 @@ def test_no_message_of_the_library_names_a_setting_without_its_option():
 
 def test_commands_are_named_as_typed_however_often_a_message_is_rewritten():
     with invoked(Invocation("./run gpt4image", commands=COMMANDS)):
-        once = in_users_words("Write some: gpt4image describe. A set that gpt4image has exported.")
-        assert (
-            once == in_users_words(once) == ("Write some: ./run gpt4image describe. A set that gpt4image has exported.")
-        )
+        once = in_users_words("Write some: gpt4image describe. A set exported by gpt4image.")
+        assert once == in_users_words(once) == ("Write some: ./run gpt4image describe. A set exported by gpt4image.")
 
 
 def test_commands_to_copy_have_the_images_and_the_work_directory_of_the_command(tmp_path, monkeypatch, capsys):

@@ -40,7 +40,7 @@ def test_nan_is_saved_as_null(tmp_path):
 )
 def test_misfit_names_file_and_field(value, field, tmp_path):
     write_json(tmp_path / "record.json", value)
-    with pytest.raises(StoreError, match=rf"record\.json: field {field} does not fit this version"):
+    with pytest.raises(StoreError, match=rf"record\.json: field {field} does not match this version"):
         Outer.load(tmp_path / "record.json")
 
 

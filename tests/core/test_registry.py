@@ -51,7 +51,7 @@ def test_register_takes_a_part_or_a_target(registry):
 
 @pytest.mark.parametrize("name", ["path", "square"])
 def test_register_refuses_a_name_that_is_taken(registry, name):
-    with pytest.raises(ConfigError, match=f"There is a shape '{name}' already"):
+    with pytest.raises(ConfigError, match=f"There is already a shape '{name}'"):
         registry.register(name, sum)
 
 

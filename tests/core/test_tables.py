@@ -135,21 +135,21 @@ def test_text_that_only_looks_like_a_line_end_stays_inside(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"path,label\n0.png,a,b\n", r"a\.csv, line 2 has 3 fields, its header has 2"),
+        ("a.csv", b"path,label\n0.png,a,b\n", r"a\.csv, line 2 has 3 fields, but the header has 2"),
         ("a.csv", b'path,label\n0.png,"a\n', r"a\.csv, line 2 is malformed"),
-        ("a.csv", b"path,path\n0.png,a\n", r"a\.csv, line 1 names the column 'path' twice"),
+        ("a.csv", b"path,path\n0.png,a\n", r"a\.csv, line 1 has two columns named 'path'"),
         ("a.csv", b"path,label\nx,a\n\xff,a\n", r"a\.csv, line 3 is not UTF-8 text. Save"),
         ("a.tsv", b"path\tlabel\nx\ty\n\xe4\ta\n", r"a\.tsv, line 3 is not UTF-8 text"),
         ("a.jsonl", b'{"path": "\xff"}', r"a\.jsonl, line 1 is not UTF-8 text"),
         ("a.jsonl", b'{"path": "0.png"}\n{"path"', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl, line 1 is not JSON"),
-        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a\.csv is a pointer of Git LFS"),
-        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a\.jsonl is a pointer of Git LFS"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a\.csv is a Git LFS pointer"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a\.jsonl is a Git LFS pointer"),
         ("a.parquet", b"<!DOCTYPE html><html>Sign in</html>", r"a\.parquet is a web page\."),
         ("a.jsonl", b"\n[1]\n", r"a\.jsonl, line 2 is not a JSON object but list"),
         ("a.parquet", b"not parquet", r"a\.parquet cannot be read as Parquet"),
         ("a.arrow", b"not arrow", r"a\.arrow cannot be read as Arrow"),
-        ("a.xlsx", b"", r"a\.xlsx: tables come as \.csv, .* or \.arrow"),
+        ("a.xlsx", b"", r"a\.xlsx: tables must be \.csv, .* or \.arrow"),
     ],
 )
 @pytest.mark.parametrize("error", [DataError, DescriptionError])

@@ -66,7 +66,7 @@ def test_an_answer_in_any_other_form_is_refused(answer):
 
 def test_a_class_called_none_and_classes_of_one_name_are_told_apart():
     assert Choices(("none", "dog"), ("none", "dog")).listing == "- none\n- dog\n- none of these"
-    with pytest.raises(ConfigError, match=r"cannot tell the classes 'Bus_Stop' and 'bus stop' apart.*class_names"):
+    with pytest.raises(ConfigError, match=r"the classes 'Bus_Stop' and 'bus stop' are both called.*class_names"):
         Choices(("Bus_Stop", "bus stop"), ("Bus_Stop", "bus stop")).check()
 
 

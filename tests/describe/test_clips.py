@@ -50,7 +50,7 @@ def test_request_holds_the_frames_in_order_and_says_what_they_are(clip_set, tmp_
         content = chat_body("m", request, ())["messages"][0]["content"]
         assert [part["type"] for part in content] == ["image_url"] * 3 + ["text"]
         assert [part["image_url"]["url"] for part in content[:3]] == [each.data_url for each in request.pictures]
-        with pytest.raises(DescribeError, match="one picture a request"):
+        with pytest.raises(DescribeError, match="one picture per request"):
             _ = request.picture
 
 

@@ -68,7 +68,7 @@ def test_twenty_kills_pay_again_for_open_requests_only(image_set, tmp_path, prom
     assert len(found) == len({record.key for record in found}) == wanted
     assert wanted * turns <= paid <= wanted * turns + KILLS * SLOTS
     assert all(record.text.count("This is answer") == turns for record in found)
-    assert again.stdout.startswith("Nothing was left to send: ")
+    assert again.stdout.startswith("Nothing left to send: ")
     assert ended.returncode == 0
 
 
@@ -175,7 +175,7 @@ def test_tasks_in_a_batch_are_not_asked_online(image_set, tmp_path):
         process.communicate()
         online = forked_python(command(image_set, tmp_path, server.base_url))
         assert "36 descriptions in batches under way" in online.stderr
-        assert online.stdout.startswith("Nothing was left to send: ")
+        assert online.stdout.startswith("Nothing left to send: ")
         collected = forked_python(batch)
         assert "36 descriptions written" in collected.stdout
         assert set(server.paid_by_mark.values()) == {1}

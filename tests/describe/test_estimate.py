@@ -40,14 +40,14 @@ def test_estimate_by_hand():
     assert "$40.00 online ($0.00 to $294.12, 95% interval); $20.00 by the batch interface" in text
     assert "2025-01-01" in text
     assert "500 at 256, 2,000 at 768 pixels" in text
-    assert "20.0M and 2.0M in all" in text
+    assert "20.0M input and 2.0M output in total" in text
 
 
 def test_time_says_on_what_it_hangs_and_supposes_what_every_run_begins_with():
     eight = [record(2.0, 1, 1)] * 8
     late = Estimate(eight, 400, 16.0, 128, None, None)  # one after the other, or long in coming
     assert late.at_once == 4 and late.time_span == pytest.approx((2.0 * (5 + 276 / 128), 200.0))
-    line = "time: 14.3 s to 3 min 20 s, as the server takes up to 128 requests at a time or no more than measured"
+    line = "time: 14.3 s to 3 min 20 s, with up to 128 concurrent requests or as few as measured"
     assert f"{line} (a description took 2.00 s, 4 at a time)" in "\n".join(late.lines())
     few = Estimate(eight, 6, 16.0, 128, None, None)
     assert few.time_span == pytest.approx((2.0 * (1 + 2 / 8), 3.0))
@@ -69,14 +69,14 @@ def test_interval_is_that_of_the_mean_cost():
 
 def test_unknown_tokens_and_prices_are_stated():
     text = "\n".join(Estimate([record(1.0, None, None)], 5, 1.0, 4, None, None).lines())
-    assert "does not count them" in text
+    assert "not counted by this server" in text
     assert "--price-in" in text
 
 
 def test_estimate_says_when_another_price_begins_to_hold():
     price = Price(1.0, 10.0, changes=date(2026, 12, 24))
     text = "\n".join(Estimate([record(1.0, 10, 10)], 100, 1.0, 4, price, None).lines())
-    assert "from 2026-12-24 on another price holds" in text
+    assert "the price changes on 2026-12-24" in text
 
 
 def test_each_picture_size_is_paid_for_once(image_set, tmp_path):

@@ -68,10 +68,10 @@ def described_plan(image_set, work, url, extra_body):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[1]", "must hold a JSON object"),
-        ("{}", "must hold a JSON object"),
+        ("[1]", "must contain a JSON object"),
+        ("{}", "must contain a JSON object"),
         ("{", "cannot be read as JSON"),
-        ('{"top_k": NaN}', "NaN is no JSON value"),
+        ('{"top_k": NaN}', "NaN is not a JSON value"),
         ('{"max_tokens": 5}', "set max_tokens"),
         ('{"api_key": "x"}', "set key_env"),
     ],

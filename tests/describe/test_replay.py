@@ -161,7 +161,7 @@ def test_unusable_recording_is_rejected(shared, images, tmp_path):
     with pytest.raises(DescriptionError, match="does not exist"):
         ReplayDescriber(tmp_path / "nowhere")
     (tmp_path / "a.csv").write_text("path,text\nx,y\n")
-    with pytest.raises(DescribeError, match="does not say what its texts answer"):
+    with pytest.raises(DescribeError, match="does not record which questions its texts answer"):
         ReplayDescriber(tmp_path / "a.csv")
     row = shared_rows(shared)[0]
     (tmp_path / "a.jsonl").write_text(json.dumps({**row, "image_id": None}) + "\n")
@@ -171,7 +171,7 @@ def test_unusable_recording_is_rejected(shared, images, tmp_path):
     with pytest.raises(DescriptionError, match=r"line 1: key: must be 32 hex digits"):
         ReplayDescriber(tmp_path / "a.jsonl")
     (tmp_path / "work" / "descriptions" / "parts").mkdir(parents=True)
-    with pytest.raises(DescribeError, match="holds no answers"):
+    with pytest.raises(DescribeError, match="has no answers"):
         ReplayDescriber(tmp_path / "work")
 
 

@@ -16,5 +16,5 @@ def test_warning_for_a_budget_without_a_price(image_set, tmp_path, capsys):
         with StubServer() as server, opened(image_set, tmp_path, server.base_url, budget=9.0, **more) as job:
             describe(job)
         printed = " ".join(capsys.readouterr().err.split())
-        assert ("the budget stops nothing" in printed) == warned
+        assert ("the budget has no effect" in printed) == warned
         assert not warned or "price_in" in printed

@@ -49,7 +49,7 @@ def test_coco_captions_are_joined_by_the_end_of_the_path(images, tmp_path, capsy
         ("cat/000.png", "A cat."),
         ("dog/001.png", "A dog."),
     ]
-    assert "3 texts joined by the end of the path, such as 'train2017/cat/000.png'" in " ".join(
+    assert "3 texts matched by the end of the path, such as 'train2017/cat/000.png'" in " ".join(
         capsys.readouterr().err.split()
     )
 
@@ -109,7 +109,7 @@ def test_shards_of_file_names_with_colon_and_tab(images, tmp_path):
 def test_file_name_of_several_images_is_refused(images, tmp_path):
     file = tmp_path / "imagenet_CoCa_0_of_1.csv"
     file.write_text("000.png:\ta cat\n")
-    with pytest.raises(DescriptionError, match=r"'000\.png' may be any of 2 images"):
+    with pytest.raises(DescriptionError, match=r"'000\.png' matches the ends of 2 image paths"):
         load_descriptions(images, str(file))
 
 
@@ -118,7 +118,7 @@ def test_file_name_of_several_images_is_refused(images, tmp_path):
     [
         ("{", "cannot be read as JSON"),
         ('"text"', "holds str, not captions"),
-        ('{"a.png": 3}', "'a.png': a caption is text, not int"),
+        ('{"a.png": 3}', "'a.png': a caption must be text, not int"),
         ('{"images": [], "annotations": [{"bbox": [], "image_id": 1}]}', "annotation 1 has no caption"),
         ('{"images": [], "annotations": [{"caption": "x", "image_id": 1}]}', "no COCO file of captions"),
         ('[{"image": "a.png", "url": "x"}]', r"record 1: needs the path of an image .* it has image, url"),
@@ -133,7 +133,7 @@ def test_broken_files_are_named_with_what_is_wrong(tmp_path, content, message):
 
 def test_texts_without_an_image_are_counted(images, tmp_path):
     file = saved(tmp_path / "captions.json", {"cat/000.png": "A cat.", "gone.png": "?"})
-    with pytest.raises(DescriptionError, match="1 of 2 texts fit no image"):
+    with pytest.raises(DescriptionError, match="1 of 2 texts match no image"):
         load_descriptions(images, str(file))
     assert load_descriptions(images, str(file), orphan_texts="skip").coverage.orphans == 1
 

@@ -48,7 +48,7 @@ def test_texts_follow_the_order_of_the_images_classes():
     assert texts.in_order(["car", "bus"], "photos").texts == (("a picture of car",), ("a picture of bus",))
     with pytest.raises(ConfigError, match="lacks 'van'"):
         texts.in_order(["car", "bus", "van"], "photos")
-    with pytest.raises(ConfigError, match="has 'bus', which no image"):
+    with pytest.raises(ConfigError, match="has 'bus', but no image"):
         texts.in_order(["car"], "photos")
 
 

@@ -54,9 +54,13 @@ def test_tables_keyed_by_id_or_path(images, image_set, tmp_path, suffix, key):
 @pytest.mark.parametrize(
     ("columns", "text_column", "message"),
     [
-        (("picture", "caption"), None, "which image a text is about. Its columns: 'picture', 'caption'. Call the one"),
-        (("path", "notes"), None, "called text, description or caption. Its columns: 'path', 'notes'. Name the one"),
-        (("path", "caption"), "notes", "no column 'notes'. Its columns: 'path', 'caption'. Name the one that holds"),
+        (
+            ("picture", "caption"),
+            None,
+            "no column identifies the images. Its columns: 'picture', 'caption'. Name the column",
+        ),
+        (("path", "notes"), None, "called text, description or caption. Its columns: 'path', 'notes'. Name the column"),
+        (("path", "caption"), "notes", "no column 'notes'. Its columns: 'path', 'caption'. Name the column of texts"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -93,7 +97,7 @@ def test_paths_may_differ_in_case_where_one_image_fits(images, tmp_path):
 def test_texts_that_fit_no_image(images, tmp_path):
     rows = [{"path": images.path(0), "text": "fits"}, {"path": "red/999.png", "text": "does not"}]
     path = write(tmp_path / "texts.csv", rows)
-    with pytest.raises(DescriptionError, match=r"1 of 2 texts fit no image.*'red/999.png'.*orphan_texts to skip\."):
+    with pytest.raises(DescriptionError, match=r"1 of 2 texts match no image.*'red/999.png'.*orphan_texts to skip\."):
         load_descriptions(images, str(path))
     found = load_descriptions(images, str(path), orphan_texts="skip")
     assert (len(found), found.coverage.orphans) == (1, 1)

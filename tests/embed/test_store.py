@@ -170,7 +170,7 @@ def test_store_in_an_older_format_is_rejected_and_rebuilt(images, descriptions, 
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["texts"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=r"does not fit this version.*Delete .* and embed again"):
+    with pytest.raises(StoreError, match=r"does not match this version.*Delete .* and embed again"):
         EmbeddingStore(folder)
     again = embed_descriptions(descriptions, minilm, folder)
     assert torch.equal(again.lookup(images.ids)[0], store.lookup(images.ids)[0])

@@ -101,7 +101,7 @@ def test_table_without_a_model_has_no_header(image_set, tmp_path, capsys, form):
     assert main(["predict", str(tmp_path), str(image_set), form]) == 1
     captured = capsys.readouterr()
     assert "path,class_1" not in captured.out and "path\tclass_1" not in captured.out
-    assert "holds no exported model. Name a folder that gpt4image export has written" in " ".join(captured.err.split())
+    assert "contains no exported model. Name a folder written by gpt4image export" in " ".join(captured.err.split())
 
 
 def test_command_prints_a_table_and_fails_for_unreadable_images(exported, folder, capsys):

@@ -42,9 +42,9 @@ def test_busy_server_is_a_rate_limit_with_its_waiting_time(status, reason):
 @pytest.mark.parametrize(
     ("status", "code", "advice"),
     [
-        (429, "insufficient_quota", "no money left"),
-        (None, "insufficient_quota", "no money left"),
-        (402, "", "no money left"),
+        (429, "insufficient_quota", "no credit left"),
+        (None, "insufficient_quota", "no credit left"),
+        (402, "", "no credit left"),
         (401, "", "rejects the key in A_KEY"),
         (403, "", "rejects the key in A_KEY"),
         (404, "", "no model 'a-model'"),
@@ -84,7 +84,7 @@ def test_flagged_picture_fails_alone_even_as_the_first(said):
 )
 @pytest.mark.parametrize("answered", [False, True])
 def test_empty_account_stops_the_job_whatever_the_words(said, answered):
-    with pytest.raises(DescribeError, match="no money left"):
+    with pytest.raises(DescribeError, match="no credit left"):
         raise classified(403, detail=said, answered=answered)
 
 
@@ -128,7 +128,7 @@ def test_refusal_after_an_answer_fails_one_request_only(status):
 )
 def test_model_that_goes_meanwhile_stops_the_job_before_every_image_fails(status, said):
     error = classified(status, detail=said, answered=True)
-    assert isinstance(error, DescribeError) and "a-model is gone. Set model to another one" in str(error)
+    assert isinstance(error, DescribeError) and "a-model is no longer available. Set model to another one" in str(error)
 
 
 def test_gateway_before_a_server_that_starts_is_waited_for():
@@ -284,8 +284,8 @@ def test_model_list_gives_names_and_shutdown_dates():
         ({"code": "rate_limit_exceeded", "message": "slow down"}, RateLimitedError, "too many requests"),
         ({"status": "RESOURCE_EXHAUSTED", "message": "slow down"}, RateLimitedError, "too many requests"),
         ({"type": "overloaded_error"}, RateLimitedError, "server busy"),
-        ({"code": "402", "message": "Add credits"}, DescribeError, "no money left.*Add credits"),
-        ({"code": "insufficient_quota"}, DescribeError, "no money left"),
+        ({"code": "402", "message": "Add credits"}, DescribeError, "no credit left.*Add credits"),
+        ({"code": "insufficient_quota"}, DescribeError, "no credit left"),
         ({"code": 401, "message": "No auth"}, DescribeError, "rejects the key"),
         ({"code": 400, "message": "bad"}, RequestFailedError, r"refused by the server \(400\): bad"),
         ({"code": 502, "message": "upstream"}, RequestFailedError, "server error 502: upstream"),
@@ -295,14 +295,14 @@ def test_model_list_gives_names_and_shutdown_dates():
         ({"code": "DataInspectionFailed", "message": "inappropriate"}, RequestFailedError, r"refused .* \(400\)"),
         ({"code": "data_inspection_failed", "message": "inappropriate"}, RequestFailedError, r"refused .* \(400\)"),
         ({"code": "InvalidApiKey", "message": "Invalid API-key provided."}, DescribeError, "rejects the key"),
-        ({"code": "Arrearage", "message": "Access denied"}, DescribeError, "no money left"),
+        ({"code": "Arrearage", "message": "Access denied"}, DescribeError, "no credit left"),
         ({"code": "InternalError.Algo", "message": "odd"}, RequestFailedError, "server error 500"),
         ({"code": "RateLimitExceeded.EndpointRPMExceeded", "message": "x"}, RateLimitedError, "too many"),
-        ({"code": "AccountOverdueError", "message": "x"}, DescribeError, "no money left"),
+        ({"code": "AccountOverdueError", "message": "x"}, DescribeError, "no credit left"),
         ("rate limit exceeded, retry in 20s", RateLimitedError, "too many requests"),
         ({"message": "The server is too busy"}, RateLimitedError, "server busy"),
         ({"code": 10000, "message": "Authentication error"}, DescribeError, "rejects the key"),
-        ({"code": "1113", "message": "余额不足或无可用资源包,请充值。"}, DescribeError, "no money left"),
+        ({"code": "1113", "message": "余额不足或无可用资源包,请充值。"}, DescribeError, "no credit left"),
         ("Model unloaded sk-secret-key", RequestFailedError, r"server error: Model unloaded \[key\]"),
     ],
 )
@@ -335,7 +335,7 @@ def test_error_of_status_200_is_found_without_its_usual_place(body):
         (1039, "token limit", RateLimitedError, "too many requests"),
         (1004, "login fail", DescribeError, "rejects the key"),
         (2049, "invalid api key", DescribeError, "rejects the key"),
-        (1008, "insufficient balance", DescribeError, "no money left"),
+        (1008, "insufficient balance", DescribeError, "no credit left"),
         (1026, "input new_sensitive", RequestFailedError, r"refused by the server \(400\): input new_sensitive"),
         (2013, "invalid params", RequestFailedError, r"refused by the server \(400\)"),
         (1000, "unknown error", RequestFailedError, "server error 500: unknown error"),

@@ -96,7 +96,7 @@ NO_MONEY = [
 @pytest.mark.parametrize(("status", "body"), NO_MONEY)
 def test_empty_account_stops_the_job_whatever_the_status(picture, status, body):
     error = said(picture, status, body, settled=True)
-    assert isinstance(error, DescribeError) and "no money left" in str(error)
+    assert isinstance(error, DescribeError) and "no credit left" in str(error)
 
 
 DAILY = [
@@ -179,12 +179,20 @@ def test_wait_is_read_from_the_body(picture, body, seconds):
         ),
         (400, {"code": "invalid-argument", "error": "Incorrect API key provided: xa***89."}, "requires a key"),
         (401, {"statusCode": 401, "message": "Access denied due to invalid subscription key."}, "requires a key"),
-        (500, {"error": {"code": 500, "message": "image input is not supported - hint: mmproj"}}, "takes no pictures"),
-        (404, {"error": {"message": "No endpoints found that support image input", "code": 404}}, "takes no pictures"),
+        (
+            500,
+            {"error": {"code": 500, "message": "image input is not supported - hint: mmproj"}},
+            "does not accept pictures",
+        ),
+        (
+            404,
+            {"error": {"message": "No endpoints found that support image input", "code": 404}},
+            "does not accept pictures",
+        ),
         (
             400,
             {"object": "error", "message": "At most 0 image(s) may be provided."},
-            "takes no pictures",
+            "does not accept pictures",
         ),
         (
             422,
@@ -192,7 +200,7 @@ def test_wait_is_read_from_the_body(picture, body, seconds):
             "omit seed",
         ),
         (400, {"error": {"message": "Unrecognized request argument supplied: reasoning_effort"}}, "extra_body"),
-        (403, {"error": {"message": "Country, region, or territory not supported"}}, "does not serve the place"),
+        (403, {"error": {"message": "Country, region, or territory not supported"}}, "does not serve your region"),
         (400, {"error": {"message": "max_tokens is too large: 30000. At most 16384 are supported."}}, "max_tokens"),
         (
             200,
@@ -278,7 +286,9 @@ def test_untrusted_certificate_is_named_with_the_remedy(picture, monkeypatch):
             assert "certificate is not trusted (self" in str(error) and "SSL_CERT_FILE" in str(error)
         monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
         assert "answer 1" in str(outcome(picture, server.base_url, check=True))
-        assert "Write the name" in str(outcome(picture, server.base_url.replace("127.0.0.1", "localhost")))
+        assert "to the name in the certificate" in str(
+            outcome(picture, server.base_url.replace("127.0.0.1", "localhost"))
+        )
 
 
 ANSWER = {"choices": [{"message": {"content": "A café."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9}}
@@ -424,8 +434,8 @@ def test_redirect_is_named_and_not_followed(picture, status, check):
         error = outcome(picture, f"http://127.0.0.1:{server.server_port}/v1", check=check)
         server.shutdown()
     assert isinstance(error, DescribeError)
-    assert "sends requests on to https://other.example/v1/" in str(error)
-    assert "write https://other.example/v1 in base_url" in str(error)
+    assert "redirects to https://other.example/v1/" in str(error)
+    assert "set base_url to https://other.example/v1" in str(error)
 
 
 def test_encrypted_address_of_a_plain_server_is_named_with_the_remedy(picture):
@@ -447,10 +457,10 @@ def test_plain_address_of_an_encrypted_server_is_named_with_the_remedy(picture):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://127.0.0.1:port/v1", "its port is no number"),
-        ("http://127.0.0.1:99999/v1", "its port is no number up to 65,535"),
+        ("http://127.0.0.1:port/v1", "its port is not a number"),
+        ("http://127.0.0.1:99999/v1", "its port is not a number up to 65,535"),
         ("http://[::1/v1", "Invalid IPv6 URL"),
-        ("http://my host/v1", "no host is called that"),
+        ("http://my host/v1", "the host name is invalid"),
     ],
 )
 @pytest.mark.parametrize("server", [OpenAIDescriber, BatchServer])
@@ -463,7 +473,7 @@ def test_address_that_cannot_be_read_is_refused_with_the_reason(url, words, serv
     ("proxy", "words"),
     [
         ("http://user:secret@127.0.0.1:port", "HTTP_PROXY is '127.0.0.1:port': its port"),
-        ("not a url", "HTTP_PROXY is 'not a url': no host is called that"),
+        ("not a url", "HTTP_PROXY is 'not a url': the host name is invalid"),
         ("socks5://127.0.0.1:9", "only proxies that speak HTTP are supported"),
     ],
 )
@@ -478,7 +488,9 @@ def test_proxy_that_cannot_be_used_is_named_by_its_variable(picture, monkeypatch
         BatchServer(MODEL, "http://127.0.0.1:9/v1").check()
 
 
-@pytest.mark.parametrize(("name", "words"), [("nowhere.pem", "No such file"), ("empty.pem", "holds no certificates")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("nowhere.pem", "No such file"), ("empty.pem", "contains no certificates")]
+)
 def test_file_of_certificates_that_cannot_be_used_is_named(picture, monkeypatch, tmp_path, name, words):
     (tmp_path / "empty.pem").touch()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / name))
@@ -490,7 +502,7 @@ def test_file_of_certificates_that_cannot_be_used_is_named(picture, monkeypatch,
 def test_certificate_of_another_time_is_told_from_an_untrusted_one(code):
     error = ssl.SSLCertVerificationError()
     error.verify_code, error.verify_message = code, "certificate has expired"
-    assert "By this machine's clock it is 20" in tls_problem(error) and "SSL_CERT_FILE" not in tls_problem(error)
+    assert "This machine's date is 20" in tls_problem(error) and "SSL_CERT_FILE" not in tls_problem(error)
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
@@ -518,5 +530,5 @@ def test_proxy_that_wants_a_password_says_so(picture, monkeypatch, recwarn):
     with StubServer(Scenario(faults=(Fault("body", status=407, text='{"message": "Login"}'),))) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://user:wrong@127.0.0.1:{proxy.port}")
         error = outcome(picture, "http://far.example/v1")
-    assert isinstance(error, DescribeError) and "proxy requires a user and a password" in str(error)
+    assert isinstance(error, DescribeError) and "proxy requires a user name and password" in str(error)
     assert not recwarn.list and "wrong" not in str(error)

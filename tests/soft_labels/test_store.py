@@ -112,7 +112,7 @@ def test_arrays_and_manifest_must_match(labels, tmp_path):
         (labels.layout.folder / name).write_bytes(kept)
     manifest = labels.layout.manifest.read_text()
     labels.layout.manifest.write_text(manifest.replace('"images"', '"pictures"'))
-    with pytest.raises(StoreError, match="field 'images' does not fit"):
+    with pytest.raises(StoreError, match="field 'images' does not match"):
         SoftLabels(labels.layout.folder)
 
 

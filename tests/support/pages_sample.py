@@ -29,8 +29,8 @@ CLASSES += ("office", "people", "plants", "sports", "tools", "transportation")
 COLUMNS = {"plain": "description", "class-conditioned": "class_conditioned_description"}
 LOOP = "with three tines (40 times in a row)"
 ESTIMATE = (
-    "left to write: 1,196 descriptions (measured on 8)",
-    "tokens: 1,105 read and 62 written a description; 1.3M and 74.2k in all",
+    "remaining: 1,196 descriptions (estimated from 8)",
+    "tokens: 1,105 input and 62 output per description; 1.3M input and 74.2k output in total",
     "money: $0.24 online; $0.12 by the batch interface (--describer batch), prices of 2025-05-01",
     "time: 4 min to 21 min (a description took 1.06 s, 1 at a time)",
 )

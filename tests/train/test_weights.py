@@ -279,5 +279,5 @@ def test_folder_as_weights_file_asks_for_the_file_inside(tmp_path):
 def test_pointer_in_place_of_weights_is_said(tmp_path, suffix):
     path = tmp_path / f"weights.{suffix}"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(ConfigError, match="is a pointer of Git LFS: run git lfs pull"):
+    with pytest.raises(ConfigError, match="is a Git LFS pointer: run git lfs pull"):
         load_weights(backbone(), path)

@@ -307,7 +307,7 @@ def test_look_at_another_prompt_is_no_training_data_until_it_is_run_or_named(ima
     with StubServer() as server:
         whole = describe_images(image_set, tmp_path, model=MODEL, base_url=(server.base_url,)).answered
         look(image_set, tmp_path, server.base_url, prompts=("class-conditioned",))
-        assert "4 descriptions to look at" in capsys.readouterr().err
+        assert "trials: 4 descriptions" in capsys.readouterr().err
         assert texts_for_training(image_set, tmp_path).origins == {("plain", MODEL): whole}
         said = " ".join(capsys.readouterr().err.split())
         assert f"texts: plain by {MODEL} ({whole})" in said
@@ -357,7 +357,7 @@ def test_model_that_answered_in_place_of_another_is_named(image_set, tmp_path, c
 def test_store_of_nothing_but_looks_is_refused_with_the_remedy(image_set, tmp_path):
     with StubServer() as server:
         look(image_set, tmp_path, server.base_url)
-    with pytest.raises(DescriptionError, match=r"for a look: plain by .* \(4\).*set use_prompts"):
+    with pytest.raises(DescriptionError, match=r"only trials: plain by .* \(4\).*set use_prompts"):
         texts_for_training(image_set, tmp_path)
 
 
@@ -365,7 +365,7 @@ def test_declined_estimate_leaves_no_training_data(image_set, tmp_path, capsys):
     with StubServer() as server:
         options = DescribeOptions(model=MODEL, base_url=(server.base_url,), price_in=1.0, price_out=1.0)
         run_description(DataOptions(str(image_set)), options, tmp_path, confirm=lambda estimate: False)
-    assert "8 descriptions to look at" in capsys.readouterr().err
+    assert "trials: 8 descriptions" in capsys.readouterr().err
     assert not DescriptionStore(WorkDir(tmp_path).description_store).current()
 
 

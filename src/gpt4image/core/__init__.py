@@ -1,1 +1,1 @@
-"""The base of every other package: errors, files, settings, formats, records, registries."""
+"""What all other packages share: errors, files, settings, formats, records, registries."""

@@ -1,8 +1,8 @@
 """Notes, progress lines and results.
 
-A note is a record of the standard `logging`, under `gpt4image`. A Python program does with it what it likes; the
-command line prints it on standard error (`command_output`), where progress lines are drawn too. Results go to standard
-output, as text or as one JSON object. Only the first of several training processes writes anything.
+A note is a record of the standard `logging`, under `gpt4image`. A Python program can handle it like any other record;
+the command line prints it on standard error (`command_output`), where progress lines are drawn too. Results go to
+standard output, as text or as one JSON object. Only the first of several training processes writes anything.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ LOG_SECONDS = 60
 WIDE = 100  # columns of a terminal that has room for bars
 LEVELS = {"": logging.INFO, "yellow": logging.WARNING, "red": logging.ERROR}
 
-# In a notebook rich draws by ipywidgets, of which it would warn that they are missing; text does without.
+# In a notebook rich draws with ipywidgets and warns if they are missing; plain text needs none.
 _has_widgets = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 console = Console(stderr=True, highlight=False, force_jupyter=_has_widgets, quiet=os.environ.get("RANK", "0") != "0")
 
 
 @dataclass
 class Output:
-    """What is written besides records of `logging`.
+    """What is shown besides `logging` records.
 
     Attributes:
-        progress: whether progress lines are drawn, on a terminal and in a notebook.
+        progress: whether progress lines are drawn in a terminal or notebook.
         json: whether the result is a JSON object in place of text.
     """
 
@@ -55,7 +55,7 @@ _output = Output()
 
 
 def show_progress(on: bool) -> None:
-    """Turn progress lines on or off, for all later calls. Notes are records of `logging` either way."""
+    """Turn progress lines on or off for all later calls. Notes are `logging` records either way."""
     _output.progress = on
 
 
@@ -97,14 +97,14 @@ class _ConsoleHandler(logging.Handler):
 
 
 QUIET_SECONDS = 0.5
-"""Time after which a command without a terminal that has said nothing says what it is doing."""
+"""Seconds of silence after which a command without a terminal says what it is doing."""
 
-_waiting: list[Callable[[], None]] = []  # takes back what steps say, or would say after a while
+_waiting: list[Callable[[], None]] = []  # removes what steps show, or would show after a while
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Show what a step does until it ends or something else is said.
+    """Show what a step does until it ends or another note is printed.
 
     Without a terminal, say so only if it takes longer than half a second.
     """
@@ -115,7 +115,7 @@ def doing(what: str) -> Iterator[None]:
             stack.callback(meter.close, keep=False)
         else:
             notice = threading.Timer(QUIET_SECONDS, say, (f"{what} ...",))
-            notice.daemon = True  # it must not keep a process that ends
+            notice.daemon = True  # it must not keep the process alive
             stack.callback(notice.cancel)
             notice.start()
         _waiting.append(stack.close)
@@ -124,13 +124,13 @@ def doing(what: str) -> Iterator[None]:
 
 
 def _hush() -> None:
-    """Take back what steps say: something else is said."""
+    """Remove what steps show, because another note is about to be printed."""
     while _waiting:
         _waiting.pop()()
 
 
 def say(text: str, style: str = "") -> None:
-    """Log a note in the user's words, with control characters escaped, under the name of the module that calls.
+    """Log a note under the calling module's name, in the user's words and with control characters escaped.
 
     Args:
         text: the note.
@@ -166,7 +166,7 @@ def write_command(command: str) -> None:
 def result(**fields: object) -> None:
     """Print a command's result as one JSON object on a line, if the user wants that in place of text (`--json`).
 
-    Records, dataclasses and paths become objects and strings, numbers that are not finite become null.
+    Records, dataclasses and paths become objects and strings, non-finite numbers become null.
     """
     _hush()
     if _output.json and not console.quiet:
@@ -188,21 +188,21 @@ def _escaped_lines(text: str) -> list[str]:
 
 
 OpenProgress = Callable[[int], AbstractContextManager["Meter"]]
-"""Opens a progress line, given the number of units."""
+"""Opens a progress line for a number of units."""
 
 
 @contextmanager
 def progress(
     title: str, total: int | None = None, *, done: int = 0, part_of: Meter | None = None, remark: str = ""
 ) -> Iterator[Meter]:
-    """Show a progress line, below those that are open; where none is drawn, log one a minute and one at the end.
+    """Show a progress line below the open ones. Where none is drawn, log the position once a minute and at the end.
 
     Args:
-        title: what is going on.
-        total: number of units; no line is shown if nothing is to be done.
-        done: units done before.
-        part_of: line that moves on by one unit while this one, or each of several at once, moves from start to end.
-        remark: what follows the title until the end.
+        title: what is being done.
+        total: number of units; no line is shown if there is nothing to do.
+        done: units that were already done.
+        part_of: line of which this one is a single unit; several lines may run in parallel.
+        remark: shown after the title until the line ends.
     """
     if total != done:
         _hush()
@@ -236,7 +236,7 @@ def _open_lines(transient: bool = False) -> Iterator[Progress]:
         if _OPEN:
             lines = _OPEN[-1]
         else:
-            # standard output is not redirected, as results may go into a file; the period spans slow steps
+            # standard output is not redirected, because results may go to a file; the period spans slow steps
             lines = Progress(
                 *parts,
                 console=console,
@@ -255,7 +255,7 @@ def _open_lines(transient: bool = False) -> Iterator[Progress]:
 
 
 def follow(title: str, total: int, steps: Iterator[int]) -> None:
-    """Run through steps, each the number of units done so far, with a progress line unless there is no step."""
+    """Consume `steps`, each the number of units done so far, with a progress line if there are any."""
     first = next(steps, None)
     if first is None:
         return
@@ -279,13 +279,13 @@ class Meter:
     ) -> None:
         self._lines, self._title, self._total, self._done, self._part_of = lines, title, total, done, part_of
         self._note = ""
-        self._parts: dict[Meter, float] = {}  # how much of a unit each open part has done
+        self._parts: dict[Meter, float] = {}  # the share of a unit that each open part has done
         self._visible = total is None or total != done
         self._task = lines.add_task(title + remark, total=total, completed=int(done), note="", visible=self._visible)
         self._began = self._logged = time.monotonic()
 
     def advance(self, units: float = 1) -> None:
-        """Move on by some units."""
+        """Advance by some units."""
         self.set(self._done + units)
 
     def set(self, done: float) -> None:
@@ -297,13 +297,13 @@ class Meter:
         self._log()
 
     def start(self, done: float) -> None:
-        """Begin at a position that earlier work reached, which says nothing about the time that is left."""
+        """Begin at a position that earlier work reached; it does not count towards the remaining time."""
         if done != self._done:
             self._done = done
             self._restart()
 
     def skip(self, units: float = 1) -> None:
-        """Pass over some units that are done already."""
+        """Skip units that are already done."""
         self.start(self._done + units)
 
     def _restart(self) -> None:
@@ -316,7 +316,7 @@ class Meter:
         return self._done + sum(self._parts.values())
 
     def _tell_whole(self) -> Meter | None:
-        """Tell the line that this one is a part of how far it has come, and return that line."""
+        """Pass the position on to the parent line, and return that line."""
         if self._part_of is not None and self._total:
             self._part_of._parts[self] = self._done / self._total
             return self._part_of
@@ -328,7 +328,7 @@ class Meter:
         self._lines.update(self._task, note=text)
 
     def settle(self) -> None:
-        """Take the remark behind the title away: the line is finished."""
+        """Remove the remark after the title, because the line is finished."""
         self._lines.update(self._task, description=self._title)
 
     def close(self, *, keep: bool) -> None:
@@ -343,7 +343,7 @@ class Meter:
             self._part_of._done += self._part_of._parts.pop(self, 0.0)
 
     def _log(self) -> None:
-        """Where nothing is drawn, log the position once a minute."""
+        """Log the position once a minute if nothing is drawn."""
         if not is_drawn() and time.monotonic() - self._logged > LOG_SECONDS:
             self._logged = time.monotonic()
             say(self._position())
@@ -358,14 +358,14 @@ class Position(MofNCompleteColumn):
     """Units done, and their total where it is known."""
 
     def render(self, task: Task) -> Text:
-        """Return the numbers; nothing for a step that counts none."""
+        """Return the numbers, or nothing for a step without a count."""
         if task.total is None:
             return Text(f"{int(task.completed):,}" if task.completed else "")
         return super().render(task)
 
 
 class Clock(TimeRemainingColumn):
-    """Time that is left; the time so far, where the total is not known."""
+    """Remaining time, or the elapsed time if the total is unknown."""
 
     def render(self, task: Task) -> Text:
         """Return the time."""

@@ -7,7 +7,7 @@
     |   |-- ImageError         one image cannot be used
     |   |-- DescriptionError   the descriptions do not fit the images
     |   `-- StoreError         a file on disk is missing, broken or made with different settings
-    |-- DescribeError          no description can be written: no server, wrong key, unknown model, budget
+    |-- DescribeError          no image can be described: no server, wrong key, unknown model, budget
     |-- TrainingError          training cannot continue
     |-- ExportError            an exported model's outputs differ from the trained one's
     |-- PushError              a push to the Hugging Face Hub failed
@@ -32,7 +32,7 @@ def first_line(error: BaseException) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it."""
+    """Yield an exception and its chain of causes."""
     seen: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in seen:
@@ -73,7 +73,7 @@ class StoreError(DataError):
 
 
 class DescribeError(Gpt4ImageError):
-    """No description can be written, whatever the image."""
+    """No image can be described."""
 
 
 class TrainingError(Gpt4ImageError):
@@ -93,7 +93,7 @@ class BusyError(Gpt4ImageError):
 
 
 class MissingExtraError(Gpt4ImageError):
-    """An optional library is not installed; the message holds the command that installs it."""
+    """An optional library is not installed; the message contains the command to install it."""
 
     def __init__(self, library: str, extra: str | None, purpose: str) -> None:
         package = f"'gpt4image[{extra}]'" if extra else library

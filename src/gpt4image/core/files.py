@@ -28,7 +28,7 @@ def digest(*parts: bytes | str) -> str:
 
 
 def digest_of(parts: Iterable[bytes | str]) -> str:
-    """Return the digest of parts that need not be in memory together."""
+    """Return the digest of parts that need not all be in memory."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         hasher.update(framed(part))
@@ -36,7 +36,7 @@ def digest_of(parts: Iterable[bytes | str]) -> str:
 
 
 def digests(first: Sequence[str], last: Iterable[bytes | str]) -> Iterator[str]:
-    """Yield `digest(*first, part)` for each last part, several times faster than one call each.
+    """Yield `digest(*first, part)` for each last part, several times faster than separate calls.
 
     >>> list(digests(["a"], ["b", b"c"])) == [digest("a", "b"), digest("a", b"c")]
     True
@@ -153,26 +153,26 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
 
 
 def stand_in(data: bytes) -> str:
-    """Return what the first bytes of a file show it to be in place of what was to be fetched; empty if they do not.
+    """Return what a file is if its first bytes show a stand-in, such as a Git LFS pointer; else an empty text.
 
     >>> stand_in(b"version https://git-lfs.github.com/spec/v1"), stand_in(b"path,label")
-    ('a pointer of Git LFS: run git lfs pull', '')
+    ('a Git LFS pointer: run git lfs pull', '')
     """
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    return "a pointer of Git LFS: run git lfs pull" if start.startswith(b"version https://git-lfs") else ""
+    return "a Git LFS pointer: run git lfs pull" if start.startswith(b"version https://git-lfs") else ""
 
 
 def check_fetched(path: Path, error: type[Gpt4ImageError]) -> None:
-    """Raise `error` if a file is a web page, or a pointer, in place of what was to be fetched."""
+    """Raise `error` if a file is a web page or a Git LFS pointer instead of the expected file."""
     with path.open("rb") as file:
         if kind := stand_in(file.read(512)):
             raise error(f"{path} is {kind}.")
 
 
 def read_brought_json(path: Path, error: type[Gpt4ImageError], **options: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Read a JSON file that the user brings; `error` names it if it is none. `options` are those of `json.loads`."""
+    """Read a JSON file from the user; `error` is raised if it is not JSON. `options` go to `json.loads`."""
     try:
         check_fetched(path, error)
         return json.loads(path.read_text("utf-8-sig"), **options)
@@ -186,7 +186,7 @@ def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         path: the lock file.
-        what: what it guards, for the message.
+        what: what it protects, for the message.
         wait: whether to wait while another process holds it.
 
     Raises:
@@ -220,7 +220,7 @@ class ResumableArray:
         shape: shape of the whole array, not empty; chunks divide the first axis.
         dtype: element type, as numpy spells it.
         chunk: rows per chunk.
-        plan: text that identifies the content; a file of another plan is discarded.
+        plan: text that identifies the content; a file with a different plan is discarded.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: str, chunk: int, plan: str) -> None:
@@ -274,7 +274,7 @@ class ResumableArray:
         if self.finished:
             return
         if self.remaining:
-            raise StoreError(f"{self.path}: {len(self.remaining)} of {self.chunks} chunks were not written.")
+            raise StoreError(f"{self.path}: {len(self.remaining)} of {self.chunks} chunks are missing.")
         del self._array, self._done
         self._partial.replace(self.path)
         self._done_path.unlink()
@@ -289,7 +289,7 @@ def fill_array(
     plan: str,
     compute: Callable[[slice], np.ndarray],
 ) -> Iterator[int]:
-    """Fill `path` with `compute(rows)` chunk by chunk; yield the number of rows done so far, nothing if all were."""
+    """Fill `path` with `compute(rows)` chunk by chunk; yield the number of rows done so far, if any were missing."""
     array = ResumableArray(path, shape, dtype, chunk, plan)
     remaining = array.remaining
     if not remaining:

@@ -1,4 +1,4 @@
-"""One way to write numbers, times, money and counts, in the terminal and on pages, and to show untrusted text."""
+"""Formatting of numbers, times, money, counts and untrusted text, the same in the terminal and on pages."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from markupsafe import Markup, escape
 
 MINUS = "\N{MINUS SIGN}"
-NOTHING = "\N{EN DASH}"  # stands for a number that does not exist
+NOTHING = "\N{EN DASH}"  # stands for a missing number
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
-_JOINERS = "\u200c\u200d"  # invisible, but Persian and emoji need them, and they reorder no text
+_JOINERS = "\u200c\u200d"  # invisible, but needed in Persian and emoji, and they do not reorder text
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
 
@@ -32,7 +32,7 @@ def decimal(value: float | None, digits: int = 1, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    if not text.strip("+-0."):  # zero has no sign
+    if not text.strip("+-0."):  # no sign for zero
         return text.lstrip("+-")
     return text.replace("-", MINUS)
 
@@ -48,7 +48,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(shares: Iterable[float]) -> list[str]:
-    """Write differences of shares as signed percentage points, with the 1 to 3 decimals that tell all from zero.
+    """Write differences of shares as signed percentage points, with the 1 to 3 decimals that keep all nonzero.
 
     >>> points([0.014, 0.003, 0.025])
     ['+1.4', '+0.3', '+2.5']
@@ -82,7 +82,7 @@ def compact(number: float) -> str:
 
 
 def as_end(text: str) -> str:
-    """Return a text with a full stop, so that it ends a sentence.
+    """Return a text that ends with a full stop.
 
     >>> as_end("no seed."), as_end("no seed")
     ('no seed.', 'no seed.')
@@ -168,7 +168,7 @@ def wrap(line: str, width: int) -> list[str]:
 
 
 def wrap_command(command: str, width: int) -> str:
-    """Return a command, indented and on as many lines as it takes, each of which ends as shells read them.
+    """Return a command, indented and wrapped with the shell's line continuations.
 
     >>> print(wrap_command("gpt4image images 'my photos' --splits", 32))
       gpt4image images 'my photos' \\
@@ -230,7 +230,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Return the columns that a text takes: two for East Asian wide characters, one for others."""
+    """Return the width of a text in columns: two for East Asian wide characters, one for others."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 

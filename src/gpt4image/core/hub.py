@@ -1,4 +1,4 @@
-"""Access to the Hugging Face hub that fails within seconds where there is no hub to reach.
+"""Access to the Hugging Face hub that fails within seconds if the hub cannot be reached.
 
 The libraries that load from it would each wait and retry for up to a minute, and print every attempt.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from gpt4image.core.console import say
 from gpt4image.core.errors import causes, first_line
 
-SECONDS = 4.0  # to wait for the hub's first answer
+SECONDS = 4.0  # time to wait for the hub's first answer
 FAILED = 500  # the first HTTP status that says the server is at fault
 
 NOISY = ("datasets", "huggingface_hub", "open_clip", "sentence_transformers", "timm", "transformers")
@@ -26,7 +26,7 @@ CONFIGURATIONS = ("config.json", "modules.json", "open_clip_config.json")
 """Files of which each model on the hub has one."""
 
 HUB_PREFIX = "hf:"
-"""What a name begins with that is to be looked up on the hub and nowhere else."""
+"""Prefixes of names that are looked up on the hub only."""
 
 
 class HubError(OSError):
@@ -34,7 +34,7 @@ class HubError(OSError):
 
 
 def described(error: Exception) -> str:
-    """Return the first line of an error that a library raised, with its type where that tells more."""
+    """Return the first line of a library's error, with the type where it adds information."""
     return str(error) if isinstance(error, HubError) else f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -45,7 +45,7 @@ def hub_access() -> Iterator[None]:
     Raises:
         HubError: loading failed, and the hub does not answer.
     """
-    # At every retry of a request these print a line with its address.
+    # These print a line with the address at every retry of a request.
     for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "datasets.utils.file_utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     fault = find_fault()
@@ -58,7 +58,7 @@ def hub_access() -> Iterator[None]:
     except Exception as error:
         if not any(isinstance(each, OSError) for each in causes(error)):
             raise
-        raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy") from error
+        raise HubError(f"the Hugging Face hub does not answer ({fault}), and there is no copy in its cache") from error
 
 
 def require_model(name: str) -> None:
@@ -81,7 +81,7 @@ def require_model(name: str) -> None:
 
 @cache
 def find_fault() -> str | None:
-    """Return why the hub does not answer; None if it does, or if the user forbids asking. The hub is asked once."""
+    """Return why the hub does not answer; None if it does, or if the user works offline. The hub is asked once."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
@@ -96,13 +96,13 @@ def find_fault() -> str | None:
         except Exception as error:  # versions of the client differ in the library below them
             faults[:] = [first_line(error)]
 
-    # Looking up a host's name has no time-out of its own.
+    # Name resolution has no time-out of its own.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SECONDS)
     fault = next(iter(faults), None)
     if fault:
-        say(f"The Hugging Face hub does not answer ({fault}). Its cache is used where it holds a copy.", "yellow")
+        say(f"The Hugging Face hub does not answer ({fault}). Cached copies are used where there are any.", "yellow")
     return fault
 
 
@@ -113,7 +113,7 @@ def is_critical(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the libraries that are loaded from asking the hub, and from logging that they miss it."""
+    """Stop the loaded libraries from asking the hub and from logging that it is missing."""
     from huggingface_hub import constants
 
     flags: list[Any] = [constants, *filter(None, [sys.modules.get("datasets.config")])]
@@ -124,6 +124,6 @@ def offline() -> Iterator[None]:
         for logger in map(logging.getLogger, NOISY):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
-        logging.root.addFilter(is_critical)  # what is logged without a name
+        logging.root.addFilter(is_critical)  # the root logger
         stack.callback(logging.root.removeFilter, is_critical)
         yield

@@ -32,8 +32,8 @@ class Invocation:
     """A command as it was typed.
 
     Attributes:
-        program: what starts the command line, such as `python -m gpt4image`.
-        arguments: everything after it.
+        program: how the command line is started, such as `python -m gpt4image`.
+        arguments: all arguments after it.
         commands: first words of all known commands.
         images: the options for its images, as words; empty if it has none.
         work: its work directory.
@@ -70,7 +70,7 @@ def current_invocation() -> Invocation | None:
 
 @contextmanager
 def invoked(invocation: Invocation) -> Iterator[None]:
-    """Let messages name commands and settings as on this command line."""
+    """Make messages name commands and settings as on this command line."""
     token = _CURRENT.set(invocation)
     try:
         yield
@@ -80,7 +80,7 @@ def invoked(invocation: Invocation) -> Iterator[None]:
 
 @contextmanager
 def invoked_on(images: Sequence[str], work: Path) -> Iterator[None]:
-    """Let messages name these images and this work directory as those of the command that is running, if one is."""
+    """Make messages name these images and this work directory as those of the running command, if there is one."""
     if (invocation := _CURRENT.get()) is None:
         yield
         return
@@ -89,7 +89,7 @@ def invoked_on(images: Sequence[str], work: Path) -> Iterator[None]:
 
 
 def in_users_words(text: str) -> str:
-    """Return a message with commands and settings as the user calls them.
+    """Return a message with commands and settings as the user would type them.
 
     >>> in_users_words("Set test_share (--test-share SHARE), or pretrained off (--no-pretrained).")
     'Set test_share, or pretrained off.'
@@ -108,7 +108,7 @@ def in_users_words(text: str) -> str:
         text = _WORK.sub(lambda _: shlex.quote(invocation.work), text)
     if invocation.program == NAME:
         return text
-    before = re.escape(invocation.program.removesuffix(NAME))  # a message may come here twice
+    before = re.escape(invocation.program.removesuffix(NAME))  # a message may be translated twice
     names = "|".join(map(re.escape, sorted(invocation.commands)))
     return re.sub(rf"(?<!{before})\b{NAME}(?= (?:--|COMMAND\b|(?:{names})\b))", lambda _: invocation.program, text)
 
@@ -117,7 +117,7 @@ def typed_program() -> str:
     """Return what the user typed before the first argument."""
     if program := os.environ.get(VARIABLE):
         return program
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what a launcher starts differs from what was typed
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a launcher starts another command than the user typed
         return f"accelerate launch --num_processes {os.environ['WORLD_SIZE']} -m {NAME}"
     started = Path(sys.argv[0])
     if started.name == "__main__.py":

@@ -1,6 +1,6 @@
-"""Cards: Markdown made from templates that escape every text unless a filter made it Markdown.
+"""Cards in Markdown, from templates that escape every text unless a filter made it Markdown.
 
-Texts of models, servers and file names are untrusted.
+Texts from models and servers and file names are untrusted.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 ACTIVE = re.compile(
     r"[\\`*<>\[\]|~#$@]|&(?=[#\w])"
     r"|(?<=\])\("
-    r"|(?<![^\W_])_|_(?![^\W_])"  # between letters it is one itself
+    r"|(?<![^\W_])_|_(?![^\W_])"  # an underscore between letters is harmless
     r"|:(?=\S)|(?<=www)\."  # these turn addresses into links
     r"|^[-+=]|(?:(?<=^\d)|(?<=^\d\d))[.)](?=\s|$)",  # a list, at the start
     re.IGNORECASE,
 )
-"""Punctuation where it has a meaning in HTML or Markdown (CommonMark, and GitHub's tables, links and formulas)."""
+"""Punctuation that has a meaning in HTML or Markdown (CommonMark, and GitHub's tables, links and formulas)."""
 MOST_CLASSES = 60
 """With more classes than this, a card does not list them."""
 
 
 def one_line(text: str) -> str:
-    r"""Join a text to one line and make control and bidirectional characters visible.
+    r"""Put a text on one line and make control and bidirectional characters visible.
 
     >>> one_line("a\n---\nb\u202ec")
     'a --- b\\u202ec'
@@ -42,7 +42,7 @@ def one_line(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Escape a text for a line or table cell of Markdown, by a backslash where it could be markup.
+    r"""Escape a text for a line or table cell of Markdown: put a backslash wherever it could be markup.
 
     >>> print(escaped("<b>|cat| www.x.org (1 of 2), tabby_cat: 50%</b>"))
     \<b\>\|cat\| www\.x.org (1 of 2), tabby_cat: 50%\</b\>
@@ -66,7 +66,7 @@ def render_card(package: str, filters: Mapping[str, Callable[..., object]], **va
     """Render the template `card.md.j2` of a package.
 
     Args:
-        package: name of the package that holds the template.
+        package: name of the package with the template.
         filters: filters besides `count`, `counted` and `fenced`.
         values: the template's variables.
     """
@@ -94,7 +94,7 @@ def write_card(path: Path, metadata: CardData, text: str) -> None:
 
     Args:
         path: the file.
-        metadata: what the Hugging Face Hub reads, a block of YAML at the top.
+        metadata: the YAML block at the top, for the Hugging Face Hub.
         text: the Markdown.
     """
     with atomic_write(path) as file:

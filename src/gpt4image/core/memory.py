@@ -1,4 +1,4 @@
-"""How this process gets its memory from the operating system."""
+"""Memory allocation in this process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KEPT = 2**31 - 1  # bytes that may stay free at the end of the heap, the most th
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensors instead of handing it back at every step.
 
-    Memory that comes anew from the operating system is filled with zeros page by page, which takes a fifth of a
-    training step of a small model on a CPU. Other C libraries are left as they are.
+    The operating system zeroes new memory page by page, which takes a fifth of a training step of a small model on a
+    CPU. Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

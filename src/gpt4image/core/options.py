@@ -1,4 +1,4 @@
-"""Settings of the stages around training, as the command line and the library calls share them.
+"""Settings of the stages around training, shared by the command line and the library.
 
 The docstring below a field is its help text on the command line; its annotation holds its constraints. This module
 imports nothing heavy. The settings of describing are in `gpt4image.describe.options`, those of a training run in
@@ -107,7 +107,7 @@ class DataOptions:
             check_fields(self)
 
     def words(self) -> list[str]:
-        """Return them as words of a command line, those that differ from their defaults only.
+        """Return the settings that differ from their defaults as words of a command line.
 
         >>> DataOptions("photos", corrections=Path("a b.csv"), unlabelled=("x", "y")).words()
         ['photos', '--unlabelled', 'x', 'y', '--corrections', 'a b.csv']
@@ -230,13 +230,13 @@ class SimulationOptions:
         check_fields(self)
         if self.labels_per_class is not None and self.label_share is not None:
             raise ConfigError(
-                "labels_per_class (--labels-per-class) and label_share (--label-share) exclude each other: keep a "
-                "number of labels or a share."
+                "labels_per_class (--labels-per-class) and label_share (--label-share) exclude each other: keep "
+                "either a number of labels or a share."
             )
 
     @property
     def active(self) -> bool:
-        """Whether any label or image is taken away or changed."""
+        """Whether any label or image is removed or changed."""
         fewer = self.labels_per_class is not None or self.label_share is not None or self.long_tail is not None
         return fewer or self.label_noise > 0
 
@@ -265,14 +265,14 @@ class ArmOptions:
     """What a comparison trains.
 
     Attributes:
-        arms: arms to train besides the baseline; default all that are not optional.
+        arms: arms to train besides the baseline. Default: all that are not optional.
         controls: whether to train the controls of these arms as well.
         margin: difference of accuracy that does not matter, in percentage points.
-        labeller: how labels that stand in for given ones are made.
-        simulation: labels to take away or make wrong.
-        sweep: values of recipe settings, each as `weight=0.1,0.3,1`.
+        labeller: how text labels are made.
+        simulation: labels to remove or make wrong.
+        sweep: values of recipe settings, such as `weight=0.1,0.3,1`.
         tune: trials of the search for each arm's settings; 0 for no search.
-        measures: what to measure besides the accuracy on the test images.
+        measures: what else to measure besides test accuracy.
     """
 
     arms: tuple[str, ...] = ()
@@ -319,7 +319,7 @@ class CheckOptions:
         check_fields(self)
         if self.checkpoint is not None and self.backbone is None:
             raise ConfigError(
-                "checkpoint (--checkpoint) holds weights of a backbone: set backbone (--backbone) as well."
+                "checkpoint (--checkpoint) contains weights of a backbone: set backbone (--backbone) as well."
             )
 
 
@@ -334,7 +334,7 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         if self.private and self.push is None:
-            raise ConfigError("private (--private) is about the repository to push to: name one with push (--push).")
+            raise ConfigError("private (--private) needs a repository to push to: name one with push (--push).")
 
 
 def check_splits(splits: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Records: state and results that are kept as JSON."""
+"""Records: state and results stored as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpt4image.core.files import atomic_write, read_json
 
 
 class Record(BaseModel):
-    """Base of immutable records. A file with an unknown field, or without a required one, is refused."""
+    """Base of immutable records. A file with an unknown or missing field is rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
@@ -24,7 +24,7 @@ class Record(BaseModel):
         except ValidationError as error:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             raise StoreError(
-                f"{path}: field {where!r} does not fit this version ({error.errors()[0]['msg']})."
+                f"{path}: field {where!r} does not match this version ({error.errors()[0]['msg']})."
             ) from None
 
     def save(self, path: Path) -> None:

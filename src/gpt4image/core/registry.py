@@ -1,15 +1,15 @@
 """Registries: open sets of named parts (losses, text encoders, vision teachers, describers, tasks).
 
-A part comes from one of three places, all with the same rights:
+A part comes from one of three places, which are equivalent:
 
-- the table that the library brings along;
+- the library's own table;
 - `REGISTRY.register("name", part)` in the user's own program, for this process;
 - an installed package, by an entry point, which worker processes and the command line see as well:
 
       [project.entry-points."gpt4image.losses"]
       hinge = "my_package.losses:hinge"
 
-Nothing is imported before a part is loaded, so names and command line choices cost no torch import.
+Nothing is imported before a part is loaded, so listing names and command line choices does not import torch.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Part = TypeVar("Part")
 class Registry(Generic[Part]):
     """Named parts of one kind.
 
-    A part is whatever its users need: a class, a function, or an object that carries facts beside a lazy target, such
-    as `Loss("gpt4image.align.functional:clip_loss", uses_queue=True)`, which resolves the target itself (`resolve`).
+    A part can be anything: a class, a function, or an object with metadata and a lazy target, such as
+    `Loss("gpt4image.align.functional:clip_loss", uses_queue=True)`, which resolves the target itself (`resolve`).
 
     Args:
-        kind: what the parts are called in error messages.
+        kind: name of the parts in error messages.
         entries: the built-in parts: each the part itself or its "module:attribute".
-        group: entry point group of installed packages. A name that is taken already is not overridden by a package.
+        group: entry point group of installed packages. A package cannot override an existing name.
 
     >>> registry = Registry("shape", {"path": "pathlib:Path"}, group="gpt4image.shapes")
     >>> registry.load("path").__name__
@@ -50,7 +50,7 @@ class Registry(Generic[Part]):
         self._installed: dict[str, EntryPoint] | None = None
 
     def names(self) -> tuple[str, ...]:
-        """Return all names: built-in ones, then registered ones, then those of installed packages by alphabet."""
+        """Return all names: built-in ones, then registered ones, then those of packages, sorted."""
         return tuple(dict.fromkeys([*self._entries, *sorted(self._entry_points())]))
 
     def __contains__(self, name: object) -> bool:
@@ -63,7 +63,7 @@ class Registry(Generic[Part]):
             ConfigError: the name is taken.
         """
         if name in self:
-            raise ConfigError(f"There is a {self.kind} {name!r} already. Register yours under another name.")
+            raise ConfigError(f"There is already a {self.kind} {name!r}. Register yours under another name.")
         self._entries[name] = part
 
     def check(self, name: object) -> None:
@@ -72,7 +72,7 @@ class Registry(Generic[Part]):
             raise ConfigError(unknown_name(self.kind, str(name), self.names()))
 
     def load(self, name: str) -> Part:
-        """Return a part, imported where need be.
+        """Return a part, importing it if necessary.
 
         Raises:
             ConfigError: no part has this name, or an installed package's part cannot be imported.
@@ -83,7 +83,7 @@ class Registry(Generic[Part]):
         entry = self._entry_points()[name]
         try:
             return cast(Part, entry.load())
-        except Exception as error:  # whatever a foreign package raises while it is imported
+        except Exception as error:  # importing another package can raise anything
             package = entry.dist.name if entry.dist else "an installed package"
             raise ConfigError(
                 f"The {self.kind} {name!r} of {package} ({entry.value}) cannot be loaded: {first_line(error)}"
@@ -104,7 +104,7 @@ def resolve(target: Part | str) -> Part:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name, which suggests the nearest known one.
+    """Return an error message that suggests the nearest known name.
 
     >>> unknown_name("loss", "clop", ["clip", "cosine"])
     "Unknown loss 'clop'. Did you mean 'clip'? Known: clip, cosine."

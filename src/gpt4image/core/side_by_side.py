@@ -1,4 +1,4 @@
-"""Calls in other processes, several at a time: their results, progress lines and warnings come back to this one."""
+"""Run calls in other processes, several at a time; results, progress lines and warnings come back to this process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpt4image.core.invocation import NAME
 from gpt4image.core.memory import keep_freed_memory
 from gpt4image.core.signals import catch_stop_signals
 
-PATIENCE = 10.0  # seconds for an idle process to end
+PATIENCE = 10.0  # seconds to wait for an idle process to end
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
 
@@ -32,12 +32,12 @@ class Task:
     """A call in another process.
 
     Attributes:
-        key: tells the caller which one it is.
-        title: what it does, for messages, such as `training described, seed 0`.
-        function: a function of a module. It is sent by its name, the arguments and the result pickled.
+        key: identifies the task to the caller.
+        title: description for messages, such as `training described, seed 0`.
+        function: a module-level function; it is sent by name, with arguments and result pickled.
         arguments: its arguments.
-        progress: opens its progress line, once the function wants one: that is then called with an argument more, a
-            `console.OpenProgress`.
+        progress: opens its progress line on request; the function then gets a `console.OpenProgress` as a further
+            argument.
     """
 
     key: Any
@@ -48,15 +48,15 @@ class Task:
 
 
 class SideBySide:
-    """Some processes, each of which makes one call at a time.
+    """A pool of processes that make one call each at a time.
 
-    They start with the first task and end with this object; if this process is killed, they end at once. A request to
-    stop (Ctrl-C, SIGTERM) is passed on to them.
+    They start with the first task and end with this object, or at once if this process is killed. Requests to stop
+    (Ctrl-C, SIGTERM) are passed on to them.
 
     Args:
         count: number of processes.
-        threads: threads of each.
-        preload: modules that they import once together, where the operating system can fork.
+        threads: threads per process.
+        preload: modules that are imported once and shared, where the operating system can fork.
 
     Attributes:
         count: see above.
@@ -83,7 +83,7 @@ class SideBySide:
 
     @property
     def waiting(self) -> int:
-        """Number of tasks that have not begun."""
+        """Number of tasks that have not started."""
         return len(self._tasks)
 
     def submit(self, task: Task) -> None:
@@ -91,12 +91,12 @@ class SideBySide:
         self._tasks.append(task)
 
     def finished(self) -> Iterator[tuple[Task, Any]]:
-        """Make the calls, and yield each task with its result as it ends; tasks submitted meanwhile are done as well.
+        """Run the tasks and yield each with its result as it ends; tasks submitted meanwhile are run as well.
 
         Raises:
             KeyboardInterrupt: the user wants to stop, and all calls have ended.
-            TrainingError: a process was killed, or a call failed with an error that cannot be sent. Errors of a call
-                are raised here, once the others have ended too.
+            TrainingError: a process was killed, or a call failed with an error that cannot be pickled. Other errors of
+                a call are raised here after the remaining calls have ended.
         """
         failure: BaseException | None = None
         with catch_stop_signals(self._pass_on, first_only=True) as stop:
@@ -126,7 +126,7 @@ class SideBySide:
                 raise KeyboardInterrupt
 
     def _free_worker(self) -> _Worker | None:
-        """Return a process that waits for a task; start one if all are busy and there may be more."""
+        """Return an idle process; start one if all are busy and the pool is not full."""
         self._workers = [worker for worker in self._workers if not worker.is_gone]
         free = next((worker for worker in self._workers if worker.task is None), None)
         if free is None and len(self._workers) < self.count:
@@ -152,7 +152,7 @@ class _Worker:
         threads: its threads.
         task: what it does; None while it waits.
         result: the last result.
-        is_gone: whether it has ended.
+        is_gone: whether the process has ended.
         is_asked: whether it was asked to stop.
     """
 
@@ -170,7 +170,7 @@ class _Worker:
         self.connection, theirs = self.context.Pipe()
         self.process = self.context.Process(target=_serve, args=(theirs, self.threads))
         self.process.start()
-        theirs.close()  # so that the end of the process is seen here
+        theirs.close()  # so that this process notices when that one ends
 
     def begin(self, task: Task) -> None:
         """Send a task."""
@@ -178,7 +178,7 @@ class _Worker:
         try:
             message = pickle.dumps(call)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{task.title} cannot be sent to another process: {error}.") from error
+            raise ConfigError(f"{task.title} cannot be pickled for another process: {error}.") from error
         try:
             self.connection.send_bytes(message)
         except ConnectionError:
@@ -215,7 +215,7 @@ class _Worker:
         return False
 
     def ask_to_stop(self) -> None:
-        """Ask once for the end of the task, if there is any: a second request would be obeyed without a checkpoint."""
+        """Ask the task, if there is one, to stop. Ask once: on a second request it would stop without a checkpoint."""
         if self.task is not None and not self.is_asked:
             self.is_asked = True
             self.process.terminate()
@@ -225,18 +225,18 @@ class _Worker:
         self._lines.close()
 
     def _killed(self, title: str) -> TrainingError:
-        """Return the error for a process that has ended by itself."""
+        """Return the error for a process that has died."""
         self.is_gone = True
         self.process.join(PATIENCE)
         status = self.process.exitcode or 0
         how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended with status {status}"
-        advice = "If memory ran out, lower runs_at_once (--runs-at-once). The same command resumes."
+        advice = "If it ran out of memory, lower runs_at_once (--runs-at-once). The same command resumes."
         return TrainingError(f"The process for {title} {how}. {advice}")
 
     def end(self, *, at_once: bool) -> None:
         """End the process."""
         self._close()
-        self.connection.close()  # one that waits for a task ends by itself
+        self.connection.close()  # an idle process ends by itself
         if not at_once:
             self.process.join(PATIENCE)
         if self.process.is_alive():
@@ -247,7 +247,7 @@ class _Worker:
 def _serve(connection: Connection, threads: int) -> None:
     """Make calls until the other side is closed."""
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C reaches the first process alone, which passes it on
+        os.setsid()  # Ctrl-C reaches the main process only, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _limit_threads(threads)
     keep_freed_memory()
@@ -293,7 +293,7 @@ def _call(message: bytes, connection: Connection) -> bytes:
 
 
 def _pickled_error(error: BaseException) -> bytes:
-    """Pickle an error, or its message where it cannot be pickled and read again."""
+    """Pickle an error, or only its message if the error cannot be restored from the pickle."""
     try:
         message = pickle.dumps(("error", error))
         pickle.loads(message)  # noqa: S301 - just written

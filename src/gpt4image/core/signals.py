@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests to stop, which a run obeys at a point of its own choosing."""
+"""SIGINT and SIGTERM as requests to stop, which a run obeys at the next safe point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """How often the process has been asked to stop; true after the first time."""
+    """Number of requests to stop; true once there is one."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -27,12 +27,12 @@ def catch_stop_signals(
 ) -> Iterator[StopRequests]:
     """Count SIGINT and SIGTERM instead of letting them end the process; restore the old handlers at the end.
 
-    Only the main thread receives signals: in any other nothing is caught, and the count stays 0.
+    Only the main thread receives signals; in other threads nothing is caught, and the count stays 0.
 
     Args:
         on_signal: called at each signal, between two bytecodes of the main thread. An asyncio program passes
             `partial(loop.call_soon_threadsafe, callback)`, which also wakes a waiting loop.
-        first_only: restore the old handlers at the first signal, so that a second one acts at once.
+        first_only: restore the old handlers at the first signal, so that a second one takes effect at once.
     """
     requests = StopRequests()
     if threading.current_thread() is not threading.main_thread():

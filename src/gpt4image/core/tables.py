@@ -1,8 +1,8 @@
-"""Tables that users bring: CSV, TSV, JSON Lines, Parquet and Arrow files, all read by one set of rules.
+"""Tables from users (CSV, TSV, JSON Lines, Parquet and Arrow), all read by the same rules.
 
 Image lists, metadata, descriptions and exported sets go through `Table`, so a file that works as one of them works as
 the others. Text files are UTF-8, or UTF-16 with a byte order mark. The delimiter of a CSV file is the one of comma,
-semicolon and tab that its first line holds most often. Columns are recognised by name, whatever its case.
+semicolon and tab that its first line holds most often. Column names are matched case-insensitively.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from gpt4image.core.errors import DataError
 from gpt4image.core.files import check_fetched
 
-# Names of the columns by meaning; of several that a table has, the first counts.
+# Column names by meaning; if a table has several of them, the first is used.
 PATH_COLUMNS = ("path", "file_name", "filename", "image", "file", "image_path", "file_path", "filepath")
 ID_COLUMNS = ("id", "image_id")
 LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "class_name")
@@ -39,7 +39,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson")
 ARROW_SUFFIXES = (".parquet", ".arrow")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *JSON_SUFFIXES, *ARROW_SUFFIXES)
 
-# How Python, pandas, R, databases and spreadsheets write a missing value into a text.
+# How Python, pandas, R, databases and spreadsheets write missing values as text.
 _MISSING = (
     "nan NaN NAN -nan -NaN None <NA> NaT NA N/A n/a #N/A #NA #NULL! #VALUE! #REF! null NULL <null> (null) [NULL] \\N"
 )
@@ -54,12 +54,12 @@ _ESCAPED = re.compile("[\udc80-\udcff]")  # what the error handler "surrogateesc
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file's suffix is that of a table, whatever its case."""
+    """Whether a file has the suffix of a table, in any case."""
     return path.suffix.casefold() in TABLE_SUFFIXES
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell is empty: None, not a number, or a blank or missing value in words."""
+    """Whether a cell is missing: None, NaN, blank, or a spelling of a missing value."""
     if isinstance(value, str):
         return not value.strip() or value.strip() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -71,7 +71,7 @@ def compose(text: str) -> str:
 
 
 def pick_column(columns: Sequence[str], wanted: str | None, known: Sequence[str], option: str = "") -> str | None:
-    """Return the column that the user names, else the first of the known names whatever its case, else None.
+    """Return the column that the user names, else the first known name (in any case), else None.
 
     Raises:
         DataError: the user names a column that the table does not have; `option` says how it was named.
@@ -100,7 +100,7 @@ class Table:
 
     def __post_init__(self) -> None:
         if not is_table(self.path):
-            raise self.error(f"{self.path}: tables come as {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}.")
+            raise self.error(f"{self.path}: tables must be {', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}.")
 
     @property
     def is_arrow(self) -> bool:
@@ -114,7 +114,7 @@ class Table:
 
     @property
     def unit(self) -> str:
-        """What row numbers count: lines in a text file, where a field may span several."""
+        """Unit of row numbers: lines in a text file, where a field may span several."""
         return "row" if self.is_arrow else "line"
 
     def where(self, number: int) -> str:
@@ -136,7 +136,7 @@ class Table:
         return self.is_arrow and any(_is_bytes(field.type) or pa.types.is_struct(field.type) for field in self.schema())
 
     def string_columns(self) -> list[str]:
-        """Return the names of the columns of a Parquet or Arrow file that hold text, encoded one way or another."""
+        """Return the names of the text columns of a Parquet or Arrow file, dictionary-encoded ones included."""
         return [field.name for field in self.schema() if str(_decoded(field.type)) in _STRINGS]
 
     def rows(self, columns: Collection[str] | None = None, nested: Collection[str] = ()) -> Iterator[tuple[int, Row]]:
@@ -148,7 +148,7 @@ class Table:
             nested: names of columns, in any case, that are read although their values are nested.
 
         Raises:
-            DataError: the file or a row of it is broken; file and row are named.
+            DataError: the file or a row is broken; the message names it.
         """
         if self.is_arrow:
             return self._arrow_rows(columns, {name.strip().casefold() for name in nested})
@@ -163,17 +163,17 @@ class Table:
         reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(reader)]
-            # Blank names are the index that pandas writes, and empty columns of spreadsheets.
+            # Blank names are pandas indices and empty columns of spreadsheets.
             repeated = [name for name, count in Counter(header).items() if name and count > 1]
             if repeated:
-                raise self.error(f"{self.where(1)} names the column {repeated[0]!r} twice. Rename one of them.")
+                raise self.error(f"{self.where(1)} has two columns named {repeated[0]!r}. Rename one of them.")
             for fields in reader:
                 if len(fields) > len(header):
                     raise self.error(
-                        f"{self.where(reader.line_num)} has {len(fields)} fields, its header has {len(header)}."
+                        f"{self.where(reader.line_num)} has {len(fields)} fields, but the header has {len(header)}."
                     )
                 if fields:
-                    # Spreadsheets leave empty fields out at the end of a row.
+                    # Spreadsheets omit empty fields at the end of a row.
                     yield reader.line_num, dict(zip_longest(header, fields))
         except csv.Error as error:
             raise self.error(f"{self.where(reader.line_num)} is malformed: {error}.") from None
@@ -191,14 +191,14 @@ class Table:
             yield number, row
 
     def _lines(self) -> Iterator[str]:
-        """Yield lines with their ends, which a CSV field may hold."""
+        """Yield lines with their line ends, because a CSV field may contain line breaks."""
         try:
             check_fetched(self.path, self.error)
             with self.path.open("rb") as file:
                 mark = file.read(2)
                 file.seek(0)
                 encoding = "utf-16" if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-                # Escaped, undecodable bytes can be blamed on their line; "strict" fails a buffer too early.
+                # Escaping undecodable bytes shows which line they are in; "strict" would fail a buffer too early.
                 text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
                 for number, line in enumerate(text, 1):
                     if not line.isascii() and _ESCAPED.search(line):

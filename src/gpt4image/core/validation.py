@@ -1,4 +1,4 @@
-"""Validation of settings: the constraints stand in the annotations, and all messages read alike."""
+"""Validation of settings: annotations define the constraints, and all messages have the same form."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def check_fields(settings: DataclassInstance) -> None:
 
 
 def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type and value
-    """Return a value that fits a type; lists become tuples, and unless strict, text becomes paths and numbers.
+    """Return the value converted to a type: lists become tuples, and unless strict, text becomes paths and numbers.
 
     Args:
-        kind: the type, with constraints of `annotated_types` or pydantic, or a `Registry` that knows the value.
+        kind: the type, with constraints of `annotated_types` or pydantic, or a `Registry` that contains the value.
         value: a plain value, such as one read from TOML.
         where: name of the setting, for the message.
-        strict: whether to refuse text that stands for a path or a number.
+        strict: whether to reject text that stands for a path or a number.
 
     Raises:
-        ConfigError: the value does not fit.
+        ConfigError: the value is invalid.
     """
     from pydantic import ValidationError
 
@@ -64,15 +64,15 @@ def check_value(kind: Any, value: Any, where: str, *, strict: bool = True) -> An
 
 
 def take_fields(values: dict[str, Any], *kinds: type, **given: Any) -> list[Any]:  # noqa: ANN401 - any field's value
-    """Build each of several dataclasses from the values that name its fields.
+    """Build several dataclasses, each from the values named like its fields.
 
     Args:
         values: values by the name of a field; text may stand for paths and numbers.
         kinds: the dataclasses.
-        given: further values, of fields that the caller may not name.
+        given: values of fields that the caller may not set.
 
     Raises:
-        ConfigError: a value is invalid, or belongs to none of them.
+        ConfigError: a value is invalid, or no dataclass has such a field.
     """
     types = [field_types(kind) for kind in kinds]
     known = {name: kind for each in types for name, kind in each.items()}
@@ -86,7 +86,7 @@ def take_fields(values: dict[str, Any], *kinds: type, **given: Any) -> list[Any]
 
 
 def changed_options(options: DataclassInstance, default: DataclassInstance | None = None) -> list[str]:
-    """Return the words of the command line for settings that differ from others, by default from the defaults.
+    """Return settings as words of a command line, leaving out those equal to `others` or, by default, to the defaults.
 
     Fields without a default, such as the images, are left out.
 
@@ -119,7 +119,7 @@ def field_types(kind: type) -> dict[str, Any]:
 def adapter(kind: Any, _spelling: str) -> TypeAdapter[Any]:  # noqa: ANN401 - any field's type
     """Return the validator of a type; building one takes longer than using it.
 
-    Choices in another order are the same type but another message, so types are also told apart by their spelling.
+    Choices in another order are an equal type but give another message, so the cache key includes the spelling.
     """
     from pydantic import ConfigDict, TypeAdapter
 

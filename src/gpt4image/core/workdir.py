@@ -22,19 +22,17 @@ class ExportLayout(Layout):
     def require(self) -> None:
         """Raise ConfigError if the folder holds no exported model."""
         if not (self.config.exists() and self.weights.exists()):
-            raise ConfigError(
-                f"{self.folder} holds no exported model. Name a folder that gpt4image export has written."
-            )
+            raise ConfigError(f"{self.folder} contains no exported model. Name a folder written by gpt4image export.")
 
     def require_free(self) -> None:
-        """Raise ConfigError if an export would overwrite something that is no export."""
+        """Raise ConfigError if an export would overwrite anything but an export."""
         if not self.folder.exists():
             return
         needed = {self.weights, self.config}
         own = needed | {self.program, self.onnx, self.int8, self.card}
         inside = set(self.folder.iterdir()) if self.folder.is_dir() else {self.folder}
         if inside and not needed <= inside <= own:
-            raise ConfigError(f"{self.folder} holds something other than an exported model. Choose another folder.")
+            raise ConfigError(f"{self.folder} contains something other than an exported model. Choose another folder.")
 
 
 class WorkDir(Layout):
@@ -47,24 +45,24 @@ class WorkDir(Layout):
     description_preview = File("descriptions/preview.html")
     description_findings = File("descriptions/check.json")
     description_check = File("descriptions/check.html")
-    rehearsal = File("labels/rehearsal.json")  # what held-out labels showed, for advice
+    rehearsal = File("labels/rehearsal.json")  # measurements on held-out labels, for advice
     audit = File("audit/audit.json")
     audit_page = File("audit/audit.html")
     descriptions = File("descriptions/descriptions.parquet")  # the texts joined to image ids
     features = File("features")  # outputs of frozen modules, shared by all runs
-    class_texts = File("classes")  # what a model has written about the classes
+    class_texts = File("classes")  # class texts written by a model
     class_texts_table = File("classes.csv")  # the same as a table, for --classes
     comparison = File("comparison.json")  # of the latest experiment, like the next three
     gallery = File("gallery.json")
     report = File("report.html")
-    cases = File("cases.json")  # the comparisons of a series, shown together
+    cases = File("cases.json")  # comparisons shown on one page
     cases_page = File("cases.html")
-    cases_figure = File("cases.svg")  # the page's figure by itself
+    cases_figure = File("cases.svg")  # the page's figure as a file
     test_answers = File("test_answers.csv")  # every arm's and seed's answer for every test image
     runs = File("runs")
     experiments = File("experiments")  # a folder for each, with its own comparison
     tuning = File("tuning")  # trials of the search for settings
-    tracking = File("tracking")  # what experiment trackers write into files
+    tracking = File("tracking")  # files of experiment trackers
 
     def embeddings(self, encoder: str) -> Path:
         """Return the folder of one text encoder's vectors.

@@ -1,4 +1,4 @@
-"""Describers by name: opens the ones that the options ask for, and says what could be started where there is none."""
+"""Open the describers that the options select; if there are none, say what could be started."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Session:
     Attributes:
         describers: one or more, all of the same model.
         loop: the event loop that runs their coroutines.
-        price: what tokens cost; None where it is not known.
+        price: price of the tokens; None if unknown.
     """
 
     describers: tuple[Describer, ...]
@@ -46,18 +46,18 @@ class Session:
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
+        """The requested model."""
         return self.describers[0].model
 
     @property
     def max_concurrency(self) -> int:
-        """Most open requests at a time."""
+        """Maximum number of open requests."""
         return sum(describer.max_concurrency for describer in self.describers)
 
 
 @contextmanager
 def open_session(options: DescribeOptions) -> Iterator[Session]:
-    """Open the describers that the options ask for, and close them at the end.
+    """Open the describers that the options select, and close them at the end.
 
     Raises:
         ConfigError: an unknown describer, an invalid price, or options that exclude each other.
@@ -77,7 +77,7 @@ def open_session(options: DescribeOptions) -> Iterator[Session]:
 
 
 def price_for(options: DescribeOptions, model: str) -> Price | None:
-    """Return the price of a model: the user's own, nothing for what runs on this machine, else the list price."""
+    """Return the price of a model: the user's price, 0 for models on this machine, else the list price."""
     if options.price_in is not None and options.price_out is not None:
         return Price(options.price_in, options.price_out, source="given by you")
     own = find_price(model, load_prices(options.prices)) if options.prices else None
@@ -89,14 +89,14 @@ def price_for(options: DescribeOptions, model: str) -> Price | None:
 
 
 def run_in_thread_if_needed(work: Callable[[], T]) -> T:
-    """Do work that starts event loops; in a thread where this one runs a loop already, as in a notebook."""
+    """Run a function that starts event loops; use another thread if this one already runs a loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return work()
     pool = ThreadPoolExecutor(1)
     result = pool.submit(work)
-    pool.shutdown(wait=False)  # Ctrl-C interrupts the wait below, not one for the thread
+    pool.shutdown(wait=False)  # Ctrl-C interrupts the wait below, but would not interrupt `join`
     return result.result()
 
 
@@ -104,7 +104,7 @@ def run_in_thread_if_needed(work: Callable[[], T]) -> T:
 
 
 async def open_describers(options: DescribeOptions) -> list[Describer]:
-    """Open the describers that the options ask for."""
+    """Open the describers that the options select."""
     return await DESCRIBERS.load(options.describer)(options)
 
 
@@ -128,12 +128,12 @@ async def open_recording(options: DescribeOptions) -> list[Describer]:
 
 
 async def open_servers(options: DescribeOptions) -> list[Describer]:
-    """Open servers that speak OpenAI's protocol. At least one answers now; the others may come up later."""
+    """Open servers that speak OpenAI's protocol. At least one must answer now; the others may come up later."""
     from gpt4image.llm.openai_client import OpenAIDescriber
 
     urls = options.base_url or (OPENAI_URL,)
     if not options.base_url and not options.key_env and not os.environ.get(OPENAI_KEY):
-        raise DescribeError(await describer_advice(f"{OPENAI_KEY} is not set, so OpenAI's own server cannot be asked."))
+        raise DescribeError(await describer_advice(f"{OPENAI_KEY} is not set, so OpenAI's server cannot be used."))
     describers = [
         OpenAIDescriber(options.model or "", url, key_for(url, options.key_env), max_concurrency=options.at_once)
         for url in urls
@@ -147,7 +147,7 @@ async def open_servers(options: DescribeOptions) -> list[Describer]:
 
 
 async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
-    """Check which servers answer, and set the model where the user named none.
+    """Check which servers answer, and choose the model if the user named none.
 
     Raises:
         DescribeError: no server answers, or they do not agree on a model.
@@ -163,26 +163,26 @@ async def agree_on_model(describers: Sequence[OpenAIDescriber]) -> None:
         names.add(describer.model or only_model(models, describer))
     if not names:
         trouble = f"{down[0][0].upper()}{'; '.join(down)[1:]}."
-        in_between = any(proxy_for(describer.place) for describer in describers)  # then no other server helps
+        in_between = any(proxy_for(describer.place) for describer in describers)  # then the other servers do not help
         raise DescribeError(trouble if in_between else await describer_advice(trouble))
     if len(names) > 1:
         raise DescribeError(f"The servers have different models ({', '.join(sorted(names))}): set model (--model).")
     for trouble in down:
-        say(f"{trouble}: the other servers take its share until it answers", style="yellow")
+        say(f"{trouble}: the other servers take over until it answers", style="yellow")
     for describer in describers:
         describer.model = next(iter(names))
 
 
 def only_model(models: Sequence[str], describer: OpenAIDescriber) -> str:
-    """Return the model of a server that has just one. DescribeError lists them where there are more."""
+    """Return the only model of a server. If there are several, DescribeError lists them."""
     if len(models) == 1:
         return models[0]
     place, said = describer.place, f' It says "{describer.said}".' if describer.said else ""
     known = f" It has: {', '.join(models[:20])}." if models else said
-    raise DescribeError(f"Set model (--model NAME) to the model that {place} is to use.{known}{address_hint(place)}")
+    raise DescribeError(f"Set model (--model NAME) to the model that {place} should use.{known}{address_hint(place)}")
 
 
-# What to start where no describer answers.
+# What to start if no describer answers.
 
 
 class ServerProgram(NamedTuple):
@@ -208,12 +208,12 @@ PROGRAMS = (
 
 
 async def describer_advice(trouble: str) -> str:
-    """Return a message: what is wrong, which describers would work here, and how to start each."""
+    """Return a message that says what is wrong, which describers would work, and how to start them."""
     states = await asyncio.gather(*(program_state(program) for program in PROGRAMS))
     local = "transformers is installed" if find_spec("transformers") else "needs: pip install transformers"
     return "\n".join(
         [
-            f"{trouble} What would work:",
+            f"{trouble} Options:",
             f"  OpenAI's server: export {OPENAI_KEY}=... and set model (--model NAME)",
             "  another vendor's: set base_url (--base-url URL), key_env (--key-env VARIABLE) and model (--model NAME)",
             *states,
@@ -225,15 +225,15 @@ async def describer_advice(trouble: str) -> str:
 
 
 async def program_state(program: ServerProgram) -> str:
-    """Return a line: whether a program is up, whether it is installed, how to start it."""
+    """Say in a line whether a program is running or installed, and how to start it."""
     if await is_listening(program.url):
-        return f"  {program.name}: something answers at {program.url}: set base_url (--base-url {program.url})"
+        return f"  {program.name}: running at {program.url}: set base_url (--base-url {program.url})"
     state = "installed, not running" if shutil.which(program.command) else "not found here"
     return f"  {program.name} ({state}):\n      {program.start}\n      then base_url (--base-url {program.url})"
 
 
 async def is_listening(url: str) -> bool:
-    """Whether anything takes connections at an address on this machine."""
+    """Whether anything accepts connections at an address on this machine."""
     parts = urlsplit(url)
     try:
         async with asyncio.timeout(PORT_SECONDS):

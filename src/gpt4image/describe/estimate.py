@@ -1,4 +1,4 @@
-"""What a whole set will cost, measured on a few images before anything else is spent."""
+"""Estimate the cost of the whole set from a few images, before anything else is spent."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from gpt4image.llm.prices import Price
 from gpt4image.llm.rate_limiter import START
 
 FEW = 8
-"""Descriptions that an estimate is measured on."""
+"""Number of descriptions to measure."""
 
 CANDIDATES = 64
-"""First descriptions of the set, among which these few are chosen by the size of their pictures."""
+"""Number of first tasks from which these are chosen by picture size."""
 
 SIZE_TRIAL = "size trial"
 SIZE_TRIAL_TOKENS = 16
-"""Most tokens of the answers to size trials: only what a picture costs to read is measured."""
+"""Maximum tokens of the answers in size trials, in which only the input tokens matter."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the descriptions that are still to be written will take.
+    """Cost and time of the descriptions that remain to be written.
 
     Attributes:
-        records: the answers that it is measured on, at least one.
-        remaining: descriptions that are still to be written.
-        elapsed: seconds that the measured ones took all together.
-        max_concurrency: most open requests at a time.
+        records: the measured answers, at least one.
+        remaining: number of descriptions that remain to be written.
+        elapsed: seconds that all measured ones took together.
+        max_concurrency: maximum number of open requests.
         price: what tokens cost; None where it is not known.
-        max_side: longest side in pixels of the pictures sent; None for any size.
+        max_side: longest side in pixels of the pictures sent; None for no limit.
         frames: which frames are sent, if clips are described.
-        trials: tokens that one picture and its question read, by longest side in pixels.
+        trials: input tokens of a picture and its question, by longest side in pixels.
     """
 
     records: Sequence[DescriptionRecord]
@@ -57,22 +57,22 @@ class Estimate:
 
     @property
     def tokens_in(self) -> float | None:
-        """Mean tokens read for a description; None where the server does not count."""
+        """Mean input tokens per description; None if the server does not count them."""
         return mean([record.tokens_in for record in self.records])
 
     @property
     def tokens_out(self) -> float | None:
-        """Mean tokens written for a description, likewise."""
+        """Mean output tokens per description; None if the server does not count them."""
         return mean([record.tokens_out for record in self.records])
 
     @property
     def seconds(self) -> float:
-        """Mean time for a description."""
+        """Mean seconds per description."""
         return mean([record.seconds for record in self.records]) or 0.0
 
     @property
     def at_once(self) -> int:
-        """Open requests at a time while it was measured: the mean, and no fewer than every run begins with."""
+        """Mean number of open requests during the measurement, but at least the number with which every run begins."""
         open_requests = self.seconds * len(self.records) / max(self.elapsed, 1e-9)
         return min(max(round(open_requests), min(START, len(self.records))), self.max_concurrency)
 
@@ -80,7 +80,7 @@ class Estimate:
     def margin(self) -> float | None:
         """Half the width of the 95% confidence interval of the mean cost (Student's t), as a share of that mean.
 
-        None below two answers, or where price or tokens are not known.
+        None for fewer than two answers, or if price or tokens are unknown.
         """
         from scipy import stats
 
@@ -92,16 +92,16 @@ class Estimate:
         return float(half_width / known.mean())
 
     def dollars(self, *, batch: bool = False) -> float | None:
-        """Return US dollars for what is left; None where price or tokens are not known."""
+        """Return US dollars for the remaining descriptions; None if price or tokens are unknown."""
         if self.price is None or self.tokens_in is None or self.tokens_out is None:
             return None
-        # Prices take whole tokens: a thousand descriptions round better than one.
+        # Prices take whole tokens, and a thousand descriptions round better than one.
         thousand = self.price.cost(round(self.tokens_in * 1000), round(self.tokens_out * 1000), batch=batch) or 0.0
         return thousand / 1000 * self.remaining
 
     @property
     def time_span(self) -> tuple[float, float]:
-        """Seconds for what is left: if the server takes ever more requests up to the most, and at the measured ones."""
+        """Seconds for the remaining descriptions, with concurrency growing to its maximum and as measured."""
         left, limit, fastest = float(self.remaining), min(START, self.max_concurrency), 0.0
         while left > 0 and limit < self.max_concurrency:  # it doubles every round trip, see `RateLimiter`
             fastest += self.seconds * min(1.0, left / limit)
@@ -111,13 +111,13 @@ class Estimate:
         return min(fastest, slowest), slowest
 
     def lines(self) -> list[str]:
-        """Return the estimate for a person to read."""
-        head = f"left to write: {counted(self.remaining, 'description')} (measured on {len(self.records):,})"
+        """Return the estimate as lines of text."""
+        head = f"remaining: {counted(self.remaining, 'description')} (estimated from {len(self.records):,})"
         clips = [f"clips: {self.frames.words}, in one request; fewer cost less (--frames)"] if self.frames else []
         return [head, *clips, self._token_line(), self._money_line(), self._time_line(), *self._size_lines()]
 
     def fields(self) -> dict[str, object]:
-        """Return the estimate as values for JSON: tokens a description, dollars and seconds for all that is left."""
+        """Return the estimate as JSON values: tokens per description, dollars and seconds for all remaining ones."""
         return {
             "remaining": self.remaining,
             "measured_on": len(self.records),
@@ -131,15 +131,15 @@ class Estimate:
 
     def _token_line(self) -> str:
         if self.tokens_in is None or self.tokens_out is None:
-            return "tokens: this server does not count them"
+            return "tokens: not counted by this server"
         read, written = (compact(tokens * self.remaining) for tokens in (self.tokens_in, self.tokens_out))
-        per_description = f"{self.tokens_in:.0f} read and {self.tokens_out:.0f} written a description"
-        return f"tokens: {per_description}; {read} and {written} in all"
+        per_description = f"{self.tokens_in:.0f} input and {self.tokens_out:.0f} output per description"
+        return f"tokens: {per_description}; {read} input and {written} output in total"
 
     def _money_line(self) -> str:
         online, batch = self.dollars(), self.dollars(batch=True)
         if self.price is None or online is None:
-            return "money: the price of this model is not known: set price_in and price_out (--price-in, --price-out)"
+            return "money: the price of this model is unknown: set price_in and price_out (--price-in, --price-out)"
         if not online:
             return f"money: none ({self.price.source or 'a price of 0'})"
         interval = ""
@@ -148,7 +148,7 @@ class Estimate:
             interval = f" ({money(low)} to {money(high)}, 95% interval)"
         half = f"; {money(batch)} by the batch interface (--describer batch)" if self.price.batch is not None else ""
         as_of = f", prices of {self.price.as_of}" if self.price.as_of else ""
-        changes = f"; from {self.price.changes} on another price holds" if self.price.changes else ""
+        changes = f"; the price changes on {self.price.changes}" if self.price.changes else ""
         return f"money: {money(online)} online{interval}{half}{as_of}{changes}"
 
     def _time_line(self) -> str:
@@ -157,28 +157,28 @@ class Estimate:
         if slow == fast:
             return f"time: {slow} ({pace})"
         return (
-            f"time: {fast} to {slow}, as the server takes up to {self.max_concurrency:,} requests at a time or no more "
-            f"than measured ({pace})"
+            f"time: {fast} to {slow}, with up to {self.max_concurrency:,} concurrent requests or as few as measured "
+            f"({pace})"
         )
 
     def _size_lines(self) -> list[str]:
         if not self.trials:
             return []
         sizes = ", ".join(f"{tokens:,} at {side}" for side, tokens in self.trials.items())
-        now = "now as they are" if self.max_side is None else f"now {self.max_side}"
+        now = "now original size" if self.max_side is None else f"now {self.max_side}"
         what = "the frames of a clip and their question" if self.frames else "one picture and its question"
-        return [f"picture size, max_side (--max-side), {now}: {what} read {sizes} pixels"]
+        return [f"picture size, max_side (--max-side), {now}: input tokens of {what}: {sizes} pixels"]
 
 
 def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
-    """Measure what the whole set will take on a few descriptions, which are kept.
+    """Estimate the whole set from a few descriptions, which are kept.
 
     Args:
         job: what is to be done.
-        sizes: longest sides in pixels whose tokens are measured, with one request each.
+        sizes: longest sides in pixels to measure with one request each.
 
     Raises:
-        DescribeError: none of the few could be described.
+        DescribeError: none of them could be described.
     """
     few = spread_by_size(job, FEW)
     started = time.monotonic()
@@ -201,7 +201,7 @@ def estimate(job: DescribeJob, *, sizes: Sequence[int] = ()) -> Estimate:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of values; None where one is unknown.
+    """Return the mean of the values; None if one is unknown.
 
     >>> mean([1, 2]), mean([1, None])
     (1.5, None)
@@ -211,10 +211,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def spread_by_size(job: DescribeJob, count: int) -> Tasks:
-    """Choose some of the first tasks, their pictures as small and large as all are: the same ones at every call.
+    """Choose some of the first tasks with representative picture sizes; always the same ones.
 
-    A picture costs by its size. Sorted by size and cut into equal shares, the task in the middle of each share stands
-    for it.
+    The cost of a picture depends on its size. The tasks are sorted by size and cut into equal shares, and the middle
+    task represents each share.
     """
     tasks = job.first(CANDIDATES)
     maker = RequestMaker(job.images, job.question, tasks)
@@ -225,15 +225,15 @@ def spread_by_size(job: DescribeJob, count: int) -> Tasks:
 
 
 def picture_sizes(maker: RequestMaker, number: int) -> list[tuple[int, int]]:
-    """Return width and height in pixels of a task's pictures as they are sent; none if they cannot be read."""
+    """Return width and height in pixels of a task's pictures as sent; none if they cannot be read."""
     request = request_or_error(maker, number)
     return [] if isinstance(request, ImageError) else [(each.width, each.height) for each in request.pictures]
 
 
 def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, int]:
-    """Measure what the largest of a few pictures takes at several sizes up to its own, in tokens by longest side.
+    """Measure the tokens of the largest of a few pictures at several sizes up to its own, by longest side.
 
-    Earlier trials are not paid for again, and none that the budget does not cover is made.
+    Earlier trials are not repeated, and trials that the budget does not cover are skipped.
     """
     unscaled = RequestMaker(job.images, replace(job.question, max_side=None), few)
     sides = [max(map(max, picture_sizes(unscaled, number)), default=0) for number in range(len(few))]
@@ -257,10 +257,10 @@ def try_sizes(job: DescribeJob, few: Tasks, sizes: Sequence[int]) -> dict[int, i
 
 
 def measure(job: DescribeJob, asked: DescriptionRecord, request: DescribeRequest) -> int | None:
-    """Ask the first question of a request and book it.
+    """Ask the first question of a request and charge it.
 
     Returns:
-        Tokens that it reads; None where the budget does not cover it, or the server does not count them.
+        Its input tokens; None if the budget does not cover it or the server does not count them.
     """
     budget = job.budget()
     if not budget.affords(0):

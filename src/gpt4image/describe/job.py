@@ -1,4 +1,4 @@
-"""A describe job: an image set, what is asked about it, who answers, and the store that holds the answers."""
+"""A describe job: the images, the question, the describers, and the store for the answers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from gpt4image.llm.credentials import key_for
 
 @dataclass(frozen=True)
 class DescribeJob:
-    """Everything that describing needs; `open_job` makes it.
+    """Everything that describing needs; created by `open_job`.
 
     Attributes:
         images: the images.
-        rows: positions in the table of those to describe, int64 [n].
+        rows: positions of the images to describe in the table, int64 [n].
         question: what is asked.
-        store: what is answered.
-        session: who answers.
+        store: the descriptions so far.
+        session: the describers.
         options: the user's settings.
-        confused: labels of the classes that each class is confused with, by label, as prompts name them.
+        confused: labels of the classes that each class is confused with, by label, for prompts that name them.
     """
 
     images: ImageTable
@@ -54,19 +54,19 @@ class DescribeJob:
     options: DescribeOptions
     confused: Mapping[int, tuple[int, ...]] | None = None
 
-    # Which descriptions.
+    # Selecting tasks.
 
     def unanswered(self) -> Tasks:
-        """List the tasks without an answer, those inside a batch included."""
+        """List the tasks without an answer, including those in a batch."""
         retry = self.options.retry_failed
         return plan_tasks(self.images, self.rows, self.question, self.store, retry_failed=retry)
 
     def plan(self) -> Tasks:
-        """List the tasks to ask now: without an answer, and in no batch, where they are paid for already."""
+        """List the tasks to ask now: those without an answer, except in batches, where they are already paid for."""
         return self._outside_batches(self.unanswered())
 
     def first(self, count: int) -> Tasks:
-        """List the first tasks, answered or not: the same at every call, an even mixture of all classes."""
+        """List the first tasks, answered or not: always the same ones, an even mixture of all classes."""
         return self._outside_batches(all_tasks(self.images, self.rows, self.question)).part(slice(count))
 
     @property
@@ -80,7 +80,7 @@ class DescribeJob:
         free = ~contains(keys_under_way(self.batch_folder), tasks.keys)
         return replace(tasks.part(free), in_batches=int((~free).sum()))
 
-    # Having them described.
+    # Running them.
 
     def run(
         self,
@@ -93,9 +93,9 @@ class DescribeJob:
 
         Args:
             tasks: the tasks.
-            title: what the progress line calls the run.
-            budget: what may be spent; what the user's budget leaves when not given.
-            writer: takes the records, and is closed at the end; a new one when not given.
+            title: title of the progress line.
+            budget: the budget. Default: what is left of the user's budget.
+            writer: writes the records and is closed at the end. Default: a new one.
         """
         if not len(tasks) and writer is None:
             return Tally(0)
@@ -120,17 +120,17 @@ class DescribeJob:
             return run_batches(maker, server, self.store, writer, self.batch_folder, budget)
 
     def run_trial(self, tasks: Tasks, title: str) -> Tally:
-        """Describe those of some tasks that have no answer, failed ones again.
+        """Describe the tasks that have no answer, including failed ones.
 
-        Texts of a question that was never run in full are trials: until it is, nothing but a look at them uses them.
-        The marks come first, so that no kill turns a trial into training data.
+        Texts of a question that was never run in full are trials: they are only displayed until it is. They are marked
+        first, so that no kill turns a trial into training data.
         """
         missing = tasks.part(self.store.keys().pending(tasks.keys, retry_failed=True))
         maker, run_before = RequestMaker(self.images, self.question, missing), self.store.run_questions()
         asked = map(maker.record, range(len(missing)))
         new = [each.key for each in asked if (each.model, each.prompt_hash, each.settings) not in run_before]
         if new:
-            self.store.mark(new, "trial", "asked for a look")
+            self.store.mark(new, "trial", "trial")
         return self.run(missing, title)
 
     def trials(self) -> list[str]:
@@ -142,23 +142,23 @@ class DescribeJob:
         return [key.decode() for key in ours[contains(trials, ours)].tolist()]
 
     def count_trials(self) -> None:
-        """Let the trials among this job's tasks count as descriptions, now that it is run in full."""
+        """Turn the trials among this job's tasks into descriptions, because the job is now run in full."""
         if trials := self.trials():
             self.store.mark(trials, "keep", "run in full")
 
     def budget(self, *, batch: bool = False) -> Budget:
-        """Return the user's budget, with what the store says was spent on this model."""
+        """Return the user's budget, including what was spent on this model according to the store."""
         return self.budget_of(self.options.budget, self.store.spent(self.question.model).cost, batch=batch)
 
     def budget_of(self, dollars: float | None, spent: float, *, batch: bool = False) -> Budget:
-        """Return a budget of some dollars, of which some are spent."""
+        """Return a budget of some dollars, part of which is spent."""
         turns, most_out = max(len(prompt.turns) for prompt in self.question.prompts), self.options.max_tokens
-        if batch:  # a batch asks one question of a conversation at a time, and pays for that alone
+        if batch:  # a batch asks and pays for one question of a conversation at a time
             return Budget(dollars, self.session.price, spent, most_out * turns, batch=True)
         return Budget(dollars, self.session.price, spent, most_out, turns=turns)
 
     def records_of(self, tasks: Tasks) -> list[DescriptionRecord]:
-        """Return the records of some tasks, as far as there are any."""
+        """Return the existing records of some tasks."""
         keys = pa.array([key.decode() for key in tasks.keys.tolist()], pa.string())
         found = (batch.filter(pc.is_in(batch["key"], keys)) for batch in self.store.current_batches(dropped=True))
         return [record_from(values) for batch in found for values in batch.to_pylist()]
@@ -177,9 +177,9 @@ def open_job(
 
     Args:
         images: the images.
-        store: what is answered already.
-        session: who answers.
-        options: what is asked.
+        store: the descriptions so far.
+        session: the describers.
+        options: the user's settings.
         confused: labels of the classes that each class is confused with, by label, for prompts that name them.
         pictures: whether the images are sent.
 
@@ -203,7 +203,7 @@ def open_job(
 
 
 def describe_lock(store: DescriptionStore) -> Path:
-    """Return the lock of the process that decides what is written to a store."""
+    """Return the lock of the process that controls what is written to a store."""
     return store.folder / "describe.lock"
 
 
@@ -212,7 +212,7 @@ def hold_store(store: DescriptionStore) -> Iterator[None]:
     """Keep other processes from describing into the same store; compact it before and after.
 
     Raises:
-        BusyError: another process describes into it. Workers that a killed process left behind are waited for.
+        BusyError: another process describes into it. Workers left behind by a killed process are waited for.
     """
     with exclusive(describe_lock(store), f"the descriptions in {store.folder}"):
         wait_for_workers(store)

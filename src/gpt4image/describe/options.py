@@ -29,7 +29,7 @@ DESCRIBERS: Registry[Callable[[DescribeOptions], Awaitable[list[Describer]]]] = 
     },
     group="gpt4image.describers",
 )
-"""Coroutine functions that open the describers for the given options and check that they can answer."""
+"""Coroutine functions that open the describers for some options and check that they can answer."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class WorkerOptions:
 # dataclasses collect the fields of their bases from last to first
 @dataclass(frozen=True)
 class DescribeOptions(WorkerOptions, LocalModelOptions, CostOptions, QuestionOptions, ModelOptions):
-    """What to ask about the images, of which model, and at what cost.
+    """What to ask about the images, which model to ask, and at what cost.
 
     Raises:
         ConfigError: a setting is invalid, or two settings exclude each other.
@@ -167,7 +167,7 @@ class DescribeOptions(WorkerOptions, LocalModelOptions, CostOptions, QuestionOpt
         if self.describer == "batch" and len(self.base_url) > 1:
             raise ConfigError("A batch goes to one server: set a single base_url (--base-url).")
         if self.engine != "here" and self.describer == "batch":
-            raise ConfigError("A batch contains all images already: leave engine at its default.")
+            raise ConfigError("A batch already contains all images: leave engine at its default.")
         if self.engine != "here" and self.describer == "replay":
             raise ConfigError("Replaying a recording is faster than starting workers: leave engine at its default.")
         if self.engine == "slurm" and self.slurm_partition is None:

@@ -1,4 +1,4 @@
-"""What is asked about an image: model, prompts, class names, sampling. Whatever is not in here changes speed alone."""
+"""What is asked about an image: model, prompts, class names, sampling. All other settings affect only speed."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ RESERVED_FIELDS = {
     "top_p": "set top_p (--top-p)",
     "seed": "set seed (--seed)",
     "n": "set samples (--samples)",
-    "stream": "answers are read whole",
-    "api_key": "set key_env (--key-env), so that the key reaches no file",
+    "stream": "streaming is not supported",
+    "api_key": "set key_env (--key-env), which keeps the key out of files",
 }
-"""Fields of a request's body that other options set, and which."""
+"""Fields of a request's body that are set by other options, with these options."""
 OF_CLIP = (
     "These {} pictures are frames of one video clip, in the order of time. The image or picture in the request below "
     "is the whole clip: say also what moves, and what changes from the first frame to the last."
@@ -44,16 +44,16 @@ OF_FRAME = "This picture is a frame of a video clip."
 
 @dataclass(frozen=True)
 class Question:
-    """Everything that decides the answers.
+    """Everything that determines the answers.
 
     Attributes:
-        model: the model as it is asked for.
+        model: the requested model.
         prompts: prompts, each asked about every image.
         values: values of their placeholders.
-        sampling: how answers are drawn.
-        samples: answers to each prompt.
-        max_side: longest side in pixels of the pictures sent; None sends them as large as they are.
-        retry_temperature: temperature of a retry; that of `sampling` when not given.
+        sampling: sampling parameters.
+        samples: number of answers per prompt.
+        max_side: longest side in pixels of the pictures sent; None for their original size.
+        retry_temperature: temperature of a retry. Default: that of `sampling`.
         pictures: whether the images are sent; False for questions about the classes.
         frames: which frames are sent, if the images are clips.
 
@@ -75,9 +75,7 @@ class Question:
         if self.samples < 1:
             raise ConfigError(f"samples must be at least 1, not {self.samples}.")
         if self.samples > 1 and self.sampling.temperature == 0:
-            raise ConfigError(
-                f"{self.samples} samples at temperature 0 are {self.samples} times the same: set a temperature above 0."
-            )
+            raise ConfigError(f"{self.samples} samples at temperature 0 would be identical: set a temperature above 0.")
         if self.max_side is not None and self.max_side < 1:
             raise ConfigError(f"max_side (--max-side) must be at least 1, not {self.max_side}.")
         self.values.check(self.prompts)
@@ -88,21 +86,21 @@ class Question:
         return self.settings_with(self.sampling)
 
     def settings_with(self, sampling: Sampling) -> str:
-        """Return the same with another sampling, keys in order: it is part of identities."""
+        """Return the settings with another sampling, keys sorted, because they are part of identities."""
         frames = {"frames": self.frames.name} if self.frames and self.pictures else {}
         return json.dumps({**sampling.to_dict(), "max_side": self.max_side, **frames}, sort_keys=True)
 
     def introduce(self, turns: tuple[str, ...], frames: int) -> tuple[str, ...]:
-        """Return questions with what tells the model that it sees a clip, if it does, with so many frames."""
+        """Return the questions, with an introduction if the pictures are frames of a clip."""
         if self.frames is None or not frames:
             return turns
         return (f"{OF_CLIP.format(frames) if frames > 1 else OF_FRAME}\n\n{turns[0]}", *turns[1:])
 
     def identity(self, prompt: Prompt, label: int, sample: int) -> str | None:
-        """Return what is asked about an image of a class; None where the prompt names a class and the image has none.
+        """Return the identity of the question about an image of a class; None if the prompt needs a missing class.
 
-        The key of a description is a hash of this and the image: any change to it would ask, and pay, again. Only the
-        placeholders that the prompt uses count, so a renamed class is asked about again, and no other class is.
+        The key of a description is a hash of this and the image, so any change means new requests. Only placeholders
+        that the prompt uses count, so renaming a class affects only that class.
         """
         values = self.values.of(label)
         if not prompt.placeholders <= values.keys():
@@ -112,7 +110,7 @@ class Question:
 
 
 def read_prompts(options: DescribeOptions) -> tuple[Prompt, ...]:
-    """Read the prompts that the options name: when they name none, all of the user's file, or `plain`.
+    """Read the prompts that the options name. Default: all prompts of the user's file, else `plain`.
 
     Raises:
         ConfigError: a prompt is unknown or invalid.
@@ -129,12 +127,12 @@ def read_values(
 
     Args:
         images: the images.
-        options: the user's settings; its file of class names overrides the names that folders give.
+        options: the user's settings; their file of class names overrides the folder names.
         confused: labels of the classes that each class is confused with, by label.
 
     Raises:
-        ConfigError: the file of class names is invalid, or names a class that the images do not have; or that of the
-            classes to pick from cannot be read.
+        ConfigError: the file of class names is invalid or has an unknown class, or the file of classes to pick from
+            cannot be read.
     """
     given = {} if options.class_names is None else read_class_names(options.class_names)
     listed = ClassTexts.read(options.classes) if options.classes else ClassTexts.of_names(images.classes)
@@ -152,7 +150,7 @@ def read_values(
 
 
 def read_extra_body(path: Path) -> str:
-    """Read further fields of a request's body as JSON, keys in order. ConfigError names the file when it is invalid."""
+    """Read further fields of a request's body as JSON, keys sorted. ConfigError names an invalid file."""
     fields = read_object(path, 'request fields, such as {"reasoning_effort": "low"}')
     for name in sorted(fields.keys() & RESERVED_FIELDS.keys()):
         raise ConfigError(f"{path}: {name} cannot be set here: {RESERVED_FIELDS[name]}.")
@@ -160,21 +158,21 @@ def read_extra_body(path: Path) -> str:
 
 
 def read_class_names(path: Path) -> dict[str, str]:
-    """Read class names as prompts say them, by class. ConfigError names the file when it is invalid."""
+    """Read the class names for prompts, by class. ConfigError names an invalid file."""
     what = 'names by class, such as {"n01440764": "tench"}'
     names = read_object(path, what)
     if not all(isinstance(name, str) for name in names.values()):
-        raise ConfigError(f"{path} must hold {what}.")
+        raise ConfigError(f"{path} must contain {what}.")
     return {compose(name): spoken for name, spoken in names.items()}
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object that is not empty. ConfigError names the file, and what it must hold, when it is none."""
+    """Read a non-empty JSON object. ConfigError names an invalid file and the expected content."""
     found = read_brought_json(path, ConfigError, parse_constant=_reject_constant)
     if not isinstance(found, dict) or not found:
-        raise ConfigError(f"{path} must hold a JSON object of {what}.")
+        raise ConfigError(f"{path} must contain a JSON object of {what}.")
     return found
 
 
 def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")

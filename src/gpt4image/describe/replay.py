@@ -37,17 +37,17 @@ COLUMNS = (*ORDER, "text", "model", "served_model", "prompt", "finish_reason", "
 class ReplayDescriber:
     """Answers from a recorded set.
 
-    It finds an answer by image, prompt and number of the sample, whatever the sampling and the picture size were. The
-    answers of a conversation come as the one text that was made of them.
+    It finds an answer by image, prompt and sample number, regardless of sampling and picture size. A conversation is
+    replayed as a single text.
 
     Args:
         recording: an exported folder, one of its files, or a work directory.
-        model: the recorded model; may be left out where there is only one.
+        model: the recorded model; optional if there is only one.
         prompts: the prompts that will be asked, for `check`.
 
     Raises:
         DescriptionError: the recording is broken (the message names file and row).
-        DescribeError: it holds no answers, or none of that model; the message lists the models.
+        DescribeError: it has no answers, or none of that model; the message lists the models.
     """
 
     name = "replay"
@@ -61,14 +61,14 @@ class ReplayDescriber:
         self._answers = answers.sort_by([(name, "ascending") for name in ORDER])  # [N]
         image_ids, hashes = (self._answers[name].to_pylist() for name in ("image_id", "prompt_hash"))
         self._recorded: dict[str, str] = dict(zip(hashes, self._answers["prompt"].to_pylist(), strict=True))
-        # Image and prompt together, S64 [N], sorted as the answers are: the samples of a question stand side by side.
+        # Image and prompt together, S64 [N], in the order of the answers: samples of a question are adjacent.
         self._questions = np.asarray([image + prompt for image, prompt in zip(image_ids, hashes, strict=True)], "S64")
         keys = to_keys(self._answers["key"])
         self._by_key = np.argsort(keys, kind="stable")  # positions of the answers, int64 [N]
         self._keys = keys[self._by_key]  # S32 [N], sorted
 
     async def check(self) -> None:
-        """Check that the prompts were recorded. DescribeError names those that were."""
+        """Check that the prompts were recorded. Otherwise DescribeError names the recorded ones."""
         for prompt in self._prompts:
             self._require(prompt.hash, f"{prompt.name!r} as it is now")
 
@@ -92,10 +92,10 @@ class ReplayDescriber:
         )
 
     async def close(self) -> None:
-        """Do nothing: no file stays open."""
+        """Do nothing, because no file is open."""
 
     def _find(self, request: DescribeRequest) -> int | None:
-        """Find the answer to exactly what is asked, else the one at the sample's place among answers to the prompt."""
+        """Find the answer with the same key, else the prompt's answer with the same sample number."""
         same = int(np.searchsorted(self._keys, np.bytes_(request.key)))
         if same < len(self._keys) and self._keys[same].decode() == request.key:
             return int(self._by_key[same])
@@ -104,23 +104,23 @@ class ReplayDescriber:
         return first + request.sample if first + request.sample < end else None
 
     def _require(self, prompt_hash: str, called: str) -> None:
-        """Raise DescribeError unless a prompt was recorded; other words under the same name are another prompt."""
+        """Raise DescribeError unless a prompt was recorded; a changed text makes it another prompt."""
         if prompt_hash not in self._recorded:
             prompts = sorted(self._recorded.items())
             recorded = ", ".join(f"{name} ({known or 'hash not known'})" for known, name in prompts)
             raise DescribeError(
-                f"{self.place} holds no answer of {self.model} to the prompt {called}. Recorded: {recorded}. Ask one "
-                "of these in the words that were recorded: prompts (--prompts), prompt_file (--prompt-file)."
+                f"{self.place} has no answer of {self.model} to the prompt {called}. Recorded: {recorded}. Use one of "
+                "these, unchanged: prompts (--prompts), prompt_file (--prompt-file)."
             )
 
 
 def choose_model(recorded: list[str], wanted: str | None, place: str) -> str:
-    """Return the model to replay. DescribeError lists the recorded ones where it is not clear."""
+    """Return the model to replay. If it is ambiguous, DescribeError lists the recorded ones."""
     if not recorded:
-        raise DescribeError(f"{place} holds no answers. Name a set that gpt4image has exported, or a work directory.")
+        raise DescribeError(f"{place} has no answers. Name a set exported by gpt4image, or a work directory.")
     if wanted is None and len(recorded) > 1:
         raise DescribeError(
-            f"{place} holds answers of several models: {', '.join(sorted(recorded))}. Name one as model (--model)."
+            f"{place} has answers of several models: {', '.join(sorted(recorded))}. Name one as model (--model)."
         )
     if wanted is not None and wanted not in recorded:
         raise DescribeError(f"{place}: {unknown_name('model', wanted, recorded)}")
@@ -133,12 +133,12 @@ def read_answers(place: Path) -> pa.Table:
     batches = stored_answers(folder) if folder else shared_answers(place)
     schema = pa.schema([SCHEMA.field(name) for name in COLUMNS])
     table = pa.Table.from_batches([batch.select(COLUMNS) for batch in batches], schema)
-    # Offsets of 64 bits: sorting joins the chunks of a column, and all texts together may exceed 2 GiB.
+    # 64-bit offsets: sorting joins the chunks of a column, and all texts together may exceed 2 GiB.
     return table.set_column(COLUMNS.index("text"), "text", table["text"].cast(pa.large_string()))
 
 
 def stored_answers(folder: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the current answers of a store, failures left out."""
+    """Yield the current answers of a store, without failures."""
     for batch in DescriptionStore(folder).current_batches(trials=True):
         yield batch.filter(batch["error"].is_null())
 
@@ -151,11 +151,13 @@ def shared_answers(place: Path) -> Iterator[pa.RecordBatch]:
 
 
 def shared_records(place: Path) -> Iterator[DescriptionRecord]:
-    """Yield the records of a shared set. DescribeError for rows that do not say what they answer."""
+    """Yield the records of a shared set. DescribeError for rows that do not record their question."""
     for file in shared_files(place):
         if not has_provenance(file):
-            raise DescribeError(f"{file} does not say what its texts answer, so they cannot be replayed: import them.")
+            raise DescribeError(
+                f"{file} does not record which questions its texts answer, so they cannot be replayed: import them."
+            )
         for where, row in read_shared_rows(file):
             if row.image_id is None:
-                raise DescribeError(f"{where}: has no image_id, by which answers are found.")
+                raise DescribeError(f"{where}: has no image_id, which is needed to find answers.")
             yield row.record(row.image_id)

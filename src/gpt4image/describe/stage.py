@@ -24,12 +24,15 @@ DECLINED = "nothing more was sent"
 RESUME = "The same command resumes."
 REMEDIES = {
     DECLINED: "The measured descriptions are kept.",
-    EXCEEDED: "Raise budget (--budget) to the true cost of the rest (--estimate measures it), or have the model think "
-    "less (--extra-body).",
-    OVER_BUDGET: "Raise budget (--budget; --estimate measures what the rest will take), or lower max_tokens "
-    "(--max-tokens), which bounds the longest answer.",
+    EXCEEDED: (
+        "Raise budget (--budget) to the cost of the rest (see --estimate), or make the model think less (--extra-body)."
+    ),
+    OVER_BUDGET: (
+        "Raise budget (--budget) to the cost of the rest (see --estimate), or lower max_tokens (--max-tokens), which "
+        "limits the longest answer."
+    ),
 }
-"""What to do when a run ends early, where it is not to give the same command again."""
+"""Advice for runs that end early, if it is not to run the same command again."""
 
 
 def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None = None) -> Tally:
@@ -37,11 +40,11 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
 
     Args:
         job: what is to be done.
-        confirm: asked with an estimate before money is spent that no budget limits; None spends without asking.
-        run: the backend, see `select_backend`; this process when not given.
+        confirm: called with an estimate before money is spent without a budget; None to spend without asking.
+        run: the backend, see `select_backend`. Default: this process.
 
     Raises:
-        DescribeError: no description can be written. Answers so far are kept.
+        DescribeError: no image can be described. Answers so far are kept.
     """
     tasks = job.plan()
     print_plan(job, tasks)
@@ -61,17 +64,17 @@ def describe(job: DescribeJob, confirm: Confirm | None = None, run: Run | None =
 
 
 def may_cost(job: DescribeJob) -> bool:
-    """Whether the job may spend money that no budget limits."""
+    """Whether the job may spend money without a budget."""
     price = job.session.price
     return job.options.budget is None and (price is None or price.input + price.output > 0)
 
 
 def select_backend(job: DescribeJob, data: DataOptions, work: Path) -> Run:
-    """Return what runs a job: this process, a vendor's batch interface, or workers.
+    """Return the backend for a job: this process, a vendor's batch interface, or workers.
 
     Args:
         job: what is to be done.
-        data: the images, as workers open them.
+        data: the options with which workers open the images.
         work: the work directory.
     """
     if job.options.describer == "batch":
@@ -84,17 +87,17 @@ def select_backend(job: DescribeJob, data: DataOptions, work: Path) -> Run:
 
 
 def print_plan(job: DescribeJob, tasks: Tasks) -> None:
-    """Print what is to be done."""
+    """Print the plan."""
     prompts = ", ".join(prompt.name for prompt in job.question.prompts)
     copies = len(job.rows) - len(np.unique(job.images.ids[job.rows]))
     once = f"; copies are described once ({copies:,} here)" if copies else ""
     say(
-        f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} written before "
-        f"and not paid for again{once}"
+        f"descriptions: {len(tasks):,} to write with {job.question.model} ({prompts}), {tasks.done:,} already "
+        f"written{once}"
     )
     if job.options.budget is not None and job.session.price is FREE:
         say(
-            "Servers on this machine count as free, so the budget stops nothing. If yours passes the images on to a "
+            "Servers on this machine count as free, so the budget has no effect. If yours forwards the images to a "
             "paid service, set its prices: price_in and price_out (--price-in, --price-out).",
             style="yellow",
         )
@@ -105,20 +108,23 @@ def print_plan(job: DescribeJob, tasks: Tasks) -> None:
         under_way = f"{counted(tasks.in_batches, 'description')} in batches under way"
         say(f"{under_way}: to collect them, set describer to batch (--describer batch)")
     if tasks.without_class:
-        say(f"{counted(tasks.without_class, 'description')} left out: the prompt names a class and the image has none")
+        say(
+            f"{counted(tasks.without_class, 'description')} left out, because the prompt names a class and the image "
+            "has none"
+        )
 
 
 def print_trials(job: DescribeJob) -> None:
-    """Print that descriptions made for a look are no training data."""
+    """Print that trials are not training data."""
     if trials := job.trials():
         say(
-            f"{counted(len(trials), 'description')} to look at: training leaves them out until all images are described"
-            " like this, or use_prompts (--use-prompts) or use_models (--use-models) name them."
+            f"trials: {counted(len(trials), 'description')}. Training leaves them out until all images are described "
+            "like this, or until use_prompts (--use-prompts) or use_models (--use-models) select them."
         )
 
 
 def print_outcome(tally: Tally) -> None:
-    """Print what failed and why, and what is left."""
+    """Print failures, their causes, and what is left."""
     for line in tally.failure_lines():
         say(line, style="yellow")
     if tally.failures:

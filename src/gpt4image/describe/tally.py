@@ -1,4 +1,4 @@
-"""Counts of a run, and their display while it lasts."""
+"""Counts of a run and their display."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Tally:
         answered: tasks answered.
         failures: reasons of the tasks that failed.
         details: the first MAX_DETAILS different messages of each reason.
-        tokens_in: tokens read.
-        tokens_out: tokens written.
-        cost: US dollars; 0 where no price is known.
+        tokens_in: input tokens.
+        tokens_out: output tokens.
+        cost: US dollars; 0 if the price is unknown.
         seconds: time since the start.
         tried_again: retries.
-        uncounted: requests whose tokens the server did not count; `cost` holds their worst case.
+        uncounted: requests whose tokens the server did not count; `cost` includes their worst case.
         stopped: why the run ended before all tasks were done; empty if it did not.
         other_models: answers by models other than the one asked for.
         cut_off: answers that the server stopped at their maximum length.
@@ -62,7 +62,7 @@ class Tally:
 
     @property
     def exit_status(self) -> int:
-        """0 if all tasks are answered, 3 if some failed, also before; 1 if none is answered or the run stopped."""
+        """0 if all tasks are answered; 3 if some failed, now or before; 1 if none is answered or the run stopped."""
         if self.stopped or self.done < self.total or (self.total and not self.answered):
             return 1
         return 3 if self.failures or self.failed_before else 0
@@ -84,20 +84,20 @@ class Tally:
         self.count_paid(record.tokens_in, record.tokens_out, record.cost)
 
     def count_paid(self, tokens_in: int | None, tokens_out: int | None, cost: float | None, sign: int = 1) -> None:
-        """Add tokens and US dollars, as far as they are known; a sign of -1 takes out what another process paid."""
+        """Add known tokens and US dollars; a sign of -1 removes what another process paid."""
         self.tokens_in += sign * (tokens_in or 0)
         self.tokens_out += sign * (tokens_out or 0)
         self.cost += sign * (cost or 0.0)
 
     def note(self) -> str:
-        """Return rate, tokens, money and failures, short enough for a progress line."""
+        """Return rate, tokens, money and failures in short form for a progress line."""
         parts = [f"{self.done / max(self.seconds, 1e-9):.1f}/s", f"{compact(self.tokens_in + self.tokens_out)} tok"]
         parts += [money(self.cost)] if self.cost > 0 else []
         parts += [f"{self.failures.total():,} failed"] if self.failures else []
         return " ".join(parts)
 
     def time_left(self) -> str:
-        """Return the time that the rest takes at the mean rate so far, to end a sentence with; empty if unknown."""
+        """Return the remaining time at the mean rate so far, as the end of a sentence; empty if unknown."""
         left = self.total - self.done
         return f", about {duration(self.seconds * left / self.done)} left" if self.done and left > 0 else ""
 
@@ -105,12 +105,16 @@ class Tally:
         """Return the counts in one line."""
         if not self.total:
             failed = f"; {counted(self.failed_before, 'description')} failed before" if self.failed_before else ""
-            return f"Nothing was left to send{failed}"
+            return f"Nothing left to send{failed}"
         parts = [f"{counted(self.answered, 'description')} written in {duration(self.seconds)}"]
-        parts += [f"{self.tokens_in:,} tokens read, {self.tokens_out:,} written"] if self.tokens_in else []
+        parts += [f"{self.tokens_in:,} input tokens, {self.tokens_out:,} output tokens"] if self.tokens_in else []
         parts += [money(self.cost)] if self.cost else []
         parts += [counted(self.tried_again, "retry")] if self.tried_again else []
-        parts += [f"{counted(self.uncounted, 'request')} not counted by the server, at worst"] if self.uncounted else []
+        parts += (
+            [f"{counted(self.uncounted, 'request')} not counted by the server, charged at the worst case"]
+            if self.uncounted
+            else []
+        )
         return ", ".join(parts)
 
     def fields(self) -> dict[str, object]:
@@ -136,19 +140,19 @@ class Tally:
         ]
 
     def retry_line(self) -> str:
-        """Return what may come of retrying the failures; empty if there is none."""
+        """Return advice on retrying the failures; empty if there are none."""
         lasting = sum(count for reason, count in self.failures.items() if fails_again(reason))
         if not self.failures:
             return ""
         if lasting < self.failures.total():
-            others = f"; {lasting:,} of them would fail again as they are" if lasting else ""
+            others = f"; {lasting:,} of them would fail again unchanged" if lasting else ""
             return f"To retry them: retry_failed (--retry-failed){others}."
-        again = "It would fail again as it is" if lasting == 1 else "They would fail again as they are"
+        again = "It would fail again unchanged" if lasting == 1 else "They would fail again unchanged"
         return f"{again}: change the settings, the images or the server first."
 
 
 class TallyMeter:
-    """Shows a tally on a progress line; where none is drawn, logs a line now and then.
+    """Shows a tally on a progress line, or logs it periodically if none is drawn.
 
     Args:
         tally: the counts.
@@ -159,7 +163,7 @@ class TallyMeter:
         self._tally, self._meter, self._line_due = tally, meter, LINE_SECONDS
 
     def show(self, more: str = "") -> None:
-        """Show the counts as they are now, with more text after the note."""
+        """Show the current counts, with more text after the note."""
         tally, note = self._tally, self._tally.note() + more
         self._meter.set(tally.done)
         self._meter.note(note)

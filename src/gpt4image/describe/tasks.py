@@ -1,4 +1,4 @@
-"""Tasks: one for every image, prompt and sample, each with a key that the store marks as answered or not.
+"""Tasks: one per image, prompt and sample, each with a key that tells from the store whether it is answered.
 
 images x prompts x samples -> keys, each once -> minus answered (and failed) ones -> requests, made ahead in threads
 """
@@ -31,25 +31,25 @@ from gpt4image.llm.errors import bounded
 from gpt4image.llm.picture import prepare_picture
 
 BLOCK = 8
-"""Requests prepared by one thread in one go: enough to hide the cost of handing them over."""
+"""Number of requests that a thread prepares at once, which makes the cost of passing them on negligible."""
 
 Prepared = tuple[int, DescribeRequest | ImageError]
-"""Number of a task with its request, or with the reason why its picture cannot be read."""
+"""The number of a task and its request, or the error if its picture cannot be read."""
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Descriptions that are still to be written, in an order that depends on their keys alone.
+    """Descriptions to write, in an order that depends only on their keys.
 
     Attributes:
-        keys: what is asked, S32 [N], sorted. Keys are hashes, so any run of them is an even mixture of all classes.
+        keys: keys, S32 [N], sorted. They are hashes, so any part of the list is an even mixture of all classes.
         rows: positions in the image table, int64 [N].
         prompts: positions in the question's prompts, int16 [N].
-        samples: numbers of the samples, int16 [N].
-        again: whether it was asked before and failed, or was marked for a retry, bool [N].
-        done: number of tasks that are answered already.
+        samples: sample numbers, int16 [N].
+        again: whether it failed before or was marked for a retry, bool [N].
+        done: number of tasks that are already answered.
         failed: tasks that failed before and are not retried, by reason.
-        in_batches: number of tasks that a batch at a vendor holds.
+        in_batches: number of tasks in batches at a vendor.
         without_class: number of tasks left out because their prompt names a class and the image has none.
     """
 
@@ -67,12 +67,12 @@ class Tasks:
         return len(self.keys)
 
     def part(self, chosen: np.ndarray | slice) -> Tasks:
-        """Return some of the tasks, by a mask, positions or a slice."""
+        """Return a selection of the tasks by mask, positions or slice."""
         columns = ("keys", "rows", "prompts", "samples", "again")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     def shard(self, rank: int, shards: int) -> Tasks:
-        """Return a worker's shard. It depends on the keys alone, not on what is answered already."""
+        """Return a worker's shard. It depends only on the keys, not on what is already answered."""
         numbers = np.asarray([int(key[:8], 16) for key in self.keys.tolist()], dtype=np.int64)
         return self.part(numbers % shards == rank)
 
@@ -84,9 +84,9 @@ def plan_tasks(
 
     Args:
         images: the images.
-        rows: positions in the table of the images to describe, int64 [n].
+        rows: positions of the images to describe in the table, int64 [n].
         question: what is asked about each.
-        store: what is answered already.
+        store: the descriptions so far.
         retry_failed: include tasks that failed before.
     """
     wanted = all_tasks(images, rows, question)
@@ -106,7 +106,7 @@ def plan_tasks(
 
 
 def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks:
-    """List every task of some images (positions int64 [n]), answered or not. Copies of an image share theirs."""
+    """List every task of some images (positions int64 [n]), answered or not. Copies of an image share their tasks."""
     named = images.classes_in_prompts
     labels = named[rows]
     columns, without_class = [], 0
@@ -127,14 +127,14 @@ def all_tasks(images: ImageTable, rows: np.ndarray, question: Question) -> Tasks
 
 
 def task_keys(ids: np.ndarray, labels: np.ndarray, identities: Mapping[int, str]) -> Iterator[bytes]:
-    """Yield `digest(id, identity)` for each image, ids S32 [n] and labels [n]; faster than one call of it each."""
+    """Yield `digest(id, identity)` for each image, ids S32 [n] and labels [n]; faster than separate calls."""
     asked = {label: framed(identity) for label, identity in identities.items()}
     for image, label in zip(ids.tolist(), labels.tolist(), strict=True):
         yield hashlib.blake2b(framed(image) + asked[label], digest_size=16).hexdigest().encode()
 
 
 class RequestMaker:
-    """Makes the requests of tasks: reads and shrinks the picture, fills in the prompt.
+    """Makes requests: reads and scales the picture, and fills in the prompt.
 
     Args:
         images: the images.
@@ -155,7 +155,7 @@ class RequestMaker:
         return self._tasks.keys
 
     def part(self, numbers: np.ndarray) -> RequestMaker:
-        """Return a maker of some of the tasks, in the order of the numbers, int64 [n]."""
+        """Return a maker for a selection of tasks, in the order of the numbers, int64 [n]."""
         return RequestMaker(self._images, self._question, self._tasks.part(numbers))
 
     def prompt(self, number: int) -> Prompt:
@@ -163,7 +163,7 @@ class RequestMaker:
         return self._question.prompts[int(self._tasks.prompts[number])]
 
     def record(self, number: int) -> DescriptionRecord:
-        """Return a record that says what a task asks; its outcome is still to be filled in."""
+        """Return a task's record without its outcome."""
         question, tasks = self._question, self._tasks
         prompt = self.prompt(number)
         return DescriptionRecord(
@@ -177,7 +177,7 @@ class RequestMaker:
         )
 
     def request(self, number: int) -> DescribeRequest:
-        """Return the request of a task. ImageError when a picture cannot be read, or is another one by now."""
+        """Return the request of a task. ImageError if a picture cannot be read or has changed."""
         question, tasks = self._question, self._tasks
         row = int(tasks.rows[number])
         name = self._images.path(row)
@@ -202,7 +202,7 @@ class RequestMaker:
         )
 
     def _encoded(self, row: int, name: str, known_id: str) -> list[bytes]:
-        """Return the encoded picture of an image, or the frames of a clip; ImageError if it has changed by now."""
+        """Return the encoded picture of an image, or the frames of a clip; ImageError if it has changed."""
         if self._images.frames is not None:
             return self._images.read_frames(row)
         data = self._images.read(row)
@@ -211,14 +211,15 @@ class RequestMaker:
         return [data]
 
     def choices(self, number: int) -> Choices | None:
-        """Return the classes that a task's answer picks from; None if it is a description."""
+        """Return the classes to pick from in a task's answer; None for a description."""
         return self._question.values.listed if self.prompt(number).picks else None
 
     def outcome(self, number: int, reply: Reply) -> dict[str, Any]:
-        """Return the fields of a task's record that a reply decides.
+        """Return the fields of a task's record that come from its reply.
 
         Raises:
-            RequestFailedError: the answer had to name a class and does not. It has no tokens: they are booked already.
+            RequestFailedError: the answer should name a class and does not. It has no tokens, because they are already
+                charged.
         """
         choices = self.choices(number)
         return {
@@ -229,7 +230,7 @@ class RequestMaker:
         }
 
     def _sampling(self, number: int) -> Sampling:
-        """Return the sampling of a task: each sample has a seed of its own, a retry may have another temperature."""
+        """Return the sampling of a task: each sample has its own seed, and a retry may have another temperature."""
         sampling, sample = self._question.sampling, int(self._tasks.samples[number])
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + sample)
@@ -240,7 +241,7 @@ class RequestMaker:
 
 
 def join_answers(texts: Iterable[str], between: str) -> str:
-    """Join answers to one text, empty ones left out.
+    """Join the non-empty answers to one text.
 
     >>> join_answers([" A cat. ", "", "It sleeps."], " ")
     'A cat. It sleeps.'
@@ -249,7 +250,7 @@ def join_answers(texts: Iterable[str], between: str) -> str:
 
 
 def read_pick(choices: Choices, answer: str, sampling: Sampling, tokens: Sequence[Token] = ()) -> str:
-    """Return the class that an answer picks, as a record holds it. RequestFailedError if it names none of the list."""
+    """Return the picked class in an answer, as stored in records. RequestFailedError if it names none of the list."""
     try:
         return choices.pick(answer, tokens).to_json()
     except ValueError:
@@ -258,7 +259,7 @@ def read_pick(choices: Choices, answer: str, sampling: Sampling, tokens: Sequenc
 
 
 async def feed(maker: RequestMaker, ahead: int) -> AsyncGenerator[Prepared]:
-    """Yield all tasks in order, prepared in threads; about `ahead` of them are ready before they are asked for."""
+    """Yield all tasks in order, prepared in threads, about `ahead` of them in advance."""
     with closing(prepare_ahead(maker, ahead)) as blocks:
         for block in blocks:
             for prepared in await asyncio.wrap_future(block):
@@ -266,7 +267,7 @@ async def feed(maker: RequestMaker, ahead: int) -> AsyncGenerator[Prepared]:
 
 
 def prepare_ahead(maker: RequestMaker, ahead: int) -> Generator[Future[list[Prepared]]]:
-    """Prepare all tasks in threads, and yield blocks of them in order. Memory holds about `ahead` pictures."""
+    """Prepare all tasks in threads, and yield blocks of them in order. About `ahead` pictures are in memory."""
     with ThreadPoolExecutor(available_processors(), thread_name_prefix="pictures") as pool:
         running: deque[Future[list[Prepared]]] = deque()
         try:
@@ -286,7 +287,7 @@ def prepare(maker: RequestMaker, numbers: Iterable[int]) -> list[Prepared]:
 
 
 def request_or_error(maker: RequestMaker, number: int) -> DescribeRequest | ImageError:
-    """Return the request of a task, or the reason why its picture cannot be read."""
+    """Return the request of a task, or the error if its picture cannot be read."""
     try:
         return maker.request(number)
     except ImageError as error:

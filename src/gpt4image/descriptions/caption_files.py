@@ -1,7 +1,7 @@
-"""Captions in the files of other tools: COCO, LLaVA, mappings in JSON, and TextTeacher's lists.
+"""Caption files of other tools: COCO, LLaVA, JSON mappings, and TextTeacher's lists.
 
-All are keyed by the path or the file name of the image, seldom as the image set has it, so `descriptions.readers` also
-joins them by the end of the path.
+All are keyed by the image's path or file name, which seldom has the same form as in the image set, so
+`descriptions.readers` also joins them by the end of the path.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def is_caption_file(path: Path) -> bool:
 
 
 def read_captions(path: Path, text_column: str | None) -> Iterator[Caption]:
-    """Yield (path of the image, text) from a caption file, several of an image one by one.
+    """Yield (image path, text) from a caption file, with one pair per caption.
 
     - COCO captions: `images` with `id` and `file_name`, `annotations` with `image_id` and `caption`.
     - LLaVA: records with `image` and `conversations` (or `messages`), JSON or JSON Lines. The answers of a
@@ -49,7 +49,7 @@ def read_captions(path: Path, text_column: str | None) -> Iterator[Caption]:
         text_column: key of the text in a record, if it is not called text, description or caption.
 
     Raises:
-        DescriptionError: the file is broken or of another form; record or line are named.
+        DescriptionError: the file is broken or has an unknown form; the message names the record or line.
     """
     if path.suffix.casefold() == JSON_SUFFIX:
         yield from _from_json(path, read_brought_json(path, DescriptionError), text_column)
@@ -64,7 +64,9 @@ def read_captions(path: Path, text_column: str | None) -> Iterator[Caption]:
                 if found is not None:
                     yield found[1], found[2]
                 elif line.strip():
-                    raise DescriptionError(f"{path}, line {number}: not a file name, a colon, a tab and a caption.")
+                    raise DescriptionError(
+                        f"{path}, line {number}: expected a file name, a colon, a tab and a caption."
+                    )
 
 
 def _from_json(path: Path, found: Any, text_column: str | None) -> Iterator[Caption]:  # noqa: ANN401 - any JSON
@@ -78,7 +80,7 @@ def _from_json(path: Path, found: Any, text_column: str | None) -> Iterator[Capt
             for name, texts in found.items():
                 for text in texts if isinstance(texts, list) else [texts]:
                     if not isinstance(text, str):
-                        raise DescriptionError(f"{path}, {name!r}: a caption is text, not {type(text).__name__}.")
+                        raise DescriptionError(f"{path}, {name!r}: a caption must be text, not {type(text).__name__}.")
                     yield name, text
         case _:
             raise DescriptionError(f"{path} holds {type(found).__name__}, not captions.")
@@ -91,11 +93,11 @@ def _from_coco(path: Path, found: Mapping[str, list[dict[str, Any]]]) -> Iterato
             if "caption" not in annotation:
                 raise DescriptionError(
                     f"{path}, annotation {number} has no caption: it has {', '.join(annotation)}. COCO's captions are "
-                    "in files of their own, captions_train2017.json and the like."
+                    "in separate files, such as captions_train2017.json."
                 )
             yield names[annotation["image_id"]], str(annotation["caption"])
     except (KeyError, TypeError) as error:
-        raise DescriptionError(f"{path} is no COCO file of captions: {error!r} is missing.") from None
+        raise DescriptionError(f"{path} is not a COCO caption file: {error!r} is missing.") from None
 
 
 def _from_record(record: object, where: str, text_column: str | None) -> Iterator[Caption]:
@@ -107,7 +109,7 @@ def _from_record(record: object, where: str, text_column: str | None) -> Iterato
     if isinstance(image, list) and len(image) == 1:
         (image,) = image
     if isinstance(image, list) or image is None:
-        return  # a record about several images, or about none
+        return  # a record with several images, or with none
     talk = pick_column(names, None, CONVERSATIONS) if text_column is None else None
     column = talk or pick_column(names, text_column, TEXT_COLUMNS, "text_column (--text-column)")
     if column is None or not isinstance(image, str):

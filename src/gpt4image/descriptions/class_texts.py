@@ -1,4 +1,4 @@
-"""What a class is called, in words that a text encoder can compare with descriptions and a model can pick from."""
+"""Texts for classes, which a text encoder compares with descriptions and from which a model picks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEMPLATE = "a picture of {}"  # of a class without texts
 
 
 class Encodes(Protocol):
-    """What turns texts into vectors, such as a text encoder."""
+    """Anything that turns texts into vectors, such as a text encoder."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of texts, float32 [N, D]."""
@@ -63,25 +63,25 @@ class ClassTexts:
                 own.append(text)
         if len(found) < 2:
             raise ConfigError(
-                f"{path} names {counted(len(found), 'class')}, and labelling takes two: one name per line."
+                f"{path} names {counted(len(found), 'class')}, and labelling needs two: one name per line."
             )
         named = cls.of_names(list(found))
         texts = (tuple(own) or default for own, default in zip(found.values(), named.texts, strict=True))
         return cls(named.names, tuple(texts))
 
     def in_order(self, classes: Sequence[str], source: str) -> ClassTexts:
-        """Return the texts in the order of the images' classes. ConfigError if a class has none, or is not theirs."""
+        """Return the texts in the order of the images' classes. ConfigError if the classes differ."""
         by_name, wanted = dict(zip(map(compose, self.names), self.texts, strict=True)), list(map(compose, classes))
         missing, unknown = sorted(set(wanted) - by_name.keys()), sorted(by_name.keys() - set(wanted))
         if missing or unknown:
-            wrong = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which no image is labelled with"
+            wrong = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, but no image has this label"
             raise ConfigError(
                 f"The file of classes {wrong}. Classes of {source}: {', '.join(classes[:20])}. Use the same names."
             )
         return ClassTexts(tuple(classes), tuple(by_name[name] for name in wanted))
 
     def written(self, name: str) -> tuple[str, ...]:
-        """Return the texts of a class that say more than its name."""
+        """Return the texts of a class besides its name."""
         own = dict(zip(self.names, self.texts, strict=True))[name]
         return () if own == self.of_names([name]).texts[0] else own
 

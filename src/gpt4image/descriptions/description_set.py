@@ -75,10 +75,10 @@ class DescriptionSet:
             distinct and keep the order of their source.
         source: origin of the texts, as the user named it.
         coverage: how well they cover the images.
-        origins: number of texts by prompt and model; empty for texts that `describe` has not written.
-        trials: the same for trials that are left out.
+        origins: number of texts by prompt and model; empty for texts that `describe` did not write.
+        trials: the same for excluded trials.
         costs: US dollars paid for the texts by prompt and model, where the price was known.
-        picks: classes that models picked for the images, if any were asked to.
+        picks: classes that models picked for the images, if any.
     """
 
     rows: pa.Table
@@ -98,14 +98,14 @@ class DescriptionSet:
         return int(self.rows.num_rows)
 
     def lines(self) -> list[str]:
-        """Summarise where the texts come from and how well they cover the images, a line each."""
+        """Summarise the origin and the coverage of the texts, a line each."""
         lines = [self.coverage.line()]
         if self.origins:
             lines.append(f"texts: {describe_origins(self.origins)}")
         elif self.texts:
             lines.append(f"texts: {self.source}")
         if self.trials:
-            lines.append(f"left out: {describe_origins(self.trials)}: written for a look and never run in full")
+            lines.append(f"left out: {describe_origins(self.trials)}: trials that were never run in full")
         return lines if self.picks is None else [*lines, self.picks.line()]
 
     @cached_property
@@ -216,10 +216,10 @@ PAIRS_AT_ONCE = 65_536
 def described_set(
     store: DescriptionStore, images: ImageTable, *, prompts: Sequence[str] = (), models: Sequence[str] = ()
 ) -> DescriptionSet:
-    """Collect the texts that a store holds for some images, sorted by prompt, model and sample.
+    """Collect the stored texts of an image set, sorted by prompt, model and sample.
 
-    Texts that were marked to be dropped are excluded. So are trials: texts of a prompt or model that was only looked at
-    and never run in full, unless it is named.
+    Texts that were marked to be dropped are excluded. So are trials, that is, texts of a prompt or model that was only
+    sampled and never run in full, unless it is named.
 
     Args:
         store: the descriptions.
@@ -229,12 +229,12 @@ def described_set(
 
     Raises:
         ConfigError: no text has that prompt or model; the message lists the known ones.
-        DescriptionError: the store holds no text, or trials only.
+        DescriptionError: the store has no texts, or only trials.
     """
     texts = pa.Table.from_batches(answered_batches(store), TEXT_SCHEMA)
     if not len(texts):
         picks = any(len(batch.filter(batch["pick"].is_valid())) for batch in store.current_batches())
-        more = ", only classes that a model picked (they train without texts: --text none --arms llm-labels)"
+        more = ", only classes picked by a model (train on them without texts: --text none --arms llm-labels)"
         raise DescriptionError(f"{store.folder} holds no descriptions{more * picks}. Write some: gpt4image describe.")
     trial = contains(store.trial_keys(), to_keys(texts["key"]))
     chosen, named = np.ones(len(texts), dtype=bool), np.zeros(len(texts), dtype=bool)
@@ -258,7 +258,7 @@ def described_set(
 
 
 def name_substitutes(texts: pa.Table) -> pa.Table:
-    """Return texts whose model names the one that answered in its place as well, where another did."""
+    """Return the texts with the serving model added to the model name, if the server used another model."""
     pairs = list(zip(texts["model"].to_pylist(), texts["served_model"].fill_null("").to_pylist(), strict=True))
     names = {pair: f"{pair[0]}, answered by {pair[1]}" if is_other_model(*pair) else pair[0] for pair in set(pairs)}
     return texts.set_column(texts.schema.get_field_index("model"), "model", [[names[pair] for pair in pairs]])
@@ -285,11 +285,11 @@ def describe_origins(counts: Mapping[Origin, int]) -> str:
 
 
 def only_trials(store: DescriptionStore, trials: Mapping[Origin, int]) -> DescriptionError:
-    """Return the error for a choice of texts that are all trials."""
+    """Return the error for a selection that consists of trials only."""
     prompts = " ".join(dict.fromkeys(prompt for prompt, _ in trials))
     return DescriptionError(
-        f"{store.folder} holds only texts written for a look: {describe_origins(trials)}. Describe all images: "
-        f"gpt4image describe; or use these few: set use_prompts (--use-prompts {prompts})."
+        f"{store.folder} holds only trials: {describe_origins(trials)}. Describe all images (gpt4image describe), or "
+        f"use the trials: set use_prompts (--use-prompts {prompts})."
     )
 
 
@@ -303,13 +303,13 @@ def ordered_pairs(texts: pa.Table, wanted: np.ndarray) -> Iterator[tuple[str, st
 
 
 def answered_batches(store: DescriptionStore) -> Iterator[pa.RecordBatch]:
-    """Yield the texts that count, trials included, with the columns that select and sort them; picked classes aside."""
+    """Yield the current texts, with trials but without picks, and the columns that select and sort them."""
     for batch in store.current_batches(trials=True):
         yield batch.filter(is_description(batch)).select(TEXT_SCHEMA.names).cast(TEXT_SCHEMA)
 
 
 def has_texts(store: DescriptionStore) -> bool:
-    """Return whether a store holds a description that was not made for a look."""
+    """Return whether a store has a description that is not a trial."""
     return any(len(batch.filter(is_description(batch))) for batch in store.current_batches())
 
 
@@ -319,7 +319,7 @@ def is_description(batch: pa.RecordBatch) -> pa.Array:
 
 
 def check_names(what: str, wanted: Iterable[str], known: list[str]) -> None:
-    """Raise `ConfigError` for a name that no text has."""
+    """Raise `ConfigError` for an unknown name."""
     for name in wanted:
         if name not in known:
             raise ConfigError(f"{unknown_name(what, name, known)} These occur in the descriptions.")

@@ -1,4 +1,4 @@
-"""Classes that a model picked for images: what `gpt4image describe --prompts classify` has stored, as one array."""
+"""Classes that a model picked for images (`gpt4image describe --prompts classify`), as one array."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ CLASSIFY = "gpt4image describe DATA --prompts classify"
 
 @dataclass(frozen=True)
 class PickedClasses:
-    """What models picked for images.
+    """The classes that models picked for images.
 
     Attributes:
         ids: image ids, S32 [N], sorted.
-        shares: how much of an image's answers goes to each class, float32 [N, C]; what a row lacks to 1 goes to none of
-            the classes. An answer with log-probabilities gives each class its probability, one without all to its pick.
+        shares: share of an image's answers for each class, float32 [N, C]; the rest of a row, up to 1, is for none of
+            the classes. An answer with log-probabilities is spread by probability; one without counts fully for its
+            pick.
         origins: number of answers by prompt and model.
     """
 
@@ -55,7 +56,7 @@ class PickedClasses:
         return found
 
     def line(self) -> str:
-        """Say in one line how many images have a pick, and whose."""
+        """Summarise in one line how many images have a pick, and by which models."""
         by = ", ".join(f"{prompt} by {model} ({count:,})" for (prompt, model), count in self.origins.items())
         none = f", none of them for {(~self.named).sum():,}" if not self.named.all() else ""
         return f"picked classes: {counted(len(self.ids), 'image')}{none}: {by}"
@@ -70,14 +71,14 @@ class _Answer(NamedTuple):
 def read_picks(
     store: DescriptionStore, classes: Sequence[str], *, prompts: Sequence[str] = (), models: Sequence[str] = ()
 ) -> PickedClasses | None:
-    """Read the classes that models picked from a store; None if there is none.
+    """Read the picked classes from a store; None if there are none.
 
-    Of each prompt and model, the list of classes that was asked about last counts. Several answers of an image are
-    averaged. Picks made for a look are left out.
+    For each prompt and model, only the latest list of classes counts. Several answers for an image are averaged. Trials
+    are left out.
 
     Args:
         store: the descriptions.
-        classes: the classes of the images. Picks of other names count as none of these.
+        classes: the classes of the images. Other picks count as none of these.
         prompts: use only picks of these prompts; empty for all.
         models: use only picks of these models; empty for all.
 
@@ -127,6 +128,8 @@ def _shares(pick: Pick, numbers: Mapping[str, int]) -> np.ndarray:
     named = ((compose(name), share) for name, share in pick.probabilities.items() if name is not None)
     known = {numbers[name]: share for name, share in named if name in numbers}
     unseen = len(numbers) - len(known) + (None not in pick.probabilities)
-    shares += max(0.0, 1 - sum(pick.probabilities.values())) / max(unseen, 1)  # the server did not list these, nor none
+    shares += max(0.0, 1 - sum(pick.probabilities.values())) / max(
+        unseen, 1
+    )  # the server listed neither these nor none
     shares[list(known)] = list(known.values())
     return shares

@@ -39,26 +39,26 @@ IMAGE_ID = re.compile("[0-9a-f]{32}")
 
 LIST_SUFFIXES = (".pt", ".pth")
 
-# The suffixes that torchvision's ImageFolder reads, whose order the reference project's list follows.
+# The suffixes that torchvision's ImageFolder reads; the reference project's list is in its order.
 IMAGE_FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def load_descriptions(
     images: ImageTable, source: str, *, text_column: str | None = None, orphan_texts: OrphanPolicy = "fail"
 ) -> DescriptionSet:
-    """Read descriptions and join them to the images. An image may have several texts, one a row.
+    """Read descriptions and join them to the images. An image may have several texts, one per row.
 
     Args:
         images: the images they belong to.
-        source: a text column of the image set; or a table (CSV, TSV, JSON Lines, Parquet or Arrow) keyed by image id
-            or by path, relative to the image set or absolute; or captions of another tool (`read_captions`); or a
-            `.pt` or `.pth` file with a list of texts in the order of torchvision's ImageFolder, as the reference
-            project publishes. A pattern or an address (`s3://...`) may name files.
+        source: a text column of the image set; or a table (CSV, TSV, JSON Lines, Parquet or Arrow) keyed by image id or
+            by path, relative to the image set or absolute; or captions of another tool (`read_captions`); or a `.pt` or
+            `.pth` file with a list of texts in the order of torchvision's ImageFolder, as the reference project
+            publishes. Files may be named by a pattern or an address (`s3://...`).
         text_column: the table's text column, if it is not called text, description or caption.
         orphan_texts: `fail` if a text belongs to no image, or `skip` it.
 
     Raises:
-        DescriptionError: the source is unknown or broken (file and row are named), or texts belong to no image.
+        DescriptionError: the source is unknown or broken (the message names file and row), or texts belong to no image.
     """
     if source in images.reader.text_columns:
         pairs = zip(images.rows["id"].to_pylist(), images.texts(source), strict=True)
@@ -68,8 +68,8 @@ def load_descriptions(
         if not all(path.is_file() for path in files):
             columns = ", ".join(images.reader.text_columns) or "none"
             raise DescriptionError(
-                f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text "
-                f"columns: {columns}. Name one of them, or a file (--text)."
+                f"Descriptions {source!r}: neither a file nor a text column of {images.source}. Its text columns: "
+                f"{columns}. Name one of these, or a file (--text)."
             )
         if len(files) == 1 and files[0].suffix in LIST_SUFFIXES:
             return join_texts(images, pair_with_folder(images, files[0]), 0, files[0].name)
@@ -78,7 +78,7 @@ def load_descriptions(
 
 @contextmanager
 def local_files(source: str) -> Iterator[list[Path]]:
-    """Provide the files that a path, a pattern or an address names. DataError if a pattern names none."""
+    """Return local copies of the files that a path, pattern or address names. DataError if a pattern matches none."""
     if is_address(source):
         with TemporaryDirectory() as folder:
             yield [fetch_file(source, Path(folder) / PurePosixPath(urlsplit(source).path).name)]
@@ -90,7 +90,7 @@ def local_files(source: str) -> Iterator[list[Path]]:
 def join_files(
     images: ImageTable, files: Sequence[Path], text_column: str | None, orphan_texts: OrphanPolicy
 ) -> DescriptionSet:
-    """Join files of texts. DescriptionError if texts belong to no image and must not be skipped."""
+    """Join files of texts. DescriptionError if texts belong to no image and are not to be skipped."""
     lookup = IdLookup(images)
     matched = [each for path in files for each in match_texts(path, text_column, lookup)]
     found = [(each.image_id, each.text) for each in matched if each.image_id is not None]
@@ -99,17 +99,17 @@ def join_files(
     name = files[0].name if len(files) == 1 else f"{files[0].name} and {counted(len(files) - 1, 'other file')}"
     if orphans and orphan_texts == "fail":
         raise DescriptionError(
-            f"{name}: {len(orphans):,} of {len(orphans) + len(found):,} texts fit no image of {images.source}, such as "
-            f"{', '.join(map(repr, orphans[:5]))}. Keys are image ids or paths relative to the image set, such as "
+            f"{name}: {len(orphans):,} of {len(orphans) + len(found):,} texts match no image of {images.source}, such "
+            f"as {', '.join(map(repr, orphans[:5]))}. Keys are image ids or paths relative to the image set, such as "
             f"{images.path(0)!r}. To leave these texts out, set orphan_texts to skip (--orphan-texts skip)."
         )
     if by_end:
-        say(f"{name}: {counted(len(by_end), 'text')} joined by the end of the path, such as {by_end[0]!r}.")
+        say(f"{name}: {counted(len(by_end), 'text')} matched by the end of the path, such as {by_end[0]!r}.")
     return join_texts(images, found, len(orphans), name)
 
 
 class MatchedText(NamedTuple):
-    """A text of a file: its key, the id of its image (None if it matches none), and whether paths merely end alike."""
+    """A text from a file: its key, the id of its image (None for no match), and whether only the path's end matched."""
 
     key: str
     text: str
@@ -118,15 +118,15 @@ class MatchedText(NamedTuple):
 
 
 def match_texts(path: Path, text_column: str | None, lookup: IdLookup) -> Iterator[MatchedText]:
-    """Yield the texts of a table or a caption file with their images, without those of images that are left out.
+    """Yield the texts of a table or caption file with their images, except texts of rejected images.
 
     Raises:
-        DescriptionError: the file is of no known form, or a row is broken; the row is named.
+        DescriptionError: the file has an unknown form, or a row is broken; the message names the row.
     """
     captions = is_caption_file(path)
     if not captions and not is_table(path):
         known = (*TABLE_SUFFIXES, ".json", *LIST_SUFFIXES)
-        raise DescriptionError(f"{path}: descriptions come as {', '.join(known)}.")
+        raise DescriptionError(f"{path}: descriptions must be {', '.join(known)}.")
     rows = (
         ((key, text, True) for key, text in read_captions(path, text_column))
         if captions
@@ -143,12 +143,12 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
     """Yield (key, text, whether the key is a path) from a table.
 
     Raises:
-        DescriptionError: a column is missing, or a row is broken; the row is named.
+        DescriptionError: a column is missing, or a row is broken; the message names the row.
     """
     table = Table(path, DescriptionError)
     for number, row in table.rows():
         id_name, path_name, text_name = _key_and_text_columns(tuple(row), text_column)
-        # An `id` beside a path may be the table's own numbering.
+        # An `id` next to a path may be the table's own numbering.
         by_path = path_name is not None and not (id_name and IMAGE_ID.fullmatch(str(row[id_name])))
         key_name = path_name if by_path else id_name
         if key_name is None or text_name is None:
@@ -160,23 +160,22 @@ def read_keyed_texts(path: Path, text_column: str | None) -> Iterator[tuple[str,
 
 
 def _missing_column(names: tuple[str, ...], key_name: str | None, text_column: str | None) -> str:
-    """Return which column a table of texts lacks, and what to do about it."""
+    """Say which column a table of texts lacks, and what to do about it."""
     has = f"Its columns: {', '.join(map(repr, names))}"
     if key_name is None:
         return (
-            f"no column says which image a text is about. {has}. Call the one that holds the images' paths 'path', or "
-            "the one that holds their ids 'id'."
+            f"no column identifies the images. {has}. Name the column of image paths 'path', or that of image ids 'id'."
         )
     if text_column is not None:
         lacks = f"there is no column {text_column!r}"
     else:
         lacks = f"no column is called {', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}"
-    return f"{lacks}. {has}. Name the one that holds the texts: text_column (--text-column NAME)."
+    return f"{lacks}. {has}. Name the column of texts: text_column (--text-column NAME)."
 
 
 @lru_cache
 def _key_and_text_columns(names: tuple[str, ...], text_column: str | None) -> tuple[str | None, str | None, str | None]:
-    """Return the columns of ids, paths and texts. Cached, since rows of JSON Lines may differ in their columns."""
+    """Return the columns of ids, paths and texts. Cached, because rows of JSON Lines may have different columns."""
     if text_column is not None:
         text = text_column if text_column in names else pick_column(names, None, (text_column.strip().casefold(),))
     else:
@@ -200,14 +199,14 @@ class IdLookup:
         self._root = normal_path(str(Path(images.source).resolve())) + "/"
 
     def by_id(self, key: str) -> str | None:
-        """Return the id itself if an image has it, else None."""
+        """Return the id if an image has it, else None."""
         return key if key in self._ids else None
 
     def by_path(self, key: str) -> str | None:
         """Return the id of the image at a path, relative to the image set or absolute, or None.
 
         Raises:
-            DescriptionError: several images have that path, as the files inside Parquet sets sometimes do.
+            DescriptionError: several images have that path, as files inside Parquet sets sometimes do.
         """
         path = self._relative(key)
         if path in self._ambiguous:
@@ -216,7 +215,7 @@ class IdLookup:
 
     @cached_property
     def _by_folded_path(self) -> dict[str, str | None]:
-        """Ids by path in lower case, None where several images differ in case only: Windows and macOS mix the cases."""
+        """Ids by lower-case path, None if several paths differ only in case. Windows and macOS ignore case."""
         found: dict[str, str | None] = {}
         for path, image_id in self._by_path.items():
             name = path.casefold()
@@ -224,7 +223,7 @@ class IdLookup:
         return found
 
     def by_end(self, key: str) -> str | None:
-        """Return the id of the only image whose path ends as the key does, or the key as its path; None if none does.
+        """Return the id of the only image whose path ends with the key, or vice versa; None if there is none.
 
         Raises:
             DescriptionError: several images have such a path.
@@ -237,13 +236,13 @@ class IdLookup:
         }
         if len(fitting) > 1:
             raise DescriptionError(
-                f"{key!r} may be any of {len(fitting)} images whose paths end so. Give paths relative to the image set."
+                f"{key!r} matches the ends of {len(fitting)} image paths. Give paths relative to the image set."
             )
         return next(iter(fitting), None)
 
     @cached_property
     def _by_name(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
-        """Parts of the path and id of the images by file name."""
+        """Path parts and ids of the images by file name."""
         found: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for path, image_id in self._by_path.items():
             parts = PurePosixPath(path).parts
@@ -251,7 +250,7 @@ class IdLookup:
         return found
 
     def was_rejected(self, key: str) -> bool:
-        """Whether the path is that of an image that was left out as unreadable."""
+        """Whether the path belongs to an unreadable image that was left out."""
         return self._relative(key) in self._rejected
 
     def _relative(self, key: str) -> str:
@@ -274,7 +273,7 @@ def pair_with_folder(images: ImageTable, path: Path) -> Iterator[tuple[str, str]
     folder, the list belongs to it.
 
     Raises:
-        DescriptionError: the file holds no list of texts, or not as many as the folder has images.
+        DescriptionError: the file contains no list of texts, or not one for each image of the folder.
     """
     texts = load_text_list(path)
     ids = dict(zip(images.rows["path"].to_pylist(), images.rows["id"].to_pylist(), strict=True))
@@ -282,7 +281,7 @@ def pair_with_folder(images: ImageTable, path: Path) -> Iterator[tuple[str, str]
     if len(texts) != len(names):
         raise DescriptionError(
             f"{path} holds {len(texts):,} texts, but {images.source} has {len(names):,} images in ImageFolder order. "
-            "They are joined by position, so the counts must be equal: use the folder the list was made for."
+            "They are matched by position, so the counts must be equal: use the folder for which the list was made."
         )
     return ((ids[name], text) for name, text in zip(names, texts, strict=True) if name in ids)
 
@@ -299,7 +298,7 @@ def load_text_list(path: Path) -> list[str]:
             f"{path} cannot be read as a list of texts saved with torch: {first_line(error)}"
         ) from None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DescriptionError(f"{path} holds a {type(texts).__name__}, not a list of texts.")
+        raise DescriptionError(f"{path} contains a {type(texts).__name__}, not a list of texts.")
     return texts
 
 

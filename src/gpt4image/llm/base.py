@@ -1,4 +1,4 @@
-"""One request, one reply, and the errors in between: the contract that every describer implements.
+"""Requests, replies and errors: the interface that every describer implements.
 
 A describer sends a request once. Retries, concurrency, time limits, payment and records belong to the runner, which
 decides by the class of the error:
@@ -60,7 +60,7 @@ class Token:
     Attributes:
         text: its text.
         log_probability: its log-probability given all before it.
-        others: the likeliest tokens at its place, itself among them or not, with theirs.
+        others: the likeliest tokens at this position with their log-probabilities; may include this token.
     """
 
     text: str
@@ -98,7 +98,7 @@ class ChatAnswer:
 
 
 def tokens_of(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """Return those tokens that a text at the end of an answer consists of; none if they are not those of the text."""
+    """Return the last tokens of an answer that spell a text; none if they do not spell it."""
     start = "".join(token.text for token in tokens).rfind(text.strip())
     if start < 0:
         return ()
@@ -138,13 +138,13 @@ MODEL_LOADING = "model loading"
 # Reason of the failure when a server withholds the answer.
 FILTERED = "stopped by the content filter"
 
-# Reason of the failure when a model that is to pick a class answers anything else.
+# Reason of the failure when a model should pick a class and answers anything else.
 NO_CHOICE = "not one of the classes"
 
-# Start of the reason where a server refuses a request for what is in it.
+# How the reason begins when a server refuses a request because of its content.
 REFUSED = "refused by the server"
 
-# Reasons of failures that the same request would meet again.
+# Reasons of failures that would recur with the same request.
 UNREADABLE, UNDECODED = "unreadable picture", "picture cannot be decoded"
 NOT_RECORDED, TOO_LARGE = "not recorded", "too large for a batch"
 LASTING = (REFUSED, CUT_OFF_THINKING, FILTERED, OTHER_FORM, NO_TEXT, UNREADABLE, UNDECODED, NOT_RECORDED, TOO_LARGE)
@@ -169,7 +169,8 @@ class DescribeRequest:
         sample: index of the sample, from 0.
         answers: answers to the first turns from earlier attempts. They are paid for; a describer that asks one question
             at a time resumes after them.
-        log_probabilities: ask for those of the last answer's tokens, where the server sends them.
+        log_probabilities: whether to ask for the log-probabilities of the last answer's tokens, if the server sends
+            them.
     """
 
     key: str
@@ -189,12 +190,12 @@ class DescribeRequest:
         """The picture; None for a question without any.
 
         Raises:
-            DescribeError: there are several, which the caller does not send.
+            DescribeError: there are several, and the caller can send only one.
         """
         if len(self.pictures) > 1:
             raise DescribeError(
-                f"{self.name}: this describer sends one picture a request, and a clip has {len(self.pictures)}: choose "
-                "another (--describer openai, batch or local), or describe one frame (--frames 1)."
+                f"{self.name}: this describer sends one picture per request, and a clip has {len(self.pictures)}. "
+                "Choose another (--describer openai, batch or local), or describe a single frame (--frames 1)."
             )
         return self.pictures[0] if self.pictures else None
 
@@ -261,8 +262,8 @@ class Describer(Protocol):
 
         Args:
             request: the conversation.
-            on_answer: call it with every answer if the questions are sent one at a time: each answer is then on disk
-                and paid for once, whatever becomes of the next question. Not needed if one call answers all questions.
+            on_answer: call it with every answer if the questions are sent one at a time: each answer is then saved and
+                paid for only once, even if a later question fails. Not needed if one call answers all questions.
 
         Raises:
             RequestFailedError: this request failed; others may succeed.
@@ -298,7 +299,7 @@ class RequestFailedError(Exception):
         self.tokens_out: int | None = 0
 
     def with_tokens(self, calls: Iterable[ChatAnswer]) -> Self:
-        """Add the tokens of paid calls whose answers are of no use."""
+        """Add the tokens of paid calls whose answers cannot be used."""
         calls = list(calls)
         self.tokens_in = add_counts([self.tokens_in, *(call.tokens_in for call in calls)])
         self.tokens_out = add_counts([self.tokens_out, *(call.tokens_out for call in calls)])
@@ -325,7 +326,7 @@ def only_thought(answers: Sequence[ChatAnswer]) -> RequestFailedError:
     return RequestFailedError(ONLY_THOUGHT, detail, retryable=False).with_tokens(answers)
 
 
-# What a call costs tokens for: an answer, all answers, or a failure.
+# What the tokens of a call are counted for: an answer, all answers, or a failure.
 Counted = ChatAnswer | Reply | RequestFailedError
 
 
@@ -336,7 +337,7 @@ class RateLimitedError(Exception):
         reason: kind of refusal in a few words, such as `too many requests`.
         seconds: how long the server asks to wait, if it says so.
         detail: the server's words; untrusted.
-        long: whether a quota of a day or longer is used up, so that it is of no use to try again soon.
+        long: whether a quota for a day or longer is used up, so that retrying soon is pointless.
     """
 
     def __init__(self, reason: str, seconds: float | None = None, detail: str = "", *, long: bool = False) -> None:
@@ -349,7 +350,7 @@ class EndpointDownError(Exception):
 
 
 def plain_reason(reason: str | None) -> str:
-    """Return a finish reason in one spelling.
+    """Return a finish reason in normalised spelling.
 
     >>> plain_reason("FinishReason.MAX_TOKENS"), plain_reason("Content-Filter"), plain_reason(None)
     ('max_tokens', 'content_filter', '')
@@ -364,7 +365,7 @@ def is_unknown_end(reason: str | None) -> bool:
 
 
 def fails_again(reason: str) -> bool:
-    """Return whether a failure comes of the request itself, so that the same request would fail again."""
+    """Return whether the request itself caused the failure, so that it would fail again."""
     return reason.startswith(LASTING)
 
 

@@ -1,4 +1,4 @@
-"""A vendor's batch interface through the openai SDK: files, batches, and the lines in their result files.
+"""A vendor's batch interface through the openai SDK: files, batches and result lines.
 
 Every call raises one of a few errors that say what the caller can do:
 
@@ -37,11 +37,11 @@ ENDPOINT = "/v1/chat/completions"
 # Key of our ticket in a batch's metadata, and prefix of our files' names.
 MARK = "gpt4image"
 
-# Codes of requests that the server never got to.
+# Error codes of requests that the server never processed.
 NOT_PROCESSED = ("batch_expired", "batch_cancelled")
 OVER = ("completed", "failed", "expired", "cancelled")
 QUEUE_FULL = "token_limit_exceeded"
-MAX_TIME = 10**12  # seconds since 1970; what is larger has no date
+MAX_TIME = 10**12  # seconds since 1970; larger values have no date
 CALL_SECONDS, UPLOAD_SECONDS, CONNECT_SECONDS = 60.0, 600.0, 15.0
 CHUNK_BYTES = 2**16
 PAGE = 100
@@ -59,7 +59,7 @@ class TryLaterError(Exception):
     Args:
         reason: why.
         wait: seconds that the server asks to wait, if it says so.
-        undecided: whether the server may have done what it was asked all the same.
+        undecided: whether the server may have carried out the call nevertheless.
     """
 
     def __init__(self, reason: str, wait: float | None = None, *, undecided: bool = True) -> None:
@@ -92,7 +92,7 @@ class BatchServer:
         key: its key.
 
     Attributes:
-        classifier: decides what the failures of its requests mean.
+        classifier: classifies failed requests.
     """
 
     def __init__(self, model: str, base_url: str, key: ApiKey | None = None) -> None:
@@ -135,7 +135,7 @@ class BatchServer:
             raise DescribeError(f"{self.place}: {error}. Run the same command again later.") from None
 
     def _check_model(self) -> None:
-        """Raise DescribeError if the server says that it lacks the model; not every server can be asked."""
+        """Raise DescribeError if the server reports that it lacks the model; not every server can be asked."""
         try:
             self.classifier.read_models(self._get("/models"))
             self._get(f"/models/{quote(self.model, safe='')}")
@@ -149,7 +149,7 @@ class BatchServer:
     def no_batches(self) -> DescribeError:
         """Return the error for a server without the batch interface."""
         return DescribeError(
-            f"{self.place} has no batch interface (nothing at /files and /batches). Use another describer: chat "
+            f"{self.place} has no batch interface (/files and /batches do not exist). Use another describer: chat "
             "completions give the same descriptions, immediately."
         )
 
@@ -164,14 +164,14 @@ class BatchServer:
         return id_of({"id": getattr(found, "id", None)})
 
     def find_upload(self, name: str, size: int) -> str | None:
-        """Return the id of a file that was uploaded under a name of ours."""
+        """Return the id of the file that was uploaded under this name."""
         for file in self._pages("/files", purpose="batch"):
             if file.get("filename") == name and file.get("bytes") == size:
                 return id_of(file)
         return None
 
     def create(self, file: str, ticket: str) -> str:
-        """Create a batch of an uploaded file and return its id."""
+        """Create a batch from an uploaded file and return its id."""
         body = {
             "input_file_id": file,
             "endpoint": ENDPOINT,
@@ -181,7 +181,7 @@ class BatchServer:
         return id_of(self._json(lambda: self._client.post("/batches", cast_to=object, body=body)))
 
     def find(self, file: str, ticket: str) -> str | None:
-        """Return the id of the batch that was created of a file with our ticket."""
+        """Return the id of the batch that was created with our ticket."""
         for batch in self._pages("/batches"):
             metadata = batch.get("metadata")
             found = metadata.get(MARK) if isinstance(metadata, Mapping) else None
@@ -222,7 +222,7 @@ class BatchServer:
         except MissingError:
             return
         except DescribeError as error:
-            say(f"The file {file} stays at the server: {error}", style="yellow")
+            say(f"File {file} could not be deleted from the server: {error}", style="yellow")
 
     def _pages(self, path: str, **query: str | int) -> Iterator[Json]:
         """Yield the entries of a list, page by page."""
@@ -266,7 +266,7 @@ class BatchServer:
                 return TryLaterError(f"{busy} ({busy.detail})", wait, undecided=call.status != 429)
             case RequestFailedError(retryable=False):
                 return DescribeError(f"{self.place} refused the call: {call.detail}")
-            case other:  # a server error is undecided; a server that was never reached has done nothing
+            case other:  # after a server error the outcome is unknown; a server that was never reached has done nothing
                 return TryLaterError(str(other), undecided=not call.unreachable)
 
 
@@ -294,7 +294,7 @@ class BatchReport:
 
 
 def read_report(batch: Json) -> BatchReport:
-    """Read a batch object, of which servers leave out or misspell any part.
+    """Read a batch object; servers may leave out or misspell any part of it.
 
     >>> row = {"code": "token_limit_exceeded", "message": "Too many.", "line": 3}
     >>> report = read_report({"status": "failed", "errors": {"data": [row]}})
@@ -369,13 +369,13 @@ def read_result(line: bytes, key: ApiKey) -> Result | None:
 
 
 def time_in(batch: Json, name: str) -> int | None:
-    """Return a time of a batch in seconds since 1970; None if it is missing or no plausible time."""
+    """Return a batch's time in seconds since 1970; None if it is missing or implausible."""
     value = batch.get(name)
     return value if isinstance(value, int) and 0 <= value <= MAX_TIME else None
 
 
 def mappings(rows: Any) -> list[Json]:  # noqa: ANN401 - whatever a server sends
-    """Return the objects of a JSON array; none if it is no array."""
+    """Return the objects in a JSON array; none if it is not an array."""
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 

@@ -1,8 +1,9 @@
-"""The budget: send nothing whose worst-case cost would exceed it.
+"""The budget: no request is sent whose worst-case cost would exceed it.
 
 Invariant: `spent` + (requests in flight) x (worst case of one) never exceeds the limit. A call whose tokens the server
 did not count is charged at its worst case: the most prompt tokens seen so far, and the maximum answer length, or the
-longest answer where a model's thinking exceeds that. Only requests that are open when this shows may exceed the limit.
+longest answer so far if thinking makes answers longer than that. Only requests that are open when this is first seen
+can exceed the limit.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ UNSEEN_TOKENS_IN = 65_536
 OVER_BUDGET = "the budget may not cover one more description of maximum length"
 EXCEEDED = "the budget is exceeded"
 
-# After this many uncounted calls and no counted one, the server is taken never to count tokens.
+# After this many uncounted calls and no counted one, we assume that the server never counts tokens.
 MAX_UNCOUNTED = 8
 
-# Limit on the requests of a batch for every answer whose tokens are known.
+# Limit on the requests of a batch, per answer with known tokens.
 BATCH_GROWTH = 100
 
 
 class Budget:
-    """Money that may be spent in all, and what has been spent.
+    """The money that may be spent, and what has been spent.
 
     Args:
         dollars: the limit; None for none.
@@ -35,7 +36,7 @@ class Budget:
         spent: US dollars spent by earlier runs.
         most_out: maximum completion tokens of one call.
         turns: calls per description, retries aside.
-        batch: pay the price of the batch interface.
+        batch: whether the price of the batch interface applies.
 
     Attributes:
         spent: US dollars spent so far.
@@ -57,11 +58,11 @@ class Budget:
     ) -> None:
         if dollars is not None and price is None:
             raise ConfigError(
-                "A budget needs the price of the model, which is not known: set prices (--prices FILE), or "
-                "price_in and price_out (--price-in, --price-out) in dollars per million tokens."
+                "A budget needs the price of the model, which is unknown: set prices (--prices FILE), or price_in "
+                "and price_out (--price-in, --price-out) in dollars per million tokens."
             )
         if dollars is not None and not 0 <= dollars < float("inf"):
-            raise ConfigError(f"The budget must be an amount of dollars, not {dollars}.")
+            raise ConfigError(f"The budget must be an amount in dollars, not {dollars}.")
         self._dollars, self._price, self.spent = dollars, price, spent
         self._max_tokens = self._most_out = most_out
         self._turns, self._batch = turns, batch
@@ -69,7 +70,7 @@ class Budget:
         self._measured = self.uncounted = 0
 
     def affords(self, in_flight: int) -> bool:
-        """Return whether the worst case of one more description fits beside those in flight.
+        """Return whether the budget covers the worst case of one more description besides those in flight.
 
         Until the first answer shows what a picture costs, descriptions go out one at a time.
         """
@@ -82,21 +83,22 @@ class Budget:
 
     @property
     def exceeded(self) -> str:
-        """By how much calls cost more than the limit, and why; empty if they did not."""
+        """By how much the limit was exceeded, and why; empty if it was not."""
         if self._dollars is None or self.spent <= self._dollars:
             return ""
-        why = "earlier runs had spent it"
+        why = "earlier runs had already spent it"
         if self._most_out > self._max_tokens:
             why = (
-                f"an answer took {self._most_out:,} tokens where max_tokens (--max-tokens) is {self._max_tokens:,}, "
-                "which does not limit what some models think, and other requests were open by then"
+                f"an answer took {self._most_out:,} tokens although max_tokens (--max-tokens) is "
+                f"{self._max_tokens:,}, because it does not limit the thinking of some models, and other requests "
+                "were already open"
             )
         elif self._measured:
-            why = "requests that were open together read more tokens than those before them"
+            why = "concurrent requests used more input tokens than any before them"
         return f"{EXCEEDED} by {money(self.spent - self._dollars)}: {why}"
 
     def room(self, in_flight: int) -> int | None:
-        """Return how many requests a batch may hold beside those in flight; None for any number.
+        """Return how many requests a batch may hold besides those in flight; None for any number.
 
         Until the first answer shows what a picture costs, a batch goes out alone.
         """
@@ -116,7 +118,7 @@ class Budget:
         return self._price.cost(tokens_in, tokens_out, batch=self._batch) if self._price else None
 
     def worst_cost(self, tokens_in: int | None, tokens_out: int | None) -> float | None:
-        """Return the cost of a call, with the worst case for counts that are None; None if the price is not known."""
+        """Return the cost of a call, with the worst case for counts that are None; None if the price is unknown."""
         most_in = self._most_in or UNKNOWN_TOKENS_IN
         return self.cost(
             most_in if tokens_in is None else tokens_in, self._most_out if tokens_out is None else tokens_out

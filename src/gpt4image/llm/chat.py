@@ -36,7 +36,7 @@ BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insuff
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
 
-# The highest token count to believe: no model reads or writes more in one call, and one odd count must not use up a
+# The highest plausible token count: no model reads or writes more in one call, and one wrong count must not use up a
 # budget.
 MAX_TOKENS = 10**6
 
@@ -62,7 +62,7 @@ def chat_body(
         answers: answers to its first questions.
         old_limit: limit the answer by `max_tokens`, which every server once accepted, instead of the newer
             `max_completion_tokens`.
-        top_log_probabilities: number of tokens at each place of the answer whose log-probabilities to ask for.
+        top_log_probabilities: number of alternative tokens per position whose log-probabilities to ask for.
     """
     content: list[Body] = [{"type": "image_url", "image_url": {"url": each.data_url}} for each in request.pictures]
     content.append({"type": "text", "text": request.turns[0]})
@@ -82,8 +82,8 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     """Read the answer out of a server's JSON.
 
     Raises:
-        RequestFailedError: the answer was refused, filtered, empty or malformed. The error holds the tokens that were
-            used all the same.
+        RequestFailedError: the answer was refused, filtered, empty or malformed. The error has the tokens that were
+            used nevertheless.
     """
     match body:
         case {"choices": [{"message": Mapping() as message} as choice, *_]}:
@@ -142,7 +142,7 @@ def read_log_probability(row: Mapping[str, Any]) -> tuple[str, float]:
 
 
 def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
-    """Return whether a message comes with thinking in a field, in a part, or in a count of its own."""
+    """Return whether a message has thinking in a field or part of its own, or a count of it."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     fields = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking")]
@@ -151,7 +151,7 @@ def has_reasoning(message: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
 
 
 def thinking_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the tokens of thinking that a call counts by themselves; None if it does not."""
+    """Return the thinking tokens if the response counts them separately, else None."""
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         return None
@@ -161,7 +161,7 @@ def thinking_tokens(body: Mapping[str, Any]) -> int | None:
 
 
 def is_other_model(asked: str, served: str) -> bool:
-    """Return whether a server names another model than it was asked for; folders, versions and tags aside.
+    """Return whether the server used another model than requested, apart from folders, versions and tags.
 
     >>> is_other_model("openai/gpt-4o", "gpt-4o-2024-08-06"), is_other_model("gpt-4o", "gpt-4o-mini")
     (False, True)
@@ -230,10 +230,10 @@ def without_text(found: str, answer: ChatAnswer) -> RequestFailedError:
 
 
 def broken_off(choice: Mapping[str, Any], answer: ChatAnswer) -> RequestFailedError:
-    """Return the error for an answer that the server broke off."""
+    """Return the error for an answer that the server cut off."""
     error = choice.get("error")
     detail = str_or_none(error.get("message")) if isinstance(error, Mapping) else None
-    reason = "broken off by the server"
+    reason = "cut off by the server"
     failure = RequestFailedError(reason, detail or answer.text[:DETAIL_LENGTH], retryable=True, server_fault=True)
     return failure.with_tokens([answer])
 
@@ -253,7 +253,7 @@ def str_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever a server s
 
 
 def token_count(body: Mapping[str, Any], name: str) -> int | None:
-    """Return a token count from the `usage` of a response; None if it is missing or no plausible count.
+    """Return a token count from the `usage` of a response; None if it is missing or implausible.
 
     Some gateways write counts as `120.0` or `"120"`.
     """
@@ -267,12 +267,12 @@ def token_count(body: Mapping[str, Any], name: str) -> int | None:
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a call has read; no call reads none, so 0 means that the server does not count."""
+    """Return a call's input tokens. No call has none, so 0 means that the server does not count."""
     return token_count(body, "prompt_tokens") or token_count(body, "input_tokens") or None
 
 
 def completion_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a call has written. Some servers count thinking in `total_tokens` only, or by itself."""
+    """Return a call's output tokens. Some servers count thinking in `total_tokens` only, or separately."""
     total, read, thought = token_count(body, "total_tokens"), prompt_tokens(body), thinking_tokens(body) or 0
     written = token_count(body, "completion_tokens")
     if written is None:

@@ -67,7 +67,7 @@ class ApiKey:
         return cls(variable, value)
 
     def scrub(self, text: str) -> str:
-        """Replace the key wherever a text repeats it."""
+        """Replace the key wherever it occurs in a text."""
         return text if len(self.value) < MIN_KEY_LENGTH else text.replace(self.value, HIDDEN)
 
     def scrub_message(self, text: str) -> str:
@@ -102,7 +102,7 @@ def check_address(url: str) -> str:
     """Return a server's address without a trailing slash.
 
     Raises:
-        ConfigError: it is not an http address, or holds a user, a password or a query, which would end up in logs.
+        ConfigError: it is not an http address, or contains a user, a password or a query, which would end up in logs.
 
     >>> check_address("http://localhost:8000/v1/")
     'http://localhost:8000/v1'
@@ -114,13 +114,13 @@ def check_address(url: str) -> str:
         raise ConfigError(f"Not a server address ({parts.scheme or 'no scheme'}): write http://HOST:PORT/v1.")
     if "api-version" in parts.query or "/deployments/" in parts.path:
         raise ConfigError(
-            f"Azure's current address names neither deployment nor api-version: set base_url (--base-url "
+            "The address has Azure's old form, with deployment and api-version. Set base_url (--base-url "
             f"https://{parts.hostname}/openai/v1), and model (--model NAME) to the name of the deployment."
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            f"The address of {parts.hostname} holds more than host, port and path. Keys are read from the environment "
-            "only: set key_env (--key-env NAME)."
+            f"The address of {parts.hostname} contains more than host, port and path. Keys are read from the "
+            "environment only: set key_env (--key-env NAME)."
         )
     return url.rstrip("/")
 
@@ -129,25 +129,24 @@ def address_fault(url: str) -> str:
     """Return why an address cannot be read; empty if it can.
 
     >>> address_fault("http://host:80/v1"), address_fault("http://host:port/v1")
-    ('', 'its port is no number up to 65,535')
+    ('', 'its port is not a number up to 65,535')
     """
     try:
         host = urlsplit(url).hostname or ""
-    except ValueError as error:  # of brackets that do not match
+    except ValueError as error:  # for unbalanced brackets
         return str(error)
     if any(sign.isspace() or sign in '\\"<>^`{|}' for sign in host):
-        return "no host is called that"
+        return "the host name is invalid"
     try:
         return "" if urlsplit(url).port != 0 else "its port is 0"
     except ValueError:
-        return "its port is no number up to 65,535"
+        return "its port is not a number up to 65,535"
 
 
 def check_environment(url: str) -> None:
-    """Check what the environment says about the way to a server: its proxy, and a file of certificates.
+    """Check the environment's settings for a connection: the proxy and the certificate file.
 
-    Raises:
-        ConfigError: the value of a variable is of no use; the message names it.
+    Raises: ConfigError: the value of a variable is unusable; the message names it.
     """
     if proxy := _proxy_of(url):
         kind, address = proxy
@@ -162,14 +161,14 @@ def check_environment(url: str) -> None:
         try:
             ssl.create_default_context(cafile=file)
         except OSError as error:  # also SSLError
-            reason = "it holds no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            reason = "it contains no certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
             raise ConfigError(
-                f"SSL_CERT_FILE is {file!r}: {reason}. Export a file of certificates, or unset it."
+                f"SSL_CERT_FILE is {file!r}: {reason}. Point it to a file with certificates, or unset it."
             ) from None
 
 
 def address_hint(url: str) -> str:
-    """Suggest the path that an address may lack, or have too much of.
+    """Suggest a path that an address may lack, or a suffix to remove.
 
     >>> address_hint("http://localhost:8000"), address_hint("http://localhost:8000/v1")
     (' Did you mean http://localhost:8000/v1?', '')
@@ -185,7 +184,7 @@ def address_hint(url: str) -> str:
 
 
 def https_hint(url: str) -> str:
-    """Return what to do about a server that does not speak plain HTTP, to end a sentence; empty if it was not asked to.
+    """Return advice for a server that does not speak plain HTTP, as the end of a sentence; empty for https addresses.
 
     >>> https_hint("http://host/v1"), https_hint("https://host/v1")
     ('. If it speaks HTTPS, write https:// in base_url (--base-url)', '')
@@ -198,11 +197,11 @@ def proxy_for(url: str) -> str:
     if (proxy := _proxy_of(url)) is None:
         return ""
     kind, address = proxy
-    return f"The proxy {address.rpartition('@')[2]} ({kind.upper()}_PROXY)"  # not its user and password
+    return f"The proxy {address.rpartition('@')[2]} ({kind.upper()}_PROXY)"  # without user and password
 
 
 def _proxy_of(url: str) -> tuple[str, str] | None:
-    """Return for which kind of address the environment names a proxy, and which; None if it names none for this one."""
+    """Return the scheme and the address of the proxy that the environment names for an address, or None."""
     parts, proxies = urlsplit(url), getproxies()
     kind = next((kind for kind in (parts.scheme, "all") if proxies.get(kind)), None)
     return None if kind is None or proxy_bypass(parts.hostname or "") else (kind, proxies[kind])

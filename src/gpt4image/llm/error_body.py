@@ -12,17 +12,17 @@ from gpt4image.llm.body import parse_json
 
 OBJECT = re.compile(r"[{\[].*[}\]]", re.DOTALL)
 LONGEST_OBJECT = 10_000
-"""Characters up to which an object that is no JSON is read."""
+"""Maximum length of a non-JSON object that is parsed."""
 HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<style.*?</style>|<script.*?</script>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 def words(*patterns: str) -> re.Pattern[str]:
-    """Return a pattern that finds any of some others, in lower or upper case."""
+    """Return a case-insensitive pattern that finds any of the given ones."""
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-# What servers mean, whatever the status. The patterns are searched in an error's code and message.
+# Meanings of error messages, independent of the status. The patterns are searched in an error's code and message.
 MODERATION = words(
     "moderat",
     r"risk control|\bminors?\b|real (?:person|people)|"
@@ -84,20 +84,20 @@ SETTINGS = (
             "extra (?:inputs|fields?) |extra_forbidden|reasoning_effort|thinking",
             "(?:unknown|unrecognized|unsupported) (?:request )?(?:argument|parameter|field)",
         ),
-        "omit the field that it names from extra_body (--extra-body)",
+        "remove the field it names from extra_body (--extra-body)",
     ),
 )
-"""Settings that a server may refuse, by the words that name them, and what to do then."""
+"""Settings that a server may refuse: patterns for their names, and the remedy."""
 
 STATUS_BY_WORDS = (
     (429, words(r"\brate[ _-]?limit|too many requests")),
     (503, words(r"\boverloaded\b|\b(?:server|service|model) (?:is )?(?:too |currently )*busy")),
     (401, words(r"\bunauthori[sz]ed\b|\bauthentication (?:error|fail)", BAD_KEY.pattern)),
 )
-"""What errors of status 200 say that name neither number nor type."""
+"""Words in status-200 errors that give neither number nor type."""
 
-# HTTP status that belongs to the start of an error's name, in lower case without underscores: OpenAI's, Anthropic's,
-# Google's, Alibaba's and Volcengine's.
+# HTTP status by the start of an error's name, in lower case without underscores: OpenAI's, Anthropic's, Google's,
+# Alibaba's and Volcengine's.
 STATUS_BY_CODE = {
     "invalidrequest": 400,
     "invalidargument": 400,
@@ -158,19 +158,19 @@ MINIMAX_STATUS = {
 }
 
 
-# Names of fields that hold what a server says, in lower case; the first counts.
+# Names of message fields, in lower case; the first one present is used.
 MESSAGE_FIELDS = (
     *("error", "message", "detail", "errors", "msg", "title", "status_msg", "error_msg", "base_resp"),
     *("error_message", "errormessage", "error_description", "description", "reason", "fault", "faultstring"),
 )
 
 
-# And of those that may hold what is wrong with each setting, by its name.
+# Names of fields that may contain one message per setting.
 FAULTS_BY_SETTING = ("errors", "detail")
 
 
 def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a server sends; one return per form
-    """Return what a server says in the body of an error, whichever form it has; empty if it says nothing.
+    """Return the server's message in an error body of any form; empty if there is none.
 
     >>> server_message({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]})
     'body.seed: Extra inputs are not permitted'
@@ -184,12 +184,12 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
             return (title.group(1) if title else TAG.sub(" ", body)).strip()
         case {"msg": str(said), "loc": list(place) | tuple(place)}:  # FastAPI
             return f"{'.'.join(map(str, place))}: {said}"
-        case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on what the provider says
+        case {"message": str(said), "metadata": {"raw": str(raw)}}:  # OpenRouter passes on the provider's message
             return f"{said}: {server_message(raw)}"
         case Mapping():
             fields = {str(name).casefold(): value for name, value in body.items()}
             messages = dict.fromkeys(filter(None, (server_message(fields.get(name)) for name in MESSAGE_FIELDS)))
-            kind = isinstance(fields.get("error"), str)  # such as Bad Request, before the words
+            kind = isinstance(fields.get("error"), str)  # such as Bad Request, before the message
             by_setting = (value for name in FAULTS_BY_SETTING if isinstance(value := fields.get(name), Mapping))
             faults = [plain_words(value) for value in by_setting if not server_message(value)]
             parts = [*list(messages)[: 1 + kind], *faults]
@@ -200,7 +200,7 @@ def server_message(body: Any) -> str:  # noqa: ANN401, PLR0911 - whatever a serv
 
 
 def error_object(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
-    """Return the error in a body: its field `error` if that is an object that says something, else all of it.
+    """Return the error in a body: the field `error` if it is an object with a message, else the whole body.
 
     >>> error_object({"error": {"message": "no"}}), error_object({"error": True, "message": "no"})
     ({'message': 'no'}, {'error': True, 'message': 'no'})
@@ -214,7 +214,7 @@ def error_object(body: Any) -> Any:  # noqa: ANN401 - whatever a server sends
 
 
 def plain_words(body: Any) -> str:  # noqa: ANN401 - whatever a server sends
-    """Return all that an object of unknown form says, as a person would write it.
+    """Return the content of an object of unknown form as plain text.
 
     >>> plain_words({"errors": {"seed": ["is unknown", "is no number"]}, "code": 17})
     'seed: is unknown, is no number; code: 17'
@@ -242,7 +242,7 @@ def as_object(text: str) -> Any:  # noqa: ANN401 - whatever a server sends
 
 
 def remedy(said: str) -> str:
-    """Return what helps against a refusal, by the server's words; empty if they name nothing that is known.
+    """Return the remedy for a refusal by the words of its message; empty if none is known.
 
     >>> remedy("Unsupported parameter: seed")
     'omit seed (--seed)'
@@ -255,7 +255,7 @@ def remedy(said: str) -> str:
 
 
 def error_with_answer(body: Any) -> Any:  # noqa: ANN401, PLR0911 - whatever a server sends; one return per form
-    """Return the error in a body of status 200; None if there is none, or an answer next to it."""
+    """Return the error in a body with status 200; None if there is none, or if there is an answer as well."""
     if isinstance(body, list) and len(body) == 1:  # Google's errors come in a list
         body = body[0]
     if not isinstance(body, Mapping):
@@ -276,7 +276,7 @@ def error_with_answer(body: Any) -> Any:  # noqa: ANN401, PLR0911 - whatever a s
 
 
 def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server sends
-    """Return the HTTP status that an error object names by number, by name or in words; None if it names none."""
+    """Return the HTTP status that an error object gives as a number, a name or words; None if it gives none."""
     values = (
         [error.get(name) for name in ("code", "status", "statusCode", "status_code", "type")]
         if isinstance(error, Mapping)
@@ -297,7 +297,7 @@ def error_status(error: Any) -> int | None:  # noqa: ANN401 - whatever a server 
 
 
 def minimax_error(base: Any) -> dict[str, Any] | None:  # noqa: ANN401 - whatever a server sends
-    """Return the error of MiniMax's field `base_resp`, in OpenAI's form; None if it reports success, or nothing."""
+    """Return the error of MiniMax's field `base_resp`, in OpenAI's form; None if it reports success or is missing."""
     match base:
         case {"status_code": int(code)} if code:
             name = str(MINIMAX_STATUS.get(code, ""))

@@ -11,7 +11,8 @@ bring all into one form, `FailedCall`.
     408, 409, 425, 5xx, cut, garbled   RequestFailedError   retryable, the server's fault
     400 and all others                 RequestFailedError   not retryable
 
-Where vendors use statuses differently, their words decide (`error_body`): an empty account is a 400, 402, 403 or 429.
+Vendors use statuses differently, so their messages decide where they differ (`error_body`): an empty account is a 400,
+402, 403 or 429.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ from gpt4image.llm.waits import asked_wait, limit_reset, retry_after
 
 DETAIL_LENGTH, SAID_LENGTH, EXAMPLES = 300, 4000, 3
 
-# Class names, anywhere in the chain of causes, that mean that nothing listens at the address. The SDK's own classes do
-# not tell: it reports a connection that was cut as a time-out while connecting.
+# Exception classes in the chain of causes that mean that nothing listens at the address. The SDK's own classes cannot
+# tell: it reports a cut connection as a time-out while connecting.
 UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTimeoutError", "gaierror")
 
 
@@ -72,26 +73,26 @@ NO_ANSWER = "connection"  # code of a call whose connection failed, at once or l
 # OpenSSL's codes for a certificate of another name or address.
 WRONG_NAME = (62, 64)
 
-# Those for a certificate that is not valid yet, or no longer.
+# Codes for a certificate that is not yet valid or has expired.
 WRONG_TIME = (9, 10)
 
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """A failed call, whichever way it was made.
+    """A failed call, however it was made.
 
     Attributes:
         status: HTTP status; None if there was no response.
         code: the server's error code, such as `insufficient_quota`.
         detail: the server's message without the key, shortened; untrusted.
-        said: the same at greater length, to look for words in.
-        unreachable: nothing listens at the address.
+        said: a longer version of it, to search for words.
+        unreachable: whether nothing listens at the address.
         wait: seconds that the server asks to wait, if it says so.
         in_body: the server sent the error in a body of status 200.
         long_quota: a quota of a day or longer is used up.
-        untrusted: what is wrong with the encryption; empty if nothing is.
-        is_json: the server answered, and in JSON, as a proxy's error page does not.
-        moved: where the server sends the request on to, in place of an answer.
+        untrusted: the TLS problem; empty if there is none.
+        is_json: whether the server answered with JSON, unlike a proxy's error page.
+        moved: the address to which the server redirects.
     """
 
     status: int | None
@@ -107,12 +108,12 @@ class FailedCall:
     moved: str = ""
 
     def says(self, meaning: re.Pattern[str]) -> bool:
-        """Return whether code or message have some words in them."""
+        """Return whether the code or message matches a pattern."""
         return meaning.search(f"{self.code} {self.said or self.detail}") is not None
 
     @property
     def is_moderation(self) -> bool:
-        """Whether the server objects to the picture, not to the account."""
+        """Whether the server objects to the picture rather than the account."""
         return self.says(MODERATION) and not self.says(ACCOUNT)
 
     @property
@@ -122,7 +123,7 @@ class FailedCall:
 
     @property
     def is_unsupported_log_probabilities(self) -> bool:
-        """Whether the server sends no log-probabilities, or not of so many tokens."""
+        """Whether the server sends no log-probabilities, or only for fewer tokens."""
         return self.status in (400, 403, 404, 422, 501) and "logprobs" in (self.said or self.detail).casefold()
 
 
@@ -149,13 +150,13 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
 
 
 def read_error_body(body: Any, key: ApiKey) -> FailedCall | None:  # noqa: ANN401 - whatever a server sends
-    """Read an error that a server sends with status 200; None if the body is an answer, or neither."""
+    """Read an error sent with status 200; None if the body contains none."""
     error = error_with_answer(body)
     return None if error is None else replace(failed_body(error_status(error), error, key), in_body=True)
 
 
 def failed_body(status: int | None, error: Any, key: ApiKey) -> FailedCall:  # noqa: ANN401 - whatever a server sends
-    """Return the failure for an error without headers, in the API's form or any other."""
+    """Return the failure for an error without headers, in any form."""
     said = key.scrub_message(server_message(error) or plain_words(error))
     code = error.get("code") if isinstance(error, Mapping) else None
     return FailedCall(
@@ -176,8 +177,8 @@ class ErrorClassifier:
         key: its key; the messages name the variable that holds it.
 
     Attributes:
-        answered: whether the server has answered a request. From then on, a request that it refuses says nothing about
-            the others.
+        answered: whether the server has answered a request. After that, a refused request says nothing about the
+            others.
         models: names of the models that the server lists.
         shutdown_dates: announced shutdown dates by model, where the server lists them.
     """
@@ -214,8 +215,8 @@ class ErrorClassifier:
         return self._by_words(call, model) or self._by_status(call, model)
 
     def _by_words(self, call: FailedCall, model: str) -> Exception | None:  # noqa: PLR0911 - one per meaning
-        """Return the error where it is not the status that tells; None elsewhere."""
-        first = not self.answered  # nothing has worked yet, so the fault may lie in every request
+        """Return the error if something other than the status identifies it, else None."""
+        first = not self.answered  # no request has succeeded yet, so the cause may affect all of them
         match call.status:
             case None if call.untrusted:
                 return DescribeError(f"{self._place}: {call.untrusted}")
@@ -223,25 +224,28 @@ class ErrorClassifier:
                 return EndpointDownError(f"could not connect to {self._place}{self.proxy_hint()}")
             case _ if call.moved:
                 return DescribeError(
-                    f"{self._place}: the server sends requests on to {bounded(call.moved)}. If that is the API, write "
-                    f"{api_base(call.moved)} in base_url (--base-url); else sign in there, or ask who runs the network."
+                    f"{self._place}: the server redirects to {bounded(call.moved)}. If that is the API, set base_url "
+                    f"(--base-url) to {api_base(call.moved)}; otherwise sign in there, or ask your network "
+                    "administrator."
                 )
             case _ if first and not call.is_json and (hint := self.proxy_hint()):
-                return EndpointDownError(f"a proxy answers in place of {self._place} ({call.detail}){hint}")
+                return EndpointDownError(f"a proxy answers instead of {self._place} ({call.detail}){hint}")
             case None | 400 | 403 | 429 if call.long_quota:
                 return RateLimitedError("quota used up", call.wait, call.detail, long=True)
             case None | 400 | 401 | 402 | 403 | 429 if call.status == 402 or call.says(NO_MONEY):
-                return self._fatal("the account has no money left. Top it up and run the same command again.", call)
+                return self._fatal("the account has no credit left. Top it up and run the same command again.", call)
             case int() if first and call.says(PLAIN_HTTP):
                 return self._fatal(f"the server speaks HTTPS only{https_hint(self._place)}.", call)
             case 403 if first and call.says(PLACE):
-                return self._fatal("the vendor does not serve the place that you call from.", call)
+                return self._fatal("the vendor does not serve your region.", call)
             case 400 | 404 | 410 if call.says(MODEL_GONE) and (call.status != 404 or not first):
-                return self._fatal(f"{model} is gone. Set model (--model) to another one.", call)
+                return self._fatal(f"{model} is no longer available. Set model (--model) to another one.", call)
             case 400 if call.says(BAD_KEY):
                 return self._fatal(self._key_advice(), call)
             case int() if first and call.says(NO_PICTURES):
-                return self._fatal(f"{model} takes no pictures. Choose a vision model, or load its projector.", call)
+                return self._fatal(
+                    f"{model} does not accept pictures. Choose a vision model, or load its projector.", call
+                )
             case 400 | 422 if first and not call.says(TOO_LONG) and (advice := remedy(call.said or call.detail)):
                 return self._fatal(f"the model rejects these settings: {advice}.", call)
         return None
@@ -251,9 +255,9 @@ class ErrorClassifier:
         match call.status:
             case None:
                 return without_status(call)
-            case 429 if not call.says(TOO_LONG):  # else it exceeds the limit of a minute, and never gets through
+            case 429 if not call.says(TOO_LONG):  # else it exceeds the limit of a minute and never succeeds
                 return RateLimitedError("too many requests", call.wait, call.detail)
-            case 502 if first and not call.is_json:  # of a gateway whose server is starting
+            case 502 if first and not call.is_json:  # from a gateway whose server is starting
                 return RateLimitedError(MODEL_LOADING, call.wait, call.detail)
             case 503 | 529:
                 reason = MODEL_LOADING if call.says(LOADING) else "server busy"
@@ -261,13 +265,15 @@ class ErrorClassifier:
             case 401:
                 return self._fatal(self._key_advice(), call)
             case 407:
-                return self._fatal("the proxy requires a user and a password, as in http://USER:PASSWORD@HOST.", call)
+                return self._fatal(
+                    "the proxy requires a user name and password, as in http://USER:PASSWORD@HOST.", call
+                )
             case 403 if first and not call.is_moderation:
                 return self._fatal(self._key_advice(), call)
             case 404 if first:
                 known = f" It has: {', '.join(self.models[:10])}." if self.models else address_hint(self._place)
                 return self._fatal(f"no model {model!r}, or no chat completions at this address.{known}", call)
-            case 408 | 504 | 524:  # a proxy did not wait for the model, whose answer may be charged
+            case 408 | 504 | 524:  # a proxy did not wait for the model, and the answer may be charged
                 return server_error(f"server error {call.status}", call).uncounted()
             case status if status >= 500 or status in (409, 424, 425, 499):
                 return server_error(f"server error {status}", call)
@@ -275,11 +281,11 @@ class ErrorClassifier:
                 return RequestFailedError(f"{REFUSED} ({status})", call.detail, retryable=False)
 
     def proxy_hint(self) -> str:
-        """Return how to get around the proxy that the environment names for the server; empty if there is none."""
+        """Return how to bypass the proxy that the environment names for the server; empty if there is none."""
         proxy, host = proxy_for(self._place), urlsplit(self._place).hostname
         if not proxy:
             return ""
-        return f". {proxy} takes its requests; if it should not: export NO_PROXY={host}"
+        return f". Requests go through {proxy}; to bypass it: export NO_PROXY={host}"
 
     def _fatal(self, problem: str, call: FailedCall) -> DescribeError:
         return DescribeError(f"{self._place}: {problem} The server says: {call.detail or 'nothing'}")
@@ -291,7 +297,7 @@ class ErrorClassifier:
 
 
 def api_base(url: str) -> str:
-    """Return the address of an API by that of one of its calls.
+    """Return the base address of an API from the address of one of its calls.
 
     >>> api_base("https://host/v1/chat/completions?from=http"), api_base("https://host/login")
     ('https://host/v1', 'https://host/login')
@@ -307,7 +313,7 @@ def server_error(reason: str, call: FailedCall) -> RequestFailedError:
 
 
 def without_status(call: FailedCall) -> RequestFailedError:
-    """Return the failure of a call without a status. It may have cost tokens, unless the server says that it failed."""
+    """Return the failure of a call without a status. It may have used tokens, unless the server reports a failure."""
     if call.in_body:
         return server_error("server error", call)
     reason = "connection cut" if call.code == NO_ANSWER else "unreadable answer"
@@ -315,9 +321,9 @@ def without_status(call: FailedCall) -> RequestFailedError:
 
 
 def commonest(reason: str, details: Counter[str]) -> str:
-    """Return the commonest of the messages that failures of one reason came with, and what helps, to end a line.
+    """Return the commonest message among failures with one reason, and the remedy, as the end of a line.
 
-    Of answers that name none of the classes, it is a few examples.
+    For answers that are not one of the classes, return a few examples.
     """
     if reason == NO_CHOICE and details:
         return ", such as " + ", ".join(f'"{answer}"' for answer, _ in details.most_common(EXAMPLES))
@@ -349,14 +355,14 @@ def tls_problem(error: BaseException) -> str:
     """Return why the encryption of a connection failed, and the remedy; empty if it did not."""
     for link in causes(error):  # aiohttp's own subclasses of these errors lack the reason
         if isinstance(link, ssl.SSLCertVerificationError) and (reason := getattr(link, "verify_message", "")):
-            advice = "If it is the right server: export SSL_CERT_FILE=FILE, the certificate of its authority"
+            advice = "If it is the right server: export SSL_CERT_FILE=FILE, with the certificate of its authority"
             if link.verify_code in WRONG_NAME:
-                advice = "Write the name that the certificate is for in base_url (--base-url)"
+                advice = "Set base_url (--base-url) to the name in the certificate"
             if link.verify_code in WRONG_TIME:
-                advice = f"By this machine's clock it is {date.today()}: if that is right, the server needs a new one"
+                advice = f"This machine's date is {date.today()}; if that is right, the server needs a new certificate"
             return f"the server's certificate is not trusted ({reason.rstrip('.')}). {advice}."
         if isinstance(link, ssl.SSLError) and (reason := getattr(link, "reason", "")):
             problem = reason.replace("_", " ").lower()
             advice = "If the server speaks plain HTTP, write http:// in base_url (--base-url)."
-            return f"no encrypted connection ({problem}). {advice}"
+            return f"TLS connection failed ({problem}). {advice}"
     return ""

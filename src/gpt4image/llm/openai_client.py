@@ -1,4 +1,4 @@
-"""Ask any server that speaks OpenAI's chat completions: OpenAI, other vendors, vLLM, Ollama, llama.cpp, LM Studio."""
+"""Client for servers with OpenAI's chat completions: OpenAI, other vendors, vLLM, Ollama, llama.cpp, LM Studio."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHECK_SECONDS = 15.0
 CONNECT_SECONDS = 15.0
 MAX_CONCURRENCY = 128
 
-# Tokens at each place whose log-probabilities a server is asked for, and how many if it refuses.
+# Number of log-probabilities per position to ask for, and how many if the server refuses.
 MOST_LOG_PROBABILITIES, FEWER_LOG_PROBABILITIES = 20, {20: 5, 5: 0}
 
 
@@ -50,7 +50,7 @@ class OpenAIDescriber:
 
     Attributes:
         shutdown_dates: announced shutdown dates by model; known after `list_models`.
-        said: what the server said in place of a list of its models; empty if it sent one.
+        said: the server's message instead of a list of its models; empty if it sent a list.
     """
 
     name = "openai"
@@ -79,7 +79,7 @@ class OpenAIDescriber:
             EndpointDownError: the server cannot be reached or does not respond.
             DescribeError: the server rejects the key.
         """
-        client = self._client  # importing the SDK takes time that is not the server's
+        client = self._client  # the time to import the SDK must not count as the server's
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 listed = await ask(client, "GET", "/models")
@@ -106,7 +106,7 @@ class OpenAIDescriber:
         await self.list_models()
 
     async def describe(self, request: DescribeRequest, on_answer: OnAnswer) -> Reply:
-        """Ask the questions of a request that have no answer yet, one after the other."""
+        """Ask the unanswered questions of a request, one after the other."""
         answers = list(request.answers)
         while len(answers) < len(request.turns):
             answers.append(await self._ask(request, [answer.text for answer in answers]))
@@ -122,7 +122,7 @@ class OpenAIDescriber:
     async def _ask(self, request: DescribeRequest, answers: list[str]) -> ChatAnswer:
         top = self._top_log_probabilities if request.log_probabilities and len(answers) + 1 == len(request.turns) else 0
         body = chat_body(self.model, request, answers, old_limit=self._old_limit, top_log_probabilities=top)
-        client, call = self._client, None  # what hinders a client from being made is no fault of the answer
+        client, call = self._client, None  # an error while making the client has nothing to do with the answer
         try:
             response = await ask(client, "POST", "/chat/completions", body)
         except Exception as error:  # whatever the SDK raises
@@ -145,11 +145,11 @@ class OpenAIDescriber:
             raise
 
     def _ask_for_fewer(self, refused: int) -> None:
-        """Remember that the server refused so many log-probabilities; other requests may have met the same."""
+        """Remember that the server refused so many log-probabilities; another request may have done so already."""
         if self._top_log_probabilities == refused:
             self._top_log_probabilities = FEWER_LOG_PROBABILITIES[refused]
             if not self._top_log_probabilities:
-                say(f"{self.place} sends no log-probabilities: its answers count without them.")
+                say(f"{self.place} sends no log-probabilities; its answers are used without them.")
 
 
 async def ask(client: AsyncOpenAI, method: str, path: str, body: Body | None = None) -> Any:  # noqa: ANN401 - JSON
@@ -169,7 +169,7 @@ def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
     """Return an SDK client on aiohttp, which takes a fifth of the default transport's time per call."""
     from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
 
-    # the SDK's own call of aiohttp, through a proxy with a password: nothing that the user could change
+    # caused by the SDK's own use of aiohttp through a proxy with a password; the user cannot change it
     check_environment(base_url)
     warnings.filterwarnings("ignore", "BasicAuth is deprecated|The 'proxy_auth' parameter", DeprecationWarning)
     timeout = Timeout(None, connect=CONNECT_SECONDS)  # the runner limits how long an answer may take

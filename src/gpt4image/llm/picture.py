@@ -1,7 +1,7 @@
 """Pictures as a model receives them: upright, no larger than requested, in a format that every server accepts.
 
-They hold what is seen and nothing else: EXIF (place, time, camera, thumbnail), XMP, comments and whatever follows the
-picture in its file are left out, without coding the picture again where nothing else has to change.
+They contain only the visible content: EXIF (place, time, camera, thumbnail), XMP, comments and trailing data are
+removed, without re-encoding the picture if nothing else has to change.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from gpt4image.core.errors import ImageError
 from gpt4image.images.decode import MAX_PIXELS, decode, pillow_errors
 
-# Formats that servers accept: pixels in one of them are sent as they are coded if nothing has to change.
+# Formats that servers accept; a picture in one of them is not re-encoded if nothing has to change.
 PASSED_THROUGH = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 JPEG_QUALITY = 90
 EXIF_ORIENTATION = 0x0112
 PNG_DEPTH = 24  # place of the bit depth in a PNG file
 
-# What of a file's metadata decides how its pixels look: all else of its kind is left out.
+# Metadata that affects how the pixels look; the rest is removed.
 _KEPT_SEGMENTS = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}  # JPEG, by marker
 _KEPT_CHUNKS = frozenset(b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP cICP sBIT pHYs".split())  # PNG
 _KEPT_PARTS = frozenset((b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"))  # WebP
@@ -58,7 +58,7 @@ def prepare_picture(data: bytes, name: str, max_side: int | None, max_pixels: in
     Args:
         data: the encoded file.
         name: image name for messages.
-        max_side: longest side in pixels; larger images are scaled down, smaller ones are left. None for any size.
+        max_side: longest side in pixels; larger images are scaled down, smaller ones are kept. None for no limit.
         max_pixels: maximum width x height that is decoded.
 
     Raises:
@@ -68,7 +68,7 @@ def prepare_picture(data: bytes, name: str, max_side: int | None, max_pixels: in
 
 
 def pass_through(data: bytes, max_side: int | None) -> Picture | None:
-    """Return the pixels as the file codes them if a server takes them: small, upright, 8-bit, opaque, not animated."""
+    """Return the file's own encoding if a server accepts it: small, upright, 8-bit, opaque, not animated."""
     from PIL import Image
 
     try:
@@ -97,7 +97,7 @@ def encode_jpeg(data: bytes, name: str, max_side: int | None, max_pixels: int) -
 
 
 def without_metadata(data: bytes, kind: str) -> bytes:
-    """Return a file without what tells more than its pixels do; its pixels and colour profile stay as they are.
+    """Return a file without metadata; its pixels and colour profile stay as they are.
 
     Args:
         data: the file.
@@ -117,11 +117,11 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
     yield data[:2]
     at = 2
     while True:
-        while data[at + 1] == 0xFF:  # any number of these may fill the space before a marker
+        while data[at + 1] == 0xFF:  # any number of fill bytes may precede a marker
             at += 1
         marker = data[at + 1]
         if data[at] != 0xFF:
-            raise ValueError("no marker where a segment begins")
+            raise ValueError("no marker where a segment should begin")
         if marker == _END:
             yield data[at : at + 2]
             return

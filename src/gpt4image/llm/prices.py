@@ -37,7 +37,8 @@ MILLION = 1_000_000
 # Warn this many days before a model shuts down; a large image set and its retries take weeks.
 SHUTDOWN_NOTICE_DAYS = 60
 
-# Tokens that list prices are taken at. Tiered models charge more for longer prompts, which descriptions do not have.
+# Token count for which list prices are looked up. Tiered models charge more for longer prompts, which descriptions do
+# not have.
 TYPICAL_TOKENS = 1000
 
 
@@ -55,7 +56,7 @@ class Price:
         as_of: day of the price, ISO 8601, or the version of the table; empty if the user gave the price.
         source: where the price comes from.
         until: announced shutdown date of the model; None if none is known.
-        changes: day on which another price begins to hold; None if none is known.
+        changes: day on which another price takes effect; None if none is known.
     """
 
     input: Amount
@@ -79,7 +80,7 @@ FREE = Price(0.0, 0.0, source="your own machine")
 
 
 def load_prices(file: Path, today: date | None = None) -> dict[str, Price]:
-    """Read a price file; of dated prices, those that hold today.
+    """Read the prices in a file that are in effect today.
 
     Raises:
         ConfigError: the file cannot be read, or a price is invalid. The message names file, model and key.
@@ -94,13 +95,15 @@ def load_prices(file: Path, today: date | None = None) -> dict[str, Price]:
 
 
 def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - whatever TOML can hold
-    """Return the price of a model's table that holds today."""
+    """Return the price in a model's table that is in effect today."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where} must be a table with input and output, US dollars per million tokens.")
     values = {key: value for key, value in table.items() if key != "price"}
     periods = check_value(tuple[dict[str, Any], ...], table.get("price", []), f"{where}: price")
     if any("from" not in period for period in periods):
-        raise ConfigError(f"{where}: a price has no from, the day from which it holds, such as from = 2026-12-01.")
+        raise ConfigError(
+            f"{where}: a price has no `from`, the day on which it takes effect, such as from = 2026-12-01."
+        )
     starts = [check_value(date, as_day(period["from"]), f"{where}: from of a price") for period in periods]
     for start, period in sorted(zip(starts, periods, strict=True), key=itemgetter(0)):
         if start <= today:
@@ -114,7 +117,7 @@ def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - 
             raise ConfigError(f"{where}: {unknown_name('key', key, [*kinds, 'price'])}")
     for name in ("input", "output"):
         if name not in values:
-            raise ConfigError(f"{where}: {name} is missing, in US dollars per million tokens, or begins later.")
+            raise ConfigError(f"{where}: {name} (US dollars per million tokens) is missing or takes effect later.")
     values |= {"as_of": str(values.get("as_of", ""))}
     values |= {"until": as_day(values["until"])} if "until" in values else {}
     checked = {key: check_value(kinds[key], value, f"{where}: {key}") for key, value in values.items()}
@@ -122,7 +125,7 @@ def read_price(table: Any, where: str, today: date) -> Price:  # noqa: ANN401 - 
 
 
 def as_day(value: Any) -> Any:  # noqa: ANN401 - whatever TOML can hold
-    """Return a date in quotation marks, or of a time, as a date; anything else unchanged."""
+    """Return a quoted date or a datetime as a date; anything else unchanged."""
     if isinstance(value, datetime):
         return value.date()
     try:
@@ -137,7 +140,7 @@ def utc_today() -> date:
 
 
 def find_price(model: str, prices: Mapping[str, Price]) -> Price | None:
-    """Return the price of a model, or of the longest name that it is a dated version of.
+    """Return the price of a model, or of the longest name of which it is a dated version.
 
     >>> table = {"gpt-4o": Price(2.5, 10), "gpt-4o-mini": Price(0.15, 0.6)}
     >>> find_price("gpt-4o-mini-2024-07-18", table).input, find_price("unknown", table)
@@ -155,8 +158,8 @@ def list_price(model: str, url: str = "") -> Price | None:
 
     Args:
         model: model name.
-        url: the server's address. A vendor's address selects that vendor's price; any other address leaves it to the
-            model's name.
+        url: the server's address. A vendor's address selects that vendor's price; with any other address the model's
+            name decides.
     """
     from genai_prices import __version__ as version
 
@@ -168,7 +171,7 @@ def list_price(model: str, url: str = "") -> Price | None:
 
 
 def calculate(name: str, url: str | None, as_of: str) -> Price | None:
-    """Return the price that genai-prices calculates; None if it knows no such model or no price above 0."""
+    """Return the price from genai-prices; None if it does not know the model or has no price above 0."""
     from genai_prices import Usage, calc_price
 
     usage = Usage(input_tokens=TYPICAL_TOKENS, output_tokens=TYPICAL_TOKENS)
@@ -193,9 +196,9 @@ def shutdown_warning(model: str, until: date | None, today: date | None = None) 
     """Return a warning if a model's shutdown date is near or past; else an empty string.
 
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 11, 28))
-    'old shuts down on 2026-12-01, in 3 days. Choose another model for descriptions that have to be added later.'
+    'old shuts down on 2026-12-01, in 3 days. Choose another model if you will add descriptions later.'
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 12, 1))
-    'old was to shut down on 2026-12-01. If its requests fail, set model (--model) to another one.'
+    'old was due to shut down on 2026-12-01. If its requests fail, set model (--model) to another one.'
     >>> shutdown_warning("old", date(2026, 12, 1), date(2026, 1, 1)), shutdown_warning("old", None)
     ('', '')
     """
@@ -203,6 +206,6 @@ def shutdown_warning(model: str, until: date | None, today: date | None = None) 
     if days > SHUTDOWN_NOTICE_DAYS:
         return ""
     if days <= 0:
-        return f"{model} was to shut down on {until}. If its requests fail, set model (--model) to another one."
+        return f"{model} was due to shut down on {until}. If its requests fail, set model (--model) to another one."
     left = f"in {days} days" if days > 1 else "tomorrow"
-    return f"{model} shuts down on {until}, {left}. Choose another model for descriptions that have to be added later."
+    return f"{model} shuts down on {until}, {left}. Choose another model if you will add descriptions later."

@@ -1,9 +1,9 @@
-"""Find out how many requests a server takes at a time while they are being sent.
+"""Adapt the number of concurrent requests to the server while requests are being sent.
 
 The limit follows TCP congestion control (Jacobson, "Congestion Avoidance and Control", SIGCOMM 1988): it doubles every
-round trip until the server first pushes back, and rises by one per round trip afterwards, more slowly near the limit of
-the last push-back. A server that queues requests silently shows in its response times: the limit shrinks before
-requests run out of time in the queue.
+round trip until the first rate limit and rises by one per round trip afterwards, more slowly near the level of the last
+rate limit. A server that queues requests silently shows in its response times: the limit shrinks before requests run
+out of time in the queue.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ START = 4
 # Factors of the limit: at a first rate limit, which may have overshot by half; at later ones; after a time-out.
 FIRST_CUT, STEADY_CUT, TIMEOUT_CUT = 0.7, 0.9, 0.5
 
-# Round trips between two attempts to exceed the limit of the last push-back.
+# Round trips between two attempts to exceed the level of the last rate limit.
 PROBING_ROUND_TRIPS = 10
 
 
 class RateLimiter:
-    """Adapts the number of concurrent requests to what the server takes.
+    """Adapts the number of concurrent requests to the server.
 
     Args:
         most: maximum requests in flight.
@@ -47,7 +47,7 @@ class RateLimiter:
         return int(self.limit) - self.in_flight
 
     def on_success(self, sent: float, now: float, *, was_full: bool) -> None:
-        """Raise the limit if the limit itself held requests back and the response was fast; lower it if it queued.
+        """Raise the limit if it held requests back and the response was fast; lower it if the request was queued.
 
         Args:
             sent: when the request was sent.
@@ -60,7 +60,7 @@ class RateLimiter:
         if queued and seconds > self.slow_seconds:
             self._cut(sent, now, STEADY_CUT)
         elif was_full and not (queued and seconds > self.slow_seconds / 2):
-            # `limit` responses make a round trip: +1 each doubles the limit, +1 / limit each adds one.
+            # A round trip has `limit` responses: +1 each doubles the limit, +1 / limit each adds one.
             round_trips = PROBING_ROUND_TRIPS if self.limit >= self._ceiling else 1
             step = 1.0 if self._doubling else 1.0 / (round_trips * self.limit)
             self.limit = min(float(self.most), self.limit + step)
@@ -83,7 +83,7 @@ class RateLimiter:
 
     def _cut(self, sent: float, now: float, factor: float) -> None:
         self._doubling = False
-        if sent >= self._last_cut:  # requests of one round trip cut the limit once
+        if sent >= self._last_cut:  # the requests of one round trip cut the limit only once
             self._ceiling = max(1.0, self.limit - 1.0)
             self.limit = max(1.0, self.limit * factor)
             self._last_cut = now

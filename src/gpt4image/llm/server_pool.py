@@ -1,6 +1,6 @@
-"""Several servers that share the work, with health checks and a circuit breaker for each.
+"""A pool of servers, with health checks and a circuit breaker for each.
 
-A server leaves the pool when it cannot be reached, hangs, or only fails while another one does well. A health check
+A server leaves the pool when it cannot be reached, hangs, or only fails while another one is healthy. A health check
 brings it back; a server that only failed returns on probation, with one request at a time.
 """
 
@@ -22,7 +22,7 @@ CHECK_INTERVAL = 2.0
 DAY = 86400.0
 MAX_ABSENCE = 30.0
 
-# Failures in a row after which a server leaves the pool while another one does well.
+# Failures in a row after which a server leaves the pool while another one is healthy.
 MAX_FAILURES = 5
 
 
@@ -35,7 +35,7 @@ class Server:
 
     Attributes:
         alive: whether the pool sends it requests.
-        trouble: why not.
+        trouble: the reason if it does not.
         failures: calls in a row that failed because of the server.
         absences: times in a row that it left the pool without a successful call in between.
         last_response: when it last responded.
@@ -47,7 +47,7 @@ class Server:
 
     def __init__(self, describer: Describer, slow_seconds: float) -> None:
         self.describer = describer
-        self.in_process = describer.name == "local"  # cannot vanish, and needs full batches at once
+        self.in_process = describer.name == "local"  # cannot go down, and needs full batches from the start
         start = describer.max_concurrency if self.in_process else START
         self.limiter = RateLimiter(describer.max_concurrency, start, slow_seconds)
         self.alive = True
@@ -59,13 +59,13 @@ class Server:
         self.check_lock = asyncio.Lock()
 
     def on_refusal(self, error: RateLimitedError, now: float, load_seconds: float) -> None:
-        """Note that it has responded, and say what the job waits for if it is loading its model."""
+        """Record a response, and say so if the server is still loading its model."""
         self.last_response = now
         if error.reason == MODEL_LOADING and self.answered_at is None:
             self.say_loading(load_seconds, error.detail)
 
     def say_loading(self, load_seconds: float, detail: str = "") -> None:
-        """Tell the user, once, that it may be loading its model, with its own words if it has said any."""
+        """Tell the user once that it may be loading its model, quoting its message if there is one."""
         if not self.said_loading:
             self.said_loading = True
             words = f'; it says "{detail}"' if detail else ""
@@ -79,7 +79,7 @@ class Server:
         return self.alive and not self.failures
 
     def record_answer(self, now: float) -> None:
-        """Note that the model has worked, whether its answer is of use or not."""
+        """Record that the model has answered, usable or not."""
         self.last_response = now
         self.answered_at = self.answered_at or now
 
@@ -112,7 +112,7 @@ class ServerPool:
         """Wait for a server with room and return the best one; None once the pool is stopped.
 
         Args:
-            last: the server of the previous attempt; any other one is better.
+            last: the server of the previous attempt; any other one is preferred.
 
         Raises:
             DescribeError: all servers have been down for too long.
@@ -130,7 +130,7 @@ class ServerPool:
         return None
 
     def asked_wait(self, now: float) -> float:
-        """Return the seconds until a server may be asked again, if all that are up have asked to wait."""
+        """Return the seconds until the next request, if all servers in the pool have asked to wait."""
         pauses = [server.limiter.paused_until - now for server in self.all if server.alive]
         return max(0.0, min(pauses, default=0.0))
 
@@ -140,7 +140,7 @@ class ServerPool:
         self.wake()
 
     def wake(self) -> None:
-        """Have waiting requests choose again: a server has room, came back, or left."""
+        """Let waiting requests choose again, because a server has room, came back, or left."""
         self._changed.set()
 
     async def _wait(self, seconds: float | None) -> None:
@@ -155,20 +155,20 @@ class ServerPool:
     def _all_down_message(self) -> str:
         troubles = "; ".join(server.trouble for server in self.all)
         return (
-            f"No server has responded for {self._down_seconds:.0f} s: {troubles}. All answers so far are kept: start "
+            f"No server has responded for {self._down_seconds:.0f} s: {troubles}. All answers so far are kept; start "
             "the server and run the same command again."
         )
 
     def has_healthy_other(self, server: Server) -> bool:
-        """Return whether another server does well."""
+        """Return whether another server is healthy."""
         return any(other.healthy for other in self.all if other is not server)
 
     def record_failure(self, server: Server, trouble: str) -> bool:
-        """Count a failure of a server; take the server out after several while another one does well.
+        """Count a server's failure; take the server out after several while another one is healthy.
 
         Returns:
-            Whether the server is to blame. The request is, where the server has just answered others or no other
-            server does better.
+            Whether the server is to blame. The request is if the server has just answered others, or no other server is
+            healthy.
         """
         if not server.alive:
             return True
@@ -180,16 +180,16 @@ class ServerPool:
         return server.failures > 1
 
     async def wait_for(self, answer: asyncio.Future[T], server: Server, seconds: float, load_seconds: float) -> None:
-        """Wait for an answer; raise TimeoutError when its time is up.
+        """Wait for an answer; raise TimeoutError after its time limit.
 
-        A server that has answered nothing yet may be loading its model. Until it has, no request's time runs, and none
-        is sent again: some servers stop loading when the client leaves.
+        A server that has answered nothing yet may be loading its model. Until it has, requests have no time limit and
+        are not sent again: some servers stop loading when the client disconnects.
 
         Args:
             answer: the answer.
             server: the server that owes it.
-            seconds: time of the request.
-            load_seconds: time of the server for its first answer.
+            seconds: time limit of the request.
+            load_seconds: time limit of the server's first answer.
         """
         clock = asyncio.get_running_loop().time
         sent = clock()
@@ -224,20 +224,20 @@ class ServerPool:
             await server.describer.check()
 
     def mark_down(self, server: Server, trouble: str, rest: float = 0.0) -> None:
-        """Take a server out of the pool, and check now and then whether it is back, after some seconds of rest."""
+        """Take a server out of the pool, and check periodically whether it is back, after a pause of some seconds."""
         if not server.alive:
             return
         server.alive, server.trouble = False, trouble
         server.absences += 1
-        consequence = "its images go to the others" if len(self.all) > 1 else "waiting for it"
+        consequence = "the others take over its images" if len(self.all) > 1 else "waiting for it"
         console.say(f"{trouble}: {consequence}", style="yellow")
         task = asyncio.create_task(self._revive(server, rest))
-        self._revivals.add(task)  # the event loop holds tasks weakly
+        self._revivals.add(task)  # the event loop keeps only weak references to tasks
         task.add_done_callback(self._revivals.discard)
         self.wake()
 
     def leave_out(self, server: Server, trouble: str, seconds: float | None = None) -> bool:
-        """Send a server nothing for hours, or a day where it is not known; return whether another one is left."""
+        """Leave a server out for hours, a day if the time is unknown; return whether another one is left."""
         server.left_out = True
         if all(other.left_out for other in self.all):
             return False

@@ -1,4 +1,4 @@
-"""Thinking in the text of an answer, where a server does not return it in a field of its own."""
+"""Thinking in the text of an answer, from servers that do not return it in a separate field."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CLOSE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-# Open WebUI's fold around thinking.
+# Open WebUI's collapsible block around thinking.
 FOLD = re.compile(r"\s*<details\s[^<>]*type=\"reasoning\"[^<>]*>.*?</details>", re.IGNORECASE | re.DOTALL)
 
-# Markers around the answer of models that think: Hunyuan and others trained like R1; GLM; Command.
+# Markers around the answers of reasoning models: Hunyuan and others trained like R1; GLM; Command.
 AROUND_ANSWER = re.compile(
     r"</?(?:answer|response)>|<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_RESPONSE\|>", re.IGNORECASE
 )
@@ -32,7 +32,7 @@ AROUND_ANSWER = re.compile(
 
 BOX = re.compile(r"<\|(?:begin|end)_of_(?:box|solution)\|>")
 
-# What ends a turn in chat templates: a server that does not know the model's own one sends it as text.
+# End-of-turn markers of chat templates: a server that does not know the model's marker sends it as text.
 ENDS_OF_TURN = (
     *("<|im_end|>", "<|eot_id|>", "<|end|>", "<|return|>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>"),
     *(
@@ -46,7 +46,7 @@ ENDS_OF_TURN = (
 )
 
 
-# Thoughts under a heading, which may as well be part of a description: for the check to find, not to strip.
+# Thinking under a heading, which could also be part of a description: found by the check, but not stripped.
 LABELLED = re.compile(
     r"\W*(?:<summary>\s*)?(?:thinking|thoughts?|thought process|chain of thought|reasoning|inner monologue)"
     r"\W*(?:[:\n]|</summary>)",
@@ -55,9 +55,9 @@ LABELLED = re.compile(
 
 
 def strip_thinking(text: str) -> str:
-    """Return a text without the thinking before the answer and without marks of its end; empty if it ends thinking.
+    """Return a text without the thinking before the answer and without end markers; empty if it never stops thinking.
 
-    Only the closing marker is sure to be there: some chat templates put the opening one into the prompt.
+    Only the closing marker is certain: some chat templates put the opening one into the prompt.
 
     >>> strip_thinking("<think>A cat?</think><answer>A cat.</answer>"), strip_thinking("A cat?</think> A cat.")
     ('A cat.', 'A cat.')

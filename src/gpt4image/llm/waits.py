@@ -1,4 +1,4 @@
-"""How long servers ask to wait: in headers, in the body of an error, and in words."""
+"""How long servers ask to wait, read from headers, error bodies and messages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DURATION = re.compile(
 )
 DATE = re.compile(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?", re.IGNORECASE)
 LONGEST_WAIT = 366 * 86400.0
-"""Seconds of the longest wait to believe: no later moment has a date, and none resets later."""
+"""The longest plausible wait in seconds: later moments have no date, and no limit resets later."""
 SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 MILLISECONDS, EARLIEST = 10**11, 10**9
-"""Times since 1970 above the first are in milliseconds; seconds below the second are no time but a wait."""
+"""Times since 1970 above the first are in milliseconds; values below the second are durations."""
 
 
 def retry_after(headers: Mapping[str, Any]) -> float | None:
@@ -41,11 +41,11 @@ def retry_after(headers: Mapping[str, Any]) -> float | None:
 
 
 def limit_reset(headers: Mapping[str, Any]) -> float | None:
-    """Return the seconds until the limits reset that are used up; where nothing says which are, until the first does.
+    """Return the seconds until the exhausted limits reset; if it is unknown which are, until the first one resets.
 
     Args:
-        headers: those of OpenAI and others, `x-ratelimit-remaining-requests` and `x-ratelimit-reset-requests`, likewise
-            of tokens; or without the last word, where there is one limit.
+        headers: those of OpenAI and others, `x-ratelimit-remaining-requests` and `x-ratelimit-reset-requests`, and
+            likewise for tokens; or without the last word if there is a single limit.
     """
     kinds = ("", "-requests", "-tokens")
     resets = ((reset_wait(headers.get(f"x-ratelimit-reset{kind}", "")), kind) for kind in kinds)
@@ -80,7 +80,7 @@ def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever
 
 
 def reset_wait(value: str) -> float | None:
-    """Return the seconds until a limit resets, as OpenAI writes them, in seconds, or from the time of the reset.
+    """Return the seconds until a limit resets, from OpenAI's notation, from seconds, or from the time of the reset.
 
     >>> reset_wait("6m0s"), reset_wait("20ms"), reset_wait("1.5"), reset_wait("soon")
     (360.0, 0.02, 1.5, None)
@@ -96,12 +96,12 @@ def reset_wait(value: str) -> float | None:
 
 
 def bounded_wait(seconds: float) -> float:
-    """Return a time to wait that is neither negative nor longer than any that a server can mean."""
+    """Limit a wait to the plausible range."""
     return min(max(0.0, seconds), LONGEST_WAIT)
 
 
 def pairs(body: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - whatever a server sends
-    """Yield every name, in lower case, and value in an error's body, however deep."""
+    """Yield every name (in lower case) and value in an error body, at any depth."""
     match body:
         case Mapping():
             for name, value in body.items():

@@ -179,7 +179,7 @@ def test_quota_of_hours_stops_the_job_at_once_and_loses_nothing(image_set, tmp_p
 
 
 def test_queue_that_takes_no_request_stops_the_job(image_set, tmp_path):
-    reason = r"not even one request into its queue.*Enqueued token limit"
+    reason = r"does not queue even a single request.*Enqueued token limit"
     with StubServer(Scenario(batch_most_queued=0)) as server:
         with pytest.raises(DescribeError, match=reason):
             batched(image_set, tmp_path, server.base_url)

@@ -121,7 +121,10 @@ def test_interrupt_while_waiting_leaves_the_batch_at_the_server(image_set, tmp_p
         client.join()
         seen = " ".join((tmp_path / "seen.txt").read_text().split())
         assert client.exitcode == 1 and "KeyboardInterrupt" in seen
-        assert f"1 batch under way at {server.base_url}, which continues without us. The same command collects" in seen
+        assert (
+            f"1 batch under way at {server.base_url}, which continues on its own. Run the same command to collect"
+            in seen
+        )
         assert any(state_of(tmp_path).rglob("state.json"))
         server.scenario = Scenario()
         server.stop()

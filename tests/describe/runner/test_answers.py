@@ -78,7 +78,7 @@ def test_no_credit_inside_status_200_ends_the_job_and_costs_nothing(image_set, t
     broke = Fault("body", text='{"error": {"code": 402, "message": "Insufficient credits"}}')
     with (
         StubServer(Scenario(faults=(broke,))) as server,
-        pytest.raises(DescribeError, match=r"no money left.*Insufficient credits"),
+        pytest.raises(DescribeError, match=r"no credit left.*Insufficient credits"),
     ):
         described(image_set, tmp_path, server.base_url, price_in=1.0, price_out=1.0)
     assert store_in(tmp_path).spent(MODEL).cost == 0

@@ -236,7 +236,9 @@ def test_thinking_beyond_the_answers_limit_counts_for_what_is_sent_next():
     assert budget.affords(0) and not budget.affords(1)
     budget.pay(5000, 6000)
     assert budget.spent == pytest.approx(1.05)
-    assert budget.exceeded.startswith("the budget is exceeded by $0.050: an answer took 6,000 tokens where max_tokens")
+    assert budget.exceeded.startswith(
+        "the budget is exceeded by $0.050: an answer took 6,000 tokens although max_tokens"
+    )
 
 
 def test_budget_that_hidden_thinking_exceeds_is_said_with_amount_and_reason(image_set, tmp_path):
@@ -247,7 +249,7 @@ def test_budget_that_hidden_thinking_exceeds_is_said_with_amount_and_reason(imag
         tally = described(image_set, tmp_path, server.base_url, budget=0.05, **PRICE)
     over = spent(tmp_path) - 0.05
     assert over > 0 and f"the budget is exceeded by ${over:.3f}"[:-1] in tally.stopped
-    assert "an answer took 2,000 tokens where max_tokens (--max-tokens) is 100" in tally.stopped
+    assert "an answer took 2,000 tokens although max_tokens (--max-tokens) is 100" in tally.stopped
 
 
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])

@@ -88,7 +88,7 @@ def test_record_holds_all_tries_and_takes_their_payments_back(image_set, images,
     assert record.cost == pytest.approx(cost_of(paid))
     assert record.tokens_in == sum(entry.tokens_in for entry in paid)
     payments = list(store_in(tmp_path).payments())
-    assert [payment.error for payment in payments] == ["failed try", "failed try", "counted with the outcome"]
+    assert [payment.error for payment in payments] == ["failed attempt", "failed attempt", "counted with the outcome"]
     assert sum(payment.cost for payment in payments) == pytest.approx(0.0)
     assert sum(payment.tokens_in for payment in payments) == 0
 

@@ -16,7 +16,7 @@ from gpt4image.workflows.describe import run_description
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"describer": "batch", "engine": "local"}, "contains all images already: leave engine at its default"),
+        ({"describer": "batch", "engine": "local"}, "already contains all images: leave engine at its default"),
         ({"describer": "replay", "recording": Path("x"), "engine": "ray"}, "leave engine at its default"),
         ({"engine": "slurm"}, "set slurm_partition"),
         ({"engine": "local", "workers": 0}, "workers should be greater than or equal to 1, not 0"),

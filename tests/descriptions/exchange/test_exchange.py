@@ -150,11 +150,11 @@ class TestExport:
     def test_trials_are_left_out_until_they_count(self, images, tmp_path):
         store = fill(tmp_path, images, ask("m", ["plain"]))
         keys = [record.key for record in store.current()[:3]]
-        store.mark(keys, "trial", "asked for a look")
+        store.mark(keys, "trial", "trial")
         store.mark(keys[:1], "drop", "refusal")
         summary = export_descriptions(store, images, tmp_path / "set")
         assert (summary.texts, summary.dropped, summary.trials) == (33, 1, 2)
-        assert "1 text dropped by describe check, 2 texts written for a look" in summary.line()
+        assert "1 text dropped by describe check, 2 trial texts" in summary.line()
         store.mark(keys[1:], "keep", "run in full")
         assert export_descriptions(store, images, tmp_path / "all").texts == 35
 

@@ -1,2 +1,1 @@
-"""Describe through a vendor's batch interface: half the price, answers within a day, nothing paid twice after a
-kill."""
+"""Describe through a vendor's batch interface: half the price, answers within a day, and nothing is paid for twice."""

@@ -30,7 +30,7 @@ from gpt4image.llm.chat import read_answer
 
 
 class Recorder:
-    """Writes outcomes, charges and counts them.
+    """Writes outcomes, charges the budget and counts.
 
     Args:
         writer: writes the records.
@@ -43,11 +43,11 @@ class Recorder:
         self.writer, self.budget, self.tally, self._conversations = writer, budget, tally, conversations
 
     def fail(self, task: BatchTask, error: RequestFailedError) -> None:
-        """Write a failure; its tokens are in the task already."""
+        """Write a failure; the task already includes its tokens."""
         self.write(replace(task.record, error=error.reason, detail=error.detail))
 
     def write(self, record: DescriptionRecord) -> None:
-        """Write a record, with the cost of answers from before its task came into a batch."""
+        """Write a record, including the cost of answers from before the task was put into a batch."""
         task, created = BatchTask(record, "", 1), now()
         for turn in self._conversations.take(record.key):
             cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
@@ -59,21 +59,21 @@ class Recorder:
 
 
 class Collection:
-    """The results of one batch on their way into the store.
+    """Collects the results of one batch into the store.
 
     Args:
         batch: the batch.
         server: its server.
-        folder: holds its tasks, and gets those that are not finished.
+        folder: contains its tasks, and receives the unfinished ones.
         recorder: records the outcomes.
-        attempts: failures of a question after which they are its outcome.
+        attempts: failures of a question after which its task has failed.
 
     Attributes:
         answered: questions answered.
         failures: failures by reason.
-        put_back: keys of tasks to be asked from the start.
+        put_back: keys of tasks to restart.
         refused_limit: whether the server insists on `max_completion_tokens`.
-        fatal: why no request can succeed, if the server said so.
+        fatal: the error if no request can succeed.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Collection:
     ) -> None:
         self._batch, self._server, self._folder = batch, server, folder
         self._recorder, self._attempts = recorder, attempts
-        self._charged: list[Counted] = []  # calls whose tasks wait; paid once the file of waiting tasks is written
+        self._charged: list[Counted] = []  # calls of waiting tasks; charged when the file of waiting tasks is written
         self.answered = 0
         self.failures: Counter[str] = Counter()
         self.put_back: list[str] = []
@@ -92,11 +92,11 @@ class Collection:
         self._waiting: IO[bytes]
 
     def run(self, report: BatchReport) -> None:
-        """Collect all results. Done again from the start, this writes nothing twice.
+        """Collect all results. Repeating this from the start writes nothing twice.
 
         Raises:
             MissingError: the server no longer has a result file.
-            TryLaterError: not all results arrived. Those that did are in the store.
+            TryLaterError: not all results arrived; those that did are in the store.
         """
         tasks = dict(read_lines(self._folder.tasks(self._batch.name)))
         shards = self._recorder.writer.path.parent
@@ -134,13 +134,13 @@ class Collection:
                 self._fail(task, RequestFailedError(error.reason, retryable=True))
                 return
             words = out_of_quota(self._server.place, error)
-            self.fatal = DescribeError(f"{words}. Answers so far are kept: run the same command again then.")
+            self.fatal = DescribeError(f"{words}. Answers so far are kept; run the same command again then.")
             self._put_back(task)
         except RequestFailedError as error:
             self._fail(task, error)
 
     def _take_missing(self, task: BatchTask, *, completed: bool) -> None:
-        """Take a task that no result names. If the batch completed, it may be paid for, so do not ask again."""
+        """Handle a task without a result. If the batch completed, it may be paid for, so it is not asked again."""
         if not completed:
             self._put_back(task)
         elif not self._written.get(task.record.key, False):
@@ -167,7 +167,7 @@ class Collection:
         self._recorder.write(replace(record, served_model=model, seconds=self._seconds))
 
     def _read_pick(self, task: BatchTask, answer: ChatAnswer) -> str | None:
-        """Return the class that an answer picks; None if it is a description, or another question follows."""
+        """Return the picked class in an answer; None for a description, or if another question follows."""
         if task.choices is None or len(task.answers) + 1 < task.turns:
             return None
         sampling = Sampling(temperature=json.loads(task.record.settings).get("temperature"))
@@ -195,7 +195,7 @@ class Collection:
 
 
 def written_since(shards: Path, time: str, keys: Container[str]) -> Mapping[str, bool]:
-    """Return which keys have a record since a time, and whether one of these records is an answer."""
+    """Return the keys with a record since a time, and whether any of these records is an answer."""
     found: dict[str, bool] = {}
     for shard in list_shards(shards):
         for rows in read_shard(shard, ("key", "error", "created")):

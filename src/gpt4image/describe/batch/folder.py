@@ -1,4 +1,4 @@
-"""The folder of batches on disk, and what a kill at any moment leaves there.
+"""The folder of batches on disk, and its state after a kill at any moment.
 
     lock                       held by the process at work
     jobs/NAME/state.json       the batch and its phase (`SubmittedBatch`)
@@ -6,7 +6,7 @@
     jobs/NAME/requests.jsonl   its input file; deleted once the server has the batch
     waiting/NAME.jsonl         tasks of that batch which need another batch: the next question, or a retry
 
-Every step is on disk before it is taken. These are the steps in order, and what the next process does if this one is
+Every step is saved before it is taken. These are the steps in order, and what the next process does if this one is
 killed right after each:
 
     1. write tasks.jsonl and requests.jsonl    delete both: without state.json there is no batch
@@ -57,7 +57,7 @@ Phase = Literal["made", "uploading", "uploaded", "creating", "created", "collect
 
 @dataclass(frozen=True)
 class SubmittedBatch:
-    """A batch of ours, from its input file to the last answer.
+    """A batch, from its input file to the last answer.
 
     Attributes:
         name: name of its folder.
@@ -66,13 +66,13 @@ class SubmittedBatch:
         requests: number of requests.
         size: bytes of the input file.
         old_limit: whether answers are limited by `max_tokens` instead of `max_completion_tokens`.
-        begun: when it was made, ISO 8601 in UTC; records of its tasks that are not older may stem from it.
+        begun: when it was made, ISO 8601 in UTC; later records of its tasks may come from it.
         phase: see the module.
         file: the server's id of the input file.
-        ticket: mark by which the batch is found again at the server.
+        ticket: metadata by which the batch is found at the server.
         asked_at: when its creation was requested, seconds since 1970.
         batch: the server's id of the batch.
-        results: ids of the result files that are still to be deleted.
+        results: ids of the result files that have not been deleted yet.
     """
 
     name: str
@@ -91,18 +91,18 @@ class SubmittedBatch:
 
     @property
     def open(self) -> bool:
-        """Whether outcomes are still to come."""
+        """Whether outcomes are still expected."""
         return self.phase != "collected"
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTask:
-    """A task in a batch or between two: enough to ask its next question and to record its outcome.
+    """A task in a batch or between two batches, with all that its next question and its record need.
 
     Attributes:
         record: its record, with the tokens and the cost of all calls so far.
         between: separator of the answers in the text.
-        choices: what the last answer picks a class from; None for a description.
+        choices: the classes to pick from in the last answer; None for a description.
         turns: number of its questions.
         answers: answers so far.
         tries: failures of the next question so far.
@@ -117,7 +117,7 @@ class BatchTask:
 
     @classmethod
     def first(cls, maker: RequestMaker, number: int, begun: Sequence[Turn] = ()) -> BatchTask:
-        """Return a task that was in no batch yet.
+        """Return a task that has not been in a batch.
 
         Args:
             maker: the tasks.
@@ -132,7 +132,7 @@ class BatchTask:
 
     @property
     def begun(self) -> bool:
-        """Whether a question was asked already, so that the task must not be lost."""
+        """Whether a question was already asked, so that the task must not be lost."""
         return bool(self.answers or self.tries)
 
     @property
@@ -167,7 +167,7 @@ class BatchTask:
     def line(self) -> bytes:
         """Return the task as a line of JSON."""
         values = {"record": plain_values(self.record), "between": self.between, "turns": self.turns}
-        if self.choices is not None:  # the next process may have been given another list
+        if self.choices is not None:  # the next process may have another list of tasks
             values["choices"] = self.choices.to_json()
         return json.dumps({**values, "answers": self.answers, "tries": self.tries}).encode() + b"\n"
 
@@ -217,12 +217,12 @@ class BatchFolder:
         return batch
 
     def remove(self, name: str) -> None:
-        """Delete a batch, its state first: what a kill leaves of it is no batch."""
+        """Delete a batch, starting with its state: without it, leftovers after a kill do not count as a batch."""
         self._state(name).unlink(missing_ok=True)
         shutil.rmtree(self._jobs / name, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Delete what killed processes have left of unfinished files and batches."""
+        """Delete unfinished files and batches of killed processes."""
         for path in self._waiting.glob(".*.tmp"):
             path.unlink()
         for path in self.all_waiting():
@@ -270,7 +270,7 @@ class BatchFolder:
                     file.writelines(line for (_, line), out in zip(rows, gone.tolist(), strict=True) if not out)
 
     def spent(self, model: str) -> float:
-        """Return the cost of answers that are in no record yet, US dollars."""
+        """Return the cost of answers that are not in a record yet, US dollars."""
         paths = [*self.all_waiting(), *self._held()]
         records = (BatchTask.from_line(line).record for path in paths for _, line in read_lines(path))
         return sum(record.cost or 0.0 for record in records if record.model == model)
@@ -283,8 +283,8 @@ def read_batch(path: Path) -> SubmittedBatch:
         return SubmittedBatch(**{**values, "results": tuple(values["results"])})
     except (TypeError, KeyError):
         raise StoreError(
-            f"{path} was written by another version. Collect the batch with that version, or delete {path.parent} to "
-            "discard its answers."
+            f"{path} was written by another version. Collect the batch with that version, or discard its answers by "
+            f"deleting {path.parent}."
         ) from None
 
 
@@ -306,6 +306,6 @@ def sorted_keys(keys: Iterable[str]) -> np.ndarray:
 
 
 def keys_under_way(folder: Path) -> np.ndarray:
-    """Return the keys of all tasks in a batch or waiting for the next one, S32, sorted."""
+    """Return the keys of all tasks in batches or waiting for one, S32, sorted."""
     batches = BatchFolder(folder)
     return np.union1d(batches.held_keys(), batches.waiting_keys())

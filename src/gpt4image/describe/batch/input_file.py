@@ -1,4 +1,4 @@
-"""Write the input file of a batch, one request after the other, until it is as large as allowed."""
+"""Write the input file of a batch, request by request, up to the maximum size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpt4image.llm.chat import chat_body
 
 
 class InputFile:
-    """An input file in the making. Memory does not grow with it.
+    """Writes an input file; memory use does not depend on its size.
 
     Args:
         model: requested model.
@@ -28,8 +28,8 @@ class InputFile:
     Attributes:
         requests: number of requests.
         size: bytes.
-        used: keys of all tasks that it has dealt with, refused ones included.
-        refused: tasks that cannot be requested, and why.
+        used: keys of all tasks handled, including refused ones.
+        refused: tasks that cannot be requested, with the reason.
     """
 
     def __init__(self, model: str, *, old_limit: bool, max_bytes: int) -> None:
@@ -61,7 +61,7 @@ class InputFile:
     def _add(
         self, task: BatchTask, request: DescribeRequest | ImageError, task_file: IO[bytes], request_file: IO[bytes]
     ) -> bool:
-        """Add a request, or note why it cannot be sent; return False if the file has no room for it."""
+        """Add a request or record why it cannot be sent; return False if the file has no room for it."""
         if isinstance(request, ImageError):
             self._refuse(task, RequestFailedError(UNREADABLE, str(request), retryable=False))
             return True
@@ -85,7 +85,7 @@ class InputFile:
 
 @contextmanager
 def open_synced(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that is on disk when the block ends."""
+    """Open a file for writing, and flush it to disk at the end of the block."""
     with path.open("wb") as file:
         yield file
         file.flush()

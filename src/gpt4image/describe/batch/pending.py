@@ -1,4 +1,4 @@
-"""Tasks of this run that are in no batch: new ones, and ones that wait for the next batch."""
+"""Tasks of this run that are not in a batch: new ones and those waiting for the next batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gpt4image.descriptions.store.latest import KEY_TYPE
 
 
 class Pending:
-    """Tasks that are still to be put into batches.
+    """Tasks that have not been put into a batch.
 
     Args:
         maker: the tasks of this run.
         folder: the folder of batches.
-        answered: keys that the store has an answer to, S32, sorted.
+        answered: keys that the store has answers for, S32, sorted.
         conversations: answers from outside the batch interface.
     """
 
@@ -29,7 +29,7 @@ class Pending:
     ) -> None:
         self._maker, self._folder, self._conversations = maker, folder, conversations
         held = np.union1d(folder.held_keys(), answered)
-        folder.prune(folder.all_waiting(), held)  # a kill may have left them in two places
+        folder.prune(folder.all_waiting(), held)  # after a kill they may be in two places
         taken = np.union1d(held, folder.waiting_keys())
         self._new = np.flatnonzero(~contains(taken, maker.keys))  # indices of tasks, int64
         self._waiting: dict[Path, int] = {}  # number of this run's tasks by file
@@ -40,7 +40,7 @@ class Pending:
         return len(self._new) + sum(self._waiting.values())
 
     def recount(self, path: Path) -> None:
-        """Count again how many tasks of this run wait in a file."""
+        """Recount the tasks of this run in a file."""
         self._waiting[path] = len(self._lines(path)) if path.exists() else 0
 
     def take(self, most: int) -> tuple[np.ndarray, Iterator[BatchTask]]:
@@ -62,7 +62,7 @@ class Pending:
         return BatchTask.first(self._maker, number, self._conversations.begun(self._maker.keys[number].decode()))
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Remove tasks that are in a batch now or have an outcome."""
+        """Remove tasks that are now in a batch or have an outcome."""
         gone = sorted_keys(keys)
         files = [path for path, count in self._waiting.items() if count]
         self._folder.prune(files, gone)
@@ -71,7 +71,7 @@ class Pending:
         self._new = self._new[~contains(gone, self._maker.keys[self._new])]
 
     def put_back(self, keys: Iterable[str]) -> None:
-        """Ask tasks from the start; those of other runs are left to them."""
+        """Restart tasks of this run; tasks of other runs are left alone."""
         numbers = self._numbers(list(keys))
         self._new = np.concatenate([self._new, numbers[numbers >= 0]])
 

@@ -3,7 +3,7 @@
     Pending --take--> InputFile --BatchSteps: upload, create--> server --Collection--> records, or waiting tasks
     (Pending)
 
-The run goes round: advance every batch by as many steps as the server permits, start new ones, pause.
+The run loops: advance every batch as far as the server permits, start new ones, pause.
 """
 
 from __future__ import annotations
@@ -49,23 +49,23 @@ PAUSE_GROWTH = 1.5
 LINE_SECONDS = 600.0
 MEGA = 10**6
 PROBING_BATCHES = 10
-"""Good batches between two attempts at a size that the server's queue had no room for."""
+"""Successful batches between two attempts at a size for which the server's queue had no room."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Sizes and patience; none of this changes what is asked.
+    """Sizes and time limits. None of them changes what is asked.
 
     Attributes:
         most_requests: maximum requests per batch; OpenAI accepts no more than the default.
         most_bytes: maximum size of a batch's input file; likewise.
         most_batches: maximum batches at the server.
-        attempts: failures of a question after which they are its outcome.
-        first_pause: seconds between two rounds at first.
-        longest_pause: the pause that this grows to while nothing happens.
+        attempts: failures of a question after which its task has failed.
+        first_pause: initial seconds between two rounds.
+        longest_pause: maximum of that pause, which grows while nothing happens.
         create_seconds: how long a batch whose creation went unanswered may take to appear in the server's list.
         down_seconds: how long the server may be unreachable before the job stops.
-        max_failures: failures of a batch without any answer after which the job stops.
+        max_failures: failures in a batch without any answer after which the job stops.
     """
 
     most_requests: Annotated[int, Gt(0)] = 50_000
@@ -91,16 +91,16 @@ def run_batches(
     budget: Budget,
     settings: BatchSettings | None = None,
 ) -> Tally:
-    """Describe tasks through a vendor's batch interface; collect the batches that are already under way too.
+    """Describe tasks through a vendor's batch interface; also collect batches that are already under way.
 
     Args:
         maker: the tasks, as requests.
         server: the server; closed at the end.
         store: the descriptions so far.
         writer: writes the records; a shard of that store.
-        folder: state of the batches under way. A process that takes it over resumes where the last one was killed.
-        budget: the budget, at the price of the batch interface; the tally says so if it ends the job.
-        settings: sizes and patience.
+        folder: state of the batches under way. A new process resumes where the last one was killed.
+        budget: the budget, at the price of the batch interface; the tally records if it ends the job.
+        settings: sizes and time limits.
 
     Raises:
         BusyError: another process is using the same batches.
@@ -121,7 +121,7 @@ def run_batches(
 
 
 class BatchRun:
-    """State of one `run_batches`, whose arguments it takes."""
+    """One call of `run_batches`, with the same arguments."""
 
     def __init__(
         self,
@@ -144,20 +144,24 @@ class BatchRun:
         self._spent_before = budget.spent
         self.tally = Tally(len(self._pending) + self._steps.requests)
         self._recorder = Recorder(writer, budget, self.tally, conversations)
-        # What the server turned out to take: fewer requests, smaller files, fewer batches at a time.
+        # Limits found so far: fewer requests, smaller files, fewer batches at a time.
         self._max_requests, self._max_bytes = settings.most_requests, settings.most_bytes
         self._max_batches, self._old_limit = settings.most_batches, not is_openai(server.place)
-        self._refused = self._good_batches = 0  # requests of the last batch that found no room; good ones since
+        self._refused = self._good_batches = (
+            0  # requests of the last batch that was too large for the queue; successful batches since
+        )
         self._reports: dict[str, BatchReport] = {}
         self._trouble: TryLaterError | None = None  # of the current round
-        self._fatal: DescribeError | None = None  # raised at the end of the round, after all batches had their turn
+        self._fatal: DescribeError | None = None  # raised at the end of the round, after all batches were handled
         self._wait = settings.first_pause
         self._start = self._in_touch = self._line_at = time.monotonic()
 
     def run(self) -> Tally:
-        """Go round until nothing is under way and nothing more can be sent."""
+        """Loop until nothing is under way and nothing more can be sent."""
         if self._steps.others:
-            say(f"{counted(self._steps.others, 'batch')} of other models or servers: their own commands collect them")
+            say(
+                f"{counted(self._steps.others, 'batch')} of other models or servers; run their commands to collect them"
+            )
         if self._steps.all or len(self._pending):
             self._server.check()
             self._go_round()
@@ -168,11 +172,11 @@ class BatchRun:
         return self.tally
 
     def say_what_continues(self) -> None:
-        """Tell the user at an early end what continues at the server."""
+        """Tell the user what continues at the server when the run ends early."""
         if self._steps.at_server:
             say(
-                f"{counted(self._steps.at_server, 'batch')} under way at {self._server.place}, which continues without "
-                "us. The same command collects the answers, now or later."
+                f"{counted(self._steps.at_server, 'batch')} under way at {self._server.place}, which continues on its "
+                "own. Run the same command to collect the answers."
             )
 
     # A round.
@@ -205,7 +209,7 @@ class BatchRun:
         if max(silent, asked) > self._settings.down_seconds:
             span = f"for {duration(silent)}" if silent > asked else f"and to wait {duration(asked)}"
             raise DescribeError(
-                f"{self._server.place}: {self._trouble}, {span}. Nothing is lost: run the same command again later."
+                f"{self._server.place}: {self._trouble}, {span}. Nothing is lost; run the same command again later."
             )
 
     def _pause(self) -> None:
@@ -216,7 +220,7 @@ class BatchRun:
     # One batch.
 
     def _try(self, name: str) -> None:
-        """Advance a batch by as many steps as the server permits."""
+        """Advance a batch as far as the server permits."""
         try:
             self._advance(self._steps.all[name])
         except DescribeError as error:
@@ -269,7 +273,7 @@ class BatchRun:
         raise fatal
 
     def _judge(self, batch: SubmittedBatch, report: BatchReport, collection: Collection) -> DescribeError | None:
-        """Return the error if no other batch can succeed after how this one ended."""
+        """Return an error if the way this batch ended shows that no other can succeed."""
         self._old_limit &= not collection.refused_limit
         match report.status:
             case "failed":
@@ -293,7 +297,7 @@ class BatchRun:
         return collection.fatal
 
     def _grow(self, taken: int) -> None:
-        """Let batches grow after a good one of some requests; once a size was refused, only now and then."""
+        """Let batches grow after a successful one; once a size was refused, only now and then."""
         self._good_batches += 1
         if taken >= self._refused or self._good_batches % PROBING_BATCHES == 0:
             self._max_requests = min(2 * self._max_requests, self._settings.most_requests)
@@ -301,7 +305,7 @@ class BatchRun:
     def _problems(self, report: BatchReport) -> str:
         return bounded(self._server.key.scrub("; ".join(report.problems) or "no reason given."))
 
-    # What the server does not take.
+    # What the server refuses.
 
     def _stand_back(self, batch: SubmittedBatch, reason: str) -> None:
         """Handle a full queue: wait for our other batches, or send fewer requests at a time."""
@@ -312,12 +316,12 @@ class BatchRun:
         elif batch.requests > 1:
             self._refused, self._good_batches = batch.requests, 0
             self._max_requests = max(1, batch.requests // 2)
-            say(f"The server's queue is full: batches of {self._max_requests:,} from now on. It says: {reason}")
+            say(f"The server's queue is full: continuing with batches of {self._max_requests:,}. It says: {reason}")
             self._take_apart(batch)
         else:
             self._take_apart(batch)
             raise DescribeError(
-                f"{self._server.place} takes not even one request into its queue. It says: {reason} Wait until other "
+                f"{self._server.place} does not queue even a single request. It says: {reason} Wait until other "
                 "batches have finished, and run the same command again."
             )
 
@@ -333,7 +337,7 @@ class BatchRun:
         self._steps.forget(batch)
 
     def _take_apart(self, batch: SubmittedBatch) -> None:
-        """Return the tasks of a batch that the server never had."""
+        """Return the tasks of a batch that the server never received."""
         tasks = [BatchTask.from_line(line) for _, line in read_lines(self._folder.tasks(batch.name))]
         with self._folder.write_waiting(batch.name) as waiting:
             waiting.writelines(task.line() for task in tasks if task.begun)
@@ -346,7 +350,7 @@ class BatchRun:
     # A new batch.
 
     def _start_batch(self) -> bool:
-        """Make another batch and send it; return False if there is nothing to send, or no money for it."""
+        """Make another batch and send it; return False if there is nothing to send or the budget is used up."""
         room = self._budget.room(self._steps.requests)
         numbers, tasks = self._pending.take(self._max_requests if room is None else min(room, self._max_requests))
         if not len(numbers):
@@ -375,7 +379,7 @@ class BatchRun:
     def _show(self) -> None:
         now = time.monotonic()
         self.tally.seconds = now - self._start
-        self.tally.cost = self._budget.spent - self._spent_before  # records hold what earlier processes paid as well
+        self.tally.cost = self._budget.spent - self._spent_before  # records include payments of earlier processes
         self._meter.set(self.tally.done)
         self._meter.note(self._note())
         if not console.console.is_terminal and now - self._line_at > LINE_SECONDS:
@@ -383,7 +387,7 @@ class BatchRun:
             say(f"{self.tally.done:,} of {self.tally.total:,}: {self._note()}")
 
     def _note(self) -> str:
-        """Return what is under way, short enough for a progress line; at the end, the counts."""
+        """Return a short progress note on what is under way or, at the end, the counts."""
         names = [batch.name for batch in self._steps.all.values() if batch.open]
         if not names:
             return self.tally.note()

@@ -1,4 +1,4 @@
-"""The steps of a batch at the server. Each is saved before it is taken; `folder` says why that is enough."""
+"""The steps of a batch at the server. Each is saved before it is taken; `folder` explains why that is enough."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt4image.llm.batch_api import MARK, BatchReport, BatchServer, MissingError
 class BatchSteps:
     """The batches of one model at one server, and their next steps.
 
-    A step raises MissingError if the server has no batch interface; other things that can be missing are handled here.
+    A step raises MissingError if the server has no batch interface; other missing things are handled here.
 
     Args:
         server: the server.
@@ -86,10 +86,10 @@ class BatchSteps:
             raise
 
     def recover(self, batch: SubmittedBatch) -> SubmittedBatch:
-        """Find out whether the server has the batch whose creation went unanswered.
+        """Find out whether the server created a batch although the response was lost.
 
-        The request may still be on its way, and succeed after we have looked in vain. So delete the input file before
-        another one replaces it: then the old request can no longer succeed, or it has succeeded already.
+        The request may still be on its way and succeed after we have looked. So the input file is deleted before
+        another one replaces it: after that, the old request has either succeeded or can no longer succeed.
         """
         found = self._server.find(batch.file, batch.ticket)
         if found is None and not 0 <= time.time() - batch.asked_at < self._create_seconds:
@@ -112,7 +112,7 @@ class BatchSteps:
             raise self.lost(batch, f"does not know batch {batch.batch}") from None
 
     def lost(self, batch: SubmittedBatch, problem: str) -> DescribeError:
-        """Return the error for a batch that the server has lost, or parts of it."""
+        """Return the error for a batch that the server has lost in whole or in part."""
         return DescribeError(
             f"{self._server.place} {problem}. Only the key and project that created a batch can see it: use those. Or "
             f"delete {self._folder.tasks(batch.name).parent} to request, and pay for, its {batch.requests:,} "

@@ -1,4 +1,4 @@
-"""The runner: asks the servers for every task, as fast as they allow, and records what each task comes to."""
+"""The runner: sends all tasks to the servers as fast as they allow, and records the outcomes."""
 
 from gpt4image.describe.runner.ledger import Ledger
 from gpt4image.describe.runner.patience import RunSettings

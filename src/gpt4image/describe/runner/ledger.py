@@ -1,24 +1,25 @@
-"""The money of a run: one entry for every request, from the moment it is sent until its cost is on disk.
+"""The accounts of a run: one entry per request, from the moment it is sent until its cost is on disk.
 
-What comes of a request settles its entry, and the place where its cost is written down moves it on:
+The result of a request settles its entry, and where its cost is written determines the next state:
 
     OPEN ---- answered, or failed with counted tokens -> UNSAVED   cost: the tokens' price
          |--- timed out, cut off, cancelled -----------> UNSAVED   cost: the worst case, as it was not counted
          '--- rate limited, server down ---------------> dropped   cost: nothing
 
     UNSAVED - answer inside a conversation ------------> TURN      a line in the conversation's file
-            |-- failed try, or the run ends -----------> PAYMENT   a payment in the store
+            |-- failed attempt, or the run ends -----------> PAYMENT   a payment in the store
             '-- the task has an outcome ---------------> RECORDED  part of the record's cost
 
-A record holds the cost of all entries of its task. Its TURN entries stop counting with it (see `Conversations`), and a
-negative payment, written in the same system call, takes its PAYMENT entries back. So every entry counts in one place:
+A record holds the cost of all entries of its task. With it, its TURN entries stop counting (see `Conversations`), and a
+negative payment, written in the same system call, cancels its PAYMENT entries. So every entry counts in exactly one
+place:
 
     spent            = opening balance + sum of the costs of all settled entries          (`Budget.spent`)
     cost on disk     = spent - sum of the costs of UNSAVED entries                        (`DescriptionStore.spent`)
     spent + (open entries + 1) x worst case of a description <= budget, whenever a request is sent
 
-Whatever settles an entry also saves it before the event loop runs anything else. So `kill -9` at any moment loses track
-of the OPEN entries alone, whose cost is not known yet.
+Whatever settles an entry also saves it before the event loop runs anything else. So `kill -9` at any moment only loses
+track of OPEN entries, whose cost is not known yet.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from gpt4image.llm.server_pool import Server
 
 
 class EntryState(Enum):
-    """Where the cost of an entry stands; see the module's docstring."""
+    """Where the cost of an entry is recorded; see the module's docstring."""
 
     OPEN = auto()
     UNSAVED = auto()
@@ -50,12 +51,12 @@ class EntryState(Enum):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One request sent.
+    """A request that was sent.
 
     Attributes:
         state: where its cost stands.
-        tokens_in: tokens read; None where the server answered without counting them. A lost request has 0: only its
-            cost is assumed at worst, so that the counts of the task's other requests stay true.
+        tokens_in: input tokens; None if the server did not count them. A lost request has 0: only its cost is assumed
+            at worst, so that the counts of the task's other requests stay correct.
         tokens_out: tokens written, likewise.
         cost: US dollars; None where the price is not known.
     """
@@ -68,11 +69,11 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A task on its way to an outcome: what was tried, and what that cost.
+    """A task without an outcome yet: what was tried, and what it cost.
 
     Attributes:
         number: the task.
-        request: what is asked; None where the picture cannot be read, and once the task has an outcome.
+        request: the request; None if the picture cannot be read, and once the task has an outcome.
         answers: answers to the first questions of its conversation, from all tries and earlier processes.
         entries: one for each request that was sent, earlier processes' answers first.
         earlier: number of entries of earlier processes.
@@ -82,7 +83,7 @@ class Attempt:
         tries: requests that failed because of the task.
         rate_limited: requests that a server turned away.
         servers_lost: requests that failed because of a server.
-        timeouts: requests without an answer in time from a server that is up and may be at fault.
+        timeouts: requests that timed out at a server that is up and may be at fault.
         seconds: time spent in requests.
     """
 
@@ -100,18 +101,18 @@ class Attempt:
     seconds: float = 0.0
 
     def entries_in(self, *states: EntryState) -> list[Entry]:
-        """Return the entries whose cost stands in certain places."""
+        """Return the entries in certain states."""
         return [entry for entry in self.entries if entry.state in states]
 
 
 class Ledger:
-    """Books what requests cost and writes it down, with the outcomes of tasks.
+    """Records the costs of requests and the outcomes of tasks.
 
     Args:
         maker: the tasks.
-        writer: takes records and payments.
-        budget: what may be spent. Its opening balance holds what earlier processes paid.
-        conversations: conversations that earlier processes began; without it, none is resumed or kept.
+        writer: writes records and payments.
+        budget: the budget. Its opening balance includes what earlier processes paid.
+        conversations: open conversations of earlier processes; without it, none are resumed or kept.
 
     Attributes:
         tally: counts of the run.
@@ -130,15 +131,15 @@ class Ledger:
         self._open: set[Entry] = set()
 
     def begin(self, number: int, request: DescribeRequest | None) -> Attempt:
-        """Take up a task, behind the answers that an earlier process got for it.
+        """Start a task after the answers that an earlier process got for it.
 
-        The opening balance holds what they cost, so they are entries that the budget does not pay for again.
+        The opening balance includes their cost, so the budget does not pay for these entries again.
         """
         attempt = Attempt(number, request)
         if self._conversations is None:
             return attempt
         key = self._maker.keys[number].decode()
-        if request is not None:  # the last question is asked in any case: its answer brings the outcome
+        if request is not None:  # the last question is always asked, because its answer decides the outcome
             attempt.answers += map(answer_of, self._conversations.begun(key)[: len(request.turns) - 1])
         for turn in self._conversations.take(key):
             cost = self.budget.worst_cost(turn.tokens_in, turn.tokens_out) if turn.cost is None else turn.cost
@@ -154,7 +155,7 @@ class Ledger:
         return self.budget.affords(len(self._open))
 
     def open(self, attempt: Attempt) -> None:
-        """Open an entry for a request about to be sent."""
+        """Open an entry for a request that is about to be sent."""
         attempt.entries.append(Entry())
         self._open.add(attempt.entries[-1])
 
@@ -168,7 +169,7 @@ class Ledger:
         entry = self._settle(attempt, answer.tokens_in, answer.tokens_out)
         attempt.answers.append(answer)
         if len(attempt.answers) == len(attempt.request.turns):
-            return  # the record of the outcome, or of the failed try, follows at once and holds it
+            return  # the record of the outcome or of the failed attempt follows immediately and includes it
         if self._conversations is not None:
             turn = self._turn(attempt, answer, entry.cost)
             self._conversations.keep(turn)
@@ -181,7 +182,7 @@ class Ledger:
             self._settle(attempt, reply.tokens_in, reply.tokens_out)
 
     def book_failure(self, attempt: Attempt, error: RequestFailedError) -> None:
-        """Settle a request that failed: by its tokens, or at worst where they were not counted."""
+        """Settle a failed request by its tokens, or at the worst case if they were not counted."""
         if attempt.entries_in(EntryState.OPEN):
             entry = self._settle(attempt, error.tokens_in, error.tokens_out)
             if error.tokens_in is None or error.tokens_out is None:
@@ -193,7 +194,7 @@ class Ledger:
             self.book_failure(attempt, error.__cause__)
 
     def drop(self, attempt: Attempt) -> None:
-        """Drop the entry of a request that was turned away: it cost nothing."""
+        """Drop the entry of a rejected request, which cost nothing."""
         for entry in attempt.entries_in(EntryState.OPEN):
             self._open.discard(entry)
             attempt.entries.remove(entry)
@@ -209,11 +210,11 @@ class Ledger:
     # Costs and outcomes on disk.
 
     def save_failed_try(self, attempt: Attempt) -> None:
-        """Write down what a failed try cost before the next one, so that a kill cannot hide it from the budget."""
-        self._write_payment(attempt, "failed try")
+        """Save the cost of a failed attempt before the next one, so that a kill cannot hide it from the budget."""
+        self._write_payment(attempt, "failed attempt")
 
     def record(self, attempt: Attempt, **outcome: Any) -> None:  # noqa: ANN401 - fields of a record
-        """Write the outcome of a task with the cost of all its requests, and take their payments back.
+        """Write the outcome of a task with the cost of all its requests, and cancel their payments.
 
         Args:
             attempt: the task.
@@ -242,13 +243,13 @@ class Ledger:
         attempt.request = None  # frees the picture
 
     def record_unfinished(self, attempts: Iterable[Attempt]) -> None:
-        """Write down what was paid for tasks without an outcome, which the next run asks again."""
+        """Save what was paid for tasks without an outcome, which the next run asks again."""
         for attempt in attempts:
             self.drop(attempt)
             self._write_payment(attempt, "not finished")
 
     def sync(self) -> None:
-        """Flush to disk what was written; from any thread."""
+        """Flush everything to disk; may be called from any thread."""
         self._writer.sync()
         if self._conversations is not None:
             self._conversations.sync()
@@ -292,8 +293,8 @@ class Ledger:
 def total(entries: Iterable[Entry]) -> tuple[int | None, int | None, float | None]:
     """Add up tokens read, tokens written and US dollars.
 
-    Token counts are None where one of them is unknown. Unknown costs are left out: a process that does not know the
-    price must not hide what an earlier one paid. The sum is None where nothing known was paid and something is unknown.
+    Token counts are None if any of them is unknown. Unknown costs are left out: a process that does not know the price
+    must not hide what an earlier one paid. The sum is None if something is unknown and no known cost was paid.
     """
     found = list(entries)
     known = sum((entry.cost for entry in found if entry.cost is not None), 0.0)
@@ -306,5 +307,5 @@ def total(entries: Iterable[Entry]) -> tuple[int | None, int | None, float | Non
 
 
 def answer_of(turn: Turn) -> ChatAnswer:
-    """Return the answer that a conversation's turn holds."""
+    """Return the answer in a conversation's turn."""
     return ChatAnswer(turn.text, turn.finish_reason, turn.tokens_in, turn.tokens_out, turn.served_model)

@@ -1,11 +1,12 @@
-"""The event loop of a run: sends requests, follows up on what comes of them, and stops in good order.
+"""The event loop of a run: sends requests, handles their results, and stops cleanly.
 
-Every task ends as one record, its text or its error, and no failing image holds up another. One loop hands tasks out:
+Every task ends as one record with a text or an error, and a failing image does not delay the others. One loop hands out
+the tasks:
 
     next task (a due retry, else a new one) -> budget covers it? -> wait for a free server -> send
 
-Each request then runs as an asyncio task of its own, and its outcome decides: record the answer, record the failure, or
-queue a retry. All of this happens in one thread; only pictures are prepared, and files flushed, in others.
+Each request then runs as its own asyncio task, and its outcome decides: record the answer, record the failure, or queue
+a retry. All of this happens in one thread; other threads only prepare pictures and flush files.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from gpt4image.llm.server_pool import Server, ServerPool
 
 TICK_SECONDS = 0.25
 SYNC_TICKS = 4
-QUEUE_SHARE = 0.25  # largest share of an image's time that it should spend in a server's queue
+QUEUE_SHARE = 0.25  # maximum share of an image's time limit for waiting in a server's queue
 
 
 def run_tasks(
@@ -63,12 +64,12 @@ def run_tasks(
     *,
     title: str = "Describe",
 ) -> Tally:
-    """Ask for every task. Each outcome is on disk before the event loop looks at the next one.
+    """Run all tasks. Each outcome is on disk before the event loop handles the next one.
 
     Args:
         maker: makes the tasks' requests.
-        describers: servers that share the work; they stay open.
-        ledger: books and records; its tally says so when the budget ends the run.
+        describers: servers that share the work; they are not closed.
+        ledger: keeps the accounts and records; its tally says so if the budget ends the run.
         loop: the event loop of the describers.
         settings: limits of the run.
         title: what the progress line calls the run.
@@ -87,7 +88,7 @@ def run_tasks(
 
 
 class Runner:
-    """One run; for its arguments see `run_tasks`."""
+    """One call of `run_tasks`, with the same arguments."""
 
     def __init__(self, maker: RequestMaker, ledger: Ledger, settings: RunSettings, meter: TallyMeter) -> None:
         self._maker, self._ledger, self._settings, self._meter = maker, ledger, settings, meter
@@ -109,7 +110,7 @@ class Runner:
         loop, settings = asyncio.get_running_loop(), self._settings
         self._clock = loop.time
         self._start = self._last_outcome = self._clock()
-        self._news = asyncio.Event()  # a request ended, a retry is due, or the run is to stop
+        self._news = asyncio.Event()  # a request ended, a retry is due, or the run should stop
         slow_seconds = settings.image_seconds * QUEUE_SHARE
         self._pool = ServerPool(describers, settings.down_seconds, slow_seconds, settings.check_seconds)
         ticker = asyncio.create_task(self._tick())
@@ -132,7 +133,7 @@ class Runner:
             console.say(exceeded, style="yellow")
         return self.tally
 
-    # Handing tasks out.
+    # Handing out tasks.
 
     async def _send_all(self) -> None:
         ahead = sum(server.describer.max_concurrency for server in self._pool.all)
@@ -144,13 +145,13 @@ class Runner:
                 except DescribeError as error:  # all servers have been down for too long
                     self._give_up(error)
                     return
-                if server is None:  # the run is to stop
+                if server is None:  # the run should stop
                     return
                 self._held = None
                 self._send(attempt, server)
 
     async def _next(self, prepared: AsyncGenerator[Prepared], most_waiting: int) -> Attempt | None:
-        """Return the next task to send, a due retry before a new one; None when all tasks have an outcome."""
+        """Return the next task, due retries before new ones; None when all tasks have an outcome."""
         exhausted = False
         while not self._pool.stopped:
             if self._due:
@@ -172,9 +173,9 @@ class Runner:
         return None
 
     async def _can_pay(self) -> bool:
-        """Wait until the budget covers one more request; False when it never will, or the run is to stop."""
+        """Wait until the budget covers one more request; False if it never will, or the run should stop."""
         while not self._ledger.affords_another():
-            if not self._requests:  # nothing open whose true cost could leave more room than its worst case
+            if not self._requests:  # no open request could turn out cheaper than its worst case
                 self.tally.stopped = self._ledger.budget.exceeded or OVER_BUDGET
                 self._pool.stop()
                 return False
@@ -230,7 +231,7 @@ class Runner:
                     self.tally.stopped = trouble
                     self._pool.stop()
             attempt.rate_limited += 1
-            # Where the server says how long to wait, the limiter waits: another server may take the request at once.
+            # If the server says how long to wait, the limiter waits; another server may take the request immediately.
             self._retry(attempt, retry_delay(attempt.rate_limited) if error.seconds is None else 0.0)
         except EndpointDownError as error:
             self._ledger.drop(attempt)
@@ -248,7 +249,7 @@ class Runner:
             self._answered(attempt, server, reply)
 
     async def _ask(self, attempt: Attempt, server: Server) -> Reply:
-        """Ask the questions that are left, within what is left of the image's time."""
+        """Ask the remaining questions within the image's remaining time."""
         assert attempt.request is not None
         request = replace(attempt.request, answers=tuple(attempt.answers))
         sent, left = self._clock(), self._settings.image_seconds - attempt.seconds
@@ -266,17 +267,17 @@ class Runner:
             attempt.seconds += max(0.0, self._clock() - max(sent, server.answered_at or sent))
 
     async def _timed_out(self, attempt: Attempt, server: Server, sent: float) -> None:
-        """Follow up on a time-out: a hanging server must not cost the image its description."""
+        """Handle a time-out: an image must not fail because a server hangs."""
         limit = f"more than {self._settings.image_seconds:.0f} s"
         error = RequestFailedError("time limit", limit, retryable=False, server_fault=True).uncounted()
         self._ledger.book_failure(attempt, error)
         self._ledger.save_failed_try(attempt)  # the health check below may take long, and the process may be killed
         seconds = self._clock() - sent
-        silent = server.last_response < sent + seconds / 2  # it answered nothing else either
+        silent = server.last_response < sent + seconds / 2  # it has not answered anything else either
         if server.alive and server.answered_at is None and not server.in_process:
             trouble = never_answered(server.describer.place, self._settings.load_seconds)
             if not self._pool.leave_out(server, trouble):
-                self._give_up(DescribeError(f"{trouble}. Answers so far are kept: the same command resumes."))
+                self._give_up(DescribeError(f"{trouble}. Answers so far are kept; the same command resumes."))
         elif not silent or not await self._server_is_to_blame(attempt, server, error):
             self._fail(attempt, error)
             return
@@ -349,7 +350,7 @@ class Runner:
         if self._failed_in_a_row >= limit:
             self._give_up(too_many_failures(self._failed_in_a_row, self.tally, error))
 
-    # Stopping, and what the user sees meanwhile.
+    # Stopping and progress.
 
     def _give_up(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
@@ -375,7 +376,7 @@ class Runner:
             self._fatal = self._fatal or error
 
     async def _tick(self) -> None:
-        """Show progress, flush records to disk, and stop a run that has come to a standstill."""
+        """Show progress, flush records to disk, and stop a run that makes no progress."""
         for tick in itertools.count(1):
             await asyncio.sleep(TICK_SECONDS)
             self._show_progress()

@@ -1,8 +1,8 @@
-"""Describing with more than this process: processes of this machine, a Ray cluster or Slurm, each through datatrove.
+"""Describe with worker processes on this machine, a Ray cluster or Slurm, all through datatrove.
 
-Describers and store are the same everywhere. A worker looks up in the store what is left of its shard, and writes to a
-file of its own; so the result depends neither on how long each worker lived nor on how many there were last time.
+Describers and store are the same everywhere. A worker looks up in the store what is left of its shard, and writes to
+its own file, so the result does not depend on how long workers lived or how many there were before.
 
-    launch      starts the workers and supervises them        run_folder  what launcher and workers tell one another
+    launch      starts the workers and supervises them        run_folder  the communication between launcher and workers
     worker      describes one shard                           local, ray, slurm   where the workers run
 """

@@ -1,4 +1,4 @@
-"""Starts workers and supervises them until all is described."""
+"""Start workers and supervise them until everything is described."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from gpt4image.llm.budget import OVER_BUDGET
 
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 60.0
-"""Time that workers get to end by themselves once they are asked to."""
+"""Seconds for workers to end after a request to stop."""
 
 
 class Workers(Protocol):
     """The workers of a run.
 
     Attributes:
-        failure: why they cannot continue; empty while they can.
+        failure: why they cannot continue; empty if they can.
     """
 
     failure: str
@@ -42,11 +42,11 @@ class Workers(Protocol):
         ...
 
     def running(self) -> bool:
-        """Whether any worker runs. Starts killed ones again."""
+        """Whether any worker runs; restarts killed ones."""
         ...
 
     def kill(self) -> None:
-        """Kill those that still run."""
+        """Kill the running workers."""
         ...
 
 
@@ -68,8 +68,8 @@ def run_workers(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -
     """Describe tasks with workers.
 
     Args:
-        job: what is to be done; this process holds its store.
-        tasks: what is left.
+        job: the job; this process holds its store.
+        tasks: the remaining tasks.
         data: the images, as workers open them.
         work: the work directory.
 
@@ -95,7 +95,7 @@ def run_workers(job: DescribeJob, tasks: Tasks, data: DataOptions, work: Path) -
 
 
 def make_order(job: DescribeJob, data: DataOptions, work: Path, workers: int, spent: float) -> Order:
-    """Build the workers' order: each gets a fair share of the concurrency and of the money left."""
+    """Build the workers' order: each gets an equal share of the concurrency and of the remaining budget."""
     options = job.options
     return Order(
         data=data,
@@ -128,10 +128,10 @@ def launch(order: Order, workers: int, total: int) -> Tally:
 
 
 def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
-    """Show the workers' progress; end them when one cannot continue or a signal arrives."""
+    """Show the workers' progress; stop them if one cannot continue or a signal arrives."""
     with console.progress("Describe", monitor.tally.total) as meter:
         try:
-            workers.start()  # Ray installs signal handlers of its own here
+            workers.start()  # Ray installs its own signal handlers here
             with catch_stop_signals() as stop:
                 watch(workers, monitor, RunFolder(order.run), TallyMeter(monitor.tally, meter), stop)
         finally:
@@ -140,18 +140,18 @@ def supervise(workers: Workers, monitor: RunMonitor, order: Order) -> Tally:
         raise KeyboardInterrupt
     if failure := monitor.failure or workers.failure:
         if order.options.engine == "ray":
-            failure += "\nWorkers see the environment that Ray was started in."
+            failure += "\nWorkers have the environment in which Ray was started."
         raise DescribeError(failure)
     if unfinished := monitor.unfinished():
         raise DescribeError(
             f"Worker {unfinished[0]} ended before its shard was finished: see {order.run}. Answers so far are kept, "
-            f"and the same command resumes. Workers on other machines must see {order.work} and {order.home}."
+            f"and the same command resumes. Workers on other machines need access to {order.work} and {order.home}."
         )
     return monitor.tally
 
 
 def watch(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMeter, stop: StopRequests) -> None:
-    """Watch workers until they have ended, or were asked to and their time is up."""
+    """Watch workers until they have ended, or until the time after a request to stop is up."""
     stop_by = float("inf")
     while workers.running() and stop.count < 2 and time.monotonic() < stop_by:
         time.sleep(TICK_SECONDS)
@@ -166,7 +166,7 @@ def watch(workers: Workers, monitor: RunMonitor, run: RunFolder, meter: TallyMet
 
 @contextmanager
 def datatrove_log(path: Path) -> Iterator[None]:
-    """Send datatrove's messages to a file in place of the terminal."""
+    """Send datatrove's messages to a file instead of the terminal."""
     from datatrove.utils.logging import logger, setup_default_logger
 
     logger.remove()

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each running one rank of datatrove's local executor."""
+"""Workers as processes on this machine, each running one rank of datatrove's local executor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MAX_STARTS = 4
 
 
 class LocalWorkers:
-    """Processes that are started again when they are killed.
+    """Processes that are restarted when they are killed.
 
-    datatrove's own process pool waits forever for a process that was killed. So every rank gets a process of its own,
-    as datatrove does it to spread ranks over machines.
+    datatrove's own process pool waits forever for a process that was killed. So every rank gets its own process, in the
+    way datatrove distributes ranks over machines.
 
     Args:
         order: what is to be done.
-        workers: how many processes.
+        workers: number of processes.
     """
 
     def __init__(self, order: Order, workers: int) -> None:
@@ -40,7 +40,7 @@ class LocalWorkers:
             self._start(rank)
 
     def running(self) -> bool:
-        """Whether any process runs. Starts those again that were killed or have crashed."""
+        """Whether any process runs; restarts those that were killed or crashed."""
         for rank, process in list(self._processes.items()):
             if process.poll() is not None:
                 del self._processes[rank]
@@ -49,7 +49,7 @@ class LocalWorkers:
         return bool(self._processes)
 
     def kill(self) -> None:
-        """Kill what still runs."""
+        """Kill the running processes."""
         for process in self._processes.values():
             kill_group(process)
             process.wait()
@@ -84,11 +84,11 @@ class LocalWorkers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C goes to the launcher alone
+                start_new_session=True,  # Ctrl-C reaches only the launcher
             )
 
     def _restart(self, rank: int, status: int) -> None:
-        """Start a process again unless it ended in good order, or too often."""
+        """Restart a process unless it ended normally or has ended too often."""
         if status == 0 or self._run.read(rank).ended or self._run.asked_to_stop:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"has crashed (exit status {status})"
@@ -97,12 +97,12 @@ class LocalWorkers:
             self._start(rank)
         else:
             self.failure = (
-                f"Worker {rank} {how}, {self._starts[rank]} times in all; signal 9 is often a lack of memory. "
+                f"Worker {rank} {how}, {self._starts[rank]} times in all; signal 9 often means that memory ran out. "
                 f"Its log: {self._run.log(rank)}"
             )
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children, which outlive it where it was killed."""
+    """Kill a process and its children, which would outlive it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

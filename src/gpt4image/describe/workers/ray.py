@@ -14,11 +14,11 @@ CONNECT_SECONDS = 10.0
 
 
 class RayWorkers:
-    """Actors on Ray. When one is lost with its process or machine, datatrove submits it again.
+    """Actors on Ray. If one is lost with its process or machine, datatrove resubmits it.
 
     Args:
         order: what is to be done.
-        workers: how many actors; they start as the cluster has room for them.
+        workers: number of actors; they start when the cluster has room for them.
     """
 
     def __init__(self, order: Order, workers: int) -> None:
@@ -27,7 +27,7 @@ class RayWorkers:
         self._connected = False
 
     def start(self) -> None:
-        """Connect, and submit all actors. DescribeError when there is no cluster at the address."""
+        """Connect, and submit all actors. DescribeError if there is no cluster at the address."""
         import ray
 
         if not ray.is_initialized():
@@ -41,7 +41,7 @@ class RayWorkers:
         return self._thread.is_alive()
 
     def kill(self) -> None:
-        """Disconnect from the cluster if we connected to it, which ends what still runs."""
+        """Disconnect from the cluster if we connected to it, which ends the running actors."""
         import ray
 
         if self._connected:
@@ -64,12 +64,12 @@ class RayWorkers:
                 mem_per_cpu_gb=options.worker_memory,
                 gpus_per_task=options.worker_gpus,
             ).run()
-        except Exception as error:  # whatever Ray raises ends the run
+        except Exception as error:  # any error of Ray ends the run
             self.failure = f"Ray: {first_line(error)}"
 
 
 def connect(address: str | None) -> None:
-    """Connect to a cluster; start Ray on this machine when neither `address` nor RAY_ADDRESS names one.
+    """Connect to a cluster; start Ray on this machine if neither `address` nor RAY_ADDRESS names one.
 
     Raises:
         DescribeError: there is no cluster at the address.
@@ -86,7 +86,7 @@ def connect(address: str | None) -> None:
 
 
 def check_port(address: str) -> None:
-    """Raise OSError when nothing listens at HOST:PORT. Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT. Ray itself would try for minutes."""
     host, _, port = address.rpartition("/")[2].partition(":")
     if port:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

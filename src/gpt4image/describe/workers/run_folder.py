@@ -1,4 +1,4 @@
-"""The folder of one run with workers: their order, what they report, their locks and logs."""
+"""The folder of a run with workers: their order, reports, locks and logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gpt4image.descriptions.store.records import DescriptionRecord
 
 @dataclass(frozen=True)
 class Order:
-    """What the launcher tells every worker: plain settings, for they may end in logs and pickles. It holds no key.
+    """The launcher's instructions to every worker: settings without keys, because they may end up in logs and pickles.
 
     Attributes:
         data: the images.
@@ -30,9 +30,9 @@ class Order:
         work: the work directory, absolute, on a file system that all workers share.
         run: folder of the run in it.
         home: directory that relative paths start from.
-        dollars: what one worker may spend; None for no limit.
-        launcher: process whose end stops the workers; None for the parent of each.
-        alone: whether the workers hold the store themselves, as with Slurm, where no launcher waits for them.
+        dollars: budget of one worker; None for no limit.
+        launcher: id of the process whose end stops the workers; None for each worker's parent.
+        alone: whether the workers lock the store themselves, as with Slurm, where no launcher waits for them.
         confused: labels of the classes that each class is confused with, by label. The launcher looks them up once.
     """
 
@@ -54,11 +54,11 @@ class WorkerState(Record):
         state: whether it is working, has finished its shard, was asked to stop, or cannot continue.
         pid: its process.
         host: its machine.
-        parts: files of records that this worker, and those killed in its place before, have written.
+        parts: record files written by this worker and by killed predecessors in its place.
         tried_again: retries.
         uncounted: requests whose tokens the server did not count.
-        kept: US dollars paid before the run for conversations of its shard that it resumes.
-        stopped: why its shard is not finished although it ended; empty if it is.
+        kept: US dollars paid before the run for conversations that it resumes.
+        stopped: why it ended before its shard was finished; empty if it finished.
         message: why it cannot continue.
     """
 
@@ -74,7 +74,7 @@ class WorkerState(Record):
 
     @property
     def ended(self) -> bool:
-        """Whether it will do no more."""
+        """Whether it has ended."""
         return self.state != "working"
 
 
@@ -120,12 +120,12 @@ class RunFolder:
         return state
 
     def ask_to_stop(self) -> None:
-        """Ask all workers to end once their open requests have."""
+        """Ask all workers to end after their open requests."""
         (self.folder / "stop").touch()
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether the workers are to end."""
+        """Whether the workers should end."""
         return (self.folder / "stop").exists()
 
 
@@ -139,7 +139,7 @@ def wait_for_workers(store: DescriptionStore, but: Path | None = None) -> None:
 
     Args:
         store: the store.
-        but: folder of a run whose workers may keep running.
+        but: folder of a run whose workers are not waited for.
     """
     for lock in sorted(workers_folder(store).glob("*/*.lock")):
         if lock.parent == but:
@@ -154,17 +154,17 @@ def wait_for_workers(store: DescriptionStore, but: Path | None = None) -> None:
 
 
 class Tail:
-    """Reads the records that are added to a file, each once.
+    """Reads new records from a growing file, each once.
 
     Args:
-        path: a file that grows by lines; it may not exist yet, or no longer.
+        path: the file; it may not exist yet, or no longer.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
 
     def read_new(self) -> Iterator[DescriptionRecord]:
-        """Yield the records that were added since the last call."""
+        """Yield the records added since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -175,22 +175,22 @@ class Tail:
                 self._offset += len(line)
                 try:
                     record = DescriptionRecord(**json.loads(line))
-                except (ValueError, TypeError):  # damaged: the store skips it too
+                except (ValueError, TypeError):  # damaged; the store skips it too
                     continue
                 yield record
 
 
 class RunMonitor:
-    """Adds up what the workers of a run write.
+    """Adds up the counts of all workers.
 
     Args:
         run: the run's folder.
-        workers: how many there are.
+        workers: number of workers.
         total: tasks of all workers.
 
     Attributes:
         tally: counts over all workers.
-        failure: why the first worker that cannot continue cannot; empty while all can.
+        failure: why a worker cannot continue; empty if all can.
     """
 
     def __init__(self, run: RunFolder, workers: int, total: int) -> None:
@@ -215,10 +215,10 @@ class RunMonitor:
         self.failure = next((state.message for state in states if state.state == "failed"), "")
 
     def unfinished(self) -> list[int]:
-        """Return the workers that have not reported their end."""
+        """Return the workers that have not reported an end."""
         return [rank for rank in self._ranks if not self._run.read(rank).ended]
 
     def working(self) -> str:
-        """Return how many workers are running, to end a progress note with."""
+        """Return the number of running workers, as the end of a progress note."""
         running = sum(bool(self._run.read(rank).pid) for rank in self.unfinished())
         return f", {running} working" if running else ""

@@ -17,17 +17,17 @@ from gpt4image.describe.workers.worker import DescribeStep
 
 
 class ArrayJob(SlurmPipelineExecutor):  # type: ignore[misc] # datatrove has no types
-    """An array job without the job that adds up datatrove's statistics: after a failure that one would wait forever."""
+    """An array job without datatrove's statistics job, which would wait forever after a failure."""
 
     def launch_merge_stats(self) -> None:
         """Submit nothing."""
 
 
 def submit(order: Order, workers: int) -> None:
-    """Submit an order to Slurm, and say how to follow the job.
+    """Submit an order to Slurm and print how to follow the job.
 
     Raises:
-        DescribeError: Slurm does not take the job.
+        DescribeError: Slurm refuses the job.
     """
     options = order.options
     programs = Path(sys.executable).parent  # holds datatrove's launcher

@@ -1,4 +1,4 @@
-"""A worker: describes its shard of what is left, alone in its place, for as long as its launcher lives.
+"""A worker: describes what is left of its shard, while its launcher lives.
 
 Nested from the outside in, a worker
     - stops when its launcher is gone or asks for it;
@@ -41,7 +41,7 @@ POLL_SECONDS = 0.5
 
 
 class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
-    """The step of a datatrove pipeline that describes one shard of what is left.
+    """The datatrove pipeline step that describes what is left of one shard.
 
     Args:
         order: what is to be done.
@@ -58,8 +58,8 @@ class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
         """Describe shard `rank` of `world_size`.
 
         Raises:
-            DescribeError: the worker cannot continue. Raised here, where no variable holds a key: logs show their
-                values.
+            DescribeError: the worker cannot continue. It is raised here, where no variable contains a key, because logs
+                show variables.
         """
         with command_output():  # into the worker's log
             failure = run_shard(self.order, rank, world_size)
@@ -68,7 +68,7 @@ class DescribeStep(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
 
 def run_shard(order: Order, rank: int, workers: int) -> DescribeError | None:
-    """Describe a worker's shard of what is left.
+    """Describe what is left of a worker's shard.
 
     Args:
         order: what is to be done.
@@ -76,7 +76,7 @@ def run_shard(order: Order, rank: int, workers: int) -> DescribeError | None:
         workers: how many there are.
 
     Returns:
-        Why the worker cannot continue; None when its shard is finished, or it was asked to stop.
+        Why the worker cannot continue; None if its shard is finished or it was asked to stop.
     """
     run = RunFolder(order.run)
     os.chdir(order.home)
@@ -90,7 +90,7 @@ def run_shard(order: Order, rank: int, workers: int) -> DescribeError | None:
 
 
 def report_shard(order: Order, run: RunFolder, rank: int, workers: int) -> DescribeError | None:
-    """Describe the shard, and report in the run's folder how it went."""
+    """Describe the shard and report the result in the run's folder."""
     run.update(rank, state="working", pid=os.getpid(), host=socket.gethostname(), message="", stopped="")
     try:
         tally = describe_shard(order, run, rank, workers)
@@ -100,7 +100,7 @@ def report_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Descr
         message = str(error)
         run.update(rank, state="failed", message=message)
         return DescribeError(message)
-    except Exception:  # a crash: its traceback may show a key, so it goes into no log but ours
+    except Exception:  # a crash; its traceback may show a key, so it goes only into our own log
         with run.log(rank).open("a") as log:
             log.write(without_keys(traceback.format_exc(), order.options))
         return DescribeError(f"Worker {rank} has failed: see {run.log(rank)}.")
@@ -110,10 +110,10 @@ def report_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Descr
 
 
 def describe_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Tally:
-    """Describe what the store lacks of a shard, within the worker's share of the money.
+    """Describe what the store lacks of a shard, within the worker's share of the budget.
 
-    Spent of that share is what this run paid: the records of those killed in this place before, and conversations
-    started in this run. Conversations from before the run, noted when the first worker in this place started, are not.
+    What this run paid counts against that share: records of killed predecessors in this place, and conversations
+    started in this run. Earlier conversations, noted when the first worker in this place started, do not count.
     """
     workdir = WorkDir(order.work)
     store = DescriptionStore(workdir.description_store)
@@ -128,26 +128,26 @@ def describe_shard(order: Order, run: RunFolder, rank: int, workers: int) -> Tal
         spent += kept - run.read(rank).kept
         writer = store.writer()
         run.update(rank, parts=(*before.parts, str(writer.path)))
-        left = shard.part(~np.isin(shard.keys, tried))  # a failure recorded in this run is not tried again in it
+        left = shard.part(~np.isin(shard.keys, tried))  # a failure recorded in this run is not retried in it
         return job.run(left, budget=job.budget_of(order.dollars, spent), writer=writer)
 
 
 def written_before(state: WorkerState) -> tuple[np.ndarray, float]:
-    """Read what earlier workers in the same place wrote: keys with an outcome, S32 [N], and dollars spent."""
+    """Read the records of earlier workers in the same place: keys with an outcome, S32 [N], and dollars spent."""
     records = [record for path in state.parts for record in Tail(Path(path)).read_new()]
     keys = np.asarray([record.key for record in records], dtype=KEY_TYPE)
     return keys, sum(record.cost or 0.0 for record in records)
 
 
 def kept_cost(store: DescriptionStore, shard: Tasks) -> float:
-    """Return dollars paid for answers in conversations of a shard that were cut off and will be resumed."""
+    """Return dollars paid for a shard's interrupted conversations, which will be resumed."""
     with store.conversations() as conversations:
         kept = (conversations.take(key.decode()) for key in shard.keys.tolist())
         return sum(turn.cost or 0.0 for turns in kept for turn in turns)
 
 
 def without_keys(text: str, options: DescribeOptions) -> str:
-    """Return a text without the API keys that a describer may hold."""
+    """Return a text without the API keys of the describers."""
     for variable in {options.key_env or OPENAI_KEY, OPENAI_KEY}:
         text = ApiKey(variable, os.environ.get(variable, "").strip()).scrub(text)
     return text
@@ -157,8 +157,8 @@ def without_keys(text: str, options: DescribeOptions) -> str:
 def hold_place(order: Order, rank: int) -> Iterator[None]:
     """Hold the lock of a worker's place; wait for a worker left over from a lost machine or process.
 
-    Where no launcher holds the store, the worker takes the store's lock first, just long enough to take its place:
-    other workers of the run then join, while other commands wait for them all.
+    If no launcher holds the store, the worker first takes the store's lock, just long enough to take its place: other
+    workers of the run can then join, while other commands wait for them all.
     """
     store = DescriptionStore(WorkDir(order.work).description_store)
     place = exclusive(RunFolder(order.run).lock(rank), f"shard {rank}", wait=True)
@@ -174,7 +174,7 @@ def hold_place(order: Order, rank: int) -> Iterator[None]:
 
 @contextmanager
 def stop_with(launcher: int | None, run: RunFolder) -> Iterator[None]:
-    """Send this process SIGTERM when its parent is gone or the run is to end."""
+    """Send this process SIGTERM when its parent is gone or the run should end."""
     parent, over = launcher or os.getppid(), threading.Event()
 
     def poll() -> None:

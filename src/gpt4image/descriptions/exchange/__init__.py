@@ -1,4 +1,4 @@
-"""Descriptions shared with others: a set that `datasets` loads, with a data card, and the way back into a store."""
+"""Export of descriptions as a dataset with a card, and import into a store."""
 
 from gpt4image.descriptions.exchange.export import DatasetSummary, export_descriptions
 from gpt4image.descriptions.exchange.import_ import ImportSummary, import_descriptions

@@ -36,7 +36,7 @@ class Covered(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """The model that wrote a text, and how it was called."""
+    """The model that wrote a text, and the describer that called it."""
 
     model: str
     served_model: str
@@ -65,7 +65,7 @@ class SetStatistics:
         orphan_texts: texts excluded because their image is not in the set.
         tokens_in: prompt tokens.
         tokens_out: completion tokens.
-        cost: US dollars, as far as prices are known.
+        cost: US dollars; texts of unknown price are not counted.
         first: time of the oldest text, None if unknown.
         last: time of the newest text.
     """
@@ -151,7 +151,7 @@ class SplitSize(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """Everything a card states.
+    """The content of a card.
 
     Attributes:
         statistics: counts of the set.
@@ -159,7 +159,7 @@ class DatasetFacts:
         splits: size by split.
         prompts: prompts whose wording is known besides the built-in ones.
         findings: findings of the last check, title and number of texts.
-        repo: the repository on the Hub, USER/NAME; None if the folder stays here.
+        repo: the repository on the Hub, USER/NAME; None if the folder is not pushed.
     """
 
     statistics: SetStatistics
@@ -181,7 +181,7 @@ def write_dataset_card(path: Path, facts: DatasetFacts) -> None:
 
 
 def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
-    """Return what `datasets` and the Hugging Face Hub read."""
+    """Return the metadata for `datasets` and the Hugging Face Hub."""
     from huggingface_hub import DatasetCardData
 
     splits = [
@@ -222,7 +222,7 @@ def dataset_text(facts: DatasetFacts) -> str:
 
 
 def plain_settings(settings: str) -> str:
-    """Format settings for people.
+    """Format settings for display.
 
     >>> plain_settings('{"max_side": 768, "temperature": 0.5}')
     'max side 768, temperature 0.5'

@@ -28,7 +28,7 @@ from gpt4image.images.table import SPLITS, ImageTable
 
 GROUP_ROWS = 4096
 GROUP_BYTES = 32 * 2**20
-"""A row group is written when it reaches either size, which bounds memory when images are included."""
+"""A row group is written when it reaches either limit, which bounds memory when images are included."""
 
 
 class ShardWriter:
@@ -103,7 +103,7 @@ class DatasetSummary:
         orphan_texts: texts left out because their image is not in the image set.
         failures: failed requests.
         dropped: texts left out because a check dropped them.
-        trials: texts left out because they were written for a look.
+        trials: texts left out because they are trials.
     """
 
     folder: Path
@@ -123,7 +123,7 @@ class DatasetSummary:
         )
         left_out += [counted(self.failures, "failed request")] if self.failures else []
         left_out += [f"{counted(self.dropped, 'text')} dropped by describe check"] if self.dropped else []
-        left_out += [f"{counted(self.trials, 'text')} written for a look"] if self.trials else []
+        left_out += [f"{counted(self.trials, 'trial text')}"] if self.trials else []
         tail = f"; left out: {', '.join(left_out)}" if left_out else ""
         return f"{counted(self.texts, 'text')} of {counted(self.images, 'image')} in {self.folder}{tail}"
 
@@ -150,7 +150,7 @@ def export_descriptions(
         store: the descriptions.
         images: the images they belong to.
         out: folder for the dataset; it must be empty or not exist.
-        images_inside: include the image files in the Parquet files; an image with several texts occurs that often.
+        images_inside: include the image files in the Parquet files; an image is repeated for each of its texts.
         with_cost: include the cost of each text.
         prompts: custom prompts, whose wording the card shows; it knows the built-in ones.
         findings: findings of the last check for the card, title and number of texts.
@@ -158,14 +158,14 @@ def export_descriptions(
         repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
-        ConfigError: the folder is not empty, or clips are to be included.
+        ConfigError: the folder is not empty, or clips should be included.
         DescriptionError: there is no text to export.
         ImageError: an image to include is unreadable or has changed.
     """
     out = Path(out)
     check_new_folder(out)
     if images_inside and images.frames is not None:
-        raise ConfigError("Clips are no images to include: leave images_inside (--images-inside) out.")
+        raise ConfigError("Clips cannot be included as images: leave out images_inside (--images-inside).")
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -193,7 +193,7 @@ def export_descriptions(
 
 
 def count_texts(store: DescriptionStore, **included: bool) -> int:
-    """Count the texts of a store, with what else of `current_batches` is to be included."""
+    """Count the texts of a store; `included` goes to `current_batches`."""
     return sum(batch["error"].null_count for batch in store.current_batches(**included))
 
 
@@ -248,7 +248,7 @@ def read_image(images: ImageTable, row: int, wanted: str) -> dict[str, Any]:
 
 
 class SetWriter:
-    """Write the data files of a dataset. A context manager, which closes the files whatever happens."""
+    """Write the data files of a dataset. A context manager that always closes the files."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], shard_bytes: int) -> None:
         self._data, self._schema = folder / "data", shared_schema(columns)
@@ -288,6 +288,6 @@ class SetWriter:
 
 
 def metadata_line(row: dict[str, Any]) -> bytes:
-    """Encode a row in the image-folder layout, which calls the path `file_name` and puts it first."""
+    """Encode a row for the image-folder layout, in which the path comes first and is called `file_name`."""
     named = {"file_name": row.pop("path"), **row}
     return json.dumps(named, ensure_ascii=False).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Import an exported set, or any table of texts, into a description store, so that nothing is described again."""
+"""Import an exported set or any table of texts into a description store, so that nothing is described again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gpt4image.descriptions.store.shards import BATCH_ROWS, now, to_batch
 from gpt4image.images.table import ImageTable
 
 IMPORTED = "imported"
-"""Model and prompt of texts whose own are unknown."""
+"""Model and prompt recorded for texts of unknown origin."""
 
 
 MOST_SHOWN = 5
@@ -42,7 +42,7 @@ class ImportSummary:
         orphans: texts that match no image.
         empty: rows of a plain table without a text.
         ignored: unused columns.
-        by_end: texts of caption files whose path merely ends as that of their image.
+        by_end: texts of caption files that were matched by the end of the path.
     """
 
     added: int
@@ -58,7 +58,7 @@ class ImportSummary:
         parts += [f"{self.known:,} already known"] if self.known else []
         parts += [f"{self.orphans:,} that match no image left out"] if self.orphans else []
         parts += [f"{counted(self.empty, 'row')} without a text"] if self.empty else []
-        parts += [f"{self.by_end:,} joined by the end of the path"] if self.by_end else []
+        parts += [f"{self.by_end:,} matched by the end of the path"] if self.by_end else []
         parts += [f"unused columns: {', '.join(self.ignored)}"] if self.ignored else []
         return "; ".join(parts)
 
@@ -103,7 +103,7 @@ def with_progress(batches: Iterator[pa.RecordBatch], advance: Callable[[int], No
 
 
 class Intake:
-    """Convert rows of files to the records that a store lacks, without holding texts in memory."""
+    """Convert file rows to the records that a store lacks, without keeping texts in memory."""
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class Intake:
         self._orphan_count = self._added = self._known = self._empty = self._by_end = 0
 
     def batches(self, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
-        """Yield the records that the store lacks, with payments for the open conversations that they end.
+        """Yield the records that the store lacks, with payments for the open conversations that they complete.
 
         Raises:
-            DescriptionError: a row is invalid, or texts match no image and must not be skipped.
+            DescriptionError: a row is invalid, or texts match no image and are not to be skipped.
         """
         answered = self._store.keys().answered
         retried = {key: mark.created for key, mark in self._store.marks().items() if mark.verdict == "retry"}
@@ -210,7 +210,7 @@ class Intake:
 def payments_for(
     records: Iterable[DescriptionRecord], begun: Mapping[str, Sequence[Turn]]
 ) -> Iterator[DescriptionRecord]:
-    """Yield payments for open conversations whose description is imported: no process will resume and record them."""
+    """Yield payments for open conversations whose description is imported, because no process will resume them."""
     for record in records:
         ended = [turn for turn in begun.get(record.key, ()) if turn.created <= record.created]
         if ended:

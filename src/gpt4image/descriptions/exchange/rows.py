@@ -1,4 +1,4 @@
-"""Rows of an exported set: their columns, and how rows from outside are validated one by one."""
+"""Rows of an exported set: their columns, and the validation of rows from other sources."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ FILE_NAME = "file_name"
 """Name of the path column in the image-folder layout."""
 
 SHOWN = 60
-"""Characters of an invalid value that a message shows."""
+"""Maximum length of an invalid value in a message."""
 
 KNOWN = frozenset({*(column.name for column in (*COLUMNS, COST, IMAGE)), FILE_NAME, "error"})
 
 
 def chosen_columns(*, with_cost: bool, images_inside: bool) -> tuple[Column, ...]:
-    """Return the columns of a set, with the optional ones that were asked for."""
+    """Return the columns of a set, including the requested optional ones."""
     return (*COLUMNS, *([COST] if with_cost else []), *([IMAGE] if images_inside else []))
 
 
@@ -175,7 +175,7 @@ def shared_files(source: Path) -> list[Path]:
     if not source.is_dir():
         raise DescriptionError(f"{source} does not exist. Name a folder or a file of descriptions.")
     if store_folder(source) is not None:
-        raise DescriptionError(f"{source} is a work directory: export its descriptions and import the result.")
+        raise DescriptionError(f"{source} is a work directory: export its descriptions first, and import the result.")
     inside = (path for path in sorted(source.rglob("*.parquet")) if not is_in_hidden_folder(path.relative_to(source)))
     found = list(inside) or [path for path in [source / "metadata.jsonl"] if path.is_file()]
     if not found:

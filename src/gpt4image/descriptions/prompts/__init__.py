@@ -1,4 +1,4 @@
-"""Prompts as data: named strategies, their placeholders, and the conversation they make of an image."""
+"""Prompts as data: named strategies, their placeholders, and the conversation about an image that results."""
 
 from gpt4image.descriptions.prompts.prompt import Prompt, load_prompts
 from gpt4image.descriptions.prompts.values import PromptValues

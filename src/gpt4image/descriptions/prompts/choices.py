@@ -1,4 +1,4 @@
-"""Prompts that have the model pick a class: the list it picks from, and how its answer is read."""
+"""Prompts that make the model pick a class: the list to pick from, and how to read the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt4image.core.files import digest
 from gpt4image.core.tables import compose
 from gpt4image.llm.base import Token
 
-NONE_NAMES = ("none", "none of these", "none of the above classes")  # the first that no class is called
+NONE_NAMES = ("none", "none of these", "none of the above classes")  # the first that is not the name of a class
 START = re.compile(r"^[\W_]+")
 EDGES = re.compile(r"^[\W_]+|[\W_]+$")  # quotes, bullets, stars, full stops around a name
 
@@ -27,7 +27,7 @@ class Choices:
     Attributes:
         classes: the C classes as the images call them.
         names: the same as the prompt calls them.
-        texts: for each class, words that explain its name in the prompt, or nothing.
+        texts: for each class, an explanation of its name for the prompt, or an empty text.
     """
 
     classes: tuple[str, ...]
@@ -35,25 +35,25 @@ class Choices:
     texts: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise `ConfigError` if two names are the same but for case: an answer could mean either."""
+        """Raise `ConfigError` if two names differ only in case, because an answer would be ambiguous."""
         for form, count in Counter(map(exact_form, self.names)).items():
             if count > 1:
                 pairs = zip(self.classes, self.names, strict=True)
                 twins = [repr(name) for name, spoken in pairs if exact_form(spoken) == form]
                 raise ConfigError(
-                    f"An answer cannot tell the classes {' and '.join(twins)} apart: both are called {form!r}. Give "
+                    f"Answers would be ambiguous: the classes {' and '.join(twins)} are both called {form!r}. Give "
                     "them other names: class_names (--class-names FILE)."
                 )
 
     @cached_property
     def none(self) -> str:
-        """The answer that means none of the classes."""
+        """The answer for none of the classes."""
         taken = set(map(loose_form, self.names))
         return next(name for name in NONE_NAMES if name not in taken)
 
     @cached_property
     def listing(self) -> str:
-        """The list as the prompt shows it, a class per line, then what to answer if none fits."""
+        """The list in the prompt: a class per line, then the answer to give if none fits."""
         texts = self.texts or ("",) * len(self.names)
         lines = [f"- {name}: {text}" if text else f"- {name}" for name, text in zip(self.names, texts, strict=True)]
         return "\n".join([*lines, f"- {self.none}"])
@@ -65,7 +65,7 @@ class Choices:
 
     @cached_property
     def _options(self) -> dict[str, str | None]:
-        """What answers may be, in exact form, and the class that each means; None for none."""
+        """Valid answers in exact form, and the class that each stands for; None for none."""
         return {exact_form(self.none): None} | {
             exact_form(said): name
             for name, spoken in zip(self.classes, self.names, strict=True)
@@ -74,16 +74,16 @@ class Choices:
 
     @cached_property
     def _loose(self) -> dict[str, str | None]:
-        """The same without punctuation around the names, where that is still one class."""
+        """The same without punctuation around the names, if this is unambiguous."""
         counts = Counter(loose_form(said) for said in self._options)
         return {loose_form(said): name for said, name in self._options.items() if counts[loose_form(said)] == 1}
 
     def pick(self, answer: str, tokens: Sequence[Token] = ()) -> Pick:
-        """Read an answer: one of the names as the list has it, case and punctuation around it aside.
+        """Read an answer: a name from the list; case and surrounding punctuation do not matter.
 
         Args:
-            answer: what the model said.
-            tokens: its tokens with others that it might have chosen, if the server sent them.
+            answer: the model's answer.
+            tokens: its tokens and their alternatives, if the server sent them.
 
         Raises:
             ValueError: the answer is anything else.
@@ -97,10 +97,10 @@ class Choices:
         return Pick(options[form], self.digest, self._weigh(tokens))
 
     def _weigh(self, tokens: Sequence[Token]) -> dict[str | None, float]:
-        """Return the probability of each class from those of the tokens, as far as they show it.
+        """Return the probability of each class, as far as the tokens' probabilities determine it.
 
-        At each token, the probability of what was said before times that of another token goes to the classes whose
-        names go on like this, in equal parts; what the server did not list goes to all in equal parts.
+        At each token, the probability of the text so far times that of an alternative token goes in equal parts to the
+        classes whose names continue like this; the probability that the server did not list goes to all in equal parts.
         """
         if not tokens:
             return {}
@@ -123,7 +123,7 @@ class Choices:
         return {name: (share + rest / len(mass)) / total for name, share in seen.items()} if seen else {}
 
     def _fitting(self, said: str, *, ended: bool = False) -> list[str | None]:
-        """Return the classes whose names begin with what was said, or are it if it has ended; none for no words."""
+        """Return the classes whose names begin with a text, or equal it if it has ended; none for an empty text."""
         form, begun = loose_form(said), exact_form(START.sub("", said))
         whole = [self._loose[form]] if form in self._loose else []
         if not begun or (ended and whole):
@@ -133,12 +133,12 @@ class Choices:
         )
 
     def to_json(self) -> list[Sequence[str]]:
-        """Return the choices as values for JSON."""
+        """Return the choices as JSON values."""
         return [self.classes, self.names, self.texts]
 
     @classmethod
     def from_json(cls, values: Sequence[Sequence[str]]) -> Choices:
-        """Return the choices that `to_json` has turned into values."""
+        """Return the choices from the values of `to_json`."""
         return cls(*map(tuple, values))
 
 
@@ -147,10 +147,10 @@ class Pick:
     """The class that a model picked.
 
     Attributes:
-        name: the class as the images call it; None for none of the list.
+        name: the class as the images call it; None for none in the list.
         choices: hash of the list that it picked from.
-        probabilities: of classes, and of None for none, where the server sent log-probabilities. What they lack to 1
-            belongs to the other classes of the list in equal parts.
+        probabilities: by class (None for none), if the server sent log-probabilities. The rest, up to 1, belongs to the
+            other classes in equal parts.
     """
 
     name: str | None

@@ -17,7 +17,7 @@ from gpt4image.core.files import digest
 from gpt4image.core.registry import unknown_name
 
 PLACEHOLDERS = ("class", "classes", "neighbours", "choices")
-CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # those that reveal the class to the model
+CLASS_PLACEHOLDERS = frozenset({"class", "neighbours"})  # placeholders that reveal the class to the model
 
 
 FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -44,7 +44,7 @@ class Prompt:
         turns: the questions, with placeholders.
         system: system message, with placeholders.
         join: separator between the answers.
-        about: purpose of the prompt, for people.
+        about: purpose of the prompt, for display.
     """
 
     name: str
@@ -64,8 +64,8 @@ class Prompt:
             check_placeholders(text, self.name)
         if self.picks and (told := sorted(self.placeholders & CLASS_PLACEHOLDERS)):
             raise ConfigError(
-                f"Prompt {self.name!r}: {{choices}} has the model pick the class, and {{{told[0]}}} gives it away. Use "
-                "one of them."
+                f"Prompt {self.name!r}: {{choices}} has the model pick the class, and {{{told[0]}}} gives it away. "
+                "Use only one of them."
             )
 
     @property
@@ -84,7 +84,7 @@ class Prompt:
 
     @property
     def picks(self) -> bool:
-        """Whether the last answer has to be one of the classes that the prompt lists."""
+        """Whether the last answer must be one of the classes listed in the prompt."""
         return "choices" in self.placeholders
 
     def fill(self, values: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
@@ -108,9 +108,10 @@ def check_placeholders(text: str, name: str) -> None:
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Fill in placeholders; a value is never searched for placeholders itself.
+    """Fill in placeholders; the values are not searched for placeholders.
 
-    Articles and verbs next to the class follow its name. The hash of a prompt does not, so names cost no second answer.
+    Articles and verbs next to the class agree with its name. This does not affect the prompt's hash, so renaming causes
+    no new requests by itself.
 
     >>> fill("A {class}, not {{this}}.", {"class": "{classes}"})
     'A {classes}, not {this}.'
@@ -123,7 +124,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def agree(match: re.Match[str], name: str) -> str:
-    """Return the words around the placeholder of a class as they have to be with its name."""
+    """Return the words around a class placeholder so that they agree with the class name."""
     subject, article, verb = (match[part] or "" for part in ("subject", "article", "verb"))
     if is_plural(name):
         return ("they are " if subject else "") + "{class}" + PLURAL_VERBS.get(verb, verb)
@@ -133,7 +134,7 @@ def agree(match: re.Match[str], name: str) -> str:
 
 
 def is_plural(name: str) -> bool:
-    """Return whether a class name is a plural, by its last word.
+    """Return whether a class name is plural, judging by its last word.
 
     >>> [is_plural(name) for name in ("farm animals", "bus", "glass", "tennis", "sheep")]
     [True, False, False, False, False]

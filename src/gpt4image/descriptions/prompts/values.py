@@ -22,7 +22,7 @@ class PromptValues:
     Attributes:
         classes: class names in words; a label is an index into this tuple.
         neighbours: by label, the names of the classes it is most often confused with.
-        choices: what a model picks a class from; default the classes.
+        choices: the list that a model picks a class from. Default: the classes.
     """
 
     classes: tuple[str, ...]
@@ -31,7 +31,7 @@ class PromptValues:
 
     @cached_property
     def listed(self) -> Choices:
-        """What a model picks a class from."""
+        """The list that a model picks a class from."""
         return self.choices or Choices(self.classes, self.classes)
 
     def of(self, label: int) -> dict[str, str]:
@@ -44,15 +44,15 @@ class PromptValues:
         return values
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise `ConfigError` if a prompt needs confused classes and there are none, or its list has one name twice."""
+        """Raise `ConfigError` if a prompt needs confused classes and there are none, or its list has a name twice."""
         for prompt in prompts:
             if prompt.picks:
                 self.listed.check()
             if "neighbours" in prompt.placeholders and not self.neighbours:
                 raise ConfigError(
-                    f"Prompt {prompt.name!r} asks what distinguishes a class from those it is confused with. Set "
-                    "confusions to a baseline run (--confusions WORK/runs/baseline-0); to train one: gpt4image train "
-                    "DATA --work WORK --arm baseline."
+                    f"Prompt {prompt.name!r} compares a class with those it is confused with. Set confusions to a "
+                    "baseline run (--confusions WORK/runs/baseline-0); to train one, run gpt4image train DATA --work "
+                    "WORK --arm baseline."
                 )
 
 
@@ -74,7 +74,7 @@ def most_confused(matrix: np.ndarray, count: int = NEIGHBOURS) -> dict[int, tupl
 
     Returns:
         By label, the labels in decreasing order of confusion, both directions added. A class that is never confused
-        gets those that are confused most often with others.
+        gets the classes that are confused most often overall.
     """
     errors = matrix + matrix.T
     np.fill_diagonal(errors, 0)

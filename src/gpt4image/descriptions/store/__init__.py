@@ -1,4 +1,4 @@
-"""The description store: every answer is durable at once, and nothing is paid for twice."""
+"""The description store: every answer is saved immediately, and nothing is paid for twice."""
 
 from gpt4image.descriptions.store.description_store import DescriptionStore
 from gpt4image.descriptions.store.records import DescriptionRecord, Mark

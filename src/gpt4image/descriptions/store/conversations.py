@@ -1,8 +1,8 @@
-"""Open conversations: every answer is durable at once, so that another process can resume at the next question.
+"""Open conversations: every answer is saved immediately, so that another process can resume at the next question.
 
-Each process appends its turns to a file of its own. A turn counts as open until the store holds a record of its key
-that is at least as new (`open_turns`); finished conversations are dropped when a file is rewritten or compacted. Turns
-may be in two files after a kill, which is why they are read as a set.
+Each process appends its turns to its own file. A turn counts as open until the store holds a record of its key that is
+at least as new (`open_turns`); finished conversations are dropped when a file is rewritten or compacted. After a kill,
+turns may be in two files, so they are read as a set.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class Conversations:
         return chain(self._before.get(key, ()))
 
     def take(self, key: str) -> list[Turn]:
-        """Return, once, all turns an earlier process paid for; the caller records them with the outcome."""
+        """Return and forget all turns that an earlier process paid for; the caller records them with the outcome."""
         return self._before.pop(key, [])
 
     def keep(self, turn: Turn) -> None:
-        """Store an answer; it survives this process at once. StoreError if it cannot be written."""
+        """Store an answer so that it survives this process. StoreError if it cannot be written."""
         if self._writer is None:
             self._writer = RecordWriter(self._folder)
         self._writer.write(turn)
@@ -80,7 +80,7 @@ class Conversations:
             self._rewrite(self._writer)
 
     def ended(self, key: str) -> None:
-        """Note that the outcome is recorded."""
+        """Drop a conversation whose outcome is recorded."""
         self._live.pop(key, None)
 
     def sync(self) -> None:
@@ -104,7 +104,7 @@ class Conversations:
         self.close()
 
     def _rewrite(self, old: RecordWriter) -> None:
-        """Drop the finished conversations. If the disk is full, keep the old file, which has everything."""
+        """Drop the finished conversations. If the disk is full, keep the old file, which is complete."""
         try:
             self._writer = write_turns(self._folder, [turn for kept in self._live.values() for turn in kept])
         except (OSError, StoreError):
@@ -124,7 +124,7 @@ def group_turns(turns: Iterable[Turn]) -> dict[str, list[Turn]]:
 
 
 def chain(turns: Iterable[Turn]) -> list[Turn]:
-    """Return a conversation's answers in the order of the questions; if it was restarted, those of the last start."""
+    """Return a conversation's answers in the order of the questions; after a restart, only those since then."""
     found: list[Turn] = []
     for turn in sorted(turns, key=lambda turn: (turn.created, turn.number)):
         if turn.number == 0:
@@ -140,7 +140,7 @@ def read_turns(files: Iterable[Path]) -> list[Turn]:
     for path in files:
         try:
             lines = path.read_bytes().splitlines()
-        except FileNotFoundError:  # its process has rewritten it, or finished
+        except FileNotFoundError:  # its process has rewritten it or ended
             continue
         for line in lines:
             try:

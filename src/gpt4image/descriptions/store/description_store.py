@@ -1,4 +1,4 @@
-"""All descriptions ever paid for, and the decisions about them."""
+"""All descriptions that were paid for, and decisions about them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from gpt4image.descriptions.store.shards import (
 class DescriptionStore:
     """The descriptions of a work directory.
 
-    Records are only ever appended, each process to its own shard, so the store is intact after `kill -9` at any moment.
-    Of several records with one key, `latest` decides which counts; marks override that later.
+    Each process only appends records, and only to its own shard, so the store is intact after `kill -9` at any moment.
+    If a key has several records, `latest` decides which one counts; later marks override that.
 
     Args:
         folder: the store's folder: `parts/` (shards), `turns/` (open conversations), `marks.jsonl`.
@@ -61,7 +61,7 @@ class DescriptionStore:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was ever described here."""
+        """Whether the store has no records."""
         return not list_shards(self._shards)
 
     def writer(self) -> RecordWriter:
@@ -69,11 +69,11 @@ class DescriptionStore:
         return RecordWriter(self._shards)
 
     def conversations(self) -> Conversations:
-        """Return the open conversations, to resume and to add to; use it as a context manager."""
+        """Return the open conversations; use it as a context manager."""
         return Conversations(self._turns, self._open_turns())
 
     def abandoned_turns(self) -> list[Turn]:
-        """Return the turns of open conversations that no running process works on."""
+        """Return the turns of open conversations that no running process is working on."""
         turns = read_turns(path for path in turn_files(self._turns) if is_closed(path))
         return open_turns(turns, self._outcomes(turns))
 
@@ -93,7 +93,7 @@ class DescriptionStore:
             return add_shard(batches, self._shards)
 
     def keys(self) -> KeyStates:
-        """Return which keys are answered and which failed, taking `retry` marks into account."""
+        """Return the answered and the failed keys, taking `retry` marks into account."""
         answered, failed = [np.empty(0, KEY_TYPE)], [np.empty(0, KEY_TYPE)]
         reasons = [np.empty(0, object)]
         retried = {key: mark.created for key, mark in self.marks().items() if mark.verdict == "retry"}
@@ -115,10 +115,10 @@ class DescriptionStore:
             yield from map(record_from, batch.to_pylist())
 
     def current(self, *, dropped: bool = False, trials: bool = False) -> list[DescriptionRecord]:
-        """Return the record of every key that counts: its answer or, failing that, its failure.
+        """Return the current record of every key: its answer or, if it has none, its failure.
 
         Args:
-            dropped: include those that a mark excludes, trials as well.
+            dropped: include texts that a mark excludes, and trials.
             trials: include trials: texts of a prompt that was never run in full.
 
         Returns:
@@ -129,7 +129,7 @@ class DescriptionStore:
         return sorted(found, key=lambda r: (r.image_id, r.prompt, r.prompt_hash, r.model, r.sample, r.key))
 
     def current_batches(self, *, dropped: bool = False, trials: bool = False) -> Iterator[pa.RecordBatch]:
-        """Yield what `current` returns in batches, unsorted, without holding all texts in memory."""
+        """Yield the same as `current`, but in unsorted batches, without keeping all texts in memory."""
         yield from latest_batches(list_shards(self._shards), self.marks(), dropped=dropped, trials=dropped or trials)
 
     def trial_keys(self) -> np.ndarray:
@@ -139,7 +139,7 @@ class DescriptionStore:
         )
 
     def run_questions(self) -> set[tuple[str, ...]]:
-        """Return model, hash of the prompt and settings of all that was ever asked, trials aside."""
+        """Return model, prompt hash and settings of everything that was asked, except trials."""
         columns, trials = ("model", "prompt_hash", "settings"), pa.array(self.trial_keys().astype(str), pa.string())
         found: set[tuple[str, ...]] = set()
         for batch in self._batches(("key", *columns)):
@@ -224,7 +224,7 @@ class DescriptionStore:
         return open_turns(turns, self._outcomes(turns))
 
     def _outcomes(self, turns: Sequence[Turn]) -> dict[str, str]:
-        """Map the key of each conversation that has an outcome to the time of its latest record."""
+        """Map the key of each finished conversation to the time of its latest record."""
         found: dict[str, str] = {}
         if not turns:
             return found
@@ -255,7 +255,7 @@ class KeyStates:
     reasons: np.ndarray
 
     def pending(self, keys: np.ndarray, *, retry_failed: bool) -> np.ndarray:
-        """Select the keys, S32 [N], that are still to be described, bool [N]."""
+        """Return which of the keys, S32 [N], have not been described yet, bool [N]."""
         todo = ~contains(self.answered, keys)
         return todo if retry_failed else todo & ~contains(self.failed, keys)
 

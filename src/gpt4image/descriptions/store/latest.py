@@ -1,7 +1,7 @@
-"""Decide which of several records of a key counts, without holding any text in memory.
+"""Select the current record of each key, without keeping texts in memory.
 
-An answer counts more than a failure, and a later record more than an earlier one. A `retry` mark voids the answers
-written before it: they count only until a new answer arrives.
+An answer takes precedence over a failure, and a later record over an earlier one. A `retry` mark voids earlier answers:
+they count only until a new answer arrives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AFTER_ALL = "~"
 
 @dataclass(frozen=True)
 class RecordStatus:
-    """What decides whether records count; one array entry per record, [N].
+    """The properties that decide which records count; one array entry per record, [N].
 
     Attributes:
         keys: S32.
@@ -42,7 +42,7 @@ class RecordStatus:
     dropped: np.ndarray
 
     def latest(self, *, dropped: bool) -> np.ndarray:
-        """Select the record of each key that counts, bool [N]. Payments, which have no key, never do."""
+        """Select the current record of each key, bool [N]. Payments have no key and are never selected."""
         # By key, then valid answers last, then answers, then by time: the last record of each key counts.
         order = np.lexsort((self.created, self.answered, self.answered & ~self.void, self.keys))
         ordered = self.keys[order]
@@ -61,12 +61,12 @@ EMPTY = RecordStatus(
 def latest_batches(
     shards: Sequence[Path], marks: Mapping[str, Mark], *, dropped: bool, trials: bool
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the record of every key that counts, in the order of the shards, which are read twice.
+    """Yield the current record of every key, in the order of the shards, which are read twice.
 
     Args:
         shards: the shards; rows added in the meantime are ignored.
         marks: the latest mark of each key.
-        dropped: include the records that a mark excludes.
+        dropped: include records that a mark excludes.
         trials: include trials.
     """
     retried = {key: mark.created for key, mark in marks.items() if mark.verdict == "retry"}
@@ -112,7 +112,7 @@ def to_keys(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def to_bytes(column: pa.Array) -> np.ndarray:
-    """Convert a column of ASCII texts to bytes as long as the longest, S [N]; without a copy if all are as long."""
+    """Convert a column of ASCII texts to fixed-width bytes, S [N]; without a copy if all have the same length."""
     lengths = pc.binary_length(column)
     width = pc.max(lengths).as_py() or 1
     if pc.all(pc.equal(lengths, width)).as_py():
@@ -122,7 +122,7 @@ def to_bytes(column: pa.Array) -> np.ndarray:
 
 
 def decided_later(batch: pa.RecordBatch, decided: Mapping[str, str]) -> np.ndarray:
-    """Return which records are no newer than the decision about their key, bool [N]; `decided` maps keys to times."""
+    """Return which records are not newer than the decision about their key, bool [N]; `decided` maps keys to times."""
     if not decided:
         return np.zeros(batch.num_rows, dtype=bool)
     pairs = zip(batch["key"].to_pylist(), batch["created"].to_pylist(), strict=True)

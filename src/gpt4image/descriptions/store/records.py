@@ -18,7 +18,7 @@ class DescriptionRecord:
 
     Attributes:
         key: hash of the task, 32 hex digits: image, model, filled-in prompt, sampling. Empty for a payment, that is,
-            money spent on a task that has no outcome yet.
+            money spent on a task without an outcome yet.
         image_id: 128-bit hash of the image's bytes, 32 hex digits.
         text: the description; for a conversation, the joined answers.
         error: kind of failure in a few words, None on success.
@@ -36,8 +36,8 @@ class DescriptionRecord:
         finish_reason: why the model stopped, as the server reported it.
         seconds: time from the first request to the answer.
         created: ISO 8601 in UTC.
-        pick: for an answer that had to name a class, the class as JSON (`gpt4image.descriptions.prompts.choices.Pick`);
-            None for a description.
+        pick: for an answer that picks a class, the class as JSON (`gpt4image.descriptions.prompts.choices.Pick`); None
+            for a description.
     """
 
     key: str
@@ -67,7 +67,7 @@ class DescriptionRecord:
 
     @property
     def is_payment(self) -> bool:
-        """Whether the record counts as money only."""
+        """Whether the record is a payment."""
         return not self.key
 
 
@@ -79,7 +79,7 @@ def payment_of(
     cost: float | None,
     created: str,
 ) -> DescriptionRecord:
-    """Record money spent on a task that has no outcome yet; `reason` says on what."""
+    """Return a record of money spent on a task without an outcome yet; `reason` says why."""
     payment = replace(task, key="", error=reason, detail=f"for {task.key}", created=created)
     return replace(payment, tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
 
@@ -90,7 +90,7 @@ class Mark:
 
     Attributes:
         key: the description.
-        verdict: `drop` excludes it from training, `retry` has it written again, `keep` reverts either. `trial`, made
+        verdict: `drop` excludes it from training, `retry` requests a new one, `keep` reverts either. `trial`, set
             before it is written, excludes it until its prompt is run in full.
         reason: the finding behind the decision.
         created: ISO 8601 in UTC.
@@ -131,7 +131,7 @@ RECORD_FIELDS = tuple(field.name for field in fields(DescriptionRecord))
 
 
 class StoredRow(Protocol):
-    """A dataclass with slots whose values JSON can hold."""
+    """A dataclass with slots and JSON values."""
 
     __slots__: tuple[str, ...]
 
@@ -147,5 +147,5 @@ def record_line(row: StoredRow) -> bytes:
 
 
 def record_from(values: Mapping[str, Any]) -> DescriptionRecord:
-    """Build a record from plain values; missing fields keep their defaults. TypeError on unknown ones."""
+    """Build a record from plain values; missing fields keep their defaults. TypeError for unknown ones."""
     return DescriptionRecord(**values)

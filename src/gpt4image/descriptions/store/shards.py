@@ -1,12 +1,12 @@
-"""Shards of the description store: JSON Lines files that grow, and the Parquet files they are compacted into.
+"""Shards of the description store: JSON Lines files for appending, and the Parquet files they are compacted into.
 
 Invariants:
 
 - Only the process that created a JSON Lines shard writes to it, holding the shard's lock. A shard whose lock is free is
   closed and never changes again.
 - A record is written with a single `write` call; a torn last line belongs to a killed process and is skipped.
-- A Parquet shard appears by an atomic rename. Its metadata names the shards it replaces, so it does not matter whether
-  a killed process had deleted them: they no longer count.
+- A Parquet shard appears by an atomic rename. Its metadata names the shards it replaces, so they no longer count, even
+  if a killed process did not delete them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ REPLACES = b"gpt4image.replaces"
 BATCH_ROWS = 4096
 
 SMALL_BYTES = 4 * 1024 * 1024
-"""Size up to which a shard is cheap to write again."""
+"""Maximum size of a shard that is cheap to rewrite."""
 
 IDENTIFYING = ("key", "image_id", "created")
 
@@ -54,7 +54,7 @@ REQUIRED = tuple(name for name in RECORD_FIELDS if name not in OPTIONAL)
 """Fields that are never null."""
 
 UNREPRESENTABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
-"""Raised for rows whose values do not fit into the columns, such as an integer above 2**63."""
+"""Errors for rows whose values do not fit the columns, such as an integer above 2**63."""
 
 
 def now() -> str:
@@ -68,7 +68,7 @@ def new_shard(folder: Path, suffix: str) -> Path:
 
 
 class RecordWriter:
-    """Append records to a new shard. When `write` returns, the record is in the file, complete.
+    """Append records to a new shard. When `write` returns, the complete record is in the file.
 
     Args:
         folder: folder of the shards.
@@ -95,7 +95,7 @@ class RecordWriter:
         self._sync_lock = threading.Lock()  # `sync` runs in a thread beside the event loop; `close` must wait for it
 
     def write(self, *records: StoredRow) -> None:
-        """Append records, all or none. They survive this process at once, and the machine after the next `sync`.
+        """Append records, all or none. They survive a crash of this process, and of the machine after the next `sync`.
 
         Raises:
             StoreError: the write failed, for example because the disk is full; earlier records stay intact.
@@ -108,7 +108,7 @@ class RecordWriter:
         except OSError as error:
             os.ftruncate(self._file, self.size)
             raise StoreError(
-                f"{self.path} cannot be written ({error}). Earlier answers are kept: free some space and run the same "
+                f"{self.path} cannot be written ({error}). Earlier answers are kept; free some space and run the same "
                 "command again."
             ) from None
         self.size += len(lines)
@@ -180,7 +180,7 @@ def replaced_by(shard: Path) -> list[str]:
 
 
 def damaged_shard(shard: Path, error: Exception) -> StoreError:
-    """Return the error for a shard that cannot be read."""
+    """Return the error for an unreadable shard."""
     return StoreError(
         f"{shard} is damaged ({error}). Restore it from a backup, or delete it to have its images described again."
     )
@@ -196,13 +196,13 @@ def read_shard(shard: Path, columns: Sequence[str] = RECORD_FIELDS) -> Iterator[
                 for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                     yield _with_later_columns(batch, columns)
     except FileNotFoundError:
-        raise StoreError(f"{shard} disappeared while it was being read: run the command again.") from None
+        raise StoreError(f"{shard} disappeared while it was being read. Run the command again.") from None
     except (OSError, pa.ArrowException) as error:
         raise damaged_shard(shard, error) from None
 
 
 def _with_later_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """Return the columns of a batch, with nulls for those that its version did not write yet."""
+    """Return the columns of a batch, with nulls for columns that its version did not have."""
     missing = [name for name in columns if name not in batch.schema.names]
     for name in missing:
         batch = batch.append_column(SCHEMA.field(name), pa.nulls(batch.num_rows, SCHEMA.field(name).type))
@@ -213,11 +213,11 @@ def _read_lines(shard: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     damaged = 0
     with shard.open("rb") as file:
         while lines := list(islice(file, BATCH_ROWS)):
-            # All columns, so that the same lines are skipped whichever are asked for.
+            # All columns, so that the same lines are skipped for any selection.
             batch = _parse_intact(lines)
             if batch is None:
                 batch = _parse_one_by_one(lines)
-                # A torn last line is no damage: its writer was killed, or is at work.
+                # A torn last line is not damage: its writer was killed or is still running.
                 torn = not lines[-1].endswith(b"\n") and _row_of(lines[-1]) is None
                 damaged += len(lines) - batch.num_rows - torn
             if batch.num_rows:
@@ -227,14 +227,14 @@ def _read_lines(shard: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def _parse_intact(lines: Sequence[bytes]) -> pa.RecordBatch | None:
-    """Parse lines at once, several times faster than one by one; None if one of them is not as this version writes it.
+    """Parse lines together, several times faster than one by one; None if a line is not as this version writes it.
 
-    Accepted are only lines with all fields of the right kind, of which both ways make the same.
+    Only lines with all fields and the right types are accepted, for which both ways give the same result.
     """
     options = json_reader.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="error")
     data = b"".join(lines)
     try:
-        data.decode()  # the parser lets through what is no UTF-8
+        data.decode()  # the parser accepts invalid UTF-8
         table = json_reader.read_json(
             pa.BufferReader(data), json_reader.ReadOptions(use_threads=False, block_size=len(data) + 1), options
         )
@@ -242,14 +242,16 @@ def _parse_intact(lines: Sequence[bytes]) -> pa.RecordBatch | None:
         return None
     complete = table.num_rows == len(lines) and not any(table[name].null_count for name in REQUIRED)
     ascii_only = (pc.string_is_ascii(table[name]) for name in IDENTIFYING)
-    finite = (pc.is_finite(table[name]) for name in ("cost", "seconds"))  # too large a number is read as infinite
+    finite = (
+        pc.is_finite(table[name]) for name in ("cost", "seconds")
+    )  # a number that is too large is read as infinite
     if not complete or not all(pc.all(column).as_py() is not False for column in (*ascii_only, *finite)):
         return None
     return table.select(RECORD_FIELDS).combine_chunks().to_batches()[0]
 
 
 def _parse_one_by_one(lines: Iterable[bytes]) -> pa.RecordBatch:
-    """Parse the lines that hold a record."""
+    """Parse the lines that contain a record."""
     rows = [row for line in lines if (row := _row_of(line)) is not None]
     try:
         return to_batch(rows)
@@ -258,7 +260,7 @@ def _parse_one_by_one(lines: Iterable[bytes]) -> pa.RecordBatch:
 
 
 def _row_of(line: bytes) -> DescriptionRecord | None:
-    """Return the record in a line; None if there is none, or what identifies it is no text."""
+    """Return the record in a line; None if there is none, or its identifying fields are not text."""
     try:
         row = DescriptionRecord(**json.loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -283,7 +285,7 @@ def to_batch(rows: Iterable[DescriptionRecord]) -> pa.RecordBatch:
 def worth_merging(closed: Iterable[Path]) -> list[Path]:
     """Choose the shards to merge: JSON Lines shards, small Parquet ones, and those no larger than all smaller together.
 
-    So a large shard is not written again for a few new records, and their number grows with the logarithm of the size.
+    So a large shard is not rewritten for a few new records, and the number of shards grows logarithmically.
     """
     sizes = {shard: shard.stat().st_size for shard in closed}
     chosen = [shard for shard in sizes if shard.suffix == ".jsonl"]
@@ -298,7 +300,7 @@ def worth_merging(closed: Iterable[Path]) -> list[Path]:
 def merge_shards(shards: Sequence[Path], folder: Path) -> None:
     """Merge closed shards into one Parquet shard and delete them. Memory use does not grow with the records.
 
-    A process killed midway leaves either the old shards alone, or both, with the new one naming those it replaces.
+    A process killed midway leaves either only the old shards, or both, and the new one names those it replaces.
     """
     names = json.dumps([shard.name for shard in shards]).encode()
     schema = SCHEMA.with_metadata({REPLACES: names})
@@ -314,7 +316,7 @@ def merge_shards(shards: Sequence[Path], folder: Path) -> None:
 
 
 def add_shard(batches: Iterator[pa.RecordBatch], folder: Path) -> int:
-    """Write records to one Parquet shard, which appears once all are written.
+    """Write records to one Parquet shard, which appears when all are written.
 
     Args:
         batches: the records; if the iterator raises, the folder stays as it was.

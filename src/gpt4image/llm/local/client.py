@@ -1,4 +1,4 @@
-"""Describe pictures with a vision-language model in this process: any that transformers loads.
+"""Describe pictures with a vision-language model in this process: any model that transformers loads.
 
 Coroutines of the event loop queue requests; one thread of its own runs the model:
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # and needs no further package.
 DEFAULT_LOCAL_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 
-# Requests that arrive within this time of each other share a batch.
+# Requests that arrive within this many seconds of each other share a batch.
 GATHER_SECONDS = 0.004
 CLOSE_SECONDS = 10.0
 
@@ -58,10 +58,10 @@ class LocalDescriber:
     """A model in this process.
 
     Concurrent requests are answered in batches. A batch that fails, for lack of memory or otherwise, is halved until
-    the failing request stands alone.
+    the failing request is alone.
 
     Temperature 0 decodes greedily; a temperature above 0, or a `top_p`, samples; otherwise the model's generation
-    config decides. With a seed, a request draws the same answer on the same kind of device whatever else is in its
+    config decides. With a seed, a request gets the same answer on the same kind of device whatever else is in its
     batch, up to rounding: the batch size changes the last bits of bf16 and fp16.
 
     Args:
@@ -131,7 +131,7 @@ class LocalDescriber:
                 pending.deliver()
 
     async def _gather(self) -> list[PendingRequest]:
-        """Return the next batch: requests of equal sampling, the oldest first. Wait while more keep arriving."""
+        """Return the next batch: requests with equal sampling, oldest first. Wait while more keep arriving."""
         seen = 0
         while seen < len(self._waiting) < self._batch_size:
             seen = len(self._waiting)
@@ -156,7 +156,7 @@ class LocalDescriber:
         """Give every request an outcome."""
         try:
             self._try(self._load(), batch)
-        except Exception as error:  # DescribeError, or a defect; whoever waits must learn of it
+        except Exception as error:  # DescribeError or a bug; the waiting callers must see it
             for pending in batch:
                 pending.outcome = pending.outcome or error
 
@@ -220,7 +220,7 @@ class PendingRequest(Conversation):
             cut_off = self.answers[-1].finish_reason in CUT_OFF
             return thought_too_long(self.answers) if cut_off else only_thought(self.answers)
         sampling = self.request.sampling
-        random = sampling.seed is None and sampling.temperature != 0  # otherwise a retry gives the same answer
+        random = sampling.seed is None and sampling.temperature != 0  # without sampling a retry gives the same answer
         detail = f"finish reason {self.answers[-1].finish_reason}"
         return RequestFailedError("empty answer", detail, retryable=random).with_tokens(self.answers)
 
@@ -237,7 +237,9 @@ class PendingRequest(Conversation):
 def open_pictures(request: DescribeRequest) -> list[Image.Image]:
     """Decode the pictures of a request to RGB. Raise RequestFailedError if that fails."""
     if not request.pictures:
-        raise RequestFailedError(UNDECODED, "a model in this process answers about pictures only", retryable=False)
+        raise RequestFailedError(
+            UNDECODED, "a model in this process only answers questions about pictures", retryable=False
+        )
     try:
         return [decode(picture.data, request.name, picture.width * picture.height) for picture in request.pictures]
     except ImageError as error:
@@ -266,8 +268,8 @@ FunctionQueue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 class WorkerThread:
     """Runs functions in a thread of its own, in order.
 
-    Unlike the threads of an executor, this one is a daemon: a model in the middle of an answer does not delay the end
-    of the process. It starts with the first function and ends with `stop`.
+    Unlike the threads of an executor, this one is a daemon: a model that is still answering does not delay the end of
+    the process. It starts with the first function and ends with `stop`.
 
     Args:
         name: name of the thread.
@@ -279,7 +281,7 @@ class WorkerThread:
         self._thread: Thread | None = None
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function in the thread and return its result. If cancelled, the function finishes once it has begun."""
+        """Run a function in the thread and return its result. If cancelled, a started function still finishes."""
         if self._thread is None:
             self._tasks = SimpleQueue()
             self._thread = Thread(target=run_functions, args=(self._tasks,), name=self._name, daemon=True)
@@ -289,7 +291,7 @@ class WorkerThread:
         return await asyncio.wrap_future(result)
 
     async def stop(self, last: Callable[[], None], seconds: float) -> None:
-        """Run a last function and end the thread; after the given time, leave it to itself."""
+        """Run a last function and end the thread; after the given time, stop waiting for it."""
         if self._thread is None:
             return
         thread, self._thread = self._thread, None

@@ -21,7 +21,7 @@ LoadPrecision = Literal["auto", "float32", "bf16", "fp16"]
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 REASON_LENGTH = 300
 
-# How torch's errors mention memory, on GPUs, CPUs and in the libraries underneath.
+# How out-of-memory errors are worded, by torch on GPUs and CPUs and by the libraries underneath.
 MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
@@ -83,13 +83,13 @@ def load_from(location: str, device: torch.device, precision: LoadPrecision) -> 
 
 
 def find_commit(location: str) -> str | None:
-    """Return the commit of the hub's main branch; None for a folder. Raise FileNotFoundError if it can be neither."""
+    """Return the commit of the hub's main branch; None for a folder. Raise FileNotFoundError if there is neither."""
     from transformers.utils.hub import cached_file
 
     if Path(location).is_dir():
         return None
     if not HUB_NAME.fullmatch(location):
-        raise FileNotFoundError("there is no such folder, and a name on the hub is OWNER/NAME.")
+        raise FileNotFoundError("there is no such folder, and hub names have the form OWNER/NAME.")
     return Path(str(cached_file(location, "config.json"))).parent.name
 
 
@@ -154,13 +154,13 @@ def loading_advice(location: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return "Install the packages that it needs besides transformers."
     if "trust_remote_code" in str(error):
-        return "Code that comes with a model is not run here: choose a model that transformers itself supports."
+        return "The model needs its own code, which is not run here: choose a model that transformers itself supports."
     if Path(location).is_dir():
         return (
-            "The folder must hold a vision-language model as save_pretrained writes it: config.json, weights in "
+            "The folder must contain a vision-language model as save_pretrained writes it: config.json, weights in "
             "*.safetensors, and the files of its processor."
         )
     return (
-        "Check the name and the network (and that HF_HUB_OFFLINE is not set), or pass a folder that holds the model. "
-        "For a gated model, accept its terms on its page and set HF_TOKEN."
+        "Check the name and the network (and that HF_HUB_OFFLINE is not set), or pass a folder with the model. For a "
+        "gated model, accept its terms on its page and set HF_TOKEN."
     )

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
-# Probes for chat templates; the texts only have to show up in the rendered prompt.
+# Probe texts for chat templates; they must appear in the rendered prompt.
 SYSTEM, QUESTION = "You describe what you see.", "What is it?"
 OUT_OF_MEMORY = "out of memory"
 
-# How torch's errors begin when every further call to the device would fail too.
+# How torch's errors begin after which every further call to the device fails too.
 DEVICE_SIGNS = ("CUDA error", "HIP error")
 
 
@@ -44,7 +44,7 @@ class Conversation:
     answers: list[ChatAnswer] = field(default_factory=list, init=False)
 
     def abandoned(self) -> bool:
-        """Return whether nobody waits for the answers any more."""
+        """Return whether no caller waits for the answers any more."""
         return False
 
     def messages(self, separate_system: bool) -> list[Message]:
@@ -64,7 +64,7 @@ class Conversation:
         return messages
 
     def continues(self, turn: int) -> bool:
-        """Return whether the turn has a question and somebody waits for its answer."""
+        """Return whether the turn has a question and a caller waits for its answer."""
         empty = bool(self.answers) and not self.answers[-1].text
         return turn < len(self.request.turns) and not empty and not self.abandoned()
 
@@ -82,13 +82,13 @@ def text_message(role: str, text: str) -> Message:
 
 
 class VisionModel:
-    """A model that answers batches of conversations.
+    """Answers batches of conversations.
 
     Args:
         loaded: the model and its processor.
 
     Raises:
-        DescribeError: the model was not made for conversations about pictures.
+        DescribeError: the model does not support conversations about pictures.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -106,7 +106,7 @@ class VisionModel:
         is empty.
         """
         for conversation in conversations:
-            conversation.answers.clear()  # of an earlier attempt in a larger batch
+            conversation.answers.clear()  # from an earlier attempt in a larger batch
         for turn in range(max(len(conversation.request.turns) for conversation in conversations)):
             batch = [conversation for conversation in conversations if conversation.continues(turn)]
             if batch:
@@ -127,7 +127,7 @@ class VisionModel:
         ]
 
     def _inputs(self, batch: Sequence[Conversation]) -> Any:  # noqa: ANN401 - transformers.BatchFeature
-        """Return tokens [B, T], their mask [B, T] and the pictures as the model takes them, on its device."""
+        """Return tokens [B, T], their mask [B, T] and the pictures as model inputs, on its device."""
         prompts = [
             self._processor.apply_chat_template(
                 conversation.messages(self._separate_system), add_generation_prompt=True
@@ -177,7 +177,7 @@ class Abandoned:
 
 
 def set_end_tokens(config: Any, tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 - of transformers
-    """Pad batches on the left, so that all answers begin in one column; return the tokens that end an answer."""
+    """Pad on the left, so that all answers begin in the same column; return the tokens that end an answer."""
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -193,23 +193,23 @@ def takes_system(processor: Any) -> bool:  # noqa: ANN401 - transformers.Process
     question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}
     if (failure := render_failure(processor, [question], QUESTION)) is not None:
         raise DescribeError(
-            f"The model has no chat template for questions about pictures: {printable(failure)} Choose a model that "
-            "was made for conversations; the name of such a model often ends in -Instruct, -it or -hf."
+            f"The model has no chat template for questions about pictures: {printable(failure)} Choose an "
+            "instruction-tuned model; their names often end in -Instruct, -it or -hf."
         )
     return render_failure(processor, [text_message("system", SYSTEM), question], SYSTEM) is None
 
 
 def render_failure(processor: Any, messages: list[Message], probe: str) -> str | None:  # noqa: ANN401 - likewise
-    """Return why a template does not show the text `probe` of some messages; None if it does."""
+    """Return why the rendered template lacks the text `probe`; None if it contains it."""
     try:
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     except Exception as error:  # templates raise jinja's errors, and errors of their own
         return first_line(error)
-    return None if probe in prompt else "it omits the question."
+    return None if probe in prompt else "it leaves out the question."
 
 
 def classify_failure(error: Exception) -> RequestFailedError:
-    """Return what an error of a batch means for its requests.
+    """Classify the error of a batch.
 
     Raises:
         DescribeError: the device has failed; nothing can be answered in this process any more.

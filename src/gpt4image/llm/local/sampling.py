@@ -1,4 +1,4 @@
-"""Sample the next token. Every answer has random numbers of its own, whichever requests share its batch."""
+"""Sample the next token. Every answer has its own random numbers, whatever else is in its batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOP_K = 50
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """A model's sampling parameters; its generation config decides what a request leaves open.
+    """A model's sampling parameters; they fill in what a request leaves open.
 
     Attributes:
         do_sample: sample tokens; otherwise decode greedily.
@@ -48,7 +48,7 @@ class GenerationDefaults:
         """Return the parameters for a request.
 
         Temperature 0 decodes greedily. A temperature above 0, or a `top_p`, samples without the model's own limits,
-        which belong to the model's own temperature: a `top_k` of 1 would undo the request.
+        which are meant for its own temperature: a `top_k` of 1 would undo the request.
         """
         if sampling.temperature is None and sampling.top_p is None:
             return self
@@ -73,12 +73,12 @@ class GenerationDefaults:
 class GumbelSampler:
     """Logits processor that adds Gumbel noise, so that greedy decoding samples (the Gumbel-max trick).
 
-    Every row has a generator of its own, so a seeded answer does not depend on the rest of its batch.
+    Every row has its own generator, so a seeded answer does not depend on the rest of its batch.
 
     Args:
         defaults: sampling parameters.
         seeds: one per row, below 2^63.
-        device: device of the logits; other kinds of device draw other numbers.
+        device: device of the logits; other kinds of device give other random numbers.
     """
 
     def __init__(self, defaults: GenerationDefaults, seeds: Sequence[int], device: torch.device) -> None:
