@@ -120,7 +120,7 @@ def test_file_name_of_several_images_is_refused(images, tmp_path):
         ('"text"', "holds str, not captions"),
         ('{"a.png": 3}', "'a.png': a caption must be text, not int"),
         ('{"images": [], "annotations": [{"bbox": [], "image_id": 1}]}', "annotation 1 has no caption"),
-        ('{"images": [], "annotations": [{"caption": "x", "image_id": 1}]}', "no COCO file of captions"),
+        ('{"images": [], "annotations": [{"caption": "x", "image_id": 1}]}', "not a COCO caption file"),
         ('[{"image": "a.png", "url": "x"}]', r"record 1: needs the path of an image .* it has image, url"),
         ('["a.png"]', "record 1 is not an object"),
     ],

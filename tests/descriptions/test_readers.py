@@ -148,7 +148,7 @@ def test_hash_depends_on_ids_texts_and_their_order_within_an_image(images):
         ("a.csv", "path,words\nx,t\n", r"line 2: no column is called .*: text_column"),
         ("a.jsonl", '{"path": 3, "text": "t"}\n', "line 1: path and text must be text"),
         ("a.parquet", "not parquet", "cannot be read as Parquet"),
-        ("a.xlsx", "", "come as"),
+        ("a.xlsx", "", "must be"),
     ],
 )
 def test_broken_files_name_file_and_row(images, tmp_path, name, content, message):

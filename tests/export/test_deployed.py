@@ -71,7 +71,7 @@ def test_unusable_images_are_named_and_the_rest_is_predicted(exported, image_set
     names = [tmp_path / "nowhere.png", large, tmp_path / "pipe.png", image_set / "red" / "004.png"]
     nowhere, large, pipe, red = predict_images(exported, names, max_pixels=2999)
     assert nowhere.error == "the file does not exist"
-    assert large.error.startswith("60 x 50 pixels are more than the 2,999 of max_pixels")
+    assert large.error.startswith("60 x 50 pixels are more than the 2,999 that max_pixels")
     assert pipe.error == "not a regular file"
     assert red.answers and red.error is None
 

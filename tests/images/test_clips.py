@@ -49,7 +49,7 @@ def test_kept_frames_come_back_and_damage_is_noticed():
     data = pack_frames("ab", [b"first\n", b"second"])
     assert unpack_frames(data, "clip") == ("ab", [b"first\n", b"second"])
     for damaged in (data[:-1], data + b".", b"", b"\xff\xd8\xff", b"[]\n1"):
-        with pytest.raises(ImageError, match="clip: its kept frames are damaged"):
+        with pytest.raises(ImageError, match="clip: its stored frames are damaged"):
             unpack_frames(damaged, "clip")
 
 

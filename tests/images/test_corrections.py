@@ -71,7 +71,7 @@ def test_corrections_of_another_set_are_refused_by_every_command(folder, tmp_pat
         words = [command[0], str(folder), *command[1:], "--corrections", str(file), "--work", str(tmp_path / "work")]
         assert main(words) == 1
         said = " ".join(capsys.readouterr().err.split())
-        assert "none of its 2 images is in" in said and "hold for the set that was audited" in said
+        assert "none of its 2 images is in" in said and "stay valid when files are renamed" in said
     write(file, [])
     assert main(["images", str(folder), "--corrections", str(file), "--work", str(tmp_path / "work")]) == 0
 
@@ -87,7 +87,10 @@ def test_label_that_has_changed_since_the_audit_is_said(folder, tmp_path, capsys
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("id", "x", "cat", "perhaps", ""), r"c.csv, line 2: the decision is 'perhaps'; known are relabel, keep, drop"),
+        (
+            ("id", "x", "cat", "perhaps", ""),
+            r"c.csv, line 2: the decision must be .*drop, not 'perhaps'",
+        ),
         (("id", "x", "cat", "relabel", ""), "c.csv, line 2: an image to relabel needs a label"),
         ((None, "x", "cat", "relabel", "bird"), "c.csv, line 2: 'bird' is no class of .* Classes: 'cat', 'dog'"),
     ],
@@ -102,5 +105,5 @@ def test_row_that_cannot_be_used_is_named(row, message, folder, tmp_path):
 
 def test_table_of_another_kind_is_refused(folder, tmp_path):
     (tmp_path / "c.csv").write_text("path,label\na,b\n")
-    with pytest.raises(DataError, match="corrections have the columns id, path, given, decision, label"):
+    with pytest.raises(DataError, match="corrections need the columns id, path, given, decision, label"):
         apply_corrections(load_images(folder), tmp_path / "c.csv")

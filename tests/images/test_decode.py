@@ -237,7 +237,7 @@ def test_jpeg_without_its_last_bytes_is_found_at_reduced_size(progressive):
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL: convert it"),
         (bytes(128) + b"DICM", "DICOM: convert it"),
         (b"#?RADIANCE\n", "Radiance HDR: convert it"),
-        (b"II*\0\x10\0\0\0CR\2\0", "a TIFF of a kind that Pillow does not know: convert it"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a kind of TIFF that Pillow does not support: convert it"),
         (b"\x89PNG\r\n\x1a\n" + b"rubbish" * 9, "x: "),
     ],
 )
@@ -444,7 +444,7 @@ def test_dark_packed_channels_of_sixteen_bits_one_after_another_are_refused():
     channel = Image.fromarray(np.full((8, 8), 4095, np.uint16))
     tags = {258: (16, 16, 16), 259: 8, 262: 2, 277: 3, 284: 2, 339: (1, 1, 1)}
     strips = [zlib.compress(np.asarray(channel).tobytes()) for _ in range(3)]
-    with pytest.raises(ImageError, match="stored one after another, of which Pillow keeps 8: save it as PNG"):
+    with pytest.raises(ImageError, match="in separate planes, of which Pillow keeps 8 bits: save it as PNG"):
         decode(directory_tiff(8, 8, tags, strips), "x")
 
 

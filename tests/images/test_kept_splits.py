@@ -99,7 +99,7 @@ def test_removed_images_are_counted_and_return_to_their_split(root, work, tmp_pa
     capfd.readouterr()
     rest = splits_of(load_images(root, work=work))
     assert rest == {path: split for path, split in before.items() if path not in gone}
-    assert "2 images of before not there" in " ".join(capfd.readouterr().err.split())
+    assert "2 earlier images missing" in " ".join(capfd.readouterr().err.split())
     for path in gone:
         (tmp_path / path.replace("/", "-")).rename(root / path)
     assert splits_of(load_images(root, work=work)) == before
@@ -133,7 +133,7 @@ def test_another_image_set_in_the_same_work_directory_is_divided_by_itself(root,
     capfd.readouterr()
     assert splits_of(load_images(root, work=work)) == first
     assert splits_of(load_images(other, work=work)) == second
-    assert "not there" not in capfd.readouterr().err
+    assert "earlier image" not in capfd.readouterr().err
 
 
 def test_image_that_gets_a_label_later_is_new(tmp_path, work):

@@ -48,12 +48,12 @@ NUMBERS = np.random.default_rng(0)
         (["a; b", "b; c", "a; c"] * 5, "several labels"),
         (["cat|dog", "cat", "dog"] * 5, "several labels"),
         (["['cat', 'dog']", "['cat']"] * 5, "several labels"),
-        ([f"a photo of thing {number}" for number in range(30)], "names or texts of single images"),
-        (["Cat", "cat", "dog"] * 5, "one class written in several ways.*such as 'Cat', 'cat'"),
-        (["sea lion", "sea\u00a0lion", "otter"] * 5, "one class written in several ways"),
-        (["cat", "cat\u200b", "dog"] * 5, "one class written in several ways"),
-        (["1", "1.00e+00", "2"] * 5, "one class written in several ways"),
-        (["01", "1", "2"] * 5, "one class written in several ways"),
+        ([f"a photo of thing {number}" for number in range(30)], "names or texts of individual images"),
+        (["Cat", "cat", "dog"] * 5, "one class in several spellings.*such as 'Cat', 'cat'"),
+        (["sea lion", "sea\u00a0lion", "otter"] * 5, "one class in several spellings"),
+        (["cat", "cat\u200b", "dog"] * 5, "one class in several spellings"),
+        (["1", "1.00e+00", "2"] * 5, "one class in several spellings"),
+        (["01", "1", "2"] * 5, "one class in several spellings"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, looks):
@@ -96,7 +96,7 @@ def test_cells_that_stand_for_a_missing_label_are_no_class(tmp_path, missing, ca
     found = load_images(table(tmp_path, ["cat", "dog", missing] * 5), validation_share=0, test_share=0)
     assert found.classes == ("cat", "dog") and (found.labels < 0).sum() == 5
     if missing in "?--...":
-        assert f"no label: 5 images with '{missing}' in place of a class" in capsys.readouterr().err
+        assert f"no label: 5 images with '{missing}' instead of a class" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("unclear", ["unknown", "<missing>", "none", "None of these", "Missing", "-1"])
@@ -105,24 +105,24 @@ def test_a_class_that_may_be_a_missing_label_is_pointed_out(tmp_path, unclear, c
     found = load_images(table(tmp_path, [*names, unclear] * 5), validation_share=0, test_share=0)
     assert set(found.classes) == {*names, unclear}
     said = " ".join(capsys.readouterr().err.split())
-    assert (f"'{unclear}' is taken for a class, of 5 images. If it means that the label is missing" in said) == (
+    assert (f"'{unclear}' is used as a class, with 5 images. If it means that the label is missing" in said) == (
         "of these" not in unclear
     )
     load_images(tmp_path / "set.jsonl", validation_share=0, test_share=0, unusual_labels="keep")
-    assert "is taken for a class" not in capsys.readouterr().err
+    assert "is used as a class" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("joined", ["cat and dog", "dog_cat", "cat-dog"])
 def test_a_class_that_joins_the_names_of_others_is_pointed_out(tmp_path, joined, capsys):
     found = load_images(table(tmp_path, ["cat", "dog", joined, "2 stars"] * 5), validation_share=0, test_share=0)
     assert set(found.classes) == {"cat", "dog", joined, "2 stars"}
-    assert f"classes join the names of others ('{joined}')" in " ".join(capsys.readouterr().err.split())
+    assert f"some class names combine others ('{joined}')" in " ".join(capsys.readouterr().err.split())
 
 
 def test_folders_of_years_above_the_classes_are_refused(tmp_path):
     class_folders(tmp_path / "2019", {"cat": 3, "dog": 3})
     class_folders(tmp_path / "2020", {"cat": 3, "fox": 3}, seed=1)
-    with pytest.raises(DataError, match="look like parts of the set, which hold the folders cat, dog, fox"):
+    with pytest.raises(DataError, match="look like parts of the set, which contain the folders cat, dog, fox"):
         load_images(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_folders_of_years_above_the_classes_are_refused(tmp_path):
 )
 def test_numbered_folders_above_the_classes_are_refused(tmp_path, folders):
     class_folders(tmp_path, dict.fromkeys(folders, 2))
-    with pytest.raises(DataError, match="look like parts of the set, which hold the folders cat, dog"):
+    with pytest.raises(DataError, match="look like parts of the set, which contain the folders cat, dog"):
         load_images(tmp_path)
     assert load_images(tmp_path, unusual_labels="keep", validation_share=0, test_share=0).classes[0][-1] in "1a"
 
@@ -145,7 +145,7 @@ def test_classes_that_hold_in_part_the_same_folders_are_pointed_out(tmp_path, ca
     class_folders(tmp_path, dict.fromkeys(["london/cat", "london/dog", "paris/cat", "paris/fox", "rome/fox"], 2))
     assert load_images(tmp_path, validation_share=0, test_share=0).classes == ("london", "paris", "rome")
     said = " ".join(capsys.readouterr().err.split())
-    assert "the classes london, paris, rome hold in part the same folders (cat, fox)" in said
+    assert "the classes london, paris, rome contain some of the same folders (cat, fox)" in said
 
 
 @pytest.mark.parametrize(

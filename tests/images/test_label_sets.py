@@ -129,11 +129,11 @@ def test_images_of_coco_have_the_categories_of_their_objects(photos):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"annotations": [{"image_id": 5, "category_id": 7}]}, "annotation 0: image_id 5 is none of its images"),
+        ({"annotations": [{"image_id": 5, "category_id": 7}]}, "annotation 0: image_id 5 is not among its images"),
         ({"annotations": [{"image_id": 100, "category_id": 1}]}, "annotation 0: category_id 1 is none"),
         ({"categories": [{"id": 7}]}, "category 0: .* has no name"),
         ({"images": [{"id": 1}]}, "image 0: .* has no file_name"),
-        ({"categories": None}, "captions: name them with text"),
+        ({"categories": None}, "captions: name the file with text"),
     ],
 )
 def test_broken_files_of_coco_are_refused_by_entry(photos, changes, said):
@@ -165,7 +165,7 @@ def test_further_images_without_labels_are_unknown(photos, image_set, tmp_path_f
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({4: "blue"}, "images.jsonl, line 5: the labels 'blue' are no list"),
+        ({4: "blue"}, "images.jsonl, line 5: the labels 'blue' are not a list"),
         ({4: ["blue", None]}, "images.jsonl, line 5: None in the list"),
         ({2: None}, "validation split has no label"),
     ],

@@ -77,7 +77,7 @@ def test_command_names_its_option_where_images_are_too_few_to_split(tmp_path, ca
 
 
 def test_too_few_images_to_split_are_refused():
-    with pytest.raises(DataError, match="too few different images to make a test split"):
+    with pytest.raises(DataError, match="too few distinct images for a test split"):
         make(["a", "b"], [0, 1])
     with pytest.raises(DataError, match="no images to train on"):
         make(["a", "b"], [0, 1], "test")
@@ -90,7 +90,7 @@ def test_making_a_split_is_reported(tmp_path, capfd):
 
 def test_classes_without_training_images_are_reported(tmp_path, capfd):
     load_images(class_folders(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "test/c": 1}))
-    assert "cannot be learnt: c" in capfd.readouterr().err
+    assert "cannot be learned: c" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,12 @@ def test_broken_files_of_further_sources_are_named_with_their_source(labelled, t
     write(more / "broken.png", b"no image")
     assert f"{more}/broken.png" in reasons(load_images(labelled, unlabelled=[more]))
     (more / "later.png").symlink_to("nowhere")
-    assert reasons(load_images(labelled, unlabelled=[more]))[f"{more}/later.png"] == "a link to nowhere"
+    assert reasons(load_images(labelled, unlabelled=[more]))[f"{more}/later.png"] == "a broken link"
 
 
 def test_further_source_without_images_is_refused(labelled, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty holds no images"):
+    with pytest.raises(DataError, match="empty contains no images"):
         load_images(labelled, unlabelled=[tmp_path / "empty"])
 
 

@@ -104,7 +104,7 @@ def test_broken_files_are_named_with_the_reason(tmp_path):
 def test_frames_beyond_the_limit_of_pixels_are_refused_and_a_larger_limit_takes_them(tmp_path):
     path = write_video(tmp_path / "clip.mp4", draw_clip("left"))
     width, height = read_clip(path, "clip.mp4", FrameChoice(1, side=0))[0].size
-    with pytest.raises(ImageError, match=rf"{width} x {height} pixels are more than the .* of max_pixels"):
+    with pytest.raises(ImageError, match=rf"{width} x {height} pixels are more than the .* that max_pixels"):
         read_clip(path, "clip.mp4", FrameChoice(1), max_pixels=width * height - 1)
     assert read_clip(path, "clip.mp4", FrameChoice(1), max_pixels=width * height)
 

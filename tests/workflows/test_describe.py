@@ -349,7 +349,7 @@ def test_model_that_answered_in_place_of_another_is_named(image_set, tmp_path, c
     served = Fault("model", text="another-model", every=5)
     with StubServer(Scenario(faults=(served,))) as server:
         assert run(image_set, tmp_path, server, "--yes") == 0
-    assert "5 answers from 'another-model', not from the model asked for" in " ".join(capsys.readouterr().err.split())
+    assert "5 answers from 'another-model', not from the requested model" in " ".join(capsys.readouterr().err.split())
     origins = texts_for_training(image_set, tmp_path).origins
     assert origins == {("plain", MODEL): 20, ("plain", f"{MODEL}, answered by another-model"): 5}
 

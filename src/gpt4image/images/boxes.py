@@ -1,4 +1,4 @@
-"""Objects in images: boxes with classes, checked against the picture that they lie in.
+"""Objects in images: boxes with classes, checked against their picture.
 
 Boxes are left, top, right and bottom in pixels of the picture as a person sees it, (0, 0) being its upper left corner.
 """
@@ -27,10 +27,10 @@ Corners = tuple[float, float, float, float]
 
 
 class GivenBox(NamedTuple):
-    """A box as a source has it.
+    """A box as given by the source.
 
     Attributes:
-        name: name of its class; empty where it is not known.
+        name: name of its class; empty if unknown.
         corners: left, top, right and bottom in pixels.
         where: its place in the source, such as `annotation 12`.
         fault: why it cannot be used, if the source says so.
@@ -53,7 +53,7 @@ class RejectedBox:
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of an image that can be used; none of a background.
+    """The usable boxes of an image; none for a background image.
 
     Attributes:
         names: class of each; empty where it is not known.
@@ -67,11 +67,10 @@ class Boxes:
 
 
 class CheckedBoxes(NamedTuple):
-    """What has become of an image's boxes.
+    """The result of checking an image's boxes.
 
     Attributes:
-        boxes: those that can be used.
-        rejected: those that were left out.
+        boxes: the usable ones. rejected: those that were left out.
         clipped: boxes that reached over the edge, and were cut off there.
     """
 
@@ -81,7 +80,7 @@ class CheckedBoxes(NamedTuple):
 
 
 def check_boxes(path: str, given: Iterable[GivenBox], size: tuple[int, int]) -> CheckedBoxes:
-    """Leave out boxes that are broken, and cut off what reaches over the edge of the picture.
+    """Leave out invalid boxes and clip the others to the picture.
 
     Args:
         path: the image, for messages.
@@ -111,7 +110,7 @@ def _fault(box: GivenBox, inside: Corners, size: tuple[int, int]) -> str:
     if box_area(box.corners) <= 0:
         return "has no area"
     if box_area(inside) < LEAST_INSIDE * box_area(box.corners):
-        return f"lies outside of the picture, which has {size[0]} x {size[1]} pixels"
+        return f"lies outside the picture, which has {size[0]} x {size[1]} pixels"
     if min(inside[2] - inside[0], inside[3] - inside[1]) < LEAST_SIDE:
         return "is less than a pixel wide or high"
     return ""
@@ -138,7 +137,7 @@ def box_area(corners: Corners) -> float:
 def find_picture_size(
     file: Path, annotated: tuple[int, int] | None, what: str = "boxes"
 ) -> tuple[tuple[int, int] | None, str]:
-    """Return width and height of a picture, and why its annotations do not fit it; empty if they do.
+    """Return width and height of a picture, and why its annotations do not match it; empty if they do.
 
     A picture that cannot be opened has no size; reading the images says what is wrong with it.
 
@@ -156,14 +155,14 @@ def find_picture_size(
     said, verb = f"{annotated[0]} x {annotated[1]} pixels", "was" if what == "mask" else "were"
     if annotated == stored:
         return upright, (
-            f"its {what} {verb} drawn on {said}, before its EXIF orientation turns it: turn the file itself, and its "
-            f"{what}"
+            f"its {what} {verb} drawn on {said}, before its EXIF orientation is applied: rotate the file itself, and "
+            f"its {what}"
         )
     return upright, f"its {what} {verb} drawn on {said}, and the file has {upright[0]} x {upright[1]}"
 
 
 def to_box_columns(boxes: Sequence[Boxes | None], numbers: dict[str, int]) -> dict[str, pa.Array]:
-    """Return the columns `boxes` and `size` of a listing; null for images of which nothing is known.
+    """Return the columns `boxes` and `size` of a listing; null for images without annotations.
 
     Args:
         boxes: the boxes of each image.

@@ -1,7 +1,7 @@
-"""Clips: which frames stand for one, and the frames as they are kept.
+"""Clips: which frames represent a clip, and how the frames are stored.
 
 A clip is a row of an image table. Its id is the hash of the file (or of the files of a frame folder), so descriptions
-and labels stay with it whichever frames are looked at; its bytes are the chosen frames, as JPEG, in the order of time.
+and labels stay with it whichever frames are used; its bytes are the chosen frames, as JPEG, in the order of time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 FrameRule = Literal["even", "scene"]
 FRAMES = 8
-"""Frames of a clip where the user names no number."""
+"""Default number of frames of a clip."""
 FRAME_SIDE = 768
-"""Longest side of a frame in pixels, likewise; as large as the pictures that are described."""
+"""Default longest side of a frame in pixels, the same as for pictures that are described."""
 SCENE_CHANGE = 27.0
-"""Least change of grey between two frames, from 0 to 255, that is a cut: the default of PySceneDetect's detector."""
+"""Minimum change of grey (0 to 255) between two frames at a cut: the default of PySceneDetect's detector."""
 
 _QUALITY = 95  # of the frames as JPEG
 _SHEET_SIDE = 256  # longest side of a frame on a contact sheet
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """Which frames stand for a clip, and how large they are.
+    """Which frames represent a clip, and their size.
 
     Attributes:
         count: number of frames T.
@@ -61,11 +61,11 @@ class FrameChoice:
                 f"{self.side}."
             )
         if self.rule not in ("even", "scene"):
-            raise ConfigError(f"frame_rule (--frame-rule) is {self.rule!r}; known are even and scene.")
+            raise ConfigError(f"frame_rule (--frame-rule) must be even or scene, not {self.rule!r}.")
 
     @property
     def name(self) -> str:
-        """What tells it from other choices, such as `8 even 768`: part of keys and of settings."""
+        """Identifies the choice in keys and settings, such as `8 even 768`."""
         return f"{self.count} {self.rule} {self.side}"
 
     @classmethod
@@ -80,13 +80,13 @@ class FrameChoice:
 
     @property
     def words(self) -> str:
-        """It in words.
+        """The choice in words.
 
         >>> FrameChoice(4, "scene").words
         '4 frames each, by scene change, up to 768 pixels'
         """
         frames = f"{self.count} frame{'s' if self.count > 1 else ''} each"
-        size = f"up to {self.side} pixels" if self.side else "as large as they are"
+        size = f"up to {self.side} pixels" if self.side else "original size"
         return f"{frames}, {'evenly spaced' if self.rule == 'even' else 'by scene change'}, {size}"
 
     def positions(self, size: int) -> list[int]:
@@ -115,11 +115,11 @@ def middles(cuts: Sequence[int]) -> list[int]:
 
 
 def cut(changes: np.ndarray, count: int) -> list[int]:
-    """Cut a clip into so many stretches: at its largest scene changes, then its longest stretches in half.
+    """Cut a clip into `count` stretches: first at its largest scene changes, then its longest stretches in half.
 
     Args:
         changes: mean absolute difference of grey between each frame and the one before it, from 0 to 255, [N - 1].
-        count: number of stretches; of a shorter clip as many as it has frames.
+        count: number of stretches; a shorter clip has one per frame.
 
     Returns:
         The first frame of each stretch, and N.
@@ -148,7 +148,7 @@ def encode_frame(picture: Image.Image, side: int) -> bytes:
 
 
 def pack_frames(clip_id: str, frames: Sequence[bytes]) -> bytes:
-    """Return frames in one piece: a line of JSON with the id of their clip and their sizes, then one after another."""
+    """Pack frames into one piece: a line of JSON with the id of their clip and their sizes, then the frames."""
     head = json.dumps({"id": clip_id, "sizes": [len(frame) for frame in frames]})
     return b"".join((head.encode(), b"\n", *frames))
 
@@ -163,7 +163,7 @@ def unpack_frames(data: bytes, name: str) -> tuple[str, list[bytes]]:
             raise ValueError("the sizes are not those of the frames")
         return str(head["id"]), [body[first:after] for first, after in pairwise(ends)]
     except (ValueError, KeyError, TypeError) as error:
-        raise ImageError(f"{name}: its kept frames are damaged ({error})") from None
+        raise ImageError(f"{name}: its stored frames are damaged ({error})") from None
 
 
 def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Corrections of labels: what a person decided about images, kept apart from the images themselves."""
+"""Label corrections: a person's decisions about images, stored separately from the images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COLUMNS = ("id", "path", "given", "decision", "label")
 
 @dataclass(frozen=True)
 class Correction:
-    """What was decided about one image.
+    """The decision about one image.
 
     Attributes:
         decision: `relabel` it, `keep` its label, or `drop` it from the set.
-        label: its class from now on, for `relabel`.
-        given: its label when this was decided, "" for none or several.
+        label: its new class, for `relabel`.
+        given: its label at the time of the decision, "" for none or several.
         where: file and row, for messages.
     """
 
@@ -40,21 +40,21 @@ class Correction:
 
 
 def read_corrections(path: Path) -> dict[str, Correction]:
-    """Read corrections by image id. Of several for one image the last counts.
+    """Read corrections by image id. If an image has several, the last one counts.
 
     Args:
-        path: a table with the columns `id`, `decision` and `label`, such as the page of `gpt4image audit` saves; or
-            what came back from Label Studio (its JSON export) or FiftyOne (`labels.json`) of what `audit --write`
-            wrote for it.
+        path: a table with the columns `id`, `decision` and `label`, as saved by the page of `gpt4image audit`; or the
+            annotations of files written by `audit --write`, from Label Studio (its JSON export) or FiftyOne
+            (`labels.json`).
 
     Raises:
-        DataError: the file or a row is broken; the row is named.
+        DataError: the file or a row is broken; the message names the row.
     """
     return dict(_annotated(path) if path.suffix.casefold() == ".json" else _rows(Table(path)))
 
 
 def _annotated(path: Path) -> Iterator[tuple[str, Correction]]:
-    """Yield the decisions of people in Label Studio, or labels of FiftyOne that differ from those it was given."""
+    """Yield the decisions in Label Studio, or the labels in FiftyOne that differ from those exported to it."""
     studio = is_label_studio(path)
     for number, found in enumerate(read_label_studio(path) if studio else read_fiftyone(path), 1):
         image_id = found.data.get("id" if studio else "image_id")
@@ -73,19 +73,21 @@ def _rows(table: Table) -> Iterator[tuple[str, Correction]]:
     for number, row in table.rows():
         where = table.where(number)
         if not {"id", "decision"} <= set(row):
-            raise DataError(f"{where}: corrections have the columns {', '.join(COLUMNS)}; this has {', '.join(row)}.")
+            raise DataError(
+                f"{where}: corrections need the columns {', '.join(COLUMNS)}; this file has {', '.join(row)}."
+            )
         decision, label, given = (
             "" if is_missing(row.get(name)) else str(row[name]) for name in ("decision", "label", "given")
         )
         if decision not in get_args(Decision):
-            raise DataError(f"{where}: the decision is {decision!r}; known are {', '.join(get_args(Decision))}.")
+            raise DataError(f"{where}: the decision must be one of {', '.join(get_args(Decision))}, not {decision!r}.")
         if decision == "relabel" and not label:
             raise DataError(f"{where}: an image to relabel needs a label.")
         yield str(row["id"]), Correction(decision, compose(label), compose(given), where)  # type: ignore[arg-type] # checked above
 
 
 def label_in_words(name: str, present: bool) -> str:
-    """Return how corrections name one of several labels of an image.
+    """Return the name of one of several labels in corrections.
 
     >>> label_in_words("cat", True), label_in_words("cat", False)
     ('with cat', 'without cat')
@@ -99,17 +101,17 @@ def read_set_corrections(path: Path) -> list[tuple[str, Correction]]:
     `label` and `given` are of one class, such as `with cat` or `without cat`; an image may have several rows.
 
     Raises:
-        DataError: the file or a row is broken; the row is named.
+        DataError: the file or a row is broken; the message names the row.
     """
     if path.suffix.casefold() == ".json":
         raise DataError(
-            f"{path}: corrections of several labels an image are a table that the page of gpt4image audit saves."
+            f"{path}: with several labels per image, corrections must be a table saved by the page of gpt4image audit."
         )
     return list(_rows(Table(path)))
 
 
 def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
-    """Return the images with corrected labels, without those to be dropped, and say what was done.
+    """Return the images with corrected labels and without dropped ones, and report the changes.
 
     Images are found by id, so corrections survive renamed and moved files.
 
@@ -130,9 +132,9 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
         asked = set(corrections)
     if asked and not done["found"]:
         raise DataError(
-            f"{path}: none of its {counted(len(asked), 'image')} is in {images.source}. Images are found by id, "
-            "the hash of the file: corrections hold for the set that was audited, also where files were renamed or "
-            "moved, but not where they were encoded anew. Name that set, or leave corrections out."
+            f"{path}: none of its {counted(len(asked), 'image')} is in {images.source}. Images are matched by id, the "
+            "hash of the file, so corrections stay valid when files are renamed or moved, but not when they are "
+            "re-encoded. Name the audited set, or leave out corrections."
         )
     lost = len(asked - set(ids))
     notes = [f"{done['relabelled']:,} relabelled, {int(dropped.sum()):,} dropped, {done['kept']:,} kept"]
@@ -149,7 +151,7 @@ def apply_corrections(images: ImageTable, path: Path) -> ImageTable:
 def _correct(
     images: ImageTable, corrections: Mapping[str, Correction], dropped: np.ndarray, done: Counter[str]
 ) -> np.ndarray:
-    """Return corrected labels [N], mark images to drop, bool [N], and count what was done."""
+    """Return corrected labels [N], mark images to drop, bool [N], and count the changes."""
     classes = {compose(name): number for number, name in enumerate(images.classes)}
     labels = images.labels
     for row, image_id in enumerate(images.rows["id"].to_pylist()):
@@ -205,4 +207,4 @@ def _correct_sets(
 def _unknown_class(images: ImageTable, found: Correction) -> DataError:
     known = ", ".join(map(repr, images.classes[:10]))
     several = "; write with NAME or without NAME" if images.has_label_sets else ""
-    return DataError(f"{found.where}: {found.label!r} is no class of {images.source}. Classes: {known}{several}.")
+    return DataError(f"{found.where}: {found.label!r} is not a class of {images.source}. Classes: {known}{several}.")

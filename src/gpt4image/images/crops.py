@@ -1,4 +1,4 @@
-"""The annotated boxes of images as images of their own, so that each object can be described."""
+"""The annotated boxes of images as separate images, so that each object can be described."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
 
     Args:
         images: images with boxes.
-        margin: what a crop shows around its box, in shares of the box's longer side.
+        margin: the margin around the box, as a share of its longer side.
 
     Raises:
         ConfigError: the images have no boxes.
     """
     if not images.has_boxes:
         raise ConfigError(
-            f"crops (--crops) are those of boxes, and {images.source} has none: read them with task detection or "
-            "segmentation (--task)."
+            f"crops (--crops) need boxes, and {images.source} has none: set task (--task) to detection or segmentation."
         )
     columns: dict[str, list[object]] = {name: [] for name in ("id", "path", "label", "split", "row")}
     places: list[CropPlace] = []
@@ -54,7 +53,7 @@ def crop_images(images: ImageTable, margin: float) -> ImageTable:
 
 
 def with_box_classes(images: ImageTable, labels: np.ndarray) -> ImageTable:
-    """Return images with other classes of their boxes; an image's labels are the classes of its boxes.
+    """Return images with other box classes; an image's labels are the classes of its boxes.
 
     Args:
         images: images with boxes.
@@ -80,9 +79,9 @@ def with_box_classes(images: ImageTable, labels: np.ndarray) -> ImageTable:
 
 
 def crop_ids(image_id: str, boxes: np.ndarray, margin: float) -> list[str]:
-    """Return the ids of the crops of an image's boxes, float32 [k, 5]: they depend on image, corners and margin alone.
+    """Return the ids of the crops of an image's boxes, float32 [k, 5]: they depend only on image, corners and margin.
 
-    The class may be wrong and be corrected; the description stays.
+    They do not depend on the class, so that a description stays valid when the class is corrected.
     """
     return [digest(image_id, f"{margin:g}", *(f"{edge:.2f}" for edge in row[1:])) for row in boxes.tolist()]
 
@@ -123,7 +122,7 @@ class CropReader:
     text_columns: tuple[str, ...] = ()
 
     def read(self, path: str, row: int) -> bytes:
-        """Return the encoded bytes of a crop. ImageError names it if its image cannot be read, or has changed."""
+        """Return the encoded bytes of a crop. ImageError if its image cannot be read or has changed."""
         place = self.places[row]
         data = self.reader.read(place.path, place.row)
         if image_id(data) != place.image_id:

@@ -18,7 +18,7 @@ from gpt4image.images.wide_pixels import brighten_wide_colour, grey_to_rgb, note
 
 try:
     import simplejpeg
-except ImportError:  # there are processors without a wheel
+except ImportError:  # some platforms have no wheel
     simplejpeg = None
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image of any mode to what a person would see: upright, 8-bit RGB, transparent parts on white.
 
     An animation gives its first frame. Grey of more than 8 bits is scaled by the smallest full range that holds it (8,
-    12 or 16 bits; for floats 1, 8 or 16 bits); values beyond are scaled by their extremes. A few outliers do not count.
+    12 or 16 bits; for floats 1, 8 or 16 bits); values beyond that are scaled by their extremes, ignoring a few
+    outliers.
 
     Args:
         data: the encoded file.
-        name: what messages call the image.
+        name: name of the image in messages.
         max_pixels: the largest width x height that is decoded.
 
     Raises:
@@ -78,11 +79,11 @@ def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 class EncodedImage:
-    """An image whose size is known before it is decoded, whole or in part. It is decoded once.
+    """An image whose size is known before it is decoded in whole or in part. It is decoded once.
 
     Args:
         data: the encoded file.
-        name: what messages call the image.
+        name: name of the image in messages.
         max_pixels: the largest width x height that is decoded.
 
     Attributes:
@@ -121,7 +122,7 @@ class EncodedImage:
             return rgb
 
     def region(self, box: tuple[int, int, int, int], at_least: tuple[int, int]) -> np.ndarray:
-        """Decode a rectangle of the picture. A JPEG's may come at a half, a quarter or an eighth of its size.
+        """Decode a rectangle of the picture. For a JPEG, it may be scaled to a half, quarter or eighth.
 
         libjpeg then computes fewer pixels from each block of 8 x 8.
 
@@ -173,7 +174,7 @@ class EncodedImage:
 
 
 def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise what `decode` would raise, at the lowest cost.
+    """Raise the errors of `decode` at the lowest cost.
 
     A JPEG is decoded at an eighth of its size; that still reads every byte of it, so a truncated one is found.
     """
@@ -185,7 +186,7 @@ def check(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def open_stored(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return an image as its file stores it, in its own mode: for files whose pixels are numbers, not colours.
+    """Return an image in its stored mode, for files whose pixels are numbers rather than colours.
 
     Raises:
         ImageError: names the image and says why it cannot be used.
@@ -228,7 +229,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a format that Pillow can read{looks_like(data)}") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than the {max_pixels:,} pixels of max_pixels (--max-pixels)") from None
+        raise ImageError(f"{name}: more than the {max_pixels:,} pixels that max_pixels (--max-pixels) allows") from None
     check_size(*image.size, name, max_pixels)
     if image.format == "TIFF" and image.tile and image.tile[0].codec_name == "raw":
         _unpack_colours(image)
@@ -257,7 +258,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     """Raise ImageError if a picture is too large, or too long for its width."""
     if width * height > max_pixels:
         raise ImageError(
-            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} of max_pixels (--max-pixels)"
+            f"{name}: {width} x {height} pixels are more than the {max_pixels:,} that max_pixels (--max-pixels) allows"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
         raise ImageError(
@@ -288,7 +289,7 @@ def _supported_formats() -> tuple[str, ...]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return how the EXIF block asks to turn and mirror, 1 for not at all; an unreadable block asks for nothing."""
+    """Return the EXIF orientation; 1, that is, upright, if it is missing or unreadable."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         return orientation if orientation in _TURNS else 1
@@ -319,7 +320,7 @@ def _profiled_to_rgb(image: Image.Image) -> Image.Image:
     from PIL import ImageCms
 
     profiles: list[Any] = []
-    with suppress(Exception):  # a damaged profile is as good as none
+    with suppress(Exception):  # a damaged profile is ignored
         profiles.append(ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])))
     if image.mode == "LAB":
         profiles.append(ImageCms.createProfile("LAB"))
@@ -333,7 +334,7 @@ def _profiled_to_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def pillow_errors(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an ImageError, and silence its warnings."""
+    """Turn all of Pillow's errors into an ImageError, and silence its warnings."""
     if _filter not in warnings.filters:
         warnings.filters.insert(0, _filter)  # type: ignore[attr-defined] # tests and libraries may have reset them
     _decoding.active = True

@@ -1,4 +1,4 @@
-"""Exact copies of images: within a split, across splits, and under different labels."""
+"""Exact copies of images: within a split, across splits, and with different labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the first bytes of image files tell before Pillow opens them."""
+"""Inspection of the first bytes of image files before Pillow opens them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OTHER_KINDS = (
         for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
     ),
     *((0, mark, "JPEG XL") for mark in (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-    *((0, mark, "a TIFF of a kind that Pillow does not know") for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    *((0, mark, "a kind of TIFF that Pillow does not support") for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     *((0, mark, "Radiance HDR") for mark in (b"#?RADIANCE", b"#?RGBE")),
     *((0, mark, "a PostScript file") for mark in (b"%!PS", b"\xc5\xd0\xd3\xc6")),
     (0, b"%PDF", "a PDF"),
@@ -27,12 +27,12 @@ _OTHER_KINDS = (
     (0, b"SIMPLE  =", "FITS"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (128, b"DICM", "DICOM"),
-    (4, b"ftyp", "a video or a camera's own format"),
+    (4, b"ftyp", "a video or a camera's raw format"),
 )
 
 
 def looks_like(data: bytes) -> str:
-    """Return in brackets what a file that is no image seems to be, and what to do; empty if its bytes do not tell."""
+    """Return in brackets what a file that is not an image seems to be, and what to do; empty if unknown."""
     if kind := stand_in(data):
         return f" (it is {kind})"
     if data[:512].lstrip().lower().startswith((b"<svg", b"<?xml")):

@@ -1,4 +1,4 @@
-"""The splits that a work directory keeps, so that added images move no other between splits."""
+"""The splits stored in a work directory, so that adding images does not move others between splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCHEMA = pa.schema({"id": pa.string(), "split": pa.string(), "source": pa.strin
 
 @contextmanager
 def open_kept_split(work: Path, shares: Mapping[str, float], seed: int) -> Iterator[KeptSplit]:
-    """Open the split that a work directory keeps for some shares and a seed; other processes wait.
+    """Open the stored split for some shares and a seed; other processes wait.
 
     Args:
         work: the work directory.
@@ -38,7 +38,7 @@ def open_kept_split(work: Path, shares: Mapping[str, float], seed: int) -> Itera
 
 
 def _read(file: Path) -> pa.Table:
-    remedy = "It says which images are for testing: restore it from a copy, or delete it to divide the images anew."
+    remedy = "It records which images are for testing: restore it from a copy, or delete it to split the images again."
     try:
         rows = csv.read_csv(
             file,
@@ -49,13 +49,15 @@ def _read(file: Path) -> pa.Table:
         raise StoreError(f"{file} cannot be read ({error}). {remedy}") from None
     unknown = set(rows["split"].unique().to_pylist()) - set(SPLITS)
     if unknown:
-        raise StoreError(f"{file} names the split {unknown.pop()!r}; known are {', '.join(SPLITS)}. {remedy}")
+        raise StoreError(
+            f"{file} contains the unknown split {unknown.pop()!r}; splits are {', '.join(SPLITS)}. {remedy}"
+        )
     return rows
 
 
 @dataclass(frozen=True)
 class KeptSplit:
-    """Which labelled images a work directory has put into which split.
+    """The stored split of each labelled image.
 
     Attributes:
         file: its CSV file.
@@ -77,7 +79,7 @@ class KeptSplit:
         return int(pc.sum(pc.invert(pc.is_in(own, value_set=_strings(ids)))).as_py() or 0)
 
     def add(self, ids: np.ndarray, splits: np.ndarray, source: str) -> None:
-        """Keep the splits of further images. A file that is written in part is never seen."""
+        """Store the splits of further images, atomically."""
         if not len(ids):
             return
         new = pa.table([_strings(ids), pa.array(splits, pa.string()), pa.repeat(source, len(ids))], schema=_SCHEMA)

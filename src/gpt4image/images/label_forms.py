@@ -1,5 +1,6 @@
-"""Labels that look like anything but one class an image: numbers to predict, several labels, names of images,
-one class in two spellings, or folders that hold the classes."""
+"""Labels that do not look like one class per image: numbers to predict, several labels, image names, one class in two
+spellings, or folders that contain the classes.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +48,14 @@ LIST = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)")  # as Python or JSON writes severa
 
 
 def check_label_forms(listing: Listing, source: str) -> None:
-    """Raise DataError if the labels look like anything but classes; it says like what, and how to keep them."""
+    """Raise DataError if the labels do not look like classes; the message says why, and how to keep them."""
     if listing.has_label_sets:
         alike = find_alike(list(listing.classes))
         if alike:
             raise DataError(
-                f"{source}: the labels look like one class written in several ways: {', '.join(map(repr, alike))}. "
-                "Write each class in one way. If they are classes, set unusual_labels to keep (--unusual-labels keep)."
+                f"{source}: the labels look like one class in several spellings: {', '.join(map(repr, alike))}. Use "
+                "one spelling for each class. If they are different classes, set unusual_labels to keep "
+                "(--unusual-labels keep)."
             )
         return
     counts = np.bincount(listing.rows["label"].to_numpy() + 1, minlength=len(listing.classes) + 1)[1:]
@@ -63,11 +65,11 @@ def check_label_forms(listing: Listing, source: str) -> None:
     several, alike = find_several(plain), find_alike(classes)
     shared = shared_folders(listing) if listing.folders else []
     if shared:
-        looks, shown = f"parts of the set, which hold the folders {', '.join(shared[:SHOWN])}", classes
-        remedy = "Call folders of splits train, validation and test, or put the folders of the classes on top"
+        looks, shown = f"parts of the set, which contain the folders {', '.join(shared[:SHOWN])}", classes
+        remedy = "Call folders of splits train, validation and test, or put the class folders at the top"
     elif alike:
-        looks, shown = "one class written in several ways", alike
-        remedy = "Write each class in one way"
+        looks, shown = "one class in several spellings", alike
+        remedy = "Use one spelling for each class"
     elif several:
         looks, shown = "several labels of an image in one", several
         remedy = (
@@ -78,7 +80,7 @@ def check_label_forms(listing: Listing, source: str) -> None:
         looks, shown = "numbers or dates to predict (regression)", classes
         remedy = "Name a column of classes with label_column (--label-column), or group the numbers into classes"
     elif images >= MANY and 2 * len(classes) > images:
-        looks, shown = "names or texts of single images", classes
+        looks, shown = "names or texts of individual images", classes
         remedy = "Name a column of classes with label_column (--label-column)"
     else:
         _report_unclear(listing.classes, counts.tolist())
@@ -97,14 +99,14 @@ def _report_unclear(classes: Sequence[str], counts: Sequence[int]) -> None:
     if joined:
         examples = ", ".join(map(repr, joined[:SHOWN]))
         say(
-            f"labels: classes join the names of others ({examples}). If an image of theirs shows several of these, it "
-            "has several labels: leave one in each.",
+            f"labels: some class names combine others ({examples}). If these mean several labels per image, leave one "
+            "label per image, or see multi-label (--task).",
             "yellow",
         )
     for name, count in zip(classes, counts, strict=True):
         if count and UNCLEAR.fullmatch(name):
             say(
-                f"labels: {name!r} is taken for a class, of {counted(count, 'image')}. If it means that the label is "
+                f"labels: {name!r} is used as a class, with {counted(count, 'image')}. If it means that the label is "
                 "missing, empty these cells, or name the folder unlabelled.",
                 "yellow",
             )
@@ -194,8 +196,8 @@ def shared_folders(listing: Listing) -> list[str]:
     if are_numbered(above) and not re.match(CLASS_WORDS, above[0].casefold()):
         return common
     say(
-        f"labels: the classes {', '.join(above[:SHOWN])} hold in part the same folders ({', '.join(common[:SHOWN])}). "
-        "If these are the classes, put them on top.",
+        f"labels: the classes {', '.join(above[:SHOWN])} contain some of the same folders "
+        f"({', '.join(common[:SHOWN])}). If these are the classes, put them at the top.",
         "yellow",
     )
     return []

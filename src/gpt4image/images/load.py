@@ -35,7 +35,7 @@ OnBadImage = Literal["skip", "fail"]
 UnusualLabels = Literal["fail", "keep"]
 LabelKind = Literal["classification", "multi-label", "detection", "segmentation"]
 OBJECTS: dict[str | None, Literal["boxes", "masks"]] = {"detection": "boxes", "segmentation": "masks"}
-"""What the source has to say of the objects, by task."""
+"""The annotations of objects that a task needs."""
 
 
 def load_images(
@@ -110,7 +110,7 @@ def load_images(
         ("task", task, LabelKind),
     ):
         if value is not None and value not in get_args(kind):
-            raise ConfigError(f"{name} is {value!r}; known are {', '.join(get_args(kind))}.")
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}.")
     if max_pixels < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"max_pixels (--max-pixels) and workers must be at least 1, not {max_pixels} and {workers}.")
     if label_separator is not None and label_columns:
@@ -134,13 +134,13 @@ def load_images(
     if columns.objects and (is_loaded_dataset(source) or columns.separator is not None or columns.flags):
         known = {"boxes": "COCO's annotations, YOLO folders and Pascal VOC", "masks": "folders and COCO's annotations"}
         raise ConfigError(
-            f"task {task} reads {columns.objects} from {known[columns.objects]}: name one of these, and leave "
-            "label_separator (--label-separator) and label_columns (--label-columns) out."
+            f"task {task} reads {columns.objects} from {known[columns.objects]}: name one of these, and leave out "
+            "label_separator (--label-separator) and label_columns (--label-columns)."
         )
     if choice is not None and (is_loaded_dataset(source) or columns.objects):
         raise ConfigError(
             "frames (--frames), frame_rule (--frame-rule) and frame_side (--frame-side) are for a folder of clips, "
-            "which have no boxes: leave them out, or task detection."
+            "which have no boxes: leave out either these or task detection."
         )
     if is_loaded_dataset(source):
         listing = list_loaded_dataset(source, columns, Path(work) if work is not None else None)
@@ -180,7 +180,7 @@ def _place(source: str | Path, work: str | Path | None) -> str | Path:
     if not is_address(source):
         return source
     if work is None:
-        raise ConfigError(f"{source} is fetched into the work directory: name one with work.")
+        raise ConfigError(f"{source} is downloaded into the work directory: name one with work.")
     return fetch_source(str(source), Path(work) / "images" / "fetched")
 
 
@@ -272,13 +272,13 @@ def _check_task(task: LabelKind | None, listing: Listing, columns: ColumnNames, 
     if (columns.separator is not None or columns.flags) and not listing.has_label_sets:
         raise DataError(
             f"{source}: label_separator (--label-separator) and label_columns (--label-columns) are for tables that "
-            "name image files (CSV, JSON Lines, Parquet), and this is none."
+            "name image files (CSV, JSON Lines, Parquet), and this is not one."
         )
     if task not in (None, "classification") and listing.frames is not None:
-        raise DataError(f"{source} holds clips, which have one class each: leave task (--task) out.")
+        raise DataError(f"{source} contains clips, which have one class each: leave out task (--task).")
     if task == "classification" and listing.has_label_sets:
         raise DataError(
-            f"{source} has several labels an image, so its task is multi-label: leave task (--task) out, or name a "
+            f"{source} has several labels per image, so its task is multi-label: leave out task (--task), or name a "
             "column of single classes with label_column (--label-column)."
         )
 
@@ -328,7 +328,7 @@ def _require_labels_outside_train(listing: Listing) -> None:
         if len(rows):
             raise DataError(
                 f"{rows['path'][0]} in the {rows['split'][0]} split has a box without a class. Only boxes of training "
-                "images may go without: give the others their classes, or take the images out."
+                "images may lack one: add the missing classes, or remove the images."
             )
     rows = listing.rows.filter(pc.and_(pa.array(~listing.is_labelled), held_out))
     if len(rows):
@@ -338,7 +338,7 @@ def _require_labels_outside_train(listing: Listing) -> None:
         more = f", as have {counted(len(rows) - 1, 'other')} outside train" if len(rows) > 1 else ""
         raise DataError(
             f"{rows['path'][0]} in the {rows['split'][0]} split has no {what}{more}{empty}. Only training images may "
-            f"go without: give the others a {what} or take them out."
+            f"lack one: add the missing {what}, or remove the images."
         )
 
 
@@ -358,7 +358,7 @@ def _without_labelled_copies(table: ImageTable) -> ImageTable:
 def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total: int, on_bad_image: OnBadImage) -> None:
     first = "".join(f"\n  {image.path}: {image.reason}" for image in bad[:10])
     if len(bad) == total:
-        raise DataError(f"No image in {source} can be used, of {total:,}.{first}")
+        raise DataError(f"None of the {total:,} images in {source} can be used.{first}")
     if bad and on_bad_image == "fail":
         raise DataError(f"{len(bad):,} of {total:,} images in {source} cannot be used.{first}")
 
@@ -377,4 +377,4 @@ def _report_untrained_classes(table: ImageTable, splits: np.ndarray) -> None:
     untrained = set(table.classes_among(splits != "train")) - set(table.classes_among(splits == "train"))
     if untrained:
         names = ", ".join(table.classes[label] for label in sorted(untrained))
-        say(f"Classes without a training image, which cannot be learnt: {names}.", "yellow")
+        say(f"Classes without a training image, which cannot be learned: {names}.", "yellow")

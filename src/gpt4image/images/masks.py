@@ -1,6 +1,6 @@
-"""Masks: the class of each pixel of a picture.
+"""Masks: the class of each pixel.
 
-A mask is uint8 [H, W]: the number of a class, or `VOID` where nothing is said, in the picture as a person sees it.
+A mask is uint8 [H, W]: the number of a class, or `VOID` for unknown, in the upright picture.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_REGIONS = 50  # of an image, the largest
 
 
 class ReadMask(NamedTuple):
-    """A mask file as it is, before its values are known to be classes.
+    """A mask file before its values are mapped to classes.
 
     Attributes:
         values: the V distinct values in it: an index, or `COLOUR` + 0xRRGGBB.
@@ -44,7 +44,7 @@ class ReadMask(NamedTuple):
 
 
 def is_background(name: str) -> bool:
-    """Whether a class is that of what is no object, by its name."""
+    """Whether a class is the background, by its name."""
     return name.casefold() in (BACKGROUND, "0")
 
 
@@ -58,7 +58,7 @@ def encode_mask(mask: np.ndarray) -> bytes:
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """Return what `encode_mask` has encoded."""
+    """Decode the result of `encode_mask`."""
     from PIL import Image
 
     found: np.ndarray = np.array(Image.open(io.BytesIO(data), formats=("PNG",)))
@@ -73,7 +73,7 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
         max_pixels: the largest width x height that is decoded.
 
     Raises:
-        ImageError: it cannot be read, or is no mask; the message does not name the file.
+        ImageError: it cannot be read or is not a mask; the message does not name the file.
     """
     try:
         image = open_stored(file.read_bytes(), "mask", max_pixels)
@@ -82,7 +82,7 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
     except ImageError as error:
         raise ImageError(str(error).removeprefix("mask: ")) from None
     if image.format in LOSSY:
-        raise ImageError(f"is a {image.format}, whose compression blurs classes: save masks as PNG")
+        raise ImageError(f"is a {image.format}, whose compression alters classes: save masks as PNG")
     palette: dict[int, int] = {}
     if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
         pixels = np.asarray(image.convert("RGB"))
@@ -99,7 +99,7 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
         raise ImageError(f"has the mode {image.mode}, which is neither indices nor colours")
     values = np.unique(numbers)
     if len(values) > MOST_CLASSES + 1:
-        raise ImageError(f"has {len(values):,} different values, like a photo: a mask has one for each class")
+        raise ImageError(f"has {len(values):,} different values, like a photo; a mask has one per class")
     flat = np.zeros(numbers.shape, np.uint8)  # filled value by value: a table of places would take eight times as much
     for place, value in enumerate(values):
         flat[numbers == value] = place
@@ -108,7 +108,7 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
 
 
 def number_mask(found: ReadMask, numbers: dict[int, int]) -> np.ndarray:
-    """Return a mask uint8 [H, W] of what was read.
+    """Map a read mask to class numbers, uint8 [H, W].
 
     Args:
         found: what was read.

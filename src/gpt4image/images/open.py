@@ -27,16 +27,16 @@ MOST_SHOWN = 5  # names in one line
 def open_images(
     options: DataOptions, workdir: WorkDir, *, names_follow: bool = False, whole: bool = False
 ) -> ImageTable:
-    """Load the images, report what was found, and treat images in two splits as the options say.
+    """Load and report the images, and handle images in two splits as the options say.
 
     Args:
         options: the images.
         workdir: the work directory.
-        names_follow: the caller lists the files that were left out and the copies.
-        whole: the caller works with whole images, whether or not the options name crops.
+        names_follow: the caller lists rejected files and copies.
+        whole: use whole images, even if the options ask for crops.
 
     Raises:
-        DataError: the source or the corrections are unknown or broken, or images are in two splits and must not be.
+        DataError: the source or the corrections are unknown or broken, or images are in two splits and `leaks` is fail.
     """
     if options.corrections is not None and not options.corrections.exists():  # reading the images may take long
         raise DataError(f"{options.corrections} does not exist. {near(options.corrections)}".rstrip())
@@ -68,8 +68,8 @@ def open_images(
         if leaked and options.leaks == "fail":
             places = next(iter(leaked.values()))
             raise DataError(
-                f"{counted(len(leaked), 'image')} in more than one split, such as {dict(places)}. Take them out of "
-                "one, or set leaks to drop (--leaks drop)."
+                f"{counted(len(leaked), 'image')} in more than one split, such as {dict(places)}. Remove them from "
+                "one split, or set leaks to drop (--leaks drop)."
             )
         images = drop_leaks(images)
     words = [*options.words(), *(["--work", str(workdir.folder)] if workdir.folder != WORK else [])]
@@ -82,12 +82,12 @@ def report_images(images: ImageTable, lister: str = "") -> None:
 
     Args:
         images: the image set.
-        lister: the command that lists files left out and copies; empty if the caller lists them.
+        lister: the command that lists rejected files and copies; empty if the caller lists them.
     """
     splits = ", ".join(f"{name} {len(images.split(name)):,}" for name in SPLITS)
     say(f"images: {len(images):,} in {counted(len(images.classes), 'class')} ({splits})")
     if images.frames is not None:
-        say(f"clips: each image is one, {images.frames.words} (--frames, --frame-rule, --frame-side)")
+        say(f"clips: each image is a clip, {images.frames.words} (--frames, --frame-rule, --frame-side)")
     if images.has_boxes:
         _report_boxes(images)
     _report_labels(images)
@@ -97,8 +97,8 @@ def report_images(images: ImageTable, lister: str = "") -> None:
         say(f"duplicates: {counted(duplicates.surplus, 'copy')} of {counted(duplicates.groups, 'image')}; {distinct}")
     if duplicates.leaked:
         say(
-            f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, so test results are too "
-            "good. To drop copies from the training side, set leaks to drop (--leaks drop).",
+            f"leakage: {counted(len(duplicates.leaked), 'image')} in more than one split, which inflates test "
+            "results. To drop the copies from the training set, set leaks to drop (--leaks drop).",
             "yellow",
         )
     if duplicates.conflicting:
@@ -111,7 +111,7 @@ def report_images(images: ImageTable, lister: str = "") -> None:
 
 
 def _report_boxes(images: ImageTable) -> None:
-    """Print how many boxes there are, and what was left out or cut off."""
+    """Print how many boxes there are, were left out or were clipped."""
     known = [len(boxes) for boxes in images.boxes() if boxes is not None]
     empty = known.count(0)
     background = f"; {counted(empty, 'image')} without any (background)" if empty else ""
@@ -120,11 +120,11 @@ def _report_boxes(images: ImageTable) -> None:
     unknown = sum(int((boxes[:, 0] < 0).sum()) for boxes in images.boxes() if boxes is not None)
     if unknown:
         say(
-            f"boxes: {unknown:,} without a class, hidden in training; texts of their crops can fill it in (--crops, "
-            "--arms text-labels)"
+            f"boxes: {unknown:,} without a class, hidden in training; descriptions of their crops can provide it "
+            "(--crops, --arms text-labels)"
         )
     if images.clipped_boxes:
-        say(f"{what}: {images.clipped_boxes:,} reached over the edge of the picture and were cut off there")
+        say(f"{what}: {images.clipped_boxes:,} extended beyond the picture and were clipped")
     if images.rejected_boxes:
         first = images.rejected_boxes[0]
         say(
@@ -135,17 +135,17 @@ def _report_boxes(images: ImageTable) -> None:
 
 
 def _report_labels(images: ImageTable) -> None:
-    """Print what is missing for training and testing every class."""
+    """Print the classes that lack images for training or testing."""
     counts = images.class_counts()
     unlabelled = int(counts[-1].sum())
     if unlabelled:
         say(
-            f"without a label: {counted(unlabelled, 'training image')}, used with soft labels, texts or teachers; "
-            "training on labels alone leaves them out"
+            f"without a label: {counted(unlabelled, 'training image')}, used with soft labels, texts or teachers, but "
+            "not when training on labels alone"
         )
     totals, tested = counts[:-1].sum(axis=1), counts[:-1, SPLITS.index("test")]
     for about, found in (
-        ("too small: {} with a single image, which cannot be both learnt and tested", totals == 1),
+        ("too small: {} with a single image, which cannot be used for both training and testing", totals == 1),
         ("not tested: {} without a test image", (totals > 1) & (tested == 0) & tested.any()),
     ):
         names = [images.classes[label] for label in np.flatnonzero(found).tolist()]
@@ -155,7 +155,7 @@ def _report_labels(images: ImageTable) -> None:
 
 
 class ImageFindings(TypedDict):
-    """All that there is to say about an image set.
+    """The findings in an image set.
 
     Attributes:
         classes: images a split of each class.
@@ -183,7 +183,7 @@ class ImageFindings(TypedDict):
 
 
 def find_in_images(images: ImageTable, *, splits: bool = False) -> ImageFindings:
-    """Return all that there is to say about an image set; with `splits` the split of each image as well."""
+    """Return the findings in an image set; with `splits` also the split of each image."""
     *counts, unlabelled = (dict(zip(SPLITS, map(int, row), strict=True)) for row in images.class_counts())
     found = find_duplicates(images)
     return {

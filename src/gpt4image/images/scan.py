@@ -1,4 +1,4 @@
-"""Read, hash and decode every image once, and remember the outcomes across processes and restarts."""
+"""Read, hash and decode every image once, and cache the results across processes and restarts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SCHEMA = pa.schema({"key": pa.binary(16), "id": pa.string(), "reason": pa.strin
 
 
 def scan(listing: Listing, work: Path | None, max_pixels: int, workers: int | None = None) -> pa.Table:
-    """Hash and decode the images of a listing, except those whose outcome an earlier scan has left.
+    """Hash and decode the images of a listing, except those with a cached result.
 
     Args:
         listing: the images, N of them.
@@ -102,7 +102,7 @@ def _outcomes(
 
 
 def examine(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcome:
-    """Return the id or the fault of one image, and whether the outcome will be the same next time."""
+    """Return the id or the fault of one image, and whether the result can be cached."""
     read = False
     try:
         data = reader.read(path, row)
@@ -115,7 +115,7 @@ def examine(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcom
 
 
 def examine_clip(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcome:
-    """Return the id or the fault of one clip, likewise; what is said of its frames is said of it."""
+    """Return the id or the fault of one clip, likewise; a fault of a frame is a fault of the clip."""
     read = False
     try:
         data = reader.read(path, row)

@@ -1,4 +1,4 @@
-"""Take labels away, make them wrong or skew the classes, to see beforehand how a method would do with such labels."""
+"""Simulate few, wrong or skewed labels, to see how a method would perform with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAIL_STREAM = 1  # separates its draws from those of labels
 def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -> ImageTable:
     """Return the images with fewer, wrong or skewed labels.
 
-    Copies of an image share their fate. First images are left out, then labels become wrong, then some are taken away.
+    Copies of an image are treated alike. First images are left out, then labels become wrong, then some are taken away.
     Of images with boxes the labels are the classes of boxes.
 
     Args:
@@ -34,13 +34,14 @@ def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -
         return images
     if images.has_masks:
         raise ConfigError(
-            "Labels are simulated of whole images or boxes, and these have masks: leave label_share, labels_per_class, "
-            "label_noise and long_tail out (--label-share, --labels-per-class, --label-noise, --long-tail)."
+            "Labels are simulated for whole images or boxes, and these images have masks: leave out label_share, "
+            "labels_per_class, label_noise and long_tail (--label-share, --labels-per-class, --label-noise, "
+            "--long-tail)."
         )
     if images.has_boxes:
         if options.long_tail is not None:
             raise ConfigError(
-                "long_tail (--long-tail) leaves out images of one class, and these have boxes: leave it out."
+                "long_tail (--long-tail) needs images with one class each, and these have boxes: leave it out."
             )
         return with_box_classes(images, simulate_labels(crop_images(images, 0.0), options, seed).labels)
     if options.long_tail is not None:

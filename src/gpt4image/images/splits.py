@@ -90,7 +90,7 @@ def check_shares(validation_share: float, test_share: float) -> None:
     """Raise ConfigError if the shares leave nothing to train on."""
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
-            raise ConfigError(f"{name} is {share}; it must be at least 0 and less than 1.")
+            raise ConfigError(f"{name} must be at least 0 and less than 1, not {share}.")
     if validation_share + test_share >= 1:
         raise ConfigError(
             f"validation_share (--validation-share) {validation_share} and test_share (--test-share) {test_share} "
@@ -135,7 +135,7 @@ def complete_splits(
     """
     given = set(splits.tolist())
     if "train" not in given:
-        raise DataError(f"There are no images to train on: the source holds {', '.join(sorted(given))} only.")
+        raise DataError(f"There are no images to train on: the source has only {', '.join(sorted(given))}.")
     shares = {"test": test_share, "validation": validation_share}
     missing = {name: share for name, share in shares.items() if name not in given and share > 0}
     if not missing:
@@ -189,11 +189,13 @@ def _complete_kept(
                 f"{counted(int(copies[new].sum()), 'new image')} added: {_sizes(chosen[new], names, copies[new])}"
             )
         if gone:
-            parts.append(f"{counted(gone, 'image')} of before not there")
+            parts.append(f"{counted(gone, 'earlier image')} missing")
         say(f"{'; '.join(parts)} ({kept.file}).")
         for name in shares:
             if not (chosen == name).any():
-                raise DataError(f"No {name} image of {kept.file} is left. Delete that file to divide the images anew.")
+                raise DataError(
+                    f"None of the {name} images in {kept.file} is left. Delete that file to split the images again."
+                )
     kept.add(ids[new], chosen[new], source)
     return chosen
 
@@ -240,9 +242,8 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
         quota = _quotas(counts, share, counts - 1 - taken, ties)
         if not quota.sum():
             raise DataError(
-                f"There are too few different images to make a {split} split: one of every class stays in train. "
-                f"Add images, or give the source a {split} split, or set {split}_share to 0 "
-                f"(--{split}-share 0)."
+                f"There are too few distinct images for a {split} split, because one of every class stays in train. "
+                f"Add images, or add a {split} split to the source, or set {split}_share to 0 (--{split}-share 0)."
             )
         for start, before, size in zip(starts, taken, quota, strict=True):
             chosen[order[start + before : start + before + size]] = split

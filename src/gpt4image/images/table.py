@@ -132,8 +132,8 @@ class ImageTable:
             kind, section = ("boxes", "Boxes") if self.has_boxes else ("several labels each", "Several labels")
             kind, section = ("masks", "Masks") if self.has_masks else (kind, section)
             raise DataError(
-                f"{self.source}: images have {kind}, and this works with one class an image. The guide, under "
-                f"{section}, says what works with them."
+                f"{self.source}: images have {kind}, but this needs one class per image. For what works with them, "
+                f"see {section} in the guide."
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Frames out of video files, read by PyAV.
+"""Frames of video files, read by PyAV.
 
 Frames are found by their time, for which a file is first read without being decoded; what lies between them is only
 decoded from the key frame before. A file whose times do not lead to its frames is decoded from its start.
@@ -93,7 +93,7 @@ def frame_times(file: Path, name: str) -> FrameTimes:
         # others tell no number of frames, and FFmpeg guesses the length of most of them from what is there
         seconds = (container.duration or 0) / 1e6 if "matroska" in container.format.name else 0.0
     if len(packets) < CUT_OFF * announced:
-        raise ImageError(f"{name}: the file is cut off: {len(packets):,} of {announced:,} frames are there")
+        raise ImageError(f"{name}: the file is cut off: it has {len(packets):,} of {announced:,} frames")
     if end < CUT_OFF * seconds:
         raise ImageError(f"{name}: the file is cut off: {end:.1f} of {seconds:.1f} seconds are there")
     return FrameTimes(packets)
@@ -119,7 +119,7 @@ def find_frames(file: Path, name: str, wanted: Sequence[int], keys: Sequence[int
                 if at is None or at >= time:
                     break
             if at != time:
-                raise ImageError(f"{name}: has no frame at {time} in its units of time")
+                raise ImageError(f"{name}: has no frame at time {time} (in its own units)")
             found.append(_picture(frame, stream, side))
     return found
 
@@ -134,7 +134,7 @@ def measure_changes(file: Path, name: str) -> np.ndarray:
                 changes.append(float(np.abs(grey - before).mean()))
             before = grey
     if before is None:
-        raise ImageError(f"{name}: holds no frame that can be decoded")
+        raise ImageError(f"{name}: has no decodable frame")
     return np.array(changes)
 
 
@@ -171,7 +171,7 @@ def _open(file: Path, name: str) -> Iterator[tuple[Any, Any]]:
         with file.open("rb") as opened, av.open(opened, options=ALONE) as container:
             stream = next(iter(container.streams.video), None)
             if stream is None:
-                raise ImageError(f"{name}: cannot be decoded: holds no video, or not all of it")
+                raise ImageError(f"{name}: cannot be decoded: it has no video, or is incomplete")
             yield container, stream
     except ImageError:
         raise

@@ -97,7 +97,7 @@ def _read_planes(image: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
 
 
 def _refuse_planes(_data: bytes, _high: np.ndarray | None = None) -> np.ndarray:
-    raise ValueError("its channels of 16 bits are stored one after another, of which Pillow keeps 8: save it as PNG")
+    raise ValueError("it stores 16-bit channels in separate planes, of which Pillow keeps 8 bits: save it as PNG")
 
 
 def _read_low_bytes(data: bytes, high: np.ndarray, *, kind: str, mode: str, order: str) -> np.ndarray:

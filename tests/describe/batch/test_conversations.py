@@ -21,7 +21,7 @@ def cost_of(log, share: float = 1.0) -> float:
 
 def test_batch_resumes_conversations_from_online_answers_and_keeps_their_cost(image_set, tmp_path):
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
-    with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(cut) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, tmp_path, server.base_url, **ONLINE)
     online = cost_of(server.log)
     answered = sum(entry.paid for entry in server.log)
@@ -43,7 +43,7 @@ def test_batch_resumes_conversations_from_online_answers_and_keeps_their_cost(im
 def test_unpriced_online_answers_do_not_hide_the_cost_of_a_batch(image_set, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "is_loopback", lambda url: False)  # a remote server without a known price
     cut = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
-    with StubServer(cut) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(cut) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, tmp_path, server.base_url, prompts=("questions",), max_tokens=50)
     online = cost_of(server.log)
     assert store_of(tmp_path).spent().cost == 0.0

@@ -204,7 +204,7 @@ def test_job_stops_when_all_requests_of_a_batch_fail(image_set, tmp_path):
 def test_empty_account_stops_the_job_and_keeps_answers(image_set, tmp_path, fault):
     faults = (replace(fault, numbers=tuple(range(20, 50))),)
     with StubServer(Scenario(faults=faults)) as server:
-        with pytest.raises(DescribeError, match="no money left"):
+        with pytest.raises(DescribeError, match="no credit left"):
             batched(image_set, tmp_path, server.base_url)
         assert len(records(tmp_path)) == 19 and all(record.answered for record in records(tmp_path))
 

@@ -190,7 +190,7 @@ def test_every_request_of_a_run_without_answers_is_paid_for(image_set, tmp_path)
 def test_cancelled_request_costs_its_worst_case(image_set, tmp_path):
     faults = (Fault("slow", seconds=4.0, numbers=(5,)), Fault("quota", numbers=(9,)))
     patience = RunSettings(grace_seconds=0.2)
-    with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, tmp_path, server.base_url, at_once=2, patience=patience, **PRICE)
     payments = list(DescriptionStore(tmp_path / "descriptions").payments())
     assert [payment.cost > CALL for payment in payments] == [True]
@@ -254,5 +254,5 @@ def test_budget_that_hidden_thinking_exceeds_is_said_with_amount_and_reason(imag
 
 @pytest.mark.parametrize("dollars", [-1.0, float("nan"), float("inf")])
 def test_budget_must_be_an_amount(dollars):
-    with pytest.raises(ConfigError, match="amount of dollars"):
+    with pytest.raises(ConfigError, match="amount in dollars"):
         Budget(dollars, Price(IN, OUT), 0.0, 100)

@@ -29,7 +29,7 @@ OUT_OF_MONEY = Scenario(latency=0.05, faults=(Fault("quota", turn=3),))
 
 def cut_off(image_set, work, **options) -> list:
     """Describe until the account runs out of money, before any conversation has ended; return the server's log."""
-    with StubServer(OUT_OF_MONEY) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(OUT_OF_MONEY) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, work, server.base_url, **{**QUESTIONS, **options})
     return server.log
 

@@ -61,7 +61,7 @@ def test_each_request_is_on_disk_in_one_place(image_set, tmp_path, prompt):
     """In the record of the outcome, in a payment or with a kept answer, however the run ends."""
     options = {"prompts": (prompt,), "at_once": AT_ONCE, "patience": RunSettings(attempts=9), **PRICE}
     faults = (Fault("quota", numbers=tuple(range(60, 500))), Fault("empty", times=2))
-    with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(Scenario(faults=faults)) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, tmp_path, server.base_url, **options)
     store, log = store_in(tmp_path), server.log
     assert spent_in(store, log)
@@ -115,7 +115,7 @@ def test_unpriced_answers_hide_no_later_cost(image_set, tmp_path, monkeypatch, u
     monkeypatch.setattr(session, "is_loopback", lambda url: False)  # the price of a remote server is not known
     cut_off = Scenario(usage=usage, faults=(Fault("quota", turn=3),))
     options = {"prompts": ("questions",), "max_tokens": PRICE["max_tokens"]}
-    with StubServer(cut_off) as server, pytest.raises(DescribeError, match="no money left"):
+    with StubServer(cut_off) as server, pytest.raises(DescribeError, match="no credit left"):
         described(image_set, tmp_path, server.base_url, **options)
     with StubServer() as server:
         tally = described(image_set, tmp_path, server.base_url, **options, **PRICE_ALONE)

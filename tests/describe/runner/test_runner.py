@@ -172,7 +172,7 @@ def test_run_stops_when_everything_fails(image_set, tmp_path):
         (Scenario(models=("a", "b")), {"model": "c"}, "no model 'c'.*It has: a, b"),
         (Scenario(models=("a", "b")), {"model": None}, "Set model .* It has: a, b"),
         (Scenario(no_temperature=True), {"temperature": 0.5}, "omit temperature"),
-        (Scenario(faults=(Fault("quota"),)), {}, "no money left"),
+        (Scenario(faults=(Fault("quota"),)), {}, "no credit left"),
         (Scenario(faults=(Fault("unknown_model"),)), {}, "no model"),
     ],
 )

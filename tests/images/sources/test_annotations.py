@@ -59,7 +59,7 @@ def test_label_studio_export_is_an_image_source(folder):
         "images/004.png": None,
     }
     why = reasons(found)
-    assert why["images/005.png"] == "people disagree: cat, dog (export.json task 6)"
+    assert why["images/005.png"] == "annotators disagree: cat, dog (export.json task 6)"
     assert why["images/006.png"] == "has several labels: cat, dog (export.json task 7)"
     assert found.texts("description")[0] == "A cat."
 
@@ -124,7 +124,7 @@ def test_fiftyone_set_may_name_files_elsewhere(folder):
     found = load_images(where, validation_share=0, test_share=0)
     assert len(found) == 4 and reasons(found)["/nowhere.png"].startswith("the file does not exist")
     (where / "labels.json").write_text(json.dumps({"classes": ["cat"], "labels": {"s0": 1}}))
-    with pytest.raises(DataError, match="label 1 is none of the 1 classes"):
+    with pytest.raises(DataError, match="label 1 is not one of the 1 classes"):
         load_images(where)
 
 

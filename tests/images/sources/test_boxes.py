@@ -41,7 +41,7 @@ def test_every_form_gives_the_same_boxes_classes_and_splits(tmp_path, form, capf
     assert images.sizes(np.arange(2)).tolist() == [[WIDTH, HEIGHT]] * 2
     assert images.is_labelled.all()  # a background is no image without a label
     assert not images.rejected and not images.rejected_boxes and not images.clipped_boxes
-    assert ("2 images without a file of boxes are backgrounds" in capfd.readouterr().err) == (form == "yolo")
+    assert ("2 images without a box file are backgrounds" in capfd.readouterr().err) == (form == "yolo")
 
 
 def change_coco(folder, change, split="train"):
@@ -117,7 +117,7 @@ def test_lines_of_yolo_are_boxes_or_polygons_and_broken_ones_are_named(tmp_path)
     assert boxes_by_name(images)["000"] == [("blue", 36, 24, 60, 40), ("green", 10, 6, 48, 26)]
     said = [(each.where, each.reason) for each in images.rejected_boxes]
     assert said == [
-        ("000.txt line 3", "class 7 is none of the 3"),
+        ("000.txt line 3", "class 7 is not one of the 3"),
         ("000.txt line 4", "its corners are not finite numbers"),
         ("000.txt line 5", "'red 1 1' is not a class and numbers"),
         ("000.txt line 6", "has 3 numbers after the class, neither a box nor a polygon"),
@@ -144,14 +144,14 @@ def test_xml_that_declares_entities_or_is_broken_is_left_out(tmp_path):
     said = {each.path: each.reason for each in images.rejected}
     assert "declares a document type" in said["Annotations/000.xml"]
     assert "is not XML" in said["Annotations/001.xml"]
-    assert said["Annotations/002.xml"] == "its image '002.png' is not there"
+    assert said["Annotations/002.xml"] == "its image '002.png' is missing"
     assert len(images) == len(SCENES) - 3
 
 
 def test_image_in_two_lists_of_voc_is_refused(tmp_path):
     folder = write_voc(tmp_path / "set", SCENES)
     (folder / "ImageSets/Main/test.txt").write_text("000\n003")
-    with pytest.raises(DataError, match="000 is in the train split as well"):
+    with pytest.raises(DataError, match="000 is also in the train split"):
         load(folder)
 
 

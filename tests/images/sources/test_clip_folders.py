@@ -26,7 +26,7 @@ def test_clips_are_rows_and_what_cannot_be_read_is_named(clip_set, tmp_path):
     reasons = {rejected.path: rejected.reason for rejected in images.rejected}
     assert reasons.pop("left/cut.mp4").startswith("cannot be decoded: ")
     assert reasons == {
-        "down/nothing": "an empty folder: it holds no frames",
+        "down/nothing": "an empty folder without frames",
         "down/notes.txt": "not a clip (suffix .txt)",
         "right/empty.mp4": "the file is empty (0 bytes)",
     }
@@ -90,7 +90,7 @@ def test_splits_unlabelled_clips_and_copies_work_as_with_images(tmp_path):
     images = load_images(tmp_path / "set", frames=3, unlabelled=[tmp_path / "more"], validation_share=0)
     assert len(images.split("test")) == 7 and (images.labels < 0).sum() == 2
     assert len(set(images.ids.tolist())) == len(images) - 1
-    with pytest.raises(DataError, match="sources of one kind"):
+    with pytest.raises(DataError, match="sources of the same kind"):
         load_images(write_image_set(tmp_path / "images"), unlabelled=[tmp_path / "set"])
 
 
@@ -118,5 +118,5 @@ def test_settings_that_clips_do_not_take_are_refused(clip_set, image_set):
         load_images(clip_set, frames=2, task="detection")
     with pytest.raises(ConfigError, match="has no columns"):
         load_images(clip_set, frames=2, label_column="name")
-    with pytest.raises(DataError, match="holds no clips in class folders"):
+    with pytest.raises(DataError, match="has no clips in class folders"):
         load_images(image_set, frames=2)

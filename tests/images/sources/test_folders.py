@@ -60,11 +60,11 @@ def test_every_file_is_accounted_for(tmp_path):
     table = load_images(tmp_path)
     assert table.classes == ("cat", "dog") and len(table) == 12
     assert reasons(table) == {
-        "loose.png": "lies in no class folder",
+        "loose.png": "is not in a class folder",
         "cat/readme.txt": "not an image (suffix .txt)",
         "cat/fake.jpg": "not an image in a format that Pillow can read",
         "notes/a.md": "not an image (suffix .md)",
-        "dog/gone.png": "a link to nowhere",
+        "dog/gone.png": "a broken link",
         "dog/pipe.png": "not a regular file",
         "dog/�.png": "the file name is not valid UTF-8: rename the file",
     }
@@ -84,7 +84,7 @@ def test_unlabelled_test_folder_is_listed(tmp_path):
     class_folders(tmp_path, {"train/cat": 9, "train/dog": 9, "val/cat": 2, "val/dog": 2, "test": 3})
     table = load_images(tmp_path)
     assert len(table.split("test")) == 4 and len(table.split("validation")) == 4
-    assert reasons(table)["test/000.png"] == "lies in no class folder"
+    assert reasons(table)["test/000.png"] == "is not in a class folder"
 
 
 def test_folder_without_classes_is_refused(tmp_path):
@@ -104,7 +104,7 @@ def test_one_class_is_not_enough(tmp_path):
 def test_class_folders_have_no_columns(tmp_path):
     class_folders(tmp_path, {"cat": 3, "dog": 3})
     for named in ({"label_column": "label"}, {"image_column": "path"}, {"label_separator": ";"}):
-        with pytest.raises(ConfigError, match="no columns: leave image_column, label_column, label_separator and"):
+        with pytest.raises(ConfigError, match="no columns: leave out image_column, label_column, label_separator and"):
             load_images(tmp_path, **named)
 
 
@@ -139,7 +139,7 @@ def test_splits_under_other_names_are_not_taken_for_classes(tmp_path, names):
 
 def test_split_folders_inside_class_folders_are_refused(tmp_path):
     class_folders(tmp_path, {f"{name}/{split}": 3 for split in ("train", "test") for name in ("cat", "dog")})
-    with pytest.raises(DataError, match="every class folder holds the split folders test, train"):
+    with pytest.raises(DataError, match="every class folder contains the split folders test, train"):
         load_images(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_split_words_inside_class_names_are_no_splits(tmp_path):
 def test_equal_folders_inside_all_classes_are_refused(tmp_path, above):
     names = ("Lernen", "Pruefen", "Rest")
     class_folders(tmp_path, {f"{above}{name}/{inner}": 3 for name in names for inner in ("cat", "dog")})
-    with pytest.raises(DataError, match=r"parts of the set, which hold the folders cat, dog"):
+    with pytest.raises(DataError, match=r"parts of the set, which contain the folders cat, dog"):
         load_images(tmp_path)
     assert load_images(tmp_path, unusual_labels="keep").classes == names
 
@@ -176,7 +176,7 @@ def test_class_folders_one_level_below_the_splits_are_named(tmp_path):
 def test_composed_folder_names_make_no_empty_class(tmp_path, capfd):
     decomposed, composed = "e\u0301te\u0301", "\u00e9t\u00e9"
     load_images(class_folders(tmp_path, {f"train/{decomposed}": 3, "train/b": 3, f"test/{composed}": 1, "test/b": 1}))
-    assert "make no class" not in capfd.readouterr().err
+    assert "are not used as classes" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("inner", ["photos/cat", "photos/train/cat"])
@@ -191,7 +191,7 @@ def test_folder_of_unlabelled_images_is_no_class(tmp_path, name, capfd):
     table = load_images(class_folders(tmp_path, {"cat": 4, "dog": 4, name: 3, f"{name}/inner": 1}))
     assert table.classes == ("cat", "dog")
     assert table.class_counts()[-1].tolist() == [4, 0, 0]
-    assert "make no class" not in capfd.readouterr().err
+    assert "are not used as classes" not in capfd.readouterr().err
 
 
 def test_folder_of_unlabelled_images_beside_split_folders(tmp_path):

@@ -52,7 +52,7 @@ def test_plain_parquet_with_binary_images(tmp_path):
     assert table.classes == ("x", "y") and len(table) == 6
     assert table.path(0) == "train/0" and table.read(3) == noise(3)
     assert reasons(table) == {
-        "train/6": "row 6 holds no image",
+        "train/6": "row 6 has no image",
         "train/7": "not an image in a format that Pillow can read",
     }
 
@@ -168,10 +168,14 @@ def test_unlabelled_rows_and_splits(tmp_path):
     ("change", "options", "message"),
     [
         ({"image": [1] * 6}, {}, "no image column. Columns: image, label, caption"),
-        ({"image": ["a"] * 6}, {}, r"can be used, of 6\.\n  a: the file does not exist \(a\.parquet row 1\)"),
-        ({"second": [noise(n) for n in range(6)]}, {"image_column": "caption"}, "holds no images"),
+        (
+            {"image": ["a"] * 6},
+            {},
+            r"6 images .* can be used\.\n  a: the file does not exist \(a\.parquet row 1\)",
+        ),
+        ({"second": [noise(n) for n in range(6)]}, {"image_column": "caption"}, "not images"),
         ({"label": [1.5] * 6}, {}, "label 1.5 is no class"),
-        ({"label": [[[1, 2]]] * 6}, {}, "a number or name, or a list of them"),
+        ({"label": [[[1, 2]]] * 6}, {}, "supported are numbers or names, or lists of them"),
         ({}, {"label_column": "nothing"}, "label_column 'nothing' does not exist"),
     ],
 )
@@ -267,5 +271,5 @@ def test_stream_is_read_once_into_the_work_directory(tmp_path):
     files = set((tmp_path / "work").rglob("*.arrow"))
     again = load_images(stream, work=tmp_path / "work", validation_share=0, test_share=0)
     assert again.rows.equals(found.rows) and set((tmp_path / "work").rglob("*.arrow")) == files
-    with pytest.raises(ConfigError, match="read into the work directory"):
+    with pytest.raises(ConfigError, match="stored in the work directory"):
         load_images(stream)

@@ -83,10 +83,10 @@ def test_split_is_read_from_columns_of_flags_and_under_other_names(tmp_path, col
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"is_test": [0] * 6 + [1, ""]}, "is_test is not read as the split, since it holds more than 0 and 1"),
-        ({"is_valid": [1] * 6 + [0] * 2}, "is_valid is not read as the split.*call it is_validation"),
-        ({"Usage": ["Training"] * 6 + ["PublicTest", "PrivateTest"]}, "Usage looks like the split and is not read"),
-        ({"coco": SPLITS}, "coco looks like the split and is not read. If it is, call it split"),
+        ({"is_test": [0] * 6 + [1, ""]}, "is_test is not used as the split, because it has values other than 0 and 1"),
+        ({"is_valid": [1] * 6 + [0] * 2}, "is_valid is not used as the split.*name it is_validation"),
+        ({"Usage": ["Training"] * 6 + ["PublicTest", "PrivateTest"]}, "Usage looks like a split but is not used"),
+        ({"coco": SPLITS}, "coco looks like a split but is not used. To use it, name it split"),
     ],
 )
 def test_columns_that_may_be_the_split_are_named(tmp_path, columns, said, capsys):
@@ -152,14 +152,14 @@ def test_json_lines_with_gaps_numbers_and_texts(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", "path,label\n0.png,a,b\n", r"a\.csv, line 2 has 3 fields"),
-        ("a.csv", "path,label\n", "holds no rows"),
-        ("a.csv", "", "holds no rows"),
+        ("a.csv", "path,label\n", "has no rows"),
+        ("a.csv", "", "has no rows"),
         ("a.csv", "label\na\n", r"no column that names the images.*Columns: label.*image_column"),
         ("a.csv", "path\n0.png\n", r"no label column.*label_column"),
-        ("a.csv", "path,label\n,a\n", r"a\.csv, line 2: None is not the path"),
+        ("a.csv", "path,label\n,a\n", r"a\.csv, line 2: None is not an image path"),
         ("a.csv", "path,label,split\n0.png,a,extra\n", r"a\.csv, line 2: 'extra' is not a split. Known names"),
         ("a.jsonl", '{"path": "0.png", "label": {"a": 1}}', "not a single name"),
-        ("a.jsonl", '{"path": 3, "label": "a"}', "3 is not the path"),
+        ("a.jsonl", '{"path": 3, "label": "a"}', "3 is not an image path"),
     ],
 )
 def test_malformed_rows_name_file_and_row(tmp_path, name, content, message):
@@ -200,11 +200,11 @@ def test_metadata_with_labels(tmp_path):
     assert len(table) == 6 and table.classes == ("a", "b")
     assert texts_by_path(table, "text")["5.png"] == "t5"
     assert reasons(table) == {
-        "../secret.png": "the path leads out of the folder (metadata.jsonl line 7)",
-        str(secret): "the path leads out of the folder (metadata.jsonl line 8)",
-        "a/../0.png": "the path leads out of the folder (metadata.jsonl line 9)",
+        "../secret.png": "the path leads outside the folder (metadata.jsonl line 7)",
+        str(secret): "the path leads outside the folder (metadata.jsonl line 8)",
+        "a/../0.png": "the path leads outside the folder (metadata.jsonl line 9)",
         "gone.png": "the file does not exist (metadata.jsonl line 10)",
-        "unnamed.png": "no row of the metadata names it",
+        "unnamed.png": "not named in the metadata",
     }
 
 
@@ -230,7 +230,7 @@ def test_metadata_at_the_root_of_split_folders(tmp_path):
 def test_metadata_without_any_labels(tmp_path):
     images(tmp_path, 3)
     write(tmp_path / "metadata.csv", b"file_name,text\n0.png,a\n")
-    with pytest.raises(DataError, match="no label column and its images lie in no class folders"):
+    with pytest.raises(DataError, match="no label column and its images are not in class folders"):
         load_images(tmp_path)
 
 
@@ -242,11 +242,11 @@ def test_backslash_paths_are_found(tmp_path):
     table = load_images(write(tmp_path / "set" / "images.csv", text))
     assert table.path(0) == "a b/0.png" and table.read(0) == noise(0)
     assert len(table) == 7
-    assert reasons(table)["C:\\set\\0.png"].startswith("the file does not exist: the path is that of a Windows drive")
+    assert reasons(table)["C:\\set\\0.png"].startswith("the file does not exist: the path names a Windows drive")
     write(tmp_path / "set" / "metadata.csv", text)
     inside = load_images(tmp_path / "set")
     assert len(inside) == 6
-    assert reasons(inside)["../secret.png"] == "the path leads out of the folder (metadata.csv line 8)"
+    assert reasons(inside)["../secret.png"] == "the path leads outside the folder (metadata.csv line 8)"
 
 
 def test_a_backslash_in_a_file_name_is_kept(tmp_path):
@@ -314,15 +314,15 @@ def test_other_spellings_of_a_path_lead_to_the_file(tmp_path, spell):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("\\\\server\\a.png", "that of a Windows drive"),
-        ("set/x/0.png", "paths start in set, where it is x/0.png"),
-        ("/home/me/set/x/0.png", "paths start in set, where it is x/0.png"),
-        ("file:///home/me/set/x/0.png", "paths start in set, where it is x/0.png"),
-        ("D:\\set\\x\\0.png", "paths start in set, where it is x/0.png"),
-        ("pictures/1.png", "paths start in set, from where it is ../pictures/1.png"),
-        ("x/0", "paths start in set, where it is x/0.png"),
-        ("0.png", "paths start in set, where it is x/0.png"),
-        ("0", "paths start in set, where it is x/0.png"),
+        ("\\\\server\\a.png", "names a Windows drive"),
+        ("set/x/0.png", "paths are relative to set, where it is x/0.png"),
+        ("/home/me/set/x/0.png", "paths are relative to set, where it is x/0.png"),
+        ("file:///home/me/set/x/0.png", "paths are relative to set, where it is x/0.png"),
+        ("D:\\set\\x\\0.png", "paths are relative to set, where it is x/0.png"),
+        ("pictures/1.png", "paths are relative to set, from where it is ../pictures/1.png"),
+        ("x/0", "paths are relative to set, where it is x/0.png"),
+        ("0.png", "paths are relative to set, where it is x/0.png"),
+        ("0", "paths are relative to set, where it is x/0.png"),
         ("y/2.PNG", r"the file does not exist \(set.csv"),
     ],
 )

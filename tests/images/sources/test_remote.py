@@ -145,7 +145,7 @@ def test_images_that_cannot_be_fetched_are_left_out_and_tried_again(server, tmp_
     found = load_images(table, work=tmp_path / "work", **ALL_TRAIN)
     assert len(found) == 8
     assert reasons(found)[f"{address}/photos/dog/late.png"].startswith("cannot be fetched: ")
-    assert "1 image could not be fetched; the same command tries again" in capsys.readouterr().err
+    assert "1 image could not be downloaded; run the same command to try again" in capsys.readouterr().err
     write(folder / "photos" / "dog" / "late.png", noise(77))
     assert len(load_images(table, work=tmp_path / "work", **ALL_TRAIN)) == 9
     assert "fetching 1 image of 9" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_member_names_never_become_paths(tmp_path):
         "a.tar/two.jpg",
     ]
     assert reasons(table) == {
-        "a.tar/lonely": "the sample holds no image",
+        "a.tar/lonely": "the sample has no image",
         "a.tar/link.png": "a link or special file inside a tar",
         "a.tar/two.png": "a further image of the sample",
     }
@@ -149,7 +149,7 @@ def test_keys_in_either_form_of_unicode_are_one_sample(tmp_path):
 def test_tars_without_labels_say_what_they_hold_instead(tmp_path):
     images = [(f"{n}.png", noise(n)) for n in range(4)]
     other = raw_tar(tmp_path / "other.tar", [*images, *((f"{n}.class.txt", b"cat") for n in range(4))])
-    with pytest.raises(DataError, match=r"its samples hold .class.txt, .png, but no .cls"):
+    with pytest.raises(DataError, match=r"its samples have .class.txt, .png, but no .cls"):
         load_images(other)
     raw_tar(tmp_path / "set-0.tar", images)
     raw_tar(tmp_path / "set-1.tar", [(f"{n}.cls", b"cat") for n in range(4)])

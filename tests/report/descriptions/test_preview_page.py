@@ -37,7 +37,7 @@ def test_page_is_complete_and_self_contained(plain):
     assert_well_structured(page)
     assert "11 descriptions of 6 images" in page.words and "1 request failed;" in page.words
     assert "by gpt-4o-mini" in page.words and "$0.0024" in page.words
-    assert "Left to write 1,196 descriptions (measured on 8)" in page.words
+    assert "Remaining 1,196 descriptions (estimated from 8)" in page.words
     assert len(page.all("img")) == len(page.all("section")) == 6 and len(page.all("article")) == 12
 
 

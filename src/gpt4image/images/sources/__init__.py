@@ -1,1 +1,1 @@
-"""One module per kind of image source; each lists what the source holds without decoding it."""
+"""One module per kind of image source; each lists the images without decoding them."""

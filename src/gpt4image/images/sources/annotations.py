@@ -1,4 +1,4 @@
-"""Labels that annotation tools keep in JSON: Label Studio's exports and FiftyOne's image classification sets.
+"""JSON labels of annotation tools: Label Studio's exports and FiftyOne's image classification sets.
 
 Both are image sources, and both come back as corrections after an audit (`gpt4image audit --write`).
 """
@@ -32,7 +32,7 @@ DATA_KEYS = ("image", "img", "url", "path", "file_name")
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a person said about one image.
+    """A person's annotation of one image.
 
     Attributes:
         image: path or address of the image, as the tool has it.
@@ -50,14 +50,14 @@ class Annotation:
 def read_label_studio(file: Path) -> list[Annotation]:
     """Read an export of Label Studio, JSON or JSON-MIN, with one choice an image.
 
-    Cancelled annotations do not count; one marked as ground truth counts alone.
+    Cancelled annotations are ignored; if one is marked as ground truth, only that one counts.
 
     Raises:
         DataError: the file is no such export; the task is named.
     """
     tasks = read_brought_json(file, DataError)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise DataError(f"{file} is no export of Label Studio: it is not a list of tasks.")
+        raise DataError(f"{file} is not an export of Label Studio: it is not a list of tasks.")
     return [_read_task(task, f"{file}, task {number}") for number, task in enumerate(tasks, 1)]
 
 
@@ -92,7 +92,7 @@ def _read_task(task: Mapping[str, Any], where: str) -> Annotation:
         return Annotation(data[key], None, data=rest)
     if len(answers) > 1 or len(next(iter(answers))) > 1:
         named = sorted({name for answer in answers for name in answer})
-        reason = "people disagree" if len(answers) > 1 else "has several labels"
+        reason = "annotators disagree" if len(answers) > 1 else "has several labels"
         return Annotation(data[key], None, f"{reason}: {', '.join(named)}", rest)
     return Annotation(data[key], next(iter(answers))[0], data=rest)
 
@@ -110,7 +110,7 @@ def read_fiftyone(file: Path) -> list[Annotation]:
     """
     found = read_brought_json(file, DataError)
     if not isinstance(found, dict) or not isinstance(found.get("labels"), dict):
-        raise DataError(f"{file} is no file of labels of FiftyOne: it has no object `labels`.")
+        raise DataError(f"{file} is not a FiftyOne label file: it has no object `labels`.")
     classes = found.get("classes") or []
     return [_read_fiftyone(name, value, classes, f"{file}, {name!r}") for name, value in found["labels"].items()]
 
@@ -122,7 +122,7 @@ def _read_fiftyone(name: str, value: object, classes: Sequence[str], where: str)
         return Annotation(name, None, f"has several labels: {', '.join(map(str, label))}")
     if isinstance(label, int) and not isinstance(label, bool):
         if not 0 <= label < len(classes):
-            raise DataError(f"{where}: label {label} is none of the {len(classes)} classes.")
+            raise DataError(f"{where}: label {label} is not one of the {len(classes)} classes.")
         label = classes[label]
     return Annotation(name, None if label is None else str(label), data=record.get("attributes") or {})
 
@@ -159,7 +159,7 @@ def list_label_studio(root: Path, files: Sequence[Path], columns: ColumnNames, k
         _add(builder, seen, found, split.read(found.data, note) or "train", row, note)
     if columns.labelled and not builder.has_labels:
         raise DataError(
-            f"{file}: no task has a choice yet. Annotate some, or give the file as unlabelled (--unlabelled)."
+            f"{file}: no task has a choice yet. Annotate some, or name the file with unlabelled (--unlabelled)."
         )
     return builder.listing(AnnotationReader(root, tuple(texts), fetched.folder, tuple(values)))
 

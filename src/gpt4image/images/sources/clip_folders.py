@@ -84,13 +84,13 @@ def list_clips(root: Path, _files: Sequence[Path], columns: ColumnNames, kept: P
             elif found.fault:
                 builder.reject(found.path, found.fault)
             elif not name and split != UNLABELLED:
-                builder.ignore(found.path, "lies in no class folder")
+                builder.ignore(found.path, "is not in a class folder")
             else:
                 builder.add(found.path, name, split, len(builder.images), found.key)
     if not builder.images:
         raise DataError(
-            f"{root} holds no clips in class folders. Put each class's clips in a folder of its own (jump/1.mp4, "
-            "run/2.mp4; or of frames: jump/1/001.jpg), below train/, val/ and test/ if it is divided."
+            f"{root} has no clips in class folders. Put the clips of each class into its own folder (jump/1.mp4, "
+            "run/2.mp4; or of frames: jump/1/001.jpg), inside train/, val/ and test/ if there are splits."
         )
     keys = {path: key.hex() for path, _, _, _, key in builder.images}
     reader = ClipReader(
@@ -103,7 +103,7 @@ def list_clips(root: Path, _files: Sequence[Path], columns: ColumnNames, kept: P
     listing = replace(builder.listing(reader, by_number=False), folders=True, frames=choice)
     folders = {name for folder, split in divisions.items() if split != UNLABELLED for name in subfolders(root / folder)}
     if empty := {name for name in folders - set(listing.classes) if columns.labelled and not is_unlabelled(name)}:
-        say(f"Folders without a clip, which make no class: {', '.join(sorted(empty))}.")
+        say(f"Folders without a clip are not used as classes: {', '.join(sorted(empty))}.")
     return listing
 
 
@@ -138,12 +138,12 @@ def find_clips(root: Path, below: str = "", *, in_classes: bool = True) -> Itera
             yield frame_folder(root, folder, frames)
         else:
             for found in frames:
-                yield FoundClip(found.path, b"", "a picture that lies in no folder of frames", is_clip=False)
+                yield FoundClip(found.path, b"", "a picture outside any folder of frames", is_clip=False)
     for place, inner, files in os.walk(root / below):
         inner[:] = sorted(name for name in inner if not is_hidden(name))
         path = Path(place).relative_to(root).as_posix()
         if not inner and all(map(is_hidden, files)) and is_inside(path):
-            yield FoundClip(path, b"", "an empty folder: it holds no frames")
+            yield FoundClip(path, b"", "an empty folder without frames")
 
 
 def frame_folder(root: Path, folder: str, frames: Sequence[FoundFile]) -> FoundClip:
@@ -191,7 +191,7 @@ def make_frames(place: Path, name: str, choice: FrameChoice, max_pixels: int = M
         else:
             files = frame_files(place)
             if not files:
-                raise ImageError(f"{name}: an empty folder: it holds no frames")
+                raise ImageError(f"{name}: an empty folder without frames")
             clip_id = digest(*(hashlib.blake2b(file.read_bytes()).digest() for file in files))
             pictures = [_read_frame(file, name, max_pixels) for file in _chosen(files, name, choice, max_pixels)]
     except OSError as error:

@@ -36,7 +36,7 @@ def list_coco(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
 
     An image without objects has none of the categories. The images lie beside the file, in a folder `images` there or
     one level up, or in a folder with the last part of the file's name (`val2017` of `instances_val2017.json`). Several
-    files are splits that their names tell.
+    files are splits, recognised by their names.
 
     Args:
         root: the folder of the files.
@@ -72,11 +72,11 @@ def load_coco(file: Path) -> Mapping[str, Any]:
     content = read_brought_json(file, DataError)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if missing:
-        captions = " It holds captions: name them with text (--text), and the images by another source."
+        captions = " It contains captions: name the file with text (--text), and the images by another source."
         has_captions = "categories" in missing and isinstance(content.get("annotations"), list)
         raise DataError(
-            f"{file} is no file of COCO's labels: it has no list {', '.join(map(repr, missing))}."
-            f"{captions if has_captions else ''}"
+            f"{file} is not a COCO label file: it has no list "
+            f"{', '.join(map(repr, missing))}.{captions if has_captions else ''}"
         )
     return dict(content)
 
@@ -87,7 +87,7 @@ def read_categories(content: Mapping[str, Any], file: Path) -> dict[int, str]:
     for at, each in enumerate(content["categories"]):
         number, name = (each.get("id"), each.get("name")) if isinstance(each, dict) else (None, None)
         if not isinstance(number, int) or not isinstance(name, str) or not name.strip() or number in found:
-            raise DataError(f"{file}, category {at}: {each!r} has no name, or no number (id) of its own.")
+            raise DataError(f"{file}, category {at}: {each!r} has no name, or no unique number (id).")
         found[number] = name.strip()
     return found
 
@@ -98,7 +98,7 @@ def read_images(content: Mapping[str, Any], file: Path) -> Iterator[tuple[int, s
     for at, each in enumerate(content["images"]):
         number, name = (each.get("id"), each.get("file_name")) if isinstance(each, dict) else (None, None)
         if not isinstance(number, int) or not isinstance(name, str) or not name or "\0" in name or number in seen:
-            raise DataError(f"{file}, image {at}: {each!r} has no file_name, or no number (id) of its own.")
+            raise DataError(f"{file}, image {at}: {each!r} has no file_name, or no unique number (id).")
         seen.add(number)
         yield number, name
 
@@ -110,9 +110,9 @@ def _labels(content: Mapping[str, Any], names: Mapping[int, str], file: Path) ->
     for at, each in enumerate(content["annotations"]):
         image, category = (each.get("image_id"), each.get("category_id")) if isinstance(each, dict) else (None, None)
         if image is None or image not in known:
-            raise DataError(f"{file}, annotation {at}: image_id {image!r} is none of its images.")
+            raise DataError(f"{file}, annotation {at}: image_id {image!r} is not among its images.")
         if category is None or category not in names:
-            raise DataError(f"{file}, annotation {at}: category_id {category!r} is none of its categories.")
+            raise DataError(f"{file}, annotation {at}: category_id {category!r} is not among its categories.")
         found.setdefault(int(image), set()).add(int(category))
     return found
 

@@ -111,7 +111,7 @@ def finish(builder: ListingBuilder, reader: FileReader, source: str) -> Listing:
     ):
         left = builder.rejected_boxes
         why = f" Left out: {counted(len(left), 'box')}, such as {left[0].path}, {left[0].where} ({left[0].reason})."
-        raise DataError(f"{source}: no image has a box that can be used.{why if left else ''}")
+        raise DataError(f"{source}: no image has a usable box.{why if left else ''}")
     return builder.listing(reader)
 
 
@@ -123,7 +123,7 @@ def _entries(content: Mapping[str, Any], file: Path) -> dict[int, list[tuple[int
         entry: Mapping[str, Any] = each if isinstance(each, dict) else {}
         image = entry.get("image_id")
         if not isinstance(image, int) or image not in known:
-            raise DataError(f"{file}, annotation {at}: image_id {image!r} is none of its images.")
+            raise DataError(f"{file}, annotation {at}: image_id {image!r} is not among its images.")
         found.setdefault(image, []).append((at, entry))
     return found
 
@@ -133,7 +133,7 @@ def read_box(entry: Mapping[str, Any], at: int, image: CocoImage) -> GivenBox:
     category, box = entry.get("category_id"), entry.get("bbox")
     corners, fault = (0.0, 0.0, 0.0, 0.0), ""
     if category is not None and (not isinstance(category, int) or category not in image.names):
-        fault = f"category_id {category!r} is none of the categories"
+        fault = f"category_id {category!r} is not among the categories"
     elif entry.get("iscrowd"):
         fault = "is a crowd of objects"
     elif not isinstance(box, list) or len(box) != 4 or not all(is_number(edge) for edge in box):

@@ -46,7 +46,7 @@ def list_coco_masks(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
     images = list(coco_images(root, files, builder))
     classes = (BACKGROUND, *(name for name in _used_names(images) if name != BACKGROUND))
     if len(classes) > MOST_CLASSES:
-        raise DataError(f"{root} has {len(classes):,} categories, and masks hold up to {MOST_CLASSES} classes.")
+        raise DataError(f"{root} has {len(classes):,} categories, but masks can have at most {MOST_CLASSES} classes.")
     numbers = {name: number for number, name in enumerate(classes)}
     painted = 0
     for image in images:
@@ -67,7 +67,7 @@ def list_coco_masks(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
         left = [f"{each.path}, {each.where} ({each.reason})" for each in builder.rejected_boxes]
         left += [f"{each.path} ({each.reason})" for each in builder.bad]
         why = f" Left out: {left[0]}, and {len(left) - 1:,} more." if left else ""
-        raise DataError(f"{root}: no object has an outline that can be used.{why}")
+        raise DataError(f"{root}: no object has a usable outline.{why}")
     return builder.listing(FileReader(root), classes=classes)
 
 
@@ -112,7 +112,7 @@ def paint(
         if region is None:
             region, box = _inside(box, size), box._replace(fault=box.fault or fault)
             if region is None:
-                raise UnusableMaskError(f"where an object lies is not known: {box.where} {fault}")
+                raise UnusableMaskError(f"the place of an object is unknown: {box.where} {fault}")
         elif not box.fault or box.fault.startswith("bbox"):
             label = numbers[image.names[entry["category_id"]]]
             if box.fault:
@@ -126,7 +126,7 @@ def paint(
     for label, place, region in sorted(regions, key=lambda each: (each[0] != VOID, -int(each[2].sum()))):
         mask[place][region] = label
     if (mask == VOID).all():
-        raise UnusableMaskError("its mask is void throughout")
+        raise UnusableMaskError("its mask is entirely void")
     checked = check_boxes(image.path, boxes, size)
     builder.rejected_boxes += checked.rejected
     builder.clipped_boxes += checked.clipped
@@ -178,7 +178,7 @@ def _painted(given: object, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("has no outline (segmentation)")
     counts, said = given.get("counts"), given.get("size")
     if said != [height, width]:
-        raise ValueError(f"its run lengths are of a picture of the size {said} (height, width), not {[height, width]}")
+        raise ValueError(f"its run lengths are for a picture of size {said} (height, width), not {[height, width]}")
     if isinstance(counts, str):
         counts = _unpacked(counts)
     if not isinstance(counts, list) or not all(isinstance(each, int) and each >= 0 for each in counts):
@@ -216,10 +216,10 @@ def _polygon_faults(polygons: Sequence[object], size: tuple[int, int]) -> Iterat
     """Yield what is wrong with the polygons of an object."""
     for each in polygons:
         if not isinstance(each, list) or len(each) < 6 or len(each) % 2 or not all(map(is_number, each)):
-            yield f"its polygon {str(each)[:40]} is not three points or more of two numbers"
+            yield f"its polygon {str(each)[:40]} is not a list of at least three points with two numbers each"
             continue
         # far away corners would take a step for each pixel on the way
         for axis, side in enumerate(size):
             ends = [float(value) for value in each[axis::2]]
             if not all(-FAR * side <= value <= (1 + FAR) * side for value in ends):
-                yield f"its polygon reaches far out of the picture, which has {size[0]} x {size[1]} pixels"
+                yield f"its polygon extends far beyond the picture, which has {size[0]} x {size[1]} pixels"

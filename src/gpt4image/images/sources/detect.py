@@ -1,4 +1,4 @@
-"""The kinds of image sources, and which of them the user's words mean.
+"""The kinds of image sources, and how they are recognised.
 
 To add a kind, write a function that lists its images (`Listing`) and a reader of their bytes (`ImageReader`), and add
 an entry to `KINDS`.
@@ -97,7 +97,9 @@ class Kind:
 
 def _find_clips(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     if columns.frames is not None and not place.is_folder:
-        raise DataError(f"{place.name}: frames (--frames) are those of clips in a folder of class folders: name it.")
+        raise DataError(
+            f"{place.name}: frames (--frames) needs a folder of class folders with clips: name such a folder."
+        )
     return [] if place.is_folder and (columns.frames is not None or holds_clips_only(place.root)) else None
 
 
@@ -185,7 +187,7 @@ def _lie_beside_images(
             broken[file] = f" ({str(error).removeprefix(str(file)).strip()})"
     kind = "class folders" if columns.labelled else "a folder of images"
     beside = ", ".join(f"{file.name}{broken.get(file, '')}" for file in files)
-    say(f"{place.root} is read as {kind}; {beside} is not part of the images.", "yellow" if broken else "")
+    say(f"{place.root} is read as {kind}; {beside} is ignored.", "yellow" if broken else "")
     return True
 
 
@@ -275,12 +277,12 @@ def list_source(source: str | Path, columns: ColumnNames, kept: Path | None = No
     of = f" of {columns.objects}" if columns.objects else ""
     known = f"A source{of} is {', '.join(kind.name for kind in kinds[:-1])}, or {kinds[-1].name}."
     if place.is_folder:
-        raise DataError(f"{place.root} holds no {columns.objects} that can be read. {known}")
+        raise DataError(f"{place.root} contains no readable {columns.objects}. {known}")
     if not place.named:
         raise _missing(place, known)
     if place.named[0].suffix.casefold() in COMPRESSED_SUFFIXES:
         raise DataError(f"{place.named[0]} is compressed. Unpack it first, or keep it as a plain .tar.")
-    raise DataError(f"{place.named[0]} is no image source. {known}")
+    raise DataError(f"{place.named[0]} is not an image source. {known}")
 
 
 def _check_columns(kind: Kind, columns: ColumnNames, source: str) -> None:
@@ -288,8 +290,8 @@ def _check_columns(kind: Kind, columns: ColumnNames, source: str) -> None:
     named = columns.image is not None or columns.label is not None or columns.separator is not None or columns.flags
     if named and columns.labelled and not kind.has_columns:
         raise ConfigError(
-            f"{source} is {kind.name}, which has no columns: leave image_column (--image-column), label_column "
-            "(--label-column), label_separator (--label-separator) and label_columns (--label-columns) out."
+            f"{source} is {kind.name}, which has no columns: leave out image_column (--image-column), label_column "
+            "(--label-column), label_separator (--label-separator) and label_columns (--label-columns)."
         )
 
 

@@ -1,4 +1,4 @@
-"""Images that are files of their own, in class folders with or without split folders above them."""
+"""Images as separate files in class folders, with or without split folders above them."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def list_class_folders(root: Path, _files: Sequence[Path], columns: ColumnNames)
             elif found.fault:
                 builder.reject(found.path, found.fault)
             elif not name and split != UNLABELLED:
-                builder.ignore(found.path, "lies in no class folder")
+                builder.ignore(found.path, "is not in a class folder")
             else:
                 builder.add(found.path, name, split, len(builder.images), found.key)
     if not builder.images:
-        raise DataError(_nothing_found(root, divisions) if columns.labelled else f"{root} holds no images.")
+        raise DataError(_nothing_found(root, divisions) if columns.labelled else f"{root} contains no images.")
     listing = replace(builder.listing(FileReader(root), by_number=False), folders=True)
     if len(listing.classes) == 1:
         _refuse_outer_folder(root, divisions, listing.classes[0])
     labelled = [folder for folder, split in divisions.items() if split != UNLABELLED]
     empty = {name for folder in labelled for name in subfolders(root / folder)} - set(listing.classes)
     if empty := {name for name in empty if compose(name) not in listing.classes and not is_unlabelled(name)}:
-        say(f"Folders without an image, which make no class: {', '.join(sorted(empty))}.")
+        say(f"Folders without an image are not used as classes: {', '.join(sorted(empty))}.")
     return listing
 
 
 def _refuse_outer_folder(root: Path, divisions: dict[str, str], name: str) -> None:
-    """Raise DataError if the only class folder holds the class folders."""
+    """Raise DataError if the only class folder contains the class folders."""
     first = root / next(iter(divisions)) / name
     inner = first
     while len(inside := subfolders(inner)) == 1:
@@ -74,10 +74,10 @@ def _refuse_outer_folder(root: Path, divisions: dict[str, str], name: str) -> No
     if "" not in divisions:
         folder = inner.relative_to(first.parent)
         raise DataError(
-            f"{root}: {', '.join(divisions)} hold images in one folder only, {name}. If {', '.join(inside)} are the "
+            f"{root}: {', '.join(divisions)} have images in one folder only, {name}. If {', '.join(inside)} are the "
             f"classes, move them from {folder} into {first.parent.name}, and likewise in the other splits."
         )
-    raise DataError(f"{root} holds images in one folder only, {name}. Did you mean {inner}?")
+    raise DataError(f"{root} has images in one folder only, {name}. Did you mean {inner}?")
 
 
 def split_folders(root: Path) -> dict[str, str]:
@@ -99,14 +99,16 @@ def split_folders(root: Path) -> dict[str, str]:
 
 
 def refuse_splits_as_classes(root: Path) -> None:
-    """Raise DataError if folders under unusual names look like splits: as classes they would be learnt."""
+    """Raise DataError if folders under unusual names look like splits: they would be trained as classes."""
     inner = {name: set(subfolders(root / name)) for name in subfolders(root)}
     if len(inner) < 2:
         return
-    known = "Folders of splits are called train, validation (or val) and test, and hold the class folders. Rename them."
+    known = (
+        "Split folders must be called train, validation (or val) and test, and contain the class folders. Rename them."
+    )
     shared = sorted(set.intersection(*inner.values()))
     if shared and all(map(split_named, shared)):
-        raise DataError(f"{root}: every class folder holds the split folders {', '.join(shared)}. {known}")
+        raise DataError(f"{root}: every class folder contains the split folders {', '.join(shared)}. {known}")
     words = [name for name in inner if has_split_word(name)]
     alike = [name for name in words for other in inner if name != other and len(inner[name] & inner[other]) > 1]
     # One class of several may well be called train.
@@ -147,7 +149,7 @@ def is_image_name(name: str) -> bool:
 
 
 def _position(found: FoundFile, folder: str) -> tuple[str, str, str]:
-    """Return a file's class, empty if it lies in no class folder, the folder that holds it, and its path."""
+    """Return a file's class, empty if it is not in a class folder, the folder that holds it, and its path."""
     parent = found.path.rpartition("/")[0]
     inner = parent.removeprefix(folder).removeprefix("/")
     return inner.partition("/")[0], parent, found.path
@@ -158,8 +160,8 @@ def _nothing_found(root: Path, divisions: dict[str, str]) -> str:
     tables = sorted(path.name for path in root.iterdir() if path.suffix in (".csv", ".tsv", ".jsonl"))
     hint = f" If {tables[0]} names the images, give that file as the source." if tables else ""
     return (
-        f"{root} holds no class folders with images{inside}. Put each class's images in a folder of its own "
-        f"(cats/1.jpg, dogs/2.jpg), below train/, val/ and test/ if it is divided.{hint}"
+        f"{root} has no class folders with images{inside}. Put the images of each class into its own folder "
+        f"(cats/1.jpg, dogs/2.jpg), inside train/, val/ and test/ if there are splits.{hint}"
     )
 
 
@@ -271,7 +273,7 @@ def inspect_file(file: str | Path, path: str, scope: str) -> FoundFile:
         state = file_state(file, status)
     except (FileNotFoundError, NotADirectoryError):
         missing = f"the file does not exist{_foreign(path, scope)}"
-        return FoundFile(path, b"", "a link to nowhere" if Path(file).is_symlink() else missing)
+        return FoundFile(path, b"", "a broken link" if Path(file).is_symlink() else missing)
     except OSError as error:
         return FoundFile(path, b"", f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
@@ -308,13 +310,15 @@ class FetchedImages:
             return cls(None, {})
         if kept is None:
             raise ConfigError(
-                f"{source} names images by addresses, such as {address_name(addresses[0])}. They are fetched into the "
-                "work directory: name one with work (--work)."
+                f"{source} names images by address, such as {address_name(addresses[0])}. They are downloaded into "
+                "the work directory: name one with work (--work)."
             )
         folder = kept / "fetched" / "images"
         faults = fetch_images(addresses, folder)
         if faults:
-            say(f"{counted(len(faults), 'image')} could not be fetched; the same command tries again.", "yellow")
+            say(
+                f"{counted(len(faults), 'image')} could not be downloaded; run the same command to try again.", "yellow"
+            )
         return cls(folder, faults)
 
     def inspect(self, path: str) -> FoundFile | None:
@@ -341,7 +345,7 @@ def _foreign(path: str, scope: str) -> str:
     """Return why a path cannot lead to a file here, as the end of a sentence; nothing if it could."""
     path = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     if re.match(r"[A-Za-z][\w+.-]+://", path):
-        return ": it is an address, and only those that a table outside of the folder names are fetched"
+        return ": it is an address, and addresses are only downloaded for a table outside the folder"
     parts = path.replace("\\", "/").split("/")
     places = chain(
         ("/".join(parts[start:]) for start in range(1, len(parts))),
@@ -349,12 +353,12 @@ def _foreign(path: str, scope: str) -> str:
         (f"{folder}/{path}{end}" for folder in (_subfolders(scope) if scope else ()) for end in ("", *COMMON_SUFFIXES)),
     )
     if inner := next((place for place in places if Path(scope, place).is_file()), None):
-        return f": paths start in {Path(scope).name}, where it is {inner}"
+        return f": paths are relative to {Path(scope).name}, where it is {inner}"
     for levels, above in enumerate(Path(scope).parents[:LEVELS], 1):
         if path and os.path.lexists(above / path):
-            return f": paths start in {Path(scope).name}, from where it is {'../' * levels}{path}"
+            return f": paths are relative to {Path(scope).name}, from where it is {'../' * levels}{path}"
     if re.match(r"[A-Za-z]:|\\\\", path):
-        return ": the path is that of a Windows drive, make it relative"
+        return ": the path names a Windows drive; make it relative"
     return ""
 
 

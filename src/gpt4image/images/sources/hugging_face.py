@@ -91,7 +91,7 @@ def list_loaded_dataset(source: Dataset, columns: ColumnNames, work: Path | None
     for name, part in parts.items():
         if isinstance(part, datasets.IterableDataset):
             if work is None:
-                raise ConfigError("A streamed dataset is read into the work directory: name one with work.")
+                raise ConfigError("A streamed dataset is stored in the work directory: name one with work.")
             parts[name] = _read_stream(part, name, work / "images" / "streamed")
     return list_datasets(parts, Path.cwd(), columns)
 
@@ -151,7 +151,7 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
         if len(part)
     ]
     if not named:
-        raise DataError(f"{root} holds no rows.")
+        raise DataError(f"{root} has no rows.")
     named.sort(key=lambda pair: pair[0] == UNLABELLED)  # the first part has the labels
     roles = [_roles(part.features, columns, name, f"{root}, {name}") for name, part in named]
     first = roles[0]
@@ -159,8 +159,8 @@ def list_datasets(loaded: Mapping[str, Dataset], root: Path, columns: ColumnName
         labels_differ = name != UNLABELLED and (other.label, other.names) != (first.label, first.names)
         if other.image != first.image or labels_differ:
             raise DataError(
-                f"{root}: the {name} split has other image or label columns or class names than {named[0][0]}. "
-                "Make them equal."
+                f"{root}: the {name} split differs from {named[0][0]} in image or label columns or class names. Make "
+                "them equal."
             )
     parts = tuple(part.with_format("arrow") for _, part in named)
     texts = tuple(dict.fromkeys(text for other in roles for text in other.texts))
@@ -213,7 +213,7 @@ def _image_column(features: Mapping[str, Feature], wanted: str | None) -> str:
     chosen = pick_column(list(features), wanted, (), "image_column (--image-column)")
     if chosen is not None:
         if chosen not in images + binary:
-            raise DataError(f"image_column (--image-column) {wanted!r} holds no images, but {features[chosen]}.")
+            raise DataError(f"image_column (--image-column) {wanted!r} contains {features[chosen]}, not images.")
         return chosen
     return _only_column("image", features, images or binary, IMAGE_COLUMNS, images or binary)
 
@@ -228,8 +228,8 @@ def _label_column(features: Mapping[str, Feature], wanted: str | None, image: st
         ("int", "uint", "float", "string", "large_string", "bool")
     ):
         raise DataError(
-            f"The label column {chosen!r} holds {features[chosen]}; a number or name, or a list of them, is supported. "
-            "Name another with label_column (--label-column)."
+            f"The label column {chosen!r} contains {features[chosen]}; supported are numbers or names, or lists of "
+            "them. Name another with label_column (--label-column)."
         )
     return chosen
 
@@ -253,7 +253,7 @@ def _only_column(
 
 def _element(feature: Feature) -> Feature | None:
     """Return what the lists of a column hold; None if it holds no lists."""
-    if isinstance(feature, list):  # as versions of `datasets` write it
+    if isinstance(feature, list):  # as some versions of `datasets` write it
         return feature[0]
     return getattr(feature, "feature", None)
 
@@ -319,7 +319,7 @@ def _label(value: object) -> str | None:
     if label is None or not isinstance(value, float):
         return label
     if not value.is_integer():
-        raise DataError(f"The label {value} is no class. Name another column with label_column (--label-column).")
+        raise DataError(f"The label {value} is not a class. Name another column with label_column (--label-column).")
     return str(int(value))
 
 
@@ -371,7 +371,7 @@ class DatasetReader:
         if isinstance(value, dict):
             value = value.get("bytes") or self._read_file(path, value.get("path"))
         if value is None:
-            raise ImageError(f"{path}: row {row} holds no image")
+            raise ImageError(f"{path}: row {row} has no image")
         return bytes(value)
 
     def _read_file(self, name: str, path: str | None) -> bytes | None:
@@ -380,7 +380,7 @@ class DatasetReader:
         try:
             return (self.root / path).read_bytes()
         except (OSError, ValueError) as error:
-            raise ImageError(f"{name}: holds no bytes, and the file it names cannot be read ({error})") from error
+            raise ImageError(f"{name}: has no bytes, and the file it names cannot be read ({error})") from error
 
     def texts(self, column: str, rows: Sequence[int]) -> list[str | None]:
         """Return a text column's values for some rows."""

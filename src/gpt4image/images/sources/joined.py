@@ -31,7 +31,9 @@ def join_listings(first: Listing, further: Mapping[str, Listing]) -> Listing:
     for name, listing in further.items():
         if listing.frames != first.frames:
             kinds = [("clips" if each.frames else "images") for each in (listing, first)]
-            raise DataError(f"{name} holds {kinds[0]}, and the labelled source {kinds[1]}: name sources of one kind.")
+            raise DataError(
+                f"{name} contains {kinds[0]}, and the labelled source {kinds[1]}: name sources of the same kind."
+            )
     listings = [first, *further.values()]
     prefixes = ["", *(f"{name.rstrip('/')}/" for name in further)]
     starts, tables, next_row = [], [], 0

@@ -1,4 +1,4 @@
-"""Several labels of an image: how tables say them, and how they become a matrix.
+"""Several labels per image: how tables give them, and how they become a matrix.
 
 A set of images has several labels each where its source says so: a column of lists, labels in a cell with a separator
 that the user names, columns of 0 and 1 that the user names, or objects of several classes in an image. A list may be
@@ -55,12 +55,12 @@ def read_label_list(value: object, where: str, separator: str | None = None) -> 
         value = [value]
     if not isinstance(value, list | tuple):
         raise DataError(
-            f"{where}: the labels {value!r} are no list, as other rows have them. Write a list in every row, or null "
-            "where nothing is known."
+            f"{where}: the labels {value!r} are not a list, unlike in other rows. Write a list in every row, or null "
+            "for unknown."
         )
     for label in value:
         if is_missing(label) or not isinstance(label, str | bool | int | float):
-            raise DataError(f"{where}: {label!r} in the list of labels is no name. Leave it out.")
+            raise DataError(f"{where}: {label!r} in the list of labels is not a name. Remove it.")
     return LabelSet(tuple(str(label).strip() for label in value))
 
 
@@ -79,8 +79,8 @@ def read_flags(row: Mapping[str, Any], columns: Sequence[str], where: str) -> La
         word = str(value).strip().casefold()
         if word not in TRUE | FALSE:
             raise DataError(
-                f"{where}: column {column!r} holds {value!r}; 1 means that the image has the label, 0 that it has not, "
-                "and an empty cell that it is not known."
+                f"{where}: column {column!r} has {value!r}; it must be 1 for present, 0 for absent, or empty for "
+                "unknown."
             )
         (present if word in TRUE else absent).append(column)
     return LabelSet(tuple(present), tuple(absent)) if present or absent else None

@@ -246,7 +246,7 @@ def class_numbers(values: Sequence[LabelSet | None]) -> tuple[tuple[str, ...], d
     names = names_in(values)
     classes, codes = encode_labels(names)
     if not classes:
-        raise DataError("No image has a label. Is it the right column of labels?")
+        raise DataError("No image has a label. Is this the right label column?")
     return classes, dict(zip(names, codes.tolist(), strict=True))
 
 
@@ -275,7 +275,7 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
     if by_number and any(len(value) > 1 or value.isdecimal() for value in given if not PLACEHOLDER.fullmatch(value)):
         missing = {value for value in given if PLACEHOLDER.fullmatch(value)}
         for value, count in sorted(Counter(value for value in values if value in missing).items()):
-            say(f"no label: {counted(count, 'image')} with {value!r} in place of a class", "yellow")
+            say(f"no label: {counted(count, 'image')} with {value!r} instead of a class", "yellow")
         given -= missing
     spelling = merge_spellings(given)
     if by_number and all(re.fullmatch(r"-?\d+(\.0+)?", name) for name in spelling.values()):
@@ -289,7 +289,7 @@ def encode_labels(values: Sequence[str | None], *, by_number: bool = True) -> tu
 
 
 def is_unlabelled(name: str) -> bool:
-    """Whether a class folder or a cell says that its images have no label.
+    """Whether the name of a class folder or a cell means that there is no label.
 
     >>> is_unlabelled("_Unlabeled"), is_unlabelled("labelled")
     (True, False)
@@ -341,5 +341,5 @@ def keys_of(parts: Sequence[object], rows: Iterable[int]) -> Iterator[bytes]:
 
 
 def key_of(*parts: object) -> bytes:
-    """Return the 16 bytes that stand for an unchanged image."""
+    """Return the 16-byte key of an unchanged image."""
     return bytes.fromhex(digest(*map(str, parts)))

@@ -70,7 +70,7 @@ def find_metadata(root: Path, columns: ColumnNames) -> list[Path]:
     found = naming or [path for path in found if path.name in METADATA_OF_DATASETS]
     for first, second in pairwise(found):
         if first.parent == second.parent:
-            raise DataError(f"{first.parent} holds both {first.name} and {second.name}. Keep one.")
+            raise DataError(f"{first.parent} contains both {first.name} and {second.name}. Keep one.")
     return [path for path in found if path.parent == root] or found
 
 
@@ -95,7 +95,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
         # Metadata may come from elsewhere: it must not lead to files outside the image set.
         given = PurePosixPath(locate(file.parent, entry.path))
         if given.is_absolute() or ".." in given.parts:
-            builder.reject(str(given), f"the path leads out of the folder ({entry.note})")
+            builder.reject(str(given), f"the path leads outside the folder ({entry.note})")
             continue
         path = PurePosixPath(file.parent.relative_to(root).as_posix()) / given
         found = inspect_file(root / path, str(path), scope)
@@ -108,12 +108,12 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
         builder.add(str(path), entry.label if manifest.label_column else class_folder, split, row, found.key)
     for found in walk(root):
         if found.path not in named:
-            reason = "no row of the metadata names it" if is_image_name(found.path) else "not an image"
+            reason = "not named in the metadata" if is_image_name(found.path) else "not an image"
             builder.ignore(found.path, found.fault or reason)
     if columns.labelled and not builder.has_labels:
         raise DataError(
-            f"{files[0]} has no label column and its images lie in no class folders. "
-            "Add a column `label`, or name one with label_column (--label-column)."
+            f"{files[0]} has no label column and its images are not in class folders. Add a column `label`, or name "
+            "one with label_column (--label-column)."
         )
     texts = dict.fromkeys(text for manifest in manifests for text in manifest.text_columns)
     return builder.listing(ManifestReader(root, tuple(texts), None, tuple(files)))
@@ -157,7 +157,7 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
     table = Table(file)
     rows = list(table.rows(nested=(*LABEL_COLUMNS, named.label or "")))
     if not rows:
-        raise DataError(f"{file} holds no rows.")
+        raise DataError(f"{file} has no rows.")
     columns = tuple(dict.fromkeys(name for _, row in rows for name in row))  # rows of JSON Lines may differ
     path = pick_column(columns, named.image, NAME_COLUMNS, f"{file}: image_column (--image-column)")
     label = pick_column(columns, named.label, LABEL_COLUMNS, f"{file}: label_column (--label-column)")
@@ -188,7 +188,7 @@ def read_manifest(file: Path, root: Path, named: ColumnNames) -> Manifest:
         where = table.where(number)
         given = row.get(path) or None
         if not isinstance(given, str) or "\0" in given:
-            raise DataError(f"{where}: {given!r} is not the path of an image.")
+            raise DataError(f"{where}: {given!r} is not an image path.")
         entry = ManifestRow(
             given,
             read_labels(row, where),

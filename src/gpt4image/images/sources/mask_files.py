@@ -1,4 +1,4 @@
-"""Folders of images and folders of masks beside them: a mask of the same name, of indices or colours, for each image.
+"""Folders of images and of masks: for each image a mask with the same name, made of indices or colours.
 
 Known are `images` and `masks`, within or around folders of splits, and Pascal VOC's `JPEGImages` and
 `SegmentationClass` with the lists of `ImageSets/Segmentation` (Everingham et al., IJCV 88 (2010)). Names of the classes
@@ -121,7 +121,7 @@ def list_mask_folders(root: Path, files: Sequence[Path], columns: ColumnNames) -
             builder.add(entry.image.path, label, entry.split, row, entry.image.key)
     if not any(label is not None for _, label, *_ in builder.images):
         why = f" Left out: {builder.bad[0].path} ({builder.bad[0].reason})." if builder.bad else ""
-        raise DataError(f"{root}: no image has a mask that can be used.{why}")
+        raise DataError(f"{root}: no image has a usable mask.{why}")
     return builder.listing(FileReader(root), classes=classes.names)
 
 
@@ -130,11 +130,11 @@ def _labelled(mask: ReadMask, classes: MaskClasses, background: set[int]) -> tup
     strange = [value for value in mask.values if value not in classes.numbers]
     if strange:
         listed = ", ".join(map(_shown, strange[:3]))
-        return None, f"its mask holds {listed}, which {'is' if len(strange) == 1 else 'are'} none of the classes"
+        return None, f"its mask has {listed}, which {'is' if len(strange) == 1 else 'are'} not among the classes"
     pixels = number_mask(mask, dict(classes.numbers))
     present = [label for label in np.unique(pixels).tolist() if label != VOID]
     if not present:
-        return None, "its mask is void throughout"
+        return None, "its mask is entirely void"
     regions = regions_of(pixels, background)
     boxes = Boxes(tuple(classes.names[label] for label, _ in regions), tuple(box for _, box in regions), mask.size)
     return LabelSet(tuple(classes.names[label] for label in present), boxes=boxes, mask=encode_mask(pixels)), ""
@@ -157,14 +157,14 @@ def _entries(
         if Path(inner).suffix.casefold() not in IMAGE_SUFFIXES:
             builder.ignore(found.path, "not a mask")
         elif masks.setdefault(stem_of(inner), found) is not found:
-            raise DataError(f"{root}: {found.path} and {masks[stem_of(inner)].path} have one name.")
+            raise DataError(f"{root}: {found.path} and {masks[stem_of(inner)].path} have the same name.")
     pairs: list[tuple[FoundFile, str, FoundFile | None]] = []
     for found in sorted(walk(root, above), key=lambda each: each.path):
         stem = stem_of(found.path.removeprefix(f"{above}/"))
         if not is_image_name(found.path):
             builder.ignore(found.path, f"not an image (suffix {Path(found.path).suffix})")
         elif lists and Path(stem).name not in lists:
-            builder.ignore(found.path, f"is in no list of {LISTS.as_posix()}")
+            builder.ignore(found.path, f"is not listed in {LISTS.as_posix()}")
             masks.pop(stem, None)
         else:
             split = lists.get(Path(stem).name) or split_named(stem.partition("/")[0] if "/" in stem else "")
@@ -228,9 +228,9 @@ def find_classes(root: Path, folders: Iterable[Path], masks: Sequence[ReadMask])
         return given
     if (any(value >= COLOUR for value in values) and not grey) or (differ and given is None):
         if given is not None:
-            raise DataError(f"{root}: the masks have colours, and {CLASSES} gives none: write {CLASS_TABLE} instead.")
+            raise DataError(f"{root}: the masks have colours, and {CLASSES} has no colours: use {CLASS_TABLE} instead.")
         if differ:
-            say(f"{root}: the palettes of the masks differ, so their colours are the classes, not their indices.")
+            say(f"{root}: the palettes of the masks differ, so classes are identified by colour, not by index.")
         return _colours_as_classes(root, {value for mask in masks for value in by_colour(mask).values})
     if given is None:
         given = _indices_as_classes(root, {_index(value) for value in values})
@@ -251,12 +251,12 @@ def _index(value: int) -> int:
 def _indices_as_classes(root: Path, values: set[int]) -> MaskClasses:
     """Return classes that are called like their indices."""
     if values == {0, VOID}:
-        say(f"{root}: the masks hold 0 and {VOID} alone, which are read as {BACKGROUND} and foreground.")
+        say(f"{root}: the masks contain only 0 and {VOID}, which are read as {BACKGROUND} and foreground.")
         return MaskClasses((BACKGROUND, "foreground"), {0: 0, VOID: 1})
     kept = sorted(values - {VOID})
     _check_count(root, len(kept))
     if VOID in values:
-        say(f"{root}: the value {VOID} of the masks is void, and takes no part.")
+        say(f"{root}: the value {VOID} in masks is void and ignored.")
     return MaskClasses(tuple(map(str, kept)), {value: number for number, value in enumerate(kept)} | {VOID: VOID})
 
 
@@ -265,8 +265,8 @@ def _colours_as_classes(root: Path, values: set[int]) -> MaskClasses:
     _check_count(root, len(kept))
     colours = tuple(f"#{value - COLOUR:06x}" for value in kept)
     say(
-        f"{root}: the masks have {counted(len(kept), 'colour')}, each of which is a class named by it; "
-        f"{CLASS_TABLE} (name,r,g,b) would name them."
+        f"{root}: the masks have {counted(len(kept), 'colour')}, each of which is a class named after it; use "
+        f"{CLASS_TABLE} (name,r,g,b) to name them."
     )
     numbers = {value: number for number, value in enumerate(kept)}
     return MaskClasses(colours, numbers | {VOC_VOID: VOID}, coloured=True)
@@ -275,8 +275,8 @@ def _colours_as_classes(root: Path, values: set[int]) -> MaskClasses:
 def _check_count(root: Path, count: int) -> None:
     if count > MOST_CLASSES:
         raise DataError(
-            f"{root}: the masks hold {count:,} different values, and up to {MOST_CLASSES} can be classes. Are they "
-            "masks of classes, with one value for each?"
+            f"{root}: the masks have {count:,} different values, but at most {MOST_CLASSES} classes are supported. "
+            "Are they class masks, with one value per class?"
         )
 
 
@@ -295,8 +295,8 @@ def _read_class_file(root: Path, folders: Iterable[Path]) -> MaskClasses | None:
             listed = [line.strip() for line in lines]
             if "" in listed:
                 raise DataError(
-                    f"{file} line {listed.index('') + 1} is empty, and the line of a name tells its index: write void "
-                    "where an index is no class."
+                    f"{file} line {listed.index('') + 1} is empty, but the line number determines the index: write "
+                    "void for an index that is not a class."
                 )
             kept = [name for name in listed if name.casefold() not in VOIDS]
             numbers = {at: kept.index(name) if name in kept else VOID for at, name in enumerate(listed)}
@@ -308,7 +308,7 @@ def _read_class_file(root: Path, folders: Iterable[Path]) -> MaskClasses | None:
             except (ValueError, csv.Error):
                 raise DataError(f"{file} line {at}: {line[:60]!r} is not a name and a colour of 0 to 255.") from None
             if pair is not None and colours.setdefault(*pair) != pair[1]:
-                raise DataError(f"{file} line {at}: the colour of {pair[1]} is that of {colours[pair[0]]} as well.")
+                raise DataError(f"{file} line {at}: {pair[1]} has the same colour as {colours[pair[0]]}.")
         kept = [name for name in dict.fromkeys(colours.values()) if name.casefold() not in VOIDS]
         by_value = {value: kept.index(name) if name in kept else VOID for value, name in colours.items()}
         return _checked(file, kept, {VOC_VOID: VOID} | by_value, coloured=True)
@@ -317,7 +317,9 @@ def _read_class_file(root: Path, folders: Iterable[Path]) -> MaskClasses | None:
 
 def _checked(file: Path, kept: Sequence[str], numbers: dict[int, int], *, coloured: bool) -> MaskClasses:
     if not kept or len(kept) > MOST_CLASSES or len(set(kept)) < len(kept):
-        raise DataError(f"{file} names {len(kept)} classes, or one twice; it should name 1 to {MOST_CLASSES}.")
+        raise DataError(
+            f"{file} names {len(kept)} classes, or one twice; it must name 1 to {MOST_CLASSES} different ones."
+        )
     return MaskClasses(tuple(kept), numbers, coloured)
 
 

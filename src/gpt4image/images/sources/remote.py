@@ -1,8 +1,7 @@
-"""Sources at an address (S3, Google Cloud Storage, HTTP and all that fsspec opens): their files are fetched once.
+"""Sources at an address (S3, Google Cloud Storage, HTTP and everything that fsspec supports), downloaded once.
 
-Training reads every image many times, so what is fetched lies in the work directory, and from there on is a source like
-any other. A fetch that was killed resumes; files that have changed are fetched again, but not images that a table names
-one by one.
+Training reads every image many times, so files are downloaded into the work directory and then used like any local
+source. A killed download resumes; changed files are downloaded again, except images named one by one in a table.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def fetch_source(address: str, folder: Path) -> Path:
     except (OSError, ValueError) as error:  # ValueError: no bucket in the address
         raise DataError(f"{_shown(address)} cannot be listed: {first_line(error)}") from error
     if not found:
-        raise DataError(f"{_shown(address)} does not exist or holds no file, or its server does not answer.")
+        raise DataError(f"{_shown(address)} does not exist or is empty, or its server does not answer.")
     is_file = list(found) == [""]
     on_web = root.startswith(("http://", "https://"))  # whose addresses hold escaped names
     names = {name: unquote(name) if on_web else name for name in found}
@@ -69,9 +68,9 @@ def fetch_source(address: str, folder: Path) -> Path:
     if left:
         size = sum(int(found[name].get("size") or 0) for name in left) / MEGABYTE
         amount = f", {size:,.1f} MB" if size else ""
-        say(f"fetching {counted(len(left), 'file')} of {len(found):,}{amount}, from {_shown(address)}")
+        say(f"downloading {counted(len(left), 'file')} of {len(found):,}{amount}, from {_shown(address)}")
     try:
-        with progress("Fetching files", len(found), done=len(found) - len(left)) as meter:
+        with progress("Downloading files", len(found), done=len(found) - len(left)) as meter:
             for number, name in enumerate(left):
                 _fetch(system, f"{root.rstrip('/')}/{name}" if name else root, target / "files" / names[name])
                 states[name] = _state(found[name])
@@ -114,8 +113,8 @@ def fetch_images(addresses: Iterable[str], folder: Path) -> dict[str, str]:
         open_system(address)
     faults = {}
     if left:
-        say(f"fetching {counted(len(left), 'image')} of {len(wanted):,}, {CONNECTIONS} at a time")
-    with progress("Fetching images", len(wanted), done=len(wanted) - len(left)) as meter:
+        say(f"downloading {counted(len(left), 'image')} of {len(wanted):,}, {CONNECTIONS} at a time")
+    with progress("Downloading images", len(wanted), done=len(wanted) - len(left)) as meter:
         threads = ThreadPoolExecutor(CONNECTIONS)
         try:
             fetches = {threads.submit(fetch_file, address, place): address for address, place in left.items()}

@@ -1,4 +1,4 @@
-"""Columns of tables that say in which split an image is: by a name, or by 0 and 1."""
+"""Table columns that give the split of an image, by name or by 0 and 1."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SplitColumns:
         found = {self.flags[column]: column for column in self.flags if _as_flag(row.get(column))}
         if len(found) > 1 or not (found or self.rest):
             which = f"{' and '.join(found.values())} are both 1" if found else f"{', '.join(self.flags)} are all 0"
-            raise DataError(f"{where}: {which}, and an image is in one split.")
+            raise DataError(f"{where}: {which}, but an image is in exactly one split.")
         return next(iter(found), self.rest)
 
     def read_all(self, values: Callable[[str], Iterable[Any]], where: str) -> list[str]:
@@ -94,7 +94,7 @@ def find_split_columns(
     for column in free:
         if _looks_like_split(values(column)):
             say(
-                f"{where}: the column {column} looks like the split and is not read. If it is, call it split, and its "
+                f"{where}: the column {column} looks like a split but is not used. To use it, name it split, with the "
                 f"values {', '.join(SPLITS)}.",
                 "yellow",
             )
@@ -111,12 +111,15 @@ def _flag_split(column: str, values: Callable[[str], Iterable[Any]], where: str)
     if True not in found and False not in found:  # a text, or a score
         return None
     if None in found:
-        say(f"{where}: the column {column} is not read as the split, since it holds more than 0 and 1.", "yellow")
+        say(
+            f"{where}: the column {column} is not used as the split, because it has values other than 0 and 1.",
+            "yellow",
+        )
         return None
     if named[1] == DOUBTFUL:
         say(
-            f"{where}: the column {column} is not read as the split, since it may as well say that nothing is wrong. "
-            "If it is the split, call it is_validation.",
+            f"{where}: the column {column} is not used as the split, because it may mean that a row is valid. "
+            "If it is the split, name it is_validation.",
             "yellow",
         )
         return None

@@ -115,14 +115,14 @@ def _without_labels(file: Path, name: str, contents: Sequence[TarContents]) -> s
     first = itertools.islice(_members(file, name, ListingBuilder()), FIRST_MEMBERS)
     suffixes = ", ".join(sorted({f".{_suffix(member)}" for _, member in first}))
     message = (
-        f"No sample in {file} has a label: its samples hold {suffixes}, but no .cls, and no "
+        f"No sample in {file} has a label: its samples have {suffixes}, but no .cls file, and no "
         f"{'/'.join(LABEL_COLUMNS[:4])} in a .json file."
     )
     alone = [other.path for found in contents for other in found.others if other.reason == NO_IMAGE]
     if alone:
         message += (
-            f" {counted(len(alone), 'sample')} without an image, such as {alone[0]}: the files of a sample lie in one "
-            "tar and share their name up to the first dot."
+            f" {counted(len(alone), 'sample')} without an image, such as {alone[0]}: the files of a sample must be in "
+            "one tar and have the same name up to the first dot."
         )
     remedy = "Name another key with label_column (--label-column); a tar of class folders has to be unpacked first."
     return f"{message} {remedy}"
@@ -191,7 +191,7 @@ def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
         for _, member in group:
             suffix = _suffix(member)
             if suffix in sample:
-                builder.ignore(f"{name}/{member.name}", "the sample holds this name twice")
+                builder.ignore(f"{name}/{member.name}", "the sample has this name twice")
             else:
                 sample[suffix] = member
         if key in latest and latest[key].keys().isdisjoint(sample):
@@ -238,7 +238,7 @@ def _members(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
                 yield compose(folder + slash + base.partition(".")[0]), Member(inner, info.offset_data, info.size)
             _check_end(file, tar.offset)
     except (tarfile.TarError, EOFError) as error:
-        builder.reject(name, f"the tar is damaged; everything behind the damage is lost ({error})")
+        builder.reject(name, f"the tar is damaged; everything after the damage is lost ({error})")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error}") from error
 
@@ -251,7 +251,7 @@ def _check_end(file: Path, offset: int) -> None:
     if any(block):
         raise tarfile.ReadError("a header is unreadable")
     if not block:
-        raise tarfile.ReadError("it ends without an end mark")
+        raise tarfile.ReadError("it has no end mark")
 
 
 def _suffix(member: Member) -> str:

@@ -79,10 +79,10 @@ def list_voc(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing
             continue
         image = _image_of(file, annotation, images)
         if image is None:
-            builder.reject(name, f"its image {annotation.name or file.stem!r} is not there")
+            builder.reject(name, f"its image {annotation.name or file.stem!r} is missing")
             continue
         if chosen and file.stem not in chosen:
-            builder.ignore(name, f"is in no list of {SETS.as_posix()}")
+            builder.ignore(name, f"is not listed in {SETS.as_posix()}")
             continue
         path = image.relative_to(root).as_posix()
         found = inspect_file(image, path, scope)
@@ -110,7 +110,7 @@ def read_split_lists(folder: Path) -> dict[str, str]:
         for line in lists[name].read_text().splitlines():
             stem = next(iter(line.split()), "")
             if found.setdefault(stem, split) != split:
-                raise DataError(f"{lists[name]}: {stem} is in the {found[stem]} split as well. Take it out of one.")
+                raise DataError(f"{lists[name]}: {stem} is also in the {found[stem]} split. Remove it from one.")
     return found
 
 
@@ -135,7 +135,7 @@ def _read(file: Path) -> Annotation:
     """Read an XML file. DataError if it is broken, or declares entities, which could be endless."""
     text = file.read_bytes()
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise DataError("declares a document type, which annotations have no use for")
+        raise DataError("declares a document type, which annotations do not need")
     try:
         tree = ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError, LookupError) as error:

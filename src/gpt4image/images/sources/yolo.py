@@ -30,7 +30,7 @@ def find_yolo_files(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.iterdir() if file.suffix.casefold() in SUFFIXES and not is_hidden(file.name))
     found = [file for file in files if is_yolo(file)]
     if len(found) > 1:
-        raise DataError(f"{folder} holds several files of YOLO's: {', '.join(each.name for each in found)}. Name one.")
+        raise DataError(f"{folder} contains several YOLO files: {', '.join(each.name for each in found)}. Name one.")
     listed = folder / CLASSES
     return found or ([listed] if listed.is_file() and (folder / "labels").is_dir() else [])
 
@@ -76,7 +76,7 @@ def list_yolo(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listin
                 builder.add_with_boxes(found.path, image, split, row, found.key, given)
             row += 1
     if bare:
-        say(f"{counted(bare, 'image')} without a file of boxes {'is a background' if bare == 1 else 'are backgrounds'}")
+        say(f"{counted(bare, 'image')} without a box file {'is a background' if bare == 1 else 'are backgrounds'}")
     return finish(builder, FileReader(root), str(file))
 
 
@@ -97,7 +97,7 @@ def _read_data(file: Path) -> tuple[dict[int, str], list[tuple[str, Path]]]:
     pairs = names.items() if isinstance(names, dict) else enumerate(names) if isinstance(names, list) else ()
     classes = {int(number): str(name).strip() for number, name in pairs if str(number).isdigit()}
     if not classes or len(classes) != len(names or ()):
-        raise DataError(f"{file}: names {names!r} is no list of the classes.")
+        raise DataError(f"{file}: names {names!r} is not a list of classes.")
     places: list[tuple[str, Path]] = []
     for key in SPLIT_KEYS:
         given = content.get(key)
@@ -125,7 +125,7 @@ def _read_classes(file: Path) -> tuple[dict[int, str], list[tuple[str, Path]]]:
     lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines()]
     images = file.parent / "images"
     if not images.is_dir():
-        raise DataError(f"{file.parent} has a folder `labels` and no folder `images`.")
+        raise DataError(f"{file.parent} has a folder `labels` but no folder `images`.")
     inner = [(split, place) for place in sorted(images.iterdir()) if (split := split_named(place.name))]
     return dict(enumerate(filter(None, lines))), inner or [("train", images)]
 
@@ -161,7 +161,7 @@ def _read_boxes(file: Path, names: Mapping[int, str], size: tuple[int, int]) -> 
             yield GivenBox("", (0.0,) * 4, where, f"{line.strip()[:40]!r} is not a class and numbers")
             continue
         known = label.is_integer() and int(label) in names
-        fault = "" if known else f"class {line.split()[0]} is none of the {len(names)}"
+        fault = "" if known else f"class {line.split()[0]} is not one of the {len(names)}"
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             fault = f"has {len(values)} numbers after the class, neither a box nor a polygon"
         corners = (0.0,) * 4 if fault else _corners(values, size)
