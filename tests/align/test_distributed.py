@@ -218,7 +218,7 @@ def check_others(processes, sizes, refused, growing):
     for name, (largest, reads) in sizes.items():
         assert largest <= 64 * (everyone + 64) < everyone**2, name
         assert not reads, name
-    assert refused.startswith("A process brought a batch of 4 rows where 3") and "slots=N" in refused
+    assert refused.startswith("A process has a batch of 4 rows, but at most 3") and "slots=N" in refused
     rows, generator = processes * (processes + 1) // 2, torch.Generator().manual_seed(7)
     z, text = (torch.randn(10, 4, generator=generator, dtype=torch.float64)[:rows] for _ in range(2))
     for found in growing:

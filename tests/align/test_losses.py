@@ -84,7 +84,7 @@ def test_recipe_takes_a_registered_loss_and_checks_its_settings(registered):
     assert Recipe(loss="hinge", learn_temperature=True).loss == "hinge"
     with pytest.raises(ConfigError, match="no negatives to queue"):
         Recipe(loss="hinge", queue=64)
-    with pytest.raises(ConfigError, match="collapse all texts"):
+    with pytest.raises(ConfigError, match="map all texts to one point"):
         Recipe(loss="hinge", text_adapter=True)
     with pytest.raises(ConfigError, match="no temperature to learn"):
         Recipe(loss="shifted", learn_temperature=True)

@@ -76,7 +76,7 @@ def test_module_without_tensor_as_first_argument_is_rejected():
 
     module = Named()
     FeatureTap(module, before=True)
-    with pytest.raises(ConfigError, match="Named is given no tensor as its first argument"):
+    with pytest.raises(ConfigError, match="Named does not get a tensor as its first argument"):
         module(x=torch.zeros(1, 2))
 
 

@@ -126,13 +126,13 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
         "timm:test_vit", "does not take images of 60 x 60 .*160", image_size=60, checkpoint=tmp_path / "60.safetensors"
     )
     refused("timm:test_resnet", "are not available.*weights file as checkpoint")
-    refused("timm:test_vit", "does not hold the weights", checkpoint=resnet_weights)
+    refused("timm:test_vit", "does not contain the weights", checkpoint=resnet_weights)
     refused("timm:test_resnet", "does not exist", checkpoint=tmp_path / "none.pt")
     refused("open-clip:RN50", "MODEL/PRETRAINED")
     refused("open-clip:RN50/none-such", "cannot be loaded")
     refused(clip_name, "takes no weights file; timm teachers do.*open-clip:MODEL/FILE", checkpoint=resnet_weights)
     refused(f"run:{tmp_path}", "takes no image size; timm teachers do", image_size=64)
-    refused(f"run:{tmp_path}", "holds no finished run", StoreError)
+    refused(f"run:{tmp_path}", "contains no finished run", StoreError)
     (tmp_path / "config.json").write_text("{}")
     refused(f"run:{tmp_path}", "not that of an exported model")
 

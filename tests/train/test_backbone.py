@@ -22,7 +22,7 @@ def test_weights_file_may_have_another_classifier(images, small_recipe, tmp_path
     stored = load_file(first.layout.weights)
     assert torch.equal(backbone.state_dict()["conv1.0.weight"], stored["conv1.0.weight"])
     assert backbone.get_classifier().out_features == 7
-    with pytest.raises(ConfigError, match="does not hold the weights of this backbone"):
+    with pytest.raises(ConfigError, match="does not contain the weights of this backbone"):
         build_backbone(replace(recipe, backbone="resnet18", checkpoint=str(first.layout.weights)), classes=3)
     (tmp_path / "broken.pth").write_bytes(b"broken")
     with pytest.raises(ConfigError, match="cannot be read as model weights"):
@@ -56,7 +56,7 @@ def test_name_on_the_hub_is_timms_own(name, small_recipe):
         ("https://huggingface.co/me/my-resnet", "me/my-resnet cannot be loaded"),
         ("ssdlite:resnet18", "is a model for detection: set task to detection"),
         ("deeplabv3:resnet18", "is a model for segmentation: set task to segmentation"),
-        ("video:r3d_18", "is a model of clips"),
+        ("video:r3d_18", "is a model for clips"),
         ("timm/", r"Unknown timm model 'timm/'[^/]*$"),
         ("hf_hub:me/my-resnet", "hf_hub:me/my-resnet cannot be loaded: .*Name a timm model"),
     ],

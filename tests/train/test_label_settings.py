@@ -205,7 +205,7 @@ def test_settings_of_wrong_and_skewed_labels_train_and_each_changes_the_weights(
 
 
 def test_fixmatch_says_what_it_needs(images, small_recipe, tmp_path):
-    with pytest.raises(ConfigError, match="training images without a label, and there are none"):
+    with pytest.raises(ConfigError, match="unlabelled training images, and there are none"):
         train_model(images, None, small_recipe(), tmp_path / "run", arm="fixmatch")
     with pytest.raises(ConfigError, match="no strong_augment policy 'loud'"):
         augmented_view(Recipe(strong_augment="loud"), CONFIG, strong=True)

@@ -66,14 +66,14 @@ def test_layers_of_the_same_name_elsewhere_frozen_and_grouped_ones_get_no_adapte
     assert model.classifier.weight.requires_grad and not hasattr(model.classifier, "lora_A")
     learned, everything = count_parameters(model)
     assert learned < everything / 2
-    with pytest.raises(ConfigError, match="no layer that is trained and can be adapted"):
+    with pytest.raises(ConfigError, match="no trained layer that can be adapted"):
         add_adapters(timm.create_model("test_resnet").requires_grad_(False), RANK, 0, torch.zeros(1, 3, 64, 64))
 
 
 def test_run_changes_weights_by_low_ranks_alone_and_saves_a_plain_model(images, store, small_recipe, tmp_path, capsys):
     recipe = small_recipe(backbone="vit_tiny_patch16_224", epochs=1, lora=RANK, lr=1e-2, grad_checkpointing=True)
     run = train_model(images, store, recipe, tmp_path / "run")
-    assert "adapters train are drawn at random" in " ".join(capsys.readouterr().err.split())
+    assert "the adapted weights are random" in " ".join(capsys.readouterr().err.split())
     seed_everything(0)
     start, weights = build_backbone(recipe, 3).state_dict(), load_file(run.layout.weights)
     assert start.keys() == weights.keys()

@@ -186,7 +186,7 @@ def test_soft_labels_alone_need_no_vectors(images, soft, small_recipe, tmp_path)
 
 
 def test_soft_labels_that_the_recipe_does_not_use_are_refused(images, store, soft, small_recipe, tmp_path):
-    with pytest.raises(ConfigError, match="makes no use of the soft labels"):
+    with pytest.raises(ConfigError, match="ignores the given soft labels"):
         train_model(images, store, small_recipe(), tmp_path / "run", soft_labels=[soft])
 
 

@@ -101,7 +101,7 @@ def test_tracker_that_fails_ends_no_training(images, store, small_recipe, tmp_pa
     track = Tracking(("tensorboard",), tmp_path / "tracking")
     train_model(images, store, small_recipe(), tmp_path / "run", tracking=track, arm="baseline")
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("Tracker tensorboard failed (ConnectionError: The disk has gone.); going on without it.") == 1
+    assert said.count("Tracker tensorboard failed (ConnectionError: The disk has gone.); continuing without it.") == 1
     assert len(open_run(tmp_path / "run").history) == 2
 
 

@@ -72,7 +72,7 @@ PLACES = {
     "with operation counts": lambda s: s | {"total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1)},
     "without step counts": lambda s: {name: w for name, w in s.items() if not name.endswith("num_batches_tracked")},
     "another classifier": lambda s: {name.replace("fc.", "fc.1."): w for name, w in s.items()},
-    "no classifier": lambda s: {name: w for name, w in s.items() if not name.startswith("fc.")},
+    "not a classifier": lambda s: {name: w for name, w in s.items() if not name.startswith("fc.")},
 }
 
 
@@ -105,7 +105,7 @@ def test_prefix_and_modules_left_out_are_named(trained, tmp_path, capsys):
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_first_tensor_that_does_not_fit_is_named(changed, reason, prefix, trained, tmp_path):
     content = {name: tensor for name, tensor in {**trained, **changed}.items() if tensor is not None}
-    with pytest.raises(ConfigError, match=r"weights\.pth does not hold .*\d+ of \d+ tensors fit, and " + reason):
+    with pytest.raises(ConfigError, match=r"weights\.pth does not contain .*\d+ of \d+ tensors fit, and " + reason):
         loaded(prefixed(content, prefix), tmp_path)
 
 
@@ -218,7 +218,7 @@ def zipped(*names):
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("a.pt", zipped("a/data.pkl", "a/constants.pkl"), "is a TorchScript program, not a file of weights"),
+        ("a.pt", zipped("a/data.pkl", "a/constants.pkl"), "is a TorchScript program, not a weights file"),
         ("a.pt2", zipped("models/model.json"), "is a ZIP archive, not"),
         ("a.npz", zipped("conv1.weight.npy"), "is an archive of NumPy arrays, not"),
         ("a.onnx", b"\x08\x07", "is an ONNX graph, not"),
@@ -237,7 +237,7 @@ def test_file_of_another_kind_is_named_with_the_remedy(tmp_path, name, data, sai
 
 @pytest.mark.parametrize("content", [{}, 5, None, {"epoch": 3, "optimizer": [1, "a"]}])
 def test_file_without_tensors_says_so(content, tmp_path):
-    with pytest.raises(ConfigError, match="holds no tensors"):
+    with pytest.raises(ConfigError, match="contains no tensors"):
         loaded(content, tmp_path)
 
 

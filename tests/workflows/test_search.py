@@ -138,7 +138,7 @@ def test_commands_print_tables(work, pictures, tmp_path, capsys, monkeypatch):
     assert main(["search", str(pictures), " ", *space]) == 1
     assert "query is empty" in capsys.readouterr().err
     assert main(["search", str(pictures), "red", "--work", str(tmp_path / "none")]) == 1
-    assert "holds no run that was aligned with texts" in " ".join(capsys.readouterr().err.split())
+    assert "contains no run that was aligned with texts" in " ".join(capsys.readouterr().err.split())
 
 
 def test_map_keeps_neighbours_and_is_repeatable(work, image_set, tmp_path):

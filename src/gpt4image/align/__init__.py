@@ -1,1 +1,1 @@
-"""The method: projector, alignment losses, and the model that is trained with them. Depends on torch alone."""
+"""The method: projector, alignment losses, and the model that is trained with them. Depends only on torch."""

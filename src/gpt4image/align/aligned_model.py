@@ -15,7 +15,7 @@ from gpt4image.core.registry import unknown_name
 
 
 class TextAnswers(NamedTuple):
-    """What the classifier says to the texts of S sources.
+    """The classifier's answers for the texts of S sources.
 
     Attributes:
         logits: [S, C].
@@ -34,7 +34,7 @@ class AlignedOutput(NamedTuple):
         features: the classifier's input [B, F].
         projected: for each head, its features in the space of its vectors [B, D].
         alignment: weighted sum of the heads' losses, a scalar; None without targets or heads.
-        texts: what the classifier says to the texts of a batch, for each head with a reader.
+        texts: the classifier's answers for the texts of a batch, for each head with a reader.
         self_supervised: loss of a self-supervised partner, a scalar; None without one.
     """
 
@@ -54,7 +54,7 @@ class AlignedModel(nn.Module):
 
     Args:
         backbone: the model to deploy; maps images to logits, or to an output with `logits`.
-        heads: heads, or bare projectors; with none the backbone is trained alone.
+        heads: heads or bare projectors; without any, only the backbone is trained.
         classifier: the backbone's last layer; default `backbone.get_classifier()` (timm).
         balance: scale the alignment's gradient at each feature to a share of the classifier's; see `set_share`.
 
@@ -105,8 +105,8 @@ class AlignedModel(nn.Module):
             images: [B, 3, H, W].
             targets: what the images are aligned with.
             mixing: share of each source in each image [B, S], if they are mixed.
-            truth: what is true of the images [B, ...], for a backbone that computes its own loss: its parts then stand
-                in place of the logits.
+            truth: the labels of the images [B, ...], for a backbone that computes its own loss; its parts then replace
+                the logits.
         """
         output = self.backbone(images) if truth is None else self.backbone(images, truth)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits  # [B, C]
@@ -147,8 +147,8 @@ def find_classifier(backbone: nn.Module, classifier: nn.Module | None = None) ->
         classifier = found[0] if isinstance(found, tuple) else found  # distilled models have two
     if not isinstance(classifier, nn.Module) or isinstance(classifier, nn.Identity):
         raise ConfigError(
-            f"{type(backbone).__name__} does not say which layer is its classifier. "
-            "Pass it: AlignedModel(..., classifier=model.fc)."
+            f"{type(backbone).__name__} does not declare its classifier layer. Pass it: AlignedModel(..., "
+            "classifier=model.fc)."
         )
     return classifier
 

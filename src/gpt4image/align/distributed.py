@@ -1,4 +1,4 @@
-"""Batches that are spread over processes, joined into one."""
+"""Joining batches that are spread over processes."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def gather_rows(local: Tensor, slots: int) -> Tensor:
         return local
     if len(local) > slots:
         raise ConfigError(
-            f"A process brought a batch of {len(local)} rows where {slots} are expected of each. Pass the largest "
-            "batch of a process: AlignmentLoss(..., slots=N)."
+            f"A process has a batch of {len(local)} rows, but at most {slots} are expected. Pass the largest batch "
+            "size of a process: AlignmentLoss(..., slots=N)."
         )
     padded = F.pad(local, (0, 0) * (local.ndim - 1) + (0, slots - len(local))).contiguous()  # [slots, ...]
     joined: Tensor = _Gather.apply(padded)

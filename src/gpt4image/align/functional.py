@@ -56,7 +56,7 @@ def dot_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 
 
 def sigmoid_loss(pairs: Pairs, temperature: Tensor | float, bias: Tensor) -> Tensor:
-    """Binary cross-entropy of each pair by itself (Zhai et al., SigLIP, arXiv 2303.15343, equation 1).
+    """Independent binary cross-entropy of each pair (Zhai et al., SigLIP, arXiv 2303.15343, equation 1).
 
     The bias is learned as an offset from the log odds of a positive among the row's columns, and a row is divided by
     its positives: while nothing is known, the gradient is that of InfoNCE, whatever the targets, batch and queue.
@@ -81,7 +81,7 @@ def relational_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:
 
 
 def anchored_loss(pairs: Pairs, temperature: Tensor | float, anchors: Tensor) -> Tensor:
-    """Answer as the teacher among the classes, and keep its distances (Jang et al., VL2Lite, CVPR 2025).
+    """Match the teacher's class probabilities and its distances (Jang et al., VL2Lite, CVPR 2025).
 
     The texts are the teacher's vectors of the images.
 

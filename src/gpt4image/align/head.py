@@ -76,7 +76,9 @@ class AlignmentHead(nn.Module):
                 "sigmoid, or no adapter."
             )
         if adapter is not None and self.loss.queue is not None:
-            raise ConfigError("A text adapter changes the texts that a queue already holds: use one of the two.")
+            raise ConfigError(
+                "A text adapter would change the texts that are already in the queue: use one of the two."
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """Project features [B, F] into the space of the vectors [B, D]."""
@@ -98,7 +100,7 @@ class AlignmentHead(nn.Module):
         return loss
 
     def read(self, targets: Targets) -> Tensor:
-        """Return features [S, F] of the texts; those of unknown ones mean nothing."""
+        """Return features [S, F] of the texts; those of unknown texts are meaningless."""
         assert self.reader is not None
         features: Tensor = self.reader(unit_length(only_known(self._texts(targets), targets.known[self.source])))
         return features
@@ -114,7 +116,7 @@ class AlignmentHead(nn.Module):
 
 
 class RegionHead(AlignmentHead):
-    """A head that aligns regions of images, such as annotated boxes, of which only some are there and have a vector.
+    """A head that aligns image regions, such as annotated boxes, some of which may be missing or have no vector.
 
     The features are those of R regions [R, F]; the head's source has a vector for each, and says which are known. With
     fewer than two known regions the loss is 0. It is a mean over the regions of this process's part of a batch.

@@ -28,8 +28,8 @@ class AlignmentLoss(nn.Module):
             temperature.
         temperature: divides the similarities; `cosine` has none.
         learn_temperature: learn the temperature, starting there, as CLIP does.
-        targets: which texts fit an image: a name, or a `TargetRule` with its settings; `cosine`, `dot` and `relational`
-            know an image's own texts only.
+        targets: which texts match an image: a name, or a `TargetRule` with its settings; `cosine`, `dot` and
+            `relational` use only an image's own texts.
         bias: initial value of the offset that `sigmoid` learns from its balanced bias.
         queue: texts of earlier batches as further negatives, for `clip`, `infonce` and `sigmoid`.
         slots: largest number of images of a process in a batch. By default several processes agree on the largest of
@@ -120,7 +120,7 @@ class AlignmentLoss(nn.Module):
             A scalar; 0 where there is no text.
 
         Raises:
-            ConfigError: the shapes do not fit each other.
+            ConfigError: the shapes do not match.
         """
         device = projected.device
         known = torch.ones(len(text), dtype=torch.bool, device=device) if has_text is None else has_text.to(device)
@@ -185,7 +185,7 @@ def mix_texts(vectors: Tensor, known: Tensor, mixing: Tensor) -> tuple[Tensor, T
 
 
 def check_shapes(projected: Tensor, texts: Texts, mixing: Tensor | None) -> None:
-    """Raise ConfigError if features [B, D], texts [S] and mixing [B, S] do not fit each other."""
+    """Raise ConfigError if the shapes of features [B, D], texts [S] and mixing [B, S] do not match."""
     text = texts.vectors
     if projected.ndim != 2 or text.ndim != 2 or projected.shape[1] != text.shape[1]:
         raise ConfigError(
@@ -194,7 +194,8 @@ def check_shapes(projected: Tensor, texts: Texts, mixing: Tensor | None) -> None
         )
     if mixing is None and len(projected) != len(text):
         raise ConfigError(
-            f"{len(projected)} projected features and {len(text)} text vectors: without mixing each image has its own."
+            f"{len(projected)} projected features and {len(text)} text vectors: without mixing each image must have "
+            "one."
         )
     if mixing is not None and mixing.shape != (len(projected), len(text)):
         raise ConfigError(f"mixing {tuple(mixing.shape)} must be [B, S] = [{len(projected)}, {len(text)}].")

@@ -12,7 +12,7 @@ from gpt4image.core.registry import Registry, resolve
 
 @dataclass(frozen=True)
 class Loss:
-    """An alignment loss: its function, and what settings it goes with.
+    """An alignment loss: its function and the settings it supports.
 
     Attributes:
         function: takes `Pairs` and a temperature and returns a sum over this process's images
@@ -88,7 +88,7 @@ def find_loss(loss: str | Loss | Callable[..., Any]) -> tuple[str, Loss]:
 
 
 def check_targets(loss: str | Loss | Callable[..., Any], targets: str) -> None:
-    """Raise ConfigError if a loss ignores targets that name further positives."""
+    """Raise ConfigError if a loss would ignore the targets."""
     name, entry = find_loss(loss)
     if targets in ("label", "similarity") and not entry.uses_targets:
         raise ConfigError(

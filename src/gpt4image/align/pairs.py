@@ -1,4 +1,4 @@
-"""What an alignment loss compares: rows of this process with columns of all processes.
+"""The inputs of an alignment loss: rows of this process compared with columns of all processes.
 
 Images are mixtures of sources, and sources have texts: M [B, S] holds the share of source s in image i
 (`gpt4image.align.mixing`), the identity without mixing. Targets P [S, G] of sources become targets M P of images, just
@@ -39,7 +39,7 @@ class PairRows(NamedTuple):
 
 
 class Pairs:
-    """A batch of images and texts: this process's part, and what it sees of the others'.
+    """A batch of images and texts: this process's part, and what it needs from other processes.
 
     What is gathered from other processes is gathered once, when a loss first asks for it.
 
@@ -47,7 +47,7 @@ class Pairs:
         images: unit vectors z of this process's images [B, D].
         texts: texts t of this process's sources [S]; unknown ones are zero vectors.
         mixing: share of source s in image i, M [B, S]; None where image i is source i.
-        rule: which texts fit.
+        rule: which texts match.
         slots: rows reserved for the images and for the texts of each process; a single process needs none.
         queued: texts of earlier batches [Q].
 
@@ -150,7 +150,7 @@ class Pairs:
         return PairRows(self.images @ self.all_images.T, self._text_similarities(allowed), allowed, self.shares)
 
     def others(self) -> Tensor:
-        """Return which of all images are another one than each of this process's, with a text, bool [B, G']."""
+        """Return which of all images have a text and differ from each image of this process, bool [B, G']."""
         rows, columns = (torch.arange(len(part), device=part.device) for part in (self.images, self.all_images))
         itself = rows[:, None] + world().rank * self.slots[0] == columns  # [B, G']
         return (self.all_shares > 0) & ~itself

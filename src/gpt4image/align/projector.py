@@ -1,4 +1,4 @@
-"""The projector from image features into the text space; training alone uses it."""
+"""The projector from image features into the text space; it is used only in training."""
 
 from __future__ import annotations
 

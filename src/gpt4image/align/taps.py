@@ -58,7 +58,7 @@ class FeatureTap(nn.Module):
         """Return the feature of the last forward pass [B, F], once. ConfigError if there is none."""
         caught, self._caught = self._caught, None
         if caught is None:
-            raise ConfigError("The module to take features from was not run in the forward pass.")
+            raise ConfigError("The tapped module was not run in the forward pass.")
         return caught
 
     def remove(self) -> None:
@@ -71,7 +71,8 @@ class FeatureTap(nn.Module):
     def _before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if not inputs or not isinstance(inputs[0], Tensor):
             raise ConfigError(
-                f"{type(module).__name__} is given no tensor as its first argument: tap the module that makes it."
+                f"{type(module).__name__} does not get a tensor as its first argument: tap the module that produces "
+                "the feature."
             )
         return (self._catch(inputs[0]), *inputs[1:])
 
@@ -85,7 +86,7 @@ class FeatureTap(nn.Module):
         )
 
     def _catch(self, feature: Tensor) -> Tensor:
-        """Keep the pooled feature; return the feature that the model goes on with."""
+        """Keep the pooled feature; return the feature with which the model continues."""
         caught = feature
         if self._balance and feature.requires_grad:
             feature, caught = split_balanced(feature, self.share)

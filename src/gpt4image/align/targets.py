@@ -1,4 +1,4 @@
-r"""Which texts of a batch fit an image: the targets of the alignment losses.
+r"""Which texts of a batch match an image: the targets of the alignment losses.
 
 A target rule gives the affinity A_ij of text i with text j, from 0 to 1, with A_ii = 1. The contrastive losses turn its
 rows into distributions; the sigmoid loss takes each pair by itself.
@@ -48,7 +48,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetRule:
-    """How well texts fit each other's images.
+    """How well texts match each other's images.
 
     Attributes:
         name: `identity`, `same`, `label` or `similarity`; formulas in `gpt4image.align.targets`.

@@ -30,14 +30,14 @@ class Moments:
 
     @classmethod
     def of(cls, chunks: Iterable[Tensor]) -> Moments:
-        """Sum over chunks of vectors [n, D]. ConfigError where there are none."""
+        """Sum over chunks of vectors [n, D]. ConfigError if there are none."""
         found: Moments | None = None
         for chunk in chunks:
             exact = chunk.double()
             part = cls(len(exact), exact.sum(dim=0), exact.T @ exact)
             found = part if found is None else found.plus(part)
         if found is None or not found.count:
-            raise ConfigError("There are no texts to take the mean of.")
+            raise ConfigError("There are no texts to average.")
         return found
 
     def plus(self, other: Moments) -> Moments:
@@ -101,10 +101,10 @@ def whitening(moments: Moments, shrinkage: float) -> Tensor:
 
 
 class TextAdapter(nn.Module):
-    """A light bottleneck beside the identity, trained with the projector (Gao et al., CLIP-Adapter, arXiv 2110.04544).
+    """A small residual bottleneck, trained with the projector (Gao et al., CLIP-Adapter, arXiv 2110.04544).
 
-    It starts as the identity. Only contrastive losses may train one: where nothing pushes texts apart, all texts and
-    images collapse into one point.
+    It starts as the identity. Only contrastive losses may train one: without a force that separates texts, all texts
+    and images would collapse to one point.
 
     Args:
         width: length D of a vector.

@@ -1,8 +1,8 @@
-"""Controls: what a comparison aligns with in place of the descriptions, to tell whether what these say matters.
+"""Controls: replacements for descriptions in a comparison, to show whether their content matters.
 
 Shuffled texts keep everything but their image, random words also lose the sentence, and random vectors lose the text
-space as well; the class's name carries what the label says already. A model that gains as much from these as from the
-descriptions owes its gain to the additional loss. Random words: Roth et al., "Waffling around for performance",
+space as well; the class name contains only the information of the label. A model that gains as much from these as from
+the descriptions owes its gain to the additional loss. Random words: Roth et al., "Waffling around for performance",
 arXiv 2306.07282, section 3.
 """
 
@@ -30,7 +30,7 @@ BLOCK = 65_536  # vectors drawn at a time
 def control_texts(
     kind: ControlTexts, descriptions: DescriptionSet, images: ImageTable, class_texts: Sequence[str], seed: int
 ) -> DescriptionSet:
-    """Return what stands in for the descriptions of the same images. Each split keeps its own texts.
+    """Return replacements for the descriptions of the same images. Each split keeps its own texts.
 
     Args:
         kind: `class-name` gives every labelled image the text of its class, or of each of them; `shuffled` and
@@ -82,18 +82,18 @@ def control_texts(
             ]
         case _:
             raise ValueError(f"{kind} has no texts")
-    return join_texts(images, pairs, 0, f"{kind.replace('-', ' ')}, in place of {descriptions.source}")
+    return join_texts(images, pairs, 0, f"{kind.replace('-', ' ')}, instead of {descriptions.source}")
 
 
 def _classes_of(label: int | list[int]) -> tuple[int, ...]:
-    """Return the classes that a value of the column `label` says an image has."""
+    """Return the classes in a value of the column `label`."""
     if isinstance(label, int):
         return (label,) if label >= 0 else ()
     return tuple(number for number, mark in enumerate(label) if mark > 0)
 
 
 def _draw(edges: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
-    """Draw places in proportion to their counts, whose running sum is given, int [V]."""
+    """Draw positions in proportion to their counts, given their running sum, int [V]."""
     drawn: list[int] = np.searchsorted(edges, generator.integers(edges[-1], size=count), side="right").tolist()
     return drawn
 

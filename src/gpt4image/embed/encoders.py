@@ -26,7 +26,7 @@ ENCODERS: Registry[Callable[..., TextEncoder]] = Registry(
     },
     group="gpt4image.encoders",
 )
-"""Each is called as `encoder(model, device, name=name)`, with what stands behind the colon of `kind:model`."""
+"""Each is called as `encoder(model, device, name=name)`, where `model` is the part after the colon of `kind:model`."""
 
 
 DEFAULT_ENCODER = "minilm"
@@ -62,11 +62,11 @@ Precision = Literal["float32", "bfloat16"]
 """Number format of an encoder's matrix products."""
 
 _IN_USE: WeakValueDictionary[tuple[str, str | None, Precision], TextEncoder] = WeakValueDictionary()
-"""Encoders that some part of the program holds: no other copy is loaded, and none is kept in memory for later."""
+"""Encoders in use: they are shared instead of loaded again, and freed when no longer used."""
 
 
 def load_encoder(name: str, device: str | None = None, precision: Precision = "float32") -> TextEncoder:
-    """Load a text encoder, or return the one that is in use already.
+    """Load a text encoder, or return it if it is already in use.
 
     Args:
         name: `minilm` (all-MiniLM-L6-v2, from the package that the `demo` extra installs, otherwise from the Hub);
@@ -74,7 +74,7 @@ def load_encoder(name: str, device: str | None = None, precision: Precision = "f
             weights file, or `open-clip:hf-hub:NAME`. A folder, OWNER/NAME and `hf:NAME` are sentence-transformers
             models.
         device: torch device; by default the fastest available.
-        precision: `bfloat16` is faster on processors and GPUs that have it; its vectors are others.
+        precision: `bfloat16` is faster on processors and GPUs that support it; its vectors differ slightly.
 
     Raises:
         ConfigError: the kind is unknown, or the model cannot be loaded.

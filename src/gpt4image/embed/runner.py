@@ -1,7 +1,7 @@
 """Descriptions to vectors: encode each distinct text once, in batches of similar length, resumably.
 
 A store is built in `<folder>.building` and renamed when complete. The vectors fill up chunk by chunk (`fill_array`), in
-an order that depends on nothing but the input, so an interrupted run resumes and ends in the same bytes.
+an order that depends only on the input, so a resumed run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def plan_encoding(descriptions: DescriptionSet, encoder: TextEncoder, earlier: E
     stored = {value: row for row, value in enumerate(np.load(earlier.layout.texts).tolist())} if earlier else {}
     known = np.asarray([stored.get(value, -1) for value in hashes.tolist()], dtype=np.int64)
     tokens = count_all_tokens(texts, encoder)
-    # Long texts first: batches of similar length waste little padding, and running out of memory shows at once.
+    # Long texts first: batches of similar length need little padding, and running out of memory shows immediately.
     order = np.lexsort((hashes, -tokens, known < 0))
     return EncodingPlan([texts[i] for i in order], hashes[order], tokens[order], known[order])
 
@@ -167,7 +167,7 @@ def encode_batch(texts: Sequence[str], encoder: TextEncoder, long_text: LongText
 def split_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
     """Split a text into chunks of at most `max_tokens` tokens each, special tokens included.
 
-    Chunks consist of whole words, except for words that are too long by themselves, as in scripts without spaces.
+    Chunks consist of whole words, except for single words that are too long, as in scripts without spaces.
 
     >>> split_text("one two three four five", 4, lambda texts: [len(t.split()) + 2 for t in texts])
     ['one two', 'three four', 'five']
@@ -234,8 +234,8 @@ def _report_truncation(manifest: EmbeddingManifest) -> None:
         return
     worst = ", ".join(f"{image_id[:12]} ({tokens:,})" for image_id, tokens in manifest.longest.items())
     console.say(
-        f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the {manifest.max_tokens} tokens "
-        f"that {manifest.encoder} reads and were truncated; the longest (image, tokens): {worst}. To encode them in "
-        "full: set long_text to pool (--long-text pool).",
+        f"{manifest.truncated:,} of {manifest.distinct_texts:,} texts are longer than the {manifest.max_tokens} "
+        f"tokens that {manifest.encoder} reads and were truncated; the longest (image, tokens): {worst}. To encode "
+        "them in full, set long_text to pool (--long-text pool).",
         style="yellow",
     )

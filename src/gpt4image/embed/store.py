@@ -130,7 +130,7 @@ class EmbeddingStore:
         Args:
             ids: image ids [B].
             choose: what to return for an image with several texts: the normalised mean of their vectors (`mean`), or
-                one of them, drawn from nothing but seed, epoch and image id (`random`).
+                one of them, drawn by seed, epoch and image id (`random`).
             seed: seed of the draws.
             epoch: each epoch draws anew.
 

@@ -1,4 +1,4 @@
-"""What a model learns to say about an image: one class, or any number of labels."""
+"""Tasks: what a model predicts for an image, such as one class, labels, boxes or masks."""
 
 from gpt4image.tasks.task import TASKS, ClassComparison, Predictions, Task, find_task
 

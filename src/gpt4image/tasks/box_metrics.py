@@ -32,10 +32,10 @@ def overlaps(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def match(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return which detections of an image find a box of their class that none before them has found, bool [T, k].
+    """Return which detections of an image match a box of their class that no earlier one has matched, bool [T, k].
 
     Args:
-        detected: detections [k, 6], the surest first.
+        detected: detections [k, 6], most confident first.
         boxes: [m, 5].
     """
     found = np.zeros((len(THRESHOLDS), len(detected)), dtype=bool)
@@ -54,7 +54,7 @@ def match(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def ranked(detections: np.ndarray) -> np.ndarray:
-    """Return the detections of an image [k, 6] without what fills up, the surest first."""
+    """Return the detections of an image [k, 6] without padding, most confident first."""
     own = detections[detections[:, 0] >= 0]
     return np.asarray(own[np.argsort(-own[:, 5], kind="stable")])
 
@@ -63,7 +63,7 @@ def image_precisions(detections: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the average precision of each image, float64 [N].
 
     All classes are in one ranking, so detections of classes that an image lacks lower it too. An image without boxes
-    has 1 minus the score of its surest detection.
+    has 1 minus the score of its most confident detection.
     """
     scores = np.zeros(len(boxes))
     for number, (found, truth) in enumerate(zip(detections, boxes, strict=True)):
@@ -97,7 +97,7 @@ def _at_recalls(recall: np.ndarray, precision: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class ClassRanking:
-    """The detections of a class in all images, the surest first.
+    """The detections of a class in all images, most confident first.
 
     Attributes:
         images: image of each, int64 [D].
@@ -118,7 +118,7 @@ class ClassRanking:
         return interpolated(self.hits, total) if total else np.full(len(THRESHOLDS), np.nan)
 
     def resampled(self, draws: np.ndarray) -> np.ndarray:
-        """Return the average precision, mean over thresholds, where images count several times or not, float64 [R].
+        """Return the average precision, mean over thresholds, with resampled images, float64 [R].
 
         Args:
             draws: how often each image counts, int64 [R, N].
@@ -139,7 +139,7 @@ class ClassRanking:
 
 
 def _weighted(weights: np.ndarray, given: np.ndarray, hits: np.ndarray, total: int) -> float:
-    """Return the average precision of detections that count several times or not.
+    """Return the average precision of weighted detections.
 
     The precision is highest where a detection is right, so other ranks are passed over.
 

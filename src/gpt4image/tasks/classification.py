@@ -83,10 +83,10 @@ class Classification(Task):
     name, score, class_score, one_class = "classification", "accuracy", "accuracy", True
 
     def check(self, settings: LabelSettings, smoothing: float) -> None:
-        """Raise ConfigError for a loss of several labels."""
+        """Raise ConfigError for a loss for several labels."""
         if settings.label_loss == "asymmetric":
             raise ConfigError(
-                "label_loss asymmetric is for images with several labels, and these have one class each: set "
+                "label_loss asymmetric needs images with several labels, but these have one class each: set "
                 "label_loss to cross-entropy or gce (--label-loss)."
             )
 
@@ -129,7 +129,7 @@ class Classification(Task):
         return adjust_logits(logits, prior.to(logits), settings.adjustment_strength)
 
     def validation_score(self, logits: np.ndarray, targets: np.ndarray) -> float:
-        """Return the accuracy, the expected one where the labels are probabilities."""
+        """Return the accuracy, or the expected accuracy if the labels are probabilities."""
         predicted = torch.from_numpy(logits).argmax(dim=1)
         return float(torch.from_numpy(targets).gather(1, predicted[:, None]).mean())
 
@@ -206,7 +206,7 @@ def gce_loss(logits: Tensor, targets: Tensor, q: float) -> Tensor:
     """Return the generalised cross-entropy sum_i sum_k t_ik (1 - p_ik^q) / q (Zhang and Sabuncu, arXiv 1805.07836).
 
     That is their equation 6, weighted by targets that may be mixed or soft. It is bounded, so a label that the model
-    finds impossible pulls little.
+    finds impossible has little influence.
 
     Args:
         logits: [B, C].
@@ -228,12 +228,12 @@ def adjust_logits(logits: Tensor, prior: Tensor, strength: float) -> Tensor:
 def consistency_loss(weak: Tensor, strong: Tensor, threshold: float) -> Tensor:
     """Return FixMatch's loss on unlabelled images, a sum (Sohn et al., arXiv 2001.07685, equation 4).
 
-    The answer for the weakly augmented view, where it is sure enough, is the label of the strongly augmented one.
+    A confident prediction for the weakly augmented view is the label of the strongly augmented one.
 
     Args:
         weak: logits [U, C]; no gradient flows through them.
         strong: logits of the same images [U, C].
-        threshold: probability that an answer needs.
+        threshold: minimum probability of a prediction.
     """
     surest, labels = weak.detach().softmax(dim=1).max(dim=1)
     return (F.cross_entropy(strong, labels, reduction="none") * (surest >= threshold)).sum()

@@ -148,7 +148,7 @@ class OfObjects(Task):
                 raise ConfigError(f"{name} ({option}) does not work with {self.objects}: set it to {shown}.")
         if getattr(settings, "targets", "same") == "label":
             raise ConfigError(
-                f"targets label needs labels of whole images: with {self.objects} set targets to same (--targets)."
+                f"targets = label needs labels of whole images: with {self.objects} set targets to same (--targets)."
             )
 
     def truth(self, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -186,7 +186,7 @@ class Detection(OfObjects):
         super().check(settings, smoothing)
         for library in ("torchmetrics", "pycocotools"):
             if find_spec(library) is None:
-                raise MissingExtraError(library, "detection", "Judging detections")
+                raise MissingExtraError(library, "detection", "Evaluating detections")
 
     def labels(self, images: ImageTable, rows: np.ndarray) -> np.ndarray:
         """Return the boxes of some images, float32 [n, M, 5]; M is at least 1."""

@@ -104,16 +104,16 @@ class MultiLabel(Task):
                 option = f"--{setting.replace('_', '-')}"
                 fix = idle if isinstance(idle, str) else f"{idle:g}"
                 raise ConfigError(
-                    f"{setting} ({option}) needs one class an image, and these have several labels: set it to {fix}."
+                    f"{setting} ({option}) needs one class per image, but these have several labels: set it to {fix}."
                 )
         if settings.label_loss == "gce":
             raise ConfigError(
-                "label_loss gce (and the arm gce) needs one class an image: with several labels, set label_loss to "
+                "label_loss gce (and the arm gce) needs one class per image: with several labels, set label_loss to "
                 "cross-entropy or asymmetric (--label-loss)."
             )
         if settings.label_loss == "asymmetric" and smoothing:
             raise ConfigError(
-                "label_loss (--label-loss) asymmetric ignores classes that are easily seen to be absent, and label "
+                "label_loss (--label-loss) asymmetric ignores absent classes that are easy to recognise, but label "
                 "smoothing would bring them back: set label_smoothing (--label-smoothing) to 0."
             )
 

@@ -1,4 +1,4 @@
-"""What a task is: its targets and loss in training, and how its predictions are judged; and the registry of tasks.
+"""The interface of a task: targets and loss in training, and the evaluation of predictions; and the registry of tasks.
 
 Everything else (training loop, durability, arms, statistics, report, export) is the same for every task. Importing this
 module imports neither torch nor numpy.
@@ -42,7 +42,7 @@ class Predictions(ABC):
     @property
     @abstractmethod
     def scores(self) -> np.ndarray:
-        """How right each prediction is, from 0 to 1, float64 [N]: what arms are compared by, image by image."""
+        """Score of each prediction from 0 to 1, float64 [N], by which arms are compared image by image."""
 
     @property
     @abstractmethod
@@ -52,7 +52,7 @@ class Predictions(ABC):
     @property
     @abstractmethod
     def plausibility(self) -> np.ndarray:
-        """How probable the predictions make what is true, from 0 to 1, float64 [N]: the examples are chosen by it."""
+        """Probability given to the true labels, from 0 to 1, float64 [N], by which the examples are chosen."""
 
     @abstractmethod
     def answers(self, classes: Sequence[str]) -> list[tuple[str, float]]:
@@ -60,7 +60,7 @@ class Predictions(ABC):
 
     @abstractmethod
     def truths(self, classes: Sequence[str]) -> list[str]:
-        """Return what is true of each image in words."""
+        """Return the true label of each image in words."""
 
     @abstractmethod
     def measure(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Predictions(ABC):
 
 @dataclass(frozen=True)
 class ClassComparison:
-    """How a class, or several together, fared under each arm.
+    """The results of each arm for a class or group of classes.
 
     Attributes:
         test_images: test images of the class.
@@ -126,7 +126,7 @@ class Task(ABC):
     loss_in_model: ClassVar[bool] = False
 
     def check(self, settings: LabelSettings, smoothing: float) -> None:  # noqa: B027 - a task may take any setting
-        """Raise ConfigError for recipe settings that mean nothing in this task; the message says what to set.
+        """Raise ConfigError for recipe settings that do not apply to this task; the message says what to set.
 
         Args:
             settings: the recipe.
@@ -186,7 +186,7 @@ class Task(ABC):
         """
 
     def fit_thresholds(self, logits: np.ndarray, targets: np.ndarray) -> list[float]:
-        """Return numbers by which logits become answers, chosen on the validation images; none if none are needed.
+        """Return the thresholds that turn logits into answers, chosen on the validation images; none if not needed.
 
         Args:
             logits: [N, C].
@@ -220,7 +220,7 @@ class Task(ABC):
         """
 
     def reliability(self, predictions: Sequence[Predictions]) -> list[ReliabilityBin]:
-        """Return the bins of a reliability diagram over several predictions; none where it means nothing."""
+        """Return the bins of a reliability diagram over several predictions; none if it does not apply."""
         return []
 
 

@@ -66,7 +66,7 @@ def fitting_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def model_options(name: str, image_size: int | None) -> dict[str, Any]:
-    """Return the arguments that a model's configuration holds, and its image size if it is built for one."""
+    """Return the arguments in a model's configuration, and its image size if that is fixed."""
     import timm
 
     known = timm_name(name)
@@ -91,7 +91,7 @@ def model_options(name: str, image_size: int | None) -> dict[str, Any]:
 
 
 def body_of(name: str) -> str:
-    """Return the backbone of a detector, or of what else a recipe names.
+    """Return the backbone in the model name of a recipe.
 
     >>> body_of("ssdlite:resnet18"), body_of("resnet18"), body_of("hf-hub:me/mine")
     ('resnet18', 'resnet18', 'hf-hub:me/mine')
@@ -115,12 +115,12 @@ def kind_of(name: str, known: Sequence[str] = DETECTOR_NAMES) -> str:
     """
     kind = name.partition(":")[0]
     if kind in (*DETECTOR_NAMES, *SEGMENTER_NAMES) and kind not in known:
-        raise ConfigError(f"{name} is a model of another task: begin it with {', '.join(known)} (--backbone).")
+        raise ConfigError(f"{name} is a model for another task: begin it with {', '.join(known)} (--backbone).")
     return kind if kind in known else known[0]
 
 
 def timm_name(name: str) -> str:
-    """Return the name that timm knows a model by: `timm/NAME`, as the hub has it, is timm's own NAME.
+    """Return timm's name of a model: the hub's `timm/NAME` is timm's NAME.
 
     >>> timm_name("hf_hub:timm/resnet10t.c3_in1k"), timm_name("hf:me/mine"), timm_name("resnet50")
     ('resnet10t.c3_in1k', 'hf-hub:me/mine', 'resnet50')
@@ -180,7 +180,7 @@ def create_model(
 
 
 def can_build(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether timm builds a model with some options; nothing is allocated."""
+    """Whether timm can build a model with some options; nothing is allocated."""
     import timm
 
     try:
@@ -203,7 +203,7 @@ def check_backbone_name(name: str) -> None:
         tasks = {"detection": DETECTOR_NAMES, "segmentation": SEGMENTER_NAMES}
         task = next((task for task, kinds in tasks.items() if kind in kinds), None)
         if name.startswith(VIDEO):
-            raise ConfigError(f"{name} is a model of clips (--frames): name a backbone of images that stand still.")
+            raise ConfigError(f"{name} is a model for clips (--frames): name a backbone for still images.")
         if ":" in name and task is not None:
             raise ConfigError(f"{name} is a model for {task}: set task to {task} (--task), or name another backbone.")
         on_hub = re.fullmatch(r"[\w.-]*\w/\w[\w.-]*", name)
@@ -218,7 +218,7 @@ def check_backbone_name(name: str) -> None:
 
 @torch.no_grad()
 def check_image_size(model: nn.Module, name: str, size: int) -> None:
-    """Try a backbone on one image, and see whether it looks at the margins.
+    """Try a backbone on one image, and check that it sees the margins.
 
     Raises:
         ConfigError: the backbone does not take images of this size, or misses many of their pixels.
@@ -229,8 +229,8 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
     except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
         own = model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
         raise ConfigError(
-            f"{name} does not take images of {size} x {size} pixels ({first_line(error)}). Choose another image size, "
-            f"such as {own}, for which it was made (--image-size)."
+            f"{name} does not accept images of {size} x {size} pixels ({first_line(error)}). Choose another image "
+            f"size, such as its own, {own} (--image-size)."
         ) from None
     finally:
         model.train(training)
@@ -245,7 +245,7 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
 
 
 def unseen_margin(model: nn.Module, size: int) -> int:
-    """Return how many of an image's last rows a model's output ignores: NaN in a pixel reaches all else."""
+    """Return how many of an image's last rows do not affect a model's output, found by setting pixels to NaN."""
     seen, unseen = size, 0  # counts of last rows: the output depends on the former, not on the latter
     while seen - unseen > 1:
         rows = (seen + unseen) // 2 if unseen else 1
@@ -273,7 +273,7 @@ def whole_state(backbone: nn.Module, trained: nn.Module) -> dict[str, Tensor]:
 
 
 def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors on the CPU of which none shares memory with another, as safetensors requires.
+    """Return tensors on the CPU that do not share memory, as safetensors requires.
 
     Some models use one module in several places, and list its weights under the name of each.
     """

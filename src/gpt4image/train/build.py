@@ -76,7 +76,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     prior = class_prior(batches, images, rows, guidance, recipe) if needs_prior(recipe) else None
     if recipe.lora:
         if not (recipe.pretrained or recipe.checkpoint):
-            say("lora: the weights beside which adapters train are drawn at random, and are not trained.", "yellow")
+            say("lora: the adapted weights are random and are not trained. Use pretrained weights.", "yellow")
         add_adapters(source.trained, recipe.lora, seed, inputs[(0, 0)][None].float())
     if recipe.grad_checkpointing:
         checkpoint_activations(source.trained)
@@ -243,7 +243,7 @@ def region_heads(trained: nn.Module, sample: torch.Tensor, guidance: Guidance, r
 
 
 def build_reader(model: nn.Module, width: int) -> Projector:
-    """Return what maps texts [S, width] to the features of a model's classifier. ConfigError if it is not linear."""
+    """Return a module from texts [S, width] to the classifier's features. ConfigError if it is not linear."""
     classifier = find_classifier(model)
     if not isinstance(classifier, nn.Linear):
         raise ConfigError(
@@ -353,10 +353,10 @@ def class_prior(
 def check_label_settings(
     images: ImageTable, used: np.ndarray, guidance: Guidance, recipe: Recipe, backbone: nn.Module
 ) -> None:
-    """Raise ConfigError for settings of few or skewed labels that the images or the model cannot serve."""
+    """Raise ConfigError for settings of few or skewed labels that do not suit the images or the model."""
     if recipe.consistency and images.is_labelled[used].all():
         raise ConfigError(
-            "consistency (the arm fixmatch) learns from training images without a label, and there are none: add some "
+            "consistency (the arm fixmatch) learns from unlabelled training images, and there are none: add some "
             "(--unlabelled SOURCE), or simulate few labels (--labels-per-class)."
         )
     if recipe.consistency and guidance.aligns:
@@ -369,9 +369,9 @@ def check_label_settings(
 
 
 def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
-    """Return what validation images are judged by, as `Task.truth` gives it.
+    """Return the truth of the validation images, in the form of `Task.truth`.
 
-    Text labels stand in for given ones here too, because these are wrong as often as those of training images.
+    Text labels replace given ones here too, because these are wrong as often as those of training images.
     """
     task = find_task(images)
     targets = task.truth(task.labels(images, rows), len(images.classes))

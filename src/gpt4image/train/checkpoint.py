@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to resume as if it had never stopped, written atomically, read without pickle."""
+"""Checkpoints: everything a run needs to resume as if it had never stopped, written atomically."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[Progress, dict[str, Any]]:
         return Progress(**content["progress"]), content["states"]
     except Exception as error:  # a damaged file can end in almost any exception
         raise StoreError(
-            f"{path} is damaged ({type(error).__name__}). Delete it to train this run from its start."
+            f"{path} is damaged ({type(error).__name__}). Delete it to train this run from the start."
         ) from None
 
 
@@ -95,7 +95,7 @@ class CheckpointTimer:
         self._path, self._seconds, self._stop, self._last = path, seconds, stop, time.monotonic()
 
     def __call__(self, trainer: Trainer) -> None:
-        """Save if it is time. Losses are read first: a checkpoint must not preserve weights that are not finite.
+        """Save if it is time. Losses are read first, so that a checkpoint never contains non-finite weights.
 
         Raises:
             KeyboardInterrupt: training should stop.

@@ -125,8 +125,8 @@ def build_clip_model(recipe: Recipe, classes: int, *, pretrained: bool, checkpoi
     """
     if recipe.align_at:
         raise ConfigError(
-            "align_at (--align-at) names modules that see single frames, and descriptions are about clips: leave it "
-            "empty, so that the feature of the clip is aligned."
+            "align_at (--align-at) names modules that see single frames, but descriptions are about clips: leave it "
+            "empty to align the feature of the clip."
         )
     if recipe.backbone.startswith(VIDEO) and (recipe.drop_path or recipe.cached_views):
         raise ConfigError(
@@ -135,7 +135,7 @@ def build_clip_model(recipe: Recipe, classes: int, *, pretrained: bool, checkpoi
         )
     if recipe.backbone.startswith(VIDEO) and recipe.frame_pooling != "mean":
         raise ConfigError(
-            f"frame_pooling (--frame-pooling) is for backbones that see single frames, and {recipe.backbone} sees all "
+            f"frame_pooling (--frame-pooling) is for backbones that see single frames, but {recipe.backbone} sees all "
             "at once: leave it at mean."
         )
     return create_clip_model(
@@ -259,8 +259,8 @@ def check_clip_size(model: nn.Module, recipe: Recipe, frames: int) -> None:
     except Exception as error:  # each architecture has its own
         own = model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
         raise ConfigError(
-            f"{recipe.backbone} does not take {frames} frames of {size} x {size} pixels ({first_line(error)}). Choose "
-            f"as many as it was made for, such as 16 (--frames 16), and its own image size, {own} (--image-size)."
+            f"{recipe.backbone} does not accept {frames} frames of {size} x {size} pixels ({first_line(error)}). "
+            f"Choose its own number of frames, such as 16 (--frames 16), and image size, {own} (--image-size)."
         ) from None
     finally:
         model.train(training)

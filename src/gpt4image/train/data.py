@@ -1,7 +1,7 @@
 """Batches of images, labels and guidance, independent of the number of workers and of where training resumes.
 
 A sampler chooses the images of a batch (`EpochBatches`, `ShareInOrder`), and `LabelledInputs` makes the batch. Random
-draws depend on seed, draw and image alone, never on the worker that happens to make them.
+draws depend only on seed, draw and image, never on the worker.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Inputs(Dataset[Tensor]):
     def __getitem__(self, key: Key) -> Tensor: ...
 
     def batch(self, keys: Sequence[Key], labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return some inputs [B, ...], and their labels [B, ...] as they are in these inputs."""
+        """Return some inputs [B, ...] and their labels [B, ...] for these inputs."""
         inputs: Tensor = default_collate([self[key] for key in keys])  # stacks in shared memory in a worker
         return inputs, torch.from_numpy(labels)
 
@@ -247,7 +247,7 @@ class LabelledInputs(Dataset[Batch]):
 
 
 class EpochBatches(Sampler[BatchPart]):
-    """Training batches of one epoch for one process, in an order that depends on seed and epoch alone.
+    """Training batches of one epoch for one process, in an order that depends only on seed and epoch.
 
     The images of a step are dealt out to its parts, and those of a part to the processes in turn. The last, incomplete
     step of an epoch is dropped. With repeated augmentation (Hoffer et al., arXiv 1901.09335; Touvron et al., DeiT,
@@ -353,7 +353,7 @@ def training_rows(images: ImageTable, guidance: Guidance, unlabelled: bool, ever
         everything: include all unlabelled images.
 
     Raises:
-        TrainingError: no training image has a label, or a soft label in its place.
+        TrainingError: no training image has a label or soft label.
     """
     in_split = images.split("train")
     labelled = images.is_labelled[in_split]

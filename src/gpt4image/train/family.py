@@ -1,6 +1,6 @@
-"""Families of models: how the model of a task is built and opened, and how it is fed.
+"""Families of models: how the model of a task is built, opened and given inputs.
 
-A task names its family (`Task.family`). Training, comparison and export know models by it alone.
+A task names its family (`Task.family`). Training, comparison and export handle models only through it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class ModelFamily(ABC):
-    """A family of models that are built and fed alike."""
+    """A family of models that are built and used in the same way."""
 
     @abstractmethod
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
@@ -100,7 +100,7 @@ class Classifiers(ModelFamily):
 
 
 class OnMaps(ModelFamily):
-    """Models that look at the maps of timm's backbones.
+    """Models on the feature maps of timm's backbones.
 
     Attributes:
         kinds: what a recipe's backbone may begin with.
@@ -203,7 +203,7 @@ class Segmenters(OnMaps):
         return dilated if stride is not None and can_build(body, dilated) else options
 
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
-        """Build a recipe's model, see `ModelFamily.build`; say where its head gets coarser maps than it is made for."""
+        """Build a recipe's model, see `ModelFamily.build`; warn if its head gets coarser maps than intended."""
         from gpt4image.train.segmentation.segmenter import LARGEST_STRIDES
 
         model, kind = super().build(recipe, classes), self.kind(recipe.backbone)
@@ -230,11 +230,11 @@ class Segmenters(OnMaps):
 
 @cache  # once, not for every run
 def say_coarse(body: str, kind: str, stride: int, most: int) -> None:
-    """Say that a backbone's maps are coarser than a segmentation head is made for."""
+    """Warn that a backbone's maps are coarser than a segmentation head expects."""
     say(
-        f"{body} cannot be dilated, so {kind} sees maps of a stride of {stride} pixels, not {most}, and masks are "
-        "coarser. timm dilates resnet50, efficientnet_b0 and convnext_tiny, among others; segformer:NAME takes finer "
-        "maps as well.",
+        f"{body} cannot be dilated, so {kind} gets maps with a stride of {stride} pixels, not {most}, and masks are "
+        "coarser. timm can dilate resnet50, efficientnet_b0 and convnext_tiny, among others; segformer:NAME also "
+        "uses finer maps.",
         "yellow",
     )
 

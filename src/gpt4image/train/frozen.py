@@ -51,7 +51,7 @@ def freeze(modules: Sequence[nn.Module]) -> None:
 
 
 class Shown(nn.Module):
-    """What a teacher makes of the inputs of its student.
+    """A teacher's vectors of its student's inputs.
 
     Args:
         teacher: the teacher. It is no part of this module: its weights are neither trained nor saved.
@@ -189,7 +189,7 @@ def stem_identity(backbone: nn.Module, recipe: Recipe, config: dict[str, Any], a
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
-    """Carries the output of the last frozen module out of the forward pass."""
+    """Ends the forward pass with the output of the last frozen module."""
 
     def __init__(self, output: Tensor) -> None:
         self.output = output
@@ -221,7 +221,7 @@ class FrozenStem(nn.Module):
             return output.view(*images.shape[:2], *output.shape[1:]) if images.ndim == 5 else output
         finally:
             handle.remove()
-        raise ConfigError("freeze: the backbone never runs the modules whose output is to be cached.")
+        raise ConfigError("freeze: the backbone never runs the modules whose output should be cached.")
 
 
 def split_model(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[FrozenStem, nn.Module]:
@@ -332,7 +332,7 @@ class FeatureCache:
 
 
 class NextView(Inputs):
-    """Cached inputs, of each image the view after the one that is asked for."""
+    """Cached inputs: for each image, the view after the requested one."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs

@@ -23,7 +23,7 @@ from gpt4image.train.transforms import Normalization, evaluated_view, preprocess
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """A backbone whose features are examined, not trained.
+    """A backbone whose features are used without training.
 
     Attributes:
         checkpoint: weights file; None for timm's pretrained weights.

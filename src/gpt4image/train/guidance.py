@@ -78,7 +78,7 @@ def _unit_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class CropTeacher(Protocol):
-    """A frozen vision-language teacher that sees the very crops that the student sees.
+    """A frozen vision-language teacher that sees the same crops as the student.
 
     Attributes:
         name: its name, as the user writes it; also that of its text side.
@@ -97,7 +97,7 @@ class CropTeacher(Protocol):
 
 @dataclass(frozen=True)
 class ClassAnchors:
-    """What a vision-language teacher answers with: a vector for each class, beside which it places images.
+    """A vector for each class, with which a vision-language teacher compares images.
 
     Attributes:
         teacher: the image side.
@@ -129,7 +129,7 @@ class ClassAnchors:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Everything that training knows about images besides their labels.
+    """Everything that training uses besides images and labels.
 
     Attributes:
         sources: vectors to align with.
@@ -186,7 +186,7 @@ def choose_guidance(
     """Select the vectors, class anchors and soft labels that a recipe uses.
 
     Raises:
-        ConfigError: the recipe needs soft labels and none are given, or makes no use of what is given.
+        ConfigError: the recipe needs soft labels and there are none, or does not use the given ones.
         StoreError: the soft labels have other classes.
     """
     if recipe.soft_labels and not soft_labels:
@@ -195,13 +195,11 @@ def choose_guidance(
             "with gpt4image label, or set it to 0."
         )
     if soft_labels and not recipe.soft_labels:
-        raise ConfigError(
-            "soft_labels (--soft-labels) 0 makes no use of the soft labels that are given: set a share above 0."
-        )
+        raise ConfigError("soft_labels (--soft-labels) 0 ignores the given soft labels: set a share above 0.")
     if find_loss(recipe.loss)[1].has_anchors != (anchors is not None) or (anchors is not None and stores):
         raise ConfigError(
-            "The loss anchored is that of class anchors and goes with nothing else: choose the arm class-anchored with "
-            "a vision-language teacher, or another loss (--loss)."
+            "The loss anchored needs class anchors: choose the arm class-anchored with a vision-language teacher, or "
+            "another loss (--loss)."
         )
     teachers = [store.manifest.encoder for store in stores if not is_text(store)]
     teachers += [] if anchors is None else [anchors.teacher.name]

@@ -1,4 +1,4 @@
-"""The heads that a run was aligned with, kept in a file beside its weights."""
+"""The alignment heads of a run, saved next to its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpt4image.train.guidance import Guidance, is_text
 
 
 class HeadRecord(Record):
-    """What it takes to build a head again, besides the recipe.
+    """What is needed to rebuild a head, besides the recipe.
 
     Attributes:
         encoders: names of the text encoders whose vectors it was aligned with, side by side; a vision teacher's name.
@@ -49,7 +49,7 @@ class HeadRecord(Record):
 
 
 def save_heads(path: Path, model: AlignedModel, state: Mapping[str, Tensor], guidance: Guidance) -> None:
-    """Write the heads of a model with another state than its own, without what only their losses need.
+    """Write the heads of a model with a given state, without the parts that only their losses need.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""What identifies a run: its settings, the folder that belongs to them, and in words what differs from other runs."""
+"""The identity of a run: its settings, its folder, and its differences from other runs in words."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunLayout(Layout):
 
     @property
     def begun(self) -> bool:
-        """Whether the folder holds a run, finished or not."""
+        """Whether the folder contains a run, finished or not."""
         return self.settings.exists() and (self.checkpoint.exists() or self.result.exists())
 
     @property
@@ -74,7 +74,7 @@ def require_finished(folder: Path) -> RunLayout:
     if not layout.result.exists():
         others = sorted(found.parent.name for found in folder.parent.glob(f"*/{layout.result.name}"))
         beside = f" {folder.parent} has {', '.join(others[:8])}." if others else ""
-        raise StoreError(f"{folder} holds no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
+        raise StoreError(f"{folder} contains no finished run.{beside} Train it: gpt4image train, or gpt4image compare.")
     return layout
 
 
@@ -93,14 +93,14 @@ def find_aligned_run(work: Path) -> Path:
     runs = sorted(path for path in work.glob("runs/*") if RunLayout(path).heads.exists())
     if not runs:
         raise ConfigError(
-            f"{work} holds no run that was aligned with texts by this version. Train one: gpt4image train DATA --arm "
-            "described; or name a run of another work directory (--run)."
+            f"{work} contains no run that was aligned with texts by this version. Train one: gpt4image train DATA "
+            "--arm described; or name a run of another work directory (--run)."
         )
     return next((run for run in runs if run.name.startswith(f"{CANDIDATE}-")), runs[0])
 
 
 def trained_rows(images: ImageTable) -> pa.Table:
-    """Return ids, labels and splits of the training and validation images: test images have no part in a run."""
+    """Return ids, labels and splits of the training and validation images: a run does not use test images."""
     import pyarrow.compute as pc
 
     rows = images.rows.select(_shared(images.rows))
@@ -255,12 +255,12 @@ def _describe_texts(old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str,
     if any(a["revision"] != b["revision"] for a, b in zip(old, new, strict=True)):
         return "the text encoder has another revision"
     if any(a["long_text"] != b["long_text"] for a, b in zip(old, new, strict=True)):
-        return "long texts are treated in another way"
+        return "long texts are handled differently"
     return "the descriptions were changed"
 
 
 def in_words(value: object) -> str:
-    """Write a setting as a person would.
+    """Format a setting for display.
 
     >>> [in_words(value) for value in (0.001, None, True, ["blocks.0", "blocks.1"], [], {"encoder": "minilm"})]
     ['0.001', 'none', 'on', 'blocks.0 blocks.1', 'empty', 'minilm']

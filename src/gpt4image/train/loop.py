@@ -40,7 +40,7 @@ SHOWN_IDS = 8
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         epoch: finished epochs.
@@ -73,7 +73,7 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """Everything that a run trains with.
+    """Everything needed to train a run.
 
     Attributes:
         seed: seed of order, augmentation, mixing and dropout.
@@ -142,7 +142,7 @@ def fit(trainer: Trainer, meter: Meter) -> None:
 
 
 def train_epoch(trainer: Trainer, meter: Meter) -> None:
-    """Train the rest of the current epoch; there is none where the run was killed after the last step."""
+    """Train the rest of the current epoch, which is empty if the run was killed after the last step."""
     recipe, progress = trainer.recipe, trainer.progress
     trainer.model.train()
     freeze(trainer.frozen)  # `train` has put their normalisation layers into training mode
@@ -218,7 +218,7 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
 def clip_gradients(trainer: Trainer, max_norm: float) -> None:
     """Clip the gradient norms of the backbone and of the heads separately.
 
-    With a common norm, the gradients of the projectors would shorten the backbone's steps in arms that have any.
+    With a common norm, the projectors' gradients would shorten the backbone's steps in arms with projectors.
     """
     trainer.accelerator.unscale_gradients()
     for part in (trainer.plain_model.backbone, trainer.plain_model.heads):
@@ -321,7 +321,7 @@ class LossWatch:
         """Return the message for the first of this process's losses [steps, 3] that is not finite."""
         advice = (
             "Try a lower lr (--lr), clip_grad (--clip-grad) 1.0, precision (--precision) no or a higher temperature "
-            "(--temperature), and look at these images."
+            "(--temperature), and inspect these images."
         )
         bad = (~torch.isfinite(own)).any(dim=1).nonzero()
         if not len(bad):

@@ -1,4 +1,4 @@
-"""Low-rank adapters beside the pretrained weights, trained in their place and merged into them at the end.
+"""Low-rank adapters, trained instead of the pretrained weights and merged into them at the end.
 
 LoRA (Hu et al., arXiv 2106.09685, section 4.1) as `peft` has it: a layer W x becomes W x + B A x with A [r, in] and
 B [out, r], which begins at 0. W + B A is a layer like any other, so what is deployed is the model without adapters.
@@ -49,7 +49,7 @@ def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None
     names = adaptable(model, body, sample)
     if not names:
         raise ConfigError(
-            f"{type(body).__name__} has no layer that is trained and can be adapted: set lora to 0, or freeze less."
+            f"{type(body).__name__} has no trained layer that can be adapted: set lora to 0, or freeze less."
         )
     seed_everything(seed, ADAPTER_STREAM)
     inside = {id(parameter) for parameter in body.parameters()}

@@ -1,4 +1,4 @@
-"""Maps of a timm backbone, on which detectors and segmentation heads look, and what of them is aligned.
+"""Feature maps of a timm backbone for detectors and segmentation heads, and their alignment.
 
 Sizes: B images, M boxes an image, F channels of the deepest map, S the side of an input in pixels.
 """
@@ -121,13 +121,13 @@ def find_levels(body: nn.Module, name: str, kind: str, size: int) -> list[Level]
     if size % STEP:
         down, up = size // STEP * STEP, -(-size // STEP) * STEP
         raise ConfigError(
-            f"With {kind}, image_size is a multiple of {STEP}, and {size} is none: choose {down or up} or {up} "
+            f"With {kind}, image_size must be a multiple of {STEP}, which {size} is not: choose {down or up} or {up} "
             "(--image-size)."
         )
     if not hasattr(body, "forward_intermediates"):
         raise ConfigError(
-            f"{name} gives no maps of its stages (forward_intermediates), which {kind} looks at. Choose another "
-            "backbone, such as resnet50, mobilenetv3_large_100 or convnext_tiny."
+            f"{name} does not provide the maps of its stages (forward_intermediates) that {kind} needs. Choose "
+            "another backbone, such as resnet50, mobilenetv3_large_100 or convnext_tiny."
         )
     training = body.training
     try:
@@ -136,8 +136,8 @@ def find_levels(body: nn.Module, name: str, kind: str, size: int) -> list[Level]
         )
     except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
         raise ConfigError(
-            f"{name} does not take images of {size} x {size} pixels ({first_line(error)}). Choose another image size "
-            "or backbone (--image-size, --backbone)."
+            f"{name} does not accept images of {size} x {size} pixels ({first_line(error)}). Choose another image "
+            "size or backbone (--image-size, --backbone)."
         ) from None
     finally:
         body.train(training)

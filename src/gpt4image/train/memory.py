@@ -1,4 +1,4 @@
-"""What a training will hold in memory, from shapes alone: no weight is read or made."""
+"""Estimate the memory of training from shapes alone, without loading or creating weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DIRECTIONS = 2  # images to texts, and back
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that a process holds in training, apart from what the libraries themselves take.
+    """Memory of a training process in bytes, apart from the libraries themselves.
 
     Attributes:
         parameters: parameters of the backbone, its classifier and adapters included.
@@ -54,10 +54,12 @@ class TrainingMemory:
     gathered: int
 
     def total(self, images: int, checkpointing: bool) -> int:
-        """Return the sum for so many images at a time. ConfigError if the model cannot recompute activations."""
+        """Return the sum for a number of images. ConfigError if the model cannot recompute activations."""
         each = self.checkpointed if checkpointing else self.activations
         if each is None:
-            raise ConfigError("What recomputed activations take is known of models with blocks, such as a ViT, alone.")
+            raise ConfigError(
+                "The memory of recomputed activations is only known for models with blocks, such as a ViT."
+            )
         return self.weights + self.gradients + self.states + images * each + self.projector + self.gathered
 
 
@@ -165,7 +167,7 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> tuple[int, int | None]
 
 
 def described(memory: TrainingMemory, recipe: Recipe, width: int, processes: int = 1) -> list[tuple[str, str]]:
-    """Say what a process will hold, as names and sentences.
+    """Return the memory of a process as names and sentences.
 
     Args:
         memory: the estimate.

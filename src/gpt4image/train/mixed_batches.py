@@ -1,4 +1,4 @@
-"""Batches with a set share of labelled images, in epochs whose length every arm of a comparison has in common."""
+"""Batches with a given share of labelled images, in epochs of the same length for every arm of a comparison."""
 
 from __future__ import annotations
 

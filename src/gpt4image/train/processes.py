@@ -64,7 +64,7 @@ class _OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @torch.no_grad()
 def worthwhile_threads(model: nn.Module, sample: Tensor, batch: int) -> int:
-    """Return how many of the present threads a training step can use, from its work and not from a clock.
+    """Return how many of the current threads a training step can use, from its amount of work rather than a clock.
 
     Threads meet after every operator. Where these are small, as in a MobileNet at 64 pixels, a step takes about as long
     with one thread as with two, and beside another busy process half as long (`benchmarks/waiting.py`).
@@ -125,7 +125,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # by `accelerate launch`; on a CPU nothing would come of it
             raise ConfigError(
                 f"{kind} divides weights among processes, which checkpoints and the choice of the best epoch do not "
-                "know: launch without it. Memory is saved by lora (--lora 16), grad_checkpointing "
+                "support: launch without it. To save memory, use lora (--lora 16), grad_checkpointing "
                 "(--grad-checkpointing), accumulate (--accumulate) and 8-bit optimisers (--optimizer bnbadamw8bit)."
             )
     AcceleratorState._reset_state()  # otherwise its precision is fixed for the life of the process
@@ -138,8 +138,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         raise ConfigError(f"This device does not support precision {recipe.precision}: {error}") from None
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) != accelerator.num_processes:
         raise ConfigError(
-            f"{started} processes were started, and each would train alone, because there is no GPU: set "
-            "ACCELERATE_USE_CPU=true to train together on the CPU, or start one process."
+            f"{started} processes were started, but without a GPU each would train alone: set ACCELERATE_USE_CPU=true "
+            "to train together on the CPU, or start one process."
         )
     parts = accelerator.num_processes * recipe.accumulate
     if recipe.batch_size % parts:
@@ -156,7 +156,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 def device_name(accelerator: Accelerator, threads: int | None = None) -> str:
-    """Return what trains here: the number of devices and their name, on a CPU with its threads."""
+    """Return the number and name of the training devices; for a CPU, with its threads."""
     name = (
         torch.cuda.get_device_name(accelerator.device)
         if accelerator.device.type == "cuda"

@@ -241,7 +241,7 @@ class Recipe(
 
     @property
     def pretraining_epochs(self) -> int:
-        """Epochs in which the model trains without labels, one that they join included."""
+        """Epochs in which the model trains without labels, rounded up."""
         return math.ceil(self.labels_from * self.epochs)
 
     @classmethod
@@ -255,11 +255,11 @@ class Recipe(
         return cls().override(read_toml(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold, with tuples as lists."""
+        """Return plain JSON values, with tuples as lists."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def shareable(self) -> Recipe:
-        """Return a copy that names no folder of this machine."""
+        """Return a copy without names of local folders."""
         checkpoint = self.checkpoint and Path(self.checkpoint).name
         return replace(self, backbone=public_name(self.backbone), checkpoint=checkpoint)
 
@@ -300,14 +300,14 @@ class Recipe(
         if part == 1:
             raise ConfigError(
                 f"batch_size (--batch-size) {self.batch_size} in {self.accumulate} parts (--accumulate) leaves single "
-                "images, which batch normalisation and contrastive losses cannot learn from. Use larger parts."
+                "images, from which batch normalisation and contrastive losses cannot learn. Use larger parts."
             )
         if self.mixes and part % 2:
             raise ConfigError(f"mixup and cutmix pair the images of a part of the batch: its size {part} must be even.")
         if self.cached_views and not self.freeze:
             raise ConfigError(
-                "cached_views (--cached-views) stores the output of frozen modules: name them with freeze (--freeze), "
-                "or set it to 0."
+                "cached_views (--cached-views) stores the output of frozen modules: name them with freeze "
+                "(--freeze), or set it to 0."
             )
 
     def _check_alignment(self) -> None:
@@ -323,23 +323,24 @@ class Recipe(
             )
         if self.text_adapter and loss.may_collapse:
             raise ConfigError(
-                f"With the {self.loss} loss a text adapter would collapse all texts into one: {contrastive}."
+                f"With the {self.loss} loss a text adapter would map all texts to one point: {contrastive}."
             )
         if self.queue and self.text_adapter:
             raise ConfigError(
-                "queue (--queue) and text_adapter (--text-adapter) exclude each other: the adapter changes texts that "
-                "the queue already holds."
+                "queue (--queue) and text_adapter (--text-adapter) exclude each other: the adapter would change "
+                "texts that are already in the queue."
             )
         if self.shared_head and not self.weight:
             raise ConfigError(
-                "shared_head (--shared-head) goes with the alignment of texts: set weight (--weight) above 0, or "
+                "shared_head (--shared-head) needs the alignment with texts: set weight (--weight) above 0, or "
                 "shared_head (--shared-head) to 0."
             )
         partnered = self.self_supervised != "none"
         if self.labels_from and (not (self.weight or partnered) or self.balance is not None):
             raise ConfigError(
-                "Before labels_from (--labels-from) the alignment trains alone, with no label to balance it by: set "
-                "weight (--weight) above 0 and balance (--balance) to none, or labels_from (--labels-from) to 0."
+                "Before labels_from (--labels-from) the alignment trains alone, without label gradients to balance "
+                "it: set weight (--weight) above 0 and balance (--balance) to none, or labels_from (--labels-from) "
+                "to 0."
             )
         if partnered and not self.labels_from:
             raise ConfigError(
@@ -348,8 +349,8 @@ class Recipe(
             )
         if partnered and self.consistency:
             raise ConfigError(
-                "self_supervised and consistency (the arm fixmatch) exclude each other, as each has further views of "
-                "its own: set self_supervised to none (--self-supervised none), or leave that arm out."
+                "self_supervised and consistency (the arm fixmatch) exclude each other, because each needs its own "
+                "additional views: set self_supervised to none (--self-supervised none), or leave that arm out."
             )
         if partnered and self.cached_views == 1:
             raise ConfigError(

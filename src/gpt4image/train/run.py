@@ -130,7 +130,7 @@ def train_model(
         workers: processes that prepare batches, None for the default (`loader_workers`); affects speed only.
         checkpoint_seconds: time between two checkpoints.
         augmentation: version of the augmentation; by default that of the run in the folder, or the newest.
-        progress: opens the line that shows the steps, by default one of its own.
+        progress: opens the progress line of the steps. Default: a separate line.
         tracking: experiment trackers to send the run's figures to.
 
     Raises:
@@ -192,7 +192,9 @@ def specify_run(
             "pass label_sets_by_texts(...).fill(images) as the images, and train the arm baseline or described."
         )
     if chosen.guidance == "anchors" and inputs.anchors is None:
-        raise ConfigError(f"Arm {arm!r} needs a vision-language teacher and its anchors: pass those of anchor_classes.")
+        raise ConfigError(
+            f"Arm {arm!r} needs a vision-language teacher and its anchors: pass the result of anchor_classes."
+        )
     guided = stores or inputs.regions or inputs.anchors is not None
     if chosen.uses_text and not guided and not (recipe.soft_labels and soft_labels):
         raise ConfigError(
@@ -201,8 +203,8 @@ def specify_run(
         )
     if inputs.regions and not inputs.images.has_boxes:
         raise ConfigError(
-            "Descriptions of boxes (--crops) are for detectors and segmentation models: read the images with task "
-            "detection or segmentation."
+            "Descriptions of boxes (--crops) are for detectors and segmentation models: set task to detection or "
+            "segmentation."
         )
     if not recipe.weight and chosen.labels:
         stores = ()
@@ -245,7 +247,7 @@ def _settings_of(arm: Arm, images: ImageTable) -> Mapping[str, Any]:
 def begin_run(spec: RunSpec, named: Path, progress: console.OpenProgress | None = None) -> TrainedRun:
     """Train a run to its end; say first what differs from earlier ones, of which the first has the folder `named`."""
     if not spec.layout.begun and (changes := spec.describe_changes(named)):
-        console.say(f"New run in {spec.layout.folder}, beside earlier ones: {'; '.join(changes)}.")
+        console.say(f"New run in {spec.layout.folder}, next to earlier ones: {'; '.join(changes)}.")
     return train_run(spec, progress)
 
 

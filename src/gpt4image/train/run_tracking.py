@@ -1,4 +1,4 @@
-"""What experiment trackers get of a training run: settings, and the figures of steps and epochs."""
+"""What is sent to experiment trackers: settings, and the metrics of steps and epochs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS_BETWEEN_RECORDS = 10
 
 @contextmanager
 def tracked(tracking: Tracking, spec: RunSpec, trainer: Trainer) -> Iterator[None]:
-    """Send every tenth step and every epoch of a run to its trackers, and end their records whatever happens.
+    """Send every tenth step and every epoch of a run to its trackers, and always end their records.
 
     Both are recorded at the number of optimiser steps taken so far.
     """

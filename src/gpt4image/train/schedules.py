@@ -1,4 +1,4 @@
-"""What changes in the course of training: learning rate, weights of labels and alignment, share of soft labels.
+"""Schedules: learning rate, weights of labels and alignment, share of soft labels.
 
 `epoch` counts the epochs done, fractions included, at the end of a step.
 """

@@ -1,6 +1,6 @@
 """Self-supervised partners of the alignment: losses of lightly between two views of each image, without any label.
 
-They train the backbone beside the alignment, or alone, before the labels take part (`labels_from`), and are left behind
+They train the backbone with or without the alignment before the labels take part (`labels_from`), and are discarded
 with the heads. B images, F numbers of a feature.
 """
 
@@ -40,7 +40,7 @@ class Partner(nn.Module):
         raise NotImplementedError
 
     def follow(self, backbone: nn.Module, share: float) -> None:
-        """Take notice of an optimiser step of the backbone.
+        """Update after an optimiser step of the backbone.
 
         Args:
             backbone: the backbone after the step.
@@ -154,7 +154,7 @@ def make_partner(name: str, backbone: nn.Module, width: int) -> Partner:
         return SimSiam(width)
     if name == "dino":
         return Dino(width, backbone)
-    raise ConfigError(f"self_supervised (--self-supervised) should be simsiam or dino, not {name!r}.")
+    raise ConfigError(f"self_supervised (--self-supervised) must be simsiam or dino, not {name!r}.")
 
 
 class PartneredModel(AlignedModel):
@@ -178,7 +178,7 @@ class PartneredModel(AlignedModel):
         self.partner = partner
 
     def forward(self, images: Tensor, *rest: Any, second: Tensor | None = None) -> AlignedOutput:  # noqa: ANN401
-        """Return what `AlignedModel.forward` does, with the partner's loss.
+        """Return the result of `AlignedModel.forward` with the partner's loss.
 
         Args:
             images: the first view [B, ...].

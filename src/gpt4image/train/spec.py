@@ -50,14 +50,14 @@ class Arm:
         title: what it is, in words.
         uses_text: whether descriptions and other guidance take part.
         settings: recipe settings that only this arm changes.
-        labels: what makes labels that stand in for missing and wrong ones: the texts, frozen features of the images, or
-            both together, or classes that an LLM picked (all by `gpt4image.soft_labels.label_by_texts`), or the
-            baseline model of the same seed; None for nothing.
+        labels: source of labels that replace missing and wrong ones: the texts, frozen image features, or both, or
+            classes picked by an LLM (all by `gpt4image.soft_labels.label_by_texts`), or the baseline model with the
+            same seed; None for no replacement.
         optional: whether a comparison trains it on request only.
-        guidance: whether vision teachers guide it, alone or beside the texts; `given` for whatever is given, without
-            teachers where other arms show what these do; `anchors` for a vision-language teacher of every crop alone.
-        controls: the arm that this one is a control of: it differs in the texts alone.
-        texts: what takes the place of the descriptions in a control.
+        guidance: whether vision teachers guide it, alone or with the texts; `given` for everything given, but without
+            teachers if other arms measure their effect; `anchors` for only a vision-language teacher of every crop.
+        controls: the arm of which this one is a control, with only the texts replaced.
+        texts: replacement for the descriptions in a control.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Arm:
 
     @property
     def of_images_alone(self) -> bool:
-        """Whether it makes more of the images than the baseline does, without texts and without another model."""
+        """Whether it extends the baseline by using only the images, without texts and without another model."""
         other = self.learns_from_texts or self.controls is not None or self.guidance != "given"
         return self.name != REFERENCE and not other
 
@@ -100,7 +100,7 @@ GCE = {"label_loss": "gce", "label_smoothing": 0.0}
 REFERENCE, CANDIDATE = "baseline", "described"  # the arms whose difference a comparison judges
 TEXT_LABELS, BOTH = "text-labels", "described+text-labels"
 TITLES: tuple[tuple[ControlTexts, str], ...] = (
-    ("class-name", "with the class's name as text"),
+    ("class-name", "with class names as texts"),
     ("shuffled", "with shuffled descriptions"),
     ("shuffled-within-class", "with descriptions shuffled within classes"),
     ("random-words", "with random words"),
@@ -110,7 +110,7 @@ CONTROLS = (
     *(Arm(texts, title, True, optional=True, controls=CANDIDATE, texts=texts) for texts, title in TITLES),
     Arm("shuffled-text-labels", "with labels from shuffled texts", True, LABELS_ALONE, "text", True,
         controls=TEXT_LABELS, texts="shuffled"),
-    Arm("shuffled-described+text-labels", "with both from shuffled texts", True, STAND_INS, "text", True,
+    Arm("shuffled-described+text-labels", "with shuffled descriptions and text labels", True, STAND_INS, "text", True,
         controls=BOTH, texts="shuffled"),
 )  # fmt: skip
 ARMS: Registry[Arm] = Registry(
@@ -133,7 +133,7 @@ ARMS: Registry[Arm] = Registry(
                 "text+images",
                 True,
             ),
-            Arm("llm-labels", "with classes that the LLM picked", True, LABELS_ALONE, labels="llm", optional=True),
+            Arm("llm-labels", "with classes picked by the LLM", True, LABELS_ALONE, labels="llm", optional=True),
             Arm(
                 "co-training",
                 "with labels from co-trained texts and image features",
@@ -143,8 +143,8 @@ ARMS: Registry[Arm] = Registry(
                 True,
             ),
             Arm("self-training", "with self-training", True, LABELS_ALONE, labels="baseline", optional=True),
-            Arm("fixmatch", "with consistency on images without a label", False, FIXMATCH, optional=True),
-            Arm("gce", "with a loss for wrong labels", False, GCE, optional=True),
+            Arm("fixmatch", "with consistency on unlabelled images", False, FIXMATCH, optional=True),
+            Arm("gce", "with a noise-robust loss", False, GCE, optional=True),
             Arm("teacher", "with a vision teacher", True, optional=True, guidance="teachers"),
             Arm("teacher+described", "with a vision teacher and descriptions", True, optional=True, guidance="both"),
             Arm("class-anchored", "with a vision-language teacher", True, ANCHORED, optional=True, guidance="anchors"),
@@ -157,7 +157,7 @@ ARMS: Registry[Arm] = Registry(
 
 
 def choose_arms(names: Sequence[str] = ()) -> list[str]:
-    """Return the names of the arms of a comparison, the baseline first; without names those that are not optional."""
+    """Return the names of the arms of a comparison, the baseline first. Default: those that are not optional."""
     chosen = names or [name for name in ARMS.names() if not ARMS.load(name).optional]
     return [REFERENCE, *(name for name in dict.fromkeys(chosen) if name != REFERENCE)]
 
@@ -165,7 +165,7 @@ def choose_arms(names: Sequence[str] = ()) -> list[str]:
 def guided_by(arm: Arm, compared: Sequence[str]) -> tuple[bool, bool]:
     """Return whether texts, and whether vision teachers, guide an arm that uses what is given.
 
-    All that is given guides an arm, unless a comparison has arms of teachers to show what these do: then only those.
+    All given guidance is used, unless a comparison has separate arms for teachers: then only those use teachers.
 
     Args:
         arm: the arm.
@@ -196,7 +196,7 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
     if task.one_class:
         return
     kind = "masks" if images.has_masks else "boxes" if images.has_boxes else "several labels"
-    several = f"needs one class an image, and these have {kind}"
+    several = f"needs one class per image, and these have {kind}"
     if arm.labels not in ((None,) if images.has_masks else (None, "text")) or arm.guidance == "anchors":
         others = "described" if images.has_masks else f"described, {TEXT_LABELS} or {BOTH}"
         raise ConfigError(f"The arm {arm.name} {several}: leave it out (--arms), and train {others}.")
@@ -204,8 +204,8 @@ def check_task(images: ImageTable, arm: Arm, recipe: Recipe) -> None:
         raise ConfigError(f"soft_labels {several}: set soft_labels to 0 (--soft-labels 0).")
     if arm.uses_text and recipe.targets == "label" and recipe.queue:
         raise ConfigError(
-            "targets label and a queue exclude each other where images have several labels, which no queue holds: "
-            "set queue to 0 (--queue 0), or targets to same (--targets same)."
+            "targets label and a queue exclude each other if images have several labels, because queues do not store "
+            "them: set queue to 0 (--queue 0), or targets to same (--targets same)."
         )
 
 
@@ -220,7 +220,7 @@ class RunInputs:
         anchors: a vision-language teacher with its anchors of the classes, for arms that need one.
         regions: vectors of the descriptions of boxes.
         margin: margin of the crops that were described.
-        filled: whether several labels an image are those that texts have filled in.
+        filled: whether several labels per image were filled in by texts.
     """
 
     images: ImageTable
@@ -369,6 +369,6 @@ class RunSpec:
             write_json(self.layout.settings, settings)
         elif changed_settings(read_json(self.layout.settings), settings, self.images):
             raise BusyError(
-                f"Another process has just begun a run with different settings in {self.layout.folder}. Start again: "
-                "this run will get a folder of its own."
+                f"Another process has just started a run with different settings in {self.layout.folder}. Start "
+                "again: this run will get its own folder."
             )

@@ -84,7 +84,7 @@ class TextSpace:
             if revision not in (encoder.revision, digest(encoder.revision, "bfloat16")):
                 raise ConfigError(
                     f"The text encoder {name} has changed since {self.run.layout.folder} was trained, so its vectors "
-                    "mean something else. Install the version of then, or train the run again."
+                    "no longer match. Install the earlier version, or train the run again."
                 )
             found.append(encoder)
         return found
@@ -98,9 +98,7 @@ def open_text_space(run: TrainedRun) -> TextSpace:
         StoreError: its heads were not kept, or are damaged.
     """
     if find_family(run.task) is DETECTORS:
-        raise ConfigError(
-            f"{run.layout.folder} is no classifier, and text space is searched with classifiers: name one of these."
-        )
+        raise ConfigError(f"{run.layout.folder} is not a classifier, but searching needs one: name another run.")
     path = run.layout.heads
     if not path.exists():
         if not run.arm.uses_text or not run.recipe.weight:
@@ -109,24 +107,26 @@ def open_text_space(run: TrainedRun) -> TextSpace:
                 "a run of the arm described (--run)."
             )
         raise StoreError(
-            f"{run.layout.folder} holds no {path.name}: it was trained by an earlier version, which did not keep it. "
-            "Train it again in another work directory."
+            f"{run.layout.folder} has no {path.name}, because it was trained by an earlier version. Train it again in "
+            "another work directory."
         )
     records, tensors = read_heads(path)
     order = sorted(range(len(records)), key=lambda at: (not records[at].text, records[at].tap is not None, at))
     number = order[0]
     record = records[number]
     if not record.text:
-        raise ConfigError(f"{run.layout.folder} was aligned with vision teachers alone, so it cannot be asked by text.")
+        raise ConfigError(
+            f"{run.layout.folder} was aligned only with vision teachers, so it cannot be searched by text."
+        )
     head = _build_head(record, run)
     own = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{number}.")}
     try:
         missing, unexpected = head.load_state_dict(own, strict=False)
     except RuntimeError as error:
-        raise StoreError(f"{path} does not fit the run's recipe ({error}). Train the run again.") from None
+        raise StoreError(f"{path} does not match the run's recipe ({error}). Train the run again.") from None
     missing = [name for name in missing if not name.startswith("loss.")]
     if missing or unexpected:
-        raise StoreError(f"{path} does not fit the run's recipe: {[*missing, *unexpected][:3]}. Train the run again.")
+        raise StoreError(f"{path} does not match the run's recipe: {[*missing, *unexpected][:3]}. Train the run again.")
     return TextSpace(run, AlignedModel(load_backbone(run), head).eval(), record)
 
 

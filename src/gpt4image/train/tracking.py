@@ -1,6 +1,6 @@
-"""Experiment trackers: what a run or a comparison measures, sent through accelerate's tracker classes.
+"""Experiment trackers: metrics of runs and comparisons, sent through accelerate's tracker classes.
 
-A tracker that fails is left out from then on; training goes on. Only the main process has trackers.
+A tracker that fails is dropped, and training continues. Only the main process has trackers.
 """
 
 from __future__ import annotations
@@ -129,11 +129,13 @@ class Trackers:
                 action()
         except Exception as error:  # networks, disks, accounts: nothing of a tracker may end a training
             self._open.pop(name, None)
-            say(f"Tracker {name} failed ({type(error).__name__}: {first_line(error)}); going on without it.", "yellow")
+            say(
+                f"Tracker {name} failed ({type(error).__name__}: {first_line(error)}); continuing without it.", "yellow"
+            )
 
 
 def _wandb_settings(folder: Path, run: str, run_id: str) -> dict[str, Any]:
-    """Return settings that keep everything but the figures from leaving this machine."""
+    """Return settings with which only the metrics leave this machine."""
     import wandb
 
     private: dict[str, Any] = {"console": "off", "disable_git": True, "save_code": False}

@@ -1,6 +1,6 @@
 """From encoded images to the inputs of a model: augmentation, evaluation, normalisation.
 
-Random draws depend on nothing but their key. Pixels stay 8-bit until they are on the model's device.
+Random draws depend only on their key. Pixels stay 8-bit until they are on the model's device.
 """
 
 from __future__ import annotations

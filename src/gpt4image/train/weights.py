@@ -1,4 +1,4 @@
-"""Weights files, written by this or other code, for a backbone."""
+"""Loading weights files, written by this or other code, into a backbone."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     require_file(path)
     if kind := other_kind(path):
         raise ConfigError(
-            f"{path} is {kind}, not a file of weights. Save them alone: torch.save(model.state_dict(), FILE)."
+            f"{path} is {kind}, not a weights file. Save only the weights: torch.save(model.state_dict(), FILE)."
         )
     try:
         if is_safetensors(path):
@@ -96,17 +96,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ConfigError(
-            f"{path} cannot be read as model weights: it is damaged, or holds Python objects, which could run code. "
-            "Save the weights alone: torch.save(model.state_dict(), FILE)."
+            f"{path} cannot be read as model weights: it is damaged or contains Python objects, which could run code. "
+            "Save only the weights: torch.save(model.state_dict(), FILE)."
         ) from None
     except Exception as error:  # many readers, many exceptions
         reason = re.split(r"\. In PyTorch|\. This is an internal", first_line(error))[0]  # advice on the call itself
         raise ConfigError(
-            f"{path} cannot be read as model weights: {reason}. It may be cut off, or of another kind: save the "
-            "weights alone, torch.save(model.state_dict(), FILE)."
+            f"{path} cannot be read as model weights: {reason}. It may be truncated or have another format: save only "
+            "the weights, torch.save(model.state_dict(), FILE)."
         ) from None
     if not (tensors := flatten_tensors(content)):
-        raise ConfigError(f"{path} holds no tensors. Save the weights: torch.save(model.state_dict(), FILE).")
+        raise ConfigError(f"{path} contains no tensors. Save the weights: torch.save(model.state_dict(), FILE).")
     return tensors
 
 
@@ -210,14 +210,14 @@ def check_fit(model: nn.Module, found: Mapping[str, Tensor], wanted: Mapping[str
     if reasons:
         name, reason = next(iter(reasons.items()))
         raise ConfigError(
-            f"{path} does not hold the weights of this backbone ({type(model).__name__}): {fitting} of "
-            f"{counted(len(wanted), 'tensor')} fit, and {name!r} {reason}. Choose the backbone and the image size that "
-            "the file was trained with."
+            f"{path} does not contain the weights of this backbone ({type(model).__name__}): {fitting} of "
+            f"{counted(len(wanted), 'tensor')} fit, and {name!r} {reason}. Choose the backbone and image size with "
+            "which the file was trained."
         )
 
 
 def check_values(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ConfigError with the first tensor of numbers that are no weights."""
+    """Raise ConfigError for the first tensor that cannot be weights."""
     for name, tensor in found.items():
         if name.endswith(COUNTERS) or not wanted[name].is_floating_point():
             continue

@@ -120,7 +120,7 @@ def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
         assert rows[0, 0] == label and rows[0, 5] == pytest.approx(logits.sigmoid().max().item())
         corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         assert rows[0, 1:5].tolist() == pytest.approx(corners, abs=1e-5)
-    with pytest.raises(ConfigError, match="joins maps of several sizes"):
+    with pytest.raises(ConfigError, match="needs maps of several sizes"):
         DETECTORS.restore("rt-detr:vit_tiny_patch16_224", 3, 224, {})
 
 

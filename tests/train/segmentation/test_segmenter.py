@@ -185,9 +185,9 @@ def test_backbone_that_cannot_be_dilated_is_named_once(small_recipe, capsys):
         assert model.stride == strides
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("cannot be dilated") == 1
-    assert "mobilenetv3_small_050 cannot be dilated, so lraspp sees maps of a stride of 32 pixels, not 16" in said
+    assert "mobilenetv3_small_050 cannot be dilated, so lraspp gets maps with a stride of 32 pixels, not 16" in said
 
 
 def test_detector_is_no_segmentation_model():
-    with pytest.raises(ConfigError, match="a model of another task: begin it with deeplabv3"):
+    with pytest.raises(ConfigError, match="a model for another task: begin it with deeplabv3"):
         SEGMENTERS.restore("ssdlite:test_resnet", CLASSES, SIZE, {})

@@ -1,1 +1,1 @@
-"""Detectors: torchvision's on timm's backbones, and what they are fed with: pictures and boxes, augmented together."""
+"""Detectors of torchvision on timm's backbones, and their inputs: pictures and boxes, augmented together."""

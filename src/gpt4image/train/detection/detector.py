@@ -1,6 +1,6 @@
 """A detector: a timm backbone, a neck that makes maps of several sizes, and a detector of another library on these.
 
-The detector of torchvision or transformers sees the maps of those images alone that it needs.
+The detector of torchvision or transformers sees only the maps of images that it needs.
 
 Sizes: B images, K detections an image, M boxes an image, S the side of an input in pixels.
 """
@@ -32,7 +32,7 @@ SSD_LEVELS = 6  # maps of an SSD; fewer where they would be smaller than a pixel
 
 
 class GivenMaps(nn.Module):
-    """Stands where torchvision's detectors have their backbone, and returns the maps that were made of the images.
+    """Takes the place of the backbone in torchvision's detectors, and returns the given maps.
 
     Args:
         out_channels: channels of the maps.
@@ -87,7 +87,7 @@ class SsdMaps(nn.Module):
 
 
 class Detector(OnBackbone):
-    """A detector as it is trained and deployed.
+    """A detector in the form that is trained and deployed.
 
     Args:
         body: a timm model without its classifier.
@@ -125,7 +125,7 @@ class Detector(OnBackbone):
         return torch.stack(list(losses.values()))[None]
 
     def features(self, images: Tensor, truth: Tensor | None = None) -> Maps:
-        """Return the maps that the detector looks at, the largest first; for the arguments see `forward`."""
+        """Return the detector's input maps, the largest first; for the arguments see `forward`."""
         maps: Maps = self.neck(self.body_maps(images, truth))
         return maps
 
@@ -144,7 +144,7 @@ class Detector(OnBackbone):
             given.maps = OrderedDict()  # a tensor with a gradient cannot be copied along with the model
 
     def _target(self, boxes: Tensor) -> dict[str, Tensor]:
-        """Return boxes [M, 5] as torchvision's detectors want them."""
+        """Return boxes [M, 5] in the form of torchvision's detectors."""
         own = boxes[boxes[:, 0] >= 0]
         return {"boxes": own[:, 1:] * self.size, "labels": own[:, 0].long() + self._first_class}
 

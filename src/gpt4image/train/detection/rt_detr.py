@@ -17,7 +17,7 @@ LEAST_LEVELS = 2  # maps that its encoder joins
 
 
 class Paired(nn.Module):
-    """Stands where RT-DETR has its backbone: the given maps, each with a mask of what is no padding.
+    """Takes the place of RT-DETR's backbone: returns the given maps, each with a mask of the area without padding.
 
     Args:
         given: returns the maps.
@@ -63,7 +63,7 @@ class RtDetr(nn.Module):
         count = len(channels)
         if count < LEAST_LEVELS:
             raise ConfigError(
-                "rt-detr joins maps of several sizes, and this backbone has one alone: choose a convolutional one, "
+                "rt-detr needs maps of several sizes, but this backbone has only one: choose a convolutional one, "
                 "such as resnet50, or another detector (--backbone)."
             )
         positions = sum((size // stride) ** 2 for stride in strides)

@@ -117,9 +117,9 @@ class BoxView:
 
 
 def hide_unknown(picture: Image.Image, boxes: np.ndarray, fill: tuple[float, ...]) -> Image.Image:
-    """Return a picture in which boxes without a class are of one colour, except where they overlap others.
+    """Return a picture in which boxes without a class are filled with a colour, except where they overlap others.
 
-    A detector would learn that what they show is background.
+    Otherwise a detector would learn that their content is background.
 
     Args:
         picture: the picture.
