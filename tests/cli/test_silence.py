@@ -87,7 +87,7 @@ def shown(image_set, descriptions_file, tmp_path_factory):
 @pytest.mark.parametrize("words", MISSING, ids=" ".join)
 def test_a_command_without_its_run_ends_before_torch_is_imported(shown, words):
     ended = " ".join(re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", " ", str(shown[" ".join(words)])).split())
-    assert re.match(r"ended with 1: .*error: .*nowhere(.txt)? (holds (no|something other)|does not exist)", ended), (
+    assert re.match(r"ended with 1: .*error: .*nowhere(.txt)? (contains (no|something other)|does not exist)", ended), (
         ended
     )
 

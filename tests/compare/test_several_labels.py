@@ -121,9 +121,9 @@ def test_interrupted_training_resumes_in_the_same_weights_and_thresholds(images,
 @pytest.mark.parametrize(
     ("arm", "changes", "said"),
     [
-        ("image-labels", {}, "arm image-labels needs one class an image"),
+        ("image-labels", {}, "arm image-labels needs one class per image"),
         ("text-labels", {}, "labels that texts have filled in"),
-        ("fixmatch", {}, "consistency needs one class an image"),
+        ("fixmatch", {}, "consistency needs one class per image"),
         ("gce", {}, "label_loss gce"),
         ("described", {"soft_labels": 0.5}, "soft_labels needs one class"),
         ("described", {"targets": "label", "queue": 8}, "set queue to 0"),

@@ -92,7 +92,7 @@ def test_label_that_has_changed_since_the_audit_is_said(folder, tmp_path, capsys
             r"c.csv, line 2: the decision must be .*drop, not 'perhaps'",
         ),
         (("id", "x", "cat", "relabel", ""), "c.csv, line 2: an image to relabel needs a label"),
-        ((None, "x", "cat", "relabel", "bird"), "c.csv, line 2: 'bird' is no class of .* Classes: 'cat', 'dog'"),
+        ((None, "x", "cat", "relabel", "bird"), "c.csv, line 2: 'bird' is not a class of .* Classes: 'cat', 'dog'"),
     ],
 )
 def test_row_that_cannot_be_used_is_named(row, message, folder, tmp_path):

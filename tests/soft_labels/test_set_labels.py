@@ -182,7 +182,7 @@ def test_commands_label_and_train_on_what_texts_fill_in(tmp_path, capsys):
     arms = {each["name"] for each in json.loads(capsys.readouterr().out)["arms"]}
     assert arms == {"baseline", "text-labels"}
     assert main([*words, "--arms", "image-labels", "described"]) == 1
-    assert "image-labels needs one class an image" in capsys.readouterr().err
+    assert "image-labels needs one class per image" in capsys.readouterr().err
 
 
 def corrected(images, path, lines):
@@ -202,7 +202,7 @@ def test_corrections_of_several_labels_change_one_class_each(images, tmp_path):
     expected = np.delete(marks, second, axis=0)
     expected[first, 0] = 1 - expected[first, 0]
     assert (changed.label_matrix == expected).all()
-    with pytest.raises(DataError, match=r"line 2: 'with owl' is no class.*with NAME or without NAME"):
+    with pytest.raises(DataError, match=r"line 2: 'with owl' is not a class.*with NAME or without NAME"):
         corrected(images, tmp_path / "c.csv", [f"{ids[third]},x,,relabel,with owl"])
     with pytest.raises(DataError, match="none of its 1 image is in"):
         corrected(images, tmp_path / "c.csv", ["0,x,,keep,"])

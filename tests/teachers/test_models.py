@@ -123,7 +123,10 @@ def test_errors_name_the_fix(tmp_path, clip_name, resnet_weights):
     refused("timm:test_resnet.nosuchtag", "Unknown pretrained weights of test_resnet 'nosuchtag'")
     save_file(timm.create_model("test_vit", img_size=60).state_dict(), tmp_path / "60.safetensors")
     refused(
-        "timm:test_vit", "does not take images of 60 x 60 .*160", image_size=60, checkpoint=tmp_path / "60.safetensors"
+        "timm:test_vit",
+        "does not accept images of 60 x 60 .*160",
+        image_size=60,
+        checkpoint=tmp_path / "60.safetensors",
     )
     refused("timm:test_resnet", "are not available.*weights file as checkpoint")
     refused("timm:test_vit", "does not contain the weights", checkpoint=resnet_weights)
@@ -141,7 +144,7 @@ def test_model_that_returns_no_vectors_is_rejected():
     preparation = timm_preparation(CONFIG)
     with pytest.raises(ConfigError, match=re.escape("outputs of shape (5, 22, 30)")):
         ImageTeacher(nn.Conv2d(3, 5, 3), preparation, torch.device("cpu"), name="timm:conv")
-    with pytest.raises(ConfigError, match="does not take images of"):
+    with pytest.raises(ConfigError, match="does not accept images of"):
         ImageTeacher(nn.Linear(7, 5), preparation, torch.device("cpu"), name="timm:linear")
 
 

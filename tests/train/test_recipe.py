@@ -42,7 +42,7 @@ IMAGENET = 1_281_167  # training images of ImageNet-1K
         ({"batch_size": 3, "accumulate": 3}, "leaves single images"),
         ({"learn_temperature": True, "loss": "cosine"}, "no temperature to learn"),
         ({"queue": 8, "loss": "relational"}, "no negatives to queue"),
-        ({"text_adapter": True, "loss": "cosine"}, "collapse all texts"),
+        ({"text_adapter": True, "loss": "cosine"}, "map all texts to one point"),
         ({"soft_from": 0.6, "soft_until": 0.5}, "must not exceed"),
         ({"align_at": ["layer3", "layer3"]}, "names a module twice"),
         ({"ema_decay": 1.0}, "ema_decay should be less than 1, not 1.0"),

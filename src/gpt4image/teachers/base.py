@@ -131,7 +131,7 @@ class ImageTeacher:
             by one, and their outputs are averaged.
 
     Raises:
-        ConfigError: the model does not take images of this size, or returns no vector per image.
+        ConfigError: the model does not accept images of this size, or returns no vector per image.
     """
 
     def __init__(
@@ -158,7 +158,9 @@ class ImageTeacher:
             frames = [self.frames] if self.frames else []
             shape = self.predict(torch.zeros(1, *frames, 3, *self.preparation.size)).shape
         except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"Teacher {self.name} does not take images of {self.preparation.size}: {error}") from None
+            raise ConfigError(
+                f"Teacher {self.name} does not accept images of {self.preparation.size}: {error}"
+            ) from None
         if len(shape) != 2:
             raise ConfigError(
                 f"Teacher {self.name} returns outputs of shape {shape[1:]} per image, not vectors. Choose a model that "

@@ -221,7 +221,7 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
     """Try a backbone on one image, and check that it sees the margins.
 
     Raises:
-        ConfigError: the backbone does not take images of this size, or misses many of their pixels.
+        ConfigError: the backbone does not accept images of this size, or misses many of their pixels.
     """
     training = model.training
     try:

@@ -154,7 +154,7 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> tuple[int, int | None]
             output = model.train()(sample)
     except Exception as error:  # asserts, shapes: each architecture has its own
         raise ConfigError(
-            f"{type(model).__name__} does not take images of {sample.shape[-1]} pixels: {error}"
+            f"{type(model).__name__} does not accept images of {sample.shape[-1]} pixels: {error}"
         ) from None
     finally:
         for handle in handles:

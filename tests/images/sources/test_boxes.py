@@ -54,7 +54,7 @@ def change_coco(folder, change, split="train"):
 def test_broken_boxes_are_left_out_by_name_and_the_rest_of_the_image_stays(tmp_path):
     folder = write_coco(tmp_path / "set", SCENES)
     broken = {
-        "outside of the picture": {"bbox": [WIDTH + 5, 3, 10, 10]},
+        "outside the picture": {"bbox": [WIDTH + 5, 3, 10, 10]},
         "has no area": {"bbox": [5, 5, 0, 10]},
         "not finite": {"bbox": [float("nan"), 5, 4, 10]},
         "category_id 99": {"category_id": 99},
@@ -88,7 +88,7 @@ def test_set_without_a_usable_box_is_refused_with_the_first_reason(tmp_path):
     folder = write_coco(tmp_path / "set", SCENES)
     for split in ("train", "validation", "test"):
         change_coco(folder, lambda content: [each.update(bbox=[0, 0, 0, 0]) for each in content["annotations"]], split)
-    with pytest.raises(DataError, match=r"no image has a box .*annotation 0 \(has no area\)"):
+    with pytest.raises(DataError, match=r"no image has a usable box.*annotation 0 \(has no area\)"):
         load(folder)
 
 

@@ -27,7 +27,7 @@ def test_captions_beside_class_folders_do_not_hide_them(tmp_path, folder, capfd)
     table = load_images(tmp_path)
     assert table.classes == ("cat", "dog") and len(table) == 6
     assert reasons(table) == {f"{folder}captions.parquet": "not an image (suffix .parquet)"}
-    assert "captions.parquet is not part of the images" in " ".join(capfd.readouterr().err.split())
+    assert "captions.parquet is ignored" in " ".join(capfd.readouterr().err.split())
     assert len(load_descriptions(table, str(file))) == 6
 
 
@@ -38,7 +38,7 @@ def test_broken_table_beside_class_folders_is_named_and_left_out(tmp_path, name,
     assert table.classes == ("cat", "dog") and len(table) == 6
     assert reasons(table) == {name: f"not an image (suffix {Path(name).suffix})"}
     said = " ".join(capfd.readouterr().err.split())
-    assert f"{name} (cannot be read as {Path(name).suffix[1:].capitalize()}" in said and "is not part of" in said
+    assert f"{name} (cannot be read as {Path(name).suffix[1:].capitalize()}" in said and "is ignored" in said
     write(tmp_path / "more.parquet", b"")
     write(tmp_path / "more.arrow", b"")
     assert len(load_images(tmp_path)) == 6  # of two kinds
@@ -72,7 +72,9 @@ def test_columns_of_a_source_without_any_are_refused_by_their_options(tmp_path, 
     source = write_source(tmp_path)
     assert main(["images", str(source), "--label-column", "class", "--work", str(tmp_path / "work")]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "which has no columns: leave --image-column, --label-column, --label-separator and --label-columns" in said
+    assert (
+        "which has no columns: leave out --image-column, --label-column, --label-separator and --label-columns" in said
+    )
     with pytest.raises(ConfigError, match="no columns: leave out image_column, label_column, label_separator and"):
         load_images(source, label_column="class")
 
@@ -145,7 +147,7 @@ def test_files_that_list_no_image_leave_class_folders_as_they_are(tmp_path, name
     table = load_images(tmp_path)
     assert table.classes == ("cat", "dog") and len(table) == 6
     if name != "dataset_info.json":
-        assert f"{name} is not part of the images" in " ".join(capfd.readouterr().err.split())
+        assert f"{name} is ignored" in " ".join(capfd.readouterr().err.split())
 
 
 def test_empty_metadata_without_class_folders_is_an_error(tmp_path):

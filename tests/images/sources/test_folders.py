@@ -90,7 +90,7 @@ def test_unlabelled_test_folder_is_listed(tmp_path):
 def test_folder_without_classes_is_refused(tmp_path):
     class_folders(tmp_path, {"": 3})
     write(tmp_path / "labels.csv", b"x,y\n")
-    with pytest.raises(DataError, match=r"holds no class folders.*give that file as the source"):
+    with pytest.raises(DataError, match=r"has no class folders.*give that file as the source"):
         load_images(tmp_path)
 
 

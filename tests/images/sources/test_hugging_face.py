@@ -174,7 +174,7 @@ def test_unlabelled_rows_and_splits(tmp_path):
             r"6 images .* can be used\.\n  a: the file does not exist \(a\.parquet row 1\)",
         ),
         ({"second": [noise(n) for n in range(6)]}, {"image_column": "caption"}, "not images"),
-        ({"label": [1.5] * 6}, {}, "label 1.5 is no class"),
+        ({"label": [1.5] * 6}, {}, "label 1.5 is not a class"),
         ({"label": [[[1, 2]]] * 6}, {}, "supported are numbers or names, or lists of them"),
         ({}, {"label_column": "nothing"}, "label_column 'nothing' does not exist"),
     ],

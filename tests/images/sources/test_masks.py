@@ -85,7 +85,7 @@ def test_broken_masks_are_left_out_by_name_and_images_without_one_have_no_label(
     assert "not an image" in said[f"{names[0]}.png"] and f"masks/train/{names[0]}.png" in said[f"{names[0]}.png"]
     assert "was drawn on 96 x 63 pixels, and the file has 96 x 64" in said[f"{names[1]}.png"]
     assert "cut off" in said[f"{names[2]}.png"] or "cannot be" in said[f"{names[2]}.png"]
-    assert "which are none of the classes" in said[f"{names[3]}.png"]
+    assert "which are not among the classes" in said[f"{names[3]}.png"]
     assert "entirely void" in said[f"{names[4]}.png"]
     assert said["nobody.png"] == "no image has this name"
     assert len(images) == 11 and masks_of(images)[f"{names[5]}.png"] is None

@@ -218,7 +218,7 @@ def test_view_of_unknown_boxes_keeps_them_unknown(small_recipe):
 
 @pytest.mark.parametrize(
     ("name", "size", "said"),
-    [("ssdlite:test_resnet", 60, "choose 32 or 64"), ("ssdlite:vit_tiny_patch16_224", 96, "does not take images")],
+    [("ssdlite:test_resnet", 60, "choose 32 or 64"), ("ssdlite:vit_tiny_patch16_224", 96, "does not accept images")],
 )
 def test_sizes_that_do_not_fit_are_refused_with_the_fix(name, size, said):
     with pytest.raises(ConfigError, match=said):
