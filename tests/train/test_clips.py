@@ -212,7 +212,7 @@ def test_settings_that_do_not_work_with_clips_are_refused(clips, tmp_path):
 @pytest.mark.slow
 def test_video_model_says_how_many_frames_it_takes(clips, tmp_path):
     recipe = replace(SMALL, backbone="video:mvit_v2_s", image_size=224)
-    with pytest.raises(ConfigError, match=r"does not take 4 frames of 224 x 224 pixels .*such as 16"):
+    with pytest.raises(ConfigError, match=r"does not accept 4 frames of 224 x 224 pixels .*such as 16"):
         train_model(clips, None, recipe, tmp_path / "run", arm="baseline")
 
 

@@ -130,7 +130,7 @@ def print_outcome(tally: Tally) -> None:
     if tally.failures:
         say(f"gpt4image describe check lists them. {tally.retry_line()}", style="yellow")
     for served, count in tally.other_models.most_common():
-        say(f"{counted(count, 'answer')} from {served!r}, not from the model asked for.", style="yellow")
+        say(f"{counted(count, 'answer')} from {served!r}, not from the requested model.", style="yellow")
     if tally.cut_off:
         say(f"{counted(tally.cut_off, 'answer')} cut off: raise max_tokens (--max-tokens).", style="yellow")
     for reason, count in tally.unknown_ends.most_common():

@@ -33,10 +33,10 @@ class Tally:
         tried_again: retries.
         uncounted: requests whose tokens the server did not count; `cost` includes their worst case.
         stopped: why the run ended before all tasks were done; empty if it did not.
-        other_models: answers by models other than the one asked for.
+        other_models: answers by models other than the requested one.
         cut_off: answers that the server stopped at their maximum length.
         unknown_ends: answers by their finish reason, where it is none that a server is known to give.
-        failed_before: tasks that failed in earlier runs and were not tried again.
+        failed_before: tasks that failed in earlier runs and were not retried.
     """
 
     total: int

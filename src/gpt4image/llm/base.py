@@ -114,7 +114,7 @@ COMPLETE = frozenset(
     {"", "stop", "end_turn", "eos", "eos_token", "stop_sequence", "stop_token", "complete", "completed"}
 )
 
-# Starts of those of servers that withhold an answer; Google adds its own reason to the first.
+# How finish reasons begin when a server withholds an answer; Google adds its own reason to the first.
 FILTERS = (
     *("sensitive", "content_filter", "safety", "image_safety", "prohibited_content", "blocklist", "recitation", "spii"),
     *("guardrail", "refusal"),

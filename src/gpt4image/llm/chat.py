@@ -31,7 +31,7 @@ DETAIL_LENGTH = 200
 # Starts of bodies that are no answer but may be followed by one: a page of a gateway, JSON or events that were cut.
 BROKEN_BODY = ("<", "{", "[", '"', "data:", "event:")
 
-# vLLM and SGLang abort what they cannot finish; the others are DeepSeek's and Zhipu's words
+# vLLM and SGLang abort what they cannot finish; the others are from DeepSeek and Zhipu
 BROKEN_OFF = ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource", "server_error")
 # What a server may add to a model's name: a date, a number of three digits or more, a tag.
 VERSION = re.compile(r"(?:[-@](?:\d{3,}(?:-\d+)*|latest|preview|exp)[\w-]*|:.*)?")
@@ -88,7 +88,7 @@ def read_answer(body: Any) -> ChatAnswer:  # noqa: ANN401 - whatever a server se
     match body:
         case {"choices": [{"message": Mapping() as message} as choice, *_]}:
             pass
-        case {"choices": [Mapping() as choice, *_]}:  # a text as completions of old have it, or no more than a reason
+        case {"choices": [Mapping() as choice, *_]}:  # a text as in the legacy API, or only a reason
             message = {"content": choice.get("message") or choice.get("text")}
         case _:
             raise malformed(body)

@@ -180,7 +180,7 @@ def make_client(base_url: str, key: ApiKey) -> AsyncOpenAI:
         timeout=timeout,
         http_client=DefaultAioHttpClient(
             timeout=timeout,
-            follow_redirects=False,  # they turn questions into GETs
+            follow_redirects=False,  # redirects turn a POST into a GET
             event_hooks={"response": [on_response]},
         ),
     )

@@ -208,7 +208,7 @@ class Runner:
         attempt.server = server
         try:
             await self._try(attempt, server, limiter)
-        except BaseException as error:  # whatever it is ends the run; what was paid for is still to be written down
+        except BaseException as error:  # any error ends the run, but what was paid for must still be recorded
             self._ledger.book_cause(attempt, error)
             self._left.append(attempt)
             raise

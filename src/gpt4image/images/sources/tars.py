@@ -50,7 +50,7 @@ Sample = dict[str, Member]  # suffix, in lower case -> file
 SIDECARS = ("cls", "json", "txt")
 FIRST_MEMBERS = 100  # that tell what a tar is
 LONGEST_SPLIT = 20  # characters of a name of a split
-NO_IMAGE = "the sample holds no image"
+NO_IMAGE = "the sample has no image"
 
 
 def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Path | None = None) -> Listing:
