@@ -68,7 +68,7 @@ UNREACHABLE = ("ClientConnectorError", "ConnectionRefusedError", "ConnectionTime
 
 MOST_FORBIDDEN = 3  # answers of status 403, before any other, after which it is not the pictures that are refused
 
-NO_ANSWER = "connection"  # code of a call whose connection failed, at once or later
+NO_ANSWER = "connection"  # code of a call whose connection failed, immediately or later
 
 # OpenSSL's codes for a certificate of another name or address.
 WRONG_NAME = (62, 64)
