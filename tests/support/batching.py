@@ -10,7 +10,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import datasets  # noqa: F401 - loaded before the processes of `start_client` are
 import numpy as np
 import openai
 

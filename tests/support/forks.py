@@ -18,24 +18,10 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-import sentence_transformers  # noqa: F401 - imported here, as are the next, so that no command has to
-import sklearn.linear_model  # noqa: F401
-import timm  # noqa: F401
-import torch
-
-import gpt4image.compare.arms
-import gpt4image.compare.model_facts
-import gpt4image.descriptions.exchange
-import gpt4image.llm.openai_client
-import gpt4image.report.comparison.page
-import gpt4image.teachers
-import gpt4image.workflows.describe
-import gpt4image.workflows.train
-from gpt4image.cli.main import main
 
 LOADED = forkserver.ForkServer()
 """Not the one of the library under test, which has imported other things."""
-LOADED.set_forkserver_preload(["support.forks", "support.batching"])
+LOADED.set_forkserver_preload(["support.loaded"])
 
 
 def start_forked(function: Callable[..., object], *arguments: object) -> BaseProcess:
@@ -54,10 +40,21 @@ def start_command(arguments: Sequence[str], threads: int | None = None) -> BaseP
 
 
 def run_command(arguments: list[str], threads: int | None = None) -> None:
-    gpt4image.compare.model_facts.SECONDS = 0.0
+    import torch
+
+    from gpt4image.cli.main import main
+
+    measure_one_batch()
     if threads is not None:
         torch.set_num_threads(threads)
     sys.exit(main(arguments))
+
+
+def measure_one_batch() -> None:
+    """Measure the speed of a model on one batch, as the tests do it in their own process."""
+    from gpt4image.compare import model_facts
+
+    model_facts.SECONDS = 0.0
 
 
 def finish_command(arguments: Sequence[str], threads: int | None = None) -> None:
@@ -132,7 +129,7 @@ def run_python(
     words: list[str], environment: dict[str, str], out: Connection, err: Connection, new_session: bool
 ) -> None:
     multiprocessing.set_start_method(None, force=True)  # not that of its own start
-    gpt4image.compare.model_facts.SECONDS = 0.0
+    measure_one_batch()
     if new_session:
         os.setsid()
     os.environ.clear()

@@ -9,9 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import mlflow
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpt4image import train_model
 from gpt4image.core.errors import MissingExtraError
@@ -33,20 +31,27 @@ def environment(monkeypatch, tmp_path):
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder))
     events.Reload()
     return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def client_of(folder: Path):
+    from mlflow import MlflowClient  # seconds, which no other test process needs
+
+    return MlflowClient((folder / "mlflow").resolve().as_uri())
+
+
 def runs(folder: Path) -> list:
-    client = mlflow.MlflowClient((folder / "mlflow").resolve().as_uri())
+    client = client_of(folder)
     (experiment,) = client.search_experiments(filter_string="name = 'gpt4image'")
     return client.search_runs([experiment.experiment_id])
 
 
 def history(folder: Path, run, metric: str) -> list[tuple[int, float]]:
-    client = mlflow.MlflowClient((folder / "mlflow").resolve().as_uri())
-    return [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, metric)]
+    return [(each.step, each.value) for each in client_of(folder).get_metric_history(run.info.run_id, metric)]
 
 
 @pytest.mark.slow

@@ -108,17 +108,26 @@ def test_an_index_answers_several_questions(work, pictures, monkeypatch):
 
 def test_classes_are_told_by_their_names_without_training(work, image_set, tmp_path):
     found = answer_zero_shot(str(image_set), ["blue", "green", "red"], work=work)
-    assert found.checked == 36 and found.accuracy.mean >= 0.8 and found.accuracy.low < found.accuracy.mean
     right = [each.answers[0][0] == each.label for each in found.answers]
-    assert found.accuracy.mean == pytest.approx(np.mean(right))
-    (tmp_path / "classes.csv").write_text("class,text\nwarm,a red disc\nwarm,a red bar\ncold,a blue bar\n")
-    of_texts = answer_zero_shot(str(image_set), tmp_path / "classes.csv", top=1, work=work)
-    assert of_texts.accuracy is None
-    by_path = {each.path: each.answers[0][0] for each in of_texts.answers}
-    assert np.mean([name == "warm" for path, name in by_path.items() if path.startswith("red")]) > 0.8
-    assert np.mean([name == "cold" for path, name in by_path.items() if path.startswith("blue")]) > 0.8
+    assert found.checked == 36 and found.accuracy.mean == pytest.approx(np.mean(right))
+    assert found.accuracy.mean > 0.5 and found.accuracy.low < found.accuracy.mean  # a third by chance
     with pytest.raises(ConfigError, match="two classes"):
         answer_zero_shot(str(image_set), ["red"], work=work)
+
+
+def test_an_image_is_of_the_class_whose_texts_are_nearest(work, image_set, tmp_path):
+    (tmp_path / "classes.csv").write_text("class,text\nwarm,a red disc\nwarm,a red bar\ncold,a blue bar\n")
+    index = index_pictures(str(image_set), work=work)
+    found = answer_zero_shot(index, tmp_path / "classes.csv", top=1)
+    first, second, cold = index.space.encode(["a red disc", "a red bar", "a blue bar"])
+    warmer = index.vectors @ ((first + second) / np.linalg.norm(first + second) - cold)
+    assert [each.answers[0][0] == "warm" for each in found.answers] == (warmer > 0).tolist()
+    assert found.accuracy is None
+    of_red, of_blue = (
+        [warmth for each, warmth in zip(found.answers, warmer, strict=True) if each.path.startswith(colour)]
+        for colour in ("red", "blue")
+    )
+    assert np.mean(of_red) > np.mean(of_blue) + 0.1
 
 
 def test_commands_print_tables(work, pictures, tmp_path, capsys, monkeypatch):

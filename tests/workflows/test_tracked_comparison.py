@@ -1,6 +1,5 @@
 """A tracked comparison: a record for every run, and one with the outcome and the report."""
 
-import mlflow
 import pytest
 
 from gpt4image.cli.main import main
@@ -14,7 +13,9 @@ def test_comparison_and_report_reach_the_tracker(image_set, descriptions_file, t
     model = "--backbone test_resnet --no-pretrained --image-size 32 --epochs 1 --batch-size 8 --seeds 2"
     asked = ["--text", str(descriptions_file), "--work", str(tmp_path), "--track", "mlflow"]
     assert main(["compare", str(image_set), *asked, *model.split()]) == 0
-    client = mlflow.MlflowClient((tmp_path / "tracking/mlflow").resolve().as_uri())
+    from mlflow import MlflowClient
+
+    client = MlflowClient((tmp_path / "tracking/mlflow").resolve().as_uri())
     (experiment,) = client.search_experiments(filter_string="name = 'gpt4image'")
     found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(found) == {"baseline-0", "baseline-1", "described-0", "described-1", "comparison"}

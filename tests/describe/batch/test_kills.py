@@ -113,6 +113,7 @@ def test_random_kills_lose_and_repeat_nothing(image_set, tmp_path, seed):
     assert killed >= 5 and all(record.text.count("This is answer") == 3 for record in records(tmp_path))
 
 
+@pytest.mark.slow
 def test_interrupt_while_waiting_leaves_the_batch_at_the_server(image_set, tmp_path):
     with StubServer(Scenario(batch_seconds=600.0)) as server:
         client = start_client(image_set, tmp_path, server.base_url)
