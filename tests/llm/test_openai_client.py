@@ -132,6 +132,8 @@ DAILY = [
         {"error": {"message": "You have reached your API usage limits. You will regain access on 2099-01-01."}},
     ),
     (403, {"error": {"message": "Key limit exceeded (daily limit).", "code": 403}}),
+    (429, {"error": {"message": "You have hit your weekly limit. Resets Monday."}}),
+    (429, {"error": {"type": "usage_limit_reached", "message": "Limit.", "resets_in_seconds": 7200}}),
     (200, {"error": {"message": "Rate limit exceeded: free-models-per-day.", "code": 429}}),
 ]
 
@@ -158,6 +160,10 @@ def test_rate_limit_of_a_minute_is_none_of_a_day(picture):
         ({"error": {"message": "Please retry after 86400 seconds."}}, 86400.0),
         ({"error": {"message": "Please try again in 7m12s. Visit our page"}}, 432.0),
         ({"error": {"message": "Try again in 250ms."}}, 0.25),
+        ({"error": {"message": "slow", "resets_in_seconds": 7100}}, 7100.0),
+        ({"error": {"message": "slow"}, "retry_after": "90"}, 90.0),
+        ({"detail": "slow", "retryAfterMs": 1500}, 1.5),
+        ({"error": {"message": "slow", "retry_after_ms": 250.0, "resets_at": None}}, 0.25),
         ({"error": {"message": "slow", "details": [{"retryDelay": "39600.5s"}]}}, 39600.5),
         ({"error": {"message": "slow", "metadata": {"headers": {"X-RateLimit-Reset": "{reset}"}}}}, 7200.0),
     ],

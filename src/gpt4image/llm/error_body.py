@@ -49,8 +49,9 @@ NO_MONEY = words(
     "budget(?: has been |[ _])exceeded|hard[ _]limit|spending (?:cap|limit)|key limit exceeded|exceeded_current_quota",
 )
 LONG_QUOTA = words(
-    r"per[ _-]?day|by_?day\b|per 86,?400 ?s|\bdaily\b|\b[RT]PD\b|regain access|monthly (?:\w+ )?quota",
-    "(?:hourly|weekly|monthly|API) usage limit|usage limit (?:reached|exceeded)",
+    r"per[ _-]?(?:day|week|month)|by_?day\b|per 86,?400 ?s|\b(?:daily|weekly)\b|\b[RT]PD\b|regain access",
+    r"monthly (?:(?:\w+ )?quota|limit)",
+    "(?:hourly|API) usage limit|usage[ _]limit[ _](?:reached|exceeded)",
 )
 BAD_KEY = words(
     "api[ _-]?key (?:is )?(?:not valid|invalid|not found|expired)", "(?:invalid|incorrect|expired) api[ _-]?key"

@@ -138,7 +138,7 @@ def read_failure(error: Exception, key: ApiKey) -> FailedCall:
             is_json, moved = isinstance(body, Mapping | list), ""
             if 300 <= error.status_code < 400:
                 moved = key.scrub_message(str(error.response.url.join(error.response.headers.get("location", ""))))
-            known = call.wait if wait is None else wait
+            known = next((each for each in (wait, call.wait, asked_wait(body, "")) if each is not None), None)
             if known is None and error.status_code == 429:
                 known = limit_reset(error.response.headers)
             return replace(call, wait=known, is_json=is_json, moved=moved)

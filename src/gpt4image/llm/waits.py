@@ -17,6 +17,7 @@ DURATION = re.compile(
     re.IGNORECASE,
 )
 DATE = re.compile(r"\b(?:on|at|until|after)\s+(\d{4}-\d\d-\d\d)(?:(?: at |[ T])(\d\d:\d\d))?", re.IGNORECASE)
+WAIT_NAME = re.compile("^(?:x-ratelimit-)?resets?|^retry_?(?:after|delay|in)|^wait")  # of fields, in lower case
 LONGEST_WAIT = 366 * 86400.0
 """The longest plausible wait in seconds: later moments have no date, and no limit resets later."""
 SECONDS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -58,15 +59,14 @@ def limit_reset(headers: Mapping[str, Any]) -> float | None:
 def asked_wait(body: Any, said: str) -> float | None:  # noqa: ANN401 - whatever a server sends
     """Return the seconds that a server asks to wait in the body of an error; None if it does not say.
 
-    Google sends a `retryDelay`, OpenRouter the time of the reset, others say it in their message.
+    Google sends a `retryDelay`, OpenRouter the time of the reset; others another such field, or they say it in words.
 
     >>> asked_wait({"details": [{"retryDelay": "39600s"}]}, ""), asked_wait(None, "Please try again in 3h12m1.5s.")
     (39600.0, 11521.5)
     """
     for name, value in pairs(body):
-        if name == "retrydelay" and (found := PART.match(str(value))):
-            return bounded_wait(float(found[1]) * SECONDS[found[2].casefold()])
-        if name == "x-ratelimit-reset" and (wait := reset_wait(str(value))) is not None:
+        unit = "ms" if name.endswith(("ms", "milliseconds")) else ""
+        if WAIT_NAME.search(name) and (wait := reset_wait(f"{value}{unit}")) is not None:
             return wait
     if found := DURATION.search(said):
         return reset_wait(found["span"])
