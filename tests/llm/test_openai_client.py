@@ -87,6 +87,7 @@ NO_MONEY = [
             }
         },
     ),
+    (400, {"error": {"message": "Your account balance is exhausted, please recharge"}}),
     (402, {"error": "You have exceeded your monthly included credits for Inference Providers."}),
     (400, {"error": {"code": "billing_hard_limit_reached", "message": "Billing hard limit has been reached"}}),
     (429, {"error": {"type": "exceeded_current_quota_error", "message": "Your account is suspended"}}),
@@ -316,6 +317,9 @@ def events(*bodies):
         [ANSWER],
         {"success": True, "result": ANSWER},
         json.dumps(json.dumps(ANSWER)),
+        ")]}',\n" + json.dumps(ANSWER),
+        f"callback({json.dumps(ANSWER)});",
+        f"```json\n{json.dumps(ANSWER)}\n```",
         json.dumps(ANSWER).replace(": 9", f": {'9' * 5000}"),
         events(ANSWER),
         events(*CHUNKS),

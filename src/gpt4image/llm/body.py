@@ -70,6 +70,8 @@ def parse_body(data: bytes) -> Any:  # noqa: ANN401 - whatever a server sends
     body = parse_json(parse_json(text))  # some gateways send JSON in a string of JSON
     if isinstance(body, str) and (events := EVENT.findall(text)):
         body = join_events([event for event in map(parse_json, events) if isinstance(event, Mapping)]) or body
+    if isinstance(body, str) and isinstance(inside := parse_json(text[text.find("{") :]), Mapping):
+        body = inside if "choices" in inside else body  # what stands before and behind is a wrapping
     return unwrap(body)
 
 

@@ -41,7 +41,8 @@ MODERATION = words(
 ACCOUNT = words(r"\b(?:account|organi[sz]ation|api[ _-]?key|credentials?)\b(?! id)")
 NO_MONEY = words(
     "insufficient[ _](?:account )?(?:quota|balance|credits?|funds)",
-    "credit[ _]balance|balance is (?:too low|insufficient)|arrearage|account is suspended|enable billing",
+    "credit[ _]balance|balance (?:is |has been )?(?:too low|insufficient|exhausted|depleted|used up|negative)",
+    "please recharge|arrearage|account is suspended|enable billing",
     r"free tier\b.{0,40}\bexhausted",
     r"\b(?:any|no|available|out of|more|included) credits\b(?! (?:were )?charged)",
     "credits? (?:is|are|were|have been) (?:depleted|exhausted|used)",
