@@ -6,16 +6,18 @@
 Each set has 3 to 8 classes of normally distributed vectors whose centres lie at random distances, names near the
 centres, and either few labels or wrong ones. An estimate holds if the truth lies within its 95% interval: of the share
 of right labels (few labels: among unlabelled rows; wrong ones: among all rows, where given labels are replaced), and of
-the share of wrong given labels. clipart12's training labels are made wrong at random, 20% and 40% of them; the few that
-are wrong from the start count as right. OUT.json is written after every set, and sets that it holds are skipped: after
-a change of the labeller, name another file.
+the share of wrong given labels. clipart12's training labels are made wrong at random, 20% and 40% of them. Those that
+are wrong from the start count as right, and then as wrong in two ways: those that one person called wrong by eye
+(`label_estimates_judged.csv`), and these with all but one class of each image that is filed under several. OUT.json is
+written after every set, and sets that it holds are skipped: after a change of the labeller, name another file.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,7 @@ from gpt4image.soft_labels.methods import Examples
 
 ROWS, WIDTH = 600, 32
 CLIPART12 = ("20% wrong", "40% wrong")
+JUDGED = Path(__file__).with_name("label_estimates_judged.csv")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class SimulatedSet:
         names: vectors of the classes' names.
         noise: which class a wrong label names: any other one, or always the next one; None if labels are few.
         groups: leakage groups, int [N].
+        wrong_before: labels that were wrong before any was made wrong, bool [N], by the way they are counted.
     """
 
     vectors: np.ndarray
@@ -50,6 +54,7 @@ class SimulatedSet:
     names: Examples
     noise: Literal["symmetric", "pairwise"] | None
     groups: np.ndarray
+    wrong_before: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def simulate(seed: int) -> SimulatedSet:
@@ -86,14 +91,33 @@ def spoil_clipart12(work: Path, case: str, draw: int) -> SimulatedSet:
 
     images, _, store = open_images(Study(work))
     train = images.split("train")
+    true, copies = images.labels[train], np.unique(images.ids[train], return_inverse=True)[1]
+    keys = [(name.decode(), images.classes[label]) for name, label in zip(images.ids[train], true, strict=True)]
     return SimulatedSet(
         store.take(store.find(images.ids[train])),
-        images.labels[train],
+        true,
         simulate_labels(images, CASES[case], draw).labels[train],
         Examples(*ClassTexts.of_names(images.classes).embed([load_encoder("minilm")])),
         "symmetric",
-        np.unique(images.ids[train], return_inverse=True)[1],
+        copies,
+        find_wrong(keys, copies, true),
     )
+
+
+def find_wrong(keys: list[tuple[str, str]], copies: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the labels that are wrong from the start, bool [N]: by eye, and with one class for each image.
+
+    Args:
+        keys: id and class of each row.
+        copies: number of the image of each row, int [N].
+        labels: class of each row, int [N].
+    """
+    with JUDGED.open(newline="") as file:
+        wrong = {(row["id"], row["given"]) for row in csv.DictReader(file) if row["judged"] == "wrong"}
+    by_eye = np.asarray([key in wrong for key in keys])
+    counts = np.zeros((copies.max() + 1, labels.max() + 1), int)
+    np.add.at(counts, (copies, labels), 1)
+    return {"judged": by_eye, "one class": by_eye | (labels != counts.argmax(axis=1)[copies])}
 
 
 def judge(seed: int) -> dict[str, Any]:
@@ -113,6 +137,8 @@ def estimate(drawn: SimulatedSet, seed: int) -> dict[str, Any]:
         estimates["right"] = compare(found.accuracy, float(right[judged].mean()))
     if drawn.noise is not None:
         estimates["wrong"] = compare(found.wrong, float((drawn.given != drawn.true).mean()))
+    for name, before in drawn.wrong_before.items():
+        estimates[f"wrong, {name}"] = compare(found.wrong, float(((drawn.given != drawn.true) | before).mean()))
     labelled = int((drawn.given >= 0).sum())
     return {
         "noise": drawn.noise,
@@ -147,8 +173,8 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
         ),
     }
     for case in CLIPART12:
-        for key in ("right", "wrong"):
-            groups[f"{key} labels, clipart12, {case}"] = (key, lambda each, case=case: each["kind"] == case)
+        for key in ("right", "wrong", "wrong, judged", "wrong, one class"):
+            groups[f"{key}; clipart12, {case}"] = (key, lambda each, case=case: each["kind"] == case)
     lines = [
         "| estimate of | sets | intervals that hold | mean error, points | bias | width |",
         "| --- " * 6 + "|",
