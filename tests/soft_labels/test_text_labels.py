@@ -41,7 +41,7 @@ def test_few_labels_and_class_names_label_the_rest_and_the_estimate_holds(tmp_pa
     assert "self-training" in estimate.method
     text = "\n".join(describe_text_labels(labels))
     assert "of 225 new labels" in text
-    assert "15 given labels, too few to estimate how many are wrong: all kept" in text
+    assert "15 given labels, all kept: how many are wrong cannot be estimated" in text
 
 
 def test_names_alone_label_images_where_none_has_a_label(tmp_path):
@@ -136,6 +136,28 @@ def test_texts_that_know_nothing_label_nothing(tmp_path):
     np.testing.assert_array_equal(labels.find(images.ids) >= 0, few >= 0)
     assert labels.manifest.estimate.abstained == 210
     assert "not shown to know the classes" in "\n".join(describe_text_labels(labels))
+
+
+def test_share_of_wrong_labels_is_not_estimated_from_texts_that_tell_nothing_of_them(tmp_path):
+    wrong = (np.asarray(TRUE) + np.random.default_rng(1).integers(0, 3, 240)) % 3  # two thirds are wrong
+    images, store = make(tmp_path, wrong)
+    labels = label(tmp_path, images, store)
+    estimate = labels.manifest.estimate
+    assert (estimate.wrong, estimate.transition, estimate.replaced) == (None, None, False)
+    np.testing.assert_array_equal(likeliest(labels, images), wrong)
+    assert "or from texts that tell so little of them" in "\n".join(describe_text_labels(labels))
+
+
+def test_class_without_a_label_is_found_by_its_name_and_widens_the_estimate(tmp_path):
+    given = np.where((np.arange(240) < 120) & (np.asarray(TRUE) < 2), TRUE, -1)  # no cow has a label
+    images, store = make(tmp_path, given)
+    labels = label(tmp_path, images, store)
+    estimate = labels.manifest.estimate
+    right = (likeliest(labels, images) == TRUE)[given < 0].mean()
+    assert right > 0.9
+    assert estimate.accuracy.low < 0.5  # two thirds of the new labels are cows, of which nothing is measured
+    assert estimate.accuracy.low <= right <= estimate.accuracy.high
+    assert "not measured, because no label is given: cow" in "\n".join(describe_text_labels(labels))
 
 
 def test_images_in_two_classes_keep_their_labels(tmp_path):

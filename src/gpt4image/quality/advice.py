@@ -106,7 +106,7 @@ class Advice(Record):
         training: training images with a text.
         labelled: labelled ones among them.
         classes: number of classes.
-        wrong: estimated share of wrong labels; None if there are too few to tell.
+        wrong: estimated share of wrong labels; None if it cannot be estimated.
         skew: labels of the largest class for one of the smallest.
         rehearsal: what was measured with held-out labels; None if that was not possible.
         expected: gain to expect of each arm that was rehearsed.

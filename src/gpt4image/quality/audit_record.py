@@ -54,7 +54,7 @@ class AuditRecord(Record):
         classes: names of the classes.
         examined: number of labelled images with a description.
         undescribed: number of labelled images without a description, of which nothing is said.
-        wrong: estimated share of wrong labels among them; None if there are too few to tell.
+        wrong: estimated share of wrong labels among them; None if it cannot be estimated.
         found: number of images of each kind, before the list is cut.
         items: the images, the least credible label first.
     """

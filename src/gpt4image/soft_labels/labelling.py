@@ -54,10 +54,11 @@ class Labelling:
         accuracy: expected share of right labels among those of unlabelled rows, or of all rows if given labels are
             replaced; None if nothing measures it.
         per_class: share of right answers out of fold among each class's rows; None for classes without a label.
-        wrong: share of wrong labels among the given ones; None if there are too few to tell.
+        wrong: share of wrong labels among the given ones; None if there are too few to tell, or the vectors are not
+            shown to tell anything about them.
         noise: how given labels arise from true ones; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
-        chance: accuracy of always naming the class that is expected most often.
+        chance: accuracy of always naming the class that is expected most often, of those with a label.
     """
 
     out_of_fold: np.ndarray
@@ -159,10 +160,11 @@ def label_rows(
         return _label_by_picks(rows, examples, settings)
     if len(np.unique(labels[labels >= 0])) < 2 and examples is not None:
         return _label_without_labels(rows, settings)
-    best, logits = _choose(rows, settings)
+    best, logits, losses = _choose(rows, settings)
     pooled = [(best, logits)]
-    noise, estimate = _judge_labels(rows, [logits] if best.picks == "alone" else [], seed)
-    if best.picks != "alone" and _can_be_judged(rows):
+    judges = _can_judge(rows, losses)
+    noise, estimate = _judge_labels(rows, [logits] if judges and best.picks == "alone" else [], seed)
+    if best.picks != "alone" and judges:
         first, robust = best, replace(best, refits=ROBUST, strength=min(ROBUST_STRENGTH, strength or ROBUST_STRENGTH))
         again = robust.out_of_fold(rows, settings).logits[: rows.count]
         if _fits_worse(rows.given, again, logits):
@@ -185,7 +187,7 @@ def label_rows(
         name = f"{best.name}, co-trained with images in {counted(len(trained.accuracies), 'round')}"
         best = replace(best, name=name, temperature=trained.temperature)
         pooled = [(best, trained.logits)]
-        noise, estimate = _judge_labels(rows, [trained.logits], seed)
+        noise, estimate = _judge_labels(rows, [trained.logits] if judges else [], seed)
     elif free.any():
         for method, found in pooled:
             found[free] = method.label(rows, settings)[: rows.count][free]
@@ -202,15 +204,15 @@ def label_rows(
         wrong=estimate.wrong if estimate else None,
         noise=noise,
         replaced=replaced,
-        chance=float(_shares(labels, calibrated).max()),
+        chance=float(_shares(labels, calibrated)[np.unique(labels[~free])].max()),
     )
 
 
 _Tried = tuple[Method, np.ndarray, np.ndarray]  # with out-of-fold log-probabilities [N, C] and losses [n]
 
 
-def _choose(rows: Rows, settings: FitSettings) -> tuple[Method, np.ndarray]:
-    """Return a method and its out-of-fold log-probabilities [N, C].
+def _choose(rows: Rows, settings: FitSettings) -> _Tried:
+    """Return a method, its out-of-fold log-probabilities [N, C] and its losses [n].
 
     Other strengths of the regularisation are tried without self-training: with it, each would take several times as
     long. They are several, so one has to be better by two standard errors.
@@ -224,7 +226,7 @@ def _choose(rows: Rows, settings: FitSettings) -> tuple[Method, np.ndarray]:
     if rows.picks is not None and chosen[0].picks != "alone":
         without = replace(chosen[0], name=f"{chosen[0].name}; the LLM's picks add nothing"), *chosen[1:]
         chosen = _first_of_equals(chain(_try(chosen[0].with_picks(), rows, settings), [without]))
-    return chosen[:2]
+    return chosen
 
 
 def _try(candidates: Iterable[Method], rows: Rows, settings: FitSettings) -> Iterator[_Tried]:
@@ -336,19 +338,24 @@ def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
     )
 
 
-def _can_be_judged(rows: Rows) -> bool:
-    """Return whether there are enough given labels to tell how many are wrong."""
-    return bool((rows.given >= 0).sum() >= NOISE_ROWS * rows.classes)
+def _can_judge(rows: Rows, losses: np.ndarray) -> bool:
+    """Return whether there are enough given labels to tell how many are wrong, by a classifier of these losses [n].
+
+    It has to explain the labels better than their shares do, by two standard errors. Otherwise the labels say nothing
+    of T, and the estimate would be its prior.
+    """
+    given = rows.given[rows.given >= 0]
+    if len(given) < NOISE_ROWS * rows.classes:
+        return False
+    shares = np.bincount(given, minlength=rows.classes) / len(given)
+    return _clearly_lower(losses + np.log(shares[given]), errors=2)
 
 
 def _judge_labels(
     rows: Rows, classifiers: Sequence[np.ndarray], seed: int
 ) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
-    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C].
-
-    None if there are too few labels, or no classifier.
-    """
-    if not classifiers or not _can_be_judged(rows):
+    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C]; None by no classifier."""
+    if not classifiers:
         return None, None
     model = fit_noise_model(classifiers, rows.given)
     return model, estimate_noise(model, classifiers, rows.given, rows.groups[: rows.count], seed)
@@ -368,12 +375,15 @@ def _expected(right: np.ndarray, labels: np.ndarray, calibrated: np.ndarray) -> 
     """Estimate the accuracy of labels of unlabelled rows from labelled rows.
 
     Labelled rows may be drawn from other proportions of the classes, so those of a class together weigh as much as the
-    class is likely among unlabelled rows.
+    class is likely among unlabelled rows. Of classes without a label nothing is known: their rows count like the others
+    in the mean, and as all wrong and all right at the ends of the interval.
     """
     known = np.flatnonzero(labels >= 0)
-    given = labels[known]
-    weights = (_shares(labels, calibrated) / np.maximum(np.bincount(given, minlength=calibrated.shape[1]), 1))[given]
-    return weighted_share(right[known], weights)
+    given, shares = labels[known], _shares(labels, calibrated)
+    counts = np.bincount(given, minlength=len(shares))
+    found = weighted_share(right[known], (np.maximum(shares, 1e-12) / np.maximum(counts, 1))[given])
+    unknown = float(shares[counts == 0].sum())
+    return replace(found, low=(1 - unknown) * found.low, high=(1 - unknown) * found.high + unknown)
 
 
 def _shares(labels: np.ndarray, calibrated: np.ndarray) -> np.ndarray:

@@ -300,17 +300,26 @@ def cross_fit_picks(rows: Rows, settings: FitSettings) -> CrossFit:
 
 
 def methods(rows: Rows) -> Iterator[Method]:
-    """Yield the ways of fitting to try, those that serve scarce labels first."""
+    """Yield the ways of fitting to try, those that serve scarce labels first.
+
+    If a class has no label, only the likeness to its texts can tell which unlabelled rows are of it. Held-out labels
+    cannot judge that, and would leave it out for the sake of the other classes.
+    """
     if not rows.vectors.shape[1]:
         yield PICKS_ALONE
         return
-    scarce = (rows.given >= 0).sum() <= MOST_TRIED_ON
-    if scarce and rows.likeness is not None and (rows.given < 0).any():
+    given, free = rows.given[rows.given >= 0], bool((rows.given < 0).any())
+    few, named = len(given) <= MOST_TRIED_ON, rows.likeness is not None
+    by_names = named and free and len(np.unique(given)) < rows.classes
+    if named and free and (few or by_names):
         yield Method("class texts, their likeness and self-training", True, True, refits=SELF_TRAINING)
+    if by_names:
+        return
+    if few and named and free:
         yield Method("class texts and self-training", examples=True, refits=SELF_TRAINING)
-    if scarce and (rows.given < 0).any():
+    if few and free:
         yield Method("self-training", refits=SELF_TRAINING)
-    if scarce and rows.likeness is not None:
+    if few and named:
         yield Method("class texts", examples=True)
     yield Method("plain fit")
 

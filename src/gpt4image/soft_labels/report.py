@@ -20,6 +20,7 @@ from gpt4image.soft_labels.labeller import label_by_vectors
 from gpt4image.soft_labels.store import SoftLabels
 
 SHOWN = 5  # classes that the report names
+NOT_ESTIMATED = "how many are wrong cannot be estimated from so few labels, or from texts that tell so little of them"
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")
 HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
 
@@ -157,6 +158,10 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
     if measured:
         worst = ", ".join(f"{name} {share:.0%}" for share, name in sorted(measured)[:SHOWN])
         lines.append(f"least likely right, out of fold: {worst}")
+    unknown = [name for name, share in zip(labels.classes, known.per_class, strict=True) if share is None]
+    if unknown and known.accuracy is not None and known.unlabelled:
+        more = ", ..." if len(unknown) > SHOWN else ""
+        lines.append(f"not measured, because no label is given: {', '.join(unknown[:SHOWN])}{more}")
     if known.wrong is not None:
         fate = f"{known.changed:,} replaced" if known.replaced else "all kept"
         lines.append(
@@ -165,7 +170,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         )
         lines.append(f"which class is labelled as which: {labels.layout.transition}")
     elif known.labelled:
-        lines.append(f"{counted(known.labelled, 'given label')}, too few to estimate how many are wrong: all kept")
+        lines.append(f"{counted(known.labelled, 'given label')}, all kept: {NOT_ESTIMATED}")
     if known.several:
         keep = "keeps its labels" if known.several == 1 else "keep their labels"
         lines.append(f"no text label: {counted(known.several, 'image')} in more than one class, which {keep}")

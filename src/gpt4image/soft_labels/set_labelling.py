@@ -37,7 +37,7 @@ class SetLabelling:
         recall: share of those that the texts find among the labels that are given, likewise.
         per_class: precision and recall of each class; None where there is nothing to divide.
         noise: how given labels arise from true ones, absent and present, the same for all classes; None if there are
-            too few to tell.
+            too few to tell, or texts are not shown to tell more than the classes' shares.
         estimate: share of wrong ones among the given labels, present and absent; None likewise.
     """
 
@@ -154,7 +154,9 @@ def label_rows_with_sets(
     judged = known & told
     noise = estimate = None
     given = marks[judged].astype(np.int64)
-    if min(given.sum(), (1 - given).sum()) >= FEWEST_PRESENT:
+    # as for one class an image, the estimate would be its prior if texts told no more than the classes' shares
+    nothing = best._replace(losses=_losses(np.broadcast_to(shares, marks.shape), marks, told))
+    if min(given.sum(), (1 - given).sum()) >= FEWEST_PRESENT and _clearly_better(best, nothing, errors=2):
         classifier = _both(log_odds[judged])
         noise = fit_noise_model([classifier], given)
         image = np.broadcast_to(groups[:, None], marks.shape)[judged]

@@ -23,6 +23,7 @@ from gpt4image.probing.folds import FOLDS
 from gpt4image.probing.intervals import Interval
 from gpt4image.soft_labels.labeller import TrainingVectors
 from gpt4image.soft_labels.methods import Examples
+from gpt4image.soft_labels.report import NOT_ESTIMATED
 from gpt4image.soft_labels.set_labelling import SetLabelling, label_rows_with_sets
 from gpt4image.soft_labels.store import LabelOrigin
 
@@ -42,7 +43,7 @@ class SetEstimate(Record):
         precision: of the labels that the texts find, how many are given, out of fold; None where there are none.
         recall: of the labels that are given, how many the texts find, likewise.
         per_class: precision and recall of each class; None where there is nothing to divide.
-        wrong: share of wrong ones among the given labels; None if there are too few to estimate it.
+        wrong: share of wrong ones among the given labels; None if it cannot be estimated.
         missed: share of labels that are present among those given as absent, and the reverse; None likewise.
         replaced: whether given labels are replaced by the likelier ones.
         untold: classes of which texts cannot tell: their known labels are all of one kind.
@@ -158,7 +159,7 @@ class SetLabels:
         )
         given = counted(known.given, "given label")
         if known.wrong is None:
-            lines.append(f"{given}, too few to estimate how many are wrong: all kept")
+            lines.append(f"{given}, all kept: {NOT_ESTIMATED}")
         else:
             fate = f"{known.changed:,} replaced" if known.replaced else "all kept"
             lines.append(f"expected to be wrong: {_percent(known.wrong)} of {given}; {fate}")

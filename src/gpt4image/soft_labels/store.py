@@ -72,7 +72,7 @@ class LabelEstimate(Record):
         accuracy: share of right labels among unlabelled images, or among all if given ones are replaced; None if there
             are too few given labels to measure it.
         per_class: the same for each class's images; None for a class without a given label.
-        wrong: share of wrong labels among the given ones; None if there are too few to estimate it.
+        wrong: share of wrong labels among the given ones; None if it cannot be estimated.
         transition: row k: how often images of class k are labelled as each class; None likewise.
         replaced: whether given labels are replaced by the posterior of the true class.
         changed: images whose likeliest class is not the given one.

@@ -152,7 +152,8 @@ class Audit(OutputOptions):
     KEYS: ClassVar = {
         "examined": "labelled images with a description",
         "undescribed": "labelled images without a description, which are not examined",
-        "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if there are too few",
+        "wrong": "estimated share of wrong labels with its 95% interval, each from 0 to 1; null if it cannot be "
+        "estimated",
         "found": "images of each kind: label, duplicate, no class",
         "page": "path of the page on which a person decides",
     }
@@ -170,6 +171,7 @@ class Audit(OutputOptions):
         from gpt4image.core.console import result, show
         from gpt4image.core.format import counted, percent
         from gpt4image.core.workdir import WorkDir
+        from gpt4image.soft_labels.report import NOT_ESTIMATED
         from gpt4image.workflows.check import run_audit
 
         audit = run_audit(self.source, self.descriptions, self.work, limit=self.limit, forms=self.write)
@@ -178,7 +180,7 @@ class Audit(OutputOptions):
             span = f"{percent(audit.wrong.low)} to {percent(audit.wrong.high)}"
             show(f"expected to be wrong: {percent(audit.wrong.mean)} ({span}) of {labels}")
         else:
-            show(f"{labels} examined, too few to estimate how many are wrong")
+            show(f"{labels} examined: {NOT_ESTIMATED}")
         kinds = {
             "label": "labels likely wrong, by text and label",
             "duplicate": "copies with other labels",

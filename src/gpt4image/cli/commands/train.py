@@ -151,7 +151,7 @@ class Advise(RecipeCommand):
         "labelled": "training images with a text and a label",
         "training": "training images with a text",
         "classes": "number of classes",
-        "wrong": "estimated share of wrong labels with its 95% interval; null if there are too few to tell",
+        "wrong": "estimated share of wrong labels with its 95% interval; null if it cannot be estimated",
         "skew": "labels of the largest class divided by those of the smallest",
         "rehearsal": "measurements on held-out labels, each with its 95% interval; null if there are too few",
         "expected": "the gain to expect, for each arm that was simulated",
