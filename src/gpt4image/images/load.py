@@ -367,9 +367,11 @@ def _require_two_classes(table: ImageTable) -> None:
     present = table.classes_among(np.ones(len(table), dtype=bool))
     if len(present) < (1 if table.has_boxes and not table.has_masks else 2):
         names = ", ".join(table.classes[label] for label in present)
+        without = int((~table.is_labelled).sum())
         raise DataError(
-            f"{table.source} has usable images of {counted(len(present), 'class')} ({names}); at least 2 "
-            f"are needed. Left out: {counted(len(table.rejected), 'image')}."
+            f"{table.source} has usable images of {counted(len(present), 'class')} ({names or 'no labels'}); "
+            f"at least 2 are needed. Left out: {counted(len(table.rejected), 'image')}; without a label: {without:,}. "
+            "The classes are those of labelled images: label some of each for validation and testing at least."
         )
 
 
@@ -377,4 +379,5 @@ def _report_untrained_classes(table: ImageTable, splits: np.ndarray) -> None:
     untrained = set(table.classes_among(splits != "train")) - set(table.classes_among(splits == "train"))
     if untrained:
         names = ", ".join(table.classes[label] for label in sorted(untrained))
-        say(f"Classes without a training image, which cannot be learned: {names}.", "yellow")
+        alone = " from labels alone" if (~table.is_labelled & (splits == "train")).any() else ""
+        say(f"Classes without a labelled training image, which cannot be learned{alone}: {names}.", "yellow")
