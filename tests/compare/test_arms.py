@@ -140,7 +140,7 @@ def test_invalid_seeds_and_foreign_embeddings_are_refused(work, images, descript
 
     folder, recipe = work
     for seeds in ((), (1, 1), (-1,)):
-        with pytest.raises(ConfigError, match="different numbers"):
+        with pytest.raises(ConfigError, match="distinct numbers"):
             compare_arms(images, descriptions, store, recipe, folder, seeds=seeds)
     other = join_texts(images, [(images.ids[0].decode(), "other")], 0, "other")
     with pytest.raises(StoreError, match="other descriptions"):

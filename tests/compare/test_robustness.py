@@ -177,7 +177,7 @@ def test_transfer_compares_the_features_of_all_runs(runs, images, other, tmp_pat
 
 def test_transfer_to_training_images_is_noticed(runs, images, tmp_path, capsys):
     measure_transfer({"baseline": runs["baseline"][:1]}, images, images, tmp_path)
-    assert "took part in training" not in capsys.readouterr().err
+    assert "were used in training" not in capsys.readouterr().err
     swapped = images.rows["split"].to_pylist()
     swapped = [{"train": "test", "test": "train"}.get(split, split) for split in swapped]
     import dataclasses
@@ -187,7 +187,7 @@ def test_transfer_to_training_images_is_noticed(runs, images, tmp_path, capsys):
     column = images.rows.schema.get_field_index("split")
     turned = dataclasses.replace(images, rows=images.rows.set_column(column, "split", pa.array(swapped)))
     measure_transfer({"baseline": runs["baseline"][:1]}, images, turned, tmp_path)
-    assert "took part in training" in " ".join(capsys.readouterr().err.split())
+    assert "were used in training" in " ".join(capsys.readouterr().err.split())
 
 
 def test_nearest_neighbours_equal_scikit_learn():

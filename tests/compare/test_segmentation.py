@@ -100,4 +100,4 @@ def test_folder_of_another_model_writes_no_masks(tmp_path, capsys):
     config = {"architecture": "test_resnet", "num_classes": 2, "label_names": ["cat", "dog"], "model_args": {}}
     (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {}}))
     assert main(["predict", str(tmp_path), "photo.jpg", "--masks", str(tmp_path / "masks")]) != 0
-    assert "of segmentation models" in " ".join(capsys.readouterr().err.split())
+    assert "need a segmentation model" in " ".join(capsys.readouterr().err.split())

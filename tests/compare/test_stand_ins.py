@@ -109,7 +109,7 @@ def test_simulation_refuses_soft_labels_of_all_labels_and_arms_without_texts(
 ):
     data, text = DataOptions(str(image_set)), GuidanceOptions(text=str(descriptions_file))
     few = ArmOptions(simulation=SimulationOptions(labels_per_class=3))
-    with pytest.raises(ConfigError, match="which a simulation must not use"):
+    with pytest.raises(ConfigError, match="which a simulation must not do"):
         run_comparison(data, text, small_recipe(soft_labels=0.5), tmp_path, seeds=1, workers=0, options=few)
     with pytest.raises(ConfigError, match="none of baseline, image-labels learns from descriptions"):
         run_comparison(data, text, small_recipe(), tmp_path, seeds=1, workers=0, options=ArmOptions(("image-labels",)))

@@ -208,7 +208,7 @@ class TestReferenceList:
             load_descriptions(load_images(folder), str(tmp_path / "texts.pth"))
         assert not (tmp_path / "sprung").exists()
         torch.save({"a": "b"}, tmp_path / "texts.pth")
-        with pytest.raises(DescriptionError, match="holds a dict, not a list"):
+        with pytest.raises(DescriptionError, match="contains a dict, not a list"):
             load_descriptions(load_images(folder), str(tmp_path / "texts.pth"))
 
 

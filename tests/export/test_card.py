@@ -100,7 +100,7 @@ def test_damaged_comparison_is_left_out_with_a_note(compared, images, tmp_path, 
         path.write_text("{}")
     text = card_of(ModelFacts(open_run(work / "runs/described-0"), images, []), tmp_path)
     assert "No comparison of" in text
-    assert "says nothing of this comparison" in " ".join(capsys.readouterr().err.split())
+    assert "omits this comparison" in " ".join(capsys.readouterr().err.split())
 
 
 def test_hostile_names_stay_text_and_reach_no_metadata(compared, images, tmp_path):

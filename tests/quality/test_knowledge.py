@@ -33,7 +33,7 @@ def test_informative_texts_know_more():
     assert 0 < found.text_over_image.low < found.text_over_image.mean < found.text_over_image.high
     assert found.text_over_image.mean == pytest.approx(found.text.accuracy - found.image.accuracy)
     assert found.mended > 0.5 > found.broken
-    assert "no promise" in found.advice
+    assert "no guarantee" in found.advice
     assert found.text.low < found.text.accuracy < found.text.high
 
 

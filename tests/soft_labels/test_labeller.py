@@ -195,7 +195,7 @@ def test_errors_name_the_missing_input(tmp_path):
     for settings in ({"strength": 0.0}, {"strength": float("nan")}, {"folds": 1}):
         with pytest.raises(ConfigError, match="above 0"):
             label_by_vectors(images, [store], folder, **settings)
-    with pytest.raises(DataError, match="fewer than 2"):
+    with pytest.raises(DataError, match="needs at least 2"):
         label_by_vectors(make_table([0] * 60, ["ant"]), [store], folder)
     with pytest.raises(DescriptionError, match=r"None of the 60 training images.*gpt4image describe"):
         label_by_vectors(make_table(LABELS, CLASSES, numbers=range(100, 160)), [store], folder)

@@ -49,7 +49,7 @@ def test_names_alone_label_images_where_none_has_a_label(tmp_path):
     labels = label(tmp_path, images, store)
     assert (likeliest(labels, images) == TRUE).mean() > 0.9
     assert labels.manifest.estimate.accuracy is None
-    assert "nothing tells how many" in "\n".join(describe_text_labels(labels))
+    assert "it is unknown how many" in "\n".join(describe_text_labels(labels))
     with pytest.raises(DescriptionError, match="has a label and a vector"):
         label(tmp_path, images, store, encoders=())
 
@@ -135,7 +135,7 @@ def test_texts_that_know_nothing_label_nothing(tmp_path):
     labels = label(tmp_path, images, store)
     np.testing.assert_array_equal(labels.find(images.ids) >= 0, few >= 0)
     assert labels.manifest.estimate.abstained == 210
-    assert "not shown to know the classes" in "\n".join(describe_text_labels(labels))
+    assert "not shown to predict the classes" in "\n".join(describe_text_labels(labels))
 
 
 def test_share_of_wrong_labels_is_not_estimated_from_texts_that_tell_nothing_of_them(tmp_path):

@@ -170,5 +170,5 @@ def test_a_comparison_does_not_mix_augmentations(images, descriptions, store, sm
     recipe = small_recipe(epochs=1)
     begin_with_first_version(images, recipe, tmp_path / "runs" / "baseline-0")
     compare_arms(images, descriptions, store, recipe, tmp_path, seeds=[0])
-    assert "began with version 1 of the augmentation" in " ".join(capsys.readouterr().err.split())
+    assert "were started with version 1 of the augmentation" in " ".join(capsys.readouterr().err.split())
     assert {RunLayout(folder).augmentation for folder in (tmp_path / "runs").iterdir()} == {1}

@@ -1,4 +1,4 @@
-"""Train every arm with every seed, answer the test images once at the end, and compare seed by seed."""
+"""Train every arm with every seed, predict the test images once at the end, and compare seed by seed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def compare_arms(
         checkpoint_seconds: time between two checkpoints of a run.
         tracking: experiment trackers to send the figures of every run to.
         arms: arms to train besides the baseline; default all that are not optional.
-        margin: difference of test accuracy that does not matter, from 0 to 1.
+        margin: largest negligible difference of test accuracy, from 0 to 1.
         inputs: returns what an arm learns from with a seed, given the folder of the baseline run if it learns from one;
             default `images`, `store` and `soft_labels`. Test images must be the same.
         name: name of the experiment; default one that says what it compares.
@@ -180,7 +180,7 @@ def compare_arms(
 def _train_all(
     plan: Plan, maker: RunMaker, summary: Summary, series: Series | None, processes: SideBySide | None
 ) -> TrainedVariants:
-    """Train the runs of a plan; after each seed that all arms have finished, tell what there is so far."""
+    """Train the runs of a plan; after each seed that all arms have finished, report the results so far."""
     total, arms = len(plan.runs), len(plan.variants)
     before = [run.state == "finished" for run in plan.runs]
     finished: dict[int, TrainedRun] = {}
@@ -205,7 +205,7 @@ def _train_all(
 
 
 def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, seeds: Sequence[int]) -> list[Variant]:
-    """Show what a search takes and search; return each arm with its best settings."""
+    """Show the cost of the search and search; return each arm with its best settings."""
     require_optuna()
     plan = Plan.make(maker, make_variants(arms, recipe, {}), seeds)
     plan.find_speed(maker.workdir)
@@ -229,7 +229,7 @@ def _tune(maker: RunMaker, arms: Sequence[str], recipe: Recipe, trials: int, see
 
 @dataclass
 class Summary:
-    """Writes what the runs of an experiment have shown.
+    """Writes the results of an experiment.
 
     Attributes:
         images: the images with all their labels.
@@ -325,7 +325,7 @@ class Summary:
 
 
 def _identity(images: ImageTable, descriptions: DescriptionSet, recipe: Recipe, plan: Plan) -> str:
-    """Return the hash of all that decides an experiment: its runs, and the test images that judge them."""
+    """Return the hash of everything that determines an experiment: its runs and the test images."""
     runs = (
         settings_digest(run.spec.settings())
         if run.spec and ARMS.load(run.variant.arm).labels != "baseline"  # whose labels may not be known yet
@@ -346,7 +346,7 @@ def _record_command(workdir: WorkDir) -> CommandRecord | None:
 
 
 def _check_arms(names: Sequence[str], recipe: Recipe) -> None:
-    """Raise ConfigError if nothing would be learned from the arms."""
+    """Raise ConfigError if the arms would not allow a comparison."""
     if find_candidate(names) is None:
         raise ConfigError(
             f"arms: none of {', '.join(names)} learns from descriptions. Add one, such as {CANDIDATE} or text-labels."
@@ -365,7 +365,7 @@ def _check(
     seeds: Sequence[int],
 ) -> None:
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"seeds should be different numbers, 0 or greater, not {list(seeds)}.")
+        raise ConfigError(f"seeds must be distinct numbers, 0 or greater, not {list(seeds)}.")
     for store in filter(is_text, stores):
         store.check(descriptions)
     if len(labelled_rows(images, "test")) < 2:

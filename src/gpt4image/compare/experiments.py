@@ -78,7 +78,7 @@ def check_experiment_name(name: str) -> None:
     """Raise ConfigError unless a name can be that of a folder."""
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"name (--name) should consist of letters, digits and . _ + -, and begin with one of the first two, not "
+            "name (--name) must consist of letters, digits and . _ + -, and begin with a letter or digit, not "
             f"{name!r}."
         )
 
@@ -149,7 +149,9 @@ def read_sweep(words: Sequence[str]) -> dict[str, list[Any]]:
         name = name.strip().removeprefix("--").replace("-", "_")
         parts = [part.strip() for part in values.split(",")]
         if not name or not all(parts):
-            raise ConfigError(f"sweep (--sweep) takes NAME=VALUE,VALUE, such as weight=0.1,0.3,1, not {word!r}.")
+            raise ConfigError(
+                f"sweep (--sweep) must have the form NAME=VALUE,VALUE, such as weight=0.1,0.3,1, not {word!r}."
+            )
         if name in found:
             raise ConfigError(f"sweep (--sweep) names {name} twice: give all its values at once, {name}=A,B,C.")
         found[name] = [_read_value(part) for part in parts]
@@ -201,7 +203,7 @@ def _keep_earlier(workdir: WorkDir) -> None:
     try:
         comparison = Comparison.load(workdir.comparison)
     except StoreError as error:
-        console.say(f"{error} It is not kept as an experiment.", "yellow")
+        console.say(f"{error} It was not saved as an experiment.", "yellow")
         return
     layout = ExperimentLayout(workdir.experiment(EARLIER))
     for name in PUBLISHED:

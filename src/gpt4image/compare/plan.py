@@ -1,4 +1,4 @@
-"""What a comparison will train: every arm, variant and seed, what is there already, and how long the rest takes."""
+"""The plan of a comparison: every arm, variant and seed, what is already finished, and how long the rest takes."""
 
 from __future__ import annotations
 
@@ -186,8 +186,8 @@ class Plan:
             if version < AUGMENTATION:
                 if any(run.state != "finished" for run in plan.runs):
                     console.say(
-                        f"Some of these runs began with version {version} of the augmentation, so the others get it "
-                        f"too. In a new work directory they would get version {AUGMENTATION}."
+                        f"Some of these runs were started with version {version} of the augmentation, so the others "
+                        f"use it too. In a new work directory they would use version {AUGMENTATION}."
                     )
                 plan = cls._specify(maker, variants, seeds, version, others)
         if taken is not None:
@@ -266,7 +266,7 @@ class Plan:
         return sum(self.steps_left(run) * run.variant.recipe.batch_size for run in taught)
 
     def lines(self, workdir: WorkDir, at_once: int = 1) -> list[str]:
-        """Say what is planned, and how long it takes with some runs at once, in a person's words."""
+        """Describe the plan and its duration with some runs at once, in words."""
         counts = Counter(run.state for run in self.runs)
         steps = sum(map(self.steps_left, self.runs))
         words: dict[RunState, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}

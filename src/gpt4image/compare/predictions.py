@@ -125,6 +125,6 @@ def _predict(
 
 
 def judged(images: ImageTable, rows: np.ndarray, logits: np.ndarray, thresholds: Sequence[float]) -> Predictions:
-    """Return logits [n, C] for some images (positions int64 [n]) beside what is true of them."""
+    """Return logits [n, C] for some images (positions int64 [n]) with their true labels."""
     task = find_task(images)
     return task.predictions(rows, task.labels(images, rows), logits, thresholds)

@@ -70,7 +70,7 @@ class ArmRecord(Record):
 
 
 class Needed(Record):
-    """What it takes to decide about a difference like the measured one, see `probing.intervals.SampleSize`."""
+    """The sample size needed to decide about a difference like the measured one, see `probing.intervals.SampleSize`."""
 
     seeds: int | None
     times_images: int
@@ -200,7 +200,7 @@ class ModelRecord(Record):
 
 
 class UsedModelRecord(Record):
-    """A model that had a part.
+    """A model that was used.
 
     Attributes:
         role: what it did.

@@ -77,7 +77,7 @@ class Measures:
         """
         if any(images.has_label_sets for images in (self.images, *self.others)):
             raise ConfigError(
-                "corruptions and transfer (--corruptions, --transfer) measure one class an image, and these have "
+                "corruptions and transfer (--corruptions, --transfer) need one class per image, and these have "
                 "several labels: leave them out."
             )
         if self.options.corruptions:
@@ -177,12 +177,12 @@ def measure_corruptions(
     severities = tuple(dict.fromkeys(severities))
     if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
         raise ConfigError(
-            f"corruption_severities (--corruption-severities) are numbers from 1 to 5, not {list(severities)}."
+            f"corruption_severities (--corruption-severities) must be numbers from 1 to 5, not {list(severities)}."
         )
     names, rows = corruption_names(), labelled_rows(images, "test")
     flat = [run for of_arm in runs.values() for run in of_arm]
     if min(flat[0].preprocessing["input_size"][1:]) < SMALLEST:
-        raise ConfigError(f"The corruptions of ImageNet-C take images of {SMALLEST} pixels or more (--image-size).")
+        raise ConfigError(f"The corruptions of ImageNet-C need images of at least {SMALLEST} pixels (--image-size).")
     parts = [flat[at : at + TOGETHER] for at in range(0, len(flat), TOGETHER)]
     tables = {run.layout.folder: _Kept.open(run, images, rows, names) for run in flat}
     with console.progress("Corrupted test images", len(parts) * len(names) * len(severities)) as meter:
@@ -289,12 +289,12 @@ def measure_transfer(runs: RunsByArm, images: ImageTable, other: ImageTable, fol
         folder: folder of cached features.
     """
     if images.frames is not None or other.frames is not None:
-        raise ConfigError("Transfer is measured for images that stand still, not for clips: leave transfer out.")
+        raise ConfigError("Transfer is only measured for still images, not for clips: leave out transfer.")
     splits = {name: labelled_rows(other, name) for name in SPLITS}
     seen = np.isin(other.ids[splits["test"]], images.ids[images.split("train")])
     if seen.any():
         console.say(
-            f"{counted(int(seen.sum()), 'test image')} of {other.source} took part in training, so its transfer "
+            f"{counted(int(seen.sum()), 'test image')} of {other.source} were used in training, so its transfer "
             "results are too good.",
             "yellow",
         )

@@ -60,7 +60,7 @@ def list_runs(workdir: WorkDir) -> list[RunRow]:
     """
     folders = {path.parent.name: path.parent for path in sorted(workdir.runs.glob("*/settings.json"))}
     if not folders:
-        raise StoreError(f"{workdir.folder} holds no runs. Train some: gpt4image compare.")
+        raise StoreError(f"{workdir.folder} contains no runs. Train some: gpt4image compare.")
     settings = {name: read_json(RunLayout(folder).settings) for name, folder in folders.items()}
     differs = _differences(settings)
     rows, seen = [], set()
@@ -155,10 +155,10 @@ def filter_rows(rows: Sequence[RunRow], words: Sequence[str]) -> Iterator[RunRow
 def runs_table(rows: Sequence[RunRow]) -> str:
     """Lay runs out as a table of at most 80 columns, a part for each experiment."""
     if not rows:
-        return "No run fits the filter."
+        return "No run matches the filter."
     lines: list[str] = []
     for experiment, group in groupby(rows, key=lambda row: row.experiment):
-        lines += ["", single_line(experiment or "runs of no experiment"), _table_line(HEAD)]
+        lines += ["", single_line(experiment or "runs without an experiment"), _table_line(HEAD)]
         for row in group:
             epochs = str(row.planned) if row.finished else f"{row.epochs}/{row.planned}"
             figures = [NOTHING if value is None else f"{100 * value:.1f}%" for value in (row.validation, row.test)]

@@ -315,7 +315,7 @@ def _notes(
     soft_labels: Sequence[SoftLabels],
     compared: Sequence[str],
 ) -> list[str]:
-    """Return what a reader must know to judge the numbers."""
+    """Return notes that readers need to interpret the numbers."""
     aligned = [arm for arm in map(ARMS.load, compared) if arm.uses_text and arm.settings.get("weight", recipe.weight)]
     taught = [arm.name for arm in aligned if guided_by(arm, compared)[1]]
     unlabelled = int((~images.is_labelled[images.split("train")]).sum())
@@ -326,7 +326,7 @@ def _notes(
         else f"The epoch of each run was chosen by validation {task.score}"
     )
     found = [
-        f"{kept}; the test images were answered once, at the end.",
+        f"{kept}; the test images were predicted once, at the end.",
         "Both arms start from the same weights and see the same images in the same order with the same seed."
         if recipe.unlabelled == "skip" or not unlabelled
         else f"Both arms start from the same weights; {CANDIDATE} also sees images without a label.",
@@ -349,7 +349,7 @@ def _notes(
         )
     conflicts = len(find_duplicates(images).conflicting)
     if conflicts:
-        found.append(f"Under more than one label: {counted(conflicts, 'image')}.")
+        found.append(f"With more than one label: {counted(conflicts, 'image')}.")
     found += [
         f"Vision teacher {store.manifest.encoder} ({store.width} wide), for the alignment of {', '.join(taught)}."
         for store in stores

@@ -32,12 +32,12 @@ def open_processes(runs_at_once: int, recipe: Recipe) -> Iterator[SideBySide | N
         ConfigError: fewer than one run at once, or several processes train each run.
     """
     if runs_at_once < 1:
-        raise ConfigError(f"runs_at_once (--runs-at-once) should be 1 or more, not {runs_at_once}.")
+        raise ConfigError(f"runs_at_once (--runs-at-once) must be 1 or more, not {runs_at_once}.")
     if runs_at_once == 1:
         yield None
         return
     if make_accelerator(recipe).num_processes > 1:
-        raise ConfigError("Several processes train each run already: leave runs_at_once (--runs-at-once) at 1.")
+        raise ConfigError("Each run is already trained by several processes: leave runs_at_once (--runs-at-once) at 1.")
     threads = torch.get_num_threads()
     share = max(1, threads // runs_at_once)
     torch.set_num_threads(share)

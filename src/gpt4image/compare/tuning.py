@@ -118,7 +118,7 @@ class Tuner:
         labels_from = baseline.recipe if baseline else None
         spec = self.maker(Variant(arm, self.recipe, baseline=labels_from), self.seed)
         if spec is None:
-            raise ConfigError(f"The arm {arm} learns from the baseline, which is not trained: tune it first.")
+            raise ConfigError(f"The arm {arm} learns from the baseline, which is not trained yet: tune it first.")
         accelerator = make_accelerator(self.recipe)
         first = accelerator.is_main_process
         search = ArmStudy(self.maker.workdir.tuning, spec, search_ranges(spec), self.trials) if first else None

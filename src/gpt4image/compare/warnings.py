@@ -1,4 +1,4 @@
-"""Signs that runs say less than they seem to: a model below its frozen features, training that ended too soon."""
+"""Warnings about runs: a model below its frozen features, training that ended too early, and others."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _warn_of_epochs(arm: str, runs: Sequence[TrainedRun]) -> list[str]:
     first = sum(run.best_epoch == 0 for run in long)
     if 2 * first > len(long):
         found.append(
-            f"{arm}: the first epoch was the best in {first} of {len(long)} runs. Later ones made the model no "
-            "better: lower the learning rate."
+            f"{arm}: the first epoch was the best in {first} of {len(long)} runs. Later epochs did not improve the "
+            "model: lower the learning rate."
         )
     if 2 * last > len(long):
         found.append(f"{arm}: the last epoch was the best in {last} of {len(long)} runs. More epochs may help.")

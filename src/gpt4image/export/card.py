@@ -97,7 +97,7 @@ def find_comparison(run: TrainedRun) -> Comparison | None:
         try:
             comparison = Comparison.load(path)
         except StoreError as error:
-            console.say(f"{error} The model card says nothing of this comparison.", "yellow")
+            console.say(f"{error} The model card omits this comparison.", "yellow")
             continue
         if comparison.split == "test" and recorded_run(run, comparison):
             return comparison

@@ -88,9 +88,9 @@ def export_model(
     ExportLayout(folder).require_free()
     if differences := changes_since_training(run, images):
         say(
-            f"{run.layout.folder} was trained on other images, labels or splits than {images.source} has: "
-            f"{', '.join(differences)}. The card says so. Unless labels were taken away or made wrong on purpose, as "
-            "by labels_per_class (--labels-per-class) or label_noise (--label-noise), name the same images, with the "
+            f"{run.layout.folder} was trained on other images, labels or splits than {images.source}: "
+            f"{', '.join(differences)}. The card says so. Unless labels were removed or changed on purpose, as by "
+            "labels_per_class (--labels-per-class) or label_noise (--label-noise), name the same images, with the "
             "same corrections.",
             "yellow",
         )
@@ -234,12 +234,10 @@ def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:
     """Return up to 32 real images [N, 3, H, W] or clips [N, T, 3, H, W], preprocessed for the model, test ones first.
 
     Raises:
-        ConfigError: the run was trained on other frames of clips, or on images that stand still.
+        ConfigError: the run was trained on other frames of clips, or on still images.
     """
     if run.frames != images.frames:
-        seen = [
-            f"clips with {each.words}" if each else "images that stand still" for each in (run.frames, images.frames)
-        ]
+        seen = [f"clips with {each.words}" if each else "still images" for each in (run.frames, images.frames)]
         raise ConfigError(
             f"{run.layout.folder} was trained on {seen[0]}, and {images.source} is read as {seen[1]}: set frames, "
             "frame_rule and frame_side (--frames, --frame-rule, --frame-side) as in training."

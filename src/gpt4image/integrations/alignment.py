@@ -52,7 +52,7 @@ class TextAlignment(nn.Module):
         layer = classifier or find_last_layer(model)
         width = getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)
         if not isinstance(width, int):
-            raise ConfigError(f"{type(layer).__name__} does not say how wide its input is: pass a linear layer.")
+            raise ConfigError(f"{type(layer).__name__} does not declare its input width: pass a linear layer.")
         made = AlignmentLoss(loss) if isinstance(loss, str) else loss
         self.head = AlignmentHead(Projector(width, targets.width, kind=projector), made)
         self.weight, self.targets = weight, targets

@@ -32,7 +32,7 @@ class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
         expected = len(self._labels) if self._labels is not None else len(self.dls.train_ds)
         if len(self.dls.train_ds) != expected:
             raise ConfigError(
-                f"The training set has {len(self.dls.train_ds):,} samples, the labels were made for {expected:,}."
+                f"The training set has {len(self.dls.train_ds):,} samples, but the labels were made for {expected:,}."
             )
         if self._labels is not None:
             self._loss = self.learn.loss_func

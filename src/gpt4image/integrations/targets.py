@@ -74,7 +74,7 @@ class TextTargets:
         if not self.described:
             raise DescriptionError(
                 f"None of the {len(ids):,} images has a vector in {store.layout.folder}. Images are recognised by "
-                "their encoded bytes: if yours were converted or resized, pass one text an image instead."
+                "their encoded bytes: if yours were converted or resized, pass one text per image instead."
             )
 
     def __len__(self) -> int:

@@ -134,7 +134,9 @@ def check_arguments(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray,
     if found < 2:
         raise DataError(f"A classifier needs at least two classes; the labelled rows have {found}.")
     if len(np.unique(groups[known])) < 2:
-        raise DataError("All labelled rows lie in one group, such as images with one text: nothing can be held out.")
+        raise DataError(
+            "All labelled rows are in one group, such as images with the same text: nothing can be held out."
+        )
 
 
 def deal_out(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:

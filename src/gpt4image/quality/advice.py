@@ -1,4 +1,4 @@
-"""Which case is it, and what is to be had? From labels, texts and image features to an arm and the gain to expect."""
+"""Advice on training: from labels, texts and image features to an arm and the expected gain."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class GainRule:
     kinds: int
 
     def expect(self, mean: float, low: float, high: float) -> PairedGap:
-        """Return the gain to expect with its 95% prediction interval, given a rehearsed gain with its interval."""
+        """Return the expected gain with its 95% prediction interval, given a rehearsed gain with its interval."""
         error = (high - low) / (2 * float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
         deviation = float(np.sqrt(self.variance(mean, error)))
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.kinds - 1)) * deviation
@@ -99,7 +99,7 @@ class Advice(Record):
         arm: arm to train.
         settings: recipe settings and options to change, by the names of the command line.
         compared: whether to compare with labels alone, or to train the arm only.
-        gain: gain to expect over labels alone with its prediction interval, 0 to 1; None where nothing measures it.
+        gain: expected gain over labels alone with its prediction interval, 0 to 1; None where nothing measures it.
         basis: what the advice rests on, a line each.
         helps: what would help more, a line each.
         command: command to run.
@@ -109,7 +109,7 @@ class Advice(Record):
         wrong: estimated share of wrong labels; None if it cannot be estimated.
         skew: labels of the largest class for one of the smallest.
         rehearsal: what was measured with held-out labels; None if that was not possible.
-        expected: gain to expect of each arm that was rehearsed.
+        expected: expected gain of each arm that was rehearsed.
     """
 
     case: Case
@@ -135,11 +135,11 @@ class Advice(Record):
 
     def _gain(self) -> Iterator[str]:
         if self.gain is not None:
-            yield f"gain to expect over labels alone: {self.gain.in_words()}, a prediction interval"
+            yield f"expected gain over labels alone: {self.gain.in_words()}, a prediction interval"
         elif self.rehearsal is None:
-            yield "gain to expect: there are too few labels to measure it"
+            yield "expected gain: too few labels to measure it"
         elif self.case in ("few labels", "wrong labels"):
-            yield "gain to expect: not estimated without image features"
+            yield "expected gain: not estimated without image features"
 
 
 def give_advice(
@@ -201,7 +201,7 @@ class _Judged:
 
     @property
     def expected(self) -> dict[str, PairedGap]:
-        """Gain to expect of each arm that was rehearsed."""
+        """Expected gain of each arm that was rehearsed."""
         found = self.rehearsal.gains if self.rehearsal else {}
         return {arm: RULE.expect(gain.mean, gain.low, gain.high) for arm, gain in found.items()}
 
@@ -220,8 +220,8 @@ class _Judged:
         case, shown, informed = self.lacking, self._shown(found), found.text.low > found.chance
         if not informed and not shown:
             title = (
-                "Nothing is to be had from these texts: on held-out labels they are not shown to know more than the "
-                "most frequent class. Train on labels alone."
+                "These texts are of no use: on held-out labels they are not shown to be better than always "
+                "predicting the most frequent class. Train on labels alone."
             )
             return _Verdict("uninformative texts", title, "baseline")
         if case is None:
@@ -233,12 +233,13 @@ class _Judged:
             return _Verdict(case, title, "text-labels", compared=True)
         if not shown:
             title = (
-                "Nothing is shown to be had: models trained on labels from these texts, or from image features, are "
-                "not better on held-out labels than one trained on the given labels. Train on labels alone."
+                "No gain is to be expected: models trained on labels from these texts, or from image features, are "
+                "not shown to be better on held-out labels than a model trained on the given labels. Train on labels "
+                "alone."
             )
             return _Verdict("uninformative texts", title, "baseline")
         arm = max(shown, key=lambda name: self.expected[name].mean)
-        source = "texts" if arm == "text-labels" else "image features, which know more than the texts,"
+        source = "texts" if arm == "text-labels" else "image features, which predict the class better than the texts,"
         return _Verdict(case, f"{_start(case)}: let the {source} {words} (arm {arm}).", arm, arm, compared=True)
 
     def _shown(self, found: Rehearsal) -> list[str]:
@@ -255,7 +256,7 @@ class _Judged:
         return _Verdict("few labels", title, "text-labels")
 
     def _clean(self) -> _Verdict:
-        rest = "every image is labelled and hardly a label is wrong"
+        rest = "every image is labelled and hardly any label is wrong"
         if self.estimate.wrong is None:
             rest = "every image is labelled, and there are too few labels to tell whether some are wrong"
         if self.facts.skew >= SKEWED:
@@ -304,7 +305,7 @@ class _Judged:
             source = "texts" if arm == "text-labels" else "image features"
             yield f"  image features trained on labels from the {source}: {gain.in_words()}"
         yield (
-            f"from these to the gain: the rule fitted to {RULE.kinds} kinds of recorded cases of clipart12 "
+            f"from these to the gain: a rule fitted to {RULE.kinds} kinds of recorded cases of clipart12 "
             "(docs/method.md); its interval spans how they differ"
         )
 
@@ -313,7 +314,7 @@ class _Judged:
         found = self.rehearsal
         if found is None:
             yield from self._describe_rest()
-            yield "label 10 images of each class, and ask again: then the gain can be told beforehand"
+            yield "label 10 images of each class and run this again: then the gain can be estimated"
             return
         yield from self._describe_rest()
         if verdict.case == "uninformative texts":

@@ -121,7 +121,7 @@ def _warn_of_imported(store: DescriptionStore, retried: set[str]) -> None:
     if imported:
         console.say(
             f"{counted(imported, 'text')} of them came from a table without prompts. They are left out from now on, "
-            "but gpt4image describe cannot write them again: it only knows its own prompts.",
+            "but gpt4image describe cannot write them again, because it only knows its own prompts.",
             style="yellow",
         )
 
@@ -193,11 +193,13 @@ def _data_notes(facts: ImageFacts, collected: CollectedTexts, language: str | No
             f"{counted(facts.conflicting, 'image')} in more than one class, whose texts are not compared with a label."
         )
     notes += [
-        f"{counted(count, 'text')} from the model {served!r}, which is not the one that was asked for."
+        f"{counted(count, 'text')} from the model {served!r}, which is not the requested one."
         for served, count in collected.other_models.most_common()
     ]
     if collected.trials:
-        notes.append(f"{counted(collected.trials, 'text')} written for a look: training leaves them out, unless named.")
+        notes.append(
+            f"{counted(collected.trials, 'text')} are trials: training leaves them out unless they are selected."
+        )
     if language is None:
         notes.append("Too few texts are long enough to tell their language. Set language (--language) to check it.")
     if any(text.class_in_prompt is None and text.key is None for text in collected.texts):

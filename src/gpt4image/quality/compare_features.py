@@ -177,8 +177,8 @@ class FeatureComparison:
             if with_class:
                 remedies.append("describe some images with a prompt without {class}, such as plain")
             raise DescriptionError(
-                "No text was written without knowing the class, so none shows what can be seen alone. There are only "
-                f"{' and '.join(reasons)}. What helps: {'; or '.join(remedies)}."
+                "All texts were written with knowledge of the class, so none shows what can be seen in the image. "
+                f"There are only {' and '.join(reasons)}. Options: {'; or '.join(remedies)}."
             )
         if reasons:
             helps = f" What helps: {'; or '.join(remedies)}." if remedies else ""

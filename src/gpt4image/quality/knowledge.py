@@ -176,7 +176,7 @@ def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[Pro
     if both.low > 0:
         title = f"The texts add to what the image features know: together {both.in_words(INTERVAL)}."
         return "adds", title, f"{_alone(text)} {_advise_training(fixed)}"
-    together = f"Nor is it shown that they add to the features: together {both.in_words(INTERVAL)}."
+    together = f"It is not shown either that they add to the features: together {both.in_words(INTERVAL)}."
     if text.high < 0:
         title = f"The texts predict the class worse than the image features do: {text.in_words(INTERVAL)}."
         advice = (
@@ -203,8 +203,8 @@ def _advise_training(fixed: float | None) -> str:
     errors = "" if fixed is None else f"They get {100 * fixed:.0f}% of the features' errors right. "
     low, mean, high = points((-0.016, -0.006, 0.005))  # studies/README.md
     return (
-        f"{errors}So there is something to learn from them, and training with them is worth a try. It is no promise: "
-        "on our example set clipart12 the texts know far more than the features, and still aligning a small head with "
-        f"them showed no gain ({mean} points, {low} to {high}). Find out: gpt4image compare, on the same images, work "
-        "directory and backbone."
+        f"{errors}So there is something to learn from them, and training with them is worth a try. This is no "
+        "guarantee: on our example set clipart12 the texts know far more than the features, and still aligning a "
+        f"small head with them showed no gain ({mean} points, {low} to {high}). Find out: gpt4image compare, on the "
+        "same images, work directory and backbone."
     )

@@ -131,7 +131,7 @@ def rehearse(
         groups = link(groups, look_alikes(features))
     if (groups_per_class(labels, groups, classes) > 1).sum() < 2:
         raise DescriptionError(
-            "There are too few labels to hold some out: it takes two classes with several labelled images each."
+            "There are too few labels to hold some out: two classes with several labelled images each are needed."
         )
     settings: dict[str, Any] = {"folds": folds, "seed": seed, "adjustment": adjustment}
     picks = None if picks is None else picks[rows]

@@ -109,7 +109,7 @@ class CollectedTexts:
         failed: failed requests by reason, and of each reason by message.
         served: texts by model, as the servers named it.
         other_models: of these, texts by a model other than the one that was asked for.
-        trials: texts written for a look, which training leaves out.
+        trials: trial texts, which training leaves out.
     """
 
     source: str

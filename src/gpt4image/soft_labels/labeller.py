@@ -105,9 +105,7 @@ def check_settings(
     if folds < 2 or (strength is not None and not (strength > 0 and np.isfinite(strength))):
         raise ConfigError(f"Labelling needs a strength above 0 and at least 2 folds, not {strength} and {folds}.")
     if len(images.classes) < 2:
-        raise DataError(
-            f"{images.source} has {counted(len(images.classes), 'class')}; there is nothing to label with fewer than 2."
-        )
+        raise DataError(f"{images.source} has {counted(len(images.classes), 'class')}; labelling needs at least 2.")
 
 
 @dataclass(frozen=True)

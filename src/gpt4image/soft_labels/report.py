@@ -149,7 +149,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
         of = "of the labels, given ones included" if known.replaced else f"of {counted(known.unlabelled, 'new label')}"
         lines.append(f"expected to be right: {_percent(known.accuracy)} {of}")
     elif known.accuracy is None:
-        lines.append("no given labels, so nothing tells how many of the new ones are right: label 10 images per class")
+        lines.append("without given labels it is unknown how many of the new ones are right: label 10 images per class")
     if known.picked:
         right = f", {_percent(known.picks)} right where a label is given" if known.picks else ""
         lines.append(f"the LLM itself picked a class for {counted(known.picked, 'image')}{right}")
@@ -168,14 +168,14 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
             f"expected to be wrong: {_percent(known.wrong)} of {counted(known.labelled, 'given label')}, validation "
             f"included; {fate}"
         )
-        lines.append(f"which class is labelled as which: {labels.layout.transition}")
+        lines.append(f"estimated confusion of the given labels: {labels.layout.transition}")
     elif known.labelled:
         lines.append(f"{counted(known.labelled, 'given label')}, all kept: {NOT_ESTIMATED}")
     if known.several:
         keep = "keeps its labels" if known.several == 1 else "keep their labels"
         lines.append(f"no text label: {counted(known.several, 'image')} in more than one class, which {keep}")
     if known.abstained:
-        why = "no class is likely enough, or the texts are not shown to know the classes"
+        why = "no class is likely enough, or the texts are not shown to predict the classes"
         lines.append(f"no label: {counted(known.abstained, 'image')}, because {why}")
     return lines
 

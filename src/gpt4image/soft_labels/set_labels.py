@@ -166,7 +166,7 @@ class SetLabels:
             lines.append(f"likely label errors: {self.layout.doubtful}")
         if known.untold:
             lines.append(
-                f"{counted(known.untold, 'class')} left as they are: no image is known to have it, or none to lack it"
+                f"{counted(known.untold, 'class')} left unchanged: no image is known to have it, or none to lack it"
             )
         return lines
 

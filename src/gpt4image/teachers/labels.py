@@ -169,7 +169,7 @@ def class_columns(teacher: Teacher, images: ImageTable) -> np.ndarray:
         }
         details = " ".join(f"{what}: {', '.join(names[:SHOWN])}." for what, names in wrong.items() if names)
         raise ConfigError(
-            f"Teacher {teacher.name} was trained on other classes than those of {images.source}. {details} Take a "
-            "teacher of the same classes, or the features of one: timm:MODEL."
+            f"Teacher {teacher.name} was trained on other classes than those of {images.source}. {details} Use a "
+            "teacher with the same classes, or its features: timm:MODEL."
         )
     return np.asarray([theirs.index(name) for name in ours], dtype=np.int64)

@@ -66,7 +66,7 @@ def open_vectors(images: ImageTable, name: str, workdir: WorkDir, workers: int =
     if there and (several or there.manifest.revision != teacher.revision):
         raise ConfigError(
             f"{folder} lacks some of the training images, and was made with other weights, another size or more views "
-            f"than {name} has by itself. Bring it up to date: gpt4image embed images DATA --work WORK --teacher "
-            f"{name}, with the same weights, size and number of views as before; or delete the folder."
+            f"than the defaults of {name}. Update it: gpt4image embed images DATA --work WORK --teacher {name}, with "
+            "the same weights, size and number of views as before; or delete the folder."
         )
     return embed_images(images, teacher, folder, workers=workers)

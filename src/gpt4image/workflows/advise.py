@@ -1,4 +1,4 @@
-"""Advice before anything is trained: which case an image set is, what to run, and the gain to expect."""
+"""Advice before anything is trained: which case an image set is, what to run, and the expected gain."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RecipeChoice:
 
 
 def advise(source: str | Path, work: str | Path, *, recipe: Recipe | None = None, **options: Any) -> Advice:  # noqa: ANN401 - see below
-    """Say which case an image set is, which arm to train, and what gain to expect, before anything is trained.
+    """Say which case an image set is, which arm to train, and what expected gain, before anything is trained.
 
     The same as `gpt4image advise SOURCE --work WORK`.
 
@@ -126,7 +126,7 @@ def run_advice(
     labels = make_text_labels(images, stores, text, labeller, workdir.text_labels(encoders), picks=descriptions.picks)
     assert labels.manifest.estimate is not None
     known = find_training_vectors(images, stores, labelled=False)
-    features, note = (None, "the gain to expect is estimated from image features: gpt4image advise --backbone NAME")
+    features, note = (None, "the expected gain is estimated from image features: gpt4image advise --backbone NAME")
     if image_features:
         features, note = _find_features(images, choice.recipe, workdir, workers)
     rehearsal = _rehearse(images, known, descriptions.picks, text, labeller, features, workdir)
@@ -169,7 +169,7 @@ def _find_features(
     if not recipe.pretrained and recipe.checkpoint is None:
         return (
             None,
-            "the gain to expect is estimated from features of a pretrained backbone; this recipe has random weights",
+            "the expected gain is estimated from features of a pretrained backbone, but this recipe has random weights",
         )
     try:
         return open_image_features(images, recipe, workdir, workers), ""
@@ -177,7 +177,8 @@ def _find_features(
         console.say(f"without image features: {error}", "yellow")
         return (
             None,
-            f"the gain to expect is estimated from image features; the weights of {recipe.backbone} are not available",
+            f"the expected gain is estimated from image features, but the weights of {recipe.backbone} are not "
+            "available",
         )
 
 

@@ -79,8 +79,8 @@ class ArmInputs:
             images = simulate_labels(images, self.options.simulation, seed)
             if self.soft_labels and not stand_ins:
                 raise ConfigError(
-                    "soft_labels (--soft-labels) come from all labels, which a simulation must not use: set them to 0 "
-                    "and compare the arm text-labels."
+                    "soft_labels (--soft-labels) use all labels, which a simulation must not do: set it to 0 and "
+                    "compare the arm text-labels."
                 )
         if chosen.guidance == "anchors":
             return RunInputs(images, anchors=self._anchors(images))
@@ -114,7 +114,7 @@ class ArmInputs:
         wrong = self.options.simulation.label_noise > 0 or any(found and found.replaced for found in estimates)
         if arm.uses_text and recipe.weight and recipe.targets == "label" and wrong:
             console.say(
-                f"{arm.name}: targets = label takes images with the same given label for positives, and some of these "
+                f"{arm.name}: targets = label treats images with the same given label as positives, but some of these "
                 "labels are wrong. Set targets to same (--targets same).",
                 "yellow",
             )
@@ -131,7 +131,8 @@ class ArmInputs:
             return chosen
         if self.regions:
             raise ConfigError(
-                f"The control {arm.name} replaces descriptions of images, not of boxes: leave it or crops out."
+                f"The control {arm.name} replaces descriptions of images, not of boxes: leave out either the control "
+                "or crops."
             )
         if not any(map(is_text, chosen)):
             raise ConfigError(f"The control {arm.name} replaces descriptions, and there are none: leave it out.")
@@ -246,8 +247,8 @@ class ArmInputs:
 
         if not self.regions:
             raise ConfigError(
-                f"The arm {arm.name} labels boxes by descriptions of their own, and there are none: describe their "
-                "crops (gpt4image describe --crops 0.1), and name the same margin here (--crops 0.1)."
+                f"The arm {arm.name} labels boxes by their own descriptions, and there are none: describe their crops "
+                "(gpt4image describe --crops 0.1), and name the same margin here (--crops 0.1)."
             )
         crops = crop_images(images, self.margin)
         folder = self._folder(f"{'+'.join(self.text.encoder)}-boxes", seed)

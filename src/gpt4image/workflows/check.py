@@ -105,7 +105,8 @@ def run_audit(
         images.check_one_class()
     if images.is_multi_label and forms:
         raise ConfigError(
-            f"write (--write) {', '.join(forms)} takes one class an image, and these have several labels: leave it out."
+            f"write (--write) {', '.join(forms)} needs one class per image, and these have several labels: leave it "
+            "out."
         )
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)

@@ -69,7 +69,7 @@ CASES = (
     DemoCase(
         "few-labels",
         "10 labels a class",
-        "all other training labels are taken away",
+        "all other training labels are removed",
         ("text-labels", "self-training"),
         3,
         SimulationOptions(labels_per_class=10),
@@ -82,7 +82,7 @@ CASES = (
         5,
         SimulationOptions(label_noise=0.4),
     ),
-    DemoCase("all-labels", "All labels, clean", "none is taken away or changed", ("described",), 3),
+    DemoCase("all-labels", "All labels, clean", "none is removed or changed", ("described",), 3),
 )
 
 

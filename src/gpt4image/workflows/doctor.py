@@ -169,7 +169,7 @@ async def servers() -> list[DoctorLine]:
     found = []
     for program, answers in zip(PROGRAMS, listening, strict=True):
         installed = "installed, not running" if shutil.which(program.command) else "not found"
-        detail = f"something answers at {program.url}" if answers else f"{installed}; start it: {program.start}"
+        detail = f"running at {program.url}" if answers else f"{installed}; start it: {program.start}"
         found.append(DoctorLine("servers", program.name, "ok" if answers else "missing", detail))
     return found
 

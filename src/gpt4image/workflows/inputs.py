@@ -96,8 +96,8 @@ def _warn_of_refusals(descriptions: DescriptionSet) -> None:
     if refusals := sum(find_refusal(text) is not None for text in texts):
         among = "" if len(texts) == descriptions.texts else f" among the first {len(texts):,}"
         console.say(
-            f"{counted(refusals, 'text')}{among} refuse{'s' if refusals == 1 else ''} to describe the image, and would "
-            "be learned from: gpt4image describe check --retry refusal, or --drop refusal",
+            f"{counted(refusals, 'text')}{among} refuse{'s' if refusals == 1 else ''} to describe the image and would "
+            "be used in training: gpt4image describe check --retry refusal, or --drop refusal",
             "yellow",
         )
 
@@ -267,7 +267,7 @@ def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, wo
 
     if recipe.backbone.startswith(VIDEO):
         raise ConfigError(
-            f"Image features are those of a timm backbone, frame by frame, and {recipe.backbone} is a video model: "
+            f"Image features need a timm backbone, applied frame by frame, and {recipe.backbone} is a video model: "
             "leave out the arms that use them (--arms), or choose a timm backbone."
         )
     checkpoint = Path(recipe.checkpoint) if recipe.checkpoint else None
@@ -367,8 +367,8 @@ def make_set_labels(
         raise ConfigError("Text labels come from descriptions, and there are none: gpt4image describe.")
     if options.label_form != "hard" or options.label_adjustment:
         raise ConfigError(
-            "Labels of several classes an image are present or absent: leave label_form (--label-form) at hard and "
-            "label_adjustment (--label-adjustment) at 0."
+            "With several labels per image, leave label_form (--label-form) at hard and label_adjustment "
+            "(--label-adjustment) at 0."
         )
     return label_sets_by_texts(
         images,

@@ -295,7 +295,7 @@ def map_images(
     index = _open_index(source, settings)
     count = len(index.rows)
     if count < 3 or most < 3:
-        raise ConfigError(f"A map takes at least 3 images, not {min(count, most)}.")
+        raise ConfigError(f"A map needs at least 3 images, not {min(count, most)}.")
     chosen = np.arange(count)
     if count > most:
         chosen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))

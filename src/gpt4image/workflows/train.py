@@ -247,8 +247,8 @@ def run_training(
     spec = maker(Variant(arm, on_this_machine(recipe)), seed)
     if spec is None:
         raise ConfigError(
-            f"The arm {arm} learns from the answers of the baseline with the same settings, which is not trained yet: "
-            f"gpt4image train --arm baseline --seed {seed}, or compare the arms (gpt4image compare --arms {arm})."
+            f"The arm {arm} learns from the predictions of the baseline with the same settings, which is not trained "
+            f"yet: gpt4image train --arm baseline --seed {seed}, or compare the arms (gpt4image compare --arms {arm})."
         )
     return begin_run(spec, workdir.run(arm, seed))
 

@@ -72,7 +72,7 @@ def test_advised_export_opens_the_images_as_the_comparison_did():
 def test_descriptions_get_the_credit_only_where_they_beat_every_control():
     untested = verdict(with_controls())
     assert untested.claim == "Training with descriptions made the model better"
-    assert "compare once more with controls (--controls)" in untested.controls and untested.controls in untested.text
+    assert "compare again with controls (--controls)" in untested.controls and untested.controls in untested.text
     shown = verdict(with_controls((0.04, 0.02, 0.06), (0.03, 0.01, 0.05)))
     assert shown.claim == "The descriptions made the model better"
     assert "better than each of the 2 controls, by +3.0 points (+1.0 to +5.0) than the closest" in shown.controls
@@ -157,7 +157,7 @@ def test_undecided_shows_mean_and_interval():
     [
         (19, 1, "19 seeds in all would show it", "./run gpt4image compare 'my photos' --lr 1e-4 --seeds 19"),
         (8, 4, "about 4 times as many test images, and 8 seeds", ""),
-        (None, 1, "is not practical. Take the two as equal to within 1.7 points", ""),
+        (None, 1, "is not practical. Treat the two as equal to within 1.7 points", ""),
     ],
 )
 def test_advice_and_command_of_an_undecided_comparison_agree(seeds, times_images, advice, command):

@@ -148,7 +148,7 @@ class Predict(OutputOptions):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.csv and self.json:
-            raise ConfigError("csv and json are two forms of the same table (--csv, --json): choose one.")
+            raise ConfigError("csv and json write the same table (--csv, --json): choose one.")
 
     def run(self) -> int:
         """Print the table as it grows, and return the exit status."""
@@ -164,11 +164,11 @@ class Predict(OutputOptions):
             return self._segment(segmenter)
         detector = open_detector(self.model)
         if self.masks is not None:
-            raise ConfigError(f"masks are of segmentation models (--masks), and {self.model} holds none.")
+            raise ConfigError(f"masks (--masks) need a segmentation model, and {self.model} is not one.")
         if detector is not None:
             return self._detect(detector)
         if self.coco is not None or self.drawn is not None:
-            raise ConfigError(f"coco and drawn are for detectors (--coco, --drawn), and {self.model} holds none.")
+            raise ConfigError(f"coco and drawn (--coco, --drawn) need a detector, and {self.model} is not one.")
         top = min(self.top, count_classes(self.model))
         if self.top > max(top, type(self).top) and label_names(self.model) is None:
             say(f"The model has {counted(top, 'class')}: all are named, not {self.top:,} (--top).", style="yellow")
@@ -273,7 +273,7 @@ def _exit_status(counts: dict[bool, int]) -> int:
     from gpt4image.core.format import counted
 
     if counts[True]:
-        say(f"{counted(counts[True], 'image')} could not be read: each one's error says why.", "yellow")
+        say(f"{counted(counts[True], 'image')} could not be read; the error of each says why.", "yellow")
     return 0 if not counts[True] else 3 if counts[False] else 1
 
 

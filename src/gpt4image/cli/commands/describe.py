@@ -136,7 +136,7 @@ class DescribeCheck(OutputOptions):
         "findings": "for each kind: kind, severity, title, advice, count, share, examples",
         "knowledge": "how well the texts predict the class; null without --backbone",
         "page": "page with findings and examples",
-        "advice": "what to train and the gain to expect, as in gpt4image advise: case, title, arm, gain, command; "
+        "advice": "what to train and the expected gain, as in gpt4image advise: case, title, arm, gain, command; "
         "null if there is no advice",
     }
     source: DataOptions

@@ -132,7 +132,7 @@ class TrainingCommand(RecipeCommand):
 
 @dataclass(frozen=True)
 class Advise(RecipeCommand):
-    """Say which arm is worth training on these labels and descriptions, and what gain to expect; trains nothing.
+    """Say which arm is worth training on these labels and descriptions, and what expected gain; trains nothing.
 
     Holds out parts of the labels in turn, and measures on frozen image features what labels from the descriptions would
     add. See also: gpt4image describe check, label, audit.
@@ -154,7 +154,7 @@ class Advise(RecipeCommand):
         "wrong": "estimated share of wrong labels with its 95% interval; null if it cannot be estimated",
         "skew": "labels of the largest class divided by those of the smallest",
         "rehearsal": "measurements on held-out labels, each with its 95% interval; null if there are too few",
-        "expected": "the gain to expect, for each arm that was simulated",
+        "expected": "the expected gain, for each arm that was simulated",
     }
     labeller: LabelOptions = field(default_factory=LabelOptions)
     image_features: bool = True
@@ -352,7 +352,8 @@ class Report(OutputOptions):
         folder = find_experiment(workdir, self.name).folder if self.name else self.work
         if not (self.name or workdir.comparison.exists()):
             raise StoreError(
-                f"{self.work} holds no comparison. Run one: gpt4image compare; or name another work directory (--work)."
+                f"{self.work} contains no comparison. Run one: gpt4image compare; or name another work directory "
+                "(--work)."
             )
         from gpt4image.report import write_report
 

@@ -1,1 +1,1 @@
-"""Quality of descriptions: what is the matter with them, and what they know."""
+"""Quality checks of descriptions."""

@@ -1,4 +1,4 @@
-"""All checks: what each looks for, how much it matters, and what to do about it."""
+"""The catalogue of checks: what each finds, its severity, and the remedy."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ CHECKS = (
         "thinking",
         "fix",
         "Thinking in the text",
-        "The model's thoughts about the task stand in the text, next to the description or instead of it.",
+        "The text contains the model's thinking about the task, in addition to the description or instead of it.",
         "Retry them: thinking before an answer is no longer stored.",
         lambda context: context.flag(lambda text, _: find_thinking(text.text) or find_labelled_thinking(text.text)),
     ),
@@ -202,7 +202,7 @@ CHECKS = (
         "Class names in texts",
         "A model that names the class because it sees it shows knowledge. If it names the class of every image, the "
         "text adds nothing to the label.",
-        "Nothing has to be done. The comparison with the image features also measures the texts without class names.",
+        "No action is needed. The comparison with the image features also measures the texts without class names.",
         _find_leakage,
     ),
     Check(

@@ -38,7 +38,7 @@ def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
             return advice, _export(typed, comparison, difference.reference)
         case "equal":
             spared = "the descriptions" if texts else "the rest"
-            advice = f"Use the model that was trained on labels alone, and spare yourself {spared}."
+            advice = f"Use the model that was trained on labels alone; {spared} are not worth the cost."
             return advice, _export(typed, comparison, difference.reference)
         case "one seed":
             return f"To find out, train both arms with {FIRST_SEEDS} seeds.", _more_seeds(typed, FIRST_SEEDS)
@@ -50,8 +50,8 @@ def _settle(difference: Difference, margin: str, typed: CommandRecord | None) ->
     """Advise what would settle an interval that includes zero, if anything practical does."""
     if difference.low == difference.high:
         return (
-            "Both arms were right on the same test images, as models are that have hardly learned, or on a tiny test "
-            "set. Train for more epochs, or add test images.",
+            "Both arms were right on the same test images, which happens if models have hardly learned or the test "
+            "set is tiny. Train for more epochs, or add test images.",
             "",
         )
     needed, (mean,) = difference.needed, points([difference.mean])
@@ -61,8 +61,8 @@ def _settle(difference: Difference, margin: str, typed: CommandRecord | None) ->
         low, high = difference.equivalence or (difference.low, difference.high)
         bound = decimal(100 * max(-low, high))
         return (
-            f"To show a difference as small as {mean} points is not practical. Take the two as equal to within {bound} "
-            "points, or change what is compared: the descriptions or the recipe.",
+            f"To show a difference as small as {mean} points is not practical. Treat the two as equal to within "
+            f"{bound} points, or change the descriptions or the recipe.",
             "",
         )
     none = f"that there is no difference of more than {margin}"

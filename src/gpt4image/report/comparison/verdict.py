@@ -140,8 +140,8 @@ def _explain(comparison: Comparison, controls: list[Difference]) -> str:
     """State whether what the descriptions say made the difference, or any additional loss would have."""
     if not controls:
         return (
-            "Whether the descriptions themselves helped, or any additional loss would have, these runs do not tell: "
-            "compare once more with controls (--controls)."
+            "Whether the descriptions themselves helped, or any additional loss would have, cannot be told from "
+            "these runs: compare again with controls (--controls)."
         )
     closest = controls[0]
     mean, low, high = points((closest.mean, closest.low, closest.high))
@@ -170,7 +170,7 @@ def _rules(comparison: Comparison) -> tuple[str, ...]:
         f"{comparison.difference.reference} from zero at {level}{corrected}.",
         f"No difference: two one-sided tests at {level} rule out a difference of {margin} or more (--margin), so the "
         "90% interval lies within it.",
-        "Inconclusive: neither; and always with one seed.",
+        "Inconclusive: neither of these, or only one seed.",
         f"The descriptions made it better: it is better, and better than every control (--controls), each at {level}.",
     )
 
