@@ -124,7 +124,7 @@ def test_model_without_pretrained_weights_says_so(small_recipe):
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("efficientformer_l1", 64, "does not accept images of 64 x 64 pixels .* such as 224"),
+        ("efficientformer_l1", 64, "does not accept images of 64 x 64 pixels .* such as its own, 224"),
         ("levit_128s", 60, "does not accept images of 60 x 60 pixels"),
         ("test_vit", 60, "divisible by patch size"),
         ("vit_tiny_patch16_224", 60, "cannot see the last 12 rows and 12 columns of 60 x 60 pixels, 36% .*: 48 or 64"),

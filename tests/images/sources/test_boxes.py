@@ -183,7 +183,7 @@ def test_unlabelled_images_beside_boxes_have_none_that_are_known(tmp_path, image
 
 
 def test_sources_without_boxes_and_settings_of_tables_are_refused(tmp_path, image_set):
-    with pytest.raises(DataError, match=r"holds no boxes .*YOLO folder"):
+    with pytest.raises(DataError, match=r"contains no readable boxes.*YOLO folder"):
         load(image_set)
     with pytest.raises(ConfigError, match="label_separator"):
         load(image_set, label_separator=",")
