@@ -190,7 +190,7 @@ def test_comparison_of_a_version_without_experiments_is_kept(begun, images, desc
     ("words", "message"),
     [
         (["wieght=1"], "Did you mean 'weight'"),
-        (["weight"], "takes NAME=VALUE"),
+        (["weight"], "must have the form NAME=VALUE"),
         (["weight=1", "weight=2"], "twice"),
         (["weight=-1"], "sweep.*weight"),
         (["loss=clop"], "clop"),
