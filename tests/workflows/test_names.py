@@ -56,15 +56,22 @@ def test_wrong_name_is_told_before_the_images_are_read(
 
 
 @pytest.mark.parametrize(
-    "name", ["sentence-transformers:no-such-model", "nobody/no-such-model", "open-clip:hf-hub:a/b"]
+    "words",
+    [
+        ["embed", "--encoder", "sentence-transformers:no-such-model"],
+        ["embed", "--encoder", "nobody/no-such-model"],
+        ["embed", "--encoder", "open-clip:hf-hub:a/b"],
+        ["train", "--backbone", "hf-hub:nobody/none", "--arm", "baseline"],
+        ["train", "--text", "none", "--teachers", "timm:hf-hub:nobody/none"],
+    ],
 )
 def test_model_that_no_hub_holds_is_told_before_the_images_are_read(
-    image_set, tmp_path, monkeypatch, capsys, unread, name
+    image_set, tmp_path, monkeypatch, capsys, unread, words
 ):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     hub.find_fault.cache_clear()
     start = time.monotonic()
-    assert main(["embed", str(image_set), "--encoder", name, "--work", str(tmp_path)]) == 1
+    assert main([words[0], str(image_set), *words[1:], "--work", str(tmp_path)]) == 1
     assert time.monotonic() - start < 60
     said = " ".join(capsys.readouterr().err.split())
     assert "cannot be loaded: the Hugging Face hub does not answer" in said and "Retry" not in said

@@ -70,7 +70,7 @@ def require_model(name: str) -> None:
         return
     fault = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else find_fault()
     if fault:
-        raise HubError(f"the Hugging Face hub does not answer ({fault}), and its cache holds no copy")
+        raise HubError(f"the Hugging Face hub does not answer ({fault}), and there is no copy in its cache")
     try:
         HfApi().model_info(name, timeout=SECONDS)
     except RepositoryNotFoundError:

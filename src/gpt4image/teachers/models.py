@@ -16,11 +16,10 @@ from gpt4image.images.clips import FrameChoice
 from gpt4image.teachers.base import ImageTeacher, find_kind
 from gpt4image.teachers.preparation import TIMM_KEYS, Preparation, timm_preparation
 from gpt4image.train.backbone import (
-    check_backbone_name,
     check_image_size,
     create_model,
     model_options,
-    timm_name,
+    require_backbone,
 )
 from gpt4image.train.clips import CLIPS, create_clip_model
 from gpt4image.train.family import CLASSIFIERS, find_family
@@ -41,7 +40,7 @@ def check_teacher(name: str) -> None:
     find_kind(name)
     kind, _, model = name.partition(":")
     if kind == "timm":
-        check_backbone_name(timm_name(model))
+        require_backbone(model)
     if kind == "open-clip":
         check_clip_name(model, f"Teacher {name!r}")
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ConfigError, WeightsError, first_line
 from gpt4image.core.files import read_json
 from gpt4image.core.format import counted, percent
-from gpt4image.core.hub import described, hub_access
+from gpt4image.core.hub import HubError, described, hub_access, require_model
 from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.weights import load_weights
 
 SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
+NO_SOURCE = "Name a timm model, or local-dir:FOLDER with its config.json and model.safetensors."
 HUB_ADDRESS = "https://(?:huggingface[.]co|hf[.]co)/"
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
@@ -169,10 +170,7 @@ def create_model(
                 f"Without network access, {remedy}."
             ) from None
         if known.startswith(SOURCES):
-            raise ConfigError(
-                f"{name} cannot be loaded: {described(error).rstrip('.')}. Name a timm model, or local-dir:FOLDER with "
-                "its config.json and model.safetensors."
-            ) from None
+            raise ConfigError(f"{name} cannot be loaded: {described(error).rstrip('.')}. {NO_SOURCE}") from None
         raise ConfigError(
             f"timm cannot build {name} with {options} ({first_line(error)}). Choose another image size or backbone."
         ) from None
@@ -189,6 +187,21 @@ def can_build(name: str, options: Mapping[str, Any]) -> bool:
     except Exception:  # each architecture refuses in its own way
         return False
     return True
+
+
+def require_backbone(name: str) -> None:
+    """Raise ConfigError if there is no model of a name: in timm, in a folder, or in the hub and its cache."""
+    known = timm_name(name)
+    check_backbone_name(known)
+    source, _, place = known.partition(":")
+    fault = "" if source != "local-dir" or Path(place).is_dir() else "the folder does not exist"
+    if source == "hf-hub":
+        try:
+            require_model(place)
+        except (HubError, ValueError) as error:
+            fault = first_line(error)
+    if fault:
+        raise ConfigError(f"{name} cannot be loaded: {fault.rstrip('.')}. {NO_SOURCE}")
 
 
 def check_backbone_name(name: str) -> None:

@@ -70,10 +70,11 @@ def check_names(
 
         for name in teachers:
             check_teacher(name)
-    if recipe is not None and ":" not in recipe.backbone:  # what other names mean depends on the images' labels
-        from gpt4image.train.backbone import check_backbone_name, timm_name
+    # what names of other kinds mean depends on the images' labels
+    if recipe is not None and re.match("[^:]*$|hf|local-dir:|http", recipe.backbone):
+        from gpt4image.train.backbone import require_backbone
 
-        check_backbone_name(timm_name(recipe.backbone))
+        require_backbone(recipe.backbone)
 
 
 def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir) -> DescriptionSet:
