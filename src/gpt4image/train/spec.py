@@ -123,7 +123,7 @@ ARMS: Registry[Arm] = Registry(
             Arm("text-pretraining", "with pretraining on the descriptions", True, PRETRAINING, optional=True),
             *SELF_SUPERVISED,
             Arm(TEXT_LABELS, "with labels from the descriptions", True, LABELS_ALONE, labels="text", optional=True),
-            Arm(BOTH, "with both", True, STAND_INS, labels="text", optional=True),
+            Arm(BOTH, "with descriptions and text labels", True, STAND_INS, labels="text", optional=True),
             Arm("image-labels", "with labels from image features", True, LABELS_ALONE, labels="images", optional=True),
             Arm(
                 "text+image-labels",
