@@ -78,6 +78,14 @@ def test_case_decides_arm_and_command(found, facts, case, arm, compared):
     assert advice.settings.get("logit-adjustment") == ("loss" if case == "skewed classes" else None)
 
 
+def test_labeller_that_would_give_no_label_is_not_advised():
+    silent = estimate().model_copy(update={"unlabelled": 900, "abstained": 900})
+    facts = LabelFacts(10, 1000, 0, (10,) * 10, 200)
+    found = Rehearsal(images=100, chance=0.1, text=share(0.14), corrected=False)
+    advice = give_advice(facts, silent, found, texts="minilm", images=None, no_images="none asked for")
+    assert (advice.case, advice.arm) == ("uninformative texts", "baseline")
+
+
 def test_gain_is_that_of_the_arm_and_absent_where_nothing_measures_it():
     assert vars(advise(rehearsal()).gain) == pytest.approx(vars(RULE.expect(0.2, 0.17, 0.23)))
     by_images = advise(rehearsal(text_gain=0.1, image_gain=0.3))

@@ -217,7 +217,8 @@ class _Judged:
         found = self.rehearsal
         if found is None:
             return self._unmeasured()
-        case, shown, informed = self.lacking, self._shown(found), found.text.low > found.chance
+        silent = 0 < self.estimate.unlabelled <= self.estimate.abstained  # the labeller would give no new label
+        case, shown, informed = self.lacking, self._shown(found), found.text.low > found.chance and not silent
         if not informed and not shown:
             title = (
                 "These texts are of no use: on held-out labels they are not shown to be better than always "
