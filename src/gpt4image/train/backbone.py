@@ -26,14 +26,9 @@ HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
 MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
 VIDEO = "video:"  # what the names of torchvision's video models begin with
-DETECTOR_NAMES = (
-    "faster-rcnn",
-    "retinanet",
-    "fcos",
-    "ssdlite",
-    "rt-detr",
-)  # what a name `DETECTOR:BACKBONE` begins with
-SEGMENTER_NAMES = ("deeplabv3", "fcn", "lraspp", "segformer")  # and `HEAD:BACKBONE` of a segmentation model
+# What a name `DETECTOR:BACKBONE` begins with, and `HEAD:BACKBONE` of a segmentation model.
+DETECTOR_NAMES = ("faster-rcnn", "retinanet", "fcos", "ssdlite", "detr", "rt-detr")
+SEGMENTER_NAMES = ("deeplabv3", "fcn", "lraspp", "segformer")
 
 
 def build_backbone(recipe: Recipe, classes: int, **messages: str) -> nn.Module:

@@ -21,6 +21,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.images.crops import crop_images
 from gpt4image.images.decode import EncodedImage
 from gpt4image.tasks.box_metrics import image_precisions
+from gpt4image.train.detection.detector import DETECTIONS
 from gpt4image.train.detection.views import augmented_view, plain_view
 from gpt4image.train.family import DETECTORS
 from gpt4image.train.run import load_backbone
@@ -87,8 +88,13 @@ def test_losses_and_detections_are_those_of_torchvision_with_its_backbone_inside
 
 
 @pytest.mark.slow
-def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
-    model, images, boxes = make("rt-detr"), torch.rand(4, 3, SIZE, SIZE), truth()
+@pytest.mark.parametrize(("kind", "maps"), [("detr", 1), ("rt-detr", 3)])
+def test_loss_and_detections_are_those_of_transformers_on_the_maps_of_a_timm_backbone(kind, maps):
+    from transformers import DetrImageProcessor, RTDetrImageProcessor
+
+    model, images, boxes = make(kind).eval(), torch.rand(4, 3, SIZE, SIZE), truth()
+    if kind == "rt-detr":
+        model.train()  # for the noisy boxes that its loss wants
     seed_everything(1)
     found = model(images, boxes)
     inner = model.detector.model
@@ -98,7 +104,8 @@ def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
         """The maps, made where transformers has its backbone."""
 
         def forward(self, pixels):
-            return model.features(pixels)
+            found = model.body.forward_intermediates(pixels, intermediates_only=True)[-maps:]
+            return dict(enumerate(found))
 
     labels = []
     for rows in boxes:
@@ -108,20 +115,37 @@ def test_rt_detr_is_that_of_transformers_on_the_maps_of_a_timm_backbone():
         labels.append({"class_labels": own[:, 0].long(), "boxes": centres})
     inner.model.backbone.given = Whole()
     seed_everything(1)
-    torch.testing.assert_close(found.sum(), inner(pixel_values=images, labels=labels).loss)
+    layers, expected = inner.model.decoder.layers, torch.zeros(())
+    for count in (
+        range(len(layers), 0, -1) if kind == "detr" else [len(layers)]
+    ):  # each of DETR's as if it were the last
+        inner.model.decoder.layers = layers[:count]
+        expected = expected + inner(pixel_values=images, labels=labels).loss
+    inner.model.decoder.layers = layers
+    torch.testing.assert_close(found.sum(), expected)
     model.eval()
     with torch.no_grad():
         answers = inner(pixel_values=images)
         inner.model.backbone.given = given
         packed = model(images).view(4, -1, 6)
-    for rows, logits, centres in zip(packed, answers.logits, answers.pred_boxes, strict=True):
-        query, label = divmod(int(logits.sigmoid().argmax()), 3)
-        x, y, width, height = centres[query].tolist()
-        assert rows[0, 0] == label and rows[0, 5] == pytest.approx(logits.sigmoid().max().item())
-        corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
-        assert rows[0, 1:5].tolist() == pytest.approx(corners, abs=1e-5)
-    with pytest.raises(ConfigError, match="needs maps of several sizes"):
-        DETECTORS.restore("rt-detr:vit_tiny_patch16_224", 3, 224, {})
+    processor = DetrImageProcessor() if kind == "detr" else RTDetrImageProcessor()
+    shown = processor.post_process_object_detection(answers, threshold=0.0, target_sizes=[(1, 1)] * 4)
+    for rows, each in zip(packed, shown, strict=True):
+        order = each["scores"].argsort(descending=True)[:DETECTIONS]
+        kept = rows[rows[:, 0] >= 0][: len(order)]  # that of RT-DETR shows no more than there are queries
+        assert len(kept) == len(order) > 50
+        torch.testing.assert_close(kept[:, 5], each["scores"][order])
+        torch.testing.assert_close(kept[:, 1:5], each["boxes"][order], atol=1e-5, rtol=0)
+        assert kept[:, 0].long().tolist() == each["labels"][order].tolist()
+
+
+def test_detr_looks_at_the_map_of_a_transformer_and_rt_detr_does_not():
+    model = DETECTORS.restore("detr:test_vit", 3, 160, {})
+    losses = model(torch.rand(2, 3, 160, 160), truth(2))
+    losses.sum().backward()
+    assert all(part.grad is not None for part in model.parameters())
+    with pytest.raises(ConfigError, match="joins maps of several sizes"):
+        DETECTORS.restore("rt-detr:test_vit", 3, 160, {})
 
 
 def test_images_whose_boxes_are_not_known_take_no_part_in_the_loss():
@@ -392,7 +416,7 @@ def test_images_without_known_boxes_are_aligned_alone(scenes, store, small_recip
     assert run.history[0]["alignment_loss"] > 0 and run.history[0]["classification_loss"] > 0
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "ssdlite"])
+@pytest.mark.parametrize("kind", ["retinanet", "ssdlite", pytest.param("detr", marks=pytest.mark.slow)])
 def test_losses_and_detections_are_finite_in_half_precision(kind):
     model, images = make(kind), torch.rand(4, 3, SIZE, SIZE)
     model.regions.wanted = True

@@ -27,7 +27,8 @@ from gpt4image.train.maps import Level, Maps, OnBackbone
 DETECTIONS = 100  # K, as COCO judges
 COLUMNS = 6  # of a detection: class, left, top, right, bottom, score
 WIDTH = 256  # channels of a feature pyramid, as torchvision has them
-ANCHOR_STRIDES = 4  # side of an anchor in strides of its map (Lin et al., arXiv 1708.02002, section 4)
+LEAST_ANCHOR = 32  # side of an anchor on the largest map of Faster R-CNN (arXiv 1612.03144, section 4.1)
+ANCHOR_STRIDES = 4  # side of one of RetinaNet in strides of its map (Lin et al., arXiv 1708.02002, section 4)
 SSD_LEVELS = 6  # maps of an SSD; fewer where they would be smaller than a pixel
 
 
@@ -168,7 +169,7 @@ def _build_faster_rcnn(levels: Sequence[Level], classes: int, size: int) -> Buil
     """Ren et al., "Faster R-CNN", arXiv 1506.01497, on a feature pyramid (Lin et al., arXiv 1612.03144)."""
     neck = FeaturePyramidNetwork([level.channels for level in levels], WIDTH, LastLevelMaxPool())
     strides = [*(level.stride for level in levels), 2 * levels[-1].stride]
-    sizes = tuple((ANCHOR_STRIDES * stride,) for stride in strides)
+    sizes = tuple((LEAST_ANCHOR * stride // strides[0],) for stride in strides)
     detector = FasterRCNN(
         GivenMaps(WIDTH),
         classes + 1,
@@ -230,9 +231,16 @@ def _build_ssdlite(levels: Sequence[Level], classes: int, size: int) -> Built:
     return neck, detector, 1
 
 
+def _build_detr(levels: Sequence[Level], classes: int, size: int) -> Built:
+    """Carion et al., "End-to-End Object Detection with Transformers", arXiv 2005.12872, of transformers."""
+    from gpt4image.train.detection.from_queries import Detr
+
+    return nn.Identity(), Detr(GivenMaps(WIDTH), [level.channels for level in levels], classes, size, DETECTIONS), 0
+
+
 def _build_rt_detr(levels: Sequence[Level], classes: int, size: int) -> Built:
     """Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", arXiv 2304.08069, of transformers."""
-    from gpt4image.train.detection.rt_detr import RtDetr
+    from gpt4image.train.detection.from_queries import RtDetr
 
     channels, strides = [level.channels for level in levels], [level.stride for level in levels]
     return nn.Identity(), RtDetr(GivenMaps(WIDTH), channels, strides, classes, size, DETECTIONS), 0
@@ -243,5 +251,6 @@ BUILDERS: dict[str, Callable[[Sequence[Level], int, int], Built]] = {
     "retinanet": _build_retinanet,
     "fcos": _build_fcos,
     "ssdlite": _build_ssdlite,
+    "detr": _build_detr,
     "rt-detr": _build_rt_detr,
 }
