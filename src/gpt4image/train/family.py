@@ -33,7 +33,7 @@ from gpt4image.train.backbone import (
 from gpt4image.train.frozen import InputSource, freeze, frozen_modules, prepare_inputs
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.transforms import preprocessing
-from gpt4image.train.weights import load_weights
+from gpt4image.train.weights import load_weights, load_whole
 
 if TYPE_CHECKING:
     from gpt4image.train.detection.detector import Detector
@@ -125,8 +125,17 @@ class OnMaps(ModelFamily):
         """Return the model with its inputs."""
 
     def build(self, recipe: Recipe, classes: int) -> nn.Module:
-        """Build a recipe's model, see `ModelFamily.build`; its backbone alone has initial weights."""
+        """Build a recipe's model, see `ModelFamily.build`; its backbone alone has weights, unless a file has all."""
         pretrained = recipe.pretrained and recipe.checkpoint is None
+        if recipe.checkpoint is not None:
+            whole = self.create(recipe, classes)
+
+            def of_classes() -> set[str]:
+                shapes = {name: tensor.shape for name, tensor in self.create(recipe, classes + 1).state_dict().items()}
+                return {name for name, tensor in whole.state_dict().items() if tensor.shape != shapes[name]}
+
+            if load_whole(whole, Path(recipe.checkpoint), recipe.backbone, of_classes):
+                return whole
         body = create_model(body_of(recipe.backbone), pretrained=pretrained, **self.options(recipe))
         if recipe.checkpoint is not None:
             load_weights(body, Path(recipe.checkpoint))

@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 
 from gpt4image.core.errors import ConfigError, first_line
 
-LEAST_STRIDE = {"ssdlite": 16, "segformer": 4}  # of the maps that are used; 8 for the others
+LEAST_STRIDE = {"faster-rcnn": 4, "ssdlite": 16, "segformer": 4}  # of the maps that are used; 8 for the others
 STEP = 32  # pixels of which an input's side is a multiple: the largest stride of a backbone
 REGION_CELLS = 3  # height and width of the grid by which a region is pooled
 

@@ -31,13 +31,13 @@ class ModelSettings:
     backbone: str = "resnet50"
     """Name of any timm model, such as convnext_tiny, vit_small_patch16_224 or mobilenetv3_large_100; or
     hf-hub:OWNER/NAME or local-dir:FOLDER, a model in timm's format. Detection: DETECTOR:NAME with faster-rcnn (the
-    default), retinanet, fcos, ssdlite or rt-detr, such as ssdlite:NAME. Segmentation: HEAD:NAME with deeplabv3 (the
-    default), fcn, lraspp or segformer. Clips: also video:NAME."""
+    default), retinanet, fcos, ssdlite, detr or rt-detr, such as ssdlite:NAME. Segmentation: HEAD:NAME with deeplabv3
+    (the default), fcn, lraspp or segformer. Clips: also video:NAME."""
     pretrained: bool = True
     """Start from pretrained weights, which are downloaded. --no-pretrained trains from scratch."""
     checkpoint: str | None = None
     """Start from this weights file instead (.safetensors, .pth or .ckpt, from any training code). Prefixes of wrappers
-    are removed, and a classifier of another size is skipped."""
+    are removed, and a classifier of another size is skipped. Whole detectors load too, such as torchvision's."""
     image_size: Count = 224
     """Height and width of the model's input in pixels."""
     drop_path: Share = 0.0

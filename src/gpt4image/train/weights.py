@@ -7,7 +7,7 @@ import re
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -34,6 +34,8 @@ OTHER_KINDS = (
     (b"\x1f\x8b", "packed by gzip"),
     (b"{", "JSON"),
 )
+# Heads of torchvision's detectors and segmentation models that do another task.
+OTHER_TASKS = ("roi_heads.mask_", "roi_heads.keypoint_", "aux_classifier.")
 AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|teacher)([._]|$)", re.IGNORECASE)
 
 
@@ -198,6 +200,20 @@ def classifier_names(model: nn.Module) -> list[str]:
 
 def check_fit(model: nn.Module, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
     """Raise ConfigError with the first tensor that is misshapen, missing or surplus, counters apart."""
+    if reason := misfit(found, wanted, "the backbone"):
+        raise ConfigError(
+            f"{path} does not hold the weights of this backbone ({type(model).__name__}): {reason}. Choose the "
+            "backbone and the image size that the file was trained with."
+        )
+
+
+def misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whole: str) -> str:
+    """Return how many tensors fit, and the first that is misshapen, missing or surplus; empty if there is none.
+
+    Args:
+        found: tensors of a file.
+        wanted: those of what they are loaded into, which `whole` names.
+    """
     reasons = {}
     for name, tensor in wanted.items():
         if name in found and found[name].shape != tensor.shape:
@@ -205,15 +221,107 @@ def check_fit(model: nn.Module, found: Mapping[str, Tensor], wanted: Mapping[str
         elif name not in found:
             reasons[name] = "is missing"
     fitting = len(wanted) - len(reasons)
-    reasons |= {name: "is not part of the backbone" for name in found if name not in wanted}
+    reasons |= {name: f"is not part of {whole}" for name in found if name not in wanted}
     reasons = {name: reason for name, reason in reasons.items() if not name.endswith(COUNTERS)}
-    if reasons:
-        name, reason = next(iter(reasons.items()))
+    if not reasons:
+        return ""
+    name, reason = next(iter(reasons.items()))
+    return f"{fitting} of {counted(len(wanted), 'tensor')} fit, and {name!r} {reason}"
+
+
+def load_whole(model: nn.Module, path: Path, name: str, of_classes: Callable[[], set[str]]) -> bool:
+    """Load a file of a whole detector or segmentation model, of this library, of torchvision or of transformers.
+
+    Layers whose width is that of the classes are left out with a note where the file has another number of classes.
+
+    Args:
+        model: a model on the maps of a timm backbone, which is its `body`.
+        path: the file.
+        name: what the recipe calls the model.
+        of_classes: returns the names of the tensors whose shape depends on the number of classes.
+
+    Returns:
+        Whether the file holds more than a backbone; if not, nothing is loaded.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds a model of another architecture.
+    """
+    wanted, content = model.state_dict(), read_tensors(path)
+    found: dict[str, Tensor] = {}
+    other: dict[str, Tensor] = {}
+    for naming in NAMINGS:
+        own = {naming(each): each for each in wanted}
+        prefix = find_prefix(content, {each: wanted[ours] for each, ours in own.items()})
+        inner = {each.removeprefix(prefix): tensor for each, tensor in content.items() if each.startswith(prefix)}
+        here = {own[each]: tensor for each, tensor in inner.items() if each in own}
+        if len(here) > len(found):
+            parts = {each.partition(".")[0] for each in own}
+            found, other = here, {each: tensor for each, tensor in inner.items() if each not in own}
+    if all(each.startswith("body.") for each in found):
+        return False
+    left_out = {each for each in other if each.startswith(OTHER_TASKS) or each.partition(".")[0] not in parts}
+    foreign = {each: tensor for each, tensor in other.items() if each not in left_out}
+    misshapen = {each for each, tensor in found.items() if tensor.shape != wanted[each].shape}
+    anew = {each.rpartition(".")[0] for each in misshapen & of_classes()} if misshapen else set()
+    fitting = {each: tensor for each, tensor in found.items() if each.rpartition(".")[0] not in anew}
+    expected = {each: tensor for each, tensor in wanted.items() if each.rpartition(".")[0] not in anew}
+    if reason := misfit(fitting | foreign, expected, name):
         raise ConfigError(
-            f"{path} does not contain the weights of this backbone ({type(model).__name__}): {fitting} of "
-            f"{counted(len(wanted), 'tensor')} fit, and {name!r} {reason}. Choose the backbone and image size with "
-            "which the file was trained."
+            f"{path} holds a model of another architecture than {name}: {reason}. Of torchvision's models, "
+            "fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn fit faster-rcnn:resnet50, and retinanet_resnet50_fpn, "
+            "fcos_resnet50_fpn, deeplabv3_resnet50 and fcn_resnet50 fit retinanet:resnet50 and so on; those of *_v2, "
+            "SSD, SSDlite and MobileNet are built differently. Choose what fits (--backbone), or save the file's "
+            "backbone alone and start from that."
         )
+    check_values(fitting, wanted, path)
+    model.load_state_dict(fitting, strict=False)
+    new = [f"{each} ({outputs(found, each)} outputs, {outputs(wanted, each)} here)" for each in sorted(anew)]
+    notes = f"; begins anew, for another number of classes: {', '.join(new)}" if new else ""
+    if tops := sorted({".".join(each.split(".")[:2]) for each in left_out if not each.endswith(COUNTERS)}):
+        notes += f"; left out: {', '.join(tops)}"
+    say(f"{path}: read {counted(len(fitting), 'tensor')} of {name}{notes}")
+    return True
+
+
+def outputs(tensors: Mapping[str, Tensor], module: str) -> int:
+    """Return the width of a layer's output, of which the weight is among the tensors."""
+    return tensors[f"{module}.weight"].shape[0]
+
+
+def _as_torchvision(name: str) -> str:
+    """Return what torchvision calls a tensor of a detector."""
+    for own, other in (("body.", "backbone.body."), ("neck.", "backbone.fpn."), ("detector.", "")):
+        if name.startswith(own):
+            return other + name.removeprefix(own)
+    return name
+
+
+def _as_old_torchvision(name: str) -> str:
+    """Return what torchvision called it before 0.14, as in its files of weights."""
+    name = re.sub(r"((?:inner|layer)_blocks\.\d+)\.0\.", r"\1.", _as_torchvision(name))
+    name = re.sub(r"^(rpn\.head\.conv)\.0\.0\.", r"\1.", name)
+    return re.sub(r"^(head\.\w+_head\.conv)\.(\d+)\.0\.", lambda found: f"{found[1]}.{2 * int(found[2])}.", name)
+
+
+def _as_segmentation(name: str) -> str:
+    """Return what torchvision calls a tensor of a segmentation model."""
+    return re.sub(r"^head\.(head\.)?", "classifier.", name) if name.startswith("head.") else f"backbone.{name[5:]}"
+
+
+def _as_transformers(name: str) -> str:
+    """Return what files of transformers' DETR call a tensor of a detector; its classes have newer names."""
+    name = re.sub(r"(layers\.\d+)\.mlp\.(fc\d)", r"\1.\2", name.replace("o_proj", "out_proj"))
+    return re.sub("^body", "model.backbone.conv_encoder.model", name.removeprefix("detector.model."))
+
+
+NAMINGS: tuple[Callable[[str], str], ...] = (
+    str,
+    _as_torchvision,
+    _as_old_torchvision,
+    _as_segmentation,
+    _as_transformers,
+)
+"""What files call the tensors of models on a backbone's maps."""
 
 
 def check_values(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
