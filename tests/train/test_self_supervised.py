@@ -1,6 +1,7 @@
 """Self-supervised partners: their losses, their teacher, and runs that train with them before the labels."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from torch.nn.functional import cosine_similarity, log_softmax
 
 from gpt4image import train_model
 from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.train.loop import clip_gradients
 from gpt4image.train.self_supervised import DINO_MOMENTUM, Dino, PartneredModel, SimSiam, make_partner
 from support.training import StoppedError, observe, same_weights
 
@@ -132,3 +134,20 @@ def test_partner_before_no_label_or_without_its_library_is_refused(small_recipe,
     monkeypatch.setattr("gpt4image.train.self_supervised.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"self_supervised dino needs lightly.*gpt4image\[ssl\]"):
         make_partner("dino", nn.Linear(2, 2), 2)
+
+
+@pytest.mark.parametrize("name", ["simsiam", "dino"])
+def test_gradients_of_backbone_and_partner_are_clipped_each_by_its_own_norm(name):
+    backbone = timm.create_model("test_resnet", num_classes=3)
+    model = PartneredModel(make_partner(name, backbone, backbone.num_features), backbone)
+    images = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    (100 * model(images[0], second=images[1]).self_supervised).backward()
+    before = {key: part.grad.clone() for key, part in model.named_parameters() if part.grad is not None}
+    accelerator = SimpleNamespace(unscale_gradients=lambda: None)
+    clip_gradients(SimpleNamespace(plain_model=model, accelerator=accelerator), 0.5)
+    for start in ("backbone.", "partner."):
+        own = {key: gradient for key, gradient in before.items() if key.startswith(start)}
+        norm = sum(float((gradient.double() ** 2).sum()) for gradient in own.values()) ** 0.5
+        assert norm > 1
+        for key, gradient in own.items():
+            torch.testing.assert_close(model.get_parameter(key).grad, gradient * (0.5 / norm), atol=1e-6, rtol=1e-4)

@@ -216,12 +216,14 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
 
 
 def clip_gradients(trainer: Trainer, max_norm: float) -> None:
-    """Clip the gradient norms of the backbone and of the heads separately.
+    """Clip the gradient norms of the backbone, of the heads and of a self-supervised partner separately.
 
     With a common norm, the projectors' gradients would shorten the backbone's steps in arms with projectors.
     """
     trainer.accelerator.unscale_gradients()
-    for part in (trainer.plain_model.backbone, trainer.plain_model.heads):
+    model = trainer.plain_model
+    partner = [model.partner] if isinstance(model, PartneredModel) else []
+    for part in (model.backbone, model.heads, *partner):
         if parameters := list(part.parameters()):
             torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
