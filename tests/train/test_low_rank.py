@@ -12,6 +12,8 @@ from gpt4image import train_model
 from gpt4image.compare.model_facts import adapted_backbones
 from gpt4image.core.errors import ConfigError, MissingExtraError
 from gpt4image.train.backbone import build_backbone
+from gpt4image.train.clips import create_clip_model
+from gpt4image.train.family import DETECTORS, SEGMENTERS
 from gpt4image.train.low_rank import adaptable, add_adapters, count_parameters, merge_adapters
 from gpt4image.train.run import load_backbone
 from gpt4image.train.transforms import seed_everything
@@ -41,6 +43,49 @@ def test_merged_model_answers_as_the_adapted_one_and_has_timms_weights(name):
     assert {key: value.shape for key, value in model.state_dict().items()} == {
         key: value.shape for key, value in plain.state_dict().items()
     }
+
+
+ON_BACKBONES = {
+    "detr:test_vit": (DETECTORS, 160),
+    "rt-detr:test_resnet": (DETECTORS, 64),
+    "faster-rcnn:test_resnet": (DETECTORS, 64),
+    "segformer:test_resnet": (SEGMENTERS, 64),
+    "video:swin3d_t": (None, 64),
+    "video:mvit_v2_s": (None, 224),
+    "test_vit": (None, 160),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_BACKBONES)
+def test_models_on_a_backbone_adapt_it_and_train_the_rest_in_full(name):
+    family, size = ON_BACKBONES[name]
+    seed_everything(3)
+    if family is None:
+        model, images = create_clip_model(name, 3, "mean", {}), torch.rand(1, 16, 3, size, size)
+    else:
+        model, images = family.restore(name, 3, size, {}), torch.rand(1, 3, size, size)
+    plain = {key: value.shape for key, value in model.state_dict().items()}
+    add_adapters(model, RANK, 0, images)
+    names = {key for key, part in model.named_parameters() if part.requires_grad}
+    inside = {key for key in names if key.startswith("body.")}
+    assert inside and all("lora_" in key for key in inside)
+    assert names - inside == {key for key, _ in model.named_parameters() if not key.startswith("body.")}
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            nn.init.normal_(parameter, std=0.02)
+    answers = model.eval().logits if name.startswith("segformer") else model.eval()
+    with torch.no_grad():
+        before = answers(images)
+        merge_adapters(model)
+        torch.testing.assert_close(answers(images), before, atol=1e-3, rtol=1e-3)
+    assert {key: value.shape for key, value in model.state_dict().items()} == plain
+
+
+def test_video_models_that_convolve_over_time_are_refused_with_what_works():
+    model = create_clip_model("video:r3d_18", 3, "mean", {})
+    with pytest.raises(ConfigError, match=r"VideoResNet convolves over time .* such as video:mvit_v2_s"):
+        add_adapters(model, RANK, 0, torch.rand(1, 4, 3, 32, 32))
 
 
 def test_merged_weight_is_the_sum_of_weight_and_product():

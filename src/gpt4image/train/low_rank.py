@@ -47,6 +47,12 @@ def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None
     part = getattr(model, "body", None)
     body = part if isinstance(part, nn.Module) else model
     names = adaptable(model, body, sample)
+    if not names and any(isinstance(part, nn.Conv3d) for part in body.modules()):
+        raise ConfigError(
+            f"lora (--lora) adapts linear layers and convolutions of images, and {type(body).__name__} convolves over "
+            "time as well, which peft cannot merge: set lora to 0, or choose a backbone that sees single frames, such "
+            "as resnet50, or a transformer of clips, such as video:mvit_v2_s or video:swin3d_t."
+        )
     if not names:
         raise ConfigError(
             f"{type(body).__name__} has no trained layer that can be adapted: set lora to 0, or freeze less."
