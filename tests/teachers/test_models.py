@@ -162,3 +162,22 @@ def test_views_are_normalised_crops_flipped_half_of_the_time():
     assert 0.4 < flipped < 0.6
     again = preparation.view(picture, np.random.default_rng([7]))
     assert torch.equal(again, views[7])
+
+
+class Told(nn.Module):
+    """Answers the square of each colour's mean, so that the mean of frames is not the answer to their mean."""
+
+    def forward(self, images):
+        assert images.ndim == 4
+        return images.mean(dim=(2, 3)) ** 2
+
+
+def test_teacher_of_images_sees_the_frames_of_a_clip_one_by_one_and_their_vectors_are_averaged():
+    preparation = timm_preparation(CONFIG | {"input_size": (3, 4, 4)})
+    teacher = ImageTeacher(Told(), preparation, torch.device("cpu"), name="timm:told")
+    clips = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = np.zeros((2, 3))
+    for clip in range(2):
+        for frame in range(3):
+            expected[clip] += clips[clip, frame].double().mean(dim=(1, 2)).numpy() ** 2 / 3
+    np.testing.assert_allclose(teacher.predict(clips), expected, rtol=1e-5)
