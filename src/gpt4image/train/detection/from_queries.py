@@ -66,10 +66,10 @@ class FromQueries(nn.Module, ABC):
         pixels = torch.stack(images)
         if targets is None:
             found = self.model(pixel_values=pixels)
-            scores, queries, labels = self.best(found.logits.float())
+            scores, queries, classes = self.best(found.logits.float())
             corners = box_convert(found.pred_boxes.float(), "cxcywh", "xyxy") * self._size
             boxes = corners.gather(1, queries[:, :, None].expand(-1, -1, 4))
-            triples = zip(boxes, labels, scores, strict=True)
+            triples = zip(boxes, classes, scores, strict=True)
             return [{"boxes": box, "labels": label, "scores": score} for box, label, score in triples]
         labels = [
             {
