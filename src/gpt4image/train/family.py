@@ -128,7 +128,8 @@ class OnMaps(ModelFamily):
         """Build a recipe's model, see `ModelFamily.build`; its backbone alone has weights, unless a file has all."""
         pretrained = recipe.pretrained and recipe.checkpoint is None
         if recipe.checkpoint is not None:
-            whole = self.create(recipe, classes)
+            with torch.random.fork_rng(devices=[]):  # so that what begins anew does not depend on the file
+                whole = self.create(recipe, classes)
 
             def of_classes() -> set[str]:
                 shapes = {name: tensor.shape for name, tensor in self.create(recipe, classes + 1).state_dict().items()}
