@@ -126,7 +126,9 @@ def test_heads_of_other_tasks_are_left_out_and_named(tmp_path, capsys):
 )
 def test_detectors_of_another_architecture_are_refused_with_those_that_fit(build, name, tmp_path):
     torch.save(build().state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match=f"other.pth holds a model of another architecture than {name}: .* fit, and"):
+    with pytest.raises(
+        ConfigError, match=f"other.pth contains a model of another architecture than {name}: .* fit, and"
+    ):
         start(name, tmp_path / "other.pth")
 
 

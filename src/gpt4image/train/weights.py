@@ -202,8 +202,8 @@ def check_fit(model: nn.Module, found: Mapping[str, Tensor], wanted: Mapping[str
     """Raise ConfigError with the first tensor that is misshapen, missing or surplus, counters apart."""
     if reason := misfit(found, wanted, "the backbone"):
         raise ConfigError(
-            f"{path} does not hold the weights of this backbone ({type(model).__name__}): {reason}. Choose the "
-            "backbone and the image size that the file was trained with."
+            f"{path} does not contain the weights of this backbone ({type(model).__name__}): {reason}. Choose the "
+            "backbone and image size with which the file was trained."
         )
 
 
@@ -267,7 +267,7 @@ def load_whole(model: nn.Module, path: Path, name: str, of_classes: Callable[[],
     expected = {each: tensor for each, tensor in wanted.items() if each.rpartition(".")[0] not in anew}
     if reason := misfit(fitting | foreign, expected, name):
         raise ConfigError(
-            f"{path} holds a model of another architecture than {name}: {reason}. Of torchvision's models, "
+            f"{path} contains a model of another architecture than {name}: {reason}. Of torchvision's models, "
             "fasterrcnn_resnet50_fpn and maskrcnn_resnet50_fpn fit faster-rcnn:resnet50, and retinanet_resnet50_fpn, "
             "fcos_resnet50_fpn, deeplabv3_resnet50 and fcn_resnet50 fit retinanet:resnet50 and so on; those of *_v2, "
             "SSD, SSDlite and MobileNet are built differently. Choose what fits (--backbone), or save the file's "

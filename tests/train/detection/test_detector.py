@@ -144,7 +144,7 @@ def test_detr_looks_at_the_map_of_a_transformer_and_rt_detr_does_not():
     losses = model(torch.rand(2, 3, 160, 160), truth(2))
     losses.sum().backward()
     assert all(part.grad is not None for part in model.parameters())
-    with pytest.raises(ConfigError, match="joins maps of several sizes"):
+    with pytest.raises(ConfigError, match="needs maps of several sizes"):
         DETECTORS.restore("rt-detr:test_vit", 3, 160, {})
 
 

@@ -21,7 +21,7 @@ LEAST_LEVELS = 2  # maps that RT-DETR's encoder joins
 
 
 class Paired(nn.Module):
-    """Stands where they have their backbone: the given maps, each with a mask of what is no padding.
+    """Takes the place of their backbone: returns the given maps, each with a mask of the area without padding.
 
     Args:
         given: returns the maps.
@@ -164,7 +164,7 @@ class RtDetr(FromQueries):
         count = len(channels)
         if count < LEAST_LEVELS:
             raise ConfigError(
-                "rt-detr joins maps of several sizes, and this backbone has one alone: choose a convolutional one, "
+                "rt-detr needs maps of several sizes, but this backbone has only one: choose a convolutional one, "
                 "such as resnet50, or another detector, such as detr (--backbone)."
             )
         positions = sum((size // stride) ** 2 for stride in strides)
