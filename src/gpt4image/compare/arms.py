@@ -83,8 +83,8 @@ def compare_arms(
     """Train arms, with and without descriptions, with each seed, and compare the predictions for the test images.
 
     The plan is shown before the first step. Runs with the same settings are shared by all experiments of a work
-    directory: finished ones are not trained again, and an interrupted one resumes. The test images are answered once,
-    when all runs are trained, and only by the runs that are compared; until then the record covers the validation
+    directory: finished ones are not trained again, and an interrupted one resumes. The test images are predicted once,
+    when all runs are trained, and only with the runs that are compared; until then the record covers the validation
     images and the seeds that all arms have finished. It is written to `comparison.json` and `gallery.json` in the
     experiment's folder, and in the work directory as the latest.
 
@@ -96,20 +96,21 @@ def compare_arms(
         work: the work directory.
         soft_labels: soft labels, for recipes that mix them in.
         seeds: seeds; every arm is trained with each.
-        workers: processes that prepare batches, None for the default (`loader_workers`).
+        workers: processes that prepare batches; None for the default (`loader_workers`).
         checkpoint_seconds: time between two checkpoints of a run.
         tracking: experiment trackers to send the figures of every run to.
-        arms: arms to train besides the baseline; default all that are not optional.
+        arms: arms to train besides the baseline; by default all that are not optional.
         margin: largest negligible difference of test accuracy, from 0 to 1.
-        inputs: returns what an arm learns from with a seed, given the folder of the baseline run if it learns from one;
+        inputs: returns an arm's inputs for a seed, given the folder of the baseline run if the arm learns from one; by
             default `images`, `store` and `soft_labels`. Test images must be the same.
-        name: name of the experiment; default one that says what it compares.
+        name: name of the experiment; by default one that says what it compares.
         sweep: values of recipe settings; every arm is trained with every combination that makes a difference to it,
             and compared with the one that has the best mean validation accuracy.
         tune: trials of a search for each arm's own settings on the validation images, see `compare.tuning`; 0 for none.
         frozen_accuracy: returns the validation accuracy of a classifier on frozen features, to warn of worse models.
         measure: measures the runs of each arm beyond the test images, see `compare.robustness.Measures`.
-        series: the series that this comparison is a part of: its plan is shown, and there is no record before the end.
+        series: the series that this comparison is a part of: its plan is shown, and no record is written before the
+            end.
         runs_at_once: runs that are trained at once, each in a process of its own with its share of this one's threads.
             A script that asks for several is imported by these processes, so it should begin under
             `if __name__ == "__main__":`.
@@ -153,7 +154,7 @@ def compare_arms(
         )
         lines = plan.lines(workdir, runs_at_once)
         accelerator = make_accelerator(recipe)
-        accelerator.wait_for_everyone()  # all have seen what is there before the first one changes it
+        accelerator.wait_for_everyone()  # every process reads what is there before the first one changes it
         layout = None
         if accelerator.is_main_process:
             layout = open_experiment(workdir, experiment, name)
@@ -239,10 +240,10 @@ class Summary:
         workdir: the work directory.
         layout: files of the experiment; None in processes that write nothing.
         planned_seeds: seeds of the whole experiment.
-        margin: see `compare_arms`, as the next one.
-        frozen_accuracy: likewise.
+        margin: see `compare_arms`.
+        frozen_accuracy: see `compare_arms`.
         trials: trials of the search for each arm's settings.
-        measure: likewise.
+        measure: see `compare_arms`.
         model: size and speed of the model, once measured.
     """
 
@@ -260,7 +261,7 @@ class Summary:
     model: ModelRecord | None = None
 
     def write(self, trained: TrainedVariants, split: str) -> Comparison:
-        """Choose each arm's variant on the validation images, answer the images of a split, and write the records."""
+        """Choose each arm's variant on the validation images, predict the images of a split, and write the records."""
         predict = predict_test_images if split == "test" else predict_validation_images
         chosen = choose_variants(trained)
         outcomes: dict[str, list[RunOutcome]] = {}
@@ -313,7 +314,7 @@ class Summary:
     def _save(
         self, comparison: Comparison, outcomes: Mapping[str, Sequence[RunOutcome]], layout: ExperimentLayout
     ) -> None:
-        """Write the records that the report reads; an experiment's old report no longer fits them."""
+        """Write the records that the report reads, and delete the experiment's old report, which no longer matches."""
         layout.report.unlink(missing_ok=True)
         first = {arm: outcomes[arm][0].predictions for arm in (REFERENCE, comparison.difference.arm)}
         choose_gallery(self.images, self.descriptions, first).save(layout.gallery)
@@ -328,7 +329,7 @@ def _identity(images: ImageTable, descriptions: DescriptionSet, recipe: Recipe, 
     """Return the hash of everything that determines an experiment: its runs and the test images."""
     runs = (
         settings_digest(run.spec.settings())
-        if run.spec and ARMS.load(run.variant.arm).labels != "baseline"  # whose labels may not be known yet
+        if run.spec and ARMS.load(run.variant.arm).labels != "baseline"  # its labels may not be known yet
         else repr((run.variant, run.seed))
         for run in plan.runs
     )
@@ -336,7 +337,7 @@ def _identity(images: ImageTable, descriptions: DescriptionSet, recipe: Recipe, 
 
 
 def _record_command(workdir: WorkDir) -> CommandRecord | None:
-    """Return the command line that is running; None in a Python program."""
+    """Return the command line of this process; None in a Python program."""
     typed = current_invocation()
     if typed is None:
         return None

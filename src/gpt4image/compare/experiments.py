@@ -1,4 +1,4 @@
-"""Experiments of a work directory: their names, what each planned, and the runs that they share."""
+"""Experiments of a work directory: their names, their plans, and the runs that they share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from gpt4image.compare.plan import Plan
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,79}")
-EARLIER = "earlier"  # the experiment that a comparison of a version without experiments becomes
+EARLIER = "earlier"  # name given to the comparison of a version that had no experiments
 LONGEST_NAME = 60  # of derived names
 PUBLISHED = ("comparison.json", "gallery.json", "report.html", "test_answers.csv")
 
 
 class ExperimentRun(Record):
-    """A run of an experiment: its folder is relative to `runs`, None as long as it waits for its baseline."""
+    """A run of an experiment. Its folder is relative to `runs`, and None while the run waits for its baseline."""
 
     arm: str
     seed: int
@@ -36,7 +36,7 @@ class ExperimentRun(Record):
 
 
 class Experiment(Record):
-    """What an experiment trains. `identity` is the hash of all that decides it."""
+    """What an experiment trains. `identity` is the hash of everything that determines it."""
 
     name: str
     identity: str
@@ -75,7 +75,7 @@ def find_experiment(workdir: WorkDir, name: str) -> ExperimentLayout:
 
 
 def check_experiment_name(name: str) -> None:
-    """Raise ConfigError unless a name can be that of a folder."""
+    """Raise ConfigError unless a name is valid as that of a folder."""
     if not NAME.fullmatch(name):
         raise ConfigError(
             "name (--name) must consist of letters, digits and . _ + -, and begin with a letter or digit, not "
@@ -84,9 +84,9 @@ def check_experiment_name(name: str) -> None:
 
 
 def open_experiment(workdir: WorkDir, wanted: Experiment, name: str | None) -> ExperimentLayout:
-    """Return the folder of an experiment: the one that an equal experiment has, else a new one.
+    """Return the folder of an experiment: that of an identical experiment, else a new one.
 
-    An experiment of that name that was created with different settings is renamed.
+    An existing experiment of that name with different settings is renamed.
     """
     _keep_earlier(workdir)
     known = {layout.folder.name: Experiment.load(layout.record) for layout in experiment_layouts(workdir)}
@@ -105,7 +105,7 @@ def open_experiment(workdir: WorkDir, wanted: Experiment, name: str | None) -> E
 
 
 def free_name(name: str, known: Mapping[str, Any]) -> str:
-    """Return a name that no experiment has: the given one, or with a number at its end."""
+    """Return a name that no experiment has: the given one, with a number appended if it is taken."""
     number, free = 1, name
     while free in known:
         number += 1
@@ -186,7 +186,7 @@ def record_runs(plan: Plan) -> list[ExperimentRun]:
 
 
 def publish(layout: ExperimentLayout, workdir: WorkDir) -> None:
-    """Make an experiment's files those of the work directory, where the other commands look for the latest."""
+    """Copy an experiment's files into the work directory, where the other commands look for the latest."""
     for name in PUBLISHED:
         source, target = layout.folder / name, workdir.folder / name
         if not source.exists():
@@ -197,7 +197,7 @@ def publish(layout: ExperimentLayout, workdir: WorkDir) -> None:
 
 
 def _keep_earlier(workdir: WorkDir) -> None:
-    """Keep a comparison of a version without experiments, which the next one would replace."""
+    """Keep a comparison made by a version without experiments, which the next one would replace."""
     if workdir.experiments.exists() or not workdir.comparison.exists():
         return
     try:

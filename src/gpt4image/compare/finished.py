@@ -1,4 +1,4 @@
-"""Recognise a comparison that was finished before, without loading a model: its inputs and files are the same."""
+"""Recognise a finished comparison by its inputs and files, without loading a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FinishedComparison(Record):
 
     Attributes:
         inputs: hash of everything that determines it.
-        files: size and times of the files it was made from and made, by path; None for a file that did not exist.
+        files: size and times of the files that it read and wrote, by path; None for a file that did not exist.
     """
 
     inputs: str
@@ -45,9 +45,9 @@ def hash_inputs(
     regions: Sequence[EmbeddingStore] = (),
     margin: float = 0.0,
 ) -> str:
-    """Hash what determines a comparison, so that another input or setting is another comparison.
+    """Hash what determines a comparison, so that a different input or setting gives a different one.
 
-    Encoders and teachers count by name; those that are files or folders here also by `state_of_files`.
+    Encoders and teachers enter by name; `state_of_files` covers those that are local files or folders.
     """
     names = ("id", "path", "label", "split", *(name for name in OBJECTS if name in images.rows.schema.names))
     columns = (str(images.rows[name].to_pylist()) for name in names)
@@ -68,12 +68,12 @@ def hash_inputs(
 def find_finished(
     inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, arms: ArmOptions, name: str | None = None
 ) -> Comparison | None:
-    """Return the comparison of a finished experiment if it was made from the same inputs and no file changed since.
+    """Return the comparison of a finished experiment if its inputs are the same and no file has changed since.
 
     It becomes the latest of the work directory.
 
     Args:
-        name: the experiment's name; None for that of any.
+        name: the experiment's name; None for any.
     """
     workdir = WorkDir(work)
     for layout in experiment_layouts(workdir):
@@ -89,7 +89,7 @@ def find_finished(
 def save_finished(
     inputs: str, options: GuidanceOptions, recipe: Recipe, work: Path, arms: ArmOptions, name: str
 ) -> None:
-    """Remember what an experiment was made from. Call it when all its files are written."""
+    """Record what an experiment was made from. Call it once all its files are written."""
     layout = ExperimentLayout(WorkDir(work).experiment(name))
     files = state_of_files(layout, options, recipe, work, arms)
     if None not in files.values():
@@ -119,7 +119,7 @@ def _results(layout: ExperimentLayout, work: Path) -> Iterator[Path]:
 
 
 def _local_files(options: GuidanceOptions, recipe: Recipe) -> Iterator[Path]:
-    """Yield the files of encoders, teachers and first weights that are here, not on a hub."""
+    """Yield the local files of encoders, teachers and initial weights, leaving out those on a hub."""
     for name in (*options.encoder, *options.teachers, recipe.checkpoint or ""):
         place = Path(name.partition(":")[2] or name)
         if name and place.is_dir():

@@ -1,4 +1,4 @@
-"""Test images to look at, beginning with those on which the descriptions changed the predictions most."""
+"""Test images to look at, starting with those whose predictions the descriptions changed most."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_GROUP = 9
 
 
 def choose_gallery(images: ImageTable, descriptions: DescriptionSet, arms: Mapping[str, Predictions]) -> Gallery:
-    """Choose images of each group, ranked by how much the arms differ in the probability of what is true.
+    """Choose images of each group, ranked by how much the arms differ in the probability of the true label.
 
     Args:
         arms: predictions of two arms with one seed, the reference before the candidate.

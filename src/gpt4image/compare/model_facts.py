@@ -41,7 +41,7 @@ KNOWN: tuple[tuple[str, str, str], ...] = (
     ("claude-*", "terms of service", "https://www.anthropic.com/legal/commercial-terms"),
     ("gemini-*", "terms of service", "https://ai.google.dev/gemini-api/terms"),
 )
-"""Licences of models by their name, with where they are stated; * stands for anything. The first that fits counts."""
+"""Licences of models by name, and where each is stated; * matches anything. The first match counts."""
 
 
 @torch.no_grad()
@@ -68,12 +68,12 @@ def measure_model(run: TrainedRun) -> ModelRecord:
 
 
 def used_models(runs: Sequence[TrainedRun]) -> tuple[UsedModelRecord, ...]:
-    """Return the models that had a part in some runs, each once."""
+    """Return the models that runs used, each once."""
     return tuple(dict.fromkeys(part for run in runs for part in parts_of(run)))
 
 
 def teachers_of_crops(runs: Sequence[TrainedRun]) -> list[str]:
-    """Say which vision-language teachers saw the crops of some runs, a line for each."""
+    """Say which vision-language teachers embedded the crops of runs, a line for each."""
     taught = [(run, read_json(run.layout.settings)["text"][0]) for run in runs if run.arm.guidance == "anchors"]
     return [
         f"Vision-language teacher of {run.arm.name}: {teacher['encoder']}, which saw the same crops as the model."
@@ -82,7 +82,7 @@ def teachers_of_crops(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def described_regions(runs: Sequence[TrainedRun]) -> list[str]:
-    """Say of which runs the boxes were aligned with descriptions of their own, a line for each."""
+    """Say which runs aligned boxes with descriptions of their own, a line for each."""
     found = [(run.arm.name, read_json(run.layout.settings)) for run in runs]
     return [
         f"The boxes of {arm} were aligned with descriptions of their crops, with a margin of {settings['margin']:g} of "
@@ -118,7 +118,7 @@ def _source(name: str) -> UsedModelRecord:
 
 
 def _known_part(role: str, name: str, otherwise: str) -> UsedModelRecord:
-    """Return a part with the licence that its name tells."""
+    """Return a model with the licence that its name implies."""
     for pattern, licence, source in KNOWN:
         if fnmatchcase(name, pattern):
             return UsedModelRecord(role=role, name=public_name(name), licence=licence, source=source)
@@ -126,7 +126,7 @@ def _known_part(role: str, name: str, otherwise: str) -> UsedModelRecord:
 
 
 def _start(run: TrainedRun) -> list[UsedModelRecord]:
-    """Return where the weights of the backbone come from."""
+    """Return the model that the weights of the backbone come from, if any."""
     recipe = run.recipe
     if recipe.checkpoint is not None:
         return [UsedModelRecord(role="initial weights", name=Path(recipe.checkpoint).name, licence=UNKNOWN)]
@@ -150,7 +150,7 @@ def _timm_part(role: str, name: str) -> UsedModelRecord:
 
 
 def _writers(run: TrainedRun) -> list[str]:
-    """Return the models whose descriptions the work directory of a run holds."""
+    """Return the models that wrote the descriptions in a run's work directory."""
     import pyarrow.compute as pc
 
     from gpt4image.descriptions.store import DescriptionStore

@@ -28,7 +28,7 @@ from gpt4image.train.tracking import Tracking
 
 RunState = Literal["finished", "begun", "new"]
 FindInputs = Callable[[str, int, Path | None], RunInputs]
-"""Returns what an arm learns from with a seed; the folder is that of the baseline run, for arms that need one."""
+"""Returns an arm's inputs for a seed; the folder is that of the baseline run, for arms that need one."""
 SPEED_SETTINGS = (
     "backbone",
     "image_size",
@@ -39,8 +39,8 @@ SPEED_SETTINGS = (
     "precision",
     "compile",
 )
-MEASURED_CROPS = 16  # that tell how long a teacher takes
-MOST_CHANGES = 4  # differences to earlier runs that are told for each arm
+MEASURED_CROPS = 16  # crops on which a teacher is timed
+MOST_CHANGES = 4  # differences from earlier runs that are shown for each arm
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Variant:
         arm: name of the arm.
         recipe: its recipe.
         changes: settings in which this variant differs from others of the arm.
-        baseline: recipe of the baseline runs whose labels it learns from, for arms that do.
+        baseline: recipe of the baseline runs that make labels for this arm; None if it needs none.
     """
 
     arm: str
@@ -89,7 +89,7 @@ class RunMaker:
 
     Attributes:
         given: images, vectors and soft labels of arms without inputs of their own.
-        inputs: what an arm learns from, if arms differ in it.
+        inputs: finds an arm's inputs, if arms differ in them.
         workdir: the work directory.
         workers: processes that prepare batches.
         checkpoint_seconds: time between two checkpoints.
@@ -106,7 +106,7 @@ class RunMaker:
     def __call__(
         self, variant: Variant, seed: int, *, augmentation: int | None = None, reserved: Sequence[Path] = ()
     ) -> RunSpec | None:
-        """Return the specification of a run; None if the baseline whose labels it learns from is not trained yet."""
+        """Return the specification of a run; None if the baseline that makes its labels is not trained yet."""
         baseline: Path | None = None
         if self.inputs is not None and ARMS.load(variant.arm).labels == "baseline":
             teacher = self(Variant(REFERENCE, variant.baseline or variant.recipe), seed, augmentation=augmentation)
@@ -134,7 +134,7 @@ class RunMaker:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a plan. `spec` is None as long as it waits for its baseline."""
+    """A run of a plan. `spec` is None while it waits for its baseline."""
 
     variant: Variant
     seed: int
@@ -142,7 +142,7 @@ class PlannedRun:
 
     @property
     def state(self) -> RunState:
-        """Whether it is finished, begun or new."""
+        """Whether it is finished, interrupted or new."""
         if self.spec is None or not self.spec.layout.begun:
             return "new"
         return "finished" if self.spec.layout.result.exists() else "begun"
@@ -156,8 +156,8 @@ class Plan:
         runs: the runs in the order of training.
         augmentation: version of the augmentation of all runs.
         step_seconds: seconds of an optimiser step; None if nothing is left to train.
-        measured: whether that was measured now, instead of in earlier runs.
-        crop_seconds: seconds of a vision-language teacher for a crop, which come on top; 0 if none has to see any.
+        measured: whether that was measured now rather than in earlier runs.
+        crop_seconds: additional seconds that a vision-language teacher takes for a crop; 0 if no crops are left.
     """
 
     runs: list[PlannedRun]
@@ -170,13 +170,13 @@ class Plan:
     def make(
         cls, maker: RunMaker, variants: Sequence[Variant], seeds: Sequence[int], taken: list[Path] | None = None
     ) -> Plan:
-        """Specify every run, so that all settings are checked. Variants that come to the same runs are joined.
+        """Specify every run, which checks all settings. Variants that give the same runs are merged.
 
         Args:
             maker: specifies them.
             variants: the arms and their recipes.
             seeds: seeds of each.
-            taken: folders of other runs that are planned but have not begun; those of this plan are added.
+            taken: folders of other planned runs that have not begun; those of this plan are added.
         """
         others = tuple(taken or ())
         with console.doing("Planning the runs"):
@@ -208,7 +208,7 @@ class Plan:
         for variant in variants:
             specs = [maker(variant, seed, augmentation=augmentation, reserved=reserved) for seed in seeds]
             identity = digest(*(settings_digest(spec.settings()) if spec else repr(variant) for spec in specs))
-            if identity in found:  # only what both have sets them apart from others
+            if identity in found:  # only the changes that both share distinguish them from others
                 shared = {name: value for name, value in found[identity][0].changes.items() if name in variant.changes}
                 shared = {name: value for name, value in shared.items() if variant.changes[name] == value}
                 found[identity] = (replace(found[identity][0], changes=shared), found[identity][1])
@@ -224,7 +224,7 @@ class Plan:
 
     @property
     def variants(self) -> list[Variant]:
-        """The variants without those that came to the same runs."""
+        """The variants, each once if several gave the same runs."""
         return [run.variant for run in self.runs if run.seed == self.runs[0].seed]
 
     def steps_left(self, run: PlannedRun) -> int:
@@ -236,12 +236,12 @@ class Plan:
         return run.variant.recipe.epochs * epoch - done[0] * epoch - done[1]
 
     def _epoch(self, run: PlannedRun) -> tuple[RunSpec, int]:
-        """Return the specification of a run, or of another one with its seed, and the optimiser steps of an epoch."""
+        """Return the specification of a run, else of another with its seed, and its optimiser steps per epoch."""
         known = run.spec or next(other.spec for other in self.runs if other.spec and other.seed == run.seed)
         return known, count_steps(known, make_accelerator(known.recipe))
 
     def find_speed(self, workdir: WorkDir) -> None:
-        """Find how long a step takes: from finished runs on the same device, else from a few steps now."""
+        """Find how long a step takes: from finished runs on the same device, else by timing a few steps."""
         unfinished = [run.spec for run in self.runs if run.spec and run.state != "finished"]
         if not unfinished:
             return
@@ -258,7 +258,7 @@ class Plan:
             self.step_seconds, self.measured = measure_step(todo), True
 
     def crops_left(self, runs: Sequence[PlannedRun]) -> int:
-        """Return how many crops a vision-language teacher will see in some runs: stored views once for all of them."""
+        """Return how many crops a vision-language teacher still has to embed; stored views count once."""
         taught = [run for run in runs if run.state != "finished" and run.spec and run.spec.guidance.anchors]
         if taught and taught[0].variant.recipe.cached_views:
             views, images = taught[0].variant.recipe.cached_views, taught[0].spec and taught[0].spec.images
@@ -266,7 +266,7 @@ class Plan:
         return sum(self.steps_left(run) * run.variant.recipe.batch_size for run in taught)
 
     def lines(self, workdir: WorkDir, at_once: int = 1) -> list[str]:
-        """Describe the plan and its duration with some runs at once, in words."""
+        """Describe the plan and its duration in words, with `at_once` runs trained at once."""
         counts = Counter(run.state for run in self.runs)
         steps = sum(map(self.steps_left, self.runs))
         words: dict[RunState, str] = {"finished": "finished before", "begun": "to resume", "new": "to train"}
@@ -300,11 +300,11 @@ class Plan:
         return lines
 
     def time_left(self, after: int, later: int = 0, at_once: int = 1) -> str:
-        """Return how long the runs from a position on take, in words; empty if that is unknown.
+        """Return how long the runs from a position on will take, in words; empty if unknown.
 
         Args:
             after: the position.
-            later: runs after this plan, each as long as its last one.
+            later: number of runs after this plan, each taken to last as long as its last one.
             at_once: number of runs that are trained at once.
         """
         if self.step_seconds is None:
@@ -317,16 +317,16 @@ class Plan:
         return _in_words(seconds)
 
     def learn_speed(self, run: TrainedRun) -> None:
-        """Take the speed of a run that was just trained for that of the next ones."""
+        """Use the speed of the run that was just trained as the estimate for the next ones."""
         if run.steps and run.seconds and run.arm.guidance != "anchors":
             self.step_seconds = run.seconds / run.steps
 
 
 def time_left(plans: Sequence[Plan], at_once: int) -> str:
-    """Return how long the runs of several plans take that are not finished, in words; empty if that is unknown.
+    """Return how long the unfinished runs of several plans will take, in words; empty if unknown.
 
     Args:
-        plans: the plans, whose runs wait in one queue.
+        plans: the plans, whose runs share one queue.
         at_once: number of runs that are trained at once.
     """
     found = [(plan.step_seconds or 0) * steps for plan in plans for steps in map(plan.steps_left, plan.runs) if steps]
@@ -338,7 +338,7 @@ def _in_words(seconds: float) -> str:
 
 
 def _recorded_speeds(workdir: WorkDir, spec: RunSpec) -> Iterator[float]:
-    """Yield the seconds of a step in finished runs like this one, on the same device."""
+    """Yield the seconds per step of comparable finished runs on the same device."""
     device = device_name(make_accelerator(spec.recipe))
     for path in sorted(workdir.runs.glob("*/result.json")):
         run = open_run(path.parent)
@@ -357,6 +357,6 @@ def measure_teacher(spec: RunSpec) -> float:
     times: list[float] = []
     for _ in range(2):  # the first one warms up
         started = time.monotonic()
-        spec.guidance.anchors.teacher.embed_crops(crops).sum().item()  # waits for the device
+        spec.guidance.anchors.teacher.embed_crops(crops).sum().item()  # reading the number waits for the device
         times.append(time.monotonic() - started)
     return times[-1] / MEASURED_CROPS

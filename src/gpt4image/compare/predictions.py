@@ -26,7 +26,7 @@ from gpt4image.train.run import TrainedRun, load_backbone
 def predict_test_images(
     run: TrainedRun, images: ImageTable, *, features: Path | None = None, workers: int = 0
 ) -> Predictions:
-    """Return a finished run's predictions for the test images, computed once and then read back.
+    """Return a finished run's predictions for the test images, computed once and stored.
 
     Args:
         images: the images it was trained on.
@@ -71,12 +71,12 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write_test_answers(path: Path, images: ImageTable, predictions: Mapping[tuple[str, int], Predictions]) -> None:
-    """Write every answer for every test image as CSV: image, label, then class and confidence by arm and seed.
+    """Write all predictions for the test images as CSV: image, label, then class and confidence by arm and seed.
 
     Args:
         path: the file.
         images: the images.
-        predictions: those of each arm and seed, of the same test images in the same order.
+        predictions: those of each arm and seed, for the same test images in the same order.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -94,7 +94,7 @@ def write_test_answers(path: Path, images: ImageTable, predictions: Mapping[tupl
 def validation_confusion(run: TrainedRun, images: ImageTable, features: Path | None = None) -> np.ndarray:
     """Return how many validation images of class i a run predicts as class j, int64 [C, C].
 
-    Test images are not used: what this matrix teaches flows into training.
+    Test images are not used, because training makes use of this matrix.
 
     Args:
         images: the images it was trained on.
@@ -125,6 +125,6 @@ def _predict(
 
 
 def judged(images: ImageTable, rows: np.ndarray, logits: np.ndarray, thresholds: Sequence[float]) -> Predictions:
-    """Return logits [n, C] for some images (positions int64 [n]) with their true labels."""
+    """Combine logits [n, C] for images at positions `rows`, int64 [n], with their true labels."""
     task = find_task(images)
     return task.predictions(rows, task.labels(images, rows), logits, thresholds)

@@ -26,7 +26,7 @@ class EpochRecord(Record):
 class RunRecord(Record):
     """One trained model, with the metrics of its task on the test images (`tasks.Predictions.measure`).
 
-    `validation_accuracy` and `test_accuracy` are what `Comparison.score` names.
+    `validation_accuracy` and `test_accuracy` are in the metric that `Comparison.score` names.
     """
 
     arm: str
@@ -44,21 +44,21 @@ class RunRecord(Record):
     brier_score: float | None = None
     calibration_error: float | None = None
     folder: str | None = None  # name of the run's folder
-    # of images with several labels
+    # tasks with several labels per image
     mean_average_precision: float | None = None
     micro_f1: float | None = None
-    # of images with boxes
+    # detection
     mean_average_precision_50: float | None = None  # at an overlap of one half
-    # of images with masks
+    # segmentation
     mean_iou: float | None = None  # over the classes that occur
     pixel_accuracy: float | None = None  # share of the known pixels
 
 
 class ArmRecord(Record):
-    """One way of training, over all seeds.
+    """One arm, over all seeds.
 
     `confusion[i][j]` counts test images of class i predicted as class j, and is empty where images have no single
-    class; `reliability` are the bins of a reliability diagram over the predictions of all seeds.
+    class; `reliability` holds the bins of a reliability diagram over the predictions of all seeds.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ArmRecord(Record):
 
 
 class Needed(Record):
-    """The sample size needed to decide about a difference like the measured one, see `probing.intervals.SampleSize`."""
+    """The sample size that it takes to judge a difference like the measured one, see `probing.intervals.SampleSize`."""
 
     seeds: int | None
     times_images: int
@@ -80,9 +80,9 @@ class Needed(Record):
 class Difference(Record):
     """Paired difference of test accuracy, `arm` minus `reference`, with its 95% confidence interval.
 
-    `covers` says what the interval covers: seeds and test images, or with a single seed the test images only. `p_value`
-    is that of no difference, `adjusted_p` the same by Holm's method for all arms that are compared with the baseline,
-    and `equivalence` the 90% interval, which two one-sided tests rest on. See `probing.intervals` and
+    `covers` says what the interval covers: seeds and test images, or with a single seed only the test images. `p_value`
+    tests the hypothesis of no difference; `adjusted_p` corrects it by Holm's method for all arms that are compared with
+    the baseline. `equivalence` is the 90% interval that the two one-sided tests use. See `probing.intervals` and
     `probing.verdicts`. `needed` is None where nothing is left to decide, with a single seed, and in records of version
     0.1, which lack the tests as well.
     """
@@ -101,7 +101,7 @@ class Difference(Record):
     equivalence: tuple[float, float] | None = None
 
     def kind(self, margin: float) -> VerdictKind:
-        """Return what is shown, by the rules of `probing.verdicts.judge`; without a second seed nothing is."""
+        """Return the verdict by the rules of `probing.verdicts.judge`; a single seed shows nothing."""
         if self.covers == "images only" or len(self.seeds) < 2:
             return "one seed"
         p_value = self.p_value if self.adjusted_p is None else self.adjusted_p
@@ -113,8 +113,8 @@ class Difference(Record):
 class ClassRecord(Record):
     """One class: its images, each arm's accuracy on its test images (mean over seeds), and the paired difference.
 
-    `intervals` are those of the accuracies, `p_value` that of `probing.intervals.exact_paired_test`; both, and the
-    interval of the difference, as the task makes them (`tasks.Task.compare_classes`). Where images have several labels
+    `intervals` are those of the accuracies, `p_value` is that of `probing.intervals.exact_paired_test`. The task
+    computes both, and the interval of the difference (`tasks.Task.compare_classes`). Where images have several labels
     or boxes, the accuracy of a class is its average precision, and where they have masks its IoU.
     """
 
@@ -136,7 +136,7 @@ class GroupRecord(ClassRecord):
 
 
 class VariantRecord(Record):
-    """An arm with settings of its own, judged on the validation images; `chosen` ones answered the test images."""
+    """An arm with settings of its own, judged on the validation images; only `chosen` ones predict the test images."""
 
     arm: str
     title: str
@@ -148,10 +148,10 @@ class VariantRecord(Record):
 
 
 class MeasureRecord(Record):
-    """What the runs of all arms are worth beyond the test images (`compare.robustness`).
+    """A measure of all arms beyond the test images (`compare.robustness`).
 
-    `accuracy` is the mean over the seeds by arm, `differences` are those to the baseline, and `parts` accuracies by
-    part, such as a corruption, and arm.
+    `accuracy` is the mean over the seeds, by arm; `differences` are those from the baseline; `parts` holds accuracies
+    by part, such as a corruption, and arm.
     """
 
     name: str
@@ -190,7 +190,7 @@ class TextOriginRecord(Record):
 class ModelRecord(Record):
     """The model that is deployed: its size, and its speed on the device of the comparison, in float32.
 
-    `multiply_adds` are those of one image; `images_per_second` is measured on batches of `batch` images.
+    `multiply_adds` counts those of one image; `images_per_second` is measured on batches of `batch` images.
     """
 
     parameters: int
@@ -200,14 +200,14 @@ class ModelRecord(Record):
 
 
 class UsedModelRecord(Record):
-    """A model that was used.
+    """A model that a run used.
 
     Attributes:
-        role: what it did.
+        role: what it was used for.
         name: its name.
         licence: its licence, or why it is not known.
-        source: where the licence is stated, if it is known.
-        hub_name: its name on the Hub if that is known; not kept.
+        source: where the licence is stated, if known.
+        hub_name: its name on the Hub, if known; not stored.
     """
 
     role: str
@@ -239,7 +239,7 @@ class EncoderRecord(Record):
 
 
 class Answer(Record):
-    """One arm's prediction for an image with the first seed: the class and its probability."""
+    """One arm's prediction for an image, with the first seed: the class and its probability."""
 
     answer: str
     probability: float
@@ -250,7 +250,7 @@ Group = Literal["mended", "broken", "both right", "both wrong"]
 
 
 class GalleryItem(Record):
-    """A test image with its description and every arm's prediction. `thumbnail` is a JPEG as a `data:` address."""
+    """A test image with its description and every arm's prediction. `thumbnail` is a JPEG as a `data:` URL."""
 
     path: str
     thumbnail: str
@@ -269,9 +269,9 @@ class Gallery(Record):
 class Comparison(Record):
     """All results of a comparison of training with and without text.
 
-    While runs are still going, it covers the seeds that are finished, of `planned_seeds`, and `split` is `validation`:
-    all that is called a test then stands for the validation images, because test images are answered once, at the
-    end. `variants` holds more than the arms if settings were swept. The fields with a default are missing in records of
+    Until all runs are finished, it covers those of the `planned_seeds` that are, and `split` is `validation`: fields of
+    the test split then hold results on validation images, because test images are predicted once, at the end.
+    `variants` holds more than the arms if settings were swept. The fields with a default are missing in records of
     version 0.1; `command` is None for a Python call.
     """
 
@@ -284,12 +284,12 @@ class Comparison(Record):
     arms: list[ArmRecord]
     difference: Difference
     others: tuple[Difference, ...] = ()  # of arms other than the headline's
-    controls: tuple[Difference, ...] = ()  # of arms to their controls, which are the references
-    rivals: tuple[Difference, ...] = ()  # of the headline's arm to arms of images alone, which are the references
-    margin: float = 0.01  # difference of accuracy that does not matter
+    controls: tuple[Difference, ...] = ()  # of arms from their controls (the references)
+    rivals: tuple[Difference, ...] = ()  # of the headline's arm from arms that use only images (the references)
+    margin: float = 0.01  # largest negligible difference of accuracy
     task: str = "classification"
-    score: str = "accuracy"  # what all that is called accuracy in these records is
-    class_score: str = "accuracy"  # likewise of single classes
+    score: str = "accuracy"  # the metric behind every field named accuracy in these records
+    class_score: str = "accuracy"  # the same for single classes
     per_class: list[ClassRecord]
     seconds: float
     device: str
@@ -308,13 +308,13 @@ class Comparison(Record):
     warnings: tuple[str, ...] = ()
 
     def run_folder(self, arm: str, seed: int) -> str:
-        """Return the name of a run's folder, which is that of version 0.1 where none is recorded."""
+        """Return the name of a run's folder; the name that version 0.1 gave it where none is recorded."""
         runs = (run.folder for each in self.arms if each.name == arm for run in each.runs if run.seed == seed)
         return next(runs, None) or f"{arm}-{seed}"
 
 
 class CaseRecord(Record):
-    """A case of a series: the name of its experiment, and in words what is special about its labels."""
+    """A case of a series: the name of its experiment, and a description of its labels."""
 
     experiment: str
     title: str
@@ -326,7 +326,7 @@ class CasesRecord(Record):
 
     Attributes:
         cases: the comparisons.
-        made_from: hash of what decides them, and of the state of their files and of the page; empty if it is not known.
+        made_from: hash of what determines them, and of the state of their files and of the page; empty if unknown.
     """
 
     cases: tuple[CaseRecord, ...]

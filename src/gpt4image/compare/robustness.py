@@ -1,6 +1,6 @@
-"""Finished runs beyond the test images: corrupted ones, and what their features are worth on other image sets.
+"""Measure finished runs beyond the test images: on corrupted ones, and by how their features transfer to other sets.
 
-Both take the runs of all arms with the same seeds, so that their differences are paired like those of the test images.
+Both take runs of all arms with the same seeds, so that differences are paired like those on the test images.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from gpt4image.train.spec import REFERENCE
 from gpt4image.train.transforms import Normalization, evaluated_view, seed_everything
 
 RunsByArm = Mapping[str, Sequence[TrainedRun]]
-"""The runs of each arm, in the order of the seeds; the baseline is one of them."""
+"""The runs of each arm, in the order of the seeds; the baseline must be one of the arms."""
 
 Corrupt = Callable[[np.ndarray, str, int, int], np.ndarray]
 
 SMALLEST = 32  # pixels below which the corruptions are not defined
-TOGETHER = 8  # models that predict an image while it is in memory
+TOGETHER = 8  # models that predict a corrupted image while it is in memory
 CORRUPTED = "corrupted.safetensors"  # a run's predictions for corrupted test images
-MISSING = -1  # stands for a prediction that is not made yet
-STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # of the linear probe, chosen on the validation images
+MISSING = -1  # marks a prediction that is not computed yet
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # inverse regularisation of the linear probe, chosen on validation images
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the nearest-neighbour classifier
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What to measure of finished runs besides their accuracy on the test images.
+    """What to measure on finished runs besides their accuracy on the test images.
 
     Attributes:
         images: the images they were trained on.
@@ -68,7 +68,7 @@ class Measures:
     workers: int = 0
 
     def check(self) -> None:
-        """Raise an error now rather than after the training.
+        """Check the settings before training rather than after it.
 
         Raises:
             ConfigError: images have several labels.
@@ -127,7 +127,7 @@ def corrupt_image(pixels: np.ndarray, name: str, severity: int, seed: int) -> np
     """
     library = _library()
     seed_everything(seed)
-    draws = "seed" in inspect.signature(library.corruption_dict[name]).parameters  # else it uses numpy's generator
+    draws = "seed" in inspect.signature(library.corruption_dict[name]).parameters  # others use numpy's global generator
     settings = {"seed": seed % 2**31} if draws else {}
     return np.asarray(library.corrupt(pixels, severity=severity, corruption_name=name, **settings), dtype=np.uint8)
 
@@ -158,10 +158,10 @@ class CorruptedImages(Dataset[Tensor]):
 def measure_corruptions(
     runs: RunsByArm, images: ImageTable, *, severities: Sequence[int] = (1, 2, 3, 4, 5), workers: int = 0
 ) -> MeasureRecord:
-    """Measure accuracy on the test images under the 15 corruptions of ImageNet-C, the mean over their severities.
+    """Measure accuracy on the test images under the 15 corruptions of ImageNet-C, as the mean over severities.
 
-    The corruptions apply to what the models see: the resized and cropped image. Predictions are kept with each run and
-    an interrupted measurement resumes.
+    The corruptions apply to what the models see: the resized and cropped image. Predictions are stored with each run,
+    so an interrupted measurement resumes.
 
     Args:
         runs: the runs of each arm.
@@ -172,7 +172,7 @@ def measure_corruptions(
     Raises:
         ConfigError: an invalid severity, or images of fewer than 32 pixels.
         MissingExtraError: the library of the corruptions is not installed.
-        StoreError: kept predictions are damaged.
+        StoreError: stored predictions are damaged.
     """
     severities = tuple(dict.fromkeys(severities))
     if not severities or not set(severities) <= {1, 2, 3, 4, 5}:
@@ -223,7 +223,7 @@ class _Kept:
     Attributes:
         run: the run.
         identity: hash of the weights, the images and the corruptions.
-        classes: predicted classes, int32 [corruptions, 5, N], `MISSING` where not made yet.
+        classes: predicted classes, int32 [corruptions, 5, N], `MISSING` where not computed yet.
         model: its model, once loaded.
     """
 
@@ -276,9 +276,10 @@ def _predict(tables: Sequence[_Kept], source: CorruptedImages, workers: int) -> 
 
 
 def measure_transfer(runs: RunsByArm, images: ImageTable, other: ImageTable, folder: Path) -> list[MeasureRecord]:
-    """Measure what the frozen features of the models are worth on another image set.
+    """Measure how well the frozen features of the models classify another image set.
 
-    - linear probe: logistic regression on standardised features, its regularisation chosen on the validation images
+    - linear probe: logistic regression on standardised features, with its regularisation chosen on the validation
+      images
     - nearest neighbours: the 20 most similar training images vote with weight exp(cosine / 0.07), as in Wu et al.,
       arXiv 1805.01978, section 3.4
 
@@ -319,7 +320,7 @@ def measure_transfer(runs: RunsByArm, images: ImageTable, other: ImageTable, fol
 def _transfer_run(
     run: TrainedRun, other: ImageTable, splits: Mapping[str, np.ndarray], folder: Path
 ) -> dict[str, np.ndarray]:
-    """Return by classifier which test images of another set a run's features classify correctly, bool [N]."""
+    """Return, for each classifier on a run's features, which test images of another set it gets right, bool [N]."""
     backbone = FrozenBackbone(run.recipe.backbone, run.layout.weights, run.recipe.image_size)
     rows = np.concatenate(list(splits.values()))
     features = np.asarray(frozen_features(other, rows, backbone, folder), dtype=np.float32)
@@ -335,14 +336,14 @@ def _transfer_run(
 def linear_probe(
     train: np.ndarray, labels: np.ndarray, validation: np.ndarray, known: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """Return the classes of test features, int64 [N], by logistic regression.
+    """Predict the classes of test features by logistic regression, int64 [N].
 
     Args:
-        train: features [M, F], with their labels [M].
-        labels: int [M].
-        validation: features [V, F] on which the strength is chosen, with their labels `known` [V].
-        known: int [V].
-        test: features [N, F].
+        train: training features [M, F].
+        labels: their labels, int [M].
+        validation: features [V, F] on which the strength is chosen.
+        known: their labels, int [V].
+        test: features to classify [N, F].
     """
     mean, spread = train.mean(axis=0), np.maximum(train.std(axis=0), 1e-6)
     train, validation, test = ((each - mean) / spread for each in (train, validation, test))
@@ -356,12 +357,12 @@ def linear_probe(
 
 
 def nearest_neighbours(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return the classes of test features [N, F], int64 [N], by the votes of the most similar ones of `train` [M, F].
+    """Predict the classes of test features by the votes of the most similar training features, int64 [N].
 
     Args:
-        train: features with a label each.
-        labels: int [M].
-        test: features to classify.
+        train: training features [M, F].
+        labels: their labels, int [M].
+        test: features to classify [N, F].
     """
     train, test = (each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for each in (train, test))
     count, answers = min(NEIGHBOURS, len(train)), []

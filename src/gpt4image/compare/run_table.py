@@ -1,4 +1,4 @@
-"""The table of the runs of a work directory: what they are part of, what differs between them, how well they do."""
+"""The table of the runs of a work directory: their experiments, how they differ, and their accuracies."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class RunRow:
         experiment: an experiment that it belongs to; empty if there is none.
         differs: what distinguishes it from most runs here, such as `lr 0.002`.
         epochs: finished epochs.
-        planned: epochs of a whole run.
+        planned: planned epochs.
         finished: whether it is finished.
         validation: validation accuracy of the kept epoch, from 0 to 1.
-        test: test accuracy, if the experiment is finished and has answered the test images with this run.
+        test: test accuracy, if the experiment is finished and this run predicted its test images.
         folder: the folder of the run.
     """
 
@@ -53,10 +53,10 @@ class RunRow:
 
 
 def list_runs(workdir: WorkDir) -> list[RunRow]:
-    """List the runs of a work directory by experiment, arm and seed; a run of several experiments is in each.
+    """List the runs of a work directory by experiment, arm and seed; a run of several experiments appears in each.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no run.
     """
     folders = {path.parent.name: path.parent for path in sorted(workdir.runs.glob("*/settings.json"))}
     if not folders:
@@ -100,7 +100,7 @@ def _row(
 
 
 def _test_accuracies(layout: ExperimentLayout) -> dict[str, float]:
-    """Return the test accuracy by folder of the runs that answered the test images in an experiment."""
+    """Return, by folder, the test accuracy of the runs that predicted an experiment's test images."""
     if not layout.comparison.exists():
         return {}
     comparison = Comparison.load(layout.comparison)
@@ -110,7 +110,7 @@ def _test_accuracies(layout: ExperimentLayout) -> dict[str, float]:
 
 
 def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Say for each run which of its settings are not those of most runs of its arm, else of all."""
+    """Say how the settings of each run differ from those of most runs of its arm, else of all arms."""
     flat = {name: {"recipe": Recipe().to_dict()} for name in settings}
     known = {name: flatten_settings(flat[name]) | flatten_settings(found) for name, found in settings.items()}
     found: dict[str, str] = {}
@@ -131,7 +131,7 @@ def _differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def filter_rows(rows: Sequence[RunRow], words: Sequence[str]) -> Iterator[RunRow]:
-    """Yield the rows that hold all words, or for `NAME=VALUE` have that value in a column.
+    """Yield the rows that contain every word; `NAME=VALUE` matches rows with that value in a column.
 
     Raises:
         ConfigError: a column is unknown.
@@ -153,7 +153,7 @@ def filter_rows(rows: Sequence[RunRow], words: Sequence[str]) -> Iterator[RunRow
 
 
 def runs_table(rows: Sequence[RunRow]) -> str:
-    """Lay runs out as a table of at most 80 columns, a part for each experiment."""
+    """Format runs as a table at most 80 characters wide, with a section for each experiment."""
     if not rows:
         return "No run matches the filter."
     lines: list[str] = []
@@ -167,7 +167,7 @@ def runs_table(rows: Sequence[RunRow]) -> str:
 
 
 def _table_rows(cells: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of a row, whose long cells are wrapped."""
+    """Yield the lines of a row, wrapping long cells."""
     parts = [textwrap.wrap(single_line(cell), width) or [""] for cell, width in zip(cells, WIDTHS, strict=True)]
     for line in zip_longest(*parts, fillvalue=""):
         yield _table_line(line)

@@ -1,4 +1,4 @@
-"""Summarise finished runs as a `Comparison`: accuracies, the paired difference with its interval, and notes."""
+"""Summarise finished runs as a `Comparison`: accuracies, paired differences with intervals, and notes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def record_comparison(
     soft_labels: Sequence[SoftLabels] = (),
     margin: float = 0.01,
 ) -> Comparison:
-    """Summarise the outcomes of S seeds for each arm. `margin` is the difference of accuracy that does not matter."""
+    """Summarise the outcomes of S seeds for each arm. `margin` is the largest negligible difference of accuracy."""
     task = find_task(images)
     predictions = {arm: [outcome.predictions for outcome in runs] for arm, runs in outcomes.items()}
     right = {arm: np.stack([found.scores for found in runs]) for arm, runs in predictions.items()}  # [S, N] each
@@ -125,9 +125,9 @@ def record_comparison(
 
 
 def find_candidate(names: Sequence[str]) -> str | None:
-    """Return the arm whose difference to the baseline is the headline: `described`, else the first that uses texts.
+    """Return the arm whose difference from the baseline is the headline: `described`, else the first that uses texts.
 
-    Where none does, it is the one that uses the classes an LLM picked.
+    Where none does, it is the arm that uses classes picked by an LLM.
     """
     learn = [name for name in names if name != REFERENCE and ARMS.load(name).learns_from_texts]
     learn.sort(key=lambda name: (name != CANDIDATE, ARMS.load(name).labels == "llm"))
@@ -141,14 +141,14 @@ def compare_with_baseline(
     seeds: Sequence[int],
     margin: float,
 ) -> dict[str, Any]:
-    """Return the fields of a `Comparison` that the verdict rests on.
+    """Return the fields of a `Comparison` that the verdict is based on.
 
     Args:
         candidate: the arm of the headline.
         right: scores of the predictions of each arm, float [S, N].
         controls: the arm that each arm is a control of, or None.
         seeds: the S seeds.
-        margin: difference of accuracy that does not matter.
+        margin: largest negligible difference of accuracy.
     """
     judged = [arm for arm in right if arm != REFERENCE and controls.get(arm) is None]
     found = {arm: record_difference(arm, REFERENCE, right, seeds) for arm in right if arm != REFERENCE}
@@ -171,9 +171,9 @@ def record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray],
     """Summarise the paired difference of two arms.
 
     Args:
-        arm: an arm.
-        reference: another one.
-        right: how right each arm is for each seed and image, from 0 to 1, float [S, N].
+        arm: the arm.
+        reference: the arm that it is compared with.
+        right: score of each arm for each seed and image, from 0 to 1, float [S, N].
         seeds: the S seeds.
     """
     differences = right[arm] - right[reference]  # [S, N]
@@ -196,7 +196,7 @@ def record_difference(arm: str, reference: str, right: Mapping[str, np.ndarray],
 def _add_needed(
     difference: Difference, right: Mapping[str, np.ndarray], margin: float = 0.0, comparisons: int = 1
 ) -> Difference:
-    """Return a difference with what it takes to decide about it; the same with a single seed, which tells nothing."""
+    """Return a difference with the sample size needed to judge it; with a single seed, which cannot tell, as it is."""
     if len(difference.seeds) < 2:
         return difference
     size = sample_size(right[difference.arm] - right[difference.reference], margin, comparisons)
@@ -225,7 +225,7 @@ def record_variants(trained: TrainedVariants, chosen: Mapping[str, int]) -> list
 
 
 def choose_variants(trained: TrainedVariants) -> dict[str, int]:
-    """Return the number of each arm's variant with the best mean validation accuracy, the first of equals."""
+    """Return the number of each arm's variant with the best mean validation accuracy; ties go to the first."""
     chosen: dict[str, int] = {}
     for number, (variant, runs) in trained.items():
         best = chosen.get(variant.arm)
@@ -235,7 +235,7 @@ def choose_variants(trained: TrainedVariants) -> dict[str, int]:
 
 
 def mean_validation(runs: Sequence[TrainedRun]) -> float:
-    """Return the mean validation accuracy of some runs, from 0 to 1."""
+    """Return the mean validation accuracy of runs, from 0 to 1."""
     return fmean(run.best_accuracy for run in runs)
 
 
@@ -270,7 +270,7 @@ def record_run(outcome: RunOutcome) -> RunRecord:
 
 
 def group_classes(train_images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the classes, int64 [c], of each group of `GROUPS` that has any, by training images of each class [C]."""
+    """Return the classes, int64 [c], of each non-empty group of `GROUPS`, given each class's training images [C]."""
     members, most = {}, np.inf
     for name, least in GROUPS.items():
         members[name], most = np.flatnonzero((train_images >= least) & (train_images < most)), least

@@ -26,7 +26,7 @@ from gpt4image.train.spec import ARMS, REFERENCE, RunSpec
 
 @contextmanager
 def open_processes(runs_at_once: int, recipe: Recipe) -> Iterator[SideBySide | None]:
-    """Open processes that share the threads of this one, which gets no more than each; None to train here.
+    """Open processes that share this one's threads evenly with it; yield None to train in this process.
 
     Raises:
         ConfigError: fewer than one run at once, or several processes train each run.
@@ -50,14 +50,14 @@ def open_processes(runs_at_once: int, recipe: Recipe) -> Iterator[SideBySide | N
 
 @dataclass(frozen=True)
 class Series:
-    """A series of comparisons that one progress line covers, and the place of the one that is going on.
+    """A series of comparisons with one progress line, and the place of the current one.
 
     Attributes:
-        place: such as `Case 2 of 3`.
+        place: the place, such as `Case 2 of 3`.
         before: runs of the comparisons before it.
         runs: runs of the whole series.
-        overall: line that moves on by one with each run.
-        trained: whether all runs of the series are trained, and the line has moved on by them.
+        overall: progress line that advances by one with each run.
+        trained: whether all runs of the series are trained and counted on the line.
     """
 
     place: str
@@ -75,7 +75,7 @@ class Compared:
         maker: specifies them.
         variants: the arms and their recipes.
         seeds: seeds of each.
-        place: place of the comparison in a series of several; None where there is none.
+        place: place of the comparison in a series; None outside a series.
     """
 
     maker: RunMaker
@@ -85,9 +85,9 @@ class Compared:
 
 
 def make_inputs(processes: SideBySide, compared: Sequence[Compared]) -> None:
-    """Make what the runs of comparisons learn from, and the features of frozen stages that they share, all at once.
+    """Make the inputs of the runs of several comparisons in parallel, and the features of frozen stages they share.
 
-    The plans then find these in the work directory.
+    The plans then find them in the work directory.
     """
     maker, recipe = compared[0].maker, compared[0].variants[0].recipe
     first = maker(Variant(REFERENCE, recipe), compared[0].seeds[0])
@@ -103,7 +103,7 @@ def make_inputs(processes: SideBySide, compared: Sequence[Compared]) -> None:
 
 
 def _makes_inputs(variant: Variant) -> bool:
-    """Whether an arm learns from labels or texts that are made for it, and do not come from a run."""
+    """Whether an arm learns from labels or texts that are made for it without a finished run."""
     arm = ARMS.load(variant.arm)
     return arm.texts is not None or arm.labels not in (None, "baseline")
 
@@ -127,10 +127,10 @@ def train_runs(
 
     Args:
         plan: the plan.
-        maker: specifies runs that learn from the answers of others.
-        overall: line that moves on by one with each run.
+        maker: specifies runs that learn from the predictions of others.
+        overall: progress line that advances by one with each run.
         series: the series that the plan is a part of.
-        processes: where several runs are trained at once; None to train one after another here.
+        processes: processes to train several runs at once; None to train them one by one in this process.
     """
     training = _Training(plan, maker, overall, series, processes)
     if processes is None:
@@ -141,14 +141,14 @@ def train_runs(
 def train_together(
     compared: Sequence[Compared], overall: console.Meter, processes: SideBySide
 ) -> list[list[TrainedRun]]:
-    """Train the runs of several comparisons that have none in common; return those of each, in the order of its plan.
+    """Train the runs of several comparisons that share no run; return those of each, in the order of its plan.
 
     All are in one queue, so that no process waits for the end of a comparison.
 
     Args:
         compared: the comparisons.
-        overall: line that moves on by one with each run.
-        processes: where they are trained.
+        overall: progress line that advances by one with each run.
+        processes: processes to train in.
     """
     make_inputs(processes, compared)
     plans, taken = list[Plan](), list[Path]()
@@ -171,7 +171,7 @@ def train_together(
 
 
 def _side_by_side(trainings: Sequence[_Training], processes: SideBySide) -> Iterator[tuple[int, int, TrainedRun]]:
-    """Train in other processes; yield each run with the position of its training and its own there."""
+    """Train in other processes; yield the position of a training, the position of a run in it, and the run."""
     for at, training in enumerate(trainings):
         for number, run in training.begin(at):
             yield at, number, run
@@ -196,7 +196,7 @@ class _Training:
     ) -> None:
         self._plan, self._maker, self._overall, self._series = plan, maker, overall, series
         self._processes, self._at_once = processes, processes.count if processes else 1
-        self._together = together  # the plans whose runs are trained at the same time, this one among them
+        self._together = together  # the plans whose runs are trained at the same time, including this one
         self._taken = [] if taken is None else taken  # folders of runs that are trained at the same time
         self._place = 0  # of this one among several
         self._blocked: list[int] = []
@@ -215,7 +215,7 @@ class _Training:
     def begin(self, place: int = 0) -> Iterator[tuple[int, TrainedRun]]:
         """Hand the runs to other processes; yield those that are finished.
 
-        A run that learns from the answers of a baseline begins after that.
+        A run that learns from a baseline's predictions begins after the baseline.
 
         Args:
             place: position of this training among several.
@@ -231,7 +231,7 @@ class _Training:
         self._label()
 
     def take(self, task: Task, number: int, result: Any) -> Iterator[tuple[int, TrainedRun]]:  # noqa: ANN401
-        """Take the result of a task for a run; yield the run once it is trained."""
+        """Process the result of a run's task; yield the run once it is trained."""
         if task.function is train_run:
             for plan in self._together or (self._plan,):
                 plan.learn_speed(result)
@@ -245,7 +245,7 @@ class _Training:
             self._submit(number, spec)
 
     def _label(self) -> None:
-        """Let baselines that are finished answer for the runs that learn from them."""
+        """Let finished baselines make labels for the runs that learn from them."""
         waiting = []
         for number in self._blocked:
             planned = self._plan.runs[number]
@@ -283,7 +283,7 @@ class _Training:
         self._processes.submit(task)
 
     def _lines(self, number: int) -> console.OpenProgress:
-        """Return what opens the progress line of a run that begins now."""
+        """Return a function that opens the progress line of a run that begins now."""
         planned, series = self._plan.runs[number], self._series
         if series is None:
             title = f"Run {number + 1} of {len(self._plan.runs)}: {planned.variant.title}, seed {planned.seed}"
@@ -295,7 +295,7 @@ class _Training:
             else:
                 later = series.runs - series.before - len(self._plan.runs)
                 left = self._plan.time_left(number, later, self._at_once)
-            left = left.replace("about ", "")  # as short as a terminal of 80 columns wants it
+            left = left.replace("about ", "")  # to fit a terminal of 80 columns
         return partial(console.progress, title, part_of=self._overall, remark=left)
 
 
@@ -306,14 +306,14 @@ def judge_runs(
     features: Path,
     frozen_accuracy: Callable[[], float | None] | None,
 ) -> float | None:
-    """Let trained runs predict the test images on all processors; the predictions are stored with the runs.
+    """Predict the test images with trained runs, in parallel; the predictions are stored with the runs.
 
     Args:
-        processes: where.
+        processes: processes to predict in.
         runs: the runs.
         images: the images.
         features: folder of cached features.
-        frozen_accuracy: called there as well; its result is returned.
+        frozen_accuracy: also called in one of the processes; its result is returned.
     """
     if frozen_accuracy is not None:
         processes.submit(Task("frozen", "a classifier on frozen features", frozen_accuracy, ()))

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 RANGE = 10.0  # settings are searched from a tenth of the recipe's value to ten times it
 EPOCHS_RANGE = 2  # likewise the epochs, from half to twice
-SMALLEST_WEIGHT_DECAY = 0.01  # in place of 0, of which there is no tenth
-LEAST_SHARE = 0.1  # of soft labels
-PARTS = 10  # of a training, after which a trial is compared with others: trials differ in their epochs
-STARTUP_TRIALS = 5  # that end whatever their accuracy
-DIGITS = 3  # of a proposed number
+SMALLEST_WEIGHT_DECAY = 0.01  # in place of 0, which has no logarithm
+LEAST_SHARE = 0.1  # smallest share of soft labels
+PARTS = 10  # parts of a training; trials are compared after each, because they differ in their epochs
+STARTUP_TRIALS = 5  # first trials, which are never stopped early
+DIGITS = 3  # significant digits of a proposed number
 
 
 class PrunedError(Exception):
-    """A trial has fallen behind."""
+    """Raised to stop a trial that has fallen behind."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Range:
 
 
 def search_ranges(spec: RunSpec) -> list[Range]:
-    """Return the settings that are searched for an arm: those of every arm, and its own weight."""
+    """Return the settings to search for an arm: those that every arm has, and the arm's own weight."""
     recipe, fixed = spec.recipe, ARMS.load(spec.arm.name).settings
     decay = recipe.weight_decay or SMALLEST_WEIGHT_DECAY
     ranges = [
@@ -114,7 +114,7 @@ class Tuner:
         return list(found.values())
 
     def _tune_arm(self, arm: str, baseline: Variant | None) -> Variant:
-        """Search for the settings of one arm; it learns from the tuned baseline, if from any."""
+        """Search for the settings of one arm; arms that learn from a baseline use the tuned one."""
         labels_from = baseline.recipe if baseline else None
         spec = self.maker(Variant(arm, self.recipe, baseline=labels_from), self.seed)
         if spec is None:
@@ -138,7 +138,7 @@ class Tuner:
     def _try(self, variant: Variant, search: ArmStudy | None, meter: console.Meter) -> None:
         """Train one trial to its end, or until it falls behind."""
         spec = self.maker(variant, self.seed)
-        assert spec is not None  # its baseline was found before
+        assert spec is not None  # its baseline is trained already
         if search:
             search.begin(spec)
 
@@ -161,7 +161,7 @@ class Tuner:
 
 
 class ArmStudy:
-    """The study of one arm, in the first process alone.
+    """The study of one arm, which only the first process has.
 
     Args:
         folder: folder of all studies.
@@ -215,14 +215,14 @@ class ArmStudy:
         return {found.name: _round(found.suggest(self._trial)) for found in self._ranges}
 
     def begin(self, spec: RunSpec) -> None:
-        """Remember the run of a trial, and whether it exists for the trial alone."""
+        """Record the run of a trial, and whether it was created only for the trial."""
         assert self._trial is not None
         if "folder" not in self._trial.user_attrs:
             self._trial.set_user_attr("own", not spec.layout.begun)
         self._trial.set_user_attr("folder", spec.layout.folder.name)
 
     def falls_behind(self, history: Sequence[Mapping[str, Any]], epochs: int) -> bool:
-        """Tell the accuracies so far by tenths of the training; return whether the trial should stop."""
+        """Report the accuracies so far, by tenths of the training; return whether the trial should stop."""
         assert self._trial is not None
         best = 0.0
         for epoch in history:
@@ -256,7 +256,7 @@ class ArmStudy:
         return f"{values} ({percent(self._study.best_value)}; {self.done} trials, {pruned} stopped early)"
 
     def clean_up(self, runs: Path, protected: set[str]) -> None:
-        """Delete the runs of all trials but the best that no experiment shares."""
+        """Delete the runs of all trials except the best; runs that an experiment uses are kept."""
         best = self._study.best_trial.user_attrs.get("folder")
         for trial in self._study.trials:
             folder = trial.user_attrs.get("folder")
@@ -265,7 +265,7 @@ class ArmStudy:
 
 
 def protected_runs(maker: RunMaker) -> set[str]:
-    """Return the folders of runs that an experiment has."""
+    """Return the folders of the runs that belong to experiments."""
     records = (Experiment.load(layout.record) for layout in experiment_layouts(maker.workdir))
     return {run.folder for record in records for run in record.runs if run.folder}
 
@@ -278,8 +278,8 @@ def require_optuna() -> None:
         raise MissingExtraError("optuna", "tune", "The search for settings (--tune)") from None
 
 
-def _from_first(value: Any) -> Any:  # noqa: ANN401 - whatever the first process has found
-    """Return what the first of several training processes has."""
+def _from_first(value: Any) -> Any:  # noqa: ANN401 - any value of the first process
+    """Return the value that the first of several training processes holds."""
     shared = [value]
     broadcast_object_list(shared)
     return shared[0]

@@ -1,4 +1,4 @@
-"""Warnings about runs: a model below its frozen features, training that ended too early, and others."""
+"""Warnings about runs, such as a model worse than its frozen features, or training that ended too early."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from statistics import fmean, stdev
 from gpt4image.core.format import percent, points
 from gpt4image.train.run import TrainedRun
 
-STILL_FALLING = 0.05  # relative fall of the training loss from one tenth of the epochs to the next that is no noise
-FEW_EPOCHS = 3  # of which the first or last is easily the best
+STILL_FALLING = 0.05  # relative fall of the training loss between two tenths of the epochs, above which it is not noise
+FEW_EPOCHS = 3  # with so few, the best one is often the first or last by chance
 WILD_SPREAD = 2.0  # times the standard error of an accuracy on the validation images
-LEAST_SPREAD = 0.02  # that is worth a warning
+LEAST_SPREAD = 0.02  # smallest spread that is worth a warning
 SEEDS_FOR_SPREAD = 3
 
 
@@ -28,8 +28,8 @@ def find_warnings(
         arms: runs of each arm.
         validation_images: number of labelled validation images.
         frozen_accuracy: validation accuracy of a classifier on the frozen features of the backbone that training
-            started from, from 0 to 1; None if it started from nothing.
-        score: what the validation images are judged by.
+            started from, from 0 to 1; None if training started from scratch.
+        score: name of the metric on the validation images.
     """
     found: list[str] = []
     for arm, runs in arms.items():
@@ -79,7 +79,7 @@ def _still_falling(run: TrainedRun) -> bool:
 
 
 def _warn_of_spread(arm: str, runs: Sequence[TrainedRun], images: int, score: str) -> list[str]:
-    """Warn of seeds that differ by more than the sample of validation images explains, which all of them share."""
+    """Warn of seeds that differ by more than sampling error, although all are judged on the same validation images."""
     if len(runs) < SEEDS_FOR_SPREAD or not images:
         return []
     accuracies = [run.best_accuracy for run in runs]
