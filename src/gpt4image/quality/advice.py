@@ -1,4 +1,4 @@
-"""Advice on training: from labels, texts and image features to an arm and the expected gain."""
+"""Advice on training: which arm to train, and its expected gain, given labels, texts and image features."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from gpt4image.soft_labels.labelling import CLEAN
 from gpt4image.soft_labels.store import LabelEstimate
 
 Case = Literal["no labels", "few labels", "wrong labels", "skewed classes", "clean labels", "uninformative texts"]
-SKEWED = 10.0  # labels of the largest class for one of the smallest, from which on classes are skewed
-MATTERS = 0.01  # a gain below this is next to nothing
-VALIDATION = 100  # labelled validation images below which the last epoch is kept rather than the best
+SKEWED = 10.0  # ratio of the largest class's labels to the smallest's, from which classes count as skewed
+MATTERS = 0.01  # a smaller gain is negligible
+VALIDATION = 100  # with fewer labelled validation images, the last epoch is kept rather than the best
 
 
 @dataclass(frozen=True)
 class GainRule:
-    """What a rehearsed gain foretells of the gain of a trained model.
+    """Predicts the gain of a trained model from a rehearsed gain.
 
-    A recorded gain is taken to be normally distributed around `slope` r for a rehearsed gain r of standard error s,
-    with the variance (slope s)^2 + spread^2 + (share slope r)^2: what the rehearsal does not know, and what differs
-    from set to set, some of it in proportion to the gain.
+    A trained model's gain is taken to be normally distributed around `slope` r for a rehearsed gain r of standard error
+    s, with the variance (slope s)^2 + spread^2 + (share slope r)^2: the error of the rehearsal, the spread between
+    image sets, and the part of that spread that is proportional to the gain.
 
     Attributes:
-        slope: recorded gain for a rehearsed one.
-        spread: standard deviation of recorded gains where the rehearsal finds none.
-        share: relative standard deviation of those where it finds some.
-        kinds: kinds of cases that it was fitted to; their number gives the degrees of freedom.
+        slope: gain of a trained model per unit of rehearsed gain.
+        spread: standard deviation of gains where the rehearsal finds none.
+        share: relative standard deviation of gains where it finds some.
+        kinds: number of kinds of cases that the rule was fitted to, which gives the degrees of freedom.
     """
 
     slope: float
@@ -51,24 +51,24 @@ class GainRule:
         return PairedGap(mean=self.slope * mean, low=self.slope * mean - reach, high=self.slope * mean + reach)
 
     def variance(self, mean: float, error: float) -> float:
-        """Return the variance of recorded gains around a rehearsed one, given its standard error."""
+        """Return the variance of trained models' gains, given a rehearsed gain and its standard error."""
         return (self.slope * error) ** 2 + self.spread**2 + (self.share * self.slope * mean) ** 2
 
 
 RULE = GainRule(slope=0.596, spread=0.0150, share=0.150, kinds=4)
-"""Fitted to gains on clipart12 by `studies/label_advice.py`, which allows for both spreads at least: one set cannot
-tell how sets differ."""
+"""Fitted to gains on clipart12 by `studies/label_advice.py`, which sets a minimum for both spreads because a single
+image set cannot show how sets differ."""
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """What labels an image set has.
+    """Counts of an image set's labels.
 
     Attributes:
         classes: number of classes.
         training: training images with a text.
         undescribed: training images without one.
-        counts: labelled ones among those with a text, by class [C].
+        counts: training images with a text and a label, by class [C].
         validation: validation images with a label.
     """
 
@@ -85,29 +85,29 @@ class LabelFacts:
 
     @property
     def skew(self) -> float:
-        """Labels of the largest class for one of the smallest that has any; 1 without labels."""
+        """Ratio of the largest class's labels to those of the smallest class that has any; 1 without labels."""
         found = [count for count in self.counts if count]
         return max(found) / min(found) if found else 1.0
 
 
 class Advice(Record):
-    """Which case it is, what to train, and what that rests on.
+    """The case of an image set, what to train, and the evidence for it.
 
     Attributes:
         case: the case.
         title: the advice in a sentence or two.
         arm: arm to train.
-        settings: recipe settings and options to change, by the names of the command line.
-        compared: whether to compare with labels alone, or to train the arm only.
-        gain: expected gain over labels alone with its prediction interval, 0 to 1; None where nothing measures it.
-        basis: what the advice rests on, a line each.
-        helps: what would help more, a line each.
+        settings: recipe settings and options to change, by their names on the command line.
+        compared: whether to compare the arm with labels only, rather than train just the arm.
+        gain: expected gain over labels only with its prediction interval, 0 to 1; None where nothing measures it.
+        basis: the evidence for the advice, one item per line.
+        helps: what would help more, one item per line.
         command: command to run.
         training: training images with a text.
-        labelled: labelled ones among them.
+        labelled: those with a text and a label.
         classes: number of classes.
         wrong: estimated share of wrong labels; None if it cannot be estimated.
-        skew: labels of the largest class for one of the smallest.
+        skew: ratio of the largest class's labels to the smallest's.
         rehearsal: what was measured with held-out labels; None if that was not possible.
         expected: expected gain of each arm that was rehearsed.
     """
@@ -130,7 +130,7 @@ class Advice(Record):
     expected: dict[str, PairedGap]
 
     def lines(self) -> tuple[list[str], list[str]]:
-        """Format the advice for the terminal: what comes before the command, and what after it, a line each."""
+        """Format the advice for the terminal; return the lines before the command and those after it."""
         return [self.title, *self._gain()], [*self.basis, *self.helps]
 
     def _gain(self) -> Iterator[str]:
@@ -151,15 +151,15 @@ def give_advice(
     images: str | None,
     no_images: str = "",
 ) -> Advice:
-    """Tell the cases apart, and choose the arm whose rehearsed gain is shown and largest.
+    """Determine the case, and choose the arm with the largest rehearsed gain that is significant.
 
     Args:
-        facts: what labels there are.
-        estimate: what text labels will be worth.
-        rehearsal: held-out answers; None if there are too few labels to hold any out.
+        facts: counts of the labels.
+        estimate: estimated quality of text labels.
+        rehearsal: the rehearsal; None if there are too few labels to hold any out.
         texts: name of the text encoder.
         images: name of the backbone of the image features; None if there are none.
-        no_images: what to say of that.
+        no_images: why there are none, for the reader.
     """
     judged = _Judged(facts, estimate, rehearsal)
     verdict = judged.verdict()
@@ -184,7 +184,7 @@ def give_advice(
 
 @dataclass(frozen=True)
 class _Verdict:
-    """The case, the advice in words, the arm, whose gain counts, and whether it is worth a comparison."""
+    """The case, the advice in words, the arm, the arm whose gain is shown, and whether a comparison is worthwhile."""
 
     case: Case
     title: str
@@ -207,7 +207,7 @@ class _Judged:
 
     @property
     def lacking(self) -> Case | None:
-        """What the labels lack: the larger problem if there are several; None for nothing."""
+        """The labels' main problem; None without one."""
         free, wrong = self.facts.training - self.facts.labelled, self.estimate.wrong
         if free >= FEW * self.facts.training:
             return "few labels"
@@ -244,7 +244,7 @@ class _Judged:
         return _Verdict(case, f"{_start(case)}: let the {source} {words} (arm {arm}).", arm, arm, compared=True)
 
     def _shown(self, found: Rehearsal) -> list[str]:
-        """Return the arms whose gain is shown and matters; texts must also know more than image features do."""
+        """Return the arms with a significant gain that matters; text labels must also beat the image features."""
         shown = [arm for arm, gain in found.gains.items() if gain.low > 0 and self.expected[arm].mean > MATTERS]
         better = found.text_over_image is not None and found.text_over_image.low > 0
         return [arm for arm in shown if better or arm != "text-labels"]
@@ -279,7 +279,7 @@ class _Judged:
         return found
 
     def basis(self, texts: str, images: str | None, no_images: str) -> Iterator[str]:
-        """Yield what the advice rests on."""
+        """Yield the evidence for the advice."""
         facts, wrong, found = self.facts, self.estimate.wrong, self.rehearsal
         yield (
             f"labels: {facts.labelled:,} of {counted(facts.training, 'training image')} with a text, in "
@@ -341,7 +341,7 @@ class _Judged:
 
 
 def _start(case: Case) -> str:
-    """Return the name of a case at the start of a sentence."""
+    """Return the name of a case as the start of a sentence."""
     return case.capitalize()
 
 

@@ -1,8 +1,8 @@
-"""The label audit: images whose label a person should look at, with what their description says.
+"""The label audit: images whose label a person should review, with the evidence of their descriptions.
 
-A classifier on the vectors of the descriptions, out of fold, gives q_i(k); with the transition matrix T of the given
+A classifier on the vectors of the descriptions, out of fold, gives q_i(k). With the transition matrix T of the given
 labels the posterior of the true class is s_i(k), proportional to q_i(k) T_k,y_i (`probing.label_noise`). A label is
-listed if another class has the higher posterior, so even after the label itself was taken into account.
+listed if another class has a higher posterior, that is, even when the label itself is taken into account.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gpt4image.soft_labels.methods import Examples
 if TYPE_CHECKING:
     from gpt4image.embed.encoders import TextEncoder
 
-FITS_NONE = 0.35  # highest probability of a class, below which a text fits none
+FITS_NONE = 0.35  # a text whose likeliest class has a lower probability fits no class
 MOST_LISTED = 300
 
 
@@ -45,19 +45,19 @@ def audit_labels(
     decided: Collection[str] = (),
     picks: PickedClasses | None = None,
 ) -> tuple[AuditRecord, Judgement]:
-    """Look for labels that a person should check, among training and validation images.
+    """Find labels of training and validation images that a person should review.
 
     Args:
-        images: the images. Test images are left alone.
+        images: the images. Test images are not examined.
         descriptions: their texts.
         stores: vectors of the texts.
         encoders: the encoders of `stores`, which embed the class names as further evidence.
         limit: largest number of images of each kind to list.
-        decided: ids of images that a person has decided about, which are not listed again.
-        picks: classes that an LLM picked, as further evidence; the only one for images without a text.
+        decided: ids of images that a person has reviewed, which are not listed again.
+        picks: classes that an LLM picked, as further evidence; the only evidence for images without a text.
 
     Returns:
-        The audit, and the probabilities that it rests on.
+        The audit, and the probabilities behind it.
 
     Raises:
         DescriptionError: no labelled image has a text.
@@ -93,7 +93,7 @@ def audit_labels(
 
 
 def count_undescribed(images: ImageTable, known: np.ndarray) -> int:
-    """Return the number of labelled training and validation images that are not among those with a text, by id [n]."""
+    """Count labelled training and validation images whose ids are not in `known` [n], the ids of those with a text."""
     rows = np.flatnonzero(images.is_labelled & (images.rows["split"].to_numpy() != "test"))
     return len(np.setdiff1d(images.ids[rows], known))
 
@@ -106,7 +106,7 @@ class Judgement:
         labelling: the labeller's result for them.
 
     Attributes:
-        probabilities: out-of-fold probabilities q of the classes, which know nothing of the label, float64 [n, C].
+        probabilities: out-of-fold probabilities q of the classes, without the image's own label, float64 [n, C].
         posterior: probabilities s of the true class given the label as well, float64 [n, C].
     """
 
@@ -118,7 +118,8 @@ class Judgement:
     def doubtful(self) -> np.ndarray:
         """Return the images whose label is likely wrong, the least credible label first, int64 [m].
 
-        Where T was estimated, those for which another class has the higher posterior; else `find_label_issues`.
+        Where T was estimated, these are images for which another class has a higher posterior; else those of
+        `find_label_issues`.
         """
         labels = self.known.labels
         likely = find_label_issues(self.probabilities, labels) >= 0
@@ -136,7 +137,7 @@ def judge_labels(
     encoders: Sequence[TextEncoder] = (),
     picks: PickedClasses | None = None,
 ) -> Judgement:
-    """Hold the labels of training and validation images against their texts, and against classes that an LLM picked.
+    """Check the labels of training and validation images against their texts and the classes that an LLM picked.
 
     Raises:
         DescriptionError: no labelled image has a text.
@@ -187,7 +188,7 @@ class _Items:
         name = self._images.classes[label] if label >= 0 else None
         suggested = confidence = given = None
         if position is not None:
-            # of a duplicate every label is in doubt, so only the text counts
+            # every label of a duplicate is in doubt, so only the text counts
             shares = (self._judgement.probabilities if several else self._judgement.posterior)[position]
             best = int(shares.argmax())
             suggested, confidence = self._images.classes[best], float(shares[best])

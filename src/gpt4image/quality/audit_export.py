@@ -23,15 +23,15 @@ def export_audit(form: AuditFormat, audit: AuditRecord, judgement: Judgement, im
     """Write an audit for another tool.
 
     - `cleanlab`: `pred_probs.npy`, out-of-sample probabilities float64 [n, C]; `labels.npy`, int64 [n]; `images.csv`.
-      For instance `cleanlab.filter.find_label_issues(labels, pred_probs)`.
+      Pass the arrays to `cleanlab.filter.find_label_issues(labels, pred_probs)`, for example.
     - `fiftyone`: `labels.json` and `data.json` of a FiftyOneImageClassificationDataset; the labels hold the
-      suggestion and its confidence. FiftyOne needs to be told `data_path="data.json"`.
+      suggestion and its confidence. Pass `data_path="data.json"` to FiftyOne.
     - `label-studio`: `tasks.json` with the suggestions as predictions, and `config.xml`.
 
     Args:
         form: the tool.
-        audit: the images to look at.
-        judgement: the probabilities for all images.
+        audit: the images to review.
+        judgement: the probabilities of all images.
         images: the images.
         folder: folder of the files; existing ones are replaced.
     """
@@ -68,7 +68,7 @@ def _fiftyone(audit: AuditRecord, judgement: Judgement, images: ImageTable, fold
         data[name] = _location(item.path, images)
         labels[name] = {
             "label": item.given,
-            # FiftyOne names images anew when it writes them; of its labels' own fields none may be an attribute
+            # FiftyOne renames images when it writes them, and an attribute may not have the name of a label's own field
             "attributes": {
                 "suggested": item.suggested,
                 "suggested_confidence": item.confidence,
@@ -109,6 +109,6 @@ def _label_studio(audit: AuditRecord, judgement: Judgement, images: ImageTable, 
 
 
 def _location(path: str, images: ImageTable) -> str:
-    """Return the absolute path of an image that is a file of its own, else its name in the source."""
+    """Return the absolute path of an image that is a separate file, else its name in the source."""
     file = Path(images.source) / path
     return str(file.absolute()) if file.is_file() else path

@@ -1,4 +1,4 @@
-"""What a label audit found, kept as `audit.json`; the page reads nothing else."""
+"""The findings of a label audit, kept as `audit.json`; the page reads nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AuditKind = Literal["label", "duplicate", "no class"]
 
 
 class AuditItem(Record):
-    """One image to look at.
+    """One image to review.
 
     Attributes:
         image_id: the image, 32 hex digits.
@@ -25,8 +25,8 @@ class AuditItem(Record):
         suggested: the likeliest class.
         confidence: posterior probability of `suggested`.
         given_probability: the same of the given label.
-        description: its description, None for none; untrusted.
-        places: paths by label, of an image that the source holds several times; untrusted. Empty for others.
+        description: its description; None without one; untrusted.
+        places: paths by label for an image that the source holds several times, empty for others; untrusted.
         thumbnail: a small JPEG as a `data:` URL, None if the image cannot be read.
     """
 
@@ -53,7 +53,7 @@ class AuditRecord(Record):
         source: the image set, as the user named it.
         classes: names of the classes.
         examined: number of labelled images with a description.
-        undescribed: number of labelled images without a description, of which nothing is said.
+        undescribed: number of labelled images without a description, which the audit does not cover.
         wrong: estimated share of wrong labels among them; None if it cannot be estimated.
         found: number of images of each kind, before the list is cut.
         items: the images, the least credible label first.

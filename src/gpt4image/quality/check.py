@@ -1,4 +1,4 @@
-"""Check all descriptions: collect the texts, run the checks, compare with image features, report, mark."""
+"""Check all descriptions: collect the texts, run the checks, compare with image features, report, and mark."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class CheckSettings:
         language: expected language, ISO 639-1; by default that of most texts.
         encoder: text encoder; None skips everything that needs vectors.
         long_text: what to do with texts longer than the encoder reads.
-        embed_batch: texts encoded at a time.
+        embed_batch: batch size of the text encoder.
         embed_precision: number format of the encoder.
         backbone: backbone whose frozen features the texts are compared with; None skips the comparison.
-        series: value per row of the image table that images of one series share, so that they lie in one fold.
+        series: for each row of the image table, a value that images of one series share, so that they share a fold.
         seed: seed of folds and samples.
     """
 
@@ -82,18 +82,18 @@ def check_descriptions(
 ) -> QualityReport:
     """Check descriptions and write the report to `check.json`.
 
-    Vectors and features are kept, so a check resumes after an interruption and repeats only the work for new texts.
+    Vectors and features are stored, so an interrupted check resumes, and a later one encodes only new texts.
 
     Args:
         images: the images.
         work: the work directory.
         descriptions: texts to check; by default those of the work directory's description store.
         settings: settings of the check.
-        drop: kinds of findings whose texts are left out from now on.
+        drop: kinds of findings whose texts are excluded from now on.
         retry: kinds of findings whose texts are written again when the images are next described.
 
     Raises:
-        ConfigError: unknown language, encoder, backbone or finding; or marks for texts outside the store.
+        ConfigError: an unknown language, encoder, backbone or finding; or marks for texts outside the store.
         DescriptionError: there is no text to check.
     """
     validate_marks(drop, retry)
@@ -113,7 +113,7 @@ def check_descriptions(
 
 
 def _warn_of_imported(store: DescriptionStore, retried: set[str]) -> None:
-    """Warn of texts that are to be written again but were imported, so that `describe` does not know their prompt."""
+    """Warn of imported texts marked to be written again: `describe` does not know their prompt."""
     imported = 0
     for batch in store.current_batches(dropped=True) if retried else ():
         pairs = zip(batch["key"].to_pylist(), batch["prompt"].to_pylist(), strict=True)
@@ -181,7 +181,7 @@ def make_report(
 
 
 def _known_prompts(prompt_file: Path | None) -> tuple[Prompt, ...]:
-    """Return the built-in prompts and those of a file, both where they share a name."""
+    """Return the built-in prompts and those of a file; where they share a name, both."""
     own = [] if prompt_file is None else known_prompts(prompt_file).values()
     return tuple({prompt.hash: prompt for prompt in (*known_prompts().values(), *own)}.values())
 

@@ -38,13 +38,13 @@ class FindingItem(Record):
     """One text of a finding, as an example.
 
     Attributes:
-        key: key in the description store, None for texts from a file or column.
+        key: key in the description store; None for texts from a file or column.
         image_id: the image, 32 hex digits.
         path: path of the image within its source; untrusted.
-        label: class of the image, None for none.
+        label: class of the image; None without one.
         text: the whole description, empty if there is none; untrusted.
-        prompt: name of the prompt, None if unknown.
-        model: the model that wrote the text, None if unknown.
+        prompt: name of the prompt; None if unknown.
+        model: the model that wrote the text; None if unknown.
         detail: what exactly was found, such as the matching words; untrusted.
     """
 
@@ -67,8 +67,8 @@ class Finding(Record):
         title: the problem in a few words.
         explanation: what it means, one sentence.
         advice: the remedy.
-        count: number of texts (of images for `missing`).
-        share: `count` as a share of all texts (of all images for `missing`), 0 to 1.
+        count: number of texts, or of images for `missing`.
+        share: `count` as a share of all texts, or of all images for `missing`, 0 to 1.
         items: examples, the clearest first.
         keys: keys of all texts in the description store; empty for texts from a file or column.
         image_ids: images of all texts, sorted, each once.
@@ -108,12 +108,13 @@ class ClassLeakage(Record):
     told_with_word: int
 
 
-# Of texts compared with image features. `adds`: not better alone, but both together are; `same`: nothing was shown
+# Verdict on texts compared with image features. `adds`: not better by themselves, but both together are; `same`: no
+# difference was shown
 ProbeVerdict = Literal["more", "adds", "same", "less"]
 
 
 class Probe(Record):
-    """Out-of-fold accuracy of a linear classifier on frozen vectors, a share of 1, with a 95% interval."""
+    """Out-of-fold accuracy of a linear classifier on frozen vectors, from 0 to 1, with a 95% interval."""
 
     accuracy: float
     low: float
@@ -121,14 +122,14 @@ class Probe(Record):
 
 
 class PairedGap(Record):
-    """Difference of two accuracies on the same images, as shares of 1, with a 95% interval."""
+    """Difference of two accuracies on the same images, from -1 to 1, with a 95% interval."""
 
     mean: float
     low: float
     high: float
 
     def in_words(self, of: str = "") -> str:
-        """Write it in percentage points with its interval; `of` says what kind of interval it is.
+        """Format it in percentage points with its interval; `of` names the kind of interval.
 
         >>> PairedGap(mean=0.293, low=0.25, high=0.335).in_words("95% interval ")
         '+29.3 points (95% interval +25.0 to +33.5)'
@@ -151,10 +152,10 @@ class Knowledge(Record):
     """How well texts and frozen image features predict the class, alone and together. All numbers are out-of-fold.
 
     Attributes:
-        images: images that were classified: with a label, a text and enough others of their class.
+        images: images that were classified: those with a label, a text and enough others of their class.
         folds: number of folds.
         left_out: images of classes with too few members, by class.
-        chance: accuracy of always answering the largest class.
+        chance: accuracy of always predicting the largest class.
         text: classifier on the texts' vectors.
         image: classifier on the frozen image features.
         both: classifier on the two together.
@@ -162,7 +163,7 @@ class Knowledge(Record):
         text_over_image: accuracy of the texts minus that of the image features.
         both_over_image: accuracy of both minus that of the image features.
         mended: share of the image classifier's errors that the texts get right; None without errors.
-        broken: share of the image classifier's right answers that the texts get wrong; None without right answers.
+        broken: share of the image classifier's correct predictions that the texts get wrong; None without any.
         per_class: the classes, in the order of their labels.
         verdict: whether the texts know more or less than the image features.
         title: the verdict in a sentence.
@@ -195,9 +196,9 @@ class ShownAdvice(Record):
     """Advice on what to train, as the terminal shows it.
 
     Attributes:
-        head: the advice, a line each.
+        head: lines of the advice itself.
         command: command to run.
-        rest: what the advice rests on and what would help more, a line each.
+        rest: lines on the evidence for the advice and on what would help more.
     """
 
     head: list[str]
@@ -216,18 +217,18 @@ class QualityReport(Record):
         images: distinct images that should have a text.
         described: how many of those have one.
         texts: texts that were checked; several per image if several prompts or models answered.
-        distinct_texts: how many of those differ.
+        distinct_texts: number of distinct texts among them.
         failed: failed requests by reason.
-        failed_with: the commonest message of each reason and what helps, to follow the reason; untrusted.
-        models: texts by model, as it was asked for.
+        failed_with: the commonest message for each reason and what helps, shown after the reason; untrusted.
+        models: texts by model, as requested.
         served_models: texts by model, as the servers named it.
         prompts: texts by prompt.
         language: expected language, ISO 639-1; None if too few texts are long enough to tell.
         encoder: the text encoder, None if texts were not encoded.
         words: words of the shortest text, the median, and the longest.
-        findings: what was found, in the order of `FindingKind`.
+        findings: the findings, in the order of `FindingKind`.
         leakage: class names in the texts, by class in the order of labels.
-        knowledge: what the texts know beyond the image features; None if it was not measured.
+        knowledge: what the texts add to the image features; None if it was not measured.
         no_knowledge: why it was not measured, and how to get it.
         notes: further notes, whole sentences.
     """

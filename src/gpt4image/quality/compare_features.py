@@ -1,4 +1,4 @@
-"""Join texts, their vectors and image features by image, and measure what the texts know beyond the features."""
+"""Join texts, their vectors and image features by image, and measure what the texts add to the features."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from gpt4image.quality.check_record import Knowledge
     from gpt4image.train.frozen_features import FrozenBackbone
 
-MIN_LEAKED = 0.01  # share of texts with a class name from which on the texts are also measured without
+MIN_LEAKED = 0.01  # share of texts with a class name, from which texts are also measured without the names
 
 
 @dataclass(frozen=True)
 class TextReader:
-    """Encodes texts and keeps the vectors on disk: a text that the folder already holds is not encoded again.
+    """Encodes texts and keeps the vectors on disk, so that no text is encoded twice.
 
     Attributes:
         images: the images of the texts.
         encoder: the text encoder.
         workdir: holds the vectors.
         long_text: what to do with texts longer than the encoder reads.
-        batch_size: texts encoded at a time.
+        batch_size: batch size of the encoder.
     """
 
     images: ImageTable
@@ -53,7 +53,7 @@ class TextReader:
 
         Args:
             texts: the texts.
-            variant: ending of the folder's name, for texts that were changed.
+            variant: suffix of the folder's name, for texts that were changed.
         """
         vectors = np.zeros((len(texts), self.encoder.width), dtype=np.float32)
         rows = [at for at, text in enumerate(texts) if text.text.strip()]
@@ -81,7 +81,7 @@ class DescribedImages:
         texts: texts of each image.
         vectors: mean of each image's unit vectors, float32 [N, D].
         labels: int64 [N], -1 for none.
-        groups: images that share a text, int64 [N].
+        groups: group numbers, int64 [N]; images that share a text are in one group.
     """
 
     ids: list[str]
@@ -97,11 +97,11 @@ class FeatureComparison:
 
     Attributes:
         facts: the images.
-        reader: encodes the texts; None if they are not read.
+        reader: encodes the texts; None if they are not encoded.
         backbone: the backbone; None if none was named.
-        series: value per row of the image table that images of one series share, so that they lie in one fold.
+        series: for each row of the image table, a value that images of one series share, so that they share a fold.
         seed: seed of folds, samples and bootstrap.
-        notes: gets what a reader must know about the numbers.
+        notes: collects notes that a reader needs to interpret the numbers.
     """
 
     facts: ImageFacts
@@ -112,11 +112,11 @@ class FeatureComparison:
     notes: list[str]
 
     def measure(self, texts: Sequence[CheckedText], vectors: np.ndarray | None) -> Knowledge:
-        """Measure what the texts know beyond the image features.
+        """Measure what the texts add to the image features.
 
         Args:
             texts: all texts.
-            vectors: their vectors [N, D], zero for blank ones; None if they are not read.
+            vectors: their vectors [N, D], zero for blank ones; None if they are not encoded.
 
         Raises:
             DescriptionError: it cannot be measured; the message says why and what to do.
@@ -155,7 +155,7 @@ class FeatureComparison:
         return knowledge.model_copy(update={"left_out": rare | knowledge.left_out})
 
     def _unbiased(self, texts: Sequence[CheckedText], vectors: np.ndarray) -> np.ndarray:
-        """Return rows of texts whose author did not know the class; of training images alone if there are any."""
+        """Return rows of texts whose author did not know the class; only of training images if there are any."""
         encoded = np.flatnonzero(vectors.any(axis=1)).tolist()
         unbiased = [at for at in encoded if is_unbiased(texts[at])]
         self._note_left_out([texts[at] for at in encoded if not is_unbiased(texts[at])], unbiased)
@@ -207,7 +207,7 @@ def masked_vectors(texts: Sequence[Sequence[CheckedText]], reader: TextReader) -
 
 
 def is_unbiased(text: CheckedText) -> bool:
-    """Return whether the author did not know the class; texts from elsewhere count as long as nothing is known."""
+    """Return whether the author did not know the class; assumed of texts from elsewhere if nothing is known."""
     return text.class_in_prompt is False or (text.class_in_prompt is None and text.key is None)
 
 
@@ -220,13 +220,13 @@ def join_by_image(texts: Sequence[CheckedText], vectors: np.ndarray) -> Describe
     for text, at in zip(texts, image_of.tolist(), strict=True):
         by_image[at].append(text)
     groups = np.empty(len(ids), dtype=np.int64)
-    groups[image_of] = text_groups(texts)  # texts of one image are in one group, so any of them will do
+    groups[image_of] = text_groups(texts)  # texts of one image share a group, so it does not matter which one is last
     labels = np.asarray([of_image[0].label for of_image in by_image], dtype=np.int64)
     return DescribedImages([str(i) for i in ids], by_image, mean_by(image_of, vectors), labels, groups)
 
 
 def mean_by(numbers: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return the unit mean of the vectors [N, D] of each number 0 to M - 1 in `numbers` [N], float32 [M, D]."""
+    """Average the vectors [N, D] that share a number (`numbers` [N], 0 to M - 1); return unit means, float32 [M, D]."""
     sums = np.zeros((int(numbers.max()) + 1, vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, numbers, vectors)
     return to_unit(sums)

@@ -17,7 +17,7 @@ from gpt4image.quality.checks.catalog import CHECKS, MISSING
 from gpt4image.quality.checks.context import Check, Flag
 from gpt4image.quality.texts import CheckedText, CollectedTexts
 
-MAX_ITEMS = 100  # examples per finding; its keys and image ids are complete
+MAX_ITEMS = 100  # examples per finding; its keys and image ids are listed in full
 KINDS: tuple[FindingKind, ...] = get_args(FindingKind)
 
 
@@ -44,7 +44,7 @@ def make_findings(
 
 
 def advise_missing(reasons: Sequence[str]) -> str:
-    """Return what to do about images without a text, for these reasons: what would fail again is not worth a retry."""
+    """Return advice on images without a text; requests that would fail again need a change first, not a retry."""
     lasting = sum(map(fails_again, reasons))
     again = "would fail again as they are: change the settings, the images or the server first."
     if lasting == len(reasons):
@@ -105,12 +105,12 @@ def validate_marks(drop: Sequence[str], retry: Sequence[str]) -> None:
 def mark_findings(
     store: DescriptionStore, report: QualityReport, drop: Sequence[str] = (), retry: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Mark the texts of some findings as dropped or to be written again; retry wins for texts of both.
+    """Mark the texts of findings as dropped or to be written again; for texts of both, retry takes precedence.
 
     Args:
         store: the texts.
-        report: what was found.
-        drop: kinds of findings whose texts are left out.
+        report: the findings.
+        drop: kinds of findings whose texts are excluded.
         retry: kinds of findings whose texts are written again when their images are next described.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Do the texts know more than the model? Compare classifiers on texts and on image features before training."""
+"""Compare classifiers on texts and on image features before training: do the texts know more than the model?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt4image.probing.intervals import GroupBootstrap
 from gpt4image.probing.logistic_regression import standardise, turn_to_axes
 from gpt4image.quality.check_record import ClassKnowledge, Knowledge, PairedGap, Probe, ProbeVerdict
 
-MAX_IMAGES = 4000  # an interval of about 1.5 points either way
+MAX_IMAGES = 4000  # gives an interval of about ±1.5 points
 MAX_CLASSES = 50
 MIN_IMAGES = 50
 INTERVAL = "95% interval "  # before the interval of a difference
@@ -35,8 +35,8 @@ def measure_knowledge(
     """Compare a classifier on the texts with one on frozen image features, both out-of-fold.
 
     Each is a logistic regression on standardised vectors whose regularisation is chosen within the training folds
-    (`cross_fit`); `both` concatenates the two vectors. Intervals are percentile bootstraps
-    over groups: they cover which images were sampled, not how the folds fell.
+    (`cross_fit`); `both` concatenates the two vectors. Intervals are percentile bootstraps over groups: they cover the
+    sampling of images, not the choice of folds.
 
     Args:
         text_vectors: one vector per image, the mean of its texts, float [N, D].
@@ -132,10 +132,10 @@ def rare_classes(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str])
 
 
 def _correct_answers(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int, title: str) -> np.ndarray:
-    """Return which rows [N, D] a classifier answers correctly out of fold, bool [N]."""
+    """Return which rows [N, D] a classifier predicts correctly out of fold, bool [N]."""
     labels = number(labels)
     classes = int(labels.max()) + 1
-    # With two classes the strength counts twice (`fit_softmax_regression`).
+    # With two classes the strength has twice the effect (`fit_softmax_regression`).
     strengths = [strength / 2 for strength in STRENGTHS] if classes == 2 else STRENGTHS
     # The rough tolerance is enough to tell which class is the likeliest.
     turned = turn_to_axes(vectors)
@@ -144,26 +144,26 @@ def _correct_answers(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray
 
 
 def _share(true: np.ndarray, among: np.ndarray) -> float | None:
-    """Return the share of true rows [N] among some rows [N]; None if there are none."""
+    """Return the share of `true` among the rows in `among`, bool [N] each; None if there are none."""
     return float(true[among].mean()) if among.any() else None
 
 
 def _accuracy(correct: np.ndarray, bootstrap: GroupBootstrap) -> Probe:
-    """Return the accuracy of answers, bool [N], with its interval."""
+    """Return the accuracy of predictions, given which are correct, bool [N], with its interval."""
     found = bootstrap.mean(correct.astype(np.float64))
     return Probe(accuracy=found.mean, low=found.low, high=found.high)
 
 
 def _gap(one: np.ndarray, other: np.ndarray, bootstrap: GroupBootstrap) -> PairedGap:
-    """Return the accuracy of one classifier minus that of another, given their correct answers, bool [N] each."""
+    """Return the accuracy of one classifier minus another's, given which predictions are correct, bool [N] each."""
     found = bootstrap.mean(one.astype(np.float64) - other)
     return PairedGap(mean=found.mean, low=found.low, high=found.high)
 
 
 def weigh_up(text: PairedGap, both: PairedGap, fixed: float | None) -> tuple[ProbeVerdict, str, str]:
-    """Judge the differences to the accuracy of the image features: verdict, the verdict in a sentence, and advice.
+    """Judge the differences from the accuracy of the image features; return verdict, a sentence on it, and advice.
 
-    Texts that are better alone, or that add to the features, are worth a training; the advice follows the verdict.
+    Training with the texts is worthwhile if they are better by themselves or add to the features.
 
     Args:
         text: accuracy of the texts minus that of the image features.

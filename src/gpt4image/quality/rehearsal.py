@@ -1,4 +1,4 @@
-"""A rehearsal on frozen image features: what labels from texts would gain, measured on held-out labels beforehand."""
+"""A rehearsal on frozen image features: the gain from text labels, measured on held-out labels before training."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from gpt4image.quality.check_record import PairedGap
 from gpt4image.soft_labels.labelling import Labelling, label_rows
 from gpt4image.soft_labels.methods import Examples
 
-MOST_LABELLED, MOST_FREE = 3000, 6000  # rows with and without a label; a random sample where there are more
-PROBE_STRENGTH = 30.0  # hardly regularised: it memorises wrong labels, as networks do; the gain rule belongs to it
+MOST_LABELLED, MOST_FREE = 3000, 6000  # most rows with and without a label; a random sample if there are more
+PROBE_STRENGTH = 30.0  # hardly regularised, to memorise wrong labels as networks do; the gain rule was fitted with it
 TOLERANCE = 1e-4
-FEW = 0.05  # share of the images without a label from which on labels are few
+FEW = 0.05  # share of images without a label from which labels count as few
 HALF = "half"
 MORE_LABELS = 20  # labels per class whose worth is estimated
 
 
 class Rehearsal(Record):
-    """What the labels at hand say of texts and image features, out of fold and corrected for wrong labels.
+    """How texts and image features do on the available labels, out of fold and corrected for wrong labels.
 
     Attributes:
         images: labelled images, each held out once.
         chance: share of the most frequent class among their labels.
         text: accuracy of the labels that the texts give.
-        image: accuracy of a classifier on frozen image features, fitted to the given labels: stands for training on
-            labels alone; None without image features.
-        text_over_image: accuracy of the first minus that of the second.
+        image: accuracy of a classifier on frozen image features, fitted to the given labels, which stands for training
+            on labels only; None without image features.
+        text_over_image: `text` minus `image`.
         gains: by arm, what its labels add to the accuracy of that classifier.
         judged: images on which the gains were measured.
-        more_labels: what 20 more labels per class would add, from the last doubling of their number.
+        more_labels: what 20 more labels per class would add, estimated from the last doubling of their number.
         skew: what logit adjustment adds to the mean accuracy of the classes.
-        corrected: whether enough labels are wrong for the correction to be made.
+        corrected: whether enough labels are wrong for the correction to be applied.
     """
 
     images: int
@@ -62,14 +62,14 @@ class Rehearsal(Record):
 
 
 class KeptRehearsal(Record):
-    """A rehearsal in the work directory, None if there were too few labels, and a hash of all it depends on."""
+    """A rehearsal in the work directory (None if there were too few labels) and a hash of all that it depends on."""
 
     identity: str
     found: Rehearsal | None
 
     @classmethod
     def find(cls, path: Path, identity: str) -> KeptRehearsal | None:
-        """Return the one in a file; None if there is none, or one of other images, labels, texts or settings."""
+        """Return the rehearsal in a file; None without one, or if its images, labels, texts or settings differ."""
         try:
             kept = cls.load(path)
         except (OSError, StoreError):  # the file does not exist, or another version wrote it
@@ -93,18 +93,18 @@ def rehearse(
 ) -> Rehearsal:
     """Train classifiers of image features on given labels and on those of a labeller, and compare them on other images.
 
-    The classifier stands for the model to be trained: a softmax regression on frozen features. Text and image features
-    are compared on the given labels, out of fold. What labels from the texts add to those
-    given is measured on images that the classifier has not seen, by cross-fitting:
+    The classifier, a softmax regression on frozen features, stands for the model to be trained. Text and image features
+    are compared on the given labels, out of fold. The gain from adding text labels to the given ones is measured on
+    images that the classifier has not seen, by cross-fitting:
 
-    - Where many images have no label, on those. The text's label takes the place of the true one: it is
-      right with the accuracy a that held-out labels show, and if its errors are spread evenly over the other classes
-      and have nothing to do with the classifier's, a difference of accuracies is the difference of agreements divided
-      by a - (1 - a) / (C - 1).
-    - Else on the given labels. Where some are wrong, those that replace them come from models which have not seen the
-      label that they replace, and an answer counts as right by the backward correction (Patrini et al., arXiv
-      1609.03683, theorem 1): the entry [y, k] of the inverse of T, for the given label y and the answer k, has 1 for
-      its expected value if k is the true class and 0 if not.
+    - Where many images have no label, on those. The text label stands in for the true one: it is right with the
+      accuracy a that held-out labels show. If its errors are spread evenly over the other classes and are independent
+      of the classifier's, a difference of accuracies is the difference of agreements divided by
+      a - (1 - a) / (C - 1).
+    - Else on the given labels. Where some are wrong, their replacements come from models that have not seen the label
+      they replace, and predictions are scored by the backward correction (Patrini et al., arXiv 1609.03683, theorem 1):
+      for the given label y and the prediction k, the entry [y, k] of the inverse of T has expected value 1 if k is the
+      true class, and 0 if not.
 
     Intervals are percentile bootstraps over leakage groups.
 
@@ -112,14 +112,14 @@ def rehearse(
         texts: text vectors, float [N, D].
         features: frozen image features, float [N, F].
         labels: given classes, int [N], -1 for none.
-        groups: leakage groups, int [N]; images that look alike are joined to them.
+        groups: leakage groups, int [N]; groups with images that look alike are merged.
         classes: number C of classes.
         examples: texts of the classes.
-        strength: inverse strength of the labeller's regularisation; default by the labels.
+        strength: inverse strength of the labeller's regularisation; chosen from the labels by default.
         adjustment: strength of the logit adjustment of its new labels.
         folds: number of folds.
         seed: seed of folds, samples and bootstrap.
-        picks: how much of an LLM's answers goes to each class, float32 [N, C], as for `label_rows`.
+        picks: share of an LLM's answers that goes to each class, float32 [N, C], as for `label_rows`.
 
     Raises:
         DescriptionError: fewer than two classes have labels in several groups.
@@ -157,7 +157,7 @@ def rehearse(
     plain, adjusted = (
         adjust_for_skew(logits[known], labels[known], power).argmax(axis=1) == labels[known] for power in (0.0, 1.0)
     )
-    weights = 1 / (shares[labels[known]] * (shares > 0).sum())  # all classes weigh as much
+    weights = 1 / (shares[labels[known]] * (shares > 0).sum())  # every class has the same weight
     more = {
         "image": _share(bootstrap, alone),
         "text_over_image": _gap(bootstrap, right - alone),
@@ -171,7 +171,7 @@ def rehearse(
 
 @dataclass(frozen=True)
 class _Trial:
-    """Classifiers of image features, cross-fitted to given labels and to those of labellers; see `rehearse`."""
+    """Classifiers of image features, cross-fitted to given labels and to a labeller's; see `rehearse`."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -184,10 +184,10 @@ class _Trial:
     seed: int
 
     def gains(self, logits: np.ndarray) -> tuple[dict[str, PairedGap], int]:
-        """Return what the labels of each arm, and half of the given ones, add, and the number of images judged.
+        """Return the gain from each arm's labels and from half of the given ones, and the number of images judged.
 
         Args:
-            logits: out-of-fold log-probabilities of the classifier of given labels, float32 [N, C].
+            logits: out-of-fold log-probabilities of the classifier fitted to given labels, float32 [N, C].
         """
         truth, credit, text = self.labels, self.credit, self.labellers["text-labels"]
         if self.by_texts:
@@ -215,12 +215,12 @@ class _Trial:
         return found, len(judged)
 
     def _stand_ins(self, found: Labelling) -> np.ndarray:
-        """Return the labels to train on, int [N]: new ones only where they can be judged by texts."""
+        """Return the labels to train on, int [N]: new ones only where texts can judge them."""
         answers = found.of_labels(self.labels).argmax(axis=1)
         return answers if self.by_texts else np.where(self.labels >= 0, answers, -1)
 
     def _halve(self) -> np.ndarray:
-        """Return the labels [N] with every second one of each class taken away, at random."""
+        """Return the labels [N] with a random half of each class removed."""
         known = np.random.default_rng(self.seed).permutation(np.flatnonzero(self.labels >= 0))
         known = known[np.argsort(self.labels[known], kind="stable")]
         ranks = np.arange(len(known)) - np.searchsorted(self.labels[known], self.labels[known])
@@ -229,7 +229,7 @@ class _Trial:
         return halved
 
     def _answers(self, labels: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-        """Answer each fold by a classifier that is fitted to the labels outside, int [N]; -1 for rows in no fold."""
+        """Predict each fold by a classifier fitted to the labels outside it, int [N]; -1 for rows in no fold."""
         answers = np.full(len(labels), -1)
         fitter = Fitter(self.features, labels, self.classes, TOLERANCE)
         for fold in np.unique(fold_of[fold_of >= 0]).tolist():
@@ -246,7 +246,7 @@ def scale(gap: PairedGap, factor: float) -> PairedGap:
 
 
 def _widen(gap: PairedGap, factors: Sequence[float]) -> PairedGap:
-    """Multiply a difference by a factor that is itself uncertain: its best value, the smallest and the largest."""
+    """Multiply a difference by an uncertain factor, given as best estimate, lowest and highest value."""
     best, least, most = factors
     return PairedGap(
         mean=gap.mean * best,
@@ -267,7 +267,7 @@ def _share(bootstrap: GroupBootstrap, right: np.ndarray) -> ShareEstimate:
 
 
 def credit_of(noise: NoiseModel) -> np.ndarray:
-    """Return how much an answer counts for each given label, float64 [C, C]: the inverse of T, see `rehearse`.
+    """Return the score of each prediction for each given label, float64 [C, C]: the inverse of T, see `rehearse`.
 
     Singular values below a tenth of the largest are left out, which bounds the noise of the correction.
     """

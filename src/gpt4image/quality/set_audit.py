@@ -1,4 +1,4 @@
-"""The audit of several labels an image: given ones, present or absent, that a person should look at."""
+"""The audit of images with several labels: given labels, present or absent, that a person should review."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def audit_label_sets(
     limit: int,
     decided: Collection[tuple[str, str]] = (),
 ) -> AuditRecord:
-    """Look for labels that a person should check, among training and validation images.
+    """Find labels of training and validation images that a person should review.
 
-    Each item is one class of one image, given as present or absent although its description makes the contrary
-    likelier, even with the label taken into account (`doubtful_labels`).
+    Each item is one class of one image that is labelled present or absent although, by the description, the opposite is
+    likelier even when the label is taken into account (`doubtful_labels`).
 
     Args:
-        images: the images, with several labels each. Test images are left alone.
+        images: the images, with several labels each. Test images are not examined.
         descriptions: their texts.
         stores: vectors of the texts.
         encoders: the encoders of `stores`, which embed the class names as further evidence.
         limit: largest number of labels to list.
-        decided: image ids, and labels in words, that a person has decided about: they are not listed again.
+        decided: pairs of image id and label, in words, that a person has reviewed; they are not listed again.
 
     Raises:
         DescriptionError: no training image has a text.
-        DataError: the known labels of every class are of one kind.
+        DataError: no class has both present and absent labels.
     """
     known, marks = find_set_vectors(images, stores)
     examples = Examples(*ClassTexts.of_names(images.classes).embed(encoders)) if encoders else None

@@ -106,9 +106,9 @@ class CollectedTexts:
         texts: the texts.
         wanted: ids of the images that should have a text.
         missing: those without one, each with the reason.
-        failed: failed requests by reason, and of each reason by message.
+        failed: failed requests by reason, and for each reason by message.
         served: texts by model, as the servers named it.
-        other_models: of these, texts by a model other than the one that was asked for.
+        other_models: those of a model other than the requested one.
         trials: trial texts, which training leaves out.
     """
 
@@ -135,8 +135,8 @@ def collect_texts(
         source: the store or set.
         facts: the images.
         splits: splits that should be described; by default all splits in which any image is described.
-        prompts: the known prompts; they tell whether the class was in the prompt.
-        class_in_prompt: the same for texts with an unknown prompt, None if unknown.
+        prompts: the known prompts, which show whether the class was in the prompt.
+        class_in_prompt: whether it was for texts with an unknown prompt; None if unknown.
 
     Raises:
         DescriptionError: there is no text.

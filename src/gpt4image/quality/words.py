@@ -19,7 +19,7 @@ QUOTED = re.compile(
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words in lower case and composed characters (NFC), without punctuation.
+    """Return the words in lower case and normalised to NFC, without punctuation.
 
     >>> split_words("A man's T-shirt, RED.")
     ['a', "man's", 't', 'shirt', 'red']

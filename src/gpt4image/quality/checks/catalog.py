@@ -17,12 +17,12 @@ from gpt4image.quality.checks.repetition import PromptEcho, find_loop, find_open
 from gpt4image.quality.checks.vectors import find_contradicting_texts, find_unusual_texts
 from gpt4image.quality.texts import CheckedText
 
-# Texts with these flags say nothing about their image: checks of vectors skip them
+# Texts with these flags say nothing about their image, so checks of vectors skip them
 UNUSABLE: frozenset[FindingKind] = frozenset({"empty", "refusal", "thinking", "loop", "language"})
 
 
 def run_checks(context: CheckContext) -> dict[FindingKind, list[Flag]]:
-    """Run all checks, with a progress line, and return the flags of each that flags any text."""
+    """Run all checks, with a progress line, and return the flags of each check that flags any text."""
     found: dict[FindingKind, list[Flag]] = {}
     with console.progress("Check texts", len(CHECKS)) as meter:
         for check in CHECKS:
@@ -54,7 +54,7 @@ def find_cut_off(finish_reason: str | None) -> str | None:
 
 
 def find_unknown_end(finish_reason: str | None) -> str | None:
-    """Return the finish reason if it is none that a server is known to give, else None."""
+    """Return the finish reason if no server is known to give it, else None."""
     return f"finish reason: {finish_reason}" if is_unknown_end(finish_reason) else None
 
 

@@ -1,4 +1,4 @@
-"""The one form of all checks: a name, a severity, a remedy, and a function over all texts."""
+"""The common form of all checks: a name, a severity, a remedy, and a function over all texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpt4image.quality.check_record import FindingKind, Severity
 from gpt4image.quality.texts import CheckedText
 from gpt4image.quality.words import split_words
 
-MIN_WORDS = 3  # shorter texts describe nothing; they are "empty" and get no other flag but "refusal"
+MIN_WORDS = 3  # shorter texts describe nothing; they are "empty" and get no other flag except "refusal"
 
 
 class Flag(NamedTuple):
@@ -26,7 +26,7 @@ class Flag(NamedTuple):
     Attributes:
         at: position of the text.
         detail: what exactly was found in it.
-        weight: how clear the case is; only compared within a check.
+        weight: how clear the case is; comparable only within a check.
     """
 
     at: int
@@ -35,7 +35,7 @@ class Flag(NamedTuple):
 
 
 def text_groups(texts: Sequence[CheckedText]) -> np.ndarray:
-    """Group texts of one image and texts of the same words, int64 [N]: such texts must share a fold."""
+    """Return group numbers, int64 [N], by which texts of one image and texts with the same words share a fold."""
     return link([text.image_id for text in texts], [digest(" ".join(split_words(text.text))) for text in texts])
 
 

@@ -1,4 +1,4 @@
-"""Find texts in another language than the rest."""
+"""Find texts in a different language from the rest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpt4image.quality.words import split_words
 MIN_WORDS = 5  # shorter texts say too little about their language
 
 # Lead of another language over the expected one, in nats per square root of bytes. Scores of a naive Bayes model grow
-# with the length of a text and their random part with its square root, so one margin serves all lengths. Measured with
+# with the length of a text and their noise with its square root, so one margin suits all lengths. Measured with
 # py3langid 0.3 and 0.4: the first 5 words of 3,660 English descriptions stay below 4.1 (none above), whole sentences in
 # nine other European languages, compared with English, lie above 8.
 MARGIN = 5.0
 READ_CHARACTERS = 400
-SAMPLE = 500  # texts that decide on the main language, at most
+SAMPLE = 500  # texts from which the main language is found, at most
 MIN_TEXTS = 20
 
 

@@ -23,7 +23,7 @@ MIN_STEM = 3
 
 
 class ClassNames:
-    """Class names as texts contain them: in any case, singular and plural, each of several synonyms.
+    """Class names in the forms that texts contain: any case, singular and plural, and each of several synonyms.
 
     `tench, Tinca tinca` has two names; `crane (bird)` and `001.crane` are both `crane`. Names that are not words, such
     as `n01440764` or `17`, are never found.
@@ -50,7 +50,7 @@ class ClassNames:
         return {phrase: phrase.count(" ") + 1 for phrases in self._phrases for phrase in phrases}
 
     def mask(self, text: str) -> str:
-        """Replace the names of all classes: masking the own name alone would reveal the class by what is missing.
+        """Replace the names of all classes: if only an image's own were masked, the mask would reveal the class.
 
         >>> ClassNames(["cat", "bus_stop"]).mask("Two cats at a bus stop.")
         'Two thing at a thing.'
@@ -85,7 +85,7 @@ def name_phrases(name: str) -> list[str]:
 
 
 def is_words(words: Sequence[str]) -> bool:
-    """Return whether a name has a real word: with a letter, no code, and not a single Latin letter.
+    """Return whether a name has a real word: one with a letter that is neither a code nor a single Latin letter.
 
     >>> is_words(["a380"]), is_words(["n01440764"]), is_words(["b"]), is_words(["17"])
     (True, False, False, False)
@@ -165,7 +165,7 @@ def measure_leakage(texts: Sequence[CheckedText], classes: Sequence[str]) -> lis
 
 
 def leakage_notes(leakage: Sequence[ClassLeakage]) -> list[str]:
-    """Return what a reader must know about these counts."""
+    """Return notes that a reader needs to interpret these counts."""
     notes = []
     unsayable = [record.name for record in leakage if not record.sayable]
     if unsayable:

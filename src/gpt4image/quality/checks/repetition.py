@@ -19,19 +19,19 @@ PHRASE_REPEATS = 3  # a phrase or sentence this often ...
 LOOP_WORDS = 8  # ... if all repeats together have this many words
 SENTENCE_WORDS = 4  # ... or the sentence has this many
 MAX_PERIOD = 60  # words of the longest phrase looked for
-LONG_TEXT = 30  # words from which on the share of distinct trigrams says something
-MIN_DISTINCT = 0.6  # of all trigrams; descriptions that say something have 0.9 and more
+LONG_TEXT = 30  # words from which the share of distinct trigrams is meaningful
+MIN_DISTINCT = 0.6  # share of distinct trigrams; good descriptions have 0.9 and more
 STUCK_KEY = re.compile(r"([^\W\d_])\1{14,}")
 
 # Echoes of the prompt
-ECHO_WORDS = 8  # in a row shared by text and prompt: more than chance
-ECHO_SENTENCE_WORDS = 4  # of the shortest prompt sentence that counts as an echo
+ECHO_WORDS = 8  # consecutive words that text and prompt do not share by chance
+ECHO_SENTENCE_WORDS = 4  # length of the shortest prompt sentence that counts as an echo
 
 # Texts of several images
 MIN_SHARED_IMAGES = 2
 OPENING_WORDS = range(3, 9)  # lengths of openings that are compared
 OPENING_SHARE = 0.5  # of a prompt's texts
-OPENING_TEXTS = 20  # fewest texts that make a common opening worth reporting
+OPENING_TEXTS = 20  # fewest texts with a common opening that are worth reporting
 
 
 def find_loop(text: str, words: Sequence[str]) -> str | None:
@@ -83,7 +83,7 @@ def _repeated_sentence(text: str) -> str | None:
 
 
 def _few_trigrams(words: Sequence[str]) -> str | None:
-    """Return the most common three words of a long text that mostly repeats itself."""
+    """Return the most common trigram of a long text that mostly repeats itself, else None."""
     trigrams = Counter(zip(words, words[1:], words[2:], strict=False))
     if len(words) < LONG_TEXT or len(trigrams) >= MIN_DISTINCT * trigrams.total():
         return None
@@ -160,7 +160,7 @@ def find_openings(context: CheckContext) -> Iterator[Flag]:
 
 
 def common_opening(firsts: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the longest opening of at least three words that half of the texts share, given their first words."""
+    """Return the longest opening, of at least three words, that half of the texts share, given their first words."""
     best = None
     for size in OPENING_WORDS:
         counts = Counter(first[:size] for first in firsts if len(first) >= size)

@@ -15,18 +15,18 @@ from gpt4image.probing.folds import FOLDS, groups_per_class
 from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.quality.checks.context import CheckContext, Flag
 
-MAX_TRAINING_TEXTS = 50_000  # more cost time and change little
+MAX_TRAINING_TEXTS = 50_000  # more take longer and change little
 BLOCK = 1024  # rows at a time
 
 NEIGHBOURS = 20
-MAX_DEVIATIONS = 4.0  # robust standard deviations below the median; further away is an outlier
-MAX_REFERENCE_TEXTS = 20_000  # among which neighbours are searched
+MAX_DEVIATIONS = 4.0  # robust standard deviations below the median, beyond which a text is an outlier
+MAX_REFERENCE_TEXTS = 20_000  # texts that are searched for neighbours
 MIN_TEXTS = 50
 SAME_GROUP = -2.0  # below any cosine
 
 
 def find_contradicting_texts(context: CheckContext) -> list[Flag]:
-    """Flag texts whose vectors speak of another class than their label."""
+    """Flag texts whose vectors indicate a class other than their label."""
     rows, vectors, groups = context.usable
     labels = np.asarray([context.texts[at].label for at in rows], dtype=np.int64)
     flags = find_contradictions(vectors, labels, groups, context.classes, context.seed)
@@ -42,15 +42,15 @@ def find_unusual_texts(context: CheckContext) -> list[Flag]:
 def find_contradictions(
     vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], seed: int = 0
 ) -> list[Flag]:
-    """Flag texts whose vectors clearly speak of another class than their label.
+    """Flag texts whose vectors clearly indicate a class other than their label.
 
     The rule is the one by which `gpt4image label` lists likely label errors: `find_label_issues` on the calibrated
     out-of-fold probabilities of `cross_fit`.
 
-    Measured on clipart12: it flags 36 of 1,830 texts (2.0%), nearly all with reason (a factory under "office", a
-    lighthouse under "transportation"). It finds four in five randomly swapped labels when 5% are swapped, and half when
-    15% are. An error that more than one in twenty texts of a class share, such as a whole series in the wrong class, is
-    learned rather than found.
+    Measured on clipart12: it flags 36 of 1,830 texts (2.0%), nearly all rightly (a factory under "office", a lighthouse
+    under "transportation"). It finds four in five randomly swapped labels when 5% are swapped, and half when 15% are.
+    An error that more than one in twenty texts of a class share, such as a whole series in the wrong class, is learned
+    rather than found.
 
     Args:
         vectors: unit vectors [N, D].
@@ -72,7 +72,7 @@ def find_contradictions(
         out = np.memmap(file, np.float32, "w+", shape=(len(rows), len(classes)))
         title = "Compare texts with labels"
         folds = cross_fit(vectors, known, groups[rows], len(classes), seed=seed, out=out, title=title).folds
-        _, distinct = np.unique(groups[rows[sample]], return_index=True)  # copies of one error would soften the rest
+        _, distinct = np.unique(groups[rows[sample]], return_index=True)  # copies of an error would bias it
         temperature = fit_temperature(out[sample[distinct]], known[sample[distinct]], seed)
         counts = np.zeros((FOLDS, len(classes)), dtype=np.int64)
         np.add.at(counts, (folds[sample], labels[sample]), 1)
@@ -94,8 +94,8 @@ def find_outliers(vectors: np.ndarray, groups: np.ndarray, seed: int = 0) -> lis
     The rule: the mean cosine to the 20 nearest texts of other groups is more than 4 robust standard deviations below
     the median over all texts. The deviation is 1.4826 times the median distance from the median of the texts below it,
     so a long upper tail has no influence. For normally distributed values 3 of 100,000 texts lie that low; on clipart12
-    none of 1,830 do. Neighbours are searched in a sample of 20,000 texts if there are more. Fewer than 50 texts are too
-    few to tell.
+    none of 1,830 do. If there are more than 20,000 texts, neighbours are searched in a sample of that size. Fewer than
+    50 texts are too few to judge, and none is flagged.
 
     Args:
         vectors: unit vectors [N, D].
