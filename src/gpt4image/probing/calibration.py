@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from gpt4image.core.record import Record
 
 TEMPERATURES = (0.05, 20.0)  # range that is searched
-FITTED_ON = 100_000  # rows that a temperature is fitted to; a random sample where there are more
+FITTED_ON = 100_000  # most rows that a temperature is fitted to; a random sample if there are more
 BINS = 15
 TOP = 5  # likeliest classes that count for `top5_accuracy`
 BLOCK = 8192  # rows at a time, since logits may be a memory map larger than memory
@@ -21,7 +21,7 @@ class LabelQuality(Record):
 
     Attributes:
         images: images with a given label.
-        accuracy: share of them whose likeliest class is the given one.
+        accuracy: share of these images whose likeliest class is the given one.
         balanced_accuracy: mean of that share over the classes that occur.
         negative_log_likelihood: mean of -log probability of the given class, in nats, at the fitted temperature.
         calibration_error: expected calibration error at the fitted temperature (`calibration_error`).
@@ -63,7 +63,7 @@ class ClassifierMetrics(Record):
     """Metrics of a classifier on labelled images, each from 0 to 1 unless said otherwise.
 
     Attributes:
-        accuracy: share of the images whose likeliest class is the right one.
+        accuracy: share of images whose likeliest class is the right one.
         top5_accuracy: share whose right class is among the five likeliest; None with five classes or fewer.
         balanced_accuracy: mean recall of the classes that occur.
         macro_f1: mean F1 score of the classes that occur.
@@ -97,7 +97,7 @@ def measure_classifier(logits: np.ndarray, labels: np.ndarray) -> ClassifierMetr
     probabilities, rows, classes = np.exp(likelihoods), np.arange(len(labels)), logits.argmax(axis=1)
     of_label = logits[rows, labels]
     above = (logits > of_label[:, None]).sum(axis=1)  # classes that are likelier than the right one
-    ties = (logits == of_label[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])  # the first of equals wins
+    ties = (logits == of_label[:, None]) & (np.arange(logits.shape[1]) < labels[:, None])  # ties go to the first class
     right = classes == labels
     squares = (probabilities**2).sum(axis=1) - 2 * probabilities[rows, labels] + 1
     return ClassifierMetrics(
@@ -112,7 +112,7 @@ def measure_classifier(logits: np.ndarray, labels: np.ndarray) -> ClassifierMetr
 
 
 class ReliabilityBin(Record):
-    """Predictions of similar confidence: how many, their mean confidence, and the share that is right."""
+    """Predictions of similar confidence: their number, their mean confidence, and the share that is right."""
 
     predictions: int
     confidence: float
@@ -120,7 +120,7 @@ class ReliabilityBin(Record):
 
 
 def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
-    """Return the bins of a reliability diagram that hold predictions, by rising confidence.
+    """Return the non-empty bins of a reliability diagram, in ascending order of confidence.
 
     The 15 bins of equal width are those of `calibration_error`, the mean of |accuracy - confidence| over them.
 
@@ -142,14 +142,14 @@ def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[Reliabil
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
-    """Return the temperature T, from 0.05 to 20, at which softmax(logits / T) gives the labels the highest likelihood.
+    """Return the temperature T, from 0.05 to 20, at which the labels are likeliest under softmax(logits / T).
 
     Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599, equation 9.
 
     Args:
         logits: float [N, C], of rows that the classifier has not learned from.
         labels: int [N], -1 for none; at least one row has one.
-        seed: seed of the sample where more than 100,000 rows have a label.
+        seed: seed of the sample, drawn if more than 100,000 rows have a label.
     """
     from scipy.optimize import minimize_scalar
 
@@ -190,12 +190,12 @@ def _bin(confidence: np.ndarray) -> np.ndarray:
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut rows [n] into runs of at most 8,192."""
+    """Split rows [n] into blocks of at most 8,192."""
     return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
 def _scale(logits: np.ndarray, rows: np.ndarray, temperature: float) -> np.ndarray:
-    """Return log-probabilities of some rows [n] at a temperature, float64 [n, C]."""
+    """Return log-probabilities of rows [n] at a temperature, float64 [n, C]."""
     return np.asarray(log_softmax(logits[rows].astype(np.float64) / temperature, axis=1))
 
 
@@ -204,17 +204,17 @@ def _balanced_accuracy(labels: np.ndarray, right: np.ndarray) -> float:
     return float((hits[images > 0] / images[images > 0]).mean())
 
 
-SHIFT_STEPS = 50  # of the expectation maximisation of class shares
+SHIFT_STEPS = 50  # steps of expectation maximisation of the class shares
 
 
 def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Estimate the classes' shares among rows by expectation maximisation [C].
+    """Estimate the classes' shares among rows by expectation maximisation, [C].
 
     Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities", 2002,
-    equation 2.2: a classifier fitted to other shares expects these.
+    equation 2.2: it corrects a classifier that was fitted to other shares.
 
     Args:
-        probabilities: of the classifier for the rows, float [N, C].
+        probabilities: the classifier's probabilities for the rows, float [N, C].
         counts: rows of each class that the classifier was fitted to [C].
     """
     fitted = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
@@ -226,7 +226,7 @@ def class_shares(probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def adjust_for_skew(log_probabilities: np.ndarray, labels: np.ndarray, strength: float) -> np.ndarray:
-    """Return log-probabilities [N, C] with the labels' skew taken out: log p(k) - strength log pi_k, normalised.
+    """Correct log-probabilities [N, C] for skewed labels: log p(k) - strength log pi_k, normalised.
 
     Post-hoc logit adjustment (Menon et al., arXiv 2007.07314, equation 9); pi_k is the share of class k among the given
     labels, where a class without any counts as half a row.
@@ -234,7 +234,7 @@ def adjust_for_skew(log_probabilities: np.ndarray, labels: np.ndarray, strength:
     Args:
         log_probabilities: float [N, C].
         labels: given classes, int [N], -1 for none; at least one row has one unless the strength is 0.
-        strength: 0 changes nothing, 1 makes all classes equally likely beforehand.
+        strength: 0 changes nothing, 1 gives all classes the same prior.
     """
     if not strength:
         return log_probabilities

@@ -1,4 +1,4 @@
-"""The out-of-fold classifier: it predicts each row with a model that has seen neither the row nor its leakage group."""
+"""Out-of-fold prediction: each row is predicted by a model that has seen neither the row nor its leakage group."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 STRENGTH = 3.0  # inverse strength of the regularisation
-RANKING = 1e-4  # precision of fits that only rank labels
-STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # to choose from, for vectors that `standardise` has scaled
+RANKING = 1e-4  # tolerance of fits that only rank labels
+STRENGTHS = (0.03, 0.3, 3.0, 30.0)  # strengths to choose from, for vectors scaled by `standardise`
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class CrossFit:
 
     Attributes:
         logits: log-probabilities [N, C], float32 unless an array was given to fill.
-        folds: fold of each row, int64 [N]: the model of that fold, fitted to all others, predicted it. -1 where no
-            model has seen the row or its group: the mean of all models' log-probabilities.
+        folds: fold of each row, int64 [N]: the row was predicted by the model fitted to all other folds. -1 where no
+            model has seen the row or its group: there the models' log-probabilities are averaged.
         temperature: divides the logits before the softmax; fitted to the labelled rows.
         quality: quality of the predictions for labelled rows, at that temperature.
     """
@@ -62,11 +62,11 @@ def cross_fit(
     refits: Refits | None = None,
     fits: Fits | None = None,
 ) -> CrossFit:
-    """Predict each row by a softmax regression fitted to the folds that hold neither the row nor its group.
+    """Predict each row by a softmax regression fitted to the folds without the row and its group.
 
-    Cross-fitting as in Chernozhukov et al., "Double/debiased machine learning", 2018, definition 3.1, with groups kept
-    whole and each class dealt out evenly. A class that is absent from a model's n training rows is given the
-    probability 1 / (n + 1), that of one more row (Laplace), shared among all such classes.
+    This is cross-fitting as in Chernozhukov et al., "Double/debiased machine learning", 2018, definition 3.1, with
+    groups kept whole and each class spread evenly over the folds. Classes that are absent from a model's n training
+    rows share the probability 1 / (n + 1), that of one more row (Laplace).
 
     Args:
         vectors: float [N, D] of any precision; may be a memory map.
@@ -74,19 +74,19 @@ def cross_fit(
         groups: leakage group of each row, int [N], such as copies of an image and images with the same text.
         classes: number C of classes.
         folds: number of folds.
-        strength: inverse strength of the regularisation (`fit_softmax_regression`). Of several, each fold's model gets
-            the one that is right most often within the other folds (nested cross-validation).
+        strength: inverse strength of the regularisation (`fit_softmax_regression`). If there are several, each fold's
+            model gets the one with the highest accuracy within the other folds (nested cross-validation).
         seed: seed of the folds.
-        tolerance: precision of the fits (`fit_softmax_regression`).
-        device: device of the fits; default a GPU if there is one.
-        out: array [N, C] to fill, such as a memory map, where the logits do not fit into memory.
+        tolerance: tolerance of the fits (`fit_softmax_regression`).
+        device: device of the fits; by default a GPU if there is one.
+        out: array [N, C] to fill, such as a memory map for logits that do not fit into memory.
         title: caption of the progress line.
         examples: labelled rows that every model learns from and that are in no fold, such as the classes' names, bool
             [N]; each in a group of its own.
         prior: added to every model's log-probabilities, float [N, C], such as the likeness to the classes' names; or a
             function of a model's labelled rows, int64 [n], that returns it.
-        refits: how each fold's model is fitted again after looking at all rows; default not at all.
-        fits: models of the same vectors and tolerance that were fitted already; default new ones.
+        refits: how each fold's model is fitted again after seeing all rows; by default not at all.
+        fits: models already fitted to the same vectors with the same tolerance; by default none.
 
     Raises:
         ConfigError: fewer than two folds, arrays of different lengths, or a label beyond the classes.
@@ -160,14 +160,14 @@ def choose_strengths(
 ) -> dict[int, float]:
     """Choose the strength of each fold's model by nested cross-validation.
 
-    Models fitted to all but two folds are tried on either of the two, and count for the model of the other. No row
-    takes part in a choice that concerns its own prediction.
+    A model fitted to all but two folds is tested on each of the two; its accuracy on one counts for the model of the
+    other. No row influences the choice for its own prediction.
 
     Args:
         fitter: fits the models.
         fold_of: fold of each row, int64 [N].
-        used: the folds with labelled rows, at least three where there are several strengths.
-        strengths: the strengths to choose from; the first of those that are equally often right is taken.
+        used: the folds with labelled rows; at least three if there are several strengths.
+        strengths: the strengths to choose from; ties go to the first.
         fitted: called after each fit.
     """
     labels = fitter.labels
@@ -186,12 +186,12 @@ def choose_strengths(
 
 @dataclass(frozen=True)
 class Refits:
-    """How a model is fitted again: without the labels that it doubts, and with its own labels for other rows.
+    """How a model is fitted again: without labels that it doubts, and with its own labels for other rows.
 
     Attributes:
-        trims: number of fits without the doubtful labels of the last.
-        trimmed: share of each class's labels that are left out: those that a model which has not seen them believes
-            least (iterative trimming; Shen and Sanghavi, arXiv 1810.11874).
+        trims: number of fits, each without the labels that the one before doubts.
+        trimmed: share of each class's labels that are left out: those least likely under a model that has not seen them
+            (iterative trimming; Shen and Sanghavi, arXiv 1810.11874).
         rounds: number of fits with the model's own labels (self-training; Scudder, "Probability of error of some
             adaptive pattern-recognition machines", 1965).
         sure: probability above which such a label is used.
@@ -211,14 +211,14 @@ class Refits:
         strength: float,
         seed: int,
     ) -> PartialModel:
-        """Return the last of the fits.
+        """Fit a model again and return the last fit.
 
-        Labels of rows outside `train` have no part in it, so the model is still out-of-fold for them; their vectors
+        Labels of rows outside `train` are not used, so the model is still out-of-fold for these rows; their vectors
         take part in self-training.
 
         Args:
             fitter: fits the models.
-            model: model of all of `train`, to begin with; None to fit one if it is needed.
+            model: model of all of `train` to start from; None to fit one if needed.
             train: labelled rows to learn from, int64 [n].
             groups: leakage groups of all rows, int [N].
             strength: inverse strength of the regularisation.
@@ -247,14 +247,14 @@ class Refits:
         strength: float,
         model: PartialModel | None = None,
     ) -> PartialModel:
-        """Fit models to some rows' labels and to the guesses for all others that are sure enough, and guess again.
+        """Fit models in rounds, to the labels of trusted rows and to confident guesses for all others.
 
         Args:
             fitter: fits the models.
-            guess: returns log-probabilities of some rows, [B] to [B, C]; those of the last model after the first round.
+            guess: returns log-probabilities of rows, [B] to [B, C], for the first round; later ones use the last model.
             trusted: rows whose labels are used, int64 [n].
             strength: inverse strength of the regularisation.
-            model: model that guesses first, if it is one: fits begin with the last.
+            model: the model behind `guess`, if it is one, to start the first fit from.
         """
         others = np.setdiff1d(np.arange(len(fitter.labels)), trusted)
         for _ in range(self.rounds):
@@ -278,9 +278,9 @@ class Refits:
         seed: int,
         models: dict[int, PartialModel] | None = None,
     ) -> np.ndarray:
-        """Return the rows of `train` [n] that models fitted to the trusted rows of other folds believe most.
+        """Return the rows of `train` [n] whose labels are likeliest under models of other folds' trusted rows.
 
-        `models` are those of the last trim by fold, to begin with, and become those of this one.
+        `models` holds the models of the last trim, by fold, to start from; it is updated with those of this one.
         """
         labels = fitter.labels[train]
         fold_of = deal_out(labels, groups[train], FOLDS, seed)

@@ -1,4 +1,4 @@
-"""Fits of softmax regressions to some rows of many: models of the classes that these have, kept and begun with."""
+"""Softmax regressions fitted to subsets of rows, on the classes that occur there; earlier models speed up new fits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt4image.probing.logistic_regression import TOLERANCE, SoftmaxRegression, 
 if TYPE_CHECKING:
     import torch
 
-MOST_KEPT = 2**26  # bytes of the weights of models that `Fits` keeps
+MOST_KEPT = 2**26  # bytes of model weights that `Fits` keeps
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PartialModel:
 
     Attributes:
         model: model of the classes that it has seen.
-        seen: numbers of these, int64 [S], sorted.
+        seen: numbers of these classes, int64 [S], sorted.
         classes: number C of all classes.
         rows: number n of training rows.
     """
@@ -46,10 +46,10 @@ class PartialModel:
 
 
 class Fits:
-    """Models of the same vectors that were fitted already: the latest, up to some memory.
+    """A cache of models fitted to the same vectors, which keeps the latest up to a memory limit.
 
-    Methods that begin alike share their first fits, and a fit of another strength to the same labelled rows begins
-    where the last one ended.
+    Methods with the same first fits share them, and a fit with another strength to the same labelled rows starts from
+    the last one's result.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Fits:
         self._bytes = 0
 
     def find(self, rows: bytes, strength: float) -> PartialModel | None:
-        """Return the model of some labelled rows, named by `Fitter.name`."""
+        """Return the model fitted to labelled rows, which are identified by `Fitter.name`; None if there is none."""
         return self._models.get((rows, strength))
 
     def latest(self, rows: bytes) -> PartialModel | None:
@@ -66,7 +66,7 @@ class Fits:
         return self._latest.get(rows)
 
     def keep(self, rows: bytes, strength: float, model: PartialModel) -> None:
-        """Keep a model, and forget the oldest where they take too much memory."""
+        """Keep a model, and drop the oldest ones if they take too much memory."""
         self._models[rows, strength] = self._latest[rows] = model
         self._bytes += model.model.weights.nbytes
         while self._bytes > MOST_KEPT and len(self._models) > 1:
@@ -78,7 +78,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class Fitter:
-    """Fits models to some of the rows.
+    """Fits models to subsets of the rows.
 
     Attributes:
         vectors: float [N, D].
@@ -99,13 +99,13 @@ class Fitter:
     fits: Fits | None = None
 
     def fit(self, rows: np.ndarray, strength: float, start: PartialModel | None = None) -> PartialModel:
-        """Fit a model of the classes that occur among some labelled rows.
+        """Fit a model of the classes that occur among labelled rows.
 
         Args:
             rows: the labelled rows, int64 [n].
             strength: inverse strength of the regularisation.
-            start: model to begin with. It affects speed only; but a fit stops near the minimum, so it must not have
-                seen rows that this one is to predict.
+            start: model to start from. It affects little more than the speed; but because a fit stops only near the
+                minimum, it must not have seen rows that the new model is to predict.
         """
         name = b"" if self.fits is None else self.name(rows)
         if self.fits is not None:
@@ -113,7 +113,7 @@ class Fitter:
                 return found
             start = self.fits.latest(name) or start
         seen = np.unique(self.labels[rows])
-        places = np.searchsorted(seen, self.labels)  # the class's column in the model; meaningless outside `rows`
+        places = np.searchsorted(seen, self.labels)  # column of the class in the model; meaningless outside `rows`
         model = fit_softmax_regression(
             self.vectors,
             places,
@@ -130,15 +130,15 @@ class Fitter:
         return fitted
 
     def latest(self, rows: np.ndarray) -> PartialModel | None:
-        """Return the last model of some labelled rows, int64 [n], of whatever strength; None if there is none."""
+        """Return the last model of labelled rows, int64 [n], whatever its strength; None if there is none."""
         return None if self.fits is None else self.fits.latest(self.name(rows))
 
     def name(self, rows: np.ndarray) -> bytes:
-        """Return a hash of some rows and their labels."""
+        """Return a hash of rows and their labels."""
         return hashlib.sha256(rows.tobytes() + self.labels[rows].tobytes()).digest()
 
     def predict(self, model: PartialModel, rows: np.ndarray) -> np.ndarray:
-        """Return a model's log-probabilities for some rows [B], with the prior, float32 [B, C]."""
+        """Return a model's log-probabilities for rows [B], with the prior, float32 [B, C]."""
         found = model.log_probabilities(self.vectors[rows])
         if self.prior is None:
             return found

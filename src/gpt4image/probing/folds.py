@@ -9,7 +9,7 @@ import numpy as np
 
 FOLDS = 5
 ALIKE = (0.8, 0.9, 0.95)  # cosines tried in turn, until groups of look-alikes are small enough
-LARGEST_GROUP = 0.1  # share of all images
+LARGEST_GROUP = 0.1  # as a share of all images
 BLOCK = 2048  # rows of the cosine matrix at a time
 
 
@@ -38,8 +38,8 @@ def link(*columns: Sequence[Any] | np.ndarray) -> np.ndarray:
 def look_alikes(vectors: np.ndarray) -> np.ndarray:
     """Group images that look nearly alike, such as frames of one scene.
 
-    Two images belong together when the cosine of their centred features is at least 0.8. Where that chains more than a
-    tenth of the images together, 0.9 is tried, then 0.95; where that does so too, each image is its own group.
+    Two images belong together when the cosine of their centred features is at least 0.8. If that chains more than a
+    tenth of the images together, 0.9 is tried, then 0.95; if that does too, each image is a group of its own.
 
     Args:
         vectors: features [N, F].
@@ -55,7 +55,7 @@ def look_alikes(vectors: np.ndarray) -> np.ndarray:
 
 
 def near_copies(vectors: np.ndarray, threshold: float) -> np.ndarray:
-    """Group rows whose centred vectors [N, F] have a cosine of at least `threshold`, directly or in steps.
+    """Group rows whose centred vectors [N, F] have a cosine of at least `threshold`, directly or through other rows.
 
     Returns:
         Number of each row's group, int64 [N].
@@ -73,7 +73,7 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int, folds: int 
     """Draw folds that keep groups whole and hold equal shares of each class.
 
     Args:
-        labels: int [N], from 0; a group counts for the rarest class of its rows.
+        labels: int [N], from 0; a group is assigned to the rarest class of its rows.
         groups: group numbers, int [N].
         seed: seed of the draw.
         folds: number of folds.
@@ -98,7 +98,7 @@ def groups_per_class(labels: np.ndarray, groups: np.ndarray, classes: int) -> np
 
 
 def number(values: np.ndarray) -> np.ndarray:
-    """Number the distinct values [N] from 0, in rising order, int64 [N]."""
+    """Number the distinct values [N] from 0, in ascending order, int64 [N]."""
     return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 

@@ -1,6 +1,6 @@
-"""Confidence intervals: of a comparison over seeds and test images, and of accuracies over groups of images.
+"""Confidence intervals for a comparison over seeds and test images, and for accuracies over groups of images.
 
-The verdict of a comparison rests on `PairedDifference`, that of `gpt4image describe check` on `GroupBootstrap`.
+The verdict of a comparison uses `PairedDifference`, that of `gpt4image describe check` uses `GroupBootstrap`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from scipy import signal, stats
 
 CONFIDENCE = 0.95
-POWER = 0.8  # of a comparison that is planned: how often it is to find an effect that exists
-FEW_IMAGES = 100  # test images, too few to estimate their variance
-MOST_SEEDS, MOST_TIMES = 30, 10  # runs per arm, and times as many test images, beyond which nobody goes
+POWER = 0.8  # of a planned comparison: the probability that it finds an existing effect
+FEW_IMAGES = 100  # fewer test images are too few to estimate their variance
+MOST_SEEDS, MOST_TIMES = 30, 10  # practical limits: runs per arm, and factor on the number of test images
 RESAMPLES = 2000
 
 
@@ -37,11 +37,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of paired differences, with the standard errors that its intervals and tests rest on.
+    """The mean of paired differences, with the standard errors for its intervals and tests.
 
     Attributes:
         mean: the mean.
-        errors: standard error and degrees of freedom of each t statistic; the least certain of them counts.
+        errors: standard error and degrees of freedom of each t statistic; the most conservative of them counts.
         covers: the sources of randomness that they cover.
     """
 
@@ -51,16 +51,17 @@ class PairedDifference:
 
     @classmethod
     def of(cls, differences: np.ndarray) -> PairedDifference:
-        """Return that of S seeds on N test images.
+        """Compute the mean difference over S seeds and N test images.
 
-        Seeds and test images are both samples, so both count as random effects: x_sn = mean + seed_s + image_n +
-        rest_sn, a two-way table without replication. With the mean squares of its rows, columns and residual,
+        Seeds and test images are both samples, so both are random effects: x_sn = mean + seed_s + image_n + rest_sn, a
+        two-way table without replication. With the mean squares of its rows, columns and residual,
 
             Var(mean) = (MS_seeds + MS_images - MS_residual) / (S N),
 
-        bounded below by either of the first two alone, with Satterthwaite's degrees of freedom. That approximation is
+        bounded below by each of the first two terms, with Satterthwaite's degrees of freedom. That approximation is
         anti-conservative for two or three seeds, so the paired t test over the means of the seeds counts as well. With
-        a single seed nothing is known about the variation between seeds, and it is the paired t test over images.
+        a single seed nothing is known about the variation between seeds, and only the paired t test over images is
+        left.
 
         Sources: Searle, Casella and McCulloch, "Variance Components" (1992), section 4.3 (mean squares); Satterthwaite,
         Biometrics Bulletin 2 (1946), equation 17 (degrees of freedom).
@@ -89,7 +90,7 @@ class PairedDifference:
 
     @property
     def p_value(self) -> float:
-        """The two-sided p-value of a mean of zero: below 0.05 where the 95% interval leaves out zero."""
+        """The two-sided p-value of a zero mean; below 0.05 exactly where the 95% interval excludes zero."""
         if not self.mean:
             return 1.0
         return max(
@@ -104,12 +105,12 @@ def paired_interval(differences: np.ndarray) -> Interval:
 
 @dataclass(frozen=True)
 class SampleSize:
-    """What a comparison takes to be decided in four cases of five, if the true difference is the measured one.
+    """The sample size that decides a comparison with a power of 80%, if the true difference is the measured one.
 
     Attributes:
         seeds: runs per arm; None if no practical number is enough.
         times_images: factor on the number of test images; 1 if more seeds are enough.
-        shows: what would be shown: the difference, or that there is none as large as the margin.
+        shows: what it would show: the difference, or that there is none as large as the margin.
     """
 
     seeds: int | None
@@ -118,18 +119,18 @@ class SampleSize:
 
 
 def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int = 1) -> SampleSize:
-    """Return what it takes to decide about the mean of paired differences, float [S, N] with at least 2 seeds.
+    """Return the sample size needed to judge the mean of paired differences, float [S, N] with at least 2 seeds.
 
     The variance components of the two-way table (see `PairedDifference`) give the interval for other numbers of seeds
-    and images; the mean has to exceed its reach by enough for the power (Searle, Casella and McCulloch, section 4.3).
-    The interval of equivalence has to fit into the margin likewise. More images are advised where seeds do not suffice.
-    Fewer than 100 test images may show no variance between them by chance: then the components are those with the two
-    images that `small_sample_interval` adds.
+    and images; the mean has to exceed its half-width by enough for the power (Searle, Casella and McCulloch, section
+    4.3). For equivalence, the interval has to fit within the margin with the same power. More images are advised where
+    more seeds are not enough. Fewer than 100 test images may show no variance between them by chance: then the
+    components are computed with the two images that `small_sample_interval` adds.
 
     Args:
         differences: as for `PairedDifference.of`.
-        margin: difference that does not matter; 0 for none.
-        comparisons: comparisons among which this one is corrected.
+        margin: largest negligible difference; 0 for none.
+        comparisons: number of comparisons to correct for.
     """
     seeds, images = differences.shape
     judged = differences if images >= FEW_IMAGES else _with_discordant_images(differences)
@@ -138,7 +139,7 @@ def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int =
     mean, level = abs(float(differences.mean())), (1 - CONFIDENCE) / comparisons
     goals: list[tuple[Literal["difference", "no difference"], float, float, float]] = [
         ("difference", mean, 1 - level / 2, POWER),
-        ("no difference", margin - mean, CONFIDENCE, (1 + POWER) / 2),  # two tests may fail
+        ("no difference", margin - mean, CONFIDENCE, (1 + POWER) / 2),  # either of two tests may fail
     ]
     for times in range(1, MOST_TIMES + 1):
         number = np.arange(seeds + 1 if times == 1 else seeds, MOST_SEEDS + 1)
@@ -156,9 +157,9 @@ def sample_size(differences: np.ndarray, margin: float = 0.0, comparisons: int =
 
 
 def small_sample_interval(differences: np.ndarray) -> tuple[float, float]:
-    """Return both ends of an interval that also holds for few test images, such as those of one class.
+    """Return both ends of an interval that is also valid for few test images, such as those of one class.
 
-    The plain interval of two arms that are right on the same 3 images has a width of zero. As Bonett and Price,
+    The plain interval of two arms that are right on the same 3 images has a width of zero. Like Bonett and Price,
     "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", Journal of
     Educational and Behavioral Statistics 37 (2012), this adds one image that only the first arm gets right and one that
     only the second does: the paired form of the Agresti-Coull interval, which approximates Wilson's.
@@ -176,7 +177,7 @@ def _with_discordant_images(differences: np.ndarray) -> np.ndarray:
 
 
 def exact_paired_test(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of the exact sign-flip test that both arms are equally often right.
+    """Return the two-sided p-value of the exact sign-flip test of the hypothesis that both arms are equally accurate.
 
     If neither arm is better, each image's difference has either sign with the same probability. The distribution of
     the sum over all signs is computed exactly, so the test is valid for any number of images. With one seed this is
@@ -190,9 +191,9 @@ def exact_paired_test(differences: np.ndarray) -> float:
     0.21875
     """
     sums = np.rint(differences.sum(axis=0)).astype(np.int64)  # [N]
-    chances = np.ones(1)  # of each sum from -total to total
+    chances = np.ones(1)  # probability of each sum from -total to total
     for size, images in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
-        of_size = np.zeros(2 * size * images + 1)  # so many of these images are positive
+        of_size = np.zeros(2 * size * images + 1)  # by the number of positive images
         of_size[:: 2 * size] = stats.binom.pmf(np.arange(images + 1), images, 0.5)
         chances = signal.convolve(chances, of_size)
     total = len(chances) // 2
@@ -201,7 +202,7 @@ def exact_paired_test(differences: np.ndarray) -> float:
 
 
 def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
-    """Return a weighted share of true values with Wilson's interval for the effective number of values.
+    """Return the weighted share of true values, with Wilson's interval for the effective number of values.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927); effective number of
     values: Kish, "Survey Sampling" (1965), section 11.7.
@@ -218,13 +219,12 @@ def weighted_share(true: np.ndarray, weights: np.ndarray) -> Interval:
 
 
 def wilson_interval(share: float, count: float) -> Interval:
-    """Return a share with Wilson's interval, which also holds for few values and for shares near 0 and 1.
+    """Return a share with Wilson's interval, which is also valid for few values and for shares near 0 and 1.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
 
     Args:
-        share: share of true values. The mean of several seeds counts as one share of the same images: seeds add no
-            images.
+        share: share of true values. The mean of several seeds counts as one share, because seeds add no images.
         count: number of values, above 0.
     """
     z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-MIN_CONFIDENCE = 0.7  # of the other class: below it, an unsure classifier would question too many labels
-MIN_ODDS_RATIO = 20  # of the other class to the given one: both can be plausible, as for an image of two objects
+MIN_CONFIDENCE = 0.7  # probability of the other class; with less, an unsure classifier would question too many labels
+MIN_ODDS_RATIO = 20  # odds of the other class to the given one; both may be plausible, as for an image of two objects
 
 
 def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -13,7 +13,7 @@ def find_label_issues(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
 
     The probabilities must be out-of-fold, from a classifier that has not seen the row. The idea is that of confident
     learning (Northcutt et al., "Confident Learning", JAIR 70, 2021), with fixed thresholds in place of per-class ones,
-    which classes of few rows cannot support. Many of the rows found are ambiguous rather than wrong: look at them.
+    which small classes cannot support. Many of the rows found are ambiguous rather than wrong, so they need a review.
 
     Args:
         probabilities: of each class, float [N, C].

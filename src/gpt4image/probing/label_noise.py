@@ -14,13 +14,13 @@ from gpt4image.probing.folds import number
 from gpt4image.probing.intervals import CONFIDENCE, Interval
 from gpt4image.probing.logistic_regression import fitting_threads
 
-WRONG, RIGHT = 1.0, 9.0  # labels imagined beside the given ones: they keep the share of wrong labels off 0 and 1
-STRICTNESS = 3  # labels imagined in each row of T, per class, where errors are spread evenly
+WRONG, RIGHT = 1.0, 9.0  # pseudo-counts of wrong and right labels, which keep the share of wrong labels off 0 and 1
+STRICTNESS = 3  # pseudo-counts per class in each row of T, with errors spread evenly
 RESAMPLES = 40
-FITTED_ON = 20_000  # rows of the fit; a random sample where there are more
-MOST_CLASSES = 200  # beyond, all errors of a class are taken to be equally likely
-LOG_CEILING = 30.0  # of the weights' logarithms: a line search may ask far beyond any weight of use
-TINY = 1e-300  # least likelihood of a label, likewise
+FITTED_ON = 20_000  # most rows that the fit uses; a random sample if there are more
+MOST_CLASSES = 200  # with more, all errors of a class are taken to be equally likely
+LOG_CEILING = 30.0  # limit of the weights' logarithms, because a line search may try absurdly large weights
+TINY = 1e-300  # smallest likelihood of a label, for the same reason
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class NoiseModel:
     """How given labels arise from true ones.
 
     Attributes:
-        weights: weight of each classifier's log-probabilities, float64 [M]; of a single one, the inverse temperature.
+        weights: weight of each classifier's log-probabilities, float64 [M]; the inverse temperature if M is 1.
         log_transition: log T, where T_kj is the probability that an image of class k is labelled j, float64 [C, C].
     """
 
@@ -36,7 +36,7 @@ class NoiseModel:
     log_transition: np.ndarray
 
     def log_probabilities(self, classifiers: Sequence[np.ndarray]) -> np.ndarray:
-        """Pool log-probabilities of M classifiers, [N, C] each: log q, float64 [N, C].
+        """Pool the log-probabilities of M classifiers, [N, C] each; return log q, float64 [N, C].
 
         A logarithmic opinion pool (Genest and Zidek, "Combining probability distributions", 1986):
         q_i(k) is proportional to prod_m p_mi(k)^w_m.
@@ -47,7 +47,7 @@ class NoiseModel:
         return np.asarray(log_softmax(pooled, axis=1))
 
     def posterior(self, classifiers: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
-        """Return the log-probability of each true class given the label as well, float64 [N, C].
+        """Return the log-probability of each true class, given the label as well, float64 [N, C].
 
         s_i(k) is proportional to q_i(k) T_k,y_i; without a label, s_i = q_i.
 
@@ -71,18 +71,18 @@ def fit_noise_model(
     """Fit weights and transition matrix to given labels, by maximum a posteriori.
 
     The given label y_i has the likelihood sum_k q_i(k) T_k,y_i: forward correction (Patrini et al., arXiv 1609.03683)
-    of a calibrated classifier, which keeps its own doubts apart from errors of the labels. First T has a single
+    of a calibrated classifier, which separates its own uncertainty from errors of the labels. First T has a single
     parameter, the share e of wrong labels, spread evenly over the other classes, with a Beta prior worth 1 wrong and 9
     right labels. Then each row of T is free, with a Dirichlet prior worth 3 C labels around that matrix.
 
-    T comes from the first classifier alone, and the weights of all are fitted to it: one that has learned systematic
-    errors explains the labels without any, and would hide them from T.
+    Only the first classifier determines T, and the weights of all are fitted to it: a classifier that has learned
+    systematic errors explains the labels without them, and would hide them from T.
 
     Args:
         classifiers: log-probabilities of M classifiers that have not seen the labels (out of fold), float [N, C] each.
         labels: given classes, int [N], -1 for none.
-        weights: how often each row counts, float [N]; default once.
-        start: model whose T to start from, such as one fitted to about the same rows; it affects speed only.
+        weights: how often each row counts, float [N]; by default once.
+        start: model whose T to start from, such as one fitted to about the same rows; it affects only the speed.
     """
     rows = np.flatnonzero(labels >= 0)
     if len(rows) > FITTED_ON:
@@ -99,11 +99,11 @@ def fit_noise_model(
 
 @dataclass(frozen=True)
 class NoiseEstimate:
-    """What the labels are worth.
+    """Estimated quality of the labels.
 
     Attributes:
         wrong: share of wrong labels among the given ones.
-        right: share of right ones among the posterior's likeliest classes.
+        right: share of right classes among the posterior's likeliest ones.
     """
 
     wrong: Interval
@@ -113,12 +113,11 @@ class NoiseEstimate:
 def estimate_noise(
     model: NoiseModel, classifiers: Sequence[np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int = 0
 ) -> NoiseEstimate:
-    """Estimate both shares, with bootstrap intervals that resample whole groups and fit T anew.
+    """Estimate both shares, with bootstrap intervals that resample whole groups and refit T.
 
     Davison and Hinkley, "Bootstrap methods and their application" (1997), equation 5.5: normal intervals around the
-    estimates, corrected for the bias that the bootstrap finds. That of the posterior's right classes also allows for
-    chance: of n rows whose surest class has the probability p_i, n times the mean of p_i (1 - p_i) is the variance of
-    their number.
+    estimates, corrected for the bias that the bootstrap finds. The interval of `right` also allows for chance: if the
+    likeliest class of row i has the probability p_i, the number of right ones has the variance sum_i p_i (1 - p_i).
 
     Args:
         model: the model fitted to all rows.
@@ -144,7 +143,7 @@ def estimate_noise(
         found.append(shares(fit_noise_model(parts, given, weights=counts, start=model), counts))
     means, spread = shares(model, np.ones(len(given))), np.std(found, axis=0, ddof=1)
     surest = np.exp(model.posterior(parts, given)).max(axis=1)
-    # resampling draws given labels, right ones and wrong ones, but not whether the surest class is the true one
+    # resampling covers which labels are given, but not whether the likeliest class is the true one
     spread[1] = np.hypot(spread[1], np.sqrt((surest * (1 - surest)).sum()) / len(given))
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, RESAMPLES - 1) * spread
     centre = np.clip(
@@ -189,7 +188,7 @@ class _Likelihood:
         return NoiseModel(_weights(found[:sources]), np.asarray(transition))
 
     def fit_weights(self, model: NoiseModel) -> NoiseModel:
-        """Fit the weights alone, to the T of a model of the first classifier."""
+        """Fit only the weights, with T from a model of the first classifier."""
         from scipy.optimize import minimize
 
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -201,7 +200,7 @@ class _Likelihood:
         return replace(model, weights=_weights(minimize(loss, first, jac=True, method="L-BFGS-B").x))
 
     def _uniform_transition(self, logit: float) -> np.ndarray:
-        """Return log T of a share of wrong labels, given as a logit, spread evenly over the other classes."""
+        """Return log T for a share of wrong labels, given as a logit, spread evenly over the other classes."""
         wrong = log_expit(logit) - np.log(self.classes - 1)
         transition = np.full((self.classes, self.classes), wrong)
         np.fill_diagonal(transition, log_expit(-logit))
@@ -228,8 +227,8 @@ class _Likelihood:
     def _measure(self, log_weights: np.ndarray, transition: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Return the log-likelihood, its slopes in the logarithms of the weights [M], and the joint counts [C, C].
 
-        The joint counts are the expected numbers of rows of each true and given class. By
-        Fisher's identity the slopes are expectations under the posterior s.
+        The joint counts are the expected numbers of rows of each true and given class. By Fisher's identity the slopes
+        are expectations under the posterior s.
         """
         weights = _weights(log_weights)
         shares = np.tensordot(weights, self.classifiers, 1)  # [N, C], in place from log q to q
@@ -245,5 +244,5 @@ class _Likelihood:
 
 
 def _weights(logarithms: np.ndarray) -> np.ndarray:
-    """Return weights [M], finite even where classifiers are never wrong and any larger weight would do."""
+    """Return weights [M], kept finite even if classifiers are never wrong and ever larger weights fit better."""
     return np.asarray(np.exp(np.minimum(logarithms, LOG_CEILING)))

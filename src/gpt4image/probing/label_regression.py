@@ -1,4 +1,4 @@
-"""Several labels: one logistic regression a class, all in one fit, each on the labels that are known."""
+"""Several labels per image: one logistic regression per class, in one joint fit, each on the known labels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gpt4image.probing.logistic_regression import MOST_STEPS, TOLERANCE, fitting
 
 @dataclass(frozen=True)
 class LabelRegressions:
-    """Fitted classifiers, one a class: p_k(x) = 1 / (1 + exp(-w_k x - b_k)).
+    """Fitted classifiers, one per class: p_k(x) = 1 / (1 + exp(-w_k x - b_k)).
 
     Attributes:
-        weights: float64 [C, D]; 0 for classes of which no label, or labels of one kind alone, were known.
+        weights: float64 [C, D]; 0 for classes without both present and absent labels.
         bias: float64 [C].
         steps: number of L-BFGS steps that the fit took.
     """
@@ -38,24 +38,24 @@ def fit_label_regressions(
     tolerance: float = TOLERANCE,
     start: LabelRegressions | None = None,
 ) -> LabelRegressions:
-    """Fit a logistic regression with L2 regularisation for each class, to the images whose label of it is known.
+    """Fit a logistic regression with L2 regularisation for each class, to the images whose label for it is known.
 
     The fit minimises (Bishop, "Pattern Recognition and Machine Learning", 2006, equation 4.90, with a Gaussian prior on
     w_k; one against the rest, section 4.1.2)
 
         sum_k (sum_(i known) log(1 + exp(-y_ik (w_k x_i + b_k))) + ||w_k||^2 / (2 strength)),  y_ik = 1 or -1,
 
-    as scikit-learn's `LogisticRegression(C=strength)` does for each class alone; a label that is unknown has no part in
-    it. The steps are L-BFGS's, of all classes at once, in coordinates in which the loss curves about equally; it takes
-    fewest for vectors along their main axes (`turn_to_axes`). Of a class whose known labels are of one kind, the share
-    is estimated alone, with half a label imagined of either kind.
+    as scikit-learn's `LogisticRegression(C=strength)` does for each class by itself; unknown labels have no part in it.
+    L-BFGS steps all classes at once, in coordinates in which the loss has about the same curvature in all directions;
+    it takes the fewest steps for vectors along their principal axes (`turn_to_axes`). For a class whose known labels
+    are all of one kind, only the bias is fitted, with half a label of each kind added.
 
     Args:
         vectors: float [N, D].
         marks: int [N, C]: 1 for a label that is present, 0 for absent, -1 for unknown.
         strength: inverse strength of the regularisation.
         tolerance: largest slope of the mean loss at which the fit stops.
-        start: classifiers to begin with; it affects speed only.
+        start: classifiers to start from; they affect only the speed.
 
     Raises:
         ConfigError: `strength` is not above 0, or there is no row.
@@ -73,7 +73,7 @@ def fit_label_regressions(
         return LabelRegressions(weights, bias, 0)
     x = np.asarray(vectors, np.float64)
     mean = x.mean(axis=0)
-    x = x - mean  # the bias is not regularised, so this changes no answer
+    x = x - mean  # the bias is not regularised, so this changes no prediction
     known = (marks[:, told] >= 0).astype(np.float64)  # [N, K] of the classes that are fitted
     true = (marks[:, told] > 0).astype(np.float64)
     penalty = 1 / (strength * len(x))

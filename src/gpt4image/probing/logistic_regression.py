@@ -1,4 +1,4 @@
-"""Multinomial logistic regression on any number of vectors: each step sees all rows, a chunk in memory at a time."""
+"""Multinomial logistic regression on any number of vectors: each step sees all rows, one chunk in memory at a time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TINY = 2 * 10**7  # products of a pass (rows x width x classes) below which one thread is faster than several
-CHUNK = {"cpu": 2**20, "cuda": 2**25}  # numbers in a chunk's vectors and logits
+TINY = 2 * 10**7  # products per pass (rows x width x classes) below which one thread is faster than several
+CHUNK = {"cpu": 2**20, "cuda": 2**25}  # elements of a chunk's vectors and logits
 KEPT = 2**27  # bytes of vectors that may stay in memory from pass to pass
-SAMPLE = 8  # rows for each of the D numbers of a vector that the covariance is estimated from
-WIDE = 8  # D**2 per row and class, up to which finding the axes of the covariance takes less time than it saves
-SPANNED = 120  # passes of a fit that finding the space which few vectors span may cost, about
+SAMPLE = 8  # rows per dimension D from which the covariance is estimated
+WIDE = 8  # D**2 per row and class, up to which finding the axes of the covariance saves more time than it takes
+SPANNED = 120  # approximate limit on the cost of finding the space that few vectors span, in passes of a fit
 NULL = 1e-12  # share of the largest variance below which vectors do not vary along an axis
 ROTATED = 8192  # rows at a time
-TOLERANCE = 1e-7  # largest slope of the mean loss, in any coordinate of `_Axes`, at which a fit has settled
+TOLERANCE = 1e-7  # largest slope of the mean loss, in any coordinate of `_Axes`, at which a fit has converged
 MOST_STEPS = 1000
 
 
@@ -73,20 +73,20 @@ def fit_softmax_regression(
     as scikit-learn's `LogisticRegression(C=strength)` does. With two classes, scikit-learn fits the difference of both
     rows of W instead, which costs half as much: there its C is 2 * strength. The bias is not regularised, so centring
     the vectors, done for speed, does not change the result. The steps are L-BFGS's (Liu and Nocedal, "On the limited
-    memory BFGS method", 1989), in coordinates in which the loss curves about equally in all directions; each sees all
-    rows, in float64. Few wide vectors are fitted in the space that they span (`_Span`). The same input on the same
-    device gives the same result.
+    memory BFGS method", 1989), in coordinates in which the loss has about the same curvature in all directions; each
+    sees all rows, in float64. A few wide vectors are fitted in the space that they span (`_Span`). The same input on
+    the same device gives the same result.
 
     Args:
         vectors: float [M, D] of any precision; may be a memory map.
         labels: class of each vector, int [M], from 0 to below `classes` in the rows that are used.
         classes: number C of classes; one without any row gets a probability near 0.
         strength: inverse strength of the regularisation.
-        rows: positions of the vectors to learn from, int [n]; default all.
+        rows: positions of the vectors to learn from, int [n]; by default all.
         tolerance: largest slope of the mean loss at which the fit stops. 1e-4 takes about half the steps and gives
             probabilities within 0.005, enough to tell which class is the likeliest.
-        device: device of the computation; default a GPU if there is one.
-        start: model of the same classes to begin with, such as one of another strength; it affects speed only.
+        device: device of the computation; by default a GPU if there is one.
+        start: model of the same classes to start from, such as one of another strength; it affects only the speed.
 
     Raises:
         ConfigError: `strength` is not above 0, or there is no row.
@@ -128,7 +128,7 @@ def _minimise(objective: _Objective, tolerance: float, start: SoftmaxRegression 
 
 @contextmanager
 def fitting_threads(products: int) -> Iterator[None]:
-    """Let torch and BLAS use one thread for passes of few products; restore the number of threads afterwards."""
+    """Let torch and BLAS use one thread for passes with few products; restore the number of threads afterwards."""
     import torch
 
     if products > TINY:
@@ -170,7 +170,7 @@ class _Objective:
         kept = len(rows) * self.width * vectors.itemsize <= KEPT
         self._kept = list(self._load(rows)) if kept else None
         self.mean, self.variance = self._measure_spread()
-        centred = len(rows) * self.width * 8 <= KEPT  # nor need they be centred again in every pass
+        centred = len(rows) * self.width * 8 <= KEPT  # so that not every pass has to centre them again
         self._centred = list(self._read()) if centred else None
         self._kept = None if centred else self._kept
 
@@ -192,7 +192,7 @@ class _Objective:
         return np.asarray(np.maximum(counts, 0.5) / len(self.rows))
 
     def start(self, model: SoftmaxRegression | None = None) -> np.ndarray:
-        """Return the first weights, flattened: a model's, or 0, with the logarithms of the classes' shares as bias."""
+        """Return initial weights, flattened: a model's, or 0 with the logarithms of the classes' shares as bias."""
         if model is not None:
             bias = model.bias + model.weights @ self.mean  # the vectors are centred here
             return np.column_stack([model.weights, bias]).ravel()
@@ -223,7 +223,7 @@ class _Objective:
         return float(loss), slopes.cpu().numpy().ravel()
 
     def _read(self, rows: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield centred vectors, float64 [b, D], and labels [b] of all rows or some, a chunk at a time."""
+        """Yield centred vectors, float64 [b, D], and labels [b] of all or given rows, a chunk at a time."""
         import torch
 
         mean = torch.from_numpy(self.mean).to(self._device)
@@ -243,13 +243,13 @@ class _Objective:
 
 @dataclass(frozen=True)
 class _Axes:
-    """Coordinates of the weights in which the loss curves about equally in all directions (preconditioning).
+    """Coordinates of the weights in which the loss has about the same curvature in all directions (preconditioning).
 
     At weights of 0 the curvature in the weights of a class is s (1 - s) S + penalty, where s is the class's share of
     the rows and S the covariance of the vectors. s S + penalty is used instead, which stays above 0 for a single class.
     The axes are the eigenvectors of S, or the vectors' own axes where finding those would take longer than the fit; a
-    coordinate is a weight times the root of its curvature. Only the number of steps depends on the coordinates, and how
-    close to the minimum a fit stops.
+    coordinate is a weight times the square root of its curvature. The coordinates affect only the number of steps and
+    how close to the minimum a fit stops.
 
     Attributes:
         turn: the axes as columns [D, D]; None for the vectors' own.
@@ -276,7 +276,7 @@ class _Axes:
     def weights(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the flattened weights of coordinates, with a mean over the classes of 0, [C * (D + 1)].
 
-        A common part of all classes changes no probability. Only the penalty would bring it to 0, over many steps.
+        A part common to all classes changes no probability, and only the penalty would bring it to 0, in many steps.
         """
         weights = self._turn(coordinates * self.scales.ravel(), back=True).reshape(self.scales.shape)
         return np.asarray(weights - weights.mean(axis=0)).ravel()
@@ -295,11 +295,11 @@ class _Axes:
 
 @dataclass(frozen=True)
 class _Span:
-    """Few vectors in the space that they span, along the axes of their covariance.
+    """A few vectors in the space that they span, along the axes of their covariance.
 
-    The n vectors x_i with mean m are m + V z_i, where V [D, R] has R < n orthonormal columns. The penalty leaves W
-    nothing outside of that space (the representer theorem; Kimeldorf and Wahba, 1971), so the fit to all z_i, whose
-    weights are W V, gives the same answers. V and z_i come from the eigenvectors of the n x n inner products.
+    The n vectors x_i with mean m are m + V z_i, where V [D, R] has R < n orthonormal columns. The penalty makes W zero
+    outside that space (the representer theorem; Kimeldorf and Wahba, 1971), so the fit to all z_i, whose weights are
+    W V, gives the same predictions. V and z_i come from the eigenvectors of the n x n inner products.
 
     Attributes:
         places: z_i, float64 [n, R].
@@ -313,7 +313,7 @@ class _Span:
 
     @classmethod
     def of(cls, vectors: np.ndarray, rows: np.ndarray, classes: int) -> _Span | None:
-        """Find the space of some vectors; None where that would take longer than it saves."""
+        """Find the space that vectors span; None where that would take longer than it saves."""
         count, width = len(rows), vectors.shape[1]
         if count >= width or count * (width + 9 * count) > SPANNED * width * classes:
             return None
@@ -327,21 +327,21 @@ class _Span:
         return cls(places, chosen.T @ (turned / np.sqrt(spread)), mean)
 
     def inside(self, model: SoftmaxRegression) -> SoftmaxRegression:
-        """Return the part of a model that this space sees."""
+        """Project a model of the vectors onto this space."""
         return SoftmaxRegression(model.weights @ self.axes, model.bias + model.weights @ self.mean, model.steps)
 
     def model(self, inside: SoftmaxRegression) -> SoftmaxRegression:
-        """Return a model of this space as one of the vectors."""
+        """Convert a model of this space to one of the vectors."""
         weights = inside.weights @ self.axes.T
         return SoftmaxRegression(weights, inside.bias - weights @ self.mean, inside.steps)
 
 
 def turn_to_axes(vectors: np.ndarray) -> np.ndarray:
-    """Centre vectors [N, D] and turn them to the axes of their covariance, float32 [N, R] with R <= D and R <= N.
+    """Centre vectors [N, D] and rotate them to the axes of their covariance, float32 [N, R] with R <= D and R <= N.
 
-    Directions in which they do not vary are left out. A softmax regression gives the same answers for them, because
-    neither its penalty nor its bias depends on the axes and the centre; but L-BFGS takes fewer steps, for the loss
-    curves along the axes. So it pays before many fits to parts of the vectors.
+    Directions in which they do not vary are left out. A softmax regression gives the same predictions for them, because
+    neither its penalty nor its bias depends on the axes and the centre; but L-BFGS takes fewer steps, because the loss
+    is curved along the axes. This saves time before many fits to parts of the vectors.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     if not np.isfinite(mean).all():
@@ -365,7 +365,7 @@ def turn_to_axes(vectors: np.ndarray) -> np.ndarray:
 def _main_axes(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues [R] of a matrix of inner products, the largest first, and its eigenvectors [n, R].
 
-    Those that are 0 but for rounding are left out, except for a single one where all are.
+    Eigenvalues that are 0 up to rounding are left out; if all are, one is kept.
     """
     spread, axes = np.linalg.eigh(products)
     kept = np.flatnonzero(spread > NULL * spread[-1])[::-1] if spread[-1] > 0 else np.array([len(spread) - 1])
@@ -375,7 +375,7 @@ def _main_axes(products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def standardise(vectors: np.ndarray) -> np.ndarray:
     """Centre vectors [N, D] and scale them to a mean squared length of 1, float32 [N, D].
 
-    One strength then fits vectors of any kind.
+    One strength of regularisation then suits vectors of any kind.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors.astype(np.float32) - mean.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Co-training: a classifier of the texts and one of the images label for each other.
+"""Co-training: a classifier of the texts and one of the images label rows for each other.
 
-Blum and Mitchell, "Combining labeled and unlabeled data with co-training" (COLT 1998). There each of the two labels a
-few rows for both, in turns; here both together label all rows of which they are sure, as often as that helps.
+Blum and Mitchell, "Combining labeled and unlabeled data with co-training" (COLT 1998). There each of the two in turn
+labels a few rows for both; here both together label all rows of which they are confident, as long as that helps.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def pool_views(text: np.ndarray, image: np.ndarray, shares: np.ndarray, weight: 
 
 @dataclass(frozen=True)
 class CoTraining:
-    """What a text and an image classifier make of all rows together.
+    """Joint predictions of a text classifier and an image classifier for all rows.
 
     Attributes:
-        logits: log r, float64 [N, C]: out of fold for labelled rows, by models of all labels for the others.
-        temperature: temperature that fits the former best.
+        logits: log r, float64 [N, C]: out of fold for labelled rows, by models fitted to all labels for the others.
+        temperature: temperature that fits the labelled rows best.
         accuracies: out-of-fold accuracy of each round, up to the first that was worse.
     """
 
@@ -54,12 +54,12 @@ class CoTraining:
 
 
 def co_train(rows: Rows, features: np.ndarray, method: Method, settings: FitSettings) -> CoTraining:
-    """Train a classifier of texts and one of images with the rows that both together label.
+    """Train a classifier of texts and one of images on rows that they label together.
 
-    The text classifier labels first. In each further round both are fitted to the given labels and to the sure ones of
-    the last round, until the out-of-fold accuracy falls: then the last round's labels stand. A labelled row is judged
-    by models that its label has no part in, through the labels of other rows either: each fold has its own rounds, and
-    so have the unlabelled rows, with all labels.
+    The text classifier labels first. In each further round both are fitted to the given labels and to the confident
+    ones of the round before, until the out-of-fold accuracy falls; then the labels of the round before are kept. A
+    labelled row is judged by models that its label did not influence, not even through the labels of other rows: each
+    fold has rounds of its own, and so have the unlabelled rows, with all labels.
 
     Args:
         rows: vectors of the texts, given labels, and texts of the classes.
@@ -97,12 +97,12 @@ class _Judgement:
 
 @dataclass(frozen=True)
 class _Views:
-    """Both classifiers.
+    """Both views of the rows and their classifiers.
 
     Attributes:
         rows: the rows.
         image: fits the classifiers of images.
-        method: how that of texts is fitted in the first round.
+        method: how the classifier of texts is fitted in the first round.
         settings: settings of the fits.
         fold_of: fold of each row [N], -1 for those without a label.
     """
@@ -130,7 +130,7 @@ class _Views:
         return np.asarray(np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum())
 
     def start(self, fold: int, fitted: Callable[[], None]) -> _Chain:
-        """Fit texts for the rows of a fold, or for those without a label (-1), and return the beginning of a chain."""
+        """Fit a text classifier for the rows of a fold, or for unlabelled rows (-1), and start a chain with it."""
         refits, strength = self.method.refits or Refits(), self.method.chosen_strength(self.settings)
         own = np.flatnonzero(self.fold_of == fold)
         train = np.setdiff1d(self.method.learned(self.rows), own)
@@ -145,7 +145,7 @@ class _Views:
         return _Chain(own, np.setdiff1d(np.arange(self.rows.count), trusted), labels, text, (model,))
 
     def pool(self, parts: Sequence[np.ndarray], temperatures: Sequence[float]) -> np.ndarray:
-        """Return log r from the log-probabilities of texts, and of images once they take part [B, C] each."""
+        """Return log r from the log-probabilities by texts and, once they take part, by images, [B, C] each."""
         scaled = [part / temperature for part, temperature in zip(parts, temperatures, strict=True)]
         return (
             pool_views(scaled[0], scaled[1], self.shares)
@@ -154,7 +154,7 @@ class _Views:
         )
 
     def judge(self, chains: Sequence[_Chain]) -> _Judgement:
-        """Label each chain's rows, at the temperatures that fit given labels best."""
+        """Label each chain's rows, at the temperatures that fit the given labels best."""
         parts = np.empty((len(chains[0].models), self.rows.count, self.rows.classes), dtype=np.float32)
         for chain in chains:
             for some in blocks(chain.own):
@@ -166,14 +166,14 @@ class _Views:
 
 @dataclass
 class _Chain:
-    """The models that label some rows.
+    """The models that label one fold or the unlabelled rows.
 
     Attributes:
         own: the rows that they label, int64 [m].
-        free: rows for which they learn the labels that both together give, int64 [n].
-        labels: what they learn, int [N + K], -1 for rows that they do not learn from.
+        free: rows on which they learn from the labels that both together give, int64 [n].
+        labels: the labels that they learn from, int [N + K]; -1 for rows that they do not learn from.
         text: fits the classifiers of texts.
-        models: of texts, and of images after the first round.
+        models: the model of texts and, after the first round, of images.
     """
 
     own: np.ndarray
@@ -183,12 +183,12 @@ class _Chain:
     models: tuple[PartialModel, ...]
 
     def predict(self, views: _Views, some: np.ndarray) -> list[np.ndarray]:
-        """Return each model's log-probabilities of some rows [B], float32 [B, C] each."""
+        """Return each model's log-probabilities for rows [B], float32 [B, C] each."""
         fitters = (self.text, views.image)[: len(self.models)]
         return [fitter.predict(model, some) for fitter, model in zip(fitters, self.models, strict=True)]
 
     def learn(self, views: _Views, judged: _Judgement) -> None:
-        """Label the free rows of which the models together are sure, and fit both kinds of models to that."""
+        """Label the free rows of which the models together are confident, and fit both models to these labels."""
         for some in blocks(self.free):
             together = views.pool(self.predict(views, some), judged.of_views) / judged.temperature
             found = log_softmax(together, axis=1)

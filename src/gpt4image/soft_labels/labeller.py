@@ -1,4 +1,4 @@
-"""Soft labels from texts: a classifier on the texts' vectors labels training images that it has not seen."""
+"""Soft labels from texts: a classifier on the vectors of texts labels training images that it has not seen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from gpt4image.soft_labels.store import (
 if TYPE_CHECKING:
     import torch
 
-SHOWN = 5  # classes that a message names, at most
+SHOWN = 5  # classes that a message lists, at most
 
 
 def label_by_vectors(
@@ -64,12 +64,12 @@ def label_by_vectors(
         folds: number of folds.
         seed: seed of the folds.
         kind: what the vectors embed, for the manifest.
-        device: device of the fits; default a GPU if there is one.
+        device: device of the fits; by default a GPU if there is one.
 
     Raises:
         ConfigError: no store, fewer than two folds, or a strength that is not above 0.
-        DataError: the images have fewer than two classes.
-        DescriptionError: no labelled training image has a text, or fewer than two classes have several.
+        DataError: there are fewer than two classes.
+        DescriptionError: no labelled training image has a text, or fewer than two classes have several such images.
     """
     check_settings(images, stores, strength, folds)
     known = find_training_vectors(images, stores)
@@ -87,7 +87,7 @@ def label_by_vectors(
 
 
 def existing_labels(images: ImageTable, stores: Sequence[EmbeddingStore], folder: Path) -> SoftLabels | None:
-    """Open the labels in a folder if they were made from these images and vectors, with whatever settings."""
+    """Open the labels in a folder if they were made from these images and vectors, with any settings."""
     there = open_if_complete(folder)
     if there is None:
         return None
@@ -110,10 +110,10 @@ def check_settings(
 
 @dataclass(frozen=True)
 class TrainingVectors:
-    """The training images, and validation images if wanted, that have a vector in every store, or a pick.
+    """Training images, and optionally validation images, that have a vector in every store or a pick.
 
     Attributes:
-        ids: image ids in ascending order, S32 [n]; an image in several classes comes once for each.
+        ids: image ids in ascending order, S32 [n]; an image in several classes appears once for each.
         labels: int [n], -1 for none.
         stores: the stores.
         positions: positions of the images in each store, int64 [n] each, -1 for none.
@@ -143,11 +143,11 @@ class TrainingVectors:
         return LabelOrigin(kind=kind, sources=tuple(sources), fitted_to=fitted_to)
 
     def groups(self) -> np.ndarray:
-        """Number the leakage groups, int64 [n]: images with the same id or a text in common, directly or in steps."""
+        """Number the leakage groups, int64 [n]: images with the same id or text, directly or through others."""
         described, others = np.flatnonzero(self.described), np.flatnonzero(~self.described)
         if not self.stores or not len(described):
             return np.asarray(link(self.ids))
-        owners, texts = [others], [self.ids[others]]  # in place of a text that no other image has
+        owners, texts = [others], [self.ids[others]]  # an id stands for a text that no other image has
         for store, positions in zip(self.stores, self.positions, strict=True):
             owner, rows = store.all_rows(positions[described])
             owners.append(described[owner])
@@ -165,7 +165,7 @@ class TrainingVectors:
         return vectors
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return the vectors of some images [B], of all stores side by side, float32 [B, D]; zeros for none."""
+        """Return the vectors of images [B], all stores side by side, float32 [B, D]; zeros for images without any."""
         found = np.zeros((len(rows), sum(store.width for store in self.stores)), np.float32)
         there = self.described[rows]
         parts = [store.take(at[rows[there]]) for store, at in zip(self.stores, self.positions, strict=True)]
@@ -187,11 +187,11 @@ def find_training_vectors(
         images: the images.
         stores: the stores.
         validation: include validation images.
-        labelled: at least one training image must have a label.
-        picked: ids of images that count without a vector, S32.
+        labelled: require that at least one training image has a label.
+        picked: ids of images with a pick, which need no vector, S32.
 
     Raises:
-        DescriptionError: there is none with a vector, or none with a label as well; without stores, none was picked.
+        DescriptionError: no training image has a vector, or a label as well if required; without stores, a pick.
     """
     rows = np.concatenate([images.split("train"), images.split("validation")[: None if validation else 0]])
     ids, labels = images.ids[rows], images.labels[rows]
@@ -200,7 +200,7 @@ def find_training_vectors(
     ids, labels, held_out = ids[order], labels[order], held_out[order]
     positions = [store.find(ids) for store in stores]
     distinct = np.ones(len(ids), dtype=bool)
-    distinct[1:] = (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # the same file twice counts once
+    distinct[1:] = (ids[1:] != ids[:-1]) | (labels[1:] != labels[:-1])  # a repeated file counts once
     described = distinct & np.all([np.full(len(ids), bool(stores)), *(found >= 0 for found in positions)], axis=0)
     chosen = described if picked is None else described | (distinct & np.isin(ids, picked))
     if not ((described if stores else chosen) & ~held_out & (labels >= 0 if labelled else True)).any():
@@ -248,8 +248,8 @@ def make_labels(
 def find_alone(labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Find rows whose class lies in a single group, bool [n], and warn about these classes.
 
-    The model that would label such an image has seen nothing of its class, so it could never name it: the image gets no
-    soft label.
+    The model that would label such a row has seen no other example of its class and could never predict it, so the
+    image gets no soft label.
 
     Raises:
         DescriptionError: fewer than two classes are left.

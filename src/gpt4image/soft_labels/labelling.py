@@ -1,4 +1,4 @@
-"""The labeller: labels for all rows from vectors, some given labels that may be wrong, and texts of the classes."""
+"""The labeller: it labels all rows, given vectors, some labels that may be wrong, and texts of the classes."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 ROBUST = Refits(trims=3, trimmed=0.5, rounds=2)
 ROBUST_STRENGTH = 3.0  # weaker fits memorise fewer wrong labels
-NOISE_ROWS = 30  # labelled rows per class, on average, from which the share of wrong labels is estimated
+NOISE_ROWS = 30  # labelled rows per class, on average, needed to estimate the share of wrong labels
 CLEAN = 0.01  # given labels are kept unless more than this share is wrong, at the lower end of the interval
-NOISY = 0.03  # doubtful labels are certainly left out of the fit if more than this share is wrong, at the lower end
+NOISY = 0.03  # doubtful labels are always left out of the fit if more than this share is wrong, at the lower end
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Labelling:
         out_of_fold: calibrated log-probabilities of a classifier that has not seen the row's label, float64 [N, C].
         method: how the classifier was fitted.
         accuracy: expected share of right labels among those of unlabelled rows, or of all rows if given labels are
-            replaced; None if nothing measures it.
-        per_class: share of right answers out of fold among each class's rows; None for classes without a label.
+            replaced; None if it cannot be measured.
+        per_class: out-of-fold accuracy on each class's rows; None for classes without a label.
         wrong: share of wrong labels among the given ones; None if there are too few to tell, or the vectors are not
-            shown to tell anything about them.
-        noise: how given labels arise from true ones; None likewise.
+            shown to predict them.
+        noise: how given labels arise from true ones; None where `wrong` is.
         replaced: whether given labels are replaced by the posterior of the true class.
-        chance: accuracy of always naming the class that is expected most often, of those with a label.
+        chance: accuracy of always predicting the class that is expected most often, of those with a label.
     """
 
     out_of_fold: np.ndarray
@@ -72,16 +72,16 @@ class Labelling:
 
     @property
     def is_informed(self) -> bool:
-        """Whether its labels are shown to be better than the most frequent class alone, or nothing measures them."""
+        """Whether its labels are shown to beat always predicting the most frequent class, or cannot be measured."""
         return self.accuracy is None or self.accuracy.low > self.chance
 
     def of_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Return log-probabilities of the true class given labels as well, float64 [N, C].
+        """Return log-probabilities of the true class, given the labels as well, float64 [N, C].
 
-        Those of a labelled row are the posterior or, unless labels are replaced, 0 for the label and -inf elsewhere.
+        For a labelled row they are the posterior if labels are replaced, else 0 for the label and -inf elsewhere.
 
         Args:
-            labels: int [N], -1 for none; may name labels that the classifier was not fitted to.
+            labels: int [N], -1 for none; may include labels that the classifier was not fitted to.
         """
         if self.replaced:
             return self.posterior(labels)
@@ -91,7 +91,7 @@ class Labelling:
         return found
 
     def posterior(self, labels: np.ndarray) -> np.ndarray:
-        """Return log-probabilities of the true class given labels that may be wrong, float64 [N, C].
+        """Return log-probabilities of the true class, given labels that may be wrong, float64 [N, C].
 
         s_i(k) is proportional to q_i(k) T_k,y_i; where T was not estimated, s = q.
 
@@ -122,25 +122,26 @@ def label_rows(
     """Label rows by a classifier on their vectors, and judge given labels by it.
 
     Several ways of fitting are tried, with and without the classes' texts and self-training, then with and without the
-    classes that an LLM picked, and compared by their out-of-fold likelihood. If many given labels turn out wrong, it is
-    fitted again without the doubtful ones. A row's own label is judged by models that have not seen it; unlabelled rows
-    are labelled by a model of all labels.
+    classes that an LLM picked, and compared by their out-of-fold likelihood. If many given labels turn out wrong, the
+    classifier is fitted again without the doubtful ones. A row's own label is judged by models that have not seen it;
+    unlabelled rows are labelled by a model fitted to all labels.
 
     Args:
         vectors: float [N, D].
-        labels: given classes, int [N], -1 for none; all -1 if there are examples.
+        labels: given classes, int [N], -1 for none; may be all -1 if there are examples.
         groups: leakage groups, int [N].
         classes: number C of classes.
         examples: texts of the classes in the same vector space.
-        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
+        strength: inverse strength of the regularisation; by default 10, or another value that fits the labels clearly
+            better.
         folds: number of folds.
         seed: seed of folds and resampling.
         device: device of the fits.
-        adjustment: strength of the logit adjustment for skewed labels, of the labels of unlabelled rows.
-        picks: how much of an LLM's answers goes to each class, float32 [N, C]; what a row lacks to 1 goes to none.
-            Vectors without columns leave the labels to them.
+        adjustment: strength of the logit adjustment, for skewed labels, that is applied to unlabelled rows.
+        picks: share of an LLM's answers that goes to each class, float32 [N, C]; where a row sums to less than 1, the
+            rest of its answers went to no class. If the vectors have no columns, only the picks label.
         partner: features of the images, float [N, F], to co-train with (`co_train`).
-        described: which rows have a vector, bool [N]; default all. The picks alone label the others.
+        described: which rows have a vector, bool [N]; by default all. Only the picks label the others.
 
     Raises:
         DataError: without examples and picks, the labels have fewer than two classes or groups.
@@ -215,7 +216,7 @@ def _choose(rows: Rows, settings: FitSettings) -> _Tried:
     """Return a method, its out-of-fold log-probabilities [N, C] and its losses [n].
 
     Other strengths of the regularisation are tried without self-training: with it, each would take several times as
-    long. They are several, so one has to be better by two standard errors.
+    long. Because several are tried, one has to be better by two standard errors.
     """
     chosen = _first_of_equals(_try(methods(rows), rows, settings))
     if chosen[0].picks != "alone" and (strengths := other_strengths(rows, settings)):
@@ -240,23 +241,23 @@ def _try(candidates: Iterable[Method], rows: Rows, settings: FitSettings) -> Ite
 
 
 def _first_of_equals(tried: Iterator[_Tried], errors: float = 1) -> _Tried:
-    """Return a method that gives way to a later one whose loss is lower by more than the difference's standard error.
+    """Return the first method, or a later one whose loss is lower by more than `errors` standard errors.
 
-    Few labels cannot tell near equals apart.
+    Few labels cannot distinguish methods that are nearly equal.
     """
     return reduce(lambda one, other: other if _clearly_lower(other[2] - one[2], errors) else one, tried)
 
 
 def _clearly_lower(differences: np.ndarray, errors: float = 1) -> bool:
-    """Return whether the mean of differences [n] is below 0 by more than some standard errors."""
+    """Return whether the mean of differences [n] is below 0 by more than `errors` standard errors."""
     return bool(differences.mean() < -errors * differences.std() / len(differences) ** 0.5)
 
 
 def _fits_worse(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether one classifier explains the given labels clearly worse than another, both with errors allowed for.
+    """Return whether one classifier explains the given labels clearly worse than another, each with its own T.
 
-    A classifier can learn systematic errors and then sees none. One that has learned from the labels it trusts explains
-    them as well, by T; where labels are clean, leaving out a part of them costs likelihood.
+    A classifier that has learned systematic errors sees none. One that has learned only from the labels it trusts
+    explains the others just as well, through T; where labels are clean, leaving out some of them costs likelihood.
     """
     known = np.flatnonzero(labels >= 0)
     losses = []
@@ -268,7 +269,7 @@ def _fits_worse(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _label_without_labels(rows: Rows, settings: FitSettings) -> Labelling:
-    """Label rows by the classes' texts, where given labels are too few to measure anything."""
+    """Label rows by the classes' texts, for when there are too few given labels to measure anything."""
     prior = rows.prior(LIKENESS_ALONE)
     fitter = Fitter(rows.vectors, rows.labels, rows.classes, TOLERANCE, settings.device, prior)
     known = np.flatnonzero(rows.labels >= 0)
@@ -278,12 +279,12 @@ def _label_without_labels(rows: Rows, settings: FitSettings) -> Labelling:
 
 
 def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings) -> Labelling:
-    """Label rows by an LLM's picks, where given labels are too few to measure anything.
+    """Label rows by an LLM's picks, for when there are too few given labels to measure anything.
 
-    With vectors, the picks are taken for labels that may be wrong: s_i(k) is proportional to q_i(k) T_k,pick, where
+    With vectors, the picks are treated as labels that may be wrong: s_i(k) is proportional to q_i(k) T_k,pick, where
     q is a classifier of the vectors that is fitted to the picks of other rows. Where T cannot be estimated, the picks
-    count with the confidence that they have without any label. The likeness to the classes' texts is multiplied in, at
-    the temperature that fits the picks best.
+    have the confidence that the prior of `fit_confidence` gives them. The likeness to the classes' texts is multiplied
+    in, at the temperature that fits the picks best.
     """
     assert rows.picks is not None
     picks = rows.picks[: rows.count]
@@ -291,7 +292,7 @@ def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings
     given = np.where(name_classes(picks), picks.argmax(axis=1), -1)
     if not rows.vectors.shape[1] or len(np.unique(given[given >= 0])) < 2:
         return _unmeasured(trusted, PICKS_ALONE.name, rows.classes)
-    examples = None if examples is None else Examples(rows.vectors[rows.count :], examples.labels)  # as they are turned
+    examples = None if examples is None else Examples(rows.vectors[rows.count :], examples.labels)  # rotated alike
     found = label_rows(
         rows.vectors[: rows.count], given, rows.groups[: rows.count], rows.classes, examples,
         strength=settings.strength, folds=settings.folds, seed=settings.seed, device=settings.device,
@@ -305,11 +306,11 @@ def _label_by_picks(rows: Rows, examples: Examples | None, settings: FitSettings
 
 
 def _join(by_texts: Labelling, by_picks: Labelling, described: np.ndarray, labels: np.ndarray) -> Labelling:
-    """Return the labels by texts [n] for the rows described, bool [N], and those by picks [N] for the others.
+    """Return the labels by texts [n] for rows with a description (`described`, bool [N]), and by picks for the others.
 
-    The expected accuracy is the mean of both, weighted by their rows without a label, or by all of their rows if labels
-    are replaced; so are the ends of the interval, as if both erred together. What is known of given labels comes from
-    the texts.
+    The expected accuracy is the mean of both, weighted by their unlabelled rows, or by all of their rows if labels are
+    replaced. The ends of the interval are averaged alike, as if both errors had the same sign. What is known about the
+    given labels comes from the texts.
     """
     logits, accuracy = by_picks.out_of_fold.copy(), by_texts.accuracy
     logits[described] = by_texts.out_of_fold
@@ -339,10 +340,10 @@ def _unmeasured(logits: np.ndarray, method: str, classes: int) -> Labelling:
 
 
 def _can_judge(rows: Rows, losses: np.ndarray) -> bool:
-    """Return whether there are enough given labels to tell how many are wrong, by a classifier of these losses [n].
+    """Return whether there are enough given labels for a classifier with these losses [n] to tell how many are wrong.
 
-    It has to explain the labels better than their shares do, by two standard errors. Otherwise the labels say nothing
-    of T, and the estimate would be its prior.
+    It has to explain the labels better than the classes' shares do, by two standard errors. Otherwise the labels carry
+    no information about T, and the estimate would be its prior.
     """
     given = rows.given[rows.given >= 0]
     if len(given) < NOISE_ROWS * rows.classes:
@@ -354,7 +355,7 @@ def _can_judge(rows: Rows, losses: np.ndarray) -> bool:
 def _judge_labels(
     rows: Rows, classifiers: Sequence[np.ndarray], seed: int
 ) -> tuple[NoiseModel, NoiseEstimate] | tuple[None, None]:
-    """Fit how given labels arise from true ones, by out-of-fold log-probabilities [N, C]; None by no classifier."""
+    """Fit how given labels arise from true ones to out-of-fold log-probabilities [N, C]; None without classifiers."""
     if not classifiers:
         return None, None
     model = fit_noise_model(classifiers, rows.given)
@@ -362,10 +363,10 @@ def _judge_labels(
 
 
 def _agree(alone: NoiseEstimate | None, both: NoiseEstimate | None) -> bool:
-    """Return whether a classifier fitted without doubtful labels estimates about as many wrong ones alone as in a pool.
+    """Return whether a classifier fitted without doubtful labels finds about as many wrong ones by itself as in a pool.
 
-    If not, the other one in the pool has learned systematic errors. In the first pool that is tried T comes from that
-    one, which is fitted to all labels, and so takes fewer of its own errors for wrong labels.
+    If not, the other classifier in the pool has learned systematic errors. In the first pool that is tried, T comes
+    from that one: it is fitted to all labels, and so mistakes fewer of its own errors for wrong labels.
     """
     assert alone is not None and both is not None
     return alone.wrong.low <= both.wrong.mean <= alone.wrong.high
@@ -374,9 +375,9 @@ def _agree(alone: NoiseEstimate | None, both: NoiseEstimate | None) -> bool:
 def _expected(right: np.ndarray, labels: np.ndarray, calibrated: np.ndarray) -> Interval | None:
     """Estimate the accuracy of labels of unlabelled rows from labelled rows.
 
-    Labelled rows may be drawn from other proportions of the classes, so those of a class together weigh as much as the
-    class is likely among unlabelled rows. Of classes without a label nothing is known: their rows count like the others
-    in the mean, and as all wrong and all right at the ends of the interval.
+    The proportions of the classes may differ between labelled and unlabelled rows, so each class has the weight of its
+    expected share among unlabelled rows. Nothing is known about classes without a label: their rows count like the
+    others in the mean, and as all wrong and all right at the ends of the interval.
     """
     known = np.flatnonzero(labels >= 0)
     given, shares = labels[known], _shares(labels, calibrated)

@@ -18,16 +18,16 @@ from gpt4image.probing.logistic_regression import turn_to_axes
 if TYPE_CHECKING:
     import torch
 
-STRENGTH = 10.0  # inverse strength of the regularisation, unless the labels speak for another
+STRENGTH = 10.0  # inverse strength of the regularisation, unless another value fits the labels clearly better
 OTHER_STRENGTHS = (1.0, 3.0, 30.0, 100.0)
-FEWEST_LABELS = 3  # labels of the rarest class, with fewer of which the strength is not chosen
-LIKENESS = 0.2  # temperature of the likeness to the classes' texts, where there are labels as well
-LIKENESS_ALONE = 0.1  # the same where it has to label alone
+FEWEST_LABELS = 3  # labels that the rarest class needs for the strength to be chosen
+LIKENESS = 0.2  # temperature of the likeness to the classes' texts, combined with a classifier fitted to labels
+LIKENESS_ALONE = 0.1  # its temperature without such a classifier
 SELF_TRAINING = Refits(rounds=4)
-MOST_TRIED_ON = 20_000  # labelled rows beyond which only the plain fit is tried: labels are no longer scarce
+MOST_TRIED_ON = 20_000  # with more labelled rows only the plain fit is tried: labels are no longer scarce
 TOLERANCE = 1e-5
-MOST_TURNED = 2**28  # numbers in the vectors; fits to more find the axes themselves
-IMAGINED_RIGHT, IMAGINED_WRONG = 7.0, 3.0  # picks of an LLM, imagined beside those that labels judge
+MOST_TURNED = 2**28  # elements of the vectors; larger arrays are not rotated, and each fit finds the axes itself
+IMAGINED_RIGHT, IMAGINED_WRONG = 7.0, 3.0  # pseudo-counts of an LLM's right and wrong picks (prior)
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Rows:
     """The rows to label, then the examples.
 
     Attributes:
-        vectors: float32 [N + K, D], turned to their main axes, which makes the many fits shorter and changes no answer;
-            without columns where picked classes alone label.
+        vectors: float32 [N + K, D], rotated to their principal axes, which makes the many fits faster and changes no
+            prediction; without columns where only picked classes label.
         labels: int [N + K], -1 for none.
         groups: leakage groups, int [N + K].
         classes: number C of classes.
         likeness: cosines to the classes' texts, float32 [N + K, C]; None without examples.
-        picks: how much of an LLM's answers goes to each class, float32 [N + K, C]; None if it was not asked.
+        picks: share of an LLM's answers that goes to each class, float32 [N + K, C]; None if it was not asked.
         count: number N of rows to label.
-        fits: what was fitted to the vectors.
+        fits: models that were fitted to the vectors.
     """
 
     vectors: np.ndarray
@@ -78,7 +78,7 @@ class Rows:
         examples: Examples | None,
         picks: np.ndarray | None = None,
     ) -> Rows:
-        """Put the examples, each in a group of its own, behind the rows to label. They pick their own class."""
+        """Append the examples to the rows to label, each in a group of its own; their picks are their own classes."""
         if examples is None:
             return cls(_turned(vectors), labels, groups, classes, None, picks, len(labels))
         extra = np.arange(len(examples.labels)) + int(groups.max(initial=0)) + 1
@@ -104,7 +104,7 @@ class Rows:
         return np.asarray(log_softmax(self.likeness / temperature, axis=1))
 
     def picked(self, train: np.ndarray) -> np.ndarray:
-        """Return log-probabilities by the picks, trusted as far as some labelled rows show, float64 [N + K, C]."""
+        """Return log-probabilities by the picks, with the confidence that labelled rows show, float64 [N + K, C]."""
         assert self.picks is not None
         own = train[train < self.count]
         return pick_log_probabilities(self.picks, fit_confidence(self.picks[own], self.labels[own]))
@@ -120,7 +120,7 @@ def _turned(vectors: np.ndarray) -> np.ndarray:
 
 
 def name_classes(picks: np.ndarray) -> np.ndarray:
-    """Return for which rows of an LLM's answers, [N, C], a class is likelier than none, bool [N]."""
+    """Return the rows of an LLM's answers, [N, C], for which some class is likelier than no class, bool [N]."""
     return np.asarray(picks.max(axis=1, initial=0) > 1 - picks.sum(axis=1) + 1e-6)
 
 
@@ -131,7 +131,7 @@ def fit_confidence(picks: np.ndarray, labels: np.ndarray) -> float:
     labels, seven of which the LLM picked, so that without any label a pick is right with probability 0.7.
 
     Args:
-        picks: how much of its answers goes to each class, a, float [n, C].
+        picks: share a of its answers that goes to each class, float [n, C].
         labels: classes of the rows, int [n].
     """
     from scipy.optimize import minimize_scalar
@@ -148,7 +148,7 @@ def fit_confidence(picks: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pick_log_probabilities(picks: np.ndarray, confidence: float) -> np.ndarray:
-    """Return log(c a(k) + (1 - c sum_j a(j)) / C) for an LLM's answers a, [N, C], and the confidence c in them."""
+    """Return log(c a(k) + (1 - c sum_j a(j)) / C), where a are an LLM's answers, [N, C], and c the confidence."""
     total = picks.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.asarray(np.log(confidence * picks + np.maximum(1 - confidence * total, 1e-9) / picks.shape[1]))
 
@@ -157,7 +157,7 @@ def likeness(vectors: np.ndarray, count: int, example_labels: np.ndarray, classe
     """Return cos(v - m, c_k - m'), float32 [N + K, C].
 
     CLIP classifies by cosines (Radford et al., arXiv 2103.00020, section 3.1); here the mean m of the N rows and the
-    mean m' of the classes are subtracted first, because texts of different kinds differ in much that says nothing about
+    mean m' of the classes are subtracted first, because texts of different kinds differ in much that is unrelated to
     classes.
 
     Args:
@@ -188,12 +188,12 @@ class Method:
     """A way of labelling.
 
     Attributes:
-        name: what it is, in words.
+        name: its name in words.
         examples: whether it learns from the examples.
         likeness: whether the likeness to the classes' texts is multiplied in.
-        picks: how an LLM's picks take part: multiplied in, as further columns of the vectors, alone, or not at all.
+        picks: how an LLM's picks are used: multiplied in, as further columns of the vectors, by themselves, or not.
         refits: how it is fitted again.
-        strength: inverse strength of the regularisation; None for the settings', or the default.
+        strength: inverse strength of the regularisation; None for that of the settings, or the default.
         temperature: temperature that fits its out-of-fold predictions best.
     """
 
@@ -206,14 +206,14 @@ class Method:
     temperature: float = 1.0
 
     def with_picks(self) -> Iterator[Method]:
-        """Yield an LLM's picks alone, then the method with them in each of the two ways."""
+        """Yield a method that uses only an LLM's picks, then this method with picks used in each of the two ways."""
         yield PICKS_ALONE
         yield replace(self, name=f"{self.name}, times the LLM's picks", picks="product")
         yield replace(self, name=f"{self.name}, with the LLM's picks as features", picks="features")
 
     @property
     def title(self) -> str:
-        """Return what it is, with the strength if that is not the default."""
+        """Return its name, with the strength if that is not the default."""
         return self.name if self.strength in (None, STRENGTH) else f"{self.name}, strength {self.strength:g}"
 
     def chosen_strength(self, settings: FitSettings) -> float:
@@ -221,7 +221,7 @@ class Method:
         return self.strength or settings.strength or STRENGTH
 
     def fitter(self, rows: Rows, settings: FitSettings, train: np.ndarray) -> Fitter:
-        """Return what fits its classifiers to some labelled rows, int64 [n]."""
+        """Return the fitter of its classifiers for labelled rows, int64 [n]."""
         prior = self._prior(rows)
         return Fitter(
             self._vectors(rows),
@@ -259,7 +259,7 @@ class Method:
         )
 
     def label(self, rows: Rows, settings: FitSettings) -> np.ndarray:
-        """Return log-probabilities of all rows by a model of all labels, float [N + K, C]."""
+        """Return log-probabilities of all rows by a model fitted to all labels, float [N + K, C]."""
         known, strength = self.learned(rows), self.chosen_strength(settings)
         if self.picks == "alone":
             return rows.picked(known)
@@ -290,7 +290,7 @@ PICKS_ALONE = Method("the LLM's picks alone", picks="alone")
 
 
 def cross_fit_picks(rows: Rows, settings: FitSettings) -> CrossFit:
-    """Trust an LLM's picks of each fold's rows as far as the labels of the other folds show."""
+    """Predict each fold's rows by an LLM's picks, with the confidence that the labels of the other folds show."""
     fold_of = deal_out(rows.labels, rows.groups, settings.folds, settings.seed)
     known = np.flatnonzero(rows.labels >= 0)
     logits = rows.picked(known)
@@ -300,10 +300,10 @@ def cross_fit_picks(rows: Rows, settings: FitSettings) -> CrossFit:
 
 
 def methods(rows: Rows) -> Iterator[Method]:
-    """Yield the ways of fitting to try, those that serve scarce labels first.
+    """Yield the methods to try, starting with those that suit scarce labels.
 
-    If a class has no label, only the likeness to its texts can tell which unlabelled rows are of it. Held-out labels
-    cannot judge that, and would leave it out for the sake of the other classes.
+    If a class has no label, only the likeness to its texts can find its rows. Held-out labels cannot judge that, and
+    would reject the likeness in favour of the other classes.
     """
     if not rows.vectors.shape[1]:
         yield PICKS_ALONE
@@ -325,7 +325,7 @@ def methods(rows: Rows) -> Iterator[Method]:
 
 
 def other_strengths(rows: Rows, settings: FitSettings) -> tuple[float, ...]:
-    """Return the strengths to try beside the default: none if one is set, or the labels are too few or very many."""
+    """Return the strengths to try besides the default: none if one is set, or if labels are too few or very many."""
     counts = np.bincount(rows.given[rows.given >= 0])
     fixed = settings.strength is not None or counts[counts > 0].min() < FEWEST_LABELS or counts.sum() > MOST_TRIED_ON
     return () if fixed else OTHER_STRENGTHS

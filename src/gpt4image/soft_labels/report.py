@@ -19,7 +19,7 @@ from gpt4image.probing.label_issues import find_label_issues
 from gpt4image.soft_labels.labeller import label_by_vectors
 from gpt4image.soft_labels.store import SoftLabels
 
-SHOWN = 5  # classes that the report names
+SHOWN = 5  # classes that the report lists
 NOT_ESTIMATED = "how many are wrong cannot be estimated from so few labels, or from texts that tell so little of them"
 COLUMNS = ("id", "path", "label", "probability", "likelier", "its_probability")
 HEADING = f"{'encoder':40} {'width':>6} {'cut':>8} {'right':>9} {'balanced':>9} {'NLL':>8}"
@@ -53,11 +53,11 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """How far soft labels agree with the given ones.
+    """How well soft labels agree with the given ones.
 
     Attributes:
         labels: the soft labels.
-        per_class: images and share right of each class that has any, by name; lowest share first.
+        per_class: images and accuracy of each class that has images, by name; lowest accuracy first.
         issues: likely label errors, the least likely given label first.
     """
 
@@ -93,7 +93,7 @@ def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
 
     Args:
         labels: the soft labels.
-        images: the images that they were made for.
+        images: the images that the labels were made for.
 
     Raises:
         StoreError: the soft labels have other classes.
@@ -103,7 +103,7 @@ def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
     positions = labels.find(images.ids[rows])
     chosen = (positions >= 0) & (images.labels[rows] >= 0)
     pairs = np.stack([positions, images.labels[rows]])
-    first = np.unique(pairs, axis=1, return_index=True)[1]  # copies in one class have one label, as in the labeller
+    first = np.unique(pairs, axis=1, return_index=True)[1]  # copies in one class count once, as in the labeller
     chosen &= np.isin(np.arange(len(rows)), first)
     rows, positions = rows[chosen], positions[chosen]
     given, ids = images.labels[rows], images.ids[rows]
@@ -133,10 +133,10 @@ def report_labels(labels: SoftLabels, images: ImageTable) -> LabelReport:
 
 
 def describe_text_labels(labels: SoftLabels) -> list[str]:
-    """Say in a few lines what text labels will be worth.
+    """Summarise the estimated quality of text labels in a few lines.
 
     Raises:
-        StoreError: they are soft labels.
+        StoreError: the labels are soft labels, which have no such estimate.
     """
     known = labels.manifest.estimate
     if known is None:
@@ -181,7 +181,7 @@ def describe_text_labels(labels: SoftLabels) -> list[str]:
 
 
 def write_transition(labels: SoftLabels) -> None:
-    """Write how often each class is labelled as which, as a tab-separated table: a row per true class."""
+    """Write the transition matrix of the given labels as a tab-separated table, with a row per true class."""
     known = labels.manifest.estimate
     if known is None or known.transition is None:
         return
@@ -205,12 +205,12 @@ def write_label_issues(path: Path, issues: Iterable[LabelIssue]) -> None:
 
 @dataclass(frozen=True)
 class ComparedEncoder:
-    """How much one text encoder, or several together, says about the classes.
+    """How well the vectors of one text encoder, or of several together, predict the classes.
 
     Attributes:
-        name: its name; several joined by +.
+        name: its name; the names of several are joined by +.
         width: length of its vectors, or of the concatenated ones.
-        cut: number of truncated texts, and of all texts.
+        cut: number of truncated texts, and number of all texts.
         quality: quality of a cross-fitted classifier on its vectors.
     """
 
@@ -236,7 +236,7 @@ def compare_encoders(
     Args:
         images: the images.
         stores: vectors of each encoder.
-        folder_of: folder for the soft labels of a given name.
+        folder_of: returns the folder for the soft labels of an encoder, given its name.
 
     Returns:
         The encoders, the lowest negative log-likelihood first.
@@ -245,7 +245,7 @@ def compare_encoders(
     for chosen in [*((store,) for store in stores), *([tuple(stores)] if len(stores) > 1 else [])]:
         name = "+".join(store.manifest.encoder for store in chosen)
         quality = label_by_vectors(images, chosen, folder_of(f"compared-{name}")).manifest.quality
-        if quality is None:  # never with cross-fitted labels
+        if quality is None:  # never None for cross-fitted labels
             continue
         cut, texts = (sum(getattr(s.manifest, key) for s in chosen) for key in ("truncated", "distinct_texts"))
         found.append(ComparedEncoder(name, sum(store.width for store in chosen), (cut, texts), quality))

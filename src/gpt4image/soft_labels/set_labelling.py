@@ -1,4 +1,4 @@
-"""The labeller for several labels an image: what each text says of each class, from few, missing and wrong labels."""
+"""The labeller for several labels per image: it learns to label texts from labels that may be few, missing or wrong."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from gpt4image.soft_labels.labelling import CLEAN
 from gpt4image.soft_labels.methods import STRENGTH, TOLERANCE, Examples
 
 OTHER_STRENGTHS = (1.0, 3.0, 30.0, 100.0)
-FEWEST_PRESENT = 30  # known labels of either kind, from which it is estimated how many are wrong
+FEWEST_PRESENT = 30  # present and absent labels, each, needed to estimate how many are wrong
 
 
 @dataclass(frozen=True)
 class SetLabelling:
-    """What the texts say of each image and class.
+    """Labels for every image and class, from texts.
 
     Attributes:
-        log_odds: calibrated log p / (1 - p) of each label being present, float64 [N, C]: by models that have not seen
-            the given label, and for unknown ones by a model of all that are known.
-        told: which classes have known labels of both kinds, so that texts can tell, bool [C].
+        log_odds: calibrated log p / (1 - p) of each label being present, float64 [N, C]: for given labels from models
+            that have not seen them, for unknown ones from a model fitted to all known labels.
+        told: which classes have both present and absent labels, so that texts can predict them, bool [C].
         method: how the classifiers were fitted.
-        precision: share of the labels that are given among those that the texts find, out of fold.
-        recall: share of those that the texts find among the labels that are given, likewise.
-        per_class: precision and recall of each class; None where there is nothing to divide.
-        noise: how given labels arise from true ones, absent and present, the same for all classes; None if there are
-            too few to tell, or texts are not shown to tell more than the classes' shares.
-        estimate: share of wrong ones among the given labels, present and absent; None likewise.
+        precision: share of given labels among the labels found from texts, out of fold.
+        recall: share of the given labels that are found from texts, out of fold.
+        per_class: precision and recall of each class; None where the denominator is zero.
+        noise: how given labels, absent and present, arise from true ones, the same for all classes; None if there are
+            too few to tell, or texts are not shown to predict labels better than the classes' shares.
+        estimate: share of wrong labels among the given ones, present and absent; None where `noise` is.
     """
 
     log_odds: np.ndarray
@@ -52,14 +52,14 @@ class SetLabelling:
 
     @property
     def replaced(self) -> bool:
-        """Whether so many given labels are wrong that the posterior takes their place."""
+        """Whether enough given labels are wrong for the posterior to replace them."""
         return self.estimate is not None and self.estimate.wrong.low > CLEAN
 
     def probabilities(self, marks: np.ndarray) -> np.ndarray:
         """Return the probability that each label is present, given labels that may be wrong, float64 [N, C].
 
-        Of a given label y it is s(1), where s(k) is proportional to q(k) T_ky; unless so few are wrong that given
-        labels stay. NaN for classes of which texts cannot tell.
+        For a given label y it is s(1), where s(k) is proportional to q(k) T_ky, unless so few labels are wrong that
+        given ones are kept. NaN for classes that texts cannot predict.
 
         Args:
             marks: given labels, int [N, C]: 1 present, 0 absent, -1 unknown.
@@ -76,7 +76,7 @@ class SetLabelling:
 
 
 class _Fit(NamedTuple):
-    """Out-of-fold log-odds [N, C] of a way to fit, and the mean loss of each row [N] at its best temperature."""
+    """Out-of-fold log-odds [N, C] of one way of fitting, and the mean loss of each row [N] at its best temperature."""
 
     strength: float
     examples: bool
@@ -95,27 +95,28 @@ def label_rows_with_sets(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> SetLabelling:
-    """Find the labels of rows by one logistic regression a class on their vectors, and judge given labels by them.
+    """Label rows by one logistic regression per class on their vectors, and judge given labels by them.
 
-    A label that is unknown is not taken for absent: it has no part in the fit of its class. A given label is judged by
-    models that have not seen it or its leakage group; an unknown one is found by models of all that are known. All
-    classes have the same strength of regularisation, the same temperature, and the same rates of wrong labels: few of a
-    class could not tell its own.
+    An unknown label is not taken to be absent: it has no part in the fit of its class. A given label is judged by
+    models that have not seen it or its leakage group; an unknown one is predicted by models fitted to all known labels.
+    All classes share the strength of regularisation, the temperature, and the rates of wrong labels, which the few
+    labels of a class could not determine.
 
     Args:
         vectors: float [N, D].
         marks: given labels, int [N, C]: 1 present, 0 absent, -1 unknown.
         groups: leakage groups, int [N].
-        examples: texts of the classes in the same vector space; each is one in which the other classes are absent.
-        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
+        examples: texts of the classes in the same vector space, as rows in which all other classes are absent.
+        strength: inverse strength of the regularisation; by default 10, or another value that fits the labels clearly
+            better.
         folds: number of folds.
         seed: seed of folds and resampling.
 
     Raises:
-        DataError: no class has known labels of both kinds, or all known ones lie in one group.
+        DataError: no class has both present and absent labels, or all known labels lie in one group.
     """
     told = (marks > 0).any(axis=0) & (marks == 0).any(axis=0)
-    order = number(_rarest(marks))  # by which the folds are dealt out
+    order = number(_rarest(marks))  # the classes by which the folds are stratified
     fold_of = deal_out(np.where((marks >= 0).any(axis=1), order, -1), groups, folds, seed)
     used = np.unique(fold_of[fold_of >= 0]).tolist()
     if not told.any() or len(used) < 2:
@@ -125,7 +126,7 @@ def label_rows_with_sets(
         )
     rows = _Rows.of(vectors, marks, examples)
     known = marks >= 0
-    shares = logit(((marks > 0).sum(axis=0) + 0.5) / (known.sum(axis=0) + 1))  # of the classes among known labels [C]
+    shares = logit(((marks > 0).sum(axis=0) + 0.5) / (known.sum(axis=0) + 1))  # log-odds of the classes [C]
 
     def out_of_fold(strength: float, with_examples: bool) -> _Fit:
         found = np.zeros(marks.shape)
@@ -154,7 +155,7 @@ def label_rows_with_sets(
     judged = known & told
     noise = estimate = None
     given = marks[judged].astype(np.int64)
-    # as for one class an image, the estimate would be its prior if texts told no more than the classes' shares
+    # as with one class per image, the estimate would be its prior if texts predicted no more than the classes' shares
     nothing = best._replace(losses=_losses(np.broadcast_to(shares, marks.shape), marks, told))
     if min(given.sum(), (1 - given).sum()) >= FEWEST_PRESENT and _clearly_better(best, nothing, errors=2):
         classifier = _both(log_odds[judged])
@@ -177,7 +178,7 @@ def label_rows_with_sets(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Vectors along their main axes [N + K, D] and labels [N + K, C] of N rows and of K texts of classes."""
+    """Vectors along their principal axes [N + K, D] and labels [N + K, C] of N rows and of K texts of classes."""
 
     vectors: np.ndarray
     marks: np.ndarray
@@ -192,7 +193,7 @@ class _Rows:
         return cls(turn_to_axes(both), np.concatenate([marks, own]), len(marks))
 
     def fit(self, rows: np.ndarray, strength: float, with_examples: bool) -> LabelRegressions:
-        """Fit classifiers to some rows, int64 [n], and to the texts of classes if wanted."""
+        """Fit classifiers to rows, int64 [n], and with `with_examples` to the texts of classes."""
         rows = rows[(self.marks[rows] >= 0).any(axis=1)]
         if with_examples:
             rows = np.concatenate([rows, np.arange(self.count, len(self.marks))])
@@ -202,8 +203,8 @@ class _Rows:
 def fit_odds_temperature(log_odds: np.ndarray, present: np.ndarray, base: np.ndarray) -> float:
     """Return the temperature T, from 0.05 to 20, at which base + (log_odds - base) / T explains the labels best.
 
-    Guo et al., arXiv 1706.04599, section 4.1, for two classes, around the log-odds of a class's share: a text that says
-    nothing leaves that.
+    Guo et al., arXiv 1706.04599, section 4.1, for two classes, around the log-odds of a class's share, which remain
+    where a text carries no information.
 
     Args:
         log_odds: float [n].
@@ -222,32 +223,32 @@ def fit_odds_temperature(log_odds: np.ndarray, present: np.ndarray, base: np.nda
 
 
 def _both(log_odds: np.ndarray) -> np.ndarray:
-    """Return the log-probabilities of absent and present [n, 2]."""
+    """Return the log-probabilities of absent and present, [n, 2]."""
     return np.stack([log_expit(-log_odds), log_expit(log_odds)], axis=1)
 
 
 def _losses(log_odds: np.ndarray, marks: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """Return the sum of -log probability over the known labels of each row that has any [n]."""
+    """Return, for each row with known labels, the sum of their -log probability, [n]."""
     known = (marks >= 0) & told
     of_label = -log_expit(np.where(marks > 0, log_odds, -log_odds))
     return np.asarray(np.where(known, of_label, 0.0).sum(axis=1)[known.any(axis=1)])
 
 
 def _clearly_better(one: _Fit, other: _Fit, errors: float) -> bool:
-    """Return whether one fit's loss is lower than another's by more than some standard errors of the difference."""
+    """Return whether one fit's loss is lower than another's by more than `errors` standard errors of the difference."""
     differences = one.losses - other.losses
     return bool(differences.mean() < -errors * differences.std() / len(differences) ** 0.5)
 
 
 def _rarest(marks: np.ndarray) -> np.ndarray:
-    """Return the rarest class that is present in each row, C where none is [N]."""
+    """Return the rarest class that is present in each row, int64 [N]; C where none is."""
     present = marks > 0
     order = np.argsort(present.sum(axis=0), kind="stable")
     return np.asarray(np.where(present.any(axis=1), order[present[:, order].argmax(axis=1)], marks.shape[1]))
 
 
 def _ratio(counted: np.ndarray, among: np.ndarray, groups: np.ndarray) -> Interval | None:
-    """Return the number of some labels over that of others, bool [N, C] each, with an interval over groups [N]."""
+    """Return the ratio of two counts of labels, bool [N, C] each, with an interval over groups [N]."""
     if not among.any():
         return None
     found = ratio_interval(counted.sum(axis=1), among.sum(axis=1), groups)

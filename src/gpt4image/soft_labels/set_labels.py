@@ -1,4 +1,4 @@
-"""Text labels of images with several labels each: kept in a folder, and filled in where labels are missing or wrong."""
+"""Text labels of images with several labels: kept in a folder, and used where given labels are missing or wrong."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from gpt4image.soft_labels.report import NOT_ESTIMATED
 from gpt4image.soft_labels.set_labelling import SetLabelling, label_rows_with_sets
 from gpt4image.soft_labels.store import LabelOrigin
 
-SHOWN = 5  # classes that the report names
+SHOWN = 5  # classes that the report lists
 DOUBTFUL_COLUMNS = ("id", "path", "class", "given", "probability")
 
 
 class SetEstimate(Record):
-    """What text labels of several classes an image will be worth, estimated before anyone trains on them.
+    """Estimated quality of text labels for images with several labels, before any training on them.
 
     Attributes:
         method: how the labeller was fitted.
-        given: known labels of training and validation images, present and absent.
-        missing: unknown ones of training images with a text.
-        filled: unknown ones that got a label.
-        changed: given ones that were replaced.
-        precision: of the labels that the texts find, how many are given, out of fold; None where there are none.
-        recall: of the labels that are given, how many the texts find, likewise.
-        per_class: precision and recall of each class; None where there is nothing to divide.
-        wrong: share of wrong ones among the given labels; None if it cannot be estimated.
-        missed: share of labels that are present among those given as absent, and the reverse; None likewise.
-        replaced: whether given labels are replaced by the likelier ones.
-        untold: classes of which texts cannot tell: their known labels are all of one kind.
+        given: number of known labels of training and validation images, present and absent.
+        missing: number of unknown labels of training images with a text.
+        filled: number of unknown labels that were filled in.
+        changed: number of given labels that were replaced.
+        precision: share of given labels among the labels found from texts, out of fold; None where there are none.
+        recall: share of the given labels that are found from texts, out of fold; None where there are none.
+        per_class: precision and recall of each class; None where the denominator is zero.
+        wrong: share of wrong labels among the given ones; None if it cannot be estimated.
+        missed: share of present labels among those given as absent, and the reverse; None if they cannot be estimated.
+        replaced: whether given labels are replaced by likelier ones.
+        untold: classes that texts cannot predict, because their known labels are all present or all absent.
     """
 
     method: str
@@ -64,13 +64,13 @@ class SetEstimate(Record):
 
 
 class SetManifest(Record):
-    """Provenance and worth of such labels.
+    """Provenance and estimated quality of such labels.
 
     Attributes:
-        origin: what determines the labels: the same origin gives the same ones.
+        origin: everything that determines the labels: the same origin gives the same labels.
         classes: names of the C classes, in the order of the columns.
         images: number N of images.
-        estimate: what they are worth.
+        estimate: their estimated quality.
     """
 
     origin: LabelOrigin
@@ -80,7 +80,7 @@ class SetManifest(Record):
 
 
 class SetLayout(Layout):
-    """Files of a store of such labels, and what lies beside its folder while it is written."""
+    """Files of a store of such labels, and the temporary ones beside its folder."""
 
     manifest = File("manifest.json")
     """Written last, so a store that has one is complete."""
@@ -89,7 +89,7 @@ class SetLayout(Layout):
     marks = File("marks.npy")
     """Labels to train on, int8 [N, C]: 1 present, 0 absent, -1 unknown."""
     probabilities = File("probabilities.npy")
-    """Probability that each label is present, float16 [N, C]; NaN of classes of which texts cannot tell."""
+    """Probability that each label is present, float16 [N, C]; NaN for classes that texts cannot predict."""
     doubtful = File("doubtful.tsv")
     """Table of given labels that are likely wrong, the least likely first."""
     lock = Sibling(".lock")
@@ -99,7 +99,7 @@ class SetLayout(Layout):
 
 
 class SetLabels:
-    """Several labels an image, by image id.
+    """Several labels per image, by image id.
 
     Args:
         folder: a complete store.
@@ -128,7 +128,7 @@ class SetLabels:
         return self.manifest.images
 
     def fill(self, images: ImageTable) -> ImageTable:
-        """Return the images with these labels in place of those of training and validation images that have some."""
+        """Return the images, with labels of training and validation images replaced by the store's where it has any."""
         marks = images.label_matrix
         learned = np.concatenate([images.split("train"), images.split("validation")])
         places = find_sorted(self.ids, images.ids[learned])
@@ -137,7 +137,7 @@ class SetLabels:
         return replace(images, rows=images.rows.set_column(at, images.rows.schema.field(at), to_label_column(marks)))
 
     def lines(self) -> list[str]:
-        """Say in a few lines what the labels will be worth."""
+        """Summarise the estimated quality of the labels in a few lines."""
         known = self.manifest.estimate
         lines = [
             f"text labels of {counted(len(self), 'training and validation image')}, several each: {self.layout.folder}",
@@ -185,9 +185,9 @@ def label_sets_by_texts(
 ) -> SetLabels:
     """Find the labels of training and validation images from the vectors of their texts, or open those that exist.
 
-    Given labels stay as they are, unless enough of them turn out wrong (`label_rows_with_sets`): then the likelier one
-    of present and absent takes the place of each. Unknown ones are filled in. Validation labels are not learned from,
-    and unknown ones of validation images stay unknown.
+    Given labels are kept unless enough of them turn out wrong (`label_rows_with_sets`); then each is replaced by the
+    likelier of present and absent. Unknown labels of training images are filled in; those of validation images stay
+    unknown. The classifiers do not learn from validation labels.
 
     Args:
         images: images with several labels each.
@@ -195,14 +195,15 @@ def label_sets_by_texts(
         folder: folder of the labels.
         classes: texts of the classes, by default their names; needs `encoders`.
         encoders: the encoders of `stores`, to embed the texts of the classes; without any, these are not used.
-        abstain: labels of which the texts are less sure than this stay unknown, from 0.5 to 1.
-        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
+        abstain: labels whose likelier value is less probable than this stay unknown, from 0.5 to 1.
+        strength: inverse strength of the regularisation; by default 10, or another value that fits the labels clearly
+            better.
         folds: number of folds.
         seed: seed of folds and resampling.
 
     Raises:
         ConfigError: no store, or an invalid setting.
-        DataError: no class has known labels of both kinds.
+        DataError: no class has both present and absent labels.
         DescriptionError: no image has a text.
     """
     if not stores or folds < 2 or not 0 <= abstain < 1 or not (strength is None or strength > 0):
@@ -241,7 +242,7 @@ def label_sets_by_texts(
 def find_set_vectors(images: ImageTable, stores: Sequence[EmbeddingStore]) -> tuple[TrainingVectors, np.ndarray]:
     """Return training and validation images that have a vector in every store, and their labels, int8 [n, C]."""
     rows = np.concatenate([images.split("train"), images.split("validation")])
-    _, first = np.unique(images.ids[rows], return_index=True)  # in the order of ids; a file twice counts once
+    _, first = np.unique(images.ids[rows], return_index=True)  # in the order of ids; a repeated file counts once
     held_out, rows = first >= len(images.split("train")), rows[first]
     ids = images.ids[rows]
     positions = [store.find(ids) for store in stores]
@@ -302,8 +303,8 @@ def _write(
 
 @dataclass(frozen=True)
 class DoubtfulLabel:
-    """A given label that is likely wrong: the image (position among those judged), the class, what is given, and the
-    probability of that.
+    """A given label that is likely wrong: the image (its position among those judged), the class, the given value, and
+    the probability of that value.
     """
 
     position: int
@@ -313,9 +314,9 @@ class DoubtfulLabel:
 
 
 def doubtful_labels(marks: np.ndarray, found: SetLabelling) -> list[DoubtfulLabel]:
-    """Return given labels [n, C] that are less likely than not, even when taken into account, the least likely first.
+    """Return given labels [n, C] that are likely wrong even when they are taken into account, the least likely first.
 
-    None where there are too few labels to tell how many are wrong.
+    The list is empty where there are too few labels to estimate how many are wrong.
     """
     if found.noise is None:
         return []

@@ -18,11 +18,11 @@ from gpt4image.embed.store import find_sorted
 from gpt4image.probing.calibration import LabelQuality, blocks
 
 LabelKind = Literal["text", "images", "classifier", "picks"]
-"""What labels are made from: vectors of texts or images, logits of a stronger classifier, or classes an LLM picked."""
+"""What labels are made from: vectors of texts or images, logits of a stronger classifier, or an LLM's picks."""
 
 CREATE = "Create them: gpt4image label DATA --work WORK."
 CREATE_AGAIN = "Delete the folder and create the labels again: gpt4image label DATA --work WORK."
-LOWEST = -60_000.0  # stands for the log-probability of an impossible class: about the lowest float16
+LOWEST = -60_000.0  # log-probability that is stored for an impossible class: about the lowest float16
 
 
 class LabelSource(Record):
@@ -46,9 +46,9 @@ class LabelOrigin(Record):
         kind: what they are made from.
         sources: encoders or classifiers, in the order in which their vectors are concatenated.
         fitted_to: hash of the image ids and labels of the training rows; empty where nothing was fitted.
-        folds: number of folds; None without cross-fitting, likewise the next two.
-        strength: inverse strength of the regularisation; None also where cross-validation chooses it.
-        seed: seed of the folds.
+        folds: number of folds; None without cross-fitting.
+        strength: inverse strength of the regularisation; None without cross-fitting, or if cross-validation chose it.
+        seed: seed of the folds; None without cross-fitting.
         settings: hash of everything else that text labels depend on, such as the texts of the classes.
     """
 
@@ -62,7 +62,7 @@ class LabelOrigin(Record):
 
 
 class LabelEstimate(Record):
-    """What text labels will be worth, estimated before anyone trains on them.
+    """Estimated quality of text labels, before any training on them.
 
     Attributes:
         method: how the labeller was fitted.
@@ -73,12 +73,12 @@ class LabelEstimate(Record):
             are too few given labels to measure it.
         per_class: the same for each class's images; None for a class without a given label.
         wrong: share of wrong labels among the given ones; None if it cannot be estimated.
-        transition: row k: how often images of class k are labelled as each class; None likewise.
+        transition: row k holds how often images of class k are labelled as each class; None if not estimated.
         replaced: whether given labels are replaced by the posterior of the true class.
         changed: images whose likeliest class is not the given one.
         several: images with several labels, which keep them.
         picked: images for which an LLM picked a class.
-        picks: share of right ones among its picks for labelled images; None without a label or a pick.
+        picks: share of the LLM's picks for labelled images that are right; None without such picks.
     """
 
     method: str
@@ -103,10 +103,10 @@ class LabelManifest(Record):
         origin: what determines the labels.
         classes: names of the C classes, in the order of the columns.
         images: number N of images.
-        temperature: divides the logits before the softmax, unless another is asked for.
+        temperature: divides the logits before the softmax, unless a caller passes another.
         quality: quality of the labels; None where it was not measured.
-        estimate: of text labels, which stand in for the given ones in training and validation; None for soft labels,
-            which are mixed with the given ones.
+        estimate: estimated quality of text labels, which replace given labels in training and validation; None for soft
+            labels, which are mixed with the given ones.
     """
 
     origin: LabelOrigin
@@ -118,7 +118,7 @@ class LabelManifest(Record):
 
 
 class LabelLayout(Layout):
-    """Files of a soft label store, and what lies beside its folder while it is written."""
+    """Files of a soft label store, and the temporary ones beside its folder."""
 
     manifest = File("manifest.json")
     """Written last, so a store that has one is complete."""
@@ -129,7 +129,7 @@ class LabelLayout(Layout):
     doubtful = File("doubtful.tsv")
     """Table of likely label errors; written on request."""
     transition = File("transition.tsv")
-    """Table of how often each class is labelled as which; written on request, for text labels."""
+    """Table of the transition matrix of the given labels; written on request, for text labels."""
     lock = Sibling(".lock")
     """Lock file of the writer."""
     building = Sibling(".building")
@@ -189,7 +189,7 @@ class SoftLabels:
 
         Args:
             positions: positions from `find`, int [B].
-            temperature: divides the logits; higher is softer. Default: the manifest's.
+            temperature: divides the logits; higher is softer. By default that of the manifest.
 
         Returns:
             float32 [B, C]; rows of zeros where the position is -1.
@@ -232,7 +232,7 @@ def write_soft_labels(
         ids: image ids [N], in any order, without duplicates.
         logits: float [N, C] in the same order; may be a memory map. -inf means impossible.
         classes: names of the C classes.
-        origin: what the labels are made from.
+        origin: everything that determines the labels.
         temperature: the temperature that fits them best.
         quality: their quality, if measured.
 
@@ -286,7 +286,7 @@ def replace_labels(
 
 
 def write_logits(path: Path, logits: np.ndarray, order: np.ndarray) -> None:
-    """Write logits [N, C] in an order [N], as log-probabilities.
+    """Write logits [N, C] as log-probabilities, in the given order [N].
 
     float16 is finest near 0, where the log-probabilities of likely classes are.
     """
@@ -306,7 +306,7 @@ def write_logits(path: Path, logits: np.ndarray, order: np.ndarray) -> None:
 
 
 def finish_interrupted(layout: LabelLayout) -> None:
-    """Move a complete store into place whose writer was killed just before it did so."""
+    """Move a complete store into place if its writer was killed just before doing so."""
     if LabelLayout(layout.building).manifest.exists():
         replace_folder(layout.building, layout.folder)
 

@@ -1,4 +1,4 @@
-"""Text labels: labels from descriptions that stand in for missing and wrong ones, in training and in validation."""
+"""Text labels: labels from descriptions that replace missing and wrong ones, in training and in validation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEMPERATURES: dict[Form, float] = {"hard": 0.01, "sharp": 0.5, "soft": 1.0}
 
 @dataclass(frozen=True)
 class NeutralEncoder:
-    """Stands for the image in rows of class texts beside those of images: the mean image vector says nothing.
+    """Gives texts of classes the mean image vector, which carries no information, in place of an image's.
 
     Attributes:
         mean: mean of the image vectors, float32 [D].
@@ -52,11 +52,11 @@ class NeutralEncoder:
 
     @classmethod
     def of(cls, store: EmbeddingStore) -> NeutralEncoder:
-        """Return that of a store of image vectors."""
+        """Create one from a store of image vectors."""
         return cls(store.take(np.arange(store.manifest.images)).mean(axis=0))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the mean for each text, float32 [N, D]."""
+        """Return the mean vector for every text, float32 [N, D]."""
         return np.repeat(self.mean[None], len(texts), axis=0)
 
 
@@ -80,9 +80,9 @@ def label_by_texts(
 ) -> SoftLabels:
     """Label training and validation images by the vectors of their texts, or open the labels that already exist.
 
-    Unlabelled training images are labelled by a classifier of all labels (`label_rows`). Given labels of training and
-    validation images stay as they are, unless enough of them turn out wrong: then the posterior of the true class takes
-    their place. Validation labels are not learned from.
+    A classifier fitted to all training labels predicts those of unlabelled training images (`label_rows`). Given labels
+    of training and validation images are kept unless enough of them turn out wrong; then the posterior of the true
+    class replaces them. Nothing is learned from validation labels.
 
     Args:
         images: the images.
@@ -93,18 +93,19 @@ def label_by_texts(
         form: hard labels (the likeliest class), calibrated soft ones, or soft ones sharpened to their square.
         abstain: images whose likeliest class is less probable than this get no label.
         adjustment: strength of the logit adjustment of new labels, for skewed given ones.
-        strength: inverse strength of the regularisation; default 10, or another one if the labels speak for it.
+        strength: inverse strength of the regularisation; by default 10, or another value that fits the labels clearly
+            better.
         folds: number of folds.
         seed: seed of folds and resampling.
         kind: what the vectors embed, for the manifest.
-        device: device of the fits; default a GPU if there is one.
-        picks: classes that an LLM picked, to label with as well; they alone label images without a text, and all
-            without `stores`.
+        device: device of the fits; by default a GPU if there is one.
+        picks: classes that an LLM picked, as further evidence; the only evidence for images without a text, and for all
+            images without `stores`.
         partner: features of the images, to co-train with the texts (`co_training`); images without any get no label.
 
     Raises:
         ConfigError: neither a store nor picks, a class without texts, or an invalid setting.
-        DataError: the images have fewer than two classes, or labelled ones of fewer than two and no texts of classes.
+        DataError: there are fewer than two classes, or the labels have fewer than two and the classes have no texts.
         DescriptionError: no image has a text.
     """
     check_settings(images, stores or picks, strength, folds)
@@ -114,7 +115,7 @@ def label_by_texts(
     both = [*stores, *([partner] if partner is not None else [])]
     known = find_training_vectors(images, both, validation=True, labelled=not encoders and picks is None, picked=picked)
     texts = (classes or ClassTexts.of_names(images.classes)).in_order(images.classes, images.source)
-    # labels of earlier versions know nothing of these
+    # included only if set, so that labels of earlier versions stay valid
     more = (adjustment,) if adjustment else ()
     more = more if picks is None else (*more, picks.digest)
     more = more if partner is None else (*more, "co-training")
@@ -151,7 +152,7 @@ def _write(
     abstain: float,
     picked: np.ndarray | None,
 ) -> SoftLabels:
-    """Write the labels of images that have one given label at most; the others keep theirs."""
+    """Write the labels of images with at most one given label; images with several keep theirs."""
     logits = found.of_labels(known.labels)
     _, inverse, counts = np.unique(known.ids, return_inverse=True, return_counts=True)
     judged = ~known.held_out | (known.labels >= 0)  # a validation image without a label serves no purpose
@@ -181,7 +182,7 @@ def _write(
 
 
 def _judge_picks(picked: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Count an LLM's picks [N, C], and the share of right ones among those for labelled rows [N]."""
+    """Count an LLM's picks [N, C], and compute the share that is right among those for labelled rows [N]."""
     named = name_classes(picked)
     judged = named & (labels >= 0)
     right = picked[judged].argmax(axis=1) == labels[judged]

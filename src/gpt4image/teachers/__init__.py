@@ -1,4 +1,4 @@
-"""Frozen vision teachers: their vectors and soft labels of images, computed once and read back by every training."""
+"""Frozen vision teachers: vectors and soft labels of images, computed once and read by every training run."""
 
 from gpt4image.teachers.anchors import anchor_classes
 from gpt4image.teachers.base import Teacher, load_teacher

@@ -1,4 +1,4 @@
-"""Vision-language teachers: whose images and texts share a space, and what they say about the classes there."""
+"""Vision-language teachers, whose images and texts share a space, and their anchors of the classes in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpt4image.train.guidance import ClassAnchors
 
 
 def reads_and_sees(name: str) -> bool:
-    """Tell by its name whether a teacher is a vision-language model: its kind is also one of text encoders.
+    """Return whether the teacher of a name is a vision-language model: its kind is also a kind of text encoder.
 
     >>> reads_and_sees("open-clip:RN50/openai"), reads_and_sees("timm:resnet50")
     (True, False)
@@ -57,12 +57,12 @@ def anchor_classes(
         images: the images, with the labels that the run learns from.
         teacher: a vision-language model, such as `open-clip:MODEL/PRETRAINED`, or its image side.
         classes: texts of the classes; their names by default.
-        descriptions: vectors of the descriptions by the teacher's text side, if these are to be the anchors.
+        descriptions: vectors of the descriptions by the teacher's text side, to use them as anchors.
         encoder: the teacher's text side, if it is loaded already.
 
     Raises:
-        ConfigError: the teacher is no vision-language model, its sides have different widths, or the texts are those of
-            other classes.
+        ConfigError: the teacher is not a vision-language model, its sides have different widths, or the texts are those
+            of other classes.
     """
     name = find_vision_language([teacher if isinstance(teacher, str) else teacher.name])
     sees = load_teacher(name) if isinstance(teacher, str) else teacher

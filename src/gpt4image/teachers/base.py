@@ -22,12 +22,12 @@ from gpt4image.teachers.preparation import Preparation
 
 @dataclass(frozen=True)
 class TeacherKind:
-    """A kind of teacher: what builds one, and what is known before that.
+    """A kind of teacher: how to build one, and its properties that are known beforehand.
 
     Attributes:
         build: called as `build(model, device, name="kind:model")`; the callable itself, or its "module:attribute".
         gives_labels: its teachers return logits, which become soft labels, instead of features.
-        settings: what `build` takes as well: `checkpoint`, `image_size`.
+        settings: further arguments that `build` accepts: `checkpoint`, `image_size`.
     """
 
     build: Callable[..., Teacher] | str
@@ -44,15 +44,15 @@ TEACHERS: Registry[TeacherKind | Callable[..., Teacher]] = Registry(
     },
     group="gpt4image.teachers",
 )
-"""A bare callable is a kind whose teachers return features and take no settings."""
+"""A plain callable is a kind whose teachers return features and take no settings."""
 
 
 class Teacher(Protocol):
-    """What a vision teacher must provide.
+    """Interface of a vision teacher.
 
     Attributes:
         name: its name, as the user writes it.
-        revision: hash of its weights and preparation, by which a model that changes under its name is noticed.
+        revision: hash of its weights and preparation, which shows when the model behind a name has changed.
         width: length D of an output.
         classes: class names if the outputs are logits; None if they are features.
         preparation: how images are prepared for it.
@@ -65,9 +65,9 @@ class Teacher(Protocol):
     preparation: Preparation
 
     def predict(self, images: Tensor) -> np.ndarray:
-        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] on the CPU.
+        """Return features or logits, float32 [B, D], of prepared images [B, 3, H, W] or clips [B, T, 3, H, W].
 
-        Those of clips come as [B, T, 3, H, W].
+        The images are on the CPU.
         """
         ...
 
@@ -81,12 +81,12 @@ def load_teacher(
         name: `timm:MODEL`, the pooled features of any timm model, such as `timm:vit_small_patch14_dinov2.lvd142m`;
             `open-clip:MODEL/PRETRAINED` with a tag or a weights file, or `open-clip:hf-hub:NAME`, the image tower;
             `run:FOLDER`, the logits of a finished training run or of an exported model; or a registered kind.
-        device: torch device; default a GPU if there is one.
+        device: torch device; by default a GPU if there is one.
         checkpoint: weights file of a timm model, instead of its pretrained weights.
         image_size: height and width in pixels of a timm model's input, instead of its own.
 
     Raises:
-        ConfigError: the kind is unknown, or the model cannot be loaded, returns no vectors or takes no such setting.
+        ConfigError: the kind is unknown; or the model cannot be loaded, returns no vectors or lacks a given setting.
         MissingExtraError: the library for it is not installed.
         StoreError: the folder holds no finished run.
     """
@@ -103,10 +103,10 @@ def load_teacher(
 
 
 def find_kind(name: str) -> tuple[TeacherKind, str]:
-    """Return the kind of a teacher, and the model that its name holds.
+    """Split the name of a teacher into its kind and its model.
 
     Raises:
-        ConfigError: the name is none of a teacher, or its kind is unknown.
+        ConfigError: the name is not that of a teacher, or its kind is unknown.
     """
     kind, _, model = name.partition(":")
     if not model:
@@ -127,8 +127,8 @@ class ImageTeacher:
         device: where it runs.
         name: its name, as the user writes it.
         classes: class names if it returns logits.
-        frames: frames T of a clip if the model takes clips [B, T, 3, H, W]; one of images sees the frames of clips one
-            by one, and their outputs are averaged.
+        frames: frames T of a clip if the model takes clips [B, T, 3, H, W]. A model of images sees the frames of a clip
+            one by one, and its outputs are averaged.
 
     Raises:
         ConfigError: the model does not accept images of this size, or returns no vector per image.
@@ -148,7 +148,7 @@ class ImageTeacher:
         self.revision = digest(hash_weights(model.state_dict()), preparation.settings)
         self._device = device
         model = model.eval().requires_grad_(False)
-        flat = all(weights.ndim < 5 for weights in model.parameters())  # those of video models have no such order
+        flat = all(weights.ndim < 5 for weights in model.parameters())  # video models have 5-D weights
         order = torch.channels_last if flat else torch.contiguous_format
         self._model: nn.Module = model.to(device, memory_format=order)  # type: ignore[call-overload]
         self.width = self._measure_width()
@@ -177,7 +177,7 @@ class ImageTeacher:
     def embed_crops(self, crops: Tensor) -> Tensor:
         """Return unit vectors [B, D] of crops with colours from 0 to 1, float32 [B, 3, H, W], on their device.
 
-        The teacher moves there. Crops of another size than its own are resized.
+        The teacher is moved to that device. Crops that differ in size from its input are resized.
         """
         if self._device != crops.device:
             self._device, self._model = crops.device, self._model.to(crops.device)
@@ -188,7 +188,7 @@ class ImageTeacher:
         return F.normalize(self._run((crops - mean) / std), dim=1)
 
     def _run(self, images: Tensor) -> Tensor:
-        """Return features or logits, float32 [B, D], where the model is."""
+        """Return features or logits, float32 [B, D], on the model's device."""
         if images.ndim == 5 and not self.frames:
             frames = self._run(images.flatten(0, 1))
             return frames.view(*images.shape[:2], -1).mean(dim=1)

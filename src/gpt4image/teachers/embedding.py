@@ -1,4 +1,4 @@
-"""Images to a store of a teacher's vectors, in the same format as that of texts."""
+"""Embed images with a teacher into a store, in the same format as that of texts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def embed_images(
 ) -> EmbeddingStore:
     """Compute a teacher's vectors of images, or open the store that already holds them.
 
-    Training reads the store like that of texts: dataset reinforcement, computed once (Faghri et al., arXiv 2303.08983;
-    there a student sees the very view whose output is stored, here an image's vectors stand for all of its views). Each
-    distinct image is computed once, and views that an earlier store in the folder holds are copied. An interrupted run
-    resumes and ends in the same bytes.
+    Training reads the store like that of texts. This is dataset reinforcement, computed once (Faghri et al., arXiv
+    2303.08983; there a student sees the very view whose output is stored, here an image's vectors stand for all of its
+    views). Each distinct image is computed once, and views in an earlier store in the folder are copied. An interrupted
+    run resumes and gives the same bytes.
 
     Args:
         images: the images.
@@ -46,7 +46,7 @@ def embed_images(
         views: vectors per image: one of the image as the teacher's evaluation sees it, the others of random crops,
             flipped half of the time. Training uses them like several texts.
         seed: seed of the crops.
-        workers: processes that prepare views; they affect nothing but the speed.
+        workers: processes that prepare views; they affect only the speed.
         on_bad_image: skip an unreadable image with a warning, and try it again next time (`skip`), or stop (`fail`).
 
     Raises:
@@ -85,7 +85,7 @@ def embed_images(
 
 
 def open_vectors_of(name: str, folder: Path) -> EmbeddingStore | None:
-    """Open the store in a folder; None if there is no complete one, or not of the teacher of that name."""
+    """Open the store in a folder; None if it is missing, incomplete, or that of another teacher."""
     try:
         store = EmbeddingStore(folder)
     except StoreError:
@@ -104,7 +104,7 @@ def unit_vectors(features: np.ndarray, teacher: Teacher) -> np.ndarray:
 
 
 def write_index(plan: ViewPlan, rows: np.ndarray, teacher: Teacher, layout: EmbeddingLayout) -> None:
-    """Write the index of the rows that hold a vector, int64 [K], and last the manifest."""
+    """Write the index of the rows that hold a vector, int64 [K], and then the manifest."""
     keys = np.zeros_like(plan.keys)  # an empty key marks a row without a vector
     keys[rows] = plan.keys[rows]
     rows = rows[np.lexsort((plan.views[rows], plan.ids[rows]))]

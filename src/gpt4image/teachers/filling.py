@@ -1,7 +1,7 @@
 """Compute a teacher's outputs for a plan of views into an array on disk, resumably.
 
-The array is filled chunk by chunk (`ResumableArray`). Rows of views that cannot be made, because their image is not
-readable, keep a blank value; the caller leaves them out of its index and tries them again next time.
+The array is filled chunk by chunk (`ResumableArray`). Rows of views that cannot be made because their image is
+unreadable keep a blank value; the caller leaves them out of its index and tries them again next time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Loading:
 
     Attributes:
         batch_size: views per batch.
-        workers: processes that prepare views; they affect nothing but the speed.
+        workers: processes that prepare views; they affect only the speed.
         on_bad_image: what to do about an unreadable image.
     """
 
@@ -57,11 +57,11 @@ class Outputs:
         inputs: the views.
         path: the file.
         dtype: its element type.
-        blank: value of the rows without an output; no output consists of it alone.
+        blank: value that fills rows without an output; no output consists only of it.
         finish: turns outputs [B, D] into rows of the file.
-        earlier: rows of an earlier run, to which the plan's `known` points.
+        earlier: rows of an earlier run, which the plan's `known` refers to.
         loading: how views are loaded.
-        faults: the images that were not readable in this process, and why.
+        faults: the images that this process could not read, and why.
     """
 
     teacher: Teacher
@@ -82,7 +82,7 @@ class Outputs:
         """
         console.follow(title, len(self.inputs.plan), self._steps())
         stored = np.load(self.path, mmap_mode="r")
-        step = max(1, 2**24 // stored.shape[1])  # rows at a time, to bound memory
+        step = max(1, 2**24 // stored.shape[1])  # rows at a time, to limit memory
         parts = [stored[start : start + step] for start in range(0, len(stored), step)]
         blank = [np.isnan(part) if np.isnan(self.blank) else part == self.blank for part in parts]
         rows = np.flatnonzero(~np.concatenate([part.all(axis=1) for part in blank]))
@@ -95,7 +95,7 @@ class Outputs:
         return rows
 
     def _steps(self) -> Iterator[int]:
-        """Fill the file, yielding the number of rows that are done."""
+        """Fill the file, yielding the number of finished rows."""
         plan, shape, batch_size = self.inputs.plan, (len(self.inputs.plan), self.teacher.width), self.loading.batch_size
         identity = digest(
             self.teacher.name, self.teacher.revision, str(batch_size), plan.keys.tobytes(), plan.known.tobytes()
@@ -122,7 +122,7 @@ class Outputs:
         array.finish()
 
     def _batches(self, rows: slice) -> list[np.ndarray]:
-        """Cut the rows of a chunk that must be computed into batches, int64 [B] each."""
+        """Split the rows of a chunk that must be computed into batches, int64 [B] each."""
         new, size = rows.start + np.flatnonzero(self.inputs.plan.known[rows] < 0), self.loading.batch_size
         return [new[start : start + size] for start in range(0, len(new), size)]
 

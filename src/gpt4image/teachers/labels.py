@@ -1,4 +1,4 @@
-"""Images to soft labels: the logits of a stronger classifier of the same classes."""
+"""Soft labels of images: the logits of a stronger classifier of the same classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gpt4image.teachers.base import Teacher
 from gpt4image.teachers.filling import BATCH_SIZE, Loading, Outputs, check_finite
 from gpt4image.teachers.views import PreparedViews, ViewPlan, find_places, hash_keys, plan_views, seeing
 
-SHOWN = 5  # classes that a message names, at most
+SHOWN = 5  # classes that a message lists, at most
 
 
 def label_images(
@@ -46,9 +46,9 @@ def label_images(
 ) -> SoftLabels:
     """Store a classifier's logits of images as soft labels, or open those that already exist.
 
-    Knowledge distillation (Hinton et al., arXiv 1503.02531) with the teacher run once. Each distinct image is computed
-    once, as evaluation sees it; logits that the folder already holds are kept. An interrupted run resumes and ends in
-    the same bytes.
+    This is knowledge distillation (Hinton et al., arXiv 1503.02531) with the teacher run only once. Each distinct image
+    is computed once, as evaluation sees it; logits that the folder already holds are kept. An interrupted run resumes
+    and gives the same bytes.
 
     Args:
         images: the images.
@@ -56,10 +56,10 @@ def label_images(
         folder: folder of the labels.
         splits: splits whose images are labelled.
         batch_size: images per batch.
-        temperature: divides the logits, unless training asks for another. Default: the temperature that fits the
-            labelled validation images best, since a teacher is overconfident on images that it was trained on; 1 if
-            there are none, or if they are among the images to label.
-        workers: processes that prepare images; they affect nothing but the speed.
+        temperature: divides the logits, unless training sets another. By default the temperature that fits the labelled
+            validation images best, since a teacher is overconfident on images that it was trained on; 1 if there are
+            none, or if they are among the images to label.
+        workers: processes that prepare images; they affect only the speed.
         on_bad_image: skip an unreadable image with a warning, and try it again next time (`skip`), or stop (`fail`).
 
     Raises:
@@ -83,7 +83,7 @@ def label_images(
 
 @dataclass(frozen=True)
 class _Labelling:
-    """The labelling of a folder, whose lock the caller holds; `columns` is that of `class_columns`."""
+    """Labels images into a folder whose lock the caller holds; `columns` are those of `class_columns`."""
 
     images: ImageTable
     teacher: Teacher
@@ -92,7 +92,7 @@ class _Labelling:
     loading: Loading
 
     def labels(self, splits: Sequence[str], temperature: float | None) -> SoftLabels:
-        """Label some splits, or open the labels in the folder if they are the wanted ones."""
+        """Label the images of splits, or open the labels in the folder if they match."""
         earlier = self._open_earlier()
         plan = plan_views(self.images, find_places(self.images, splits), stored=earlier.ids if earlier else ())
         held_out = find_held_out(self.images, splits)
@@ -106,7 +106,7 @@ class _Labelling:
         rows, logits = self._predict(plan, "logits.npy", earlier)
         quality: LabelQuality | None = None
         if len(held_out):
-            # the plan of the held-out images has their order, so its rows are also rows of `given`
+            # the plan keeps the order of the held-out images, so its rows are also rows of `given`
             known, judged = self._predict(plan_views(self.images, held_out), "validation.npy")
             if temperature is None:
                 temperature = fit_temperature(judged, given[known])
@@ -116,7 +116,7 @@ class _Labelling:
         return replace_labels(self.layout, ids, logits, self.images.classes, origin, temperature or 1.0, quality)
 
     def _open_earlier(self) -> SoftLabels | None:
-        """Open labels of the same teacher and classes, of whatever images."""
+        """Open labels of the same teacher and classes, for any images; None without such labels."""
         there = open_if_complete(self.layout.folder)
         if there is None or there.classes != self.images.classes:
             return None
@@ -145,7 +145,7 @@ class _Labelling:
 
 
 def find_held_out(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
-    """Find the distinct labelled validation images that are in none of the splits: positions, int64 [n]."""
+    """Return the positions of distinct labelled validation images that are in none of the splits, int64 [n]."""
     if not len(images.split("validation")):
         return np.empty(0, dtype=np.int64)
     places = find_places(images, ("validation",))

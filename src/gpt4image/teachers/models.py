@@ -1,4 +1,4 @@
-"""The teachers of the library: timm models, open_clip image towers, and classifiers that this library has trained."""
+"""The built-in teachers: timm models, open_clip image towers, and classifiers trained by this library."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ REMEDY = "give a weights file as checkpoint (--teacher-checkpoint FILE)"  # wher
 
 
 def check_teacher(name: str) -> None:
-    """Check a teacher by its name, without loading it.
+    """Check the name of a teacher, without loading it.
 
     Raises:
-        ConfigError: the kind is unknown, or it has no such model.
+        ConfigError: the kind is unknown, or has no such model.
         MissingExtraError: its library is not installed.
     """
     find_kind(name)
@@ -56,7 +56,7 @@ class TimmTeacher(ImageTeacher):
         image_size: height and width in pixels, instead of its own.
 
     Raises:
-        ConfigError: unknown model, weights that are not available or do not fit, or an unsuitable image size.
+        ConfigError: an unknown model, weights that are not available or do not fit, or an unsuitable image size.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class _ImageTower(nn.Module):
 
 
 class RunTeacher(ImageTeacher):
-    """The logits of a classifier that this library has trained.
+    """The logits of a classifier trained by this library.
 
     Args:
         model: folder of a finished run, or of an exported model.
@@ -155,11 +155,11 @@ class RunTeacher(ImageTeacher):
 
 
 class ProjectedTeacher(ImageTeacher):
-    """A run's images in the text space that it was aligned with.
+    """A run's image vectors in the text space that it was aligned with.
 
     Args:
         space: the text space.
-        device: where it runs; default a GPU if there is one.
+        device: where it runs; by default a GPU if there is one.
     """
 
     def __init__(self, space: TextSpace, device: torch.device | None = None) -> None:
@@ -171,7 +171,7 @@ class ProjectedTeacher(ImageTeacher):
 
 
 def read_exported(folder: Path) -> tuple[nn.Module, dict[str, Any], tuple[str, ...], FrameChoice | None]:
-    """Read an exported model: the model, its data configuration, its classes, and which frames of clips it sees."""
+    """Read an exported model: the model, its data configuration, its classes, and the frames of clips that it sees."""
     config = read_json(folder / "config.json")
     try:
         frames = FrameChoice.from_name(config["frames"]) if "frames" in config else None

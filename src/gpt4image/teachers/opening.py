@@ -1,4 +1,4 @@
-"""The outputs of the teachers that training names: from the work directory, or computed on the way."""
+"""The outputs of the teachers that a training run names: read from the work directory, or computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpt4image.teachers.labels import label_images
 
 
 class TeacherOutputs(NamedTuple):
-    """What teachers give to training.
+    """The outputs of teachers for training.
 
     Attributes:
         stores: vectors to align with, one store per teacher.
@@ -28,7 +28,7 @@ class TeacherOutputs(NamedTuple):
 
 
 def gives_labels(name: str) -> bool:
-    """Tell by a teacher's name whether it gives soft labels instead of vectors.
+    """Return whether the teacher of a name gives soft labels instead of vectors.
 
     >>> gives_labels("run:work/runs/baseline-0"), gives_labels("timm:resnet50")
     (True, False)
@@ -41,7 +41,7 @@ def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *,
 
     Raises:
         ConfigError: a teacher is named twice, unknown or has other classes; or vectors in the work directory lack
-            training images and were made with settings that the name does not tell.
+            training images and were made with settings that the name does not include.
     """
     if len(set(names)) < len(names):
         raise ConfigError(f"Name each vision teacher once, not: {' '.join(names)}.")
@@ -56,7 +56,7 @@ def open_teachers(images: ImageTable, names: Sequence[str], workdir: WorkDir, *,
 
 
 def open_vectors(images: ImageTable, name: str, workdir: WorkDir, workers: int = 0) -> EmbeddingStore:
-    """Open a teacher's vectors if they cover the training images, whatever weights made them; else compute them."""
+    """Open a teacher's vectors if they cover the training images, from whatever weights; else compute them."""
     folder = workdir.image_embeddings(name)
     there = open_vectors_of(name, folder)
     if there and (there.find(images.ids[images.split("train")]) >= 0).all():

@@ -30,10 +30,10 @@ class Preparation:
     Attributes:
         plain: prepares an image as the teacher's own evaluation does, to a tensor [3, H, W].
         size: height and width in pixels of the teacher's input.
-        mean: mean of each colour, which is subtracted.
-        std: standard deviation of each colour, by which it is divided.
+        mean: mean of each colour channel, which is subtracted.
+        std: standard deviation of each colour channel, by which it is divided.
         interpolation: filter that resizes random views.
-        settings: text that identifies all of this; equal texts mean equal tensors.
+        settings: text that identifies all of these; equal texts mean equal tensors.
     """
 
     plain: Transform

@@ -1,4 +1,4 @@
-"""The views of images that a teacher sees: which, in what order, and as tensors."""
+"""The views of images that a teacher sees: their choice, their order, and the tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gpt4image.train.transforms import CROP_RATIO
 class ViewPlan:
     """Views in the order of computation: known ones first, then in the order of the table.
 
-    The views of an image that are to be computed lie side by side.
+    Views to compute are consecutive if they belong to one image.
 
     Attributes:
         keys: hash that identifies each view, S32 [M].
@@ -52,13 +52,13 @@ class ViewPlan:
 def plan_views(
     images: ImageTable, places: np.ndarray, views: int = 1, seed: int = 0, stored: Sequence[bytes] | np.ndarray = ()
 ) -> ViewPlan:
-    """Decide in which order to compute the views of images; the same input gives the same plan.
+    """Plan the order in which to compute the views of images; the same input gives the same plan.
 
     Args:
         images: the images.
         places: positions of distinct images in the table, int64 [N] (`find_places`).
         views: views per image.
-        seed: seed of the random ones.
+        seed: seed of the random views.
         stored: keys of the views in an earlier array, in its order; empty keys mark rows without a view.
 
     Raises:
@@ -75,10 +75,10 @@ def plan_views(
 
 
 def seeing(teacher: Teacher, images: ImageTable) -> Teacher:
-    """Return a teacher as it sees some images: of clips, its revision says which frames.
+    """Return a teacher set up for a set of images; for clips, its revision includes the choice of frames.
 
     Raises:
-        ConfigError: it takes clips, and these are images that stand still.
+        ConfigError: the teacher takes clips, and these are still images.
     """
     if images.frames is None:
         if getattr(teacher, "frames", None):
@@ -92,10 +92,10 @@ def seeing(teacher: Teacher, images: ImageTable) -> Teacher:
 
 
 def find_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
-    """Find the distinct images of some splits: their first positions in the table, int64 [N].
+    """Return the first position in the table of each distinct image of the given splits, int64 [N].
 
     Raises:
-        ConfigError: an unknown split, or none.
+        ConfigError: an unknown split, or no split.
         DataError: there are no images in these splits.
     """
     unknown = [name for name in splits if name not in SPLITS]
@@ -109,21 +109,21 @@ def find_places(images: ImageTable, splits: Sequence[str]) -> np.ndarray:
 
 
 def view_key(own: bytes, number: int, seed: int) -> bytes:
-    """Hash an image's view; the key of the view that evaluation sees is the id of the image."""
+    """Return the key of an image's view: a hash, or for the view that evaluation sees the id of the image."""
     return own if number == 0 else digest(own, f"view {number} of seed {seed} {CROP_SCALE} {CROP_RATIO}").encode()
 
 
 def hash_keys(keys: np.ndarray) -> str:
-    """Hash a set of views [M], in whatever order."""
+    """Hash a set of views [M], regardless of their order."""
     return digest(np.sort(keys).tobytes())
 
 
 class PreparedBatch(NamedTuple):
-    """Some views, without those of unreadable images.
+    """A batch of views, without those of unreadable images.
 
     Attributes:
         rows: their rows in the plan, int64 [B].
-        images: float32 [B, 3, H, W], of clips [B, T, 3, H, W].
+        images: float32 [B, 3, H, W], for clips [B, T, 3, H, W].
         faults: the unreadable images, and why.
     """
 
@@ -136,7 +136,7 @@ class PreparedBatch(NamedTuple):
 class PreparedViews(Dataset[PreparedBatch]):
     """The views of a plan as tensors, a batch of rows at a time.
 
-    Random views are drawn from seed, image id and view number alone, so batches and workers do not change them.
+    Random views depend only on the seed, the image id and the view number, not on batches and workers.
 
     Attributes:
         images: the images.
@@ -165,7 +165,7 @@ class PreparedViews(Dataset[PreparedBatch]):
         return PreparedBatch(torch.tensor(list(made), dtype=torch.int64), tensors, faults)
 
     def _decode(self, place: int, own: bytes) -> list[Image.Image]:
-        """Return the picture, or the frames of a clip."""
+        """Return the image, or the frames of a clip."""
         if self.images.frames is not None:
             return self.images.over_frames(place, lambda frame: frame.decode())
         data, path = self.images.read(place), self.images.path(place)
@@ -174,7 +174,7 @@ class PreparedViews(Dataset[PreparedBatch]):
         return [decode(data, path, self.images.max_pixels)]
 
     def _prepare_all(self, row: int, images: Sequence[Image.Image]) -> Tensor:
-        """Return a view [3, H, W], of a clip [T, 3, H, W], whose frames are cropped alike."""
+        """Return a view [3, H, W], or for a clip [T, 3, H, W] with all frames cropped alike."""
         prepared = [self._prepare(row, image) for image in images]
         return prepared[0] if self.images.frames is None else torch.stack(prepared)
 
