@@ -1,6 +1,7 @@
 """Images without a label are described, exported, embedded, labelled by their texts, and learnt from."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,9 @@ import pytest
 
 from gpt4image import DescriptionStore, load_images, open_run
 from gpt4image.cli.main import main
+from gpt4image.core.errors import DataError
 from gpt4image.core.workdir import WorkDir
+from gpt4image.soft_labels import SoftLabels
 from support.drawings import write_image_set
 from support.image_files import noise, write
 from support.stub_scenario import Scenario
@@ -59,3 +62,51 @@ def test_texts_label_images_without_a_label_and_training_uses_them(tmp_path, cap
     assert "without a label: 16 training images" in capsys.readouterr().err
     described, baseline = (open_run(WorkDir(tmp_path / "work").run(arm, 0)) for arm in ("described", "baseline"))
     assert described.recipe.unlabelled == "align" and baseline.classes == described.classes == ("cat", "dog")
+
+
+@pytest.mark.slow
+def test_names_of_classes_are_enough_to_train(tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    with (tmp_path / "texts.jsonl").open("w") as texts:
+        for number in range(24):
+            path = f"unlabelled/{number}.png"
+            write(tmp_path / "photos" / path, noise(number, size=32))
+            texts.write(json.dumps({"path": path, "text": f"{TEXTS[list(TEXTS)[number % 2]]}, number {number}"}) + "\n")
+    photos, work = tmp_path / "photos", WorkDir(tmp_path / "work")
+    data = [str(photos), "--work", str(work.folder)]
+    with StubServer(Scenario()) as server:
+        assert main(["describe", *data, "--base-url", server.base_url, "--model", MODEL, "--yes"]) == 0
+    data += ["--text", str(tmp_path / "texts.jsonl")]
+    assert main(["describe", "check", *data]) == 0
+    capsys.readouterr()
+    assert main(["label", *data]) == 1
+    assert "labelled images of 0 classes: name all classes in a file with --classes FILE" in capsys.readouterr().err
+    named = [*data, "--classes", str(tmp_path / "classes.txt")]
+    assert main(["label", *named]) == 0
+    images = load_images(photos, work=work.folder)
+    labels = SoftLabels(work.text_labels("minilm"))
+    assert labels.classes == ("cat", "dog")
+    found = labels.take(labels.find(images.ids)).argmax(axis=1)
+    assert found.tolist() == [int(path.stem) % 2 for path in map(Path, images.rows["path"].to_pylist())]
+    capsys.readouterr()
+    assert main(["train", *named, "--arm", "text-labels", *TINY]) == 0
+    assert f"{len(images.split('validation'))} validation images without a label: judged by text labels." in (
+        capsys.readouterr().err
+    )
+    assert open_run(work.run("text-labels", 0)).classes == ("cat", "dog")
+    assert main(["compare", *named, "--arms", "text-labels", *TINY]) == 1
+    assert "no labelled test images" in capsys.readouterr().err
+
+
+def test_names_join_the_class_of_the_labelled_images(tmp_path, capsys):
+    for number in range(12):
+        write(tmp_path / ("cat" if number < 6 else "unlabelled") / f"{number}.png", noise(number, size=32))
+    images = load_images(tmp_path)
+    assert images.classes == ("cat",) and "name all classes in a file" in capsys.readouterr().err
+    known = images.labels >= 0
+    assert set(images.rows["split"].to_pylist()) == {"train", "validation"} and known.sum() == 6
+    joined = images.with_classes(["dog", "cat", "ant"])
+    assert joined.classes == ("ant", "cat", "dog")
+    assert joined.labels.tolist() == [1 if each else -1 for each in known]
+    with pytest.raises(DataError, match=r"cat/0\.png has the label 'cat', which the file of classes lacks"):
+        images.with_classes(["dog", "ant"])

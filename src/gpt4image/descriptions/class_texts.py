@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from gpt4image.core.errors import ConfigError
 from gpt4image.core.format import counted
 from gpt4image.core.tables import LABEL_COLUMNS, TEXT_COLUMNS, Table, compose, is_missing, is_table, pick_column
+
+if TYPE_CHECKING:
+    from gpt4image.images import ImageTable
 
 TEMPLATE = "a picture of {}"  # of a class without texts
 
@@ -94,6 +97,23 @@ class ClassTexts:
         texts = [text for own in self.texts for text in own]
         vectors = np.concatenate([encoder.encode(texts) for encoder in encoders], axis=1)
         return vectors.astype(np.float32), np.repeat(np.arange(len(self.names)), [len(own) for own in self.texts])
+
+
+def with_named_classes(images: ImageTable, file: Path | None) -> ImageTable:
+    """Return images with the classes that a file names, if fewer than two classes have labelled images.
+
+    Raises:
+        ConfigError: there are fewer than two, and no file.
+        DataError: an image has a label that the file lacks.
+    """
+    if images.has_label_sets or len(images.classes) > 1:
+        return images
+    if file is None:
+        raise ConfigError(
+            f"{images.source} has labelled images of {counted(len(images.classes), 'class')}: name all classes in a "
+            "file with classes (--classes FILE), one per line."
+        )
+    return images.with_classes(ClassTexts.read(file).names)
 
 
 def _rows(path: Path) -> list[tuple[str, str | None]]:

@@ -159,11 +159,13 @@ def load_images(
     listing = join_listings(listing, {name: list_source(each, without, kept) for name, each in further.items()})
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
     table = _without_labelled_copies(join_copies(found) if task == "multi-label" else found)
-    _require_two_classes(table)
+    labels = rarest_present(table.label_matrix) if table.has_label_sets else table.labels
+    if not _has_two_classes(table):  # a test says nothing then; validation images can be judged by text labels
+        labels, test_share = np.zeros_like(labels), 0.0
     splits = complete_splits(
         np.asarray(table.rows["split"].to_numpy(), dtype=str),
         table.ids,
-        rarest_present(table.label_matrix) if table.has_label_sets else table.labels,
+        labels,
         validation_share=validation_share,
         test_share=test_share,
         seed=split_seed,
@@ -363,16 +365,25 @@ def _check_bad_images(source: str | Path, bad: tuple[RejectedImage, ...], total:
         raise DataError(f"{len(bad):,} of {total:,} images in {source} cannot be used.{first}")
 
 
-def _require_two_classes(table: ImageTable) -> None:
+def _has_two_classes(table: ImageTable) -> bool:
+    """Return whether classes can be learned from the labels; say so if a file has to name them.
+
+    Raises:
+        DataError: they cannot, and every image has a label.
+    """
     present = table.classes_among(np.ones(len(table), dtype=bool))
-    if len(present) < (1 if table.has_boxes and not table.has_masks else 2):
-        names = ", ".join(table.classes[label] for label in present)
-        without = int((~table.is_labelled).sum())
-        raise DataError(
-            f"{table.source} has usable images of {counted(len(present), 'class')} ({names or 'no labels'}); "
-            f"at least 2 are needed. Left out: {counted(len(table.rejected), 'image')}; without a label: {without:,}. "
-            "The classes are those of labelled images: label some of each for validation and testing at least."
-        )
+    without = int((~table.is_labelled).sum())
+    if len(present) >= (1 if table.has_boxes and not table.has_masks else 2):
+        return True
+    names = ", ".join(table.classes[label] for label in present) or "no labels"
+    found = f"{table.source} has usable images of {counted(len(present), 'class')} ({names})"
+    if without and not table.has_label_sets:
+        say(f"{found}. To label the others and to train, name all classes in a file (--classes FILE).", "yellow")
+        return False
+    raise DataError(
+        f"{found}; at least 2 are needed. Left out: {counted(len(table.rejected), 'image')}; without a label: "
+        f"{without:,}."
+    )
 
 
 def _report_untrained_classes(table: ImageTable, splits: np.ndarray) -> None:

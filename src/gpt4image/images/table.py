@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt4image.core.errors import DataError, ImageError
+from gpt4image.core.tables import compose
 from gpt4image.images.boxes import RejectedBox, read_boxes
 from gpt4image.images.clips import FrameChoice, contact_sheet, spread, unpack_frames
 from gpt4image.images.decode import MAX_PIXELS, EncodedImage, decode
@@ -200,6 +201,25 @@ class ImageTable:
             return np.flatnonzero((self.label_matrix[chosen] > 0).any(axis=0)).tolist()
         labels = np.unique(self.labels[chosen])
         return [int(label) for label in labels[labels >= 0]]
+
+    def with_classes(self, names: Sequence[str]) -> ImageTable:
+        """Return the table with named classes, sorted; labels keep their class.
+
+        Raises:
+            DataError: an image has a label that is not among the names.
+        """
+        classes = tuple(sorted(map(compose, names)))
+        places = pc.index_in(pa.array(self.classes, pa.string()), pa.array(classes))
+        labels = places.take(pa.array(self.labels, mask=self.labels < 0))
+        unknown = np.flatnonzero((self.labels >= 0) & labels.is_null().to_numpy(zero_copy_only=False))
+        if len(unknown):
+            first = int(unknown[0])
+            raise DataError(
+                f"{self.path(first)} has the label {self.label_of(first)!r}, which the file of classes lacks."
+            )
+        column = self.rows.schema.get_field_index("label")
+        filled = pc.fill_null(labels, -1).cast(pa.int32())
+        return replace(self, classes=classes, rows=self.rows.set_column(column, "label", filled))
 
     def label_name(self, label: int | Sequence[int]) -> str | None:
         """Return a value of the column `label` in words; None if it says nothing."""

@@ -155,17 +155,16 @@ def _write(
     """Write the labels of images with at most one given label; images with several keep theirs."""
     logits = found.of_labels(known.labels)
     _, inverse, counts = np.unique(known.ids, return_inverse=True, return_counts=True)
-    judged = ~known.held_out | (known.labels >= 0)  # a validation image without a label serves no purpose
     sure = np.exp(logits.max(axis=1)) >= abstain
     if not found.is_informed:
         sure &= known.labels >= 0
-    kept = (counts[inverse] == 1) & judged & sure
+    kept = (counts[inverse] == 1) & sure
     labelled, train = known.labels >= 0, ~known.held_out
     estimate = LabelEstimate(
         method=found.method,
         labelled=int(labelled.sum()),
         unlabelled=int((train & ~labelled).sum()),
-        abstained=int((judged & ~sure).sum()),
+        abstained=int((~sure).sum()),
         several=int((counts > 1).sum()),
         accuracy=_share(found.accuracy),
         per_class=tuple(map(_share, found.per_class)),

@@ -22,16 +22,17 @@ from gpt4image.align.queue import TextQueue
 from gpt4image.align.targets import TargetRule
 from gpt4image.align.text import Moments, TextAdapter, TextTransform
 from gpt4image.core.console import say
-from gpt4image.core.errors import ConfigError, MissingExtraError
+from gpt4image.core.errors import ConfigError, MissingExtraError, TrainingError
+from gpt4image.core.format import counted
 from gpt4image.core.registry import unknown_name
 from gpt4image.images.table import ImageTable
+from gpt4image.soft_labels import SoftLabels
 from gpt4image.tasks import find_task
 from gpt4image.train.data import (
     EpochBatches,
     Inputs,
     LabelledInputs,
     fitting_batch_size,
-    labelled_rows,
     make_loader,
     training_rows,
 )
@@ -64,7 +65,7 @@ def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) 
     used = used_rows(spec)
     check_label_settings(images, used, guidance, recipe, backbone)
     rows = images.split("train") if mixes_unlabelled(images, recipe) else used  # one cache of features for all arms
-    validation_rows = labelled_rows(images, "validation")
+    validation_rows = judged_rows(images, guidance)
     family = find_family(images.task)
     source = family.inputs(backbone, images, recipe, spec.features, accelerator.device, spec.augmentation)
     with accelerator.main_process_first():  # the first process fills the cache of frozen features
@@ -368,14 +369,27 @@ def check_label_settings(
         )
 
 
-def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
-    """Return the truth of the validation images, in the form of `Task.truth`.
+def judged_rows(images: ImageTable, guidance: Guidance) -> np.ndarray:
+    """Return the positions of validation images with a label or text label, int64. TrainingError if there is none."""
+    rows = images.split("validation")
+    told = [labels.find(images.ids[rows]) >= 0 for labels in text_labels_in(guidance)]
+    rows = rows[np.logical_or.reduce([images.is_labelled[rows], *told])]
+    if not len(rows):
+        raise TrainingError(f"{images.source} has no labelled validation images.")
+    if unlabelled := np.count_nonzero(~images.is_labelled[rows]):
+        say(f"{counted(unlabelled, 'validation image')} without a label: judged by text labels.", "yellow")
+    return rows
 
-    Text labels replace given ones here too, because these are wrong as often as those of training images.
-    """
-    task = find_task(images)
+
+def text_labels_in(guidance: Guidance) -> list[SoftLabels]:
+    """Return the text labels among the soft labels."""
+    return [labels for labels in guidance.soft_labels if labels.manifest.estimate is not None]
+
+
+def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
+    """Return the truth of validation images, as `Task.truth` does; text labels replace given ones, wrong as often here."""
+    task, stand_ins = find_task(images), text_labels_in(guidance)
     targets = task.truth(task.labels(images, rows), len(images.classes))
-    stand_ins = [labels for labels in guidance.soft_labels if labels.manifest.estimate is not None]
     if stand_ins:
         places = np.stack([labels.find(images.ids[rows]) for labels in stand_ins], axis=1)
         found = mean_soft_labels(stand_ins, places, guidance.soft_temperature)

@@ -17,6 +17,7 @@ from gpt4image.core.invocation import NAME, current_invocation
 from gpt4image.core.options import WORK, CheckOptions, DataOptions, LabelOptions, TextOptions
 from gpt4image.core.validation import changed_options, take_fields
 from gpt4image.core.workdir import WorkDir
+from gpt4image.descriptions.class_texts import with_named_classes
 from gpt4image.images.open import open_images
 from gpt4image.train.named_recipes import named_recipe
 from gpt4image.train.recipe import Recipe, read_toml
@@ -115,7 +116,7 @@ def run_advice(
     """
     check_names(text)
     workdir = WorkDir(work)
-    images = open_images(data, workdir) if images is None else images
+    images = with_named_classes(open_images(data, workdir) if images is None else images, labeller.classes)
     images.check_one_class()
     descriptions = open_descriptions(images, text, workdir)
     stores = open_embeddings(descriptions, text, workdir)

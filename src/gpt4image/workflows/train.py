@@ -21,6 +21,7 @@ from gpt4image.core.options import (
     TextOptions,
 )
 from gpt4image.core.workdir import WorkDir
+from gpt4image.descriptions.class_texts import with_named_classes
 from gpt4image.images.open import open_images
 from gpt4image.images.sources.detect import require_source
 from gpt4image.workflows.arm_inputs import ArmInputs
@@ -80,7 +81,7 @@ def run_labelling(
 
     check_names(text, options.classes)
     workdir = WorkDir(work)
-    images = open_images(data, workdir)
+    images = with_named_classes(open_images(data, workdir), options.classes)
     if images.has_boxes:
         images.check_one_class()
     descriptions = open_descriptions(images, text, workdir)
@@ -223,7 +224,7 @@ def run_training(
     workdir = WorkDir(work)
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with first_process(recipe):
-        images = open_images(data, workdir, whole=True)
+        images = with_named_classes(open_images(data, workdir, whole=True), labeller.classes)
         if uses_text and not recipe.weight and not recipe.soft_labels:
             console.say(
                 f"weight (--weight) and soft_labels (--soft-labels) are 0: the arm {arm} trains on labels alone.",
@@ -303,7 +304,7 @@ def run_comparison(
         options = replace(options, arms=add_controls(options.arms))
     tracking = Tracking(tuple(track), workdir.tracking) if track else None
     with nullcontext() if is_alone() else first_process(recipe):
-        images, descriptions = opened or open_described(data, text, workdir)
+        images, descriptions = opened or open_described(data, text, workdir, options.labeller.classes)
         regions = open_regions(images, data, text, workdir)
         inputs = hash_inputs(images, descriptions, text, recipe, seeds, options, *regions)
         if finished := find_finished(inputs, text, recipe, work, options, name):
@@ -352,9 +353,11 @@ def run_comparison(
     return comparison
 
 
-def open_described(data: DataOptions, text: GuidanceOptions, workdir: WorkDir) -> tuple[ImageTable, DescriptionSet]:
-    """Open images and their descriptions, and say what there is."""
-    images = open_images(data, workdir, whole=True)
+def open_described(
+    data: DataOptions, text: GuidanceOptions, workdir: WorkDir, classes: Path | None = None
+) -> tuple[ImageTable, DescriptionSet]:
+    """Open images, whose classes a file may name, and their descriptions, and say what there is."""
+    images = with_named_classes(open_images(data, workdir, whole=True), classes)
     return images, open_descriptions(images, text, workdir)
 
 

@@ -60,9 +60,9 @@ def find_contradictions(
         seed: seed of the folds.
     """
     enough = groups_per_class(labels, groups, len(classes)) >= FOLDS
-    rows = np.flatnonzero((labels >= 0) & enough[np.maximum(labels, 0)])
     if enough.sum() < 2:
         return []
+    rows = np.flatnonzero((labels >= 0) & enough[np.maximum(labels, 0)])
     vectors, labels = vectors[rows], labels[rows]
     known = np.full(len(rows), -1)  # labels to learn from; for all other rows the classifiers' predictions are averaged
     sample = np.random.default_rng(seed).permutation(len(rows))[:MAX_TRAINING_TEXTS]
