@@ -1,4 +1,4 @@
-"""Shell completion: the commands and their options as shtab takes them."""
+"""Shell completion: the commands and their options in the form that shtab reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpt4image.cli.help import Option, option_groups
 
 
 def completion_script(commands: Mapping[str, type], shell: str) -> str:
-    """Return a script that completes commands, options and choices in a shell that shtab knows."""
+    """Return a script that completes commands, options and choices in a shell that shtab supports."""
     import shtab
 
     parser = argparse.ArgumentParser("gpt4image", add_help=False)
@@ -18,7 +18,7 @@ def completion_script(commands: Mapping[str, type], shell: str) -> str:
     first_words = parser.add_subparsers()
     groups: dict[str, argparse.ArgumentParser] = {}
     seconds: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
-    for name, command in commands.items():  # a command comes before those whose names it begins
+    for name, command in commands.items():  # a command comes before those whose names begin with its own
         first, _, second = name.partition(" ")
         about = str(command.__doc__).splitlines()[0].replace("%", "%%")
         if not second:
@@ -32,7 +32,7 @@ def completion_script(commands: Mapping[str, type], shell: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, command: type) -> None:
-    """Add the options of a command to a parser that only shtab reads."""
+    """Add the options of a command to a parser that is read only by shtab."""
     import shtab
 
     for name, about in (("--help", "show the main options"), ("--help-all", "show every option")):

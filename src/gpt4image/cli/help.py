@@ -1,7 +1,7 @@
-"""Help texts, made from the same dataclass fields that tyro parses: types, defaults and the docstrings below them.
+"""Help texts, generated from the dataclass fields that tyro parses: their types, defaults and docstrings.
 
 `--help` shows the options that a command lists in `SHORT`, and its `EXAMPLE`; `--help-all` shows every option, grouped
-by feature: the options of a nested dataclass, and of each of its base classes, form a group.
+by feature: the options of a nested dataclass, and those of each of its base classes, form a group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpt4image.core.options import OutputOptions
 from gpt4image.core.registry import Registry
 from gpt4image.core.validation import field_types
 
-TITLE = "Options"  # of the fields of the command itself
+TITLE = "Options"  # title of the group of the command's own fields
 OUTPUT = tuple(field.name for field in fields(OutputOptions))
 HELP_COLUMN = 26
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT"}
@@ -59,7 +59,7 @@ def two_columns(left: str, right: str, column: int = HELP_COLUMN) -> list[str]:
 
 
 def terminal_width() -> int:
-    """Return the columns to use: those of the terminal, but no longer lines than are easy to read."""
+    """Return the number of columns to use: that of the terminal, limited to lines that are easy to read."""
     return min(shutil.get_terminal_size().columns, 100)
 
 
@@ -91,7 +91,7 @@ def help_text(name: str, command: type, *, everything: bool) -> str:
 
 
 def option_groups(command: type) -> dict[str, list[Option]]:
-    """Return the options of a command by the title of their group, those of the command first, of its output last."""
+    """Return the options of a command by the title of their group, the command's own first and those of output last."""
     groups: dict[str, list[Option]] = {TITLE: []}
     output: list[Option] = []
     for field in fields(command):
@@ -111,9 +111,9 @@ def option_groups(command: type) -> dict[str, list[Option]]:
 
 
 def read_option(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: ANN401 - any field's type
-    """Read what help says of a field of a command or of its options."""
+    """Return what help says about a field of a command or of its options."""
     notes = kind.__metadata__ if get_origin(kind) is Annotated else ()
-    named = next((note for note in notes if getattr(note, "name", None)), None)  # by tyro.conf.arg
+    named = next((note for note in notes if getattr(note, "name", None)), None)  # renamed by tyro.conf.arg
     name = (named.name if named else field.name).replace("_", "-")
     about = " ".join((getattr(named, "help", None) or about).split())
     default = "" if "Default:" in about else default_of(field)
@@ -127,7 +127,7 @@ def read_option(field: Field[Any], kind: Any, about: str) -> Option:  # noqa: AN
 
 
 def default_of(field: Field[Any]) -> str:
-    """Return the default as a remark; nothing for None, False and empty values, which the text explains."""
+    """Return the default as a remark; empty for None, False and empty values, which the text explains."""
     if field.default is MISSING:
         return "required"
     value = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
@@ -137,7 +137,7 @@ def default_of(field: Field[Any]) -> str:
 
 
 def metavar(kind: Any) -> str:  # noqa: ANN401 - any field's type
-    """Return what stands for a value of a type.
+    """Return the placeholder for a value of a type.
 
     >>> metavar(int | None), metavar(tuple[str, ...]), metavar(Literal["skip", "fail"])
     ('INT', 'TEXT ...', '{skip,fail}')
@@ -156,7 +156,7 @@ def metavar(kind: Any) -> str:  # noqa: ANN401 - any field's type
 
 
 def docstrings(kind: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a dataclass, those of its bases included."""
+    """Return the docstrings below the fields of a dataclass, including those of its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         found |= dict(field_docstrings(base.__module__).get(base.__name__, ()))
@@ -175,7 +175,7 @@ def field_docstrings(module: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def documented_fields(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    """Yield name and docstring of the annotated fields that a string follows."""
+    """Yield name and docstring of the annotated fields that are followed by a string."""
     for field, below in zip(node.body, node.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
             yield field.target.id, str(getattr(below.value, "value", ""))

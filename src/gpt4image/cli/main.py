@@ -35,7 +35,7 @@ from gpt4image.train.recipe import Recipe, read_toml
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 HELP_WORDS = ("help", "usage", "-help", "-?")
 
-# Options that got another name. They are no longer taken, but the error names the new one.
+# Options that were renamed. They are no longer accepted, but the error names the new one.
 RENAMED = {"--class-was-told": "--class-in-prompt", "--no-class-was-told": "--no-class-in-prompt"}
 
 
@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
 
 
 def explain(error: Gpt4ImageError | OSError) -> str:
-    """Return an error's message; of a full disk, which disk it is and what to do."""
+    """Return an error's message; for a full disk, name the disk and what to do."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return str(error)
     typed = current_invocation()
@@ -97,7 +97,7 @@ def parse(arguments: list[str]) -> Command:
     earlier ones.
 
     Raises:
-        ConfigError: unknown command or recipe, or an invalid setting.
+        ConfigError: an unknown command or recipe, or an invalid setting.
         SystemExit: help or the version was printed, or an option is unknown.
     """
     if not arguments or arguments[0] in (*HELP, HELP_ALL):
@@ -154,17 +154,17 @@ def unknown_command(name: str) -> str:
 
 @dataclass(frozen=True)
 class RecipeSource:
-    """The options that choose the recipe that all others change."""
+    """The options that select the recipe, which all other options change."""
 
     recipe: str | None = None
     config: Path | None = None
 
 
 def read_recipe(program: str, options: list[str]) -> Recipe:
-    """Return the named recipe, changed by the `--config` file; the default recipe without either.
+    """Return the named recipe with the changes of the `--config` file; the default recipe without either.
 
     Raises:
-        ConfigError: unknown recipe, or an invalid setting in the file.
+        ConfigError: an unknown recipe, or an invalid setting in the file.
     """
     import tyro
 

@@ -13,17 +13,18 @@ from itertools import zip_longest
 from gpt4image.core.console import write
 from gpt4image.core.format import columns, printable
 
-WIDEST = 32  # columns of a cell that others are aligned with; half of a terminal that is wider than two of them
+WIDEST = 32  # widest cell that sets a column's width; in wide terminals, half of the terminal's width
 
 
 @dataclass
 class GrowingTable:
     """A table that is printed as it grows: in aligned columns on a terminal, else separated by tabs or as CSV.
 
-    Control characters are escaped, unless a program reads CSV. Long cells, and the last of a row, align nothing.
+    Control characters are escaped, except in CSV for programs. Long cells and the last cell of a row do not affect the
+    alignment.
 
     Attributes:
-        as_csv: print CSV, on a terminal too.
+        as_csv: print CSV, even on a terminal.
         widths: widths of the columns so far, in columns of the terminal; they only grow.
     """
 
@@ -32,7 +33,7 @@ class GrowingTable:
 
     @property
     def is_aligned(self) -> bool:
-        """Whether people read it rather than programs."""
+        """Whether it is read by people rather than programs."""
         return sys.stdout.isatty() and not self.as_csv
 
     def write(self, rows: Sequence[Sequence[str]]) -> None:
@@ -75,5 +76,5 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[str | float | None
 
 def _as_csv(cells: Sequence[str]) -> str:
     row = io.StringIO()
-    csv.writer(row, lineterminator="\r\n").writerow(cells)  # what it ends lines with, it quotes inside cells
+    csv.writer(row, lineterminator="\r\n").writerow(cells)  # so that csv quotes line breaks
     return row.getvalue().removesuffix("\r\n")

@@ -1,4 +1,4 @@
-"""Models for deployment: exported, verified against the trained model, and used for prediction."""
+"""Models for deployment: export, verification against the trained model, and prediction."""
 
 from gpt4image.export.deployed import (
     Prediction,

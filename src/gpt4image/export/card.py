@@ -39,7 +39,7 @@ PIPELINES: dict[str, tuple[str, list[str]]] = {
     "detector": ("object-detection", ["mean_average_precision"]),
     "segmenter": ("image-segmentation", ["mean_iou"]),
 }
-"""The Hub's name for what a family's models do, and its metrics of tasks other than one class an image."""
+"""The Hub's name for a family's task, and its metrics for tasks other than one class per image."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class ModelFacts:
     Attributes:
         run: the run whose model it is.
         images: the images it was trained on.
-        checks: how each exported form was verified, measured and timed, a line each.
-        repo: the repository on the Hub, USER/NAME; None if the folder stays here.
+        checks: how each exported form was verified, measured and timed, one per line.
+        repo: the repository on the Hub, USER/NAME; None without one.
     """
 
     run: TrainedRun
@@ -89,7 +89,7 @@ def write_model_card(path: Path, facts: ModelFacts) -> None:
 
 
 def find_comparison(run: TrainedRun) -> Comparison | None:
-    """Return the latest comparison of its work directory that a run is part of, else an earlier one; None without."""
+    """Return the comparison that a run is part of, the work directory's latest one if possible; None without one."""
     workdir = work_of(run)
     for path in (workdir.comparison, *sorted(workdir.experiments.glob("*/comparison.json"))):
         if not path.exists():
@@ -105,7 +105,7 @@ def find_comparison(run: TrainedRun) -> Comparison | None:
 
 
 def recorded_run(run: TrainedRun, comparison: Comparison) -> RunRecord | None:
-    """Return the record of this very run in a comparison."""
+    """Return the record of a run in a comparison; None if it has none."""
     return next(
         (
             found
@@ -119,7 +119,7 @@ def recorded_run(run: TrainedRun, comparison: Comparison) -> RunRecord | None:
 
 
 def model_metadata(facts: ModelFacts, comparison: Comparison | None, parts: Sequence[UsedModelRecord]) -> ModelCardData:
-    """Return what the Hugging Face Hub reads."""
+    """Return the metadata that the Hugging Face Hub reads."""
     from huggingface_hub import ModelCardData
 
     start = next((part.hub_name for part in parts if part.role == "initial weights"), None)
@@ -210,16 +210,16 @@ def model_text(facts: ModelFacts, comparison: Comparison | None, parts: Sequence
 
 
 def changes_since_training(run: TrainedRun, images: ImageTable) -> list[str]:
-    """Say how images, labels and splits differ from those of the training, one clause for each change."""
+    """Say how images, labels and splits differ from those used in training, one clause for each change."""
     if is_trained_on(read_json(run.layout.settings), images):
         return []
     return image_changes(run.layout.read_images(), images)
 
 
 def count_trained(run: TrainedRun, images: ImageTable) -> tuple[dict[str, int], int]:
-    """Return the images a split that a run knew, and how many of its training images had a label.
+    """Return the number of images in each split during training, and of training images with a label.
 
-    A run of version 0.1 has not kept them: they are those at hand.
+    A run of version 0.1 did not record them, so the given images are counted.
     """
     rows = run.layout.read_images()
     if rows is None:
@@ -230,7 +230,7 @@ def count_trained(run: TrainedRun, images: ImageTable) -> tuple[dict[str, int], 
 
 
 def use_detector() -> str:
-    """Return lines of Python that find the objects in a photo."""
+    """Return lines of Python that find objects in a photo."""
     return (
         "from pathlib import Path\n\n"
         "from gpt4image.export import detect_objects, open_detector\n\n"
@@ -284,17 +284,17 @@ def use_with_transformers(repo: str | None) -> str:
 
 
 def mean_share(runs: Sequence[RunRecord], name: str) -> Markup:
-    """Return the mean of one of the runs' figures."""
+    """Return the mean of a metric over runs."""
     return shown_share(fmean(getattr(run, name) for run in runs))
 
 
 def shown_share(share: float) -> Markup:
-    """Return a share as a percentage, which needs no escape."""
+    """Return a share as a percentage, which needs no escaping."""
     return Markup(percent(share))
 
 
 def finding(comparison: Comparison) -> str:
-    """State the difference of a comparison with its interval, and no more than that shows."""
+    """State the difference of a comparison with its interval, claiming only what it shows."""
     difference = comparison.difference
     mean, low, high = points((difference.mean, difference.low, difference.high))
     measured = (

@@ -1,4 +1,4 @@
-"""Models of clips for deployment: their weights and configuration, and which files are clips."""
+"""Models of clips for deployment: their weights and configuration, and the clips among files."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def open_clip_model(config: Mapping[str, Any], weights: Path) -> nn.Module:
 
 
 def read_input(place: Path, choice: FrameChoice, transform: Transform, max_pixels: int) -> Tensor:
-    """Return the frames of a clip as the model takes them, [T, 3, H, W]. ImageError if they cannot be read."""
+    """Return the frames of a clip as input of the model, [T, 3, H, W]. ImageError if they cannot be read."""
     name = str(place)
     _, frames = unpack_frames(make_frames(place, name, choice, max_pixels), name)
     return torch.stack(spread([transform(decode(frame, name, max_pixels)) for frame in frames], choice.count))
 
 
 def clip_files(sources: Iterable[Path], others: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield the named clips and those in the named folders, in the order of names, and why one cannot be read.
+    """Yield the named clips and those in the named folders, in order of names, each with why it cannot be read if so.
 
-    A folder that holds frames is a clip itself. `others` takes the other files in the folders.
+    A folder that holds frames is a clip itself. Other files in the folders are added to `others`.
     """
     for source in sources:
         if not source.is_dir() or frame_files(source):

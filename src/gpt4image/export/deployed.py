@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpt4image.export.segmenter import DeployedSegmenter, Segmented
 
 FIELDS = ("architecture", "num_classes", "label_names", "model_args", "pretrained_cfg")
-"""What the configuration of every exported model holds."""
+"""Fields in the configuration of every exported model."""
 NO_NUMBERS = "the model's output is not a number: its training may have failed"
 
 
@@ -40,10 +40,10 @@ class Prediction:
 
     Attributes:
         path: the image.
-        answers: the most probable classes with their probabilities, in descending order; of a model of several labels
-            all classes, in their order. Empty if it cannot be read.
+        answers: the most probable classes with their probabilities, in descending order; for a model of several labels
+            per image all classes, in their order. Empty if the image cannot be read.
         error: why it cannot be read.
-        labels: for a model of several labels an image, those that are predicted: from the threshold of each.
+        labels: for a model of several labels per image, the labels whose probability reaches their threshold.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class DeployedModel:
     """An exported model: network, class names, and the preprocessing of its images.
 
     `thresholds` are the probabilities from which labels are predicted, if an image may have several; else None.
-    `frames` are those that a model of clips sees; None for a model of images that stand still.
+    `frames` is the choice of frames that a model of clips sees; None for a model of still images.
     """
 
     network: nn.Module
@@ -124,7 +124,7 @@ class DeployedModel:
         return found
 
     def _input(self, path: Path, max_pixels: int) -> Tensor:
-        """Return an image [3, H, W], or the frames of a clip [T, 3, H, W], as the network takes it."""
+        """Return an image [3, H, W], or the frames of a clip [T, 3, H, W], as input of the network."""
         if self.frames is not None:
             from gpt4image.export.clips import read_input
 
@@ -132,11 +132,11 @@ class DeployedModel:
         return self.transform(decode(path.read_bytes(), str(path), max_pixels))
 
     def _label(self, found: list[Prediction], places: list[int], probabilities: Tensor) -> list[Prediction]:
-        """Fill in the probability of every class, in their order, and the labels from their thresholds on.
+        """Fill in the probability of every class, in order, and the labels that reach their thresholds.
 
         Args:
             found: predictions without answers.
-            places: which of them have probabilities.
+            places: positions of those with probabilities.
             probabilities: [B, C].
         """
         for at, row in zip(places, probabilities.tolist(), strict=True):
@@ -150,10 +150,10 @@ class DeployedModel:
 
 
 def read_config(layout: ExportLayout) -> Mapping[str, Any]:
-    """Return the configuration of an exported model, whose files may have been copied in part.
+    """Return the configuration of an exported model, and check its files, which may have been copied incompletely.
 
     Raises:
-        ConfigError: a file is not as an export writes it; the message names it.
+        ConfigError: a file differs from what an export writes; the message names it.
     """
     for path in (layout.config, layout.weights):
         if path.exists():
@@ -179,7 +179,7 @@ def count_classes(model: Path) -> int:
 
 
 def label_names(model: Path) -> tuple[str, ...] | None:
-    """Return the classes of an exported model of several labels an image; None for one of another task or no model."""
+    """Return the classes of an exported model of several labels per image; None for any other folder or model."""
     path = ExportLayout(model).config
     config = read_config(ExportLayout(model)) if path.exists() else {}
     several = config.get("thresholds") is not None and family_of(config) not in ("detector", "segmenter")
@@ -187,12 +187,12 @@ def label_names(model: Path) -> tuple[str, ...] | None:
 
 
 def family_of(config: Mapping[str, Any]) -> str:
-    """Return the family of an exported model by its configuration."""
+    """Return the family of an exported model, given its configuration."""
     return TASKS.load(config["task"]).family if config.get("task") in TASKS else "classifier"
 
 
 def _read_config(model: Path, family: str) -> tuple[Mapping[str, Any], Path] | None:
-    """Return configuration and weights of an exported model; None for a folder of anything but a family's model."""
+    """Return configuration and weights of an exported model of a family; None for a folder of anything else."""
     layout = ExportLayout(model)
     if not (layout.config.exists() and layout.weights.exists()):
         return None
@@ -226,7 +226,7 @@ def segment_images(
     """Find the class of each pixel of images; for the arguments see `predict_images`.
 
     Raises:
-        DataError: there is no image at all.
+        DataError: there is no image.
     """
     files = named_files(sources)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
@@ -239,7 +239,7 @@ def detect_objects(
     """Find the objects in images with an exported detector; for the arguments see `predict_images`.
 
     Raises:
-        DataError: there is no image at all.
+        DataError: there is no image.
     """
     files = named_files(sources)
     batches = (files[start : start + batch_size] for start in range(0, len(files), batch_size))
@@ -255,15 +255,15 @@ def predict_images(
 
     Args:
         model: folder of the exported model.
-        sources: image files, or folders; in folders, the files that training takes for images. For a model of clips
-            video files, folders of frames, or folders of these.
-        top: number of classes to return per image, at most all; a model of several labels returns all.
-        batch_size: images at a time.
+        sources: image files, or folders, in which the files are used that training recognises as images. For a model of
+            clips, video files, folders of frames, or folders of these.
+        top: largest number of classes to return per image; a model of several labels returns all.
+        batch_size: images per batch.
         max_pixels: largest width x height to decode.
 
     Raises:
         ConfigError: the folder holds no exported model.
-        DataError: there is no image at all.
+        DataError: there is no image.
     """
     layout = ExportLayout(model)
     layout.require()
@@ -275,7 +275,7 @@ def predict_images(
 
 
 class ImageFile(NamedTuple):
-    """An image file, and why it cannot be read, if that is known."""
+    """An image file, and the reason if it is known to be unreadable."""
 
     path: Path
     fault: str
@@ -300,11 +300,11 @@ def named_files(sources: Sequence[Path], *, clips: bool = False) -> list[ImageFi
 
 
 def image_files(sources: Iterable[Path], others: list[Path]) -> Iterator[ImageFile]:
-    """Yield the named files, and those in the named folders that training takes for images, in the order of names.
+    """Yield the named files, and those in the named folders that training recognises as images, in order of names.
 
     Args:
         sources: files and folders.
-        others: takes the other files in these folders.
+        others: list to which the other files in these folders are added.
     """
     for source in sources:
         if source.is_dir():

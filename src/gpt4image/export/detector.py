@@ -1,4 +1,4 @@
-"""Detectors: their exported forms, compared with the trained detector, and their predictions for image files."""
+"""Detectors: exported forms, compared with the trained detector, and predictions for image files."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from gpt4image.images.table import ImageTable
     from gpt4image.train.run import TrainedRun
 
-FLIPS = 10  # of so many images one may have other boxes kept, whose scores are nearly those of the boxes dropped
-COMPARED = 0.05  # score from which detections of two forms are compared; below, tiny differences change their order
+FLIPS = 10  # one in this many images may keep a different one of two overlapping boxes with nearly equal scores
+COMPARED = 0.05  # lowest score of detections that are compared; below, tiny differences change their order
 OUTPUTS = ("boxes", "labels", "scores")
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#8c564b")
 
@@ -67,7 +67,7 @@ def export_detector(run: TrainedRun, model: nn.Module, layout: ExportLayout, sam
 def write_weights(
     run: TrainedRun, model: nn.Module, layout: ExportLayout, family: OnMaps, **more: object
 ) -> dict[str, Any]:
-    """Write the weights and the configuration of a model on a backbone's maps, and return the latter.
+    """Write the weights and the configuration of a model on a backbone's maps; return the configuration.
 
     Args:
         run: the run.
@@ -122,7 +122,7 @@ class OnnxForm(nn.Module):
 def export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity:
     """Write an ONNX graph of one image, and run it with ONNX Runtime on images [N, 3, S, S].
 
-    torch's older exporter writes it: what torchvision's detectors do depends on how many boxes there are.
+    torch's older exporter writes it, because the steps of torchvision's detectors depend on the number of boxes.
 
     Raises:
         ExportError: the detector cannot be exported.
@@ -131,7 +131,7 @@ def export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity
     axes = {name: {0: "detections"} for name in OUTPUTS}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing: what it fixes wrongly, the comparison finds
+            warnings.simplefilter("ignore")  # warnings of tracing: the comparison finds wrong constants
             torch.onnx.export(
                 OnnxForm(model).eval(),
                 (sample[:1],),
@@ -148,7 +148,7 @@ def export_onnx_detector(model: nn.Module, path: Path, sample: Tensor) -> Parity
 
 
 def onnx_runner(path: Path, size: int) -> Run:
-    """Return a function that runs an ONNX graph image by image, and returns detections as the detector does."""
+    """Return a function that runs an ONNX graph image by image and returns detections like the detector."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -171,10 +171,11 @@ def onnx_runner(path: Path, size: int) -> Run:
 def compare_detections(form: str, model: nn.Module, exported: Run, sample: Tensor, spared: int = 0) -> Parity:
     """Compare the detections of an exported form with those of the trained detector on images [N, 3, S, S].
 
-    The difference is that of a score, or of a corner in shares of the input's side, to the nearest detection of the
-    same class in the other form, the largest of an image; infinite where there is none. Detections of a score below
-    `COMPARED` do not count. Of those with the same score, forms may give either first. Where two overlapping boxes have
-    nearly the same score, another runtime may also keep the other, so the `spared` most different images do not count.
+    Each detection is compared with the nearest one of its class in the other form, by its score and its corners (as
+    shares of the input's side); the difference of an image is the largest of these, infinite if there is no such
+    detection. Detections with a score below `COMPARED` do not count. Those with the same score may come in any order.
+    Of two overlapping boxes with nearly the same score, another runtime may keep the other one, so the `spared` most
+    different images do not count.
     """
     both = [found.reshape(len(sample), -1, COLUMNS) for found in (model(sample), exported(sample))]
     differences, same = [], 0
@@ -196,7 +197,7 @@ class Found(NamedTuple):
     Attributes:
         name: its class.
         score: from 0 to 1.
-        box: left, top, right and bottom in pixels of the picture.
+        box: left, top, right and bottom in pixels of the image.
     """
 
     name: str
@@ -206,13 +207,13 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in an image file.
+    """The objects found in an image file.
 
     Attributes:
         path: the file.
-        size: width and height of the picture; None if it cannot be read.
-        objects: what was found from the threshold of its class, the surest first.
-        error: why it cannot be read.
+        size: width and height of the image; None if the file cannot be read.
+        objects: objects with a score of at least the threshold of their class, the highest score first.
+        error: why the file cannot be read.
     """
 
     path: Path
@@ -245,7 +246,7 @@ class DeployedDetector:
 
     @torch.no_grad()
     def detect(self, files: Sequence[tuple[Path, str]], max_pixels: int) -> list[Detections]:
-        """Find the objects in one batch of image files, each with why it cannot be read, if that is known."""
+        """Find the objects in one batch of image files, each given with the reason if it is known to be unreadable."""
         found = [Detections(path, error=fault or None) for path, fault in files]
         inputs, sizes = [], {}
         for at, (path, fault) in enumerate(files):
@@ -269,18 +270,18 @@ class DeployedDetector:
         return self.thresholds[int(row[0])]
 
     def _object(self, row: Sequence[float], size: tuple[int, int]) -> Found:
-        """Return a detection [6] as an object in a picture of some width and height."""
+        """Return a detection [6] as an object in an image of the given width and height."""
         longer = max(size)
         left, top, right, bottom = (min(max(edge * longer, 0.0), size[n % 2]) for n, edge in enumerate(row[1:5]))
         return Found(self.classes[int(row[0])], row[5], (left, top, right, bottom))
 
 
 def write_coco(path: Path, found: Iterable[Detections], classes: Sequence[str]) -> None:
-    """Write what was found as COCO's annotations (JSON), each with its score; images that cannot be read are left out.
+    """Write detections as COCO annotations (JSON), each with its score; images that cannot be read are left out.
 
     Args:
         path: the file.
-        found: what was found.
+        found: the detections.
         classes: names of all classes, which are numbered from 1.
     """
     numbers = {name: number for number, name in enumerate(classes, 1)}
@@ -311,7 +312,7 @@ def write_coco(path: Path, found: Iterable[Detections], classes: Sequence[str]) 
 
 
 def draw_objects(picture: Image.Image, objects: Iterable[Found], classes: Sequence[str]) -> Image.Image:
-    """Return a copy of a picture with boxes, and the class and score of each above it."""
+    """Return a copy of an image with boxes, and the class and score of each above it."""
     from PIL import ImageDraw, ImageFont
 
     drawn = picture.convert("RGB")
@@ -322,7 +323,7 @@ def draw_objects(picture: Image.Image, objects: Iterable[Found], classes: Sequen
         pen.rectangle(each.box, outline=colour, width=width)
         text, (left, top, *_) = f"{each.name} {each.score:.2f}", each.box
         box = pen.textbbox((left, top), text, font=font)
-        up = min(box[3] - top + 2 * width, top)  # inside where there is no room above
+        up = min(box[3] - top + 2 * width, top)  # inside the box if there is no room above
         frame = (box[0] - width, box[1] - up - width, box[2] + width, box[3] - up + width)
         pen.rectangle(frame, fill=colour)
         pen.text((left, top - up), text, fill="white", font=font)
@@ -330,14 +331,14 @@ def draw_objects(picture: Image.Image, objects: Iterable[Found], classes: Sequen
 
 
 def write_drawn(folder: Path, found: Detections, classes: Sequence[str], max_pixels: int, taken: set[str]) -> None:
-    """Write a copy of an image with what was found into a folder, as PNG; nothing for one that cannot be read.
+    """Write a copy of an image with its detections into a folder, as PNG; nothing for one that cannot be read.
 
     Args:
         folder: the folder.
-        found: what was found.
+        found: the detections.
         classes: names of all classes.
         max_pixels: largest width x height to decode.
-        taken: names of files that were written before; images of the same name get a number at the end.
+        taken: names of files that were already written; further images of the same name get a number at the end.
     """
     if found.size is None:
         return
@@ -347,12 +348,12 @@ def write_drawn(folder: Path, found: Detections, classes: Sequence[str], max_pix
 
 
 def free_place(folder: Path, image: Path, taken: set[str]) -> Path:
-    """Return a PNG file of an image's name in a folder, which is made.
+    """Return the path of a PNG file with an image's name in a folder, which is created if necessary.
 
     Args:
-        folder: the folder; `check_folders` has looked at it.
+        folder: the folder, already checked by `check_folders`.
         image: the image.
-        taken: names of files that were written before; images of the same name get a number at the end.
+        taken: names of files that were already written; further images of the same name get a number at the end.
     """
     names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
     name = next(name for name in names if name not in taken)
@@ -362,7 +363,7 @@ def free_place(folder: Path, image: Path, taken: set[str]) -> Path:
 
 
 def check_folders(folders: Mapping[str, Path], images: Iterable[Path]) -> None:
-    """Raise ConfigError if what some settings write into folders would take the place of images, or of each other."""
+    """Raise ConfigError if the files written to these folders, by setting, would replace images or each other."""
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ConfigError(f"{' and '.join(folders)} write files of the same names: name a folder for each.")
     given = {parent.resolve() for parent in {image.parent for image in images}}

@@ -1,4 +1,4 @@
-"""Exported forms: ONNX and programs of `torch.export`, with a free batch size and without traces of the machine."""
+"""Exported forms: ONNX and programs of `torch.export`, with any batch size and without paths of this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from gpt4image.core.errors import ExportError, first_line
 from gpt4image.export.measure import Parity, compare_logits
 
-NOTES = ("doc_string", "metadata_props")  # torch writes stack traces into these notes of an ONNX graph
-NODE_NOTES = ("stack_trace", "source_fn_stack", "from_node")  # and into these of a program
+NOTES = ("doc_string", "metadata_props")  # fields of an ONNX graph into which torch writes stack traces
+NODE_NOTES = ("stack_trace", "source_fn_stack", "from_node")  # such fields of a program
 
 
 def export_program(model: nn.Module, path: Path, sample: Tensor) -> Parity:
-    """Write a program and run it as read back on images [N, 3, H, W].
+    """Write a program, read it back and run it on images [N, 3, H, W].
 
     Raises:
         ExportError: torch cannot export the model.
@@ -27,7 +27,7 @@ def export_program(model: nn.Module, path: Path, sample: Tensor) -> Parity:
     batch = ({0: torch.export.Dim("batch", min=1)},)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing: what it fixes wrongly, the comparison finds
+            warnings.simplefilter("ignore")  # warnings of tracing: the comparison finds wrong constants
             program = torch.export.export(model, (sample[:2],), dynamic_shapes=batch)
             for module in program.graph_module.modules():
                 for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -42,7 +42,7 @@ def export_program(model: nn.Module, path: Path, sample: Tensor) -> Parity:
 def export_onnx(model: nn.Module, path: Path, sample: Tensor) -> Parity:
     """Write an ONNX graph and run it with ONNX Runtime on images [N, 3, H, W].
 
-    torch's graph exporter cannot decompose some models; for them its older tracer takes its place.
+    Models that torch's graph exporter cannot decompose are exported by its older tracer.
 
     Raises:
         ExportError: neither can export the model.
@@ -59,7 +59,7 @@ def export_onnx(model: nn.Module, path: Path, sample: Tensor) -> Parity:
     for write in ways:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tracing: what it fixes wrongly, the comparison finds
+                warnings.simplefilter("ignore")  # warnings of tracing: the comparison finds wrong constants
                 write()
             remove_notes(path)
             return compare_logits("ONNX", model, graph_runner(path), sample)
@@ -77,7 +77,7 @@ def graph_runner(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def remove_notes(path: Path) -> None:
-    """Remove the exporter's notes from a graph: they name the files of this machine."""
+    """Remove the exporter's notes from a graph, because they name files of this machine."""
     import onnx
 
     graph = onnx.load(path)
@@ -86,7 +86,7 @@ def remove_notes(path: Path) -> None:
 
 
 def clear_notes(message: Any) -> None:  # noqa: ANN401 - a protobuf message, whose library belongs to an extra
-    """Clear the notes of a message and of all messages inside."""
+    """Clear the notes of a message and of all messages in it."""
     for field, value in message.ListFields():
         if field.name in NOTES:
             message.ClearField(field.name)

@@ -1,4 +1,4 @@
-"""ONNX with 8-bit integers: weights and activations quantised by ONNX Runtime, and what that costs in accuracy."""
+"""ONNX with 8-bit integers: weights and activations quantised by ONNX Runtime, and the resulting loss of accuracy."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class QuantizationLoss:
-    """What 8-bit integers cost on the test images.
+    """Loss of accuracy on the test images with 8-bit integers.
 
     Attributes:
         images: number of labelled test images.
-        before: accuracy of the trained model, from 0 to 1, or what else the score of its task is.
-        after: that of the quantised one.
-        same_answers: images with the same answer.
-        score: what the score is called.
+        before: accuracy of the trained model, from 0 to 1, or another metric of its task.
+        after: the same of the quantised model.
+        same_answers: images with the same prediction.
+        score: name of the metric.
     """
 
     images: int
@@ -96,7 +96,7 @@ def image_batches(run: TrainedRun, images: ImageTable, rows: np.ndarray) -> Iter
 
 
 class Calibration:
-    """Images for ONNX Runtime to measure the range of each activation on."""
+    """Images on which ONNX Runtime measures the range of each activation."""
 
     def __init__(self, batches: Iterator[Tensor]) -> None:
         self._batches = batches
@@ -108,14 +108,14 @@ class Calibration:
 
 
 def _write(graph: Path, path: Path, calibration: Calibration) -> None:
-    """Quantise weights per channel, and activations by the smallest and largest value of each."""
+    """Quantise weights per channel, and each activation by its smallest and largest value."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     CalibrationDataReader.register(Calibration)
     folder = Path(tempfile.mkdtemp(dir=path.parent))  # ONNX Runtime leaves its own files behind
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises on the root logger to do what is done here
+    logging.root.setLevel(logging.ERROR)  # it logs advice that is already followed here
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

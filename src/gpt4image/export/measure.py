@@ -1,4 +1,4 @@
-"""What an exported form is worth: how far it agrees with the trained model, and how fast it is on this processor."""
+"""Measure exported forms: how well they agree with the trained model, and how fast they are on this processor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compare_logits(form: str, model: nn.Module, exported: Callable[[Tensor], Ten
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one call in milliseconds: the median of some calls, and their lower and upper quartile."""
+    """Time of one call in milliseconds: the median of several calls, and their lower and upper quartile."""
 
     form: str
     batch: int
@@ -67,7 +67,7 @@ class Latency:
 
 @torch.no_grad()
 def measure_latencies(forms: Mapping[str, Callable[[Tensor], Tensor]], sample: Tensor) -> list[Latency]:
-    """Time every form on batches of 1 and 32 images, in turn, so that whatever else runs here slows all alike.
+    """Time every form on batches of 1 and 32 images, in turn, so that other load on this machine slows all alike.
 
     Args:
         forms: functions from images to logits, by name.

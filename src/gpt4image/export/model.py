@@ -1,4 +1,4 @@
-"""Export of a trained model: plain timm weights and other forms, verified against the trained model on real images."""
+"""Export a trained model as plain timm weights and in other forms, verified against it on real images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gpt4image.train.run import TrainedRun, load_backbone
 from gpt4image.train.transforms import evaluation_transform
 
 CHECKED_IMAGES = 32
-TOLERANCE = 1e-3  # largest difference of a logit between the exported and the trained model
+TOLERANCE = 1e-3  # largest difference between the exported and the trained model in a logit
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ExportSummary:
 
     Attributes:
         parity: one entry for each form that should compute the same logits.
-        int8: what 8-bit integers cost; None without that form.
+        int8: loss of accuracy with 8-bit integers; None without that form.
         latencies: times of each form; empty if they were not measured.
-        failures: why forms are missing, by the setting that leaves them out.
+        failures: why forms are missing, by the name of the setting that disables each.
     """
 
     parity: list[Parity] = field(default_factory=list)
@@ -70,7 +70,8 @@ def export_model(
     """Export a run's model with a model card, and compare each form with the trained model on real images.
 
     Args:
-        images: the images; every form predicts some of them.
+        run: the run.
+        images: its images, some of which every form predicts.
         folder: target folder, which must be new, empty, or an earlier export.
         onnx: export ONNX as well.
         int8: quantise the ONNX form to 8-bit integers as well, and compare the accuracies on the test images.
@@ -80,8 +81,8 @@ def export_model(
         repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
-        ExportError: a form cannot be exported or differs too much. If it is another than the timm form, the rest is
-            kept; else the folder is left as it was.
+        ExportError: a form cannot be exported or differs too much. If it is the first form, the folder is left as it
+            was; otherwise the other forms are kept.
         ConfigError: the folder holds something else, or settings exclude each other.
         MissingExtraError: the libraries for ONNX are not installed.
     """
@@ -139,7 +140,7 @@ def export_model(
 def _export_classifier(
     run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
 ) -> tuple[Tensor, Parity]:
-    """Write the timm form, or that of a model of clips; return real images, and how it compares on them."""
+    """Write the timm form, or that of a model of clips; return real images and the agreement of both on them."""
     sample = sample_images(run, images)
     if run.frames is not None:
         from gpt4image.export.clips import export_clips
@@ -151,7 +152,7 @@ def _export_classifier(
 def _export_detector(
     run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
 ) -> tuple[Tensor, Parity]:
-    """Write a detector's weights and configuration, likewise."""
+    """Write a detector's weights and configuration; return real images and the agreement of both models on them."""
     from gpt4image.export.detector import export_detector, sample_inputs
 
     sample = sample_inputs(run, images, CHECKED_IMAGES)
@@ -161,7 +162,7 @@ def _export_detector(
 def _export_segmenter(
     run: TrainedRun, images: ImageTable, model: nn.Module, layout: ExportLayout
 ) -> tuple[Tensor, Parity]:
-    """Write a segmentation model's weights and configuration, likewise."""
+    """Write a segmentation model's weights and configuration; return as `_export_detector` does."""
     from gpt4image.export.detector import sample_inputs
     from gpt4image.export.segmenter import export_segmenter
 
@@ -170,7 +171,7 @@ def _export_segmenter(
 
 
 def _forms_of(family: str) -> tuple[Callable[..., tuple[Tensor, Parity]], Callable[..., Parity]]:
-    """Return what writes the first form of a family's models, and what writes ONNX."""
+    """Return the function that writes the first form of a family's models, and the one that writes ONNX."""
     if family == "detector":
         from gpt4image.export.detector import export_onnx_detector
 
@@ -183,7 +184,7 @@ def _forms_of(family: str) -> tuple[Callable[..., tuple[Tensor, Parity]], Callab
 
 
 def _check_forms(what: str, **asked: bool) -> None:
-    """Raise ConfigError for forms that detectors and segmentation models are not exported to."""
+    """Raise ConfigError if a form was requested to which such models cannot be exported."""
     for name, wanted in asked.items():
         if wanted:
             option = f"--{name.replace('_', '-')}"
@@ -191,7 +192,7 @@ def _check_forms(what: str, **asked: bool) -> None:
 
 
 def _check_onnx(onnx: bool, int8: bool) -> None:
-    """Raise an error if the ONNX form cannot be made, or int8 is asked for without it."""
+    """Raise an error if the ONNX form cannot be made, or if int8 is requested without it."""
     if int8 and not onnx:
         raise ConfigError("int8 is made from the ONNX form: leave onnx on, or leave int8 (--int8) out.")
     for library in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
@@ -200,13 +201,13 @@ def _check_onnx(onnx: bool, int8: bool) -> None:
 
 
 def _options(names: Iterable[str]) -> str:
-    """Return command line options that leave forms out."""
+    """Return the command line options that disable the given forms."""
     return ", ".join(f"--no-{name.replace('_', '-')}" for name in names)
 
 
 @contextmanager
 def _optional(summary: ExportSummary, name: str, path: Path) -> Iterator[None]:
-    """Export one more form; if that fails, note why and leave no file."""
+    """Export one more form; if that fails, record the reason and leave no file."""
     try:
         yield
     except ExportError as error:
@@ -215,7 +216,7 @@ def _optional(summary: ExportSummary, name: str, path: Path) -> Iterator[None]:
 
 
 def _runners(model: nn.Module, layout: ExportLayout) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return a function from images to logits for each form that a folder holds."""
+    """Return a function from images to logits for each form in a folder."""
     found: dict[str, Callable[[Tensor], Tensor]] = {"timm": model}
     if layout.program.exists():
         found["torch.export"] = torch.export.load(layout.program).module()
@@ -224,7 +225,7 @@ def _runners(model: nn.Module, layout: ExportLayout) -> dict[str, Callable[[Tens
 
 
 def _verified(parity: Parity, tolerance: float) -> Parity:
-    """Return a parity within the tolerance. ExportError if it is not."""
+    """Return the parity if it is within the tolerance, else raise ExportError."""
     if not parity.difference <= tolerance:  # also true for NaN
         raise ExportError(f"{parity.line()}. The tolerance is {tolerance:.1e}; this form was not exported.")
     return parity
@@ -234,7 +235,7 @@ def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:
     """Return up to 32 real images [N, 3, H, W] or clips [N, T, 3, H, W], preprocessed for the model, test ones first.
 
     Raises:
-        ConfigError: the run was trained on other frames of clips, or on still images.
+        ConfigError: the run was trained on a different choice of frames, or on still images.
     """
     if run.frames != images.frames:
         seen = [f"clips with {each.words}" if each else "still images" for each in (run.frames, images.frames)]
@@ -248,7 +249,7 @@ def sample_images(run: TrainedRun, images: ImageTable) -> Tensor:
 
 
 def task_fields(run: TrainedRun) -> dict[str, object]:
-    """Return what a config says of a task other than one class an image; `problem_type` is for transformers."""
+    """Return config fields for tasks other than one class per image; `problem_type` is for transformers."""
     if TASKS.load(run.task).one_class:
         return {}
     return {"task": run.task, "thresholds": run.thresholds, "problem_type": "multi_label_classification"}

@@ -1,4 +1,4 @@
-"""Segmentation models: their exported forms, compared with the trained model, and their masks of image files."""
+"""Segmentation models: exported forms, compared with the trained model, and masks for image files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gpt4image.core.workdir import ExportLayout
     from gpt4image.train.run import TrainedRun
 
-OVERLAY = 0.5  # share of the colours of a mask that is drawn over its picture
+OVERLAY = 0.5  # opacity of a mask that is drawn over its image
 
 
 class Logits(nn.Module):
@@ -76,9 +76,9 @@ class Segmented:
 
     Attributes:
         path: the file.
-        mask: the class of each pixel of the picture, uint8 [H, W]; None if it cannot be read.
+        mask: the class of each pixel of the image, uint8 [H, W]; None if the file cannot be read.
         sure: mean probability of the pixels' classes.
-        error: why it cannot be read.
+        error: why the file cannot be read.
     """
 
     path: Path
@@ -105,13 +105,13 @@ class DeployedSegmenter:
 
     @property
     def values(self) -> list[int]:
-        """The value of each class in mask files: its number, or its name where the given masks had these values."""
+        """The value of each class in mask files: its number, or its name if the classes are named by mask values."""
         named = [int(name) if name.isdecimal() else -1 for name in self.classes]
         return named if all(0 <= value < 255 for value in named) else list(range(len(self.classes)))
 
     @torch.no_grad()
     def segment(self, files: Sequence[tuple[Path, str]], max_pixels: int) -> Iterator[Segmented]:
-        """Yield the masks of one batch of image files, each with why it cannot be read, if that is known."""
+        """Yield the masks of one batch of image files, each given with the reason if it is known to be unreadable."""
         for path, fault in files:
             if fault:
                 yield Segmented(path, error=fault)
@@ -129,17 +129,17 @@ class DeployedSegmenter:
 
 
 def resized_mask(logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Return a mask of a picture's size, uint8 [H, W], and the mean probability of its classes.
+    """Return a mask of an image's size, uint8 [H, W], and the mean probability of its classes.
 
     Args:
-        logits: [C, S, S] of the picture padded to a square.
-        size: width and height of the picture.
+        logits: [C, S, S] of the image padded to a square.
+        size: width and height of the image.
     """
     (width, height), side = size, logits.shape[-1]
     inner = [max(1, round(side * length / max(size))) for length in (height, width)]
     own = logits[:, : inner[0], : inner[1]]
     best, found = torch.full((height, width), -torch.inf), torch.zeros((height, width), dtype=torch.uint8)
-    for label, each in enumerate(own):  # one at a time: all at once would fill the memory with large pictures
+    for label, each in enumerate(own):  # one at a time: all at once would fill the memory if images are large
         large = F.interpolate(each[None, None], size=(height, width), mode="bilinear", align_corners=False)[0, 0]
         found[large > best] = label
         best = torch.maximum(best, large)
@@ -147,13 +147,13 @@ def resized_mask(logits: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, flo
 
 
 def write_mask(folder: Path, found: Segmented, values: Sequence[int], taken: set[str]) -> None:
-    """Write a mask as PNG of indices with a palette, under the name of its image; nothing for one that has none.
+    """Write a mask as a PNG of indices with a palette, under the name of its image; write nothing if it has no mask.
 
     Args:
         folder: the folder.
         found: the mask.
         values: value of each class.
-        taken: names of files that were written before; images of the same name get a number at the end.
+        taken: names of files that were already written; further images of the same name get a number at the end.
     """
     from PIL import Image
 
@@ -166,7 +166,7 @@ def write_mask(folder: Path, found: Segmented, values: Sequence[int], taken: set
 
 
 def write_class_names(folder: Path, classes: Sequence[str], values: Sequence[int]) -> None:
-    """Write `classes.txt`, a name a line from index 0 on, where the values of the masks do not say it."""
+    """Write `classes.txt` with one name per line, from index 0, unless the mask values are themselves the names."""
     if list(values) == list(range(len(classes))):
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "classes.txt") as file:
@@ -186,7 +186,7 @@ def colour_of(index: int) -> tuple[int, int, int]:
 
 
 def write_overlay(folder: Path, found: Segmented, classes: Sequence[str], max_pixels: int, taken: set[str]) -> None:
-    """Write a copy of an image with its mask over it, the background apart, as PNG; see `write_mask`."""
+    """Write a copy of an image overlaid with its mask, except the background, as PNG; see `write_mask`."""
     from PIL import Image
 
     if found.mask is None:

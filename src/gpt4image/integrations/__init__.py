@@ -1,7 +1,8 @@
-"""The method inside other trainers: plain torch, Lightning, transformers and fastai.
+"""Descriptions in other trainers: plain torch, Lightning, transformers and fastai.
 
-`text_targets` joins descriptions to a dataset, `TextAlignment` adds their loss to a training step, `text_labels` makes
-labels of them where labels are missing or wrong; the other modules attach these to one trainer each.
+`text_targets` joins descriptions to a dataset, `TextAlignment` adds the alignment loss to a training step, and
+`text_labels` makes labels from descriptions where labels are missing or wrong. Each of the other modules attaches these
+to one trainer.
 """
 
 from gpt4image.integrations.alignment import TextAlignment

@@ -1,4 +1,4 @@
-"""The alignment loss for a training loop that is not ours."""
+"""The alignment loss for any training loop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gpt4image.integrations.targets import TextTargets
 class TextAlignment(nn.Module):
     """Aligns the features of any classifier with the texts of its images (arXiv 2306.00693, section 3).
 
-    A hook catches the input of the classifier layer, so the model and its `state_dict` stay as they are, also where
-    this module is a part of it. Train the projector too: add `parameters()` to the optimiser.
+    A hook captures the input of the classifier layer, so the model and its `state_dict` do not change, even if this
+    module is a part of the model. The projector must be trained too: add `parameters()` to the optimiser.
 
     Args:
-        model: maps images to logits, in whatever form.
+        model: maps images to logits; its output may have any form.
         targets: the text vectors of the training set.
         weight: weight lambda of the loss beside the cross-entropy.
         loss: the alignment loss, or its name.
@@ -31,7 +31,7 @@ class TextAlignment(nn.Module):
         classifier: the model's last layer; by default that of `get_classifier()` (timm), or the last linear layer.
 
     Raises:
-        ConfigError: the classifier is not known, or has no width.
+        ConfigError: the classifier layer cannot be found, or has no width.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> find_last_layer(model)
@@ -62,12 +62,12 @@ class TextAlignment(nn.Module):
         self.attach()
 
     def attach(self) -> None:
-        """Catch the features of every forward pass from now on."""
+        """Capture the features of every forward pass from now on."""
         if not self._tap:
             self._tap.append(FeatureTap(self._layer[0], before=True))
 
     def remove(self) -> None:
-        """Catch no more features; the model can be saved as a whole."""
+        """Stop capturing features, so that the model can be saved as a whole."""
         while self._tap:
             self._tap.pop().remove()
 
@@ -76,7 +76,7 @@ class TextAlignment(nn.Module):
 
         Args:
             index: positions in the dataset of the batch's samples [B] (`TextTargets.indexed`).
-            mixing: share of each sample in each image [B, B], if they were mixed (`gpt4image.align.mixing`).
+            mixing: share of each sample in each image [B, B], if images were mixed (`gpt4image.align.mixing`).
 
         Raises:
             ConfigError: the model was not run since the last call.
@@ -91,21 +91,21 @@ class TextAlignment(nn.Module):
         return self.weight * aligned
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:  # noqa: ANN401 - as torch declares it
-        """Return the state of the projector and the loss; as a part of another module, nothing."""
+        """Return the state of the projector and the loss; as a part of another module, return nothing."""
         return super().state_dict(*args, **kwargs) if destination is None else destination
 
 
 def _keep_own_values(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Let the `state_dict` of a model that this module is a part of be loaded, which does not mention it."""
+    """Keep this module's values when a model that contains it loads a `state_dict` without them."""
     for name, value in nn.Module.state_dict(module).items():
         state.setdefault(prefix + name, value)
 
 
 def find_last_layer(model: nn.Module) -> nn.Module:
-    """Return the layer that makes the logits: what timm's `get_classifier` says, else the last linear layer.
+    """Return the layer that computes the logits: that of timm's `get_classifier`, else the last linear layer.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such layer.
     """
     if hasattr(model, "get_classifier"):
         return find_classifier(model)

@@ -1,4 +1,4 @@
-"""Descriptions in a fastai training: callbacks for the alignment and for text labels."""
+"""Descriptions in fastai: callbacks for the alignment and for text labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ModuleNotFoundError:
 
 
 class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
-    """Gives training batches the positions of their samples, takes them out again, and replaces labels if asked to."""
+    """Adds positions of samples to training batches, removes them before the model, and can replace labels."""
 
     run_valid = False
 
@@ -28,7 +28,7 @@ class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
         self._loss: Any = None
 
     def before_fit(self) -> None:
-        """Let the training loader add positions, and the loss take class probabilities."""
+        """Make the training loader add positions, and the loss accept class probabilities."""
         expected = len(self._labels) if self._labels is not None else len(self.dls.train_ds)
         if len(self.dls.train_ds) != expected:
             raise ConfigError(
@@ -40,7 +40,7 @@ class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
         self.dls.train.do_item = with_position(self.dls.train)
 
     def before_batch(self) -> None:
-        """Take the positions [B] out of the batch; replace its labels."""
+        """Remove the positions [B] from the batch, and replace its labels if there are others."""
         parts = [*self.xb, *self.yb]
         self._index = parts.pop()
         inputs = getattr(self.dls, "n_inp", max(1, len(parts) - 1))
@@ -60,7 +60,7 @@ class _PositionCallback(Callback):  # type: ignore[misc] # fastai is untyped
 
 
 class TextLabelCallback(_PositionCallback):
-    """Trains on text labels in place of the given ones; validation keeps the given ones.
+    """Trains on text labels in place of the given ones; validation still uses the given ones.
 
     Args:
         labels: the labels of the training set, `text_labels(text_targets(dls.train_ds), given, dls.vocab)`.
@@ -73,8 +73,9 @@ class TextLabelCallback(_PositionCallback):
 class TextAlignmentCallback(_PositionCallback):
     """Adds the alignment loss to the loss of each training batch.
 
-    Nothing else changes: the batches get the positions of their samples on the way, and the projector is trained with
-    the learner's last group of parameters. After `fit` the model holds nothing of it, so `learn.export` works as ever.
+    Nothing else changes: batches carry the positions of their samples only until the model sees them, and the projector
+    is trained with the learner's last group of parameters. After `fit` nothing remains in the model, so `learn.export`
+    works as usual.
 
     Args:
         targets: the text vectors of the training set, `text_targets(dls.train_ds)`.
@@ -115,7 +116,7 @@ class TextAlignmentCallback(_PositionCallback):
         super().after_fit()
 
     def _train_projector(self, on: bool) -> None:
-        """Add the projector to the optimiser's last group, or take it out, which keeps its momentum."""
+        """Add the projector to the optimiser's last group, or remove it; its momentum is kept."""
         assert self.alignment is not None
         own = list(self.alignment.parameters())
         known = {id(part) for part in own}
@@ -129,7 +130,7 @@ def either_loss(given: Any, prediction: Any, target: Any) -> Any:  # noqa: ANN40
 
 
 def with_position(loader: Any) -> Callable[[Any], tuple[Any, ...] | None]:  # noqa: ANN401 - a fastai DataLoader
-    """Return a function that makes the loader's sample at a position, and ends it with the position."""
+    """Return a function that creates the loader's sample at a position, with the position appended."""
     plain = type(loader).do_item
 
     def do_item(index: int) -> tuple[Any, ...] | None:

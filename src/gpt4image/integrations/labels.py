@@ -1,4 +1,4 @@
-"""Text labels for anyone's training: labels from descriptions where the given ones are missing or wrong."""
+"""Text labels for any training loop: labels from descriptions where the given ones are missing or wrong."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from gpt4image.soft_labels.text_labels import Form
 from gpt4image.workflows.inputs import make_text_labels
 
 LABEL_KEYS = ("labels", "label")
-"""Where samples that are dictionaries keep their label."""
+"""Keys of the label in samples that are dictionaries."""
 
 
 class TextLabels:
     """Class probabilities of a dataset's samples, by position. Its length is the number of samples.
 
-    Given labels stay as they are, unless enough of them turn out wrong (`gpt4image.soft_labels.text_labels`). A sample
-    with neither label nor text has probabilities of 0: `cross_entropy` then takes nothing from it.
+    Given labels are kept unless enough of them turn out wrong (`gpt4image.soft_labels.text_labels`). A sample with
+    neither label nor text has probabilities of 0, so that it adds nothing to the sum of `cross_entropy`.
 
     Args:
         labels: the labels by image id.
@@ -40,7 +40,7 @@ class TextLabels:
     Attributes:
         probabilities: float32 [N, C].
         known: which samples have a label, bool [N].
-        labels: the labels by image id, with what they are worth.
+        labels: the labels by image id, with their estimated quality.
     """
 
     def __init__(self, labels: SoftLabels, ids: np.ndarray) -> None:
@@ -53,18 +53,18 @@ class TextLabels:
         return len(self.probabilities)
 
     def __getitem__(self, index: Tensor | Sequence[int] | int) -> Tensor:
-        """Return the class probabilities of the samples at some positions, [B, C], or of one, [C]."""
+        """Return the class probabilities of the samples at positions [B], [B, C], or at one position, [C]."""
         return self.probabilities[index.cpu() if isinstance(index, Tensor) else index]
 
     def lines(self) -> list[str]:
-        """Say in a few lines what the labels are worth."""
+        """Summarise the estimated quality of the labels in a few lines."""
         return describe_text_labels(self.labels)
 
     def replace(self, dataset: MapDataset) -> LabelledDataset:
-        """Return the dataset with these probabilities in place of its labels, for a cross-entropy that takes both.
+        """Return the dataset with these probabilities in place of its labels, for a cross-entropy that accepts both.
 
         Raises:
-            ConfigError: the dataset has another length.
+            ConfigError: the dataset has a different length.
         """
         if len(dataset) != len(self):
             raise ConfigError(f"The dataset has {len(dataset):,} samples, the labels were made for {len(self):,}.")
@@ -100,7 +100,7 @@ def text_labels(
     abstain: float = 0.0,
     work: str | Path = WORK,
 ) -> TextLabels:
-    """Label a dataset by its descriptions, and log what the labels are worth.
+    """Label a dataset by its descriptions, and log the estimated quality of the labels.
 
     Args:
         targets: the texts' vectors (`text_targets`).
@@ -111,7 +111,7 @@ def text_labels(
         work: the work directory, which keeps the labels.
 
     Raises:
-        ConfigError: not one label a sample, or a label that is no class.
+        ConfigError: the number of labels differs from that of samples, or a label is not a class.
     """
     given = np.asarray(labels, dtype=np.int32)
     if given.shape != (len(targets),) or not ((given >= -1) & (given < len(classes))).all():
@@ -140,13 +140,13 @@ def text_labels(
 def soft_cross_entropy(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:  # noqa: ANN401 - logits, or what holds them
     """Return the cross-entropy with class probabilities [B, C] or class numbers [B], a scalar.
 
-    `Trainer(compute_loss_func=soft_cross_entropy)` of transformers takes it as it is.
+    It can be passed to transformers as `Trainer(compute_loss_func=soft_cross_entropy)`.
 
     Args:
-        outputs: logits [B, C], or an object or dictionary that has them.
+        outputs: logits [B, C], or an object or dictionary that contains them.
         labels: probabilities or numbers.
-        num_items_in_batch: what the Trainer divides by if it accumulates gradients: all entries of the labels of these
-            batches.
+        num_items_in_batch: the Trainer's divisor when it accumulates gradients: the number of all entries of the labels
+            of these batches.
 
     >>> logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     >>> hard, soft = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Descriptions in a Lightning training: a callback."""
+"""Descriptions in Lightning: a callback."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # partly typed
     """Adds the alignment loss to the loss that `training_step` returns, and logs it as `alignment`.
 
     The training set must be `targets.indexed(dataset)`; `training_step` gets its batches without the positions. The
-    projector is trained by the module's first optimiser, and is in the checkpoints as this callback's state, so that
-    the module's own `state_dict` does not change.
+    module's first optimiser trains the projector, and checkpoints store it as this callback's state, so that the
+    module's own `state_dict` does not change.
 
     Args:
         targets: the text vectors of the training set.
@@ -35,7 +35,7 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # partly typed
         self._training_step: Callable[..., Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Attach the alignment before the optimisers are made."""
+        """Attach the alignment before the optimisers are created."""
         if stage != "fit" or self._alignment is not None:
             return
         model = pl_module.get_submodule(self._model)
@@ -46,14 +46,14 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # partly typed
         pl_module.training_step = self._aligned_step(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the projector to the first optimiser, unless the module has put it into one."""
+        """Add the projector to the first optimiser, unless the module has already added it to one."""
         assert self._alignment is not None
         trained = {id(p) for made in trainer.optimizers for group in made.param_groups for p in group["params"]}
         if new := [p for p in self._alignment.parameters() if id(p) not in trained]:
             trainer.optimizers[0].param_groups[0]["params"].extend(new)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Restore the module."""
         if stage != "fit" or self._alignment is None:
             return
         self._state = self._alignment.state_dict()
@@ -86,10 +86,10 @@ class TextAlignmentCallback(Callback):  # type: ignore[misc] # partly typed
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any batch
-    """Take the positions [B] out of a batch of an `IndexedDataset`.
+    """Split a batch of an `IndexedDataset` into the batch without positions and the positions [B].
 
     Raises:
-        ConfigError: the batch has none.
+        ConfigError: the batch has no positions.
     """
     if isinstance(batch, dict) and INDEX in batch:
         return {name: value for name, value in batch.items() if name != INDEX}, batch[INDEX]

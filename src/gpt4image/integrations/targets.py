@@ -1,4 +1,4 @@
-"""Join descriptions to anyone's dataset, by the bytes or the paths of its images."""
+"""Join descriptions to any dataset, by the bytes or the paths of its images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INDEX = "text_index"
 
 
 ROOTS = 4
-"""Folders that captions may be relative to: that of the images, and those above it."""
+"""Number of folders that captions may be relative to: that of the images, and those above it."""
 
 
 class MapDataset(Protocol):
@@ -81,16 +81,16 @@ class TextTargets:
         return len(self.ids)
 
     def __getitem__(self, index: Tensor | Sequence[int]) -> Targets:
-        """Return what samples at positions [B] are aligned with (`AlignmentHead.align`)."""
+        """Return the alignment targets of the samples at positions [B] (`AlignmentHead.align`)."""
         positions = torch.as_tensor(index).cpu()
         vectors, known = self.store.lookup(self.ids[positions.numpy()])
         return Targets((vectors,), (known,), ids=self._numbers[positions])
 
     def indexed(self, dataset: MapDataset) -> IndexedDataset:
-        """Return the dataset with each sample's position added to it.
+        """Return the dataset with its position added to each sample.
 
         Raises:
-            ConfigError: the dataset has another length.
+            ConfigError: the dataset has a different length.
         """
         if len(dataset) != len(self):
             raise ConfigError(
@@ -101,7 +101,7 @@ class TextTargets:
 
 
 class IndexedDataset(torch.utils.data.Dataset[Any]):
-    """A dataset whose samples end with their position; in dictionaries it is the value of `INDEX`.
+    """A dataset whose samples end with their position; in dictionaries, the position has the key `INDEX`.
 
     >>> IndexedDataset([("picture", 3)])[0]
     ('picture', 3, 0)
@@ -144,7 +144,7 @@ def text_targets(
         DescriptionError: no image has a text.
     """
     images = image_table(data)
-    options = TextOptions(encoder=(encoder,), orphan_texts="skip")  # a dataset is often a part of what was described
+    options = TextOptions(encoder=(encoder,), orphan_texts="skip")  # often only some images are in a dataset
     if isinstance(texts, str | Path):
         if EmbeddingLayout(Path(texts)).manifest.exists():
             return TextTargets(EmbeddingStore(texts), images.ids)
@@ -158,15 +158,15 @@ def text_targets(
         pairs = zip(images.rows["id"].to_pylist(), texts, strict=True)
         descriptions = join_texts(images, [(name, text) for name, text in pairs if text], 0, "the texts given")
     say(descriptions.coverage.line())
-    # vectors of another set of images may lie in the work directory, so these get a work directory of their own
+    # the work directory may hold vectors of another set of images, so these get a work directory of their own
     own = WorkDir(Path(work) / "integrations" / descriptions.text_hash[:12])
     return TextTargets(open_embeddings(descriptions, options, own)[0], images.ids)
 
 
 def roots(images: ImageTable) -> Iterator[ImageTable]:
-    """Yield the images with paths relative to their folder, and to the folders above it.
+    """Yield the images with paths relative to their folder, then to each folder above it.
 
-    Captions are keyed by paths relative to the whole set, of which a dataset may be one folder.
+    Captions may be keyed by paths relative to the whole set, of which a dataset may be only one folder.
     """
     paths, folder = images.rows["path"].to_pylist(), Path(images.source)
     for level in range(min(ROOTS, len(folder.parts)) if folder.is_absolute() else 1):
@@ -251,7 +251,7 @@ def pictures(data: Any) -> Iterator[DatasetImage]:  # noqa: ANN401 - any dataset
 
 
 def entries(data: Any) -> Sequence[Any]:  # noqa: ANN401 - any dataset
-    """Return the list of files that a dataset, or the reader inside it (timm), holds; a list is one itself."""
+    """Return the list of files in a dataset or in its reader (timm); a list is returned as it is."""
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         return data
     if hasattr(data, "filenames") and hasattr(data, "reader"):  # timm

@@ -1,4 +1,4 @@
-"""Descriptions in a `transformers` training: a Trainer."""
+"""Descriptions in `transformers`: a Trainer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROJECTOR_FILE = "text_alignment.safetensors"
 class TextAlignedTrainer(Trainer):
     """A Trainer whose training loss is the model's own plus the alignment loss.
 
-    Use it as `Trainer`, with any image classifier of transformers and a map-style training set that has the images of
-    `text_targets` in their order. The saved model is the model alone; checkpoints also hold the projector.
+    Use it like `Trainer`, with any image classifier of transformers and a map-style training set with the images of
+    `text_targets` in the same order. The saved model does not contain the projector; checkpoints do.
 
     Args:
         text_targets: the text vectors of the training set.
@@ -51,7 +51,7 @@ class TextAlignedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - a loss, or a loss and outputs
-        """Return the model's loss, in training with the alignment loss added to it."""
+        """Return the model's loss; in training, the alignment loss is added."""
         index = inputs.pop(INDEX, None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if index is not None:
@@ -60,9 +60,9 @@ class TextAlignedTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _parts(self, counted: bool) -> int:
-        """Return what a mean over this batch must be divided by, so that accumulated gradients average it."""
+        """Return the divisor for a mean over this batch with which accumulated gradients average it."""
         scaled = (self.model_accepts_loss_kwargs and counted) or self.compute_loss_func is not None
-        return int(getattr(self, "current_gradient_accumulation_steps", 1)) if scaled else 1  # else the Trainer does
+        return int(getattr(self, "current_gradient_accumulation_steps", 1)) if scaled else 1  # or the Trainer divides
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the training loader, whose batches hold the samples' positions."""
@@ -77,7 +77,7 @@ class TextAlignedTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = cast(list[str], self._signature_columns)
-        if INDEX not in columns:  # else the Trainer drops the positions as unused
+        if INDEX not in columns:  # otherwise the Trainer drops the positions as unused
             columns.append(INDEX)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as Trainer
@@ -93,7 +93,7 @@ class TextAlignedTrainer(Trainer):
 
 
 def with_positions(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return a collate function that adds the positions to what another one makes of the rest."""
+    """Return a collate function that applies another one to the samples without positions, and adds the positions."""
 
     def joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
         index = torch.tensor([sample[INDEX] for sample in samples])

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages that state what was found and let the reader check it."""
+"""Self-contained HTML pages that state findings and let the reader check them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Verdict", "control_arms", "other_arms", "verdict", "write_cases", "w
 def write_report(work: Path) -> Path:
     """Write `report.html` in a work directory from its `comparison.json` and `gallery.json`.
 
-    The page needs no network, no script and no other file, and the same records give the same bytes.
+    The page needs no network, script or other file, and the same records give the same bytes.
 
     Args:
         work: the work directory of a comparison, in which at least one seed has finished in every arm.

@@ -16,19 +16,19 @@ from gpt4image.report.html.page import load_script, render_page, write_page
 
 MAX_TEXT = 300  # characters of a text on the map
 MAX_NAMES = 40  # classes whose names the map shows
-NAME_WIDTH, NAME_HEIGHT = 0.15, 0.032  # room of a name on the map
+NAME_WIDTH, NAME_HEIGHT = 0.15, 0.032  # space of a name on the map
 
 
 @dataclass(frozen=True)
 class Match:
-    """An image and how well it fits.
+    """An image and how well it matches.
 
     Attributes:
         path: the image.
         score: cosine similarity to the query.
         label: its class, if it has one.
-        text: what is written about it, if anything is.
-        thumbnail: a small picture as a `data:` URL, if it was asked for and can be made.
+        text: its description, if it has one.
+        thumbnail: a small image as a `data:` URL, if requested and readable.
     """
 
     path: str
@@ -51,14 +51,14 @@ def write_search_page(path: Path, query: str, source: str, images: int, model: s
 
     Args:
         path: the page.
-        query: what was searched for.
+        query: the search query.
         source: the images, as the user named them.
-        images: how many there are.
+        images: number of images.
         model: name of the run.
-        matches: the best images, the best first.
+        matches: the best matches, in descending order.
 
     Raises:
-        ValueError: a thumbnail is not a picture inside the page.
+        ValueError: a thumbnail is not an image contained in the page.
     """
     for match in matches:
         require_thumbnail(match.thumbnail)
@@ -69,10 +69,10 @@ def write_search_page(path: Path, query: str, source: str, images: int, model: s
 
 
 def write_map_page(path: Path, source: str, images: int, model: str, method: str, points: Sequence[MapPoint]) -> Path:
-    """Write a map. It loads nothing, and runs our script alone: the policy names the script's hash.
+    """Write a map. It loads nothing and runs only our script, whose hash its policy names.
 
     Raises:
-        ValueError: a thumbnail is not a picture inside the page.
+        ValueError: a thumbnail is not an image contained in the page.
     """
     for point in points:
         require_thumbnail(point.thumbnail)
@@ -104,7 +104,7 @@ def write_map_page(path: Path, source: str, images: int, model: str, method: str
 
 
 def _place_names(points: Sequence[MapPoint], classes: Sequence[str]) -> list[tuple[str, float, float]]:
-    """Return the name of each class with the middle of its images, if there are few enough to read."""
+    """Return the name of each class with the centre of its images, if there are few enough names to read."""
     if len(classes) > MAX_NAMES:
         return []
     of_class = {name: [point for point in points if point.label == name] for name in classes}

@@ -1,1 +1,1 @@
-"""The stages joined: from a source of images to descriptions, vectors, models and reports. Commands call these."""
+"""Workflows that connect the stages, from images to descriptions, vectors, models and reports; commands call them."""

@@ -1,4 +1,4 @@
-"""Advice before anything is trained: which case an image set is, what to run, and the expected gain."""
+"""Advice before any training: the case of an image set, what to run, and the expected gain."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gpt4image.quality.rehearsal import Rehearsal
     from gpt4image.soft_labels.labeller import TrainingVectors
 
-SMALL_SET = 20_000  # training images up to which the recipe fine-tune is meant
+SMALL_SET = 20_000  # most training images for which the recipe fine-tune is suggested
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RecipeChoice:
 
     Attributes:
         recipe: the settings.
-        name: named recipe that they start from.
+        name: named recipe that the settings start from.
         config: TOML file that overrides it.
     """
 
@@ -55,7 +55,7 @@ class RecipeChoice:
     config: Path | None = None
 
     def words(self, images: int) -> list[str]:
-        """Return the options that choose this recipe, or a better one for few images if the user named none."""
+        """Return the options that select this recipe, or a better one for few images if the user named none."""
         base = Recipe() if self.name is None else named_recipe(self.name)
         if self.config is not None:
             base = base.override(read_toml(self.config), str(self.config))
@@ -67,16 +67,16 @@ class RecipeChoice:
 
 
 def advise(source: str | Path, work: str | Path, *, recipe: Recipe | None = None, **options: Any) -> Advice:  # noqa: ANN401 - see below
-    """Say which case an image set is, which arm to train, and what expected gain, before anything is trained.
+    """Determine the case of an image set, the arm to train, and its expected gain, before any training.
 
-    The same as `gpt4image advise SOURCE --work WORK`.
+    This is what `gpt4image advise SOURCE --work WORK` does.
 
     Args:
         source: the images: a folder, a file or a hub name.
         work: the work directory.
         recipe: recipe of the training; its backbone gives the image features.
         options: fields of `DataOptions`, `TextOptions` and `LabelOptions`, such as `text`, `corrections`, `classes`;
-            and `image_features`, False to do without.
+            and `image_features`, False to use none.
 
     Raises:
         ConfigError: an unknown option or an invalid setting.
@@ -99,7 +99,7 @@ def run_advice(
     workers: int = 0,
     images: ImageTable | None = None,
 ) -> Advice:
-    """Judge the labels, and rehearse with held-out ones; the vectors and the rehearsal are kept in the work directory.
+    """Judge the labels, and rehearse with held-out ones. Vectors and rehearsal are kept in the work directory.
 
     Args:
         data: the images.
@@ -107,7 +107,7 @@ def run_advice(
         labeller: settings of the labeller.
         choice: recipe of the training; its backbone gives the image features.
         work: the work directory.
-        image_features: whether to compute image features; without, no gain is estimated.
+        image_features: whether to compute image features; without them, no gain is estimated.
         workers: processes that load images.
         images: the images, if they are open already.
 
@@ -148,9 +148,9 @@ def run_advice(
 def advise_after_check(
     images: ImageTable, data: DataOptions, text: TextOptions, options: CheckOptions, work: Path
 ) -> Advice | None:
-    """Return advice on images whose texts were checked; None, and the reason is said, if it takes more than there is.
+    """Return advice on images whose texts were checked; None, with the reason shown, if something it needs is missing.
 
-    Image features are those of the check's backbone; without one no gain is estimated.
+    Image features come from the check's backbone; without one, no gain is estimated.
     """
     checkpoint = None if options.checkpoint is None else str(options.checkpoint)
     recipe = Recipe(backbone=options.backbone or "resnet50", checkpoint=checkpoint, image_size=options.image_size)
@@ -166,7 +166,7 @@ def advise_after_check(
 def _find_features(
     images: ImageTable, recipe: Recipe, workdir: WorkDir, workers: int
 ) -> tuple[EmbeddingStore | None, str]:
-    """Return frozen features of the recipe's backbone; or None, and why there are none."""
+    """Return frozen features of the recipe's backbone, or None and the reason."""
     if not recipe.pretrained and recipe.checkpoint is None:
         return (
             None,
@@ -192,7 +192,7 @@ def _rehearse(
     features: EmbeddingStore | None,
     workdir: WorkDir,
 ) -> Rehearsal | None:
-    """Rehearse with held-out labels, or open what an earlier call found; None if there are too few labels."""
+    """Rehearse with held-out labels, or open an earlier rehearsal; None if there are too few labels."""
     from gpt4image.embed import load_encoder
     from gpt4image.quality.rehearsal import KeptRehearsal, rehearse
     from gpt4image.soft_labels import ClassTexts

@@ -1,4 +1,4 @@
-"""What an arm learns from with a seed: images and labels, simulated ones if wanted; texts, or those of a control."""
+"""The inputs of an arm for a seed: images, given or simulated labels, and texts or their controls."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class ArmInputs:
         images: the images with all their labels.
         descriptions: their texts.
         stores: vectors of these texts, and of teachers.
-        soft_labels: soft labels of arms without stand-ins.
+        soft_labels: soft labels of arms that keep the given labels.
         text: encoders of the texts.
         recipe: recipe of all arms; its backbone gives the image features.
         workdir: the work directory.
-        options: how labels are made, taken away or made wrong.
+        options: how labels are made, removed or corrupted.
         workers: processes that prepare images.
         regions: vectors of the descriptions of boxes.
         margin: margin of the crops that were described.
@@ -62,16 +62,16 @@ class ArmInputs:
     margin: float = 0.0
 
     def __call__(self, arm: str, seed: int, baseline: Path | None = None) -> RunInputs:
-        """Return what an arm learns from.
+        """Return the inputs of an arm.
 
         Args:
             arm: name of the arm.
             seed: seed of the run.
-            baseline: folder of the finished baseline run of this seed, for arms that learn from its answers.
+            baseline: folder of the finished baseline run of this seed, for arms that learn from its predictions.
 
         Raises:
-            ConfigError: soft labels beside simulated labels, which would give away the others; or the arm needs a
-                teacher, and none is given.
+            ConfigError: soft labels are combined with simulated labels, whose original values they would reveal; or the
+                arm needs a teacher, and none is given.
         """
         chosen = ARMS.load(arm)
         images, stand_ins = self.images, chosen.labels
@@ -108,7 +108,7 @@ class ArmInputs:
         return RunInputs(images, stores, labels, regions=self.regions, margin=self.margin)
 
     def _warn_of_wrong_labels(self, arm: Arm, labels: tuple[SoftLabels, ...]) -> None:
-        """Warn if alignment targets follow given labels that are known or estimated to be wrong."""
+        """Warn if alignment targets use given labels that are known or estimated to be wrong."""
         recipe = replace(self.recipe, **arm.settings)
         estimates = [found.manifest.estimate for found in labels]
         wrong = self.options.simulation.label_noise > 0 or any(found and found.replaced for found in estimates)
@@ -120,7 +120,7 @@ class ArmInputs:
             )
 
     def _stores(self, arm: Arm, images: ImageTable, seed: int) -> tuple[EmbeddingStore, ...]:
-        """Return the vectors that guide an arm; those of texts are replaced in a control."""
+        """Return the vectors that guide an arm; in a control, those of texts are replaced."""
         from gpt4image.train.guidance import is_text
 
         texts, teachers = guided_by(arm, self.options.arms)
@@ -139,7 +139,7 @@ class ArmInputs:
         return tuple(self._control(arm.texts, images, store, seed) if is_text(store) else store for store in chosen)
 
     def _anchors(self, images: ImageTable) -> ClassAnchors:
-        """Return a vision-language teacher with its anchors of the classes, by the labels that the run learns from."""
+        """Return a vision-language teacher and its anchors of the classes, for the labels that the run learns from."""
         from gpt4image.soft_labels import ClassTexts
         from gpt4image.teachers import anchor_classes
 
@@ -166,7 +166,7 @@ class ArmInputs:
 
     @cached_property
     def _described(self) -> EmbeddingStore:
-        """The descriptions as the vision-language teacher reads them."""
+        """The vectors of the descriptions by the vision-language teacher's text side."""
         from gpt4image.embed import embed_descriptions
 
         encoder = self._vision_language[1]
@@ -202,7 +202,7 @@ class ArmInputs:
     def _soft_labels(
         self, arm: Arm, images: ImageTable, stores: tuple[EmbeddingStore, ...], seed: int
     ) -> tuple[SoftLabels, ...]:
-        """Return the soft labels of an arm without stand-ins: of its teachers, else of its texts."""
+        """Return the soft labels of an arm that keeps the given labels: of its teachers, else of its texts."""
         from gpt4image.soft_labels import label_by_vectors
         from gpt4image.train.guidance import is_text
 
@@ -222,7 +222,7 @@ class ArmInputs:
         return (label_by_vectors(images, texts, folder),)
 
     def _name(self, arm: Arm, seed: int) -> str:
-        """Return what labels from an arm's texts are called in the work directory."""
+        """Return the name of the labels from an arm's texts in the work directory."""
         encoders = "+".join(self.text.encoder)
         return f"{encoders}-{arm.texts}-{seed}" if arm.texts else encoders
 
@@ -239,9 +239,9 @@ class ArmInputs:
         return make_text_labels(images, texts, self.text, options, folder, picks=self.descriptions.picks)
 
     def _labelled_boxes(self, arm: Arm, images: ImageTable, seed: int) -> ImageTable:
-        """Return images with the classes of boxes that texts tell, where those given are missing or wrong.
+        """Return images in which missing and wrong classes of boxes are replaced by those predicted from texts.
 
-        Each box is an image of one class to the labeller: its crop.
+        The labeller treats each box as an image of one class, its crop.
         """
         from gpt4image.images.crops import crop_images, with_box_classes
 
@@ -263,7 +263,7 @@ class ArmInputs:
         return make_set_labels(images, texts, self.text, self.options.labeller, folder)
 
     def _image_labels(self, images: ImageTable, seed: int) -> SoftLabels:
-        """Label by frozen features of the recipe's backbone, with the same labeller as texts."""
+        """Label by frozen features of the recipe's backbone, with the labeller that is also used for texts."""
         from gpt4image.soft_labels import label_by_texts
 
         options, folder = self.options.labeller, self._folder("images", seed)
@@ -280,7 +280,7 @@ class ArmInputs:
         )
 
     def _picked_labels(self, images: ImageTable, seed: int) -> SoftLabels:
-        """Label by the classes that an LLM picked, and by nothing else."""
+        """Label only by the classes that an LLM picked."""
         from gpt4image.descriptions.picks import CLASSIFY
         from gpt4image.soft_labels import label_by_texts
 
@@ -317,7 +317,7 @@ class ArmInputs:
         return open_image_features(self.images, self.recipe, self.workdir, self.workers)
 
     def _labels_of_baseline(self, images: ImageTable, seed: int, baseline: Path) -> SoftLabels:
-        """Label by the baseline run of the same seed: unlabelled images, or all if there are none."""
+        """Label unlabelled images, or all if there are none, by the baseline run of the same seed."""
         from gpt4image.teachers import label_images, load_teacher
 
         train = np.isin(np.arange(len(images)), images.split("train"))

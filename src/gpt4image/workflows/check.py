@@ -1,4 +1,4 @@
-"""Check, export and import the descriptions of a work directory, and audit the labels by them."""
+"""Check, export and import the descriptions of a work directory, and use them to audit the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_check(
     """Check descriptions, and write the findings and a page into the work directory.
 
     Returns:
-        The findings, and advice on what to train; None, and the reason is said, if it takes more than there is.
+        The findings, and advice on what to train; None, with the reason shown, if something that it needs is missing.
 
     Raises:
         ConfigError: an invalid setting, or `drop` or `retry` for texts outside the work directory's store.
@@ -79,13 +79,13 @@ def run_check(
 def run_audit(
     data: DataOptions, text: TextOptions, work: Path, *, limit: int, forms: Sequence[AuditFormat] = ()
 ) -> AuditRecord:
-    """List labels that a person should check, and write the list and a page for it into the work directory.
+    """List labels that a person should review, and write the list and its page into the work directory.
 
     Args:
         data: the images.
         text: their descriptions.
         work: the work directory.
-        limit: largest number of images of each kind.
+        limit: largest number of images of each kind to list.
         forms: other tools to write the audit for, in folders beside the page.
 
     Raises:
@@ -146,7 +146,7 @@ def run_export(
         out: folder for the dataset.
         images_inside: include the images.
         with_cost: include what each text cost.
-        prompt_file: the user's prompts, which the card then shows in full.
+        prompt_file: file with the user's prompts, which the card then shows in full.
         repo: the repository on the Hub, USER/NAME, that the card should name.
 
     Raises:
@@ -178,7 +178,7 @@ def run_import(
     """Import descriptions into a work directory: all of them, or none.
 
     Raises:
-        DescriptionError: a file or row is broken, or texts belong to no image.
+        DescriptionError: a file or row is invalid, or texts belong to no image.
     """
     from gpt4image.descriptions.exchange import import_descriptions
     from gpt4image.descriptions.store import DescriptionStore
@@ -192,7 +192,7 @@ def run_import(
 
 
 def known_findings(workdir: WorkDir, store: DescriptionStore) -> dict[str, int]:
-    """Return title and count of the last check's findings, in texts that have not changed since."""
+    """Return the last check's findings as counts by title, for texts that have not changed since."""
     import pyarrow.compute as pc
 
     from gpt4image.quality.check_record import QualityReport

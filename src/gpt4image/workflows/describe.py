@@ -1,4 +1,4 @@
-"""From a source of images to a description set: what `gpt4image describe` and its Python call run."""
+"""Describe the images of a source: the workflow behind `gpt4image describe` and `describe_images`."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ T = TypeVar("T")
 BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")  # before a sentence of a list
 
 SIZES = (256, 512, 768, 1024, 1536)
-"""Longest sides in pixels whose tokens an estimate shows."""
+"""Longest sides in pixels for which an estimate shows the tokens."""
 
 
 def describe_images(source: str | Path, work: str | Path, **options: Any) -> Tally:  # noqa: ANN401 - see DescribeOptions
-    """Have a multimodal LLM describe images. Descriptions in the work directory are not asked for again.
+    """Have a multimodal LLM describe images. Descriptions in the work directory are not requested again.
 
-    The same as `gpt4image describe SOURCE --work WORK --yes`.
+    This is what `gpt4image describe SOURCE --work WORK --yes` does.
 
     Args:
         source: the images: a folder, a file or a hub name.
@@ -63,7 +63,7 @@ def describe_images(source: str | Path, work: str | Path, **options: Any) -> Tal
     Raises:
         ConfigError: an invalid setting or combination.
         DataError: the images cannot be used.
-        DescribeError: no description can be written. Answers so far are kept.
+        DescribeError: no description can be written. Answers received so far are kept.
     """
     (chosen,) = take_fields(options, DescribeOptions)
     return run_description(DataOptions(str(source)), chosen, Path(work))
@@ -74,16 +74,16 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
 
     Args:
         data: the images.
-        options: who describes them and what is asked.
+        options: the describer and the prompts.
         work: the work directory.
-        confirm: asked with an estimate before money is spent that no budget limits; None spends without asking.
+        confirm: called with an estimate before spending that no budget limits; None spends without confirmation.
 
     Returns:
         Counts of the run; zero with Slurm, which runs it later.
 
     Raises:
         ConfigError: an invalid setting or combination.
-        DescribeError: no description can be written. Answers so far are kept.
+        DescribeError: no description can be written. Answers received so far are kept.
         MissingExtraError: a library that the workers need is not installed.
     """
     if options.engine != "here":
@@ -94,7 +94,7 @@ def run_description(data: DataOptions, options: DescribeOptions, work: Path, con
 
 
 def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Estimate:
-    """Measure what all descriptions will take on a few, which are kept."""
+    """Estimate what all descriptions will take from a few, which are kept."""
 
     def measure(job: DescribeJob) -> Estimate:
         found = estimate(job, sizes=SIZES)
@@ -105,13 +105,13 @@ def run_estimate(data: DataOptions, options: DescribeOptions, work: Path) -> Est
 
 
 def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: int) -> list[PreviewItem]:
-    """Describe a few images, and show them on a page in the work directory. Earlier descriptions cost nothing.
+    """Describe a few images, and show them on a page in the work directory. Earlier descriptions are reused.
 
     Args:
         data: the images.
-        options: who describes them and what is asked.
+        options: the describer and the prompts.
         work: the work directory.
-        count: number of descriptions, of all classes in turn; the same ones at every call.
+        count: number of descriptions, from all classes in turn; every call chooses the same ones.
 
     Raises:
         ConfigError: `count` is not above 0.
@@ -136,20 +136,20 @@ def run_sample(data: DataOptions, options: DescribeOptions, work: Path, count: i
 def run_class_texts(
     data: DataOptions, options: DescribeOptions, work: Path, out: Path, confirm: Confirm | None = None
 ) -> Tally:
-    """Have an LLM describe each class in words, without pictures, and write a table of the texts for `--classes`.
+    """Have an LLM describe each class in words, without images, and write a table of the texts for `--classes`.
 
-    Answers in the work directory are not asked for again.
+    Answers in the work directory are not requested again.
 
     Args:
         data: the images, whose classes are described unless the options name a file of classes.
-        options: who describes them; the prompt is `class-texts` if they name none.
+        options: the describer and the prompts; the prompt is `class-texts` if they name none.
         work: the work directory.
-        out: the table, with the columns class and text, a row for each line of an answer.
-        confirm: asked with an estimate before money is spent that no budget limits; None spends without asking.
+        out: the table, with the columns class and text and a row for each line of an answer.
+        confirm: called with an estimate before spending that no budget limits; None spends without confirmation.
 
     Raises:
-        ConfigError: an invalid setting, or workers or a model in this process, which need pictures.
-        DescribeError: nothing can be written. Answers so far are kept.
+        ConfigError: an invalid setting, or workers or a model in this process, which need images.
+        DescribeError: nothing can be written. Answers received so far are kept.
     """
     if options.engine != "here" or options.describer == "local":
         raise ConfigError("Classes take a few requests to a server: leave engine and describer at their defaults.")
@@ -166,7 +166,7 @@ def run_class_texts(
 
 
 def class_table(images: ImageTable, options: DescribeOptions) -> ImageTable:
-    """Return a table with a row for each class, in place of an image."""
+    """Return a table that has a row for each class in place of rows for images."""
     names = ClassTexts.read(options.classes).names if options.classes else images.classes
     rows = {
         "id": [digest("class", name) for name in names],
@@ -179,7 +179,7 @@ def class_table(images: ImageTable, options: DescribeOptions) -> ImageTable:
 
 
 def write_class_texts(out: Path, job: DescribeJob) -> None:
-    """Write the lines of all answers as a table; a class without any has a row without a text."""
+    """Write the lines of all answers as a table; a class without an answer gets a row without a text."""
     texts: dict[str, list[str]] = {}
     for record in job.records_of(all_tasks(job.images, job.rows, job.question)):
         if record.answered:
@@ -202,12 +202,12 @@ def with_job(
     *,
     of_classes: bool = False,
 ) -> T:
-    """Open images, or their classes, store and describers, and return what `use` makes of them."""
+    """Open the images or their classes, the store and the describers, and return the result of `use` for the job."""
     workdir = WorkDir(work)
     store = DescriptionStore(workdir.class_texts if of_classes else workdir.description_store)
 
     def open_and_use() -> T:
-        read_prompts(options)  # fails early: scanning the images may take long
+        read_prompts(options)  # before scanning the images, which may take long
         if options.confusions is not None:
             require_finished(options.confusions)
         with open_session(options) as session:
@@ -224,10 +224,10 @@ def with_job(
 def confused_classes(
     images: ImageTable, options: DescribeOptions, workdir: WorkDir
 ) -> Mapping[int, tuple[int, ...]] | None:
-    """Return the labels of the classes that a trained run confuses with each class, where the options name a run.
+    """Return the labels of the classes that a trained run confuses with each class, if the options name a run.
 
-    They are kept in the work directory: prompts name them, and a prompt must not change, and be paid for again, when
-    images are added.
+    They are kept in the work directory because prompts name these classes, and a prompt that changed when images are
+    added would be paid for again.
 
     Raises:
         ConfigError: the run was trained on other classes.
@@ -250,7 +250,7 @@ def confused_classes(
 
 
 def preview_items(job: DescribeJob, chosen: Tasks) -> list[PreviewItem]:
-    """Return the outcomes of some tasks, with pictures and questions."""
+    """Return the outcomes of tasks, with their images and questions."""
     records = {record.key: record for record in job.records_of(chosen)}
     maker = RequestMaker(job.images, job.question, chosen)
     thumbnails = image_thumbnails(job.images)
@@ -276,9 +276,9 @@ def preview_items(job: DescribeJob, chosen: Tasks) -> list[PreviewItem]:
 
 
 def preview_lines(items: Sequence[PreviewItem]) -> Iterator[str]:
-    """Yield each item as text for the terminal, control characters made visible.
+    """Yield each item as text for the terminal, with control characters made visible.
 
-    The commonest message of those that failed is left out: the notes on the run quote it.
+    The most frequent error message is left out, because the notes on the run quote it.
     """
     details = Counter(item.record.detail for item in items if not item.record.answered)
     quoted = next((detail for detail, _ in details.most_common(1)), "")

@@ -1,4 +1,4 @@
-"""Look at an installation: versions, devices, keys, servers, disk, and what is missing for what."""
+"""Examine an installation: versions, devices, keys, servers, disk space, and missing optional parts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class DoctorLine(NamedTuple):
 
     Attributes:
         section: what it is about.
-        name: the thing looked at.
-        state: `ok`, `missing` (nothing is wrong, but something cannot be used) or `warning`.
+        name: the item examined.
+        state: `ok`, `missing` (nothing is wrong, but an optional feature cannot be used) or `warning`.
         detail: what was found, or what to do.
     """
 
@@ -48,7 +48,7 @@ def examine_installation(work: Path) -> list[DoctorLine]:
     """Examine this installation. Starts nothing, sends nothing, and shows no secret.
 
     Args:
-        work: the work directory, or where it will be.
+        work: the work directory, which need not exist.
     """
     return [
         *versions(),
@@ -61,7 +61,7 @@ def examine_installation(work: Path) -> list[DoctorLine]:
 
 
 def versions() -> Iterator[DoctorLine]:
-    """Yield the versions of the package, of Python and of the libraries that decide most."""
+    """Yield the versions of the package, of Python and of the most important libraries."""
     yield DoctorLine("versions", PACKAGE, "ok", metadata.version(PACKAGE))
     yield DoctorLine(
         "versions", "Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
@@ -74,7 +74,7 @@ def versions() -> Iterator[DoctorLine]:
 
 
 def devices() -> Iterator[DoctorLine]:
-    """Yield what can compute."""
+    """Yield the devices that can compute."""
     import torch
 
     memory = f", {memory_bytes() / GIGABYTE:.0f} GB of memory" if memory_bytes() else ""
@@ -96,13 +96,13 @@ def devices() -> Iterator[DoctorLine]:
 def training_memory(
     backbone: str, *, image_size: int, batch_size: int, processes: int, width: int, lora: int, optimizer: str
 ) -> Iterator[DoctorLine]:
-    """Yield what a process holds in memory when it trains a classifier of 1000 classes (`train.memory`).
+    """Yield the memory that a process needs to train a classifier of 1000 classes (`train.memory`).
 
     Args:
         backbone: any timm model.
         image_size: side of its input in pixels.
-        batch_size: images of a step, over all processes.
-        processes: processes that share them.
+        batch_size: images per step, over all processes.
+        processes: processes that share the batch.
         width: length of the text vectors.
         lora: rank of low-rank adapters, 0 for none.
         optimizer: name of the optimiser.
@@ -146,7 +146,7 @@ def is_always(requirement: Requirement) -> bool:
 
 
 def unsatisfied(requirement: Requirement) -> Requirement | None:
-    """Return the requirement if what is installed does not fulfil it."""
+    """Return the requirement if the installed packages do not satisfy it."""
     try:
         found = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -155,7 +155,7 @@ def unsatisfied(requirement: Requirement) -> Requirement | None:
 
 
 def keys() -> Iterator[DoctorLine]:
-    """Yield which environment variables hold a key; never the key."""
+    """Yield which environment variables hold a key, but never the key itself."""
     for name in KEYS:
         present = bool(os.environ.get(name, "").strip())
         yield DoctorLine(
@@ -175,7 +175,7 @@ async def servers() -> list[DoctorLine]:
 
 
 def disk(work: Path) -> Iterator[DoctorLine]:
-    """Yield the room for the work directory and for downloaded models."""
+    """Yield the free disk space for the work directory and for downloaded models."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     for name, folder in (("work directory", work), ("model cache", Path(HF_HUB_CACHE))):
@@ -189,7 +189,7 @@ def disk(work: Path) -> Iterator[DoctorLine]:
 
 
 def memory_bytes() -> int:
-    """Return the size of the main memory; 0 where the system does not say."""
+    """Return the size of the main memory in bytes; 0 where the system does not report it."""
     if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
         return 0
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Open what a training learns from: descriptions, text vectors, teachers' vectors, soft labels."""
+"""Open the inputs of training: descriptions, text vectors, teachers' vectors, and soft labels."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from gpt4image.soft_labels.set_labels import SetLabels
     from gpt4image.train.recipe import Recipe
 
-NO_TEXT = "none"  # the --text of a training that teachers alone guide
-TEXT_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".pt", ".pth")  # of files that --text names
-MOST_READ = 20_000  # texts that are looked through for refusals, in about two seconds
+NO_TEXT = "none"  # the --text of training that only teachers guide
+TEXT_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".pt", ".pth")  # suffixes of files that --text may name
+MOST_READ = 20_000  # texts that are searched for refusals, in about two seconds
 DEFAULT_COLUMNS = ("description", "caption", "text", "txt")  # WebDataset keeps captions in files NAME.txt
 
 
 def check_names(
     text: TextOptions, *files: Path | None, crop_text: str | None = None, recipe: Recipe | None = None
 ) -> None:
-    """Check the files and models that are named, before the images are read, which may take long.
+    """Check the named files and models before the images are read, which may take long.
 
     Args:
         text: descriptions, encoders and, if they are `GuidanceOptions`, teachers.
@@ -47,7 +47,7 @@ def check_names(
         ConfigError: a name is unknown, or there is no such file or model.
         DescriptionError: the descriptions are a file that does not exist.
         MissingExtraError: the library of an encoder or a teacher is not installed.
-        StoreError: a run as a teacher does not exist.
+        StoreError: a run named as a teacher does not exist.
     """
     from gpt4image.embed.encoders import check_encoder
     from gpt4image.images.sources.detect import near
@@ -58,7 +58,7 @@ def check_names(
             raise ConfigError(f"{file} does not exist. {near(file)}".rstrip())
     for name in filter(None, (text.text, crop_text)):
         source = Path(name)
-        is_path = len(source.parts) > 1 or source.suffix.casefold() in TEXT_SUFFIXES  # else it may be a column
+        is_path = len(source.parts) > 1 or source.suffix.casefold() in TEXT_SUFFIXES  # otherwise it may be a column
         if is_path and not source.exists() and not re.search(r"[*?\[{]|^[\w-]+:/", name):
             raise DescriptionError(f"Descriptions {name}: the file does not exist. {near(source)}".rstrip())
     for name in text.encoder if text.text != NO_TEXT else ():
@@ -70,7 +70,7 @@ def check_names(
 
         for name in teachers:
             check_teacher(name)
-    # what names of other kinds mean depends on the images' labels
+    # the meaning of other kinds of names depends on the images' labels
     if recipe is not None and re.match("[^:]*$|hf|local-dir:|http", recipe.backbone):
         from gpt4image.train.backbone import require_backbone
 
@@ -90,7 +90,7 @@ def open_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
 
 
 def _warn_of_refusals(descriptions: DescriptionSet) -> None:
-    """Say how many of the first texts are refusals, which would give their images a label as descriptions do."""
+    """Warn if some of the first texts are refusals, which would be used like descriptions."""
     from gpt4image.quality.checks.refusals import find_refusal
 
     texts = [text for _, text in islice(descriptions.pairs(), MOST_READ)]
@@ -107,8 +107,8 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
     """Read the descriptions from the source that the options name, and the classes that a model picked.
 
     Raises:
-        ConfigError: the options choose prompts or models, which the source does not have.
-        DescriptionError: the source is unknown or broken.
+        ConfigError: the options select prompts or models that the source does not have.
+        DescriptionError: the source is unknown or damaged.
     """
     from gpt4image.descriptions import DescriptionStore
     from gpt4image.descriptions.exchange.rows import store_folder
@@ -131,7 +131,7 @@ def find_descriptions(images: ImageTable, options: TextOptions, workdir: WorkDir
 def find_texts(
     images: ImageTable, options: TextOptions, workdir: WorkDir, store: DescriptionStore, *, is_named: bool
 ) -> DescriptionSet:
-    """Read the descriptions from the source that the options name: a store that is named, or any other."""
+    """Read the descriptions from the source that the options name; `is_named` says whether it is the given store."""
     from gpt4image.descriptions import described_set, load_descriptions
     from gpt4image.descriptions.description_set import has_texts, join_texts
 
@@ -139,12 +139,12 @@ def find_texts(
         return join_texts(images, (), 0, "none")
     selects = bool(options.use_prompts or options.use_models)
     if options.text and not selects and (not is_named or store.is_empty):
-        joined = WorkDir(Path(options.text)).descriptions  # what another work directory has read from a file or column
+        joined = WorkDir(Path(options.text)).descriptions  # texts that another work directory has read
         if joined.is_file():
             return load_descriptions(images, str(joined), orphan_texts="skip")
     columns = images.reader.text_columns
     found = next((column for column in DEFAULT_COLUMNS if column in columns), None)
-    # a look at what a model writes does not replace the texts that the images come with
+    # a sample of descriptions does not replace the texts that the images come with
     is_described = has_texts(store) if found else not store.is_empty
     if is_named or (options.text is None and (selects or is_described)):
         return described_set(store, images, prompts=options.use_prompts, models=options.use_models)
@@ -185,16 +185,16 @@ def open_regions(
 def open_embeddings(
     descriptions: DescriptionSet, options: TextOptions, workdir: WorkDir, *, of: str = ""
 ) -> tuple[EmbeddingStore, ...]:
-    """Embed the descriptions with each text encoder, as far as the work directory lacks their vectors.
+    """Embed the descriptions with each text encoder, unless the work directory already has their vectors.
 
     Args:
         descriptions: the descriptions.
         options: the encoders.
         workdir: the work directory.
-        of: what the names of the folders of vectors end in, where they are not those of the images.
+        of: suffix of the names of the folders of vectors, for descriptions of something other than images.
 
     Raises:
-        ConfigError: no encoder, or one twice.
+        ConfigError: no encoder, or an encoder named twice.
     """
     from gpt4image.embed import embed_descriptions, load_encoder
 
@@ -222,15 +222,15 @@ def open_guidance(
     workdir: WorkDir,
     workers: int = 0,
 ) -> tuple[tuple[EmbeddingStore, ...], tuple[SoftLabels, ...]]:
-    """Open what guides a training besides labels.
+    """Open the guidance of training besides the labels.
 
     Returns:
         The vectors of the texts, then those of the teachers; and, if the recipe mixes in soft labels, those of teachers
         that are runs, else those made from the texts.
 
     Raises:
-        ConfigError: a run is a teacher, but the recipe mixes in no soft labels; or it does, and nothing provides them;
-            there is neither a text nor a teacher; or the loss ignores the targets.
+        ConfigError: a run is a teacher, but the recipe mixes in no soft labels; the recipe mixes in soft labels, but
+            nothing provides them; there is neither a text nor a teacher; or the loss ignores the targets.
     """
     from gpt4image.align.losses import check_targets
     from gpt4image.descriptions.picks import CLASSIFY
@@ -275,7 +275,7 @@ def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, wo
     name = f"timm:{recipe.backbone}"
     try:
         teacher = load_teacher(name, checkpoint=checkpoint, image_size=recipe.image_size)
-    except WeightsError as error:  # the backbone has an option of its own
+    except WeightsError as error:  # here the backbone has a different option
         raise WeightsError(
             error.args[0].replace(REMEDY, "name a weights file as checkpoint (--checkpoint FILE)")
         ) from None
@@ -284,7 +284,7 @@ def open_image_features(images: ImageTable, recipe: Recipe, workdir: WorkDir, wo
 
 
 def open_soft_labels(images: ImageTable, stores: Sequence[EmbeddingStore], workdir: WorkDir) -> SoftLabels:
-    """Compute soft labels from text vectors, or open those of `gpt4image label`, whatever its settings.
+    """Compute soft labels from text vectors, or open those of `gpt4image label`, made with any settings.
 
     Raises:
         ConfigError: there are no text vectors.
@@ -317,9 +317,9 @@ def make_text_labels(
         stores: vectors of their texts.
         text: the encoders that made them.
         options: settings of the labeller.
-        folder: where the labels are kept.
+        folder: folder of the labels.
         features: features of the images, to label by texts and images together.
-        picks: classes that an LLM picked, to label with as well.
+        picks: classes that an LLM picked, as further evidence.
         partner: features of the images, to co-train with the texts.
 
     Raises:
@@ -358,7 +358,7 @@ def make_set_labels(
 
     Raises:
         ConfigError: there are no text vectors, or the file of classes does not fit the images.
-        DataError: the known labels of every class are of one kind.
+        DataError: no class has both present and absent labels.
     """
     from gpt4image.embed import load_encoder
     from gpt4image.soft_labels import ClassTexts

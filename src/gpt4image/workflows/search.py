@@ -1,4 +1,4 @@
-"""What the text space of a trained model gives for free: search by words, classes never trained, and a map."""
+"""Uses of a trained model's text space: search by words, zero-shot classification, and a map."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpt4image.train.text_space import TextSpace
 
 MapMethod = Literal["tsne", "pca"]
-MAP_PIXELS = 96  # width and height of a picture on the map
+MAP_PIXELS = 96  # width and height of an image on the map
 COMPONENTS = 50  # principal components that t-SNE starts from (van der Maaten and Hinton, JMLR 9, 2008, section 4.2)
 PERPLEXITY = 30.0
 
@@ -38,10 +38,10 @@ class PictureIndex:
 
     Attributes:
         images: the images.
-        rows: table positions of those that could be read, int64 [N].
+        rows: table positions of the images that could be read, int64 [N].
         vectors: their unit vectors, float32 [N, D].
         space: the text space.
-        texts: what is known to be written about each of them, None for nothing [N].
+        texts: the description of each [N]; None without one.
     """
 
     images: ImageTable
@@ -56,13 +56,13 @@ class PictureIndex:
         return self.space.run.layout.folder.name
 
     def match(self, at: int, score: float, pixels: int | None = None) -> Match:
-        """Describe an image, with a thumbnail of that width and height if one is wanted."""
+        """Return the match for an image, with a thumbnail of `pixels` width and height unless that is None."""
         row = int(self.rows[at])
         picture = None
         if pixels is not None:
             try:
                 picture = thumbnail(self.images.image(row), pixels)
-            except ImageError:  # it has gone or changed since
+            except ImageError:  # it was deleted or changed since
                 picture = None
         return Match(
             path=self.images.path(row),
@@ -92,13 +92,13 @@ def index_pictures(
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
 ) -> PictureIndex:
-    """Put images into the text space of a run, for any number of searches, zero-shot answers and maps.
+    """Embed images into the text space of a run, for any number of searches, zero-shot predictions and maps.
 
-    Vectors are kept in the work directory: only new images take time.
+    Vectors are kept in the work directory, so only new images take time.
 
     Args:
         source: images of any source, or a folder of images without classes.
-        run: folder of the run; default the first in the work directory that was aligned with texts.
+        run: folder of the run; by default the first one in the work directory that was aligned with texts.
         work: the work directory.
         image_column: the column that holds the images, if it cannot be recognised.
         max_pixels: largest width x height to decode.
@@ -146,7 +146,7 @@ def _open_index(source: str | PictureIndex, settings: IndexSettings) -> PictureI
 
 
 def known_texts(images: ImageTable, rows: np.ndarray, workdir: WorkDir) -> list[str | None]:
-    """Return the first description of each image in the work directory, None for images without."""
+    """Return the first description of each image in the work directory; None for images without one."""
     import pyarrow.parquet as pq
 
     if not workdir.descriptions.exists():
@@ -165,17 +165,17 @@ def search_images(
     page: Path | None = None,
     **settings: Unpack[IndexSettings],
 ) -> list[Match]:
-    """Search images by words, with the model that was trained on descriptions and the projector it was trained with.
+    """Search images by words, with a model that was trained on descriptions and its projector.
 
     Args:
         source: images of any source, or a folder of images without classes, or their index.
         query: what to look for, such as "a red tool with a wooden handle".
         top: number of images to return.
-        page: where to write them as an HTML page; default nowhere.
-        settings: of `index_pictures`, which indexes images of a source.
+        page: HTML page to write them to; by default none.
+        settings: settings of `index_pictures`, which indexes the images of a source.
 
     Returns:
-        The images, the best first; `score` is the cosine of the angle between image and query, from -1 to 1.
+        The best matches in descending order; `score` is the cosine similarity of image and query, from -1 to 1.
 
     Raises:
         ConfigError: the query is empty, or no run was aligned with texts.
@@ -194,7 +194,7 @@ def search_images(
 
 @dataclass(frozen=True)
 class ZeroShotAnswer:
-    """The answer for one image.
+    """The prediction for one image.
 
     Attributes:
         path: the image.
@@ -209,12 +209,12 @@ class ZeroShotAnswer:
 
 @dataclass(frozen=True)
 class ZeroShotAnswers:
-    """The answers for all images.
+    """The predictions for all images.
 
     Attributes:
         answers: one for each image.
-        accuracy: share of right answers with its interval, over the images whose given class is among those asked for;
-            None without such images.
+        accuracy: share of right predictions with its interval, over images whose given class is among the candidate
+            classes; None without such images.
         checked: number of these images.
     """
 
@@ -230,7 +230,7 @@ def answer_zero_shot(
     top: int = 3,
     **settings: Unpack[IndexSettings],
 ) -> ZeroShotAnswers:
-    """Sort images into classes that the model was never trained on, by the texts that describe these classes.
+    """Classify images into classes that the model was never trained on, by texts that describe these classes.
 
     Each class is the mean of the unit vectors of its texts (Radford et al., arXiv 2103.00020, section 3.1.4).
 
@@ -238,7 +238,7 @@ def answer_zero_shot(
         source: images of any source, or a folder of images without classes, or their index.
         classes: names of at least two classes, their texts, or a file of either (`ClassTexts.read`).
         top: number of classes to return per image.
-        settings: of `index_pictures`, which indexes images of a source.
+        settings: settings of `index_pictures`, which indexes the images of a source.
 
     Raises:
         ConfigError: fewer than two classes, or no run was aligned with texts.
@@ -278,16 +278,15 @@ def map_images(
     seed: int = 0,
     **settings: Unpack[IndexSettings],
 ) -> Path:
-    """Draw a map of images in text space as an HTML page: images that the model describes alike lie close together.
+    """Draw a map of images in text space as an HTML page, on which images with similar vectors are close together.
 
     Args:
         source: images of any source, or a folder of images without classes, or their index.
-        page: the page to write; it holds its pictures.
-        method: `tsne` keeps neighbours together (van der Maaten and Hinton, JMLR 9, 2008), `pca` distances in the
-            large.
-        most: number of images on the map; a random choice of more.
-        seed: seed of that choice and of t-SNE.
-        settings: of `index_pictures`, which indexes images of a source.
+        page: the page to write, which contains its images.
+        method: `tsne` keeps neighbours together (van der Maaten and Hinton, JMLR 9, 2008), `pca` keeps large distances.
+        most: largest number of images on the map; a random sample if there are more.
+        seed: seed of the sample and of t-SNE.
+        settings: settings of `index_pictures`, which indexes the images of a source.
 
     Raises:
         ConfigError: fewer than three images, or no run was aligned with texts.
@@ -311,7 +310,7 @@ def map_images(
 
 
 def project(vectors: np.ndarray, method: MapMethod, seed: int = 0) -> np.ndarray:
-    """Project unit vectors [N, D] to the plane: float64 [N, 2], each axis from 0 to 1. The same input, the same map."""
+    """Project unit vectors [N, D] to the plane: float64 [N, 2], each axis from 0 to 1. The result is deterministic."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

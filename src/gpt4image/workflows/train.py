@@ -1,4 +1,4 @@
-"""From images and descriptions to vectors, soft labels, trained models and the report of a comparison."""
+"""Workflows from images and descriptions to vectors, soft labels, trained models and the report of a comparison."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from gpt4image.train.tracking import TrackerName, Tracking
 
 PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Environment variables in which launchers say how many processes take part, as `accelerate` reads them."""
+"""Environment variables in which launchers give the number of processes, as `accelerate` reads them."""
 
 
 def run_embedding(data: DataOptions, text: TextOptions, work: Path) -> tuple[ImageTable, tuple[EmbeddingStore, ...]]:
-    """Embed the descriptions with each text encoder; return the images as well."""
+    """Embed the descriptions with each text encoder; return the images and the vectors."""
     check_names(text)
     workdir = WorkDir(work)
     images = open_images(data, workdir)
@@ -112,11 +112,11 @@ class SetLabellingResult:
     labels: SetLabels
 
     def lines(self) -> list[str]:
-        """Format them for the terminal."""
+        """Format the result for the terminal."""
         return self.labels.lines()
 
     def fields(self) -> dict[str, object]:
-        """Return them as values for JSON."""
+        """Return the result as values for JSON."""
         known = self.labels.manifest
         shares = {
             name: {"precision": precision, "recall": recall}
@@ -164,7 +164,7 @@ def run_teacher(data: DataOptions, options: TeacherOptions, work: Path) -> Embed
     """Compute a vision teacher's vectors of images, or a classifier's soft labels.
 
     Raises:
-        ConfigError: several views of a classifier.
+        ConfigError: several views were requested of a classifier.
     """
     workdir, name = WorkDir(work), options.teacher
     check_names(GuidanceOptions(text="none", teachers=(name,)), options.teacher_checkpoint)
@@ -206,11 +206,11 @@ def run_training(
         text: descriptions, encoders and teachers.
         recipe: the recipe.
         work: the work directory.
-        arm: what it learns from.
+        arm: name of the arm to train.
         seed: seed of the run.
         workers: processes that prepare batches.
         track: experiment trackers.
-        labeller: how labels are made for arms whose labels stand in for given ones.
+        labeller: how labels are made for arms whose labels replace given ones.
     """
     from gpt4image.compare.plan import RunMaker, Variant
     from gpt4image.train.processes import loader_workers, on_this_machine
@@ -236,7 +236,7 @@ def run_training(
         inputs: ArmInputs | None = None
         if uses_text:
             descriptions = open_descriptions(images, text, workdir)
-            alone = ARMS.load(arm).guidance == "anchors"  # its teacher sees crops, and reads what it needs
+            alone = ARMS.load(arm).guidance == "anchors"  # its teacher embeds crops, and the texts that it needs
             guidance = ((), ()) if alone else open_guidance(images, descriptions, text, recipe, workdir, workers or 0)
             stores, soft_labels = guidance
             options = ArmOptions(labeller=labeller)
@@ -279,10 +279,10 @@ def run_comparison(
         seeds: number of seeds.
         workers: processes that prepare batches.
         track: experiment trackers.
-        options: the arms, how labels are made, taken away or made wrong for them, and settings to sweep or tune.
-        name: name of the experiment, None for one that says what it compares.
+        options: the arms, how labels are made, removed or corrupted for them, and settings to sweep or tune.
+        name: name of the experiment; None for one that says what it compares.
         series: the series that this comparison is a part of.
-        opened: the images and descriptions, if they are open.
+        opened: the images and descriptions, if they are already open.
         runs_at_once: runs that are trained at once, each in a process of its own with its share of the threads.
     """
     workdir, options = WorkDir(work), options or ArmOptions()
@@ -356,13 +356,13 @@ def run_comparison(
 def open_described(
     data: DataOptions, text: GuidanceOptions, workdir: WorkDir, classes: Path | None = None
 ) -> tuple[ImageTable, DescriptionSet]:
-    """Open images, whose classes a file may name, and their descriptions, and say what there is."""
+    """Open images, whose classes a file may name, and their descriptions, and print a summary."""
     images = with_named_classes(open_images(data, workdir, whole=True), classes)
     return images, open_descriptions(images, text, workdir)
 
 
 def open_measures(options: MeasureOptions, images: ImageTable, workdir: WorkDir, workers: int) -> Measures | None:
-    """Return what to measure beyond the test images, None for nothing. What could fail does so before the training."""
+    """Return what to measure beyond the test images; None for nothing. Errors are raised here, before training."""
     from gpt4image.compare.robustness import Measures
     from gpt4image.images import load_images
 
@@ -375,7 +375,7 @@ def open_measures(options: MeasureOptions, images: ImageTable, workdir: WorkDir,
 
 
 def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -> None:
-    """Send the outcome of a comparison to trackers, and the report to those that keep files."""
+    """Send the result of a comparison to trackers, and the report to those that store files."""
     from gpt4image.report import verdict
 
     difference = comparison.difference
@@ -390,12 +390,12 @@ def track_comparison(tracking: Tracking, comparison: Comparison, report: Path) -
 
 
 def is_alone() -> bool:
-    """Whether no other process takes part in this training, as far as the launchers' variables tell."""
+    """Whether this process trains by itself, according to the launchers' environment variables."""
     return not any(int(os.environ.get(name, "1")) > 1 for name in PROCESS_COUNTS)
 
 
 def first_process(recipe: Recipe) -> AbstractContextManager[None]:
-    """Return a context that the first process passes before the others, so that it fills the caches they read."""
+    """Return a context that the first process enters before the others, to fill the caches that they read."""
     from gpt4image.train.processes import make_accelerator
 
     context: AbstractContextManager[None] = make_accelerator(recipe).main_process_first()

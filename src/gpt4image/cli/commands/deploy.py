@@ -67,13 +67,13 @@ class Export(OutputOptions):
     hub: PushOptions = field(default_factory=PushOptions)
 
     def run(self) -> None:
-        """Export, print how each form compares with the trained model, and push if asked to."""
+        """Export, print how each form compares with the trained model, and push if requested."""
         from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.core.workdir import ExportLayout, WorkDir
         from gpt4image.train.identity import require_finished
 
-        require_finished(self.run_folder)  # before the work, and before what takes seconds to load
+        require_finished(self.run_folder)  # before the work and before slow imports
         ExportLayout(self.out).require_free()
         if self.hub.push:
             hub_token(self.hub.push)
@@ -157,7 +157,7 @@ class Predict(OutputOptions):
         from gpt4image.core.format import counted
         from gpt4image.core.workdir import ExportLayout
 
-        ExportLayout(self.model).require()  # before what takes seconds to load
+        ExportLayout(self.model).require()  # before slow imports
         from gpt4image.export import count_classes, label_names, open_detector, open_segmenter, predict_images
 
         if (segmenter := open_segmenter(self.model)) is not None and self.coco is None:
@@ -194,7 +194,7 @@ class Predict(OutputOptions):
         return _exit_status(counts)
 
     def _detect(self, detector: DeployedDetector) -> int:
-        """Print the objects that a detector finds, and write what was asked for."""
+        """Print the objects that a detector finds, and write the requested files."""
         from gpt4image.cli.rows import GrowingTable
         from gpt4image.core.console import result
         from gpt4image.export import detect_objects
@@ -224,7 +224,7 @@ class Predict(OutputOptions):
         return _exit_status(counts)
 
     def _check_folders(self) -> None:
-        """Raise ConfigError if what is to be written would take the place of the images."""
+        """Raise ConfigError if the files to write would replace the images."""
         from gpt4image.export.deployed import named_files
         from gpt4image.export.detector import check_folders
 
@@ -233,7 +233,7 @@ class Predict(OutputOptions):
             check_folders(named, [file.path for file in named_files(self.images)])
 
     def _segment(self, segmenter: DeployedSegmenter) -> int:
-        """Print the classes that a segmentation model finds, and write what was asked for."""
+        """Print the classes that a segmentation model finds, and write the requested files."""
         import numpy as np
 
         from gpt4image.cli.rows import GrowingTable
@@ -268,7 +268,7 @@ class Predict(OutputOptions):
 
 
 def _exit_status(counts: dict[bool, int]) -> int:
-    """Say how many images could not be read; return the exit status, given the images with and without an error."""
+    """Print how many images could not be read; return the exit status, given the counts with and without an error."""
     from gpt4image.core.console import say
     from gpt4image.core.format import counted
 
@@ -278,7 +278,7 @@ def _exit_status(counts: dict[bool, int]) -> int:
 
 
 def _row(path: str, answers: list[list[str]], named: list[list[str]], error: str, paired: bool) -> list[str]:
-    """Return the cells of a row; `paired` puts class and probability into one, so that a line is short."""
+    """Return the cells of a row; `paired` puts class and probability into one cell, to keep lines short."""
     missing = [[""] * len(cells) for cells in named[len(answers) :]]
     cells = ([" ".join(pair)] if paired else pair for pair in [*answers, *missing])
     return [path, *chain.from_iterable(cells), error]

@@ -163,7 +163,7 @@ class DescribeCheck(OutputOptions):
 
 
 def show_advice(advice: Advice, *, short: bool = False) -> None:
-    """Print advice with its command, and what it rests on unless short."""
+    """Print advice with its command and, unless `short`, its evidence."""
     from gpt4image.core.console import show, write_command
 
     head, rest = advice.lines()
@@ -198,7 +198,7 @@ class DescribeExport(OutputOptions):
     hub: PushOptions = field(default_factory=PushOptions)
 
     def run(self) -> None:
-        """Export, print the counts, and push if asked to."""
+        """Export, print the counts, and push if requested."""
         from gpt4image.core.console import result, show
         from gpt4image.core.hub_push import hub_token, push_folder
         from gpt4image.workflows.check import run_export
@@ -265,7 +265,7 @@ class DescribeImport(OutputOptions):
 
 
 def ask_user(estimate: Estimate) -> bool:
-    """Show the estimated cost and ask for confirmation. ConfigError if standard input is no terminal."""
+    """Show the estimated cost and ask for confirmation. ConfigError if standard input is not a terminal."""
     from gpt4image.core.console import ask, say
 
     if not sys.stdin.isatty():

@@ -25,7 +25,7 @@ class Embed(OutputOptions):
     """Work directory."""
 
     def run(self) -> None:
-        """Embed, and print where the vectors are."""
+        """Embed the descriptions, and print where the vectors are."""
         from gpt4image.core.console import result, show
         from gpt4image.core.format import counted
         from gpt4image.workflows.train import run_embedding
@@ -59,7 +59,7 @@ class EmbedImages(OutputOptions):
     """Work directory."""
 
     def run(self) -> None:
-        """Compute what is missing, and print how much there is and where."""
+        """Compute what is missing, and print the count and the folder."""
         from gpt4image.core.console import result, show
         from gpt4image.core.format import counted, percent
         from gpt4image.embed import EmbeddingStore
@@ -131,7 +131,7 @@ class Label(OutputOptions):
     """Work directory."""
 
     def run(self) -> None:
-        """Print what the labels are worth, and likely errors among the given ones."""
+        """Print the estimated quality of the labels, and likely errors among the given ones."""
         from gpt4image.core.console import result, show
         from gpt4image.workflows.train import run_labelling
 
@@ -167,7 +167,7 @@ class Audit(OutputOptions):
     """Work directory."""
 
     def run(self) -> None:
-        """Print what was found, and where the page is."""
+        """Print the findings, and where the page is."""
         from gpt4image.core.console import result, show
         from gpt4image.core.format import counted, percent
         from gpt4image.core.workdir import WorkDir

@@ -1,4 +1,4 @@
-"""Use of the text space of a trained model: search by words, zero-shot answers, and a map."""
+"""Use the text space of a trained model: search by words, zero-shot classification, and a map."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SpaceOptions:
         check_fields(self)
 
     def arguments(self) -> dict[str, Any]:
-        """Return them as the library's functions take them; before these are loaded, the run must be there."""
+        """Return them as arguments of the library's functions, after checking that the run exists."""
         from gpt4image.train.identity import find_aligned_run, require_finished
 
         require_finished(self.run_folder or find_aligned_run(self.work))
@@ -117,7 +117,7 @@ class ZeroShot(OutputOptions):
         check_fields(self)
 
     def run(self) -> None:
-        """Answer, and print the table."""
+        """Classify the images, and print the table."""
         from gpt4image.core.console import result, say
         from gpt4image.core.format import counted, percent
 

@@ -1,4 +1,4 @@
-"""First steps: the demo, a check of an image set, a look at the installation, shell completion."""
+"""First steps: the demo, a check of an image set, an examination of the installation, and shell completion."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Demo(OutputOptions):
         check_fields(self)
 
     def run(self) -> None:
-        """Run the demo and print what it shows."""
+        """Run the demo and print its findings."""
         from gpt4image.core.console import result, show
         from gpt4image.workflows.demo import run_demo
 

@@ -54,7 +54,7 @@ COMPARISON_KEYS = {
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print what a comparison shows."""
+    """Print the findings of a comparison."""
     from gpt4image.core.console import say, show, write_command
     from gpt4image.core.format import percent
     from gpt4image.report import verdict
@@ -71,7 +71,7 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def comparison_values(comparison: Comparison) -> dict[str, object]:
-    """Return what a comparison shows as values for JSON."""
+    """Return the findings of a comparison as values for JSON."""
     from gpt4image.report import verdict
 
     found = verdict(comparison)
@@ -91,7 +91,7 @@ def comparison_values(comparison: Comparison) -> dict[str, object]:
 
 
 def _arm_values(comparison: Comparison) -> Iterator[dict[str, object]]:
-    """Yield what came out of each arm, as values for JSON."""
+    """Yield the results of each arm as values for JSON."""
     differences = {found.arm: found for found in (comparison.difference, *comparison.others)}
     kept = ("seed", "validation_accuracy", "test_accuracy", "best_epoch", "seconds", "folder")
     for arm in comparison.arms:
@@ -161,7 +161,7 @@ class Advise(RecipeCommand):
     """Compute features of the images with the recipe's backbone. Without them, no gain is estimated."""
 
     def run(self) -> None:
-        """Print the advice, the command, and what they rest on."""
+        """Print the advice, the command, and the evidence."""
         from gpt4image.cli.commands.describe import show_advice
         from gpt4image.core.console import result
         from gpt4image.workflows.advise import RecipeChoice, run_advice
@@ -323,7 +323,7 @@ class Recipes(OutputOptions):
     """Recipe to print. Default: all recipes."""
 
     def run(self) -> None:
-        """Print them."""
+        """Print the recipes."""
         from gpt4image.core.console import result, write
 
         names = recipe_names() if self.name is None else (self.name,)

@@ -1,4 +1,4 @@
-"""What to do after a comparison: one rule gives the advice and its command, so that they cannot disagree."""
+"""What to do after a comparison: one rule gives both the advice and its command, so that they cannot disagree."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from gpt4image.compare.records import CommandRecord, Comparison, Difference
     from gpt4image.probing.verdicts import VerdictKind
 
-FIRST_SEEDS = 5  # to advise after a run with one seed
+FIRST_SEEDS = 5  # number of seeds to advise after a comparison with one seed
 
 
 def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
-    """Return what to do now in a sentence or two, and the command for it, empty if there is none.
+    """Return what to do next, in a sentence or two, and the command for it; empty if there is none.
 
     Args:
         kind: what the comparison shows.
-        comparison: the records. Without the user's command line there is no command.
+        comparison: the records. There is no command if they lack the user's command line.
     """
     difference, typed = comparison.difference, comparison.command
     finished, planned, texts = len(difference.seeds), comparison.planned_seeds, bool(comparison.encoders)
@@ -47,7 +47,7 @@ def next_step(kind: VerdictKind, comparison: Comparison) -> tuple[str, str]:
 
 
 def _settle(difference: Difference, margin: str, typed: CommandRecord | None) -> tuple[str, str]:
-    """Advise what would settle an interval that includes zero, if anything practical does."""
+    """Advise what would settle an undecided comparison, if anything practical would."""
     if difference.low == difference.high:
         return (
             "Both arms were right on the same test images, which happens if models have hardly learned or the test "
@@ -82,14 +82,14 @@ def _settle(difference: Difference, margin: str, typed: CommandRecord | None) ->
 
 
 def trained_with(comparison: Comparison) -> str:
-    """Return what sets the candidate apart from the baseline: descriptions, or its title if no text was used."""
+    """Return what distinguishes the candidate from the baseline: descriptions, or its title if it uses no text."""
     name = comparison.difference.arm
     titles = [arm.title for arm in comparison.arms if arm.name == name and not comparison.encoders]
     return titles[0] if titles else "with descriptions"
 
 
 def margin_in_words(comparison: Comparison) -> str:
-    """Return the difference that does not matter, such as `1 point`."""
+    """Return the largest negligible difference, such as `1 point`."""
     number = f"{100 * comparison.margin:g}"
     return f"{number} point" if number == "1" else f"{number} points"
 

@@ -1,4 +1,4 @@
-"""Figures over all arms: their differences to the baseline, and how well calibrated they are."""
+"""Figures over all arms: their differences from the baseline, and how well calibrated they are."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from gpt4image.compare.records import ArmRecord, Comparison, Difference
 
-MAX_MARK = 16.0  # diameter of the mark of a bin that holds all predictions
+MAX_MARK = 16.0  # diameter of the mark of a bin with all predictions
 
 
 def forest_figures(comparison: Comparison) -> list[tuple[str, Markup]]:
-    """Draw the difference of every arm to the baseline with its interval, controls in a figure of their own.
+    """Draw the difference of every arm from the baseline with its interval, controls in a figure of their own.
 
     Returns:
-        Title and figure; nothing if there is no arm besides the two that the verdict compares.
+        Title and figure of each; empty if there is no arm besides the two that the verdict compares.
     """
     arms = {arm.name: arm for arm in comparison.arms}
     shown = [(arms[each.arm], each) for each in (comparison.difference, *comparison.others) if each.arm in arms]
@@ -64,7 +64,7 @@ def _interval(each: Difference) -> str:
 
 
 def reliability_figure(comparison: Comparison) -> Markup | None:
-    """Draw accuracy over confidence, a mark for each bin whose area is its share; None without records of it."""
+    """Draw accuracy over confidence, with a mark for each bin whose area is its share; None without such records."""
     arms = [arm for arm in main_arms(comparison) if arm.reliability]
     if not arms:
         return None

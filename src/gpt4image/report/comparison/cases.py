@@ -1,4 +1,4 @@
-"""The page of a series of comparisons: one figure of all cases, and what each of them shows."""
+"""The page of a series of comparisons: one figure of all cases, and the findings of each."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 WIDTH, HEAD, BAR_ROW, BAR, GAP = 440, 44, 38, 13, 18
 IMAGES_ALONE = "images alone, "  # before the title of an arm that learns nothing from descriptions
-ROOM = 2.0  # width of the axes over that of the longest bar: numbers stand behind the bars
+ROOM = 2.0  # width of the axes divided by that of the longest bar, because numbers follow the bars
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of the figure: an arm, its mean test accuracy, and its difference to the baseline."""
+    """A bar of the figure: an arm, its mean test accuracy, and its difference from the baseline."""
 
     title: str
     style: ArmStyle
@@ -39,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class BarGroup:
-    """The bars of a case: the baseline, the best arm of images alone if there is one, the arm with descriptions."""
+    """The bars of a case: the baseline, the best arm that uses only images (if any), and the arm with descriptions."""
 
     title: str
     about: str
@@ -52,10 +52,10 @@ class Case:
     """A case as it is shown.
 
     Attributes:
-        record: its name and what is special about it.
+        record: its name and a description of its labels.
         comparison: its experiment.
-        group: what the figure shows of it.
-        rival: the difference of the arm with descriptions to the best of images alone.
+        group: its bars in the figure.
+        rival: the difference of the arm with descriptions from the best arm that uses only images.
     """
 
     record: CaseRecord
@@ -65,7 +65,7 @@ class Case:
 
     @classmethod
     def of(cls, record: CaseRecord, comparison: Comparison) -> Case:
-        """Choose what is shown of a comparison: of several arms of images alone, the most accurate."""
+        """Choose what to show of a comparison: of the arms that use only images, the most accurate."""
         difference = comparison.difference
         rival = min(comparison.rivals, key=lambda each: each.mean, default=None)
         to_baseline = {each.arm: each for each in (difference, *comparison.others)}
@@ -90,7 +90,7 @@ class Case:
 
     @property
     def kind(self) -> VerdictKind:
-        """Which claim is allowed."""
+        """The verdict on the case."""
         return self.comparison.difference.kind(self.comparison.margin)
 
     @property
@@ -163,7 +163,7 @@ def _height(groups: Sequence[BarGroup]) -> float:
 
 
 def cases_figure(groups: Sequence[BarGroup]) -> Markup:
-    """Draw a group of bars for each case: mean test accuracy, and the interval of the difference to the baseline."""
+    """Draw a group of bars for each case: mean test accuracy, and the interval of the difference from the baseline."""
     height = _height(groups)
     longest = max(_end(bar, group.bars[0]) for group in groups for bar in group.bars)
     draws = sorted({group.draws for group in groups})
@@ -200,7 +200,7 @@ def cases_figure(groups: Sequence[BarGroup]) -> Markup:
 
 
 def _paint_bars(axes: Axes, top: float, bars: Sequence[Bar]) -> None:
-    """Draw the bars of a case below each other, each with its name above and its numbers behind it."""
+    """Draw the bars of a case below each other, each with its name above it and its numbers to the right."""
     start = 100 * bars[0].accuracy
     for number, bar in enumerate(bars):
         y = top + BAR_ROW * number
@@ -225,5 +225,5 @@ def _paint_bars(axes: Axes, top: float, bars: Sequence[Bar]) -> None:
 
 
 def _end(bar: Bar, baseline: Bar) -> float:
-    """Return where a bar and its line end, in per cent."""
+    """Return the right end of a bar and its interval line, in per cent."""
     return 100 * max(bar.accuracy, baseline.accuracy + bar.difference.high if bar.difference else 0.0)

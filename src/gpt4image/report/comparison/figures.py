@@ -24,20 +24,20 @@ STYLES = {
     "baseline": 0, "described": 1, "text-labels": 2, "described+text-labels": 3,
     "image-labels": 4, "self-training": 5, "teacher": 6, "teacher+described": 7, "text+image-labels": 6,
 }  # fmt: skip
-"""Numbers of the looks of known arms: an arm looks the same on every page, whatever it is compared with."""
-CONTROL = 8  # the look of all controls
-MOST_CURVES = 4  # arms beside which further curves cannot be told apart
+"""Style numbers of known arms: an arm looks the same on every page, whatever it is compared with."""
+CONTROL = 8  # the style number of all controls
+MOST_CURVES = 4  # most arms whose curves can be distinguished in one figure
 
 WIDTH, HEIGHT = 400, 280
 MAX_SEED_ROWS = 12
-MAX_CLASSES, MAX_EACH_WAY = 40, 20  # all classes up to the first; beyond, this many gains and losses
+MAX_CLASSES, MAX_EACH_WAY = 40, 20  # with more classes than the first, only this many gains and losses are shown
 ROW, MAX_NAME = 21, 20
 NAMED_ROW = 44  # a row with its name above
 
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """Look of an arm: by colour, and by shape for readers who cannot tell colours apart."""
+    """Style of an arm: its colour, and a shape for readers who cannot distinguish the colours."""
 
     colour: str
     marker: str
@@ -45,22 +45,22 @@ class ArmStyle:
 
 
 def style_number(arm: ArmRecord) -> int:
-    """Return the number of an arm's look; arms from elsewhere share those of the arms that are on request."""
+    """Return the style number of an arm; arms from outside this library share those of optional arms."""
     if arm.controls is not None:
         return CONTROL
     return STYLES.get(arm.name, 4 + crc32(arm.name.encode()) % 4)
 
 
 def arm_style(arm: ArmRecord) -> ArmStyle:
-    """Return the look of an arm."""
+    """Return the style of an arm."""
     number = style_number(arm)
     return ArmStyle(COLOURS[number], MARKERS[number % len(MARKERS)], DASHES[number % len(DASHES)])
 
 
 def main_arms(comparison: Comparison) -> list[ArmRecord]:
-    """Return the arms that figures of many lines show: the two that the verdict compares, and others as there is room.
+    """Return the arms for figures with many lines: the two that the verdict compares, and others if there is room.
 
-    Controls are left out: they are shown where differences are.
+    Controls are left out, because the figures of differences show them.
     """
     compared = (comparison.difference.reference, comparison.difference.arm)
     first = [arm for name in compared for arm in comparison.arms if arm.name == name]
@@ -104,7 +104,7 @@ def accuracy_figure(comparison: Comparison, digits: int = 1) -> Markup:
 
 
 def _accuracy_rows(arms: Sequence[ArmRecord], digits: int, score: str) -> Markup:
-    """Draw the test accuracy of every run, a row for each arm, with its mean as a line."""
+    """Draw the test accuracy of every run, in a row for each arm with the mean as a line."""
 
     def paint(axes: Axes) -> None:
         for y, arm in enumerate(arms):
@@ -122,7 +122,7 @@ def _accuracy_rows(arms: Sequence[ArmRecord], digits: int, score: str) -> Markup
 
 
 def name_rows(axes: Axes, names: Sequence[tuple[str, str]]) -> None:
-    """Write a name above each row, and a value at its right end; row y lies at y."""
+    """Write a name above each row, and a value at its right end; row i is at y = i."""
     low, high = axes.get_xlim()
     for y, (name, value) in enumerate(names):
         axes.text(low, y - 0.28, shorten(name, 44), color=INK, ha="left", va="bottom")
@@ -139,7 +139,7 @@ def _paint_arm(axes: Axes, x: int, arm: ArmRecord, digits: int) -> None:
     values = [100 * run.test_accuracy for run in arm.runs]
     axes.plot([x] * len(values), values, style.marker, color=style.colour, markersize=7, zorder=3)
     mean = fmean(values)
-    side, align = (-1, "right") if x == 0 else (1, "left")  # the outer side, where no line of a seed runs
+    side, align = (-1, "right") if x == 0 else (1, "left")  # the outer side, which no line of a seed crosses
     axes.plot([x + 0.1 * side, x + 0.2 * side], [mean, mean], color=style.colour, linewidth=3, zorder=3)
     axes.annotate(decimal(mean, digits), (x + 0.23 * side, mean), color=INK, va="center", ha=align, fontweight="bold")
 
@@ -194,7 +194,7 @@ def difference_figure(difference: Difference, score: str) -> Markup:
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.08)
         low, high = axes.get_xlim()
-        axes.set_xlim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))  # keeps zero in sight
+        axes.set_xlim(min(low, -0.15 * (high - low)), max(high, 0.15 * (high - low)))  # keeps zero visible
         sign_ticks(axes)
 
     mean, low, high = points((difference.mean, difference.low, difference.high))
@@ -248,7 +248,7 @@ def _draw_curve(comparison: Comparison, name: str, title: str, value: Value, wid
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
-        if all(epoch == 1 for mean in means for epoch in mean):  # one epoch, which needs no more than its tick
+        if all(epoch == 1 for mean in means for epoch in mean):  # a single epoch needs only its own tick
             axes.set_xticks([1])
             axes.set_xlim(0.5, 1.5)
         if unit:
@@ -271,7 +271,7 @@ def _mark_kept(axes: Axes, arm: ArmRecord, style: ArmStyle) -> None:
 
 
 def _curves(arm: ArmRecord, value: Value) -> list[dict[int, float]]:
-    """Return epoch to value of every run that has any."""
+    """Return, for every run that has values, a mapping from epoch to value."""
     curves = [
         {epoch.epoch + 1: found for epoch in run.history if (found := value(epoch)) is not None} for run in arm.runs
     ]
@@ -279,7 +279,7 @@ def _curves(arm: ArmRecord, value: Value) -> list[dict[int, float]]:
 
 
 def _mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
-    """Return the mean by epoch over the epochs that all runs reached: the mean would jump wherever a run ends."""
+    """Return the mean by epoch, for epochs that all runs reached: otherwise it would jump where a run ends."""
     common = set(curves[0]).intersection(*curves[1:]) if curves else set()
     return {epoch: fmean(curve[epoch] for curve in curves) for epoch in sorted(common)}
 
@@ -309,7 +309,7 @@ def class_figures(comparison: Comparison) -> list[TitledFigure]:
 
 
 def class_score(comparison: Comparison) -> str:
-    """Return what the accuracy of a class is, such as its average precision, with a capital letter."""
+    """Return the name of the metric of a class, such as average precision, with a capital letter."""
     return comparison.class_score[:1].upper() + comparison.class_score[1:]
 
 

@@ -1,4 +1,4 @@
-"""The page of a comparison: check the records, and turn them into the values that the template lays out."""
+"""The page of a comparison: check the records, and compute the values that the template shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OUTCOMES = {
     "both wrong": "Wrong with and without",
     "both right": "Right with and without",
 }
-MAX_MATRIX = 30  # classes up to which a confusion matrix is readable; beyond, the most frequent confusions are listed
+MAX_MATRIX = 30  # most classes of a readable confusion matrix; with more, the most frequent confusions are listed
 MAX_CONFUSIONS = 25
 METRICS = {
     "mean_average_precision": "mAP",
@@ -53,7 +53,7 @@ METRICS = {
     "brier_score": "Brier score",
     "calibration_error": "Calibration error",
 }
-FIRST_METRICS = ("balanced_accuracy", "negative_log_likelihood")  # which version 0.1 recorded, and the runs' table has
+FIRST_METRICS = ("balanced_accuracy", "negative_log_likelihood")  # recorded by version 0.1, and in the table of runs
 
 
 def render(comparison: Comparison, gallery: Gallery) -> str:
@@ -109,7 +109,7 @@ def render(comparison: Comparison, gallery: Gallery) -> str:
 
 
 def _runs_by_seed(comparison: Comparison) -> dict[int, list[tuple[ArmRecord, RunRecord]]]:
-    """Return arm and run of all runs by seed, arms in order."""
+    """Return the runs of each seed with their arms, in the order of the arms."""
     runs: dict[int, list[tuple[ArmRecord, RunRecord]]] = {}
     for arm in comparison.arms:
         for run in arm.runs:
@@ -142,7 +142,7 @@ def _metrics(comparison: Comparison) -> list[tuple[ArmRecord, dict[str, float | 
 
 
 def mean_of(arm: ArmRecord, name: str) -> float | None:
-    """Return the mean of a figure over the runs of an arm; None if one lacks it."""
+    """Return the mean of a metric over the runs of an arm; None if a run lacks it."""
     values = [getattr(run, name) for run in arm.runs]
     return fmean(values) if values and None not in values else None
 
@@ -153,12 +153,12 @@ def _second_metric(comparison: Comparison) -> str:
 
 
 def _third_metric(comparison: Comparison) -> str:
-    """Return the name of the metric that the table of the runs shows after that."""
+    """Return the name of the metric that the table of the runs shows after the second."""
     return _first_known(comparison, ("pixel_accuracy", "mean_average_precision_50"), "negative_log_likelihood")
 
 
 def _first_known(comparison: Comparison, names: Sequence[str], default: str) -> str:
-    """Return the first of some metrics that a run has."""
+    """Return the first of the metrics that a run has, else the default."""
     runs = [run for arm in comparison.arms for run in arm.runs]
     return next((name for name in names if any(getattr(run, name) is not None for run in runs)), default)
 
@@ -177,7 +177,7 @@ def _confusion_changes(comparison: Comparison) -> dict[str, Any]:
 
 
 def _command_line(comparison: Comparison) -> str:
-    """Return the command of the comparison as it was typed, empty if there was none."""
+    """Return the command of the comparison as it was typed; empty if there was none."""
     typed = comparison.command
     return f"{typed.program} {shlex.join(typed.arguments)}" if typed else ""
 
@@ -203,7 +203,7 @@ def _frequent_confusions(comparison: Comparison) -> list[tuple[str, str, list[tu
 
 
 def _groups(gallery: Gallery) -> list[tuple[str, list[GalleryItem]]]:
-    """Return the images of each outcome with its title; outcomes without images are left out."""
+    """Return the title and the images of each outcome; outcomes without images are left out."""
     groups = [(title, [item for item in gallery.items if item.group == name]) for name, title in OUTCOMES.items()]
     return [(title, items) for title, items in groups if items]
 
@@ -229,7 +229,7 @@ def _contradictions(comparison: Comparison) -> Iterator[str]:
 
 
 def check_gallery(gallery: Gallery, path: Path) -> None:
-    """Raise StoreError for a thumbnail that is not a JPEG or PNG inside the record itself."""
+    """Raise StoreError for a thumbnail that is not a JPEG or PNG contained in the record itself."""
     for item in gallery.items:
         if not is_thumbnail(item.thumbnail):
             raise StoreError(

@@ -1,4 +1,4 @@
-"""State what a comparison shows, in plain words, and nothing that it does not show."""
+"""State in plain words what a comparison shows, and claim nothing else."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Verdict:
         claim: the claim, a clause without a full stop.
         measure: the difference in percentage points with its interval.
         accuracies: both arms' mean test accuracy, a sentence.
-        controls: whether what the descriptions say made the difference; empty unless there is one to explain.
+        controls: whether the content of the descriptions made the difference; empty unless there is one to explain.
         covers: what the interval accounts for and what it does not.
-        advice: what to do now.
+        advice: what to do next.
         command: the command for it, as the user would type it; empty if there is none.
-        rules: the rules that led to the claim.
+        rules: the rules that the claim follows from.
     """
 
     kind: VerdictKind
@@ -70,7 +70,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """Everything but the command as plain lines, safe to print on a terminal."""
+        """Everything except the command as plain lines, safe to print on a terminal."""
         lines = [f"{self.headline}.", self.accuracies, self.controls, self.covers, self.advice]
         return "\n".join(filter(None, lines))
 
@@ -108,7 +108,7 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def _judged(comparison: Comparison) -> int:
-    """Return the number of arms that are compared with the baseline, controls aside."""
+    """Return the number of arms that are compared with the baseline, not counting controls."""
     return sum(each.adjusted_p is not None for each in (comparison.difference, *comparison.others)) or 1
 
 
@@ -131,13 +131,13 @@ def _measure(kind: VerdictKind, comparison: Comparison) -> str:
 
 
 def _own_controls(comparison: Comparison) -> list[Difference]:
-    """Return the differences of the headline's arm to its controls, the smallest first."""
+    """Return the differences of the headline's arm from its controls, the smallest first."""
     arm = comparison.difference.arm
     return sorted((each for each in comparison.controls if each.arm == arm), key=lambda each: each.low)
 
 
 def _explain(comparison: Comparison, controls: list[Difference]) -> str:
-    """State whether what the descriptions say made the difference, or any additional loss would have."""
+    """State whether the content of the descriptions made the difference, or any additional loss would have."""
     if not controls:
         return (
             "Whether the descriptions themselves helped, or any additional loss would have, cannot be told from "
@@ -176,7 +176,7 @@ def _rules(comparison: Comparison) -> tuple[str, ...]:
 
 
 def other_arms(comparison: Comparison) -> list[str]:
-    """State the differences of the arms that the verdict does not judge, a line each."""
+    """State the differences of the arms that the verdict does not judge, one per line."""
     margin = margin_in_words(comparison)
     return [
         f"{_beside(comparison, other)}: {SHOWN[other.kind(comparison.margin)].format(margin=margin)}"
@@ -187,7 +187,7 @@ def other_arms(comparison: Comparison) -> list[str]:
 
 
 def control_arms(comparison: Comparison) -> list[str]:
-    """State how controls differ from the baseline, and the arms that they control from them, a line each."""
+    """State how each control differs from the baseline, and its arm from the control, one per line."""
     return [
         _beside(comparison, other) + _minus_this(comparison, other.arm, comparison.controls)
         for other in comparison.others
@@ -196,7 +196,7 @@ def control_arms(comparison: Comparison) -> list[str]:
 
 
 def _minus_this(comparison: Comparison, arm: str, found: Sequence[Difference]) -> str:
-    """Return the difference that has an arm for its reference, of those that are found; empty without one."""
+    """Return, in words, the difference whose reference is the given arm; empty if there is none."""
     for each in found:
         if each.reference == arm:
             mean, low, high = points((each.mean, each.low, each.high))
@@ -213,7 +213,7 @@ def _beside(comparison: Comparison, other: Difference) -> str:
 
 
 def state_claim(kind: VerdictKind, comparison: Comparison) -> str:
-    """Return what may be claimed of a comparison, a clause without a full stop."""
+    """Return what may be claimed about a comparison, as a clause without a full stop."""
     trained = trained_with(comparison)
     what = "the descriptions help or hurt" if comparison.encoders else f"training {trained} helps or hurts"
     return CLAIMS[kind].format(margin=margin_in_words(comparison), trained=trained, what=what)
@@ -238,7 +238,7 @@ def mean_accuracy(comparison: Comparison, name: str) -> float:
 
 
 def accuracy_digits(comparison: Comparison) -> int:
-    """Return the decimals at which both mean accuracies, in per cent, differ by the difference that is shown.
+    """Return the decimals needed for both mean accuracies, in per cent, to match the difference that is shown.
 
     Rounded to one decimal, 52.47% and 53.73% differ by 1.2 points and their difference, 1.26, reads 1.3.
     """

@@ -1,4 +1,4 @@
-"""Pages of descriptions: a preview of a few, and the findings of a check of all."""
+"""Pages of descriptions: a preview of a few, and the findings of a check or an audit of all."""
 
 from gpt4image.images.thumbnails import image_thumbnails
 from gpt4image.report.descriptions.check_page import write_check_page

@@ -1,4 +1,4 @@
-"""The page of a label audit: a person decides about each image and saves the corrections."""
+"""The page of a label audit, on which a person reviews each image and saves the corrections."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def write_audit_page(path: Path, audit: AuditRecord) -> Path:
-    """Write the page. It loads nothing, and runs our script alone: the policy names the script's hash.
+    """Write the page. It loads nothing and runs only our script, whose hash its policy names.
 
     Raises:
-        ValueError: a thumbnail is not a picture inside the page.
+        ValueError: a thumbnail is not an image contained in the page.
     """
     for item in audit.items:
         require_thumbnail(item.thumbnail)

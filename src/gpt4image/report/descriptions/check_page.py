@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from gpt4image.images.thumbnails import Thumbnails
     from gpt4image.quality.check_record import ClassLeakage, Finding, FindingItem, QualityReport, ShownAdvice
 
-MAX_CARDS, MAX_IDS, MAX_ROWS = 24, 1000, 15  # cards and ids of a finding, and rows of classes before the fold
+MAX_CARDS, MAX_IDS, MAX_ROWS = 24, 1000, 15  # cards and ids of a finding, and rows of classes shown at first
 
-# Kinds of findings whose detail is words of the text, some with a count in brackets
+# Kinds of findings whose detail consists of words of the text, some with a count in brackets
 DETAIL_IS_WORDS = frozenset({"refusal", "loop", "prompt-echo", "opening", "leakage"})
 COUNT = re.compile(r" \([^()]*\)$")
 
@@ -34,10 +34,10 @@ class Card:
 
     Attributes:
         item: the text.
-        thumbnail: its image, None if it cannot be read any more.
+        thumbnail: its image; None if it can no longer be read.
         excerpt: the part of the text that the finding is about.
-        full: all of it.
-        detail: what was found, empty if the excerpt highlights it.
+        full: the whole text.
+        detail: what was found; empty if the excerpt highlights it.
     """
 
     item: FindingItem
@@ -65,7 +65,7 @@ def write_check_page(
     Args:
         path: the page.
         report: the findings.
-        thumbnails: returns a small JPEG or PNG as a `data:` URL for an image id, None if the image cannot be read;
+        thumbnails: returns a small JPEG or PNG as a `data:` URL for an image id, or None if the image cannot be read;
             called only for images on the page.
         advice: what to train, if there is any.
 
@@ -73,7 +73,7 @@ def write_check_page(
         `path`.
 
     Raises:
-        ValueError: a thumbnail is not a picture inside the page.
+        ValueError: a thumbnail is not an image contained in the page.
     """
     knowledge = report.knowledge
 
@@ -119,13 +119,13 @@ def _make_card(finding: Finding, item: FindingItem, thumbnails: Thumbnails) -> C
 
 
 def _sum_leaks(records: Sequence[ClassLeakage]) -> tuple[int, int]:
-    """Count texts that contain their class's name, and texts that could, of prompts that did not name it."""
+    """Count texts that contain their class's name, and those that could, among prompts that did not name it."""
     sayable = [record for record in records if record.sayable]
     return sum(record.with_word for record in sayable), sum(record.texts for record in sayable)
 
 
 def report_lines(report: QualityReport) -> list[str]:
-    """Summarise a check for the terminal, a line each."""
+    """Return lines that summarise a check for the terminal."""
     head = (
         f"{report.described:,} of {counted(report.images, 'distinct image')} described, "
         f"{counted(report.texts, 'text')}, {report.distinct_texts:,} of them distinct"

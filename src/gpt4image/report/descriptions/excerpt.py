@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gpt4image.core.format import ELLIPSIS
 
 EXCERPT = 280  # characters on a card
-LEAD = 80  # characters of those before the match
-MAX_MATCH = 400  # characters searched for: patterns of long words are slow
+LEAD = 80  # how many of these precede the match
+MAX_MATCH = 400  # most characters to search for, because long patterns are slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Excerpt:
 
     Attributes:
         before: what precedes the match.
-        match: the match, empty for none.
+        match: the match; empty if there is none.
         after: what follows it.
         whole: whether nothing was cut.
     """
@@ -31,11 +31,11 @@ class Excerpt:
 
 
 def make_excerpt(text: str, words: str = "", *, size: int = EXCERPT, end: bool = False) -> Excerpt:
-    """Cut a text to the part around some words, to its start if they do not occur, or to its end.
+    """Cut a text to the part around words that occur in it, else to its start or its end.
 
     Args:
         text: the text.
-        words: words to find, whatever their case and the punctuation between them.
+        words: words to find, ignoring case and the punctuation between them.
         size: maximum number of characters.
         end: show the end rather than the start if the words do not occur.
 
@@ -58,13 +58,13 @@ def _word_start(text: str, position: int) -> int:
 
 
 def find_span(text: str, words: str) -> tuple[int, int] | None:
-    """Return where words occur in a text, including repeats in a row; None if they do not."""
+    """Return start and end of words in a text, including immediate repeats; None if they do not occur."""
     matches = (pattern.search(text) for pattern in _patterns(words))
     return next((match.span() for match in matches if match), None)
 
 
 def _patterns(words: str) -> Iterator[re.Pattern[str]]:
-    """Yield patterns for some words: first as whole words, then as parts of words."""
+    """Yield patterns for words: first as whole words, then as parts of words."""
     between = r"[\W_]*"
     phrase = between.join(map(re.escape, re.findall(r"[^\W_]+", words)))
     if len(phrase) == 1:  # a stuck key

@@ -1,4 +1,4 @@
-"""Figures of what the texts know: accuracies of the classifiers, and their differences."""
+"""Figures of how well the texts predict the class: accuracies of the classifiers, and their differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, ROW = 400, 46
 
 
 def probe_figure(knowledge: Knowledge) -> Markup:
-    """Draw each classifier's accuracy as a bar with its interval, and a line at that of the most common answer."""
+    """Draw each classifier's accuracy as a bar with its interval, and a line at that of the most frequent class."""
     image, both, text = COLOURS[:3]  # as in a comparison: blue without descriptions, orange with them
     bars: list[tuple[str, Probe, str]] = [("texts alone", knowledge.text, text)]
     if knowledge.masked is not None:
@@ -28,7 +28,7 @@ def probe_figure(knowledge: Knowledge) -> Markup:
         for y, (_, probe, colour) in enumerate(bars):
             axes.barh(y, 100 * probe.accuracy, 0.56, color=colour, zorder=2)
             axes.plot([100 * probe.low, 100 * probe.high], [y, y], color=INK, linewidth=2.5, zorder=4)
-            # The numbers stand right of the axes, flush with each other.
+            # the numbers are right-aligned beside the axes
             axes.annotate(decimal(100 * probe.accuracy), (1, y), (48, 0), ("axes fraction", "data"), "offset points",
                           va="center", ha="right", color=INK, fontweight="bold")  # fmt: skip
         _mark_chance(axes, knowledge.chance)
@@ -44,7 +44,7 @@ def probe_figure(knowledge: Knowledge) -> Markup:
 
 
 def _mark_chance(axes: Axes, chance: float) -> None:
-    """Draw a line at the accuracy of always answering the largest class, named on the side that has room."""
+    """Draw a line at the accuracy of always predicting the largest class, labelled on the side that has room."""
     side, align = (1, "left") if chance < 0.5 else (-1, "right")
     axes.axvline(100 * chance, color=INK, linewidth=1.2, ls=(0, (2, 2)), zorder=3)
     axes.annotate(f"largest class {percent(chance)}", (100 * chance, -0.62), (4 * side, 0), ha=align, va="center",
@@ -52,7 +52,7 @@ def _mark_chance(axes: Axes, chance: float) -> None:
 
 
 def gap_figure(knowledge: Knowledge) -> Markup:
-    """Draw how far the texts, and both together, are ahead of the image features, with intervals."""
+    """Draw by how much the texts, and both together, beat the image features, with intervals."""
     gaps = {f"texts {MINUS} image": knowledge.text_over_image, f"both {MINUS} image": knowledge.both_over_image}
 
     def paint(axes: Axes) -> None:

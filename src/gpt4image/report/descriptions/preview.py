@@ -22,8 +22,8 @@ class PreviewItem:
     Attributes:
         record: the description.
         path: path of the image within its source; untrusted.
-        label: class of the image, None for none.
-        thumbnail: a small JPEG or PNG as a `data:` URL, None if the image cannot be read.
+        label: class of the image; None without one.
+        thumbnail: a small JPEG or PNG as a `data:` URL; None if the image cannot be read.
         system: system message as it was sent, if any.
         turns: questions as they were sent.
     """
@@ -56,8 +56,8 @@ class PreviewHead:
         model: the requested model.
         version: version of gpt4image.
         created: time, ISO 8601 in UTC.
-        spent: cost of all requests to the model so far in US dollars, None without a known price.
-        estimate: what the whole set will take, lines such as `money: $1.20 online`; empty if it was not estimated.
+        spent: cost of all requests to the model so far, in US dollars; None without a known price.
+        estimate: lines on what the whole set will take, such as `money: $1.20 online`; empty if not estimated.
     """
 
     source: str
@@ -69,18 +69,18 @@ class PreviewHead:
 
 
 def write_preview(path: Path, items: Sequence[PreviewItem], head: PreviewHead) -> Path:
-    """Write a self-contained page with some descriptions, those of an image together.
+    """Write a self-contained page with descriptions, grouped by image.
 
     Args:
         path: the page.
-        items: the descriptions; images keep the order in which they first occur.
+        items: the descriptions; images are shown in the order in which they first occur.
         head: the facts at the top.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: a thumbnail is not a picture inside the page.
+        ValueError: a thumbnail is not an image contained in the page.
     """
     groups: dict[str, list[PreviewItem]] = {}
     for item in items:
@@ -99,7 +99,7 @@ def write_preview(path: Path, items: Sequence[PreviewItem], head: PreviewHead) -
 
 
 def _sum_up(records: Sequence[DescriptionRecord]) -> dict[str, int | float | None]:
-    """Return counts, sums of tokens and mean seconds; None for what a server did not count."""
+    """Return counts, sums of tokens and mean seconds; None for values that a server did not report."""
     answered = [record for record in records if record.answered]
     return {
         "answered": len(answered),

@@ -1,1 +1,1 @@
-"""What every page of ours is made of: templates that escape all text, wording, figures, thumbnails, the look."""
+"""The parts that all our pages share: templates that escape all text, wording, figures, thumbnails, and styles."""

@@ -1,4 +1,4 @@
-"""Render templates as self-contained pages: everything is escaped, and files are written atomically."""
+"""Render templates as self-contained pages: all text is escaped, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def render_page(template: str, **values: object) -> str:
 
     Args:
         template: name of the template, which extends `page.html.j2`.
-        values: the template's variables. Their text may come from anywhere: everything but `Markup` is escaped.
+        values: the template's variables, which may be untrusted: everything except `Markup` is escaped.
     """
     return _environment().get_template(template).render(values)
 
 
 def load_script(name: str) -> dict[str, str]:
-    """Return one of our scripts and its hash for the page's policy, which lets no other run, as template variables."""
+    """Return one of our scripts and its hash for the page's policy, which blocks all others, as template variables."""
     script = (files("gpt4image.report") / "templates" / name).read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {"script": Markup(script), "script_hash": digest}
@@ -63,6 +63,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _visible(value: Any) -> Any:  # noqa: ANN401 - whatever a template prints
-    """Show control and direction characters as escapes; markup is our own and stays as it is."""
+def _visible(value: Any) -> Any:  # noqa: ANN401 - any value that a template prints
+    """Show control and direction characters as escapes; markup is our own and is left unchanged."""
     return wording.single_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value

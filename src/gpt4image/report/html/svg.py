@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, MUTED, GRID = "#1f242a", "#5c656f", "#d5dadf"
-# Okabe and Ito: distinct in every kind of colour vision; after the fourth, with other markers, darker ones
+# Okabe and Ito: distinct in every kind of colour vision; after the fourth come darker ones, with other markers
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#2f9fd0", "#6b4fa0", "#a5313f", "#767f88")
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"arm-{number}" for number, colour in enumerate(COLOURS)}
 FONT_SIZE = 12.0
 CHARACTER = 6.6  # mean width of a character at FONT_SIZE, rounded up
 _SETTINGS = {
-    "svg.fonttype": "none",  # text stays text: selectable, searchable, in the page's own font
+    "svg.fonttype": "none",  # keeps text selectable, searchable and in the page's own font
     "svg.hashsalt": "gpt4image",
     "text.parse_math": False,  # a class named "$x_1$" is not a formula
     "axes.formatter.useoffset": False,
@@ -109,7 +109,7 @@ def draw(name: str, label: str, panel: Panel, paint: Callable[[Axes], None]) -> 
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Set the look of the figures, whatever the user's matplotlib settings, and restore those afterwards."""
+    """Set our style of figures in place of the user's matplotlib settings, and restore those afterwards."""
     from matplotlib import style
 
     with style.context(["default", _SETTINGS]), warnings.catch_warnings():
