@@ -111,7 +111,7 @@ def test_nothing_is_to_be_had_from_shuffled_texts(photos, ask):
     _, labels, texts = photos
     found = ask("shuffled", few(labels), np.random.default_rng(0).permutation(texts).tolist())
     assert (found["case"], found["arm"]) == ("uninformative texts", "baseline")
-    assert "othing" in found["title"]
+    assert "of no use" in found["title"]
     assert any("another prompt" in line for line in found["helps"])
     assert any("20 more labels a class" in line for line in found["helps"])
 

@@ -387,7 +387,7 @@ def text_labels_in(guidance: Guidance) -> list[SoftLabels]:
 
 
 def validation_targets(images: ImageTable, rows: np.ndarray, guidance: Guidance) -> np.ndarray:
-    """Return the truth of validation images, as `Task.truth` does; text labels replace given ones, wrong as often here."""
+    """Return the truth of validation images as `Task.truth` does; text labels replace given ones, as in training."""
     task, stand_ins = find_task(images), text_labels_in(guidance)
     targets = task.truth(task.labels(images, rows), len(images.classes))
     if stand_ins:
