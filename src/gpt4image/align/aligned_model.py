@@ -75,7 +75,7 @@ class AlignedModel(nn.Module):
         heads = [heads] if isinstance(heads, nn.Module) else heads
         self.heads = nn.ModuleList(h if isinstance(h, AlignmentHead) else AlignmentHead(h) for h in heads)
         classifier = find_classifier(backbone, classifier)
-        self._shared = (classifier,)  # a tuple: it is part of the backbone already
+        self._shared = (classifier,)  # in a tuple, because it is already a part of the backbone
         self.input_tap = FeatureTap(classifier, before=True, pool="auto", balance=balance)
         # heads that share a module and a pool share a tap, so that balancing sees their gradients together
         self._places = sorted({(head.tap, head.pool) for head in self._heads if head.tap is not None})
@@ -116,7 +116,7 @@ class AlignedModel(nn.Module):
         if targets is None or not projected:
             return AlignedOutput(logits, features, projected, None)
         losses = [head.weight * head.align(z, targets, mixing) for head, z in zip(self._heads, projected, strict=True)]
-        # `forward`, not a call: the hook that catches features must not take these for them
+        # `forward`, not a call, so that the hook that captures features ignores these
         texts = tuple(
             TextAnswers(self._shared[0].forward(head.read(targets)), targets.known[head.source])
             for head in self._heads

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from gpt4image.align.pairs import TINY, PairRows, Pairs, only_allowed, unit_length
 
-FEWEST = 1e-6  # negatives in the log odds of a row that has none: it is satisfied from the start
+FEWEST = 1e-6  # number of negatives used in the log odds of a row without any, whose loss is then close to 0
 FIRST_TEMPERATURE = 0.07  # of CLIP (arXiv 2103.00020, section 2.5): logits of distillation are cosines divided by it
-NEAREST = 1e-6  # squared distance below which two vectors count as one: the root has no gradient at 0
+NEAREST = 1e-6  # squared distance below which two vectors count as equal, because the root has no gradient at 0
 
 
 def clip_loss(pairs: Pairs, temperature: Tensor | float) -> Tensor:

@@ -12,7 +12,7 @@ from gpt4image.align.pairs import only_known, unit_length
 from gpt4image.align.text import TextAdapter, TextTransform
 from gpt4image.core.errors import ConfigError
 
-FEWEST_REGIONS = 2  # that batch normalisation and contrastive losses learn from
+FEWEST_REGIONS = 2  # fewest regions for batch normalisation and contrastive losses
 
 
 class Targets(NamedTuple):
@@ -110,7 +110,7 @@ class AlignmentHead(nn.Module):
         text, known = targets.vectors[self.source], targets.known[self.source]
         with torch.autocast(device_type=text.device.type, enabled=False):
             for change in (self.transform, self.adapter):
-                # rows without a text may hold anything, NaN too: none of it may reach what is learned
+                # rows without a text may hold anything, even NaN, and must not affect what is learned
                 text = text if change is None else change(unit_length(only_known(text, known)))
         return text
 

@@ -71,7 +71,7 @@ class AlignmentLoss(nn.Module):
             raise ConfigError(f"The loss {self.name!r} {needs} anchors.")
         self.rule = TargetRule(targets) if isinstance(targets, str) else targets
         check_targets(loss, self.rule.name)
-        if self.entry.mixes_vectors:  # a mixture of texts is that of its own image alone
+        if self.entry.mixes_vectors:  # a mixture of texts belongs only to its own image
             self.rule = TargetRule("identity")
         self.queue = queue
         self._function: Callable[..., Tensor] = resolve(self.entry.function)
@@ -81,7 +81,7 @@ class AlignmentLoss(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learn_temperature else None
         self.bias = nn.Parameter(torch.tensor(bias)) if self.entry.has_bias else None
         unit = None if anchors is None else unit_length(anchors)
-        self.register_buffer("anchors", unit, persistent=False)  # an input: not part of what was learned
+        self.register_buffer("anchors", unit, persistent=False)  # an input, not learned
 
     @property
     def temperature(self) -> Tensor | float:

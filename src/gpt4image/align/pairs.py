@@ -135,7 +135,7 @@ class Pairs:
         if self.queued is not None:
             again = self.rule.excluded(self.texts, self.queued).to(self.images.dtype)  # [S, Q]
             allowed = allowed & ~F.pad(self._of_images(again) > 0, (len(self.all_texts.known), 0))
-        # targets that are mixed may exceed 1 by rounding, which the sigmoid loss does not take
+        # mixed targets may exceed 1 by rounding, which the sigmoid loss does not accept
         return PairRows(self.images @ others.vectors.T, targets.clamp(max=1), allowed, self.shares)
 
     def text_to_image(self) -> PairRows:
@@ -180,7 +180,7 @@ class Pairs:
         size = world().size
         if size == 1:
             return against_sources @ self.mixing.T
-        # each process mixes its own sources alone, so the joined matrix [G', G] is block-diagonal: only the W blocks
+        # each process mixes only its own sources, so the joined matrix [G', G] is block-diagonal: only the W blocks
         # are gathered
         wide = F.pad(self.mixing, (0, self.slots[1] - self.mixing.shape[1]))
         blocks = gather_rows(wide, self.slots[0]).view(size, *self.slots)

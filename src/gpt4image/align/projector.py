@@ -8,7 +8,7 @@ from gpt4image.core.errors import ConfigError
 from gpt4image.core.registry import unknown_name
 
 KINDS = ("mlp-bn", "mlp-ln", "mlp", "bottleneck", "linear")
-INITIAL_STD = 1024**-0.5  # of the reference implementation, for layers of any width
+INITIAL_STD = 1024**-0.5  # standard deviation in the reference implementation, for layers of any width
 
 
 class Projector(nn.Sequential):

@@ -56,7 +56,7 @@ class TextQueue(nn.Module):
         size, known = len(self.known), texts.known
         age = known.flip(0).cumsum(0).flip(0) - 1  # [N]: number of texts that come after a row
         kept = known & (age < size)
-        # place Q, beyond the last one, drops a row: no shape depends on data, so nothing waits for the device
+        # a row is dropped by writing it to place Q, beyond the last: fixed shapes need not wait for the device
         places = torch.where(kept, (self.position + known.sum() - 1 - age) % size, size)
         self._put(places, "vectors", texts.vectors.to(self.vectors.dtype))
         self._put(places, "known", known)

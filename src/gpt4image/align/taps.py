@@ -18,7 +18,7 @@ SHAPES = {
     "mean": "[B, F], [B, T, F] or [B, F, H, W]",
     "token": "[B, T, F]",
     "channels-last": "[B, H, W, F]",
-}  # that each pool takes
+}  # accepted by each pool
 
 
 class FeatureTap(nn.Module):

@@ -46,7 +46,7 @@ def control_texts(
     for image_id, text in descriptions.pairs():
         own.setdefault(image_id, []).append(text)
     labels, ids_of_rows = images.rows["label"].to_pylist(), images.ids
-    # copies have the labels and the split of the one that training meets first
+    # copies get the labels and the split of the one that training sees first
     places: dict[str, tuple[str, tuple[int, ...]]] = {}
     for split in ("train", "validation", "test"):
         for row in images.split(split).tolist():

@@ -184,7 +184,7 @@ def split_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[st
         chunks[-1].append(word)
         room -= length
     joined = (" ".join(chunk) for chunk in chunks if chunk)
-    # Tokens of joined words can exceed the sum over single words, so every chunk is measured once more.
+    # Joined words can have more tokens than the sum over single words, so every chunk is measured again.
     return [piece for chunk in joined for piece in halve(chunk, max_tokens, count_tokens)]
 
 

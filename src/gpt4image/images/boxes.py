@@ -19,8 +19,8 @@ from gpt4image.core.errors import ImageError
 from gpt4image.core.tables import is_missing
 from gpt4image.images.decode import picture_size
 
-LEAST_INSIDE = 0.5  # share of a box that lies in the picture, from which the rest is cut off
-LEAST_SIDE = 1.0  # pixels; a narrower box holds nothing to learn from
+LEAST_INSIDE = 0.5  # a box with at least this share inside the image is clipped to it
+LEAST_SIDE = 1.0  # pixels; a narrower box has nothing to learn from
 BOX_TYPE = pa.list_(pa.list_(pa.float32(), 5))
 SIZE_TYPE = pa.list_(pa.int32(), 2)
 Corners = tuple[float, float, float, float]

@@ -68,7 +68,7 @@ def with_box_classes(images: ImageTable, labels: np.ndarray) -> ImageTable:
         own = labels[start : start + len(boxes)]
         start += len(boxes)
         if len(boxes):
-            mark[:] = -1 if (own < 0).any() else 0  # a box without a class may be of any
+            mark[:] = -1 if (own < 0).any() else 0  # a box without a class may belong to any
             mark[own[own >= 0]] = 1
         rows.append(np.column_stack([own, boxes[:, 1:]]).tolist())
     table = images.rows

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-MAX_PIXELS = 178_956_970 // 2  # Pillow warns of a decompression bomb from here, and refuses twice as many
+MAX_PIXELS = 178_956_970 // 2  # above this Pillow warns of a decompression bomb, and it refuses twice as many
 
-# Models enlarge the shorter side to some hundred pixels: from here on, the longer one would fill the memory.
+# Models enlarge the shorter side to a few hundred pixels; with a larger ratio, the longer side would fill the memory.
 MAX_RATIO = 500
 
 # Formats that Pillow decodes itself. EPS and WMF are left out: they start other programs.
@@ -40,7 +40,7 @@ _SUFFIXES = (
 )
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 
-# How to turn an image upright, by the EXIF tag Orientation.
+# How to rotate an image upright, by the EXIF tag Orientation.
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -52,12 +52,12 @@ _TURNS = {
     8: "ROTATE_90",
 }
 _SIDEWAYS = (5, 6, 7, 8)
-_EXTRA_SAMPLES_TAG = 0x0152  # of TIFF: says what the fourth channel is
-_PHOTOMETRIC_TAG = 0x0106  # of TIFF: 0 if the value 0 is white
-_WHITE_IS_ZERO = "white is zero"  # in an image's info, which outlives turning
+_EXTRA_SAMPLES_TAG = 0x0152  # TIFF tag that says what the fourth channel is
+_PHOTOMETRIC_TAG = 0x0106  # TIFF tag: 0 if the value 0 is white
+_WHITE_IS_ZERO = "white is zero"  # key in an image's info, which rotation preserves
 _LOOSE_ALPHA = "alpha of zero throughout is a filler"  # likewise
-_LOOSE_FORMATS = ("BMP", "DIB", "TGA", "TIFF", "ICO")  # whose writers leave the fourth channel unused
-_JPEG_MARKS = (b"Exif", b"tiff:Orientation", b"MPF")  # what may turn a picture, or holds several
+_LOOSE_FORMATS = ("BMP", "DIB", "TGA", "TIFF", "ICO")  # formats whose writers may leave the fourth channel unused
+_JPEG_MARKS = (b"Exif", b"tiff:Orientation", b"MPF")  # marks of files that may be rotated or hold several images
 
 
 def decode(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -118,7 +118,7 @@ class EncodedImage:
         with pillow_errors(self._name), self._image as image:
             image.load()
             rgb = _to_rgb(self._upright(image))
-            rgb.info = {}  # a kept EXIF block would turn the picture again, a kept profile would colour it again
+            rgb.info = {}  # otherwise the EXIF orientation and the colour profile would be applied again
             return rgb
 
     def region(self, box: tuple[int, int, int, int], at_least: tuple[int, int]) -> np.ndarray:
@@ -162,7 +162,7 @@ class EncodedImage:
             pixels: np.ndarray = simplejpeg.decode_jpeg(
                 self._data, min_height=height, min_width=width, min_factor=reduction
             )
-        except ValueError:  # damaged: Pillow may read it all the same, or knows what to say
+        except ValueError:  # damaged: Pillow may still read it, or gives a clear error
             return None
         return pixels
 
@@ -358,7 +358,7 @@ class _Decoding(threading.local):
     """
 
     active = False
-    pattern = "(?!)"  # matches nothing: scikit-learn copies filters into its threads by their patterns
+    pattern = "(?!)"  # a pattern that matches nothing: scikit-learn copies filters into its threads by pattern
 
     def match(self, _text: str, _position: int = 0) -> bool:
         return self.active

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from gpt4image.core.files import stand_in
 
-_LARGEST_TEXT = 1 << 20  # bytes of a text or a profile in a PNG that Pillow unpacks
-_PACKED_AT_MOST = 1032  # bytes that one byte of zlib's can stand for
+_LARGEST_TEXT = 1 << 20  # largest text or profile in a PNG that Pillow decompresses, in bytes
+_PACKED_AT_MOST = 1032  # largest compression ratio of zlib
 
-# Files that are often among images, by where their mark is.
+# Files that are often found among images, by the position of their signature.
 _OTHER_KINDS = (
     *(
         (4, b"ftyp" + brand, "HEIC")
@@ -59,7 +59,7 @@ def _is_large_text(chunk: bytes) -> bool:
     """Whether the packed part of a PNG's chunk, which begins behind a zero byte and some flags, is too large."""
     if len(chunk) < _LARGEST_TEXT // _PACKED_AT_MOST:
         return False
-    for start in [match.end() for match in re.finditer(b"\0", chunk[:400])]:  # as many as names and languages have
+    for start in [match.end() for match in re.finditer(b"\0", chunk[:400])]:  # names and languages are that short
         for flags in (1, 0):
             with suppress(zlib.error):
                 return len(zlib.decompressobj().decompress(chunk[start + flags :], _LARGEST_TEXT)) >= _LARGEST_TEXT

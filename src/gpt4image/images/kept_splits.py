@@ -84,9 +84,9 @@ class KeptSplit:
             return
         new = pa.table([_strings(ids), pa.array(splits, pa.string()), pa.repeat(source, len(ids))], schema=_SCHEMA)
         with atomic_write(self.file) as file:
-            # One chunk: where the first is empty, pyarrow 16 writes the header twice.
+            # Written as one chunk: if the first chunk is empty, pyarrow 16 writes the header twice.
             csv.write_csv(pa.concat_tables([self.rows, new]).combine_chunks(), file)
 
 
 def _strings(ids: np.ndarray) -> pa.Array:
-    return pa.array(ids, pa.binary()).cast(pa.string())  # no Unicode array, which takes four times the memory
+    return pa.array(ids, pa.binary()).cast(pa.string())  # avoids a Unicode array, which takes four times the memory

@@ -17,14 +17,14 @@ from gpt4image.core.format import counted
 from gpt4image.core.tables import compose
 from gpt4image.images.sources.listing import NUMBER, Listing
 
-SHOWN = 3  # labels that a message names
-MANY = 20  # fewer different numbers, or images, say little
-FEW_IMAGES = 10  # of a class; numbers that are measured have fewer, and gaps
+SHOWN = 3  # labels that a message lists
+MANY = 20  # fewer distinct numbers, or images, are not conclusive
+FEW_IMAGES = 10  # images per class; measured numbers have fewer, and gaps between them
 
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
-WEAK_SEPARATORS = re.compile(r"\s*[+&/]\s*|\s+")  # names of single classes hold them too
+WEAK_SEPARATORS = re.compile(r"\s*[+&/]\s*|\s+")  # names of single classes contain them too
 JOINTS = re.compile(r"\s+and\s+|[\s_-]+", re.IGNORECASE)  # salt and pepper is one class, or two
-RATINGS = 5  # different numbers with fractions
+RATINGS = 5  # distinct numbers with fractions
 YEAR = re.compile(r"(?:1[89]|20)\d\d(?:[-_. ]?[01]\d)?(?:[-_. ]?[0-3]\d)?")
 TIME = re.compile(r"\d{1,2}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d+)?(?: ?[ap]m)?", re.IGNORECASE)
 DATE = re.compile(
@@ -33,10 +33,10 @@ DATE = re.compile(
     re.IGNORECASE,
 )
 YEARS = 3
-# A number with a sign of money or of a limit before it and one unit behind it.
+# A number that may follow a currency sign or a sign such as < and may precede a unit.
 WITH_UNIT = re.compile(r"[$€£¥<>≤≥~]?\s*(?P<number>[-+]?\d+(?:,\d{3})*(?:\.\d+)?)\s*(?P<unit>[^\d\s,;|/]{0,12})")
 CLASS_WORDS = "class|type|grade|level|categor|label|stage|cluster|kind|species|group|[^a-z]*$"  # of numbered classes
-# What may be a class, or a word for a missing label.
+# Labels that may be a class or a word for a missing label.
 UNCLEAR = re.compile(
     "<?(?:none|unknown|undefined|missing|nil|na|n[.]a[.]|not (?:available|annotated|labell?ed)|no label|empty|blank|"
     "tbd|todo|unspecified|unassigned|-1)>?",
@@ -177,7 +177,7 @@ def shared_folders(listing: Listing) -> list[str]:
     inner: dict[int, set[str]] = {}
     for path, label in zip(listing.rows["path"].to_pylist(), listing.rows["label"].to_pylist(), strict=True):
         if label >= 0:
-            # From the end: class, folder, file; split folders may lie above.
+            # Counted from the end: class, folder, file; split folders may be above.
             names = path.split("/")
             at = next((n for n, name in enumerate(names[:2]) if compose(name) == compose(listing.classes[label])), 0)
             inner.setdefault(label, set()).update(names[at + 1 : at + 2] if len(names) > at + 2 else ())

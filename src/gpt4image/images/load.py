@@ -160,7 +160,7 @@ def load_images(
     found = _read_images(listing, source, Path(work) if work is not None else None, max_pixels, workers, on_bad_image)
     table = _without_labelled_copies(join_copies(found) if task == "multi-label" else found)
     labels = rarest_present(table.label_matrix) if table.has_label_sets else table.labels
-    if not _has_two_classes(table):  # a test says nothing then; validation images can be judged by text labels
+    if not _has_two_classes(table):  # a test would be meaningless; text labels can judge validation images
         labels, test_share = np.zeros_like(labels), 0.0
     splits = complete_splits(
         np.asarray(table.rows["split"].to_numpy(), dtype=str),
@@ -214,7 +214,7 @@ def load_pictures(
     with doing(f"Listing {source}"):
         columns = ColumnNames(image_column, frames=frames, max_pixels=max_pixels)
         listing = list_source(place, replace(columns, labelled=False), kept)
-        with suppress(DataError):  # there are no labels, or none that can be used
+        with suppress(DataError):  # there are no labels, or no usable ones
             listing = _with_labels(listing, list_source(place, columns, kept))
     table = _read_images(listing, source, work, max_pixels, None, "skip")
     _, first = np.unique(table.ids, return_index=True)
@@ -227,9 +227,9 @@ def load_pictures(
 
 def _with_labels(listing: Listing, labelled: Listing) -> Listing:
     """Return a listing of unlabelled images with the labels that another listing has for some of them."""
-    if len(labelled.classes) < 2 or labelled.has_label_sets:  # a folder below is no class
+    if len(labelled.classes) < 2 or labelled.has_label_sets:  # a subfolder is not a class
         return listing
-    # paths name the files of folders and tars; tables may name an image twice, but number their rows alike
+    # paths identify files in folders and tars; tables may name an image twice, but their row numbers agree
     by = "path" if pc.count_distinct(labelled.rows["path"]).as_py() == len(labelled.rows) else "row"
     places = pc.index_in(listing.rows[by], value_set=labelled.rows[by].combine_chunks())
     labels = pc.fill_null(labelled.rows["label"].take(places), -1)
@@ -242,7 +242,7 @@ def _read_images(
 ) -> ImageTable:
     """Read, hash and decode the images of a listing once, and leave out those that cannot be used."""
     outcome = scan(listing, work, max_pixels, workers)
-    # `row` still counts all rows of the source, by which the reader finds an image after the bad ones are gone.
+    # `row` still counts all rows of the source, so that the reader finds an image after bad ones were removed.
     good = outcome["id"].is_valid()
     faulty = pc.invert(good)
     faults = zip(

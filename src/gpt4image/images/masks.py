@@ -22,9 +22,9 @@ VOID = 255
 MOST_CLASSES = 255  # numbers from 0 to 254
 BACKGROUND = "background"
 LOSSY = ("JPEG", "MPO")
-COLOUR = 1 << 24  # added to a colour, 0xRRGGBB, so that it is no index
-LEAST_REGION = 4  # pixels of a region's width and height
-MOST_REGIONS = 50  # of an image, the largest
+COLOUR = 1 << 24  # added to a colour, 0xRRGGBB, to distinguish it from an index
+LEAST_REGION = 4  # smallest width and height of a region in pixels
+MOST_REGIONS = 50  # regions kept per image, the largest first
 
 
 class ReadMask(NamedTuple):
@@ -100,7 +100,7 @@ def read_mask_file(file: Path, max_pixels: int) -> ReadMask:
     values = np.unique(numbers)
     if len(values) > MOST_CLASSES + 1:
         raise ImageError(f"has {len(values):,} different values, like a photo; a mask has one per class")
-    flat = np.zeros(numbers.shape, np.uint8)  # filled value by value: a table of places would take eight times as much
+    flat = np.zeros(numbers.shape, np.uint8)  # filled by value: a table of positions would take eight times as much
     for place, value in enumerate(values):
         flat[numbers == value] = place
     used = {value: palette[value] for value in values.tolist() if value in palette}

@@ -26,11 +26,11 @@ from gpt4image.images.decode import check
 from gpt4image.images.sources.listing import Listing
 from gpt4image.images.table import ImageReader
 
-# Outcomes reach the disk after this many outcomes or seconds: the most that a killed scan repeats.
+# Outcomes are written to disk after this many outcomes or seconds, the most that a killed scan has to repeat.
 PART_ROWS = 2048
 PART_SECONDS = 10.0
 
-BLOCK = 32  # images a task: long enough to hide the cost of a task, short enough to share the end of the work evenly
+BLOCK = 32  # images per task: enough to hide the cost of a task, few enough to balance the end of the work
 
 Outcome = tuple[str | None, str | None, bool]  # id, reason, whether it will be the same next time
 
@@ -88,7 +88,7 @@ def _outcomes(
 
     starts = iter(range(0, len(rows), BLOCK))
     with ThreadPoolExecutor(threads) as pool:
-        # Four blocks a thread: no thread waits for the consumer, and few encoded images are in memory.
+        # Four blocks per thread: no thread waits for the consumer, and few encoded images are in memory.
         running: deque[Future[list[Outcome]]] = deque(
             pool.submit(block, start) for start in islice(starts, threads * 4)
         )
@@ -109,7 +109,7 @@ def examine(reader: ImageReader, path: str, row: int, max_pixels: int) -> Outcom
         read = True
         check(data, path, max_pixels)
     except ImageError as error:
-        # A file that could not be read may be readable next time; one that was read and is damaged stays so.
+        # A file that could not be read may be readable next time; one that was read and is damaged remains so.
         return None, str(error.args[0]).removeprefix(f"{path}: "), read
     return image_id(data), None, True
 
@@ -169,7 +169,7 @@ class ScanCache:
 
     def look_up(self, keys: pa.Array) -> tuple[pa.Array, pa.Array]:
         """Return ids and reasons for keys, shape [N] each, both null for an unknown key."""
-        # An unknown key has a null place, and a null place takes a null.
+        # An unknown key gets a null position, and taking a null position gives null.
         known = self._read()
         places = pc.index_in(keys, value_set=known["key"].combine_chunks())
         return known["id"].combine_chunks().take(places), known["reason"].combine_chunks().take(places)
@@ -192,7 +192,7 @@ class ScanCache:
         """Make one file of all."""
         parts = self._parts()
         if len(parts) > 1:
-            # A kill before the parts are gone leaves outcomes twice, which does no harm.
+            # If the process is killed before the parts are deleted, outcomes exist twice, which does no harm.
             self._write(self._read())
             for part in parts:
                 part.unlink()
@@ -205,7 +205,7 @@ class ScanCache:
         for part in self._parts():
             try:
                 tables.append(pq.read_table(part, schema=_SCHEMA))
-            except (pa.ArrowInvalid, OSError):  # damaged by something else: its images are read again
+            except (pa.ArrowInvalid, OSError):  # damaged by another program: its images are read again
                 part.unlink(missing_ok=True)
         return pa.concat_tables(tables)
 

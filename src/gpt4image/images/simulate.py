@@ -13,7 +13,7 @@ from gpt4image.core.options import SimulationOptions
 from gpt4image.images.crops import crop_images, with_box_classes
 from gpt4image.images.table import ImageTable
 
-TAIL_STREAM = 1  # separates its draws from those of labels
+TAIL_STREAM = 1  # separates the draws of the long tail from those of labels
 
 
 def simulate_labels(images: ImageTable, options: SimulationOptions, seed: int) -> ImageTable:

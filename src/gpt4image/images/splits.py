@@ -16,7 +16,7 @@ from gpt4image.core.format import counted
 from gpt4image.images.kept_splits import KeptSplit, open_kept_split
 from gpt4image.images.table import SPLITS
 
-# The split of training images without labels. It lasts while a source is listed: `ListingBuilder` makes it train.
+# The split of training images without labels, used only while a source is listed: `ListingBuilder` makes it train.
 UNLABELLED = "unlabelled"
 
 _NAMES = {
@@ -31,10 +31,10 @@ _NAMES = {
     "unlabelled": UNLABELLED,
     "unlabeled": UNLABELLED,
 }
-_WIDE = f"U{max(map(len, SPLITS))}"  # a type that holds every name of a split
-_LABELLED = {"labelled": "train", "labeled": "train"}  # beside `unlabelled`; in the names of files they say nothing
+_WIDE = f"U{max(map(len, SPLITS))}"  # NumPy type wide enough for every split name
+_LABELLED = {"labelled": "train", "labeled": "train"}  # only beside `unlabelled`, and not in the names of files
 
-# Words in the names of folders that are splits, though not under a name that says which.
+# Words in the names of folders that are splits but do not say which one.
 _SPLIT_WORDS = frozenset({*_NAMES, "trainset", "testset", "valset", "devset", "eval", "evaluation", "holdout"})
 
 
@@ -140,7 +140,7 @@ def complete_splits(
     missing = {name: share for name, share in shares.items() if name not in given and share > 0}
     if not missing:
         return splits
-    # Copies are one image here: `unique` [U] are the distinct ids of train, `inverse` [n] leads back to its rows.
+    # Copies count as one image: `unique` [U] are the distinct ids of train, `inverse` [n] maps its rows to them.
     train = np.flatnonzero(splits == "train")
     unique, inverse = np.unique(ids[train], return_inverse=True)
     classes = _group_labels(labels[train], inverse.ravel(), len(unique))
@@ -179,7 +179,7 @@ def _complete_kept(
         say(f"{only}: set aside {_sizes(chosen, shares, copies)} out of train, kept in {kept.file}.")
     else:
         chosen = np.where(labelled, known, "train").astype(_WIDE)
-        chosen[new] = _place(ids[new], shares, seed)  # the others need no hash: there may be millions
+        chosen[new] = _place(ids[new], shares, seed)  # only new ones are hashed, since there may be millions of others
         _leave_one_in_train(chosen, labels, new)
         gone = kept.count_gone(ids, source)
         parts = [f"{only}: {_sizes(chosen[~new], shares, copies[~new])} out of train as before"]
@@ -236,7 +236,7 @@ def _choose(ids: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed:
     # Which class gets the last image of a quota depends on the seed, not on the order of the classes.
     ties = np.argsort([digest(str(seed), str(label)) for label in present.tolist()], kind="stable")
     chosen = np.full(len(ids), "train", dtype=_WIDE)
-    taken = np.zeros(len(present), np.int64)  # of each class, by the splits before
+    taken = np.zeros(len(present), np.int64)  # number taken of each class by earlier splits
     for split, share in shares.items():
         # One image of each class stays in train.
         quota = _quotas(counts, share, counts - 1 - taken, ties)

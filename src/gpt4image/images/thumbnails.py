@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_PIXELS = 192
 
-# From an image id to a thumbnail, None if the image cannot be read any more.
+# Maps an image id to a thumbnail; None if the image can no longer be read.
 Thumbnails = Callable[[str], str | None]
 
 _URL = re.compile(r"data:image/(?:jpeg|png);base64,(?=.)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")

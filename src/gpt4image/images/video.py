@@ -27,9 +27,9 @@ _SUFFIXES = (
     "y4m dv divx rm rmvb nut amv mjpg mjpeg h264 h265 hevc ivf gif"
 )
 VIDEO_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
-ALONE = {"protocol_whitelist": "none"}  # a playlist under the name of a clip must open no other file and no address
-CUT_OFF = 0.9  # share of the frames or seconds that a file announces, below which it has been cut off
-GREY_SIDE = 32  # of the frames whose difference tells scene changes
+ALONE = {"protocol_whitelist": "none"}  # a playlist with the name of a clip must not open other files or addresses
+CUT_OFF = 0.9  # share of the frames or seconds announced by a file, below which it counts as truncated
+GREY_SIDE = 32  # side of the frames whose differences reveal scene changes
 
 
 def read_clip(file: Path, name: str, choice: FrameChoice, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
@@ -52,9 +52,7 @@ def read_clip(file: Path, name: str, choice: FrameChoice, max_pixels: int = MAX_
     times = frame_times(file, name)
     if choice.rule == "even" and times.all:
         wanted = [times.all[position] for position in choice.positions(len(times.all))]
-        with suppress(
-            ImageError
-        ):  # the times may be wrong, or lead to what cannot be sought: decoding it all will tell
+        with suppress(ImageError):  # the times may be wrong, or seeking may be impossible: decode everything
             return find_frames(file, name, wanted, times.keys, choice.side)
     changes = measure_changes(file, name)
     by_cuts = choice.rule == "scene"
@@ -84,13 +82,13 @@ def frame_times(file: Path, name: str) -> FrameTimes:
     """Return the times of a file's frames, which is read but not decoded. ImageError if it is seen to be cut off."""
     packets, end = [], 0.0
     with _open(file, name) as (container, stream):
-        for packet in container.demux():  # of sound as well, which may last longer
+        for packet in container.demux():  # including sound, which may last longer
             if packet.size and packet.stream_index == stream.index:
                 packets.append((packet.pts, packet.is_keyframe))
             if packet.size and packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         announced = stream.frames
-        # others tell no number of frames, and FFmpeg guesses the length of most of them from what is there
+        # other formats do not state the number of frames, and FFmpeg guesses the length of most from the data it finds
         seconds = (container.duration or 0) / 1e6 if "matroska" in container.format.name else 0.0
     if len(packets) < CUT_OFF * announced:
         raise ImageError(f"{name}: the file is cut off: it has {len(packets):,} of {announced:,} frames")

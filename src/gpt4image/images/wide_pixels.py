@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 # The largest values of 8 to 16 bits: cameras and scanners keep 10, 12 or 14 bits in a 16-bit file without scaling them.
 _FULL_SCALES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _DARK = 63  # the largest upper byte of 14 bits
-_OVERSHOOT = 0.1  # share of the full scale by which resampled floats may go beyond it
-_OUTLIERS = 0.01  # share of the distinct values at either end that may say nothing about the range
-_LEVELS = 16  # of 256: where outliers leave the other values fewer, they do not count
-_SAMPLE = 1_000_000  # values that are looked at for outliers
+_OVERSHOOT = 0.1  # share of the full scale by which resampled floats may exceed it
+_OUTLIERS = 0.01  # share of the distinct values at either end that may be outliers
+_LEVELS = 16  # of 256 levels; if outliers leave fewer for the other values, they are ignored
+_SAMPLE = 1_000_000  # values that are searched for outliers
 
 # Tags of TIFF.
 _BITS, _STRIPS, _STRIP_SIZES, _PLANES, _SIGN, _NO_DATA = 258, 273, 279, 284, 339, 42113
 _UNSIGNED, _SIGNED = 1, 2
-_SIGN_NOTE = "sign of its values"  # in an image's info, which outlives turning
+_SIGN_NOTE = "sign of its values"  # key in an image's info, which rotation preserves
 
 
 def brighten_wide_colour(image: Image.Image, data: bytes) -> None:
@@ -103,7 +103,7 @@ def _refuse_planes(_data: bytes, _high: np.ndarray | None = None) -> np.ndarray:
 def _read_low_bytes(data: bytes, high: np.ndarray, *, kind: str, mode: str, order: str) -> np.ndarray:
     from PIL import Image
 
-    # Read in the other byte order, the lower bytes are the upper ones.
+    # In the wrong byte order, the lower bytes are read as the upper ones.
     native = "L" if sys.byteorder == "little" else "B"
     other = f"{mode};16{ {'B': 'L', 'L': 'B'}[order.replace('N', native)] }"
     with Image.open(io.BytesIO(data), formats=[kind]) as again:
@@ -141,7 +141,7 @@ def note_tags(image: Image.Image) -> None:
         return
     image.info[_SIGN_NOTE] = _tag(image, _SIGN) or _UNSIGNED
     if image.mode != "L":
-        with suppress(ValueError):  # mostly there is none
+        with suppress(ValueError):  # usually there is none
             image.info["transparency"] = float(str(_tag(image, _NO_DATA)).strip("\0 "))
 
 

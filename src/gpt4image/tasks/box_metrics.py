@@ -19,7 +19,7 @@ from gpt4image.tasks.label_metrics import LEAST_PRESENT, RESAMPLES
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-CHUNK = 2_000_000  # numbers of an array of resampled images at a time
+CHUNK = 2_000_000  # elements of an array of resampled images at a time
 
 
 def overlaps(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def match(detected: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     free = np.ones((len(THRESHOLDS), len(boxes)), dtype=bool)
     limits = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     for at in np.flatnonzero(inner.max(axis=1) >= limits[0]).tolist():
-        fits = np.where(free & (inner[at] >= limits), inner[at], -1.0)[:, ::-1]  # of equal ones the last
+        fits = np.where(free & (inner[at] >= limits), inner[at], -1.0)[:, ::-1]  # ties go to the last
         best = len(boxes) - 1 - fits.argmax(axis=1)
         hit = np.flatnonzero(fits.max(axis=1) >= 0)
         found[hit, at] = True
@@ -216,7 +216,7 @@ def best_thresholds(rankings: Sequence[ClassRanking]) -> list[float]:
             continue
         below = np.append(ranking.scores[1:], 0.0)
         f1 = 2 * right / (np.arange(1, len(right) + 1) + ranking.counts.sum())
-        at = int(np.where(ranking.scores > below, f1, -1).argmax())  # equal ones are shown together
+        at = int(np.where(ranking.scores > below, f1, -1).argmax())  # equal scores are shown together
         found.append(float((ranking.scores[at] + below[at]) / 2))
     return found
 
@@ -229,7 +229,7 @@ def mean_average_precision(detections: np.ndarray, boxes: np.ndarray) -> tuple[f
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    # its own recalls are rounded to float32, so that a recall that is met exactly is missed
+    # its own recalls are rounded to float32, so that a recall that is reached exactly may be missed
     metric = MeanAveragePrecision(
         iou_thresholds=THRESHOLDS.tolist(), rec_thresholds=RECALLS.tolist(), backend="pycocotools"
     )

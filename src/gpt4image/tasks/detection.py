@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS = 6  # of a detection: class, -1 for none, left, top, right, bottom, score
-GIVEN, SHOWN = "#1a9850", "#2166ac"  # green and blue, as the report says
+GIVEN, SHOWN = "#1a9850", "#2166ac"  # green and blue, as described in the report
 IDLE: Mapping[str, Any] = {
     "label_loss": "cross-entropy",
     "logit_adjustment": "none",

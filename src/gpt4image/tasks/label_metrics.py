@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from gpt4image.tasks.task import ClassComparison
 
 RESAMPLES = 500
-LEAST_PRESENT = 5  # images of a class for an interval; fewer say nothing about each other
+LEAST_PRESENT = 5  # fewest images of a class for which an interval is computed
 CONFIDENCE = 0.95
 
 
@@ -95,7 +95,7 @@ def fit_thresholds(logits: np.ndarray, marks: np.ndarray) -> list[float]:
         ranked, right = probabilities[order], np.cumsum(truth[order])
         below = np.append(ranked[1:], 0.0)
         f1 = 2 * right / (np.arange(1, len(ranked) + 1) + truth.sum())
-        at = int(np.where(ranked > below, f1, -1).argmax())  # equal ones are predicted together
+        at = int(np.where(ranked > below, f1, -1).argmax())  # equal scores are predicted together
         found.append(float((ranked[at] + below[at]) / 2))
     return found
 
@@ -139,7 +139,7 @@ def _weighted(logits: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.
     ranked = weights[:, order].astype(np.float64)
     at = np.flatnonzero(truth[order] > 0)
     present = ranked[:, at]
-    # of images drawn several times the last copy counts for all, as images of one score do
+    # if an image is drawn several times, the last copy counts for all, as with images of equal score
     precision = np.cumsum(present, axis=1) / np.maximum(np.cumsum(ranked, axis=1)[:, at], 1)
     total = present.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -176,7 +176,7 @@ def compare_groups(
     """
     compared = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of empty arrays
         for group in groups:
             members = group[present[:, group].any(axis=0)]
             count = int(present[:, members].any(axis=1).sum())

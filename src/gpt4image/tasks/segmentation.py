@@ -26,8 +26,8 @@ from gpt4image.tasks.task import ClassComparison, Predictions
 if TYPE_CHECKING:
     from PIL import Image
 
-LEAST_SHOWN = 0.01  # share of the known pixels from which a class is named
-LEAST_IOU = 0.5  # of every class of an image that counts as right
+LEAST_SHOWN = 0.01  # smallest share of the known pixels for which a class is named
+LEAST_IOU = 0.5  # smallest IoU of every class in an image that counts as right
 
 
 class MaskLabel(NamedTuple):
@@ -44,7 +44,7 @@ def square_mask(mask: np.ndarray, size: int) -> np.ndarray:
     side = max(mask.shape)
     square = np.full((side, side), VOID, np.uint8)
     square[: mask.shape[0], : mask.shape[1]] = mask
-    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.NEAREST))  # as torch: exact
+    return np.asarray(Image.fromarray(square).resize((size, size), Image.Resampling.NEAREST))  # exactly as in torch
 
 
 def true_masks(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:

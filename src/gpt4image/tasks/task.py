@@ -125,7 +125,7 @@ class Task(ABC):
     family: ClassVar[str] = "classifier"
     loss_in_model: ClassVar[bool] = False
 
-    def check(self, settings: LabelSettings, smoothing: float) -> None:  # noqa: B027 - a task may take any setting
+    def check(self, settings: LabelSettings, smoothing: float) -> None:  # noqa: B027 - a task may accept any setting
         """Raise ConfigError for recipe settings that do not apply to this task; the message says what to set.
 
         Args:
@@ -194,7 +194,7 @@ class Task(ABC):
         """
         return []
 
-    # judging
+    # evaluation
 
     @abstractmethod
     def predictions(

@@ -19,14 +19,14 @@ from gpt4image.core.registry import unknown_name
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.weights import load_weights
 
-SOURCES = ("hf-hub:", "local-dir:")  # of models that are not timm's own
+SOURCES = ("hf-hub:", "local-dir:")  # prefixes of models that are not timm's own
 NO_SOURCE = "Name a timm model, or local-dir:FOLDER with its config.json and model.safetensors."
 HUB_ADDRESS = "https://(?:huggingface[.]co|hf[.]co)/"
 HUB_SOURCES = ("hf", "hf-hub", "hf_hub")
-MOST_UNSEEN = 0.05  # share of the pixels that a backbone may miss at the margins
+MOST_UNSEEN = 0.05  # largest share of the pixels that a backbone may ignore at the margins
 POPULAR = ["resnet50", "convnext_tiny", "vit_small_patch16_224"]
-VIDEO = "video:"  # what the names of torchvision's video models begin with
-# What a name `DETECTOR:BACKBONE` begins with, and `HEAD:BACKBONE` of a segmentation model.
+VIDEO = "video:"  # prefix of the names of torchvision's video models
+# First parts of names: of `DETECTOR:BACKBONE`, and of `HEAD:BACKBONE` for a segmentation model.
 DETECTOR_NAMES = ("faster-rcnn", "retinanet", "fcos", "ssdlite", "detr", "rt-detr")
 SEGMENTER_NAMES = ("deeplabv3", "fcn", "lraspp", "segformer")
 
@@ -157,7 +157,7 @@ def create_model(
     try:
         with nullcontext() if local else hub_access():
             model: nn.Module = timm.create_model(known, pretrained=pretrained, **options)
-    except Exception as error:  # whatever a model or the hub's client raises
+    except Exception as error:  # models and the hub's client raise many kinds of errors
         if pretrained:
             create_model(name, pretrained=False, **options)  # raises if the weights are not the reason
             raise WeightsError(
@@ -179,7 +179,7 @@ def can_build(name: str, options: Mapping[str, Any]) -> bool:
     try:
         with torch.device("meta"):
             timm.create_model(timm_name(name), pretrained=False, **options)
-    except Exception:  # each architecture refuses in its own way
+    except Exception:  # each architecture raises its own errors
         return False
     return True
 
@@ -234,7 +234,7 @@ def check_image_size(model: nn.Module, name: str, size: int) -> None:
     training = model.training
     try:
         lost = unseen_margin(model.eval(), size)
-    except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
+    except Exception as error:  # asserts, shapes, divisions by zero: each architecture raises its own errors
         own = model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
         raise ConfigError(
             f"{name} does not accept images of {size} x {size} pixels ({first_line(error)}). Choose another image "

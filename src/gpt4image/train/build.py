@@ -52,7 +52,7 @@ from gpt4image.train.transforms import seed_everything
 
 HEAD_STREAM = 2  # separates the initial draws of the heads: all arms start from the same backbone
 REGIONS = "regions"  # the module of a detector whose output is the features of boxes
-STEPS_BETWEEN_READS = 50  # of the losses on a GPU; on a CPU reading is free
+STEPS_BETWEEN_READS = 50  # steps between reads of the losses on a GPU; on a CPU reading is free
 
 
 def build_trainer(spec: RunSpec, backbone: nn.Module, accelerator: Accelerator) -> Trainer:
@@ -155,7 +155,7 @@ def build_model(
     if guidance.sources:
         check_targets(recipe.loss, recipe.targets)
     seed_everything(seed, HEAD_STREAM)
-    sample = inputs[(0, 0)].unsqueeze(0).float()  # [1, 3, H, W] or [1, ...] of cached features; for its shape alone
+    sample = inputs[(0, 0)].unsqueeze(0).float()  # [1, 3, H, W] or [1, ...] of cached features; only for its shape
     heads, places = [], recipe.align_at or ("features",)
     anchors = [] if guidance.anchors is None else [guidance.anchors]
     sources: list[VectorSource | ClassAnchors] = [*guidance.sources, *anchors]
@@ -281,7 +281,7 @@ def checkpoint_activations(model: nn.Module) -> None:
     """Have a timm model recompute its activations in the backward pass. ConfigError if it cannot."""
     try:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    except (AttributeError, AssertionError):  # how timm's models say so
+    except (AttributeError, AssertionError):  # timm's models raise these if they do not support it
         raise ConfigError(
             f"{type(model).__name__} cannot recompute activations: set grad_checkpointing to false "
             "(--no-grad-checkpointing), and split batches with accumulate (--accumulate) to save memory."

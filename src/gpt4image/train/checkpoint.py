@@ -13,7 +13,7 @@ from gpt4image.core.files import atomic_write
 from gpt4image.core.signals import StopRequests
 from gpt4image.train.loop import Progress, Trainer
 
-SUMS = ("classification_sum", "alignment_sum", "self_supervised_sum")  # of the losses of the current epoch
+SUMS = ("classification_sum", "alignment_sum", "self_supervised_sum")  # sums of the losses of the current epoch
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -57,7 +57,7 @@ def checkpoint_progress(path: Path) -> tuple[int, int]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return int(content["progress"]["epoch"]), int(content["progress"]["step"])
-    except Exception:  # a damaged file can end in almost any exception; training says what is wrong
+    except Exception:  # a damaged file can raise almost any exception; training says what is wrong
         return 0, 0
 
 
@@ -76,7 +76,7 @@ def _read(path: Path) -> tuple[Progress, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Progress(**content["progress"]), content["states"]
-    except Exception as error:  # a damaged file can end in almost any exception
+    except Exception as error:  # a damaged file can raise almost any exception
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}). Delete it to train this run from the start."
         ) from None

@@ -19,7 +19,7 @@ from gpt4image.train.frozen import InputSource, prepare_inputs
 from gpt4image.train.recipe import AUGMENTATION, Recipe
 from gpt4image.train.weights import load_weights
 
-ATTENTION_WIDTH = 128  # of the hidden layer that weighs frames
+ATTENTION_WIDTH = 128  # width of the hidden layer that weights frames
 
 
 class MeanPool(nn.Module):
@@ -185,12 +185,12 @@ def build_video_model(title: str, pretrained: bool, checkpoint: Path | None) -> 
     weights = library.get_model_weights(name).DEFAULT  # every video model has some
     try:
         model: nn.Module = library.get_model(name, weights=weights if pretrained else None)
-    except (OSError, RuntimeError) as error:  # no answer, or a file that is not what it should be
+    except (OSError, RuntimeError) as error:  # no answer, or an invalid file
         raise WeightsError(
             f"The pretrained weights of {title} are not available ({described(error)}). Without network access, set "
             "checkpoint (--checkpoint FILE), or train from scratch with pretrained off (--no-pretrained)."
         ) from None
-    linear = (nn.Linear, nn.Conv3d)  # S3D classifies each position and averages: the same as of the mean feature
+    linear = (nn.Linear, nn.Conv3d)  # S3D averages over positions after classifying, which gives the same
     last, layer = [(at, module) for at, module in model.named_modules() if isinstance(module, linear)][-1]
     if checkpoint is not None:
         model.get_classifier = lambda: layer  # type: ignore[assignment] # as `load_weights` asks timm's models
@@ -256,7 +256,7 @@ def check_clip_size(model: nn.Module, recipe: Recipe, frames: int) -> None:
     training = model.training
     try:
         model.eval()(torch.zeros(1, frames, 3, size, size))
-    except Exception as error:  # each architecture has its own
+    except Exception as error:  # each architecture raises its own errors
         own = model.pretrained_cfg["input_size"][-1]  # type: ignore[index]
         raise ConfigError(
             f"{recipe.backbone} does not accept {frames} frames of {size} x {size} pixels ({first_line(error)}). "

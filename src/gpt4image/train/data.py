@@ -163,7 +163,7 @@ class LabelledInputs(Dataset[Batch]):
     ) -> None:
         self._inputs, self._rows, self._strong, self._crops = inputs, rows, strong, crops
         self._second, self._second_draws = second, second_draws
-        self._guidance = replace(guidance or Guidance(), anchors=None)  # a model that workers have no use for
+        self._guidance = replace(guidance or Guidance(), anchors=None)  # a model that workers do not need
         self._labels, self._labelled = find_task(images).labels(images, rows), images.is_labelled[rows]
         ids = images.ids[rows]
         self._ids = np.unique(ids, return_inverse=True)[1].astype(np.int64)

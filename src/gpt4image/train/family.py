@@ -128,7 +128,7 @@ class OnMaps(ModelFamily):
         """Build a recipe's model, see `ModelFamily.build`; its backbone alone has weights, unless a file has all."""
         pretrained = recipe.pretrained and recipe.checkpoint is None
         if recipe.checkpoint is not None:
-            with torch.random.fork_rng(devices=[]):  # so that what begins anew does not depend on the file
+            with torch.random.fork_rng(devices=[]):  # so that newly initialised layers do not depend on the file
                 whole = self.create(recipe, classes)
 
             def of_classes() -> set[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gpt4image.images.table import ImageTable
 
-FIRST_VERSIONS = {"augmentation": 1, "loss_version": 1, "images_per_epoch": None}  # what missing settings stand for
+FIRST_VERSIONS = {"augmentation": 1, "loss_version": 1, "images_per_epoch": None}  # values of missing settings
 NAMES = {
     "lr": "the learning rate",
     "min_lr": "the last learning rate",
@@ -32,14 +32,14 @@ NAMES = {
     "images_per_epoch": "the number of images in an epoch",
 }
 SHARED = ("id", "label", "split")  # columns that identify a set of images
-OBJECTS = ("boxes", "mask_id")  # and those of objects, where there are any
+OBJECTS = ("boxes", "mask_id")  # columns that identify their objects, if there are any
 
 
 class RunLayout(Layout):
     """Files of a training run."""
 
     settings = File("settings.json")  # identifies the run
-    images = File("images.parquet")  # ids, labels and splits of the images, to say later what has changed
+    images = File("images.parquet")  # ids, labels and splits of the images, to report later what has changed
     checkpoint = File("checkpoint.pt")  # state of an unfinished run
     weights = File("best.safetensors")  # backbone and classifier of the best epoch, under timm's names
     heads = File("heads.safetensors")  # its alignment heads, for search in text space; not part of an export
@@ -64,7 +64,7 @@ class RunLayout(Layout):
 
         try:
             return pq.read_table(self.images)
-        except (OSError, pa.ArrowInvalid):  # only words depend on it
+        except (OSError, pa.ArrowInvalid):  # only messages depend on it
             return None
 
 
@@ -271,7 +271,7 @@ def in_words(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, Mapping):  # hashes tell a person nothing
+    if isinstance(value, Mapping):  # hashes mean nothing to a person
         value = [each for name, each in value.items() if not name.endswith(("hash", "revision"))]
     if isinstance(value, list | tuple):
         return " ".join(map(in_words, value)) or "empty"

@@ -204,7 +204,7 @@ def accumulate_gradients(trainer: Trainer, batches: Iterator[Batch], step: int) 
         batch = batch._replace(inputs=trainer.normalize(batch.inputs), strong=strong, second=second)
         if trainer.teacher is not None:
             batch = batch._replace(crops=trainer.teacher(batch.inputs))
-        # mixing and dropout draw from this key alone; after `next`, as the loader may draw in this process too
+        # mixing and dropout draw only from this key; after `next`, since the loader may draw in this process too
         process = trainer.accelerator.process_index
         seed_everything(trainer.seed, trainer.progress.epoch, step, part, process, STEP_STREAM)
         last = part == parts - 1  # processes exchange gradients once per step
@@ -244,7 +244,7 @@ def record_epoch(trainer: Trainer, score: float, thresholds: list[float], second
     progress.history.append(
         {
             "epoch": progress.epoch,
-            "learning_rate": learning_rate(trainer.recipe, progress.epoch + 1),  # of its last step
+            "learning_rate": learning_rate(trainer.recipe, progress.epoch + 1),  # that of its last step
             "classification_loss": watch.classification_sum / trainer.steps_per_epoch,
             "alignment_loss": watch.alignment_sum / trainer.steps_per_epoch if trainer.plain_model.heads else None,
             **({"self_supervised_loss": watch.self_supervised_sum / trainer.steps_per_epoch} if partnered else {}),

@@ -20,7 +20,7 @@ from gpt4image.train.transforms import seed_everything
 from gpt4image.train.weights import classifier_names
 
 ADAPTER_STREAM = 3  # separates the initial draws of the adapters: all arms start from the same ones
-ADAPTED = (nn.Linear, nn.Conv2d)  # their subclasses pad or normalise in ways of their own, which adapters do not follow
+ADAPTED = (nn.Linear, nn.Conv2d)  # subclasses pad or normalise in ways that adapters do not reproduce
 
 
 def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None:
@@ -66,8 +66,8 @@ def add_adapters(model: nn.Module, rank: int, seed: int, sample: Tensor) -> None
         if parameter.requires_grad and (id(parameter) not in inside or id(parameter) in new)
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of peft, about models that it cannot save
-        # a pattern: peft takes each name of a list for the end of others
+        warnings.simplefilter("ignore", UserWarning)  # peft warns of models that it cannot save
+        # a pattern, because peft matches each name of a list with the ends of module names
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules="|".join(map(re.escape, names)))
         inject_adapter_in_model(config, body)
     for parameter in model.parameters():

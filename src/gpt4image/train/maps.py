@@ -15,8 +15,8 @@ from torchvision.ops import roi_align
 
 from gpt4image.core.errors import ConfigError, first_line
 
-LEAST_STRIDE = {"faster-rcnn": 4, "ssdlite": 16, "segformer": 4}  # of the maps that are used; 8 for the others
-STEP = 32  # pixels of which an input's side is a multiple: the largest stride of a backbone
+LEAST_STRIDE = {"faster-rcnn": 4, "ssdlite": 16, "segformer": 4}  # of the maps in use; 8 for the others
+STEP = 32  # an input's side is a multiple of this many pixels: the largest stride of a backbone
 REGION_CELLS = 3  # height and width of the grid by which a region is pooled
 
 Maps = OrderedDict[str, Tensor]
@@ -48,7 +48,7 @@ class Regions(nn.Module):
 
     def __init__(self, stride: int, size: int) -> None:
         super().__init__()
-        self.wanted = False  # by a head
+        self.wanted = False  # whether a head reads them
         self._scale, self._size = 1 / stride, size
 
     def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
@@ -92,7 +92,7 @@ class OnBackbone(nn.Module):
         )
         shared = [*found[:-1], self.shared(found[-1])]
         if self.regions.wanted:
-            self.regions(shared[-1], boxes)  # a head catches them
+            self.regions(shared[-1], boxes)  # a head captures them
         return OrderedDict((str(number), each) for number, each in enumerate(shared))
 
     def get_classifier(self) -> nn.Module:
@@ -134,7 +134,7 @@ def find_levels(body: nn.Module, name: str, kind: str, size: int) -> list[Level]
         maps: list[Tensor] = body.eval().forward_intermediates(  # type: ignore[operator]
             torch.zeros(1, 3, size, size), intermediates_only=True
         )
-    except Exception as error:  # asserts, shapes, divisions by zero: each architecture has its own
+    except Exception as error:  # asserts, shapes, divisions by zero: each architecture raises its own errors
         raise ConfigError(
             f"{name} does not accept images of {size} x {size} pixels ({first_line(error)}). Choose another image "
             "size or backbone (--image-size, --backbone)."

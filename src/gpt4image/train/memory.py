@@ -19,8 +19,8 @@ from gpt4image.train.build import build_optimizer
 from gpt4image.train.low_rank import add_adapters, count_parameters
 from gpt4image.train.recipe import Recipe
 
-FLOAT = 4  # bytes of a number in 32 bits; weights, gradients and states are kept so in mixed precision too
-SIDE = 64  # of the layer by which the states of an optimiser are counted; bitsandbytes leaves smaller ones in 32 bits
+FLOAT = 4  # bytes of a 32-bit number; weights, gradients and states keep that format in mixed precision too
+SIDE = 64  # width of the layer on which optimiser states are counted; bitsandbytes leaves smaller ones in 32 bits
 DIRECTIONS = 2  # images to texts, and back
 
 
@@ -125,7 +125,7 @@ class FusedAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or named.get("is_causal"):
             return func(*args, **named)
         mask: Tensor | None = named.get("attn_mask")
-        mask = mask if mask is None else mask.detach()  # that it may be learned changes nothing of what is kept
+        mask = mask if mask is None else mask.detach()  # whether it is learned does not change what is kept
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], attn_mask=mask)[0]
 
 
@@ -146,13 +146,13 @@ def activation_bytes(model: nn.Module, sample: Tensor) -> tuple[int, int | None]
     def note(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, so that no other gets its address
+            kept[storage._cdata] = storage  # kept alive, so that no other storage gets its address
         return saved
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved), FusedAttention():
             output = model.train()(sample)
-    except Exception as error:  # asserts, shapes: each architecture has its own
+    except Exception as error:  # asserts, shapes: each architecture raises its own errors
         raise ConfigError(
             f"{type(model).__name__} does not accept images of {sample.shape[-1]} pixels: {error}"
         ) from None

@@ -61,7 +61,7 @@ class Objective:
         own = targets = self.task.targets(batch.labels, batch.soft, self.classes, smoothing, self.soft_share)  # [B, T]
         second = {"second": batch.second} if self.self_supervised_weight else {}
         if self.recipe.mixes and not second:
-            # the weak view's answer labels a whole image, so consistency leaves images without a label whole
+            # a weak view's prediction labels a whole image, so images without a label are not mixed
             among = None if batch.strong is None else (batch.labels >= 0).nonzero()[:, 0]
             inputs, mixing = mix_images(self.recipe, inputs, among)  # mixing [B, B]
             targets = mixing @ targets
@@ -74,7 +74,7 @@ class Objective:
         labelled = batch.counts[0] + self.soft_share * batch.counts[1]
         logits = output.logits.float()  # [B + U, C]
         classification = self.task.loss(logits[:size], targets, self.recipe, self.prior) / labelled.clamp(min=1e-6)
-        for answers in output.texts:  # the classifier of images classifies their texts as well
+        for answers in output.texts:  # the image classifier classifies their texts as well
             known = own * answers.known[:, None]
             told = self.task.loss(answers.logits.float(), known, self.recipe, self.prior) / labelled.clamp(min=1e-6)
             classification = classification + self.recipe.shared_head / len(output.texts) * told
@@ -82,7 +82,7 @@ class Objective:
             weak = logits[:size][batch.labels < 0]
             consistency = consistency_loss(weak, logits[size:], self.recipe.consistency_threshold)
             classification = classification + self.recipe.consistency * consistency / batch.free.clamp(min=1e-6)
-        # gradients are averaged over processes: times their number, they add up
+        # gradients are averaged over processes, so multiplying by their number sums them
         classification = classification * self.accelerator.num_processes
         alignment = torch.zeros_like(classification) if output.alignment is None else output.alignment
         partner = torch.zeros_like(classification) if output.self_supervised is None else output.self_supervised
@@ -95,13 +95,13 @@ class Objective:
     def _vectors(self, batch: Batch) -> Targets | None:
         vectors, known = batch.vectors, batch.known
         totals: tuple[Tensor | None, ...] = tuple(count.clamp(min=1e-6) for count in batch.counts[2:])
-        if batch.crops is not None:  # all are known, so the loss counts them itself
+        if batch.crops is not None:  # all are known, so the loss counts them
             everything = torch.ones(len(batch.crops), dtype=torch.bool, device=batch.crops.device)
             vectors, known, totals = (*vectors, batch.crops), (*known, everything), (*totals, None)
-        if batch.regions and batch.known_regions:  # their heads count them themselves
+        if batch.regions and batch.known_regions:  # their heads count them
             vectors, known = (*vectors, *batch.regions), (*known, *batch.known_regions)
             totals = (*totals, *[None] * len(batch.regions))
-        # several labels an image are carried to the loss only if its targets follow them
+        # several labels per image are passed to the loss only if its targets use them
         labels = batch.labels if batch.labels.ndim == 1 or self.recipe.targets == "label" else None
         return Targets(vectors, known, batch.ids, labels, totals) if vectors else None
 
@@ -126,7 +126,7 @@ def mix_images(recipe: Recipe, inputs: Tensor, among: Tensor | None = None) -> t
             inputs = inputs.index_copy(0, among, mixed)
         return inputs, mixing
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_probability, label_smoothing=0.0, num_classes=size)
-    # timm mixes one-hot labels along: with the positions as labels they become the mixing matrix
+    # timm also mixes one-hot labels: with positions as labels, the result is the mixing matrix
     flat = inputs.flatten(1, -3) if inputs.ndim > 4 else inputs
     mixed, mixing = mixup(flat, torch.arange(size, device=inputs.device))
     return mixed.view(inputs.shape), mixing

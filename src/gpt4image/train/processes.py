@@ -28,10 +28,10 @@ from gpt4image.train.data import Batch, LabelledInputs, ShareInOrder, make_loade
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import Normalization
 
-PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds alone
+PATIENCE = timedelta(days=2)  # how long processes wait for the first one, which scans and embeds by itself
 EVALUATION_BATCH = 64
 MOST_WORKERS = 16  # each holds two batches
-THREAD_WORK = 4e6  # floating-point operations of an operator for which another thread is worth waking
+THREAD_WORK = 4e6  # floating-point operations of an operator for which another thread is worthwhile
 
 
 def on_this_machine(recipe: Recipe) -> Recipe:
@@ -122,7 +122,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             among themselves, or they cannot share the batch evenly.
     """
     for kind in ("FSDP", "DEEPSPEED"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # by `accelerate launch`; on a CPU nothing would come of it
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):  # set by `accelerate launch`; it has no effect on a CPU
             raise ConfigError(
                 f"{kind} divides weights among processes, which checkpoints and the choice of the best epoch do not "
                 "support: launch without it. To save memory, use lora (--lora 16), grad_checkpointing "

@@ -208,8 +208,8 @@ class SoftLabelSettings:
     """Share of the training after which soft labels are no longer mixed in."""
 
 
-AUGMENTATION = 2  # version of what this library makes of `AugmentationSettings`; a run keeps the one it began with
-GUIDANCE_SETTINGS = (TextSettings, AlignmentSettings, SoftLabelSettings)  # of no effect in an arm without descriptions
+AUGMENTATION = 2  # version of how this library applies `AugmentationSettings`; a run keeps the one it began with
+GUIDANCE_SETTINGS = (TextSettings, AlignmentSettings, SoftLabelSettings)  # no effect in an arm without descriptions
 
 
 # dataclasses collect the fields of their bases from last to first

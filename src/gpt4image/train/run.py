@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from gpt4image.train.tracking import Tracking
 
 CHECKPOINT_SECONDS = 60.0
-MEASURED_STEPS = 3  # that tell how long a run will take
+MEASURED_STEPS = 3  # steps that are timed to estimate how long a run will take
 AfterEpoch = Callable[[list[dict[str, Any]]], None]
 STOPPING = "Stopping after this step. Press Ctrl-C again to stop at once."
 
@@ -298,7 +298,7 @@ def train_to_end(
         try:
             with limited_threads(trainer.threads):
                 fit(trainer, meter)
-        except RuntimeError:  # the same Ctrl-C ends the loader's workers
+        except RuntimeError:  # the same Ctrl-C also stops the loader's workers
             if stop:
                 raise KeyboardInterrupt from None
             raise
@@ -339,9 +339,9 @@ def write_result(trainer: Trainer, backbone: nn.Module, spec: RunSpec) -> None:
     learned = count_parameters(trained)[0]
     if spec.recipe.lora:
         merge_adapters(trained)
-    if spec.recipe.logit_adjustment == "post-hoc":  # into the bias, so that the deployed model gives these answers
+    if spec.recipe.logit_adjustment == "post-hoc":  # into the bias, so that the deployed model includes it
         bias = find_classifier(trained).bias
-        assert isinstance(bias, torch.Tensor)  # `check_label_settings` has looked
+        assert isinstance(bias, torch.Tensor)  # ensured by `check_label_settings`
         bias.data = trainer.objective.adjusted(bias.data[None])[0]
     with atomic_write(layout.weights) as file:
         file.write(safetensors_bytes(whole_state(backbone, trained)))

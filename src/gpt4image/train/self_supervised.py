@@ -20,10 +20,10 @@ from gpt4image.align.aligned_model import AlignedModel, AlignedOutput, find_clas
 from gpt4image.align.taps import FeatureTap
 from gpt4image.core.errors import ConfigError, MissingExtraError
 
-SIMSIAM_NARROW = 4  # the predictor's middle is the width of the projections divided by this
+SIMSIAM_NARROW = 4  # the predictor's hidden width is that of the projections divided by this
 DINO_HIDDEN, DINO_BOTTLENECK = 2048, 256
 DINO_PROTOTYPES = 4096  # 65536 in the paper, for ImageNet
-DINO_MOMENTUM = 0.996  # of the teacher at the start; 1 at the end
+DINO_MOMENTUM = 0.996  # momentum of the teacher at the start; 1 at the end
 
 
 class Partner(nn.Module):
@@ -128,7 +128,7 @@ def make_dino_head(width: int) -> nn.Module:
     from lightly.models.modules import DINOProjectionHead
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of the form of weight normalisation that is replaced here
+        warnings.simplefilter("ignore", FutureWarning)  # about the old weight normalisation, replaced below
         head: nn.Module = DINOProjectionHead(width, DINO_HIDDEN, DINO_BOTTLENECK, DINO_PROTOTYPES)
     last = nn.Linear(DINO_BOTTLENECK, DINO_PROTOTYPES, bias=False)
     head.last_layer = weight_norm(last)  # unlike the other form, it can be copied

@@ -286,7 +286,7 @@ class RunSpec:
         idle |= set() if self.images.frames else {"frame_pooling"}
         images_per_epoch = {}
         if self.images.is_labelled.all():
-            idle |= {"unlabelled", "labelled_share"}  # versions differ in the default of the former
+            idle |= {"unlabelled", "labelled_share"}  # their defaults differ between versions
         elif recipe["unlabelled"] == "align":
             images_per_epoch = {"images_per_epoch": len(self.images.split("train"))}  # earlier: those of the arm
         return {

@@ -80,7 +80,7 @@ class TextSpace:
         found = []
         for name, revision in zip(self.record.encoders, self.record.revisions, strict=True):
             encoder = load_encoder(name)
-            # vectors in bfloat16 differ by less than search can tell
+            # bfloat16 changes vectors too little to affect a search
             if revision not in (encoder.revision, digest(encoder.revision, "bfloat16")):
                 raise ConfigError(
                     f"The text encoder {name} has changed since {self.run.layout.folder} was trained, so its vectors "
@@ -135,7 +135,7 @@ def _build_head(record: HeadRecord, run: TrainedRun) -> AlignmentHead:
     some = Moments(1, torch.zeros(width, dtype=torch.float64), torch.eye(width, dtype=torch.float64))
     return AlignmentHead(
         Projector(record.in_features, width, run.recipe.projector_hidden, run.recipe.projector),
-        transform=None if record.space == "raw" else TextTransform(record.space, some),  # its state is read
+        transform=None if record.space == "raw" else TextTransform(record.space, some),  # its state is loaded
         adapter=TextAdapter(width) if record.adapter else None,
         tap=record.tap,
         pool=record.pool,

@@ -78,7 +78,7 @@ class Tracking:
             case "trackio":
                 project, settings = PROJECT, {"name": run, "resume": "allow"}
         tracker = LOGGER_TYPE_TO_CLASS[name](project, **settings)
-        if hasattr(tracker, "start"):  # older versions start when they are made
+        if hasattr(tracker, "start"):  # older versions start when they are created
             tracker.start()
         if name == "wandb" and tracker.tracker.url:
             say(f"W&B run: {tracker.tracker.url}")
@@ -125,9 +125,9 @@ class Trackers:
 
     def _guarded(self, name: str, action: Callable[[], object]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # some greet on standard output, which is the commands'
+            with redirect_stdout(sys.stderr):  # some print a greeting to standard output, which belongs to the commands
                 action()
-        except Exception as error:  # networks, disks, accounts: nothing of a tracker may end a training
+        except Exception as error:  # networks, disks, accounts: no error of a tracker may stop training
             self._open.pop(name, None)
             say(
                 f"Tracker {name} failed ({type(error).__name__}: {first_line(error)}); continuing without it.", "yellow"
@@ -139,7 +139,7 @@ def _wandb_settings(folder: Path, run: str, run_id: str) -> dict[str, Any]:
     import wandb
 
     private: dict[str, Any] = {"console": "off", "disable_git": True, "save_code": False}
-    settings = wandb.Settings(**private, silent=True, login_timeout=30)  # it would wait for a key, and for ever
+    settings = wandb.Settings(**private, silent=True, login_timeout=30)  # or it would wait for a key indefinitely
     return {"name": run, "id": run_id, "resume": "allow", "dir": str(folder), "settings": settings}
 
 
@@ -148,7 +148,7 @@ def _choose_mlflow_store(folder: Path) -> None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database would need more than the client
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than the client package
         mlflow.set_tracking_uri(folder.resolve().as_uri())
 
 

@@ -27,7 +27,7 @@ View = Callable[[EncodedImage, tuple[int, ...]], Tensor]
 
 CROP_RATIO = 4 / 3  # largest ratio of a crop's longer side to the shorter
 CROP_TRIES = 10
-STRONG_STREAM = 1  # makes the keys of strong views longer than those of the others, and other draws
+STRONG_STREAM = 1  # lengthens the keys of strong views, so that their draws differ from those of others
 
 Box = tuple[float, float, float, float]
 

@@ -20,21 +20,21 @@ from gpt4image.core.errors import ConfigError, first_line
 from gpt4image.core.files import check_fetched
 from gpt4image.core.format import counted
 
-# Tensors that count steps or operations and hold no weights.
+# Tensors that count steps or operations rather than hold weights.
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
-# What wraps a module, and may do so in the middle of names: torch.compile, FSDP, activation checkpointing, Lightning.
+# Names added by wrappers, also in the middle of names: torch.compile, FSDP, activation checkpointing, Lightning.
 WRAPPERS = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module|forward_module)\.")
-LEAST_BYTES = 2  # of a number that is a weight by itself
-LONGEST_HEADER = 10**8  # bytes, of safetensors
+LEAST_BYTES = 2  # bytes of the smallest number type that holds a weight without quantisation
+LONGEST_HEADER = 10**8  # bytes, in safetensors
 
-# Files that are no weights alone, by what they begin with.
+# Files that do not contain only weights, by their first bytes.
 OTHER_KINDS = (
     (b"\x89HDF", "HDF5, as Keras writes it"),
     (b"GGUF", "GGUF"),
     (b"\x1f\x8b", "packed by gzip"),
     (b"{", "JSON"),
 )
-# Heads of torchvision's detectors and segmentation models that do another task.
+# Heads of torchvision's detectors and segmentation models that perform a different task.
 OTHER_TASKS = ("roi_heads.mask_", "roi_heads.keypoint_", "aux_classifier.")
 AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|teacher)([._]|$)", re.IGNORECASE)
 
@@ -93,7 +93,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
             content = load_file(path)
         else:
-            # Training scripts store their arguments. An open file is read by what it holds, not by its name.
+            # Training scripts store their arguments. An open file is recognised by its content, not its name.
             with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError:
@@ -101,7 +101,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as model weights: it is damaged or contains Python objects, which could run code. "
             "Save only the weights: torch.save(model.state_dict(), FILE)."
         ) from None
-    except Exception as error:  # many readers, many exceptions
+    except Exception as error:  # each reader raises its own exceptions
         reason = re.split(r"\. In PyTorch|\. This is an internal", first_line(error))[0]  # advice on the call itself
         raise ConfigError(
             f"{path} cannot be read as model weights: {reason}. It may be truncated or have another format: save only "
@@ -155,7 +155,7 @@ def flatten_tensors(content: object) -> dict[str, Tensor]:
         if isinstance(part, Tensor):
             tensors[WRAPPERS.sub("", name)] = part
         elif isinstance(part, Mapping | list | tuple) and id(part) not in opened:
-            opened.add(id(part))  # a dictionary may hold itself
+            opened.add(id(part))  # a dictionary may contain itself
             inner = list(part.items() if isinstance(part, Mapping) else enumerate(part))
             left += [(f"{name}.{key}" if name else str(key), each) for key, each in inner[::-1]]
     return tensors
@@ -187,7 +187,7 @@ def convert(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     known = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         return dict(known(dict(tensors), model)) if known else dict(tensors)
-    except Exception:  # a file of another kind can fail anywhere in it; `check_fit` says what does not fit
+    except Exception:  # a file of another kind can fail anywhere; `check_fit` reports what does not fit
         return dict(tensors)
 
 

@@ -34,7 +34,7 @@ from gpt4image.images.video import GREY_SIDE, VIDEO_SUFFIXES, read_clip
 if TYPE_CHECKING:
     from PIL import Image
 
-KEPT = "clips"  # folder of kept frames, in that of the images of a work directory
+KEPT = "clips"  # folder of stored frames, inside the images folder of a work directory
 
 
 class FoundClip(NamedTuple):
@@ -55,7 +55,7 @@ class FoundClip(NamedTuple):
 
 def holds_clips_only(root: Path) -> bool:
     """Whether a folder holds video files and no images."""
-    if holds_images(root):  # in a set of images, the first file tells
+    if holds_images(root):  # in a set of images, the first file shows it
         return False
     return any(is_video(found.path) and not found.path.endswith(".gif") for found in walk(root))
 
@@ -240,7 +240,7 @@ class ClipReader:
         file = self.kept / key[:2] / f"{key}.frames"
         try:
             data = file.read_bytes()
-            unpack_frames(data, path)  # whole, unless the machine went down: writing does not wait for the disk
+            unpack_frames(data, path)  # complete, unless the machine crashed: writing does not wait for the disk
         except (FileNotFoundError, ImageError):
             data = make_frames(self.root / path, path, self.choice, self.max_pixels)
             file.parent.mkdir(parents=True, exist_ok=True)

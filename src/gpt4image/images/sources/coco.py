@@ -16,7 +16,7 @@ from gpt4image.images.sources.label_sets import LabelSet
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
 from gpt4image.images.splits import splits_of_files
 
-PEEK = 1 << 16  # characters at the beginning of a file that tell its format
+PEEK = 1 << 16  # characters at the start of a file that are read to recognise its format
 
 
 def is_coco(file: Path) -> bool:

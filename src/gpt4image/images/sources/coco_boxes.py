@@ -16,7 +16,7 @@ from gpt4image.images.sources.folders import FileReader, inspect_file, is_hidden
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder
 from gpt4image.images.splits import splits_of_files
 
-LARGEST = 2**53  # whole numbers up to which a float holds
+LARGEST = 2**53  # largest range of integers that a float holds exactly
 
 
 def find_coco_files(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from gpt4image.images.sources.folders import FileReader
 from gpt4image.images.sources.label_sets import LabelSet
 from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilder, encode_labels
 
-FAR = 2.0  # sides of the picture by which a polygon may reach over its edge
+FAR = 2.0  # how far a polygon may extend beyond the image, in sides of the image
 
 
 class UnusableMaskError(Exception):
@@ -54,7 +54,7 @@ def list_coco_masks(root: Path, files: Sequence[Path], columns: ColumnNames) -> 
         try:
             if fault:
                 raise UnusableMaskError(fault)
-            entries = () if size is None else image.entries  # reading the images says what is wrong
+            entries = () if size is None else image.entries  # reading the images will report the error
             mask, boxes, drawn = paint(image, entries, size or (1, 1), numbers, builder)
         except UnusableMaskError as error:
             builder.reject(image.path, str(error))
@@ -122,7 +122,7 @@ def paint(
             continue
         left, top, right, bottom = map(int, _around(region))
         place = slice(top, bottom), slice(left, right)
-        regions.append((label, place, region[place].copy()))  # of many objects, whole pictures would fill the memory
+        regions.append((label, place, region[place].copy()))  # many masks of whole images would fill the memory
     for label, place, region in sorted(regions, key=lambda each: (each[0] != VOID, -int(each[2].sum()))):
         mask[place][region] = label
     if (mask == VOID).all():
@@ -185,7 +185,7 @@ def _painted(given: object, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("its run lengths have no counts")
     if sum(counts) != height * width:
         raise ValueError("its run lengths do not add up to the picture")
-    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(size).T  # down the columns, first what is outside
+    return np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(size).T  # column by column, first what is outside
 
 
 def _unpacked(packed: str) -> list[int]:
@@ -203,7 +203,7 @@ def _unpacked(packed: str) -> list[int]:
             raise ValueError("its run lengths cannot be read")
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:  # more of it follows
+        if bits & 32:  # more bits follow
             continue
         if bits & 16:
             value -= 1 << shift
@@ -218,7 +218,7 @@ def _polygon_faults(polygons: Sequence[object], size: tuple[int, int]) -> Iterat
         if not isinstance(each, list) or len(each) < 6 or len(each) % 2 or not all(map(is_number, each)):
             yield f"its polygon {str(each)[:40]} is not a list of at least three points with two numbers each"
             continue
-        # far away corners would take a step for each pixel on the way
+        # distant corners would take a step for each pixel in between
         for axis, side in enumerate(size):
             ends = [float(value) for value in each[axis::2]]
             if not all(-FAR * side <= value <= (1 + FAR) * side for value in ends):

@@ -178,7 +178,7 @@ def _lie_beside_images(
     has_images = has_class_folders if columns.labelled else holds_images
     if not place.is_folder or not has_images(place.root):
         return False
-    broken = {}  # one that lists nothing readable is not what the user means by his images
+    broken = {}  # a source without readable images is not the one that the user means
     for file in files:
         try:
             if is_image_set(file):
@@ -199,12 +199,12 @@ def _find_hub_name(place: Place, columns: ColumnNames) -> Sequence[Path] | None:
     if place.named or place.root.exists():
         return None
     name = place.name.removeprefix(HUB_PREFIX)
-    # `owner/name` without prefix may be a mistyped path: if the folder `owner` is here, it is.
+    # `owner/name` without a prefix may be a mistyped path: it is if the folder `owner` exists.
     asked = name != place.name or ("/" in name and not place.root.parent.exists())
     return [] if asked and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) else None
 
 
-# The first kind that finds its files lists them.
+# The first kind that finds its files is used.
 KINDS = (
     Kind(
         "a folder of clips (videos in class folders; with --frames also folders of frames)",

@@ -24,8 +24,8 @@ from gpt4image.images.sources.remote import address_name, fetch_images, is_addre
 from gpt4image.images.splits import UNLABELLED, has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
-COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")  # that tables leave out
-LEVELS = 3  # folders above the image set in which a path of a table may start
+COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")  # suffixes that tables may omit
+LEVELS = 3  # levels above the image set at which a path in a table may start
 
 _HIDDEN = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 
@@ -111,7 +111,7 @@ def refuse_splits_as_classes(root: Path) -> None:
         raise DataError(f"{root}: every class folder contains the split folders {', '.join(shared)}. {known}")
     words = [name for name in inner if has_split_word(name)]
     alike = [name for name in words for other in inner if name != other and len(inner[name] & inner[other]) > 1]
-    # One class of several may well be called train.
+    # One of several classes may well be called train.
     if len(words) == len(inner) or (alike and 2 * len(words) >= len(inner)):
         raise DataError(f"{root}: the folders {', '.join(inner)} look like splits, not classes. {known}")
 
@@ -190,7 +190,7 @@ def _walk(folder: Path, prefix: str, scope: str, above: tuple[tuple[int, int], .
         yield FoundFile(prefix, b"", f"the folder cannot be read ({error.strerror})")
         return
     folders = []
-    # Files first: a search for any image need not descend.
+    # Files first, so that a search for any image need not descend.
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
         if _is_folder(entry):

@@ -39,7 +39,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo
 CELLS = ("string", "large_string", "bool", "int64", "int32", "int8", "uint8")  # types that may say the split
 
 Dataset = Any  # a datasets.Dataset
-Feature = Any  # what `datasets` knows of a column
+Feature = Any  # a column's type in `datasets`
 
 
 def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) -> Listing:
@@ -55,7 +55,7 @@ def list_table_files(root: Path, files: Sequence[Path], columns: ColumnNames) ->
         by_split.setdefault(split, []).append(glob.escape(str(file.resolve())))
     kind = files[0].suffix.casefold().removeprefix(".")
     problem = f"The {kind} files in {root} cannot be read"
-    # One call a split: the splits may differ in their text columns.
+    # One call per split, since the splits may differ in their text columns.
     loaded = {
         split: _load("load_dataset", problem, kind, data_files=by_split[split], split="train")
         for split in (*SPLITS, UNLABELLED)
@@ -138,7 +138,7 @@ def _load(function: str, problem: str, *args: object, **options: object) -> Any:
                 return attrgetter(function)(datasets)(*args, **options)
         except HubError as error:
             raise DataError(f"{problem}: {error}.") from error
-        except Exception as error:  # the builders wrap pyarrow's errors in their own and in others
+        except Exception as error:  # builders wrap pyarrow's errors in various others
             cause = error.__cause__ or error
             raise DataError(f"{problem}: {type(cause).__name__}: {first_line(cause)}") from error
 
@@ -290,7 +290,7 @@ def _labels(reader: DatasetReader, roles: Roles, unlabelled: np.ndarray) -> tupl
     outside = np.flatnonzero((labels < -1) | (labels >= len(names)))
     if len(outside):
         raise DataError(f"Row {outside[0]} has label {labels[outside[0]]}; there are {len(names)} class names.")
-    # A class called unlabelled is none; those behind it move up.
+    # A class called unlabelled is not a class; later ones move up.
     kept = np.array([not is_unlabelled(name) for name in names])
     places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # [C + 1]; the last is for label -1
     return tuple(name for name in names if not is_unlabelled(name)), places[labels].astype(np.int32)
@@ -363,7 +363,7 @@ class DatasetReader:
 
     def read(self, path: str, row: int) -> bytes:
         """Return the encoded bytes of one image. ImageError names the image if they cannot be read."""
-        # ends[i] is the first row behind part i.
+        # ends[i] is the first row after part i.
         ends = list(accumulate(len(part) for part in self.parts))
         number = bisect.bisect_right(ends, row)
         part = self.parts[number]

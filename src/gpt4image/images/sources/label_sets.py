@@ -118,7 +118,7 @@ def join_labels(matrix: np.ndarray, groups: np.ndarray) -> np.ndarray:
         groups: the group of each row, from 0, int [N].
     """
     joined = np.full((int(groups.max(initial=-1)) + 1, matrix.shape[1]), UNKNOWN, dtype=np.int8)
-    np.maximum.at(joined, groups, matrix)  # present before absent before unknown
+    np.maximum.at(joined, groups, matrix)  # present takes precedence over absent, and absent over unknown
     return joined
 
 

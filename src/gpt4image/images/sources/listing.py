@@ -144,16 +144,16 @@ class ListingBuilder:
         if fault:
             self.reject(path, fault)
             return
-        if size is None:  # reading the images says what is wrong
+        if size is None:  # reading the images will report the error
             given, size = (), annotated or (1, 1)
         boxes, rejected, clipped = check_boxes(path, given, size)
         self.rejected_boxes += rejected
         self.clipped_boxes += clipped
-        if rejected and not boxes.names:  # it shows an object, so it is no background
+        if rejected and not boxes.names:  # it shows an object, so it is not background
             self.reject(path, f"none of its boxes can be used ({rejected[0].where} {rejected[0].reason})")
             return
         names = set(boxes.names)
-        absent = () if "" in names else None  # a box without a class may be of any
+        absent = () if "" in names else None  # a box without a class may belong to any
         self.add(path, LabelSet(tuple(sorted(names - {""})), absent, boxes), split, row, key)
 
     def reject(self, path: str, reason: str) -> None:

@@ -92,7 +92,7 @@ def list_metadata_folder(root: Path, files: Sequence[Path], columns: ColumnNames
     scope = str(root.resolve())
     rows = ((file, m, entry) for file, m in zip(files, manifests, strict=True) for entry in m.entries)
     for row, (file, manifest, entry) in enumerate(rows):  # rows count through all files
-        # Metadata may come from elsewhere: it must not lead to files outside the image set.
+        # Metadata may be untrusted, so it must not lead to files outside the image set.
         given = PurePosixPath(locate(file.parent, entry.path))
         if given.is_absolute() or ".." in given.parts:
             builder.reject(str(given), f"the path leads outside the folder ({entry.note})")

@@ -45,10 +45,10 @@ from gpt4image.images.splits import UNLABELLED, split_named
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MASK_FOLDERS = ("masks", "mask", "segmentationclass", "annotations", "labels", "gt")
-ENDS = ("", "_mask", "_masks", "_label", "_labels", "-mask")  # of a mask's name after that of its image
+ENDS = ("", "_mask", "_masks", "_label", "_labels", "-mask")  # suffixes of a mask's name after that of its image
 LISTS = Path("ImageSets", "Segmentation")
 CLASSES, LABEL_MAP, CLASS_TABLE = "classes.txt", "labelmap.txt", "class_dict.csv"
-VOIDS = ("void", "ignore", "ignored", "unlabelled", "unlabeled")  # names that are no classes
+VOIDS = ("void", "ignore", "ignored", "unlabelled", "unlabeled")  # names that are not classes
 VOC_VOID = COLOUR + 0xE0E0C0  # the colour of Pascal VOC's edges
 
 
@@ -149,7 +149,7 @@ def _entries(
 ) -> Iterator[Entry]:
     """Yield the images beside a folder of masks, each with its mask, which is read."""
     images = _beside(folder.parent, IMAGE_FOLDERS)
-    assert images is not None  # as `find_mask_folders` has found
+    assert images is not None  # ensured by `find_mask_folders`
     above, below = (place.relative_to(root).as_posix() for place in (images, folder))
     masks: dict[str, FoundFile] = {}
     for found in walk(root, below):

@@ -59,7 +59,7 @@ def fetch_source(address: str, folder: Path) -> Path:
     if not found:
         raise DataError(f"{_shown(address)} does not exist or is empty, or its server does not answer.")
     is_file = list(found) == [""]
-    on_web = root.startswith(("http://", "https://"))  # whose addresses hold escaped names
+    on_web = root.startswith(("http://", "https://"))  # names are escaped in such addresses
     names = {name: unquote(name) if on_web else name for name in found}
     if is_file:
         names = {"": PurePosixPath(urlsplit(root).path if on_web else root).name}

@@ -14,13 +14,13 @@ from gpt4image.images.sources.label_sets import FALSE, TRUE
 from gpt4image.images.splits import has_split_word, require_split, split_named
 from gpt4image.images.table import SPLITS
 
-# Columns that are the split where all their cells name splits; in other tables they are anything else.
+# Columns that hold the split if all their cells name splits; otherwise they may hold anything.
 OTHER_COLUMNS = ("split", "subset", "partition", "set", "phase", "data_split", "dataset_split", "split_name")
 FLAG = re.compile(
     r"(?:(?:is|in|for)_)?(train|training|val|valid|validation|dev|test|testing)(?:_(?:set|split|image|images|data))?"
 )
-DOUBTFUL = "valid"  # fastai's `is_valid` is validation, that of others says that nothing is wrong
-MOST_NAMES = 6  # different names of splits in a column
+DOUBTFUL = "valid"  # fastai's `is_valid` means validation, others' means that nothing is wrong
+MOST_NAMES = 6  # most distinct names of splits in a column
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Member:
 Sample = dict[str, Member]  # suffix, in lower case -> file
 
 SIDECARS = ("cls", "json", "txt")
-FIRST_MEMBERS = 100  # that tell what a tar is
-LONGEST_SPLIT = 20  # characters of a name of a split
+FIRST_MEMBERS = 100  # members that are read to recognise a tar
+LONGEST_SPLIT = 20  # characters of the longest name of a split
 NO_IMAGE = "the sample has no image"
 
 
@@ -84,7 +84,7 @@ def list_tars(root: Path, files: Sequence[Path], columns: ColumnNames, kept: Pat
         splits = found_splits or splits
         texts = {text: None for text in texts if text not in said_by}
     classes, codes = encode_labels(labels)
-    # A tar that changes makes all its images new; inside it the offset tells them apart.
+    # If a tar changes, all its images count as new; the offset distinguishes images within it.
     keys = [key for found in contents for key in keys_of([found.state], found.rows["image_at"].to_pylist())]
     listed = to_rows(rows["path"], codes, splits, range(len(rows)), keys)
     return Listing(
@@ -195,9 +195,9 @@ def _samples(file: Path, name: str, builder: ListingBuilder) -> Iterator[tuple[s
             else:
                 sample[suffix] = member
         if key in latest and latest[key].keys().isdisjoint(sample):
-            latest[key].update(sample)  # the files of one sample, not side by side
+            latest[key].update(sample)  # the files of one sample need not be adjacent
         else:
-            latest[key] = sample  # in joined tars, keys may come again
+            latest[key] = sample  # in joined tars, keys may occur again
             samples.append((key, sample))
     for key, sample in samples:
         yield from _split_dotted_keys(key, sample)

@@ -21,7 +21,7 @@ from gpt4image.images.sources.listing import ColumnNames, Listing, ListingBuilde
 from gpt4image.images.splits import split_named
 
 SUFFIXES = (".yaml", ".yml")
-CLASSES = "classes.txt"  # the names of the classes, a line each, where a tool writes no data.yaml
+CLASSES = "classes.txt"  # class names, one per line, from tools that write no data.yaml
 SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 

@@ -24,11 +24,11 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from gpt4image.train.maps import Level, Maps, OnBackbone
 
-DETECTIONS = 100  # K, as COCO judges
+DETECTIONS = 100  # K, as in COCO's evaluation
 COLUMNS = 6  # of a detection: class, left, top, right, bottom, score
-WIDTH = 256  # channels of a feature pyramid, as torchvision has them
+WIDTH = 256  # channels of a feature pyramid, as in torchvision
 LEAST_ANCHOR = 32  # side of an anchor on the largest map of Faster R-CNN (arXiv 1612.03144, section 4.1)
-ANCHOR_STRIDES = 4  # side of one of RetinaNet in strides of its map (Lin et al., arXiv 1708.02002, section 4)
+ANCHOR_STRIDES = 4  # side of a RetinaNet anchor in strides of its map (Lin et al., arXiv 1708.02002, section 4)
 SSD_LEVELS = 6  # maps of an SSD; fewer where they would be smaller than a pixel
 
 
@@ -120,7 +120,7 @@ class Detector(OnBackbone):
         if not len(known):
             return torch.stack([level.sum() for level in maps.values()]).sum().mul(0)[None, None]
         if len(known) == 1:
-            known = known.repeat(2)  # normalisation over maps of a single pixel needs two; the mean stays the same
+            known = known.repeat(2)  # normalisation of single-pixel maps needs two images; the mean does not change
         targets = [self._target(boxes) for boxes in truth[known]]
         losses = self._run(images[known], OrderedDict((name, level[known]) for name, level in maps.items()), targets)
         return torch.stack(list(losses.values()))[None]
@@ -206,7 +206,7 @@ def _build_fcos(levels: Sequence[Level], classes: int, size: int) -> Built:
     """Tian et al., "FCOS", arXiv 1904.01355."""
     neck, strides = _pyramid(levels)
     anchors = AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
-    shown = {"score_thresh": 0.05, "detections_per_img": DETECTIONS}  # by default far fewer than COCO judges
+    shown = {"score_thresh": 0.05, "detections_per_img": DETECTIONS}  # the default shows far fewer than COCO evaluates
     detector = FCOS(GivenMaps(WIDTH), classes, size, size, anchor_generator=anchors, **shown, **AS_GIVEN)
     return neck, detector, 0
 

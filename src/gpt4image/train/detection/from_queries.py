@@ -16,7 +16,7 @@ from torchvision.ops import box_convert
 from gpt4image.core.errors import ConfigError
 
 WIDTH = 256  # channels within their transformers
-MOST_QUERIES = 300  # of RT-DETR, as published; no more than there are positions
+MOST_QUERIES = 300  # as published for RT-DETR, but at most the number of positions
 LEAST_LEVELS = 2  # maps that RT-DETR's encoder joins
 
 
@@ -111,7 +111,7 @@ class Detr(FromQueries):
         config = DetrConfig(backbone_config=smallest, num_queries=detections, **options)
         super().__init__(given, DetrForObjectDetection(config), size, detections)
         self.model.model.input_projection = nn.Conv2d(channels[-1], WIDTH, kernel_size=1)
-        self._every_layer = DetrConfig(backbone_config=smallest, auxiliary_loss=True, **options)  # for the loss alone
+        self._every_layer = DetrConfig(backbone_config=smallest, auxiliary_loss=True, **options)  # only for the loss
 
     def loss(self, pixels: Tensor, labels: list[dict[str, Tensor]]) -> Tensor:
         """Return the sum of the losses of the decoder's layers.

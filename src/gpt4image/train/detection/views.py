@@ -26,8 +26,8 @@ from gpt4image.train.frozen import InputSource
 from gpt4image.train.recipe import Recipe
 from gpt4image.train.transforms import seed_everything
 
-LEAST_CROPPED = 16  # pixels of a picture's shorter side from which it is cropped
-LEAST_BOX = 1  # pixels of a box that is left after cropping
+LEAST_CROPPED = 16  # pixels that an image's shorter side must have for it to be cropped
+LEAST_BOX = 1  # pixels that a box must have after cropping
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class BoxView:
         square = F.pad(sample["image"], [0, 0, side - width, side - height], fill=list(self.fill))
         pixels: Tensor = F.resize(square, [self.size, self.size], antialias=True).as_subclass(Tensor)
         placed = torch.full(boxes.shape, torch.nan if np.isnan(boxes).any() else -1.0)
-        left = sample["labels"]  # rows of the boxes that are still there
+        left = sample["labels"]  # rows of the remaining boxes
         placed[left, 0] = torch.from_numpy(boxes[left.numpy(), 0])
         placed[left, 1:] = sample["boxes"].as_subclass(Tensor) / side
         if mask is None:
@@ -111,7 +111,7 @@ class BoxView:
             sample = self.crop(sample)
         if self.more is not None:
             sample = self.more(sample)
-        mask = {name: sample.pop(name) for name in ("mask",) if name in sample}  # else it were filtered like boxes
+        mask = {name: sample.pop(name) for name in ("mask",) if name in sample}  # or it would be filtered like boxes
         kept: dict[str, Any] = v2.SanitizeBoundingBoxes(min_size=LEAST_BOX)(sample)
         return kept | mask
 

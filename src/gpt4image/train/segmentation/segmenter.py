@@ -18,8 +18,8 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 from gpt4image.images.masks import VOID
 from gpt4image.train.maps import Level, Maps, OnBackbone
 
-INNER = 128  # channels within the heads of LRASPP, as torchvision has them
-SEGFORMER_WIDTH = 256  # channels of SegFormer's decoder, as its smallest model has them
+INNER = 128  # channels within the heads of LRASPP, as in torchvision
+SEGFORMER_WIDTH = 256  # channels of SegFormer's decoder, as in its smallest model
 
 
 class Segmenter(OnBackbone):
@@ -61,7 +61,7 @@ class Segmenter(OnBackbone):
         if not len(known):
             return torch.stack([level.sum() for level in maps.values()]).sum().mul(0)[None, None]
         if len(known) == 1:
-            known = known.repeat(2)  # normalisation over maps of a single pixel needs two; the mean stays the same
+            known = known.repeat(2)  # normalisation of single-pixel maps needs two images; the mean does not change
         logits = self.decode(OrderedDict((name, level[known]) for name, level in maps.items()))
         masks = truth[known, : self.size**2].view(-1, self.size, self.size).long()
         losses = F.cross_entropy(logits.float(), masks, ignore_index=VOID, reduction="none").sum(dim=(1, 2))
