@@ -76,6 +76,7 @@ def test_names_of_classes_are_enough_to_train(tmp_path, capsys):
     data = [str(photos), "--work", str(work.folder)]
     with StubServer(Scenario()) as server:
         assert main(["describe", *data, "--base-url", server.base_url, "--model", MODEL, "--yes"]) == 0
+    assert len(list(DescriptionStore(work.description_store).records())) == 24  # validation images among them
     data += ["--text", str(tmp_path / "texts.jsonl")]
     assert main(["describe", "check", *data]) == 0
     capsys.readouterr()

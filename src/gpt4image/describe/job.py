@@ -198,7 +198,10 @@ def open_job(
         pictures=pictures,
         frames=images.frames,
     )
-    rows = np.concatenate([images.split(split) for split in SPLITS if split in options.splits])
+    splits = set(options.splits)
+    if "train" in splits and not images.is_labelled[images.split("validation")].all():
+        splits.add("validation")  # text labels judge these images
+    rows = np.concatenate([images.split(split) for split in SPLITS if split in splits])
     return DescribeJob(images, rows, question, store, session, options, confused)
 
 
